@@ -1,0 +1,341 @@
+"""Where artifacts live: one folder per run, atomic writes, fingerprints, the lock, routes and live logs.
+
+`begin(notebook, globals())` is the first helper call of every notebook: it checks the notebook's own parameters
+(so that bare papermill is as strict as `workbook run`) and opens the run's folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from helpers.records import WorkbookError
+
+PROJECT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = PROJECT / "notebooks"
+ARTIFACT_OF = {
+    "environment.json": "00_start_here",
+    "decision.json": "01_decide",
+    "dataset.json": "02_curate",
+    "model.json": "03a_train_lora (or 03b_train_openai)",
+    "evaluation.json": "04_evaluate",
+    "promotion.json": "05_registry",
+    "health.json": "06_monitor",
+}
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def home() -> Path:
+    """The folder of all runtime output: WORKBOOK_HOME, or artifacts/ beside pyproject.toml."""
+    return Path(os.environ.get("WORKBOOK_HOME") or PROJECT / "artifacts").resolve()
+
+
+def cache() -> Path:
+    """Converted models and tokenizer files, shared by all homes: WORKBOOK_CACHE, or ~/.cache/fine-tuning-workbook."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fine-tuning-workbook"
+    return Path(os.environ.get("WORKBOOK_CACHE") or default).resolve()
+
+
+def headless() -> bool:
+    """True under `workbook run`: no widgets, masked excerpts only, quiet progress."""
+    return os.environ.get("WORKBOOK_HEADLESS") == "1"
+
+
+def now() -> datetime:
+    """The present moment, with its time zone."""
+    return datetime.now(UTC)
+
+
+# ---------------------------------------------------------------- atomic files
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write `text` so that a reader sees the old file or the whole new one, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise _disk_error(path, error) from error
+    return path
+
+
+def _disk_error(path: Path, error: OSError) -> Exception:
+    """Disk full is exit 6 with a remedy; a read-only or forbidden folder is a setting to mend (2)."""
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return WorkbookError(
+            f"no space left to write {path}; free some disk space and run again with the same run id", 6
+        )
+    if error.errno in (1, 13, 20, 30):  # EPERM, EACCES, ENOTDIR, EROFS
+        return WorkbookError(
+            f"{path} cannot be written ({error.strerror}); set WORKBOOK_HOME to a folder you may write to"
+        )
+    return error
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if hasattr(value, "item"):  # numpy scalars
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def dumps(value: Any, indent: int | None = None) -> str:
+    """JSON text of records and plain values; NaN and infinity are refused, since other readers refuse them."""
+    return json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write one JSON value atomically."""
+    return write_text(path, dumps(value, indent=2) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
+    """Write one JSON value a line, atomically."""
+    return write_text(path, "".join(dumps(row) + "\n" for row in rows))
+
+
+def read_json(path: Path, remedy: str = "") -> Any:
+    """Read one JSON value; a missing or torn file is an error that says what to do."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WorkbookError(f"{path} is missing" + (f"; {remedy}" if remedy else "")) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WorkbookError(f"{path} is not valid JSON ({error}); delete it and run its notebook again") from None
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Read a file that we wrote ourselves: one JSON value a line."""
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise WorkbookError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
+    return rows
+
+
+# ---------------------------------------------------------------- fingerprints
+
+
+def canonical(value: Any) -> str:
+    """One spelling per value: sorted keys, NFC text, no spaces."""
+    text = json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    return unicodedata.normalize("NFC", text)
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------- secrets
+
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|DATABASE_URL|NOTIFY_URLS?)$")
+_SECRET_SHAPE = re.compile(r"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|ghp_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})\b")
+
+
+def redact(text: str) -> str:
+    """Replace keys (values of *_KEY, *_TOKEN, … in the environment, and well-known shapes) by [secret]."""
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name) and len(value) >= 8:
+            text = text.replace(value, "[secret]")
+    return _SECRET_SHAPE.sub("[secret]", text)
+
+
+# ---------------------------------------------------------------- the lock
+
+_held: dict[Path, Any] = {}
+
+
+@contextlib.contextmanager
+def lock() -> Iterator[None]:
+    """Hold the home's one lock, or raise with exit code 75 at once.
+
+    Reentrant in a process; a notebook started by `workbook run` works under its parent's lock.
+    flock dies with its holder, so a killed run leaves no stale lock; the descriptor is close-on-exec (PEP 446).
+    """
+    path = home() / ".lock"
+    if path in _held or os.environ.get("WORKBOOK_LOCK_HELD") == str(path):
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 (kept open as long as the lock is held)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise WorkbookError(
+            f"another run holds {path}; wait until it has finished (`workbook runs` shows it)", 75
+        ) from None
+    _held[path] = file
+    try:
+        yield
+    finally:
+        del _held[path]
+        file.close()
+
+
+# ---------------------------------------------------------------- runs
+
+
+class Run:
+    """The folder of one run, and its hand-over files."""
+
+    def __init__(self, run_id: str) -> None:
+        if not RUN_ID.fullmatch(run_id):
+            raise WorkbookError(f"run_id {run_id!r}: use letters, digits, dot, dash and underscore (at most 80)")
+        self.id = run_id
+        self.folder = home() / "runs" / run_id
+
+    def path(self, name: str) -> Path:
+        """Where the artifact `name` is, or will be."""
+        return self.folder / name
+
+    def has(self, name: str) -> bool:
+        """Whether the artifact was written."""
+        return self.path(name).exists()
+
+    def write(self, name: str, value: Any) -> Path:
+        """Publish one artifact atomically, under the home's lock."""
+        with lock():
+            return write_json(self.path(name), value)
+
+    def read(self, name: str) -> Any:
+        """Read an artifact of this run; a missing one names the notebook that writes it."""
+        return read_json(
+            self.path(name), f"run {ARTIFACT_OF.get(name, 'the notebook before')} with run_id={self.id!r} first"
+        )
+
+    @property
+    def private(self) -> Path:
+        """The one place for full example text of a headless run (mode 0700)."""
+        folder = self.path("private")
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+
+def open_run(run_id: str) -> Run:
+    """The run's folder, made when it is new."""
+    run = Run(run_id)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def begin(notebook: str, namespace: dict[str, Any]) -> Run:
+    """Check a notebook's parameters (its globals()) by the rules of `workbook run` and open its run.
+
+    Also refuses names that papermill injected but the notebook does not declare: papermill itself only warns.
+    """
+    declared = declared_parameters(NOTEBOOKS / f"{notebook}.ipynb")
+    given = {name: namespace[name] for name in declared if name in namespace}
+    for source in namespace.get("In", []):
+        if source.startswith("# Parameters\n"):
+            given |= _literals(ast.parse(source))
+    for name, value in check_parameters(declared, given, where=notebook).items():
+        namespace[name] = value
+    return open_run(namespace["run_id"])
+
+
+# ---------------------------------------------------------------- parameters
+
+
+def _literals(tree: ast.Module) -> dict[str, Any]:
+    """name -> value of every `name = literal` and `name: type = literal` of a cell."""
+    found: dict[str, Any] = {}
+    for node in tree.body:
+        target = (
+            node.target
+            if isinstance(node, ast.AnnAssign)
+            else node.targets[0]
+            if isinstance(node, ast.Assign)
+            else None
+        )
+        if isinstance(target, ast.Name) and node.value is not None:
+            found[target.id] = ast.literal_eval(node.value)
+    return found
+
+
+def declared_parameters(notebook: Path) -> dict[str, Any]:
+    """name -> default of a notebook's `parameters` cell (papermill's own reader misses some types)."""
+    cells = read_json(notebook, "it belongs to the project; restore it with git")["cells"]
+    for cell in cells:
+        if "parameters" in cell.get("metadata", {}).get("tags", []):
+            return _literals(ast.parse("".join(cell["source"])))
+    raise WorkbookError(f"{notebook}: no cell is tagged `parameters`")
+
+
+def check_parameters(declared: dict[str, Any], given: dict[str, Any], where: str) -> dict[str, Any]:
+    """Refuse unknown names and wrong types; return `given` with floats made floats.
+
+    The default's type is the parameter's type. An int may stand for a float, and so may the text "1e-4", which
+    YAML 1.1 reads as a string.
+    """
+    checked = {}
+    for name, value in given.items():
+        if name not in declared:
+            raise WorkbookError(f"{where}: unknown parameter {name!r}; known are {', '.join(sorted(declared))}")
+        checked[name] = _as_type(declared[name], value, f"{where}: {name}")
+    return checked
+
+
+def _as_type(default: Any, value: Any, what: str) -> Any:
+    wanted = type(default)
+    if wanted is float and type(value) in (int, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if type(value) is not wanted:
+        raise WorkbookError(f"{what} should be {wanted.__name__}, for example {default!r}; got {value!r}")
+    if wanted is float and value != value:
+        raise WorkbookError(f"{what} is not a number")
+    if wanted is list and default:
+        return [_as_type(default[0], item, what) for item in value]
+    if wanted is dict and default:
+        sample = next(iter(default.values()))
+        return {key: _as_type(sample, item, f"{what}.{key}") for key, item in value.items()}
+    return value
+
+
+# ---------------------------------------------------------------- routes and live logs
+
+
+def read_routes() -> dict[str, dict[str, Any]]:
+    """task -> {version, model_id, provider, since, previous, generation}: the view that the registry writes."""
+    path = home() / "routes.json"
+    return read_json(path) if path.exists() else {}
+
+
+def live_log_files(task: str) -> list[Path]:
+    """The daily log files of a task's live traffic, oldest first."""
+    return sorted((home() / "live" / task).glob("*.jsonl"))

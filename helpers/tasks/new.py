@@ -1,0 +1,167 @@
+"""`workbook new`: a task folder to fill in, or one inferred from a file the user already has."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from helpers import store
+from helpers.records import WorkbookError
+from helpers.tasks.examples import _rows, load_examples
+from helpers.tasks.prompt import render
+from helpers.tasks.task import load_task
+
+MAX_ENUM = 30  # more distinct values than this are free text, not labels
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+HEADER = """# What the task is and when its model is good enough. Every number under `targets` is yours to set,
+# from what the work needs, before anything is measured. `workbook run tutorial -p task=DIR` runs it.
+"""
+
+
+def new_task(
+    folder: Path, data: Path | None = None, input_column: str = "", output_column: str = "", logs: Path | None = None
+) -> list[str]:
+    """Write a task folder and return lines to print: what was inferred, and five rendered examples.
+
+    With `data` (.jsonl, .csv, .parquet) the file is copied as human.*, its columns are mapped and the output's schema
+    or list of labels is inferred from all rows. An existing task.yaml is never overwritten.
+    """
+    if (folder / "task.yaml").exists():
+        raise WorkbookError(f"{folder}/task.yaml exists already; choose another folder or edit it")
+    name = re.sub(r"[^a-z0-9_]+", "_", folder.name.lower()).strip("_") or "task"
+    name = name if name[0].isalpha() else f"task_{name}"
+    for path in (data, logs):
+        if path is not None and (path.suffix not in SUFFIXES or not path.exists()):
+            raise WorkbookError(f"{path}: give an existing file that ends in {', '.join(SUFFIXES)}")
+    if data is None:
+        return _empty_task(folder, name)
+    outputs = _outputs(data, input_column, output_column)
+    output = infer_output(outputs)
+    columns = {"input": input_column, "output": output_column} if input_column else {}
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(data, folder / f"human{data.suffix}")
+    if logs is not None:
+        shutil.copyfile(logs, folder / f"production{logs.suffix}")
+    _write_yaml(folder, name, output, columns)
+    task = load_task(str(folder))
+    examples = load_examples(task).examples
+    said = [f"{folder}: {len(examples)} rows; output: {_described(output)}; edit task.yaml, above all `targets`."]
+    for example in examples[:5]:
+        chat = render(task, example, answer=True)
+        said.append("\n".join(f"  {m.role}: {' '.join((m.content or '').split())[:160]}" for m in chat))
+    return said
+
+
+def _outputs(data: Path, input_column: str, output_column: str) -> list[Any]:
+    """The wanted output of every row, as text or as the JSON value it holds."""
+    outputs = []
+    for line, raw, _ in _rows(data):
+        if not isinstance(raw, dict):
+            raise WorkbookError(f"{data}, line {line}: {raw}; mend or delete that row")
+        if input_column:
+            missing = [c for c in (input_column, output_column) if c not in raw]
+            if missing:
+                raise WorkbookError(f"{data}, line {line}: no column {missing[0]!r}; it has {', '.join(map(str, raw))}")
+            value = raw[output_column]
+        elif "messages" in raw:
+            value = raw["messages"][-1].get("content") if raw["messages"] else None
+        elif "completion" in raw:
+            value = raw["completion"]
+        else:
+            raise WorkbookError(
+                f"{data}: say which columns to use: --input COL --output COL (it has {', '.join(map(str, raw))})"
+            )
+        outputs.append(_value(value))
+    if not outputs:
+        raise WorkbookError(f"{data} holds no rows")
+    return outputs
+
+
+def _value(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return text
+    return parsed if isinstance(parsed, dict) else text
+
+
+def infer_output(outputs: list[Any]) -> dict[str, Any]:
+    """task.yaml's `output`: a JSON Schema when every output is an object, else {"text": true}.
+
+    A property whose values are few and repeat becomes an enumeration.
+    """
+    if not all(isinstance(o, dict) for o in outputs):
+        return {"text": True}
+    properties: dict[str, Any] = {}
+    for key in dict.fromkeys(k for o in outputs for k in o):
+        values = [o[key] for o in outputs if key in o]
+        counts = Counter(v for v in values if isinstance(v, str))
+        few = len(counts) <= MAX_ENUM and sum(counts.values()) == len(values) >= 3 * len(counts)
+        properties[key] = {"enum": sorted(counts)} if few else {"type": _types(values)}
+    required = [k for k in properties if all(k in o for o in outputs)]
+    return {"schema": {"type": "object", "additionalProperties": False, "required": required, "properties": properties}}
+
+
+def _types(values: list[Any]) -> str | list[str]:
+    names = {
+        "str": "string",
+        "int": "integer",
+        "float": "number",
+        "bool": "boolean",
+        "NoneType": "null",
+        "list": "array",
+    }
+    found = sorted({names.get(type(v).__name__, "object") for v in values})
+    return found[0] if len(found) == 1 else found
+
+
+def _described(output: dict[str, Any]) -> str:
+    if "schema" not in output:
+        return "text"
+    return "JSON with " + ", ".join(output["schema"]["properties"])
+
+
+def _write_yaml(folder: Path, name: str, output: dict[str, Any], columns: dict[str, str]) -> None:
+    keys = ", ".join(output["schema"]["properties"]) if "schema" in output else ""
+    ask = f"Reply with one JSON object only, with the keys {keys}." if keys else "Answer the message."
+    content: dict[str, Any] = {
+        "name": name,
+        "instructions": {"full": ask, "short": ask},
+        "output": output,
+        **({} if keys else {"accuracy_from": "scorer"}),
+        "targets": {"accuracy": 0.8, **({"format_compliance": 0.95} if keys else {})},
+        **({"columns": columns} if columns else {}),
+        "replace": "better",
+        "volume_per_month": 1000,
+        "data_may_leave": False,
+        "prices": {
+            "as_of": str(store.now().date()),
+            "hardware_usd_per_hour": 0.1,
+            "models": {},
+            "person_usd_per_hour": 40,
+        },
+    }
+    store.write_text(
+        folder / "task.yaml", HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    )
+
+
+def _empty_task(folder: Path, name: str) -> list[str]:
+    output = {"schema": {"type": "object", "required": ["label"], "properties": {"label": {"enum": ["yes", "no"]}}}}
+    _write_yaml(folder, name, output, {})
+    row = {
+        "messages": [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": '{"label":"yes"}'}]
+    }
+    store.write_jsonl(folder / "human.jsonl", [row])
+    (folder / "knowledge").mkdir(exist_ok=True)
+    return [
+        f"{folder}: fill in task.yaml and human.jsonl (one row is there as a pattern); knowledge/ may hold articles."
+    ]

@@ -1,0 +1,46 @@
+"""Groups and parts: which rows belong together, and which part a group falls into, for ever."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from helpers.records import PARTS, Part, TrainingExample, WorkbookError
+
+_SPACES = re.compile(r"\s+")
+
+
+def normalise(text: str) -> str:
+    """NFKC, case-folded, runs of white space made one space: what "the same text" means here."""
+    return _SPACES.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def group_of(user_text: str, conversation_id: str = "", parent_group: str = "") -> str:
+    """The conversation, else the parent's group, else a hash of the normalised user text."""
+    if conversation_id:
+        return f"conversation:{conversation_id}"
+    digest = hashlib.sha256(normalise(user_text).encode("utf-8", "surrogatepass")).hexdigest()
+    return parent_group or f"text:{digest[:16]}"
+
+
+def assign_part(group: str, seed: int, ratios: dict[str, float]) -> Part:
+    """The part of a group: a pure function of sha256(f"{seed}:{group}"), so adding rows moves nobody."""
+    if set(ratios) != set(PARTS) or min(ratios.values()) < 0 or abs(sum(ratios.values()) - 1) > 1e-6:
+        raise WorkbookError(f"split_ratios must name train, validation and test and add up to 1; got {ratios}")
+    point = int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8]) / 2**64
+    if point < ratios["train"]:
+        return "train"
+    return "validation" if point < ratios["train"] + ratios["validation"] else "test"
+
+
+def with_parts(examples: Iterable[TrainingExample], seed: int, ratios: dict[str, float]) -> list[TrainingExample]:
+    """Every example with its part: its own split where the source gave one, train where it is unverified."""
+    placed = []
+    for example in examples:
+        part: Part = example.part or "train"
+        if example.part is None and example.quality == "verified":
+            part = assign_part(example.group, seed, ratios)
+        placed.append(example.model_copy(update={"part": part}))
+    return placed
