@@ -1,0 +1,116 @@
+"""Personal data and secrets in a text: where they are, never what they are.
+
+Presidio's recognisers are used directly, without its engine: that needs no spaCy model (its engine tries to download
+one), finds the same on the project's PII file and is twice as fast. Names and addresses are not looked for here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+MAX_SCAN = 20_000  # characters looked at where a row is left out for its length anyway
+MIN_SCORE = 0.4  # presidio's score of a phone number without context
+MIN_DIGITS = 7  # fewer are house numbers, dates and prices
+REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "SE", "PL", "IN", "BR")
+# What redact-secret leaves out: a key block that was cut off, keys of a newer shape, a bare AWS secret behind its name.
+_CUT_KEYS = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*"
+    r"|\b(?:sk-[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b"
+    r"|(?i:\b(?:aws|secret))\W[^\n]{0,20}?(?<![A-Za-z0-9/+])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])",
+    re.DOTALL,
+)
+
+
+class Span(NamedTuple):
+    """A finding: its kind, where it stands, and whether it is certain enough to reject the row."""
+
+    kind: str
+    start: int
+    end: int
+    certain: bool = True
+
+
+@lru_cache(maxsize=8192)
+def find_personal_data(text: str) -> tuple[Span, ...]:
+    """Card, e-mail, IBAN, IP, phone and social security numbers.
+
+    A recogniser runs only where its finding is possible at all (a test holds this equal to running every one).
+    """
+    many_digits = sum(c.isdigit() for c in text) >= MIN_DIGITS
+    possible = {"EMAIL_ADDRESS": "@" in text, "IP_ADDRESS": "." in text or ":" in text}
+    return _findings(text, [r for r in _recognisers() if possible.get(r.supported_entities[0], many_digits)])
+
+
+def _findings(text: str, recognisers: list[Any]) -> tuple[Span, ...]:
+    spans = set()
+    for recogniser in recognisers:
+        for found in recogniser.analyze(text, recogniser.supported_entities, None):
+            digits = sum(c.isdigit() for c in text[found.start : found.end])
+            short = found.entity_type == "PHONE_NUMBER" and digits < MIN_DIGITS
+            if found.score >= MIN_SCORE and not short:
+                spans.add(Span(found.entity_type, found.start, found.end))
+    return tuple(sorted(spans, key=lambda s: (s.start, s.end, s.kind)))
+
+
+@cache
+def _recognisers() -> list[Any]:
+    from presidio_analyzer.predefined_recognizers import (
+        CreditCardRecognizer,
+        EmailRecognizer,
+        IbanRecognizer,
+        IpRecognizer,
+        PhoneRecognizer,
+        UsSsnRecognizer,
+    )
+    from tldextract import TLDExtract
+
+    logging.getLogger("presidio-analyzer").disabled = True  # it logs the values that it could not validate
+    email = EmailRecognizer()
+    # Its own check fetches the list of public suffixes from the network; the packaged list will do.
+    suffixes = TLDExtract(suffix_list_urls=(), cache_dir=None)
+    email.validate_result = lambda text: suffixes(text).fqdn != ""
+    phones = [PhoneRecognizer(supported_regions=REGIONS), PhoneRecognizer(supported_regions=(None,), leniency=0)]
+    return [CreditCardRecognizer(), email, IbanRecognizer(), IpRecognizer(), UsSsnRecognizer(), *phones]
+
+
+def find_secrets(text: str) -> tuple[Span, ...]:
+    """Keys, tokens and private keys; a merely suspicious text (`password: …`) is found but not certain."""
+    import redact_secret
+
+    found = [Span(f.type, f.start, f.end, certain=f.detector != "generic-token") for f in redact_secret.scan(text)]
+    found += [Span("private_key_or_token", m.start(), m.end()) for m in _CUT_KEYS.finditer(text)]
+    return tuple(sorted(found, key=lambda s: (s.start, s.end)))
+
+
+def clean(text: str) -> str:
+    """`text` without lone surrogates, which no file and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def stars(value: str) -> str:
+    """A value's outline: its length and punctuation, no letter or digit of it."""
+    shape = "".join("*" if c.isalnum() else c if c in " .-_@+:/()" else "*" for c in value[:24])
+    return shape + (f" ({len(value)} characters)" if len(value) > 24 else "")
+
+
+def masked_text(text: str) -> str:
+    """`text` with every finding replaced by its kind in brackets; only the first MAX_SCAN characters are kept."""
+    text = clean(text)[:MAX_SCAN]
+    parts, at = [], 0
+    for span in sorted([*find_personal_data(text), *find_secrets(text)], key=lambda s: (s.start, -s.end)):
+        if span.end <= at:
+            continue
+        if span.start >= at:
+            parts += [text[at : span.start], f"[{span.kind}]"]
+        at = span.end  # an overlapping finding is swallowed by the one before it
+    return "".join(parts) + text[at:]
+
+
+def excerpt(text: str, length: int = 60) -> str:
+    """The masked beginning of a text: at most `length` characters, never more than two thirds of it."""
+    masked = " ".join(masked_text(text[: 20 * length]).split())
+    keep = min(length, len(masked) * 2 // 3)
+    return masked[:keep] + ("…" if masked else "")

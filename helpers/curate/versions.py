@@ -1,0 +1,145 @@
+"""Immutable dataset versions: a folder named by its content, its manifest written last."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helpers import store
+from helpers.records import PARTS, DatasetMetadata, FineTuningDataset, Splits, TrainingExample, WorkbookError
+
+if TYPE_CHECKING:
+    from helpers.curate.collect import Curated
+
+TOOLS = ("presidio-analyzer", "redact-secret", "rensa", "jsonschema", "transformers")
+REVIEW_COLUMNS = ("id", "source", "input", "output", "why", "decision", "corrected_output", "reviewer")
+
+
+def content_fingerprint(examples: list[TrainingExample]) -> str:
+    """sha256 over the sorted hashes of the rows: what is learnt and judged, not when or where it was read."""
+    fields = {"id", "messages", "source", "quality", "part", "group", "parent_id"}
+    return store.fingerprint(sorted(store.fingerprint(e.model_dump(mode="json", include=fields)) for e in examples))
+
+
+def publish(curated: Curated) -> FineTuningDataset:
+    """Write datasets/<version>/ in one step, or find that the same content is there already.
+
+    All files are written into a hidden folder, the manifest last, and the folder is renamed: a killed run leaves
+    no version. The same content published again keeps its first manifest.
+    """
+    print_ = content_fingerprint(curated.examples)
+    name = f"{curated.task.name}-{print_[:12]}"
+    folder = store.home() / "datasets" / name
+    splits = Counter(e.part for e in curated.examples)
+    manifest = {
+        "version": name,
+        "created_at": store.now().isoformat(),
+        "task": curated.task.name,
+        "params": curated.params,
+        "counts": dict(sorted(Counter(e.source for e in curated.examples).items())),
+        "funnel": curated.funnel,
+        "splits": {part: splits[part] for part in PARTS},
+        "fingerprint": print_,
+        "tool_versions": tool_versions(),
+        "labels": curated.labels,
+        "warnings": curated.warnings,
+    }
+    with store.lock():
+        if not (folder / "manifest.json").exists():
+            _write_folder(folder, curated, manifest)
+    manifest = read_manifest(name)
+    if manifest["fingerprint"] != print_:
+        raise WorkbookError(f"{folder} holds other content than its name says; move that folder away and run again")
+    metadata = {key: manifest[key] for key in DatasetMetadata.model_fields}
+    examples = sorted(curated.examples, key=lambda e: PARTS.index(e.part or "train"))
+    return FineTuningDataset(
+        examples=examples, metadata=DatasetMetadata(**metadata), splits=Splits(**manifest["splits"])
+    )
+
+
+def _write_folder(folder: Path, curated: Curated, manifest: dict[str, Any]) -> None:
+    """The version's files in a hidden folder, then one rename; leftovers of killed runs go first (we hold the lock)."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in [*folder.parent.glob(".*.partial"), *([folder] if folder.exists() else [])]:
+        shutil.rmtree(leftover)
+    partial = folder.with_name(f".{folder.name}.partial")
+    for part in PARTS:
+        store.write_jsonl(partial / f"{part}.jsonl", [e for e in curated.examples if e.part == part])
+    store.write_jsonl(partial / "rejected.jsonl", curated.rejected)
+    store.write_text(partial / "review.csv", _csv(curated.review))
+    store.write_text(partial / "card.md", data_card(manifest))
+    store.write_json(partial / "manifest.json", manifest)
+    partial.rename(folder)
+
+
+def _csv(rows: list[dict[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, REVIEW_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_manifest(name: str) -> dict[str, Any]:
+    """The manifest of a published version."""
+    return store.read_json(store.home() / "datasets" / name / "manifest.json", "run 02_curate again")
+
+
+def check_dataset(dataset: FineTuningDataset, funnel: list[dict[str, Any]], min_examples: int) -> str:
+    """What must hold before anything is trained on a dataset; the sentence to show when it does.
+
+    Every funnel row adds up, no group stands in two parts, unverified rows are in train alone, no part is empty, and
+    there are at least `min_examples` verified rows.
+    """
+    for row in funnel:
+        if row["in"] != row["out"] + sum(row["rejected"].values()):
+            raise WorkbookError(f"the funnel does not add up at {row['stage']}, {row['source']}: {row}", 1)
+    part_of: dict[str, str | None] = {}
+    for example in dataset.examples:
+        if part_of.setdefault(example.group, example.part) != example.part:
+            raise WorkbookError(f"group {example.group} stands in two parts; give its rows the same `split`")
+        if example.quality != "verified" and example.part != "train":
+            raise WorkbookError(f"unverified row {example.id} stands in {example.part}; only train may hold it")
+    verified = sum(e.quality == "verified" for e in dataset.examples)
+    empty = [part for part in PARTS if not dataset.part(part)]
+    if empty or verified < min_examples:
+        lack = (
+            f"no {' and no '.join(empty)} rows" if empty else f"{verified} verified rows, min_examples={min_examples}"
+        )
+        raise WorkbookError(f"too little data to train and judge a model: {lack}; add verified examples")
+    return f"{verified} verified rows, {len(dataset.examples)} in all; every row read is kept or accounted for."
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the libraries whose rules decide which rows stay."""
+    found = {}
+    for tool in TOOLS:
+        try:
+            found[tool] = version(tool)
+        except PackageNotFoundError:  # pragma: no cover (a broken installation; doctor says so)
+            found[tool] = "missing"
+    return found
+
+
+def data_card(manifest: dict[str, Any]) -> str:
+    """What the dataset is, where it came from and what is known to be wrong with it, as Markdown."""
+    lines = [f"# Dataset {manifest['version']}", "", f"Task `{manifest['task']}`, made {manifest['created_at']}.", ""]
+    lines += ["| part | rows |", "|---|---|", *(f"| {p} | {n} |" for p, n in manifest["splits"].items()), ""]
+    lines += ["| stage | source | in | rejected | out |", "|---|---|---|---|---|"]
+    for row in manifest["funnel"]:
+        lost = ", ".join(f"{code} {n}" for code, n in row["rejected"].items()) or "-"
+        lines.append(f"| {row['stage']} | {row['source']} | {row['in']} | {lost} | {row['out']} |")
+    lines += ["", "## Known limits", ""]
+    lines += [f"- {warning}" for warning in manifest["warnings"]]
+    lines += [
+        "- Human rows are verified; production rows are not: their answers were only rated well by a customer.",
+        "- Names and postal addresses are not searched for; cards, e-mails, IBANs, IPs, phone and social security "
+        "numbers, keys and tokens are.",
+        "- rejected.jsonl says why each row was left out; review.csv lists what a person should decide.",
+    ]
+    return "\n".join(lines) + "\n"

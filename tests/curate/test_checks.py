@@ -1,0 +1,145 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_curate import example
+
+from helpers import curate, store, tasks
+from helpers.curate import checks, personal
+from helpers.records import Message
+
+PII_FILE = store.PROJECT.parent / "shared" / "data" / "pii_presidio_research" / "synth_dataset_v2.jsonl"
+PERSONAL = {
+    "EMAIL_ADDRESS": "mara.lindqvist@example.com",
+    "PHONE_NUMBER": "+44 7700 900123",
+    "IBAN_CODE": "DE89 3704 0044 0532 0130 00",
+    "CREDIT_CARD": "4111 1111 1111 1111",
+    "US_SSN": "536-90-4399",
+    "IP_ADDRESS": "192.168.13.37",
+}
+SECRETS = (
+    "ghp_" + "FakeFake0" * 4,
+    "AKIA" + "4XKQ7ZJ2LMN3PQRT",
+    "sk-" + "proj-abcdefghijklmnopqrstuvwx1234567890",
+    "-----BEGIN RSA PRIVATE " + "KEY----- MIIEfakefakefake",
+    "secret wJalrXUtnFEMI/K7MDENG/" + "bPxRfiCYEXAMPLEKEY",
+)
+
+
+@pytest.mark.parametrize(("kind", "value"), PERSONAL.items())
+def test_personal_data_is_named_by_kind_and_place_and_never_by_value(kind, value):
+    row = example(f"please answer me at {value} soon", id="r1")
+    issues = checks.check_personal_data(row)
+    assert kind in [i.evidence.split()[0] for i in issues]
+    log = store.dumps(checks.reject(row, issues, "check").model_dump())
+    assert value not in log and "characters 20-" in log
+
+
+@pytest.mark.parametrize("value", SECRETS)
+def test_a_secret_is_rejected_and_its_value_reaches_no_log(value):
+    row = example(f"it says {value}", id="r1")
+    issues = checks.check_secrets(row)
+    assert [i.code for i in issues][:1] == ["contains_secret"]
+    log = store.dumps(checks.reject(row, issues, "check").model_dump())
+    assert value not in log and value.split()[-1] not in log
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=60))
+def test_an_outline_holds_no_letter_or_digit(value):
+    outline = personal.stars(value).rsplit(" (", 1)[0] if len(value) > 24 else personal.stars(value)
+    assert not any(c.isalnum() for c in outline)
+
+
+def test_a_suspicious_text_goes_to_review_and_is_kept():
+    row = example("my api_key=8f14e45fceea167a5a36dedd4bea2543 stopped")
+    assert checks.check_secrets(row) == [] and "possible secret" in checks.suspicious(row)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="0123456789 .:@-+()abcDE/", max_size=60))
+def test_skipping_impossible_recognisers_changes_no_finding(text):
+    assert personal.find_personal_data(text) == personal._findings(text, personal._recognisers())
+
+
+@pytest.mark.skipif(not PII_FILE.exists(), reason="needs the shared PII file")
+def test_skipping_changes_no_finding_on_the_pii_file():
+    texts = [json.loads(line)["full_text"] for line in PII_FILE.read_text().splitlines()[:500]]
+    assert all(personal.find_personal_data(t) == personal._findings(t, personal._recognisers()) for t in texts)
+
+
+def test_analysing_an_email_asks_no_network():
+    program = """
+import socket
+def refuse(*a, **k):
+    print("NETWORK"); raise OSError("blocked")
+socket.getaddrinfo = socket.gethostbyname = socket.socket.connect = refuse
+from helpers.curate.personal import find_personal_data
+print([s.kind for s in find_personal_data("write to mara@example.co.uk today")])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=store.PROJECT, timeout=120
+    )
+    assert done.stdout.strip() == "['EMAIL_ADDRESS']", done.stdout + done.stderr
+
+
+def message(role, content="text", **extra):
+    return Message(role=role, content=content, **extra)
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([message("assistant"), message("user")], "last message"),
+        ([message("user")], "last message"),
+        ([message("user", " "), message("assistant")], "message 1 (user) is empty"),
+        ([message("user"), message("assistant", None)], "message 2 (assistant) is empty"),
+        ([message("user"), message("system"), message("assistant")], "behind another"),
+        ([message("user"), message("tool"), message("assistant")], "answers no tool call"),
+        ([message("user", "broken \ud800"), message("assistant")], "cannot be written"),
+    ],
+)
+def test_a_chat_that_cannot_be_learnt_from_says_what_is_wrong(messages, said):
+    issues = checks.check_format(example("x").model_copy(update={"messages": messages}))
+    assert any(said in i.evidence for i in issues) and {i.code for i in issues} == {"invalid_format"}
+
+
+def test_a_proper_chat_passes_also_with_tools():
+    turns = [message("system"), message("user"), message("assistant", None, tool_calls=[{"id": "1"}])]
+    turns += [message("tool", tool_call_id="1"), message("assistant")]
+    assert checks.check_format(example("x").model_copy(update={"messages": turns})) == []
+
+
+@pytest.mark.parametrize(
+    "answer", ['{"label": "maybe-4111"}', "Sure! {}", '{"label": NaN}', '["yes"]', '{"label":"yes","mail-me@x.org":1}']
+)
+def test_an_answer_that_breaks_the_schema_is_rejected_without_quoting_it(answer, make_task):
+    validator = checks.answer_validator(tasks.load_task(str(make_task([]))))
+    row = example("x").model_copy(update={"messages": [message("user"), message("assistant", answer)]})
+    (issue,) = checks.check_answer(row, validator)
+    assert issue.code == "invalid_format" and "4111" not in issue.evidence and "mail-me" not in issue.evidence
+
+
+def test_lengths_are_judged_by_tokens_and_endless_rows_are_not_tokenised(make_task):
+    task = tasks.load_task(str(make_task([])))
+    rows = [example("a question of ordinary length"), example("word " * 300), example("x" * 50_000)]
+    sieved = curate.validate_examples(rows, task, "tiny", 4, 100)
+    assert [e.user_text for e in sieved.kept] == ["a question of ordinary length"]
+    assert [r.issues[0].code for r in sieved.rejected] == ["invalid_length", "invalid_length"]
+    assert "tokens" in sieved.rejected[0].issues[0].evidence and "50017" in sieved.rejected[1].issues[0].evidence
+
+
+def test_every_check_runs_on_every_row(make_task):
+    bad = example(f"{PERSONAL['EMAIL_ADDRESS']} {SECRETS[0]}", label="maybe")
+    (row,) = curate.validate_examples([bad], tasks.load_task(str(make_task([]))), "tiny", 4, 9).rejected
+    assert {i.code for i in row.issues} == {"invalid_format", "invalid_length", "contains_pii", "contains_secret"}
+
+
+def test_an_excerpt_is_masked_and_never_the_full_text():
+    text = f"call {PERSONAL['PHONE_NUMBER']} or {SECRETS[1]} about the thing we said yesterday"
+    short = personal.excerpt(text)
+    assert "[PHONE_NUMBER]" in short and "7700" not in short and "AKIA" not in short
+    assert len(personal.excerpt("hello there")) < len("hello there")

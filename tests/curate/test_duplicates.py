@@ -1,0 +1,110 @@
+import random
+from itertools import combinations
+
+import pytest
+from toy_curate import example
+
+from helpers.curate.duplicates import cross_pairs, deduplicate_examples, jaccard, near_pairs, shingles
+from helpers.tasks import normalise
+
+
+def label(row):
+    return row.answer
+
+
+def touched(texts, seed=3):
+    """The texts and, for each, a copy with some characters changed: pairs at every likeness."""
+    rng = random.Random(seed)
+    out = list(texts)
+    for text in texts:
+        letters = list(text)
+        for _ in range(rng.randrange(1, 9)):
+            letters[rng.randrange(len(letters))] = rng.choice("xyz ")
+        out.append("".join(letters))
+    return list(dict.fromkeys(out))
+
+
+def brute(texts, others, threshold):
+    pairs = [(i, j, jaccard(shingles(a), shingles(b))) for i, a in enumerate(texts) for j, b in enumerate(others)]
+    return {(i, j) for i, j, score in pairs if score >= threshold}
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 1.0])
+def test_near_pairs_are_those_that_brute_force_finds(sentences, threshold):
+    texts = touched(sentences(120))
+    expected = {(i, j) for i, j in brute(texts, texts, threshold) if i < j}
+    assert {(i, j) for i, j, _ in near_pairs(texts, threshold)} == expected
+    assert threshold == 1.0 or len(expected) > 5
+
+
+def test_cross_pairs_are_exact_with_their_scores(sentences):
+    texts = touched(sentences(80))
+    found = {(i, j): score for i, j, score in cross_pairs(texts, texts[:50], 0.6)}
+    assert set(found) == brute(texts, texts[:50], 0.6)
+    assert all(score == jaccard(shingles(texts[i]), shingles(texts[j])) for (i, j), score in found.items())
+    assert list(cross_pairs(["a"], [], 0.6)) == [] == list(cross_pairs([], ["a"], 0.6))
+
+
+def test_no_near_duplicate_straddles_parts_and_none_of_one_label_is_left_in_a_part(sentences):
+    rng = random.Random(5)
+    texts = touched(sentences(100)) + sentences(30)
+    rows = []
+    for i, text in enumerate(texts):
+        part = rng.choice(["train", "validation", "test"])
+        quality = rng.choice(["verified", "unverified"]) if part == "train" else "verified"
+        rows.append(example(text, rng.choice(["yes", "no"]), part, quality, day=1 + i % 28, id=str(i)))
+    sieved, conflicts = deduplicate_examples(rows, label)
+    for a, b in combinations(sieved.kept, 2):
+        score = jaccard(shingles(normalise(a.user_text)), shingles(normalise(b.user_text)))
+        if a.part != b.part:
+            assert score < 0.6 and a.group != b.group
+        else:
+            assert score < 0.8 or label(a) != label(b)
+    assert len(sieved.kept) + len(sieved.rejected) == len(rows) and conflicts
+    kept = {e.id for e in sieved.kept}
+    assert all(r.issues[0].matched_id in kept for r in sieved.rejected)
+
+
+def test_a_chain_of_likeness_loses_only_rows_that_match_a_kept_row():
+    words = [f"{c}{c}{c}{c}" for c in "abcdefghijklmnopqrstuvwxyz"]
+    a, b, c = " ".join(words[:20]), " ".join(words[1:21]), " ".join(words[4:24])
+    assert jaccard(shingles(a), shingles(b)) >= 0.8 > jaccard(shingles(a), shingles(c))
+    sieved, _ = deduplicate_examples([example(t, day=i + 1) for i, t in enumerate((a, b, c))], label)
+    assert [e.user_text for e in sieved.kept] == [a, c]
+
+
+def test_of_two_copies_the_more_protected_then_the_verified_then_the_earlier_stays():
+    late, early = (
+        example("where is my parcel now", day=9, id="late"),
+        example("Where is my parcel  now", day=2, id="early"),
+    )
+    logged = example("where is my parcel now", quality="unverified", day=1, id="logged")
+    judged = example("where is my parcel now", part="test", day=20, id="judged")
+    sieved, _ = deduplicate_examples([late, early, logged], label)
+    assert [e.id for e in sieved.kept] == ["early"]
+    assert {r.issues[0].code for r in sieved.rejected} == {"exact_duplicate"}
+    sieved, _ = deduplicate_examples([late, early, logged, judged], label)
+    assert [e.id for e in sieved.kept] == ["judged"]
+    assert {(r.issues[0].code, r.issues[0].matched_id) for r in sieved.rejected} == {("potential_leakage", "judged")}
+
+
+def test_equal_inputs_with_different_labels_are_a_conflict_and_stay():
+    rows = [example("someone stole my card", "yes", id="a"), example("someone stole my card", "no", id="b")]
+    sieved, conflicts = deduplicate_examples(rows, label)
+    assert len(sieved.kept) == 2 and not sieved.rejected
+    assert [(c.example.id, c.other.id, c.score) for c in conflicts] == [("b", "a", 1.0)]
+
+
+def test_a_row_of_a_conversation_that_is_judged_may_not_teach():
+    judged = example("the first message of them", part="test", group="conversation:7", id="judged")
+    logged = example("quite another text later on", quality="unverified", group="conversation:7")
+    sieved, _ = deduplicate_examples([logged, judged], label)
+    (row,) = sieved.rejected
+    assert row.issues[0].code == "potential_leakage" and row.issues[0].matched_id == "judged" and row.stage == "leakage"
+
+
+def test_the_order_of_the_rows_does_not_matter(sentences):
+    rows = [example(t, day=1 + i % 28, id=str(i)) for i, t in enumerate(touched(sentences(40)))]
+    shuffled = random.Random(2).sample(rows, len(rows))
+    one, two = deduplicate_examples(rows, label)[0], deduplicate_examples(shuffled, label)[0]
+    assert [e.id for e in one.kept] == [e.id for e in two.kept]
