@@ -1,0 +1,174 @@
+"""Chat endpoints, against a real server on this machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from helpers import models
+from helpers.models.api import ApiModel, is_loopback, openai_client
+from helpers.records import Message, WorkbookError
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"label": {"type": "string"}},
+    "required": ["label"],
+    "additionalProperties": False,
+}
+
+
+class Endpoint(ThreadingHTTPServer):
+    """Answers with the user's text in capitals; `refuses` are the options it does not know, `fails` its failures."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+        self.refuses: set[str] = set()
+        self.fails: dict[str, tuple[int, dict[str, Any]]] = {}  # word in the user's text -> status, error
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Endpoint
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append(body)
+        self.server.keys.append(self.headers["Authorization"])
+        text = body["messages"][-1]["content"]
+        for name in self.server.refuses & set(body):
+            return self.reply(
+                400, {"error": {"message": f"Unsupported parameter: {name}", "param": name, "code": "bad"}}
+            )
+        for word, (status, error) in self.server.fails.items():
+            if word in text:
+                return self.reply(status, {"error": error})
+        usage = {
+            "prompt_tokens": 11,
+            "completion_tokens": 3,
+            "total_tokens": 14,
+            "prompt_tokens_details": {"cached_tokens": 5},
+        }
+        finish = "length" if "long" in text else "stop"
+        choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text.upper()}}
+        shared = {"id": "c1", "object": "chat.completion", "created": 1, "model": body["model"]}
+        return self.reply(200, shared | {"choices": [choice], "usage": usage})
+
+    def reply(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("x-should-retry", "false")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *given: Any) -> None: ...
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def chat(text: str) -> list[Message]:
+    return [Message(role="system", content="Shout."), Message(role="user", content=text)]
+
+
+def test_answers_come_in_order_with_usage_and_real_latency(endpoint: Endpoint) -> None:
+    model = models.load_model("shouter", base_url=endpoint.url)
+    answers = model.answer([chat(f"row {i}") for i in range(20)] + [chat("long")], 9)
+    assert [a.text for a in answers] == [f"ROW {i}" for i in range(20)] + ["LONG"]
+    assert (answers[0].tokens_in, answers[0].tokens_out, answers[0].tokens_cached) == (11, 3, 5)
+    assert answers[0].latency_ms > 0 and answers[-1].finish == "length"
+    assert endpoint.seen[0]["temperature"] == 0 and endpoint.seen[0]["max_tokens"] == 9
+    assert endpoint.seen[0]["messages"][0] == {"role": "system", "content": "Shout."}
+    assert "response_format" not in endpoint.seen[0]
+    assert model.provider == "api" and model.is_loopback
+    assert len(model.latency_probe([chat("a"), chat("b")], 9)) == 2
+
+
+def test_loopback_needs_no_key_sees_no_foreign_key_and_goes_round_the_proxy(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-company")
+    assert ApiModel("m", endpoint.url).answer([chat("hi")], 4)[0].text == "HI"
+    assert endpoint.keys == ["Bearer sk-local"]
+    monkeypatch.setenv("WORKBOOK_API_KEY", "given-on-purpose")
+    assert ApiModel("m", endpoint.url).answer([chat("hi")], 4)[0].finish == "stop"
+    assert endpoint.keys[-1] == "Bearer given-on-purpose"
+
+
+def test_other_endpoints_need_a_key() -> None:
+    with pytest.raises(WorkbookError, match="WORKBOOK_API_KEY"):
+        openai_client("https://api.example.com/v1")
+
+
+def test_a_schema_is_sent_and_dropped_for_good_where_the_server_does_not_know_it(endpoint: Endpoint) -> None:
+    model = ApiModel("m", endpoint.url)
+    model.answer([chat("a")], 4, schema=SCHEMA)
+    sent = endpoint.seen[-1]["response_format"]["json_schema"]
+    assert sent["schema"] == SCHEMA
+    endpoint.refuses = {"response_format", "max_tokens"}
+    older = ApiModel("m", endpoint.url)
+    before = len(endpoint.seen)
+    answers = older.answer([chat("b"), chat("c")], 4, schema=SCHEMA)
+    assert [a.text for a in answers] == ["B", "C"]
+    assert len(endpoint.seen) == before + 4, "two refusals once, not for every row"
+    assert endpoint.seen[-1]["max_completion_tokens"] == 4
+
+
+def test_a_failed_request_is_an_error_answer_that_repeats_neither_keys_nor_the_chat(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBOOK_API_KEY", "very-secret-value")
+    endpoint.fails = {
+        "confidential": (500, {"message": "cannot handle 'confidential matter'", "code": "boom"}),
+        "other": (500, {"message": "key very-secret-value is tired", "code": None}),
+    }
+    good, echo, leak = ApiModel("m", endpoint.url).answer([chat("x"), chat("confidential matter"), chat("other")], 4)
+    assert good.text == "X"
+    assert echo.finish == "error" and echo.error == "500 boom"
+    assert leak.finish == "error" and leak.error == "500: key [secret] is tired"
+
+
+def test_a_refusal_at_the_very_first_request_stops_with_exit_5(endpoint: Endpoint) -> None:
+    endpoint.fails = {"hi": (401, {"message": "Incorrect API key", "code": "invalid_api_key"})}
+    with pytest.raises(WorkbookError, match="invalid_api_key") as refusal:
+        ApiModel("m", endpoint.url).answer([chat("hi"), chat("there")], 4)
+    assert refusal.value.exit_code == 5 and len(endpoint.seen) == 1
+    model = ApiModel("m", endpoint.url)
+    assert [a.finish for a in model.answer([chat("there"), chat("hi")], 4)] == ["stop", "error"]
+
+
+def test_an_endpoint_that_is_not_there_stops_with_exit_5(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    with pytest.raises(WorkbookError, match="no connection") as refusal:
+        ApiModel("m", "http://127.0.0.1:9/v1").answer([chat("hi")], 4)
+    assert refusal.value.exit_code == 5
+
+
+def test_only_this_machine_is_loopback() -> None:
+    assert all(map(is_loopback, ["http://localhost:1/v1", "http://127.3.2.1/v1", "http://[::1]:8/v1"]))
+    others = [
+        "https://api.openai.com/v1",
+        "http://10.0.0.2/v1",
+        "http://localhost.example.com",
+        "http://127.0.0.1.nip.io/v1",
+    ]
+    assert not any(map(is_loopback, others))
+    with pytest.raises(WorkbookError, match="no web address"):
+        ApiModel("m", "127.0.0.1:8000")

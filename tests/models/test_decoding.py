@@ -1,0 +1,87 @@
+"""The decoding loop: same tokens as transformers' own greedy generation, one prompt at a time."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from helpers.models import decoding
+
+STOP = {2, 7}
+
+
+def network(kind: str, **extra: Any) -> Any:
+    """A small random network of an architecture, large enough in its logits for clear choices."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "vocab_size": 60}
+    config = AutoConfig.for_model(
+        kind, **sizes, **ids, num_key_value_heads=2, head_dim=12, initializer_range=0.3, **extra
+    )
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def alone(model: Any, prompt: list[int], new: int) -> list[int]:
+    """transformers' greedy answer to one prompt."""
+    import torch
+
+    ids = torch.tensor([prompt])
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new,
+        do_sample=False,
+        eos_token_id=sorted(STOP),
+        pad_token_id=0,
+    )
+    return output[0, len(prompt) :].tolist()
+
+
+def prompts_of(count: int, shared: int) -> list[list[int]]:
+    toss = random.Random(1)
+    head = [toss.randrange(8, 60) for _ in range(shared)]
+    return [head + [toss.randrange(8, 60) for _ in range(toss.randrange(1, 30))] for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", decoding.KNOWN)
+def test_known_architectures_answer_as_transformers_does_one_by_one(kind: str) -> None:
+    model = network(kind, **({"sliding_window": None} if kind == "mistral" else {}))
+    assert decoding.supported(model)
+    prompts = prompts_of(12, shared=20)
+    expected = [alone(model, prompt, 12) for prompt in prompts]
+    assert len({len(tokens) for tokens in expected}) > 1, "the toy should stop early in some rows"
+    prefix = decoding.compute_prefix(model, prompts[0][:20])
+    with_prefix = decoding.decode_batch(model, [p[20:] for p in prompts], 12, STOP, prefix)
+    without = decoding.decode_batch(model, prompts, 12, STOP)
+    assert [row.tokens for row in with_prefix] == expected
+    assert [row.tokens for row in without] == expected
+    assert [row.stopped for row in without] == [tokens[-1] in STOP for tokens in expected]
+
+
+def test_a_sliding_window_or_an_unknown_architecture_goes_to_transformers() -> None:
+    assert not decoding.supported(network("mistral", sliding_window=8))
+    model = network("gpt2", n_embd=48, n_head=4, n_layer=2)
+    assert not decoding.supported(model)
+    prompts = prompts_of(8, shared=0)
+    rows = decoding.generate_batch(model, prompts, 10, STOP, 0)
+    assert [row.tokens for row in rows] == [alone(model, prompt, 10) for prompt in prompts]
+
+
+def test_the_common_prefix_leaves_every_prompt_a_token_of_its_own() -> None:
+    assert decoding.common_prefix([[1, 2, 3, 4], [1, 2, 3, 5]]) == 3
+    assert decoding.common_prefix([[1, 2], [1, 2, 3]]) == 1
+    assert decoding.common_prefix([[1, 2], [1, 2]]) == 1
+    assert decoding.common_prefix([[1], [2]]) == 0
+    assert decoding.common_prefix([[1, 2, 3]]) == 0
+
+
+def test_batches_hold_like_lengths_and_bounded_tokens() -> None:
+    lengths = [5, 100, 7, 90, 6, 400]
+    batches: list[list[int]] = []
+    decoding.in_batches(lengths, rows=3, tokens=300, run=batches.append)
+    assert batches == [[5], [1, 3, 2], [4, 0]]

@@ -1,0 +1,150 @@
+"""Local models: batches, shared prefixes and adapters change the time an answer takes, never the answer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import models, store
+from helpers.models import decoding
+from helpers.models.local import LocalModel, device_and_dtype
+from helpers.records import Message, WorkbookError
+
+SYSTEM = "You sort support messages for a shop. Reply with one word: billing, technical, account or other."
+TEXTS = [
+    "I was charged twice this month",
+    "The app crashes when it starts, every single time, on two phones, and the latest update changed nothing at all",
+    "How do I change my e-mail address?",
+    "Hello",
+    "My invoice 12345 over €49.99 is wrong",
+    "The mail for a new password never arrives",
+    "Do you have an office in Berlin?",
+]
+
+
+def chats(count: int) -> list[list[Message]]:
+    rows = [TEXTS[i % len(TEXTS)] + "!" * (i // len(TEXTS)) for i in range(count)]
+    return [[Message(role="system", content=SYSTEM), Message(role="user", content=text)] for text in rows]
+
+
+def alone(model: LocalModel, chat: list[Message], new: int) -> str:
+    """transformers' own greedy answer to one chat."""
+    import torch
+
+    ids = torch.tensor([models.render_tokens(model.tokenizer, chat)])
+    stop = sorted(model.stop_tokens)
+    settings = {"do_sample": False, "eos_token_id": stop, "pad_token_id": 2, "max_new_tokens": new}
+    output = model.network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
+    return model.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def loaded(base_model: str, adapter: Path | None = None) -> LocalModel:
+    model = models.load_model(base_model, adapter)
+    assert isinstance(model, LocalModel)
+    return model
+
+
+def test_batched_answers_with_and_without_the_shared_prefix_equal_single_ones(tiny: Path) -> None:
+    model = loaded("tiny")
+    asked = chats(21)
+    told: list[tuple[int, int]] = []
+    shared = model.answer(asked, 12, progress=lambda done, total: told.append((done, total)))
+    model.share_prefix = False
+    plain = model.answer(asked, 12)
+    expected = [alone(model, chat, 12) for chat in asked]
+    assert [a.text for a in shared] == [a.text for a in plain] == expected
+    assert told == [(16, 21), (21, 21)]
+    assert shared[0].tokens_cached >= decoding.MIN_PREFIX and plain[0].tokens_cached == 0
+    assert shared[0].tokens_in == model.count_tokens(asked[0])
+    assert all(a.latency_ms > 0 and a.tokens_out <= 12 for a in shared)
+
+
+def test_the_embedded_model_says_the_same_alone_and_in_company(tiny: Path) -> None:
+    model = loaded("embedded")
+    asked = chats(6)
+    answers = model.answer(asked, 8)
+    assert model.provider == "embedded" and model.is_loopback
+    assert [a.text for a in answers] == [alone(model, chat, 8) for chat in asked], f"{model.near_ties} near ties"
+    capital = [Message(role="user", content="What is the capital of France?")]
+    (answer,) = model.answer([capital], 12)
+    assert "Paris" in answer.text and answer.finish == "stop"
+
+
+def test_latency_is_probed_on_single_requests_without_shared_work(tiny: Path) -> None:
+    model = loaded("tiny")
+    seen: list[int] = []
+    answer = model.answer
+    model.answer = lambda chats, *rest: seen.append(len(chats)) or answer(chats, *rest)  # type: ignore[method-assign]
+    times = model.latency_probe(chats(4), 6)
+    assert len(times) == 4 and all(ms > 0 for ms in times)
+    assert seen == [1] * 5 and model.share_prefix
+
+
+def test_no_chats_no_answers_and_a_prompt_beyond_the_context_is_refused(tiny: Path) -> None:
+    model = loaded("tiny")
+    assert model.answer([], 4) == []
+    with pytest.raises(WorkbookError, match="exceeds the 8192"):
+        model.answer([[Message(role="user", content="word " * 9000)]], 4)
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter with random weights whose configuration names a base model nobody can fetch."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    network = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    for name, weights in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.5)
+    network.peft_config["default"].base_model_name_or_path = "nobody/no-such-model"
+    folder = tmp_path_factory.mktemp("version") / "adapter"
+    network.save_pretrained(str(folder), save_embedding_layers=False)
+    return folder
+
+
+def test_an_adapter_changes_the_answers_and_the_fingerprint(adapter: Path) -> None:
+    base, tuned = loaded("tiny"), loaded("tiny", adapter)
+    asked = chats(3)
+    assert [a.text for a in tuned.answer(asked, 8)] != [a.text for a in base.answer(asked, 8)]
+    assert [a.text for a in tuned.answer(asked, 8)] == [alone(tuned, chat, 8) for chat in asked]
+    assert tuned.fingerprint != base.fingerprint == loaded("tiny").fingerprint
+    assert not any("lora" in name for name, _ in tuned.network.named_parameters()), "merged"
+
+
+def test_model_and_adapter_load_and_answer_without_any_network(adapter: Path) -> None:
+    code = f"""
+import socket
+def refuse(*given, **named): raise AssertionError("network")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+from pathlib import Path
+from helpers import models
+from helpers.records import Message
+model = models.load_model("tiny", Path({str(adapter)!r}))
+print(len(model.answer([[Message(role="user", content="Hello")]], 3)), model.fingerprint[:4])
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))}
+    environment |= {"PYTHONPATH": str(store.PROJECT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("1 ")
+    assert "it/s" not in done.stderr, "no progress bars of the libraries"
+
+
+def test_a_folder_without_an_adapter_is_an_error_that_says_so(tmp_path: Path, tiny: Path) -> None:
+    with pytest.raises(WorkbookError, match=r"adapter_config\.json is missing"):
+        models.load_model("tiny", tmp_path)
+
+
+def test_half_precision_is_used_only_where_the_hardware_has_it() -> None:
+    import torch
+
+    device, dtype = device_and_dtype()
+    assert dtype == torch.float32 if device != "cuda" else dtype in (torch.bfloat16, torch.float16)

@@ -1,0 +1,110 @@
+"""Which model a name means, where text may go, what a request costs."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import models
+from helpers.models import prices, tokens
+from helpers.models.api import ApiModel
+from helpers.models.local import LocalModel
+from helpers.records import Message, WorkbookError
+from helpers.tasks import load_task
+from helpers.tasks.task import Task
+
+
+def task(**changed: Any) -> Task:
+    return load_task("support_triage").model_copy(update=changed)
+
+
+def answer(**changed: Any) -> models.Answer:
+    return models.Answer(
+        **({"text": "", "tokens_in": 1000, "tokens_out": 100, "latency_ms": 1800, "finish": "stop"} | changed)
+    )
+
+
+def test_text_leaves_the_machine_only_when_the_task_allows_it(tiny: Path) -> None:
+    remote = ApiModel("gpt", "https://api.example.com/v1")
+    with pytest.raises(WorkbookError, match="data_may_leave") as refusal:
+        models.check_may_send(task(data_may_leave=False), remote)
+    assert refusal.value.exit_code == 2
+    models.check_may_send(task(data_may_leave=True), remote)
+    models.check_may_send(task(data_may_leave=False), ApiModel("gpt", "http://127.0.0.1:8000/v1"))
+    models.check_may_send(task(data_may_leave=False), models.load_model("tiny"))
+
+
+def test_a_base_model_is_shipped_or_a_folder_or_a_hub_id(tiny: Path, tmp_path: Path) -> None:
+    assert models.base_path("tiny") == models.base_path(str(tiny)) == str(tiny)
+    assert models.base_path("owner/some-model") == "owner/some-model"
+    for wrong in ("embeded", str(tmp_path), "./missing/folder", ""):
+        with pytest.raises(WorkbookError, match="neither embedded"):
+            models.base_path(wrong)
+
+
+def test_everything_stays_offline_unless_the_base_model_is_a_hub_id(tiny: Path) -> None:
+    for local in ("embedded", "tiny", str(tiny)):
+        assert models.offline_env(local)["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in models.offline_env("owner/some-model")
+    assert models.offline_env("owner/some-model")["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+def test_a_hub_model_that_cannot_be_fetched_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WorkbookError, match="nobody/nothing"):
+        models.load_model("nobody/nothing").count_tokens([Message(role="user", content="x")])
+
+
+def test_loading_is_lazy(tiny: Path) -> None:
+    model = models.load_model("tiny")
+    assert isinstance(model, LocalModel)
+    assert "network" not in vars(model) and "tokenizer" not in vars(model)
+
+
+def test_template_fingerprints_follow_the_prompt_and_nothing_else(tiny: Path) -> None:
+    short = models.template_fingerprints("tiny", task())
+    full = models.template_fingerprints("tiny", task(), prompt_style="full")
+    assert set(short) == {"template", "tokenizer", "system_prompt"}
+    assert short["system_prompt"] != full["system_prompt"]
+    assert (short["template"], short["tokenizer"]) == (full["template"], full["tokenizer"])
+
+
+def test_tokens_are_counted_by_the_models_own_tokenizer(tiny: Path) -> None:
+    assert tokens.count_text("tiny", ["Hello world", "12345"]) == [2, 5]
+    assert tokens.count_text("tiny", []) == []
+    chat = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
+    assert tokens.count_chats("tiny", [chat]) == [models.load_model("tiny").count_tokens(chat)]
+
+
+def test_own_hardware_costs_by_the_second_and_endpoints_by_the_token(tiny: Path) -> None:
+    priced = {
+        "as_of": "2026-11-01",
+        "hardware_usd_per_hour": 2.0,
+        "models": {"gpt": {"input": 3, "cached": 1, "output": 10}},
+    }
+    local, remote = models.load_model("tiny"), ApiModel("gpt-2026-01-01", "https://api.example.com/v1")
+    assert prices.request_cost(task(prices=priced), local, answer()).usd == pytest.approx(1.8 * 2 / 3600)
+    assert prices.request_cost(task(prices=priced), local, answer(), seconds=0.9).usd == pytest.approx(0.9 * 2 / 3600)
+    by_token = prices.request_cost(task(prices=priced), remote, answer(tokens_cached=400))
+    assert by_token.usd == pytest.approx((600 * 3 + 400 * 1 + 100 * 10) / 1e6)
+    own_server = ApiModel("mine", "http://127.0.0.1:8000/v1")
+    assert prices.request_cost(task(prices=priced), own_server, answer()).usd == pytest.approx(1.8 * 2 / 3600)
+
+
+def test_an_unknown_price_is_none_with_its_reason_never_zero(tiny: Path) -> None:
+    remote = ApiModel("other", "https://api.example.com/v1")
+    unknown = prices.request_cost(task(prices={}), remote, answer())
+    assert unknown.usd is None and "other" in unknown.reason
+    assert prices.request_cost(task(prices={}), models.load_model("tiny"), answer()).usd is None
+    free = {"models": {"other": {"input": 1, "output": 1}}}
+    assert prices.request_cost(task(prices=free), remote, answer(tokens_in=0)).usd is None
+
+
+def test_old_or_undated_prices_are_warned_about() -> None:
+    assert prices.price_warnings(task(prices={"as_of": "2026-11-01"}), date(2026, 11, 20)) == []
+    assert "121 days old" in prices.price_warnings(task(prices={"as_of": date(2026, 7, 3)}), date(2026, 11, 1))[0]
+    assert "missing" in prices.price_warnings(task(prices={}))[0]
+    assert "not a date" in prices.price_warnings(task(prices={"as_of": "soon"}))[0]
