@@ -1,0 +1,6 @@
+"""Whether the model in production is still good, from the logs of what it answered."""
+
+from helpers.monitor.health import Check, Health, any_time_p, check_health, holm, judge
+from helpers.monitor.windows import Day, LiveLog, daily, read_live
+
+__all__ = ["Check", "Day", "Health", "LiveLog", "any_time_p", "check_health", "daily", "holm", "judge", "read_live"]

@@ -1,0 +1,142 @@
+"""Live logs as rows, cut into the window that is judged and the one before it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from helpers import store
+from helpers.evaluate import scorers, statistics
+from helpers.records import Estimate, Record, WorkbookError
+from helpers.tasks import Task
+
+EARLIER_WINDOWS = 4  # how many windows before the judged one it is compared with
+
+
+class LiveRow(NamedTuple):
+    """One request as it was served."""
+
+    created_at: datetime
+    version: str
+    asked: str
+    answer: str
+    ok: bool
+    latency_ms: float | None
+    feedback: float | None  # 1 to 5
+
+
+class LiveLog(NamedTuple):
+    """All readable rows in time order, where they came from, and whether they are a simulation."""
+
+    rows: list[LiveRow]
+    unreadable: int
+    simulated: bool
+    files: list[Path]
+
+
+class Windows(NamedTuple):
+    """The window that is judged, and the rows before it."""
+
+    start: datetime
+    end: datetime
+    recent: list[LiveRow]
+    earlier: list[LiveRow]
+    earlier_days: float
+
+
+class Day(Record):
+    """One day of live traffic, for a figure."""
+
+    day: str
+    n: int
+    format_compliance: Estimate
+    feedback: Estimate
+
+
+def read_live(task: Task, live_path: str = "") -> LiveLog:
+    """Read the live log: `live_path`, else artifacts/live/<task>/, else the task's simulated live.jsonl.
+
+    A row that cannot be read is counted; a request that was logged twice counts once.
+    """
+    files = _files(task, live_path)
+    rows: dict[str, LiveRow] = {}
+    unreadable, simulated = 0, False
+    for file in files:
+        with open(file, encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines):
+                try:
+                    raw = json.loads(line)
+                    rows[str(raw.get("request_id") or f"{file.name}:{number}")] = _row(raw)
+                    simulated = simulated or bool(raw.get("simulated"))
+                except (ValueError, TypeError, KeyError, AttributeError):
+                    unreadable += 1
+    return LiveLog(sorted(rows.values(), key=lambda row: row.created_at), unreadable, simulated, files)
+
+
+def _files(task: Task, live_path: str) -> list[Path]:
+    if live_path:
+        path = store.PROJECT / Path(live_path).expanduser()  # an absolute path stays itself
+        if not path.exists():
+            raise WorkbookError(f"live_path: {path} does not exist; give a .jsonl file or a folder of them")
+        return sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    simulation = task.folder / "live.jsonl"
+    return store.live_log_files(task.registry_name) or ([simulation] if simulation.exists() else [])
+
+
+def _row(raw: dict[str, Any]) -> LiveRow:
+    at = datetime.fromisoformat(raw["created_at"])
+    score, latency = raw.get("feedback_score"), raw.get("latency_ms")
+    return LiveRow(
+        created_at=at if at.tzinfo else at.replace(tzinfo=UTC),
+        version=str(raw.get("version") or ""),
+        asked="\n".join(str(m.get("content") or "") for m in raw["messages"] if m.get("role") == "user"),
+        answer=str(raw.get("answer") or ""),
+        ok=str(raw.get("status", "ok")).lower() in ("ok", "200", "success"),
+        latency_ms=float(latency) if isinstance(latency, int | float) and latency > 0 else None,
+        feedback=float(score) if isinstance(score, int | float) and 1 <= score <= 5 else None,
+    )
+
+
+def cut(log: LiveLog, window_days: int, version: str = "") -> Windows:
+    """The last `window_days` and the rows before them, of one version where the rows say which one answered.
+
+    A simulation stands still, so its window ends at its newest row; a real one ends now.
+    """
+    if window_days < 1:
+        raise WorkbookError(f"window_days is {window_days}; give at least 1")
+    rows = log.rows
+    if version and not log.simulated:  # a promotion resets the comparison: other versions' rows say nothing about it
+        rows = [row for row in rows if row.version in ("", version)]
+    end = log.rows[-1].created_at if log.simulated and log.rows else store.now()
+    start = end - timedelta(days=window_days)
+    oldest = start - timedelta(days=window_days * EARLIER_WINDOWS)
+    earlier = [row for row in rows if oldest < row.created_at <= start]
+    recent = [row for row in rows if start < row.created_at <= end]
+    earlier_days = (start - earlier[0].created_at).total_seconds() / 86400 if earlier else 0.0
+    return Windows(start, end, recent, earlier, earlier_days)
+
+
+def well_formed(task: Task, rows: list[LiveRow]) -> list[float]:
+    """1.0 for each answer that keeps the task's format, 0.0 for one that breaks it; failed requests are left out."""
+    answers = [row.answer for row in rows if row.ok]
+    if task.schema is None:
+        return [float(bool(answer.strip())) for answer in answers]
+    return [float(not scorers.format_reason(answer, task.schema)) for answer in answers]
+
+
+def daily(task: Task, log: LiveLog) -> list[Day]:
+    """Format and feedback per day with intervals; a day without ratings has n = 0 there."""
+    days: dict[str, list[LiveRow]] = {}
+    for row in log.rows:
+        days.setdefault(row.created_at.astimezone(UTC).date().isoformat(), []).append(row)
+    return [
+        Day(
+            day=day,
+            n=len(rows),
+            format_compliance=statistics.proportion(well_formed(task, rows)),
+            feedback=statistics.mean([row.feedback for row in rows if row.feedback is not None]),
+        )
+        for day, rows in days.items()
+    ]

@@ -1,0 +1,231 @@
+"""Health from made-up logs: what asks for a retrain, what only for a look, and what says nothing."""
+
+import json
+import random
+from datetime import timedelta
+
+import pytest
+
+from helpers import monitor, store, tasks
+from helpers.monitor import Check
+from helpers.records import Estimate, EvalResults, WorkbookError
+from helpers.registry import FineTuneLifecycleManager
+from helpers.registry.database import open_registry
+from helpers.registry.switching import switch
+from helpers.registry.versions import row_of, update
+
+GOOD = '{"category":"KE","priority":"P2","product":"cam","action":"swap"}'
+BROKEN = "Sure! I think this is category KE."
+WORDS = ["camera", "lost", "picture", "after", "storm", "hub", "blinks", "red", "since", "then", "please", "help"]
+
+
+@pytest.fixture
+def task():
+    return tasks.load_task("support_triage")
+
+
+def results(format_low=0.95):
+    one = Estimate(value=0.98, low=format_low, high=1.0, n=110)
+    names = ("accuracy", "latency_p50", "latency_p95", "cost_per_request")
+    return EvalResults(format_compliance=one, **{name: Estimate(value=0.5, low=0.4, high=0.6, n=110) for name in names})
+
+
+def serve(task, trained_at=None):
+    """Put a version into production, straight through the switch: the gate is tested elsewhere."""
+    manager = FineTuneLifecycleManager(task.registry_name)
+    manager.open_version("v1", "r1", "tiny", "d1")
+    manager.record_evaluation("v1", results(), "f" * 64)
+    with open_registry().transaction() as db:
+        if trained_at:
+            update(db, "v1", trained_at=trained_at)
+        switch(db, task.registry_name, row_of(db, "v1"), "promote", "test", {})
+    return "v1"
+
+
+def rows(days, per_day=15, rating=4.5, broken=0.01, rated=0.4, latency=500.0, error=0.0, words=WORDS, seed=1, **more):
+    """Traffic of `days` (a range of days before now), oldest first."""
+    chance = random.Random(seed)
+    made = []
+    for day in sorted(days, reverse=True):
+        for k in range(per_day):
+            score = min(5, max(1, round(chance.gauss(rating, 0.8)))) if chance.random() < rated else None
+            row = {
+                "request_id": f"{seed}-{day}-{k}",
+                "created_at": (store.now() - timedelta(days=day, minutes=k + 1)).isoformat(),
+                "messages": [{"role": "user", "content": " ".join(chance.sample(words, 8))}],
+                "answer": BROKEN if chance.random() < broken else GOOD,
+                "latency_ms": latency * chance.uniform(0.5, 1.5),
+                "status": "error" if chance.random() < error else "ok",
+                "feedback_score": score,
+                "version": "v1",
+            }
+            made.append(row | more)
+    return made
+
+
+def log(task, made, name="2026.jsonl"):
+    store.write_jsonl(store.home() / "live" / task.registry_name / name, made)
+
+
+RECENT, EARLIER = range(0, 7), range(7, 35)
+
+
+def health(task, **options):
+    return monitor.check_health(task, store.open_run("dev"), **options)
+
+
+def check(found, name):
+    return next(c for c in found.checks if c.name == name)
+
+
+CASES = [
+    ("nothing changed", {}, "ok", set()),
+    ("ratings fell", {"rating": 2.5}, "retrain", {"feedback_mean"}),
+    ("the format broke", {"broken": 0.4}, "retrain", {"format_compliance"}),
+    ("errors rose", {"error": 0.3}, "watch", {"error_rate"}),
+    ("replies got slow", {"latency": 20000.0}, "watch", {"latency_p95"}),
+    ("people stopped rating", {"rated": 0.02}, "watch", {"share_rated"}),
+    ("other words", {"words": [f"new{i}" for i in range(40)]}, "watch", {"new_vocabulary"}),
+    ("traffic collapsed", {"per_day": 5}, "watch", {"volume"}),
+]
+
+
+@pytest.mark.parametrize(("change", "verdict", "names"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_only_quality_that_surely_fell_asks_for_a_retrain(task, change, verdict, names):
+    serve(task)
+    log(task, rows(EARLIER) + rows(RECENT, **{"seed": 2} | change))
+    found = health(task)
+    assert (found.verdict, set(found.reasons)) == (verdict, names)
+    assert not found.simulated
+    assert found.version == "v1"
+
+
+def test_longer_answers_ask_for_a_look(task):
+    serve(task)
+    spaced = rows(RECENT, seed=2, answer=GOOD.replace(":", ": " + " " * 20))
+    log(task, rows(EARLIER) + spaced)
+    assert (health(task).verdict, health(task).reasons) == ("watch", ["answer_length"])
+
+
+def test_a_model_that_got_old_asks_for_a_look(task):
+    serve(task, trained_at=(store.now() - timedelta(days=100)).isoformat())
+    log(task, rows(EARLIER) + rows(RECENT, seed=2))
+    assert health(task).reasons == ["model_age"]
+    assert health(task, max_age_days=200).verdict == "ok"
+
+
+def test_without_a_version_in_production_the_verdict_is_watch_whatever_the_checks_say(task):
+    log(task, rows(EARLIER) + rows(RECENT, seed=2, rating=1.5))
+    found = health(task)
+    assert (found.verdict, found.reasons) == ("watch", ["no_production_version", "feedback_mean"])
+
+
+@pytest.mark.parametrize("lines", [[], [0]], ids=["an empty log", "one row"])
+def test_almost_no_traffic_is_no_reason_to_retrain(task, lines):
+    serve(task)
+    made = rows(RECENT, seed=2)
+    log(task, [made[i] for i in lines])
+    found = health(task)
+    assert (found.verdict, found.reasons) == ("watch", ["volume"])
+    assert check(found, "volume").n == len(lines)
+    store.open_run("dev").write("health.json", found)  # valid JSON: no NaN, no infinity
+
+
+def test_no_log_at_all_is_reported_not_raised(task, tmp_path):
+    folder = tmp_path / "task"
+    folder.mkdir()
+    (folder / "task.yaml").write_text("name: mine\ninstructions: {full: Do it.}\ntargets: {accuracy: 0.5}\n")
+    found = health(tasks.load_task(str(folder)))
+    assert (found.verdict, found.reasons) == ("watch", ["no_production_version", "volume"])
+
+
+def test_no_feedback_at_all_is_a_supported_case(task):
+    serve(task)
+    log(task, rows(EARLIER, rated=0.0) + rows(RECENT, seed=2, rated=0.0))
+    found = health(task)
+    assert found.verdict == "ok"
+    assert (check(found, "feedback_mean").n, check(found, "feedback_mean").value) == (0, None)
+    log(task, rows(EARLIER, rated=0.0) + rows(RECENT, seed=2, rated=0.0, broken=0.5))
+    assert health(task).verdict == "retrain"  # the format needs nobody's opinion
+
+
+def test_rows_of_other_versions_say_nothing_about_this_one(task):
+    serve(task)
+    log(task, rows(EARLIER) + rows(RECENT, seed=2) + rows(RECENT, seed=3, rating=1.0, broken=0.9, version="v0"))
+    assert health(task).verdict == "ok"
+
+
+def test_the_shipped_log_says_that_it_is_a_simulation(task):
+    found = health(task)
+    assert found.simulated
+    assert all(c.simulated for c in found.checks if c.name != "model_age")
+    assert "feedback_mean" in found.reasons  # a fall in the third week was put into it
+
+
+def test_unreadable_lines_are_counted_and_doubled_requests_count_once(task):
+    made = rows(RECENT)
+    folder = store.home() / "live" / task.registry_name
+    lines = [json.dumps(row) for row in made + made[:5]]
+    store.write_text(folder / "a.jsonl", "\n".join([*lines, "{torn", "[]", '{"created_at": "yesterday"}']) + "\n")
+    read = monitor.read_live(task)
+    assert (len(read.rows), read.unreadable) == (len(made), 3)
+
+
+def test_a_live_path_that_is_not_there_is_named(task):
+    with pytest.raises(WorkbookError, match="does not exist"):
+        monitor.read_live(task, "/nowhere/live.jsonl")
+    with pytest.raises(WorkbookError, match="window_days"):
+        health(task, window_days=0)
+
+
+def test_days_carry_n_and_intervals(task):
+    log(task, rows(range(3)))
+    days = monitor.daily(task, monitor.read_live(task))
+    assert sum(day.n for day in days) == 45
+    assert all(day.format_compliance.low <= day.format_compliance.value <= day.format_compliance.high for day in days)
+
+
+def test_peeking_after_every_row_does_not_raise_false_alarms():
+    chance = random.Random(7)
+    alarms = sum(
+        monitor.any_time_p([float(chance.random() < 0.85) for _ in range(400)], 0.85) <= 0.05 for _ in range(300)
+    )
+    assert alarms <= 15  # 5% of 300
+
+
+def test_a_real_fall_is_found_with_a_few_hundred_ratings():
+    chance = random.Random(7)
+    found = sum(
+        monitor.any_time_p([float(chance.random() < 0.65) for _ in range(200)], 0.85) <= 0.05 for _ in range(50)
+    )
+    assert found >= 48
+
+
+@pytest.mark.parametrize(("values", "at_least"), [([], 0.9), ([1.0] * 50, 0.9), ([0.0], 0.0), ([1.0] * 9, 1.0)])
+def test_no_evidence_of_a_fall_gives_p_1(values, at_least):
+    assert monitor.any_time_p(values, at_least) == pytest.approx(1.0)
+
+
+def made(name, p, verdict="watch"):
+    return Check(name=name, verdict=verdict, value=1.0, baseline=1.0, n=1, simulated=False, p=p)
+
+
+def test_holm_corrects_over_all_checks_of_a_look():
+    found = monitor.holm([made("a", 0.01), made("b", 0.04), made("c", 0.9), made("d", None)])
+    assert {c.name: c.verdict for c in found} == {"a": "watch", "b": "ok", "c": "ok", "d": "watch"}
+    assert [c.verdict for c in monitor.holm([made("a", 0.04)])] == ["watch"]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "serving", "expected"),
+    [
+        (["ok", "ok"], True, "ok"),
+        (["ok", "watch"], True, "watch"),
+        (["watch", "retrain"], True, "retrain"),
+        (["ok", "retrain"], False, "watch"),
+        ([], True, "ok"),
+    ],
+)
+def test_the_worst_check_decides(verdicts, serving, expected):
+    checks = [made(f"c{i}", None, verdict) for i, verdict in enumerate(verdicts)]
+    assert monitor.judge(checks, serving)[0] == expected
