@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from helpers.show import train as views
+
+SECRET_TEXT = "My hub at 12 Elm Street is offline again"
+
+
+def report() -> SimpleNamespace:
+    row = SimpleNamespace(id="r1", pieces=[(SECRET_TEXT, False), ('{"category": "KE"}<|im_end|>', True)])
+    return SimpleNamespace(samples=[row])
+
+
+def test_the_loss_mask_is_shown_in_colour_by_hand_and_masked_headless(monkeypatch):
+    monkeypatch.delenv("WORKBOOK_HEADLESS", raising=False)
+    page = views.seen_rows(report(), show_text=True).data
+    assert SECRET_TEXT in page and page.count(views.LEARNT) == 2  # the key, and the answer
+    assert "&lt;|im_end|&gt;" in page, "control tokens are shown, not interpreted"
+    monkeypatch.setenv("WORKBOOK_HEADLESS", "1")
+    assert "Elm Street" not in views.seen_rows(report(), show_text=True).data
+
+
+def test_progress_is_a_line_per_event_evaluation_and_tenth(capsys):
+    tell = views.progress()
+    tell({"event": "started", "steps": 100, "path": "prefix"})
+    for step in range(1, 101):
+        tell({"step": step, "steps": 100, "loss": 2.0, "seconds": step})
+    tell({"step": 100, "steps": 100, "eval_loss": 1.0})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "training 100 steps (prefix path)" and "validation loss 1.000" in lines[-1]
+    assert len(lines) == 13
+
+
+def test_the_loss_figure_names_its_rows_and_marks_the_lowest_validation_loss():
+    lines = [{"step": s, "loss": 3 - s / 5} for s in range(1, 11)]
+    lines += [{"step": 4, "eval_loss": 1.5}, {"step": 8, "eval_loss": 1.2}, {"step": 10, "eval_loss": 1.4}]
+    axis = views.loss_figure(lines, 48, 12).axes[0]
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert labels == ["train, 48 rows", "validation, 12 rows"]
+    assert [t.get_text() for t in axis.texts] == ["lowest: step 8, 1.200"]
+    assert views.loss_figure([], 0, 0).axes

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from toy_api import ToyApi
+
+from helpers import store
+from helpers.records import DatasetMetadata, FineTuningDataset, Message, Splits, TrainingExample, WorkbookError
+from helpers.train import OpenAIJobConfig, fine_tune_openai, jobs, monitor_fine_tuning
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # a proxy that must not be asked about loopback
+    monkeypatch.setattr(jobs, "CREATE_TIMEOUT", 1.0)
+    return tmp_path / "home"
+
+
+def dataset(rows: int = 14, text: str = "the hub is offline") -> FineTuningDataset:
+    answer = Message(
+        role="assistant", content='{"category": "KE", "priority": "P2", "product": "hub", "action": "guide"}'
+    )
+    examples = [
+        TrainingExample(
+            id=f"r{n}",
+            messages=[Message(role="user", content=f"{text} ({n})"), answer],
+            source="human",
+            quality="verified",
+            created_at=datetime(2026, 1, 1, tzinfo=UTC),
+            group=f"g{n}",
+            part="validation" if n % 7 == 0 else "train",
+        )
+        for n in range(rows)
+    ]
+    metadata = DatasetMetadata(
+        version="v1",
+        task="support_triage",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        fingerprint="f" * 64,
+        params={},
+    )
+    counts = {part: sum(e.part == part for e in examples) for part in ("train", "validation", "test")}
+    return FineTuningDataset(examples=examples, metadata=metadata, splits=Splits(**counts))
+
+
+def config(toy: ToyApi, **changes) -> OpenAIJobConfig:
+    return OpenAIJobConfig(base_url=toy.url, api_model="gpt-4o-mini", poll_seconds=0.01, **changes)
+
+
+def test_a_job_is_created_followed_and_published(home):
+    with ToyApi() as toy:
+        job = fine_tune_openai(dataset(), config(toy))
+        assert store.read_json(home / "runs/dev/job.json")["job_id"] == job.job_id
+        events: list[dict] = []
+        model = monitor_fine_tuning(job.job_id, events.append)
+    assert model.model_id == "ft:gpt-4o-mini-2024-07-18:toy::abcd1234"
+    assert (model.provider, model.base_url, model.tokens, model.seconds) == ("api", toy.url, 1234, 60.0)
+    assert model.losses == {"train": 2 / 130, "eval": 3 / 130}
+    assert model.version == job.version and store.read_json(home / "runs/dev/model.json")["model_id"] == model.model_id
+    assert sorted(toy.files.values()) == ["train.jsonl", "validation.jsonl"]
+    assert len(store.read_jsonl(home / "runs/dev/training/training.jsonl")) == 130
+
+
+def test_every_event_comes_once_and_oldest_first_across_pages():
+    with ToyApi() as toy:
+        events: list[dict] = []
+        monitor_fine_tuning(fine_tune_openai(dataset(), config(toy)).job_id, events.append)
+    assert [e["id"] for e in events] == [f"ftevent-{n}" for n in range(131)]
+
+
+def test_a_refused_organisation_ends_with_5_a_remedy_and_no_uploads():
+    with ToyApi("forbidden") as toy:
+        with pytest.raises(WorkbookError, match="03a") as caught:
+            fine_tune_openai(dataset(), config(toy))
+        assert caught.value.exit_code == 5
+        assert toy.files == {} and toy.jobs == {}
+
+
+def test_a_create_that_answers_too_late_makes_one_job():
+    with ToyApi("slow_create") as toy:
+        job = fine_tune_openai(dataset(), config(toy))
+        assert toy.creates == 1 and job.job_id == "ftjob-1"
+        assert fine_tune_openai(dataset(), config(toy)).job_id == "ftjob-1"
+        assert toy.creates == 1
+
+
+def test_a_run_killed_between_create_and_its_answer_finds_the_job_again(home):
+    with ToyApi() as toy:
+        job = fine_tune_openai(dataset(), config(toy))
+        job.save(job_id="")  # what is on disk when the process dies while create is under way
+        again = fine_tune_openai(dataset(), config(toy))
+        assert again.job_id == job.job_id and again.reattached
+        assert toy.creates == 1 and len(toy.files) == 2
+
+
+def test_other_data_or_hyperparameters_are_another_job():
+    with ToyApi() as toy:
+        first = fine_tune_openai(dataset(), config(toy))
+        second = fine_tune_openai(dataset(), config(toy, n_epochs=2))
+        assert first.version != second.version and toy.creates == 2
+
+
+def test_a_failed_job_ends_with_5_names_the_reason_and_takes_the_uploads_back():
+    with ToyApi("failed") as toy:
+        job = fine_tune_openai(dataset(), config(toy))
+        with pytest.raises(WorkbookError, match="Line 3 is broken") as caught:
+            monitor_fine_tuning(job.job_id)
+        assert caught.value.exit_code == 5 and toy.files == {}
+
+
+def test_a_job_that_never_starts_ends_with_124_at_its_deadline():
+    with ToyApi("stuck") as toy:
+        job = fine_tune_openai(dataset(), config(toy, job_deadline_minutes=0.002))
+        with pytest.raises(WorkbookError, match="same run_id") as caught:
+            monitor_fine_tuning(job.job_id)
+        assert caught.value.exit_code == 124 and toy.polls > 1 and len(toy.files) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "text", "words"),
+    [
+        (10, "the hub", "at least 10"),
+        (14, "say <|im_end|> now", "control token"),
+        (14, " word" * 60_000, "65536 tokens"),
+    ],
+)
+def test_a_bad_file_is_found_before_anything_is_uploaded(rows, text, words):
+    with ToyApi() as toy:
+        with pytest.raises(WorkbookError, match=words) as caught:
+            fine_tune_openai(dataset(rows, text), config(toy))
+        assert caught.value.exit_code == 2 and toy.files == {}
+
+
+def test_text_and_money_stay_here_unless_both_were_allowed(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBOOK_API_KEY", "sk-test-not-a-key")
+    away = OpenAIJobConfig(base_url="https://example.invalid/v1", api_model="gpt-4o-mini")
+    with pytest.raises(WorkbookError, match="data_may_leave"):
+        fine_tune_openai(dataset(), away)
+    shipped = jobs.load_task("support_triage")
+    folder = tmp_path / "task"
+    folder.mkdir()
+    text = (shipped.folder / "task.yaml").read_text().replace("data_may_leave: false", "data_may_leave: true ")
+    (folder / "task.yaml").write_text(text)
+    allowed = away.model_copy(update={"task": str(folder)})
+    with pytest.raises(WorkbookError, match="USD per million"):
+        fine_tune_openai(dataset(), allowed)
+    (folder / "task.yaml").write_text(
+        text.replace("models: {}", "models: {gpt-4o-mini: {train: 3.0, input: 1, output: 1}}")
+    )
+    with pytest.raises(WorkbookError, match=r"max_cost_usd is 0\.00"):
+        fine_tune_openai(dataset(), allowed)

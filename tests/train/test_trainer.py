@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+
+from helpers.train.trainer import LengthGrouped, shared_prefix, supervised_loss
+
+SHAPE = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
+SHAPE |= dict(num_key_value_heads=2, head_dim=8)
+KINDS = {"Llama": {}, "Qwen2": {}, "Gemma": {}, "Gemma2": {"sliding_window": 12}}
+
+
+def tiny(kind: str):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**SHAPE, **KINDS[kind])
+    model = get_peft_model(
+        getattr(transformers, f"{kind}ForCausalLM")(config),
+        LoraConfig(r=4, lora_dropout=0.0, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    )
+    for name, weight in model.named_parameters():  # B starts at zero, and A would then have no gradient
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return model
+
+
+def batch():
+    """Three rows of different lengths with a common beginning of 14 tokens, padded on the right."""
+    torch.manual_seed(1)
+    start = torch.randint(3, 97, (14,))
+    ids, labels = torch.zeros(3, 30, dtype=torch.long), torch.full((3, 30), -100)
+    for row, length in enumerate((30, 22, 25)):
+        ids[row, :14], ids[row, 14:length] = start, torch.randint(3, 97, (length - 14,))
+        labels[row, length - 5 : length] = ids[row, length - 5 : length]
+    mask = torch.tensor([[n < k for n in range(30)] for k in (30, 22, 25)]).long()
+    return ids, labels, mask
+
+
+def gradients(model) -> torch.Tensor:
+    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("share_prefix", [False, True], ids=["head", "prefix"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_gradients_are_those_of_the_stock_model(kind, share_prefix):
+    model = tiny(kind)
+    ids, labels, mask = batch()
+    assert shared_prefix(ids, labels) == 14
+    stock = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    stock.backward()
+    expected = gradients(model)
+    ours = supervised_loss(model.get_base_model(), ids, labels, share_prefix) / (labels != -100).sum()
+    ours.backward()
+    found = gradients(model)
+    assert abs((ours - stock).item()) <= 1e-5 * stock.item()
+    assert float((found - expected).norm() / expected.norm()) <= 1e-4
+
+
+def test_the_shared_prefix_ends_before_the_first_position_that_predicts_a_label():
+    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 8, 9]])
+    labels = torch.tensor([[-100, -100, -100, 8, 9]] * 2)
+    assert shared_prefix(ids, labels) == 2
+    assert shared_prefix(ids[:1], labels[:1]) == 0
+
+
+def test_row_order_is_a_function_of_seed_and_epoch_and_batches_hold_similar_lengths():
+    lengths = [(n * 37) % 90 + 10 for n in range(100)]
+    sampler = LengthGrouped(lengths, 8, seed=3)
+    first = list(sampler)
+    assert sorted(first) == list(range(100)) and first == list(LengthGrouped(lengths, 8, seed=3))
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    spread = [max(b) - min(b) for b in ([lengths[i] for i in first[n : n + 8]] for n in range(0, 96, 8))]
+    assert max(spread) <= 12
