@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from evaluate_toys import RIGHT, WRONG, constant, right_where, toy_rows, toy_task
+
+from helpers import evaluate, store
+from helpers.decide import (
+    Evidence,
+    Screening,
+    best_rung,
+    choose_trainer,
+    decide,
+    economics,
+    own_model_estimate,
+    recommend,
+    screen,
+)
+from helpers.decide import undecidable_targets as undecidable
+from helpers.records import Estimate, MetricComparison, WorkbookError
+
+ANSWERS = {
+    "new_knowledge": False,
+    "format_or_style": True,
+    "domain_terms": False,
+    "shorter_prompt": False,
+    "one_off": False,
+    "changing_requirements": False,
+}
+
+
+def screening(**changes):
+    return Screening(**(ANSWERS | changes))
+
+
+def rag_gain(verdict):
+    estimate = Estimate(value=0.3, low=0.2, high=0.4, n=50)
+    return MetricComparison(difference=estimate, method="toy", gained=15, lost=0, margin=0.0, verdict=verdict)
+
+
+def evidence(**changes):
+    values = {
+        "meeting": [],
+        "rag_gain": None,
+        "knowledge_task": False,
+        "undecidable": {},
+        "n_test": 100,
+        "n_examples": 400,
+        "min_examples": 100,
+        "best_rung": "prompt",
+    }
+    return Evidence(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("answers", "seen", "expected"),
+    [
+        ({}, {}, "fine_tuning"),
+        ({}, {"meeting": ["zero_shot", "rag"]}, "prompting"),
+        ({}, {"meeting": ["few_shot"]}, "prompting"),
+        ({}, {"meeting": ["rag"]}, "rag"),
+        ({}, {"meeting": ["prompt"], "undecidable": {"accuracy": 200}, "n_examples": 5}, "prompting"),
+        ({"new_knowledge": True}, {"knowledge_task": True, "rag_gain": rag_gain("pass")}, "rag"),
+        ({"new_knowledge": True}, {"knowledge_task": True, "rag_gain": rag_gain("inconclusive")}, "not_yet"),
+        ({"new_knowledge": True}, {"knowledge_task": True}, "not_yet"),
+        ({}, {"knowledge_task": True, "rag_gain": rag_gain("pass")}, "rag"),
+        ({}, {"knowledge_task": True}, "not_yet"),
+        ({}, {"rag_gain": rag_gain("pass")}, "fine_tuning"),  # a gain alone makes no knowledge task
+        ({"one_off": True}, {}, "not_yet"),
+        ({"changing_requirements": True}, {}, "not_yet"),
+        ({}, {"n_examples": 99}, "not_yet"),
+        ({}, {"n_examples": 100}, "fine_tuning"),
+        ({}, {"undecidable": {"accuracy": 189}}, "not_yet"),
+        ({"format_or_style": False}, {}, "not_yet"),
+        ({"own_architecture": True}, {}, "custom_model"),
+        ({"own_architecture": True, "one_off": True}, {}, "not_yet"),
+        ({"own_architecture": True, "format_or_style": False}, {}, "custom_model"),
+    ],
+)
+def test_the_cheapest_thing_that_works_and_never_tuning_by_elimination(answers, seen, expected):
+    recommendation, reasons, next_action = recommend(screening(**answers), evidence(**seen))
+    assert recommendation == expected
+    assert reasons and next_action
+
+
+def test_not_yet_names_everything_in_the_way_and_what_to_do_first():
+    _, reasons, action = recommend(
+        screening(one_off=True), evidence(n_examples=40, undecidable={"format_compliance": 189}, n_test=30)
+    )
+    assert len(reasons) == 3 and "189" in reasons[0] and "189" in action
+
+
+@pytest.mark.parametrize(("n", "expected"), [(188, {"accuracy": 189}), (189, {}), (0, {"accuracy": 189})])
+def test_a_target_is_decidable_when_all_right_would_show_it(tmp_path, n, expected):
+    task = toy_task(tmp_path, targets={"accuracy": 0.98, "latency_p95": 10})
+    assert undecidable(task, n) == expected
+
+
+def test_a_target_of_everything_can_never_be_shown(tmp_path):
+    with pytest.raises(WorkbookError, match="can never be shown"):
+        undecidable(toy_task(tmp_path, targets={"accuracy": 1.0}), 1000)
+
+
+def everything(n_test=100):
+    return toy_rows(60, "validation") + toy_rows(200, "train", 60) + toy_rows(n_test, "test", 260)
+
+
+def measured(model, task, run, examples, names=("zero_shot", "prompt", "few_shot")):
+    rows = evaluate.choose_rows(examples, "validation", 60)
+    train = [e for e in examples if e.part == "train"]
+    return evaluate.run_rungs(model, list(names), rows, task, run, train=train)
+
+
+def verdict(model, task, run, examples=None, **options):
+    examples = examples or everything()
+    return decide(task, measured(model, task, run, examples), examples, screen(task, **ANSWERS), run, **options)
+
+
+def test_a_rung_that_surely_meets_the_targets_ends_the_search(task, run):
+    found = verdict(constant(RIGHT), task, run)
+    assert (found.recommendation, found.status, found.targets_met) == ("prompting", "measured", True)
+    assert "zero_shot" in found.reasons[0]
+
+
+def test_nothing_works_and_the_questionnaire_allows_it_so_tuning_is_predicted(task, run):
+    found = verdict(constant(WRONG), task, run)
+    assert (found.recommendation, found.status, found.targets_met) == ("fine_tuning", "predicted", False)
+    assert found.trainer == "lora" and found.best_rung == "zero_shot", "the cheaper of equals"
+
+
+def test_a_rung_that_may_meet_the_targets_is_named(task, run):
+    found = verdict(right_where(lambda i: i % 2, "half"), task, run)
+    assert found.recommendation == "fine_tuning"
+    assert any("may meet the targets: accuracy undecided at n=60" in w for w in found.warnings)
+
+
+def test_rag_wins_a_knowledge_task_without_meeting_the_targets(tmp_path, run):
+    (tmp_path / "knowledge").mkdir()
+    (tmp_path / "knowledge" / "thing.md").write_text("Every thing is red and has a number.")
+    task = toy_task(tmp_path, targets={"accuracy": 0.9}, screening={"new_knowledge": True})
+    knowing = right_where(lambda i: i < 40, "knows")
+    reply = knowing.reply
+    knowing.reply = lambda chat: reply(chat) if "is red" in chat[0].content else WRONG
+    examples = everything()
+    rungs = measured(knowing, task, run, examples, ("zero_shot", "prompt", "rag"))
+    found = decide(task, rungs, examples, screen(task, **ANSWERS), run)
+    assert (found.recommendation, found.targets_met, found.best_rung) == ("rag", False, "rag")
+    assert "task.yaml holds" in found.warnings[0]
+    against = [c for c in found.comparisons if c.rung == "rag" and c.metric == "accuracy"]
+    assert against[0].comparison.verdict == "pass" and against[0].comparison.gained == 40
+
+
+def test_the_test_part_is_counted_and_never_asked_about(task, run):
+    model = constant(WRONG)
+    found = verdict(model, task, run, everything(n_test=37))
+    assert found.power["n"] == 37 and 0.1 < found.power["detectable_difference"] < 0.3
+    asked = {int(chat[-1].content.split()[-1]) for chat in model.asked}
+    assert max(asked) < 60
+
+
+def test_decision_json_is_as_its_readers_know_it(task, run):
+    run.write("decision.json", verdict(constant(WRONG), task, run))
+    written = run.read("decision.json")
+    assert {"recommendation", "status", "targets_met", "trainer", "reasons", "warnings", "rungs", "comparisons"} <= set(
+        written
+    )
+    assert {"economics", "power", "plan", "best_rung", "train_anyway_because"} <= set(written)
+    assert {"name", "model", "part", "n", "results", "tokens_per_request"} <= set(written["rungs"][0])
+    assert set(written["plan"]) >= {"owner", "cadence", "review_on"}
+    assert "thing number" not in json.dumps(written)
+
+
+def test_training_against_advice_is_recorded(task, run):
+    found = verdict(constant(RIGHT), task, run, train_anyway_because="a course")
+    assert found.recommendation == "prompting" and found.train_anyway_because == "a course"
+    assert any("against this advice, because: a course" in w for w in found.warnings)
+
+
+def test_the_break_even_volume_is_where_the_saving_pays_the_upkeep(task, run):
+    rungs = measured(constant(WRONG), task, run, everything())
+    costs = {"zero_shot": 0.001, "prompt": 0.003, "few_shot": 0.001}
+    rungs = [_costing(r, costs[r.name]) for r in rungs]
+    numbers = economics(task, rungs)
+    upkeep = numbers["one_off_usd"] / 12 + numbers["monthly_usd"]
+    needed = numbers["break_even_against"]["prompt"]
+    assert needed * 0.002 >= upkeep > (needed - 2) * 0.002
+    assert numbers["break_even_against"]["few_shot"] is None, "no saving, no break-even"
+
+
+def _costing(rung, usd):
+    estimate = Estimate(value=usd, low=usd, high=usd, n=8)
+    return rung.model_copy(update={"results": rung.results.model_copy(update={"cost_per_request": estimate})})
+
+
+def test_unknown_costs_are_left_out_rather_than_guessed(tmp_path, run):
+    task = toy_task(tmp_path, prices={})
+    numbers = economics(task, measured(constant(WRONG), task, run, everything()))
+    assert numbers["cost_per_request"] == {} and numbers["break_even_requests_per_month"] is None
+    json.loads(store.dumps(numbers))
+
+
+@pytest.mark.parametrize(
+    ("asked", "url", "model", "leave", "expected"),
+    [
+        ("auto", "", "", False, "lora"),
+        ("auto", "http://127.0.0.1:9/v1", "m", False, "openai"),
+        ("auto", "https://api.example.com/v1", "m", False, "lora"),
+        ("auto", "https://api.example.com/v1", "m", True, "openai"),
+        ("lora", "http://127.0.0.1:9/v1", "m", True, "lora"),
+        ("openai", "http://127.0.0.1:9/v1", "m", False, "openai"),
+    ],
+)
+def test_the_trainer_is_local_unless_an_api_is_configured_and_allowed(tmp_path, asked, url, model, leave, expected):
+    assert choose_trainer(asked, url, model, toy_task(tmp_path, data_may_leave=leave))[0] == expected
+
+
+def test_bad_answers_and_trainers_are_errors_with_a_remedy(tmp_path, run):
+    with pytest.raises(WorkbookError, match="choose auto, lora or openai"):
+        choose_trainer("gpu", "", "", toy_task(tmp_path))
+    with pytest.raises(WorkbookError, match=r"screening\.one_off should be true or false"):
+        screen(toy_task(tmp_path, screening={"one_off": "no"}), **ANSWERS)
+    with pytest.raises(WorkbookError, match="zero_shot"):
+        decide(toy_task(tmp_path), [], everything(), screening(), run)
+
+
+def test_a_model_of_ones_own_is_priced_by_published_rules():
+    estimate = own_model_estimate(1e9)
+    assert estimate["tokens"] == 2e10 and estimate["flops"] == 1.2e20
+    assert 200 < estimate["gpu_hours"] < 300
+
+
+def test_of_equally_accurate_rungs_the_better_formed_one_is_to_beat(task, run):
+    broken = measured(constant("no JSON"), task, run, everything(), ("zero_shot",))
+    formed = measured(constant(WRONG, "formed"), task, run, everything(), ("prompt", "few_shot"))
+    assert best_rung([*broken, *formed]).name == "prompt"

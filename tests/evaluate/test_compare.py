@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from evaluate_toys import BROKEN, RIGHT, WRONG, constant, right_where, scored_rows, toy_rows, toy_task
+
+from helpers import evaluate, store
+from helpers.evaluate import TargetCheck, check_targets, compare_results, evaluate_fine_tuned_model, flips, gate
+from helpers.records import Estimate, MetricComparison, WorkbookError
+
+CARD = {
+    "provider": "local",
+    "base_model": "toy",
+    "version": "t1-00000000",
+    "prompt_style": "short",
+    "dataset_version": "d1",
+    "fingerprints": {"template": "a", "tokenizer": "b", "system_prompt": "c"},
+}
+
+
+@pytest.fixture(autouse=True)
+def prints(monkeypatch):
+    prints = dict(CARD["fingerprints"])
+    monkeypatch.setattr("helpers.models.template_fingerprints", lambda base, task, style: prints)
+    return prints
+
+
+def measure(task, run, tuned, base, n=100, **options):
+    options = {"card": CARD, "dataset_version": "d1", "best_rung": "prompt"} | options
+    return evaluate_fine_tuned_model(base, tuned, toy_rows(n), task, run, **options)
+
+
+def test_flips_add_up_to_the_difference(task):
+    ours, theirs = scored_rows([1, 1, 1, 0, 0]), scored_rows([0, 0, 1, 1, 0])
+    changed, comparison = flips(ours, theirs), compare_results(ours, theirs, task)["accuracy"]
+    assert (changed.gained, changed.lost) == (["r0", "r1"], ["r3"])
+    assert (comparison.gained, comparison.lost) == (2, 1)
+    assert comparison.difference.value == pytest.approx((len(changed.gained) - len(changed.lost)) / 5)
+
+
+def test_rows_are_paired_by_id_whatever_their_order(task):
+    ours, theirs = scored_rows([1, 0] * 20), scored_rows([0, 0] * 20)
+    assert compare_results(ours, theirs[::-1], task) == compare_results(ours, theirs, task)
+
+
+def test_other_rows_cannot_be_compared(task):
+    with pytest.raises(WorkbookError, match="same rows"):
+        compare_results(scored_rows([1, 0]), scored_rows([1]), task)
+
+
+@pytest.mark.parametrize(
+    ("replace", "margins", "min_gain", "gained", "lost", "expected"),
+    [
+        ("better", {}, 0.0, 30, 0, "pass"),
+        ("better", {}, 0.4, 30, 0, "fail"),  # surely below the wanted gain
+        ("better", {}, 0.28, 30, 0, "inconclusive"),
+        ("better", {"accuracy": 0.5}, 0.0, 0, 0, "inconclusive"),  # a margin never helps where better is asked for
+        ("better", {}, 0.0, 10, 10, "inconclusive"),
+        ("better", {}, 0.0, 0, 30, "fail"),
+        ("not_worse", {"accuracy": 0.1}, 0.0, 0, 0, "pass"),
+        ("not_worse", {"accuracy": 0.1}, 0.0, 0, 10, "inconclusive"),
+        ("not_worse", {"accuracy": 0.1}, 0.0, 0, 40, "fail"),
+        ("not_worse", {}, 0.0, 0, 0, "inconclusive"),
+    ],
+)
+def test_the_lower_bound_must_clear_the_rule(tmp_path, replace, margins, min_gain, gained, lost, expected):
+    task = toy_task(tmp_path, replace=replace, margins=margins)
+    same = 100 - gained - lost
+    ours, theirs = (
+        scored_rows([1] * gained + [0] * lost + [1] * same),
+        scored_rows([0] * gained + [1] * lost + [1] * same),
+    )
+    assert compare_results(ours, theirs, task, min_gain)["accuracy"].verdict == expected
+
+
+def comparison(verdict, low=0.1, high=0.3, n=100):
+    estimate = Estimate(value=(low + high) / 2, low=low, high=high, n=n)
+    return MetricComparison(difference=estimate, method="toy", gained=1, lost=0, margin=0.0, verdict=verdict)
+
+
+def check(met):
+    return TargetCheck(target=0.5, met=met, estimate=Estimate(value=0.5, low=0.4, high=0.6, n=50))
+
+
+@pytest.mark.parametrize(
+    ("gain", "targets", "expected"),
+    [
+        ("pass", ["yes", "yes"], "pass"),
+        ("pass", ["yes", "undecided"], "inconclusive"),
+        ("pass", ["yes", "no"], "fail"),
+        ("pass", ["undecided", "no"], "fail"),
+        ("inconclusive", ["yes", "yes"], "inconclusive"),
+        ("inconclusive", ["yes", "no"], "fail"),
+        ("fail", ["yes", "yes"], "fail"),
+        ("fail", ["undecided", "undecided"], "fail"),
+        (None, ["yes", "yes"], "inconclusive"),
+        (None, ["no", "yes"], "fail"),
+    ],
+)
+def test_pass_needs_everything_and_one_sure_violation_fails(task, gain, targets, expected):
+    given = {"accuracy": comparison(gain)} if gain else {}
+    checks = dict(zip(["accuracy", "latency_p95"], map(check, targets), strict=True))
+    verdict, regression, reasons = gate(task, given, checks, "prompt")
+    assert (verdict, regression) == (expected, False)
+    assert len(reasons) == 3, "one reason for the gain, one for each target"
+
+
+def test_a_format_that_is_surely_worse_is_a_regression_unless_the_margin_allows_it(tmp_path):
+    given = {"accuracy": comparison("pass"), "format_compliance": comparison("fail", -0.2, -0.05)}
+    assert gate(toy_task(tmp_path), given, {"accuracy": check("yes")}, "prompt")[:2] == ("fail", True)
+    lenient = toy_task(tmp_path, margins={"format_compliance": 0.1})
+    assert gate(lenient, given, {"accuracy": check("yes")}, "prompt")[:2] == ("pass", False)
+
+
+def test_nothing_measured_is_never_a_pass_nor_a_fail(task):
+    nothing = {"accuracy": comparison("inconclusive", -1, 1, 0)}
+    verdict, regression, _ = gate(task, nothing, {}, "prompt")
+    assert (verdict, regression) == ("inconclusive", False)
+
+
+def test_a_perfect_model_passes_and_a_copy_of_the_base_does_not(task, run):
+    good = measure(task, run, constant(RIGHT, "tuned"), right_where(lambda i: i < 40, "base", BROKEN))
+    assert good.verdict == "pass" and not good.regression
+    assert all(c.met == "yes" for c in good.targets.values())
+    same = measure(task, run, right_where(lambda i: i < 80, "b2"), right_where(lambda i: i < 80, "b1"))
+    assert same.verdict == "inconclusive"
+    worse = measure(task, run, constant(WRONG, "t3"), right_where(lambda i: i < 80, "b1"))
+    assert worse.verdict == "fail" and worse.regression
+
+
+def test_a_target_that_the_test_part_cannot_show_names_the_rows_it_needs(tmp_path, run):
+    task = toy_task(tmp_path, targets={"accuracy": 0.98})
+    result = measure(task, run, constant(RIGHT, "tuned"), constant(BROKEN, "base"))
+    assert result.verdict == "inconclusive"
+    assert any("189 rows are needed" in reason for reason in result.reasons)
+
+
+def test_the_evaluation_holds_what_its_readers_need(task, run):
+    base = right_where(lambda i: i % 2, "base")
+    result = measure(task, run, constant(RIGHT, "tuned"), base)
+    run.write("evaluation.json", result)
+    written = run.read("evaluation.json")
+    assert [r["name"] for r in written["rungs"]] == ["zero_shot", "prompt", "fine_tuned"]
+    assert written["n_test"] == 100 and written["best_rung"] == "prompt" and written["dataset_version"] == "d1"
+    assert written["base_model"] == written["rungs"][0]["results"]
+    assert len(written["flips"]["gained"]) == written["comparison"]["accuracy"]["gained"] == 50
+    assert {r["part"] for r in written["rungs"]} == {"test"}
+    assert all(run.path(r["answers"]).exists() for r in written["rungs"])
+
+
+def test_the_base_is_asked_once_where_zero_shot_is_the_best_rung(task, run):
+    base = constant(WRONG, "base")
+    result = measure(task, run, constant(RIGHT, "tuned"), base, best_rung="zero_shot")
+    assert [r.name for r in result.rungs] == ["zero_shot", "fine_tuned"]
+    assert len(base.asked) == 100
+
+
+def test_two_runs_write_the_same_evaluation_apart_from_timing(task, monkeypatch, tmp_path):
+    texts = []
+    for i in range(2):
+        monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / f"home{i}"))
+        run = store.open_run("same")
+        result = measure(task, run, constant(RIGHT, "tuned"), right_where(lambda i: i % 3, "base"))
+        texts.append(json.dumps({k: v for k, v in json.loads(store.dumps(result)).items() if k != "timing"}))
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("name", ["template", "tokenizer", "system_prompt"])
+def test_a_changed_fingerprint_stops_the_measurement_and_is_named(task, run, prints, name):
+    prints[name] = "other"
+    tuned = constant(RIGHT, "tuned")
+    with pytest.raises(WorkbookError, match=f"the {name.replace('_', ' ')} is not the one"):
+        measure(task, run, tuned, constant(WRONG))
+    assert tuned.asked == []
+
+
+def test_a_hosted_model_is_held_to_its_system_prompt(task, run):
+    card = CARD | {"provider": "api", "fingerprints": {"template": "", "tokenizer": "", "system_prompt": "x"}}
+    with pytest.raises(WorkbookError, match="system prompt"):
+        evaluate.check_fingerprints(card, task, "d1")
+
+
+def test_a_model_of_another_dataset_is_refused(task, run):
+    with pytest.raises(WorkbookError, match="trained on dataset d1"):
+        measure(task, run, constant(RIGHT), constant(WRONG), dataset_version="d2")
+
+
+def test_an_empty_test_part_is_an_error_of_the_data(task, run):
+    with pytest.raises(WorkbookError, match="test part is empty"):
+        measure(task, run, constant(RIGHT), constant(WRONG), n=0)
+
+
+def test_people_must_judge_what_no_scorer_can(tmp_path, run):
+    task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="human")
+    result = measure(task, run, constant("a", "t"), constant("b", "b"))
+    assert result.verdict == "inconclusive" and "accuracy" not in result.comparison
+    assert any("accuracy_from: human" in reason for reason in result.reasons)
+
+
+def test_targets_are_checked_on_latency_and_cost_too(tmp_path, run):
+    task = toy_task(tmp_path, targets={"accuracy": 0.5, "latency_p95": 50, "cost_per_request": 1.0})
+    result = measure(task, run, constant(RIGHT, "t"), constant(BROKEN, "b"))
+    assert {k: c.met for k, c in check_targets(task, result.fine_tuned_model).items()} == {
+        "accuracy": "yes",
+        "latency_p95": "no",
+        "cost_per_request": "yes",
+    }
+    assert result.verdict == "fail"

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+from evaluate_toys import toy_rows, toy_task
+
+from helpers import tasks
+from helpers.evaluate import LADDER, build_prompts, demonstrations, retrieve
+from helpers.evaluate.rungs import available
+from helpers.models.tokens import count_chats
+from helpers.records import Message, WorkbookError
+from helpers.tasks import Article
+
+RATIOS = {"train": 0.65, "validation": 0.12, "test": 0.23}
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    task = tasks.load_task("support_triage")
+    return task, tasks.with_parts(tasks.load_examples(task).examples, 7, RATIOS)
+
+
+def test_every_rung_ends_with_the_question_and_hides_the_answer(shipped):
+    task, examples = shipped
+    rows, train = [e for e in examples if e.part == "validation"], [e for e in examples if e.part == "train"]
+    for rung in (*LADDER, "fine_tuned"):
+        for example, chat in zip(rows, build_prompts(rung, task, rows, train), strict=True):
+            assert chat[0].role == "system" and chat[-1].role == "user"
+            assert chat[-1].content == example.user_text
+            assert [m.role for m in chat].count("system") == 1
+
+
+@pytest.mark.parametrize(
+    ("rung", "limit"), [("zero_shot", 160), ("fine_tuned", 160), ("prompt", 160), ("few_shot", 350), ("rag", 350)]
+)
+def test_rendered_prompts_keep_the_tutorials_budget(shipped, rung, limit):
+    task, examples = shipped
+    train = [e for e in examples if e.part == "train"]
+    longest = max(count_chats("embedded", build_prompts(rung, task, examples, train)))
+    assert longest <= limit, f"the longest {rung} prompt has {longest} tokens"
+
+
+def test_demonstrations_are_fixed_varied_and_of_the_train_part_alone(shipped):
+    task, examples = shipped
+    shown = demonstrations(task, examples, 3)
+    assert shown == demonstrations(task, list(reversed(examples)), 3)
+    assert {e.part for e in shown} == {"train"}
+    assert len({e.answer for e in shown}) == 3
+    assert len({e.answer.split(",")[0] for e in shown}) == 3, "three categories"
+
+
+def test_fewer_demonstrations_than_asked_for_are_no_error(task):
+    assert len(demonstrations(task, toy_rows(2, "train"), 5)) == 2
+    assert demonstrations(task, toy_rows(5, "test"), 3) == []
+
+
+ARTICLES = [
+    Article(id="refund", title="Refunds", text="A double charge is refunded within ten days."),
+    Article(id="parcel", title="Parcels", text="A late parcel is traced at the carrier."),
+]
+
+
+def test_retrieval_finds_the_article_that_shares_words_and_none_otherwise():
+    found = retrieve(ARTICLES, ["Where is my late parcel?", "charged double, refund please", "xyzzy", "", "the"], 1)
+    assert [[a.id for a in hits] for hits in found] == [["parcel"], ["refund"], [], [], []]
+    assert retrieve([], ["parcel"], 2) == [[]]
+
+
+def test_rag_puts_the_passage_into_the_system_turn_and_cuts_long_ones(tmp_path):
+    task = toy_task(tmp_path)
+    (tmp_path / "knowledge").mkdir()
+    (tmp_path / "knowledge" / "thing.md").write_text("# Thing\nA thing is red. " + "word " * 500)
+    with_article, without = build_prompts("rag", task, [toy_rows(1)[0], _asks("xyzzy")], rag_k=1)
+    assert "A thing is red." in with_article[0].content and len(with_article[0].content.split()) < 120
+    assert without[0].content == task.instructions_full
+
+
+def _asks(text):
+    row = toy_rows(1)[0]
+    return row.model_copy(update={"messages": [Message(role="user", content=text), row.messages[-1]]})
+
+
+def test_rungs_that_cannot_be_asked_say_why(task):
+    missing = available(["zero_shot", "few_shot", "rag"], task, [])
+    assert missing["zero_shot"] == "" and "article" in missing["rag"] and "train" in missing["few_shot"]
+    with pytest.raises(WorkbookError, match="unknown rung 'best_of'"):
+        available(["best_of"], task, [])
+
+
+def test_the_tuned_model_is_asked_in_the_style_it_was_trained_with(task):
+    row = toy_rows(1)
+    assert build_prompts("fine_tuned", task, row, style="short") == build_prompts("zero_shot", task, row)
+    assert build_prompts("fine_tuned", task, row, style="full") == build_prompts("prompt", task, row)

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import multinomial
+
+from helpers.evaluate import statistics
+from helpers.records import Estimate
+
+
+def test_wilson_agrees_with_published_values():
+    low, high = statistics.wilson(81, 263)  # Newcombe 1998, table I
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert statistics.wilson(0, 20)[0] == 0 and round(statistics.wilson(0, 20)[1], 4) == 0.1611
+    assert statistics.wilson(1, 1)[1] == 1 and statistics.wilson(0, 0) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("n", "flips", "difference"), [(20, 0.2, 0), (50, 0.2, 0.1), (100, 0.1, 0), (100, 0.3, 0.3), (400, 0.2, 0)]
+)
+def test_the_paired_interval_covers_and_its_lower_bound_keeps_its_promise(n, flips, difference):
+    gained, lost = (flips + difference) / 2, (flips - difference) / 2
+    counts = [(b, c) for b in range(n + 1) for c in range(n + 1 - b)]
+    weights = multinomial.pmf([[b, c, n - b - c] for b, c in counts], n, [gained, lost, 1 - flips])
+    bounds = [statistics.bonett_price(b, c, n) for (b, c), w in zip(counts, weights, strict=True) if w > 1e-9]
+    weights = weights[weights > 1e-9]
+    covered = sum(w for w, (low, high) in zip(weights, bounds, strict=True) if low <= difference <= high)
+    too_high = sum(w for w, (low, _) in zip(weights, bounds, strict=True) if low > difference)
+    assert covered >= 0.945
+    assert too_high <= 0.026
+
+
+def test_rows_of_one_conversation_do_not_count_as_independent():
+    generator = np.random.default_rng(7)
+    missed = {"rows": 0, "groups": 0}
+    for _ in range(300):
+        shift = np.repeat(generator.choice([-1, 0, 1], 30, p=[0.15, 0.7, 0.15]), 4)  # a whole conversation flips
+        ours, theirs = (shift > 0).astype(int).tolist(), (shift < 0).astype(int).tolist()
+        groups = [f"g{i // 4}" for i in range(120)]
+        missed["rows"] += statistics.paired_difference(ours, theirs)[0].low > 0
+        missed["groups"] += statistics.paired_difference(ours, theirs, groups)[0].low > 0
+    assert missed["groups"] <= 15 < missed["rows"]
+
+
+def test_groups_of_one_row_change_nothing_and_equal_answers_count_by_group():
+    hits = [1, 0, 1, 1]
+    assert statistics.proportion(hits, list("abcd")) == statistics.proportion(hits)
+    assert statistics.effective_rows([1, 1, 1, 1], list("aabb")) == 2
+
+
+def test_flips_of_a_paired_difference_add_up():
+    estimate, gained, lost = statistics.paired_difference([1, 1, 0, 1], [0, 0, 1, 1])
+    assert (gained, lost, estimate.value, estimate.n) == (2, 1, 0.25, 4)
+    assert estimate.low < 0.25 < estimate.high
+
+
+def test_without_rows_nothing_is_known():
+    estimate, _, _ = statistics.paired_difference([], [])
+    assert (estimate.low, estimate.high, estimate.n) == (-1, 1, 0)
+    assert statistics.verdict(estimate, 0.0) == "inconclusive"
+    assert statistics.proportion([]).n == 0
+
+
+def test_estimates_always_lie_in_their_interval():
+    for hits in ([1] * 30, [0] * 30, [1] + [0] * 29, [1], [0]):
+        for estimate in (statistics.proportion(hits), statistics.paired_difference(hits, [0] * len(hits))[0]):
+            assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_the_same_answers_differ_by_nothing_for_sure_only_with_rows():
+    estimate, *_ = statistics.paired_difference([1, 0] * 50, [1, 0] * 50)
+    assert estimate.value == 0 and -0.05 < estimate.low < 0 < estimate.high < 0.05
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.01, 0.2, "pass"),
+        (0.0, 0.2, "inconclusive"),
+        (-0.1, 0.0, "fail"),
+        (-0.2, -0.1, "fail"),
+        (-0.1, 0.1, "inconclusive"),
+    ],
+)
+def test_a_verdict_looks_at_bounds_and_a_tie_with_the_threshold_is_no_gain(low, high, verdict):
+    assert statistics.verdict(Estimate(value=(low + high) / 2, low=low, high=high, n=9), 0.0) == verdict
+
+
+@pytest.mark.parametrize("target", [0.4, 0.8, 0.95, 0.98])
+def test_rows_to_decide_is_the_smallest_number_that_decides(target):
+    n = statistics.rows_to_decide(target)
+    assert statistics.wilson(n, n)[0] > target
+    assert statistics.wilson(n - 1, n - 1)[0] <= target or n == 1
+
+
+def test_detectable_difference_agrees_with_simulation():
+    n, flips = 200, 0.2
+    d = statistics.detectable_difference(n, flips)
+    generator = np.random.default_rng(7)
+    draws = generator.multinomial(n, [(flips + d) / 2, (flips - d) / 2, 1 - flips], 4000)
+    found = np.mean([statistics.bonett_price(b, c, n)[0] > 0 for b, c, _ in draws])
+    assert found == pytest.approx(0.8, abs=0.04)
+    assert statistics.detectable_difference(0) == 1 and statistics.detectable_difference(3) <= 1
+    assert statistics.detectable_difference(400, flips) < d
+
+
+@pytest.mark.parametrize(("n", "share"), [(8, 0.95), (30, 0.5), (100, 0.95)])
+def test_quantile_intervals_cover(n, share):
+    generator = np.random.default_rng(7)
+    true = math.exp(0.3 * {0.5: 0.0, 0.95: 1.6448536}[share])
+    found = [statistics.quantile(generator.lognormal(0, 0.3, n).tolist(), share) for _ in range(300)]
+    assert np.mean([e.low <= true <= e.high for e in found]) >= 0.925
+    assert all(e.low <= e.value <= e.high for e in found)
+
+
+def test_quantiles_of_few_or_equal_values_stay_finite():
+    assert statistics.quantile([], 0.95).n == 0
+    assert statistics.quantile([5.0], 0.95) == Estimate(value=5, low=5, high=5, n=1)
+    assert statistics.quantile([5.0] * 8, 0.95).high == 5
+
+
+@pytest.mark.parametrize(("metric", "low", "high", "met"), [
+    ("accuracy", 0.5, 0.7, "yes"), ("accuracy", 0.4, 0.7, "undecided"), ("accuracy", 0.1, 0.49, "no"),
+    ("accuracy", 0.1, 0.5, "undecided"),
+    ("latency_p95", 0.1, 0.5, "yes"), ("latency_p95", 0.4, 0.6, "undecided"), ("latency_p95", 0.51, 0.6, "no"),
+])  # fmt: skip
+def test_targets_are_met_by_the_bound_that_hurts(metric, low, high, met):
+    assert statistics.target_met(metric, Estimate(value=(low + high) / 2, low=low, high=high, n=9), 0.5) == met
+    assert statistics.target_met(metric, Estimate(value=0, low=0, high=1, n=0), 0.5) == "undecided"
+
+
+def test_mcnemar_knows_that_an_even_split_says_nothing():
+    assert statistics.mcnemar_p(0, 0) == 1 and statistics.mcnemar_p(5, 5) == 1
+    assert statistics.mcnemar_p(10, 0) == pytest.approx(2 / 1024)

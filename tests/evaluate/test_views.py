@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+from evaluate_toys import RIGHT, WRONG, constant, right_where, toy_rows, toy_task
+
+from helpers import decide, evaluate
+from helpers.show import decide as ladder_views
+from helpers.show import evaluate as views
+
+CARD = {"provider": "local", "base_model": "toy", "version": "t1-00000000", "fingerprints": {}}
+
+
+@pytest.fixture(autouse=True)
+def quiet_pictures(monkeypatch):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    monkeypatch.setattr("helpers.models.template_fingerprints", lambda *a: {})
+
+
+@pytest.fixture
+def measured(task, run):
+    rows = toy_rows(40)
+    models = right_where(lambda i: i % 3, "base"), constant(RIGHT, "tuned")
+    return rows, evaluate.evaluate_fine_tuned_model(*models, rows, task, run, card=CARD)
+
+
+def overlaps(figure):
+    """Pairs of texts of one axis that cover each other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas, found = FigureCanvasAgg(figure), []
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    for axis in figure.axes:
+        texts = [t for t in [*axis.texts, *axis.get_yticklabels(), *axis.get_xticklabels(), axis.title] if t.get_text()]
+        boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts]
+        found += [(a, b) for i, (a, x) in enumerate(boxes) for b, y in boxes[i + 1 :] if x.overlaps(y)]
+    return found
+
+
+def test_pictures_are_drawn_without_texts_that_cover_each_other(task, measured, run):
+    rows, evaluation = measured
+    answers = evaluate.read_answers(run, evaluation.rung("fine_tuned"))
+    assert overlaps(views.comparison(evaluation, task.targets)) == []
+    assert overlaps(views.confusion(task, rows, answers)) == []
+    assert overlaps(ladder_views.ladder(evaluation.rungs, task.targets)) == []
+
+
+def test_the_comparison_names_the_verdict_the_rows_and_the_flips(task, measured):
+    figure = views.comparison(measured[1], task.targets)
+    said = " ".join([figure.get_suptitle(), *(t.get_text() for a in figure.axes for t in [*a.texts, a.title])])
+    said += " ".join(axis.get_title("left") for axis in figure.axes)
+    assert measured[1].verdict in said and "40 test rows" in said and "14 gained, 0 lost" in said
+
+
+def test_headless_tables_hold_no_example_text(measured, run, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HEADLESS", "1")
+    rows, evaluation = measured
+    answers = evaluate.read_answers(run, evaluation.rung("fine_tuned"))
+    table = views.flip_table(evaluation, rows, answers, answers, show_text=True)
+    assert len(table.data) == 12 and "thing number" not in table.to_string() and "colour" not in table.to_string()
+
+
+def test_flips_show_losses_first(task, run):
+    models = right_where(lambda i: i < 5, "b"), right_where(lambda i: i > 2, "t")
+    rows = toy_rows(10)
+    evaluation = evaluate.evaluate_fine_tuned_model(*models, rows, task, run, card=CARD)
+    answers = evaluate.read_answers(run, evaluation.rung("fine_tuned"))
+    table = views.flip_table(evaluation, rows, answers, answers, show_text=True)
+    assert table.data["flip"].tolist() == ["lost"] * 3 + ["gained"] * 5
+
+
+def test_a_task_without_fixed_choices_gets_a_sentence_instead_of_a_matrix(tmp_path, run):
+    task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer")
+    assert "nothing to mix up" in views.confusion(task, toy_rows(2), []).axes[0].texts[0].get_text()
+
+
+def test_every_table_of_the_decision_says_what_it_rests_on(task, run):
+    examples = toy_rows(40, "validation") + toy_rows(150, "test", 40)
+    rungs = evaluate.run_rungs(constant(WRONG), ["zero_shot", "prompt"], examples[:40], task, run)
+    screening = decide.screen(task, **dict.fromkeys(decide.Screening.model_fields.keys() - {"warnings"}, False))
+    found = decide.decide(task, rungs, examples, screening, run)
+    assert "0% [0, 9]" in ladder_views.rung_table(rungs).to_string()
+    assert "150 test rows" in ladder_views.plan_table(found).to_string()
+    assert "not_yet" in ladder_views.verdict_table(found).to_string()
+    assert len(ladder_views.screening_table(screening).data) == 0
+    assert "150" in ladder_views.parts_and_targets(task, examples).to_string()
