@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from helpers import store
@@ -19,6 +19,7 @@ from helpers.tasks import Task
 RULE_VERSION = "curate-1"
 CHARACTERS_PER_TOKEN = 20  # no tokenizer packs ordinary text tighter; beyond it a row is too long, uncounted
 MAX_FINDINGS = 5  # findings reported per row and code
+OPENAI_TOKENS = ("endoftext", "endofprompt", "fim_prefix", "fim_middle", "fim_suffix", "im_start", "im_end", "im_sep")
 
 
 class Sieved(NamedTuple):
@@ -41,28 +42,26 @@ def validate_examples(
 ) -> Sieved:
     """Run every check on every example; one issue is enough to leave it out."""
     kept, rejected, counts = [], [], Counter()
-    validator = answer_validator(task)
-    for example, length in zip(examples, count_lengths(examples, base_model, max_tokens), strict=True):
-        scanned = example if length[1] >= 0 else _beginning(example)
+    validator, special = answer_validator(task), special_tokens(base_model)
+    for example, length in zip(examples, count_tokens(examples, base_model, max_tokens), strict=True):
+        scanned = example
+        if length is None:  # an endless row is cut to what is worth scanning
+            cut = [m.model_copy(update={"content": (m.content or "")[:MAX_SCAN]}) for m in example.messages]
+            scanned = example.model_copy(update={"messages": cut})
         issues = [
             *check_format(example),
+            *check_special_tokens(example, special),
             *check_answer(example, validator),
             *check_length(length, min_tokens, max_tokens),
-            *check_personal_data(scanned),
-            *check_secrets(scanned),
+            *check_findings(scanned, "contains_pii", find_personal_data),
+            *check_findings(scanned, "contains_secret", find_secrets),
         ]
-        if not issues:
+        if issues:
+            rejected.append(reject(example, issues, "check"))
+            counts[example.source, issues[0].code] += 1
+        else:
             kept.append(example)
-            continue
-        rejected.append(reject(example, issues, "check"))
-        counts[example.source, issues[0].code] += 1
     return Sieved(kept, rejected, counts)
-
-
-def _beginning(example: TrainingExample) -> TrainingExample:
-    """An endless row cut to what is worth scanning."""
-    cut = [m.model_copy(update={"content": (m.content or "")[:MAX_SCAN]}) for m in example.messages]
-    return example.model_copy(update={"messages": cut})
 
 
 def check_format(example: TrainingExample) -> list[Issue]:
@@ -75,11 +74,13 @@ def check_format(example: TrainingExample) -> list[Issue]:
         said.append("the first turn is not the user's")
     if not turns or turns[-1].role != "assistant":
         said.append("the last message is not the assistant's answer")
+    called = False  # whether the last turn that is no tool's called a tool
     for number, message in enumerate(example.messages, 1):
         if not (message.content or "").strip() and not message.tool_calls:
             said.append(f"message {number} ({message.role}) is empty")
-        if message.role == "tool" and not _answers_a_call(example, number - 1):
+        if message.role == "tool" and not called:
             said.append(f"message {number} (tool) answers no tool call")
+        called = bool(message.tool_calls) if message.role != "tool" else called
     try:
         store.dumps(example).encode("utf-8")
     except (ValueError, RecursionError):  # lone surrogates, NaN: no JSON reader would take the file
@@ -87,11 +88,21 @@ def check_format(example: TrainingExample) -> list[Issue]:
     return [Issue(code="invalid_format", evidence=text) for text in said]
 
 
-def _answers_a_call(example: TrainingExample, index: int) -> bool:
-    """Whether the turns before a tool message are other tool messages back to an assistant's tool call."""
-    while index > 0 and example.messages[index].role == "tool":
-        index -= 1
-    return bool(example.messages[index].tool_calls)
+def special_tokens(base_model: str) -> list[str]:
+    """The texts that steer a chat instead of being read: those of the base model's tokenizer and OpenAI's."""
+    tokenizer = tokens.tokenizer_of(base_model)
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(added | set(tokenizer.all_special_tokens) | {f"<|{name}|>" for name in OPENAI_TOKENS})
+
+
+def check_special_tokens(example: TrainingExample, special: Iterable[str]) -> list[Issue]:
+    """No user or assistant text holds a special token: it would end a turn, or begin one, in the middle of a text."""
+    return [
+        Issue(code="invalid_format", evidence=f"message {number} ({m.role}) holds the special token {token}")
+        for number, m in enumerate(example.messages, 1)
+        for token in special
+        if m.role in ("user", "assistant") and token in (m.content or "")
+    ]
 
 
 def answer_validator(task: Task) -> Any:
@@ -112,7 +123,7 @@ def check_answer(example: TrainingExample, validator: Any) -> list[Issue]:
         return [Issue(code="invalid_format", evidence="the answer is not one JSON value")]
     if error is None:
         return []
-    known = set((validator.schema.get("properties") or {}) if isinstance(validator.schema, dict) else {})
+    known = set(validator.schema.get("properties") or {})  # other keys are the row's own text
     path = ".".join(str(p) for p in error.absolute_path if isinstance(p, int) or p in known)
     field = f"answer.{path}" if path else "the answer"
     return [Issue(code="invalid_format", evidence=f"{field} breaks the output schema's rule `{error.validator}`")]
@@ -122,32 +133,20 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def count_lengths(examples: Iterable[TrainingExample], base_model: str, max_tokens: int) -> list[tuple[int, int]]:
-    """(characters, tokens) of each example without its system prompt; tokens are -1 where the text is endless."""
+def count_tokens(examples: Iterable[TrainingExample], base_model: str, max_tokens: int) -> list[int | None]:
+    """Tokens of each example without its system prompt; None where the text is endless."""
     texts = ["\n".join(clean(m.content or "") for m in e.messages if m.role != "system") for e in examples]
     countable = [i for i, text in enumerate(texts) if len(text) <= max_tokens * CHARACTERS_PER_TOKEN]
     counted = dict(zip(countable, tokens.count_text(base_model, [texts[i] for i in countable]), strict=True))
-    return [(len(text), counted.get(i, -1)) for i, text in enumerate(texts)]
+    return [counted.get(i) for i in range(len(texts))]
 
 
-def check_length(length: tuple[int, int], min_tokens: int, max_tokens: int) -> list[Issue]:
+def check_length(counted: int | None, min_tokens: int, max_tokens: int) -> list[Issue]:
     """Between min_tokens and max_tokens, by the base model's own tokenizer."""
-    characters, counted = length
-    if counted < 0:
-        return [Issue(code="invalid_length", evidence=f"{characters} characters cannot fit max_tokens={max_tokens}")]
-    if min_tokens <= counted <= max_tokens:
+    if counted is not None and min_tokens <= counted <= max_tokens:
         return []
-    return [Issue(code="invalid_length", evidence=f"{counted} tokens; wanted {min_tokens} to {max_tokens}")]
-
-
-def check_personal_data(example: TrainingExample) -> list[Issue]:
-    """No card, e-mail, IBAN, IP, phone or social security number in any message."""
-    return _findings(example, "contains_pii", find_personal_data)
-
-
-def check_secrets(example: TrainingExample) -> list[Issue]:
-    """No key, token or private key in any message; what is merely suspicious goes to review instead."""
-    return _findings(example, "contains_secret", find_secrets)
+    length = f"over {max_tokens * CHARACTERS_PER_TOKEN} characters" if counted is None else f"{counted} tokens"
+    return [Issue(code="invalid_length", evidence=f"{length}; wanted {min_tokens} to {max_tokens} tokens")]
 
 
 def suspicious(example: TrainingExample) -> str:
@@ -156,16 +155,15 @@ def suspicious(example: TrainingExample) -> str:
     return f"possible secret: {', '.join(kinds)}" if kinds else ""
 
 
-def _findings(example: TrainingExample, code: str, find: Any) -> list[Issue]:
+def check_findings(example: TrainingExample, code: str, find: Callable[[str], tuple[Span, ...]]) -> list[Issue]:
+    """No personal data, no secret in any message; what is merely suspicious goes to review instead."""
     issues = []
     for number, message in enumerate(example.messages, 1):
-        text = clean(message.content or "")
-        if message.tool_calls:
-            text += clean(json.dumps(message.tool_calls, ensure_ascii=False))
-        spans: tuple[Span, ...] = find(text) if text else ()
-        for span in spans:
+        calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
+        text = clean((message.content or "") + calls)
+        for span in find(text):
             if span.certain:
-                outline = stars(text[span.start : span.end])
                 place = f"message {number} ({message.role}), characters {span.start}-{span.end}"
-                issues.append(Issue(code=code, evidence=f"{span.kind} in {place}: {outline}"))
+                evidence = f"{span.kind} in {place}: {stars(text[span.start : span.end])}"
+                issues.append(Issue(code=code, evidence=evidence))
     return issues[:MAX_FINDINGS]

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, time
 from typing import Any, NamedTuple
 
 from pydantic import model_validator
 
-from helpers import tasks
+from helpers import store, tasks
+from helpers.curate import versions
 from helpers.curate.checks import Sieved, reject, suspicious, validate_examples
 from helpers.curate.duplicates import Conflict, deduplicate_examples
-from helpers.curate.labels import label_counts, label_of, label_warnings
 from helpers.curate.personal import masked_text
-from helpers.curate.versions import publish
-from helpers.records import FineTuningDataset, Issue, Record, RejectedExample, TrainingExample, WorkbookError
+from helpers.records import PARTS, FineTuningDataset, Issue, Record, RejectedExample, TrainingExample, WorkbookError
 
 SOURCE_FILTERS = ("low_feedback", "out_of_date_range")  # choices of the reader, not findings about the data
 SAMPLE = 1000  # rejected rows kept as evidence for the source filters together
 ALARM_ROWS = 10  # a source of fewer rows raises no wipe-out alarm
+MAX_VALUES = 30  # more distinct values than this are free text, not labels
+FEW = 10  # test rows below which a label's score says nearly nothing
+Labels = dict[str, dict[str, dict[str, int]]]  # field -> part -> value -> rows
 
 
 class DataCollectionConfig(Record):
@@ -42,11 +44,9 @@ class DataCollectionConfig(Record):
 
     @model_validator(mode="after")
     def _sensible(self) -> DataCollectionConfig:
-        for name in ("near_duplicate_threshold", "leakage_threshold"):
-            if not 0.4 <= getattr(self, name) <= 1:
-                raise WorkbookError(f"{name} is {getattr(self, name)}; give a similarity from 0.4 to 1.0")
-        if not 0 < self.wipeout_share <= 1:
-            raise WorkbookError(f"wipeout_share is {self.wipeout_share}; give a share above 0, up to 1.0 (no alarm)")
+        for name, least in (("near_duplicate_threshold", 0.4), ("leakage_threshold", 0.4), ("wipeout_share", 0.01)):
+            if not least <= getattr(self, name) <= 1:
+                raise WorkbookError(f"{name} is {getattr(self, name)}; give a number from {least} to 1.0")
         if not 0 <= self.min_tokens <= self.max_tokens:
             raise WorkbookError(f"min_tokens {self.min_tokens} must not be above max_tokens {self.max_tokens}")
         start, end = self.date_range
@@ -85,26 +85,25 @@ class Curated(NamedTuple):
     rejected: list[RejectedExample]
     review: list[dict[str, str]]
     funnel: list[dict[str, Any]]
-    labels: dict[str, dict[str, dict[str, int]]]
+    labels: Labels
     warnings: list[str]
     params: dict[str, Any]
 
 
 def collect_training_data(config: DataCollectionConfig) -> FineTuningDataset:
     """Collect, deduplicate, validate, split and publish one immutable dataset version."""
-    return publish(curate(config))
+    return versions.publish(curate(config))
 
 
 def curate(config: DataCollectionConfig) -> Curated:
     """Human rows (verified) and well-rated production rows (unverified) through every stage, in this order."""
     task = tasks.load_task(config.task)
-    loaded = [tasks.load_examples(task, "human")]
-    if config.use_production:
-        loaded.append(tasks.load_examples(task, "production"))
+    sources = ("human", "production") if config.use_production else ("human",)
+    loaded = [tasks.load_examples(task, source) for source in sources]
     rows = [example for source in loaded for example in source.examples]
     unreadable = [row for source in loaded for row in source.unreadable]
     filtered, warnings = filter_production(rows, config)
-    placed = create_splits(filtered.kept, config.seed, config.split_ratios)
+    placed = tasks.with_parts(filtered.kept, config.seed, config.split_ratios)
     checked = validate_examples(placed, task, config.base_model, config.min_tokens, config.max_tokens)
     unique, conflicts = deduplicate_examples(
         checked.kept, label_of(task, checked.kept), config.near_duplicate_threshold, config.leakage_threshold
@@ -113,87 +112,70 @@ def curate(config: DataCollectionConfig) -> Curated:
     funnel = build_funnel(rows, unreadable, filtered, checked, unique)
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
     labels = label_counts(task, unique.kept)
-    params = config.model_dump()
-    review = review_rows(conflicts, unique.kept)
-    return Curated(task, unique.kept, rejected, review, funnel, labels, warnings + label_warnings(labels), params)
-
-
-def create_splits(examples: Iterable[TrainingExample], seed: int, ratios: dict[str, float]) -> list[TrainingExample]:
-    """Each example with its part: verified rows by a hash of seed and group, unverified rows always in train."""
-    return tasks.with_parts(examples, seed, ratios)
+    review, warnings = review_rows(conflicts, unique.kept), warnings + label_warnings(labels)
+    return Curated(task, unique.kept, rejected, review, funnel, labels, warnings, config.model_dump())
 
 
 def filter_production(rows: Sequence[TrainingExample], config: DataCollectionConfig) -> tuple[Sieved, list[str]]:
     """Production rows with enough feedback and inside the dates; the evidence is a sample, the counts are not."""
     logs = [e for e in rows if e.source == "production"]
-    rated = sum(e.feedback_score is not None for e in logs)
+    rated = any(e.feedback_score is not None for e in logs)
     warnings = []
     if config.use_production and not logs:
         warnings.append("no production rows: the dataset holds the human examples alone")
     if logs and not rated:
         warnings.append("no production row carries feedback, so min_feedback_score could not be applied")
-    start, end = config.date_range
+    least, dates = config.min_feedback_score if rated else 0, config.date_range
     kept: list[TrainingExample] = []
     dropped: dict[str, list[tuple[TrainingExample, Issue]]] = {code: [] for code in SOURCE_FILTERS}
     for example in rows:
-        issue = None
-        if example.source == "production":
-            issue = _low_feedback(example, config.min_feedback_score if rated else 0) or _date(example, start, end)
+        issue = _unwanted(example, least, *dates) if example.source == "production" else None
         if issue is None:
             kept.append(example)
         else:
             dropped[issue.code].append((example, issue))
     counts = Counter({("production", code): len(pairs) for code, pairs in dropped.items() if pairs})
     each = SAMPLE // len(SOURCE_FILTERS)
-    sample = [pair for pairs in dropped.values() for pair in sorted(pairs, key=_lot)[:each]]
-    return Sieved(kept, [reject(example, [issue], "filter") for example, issue in sample], counts), warnings
+    for pairs in dropped.values():  # a random sample, but the same one whatever the file's order
+        pairs.sort(key=lambda pair: store.fingerprint(pair[0].id))
+    sample = [reject(example, [issue], "filter") for pairs in dropped.values() for example, issue in pairs[:each]]
+    return Sieved(kept, sample, counts), warnings
 
 
-def _lot(pair: tuple[TrainingExample, Issue]) -> str:
-    """A fixed random order, the same whatever the file's order."""
-    return hashlib.sha256(pair[0].id.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _low_feedback(example: TrainingExample, least: float) -> Issue | None:
-    score = example.feedback_score
-    if least <= 0 or (score is not None and score >= least):
-        return None
-    said = "not rated" if score is None else f"score {score:g}"
-    return Issue(code="low_feedback", evidence=f"{said}; wanted at least {least:g}", score=score)
-
-
-def _date(example: TrainingExample, start: datetime | None, end: datetime | None) -> Issue | None:
-    if not (start and example.created_at < start) and not (end and example.created_at > end):
-        return None
-    guessed = " (the file's date: the row has none)" if example.meta.get("created_at_guessed") else ""
-    return Issue(code="out_of_date_range", evidence=f"created {example.created_at.isoformat()}{guessed}")
+def _unwanted(example: TrainingExample, least: float, start: datetime | None, end: datetime | None) -> Issue | None:
+    """Why the reader's choices leave out a production row; None when they do not."""
+    score, made = example.feedback_score, example.created_at
+    if least > 0 and (score is None or score < least):
+        said = "not rated" if score is None else f"score {score:g}"
+        return Issue(code="low_feedback", evidence=f"{said}; wanted at least {least:g}", score=score)
+    if (start and made < start) or (end and made > end):
+        guessed = " (the file's date: the row has none)" if example.meta.get("created_at_guessed") else ""
+        return Issue(code="out_of_date_range", evidence=f"created {made.isoformat()}{guessed}")
+    return None
 
 
 def build_funnel(
-    rows: Sequence[TrainingExample],
-    unreadable: Sequence[RejectedExample],
-    filtered: Sieved,
-    checked: Sieved,
-    unique: Sieved,
+    rows: Sequence[TrainingExample], unreadable: Sequence[RejectedExample], *stages: Sieved
 ) -> list[dict[str, Any]]:
-    """One row per stage and source: in = out + the sum of rejected, asserted against the rows themselves."""
+    """One row per stage and source: in = out + the sum of rejected, asserted against the rows that are left.
+
+    `stages` are the source filter, the checks, and the duplicates with the leaks (which the funnel tells apart).
+    """
+    filtered, checked, unique = (stage.counts for stage in stages)
     torn = Counter((r.example["source"], r.issues[0].code) for r in unreadable)
-    leaks = Counter({key: n for key, n in unique.counts.items() if key[1] == "potential_leakage"})
-    stages = [("read", torn), ("filter", filtered.counts), ("check", checked.counts)]
-    stages += [("duplicates", unique.counts - leaks), ("leakage", leaks)]
+    leaks = Counter({key: n for key, n in unique.items() if key[1] == "potential_leakage"})
+    steps = {"read": torn, "filter": filtered, "check": checked, "duplicates": unique - leaks, "leakage": leaks}
     funnel = []
     left = Counter(e.source for e in rows) + Counter(r.example["source"] for r in unreadable)
-    sources = sorted(left)
-    for stage, counts in stages:
-        for source in sources:
+    for stage, counts in steps.items():
+        for source in sorted(left):
             lost = {code: n for (of, code), n in sorted(counts.items()) if of == source}
             out = left[source] - sum(lost.values())
             funnel.append({"stage": stage, "source": source, "in": left[source], "out": out, "rejected": lost})
             left[source] = out
-    kept = Counter(e.source for e in unique.kept)
-    for source in sources:
-        if left[source] != kept[source]:
-            raise AssertionError(f"the funnel loses {source} rows: {left[source]} by count, {kept[source]} kept")
+    kept = Counter(e.source for e in stages[-1].kept)
+    if +left != kept:
+        raise AssertionError(f"the funnel loses rows: {dict(left)} by count, {dict(kept)} kept")
     return funnel
 
 
@@ -223,16 +205,58 @@ def review_rows(conflicts: list[Conflict], kept: list[TrainingExample]) -> list[
         for one, two in ((example, other), (other, example)):
             why.setdefault(one.id, (one, f"label_conflict with {two.id} (Jaccard {score:.2f})"))
     why |= {e.id: (e, said) for e in kept if e.id not in why and (said := suspicious(e))}
-    return [
-        {
-            "id": example.id,
-            "source": example.source,
-            "input": masked_text(example.user_text),
-            "output": masked_text(example.answer),
-            "why": reason,
-            "decision": "",
-            "corrected_output": "",
-            "reviewer": "",
-        }
-        for example, reason in why.values()
-    ]
+    rows = []
+    for e, reason in why.values():
+        texts = {"input": masked_text(e.user_text), "output": masked_text(e.answer)}
+        rows.append({"id": e.id, "source": e.source, **texts, "why": reason})
+    return rows
+
+
+# ---------------------------------------------------------------- labels
+
+
+def scored_values(task: tasks.Task, example: TrainingExample) -> dict[str, Any]:
+    """The scored fields of a row's answer; {} where it has none."""
+    try:
+        value = json.loads(example.answer)
+    except (ValueError, RecursionError):
+        return {}
+    return {field: value.get(field) for field in task.scored_fields} if isinstance(value, dict) else {}
+
+
+def label_of(task: tasks.Task, examples: Sequence[TrainingExample]) -> Callable[[TrainingExample], str | None]:
+    """A function example -> label, equal for equal answers; None for free text, where no two answers conflict.
+
+    The label is the scored fields; in a text task the answer itself, when `examples` have few different ones.
+    """
+    if task.scored_fields:
+        return lambda example: store.canonical(scored_values(task, example))
+    if task.schema is not None or len({tasks.normalise(e.answer) for e in examples}) <= MAX_VALUES:
+        return lambda example: tasks.normalise(example.answer)
+    return lambda _: None
+
+
+def label_counts(task: tasks.Task, examples: Sequence[TrainingExample]) -> Labels:
+    """Rows of every value in every part, for each scored field that is a label (text tasks: for the answer)."""
+    found: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+    for example in examples:
+        values = (
+            scored_values(task, example) if task.scored_fields else {"answer": tasks.normalise(example.answer)[:60]}
+        )
+        for field, value in values.items():
+            found[field][example.part or "train", value if isinstance(value, str) else store.canonical(value)] += 1
+    return {
+        field: {p: {v: n for (part, v), n in sorted(counts.items()) if part == p} for p in PARTS}
+        for field, counts in found.items()
+        if len({value for _, value in counts}) <= MAX_VALUES
+    }
+
+
+def label_warnings(labels: Labels) -> list[str]:
+    """One sentence per field whose rarer values have too few test rows to be scored on their own."""
+    said = []
+    for field, parts in labels.items():
+        in_test = {value: parts["test"].get(value, 0) for counts in parts.values() for value in counts}
+        if rare := [f"{value} ({n})" for value, n in sorted(in_test.items()) if n < FEW]:
+            said.append(f"fewer than {FEW} test rows for {field} {', '.join(rare)}: no score per value there")
+    return said

@@ -6,7 +6,7 @@ import csv
 import io
 import shutil
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 TOOLS = ("presidio-analyzer", "redact-secret", "rensa", "jsonschema", "transformers")
 REVIEW_COLUMNS = ("id", "source", "input", "output", "why", "decision", "corrected_output", "reviewer")
+LIMITS = (
+    "- Human rows are verified; production rows are not: their answers were only rated well by a customer.",
+    "- Looked for: cards, e-mails, IBANs, IPs, phone and social security numbers, keys. Not for names and addresses.",
+    "- rejected.jsonl says why each row was left out; review.csv lists what a person should decide.",
+)
 
 
 def content_fingerprint(examples: list[TrainingExample]) -> str:
@@ -45,49 +50,37 @@ def publish(curated: Curated) -> FineTuningDataset:
         "funnel": curated.funnel,
         "splits": {part: splits[part] for part in PARTS},
         "fingerprint": print_,
-        "tool_versions": tool_versions(),
+        "tool_versions": {tool: version(tool) for tool in TOOLS},
         "labels": curated.labels,
         "warnings": curated.warnings,
     }
     with store.lock():
         if not (folder / "manifest.json").exists():
             _write_folder(folder, curated, manifest)
-    manifest = read_manifest(name)
+    manifest = store.read_json(folder / "manifest.json")
     if manifest["fingerprint"] != print_:
         raise WorkbookError(f"{folder} holds other content than its name says; move that folder away and run again")
-    metadata = {key: manifest[key] for key in DatasetMetadata.model_fields}
+    metadata = DatasetMetadata(**{key: manifest[key] for key in DatasetMetadata.model_fields})
     examples = sorted(curated.examples, key=lambda e: PARTS.index(e.part or "train"))
-    return FineTuningDataset(
-        examples=examples, metadata=DatasetMetadata(**metadata), splits=Splits(**manifest["splits"])
-    )
+    return FineTuningDataset(examples=examples, metadata=metadata, splits=Splits(**manifest["splits"]))
 
 
 def _write_folder(folder: Path, curated: Curated, manifest: dict[str, Any]) -> None:
     """The version's files in a hidden folder, then one rename; leftovers of killed runs go first (we hold the lock)."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in [*folder.parent.glob(".*.partial"), *([folder] if folder.exists() else [])]:
+    for leftover in [*folder.parent.glob(".*.partial"), *folder.parent.glob(folder.name)]:
         shutil.rmtree(leftover)
     partial = folder.with_name(f".{folder.name}.partial")
     for part in PARTS:
         store.write_jsonl(partial / f"{part}.jsonl", [e for e in curated.examples if e.part == part])
     store.write_jsonl(partial / "rejected.jsonl", curated.rejected)
-    store.write_text(partial / "review.csv", _csv(curated.review))
+    review = io.StringIO()
+    writer = csv.DictWriter(review, REVIEW_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(curated.review)
+    store.write_text(partial / "review.csv", review.getvalue())
     store.write_text(partial / "card.md", data_card(manifest))
     store.write_json(partial / "manifest.json", manifest)
     partial.rename(folder)
-
-
-def _csv(rows: list[dict[str, str]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, REVIEW_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def read_manifest(name: str) -> dict[str, Any]:
-    """The manifest of a published version."""
-    return store.read_json(store.home() / "datasets" / name / "manifest.json", "run 02_curate again")
 
 
 def check_dataset(dataset: FineTuningDataset, funnel: list[dict[str, Any]], min_examples: int) -> str:
@@ -106,24 +99,11 @@ def check_dataset(dataset: FineTuningDataset, funnel: list[dict[str, Any]], min_
         if example.quality != "verified" and example.part != "train":
             raise WorkbookError(f"unverified row {example.id} stands in {example.part}; only train may hold it")
     verified = sum(e.quality == "verified" for e in dataset.examples)
-    empty = [part for part in PARTS if not dataset.part(part)]
-    if empty or verified < min_examples:
-        lack = (
-            f"no {' and no '.join(empty)} rows" if empty else f"{verified} verified rows, min_examples={min_examples}"
-        )
+    lack = " and ".join(f"no {part}" for part in PARTS if not dataset.part(part))
+    if lack or verified < min_examples:
+        lack = f"{lack} rows" if lack else f"{verified} verified rows, min_examples={min_examples}"
         raise WorkbookError(f"too little data to train and judge a model: {lack}; add verified examples")
     return f"{verified} verified rows, {len(dataset.examples)} in all; every row read is kept or accounted for."
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of the libraries whose rules decide which rows stay."""
-    found = {}
-    for tool in TOOLS:
-        try:
-            found[tool] = version(tool)
-        except PackageNotFoundError:  # pragma: no cover (a broken installation; doctor says so)
-            found[tool] = "missing"
-    return found
 
 
 def data_card(manifest: dict[str, Any]) -> str:
@@ -134,12 +114,5 @@ def data_card(manifest: dict[str, Any]) -> str:
     for row in manifest["funnel"]:
         lost = ", ".join(f"{code} {n}" for code, n in row["rejected"].items()) or "-"
         lines.append(f"| {row['stage']} | {row['source']} | {row['in']} | {lost} | {row['out']} |")
-    lines += ["", "## Known limits", ""]
-    lines += [f"- {warning}" for warning in manifest["warnings"]]
-    lines += [
-        "- Human rows are verified; production rows are not: their answers were only rated well by a customer.",
-        "- Names and postal addresses are not searched for; cards, e-mails, IBANs, IPs, phone and social security "
-        "numbers, keys and tokens are.",
-        "- rejected.jsonl says why each row was left out; review.csv lists what a person should decide.",
-    ]
+    lines += ["", "## Known limits", "", *(f"- {warning}" for warning in manifest["warnings"]), *LIMITS]
     return "\n".join(lines) + "\n"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from helpers import store
 from helpers.records import Record
 
 if TYPE_CHECKING:
-    from helpers.models.chat import Answer, Model
+    from helpers.models import Answer, Model
     from helpers.tasks import Task
 
 STALE_DAYS = 90
@@ -23,35 +23,31 @@ class Cost(Record):
 
 
 def request_cost(task: Task, model: Model, answer: Answer, seconds: float | None = None) -> Cost:
-    """USD of one answer.
+    """USD of one answer: by the token where prices.models names the model, else by the second of own hardware.
 
-    On own hardware: seconds x hardware price per hour / 3600. `seconds` should be the time of the request alone (from
-    latency_probe); without it the answer's own latency is taken, which in a batch includes its neighbours.
-    From an endpoint: uncached input, cached input and output tokens x USD per million. An endpoint on this machine
-    counts as own hardware unless prices.models names its model.
+    `seconds` is the time of the request alone (latency_probe); an answer's own latency includes its batch's neighbours.
     """
-    tokens = token_price(task, model.name)
-    if tokens is not None:
+    price = token_price(task, model.name)
+    if price is not None:
         if not answer.tokens_in:
             return Cost(usd=None, reason="the endpoint did not say how many tokens it used")
-        return Cost(usd=token_cost(tokens, answer.tokens_in, answer.tokens_out, answer.tokens_cached))
+        return Cost(usd=token_cost(price, answer.tokens_in, answer.tokens_out, answer.tokens_cached))
     if not model.is_loopback:
         return Cost(usd=None, reason=f"task.yaml has no prices.models entry for {model.name}")
-    per_hour = task.prices.get("hardware_usd_per_hour")
-    if per_hour is None:
+    if task.prices.get("hardware_usd_per_hour") is None:
         return Cost(usd=None, reason="task.yaml has no prices.hardware_usd_per_hour")
     spent = answer.latency_ms / 1000 if seconds is None else seconds
-    return Cost(usd=spent * float(per_hour) / 3600)
+    return Cost(usd=spent * float(task.prices["hardware_usd_per_hour"]) / 3600)
 
 
 def token_price(task: Task, name: str) -> dict[str, float] | None:
     """The price entry of a model: its exact name, else the longest entry that its name begins with (dated snapshots)."""
     models: dict[str, dict[str, float]] = task.prices.get("models") or {}
-    fits = [key for key in models if name == key or name.startswith(f"{key}-") or name.startswith(f"{key}:")]
+    fits = [key for key in models if name == key or name.startswith((f"{key}-", f"{key}:"))]
     return models[max(fits, key=len)] if fits else None
 
 
-def token_cost(price: dict[str, Any], tokens_in: int, tokens_out: int, tokens_cached: int = 0) -> float:
+def token_cost(price: dict[str, float], tokens_in: int, tokens_out: int, tokens_cached: int = 0) -> float:
     """USD = (uncached input x input + cached x cached + output x output) / 1,000,000."""
     cached = float(price.get("cached", price["input"]))
     total = (tokens_in - tokens_cached) * float(price["input"]) + tokens_cached * cached
@@ -60,12 +56,9 @@ def token_cost(price: dict[str, Any], tokens_in: int, tokens_out: int, tokens_ca
 
 def price_warnings(task: Task, today: date | None = None) -> list[str]:
     """What a reader should know before trusting a cost: prices without a date, or older than 90 days."""
-    given = task.prices.get("as_of")
-    if given is None:
-        return ["task.yaml: prices.as_of is missing, so nobody can tell how old the prices are"]
     try:
-        as_of = date.fromisoformat(str(given)[:10])
+        as_of = date.fromisoformat(str(task.prices.get("as_of"))[:10])
     except ValueError:
-        return [f"task.yaml: prices.as_of {given!r} is not a date (YYYY-MM-DD)"]
+        return [f"task.yaml: prices.as_of is {task.prices.get('as_of')}, not a date (YYYY-MM-DD): how old are they?"]
     age = ((today or store.now().date()) - as_of).days
     return [f"prices are {age} days old (as of {as_of}); look them up again"] if age > STALE_DAYS else []

@@ -1,20 +1,30 @@
-"""Counting tokens by the tokenizer of a base model."""
+"""From chats to tokens: the one way that serving, evaluation and training share, and counting by it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from helpers.models.chat import render_tokens
 from helpers.records import Message, WorkbookError
 
 
-def tokenizer_of(base_model: str) -> Any:
-    """The tokenizer of embedded, tiny, a folder or a hub id, loaded once."""
-    from helpers.models import base_path
+def plain(chat: Sequence[Message]) -> list[dict[str, Any]]:
+    """OpenAI message dicts without empty keys."""
+    return [m.model_dump(exclude_none=True) | {"content": m.content} for m in chat]
 
-    return load_tokenizer(base_path(base_model))
+
+def render_tokens(tokenizer: Any, chat: Sequence[Message], generation_prompt: bool = True) -> list[int]:
+    """Token ids of a chat by the tokenizer's own template.
+
+    Templates know no "developer" role and choke on a missing content, so these become "system" and "". A chat without
+    a system turn gets the template's default one where it has one (SmolLM2's has).
+    """
+    turns = [
+        turn | {"content": turn["content"] or "", "role": "system" if turn["role"] == "developer" else turn["role"]}
+        for turn in plain(chat)
+    ]
+    return tokenizer.apply_chat_template(turns, add_generation_prompt=generation_prompt, return_dict=False)
 
 
 @cache
@@ -33,14 +43,20 @@ def load_tokenizer(path: str) -> Any:
     return tokenizer
 
 
-def count_text(base_model: str, texts: Iterable[str]) -> list[int]:
+def tokenizer_of(base_model: str) -> Any:
+    """The tokenizer of embedded, tiny, a folder or a hub id, loaded once."""
+    from helpers.models import base_path
+
+    return load_tokenizer(base_path(base_model))
+
+
+def count_text(base_model: str, texts: Sequence[str]) -> list[int]:
     """Tokens of plain texts, without template."""
-    tokenizer = tokenizer_of(base_model)
-    texts = list(texts)
-    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+    encode = tokenizer_of(base_model)
+    return [len(ids) for ids in encode(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
 
 
-def count_chats(base_model: str, chats: Iterable[list[Message]], generation_prompt: bool = True) -> list[int]:
-    """Tokens of rendered chats (with an answer in the chat: pass generation_prompt=False)."""
+def count_chats(base_model: str, chats: Iterable[list[Message]]) -> list[int]:
+    """Tokens of rendered chats, generation prompt included."""
     tokenizer = tokenizer_of(base_model)
-    return [len(render_tokens(tokenizer, chat, generation_prompt)) for chat in chats]
+    return [len(render_tokens(tokenizer, chat)) for chat in chats]

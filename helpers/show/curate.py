@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,36 +10,27 @@ from helpers import show
 from helpers.records import PARTS, FineTuningDataset, RejectedExample
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
     from pandas.io.formats.style import Styler
 
 PART_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
 SOURCE_COLOURS = {"human": "#0072B2", "production": "#E69F00", "synthetic": "#CC79A7"}
-STAGES = {
-    "read": "readable",
-    "filter": "well rated, in time",
-    "check": "passed the checks",
-    "duplicates": "no copy",
-    "leakage": "no leak",
-}
+STAGES = ("readable", "well rated, in time", "passed the checks", "no copy", "no leak")
 MAX_BARS = 12
 
 
-def _whole(frame: pd.DataFrame) -> Styler:
-    """The frame with its caption and every cell in full: a plain frame cuts evidence off at 50 characters."""
-    return frame.style.hide(axis="index").set_caption(frame.attrs.get("caption", "")).format(escape="html")
+def _whole(rows: list[dict[str, Any]], caption: str) -> Styler:
+    """A table with its caption and every cell in full: a plain frame cuts evidence off at 50 characters."""
+    return show.table(rows).style.hide(axis="index").set_caption(caption).format(escape="html")
 
 
 def funnel_table(funnel: Iterable[Mapping[str, Any]]) -> Styler:
     """One row per stage and source: in = out + rejected, with the rejected rows by their first code."""
     rows = []
-    for row in funnel:
+    for row in sorted(funnel, key=lambda r: r["source"]):
         lost = ", ".join(f"{code} {n}" for code, n in row["rejected"].items()) or "-"
-        rows.append(
-            {"source": row["source"], "stage": row["stage"], "in": row["in"], "rejected": lost, "out": row["out"]}
-        )
-    return _whole(show.table(sorted(rows, key=lambda r: r["source"]), "Every row in, by source and stage"))
+        rows.append({key: row[key] for key in ("source", "stage", "in")} | {"rejected": lost, "out": row["out"]})
+    return _whole(rows, "Every row in, by source and stage")
 
 
 def funnel_figure(funnel: Sequence[Mapping[str, Any]]) -> Figure:
@@ -46,13 +38,12 @@ def funnel_figure(funnel: Sequence[Mapping[str, Any]]) -> Figure:
     import matplotlib.pyplot as plt
 
     sources = sorted({row["source"] for row in funnel})
-    height = 0.9 + 1.9 * max(1, len(sources))
-    figure, axes = plt.subplots(max(1, len(sources)), 1, figsize=(7.5, height), squeeze=False, layout="constrained")
-    for axis, source in zip(axes[:, 0], sources, strict=False):
+    size = (7.5, 0.9 + 1.9 * len(sources))
+    figure, axes = plt.subplots(len(sources), 1, figsize=size, squeeze=False, layout="constrained")
+    for axis, source in zip(axes[:, 0], sources, strict=True):
         rows = [row for row in funnel if row["source"] == source]
-        names = ["rows in the file", *(STAGES.get(row["stage"], row["stage"]) for row in rows)]
         left = [rows[0]["in"], *(row["out"] for row in rows)]
-        axis.barh(names, left, color=SOURCE_COLOURS.get(source, show.COLOURS["base"]))
+        axis.barh(["rows in the file", *STAGES], left, color=SOURCE_COLOURS[source])
         for y, n in enumerate(left):
             lost = f"  (−{left[y - 1] - n:,})" if y and left[y - 1] > n else ""
             axis.text(n, y, f" {n:,}{lost}", va="center", fontsize=9)
@@ -70,38 +61,27 @@ def parts_table(dataset: FineTuningDataset) -> Styler:
     rows = []
     for part in PARTS:
         examples = dataset.part(part)
-        rows.append(
-            {
-                "part": part,
-                "rows": len(examples),
-                "groups": len({e.group for e in examples}),
-                "verified": sum(e.quality == "verified" for e in examples),
-                "unverified": sum(e.quality != "verified" for e in examples),
-            }
-        )
-    return _whole(show.table(rows, f"Dataset {dataset.metadata.version}"))
+        groups, verified = len({e.group for e in examples}), sum(e.quality == "verified" for e in examples)
+        counts = {"groups": groups, "verified": verified, "unverified": len(examples) - verified}
+        rows.append({"part": part, "rows": len(examples), **counts})
+    return _whole(rows, f"Dataset {dataset.metadata.version}")
 
 
 def parts_figure(dataset: FineTuningDataset, labels: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Figure:
     """Length of the user's text per part and, for the first labelled field, each value's share of its part."""
     import matplotlib.pyplot as plt
 
-    field = next(iter(labels), None)
-    figure, axes = plt.subplots(
-        1, 2 if field else 1, figsize=(10 if field else 5.5, 3.6), squeeze=False, layout="constrained"
-    )
-    lengths = [[len(e.user_text) for e in dataset.part(part)] or [0] for part in PARTS]
-    names = [f"{part}\nn={len(dataset.part(part))}" for part in PARTS]
-    boxes = axes[0, 0].boxplot(
-        lengths, orientation="horizontal", tick_labels=names, patch_artist=True, whis=(2.5, 97.5)
-    )
-    for box, median, part in zip(boxes["boxes"], boxes["medians"], PARTS, strict=True):
+    figure, axes = plt.subplots(1, 2 if labels else 1, figsize=(10, 3.6), squeeze=False, layout="constrained")
+    lengths = [[len(e.user_text) for e in dataset.part(part)] for part in PARTS]
+    names = [f"{part}\nn={len(found)}" for part, found in zip(PARTS, lengths, strict=True)]
+    look = {"orientation": "horizontal", "patch_artist": True, "whis": (2.5, 97.5), "medianprops": {"color": "black"}}
+    boxes = axes[0, 0].boxplot([found or [0] for found in lengths], tick_labels=names, **look)
+    for box, part in zip(boxes["boxes"], PARTS, strict=True):
         box.set_facecolor(PART_COLOURS[part])
-        median.set_color("black")
     axes[0, 0].invert_yaxis()
     axes[0, 0].set_xlabel("characters of the user's text (whiskers: 95% of rows)")
-    if field:
-        _shares(axes[0, 1], field, labels[field])
+    if labels:
+        _shares(axes[0, 1], *next(iter(labels.items())))
     for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
     plt.close(figure)
@@ -110,11 +90,8 @@ def parts_figure(dataset: FineTuningDataset, labels: Mapping[str, Mapping[str, M
 
 def _shares(axis: Any, field: str, parts: Mapping[str, Mapping[str, int]]) -> None:
     """Grouped bars: the share of every label within each part, the most frequent labels first."""
-    totals: dict[str, int] = {}
-    for counts in parts.values():
-        for value, n in counts.items():
-            totals[value] = totals.get(value, 0) + n
-    values = sorted(totals, key=lambda v: -totals[v])[:MAX_BARS]
+    totals = sum((Counter(counts) for counts in parts.values()), Counter())
+    values = [value for value, _ in totals.most_common(MAX_BARS)]
     for k, part in enumerate(PARTS):
         n = max(1, sum(parts[part].values()))
         at = [i + (k - 1) * 0.27 for i in range(len(values))]
@@ -128,35 +105,23 @@ def _shares(axis: Any, field: str, parts: Mapping[str, Mapping[str, int]]) -> No
 
 def rejected_table(rejected: Iterable[RejectedExample], show_text: bool, each: int = 3) -> Styler:
     """A few rejected rows per code: where the row is, what was seen (masked), and what it matched."""
-    shown: dict[str, int] = {}
+    shown: Counter[str] = Counter()
     rows = []
     for row in sorted(rejected, key=lambda r: r.issues[0].code):
-        issue = row.issues[0]
-        shown[issue.code] = shown.get(issue.code, 0) + 1
-        if shown[issue.code] > each:
-            continue
-        rows.append(
-            {
-                "code": issue.code,
-                "row": f"{row.example['file']}:{row.example['line']}",
-                "evidence": issue.evidence,
-                "matched": issue.matched_id or "",
-                "score": "" if issue.score is None else f"{issue.score:.2f}",
-                "text": show.masked(row.example.get("excerpt") or "", show_text),
-            }
-        )
-    return _whole(show.table(rows, f"Up to {each} rejected rows per code; rejected.jsonl holds them all"))
+        issue, where = row.issues[0], f"{row.example['file']}:{row.example['line']}"
+        shown[issue.code] += 1
+        if shown[issue.code] <= each:
+            score = "" if issue.score is None else f"{issue.score:.2f}"
+            matched = {"evidence": issue.evidence, "matched": issue.matched_id or "", "score": score}
+            text = show.masked(row.example.get("excerpt") or "", show_text)
+            rows.append({"code": issue.code, "row": where, **matched, "text": text})
+    return _whole(rows, f"Up to {each} rejected rows per code; rejected.jsonl holds them all")
 
 
-def review_table(review: Iterable[Mapping[str, str]], show_text: bool, rows: int = 10) -> Styler:
+def review_table(review: Sequence[Mapping[str, str]], show_text: bool, rows: int = 10) -> Styler:
     """The first rows that a person should decide about."""
-    short = [
-        {
-            "id": r["id"],
-            "why": r["why"],
-            "input": show.masked(r["input"], show_text),
-            "output": show.masked(r["output"], show_text, 90),
-        }
-        for r in list(review)[:rows]
-    ]
-    return _whole(show.table(short, "For a person to decide", columns=["id", "why", "input", "output"]))
+    short = []
+    for row in review[:rows]:
+        texts = {"input": show.masked(row["input"], show_text), "output": show.masked(row["output"], show_text, 90)}
+        short.append({"id": row["id"], "why": row["why"], **texts})
+    return _whole(short, "For a person to decide")

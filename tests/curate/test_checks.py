@@ -32,7 +32,7 @@ SECRETS = (
 @pytest.mark.parametrize(("kind", "value"), PERSONAL.items())
 def test_personal_data_is_named_by_kind_and_place_and_never_by_value(kind, value):
     row = example(f"please answer me at {value} soon", id="r1")
-    issues = checks.check_personal_data(row)
+    issues = checks.check_findings(row, "contains_pii", personal.find_personal_data)
     assert kind in [i.evidence.split()[0] for i in issues]
     log = store.dumps(checks.reject(row, issues, "check").model_dump())
     assert value not in log and "characters 20-" in log
@@ -41,7 +41,7 @@ def test_personal_data_is_named_by_kind_and_place_and_never_by_value(kind, value
 @pytest.mark.parametrize("value", SECRETS)
 def test_a_secret_is_rejected_and_its_value_reaches_no_log(value):
     row = example(f"it says {value}", id="r1")
-    issues = checks.check_secrets(row)
+    issues = checks.check_findings(row, "contains_secret", personal.find_secrets)
     assert [i.code for i in issues][:1] == ["contains_secret"]
     log = store.dumps(checks.reject(row, issues, "check").model_dump())
     assert value not in log and value.split()[-1] not in log
@@ -56,7 +56,9 @@ def test_an_outline_holds_no_letter_or_digit(value):
 
 def test_a_suspicious_text_goes_to_review_and_is_kept():
     row = example("my api_key=8f14e45fceea167a5a36dedd4bea2543 stopped")
-    assert checks.check_secrets(row) == [] and "possible secret" in checks.suspicious(row)
+    assert checks.check_findings(
+        row, "contains_secret", personal.find_secrets
+    ) == [] and "possible secret" in checks.suspicious(row)
 
 
 @settings(max_examples=100, deadline=None)
@@ -113,6 +115,19 @@ def test_a_proper_chat_passes_also_with_tools():
     assert checks.check_format(example("x").model_copy(update={"messages": turns})) == []
 
 
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|endoftext|>", "<|fim_suffix|>", "<file_sep>"])
+def test_a_special_token_of_the_base_model_or_of_openai_is_rejected_and_named(token, make_task):
+    task = tasks.load_task(str(make_task([])))
+    rows = [example(f"please stop {token} here"), example("please stop <im_end> | here")]
+    sieved = curate.validate_examples(rows, task, "tiny", 4, 100)
+    assert sieved.kept == rows[1:]
+    (issue,) = sieved.rejected[0].issues
+    assert issue.code == "invalid_format" and issue.evidence == f"message 1 (user) holds the special token {token}"
+    answer = example("x").model_copy(update={"messages": [message("user"), message("assistant", f"{{}}{token}")]})
+    (issue,) = checks.check_special_tokens(answer, checks.special_tokens("tiny"))
+    assert "message 2 (assistant)" in issue.evidence
+
+
 @pytest.mark.parametrize(
     "answer", ['{"label": "maybe-4111"}', "Sure! {}", '{"label": NaN}', '["yes"]', '{"label":"yes","mail-me@x.org":1}']
 )
@@ -129,7 +144,10 @@ def test_lengths_are_judged_by_tokens_and_endless_rows_are_not_tokenised(make_ta
     sieved = curate.validate_examples(rows, task, "tiny", 4, 100)
     assert [e.user_text for e in sieved.kept] == ["a question of ordinary length"]
     assert [r.issues[0].code for r in sieved.rejected] == ["invalid_length", "invalid_length"]
-    assert "tokens" in sieved.rejected[0].issues[0].evidence and "50017" in sieved.rejected[1].issues[0].evidence
+    assert (
+        "tokens" in sieved.rejected[0].issues[0].evidence
+        and "over 2000 characters" in sieved.rejected[1].issues[0].evidence
+    )
 
 
 def test_every_check_runs_on_every_row(make_task):

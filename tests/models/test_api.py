@@ -14,13 +14,6 @@ from helpers import models
 from helpers.models.api import ApiModel, is_loopback, openai_client
 from helpers.records import Message, WorkbookError
 
-SCHEMA = {
-    "type": "object",
-    "properties": {"label": {"type": "string"}},
-    "required": ["label"],
-    "additionalProperties": False,
-}
-
 
 class Endpoint(ThreadingHTTPServer):
     """Answers with the user's text in capitals; `refuses` are the options it does not know, `fails` its failures."""
@@ -95,7 +88,6 @@ def test_answers_come_in_order_with_usage_and_real_latency(endpoint: Endpoint) -
     assert answers[0].latency_ms > 0 and answers[-1].finish == "length"
     assert endpoint.seen[0]["temperature"] == 0 and endpoint.seen[0]["max_tokens"] == 9
     assert endpoint.seen[0]["messages"][0] == {"role": "system", "content": "Shout."}
-    assert "response_format" not in endpoint.seen[0]
     assert model.provider == "api" and model.is_loopback
     assert len(model.latency_probe([chat("a"), chat("b")], 9)) == 2
 
@@ -117,18 +109,12 @@ def test_other_endpoints_need_a_key() -> None:
         openai_client("https://api.example.com/v1")
 
 
-def test_a_schema_is_sent_and_dropped_for_good_where_the_server_does_not_know_it(endpoint: Endpoint) -> None:
+def test_an_option_that_the_server_does_not_know_is_dropped_for_good(endpoint: Endpoint) -> None:
+    endpoint.refuses = {"temperature", "max_tokens"}
     model = ApiModel("m", endpoint.url)
-    model.answer([chat("a")], 4, schema=SCHEMA)
-    sent = endpoint.seen[-1]["response_format"]["json_schema"]
-    assert sent["schema"] == SCHEMA
-    endpoint.refuses = {"response_format", "max_tokens"}
-    older = ApiModel("m", endpoint.url)
-    before = len(endpoint.seen)
-    answers = older.answer([chat("b"), chat("c")], 4, schema=SCHEMA)
-    assert [a.text for a in answers] == ["B", "C"]
-    assert len(endpoint.seen) == before + 4, "two refusals once, not for every row"
-    assert endpoint.seen[-1]["max_completion_tokens"] == 4
+    assert [a.text for a in model.answer([chat("b"), chat("c")], 4)] == ["B", "C"]
+    assert len(endpoint.seen) == 4, "two refusals once, not for every row"
+    assert endpoint.seen[-1]["max_completion_tokens"] == 4 and "temperature" not in endpoint.seen[-1]
 
 
 def test_a_failed_request_is_an_error_answer_that_repeats_neither_keys_nor_the_chat(

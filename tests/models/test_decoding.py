@@ -82,6 +82,4 @@ def test_the_common_prefix_leaves_every_prompt_a_token_of_its_own() -> None:
 
 def test_batches_hold_like_lengths_and_bounded_tokens() -> None:
     lengths = [5, 100, 7, 90, 6, 400]
-    batches: list[list[int]] = []
-    decoding.in_batches(lengths, rows=3, tokens=300, run=batches.append)
-    assert batches == [[5], [1, 3, 2], [4, 0]]
+    assert list(decoding.in_batches(lengths, rows=3, tokens=300)) == [[5], [1, 3, 2], [4, 0]]

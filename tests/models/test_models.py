@@ -106,5 +106,5 @@ def test_an_unknown_price_is_none_with_its_reason_never_zero(tiny: Path) -> None
 def test_old_or_undated_prices_are_warned_about() -> None:
     assert prices.price_warnings(task(prices={"as_of": "2026-11-01"}), date(2026, 11, 20)) == []
     assert "121 days old" in prices.price_warnings(task(prices={"as_of": date(2026, 7, 3)}), date(2026, 11, 1))[0]
-    assert "missing" in prices.price_warnings(task(prices={}))[0]
+    assert "not a date" in prices.price_warnings(task(prices={}))[0]
     assert "not a date" in prices.price_warnings(task(prices={"as_of": "soon"}))[0]

@@ -45,6 +45,7 @@ def test_the_shipped_task_answers_follow_its_own_schema():
 
 def test_adding_rows_moves_nobody_between_parts():
     groups = [f"g{i}" for i in range(200)]
+    groups.append("a lone surrogate \ud800")
     before = {g: tasks.assign_part(g, 7, RATIOS) for g in groups}
     more = groups + [f"new{i}" for i in range(500)]
     random.Random(1).shuffle(more)
