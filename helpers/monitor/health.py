@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from helpers import store
 from helpers.evaluate import statistics
-from helpers.monitor.windows import LiveRow, Windows, cut, read_live, well_formed
+from helpers.monitor.windows import LiveRow, Windows, cut, ratings, read_live, well_formed
 from helpers.records import Estimate, EvalResults, FineTunedModelVersion, Record
 from helpers.registry import FineTuneLifecycleManager
 from helpers.tasks import Task
@@ -22,20 +22,20 @@ FEW_ROWS = 30  # fewer requests in a window decide nothing
 FORMAT_MARGIN = 0.02  # a fall that matters, where task.yaml has no margin of its own
 FEEDBACK_MARGIN = 0.25  # points on the scale of 1 to 5
 SHARE_SHIFT = 0.05  # a shift of a share that is worth a look
-LENGTH_SHIFT = 0.2  # … of the median length of an answer
+LENGTH_SHIFT = 0.2  # … of the mean length of an answer
 
 HealthVerdict = Literal["ok", "watch", "retrain"]
 
 
 class Check(Record):
-    """One figure of the window against its baseline, with what it means."""
+    """One figure of the window against its baseline, with what it means; `p` is there if it must survive Holm."""
 
     name: str
     verdict: HealthVerdict
     value: float | None
     baseline: float | None
     n: int
-    simulated: bool
+    simulated: bool = False
     low: float | None = None
     high: float | None = None
     p: float | None = None
@@ -59,20 +59,16 @@ def check_health(
 ) -> Health:
     """Judge the last `window_days` of live traffic against what was measured before promotion and the weeks before."""
     serving = FineTuneLifecycleManager(task.registry_name).get_production_version()
+    version = serving.id if serving else None
     log = read_live(task, live_path)
-    windows = cut(log, window_days, serving.id if serving else "")
-    checks = live_checks(task, windows, baseline_of(serving, run), log.simulated)
+    windows = cut(log, window_days, version or "")
+    made = holm(live_checks(task, windows, _baseline(serving, run)))
+    checks = [check.model_copy(update={"simulated": log.simulated}) for check in made]
     checks.append(age_check(serving, max_age_days))
     verdict, reasons = judge(checks, serving is not None)
-    return Health(
-        verdict=verdict,
-        reasons=reasons,
-        checks=checks,
-        version=serving.id if serving else None,
-        window={"from": windows.start, "to": windows.end, "days": window_days, "files": [p.name for p in log.files]},
-        simulated=log.simulated,
-        unreadable=log.unreadable,
-    )
+    window = {"from": windows.start, "to": windows.end, "days": window_days, "files": [p.name for p in log.files]}
+    told: dict[str, Any] = {"version": version, "window": window, "unreadable": log.unreadable}
+    return Health(verdict=verdict, reasons=reasons, checks=checks, simulated=log.simulated, **told)
 
 
 def judge(checks: Sequence[Check], serving: bool) -> tuple[HealthVerdict, list[str]]:
@@ -84,30 +80,12 @@ def judge(checks: Sequence[Check], serving: bool) -> tuple[HealthVerdict, list[s
     return ("retrain" if "retrain" in verdicts else "watch" if "watch" in verdicts else "ok"), reasons
 
 
-def baseline_of(serving: FineTunedModelVersion | None, run: store.Run) -> EvalResults | None:
+def _baseline(serving: FineTunedModelVersion | None, run: store.Run) -> EvalResults | None:
     """What was measured on the test part: of the version that serves, else of this run's own candidate."""
     if serving is not None:
         return serving.eval_results
-    return (
-        EvalResults.model_validate(run.read("evaluation.json")["fine_tuned_model"])
-        if run.has("evaluation.json")
-        else None
-    )
-
-
-def live_checks(task: Task, windows: Windows, baseline: EvalResults | None, simulated: bool) -> list[Check]:
-    """Every check over live rows; the ones with a p-value are corrected together."""
-    made = [
-        volume_check(windows),
-        format_check(task, windows, baseline),
-        feedback_check(windows),
-        share_check("share_rated", windows, lambda row: row.feedback is not None, "two-sided"),
-        share_check("error_rate", windows, lambda row: not row.ok, "greater"),
-        latency_check(task, windows, baseline),
-        length_check(windows),
-        vocabulary_check(windows),
-    ]
-    return [check.model_copy(update={"simulated": simulated}) for check in holm(made)]
+    found = run.read("evaluation.json")["fine_tuned_model"] if run.has("evaluation.json") else None
+    return EvalResults.model_validate(found) if found else None
 
 
 def holm(checks: list[Check]) -> list[Check]:
@@ -115,16 +93,13 @@ def holm(checks: list[Check]) -> list[Check]:
 
     A check comes in with the verdict that it deserves if its p survives.
     """
-    tested = sorted((check for check in checks if check.p is not None), key=lambda check: check.p or 0.0)
+    tested = sorted((check.p, check.name) for check in checks if check.p is not None)
     survivors = set()
-    for rank, check in enumerate(tested):
-        if (check.p or 0.0) > ALPHA / (len(tested) - rank):
+    for rank, (p, name) in enumerate(tested):
+        if p > ALPHA / (len(tested) - rank):
             break
-        survivors.add(check.name)
+        survivors.add(name)
     return [c if c.p is None or c.name in survivors else c.model_copy(update={"verdict": "ok"}) for c in checks]
-
-
-# ---------------------------------------------------------------- tests
 
 
 def any_time_p(values: Sequence[float], at_least: float) -> float:
@@ -144,181 +119,98 @@ def any_time_p(values: Sequence[float], at_least: float) -> float:
     return float(min(1.0, np.exp(-highest)))
 
 
-def _fall_check(
-    name: str, values: list[float], now: Estimate, before: Estimate, scale: tuple[float, float], margin: float
+def live_checks(task: Task, windows: Windows, baseline: EvalResults | None) -> list[Check]:
+    """Every check over live rows, not yet corrected for being many."""
+    both = windows.recent, windows.earlier
+    formed, rated = [well_formed(task, rows) for rows in both], [ratings(rows) for rows in both]
+    format_now, format_before = map(statistics.proportion, formed)
+    format_before = baseline.format_compliance if baseline else format_before
+    margin = task.margins.get("format_compliance", FORMAT_MARGIN)
+    gave_rating = [[float(row.feedback is not None) for row in rows] for rows in both]
+    failed = [[float(not row.ok) for row in rows] for rows in both]
+    lengths = [[float(len(row.answer)) for row in rows if row.ok] for rows in both]
+    return [
+        volume_check(windows),
+        fall_check("format_compliance", formed[0], format_now, format_before, margin),
+        fall_check("feedback_mean", rated[0], *map(statistics.mean, rated), FEEDBACK_MARGIN, scale=(1.0, 5.0)),
+        shift_check("share_rated", *gave_rating, lambda now, before: abs(now - before) >= SHARE_SHIFT),
+        shift_check("error_rate", *failed, lambda now, before: now - before >= SHARE_SHIFT),
+        shift_check("answer_length", *lengths, lambda now, before: abs(now - before) >= LENGTH_SHIFT * before),
+        shift_check("new_vocabulary", *new_words(windows), lambda now, before: now - before >= SHARE_SHIFT),
+        latency_check(task, windows.recent, baseline),
+    ]
+
+
+def _check(
+    name: str, verdict: HealthVerdict, now: Estimate, baseline: float | None, evidence: str, p: float | None = None
 ) -> Check:
-    """retrain when the mean has surely fallen by more than the margin below the baseline's lower bound."""
-    low, high = scale
-    floor = before.low - margin
-    p = any_time_p([(v - low) / (high - low) for v in values], (floor - low) / (high - low)) if before.n else 1.0
-    said = f"must not fall below {floor:.3g} (baseline {before}, margin {margin:g}); any-time p = {p:.2g}"
-    interval = {"low": now.low, "high": now.high} if now.n else {}
-    return Check(
-        name=name,
-        verdict="retrain",
-        value=now.value if now.n else None,
-        baseline=before.value if before.n else None,
-        n=now.n,
-        simulated=False,
-        p=p,
-        evidence=said if before.n and now.n else "nothing to compare with" if now.n else "nothing was measured",
-        **interval,
-    )
-
-
-# ---------------------------------------------------------------- checks
+    """A check of an estimate; without rows it has no value."""
+    seen = {"value": now.value, "low": now.low, "high": now.high} if now.n else {"value": None}
+    return Check(name=name, verdict=verdict, baseline=baseline, n=now.n, p=p, evidence=evidence, **seen)
 
 
 def volume_check(windows: Windows) -> Check:
     """Enough requests to say anything, and no collapse against the time before."""
-    n, days = len(windows.recent), (windows.end - windows.start).total_seconds() / 86400
-    usual = len(windows.earlier) / windows.earlier_days * days if windows.earlier_days >= 1 else None
-    few, collapsed = n < FEW_ROWS, usual is not None and n < usual / 2
-    said = f"{n} requests" + (f", usually {usual:.0f}" if usual is not None else "")
-    said += f"; fewer than {FEW_ROWS} decide nothing" if few else ""
-    return Check(
-        name="volume",
-        verdict="watch" if few or collapsed else "ok",
-        value=n,
-        baseline=usual,
-        n=n,
-        simulated=False,
-        evidence=said,
-    )
+    n, before = len(windows.recent), windows.earlier
+    days = (windows.start - before[0].created_at).total_seconds() / 86400 if before else 0.0
+    usual = len(before) / days * (windows.end - windows.start).days if days >= 1 else None
+    low = n < FEW_ROWS or (usual is not None and n < usual / 2)
+    said = f"{n} requests, usually {'unknown' if usual is None else f'{usual:.0f}'}; under {FEW_ROWS} decide nothing"
+    return Check(name="volume", verdict="watch" if low else "ok", value=n, baseline=usual, n=n, evidence=said)
 
 
-def format_check(task: Task, windows: Windows, baseline: EvalResults | None) -> Check:
-    """Share of answers in the task's format, against the test part (else against the time before)."""
-    values = well_formed(task, windows.recent)
-    before = baseline.format_compliance if baseline else statistics.proportion(well_formed(task, windows.earlier))
-    margin = task.margins.get("format_compliance", FORMAT_MARGIN)
-    return _fall_check("format_compliance", values, statistics.proportion(values), before, (0.0, 1.0), margin)
-
-
-def feedback_check(windows: Windows) -> Check:
-    """Mean rating, 1 to 5, against the time before; no rating at all is a supported case."""
-    now, before = _ratings(windows.recent), _ratings(windows.earlier)
-    estimates = statistics.mean(now), statistics.mean(before)
-    return _fall_check("feedback_mean", now, *estimates, (1.0, 5.0), FEEDBACK_MARGIN)
-
-
-def share_check(
-    name: str, windows: Windows, counted: Callable[[LiveRow], bool], side: Literal["two-sided", "greater"]
+def fall_check(
+    name: str, values: list[float], now: Estimate, before: Estimate, margin: float, scale: Sequence[float] = (0.0, 1.0)
 ) -> Check:
-    """Share of rows for which `counted` holds, against the time before (Fisher's exact test)."""
-    from scipy.stats import fisher_exact
-
-    now = statistics.proportion([float(counted(row)) for row in windows.recent])
-    before = statistics.proportion([float(counted(row)) for row in windows.earlier])
-    hits = [round(e.value * e.n) for e in (now, before)]
-    both = now.n > 0 and before.n > 0
-    p = float(fisher_exact([[hits[0], now.n - hits[0]], [hits[1], before.n - hits[1]]], side).pvalue) if both else 1.0
-    shift = now.value - before.value
-    matters = both and (abs(shift) if side == "two-sided" else shift) >= SHARE_SHIFT
-    return Check(
-        name=name,
-        verdict="watch" if matters else "ok",
-        value=now.value if now.n else None,
-        baseline=before.value if before.n else None,
-        n=now.n,
-        simulated=False,
-        low=now.low if now.n else None,
-        high=now.high if now.n else None,
-        p=p,
-        evidence=f"{hits[0]} of {now.n}, before {hits[1]} of {before.n}; p = {p:.2g}",
-    )
+    """retrain when the mean has surely fallen by more than the margin below the baseline's lower bound."""
+    if not (now.n and before.n):
+        said = "nothing to compare with" if now.n else "nothing was measured"
+        return _check(name, "ok", now, before.value if before.n else None, said)
+    floor, (low, high) = before.low - margin, scale
+    p = any_time_p([(v - low) / (high - low) for v in values], (floor - low) / (high - low))
+    said = f"must not fall below {floor:.3g} (baseline {before}, margin {margin:g}); any-time p = {p:.2g}"
+    return _check(name, "retrain", now, before.value, said, p)
 
 
-def latency_check(task: Task, windows: Windows, baseline: EvalResults | None) -> Check:
-    """95th percentile of the latency against the task's ceiling; above it only when the whole interval is."""
-    values = [row.latency_ms for row in windows.recent if row.ok and row.latency_ms is not None]
-    target, now = task.targets.get("latency_p95"), statistics.quantile(values, 0.95)
-    slow = target is not None and now.n > 0 and now.low > target
-    return Check(
-        name="latency_p95",
-        verdict="watch" if slow else "ok",
-        value=now.value if now.n else None,
-        baseline=baseline.latency_p95.value if baseline else None,
-        n=now.n,
-        simulated=False,
-        low=now.low if now.n else None,
-        high=now.high if now.n else None,
-        evidence=f"ms; at most {target:g}" if target is not None else "ms; task.yaml has no ceiling",
-    )
+def shift_check(name: str, now: list[float], before: list[float], matters: Callable[[float, float], bool]) -> Check:
+    """watch when a mean (or a share, of zeros and ones) has shifted by an amount that matters (Mann-Whitney's p)."""
+    from scipy.stats import mannwhitneyu
+
+    average = statistics.mean if max([*now, *before], default=0.0) > 1 else statistics.proportion
+    a, b = average(now), average(before)
+    p = float(mannwhitneyu(now, before).pvalue) if a.n and b.n and len(set(now + before)) > 1 else 1.0
+    verdict: HealthVerdict = "watch" if a.n and b.n and matters(a.value, b.value) else "ok"
+    return _check(name, verdict, a, b.value if b.n else None, f"against {b.n} rows before; p = {p:.2g}", p)
 
 
-def length_check(windows: Windows) -> Check:
-    """Length of answers in characters: a sudden change is often the first sign of a broken template."""
-    now, before = ([float(len(r.answer)) for r in rows if r.ok] for rows in (windows.recent, windows.earlier))
-    return _shift_check(
-        "answer_length", now, before, lambda a, b: abs(a - b) >= LENGTH_SHIFT * max(b, 1.0), "characters"
-    )
-
-
-def vocabulary_check(windows: Windows) -> Check:
-    """Share of a request's words that were not seen before: input drift, without knowing any label.
+def new_words(windows: Windows) -> tuple[list[float], list[float]]:
+    """Per request, the share of words never seen before: now, and before. Input drift, without knowing any label.
 
     The first half of the time before is the vocabulary; its second half says how many new words are usual.
     """
     half = len(windows.earlier) // 2
-    known = {word for row in windows.earlier[:half] for word in _words(row.asked)}
-    now, before = (
-        [sum(w not in known for w in words) / len(words) for r in rows if (words := _words(r.asked))]
-        for rows in (windows.recent, windows.earlier[half:])
+    now, known, usual = (
+        [words for row in rows if (words := re.findall(r"\w+", row.asked.casefold()))]
+        for rows in (windows.recent, windows.earlier[:half], windows.earlier[half:])
     )
-    if not known:
-        before = []
-    return _shift_check(
-        "new_vocabulary", now, before, lambda a, b: a - b >= SHARE_SHIFT, "share of words never seen before"
-    )
+    vocabulary = {word for words in known for word in words}
+    shares = [[sum(w not in vocabulary for w in words) / len(words) for words in asked] for asked in (now, usual)]
+    return shares[0], shares[1] if vocabulary else []
 
 
-def _shift_check(
-    name: str, now: list[float], before: list[float], matters: Callable[[float, float], bool], unit: str
-) -> Check:
-    """watch when the distribution has shifted (Mann-Whitney) by an amount that matters."""
-    from scipy.stats import mannwhitneyu
-
-    a, b = statistics.mean(now), statistics.mean(before)
-    both = a.n > 0 and b.n > 0
-    p = float(mannwhitneyu(now, before).pvalue) if both and len(set(now + before)) > 1 else 1.0
-    return Check(
-        name=name,
-        verdict="watch" if both and matters(a.value, b.value) else "ok",
-        value=a.value if a.n else None,
-        baseline=b.value if b.n else None,
-        n=a.n,
-        simulated=False,
-        low=a.low if a.n else None,
-        high=a.high if a.n else None,
-        p=p,
-        evidence=f"{unit}; p = {p:.2g}",
-    )
+def latency_check(task: Task, rows: list[LiveRow], baseline: EvalResults | None) -> Check:
+    """95th percentile of the latency against the task's ceiling; above it only when the whole interval is."""
+    target = task.targets.get("latency_p95")
+    now = statistics.quantile([row.latency_ms for row in rows if row.ok and row.latency_ms is not None], 0.95)
+    slow = target is not None and now.n > 0 and now.low > target
+    said = f"ms; at most {target:g}" if target is not None else "ms; task.yaml has no ceiling"
+    measured = baseline.latency_p95.value if baseline else None
+    return _check("latency_p95", "watch" if slow else "ok", now, measured, said)
 
 
 def age_check(serving: FineTunedModelVersion | None, max_age_days: int) -> Check:
     """Days since the version in production was trained."""
-    if serving is None:
-        return Check(
-            name="model_age",
-            verdict="ok",
-            value=None,
-            baseline=None,
-            n=0,
-            simulated=False,
-            evidence="nothing is in production",
-        )
-    days = max(0.0, (store.now() - serving.trained_at).total_seconds() / 86400)
-    said = f"days since training; look again after {max_age_days}"
-    old: HealthVerdict = "watch" if days > max_age_days else "ok"
-    return Check(
-        name="model_age", verdict=old, value=round(days, 2), baseline=max_age_days, n=1, simulated=False, evidence=said
-    )
-
-
-def _ratings(rows: list[LiveRow]) -> list[float]:
-    return [row.feedback for row in rows if row.feedback is not None]
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
+    days = round((store.now() - serving.trained_at).total_seconds() / 86400, 2) if serving else None
+    old: HealthVerdict = "watch" if days is not None and days > max_age_days else "ok"
+    said = "days since training" if serving else "nothing is in production"
+    return Check(name="model_age", verdict=old, value=days, baseline=max_age_days, n=bool(serving), evidence=said)

@@ -1,4 +1,4 @@
-"""Live logs as rows, cut into the window that is judged and the one before it."""
+"""Live logs as rows, cut into the window that is judged and the time before it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,6 @@ class Windows(NamedTuple):
     end: datetime
     recent: list[LiveRow]
     earlier: list[LiveRow]
-    earlier_days: float
 
 
 class Day(Record):
@@ -60,7 +59,12 @@ def read_live(task: Task, live_path: str = "") -> LiveLog:
 
     A row that cannot be read is counted; a request that was logged twice counts once.
     """
-    files = _files(task, live_path)
+    files = store.live_log_files(task.registry_name) or sorted(task.folder.glob("live.jsonl"))
+    if live_path:
+        path = store.PROJECT / Path(live_path).expanduser()  # an absolute path stays itself
+        if not path.exists():
+            raise WorkbookError(f"live_path: {path} does not exist; give a .jsonl file or a folder of them")
+        files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     rows: dict[str, LiveRow] = {}
     unreadable, simulated = 0, False
     for file in files:
@@ -73,16 +77,6 @@ def read_live(task: Task, live_path: str = "") -> LiveLog:
                 except (ValueError, TypeError, KeyError, AttributeError):
                     unreadable += 1
     return LiveLog(sorted(rows.values(), key=lambda row: row.created_at), unreadable, simulated, files)
-
-
-def _files(task: Task, live_path: str) -> list[Path]:
-    if live_path:
-        path = store.PROJECT / Path(live_path).expanduser()  # an absolute path stays itself
-        if not path.exists():
-            raise WorkbookError(f"live_path: {path} does not exist; give a .jsonl file or a folder of them")
-        return sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    simulation = task.folder / "live.jsonl"
-    return store.live_log_files(task.registry_name) or ([simulation] if simulation.exists() else [])
 
 
 def _row(raw: dict[str, Any]) -> LiveRow:
@@ -112,18 +106,19 @@ def cut(log: LiveLog, window_days: int, version: str = "") -> Windows:
     end = log.rows[-1].created_at if log.simulated and log.rows else store.now()
     start = end - timedelta(days=window_days)
     oldest = start - timedelta(days=window_days * EARLIER_WINDOWS)
-    earlier = [row for row in rows if oldest < row.created_at <= start]
     recent = [row for row in rows if start < row.created_at <= end]
-    earlier_days = (start - earlier[0].created_at).total_seconds() / 86400 if earlier else 0.0
-    return Windows(start, end, recent, earlier, earlier_days)
+    return Windows(start, end, recent, [row for row in rows if oldest < row.created_at <= start])
 
 
 def well_formed(task: Task, rows: list[LiveRow]) -> list[float]:
     """1.0 for each answer that keeps the task's format, 0.0 for one that breaks it; failed requests are left out."""
     answers = [row.answer for row in rows if row.ok]
-    if task.schema is None:
-        return [float(bool(answer.strip())) for answer in answers]
-    return [float(not scorers.format_reason(answer, task.schema)) for answer in answers]
+    return [float(not scorers.format_reason(a, task.schema) if task.schema else bool(a.strip())) for a in answers]
+
+
+def ratings(rows: list[LiveRow]) -> list[float]:
+    """The ratings, 1 to 5, of the rows that have one."""
+    return [row.feedback for row in rows if row.feedback is not None]
 
 
 def daily(task: Task, log: LiveLog) -> list[Day]:
@@ -131,12 +126,8 @@ def daily(task: Task, log: LiveLog) -> list[Day]:
     days: dict[str, list[LiveRow]] = {}
     for row in log.rows:
         days.setdefault(row.created_at.astimezone(UTC).date().isoformat(), []).append(row)
-    return [
-        Day(
-            day=day,
-            n=len(rows),
-            format_compliance=statistics.proportion(well_formed(task, rows)),
-            feedback=statistics.mean([row.feedback for row in rows if row.feedback is not None]),
-        )
-        for day, rows in days.items()
-    ]
+    made = []
+    for day, rows in days.items():
+        formed, rated = statistics.proportion(well_formed(task, rows)), statistics.mean(ratings(rows))
+        made.append(Day(day=day, n=len(rows), format_compliance=formed, feedback=rated))
+    return made

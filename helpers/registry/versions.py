@@ -1,16 +1,21 @@
-"""A version's life: which status may follow which, how a row becomes a record, whether its artifact is intact."""
+"""Rows and what follows them: a version's life and audit, the switch of production, routes.json and notifications.
+
+Functions that take a connection work inside a transaction of the caller. The two files follow a commit; that can fail,
+or be cut short by a kill, without harm: the database is the truth, and the next opening catches up.
+"""
 
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import socket
-from pathlib import Path
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from helpers import store
 from helpers.records import FineTunedModelVersion, Status, WorkbookError
-from helpers.registry.database import tables
+from helpers.registry.database import Registry, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,20 +33,6 @@ RECORD_FIELDS = set(FineTunedModelVersion.model_fields)
 IN_METADATA = ("provider", "artifact", "artifact_sha256", "fingerprints", "evaluation_sha256", "evaluated_at", "reason")
 
 
-def may_change(old: Status, new: Status, by_rollback: bool = False) -> bool:
-    """Whether a version of status `old` may become `new`."""
-    return new in CHANGES[old] or (by_rollback and old == "deprecated" and new == "production")
-
-
-def check_change(version_id: str, old: Status, new: Status, by_rollback: bool = False) -> None:
-    """Refuse a status change that the life of a version does not have, and say which it has."""
-    if not may_change(old, new, by_rollback):
-        allowed = " or ".join(CHANGES[old]) or "production, by rollback"
-        raise WorkbookError(
-            f"version {version_id} is {old} and cannot become {new}; from {old} it can become {allowed}"
-        )
-
-
 def as_record(row: Mapping[str, Any]) -> FineTunedModelVersion:
     """A row of `versions`; columns that the record does not have stand in its metadata."""
     fields = {name: row[name] for name in RECORD_FIELDS}
@@ -49,35 +40,51 @@ def as_record(row: Mapping[str, Any]) -> FineTunedModelVersion:
     return FineTunedModelVersion.model_validate(fields | {"metadata": row["metadata"] | extra})
 
 
-def row_of(connection: Connection, version_id: str, task: str = "") -> dict[str, Any]:
-    """One row, locked until the transaction ends; an unknown id is an error that names the known ones."""
-    t = tables().versions
-    row = connection.execute(t.select().where(t.c.id == version_id).with_for_update()).mappings().first()
-    if row is None or (task and row["task"] != task):
-        query = t.select().order_by(t.c.created_at.desc()).limit(5)
-        known = [r["id"] for r in connection.execute(query.where(t.c.task == task) if task else query).mappings()]
-        of = f" of task {task}" if task else ""
-        raise WorkbookError(f"no version {version_id!r}{of} is registered; the latest are {', '.join(known) or 'none'}")
+def listed(registry: Registry, **where: str) -> list[FineTunedModelVersion]:
+    """The versions whose columns have these values, newest first."""
+    rows = registry.rows("versions", **where)
+    return [as_record(row) for row in sorted(rows, key=lambda row: row["created_at"], reverse=True)]
+
+
+def row_of(db: Connection, version_id: str, **where: str) -> dict[str, Any]:
+    """One row, by its id and what else is known of it."""
+    row = db.execute(table("versions").select().filter_by(id=version_id, **where)).mappings().first()
+    if row is None:
+        of = "".join(f" of {name} {value}" for name, value in where.items())
+        raise WorkbookError(f"no version {version_id!r}{of} is registered; `workbook registry list` shows which are")
     return dict(row)
 
 
-def update(connection: Connection, version_id: str, **values: Any) -> None:
+def update(db: Connection, version_id: str, **values: Any) -> None:
     """Change columns of one version."""
-    t = tables().versions
     if "reason" in values:
         values["reason"] = store.redact(values["reason"])
-    connection.execute(t.update().where(t.c.id == version_id).values(**values, updated_at=store.now().isoformat()))
+    db.execute(table("versions").update().filter_by(id=version_id).values(**values, updated_at=store.now().isoformat()))
 
 
-def audit(connection: Connection, row: Mapping[str, Any], action: str, because: str, **more: Any) -> None:
+def audit(db: Connection, row: Mapping[str, Any], action: str, because: str, **more: Any) -> None:
     """Append who did what to a version, when and why; `more`: from_status, to_status, evidence, generation."""
-    values = {"at": store.now().isoformat(), "actor": actor(), "task": row["task"], "version": row["id"]}
-    values |= {"action": action, "because": store.redact(because), "evidence": more.pop("evidence", {})}
-    connection.execute(tables().audit.insert().values(**values, **more))
+    values = {"at": store.now().isoformat(), "actor": _actor(), "task": row["task"], "version": row["id"]}
+    db.execute(table("audit").insert().values(**values, action=action, because=store.redact(because), **more))
 
 
-def actor() -> str:
-    """Who acts, for the audit: user@host, and whether a person or a scheduled run."""
+def change_status(
+    db: Connection, row: Mapping[str, Any], status: Status, action: str, because: str, **more: Any
+) -> None:
+    """Give a version another status, and append that to the audit; `more` as in `audit`."""
+    update(db, row["id"], status=status, reason=because)
+    audit(db, row, action, because, from_status=row["status"], to_status=status, **more)
+
+
+def announce(db: Connection, event: dict[str, Any]) -> None:
+    """Put an event into the outbox: it exists exactly if the change that it tells of was committed."""
+    at = store.now().isoformat()
+    event = {"at": at} | event | {"because": store.redact(event["because"])}
+    db.execute(table("outbox").insert().values(event_id=uuid.uuid4().hex, event=event, created_at=at))
+
+
+def _actor() -> str:
+    """user@host, and whether a person or a scheduled run."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # containers run as numbers without names
@@ -86,13 +93,91 @@ def actor() -> str:
 
 
 def artifact_sha256(relative: str) -> str:
-    """sha256 over the names and contents of an artifact's files; "" when it is not there."""
-    path = store.home() / relative
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()) if relative else []
-    if not files:
-        return ""
-    return store.fingerprint([[_name(p, path), store.sha256_file(p)] for p in files])
+    """sha256 over the names and contents of the files of an artifact's folder; "" when there are none."""
+    folder = store.home() / relative
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if relative else []
+    contents = [[path.relative_to(folder).as_posix(), store.sha256_file(path)] for path in files]
+    return store.fingerprint(contents) if contents else ""
 
 
-def _name(file: Path, folder: Path) -> str:
-    return file.name if file == folder else file.relative_to(folder).as_posix()
+def route_of(db: Connection, task: str) -> dict[str, Any]:
+    """{task, version, previous, generation, since}; generation 0 means that nothing was ever promoted."""
+    row = db.execute(table("routes").select().filter_by(task=task)).mappings().first()
+    return dict(row) if row else {"task": task, "version": None, "previous": None, "generation": 0, "since": ""}
+
+
+def expect(route: dict[str, Any], generation: int | None) -> None:
+    """Refuse when the route is not the one that the caller looked at (None: the caller does not mind)."""
+    if generation not in (None, route["generation"]):
+        said = f"production changed since you looked (generation {generation}, now {route['generation']})"
+        raise WorkbookError(f"{said}; look again (`workbook route`), then repeat")
+
+
+def switch(
+    db: Connection, task: str, row: dict[str, Any] | None, action: str, because: str, evidence: dict[str, Any]
+) -> dict[str, Any]:
+    """Put `row` (None: nothing) into production: both statuses, route, generation, audit and outbox; returns the route."""
+    route = route_of(db, task)
+    generation, old, new = route["generation"] + 1, route["version"], row["id"] if row else None
+    if old is not None:  # goes first, or the one-production index refuses the new one
+        why = f"displaced by {new}: {because}".removesuffix(": ") if row else because
+        change_status(db, row_of(db, old), "deprecated", "displace" if row else action, why, generation=generation)
+    if row is not None:
+        change_status(db, row, "production", action, because, evidence=evidence, generation=generation)
+    previous = old or route["previous"]
+    values = {"version": new, "previous": previous if previous != new else None, "generation": generation}
+    values["since"] = store.now().isoformat()
+    t = table("routes")
+    first = route["generation"] == 0
+    db.execute(t.insert().values(task=task, **values) if first else t.update().filter_by(task=task).values(**values))
+    announce(db, {"action": action, "task": task, "target": "production", "because": because} | values)
+    return {"task": task} | values
+
+
+def catch_up(registry: Registry) -> None:
+    """Repair routes.json and deliver what waits in the outbox; a failure is logged, since the commit stands."""
+    try:
+        publish_routes(registry)
+        notify_team(registry)
+    except (OSError, WorkbookError) as error:
+        logging.getLogger(__name__).warning("routes and notifications have to wait: %s", store.redact(str(error)))
+
+
+def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:
+    """Write routes.json from the database when it is missing, torn or stale; return the routes of what serves."""
+    path, r, v = registry.folder / "routes.json", table("routes").c, table("versions").c
+    shown = r.version, v.model_id, v.provider, r.since, r.previous, r.generation
+    query = table("versions").join(table("routes"), r.version == v.id).select().order_by(r.task)
+    with registry.transaction() as db:
+        rows = db.execute(query.with_only_columns(r.task, *shown)).mappings()
+        current = {row["task"]: {column.name: row[column.name] for column in shown} for row in rows}
+        try:
+            written = store.read_json(path) if path.exists() else {}
+        except WorkbookError:
+            written = None
+        if written != current:
+            store.write_json(path, current)
+    return current
+
+
+def notify_team(registry: Registry) -> int:
+    """Append every waiting event to notifications.jsonl, then mark it delivered; returns how many.
+
+    At least once: after a kill between the two an event comes again, under the same event_id.
+    """
+    t = table("outbox")
+    with registry.transaction() as db:
+        waiting = db.execute(t.select().filter_by(delivered_at=None).order_by(t.c.id)).mappings().all()
+        if not waiting:
+            return 0
+        with open(registry.folder / "notifications.jsonl", "ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a kill tore the last line; its event is still waiting
+                    file.write(b"\n")
+            for row in waiting:
+                file.write(store.redact(store.dumps(row["event"] | {"event_id": row["event_id"]}) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+        db.execute(t.update().filter_by(delivered_at=None).values(delivered_at=store.now().isoformat()))
+    return len(waiting)

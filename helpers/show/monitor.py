@@ -12,23 +12,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from helpers.records import Estimate
+
 MOST_DAYS = 60  # the newest ones, so that labels stay readable
 
 
 def checks_table(health: Any) -> pd.DataFrame:
     """Every check with its value, interval, baseline, n and meaning, what needs a look first."""
     order = {"retrain": 0, "watch": 1, "ok": 2}
-    rows = [
-        {
-            "verdict": c.verdict,
-            "check": c.name.replace("_", " "),
-            "value": _number(c.value) + (f" [{_number(c.low)}, {_number(c.high)}]" if c.low is not None else ""),
-            "baseline": _number(c.baseline),
-            "n": c.n,
-            "evidence": c.evidence,
-        }
-        for c in sorted(health.checks, key=lambda c: order[c.verdict])
-    ]
+    rows = []
+    for c in sorted(health.checks, key=lambda c: order[c.verdict]):
+        value = _number(c.value) + (f" [{_number(c.low)}, {_number(c.high)}]" if c.low is not None else "")
+        row = {"verdict": c.verdict, "check": c.name.replace("_", " "), "value": value}
+        rows.append(row | {"baseline": _number(c.baseline), "n": c.n, "evidence": c.evidence})
     return show.table(rows, f"Health of {health.version or 'no version'}: {health.verdict}{_simulated(health)}")
 
 
@@ -42,36 +38,34 @@ def daily_quality(days: Sequence[Any], health: Any) -> Figure:
         ("feedback", "feedback_mean", "rating\n(mean, 1 to 5)", (0.8, 5.2)),
     ]
     baselines = {c.name: c.baseline for c in health.checks}
+    first = sum(d.day < health.window["from"].date().isoformat() for d in days)
     figure, axes = plt.subplots(2, 1, figsize=(9, 5.4), sharex=True, layout="constrained")
     for axis, (field, check, label, limits) in zip(axes, panels, strict=True):
-        _draw(axis, days, field, limits)
+        _draw(axis, [getattr(d, field) for d in days], limits)
         axis.set_ylabel(label)
         if baselines.get(check) is not None:
             axis.axhline(baselines[check], color=show.COLOURS["target"], ls="--", lw=1, label="baseline")
-        first = next((x for x, d in enumerate(days) if d.day >= health.window["from"].date().isoformat()), None)
-        if first is not None:
+        if first < len(days):
             axis.axvspan(first - 0.5, len(days) - 0.5, color=show.COLOURS["other"], alpha=0.15, label="judged window")
     if axes[0].get_legend_handles_labels()[0]:
         axes[0].legend(loc="lower left", frameon=False, ncols=2)
     step = max(1, len(days) // 8)
     axes[1].set_xticks(range(0, len(days), step), [d.day[5:] for d in days[::step]])
     axes[1].set_xlabel("day (month-day, UTC); n = rows of that day behind the mark")
-    total = sum(d.n for d in days)
-    axes[0].set_title(f"Quality by day with 95% intervals, {total} requests{_simulated(health)}", loc="left", pad=18)
+    title = f"Quality by day with 95% intervals, {sum(d.n for d in days)} requests{_simulated(health)}"
+    axes[0].set_title(title, loc="left", pad=18)
     plt.close(figure)
     return figure
 
 
-def _draw(axis: Axes, days: Sequence[Any], field: str, limits: tuple[float, float]) -> None:
-    points = [(x, e) for x, d in enumerate(days) if (e := getattr(d, field)).n]
+def _draw(axis: Axes, estimates: Sequence[Estimate], limits: tuple[float, float]) -> None:
+    points = [(x, e) for x, e in enumerate(estimates) if e.n]
     for x, e in points:
         low, high = max(e.low, limits[0]), min(e.high, limits[1])
         axis.plot([x, x], [low, high], color=show.COLOURS["tuned"], lw=2, alpha=0.5, solid_capstyle="butt")
-    axis.plot([x for x, _ in points], [e.value for _, e in points], "o", color=show.COLOURS["tuned"], ms=5)
-    for x, e in points if len(days) <= 25 else []:
-        axis.text(x, limits[1], str(e.n), ha="center", va="bottom", fontsize=8, color="#555555")
-    if points and len(days) <= 25:
-        axis.text(-0.9, limits[1], "n", ha="right", va="bottom", fontsize=8, color="#555555")
+        axis.plot(x, e.value, "o", color=show.COLOURS["tuned"], ms=5)
+        if len(estimates) <= 25:  # more of them would overlap
+            axis.text(x, limits[1], str(e.n), ha="center", va="bottom", fontsize=8, color="#555555")
     if not points:
         axis.text(0.5, 0.5, "nothing was logged", ha="center", va="center", transform=axis.transAxes)
     axis.set_ylim(*limits)

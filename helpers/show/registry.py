@@ -4,38 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from helpers import show
-from helpers.records import FineTunedModelVersion
+from helpers.records import FineTunedModelVersion, Status
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-STATUS_COLOURS = {
-    "training": "#999999",
-    "evaluating": "#56B4E9",
-    "staging": "#E69F00",
-    "production": "#009E73",
-    "deprecated": "#CC79A7",
-}
+COLOURS = ("#999999", "#56B4E9", "#E69F00", "#009E73", "#CC79A7")  # Okabe-Ito, in the order of a version's life
+STATUS_COLOURS = dict(zip(get_args(Status), COLOURS, strict=True))
 MOST_VERSIONS = 12  # on one time line
 
 
 def versions_table(versions: Sequence[FineTunedModelVersion]) -> pd.DataFrame:
     """One line per version: status, accuracy with its interval, dataset, when it was trained."""
-    rows = [
-        {
-            "version": v.id,
-            "status": v.status,
-            "accuracy": str(v.eval_results.accuracy) if v.eval_results else "not measured",
-            "base model": v.base_model,
-            "dataset": v.dataset_version or "-",
-            "trained": f"{v.trained_at:%Y-%m-%d %H:%M}",
-        }
-        for v in versions
-    ]
+    rows = []
+    for v in versions:
+        row = {"version": v.id, "status": v.status, "dataset": v.dataset_version or "-"}
+        row["accuracy"] = str(v.eval_results.accuracy) if v.eval_results else "not measured"
+        rows.append(row | {"trained": f"{v.trained_at:%Y-%m-%d %H:%M}"})
     return show.table(rows, f"{len(rows)} versions, newest first")
 
 
@@ -55,14 +44,8 @@ def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 def history_table(history: Sequence[Mapping[str, Any]], last: int = 12) -> pd.DataFrame:
     """The last entries of the audit: who did what, when and why."""
     rows = [
-        {
-            "when": h["at"][:16].replace("T", " "),
-            "who": h["actor"],
-            "version": h["version"],
-            "what": h["action"],
-            "becomes": h["to_status"] or "",
-            "because": show.masked(h["because"], True, 80),
-        }
+        {"when": h["at"][:16].replace("T", " "), "who": h["actor"], "version": h["version"], "what": h["action"]}
+        | {"becomes": h["to_status"] or "", "because": show.masked(h["because"], True, 80)}
         for h in history[-last:]
     ]
     return show.table(rows, f"The last {len(rows)} of {len(history)} audit entries")
@@ -84,7 +67,6 @@ def history_timeline(history: Sequence[Mapping[str, Any]]) -> Figure:
             axis.barh(y, end - x, left=x, height=0.55, color=STATUS_COLOURS[status], edgecolor="white")
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
-    axis.set_xlim(0, max(1, len(changes)))
     shown = range(0, len(changes), max(1, len(changes) // 8))
     axis.set_xticks(list(shown), [f"{datetime.fromisoformat(changes[x]['at']):%m-%d\n%H:%M}" for x in shown])
     axis.set_xlabel("status changes in order, each as wide as the next (UTC)")
@@ -92,7 +74,6 @@ def history_timeline(history: Sequence[Mapping[str, Any]]) -> Figure:
     axis.spines[["top", "right", "left"]].set_visible(False)
     seen = [s for s in STATUS_COLOURS if any(h["to_status"] == s for h in changes)]
     handles = [Patch(color=STATUS_COLOURS[s], label=s) for s in seen]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(STATUS_COLOURS), frameon=False)
     plt.close(figure)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from helpers import show
@@ -13,12 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas.io.formats.style import Styler
 
-LEARNT = "#F6C9A8"  # behind the tokens that carry loss: a tint of the tuned model's colour
+LEARNT = "background:#F6C9A8;font-weight:600"  # the tokens that carry loss: a tint of the tuned model's colour
 EVENTS = {
     "loading": "loading {base} and {rows} rows",
     "started": "training {steps} steps ({path} path)",
-    "restored": "kept the adapter of step {step}, where the validation loss was lowest",
-    "finished": "trained {steps} steps on {tokens:,} tokens",
+    "finished": "trained {steps} steps on {tokens:,} tokens; lowest validation loss at step {best}",
 }
 
 
@@ -26,58 +26,54 @@ def seen_rows(report: Any, show_text: bool) -> HTML:
     """Some rows exactly as the model gets them; what carries loss stands on colour (headless: masked excerpts)."""
     from IPython.display import HTML
 
-    blocks = []
-    for row in report.samples:
-        pieces = []
-        for text, carries in row.pieces:
-            style = f"background:{LEARNT};font-weight:600" if carries else "color:#555"
-            pieces.append(f'<span style="{style}">{escape(show.masked(text, show_text, 2000))}</span>')
-        blocks.append(
-            f'<p style="margin:.6em 0 .1em"><b>{escape(row.id)}</b></p>'
-            f'<pre style="white-space:pre-wrap;margin:0;padding:.5em;border:1px solid #ddd">{"".join(pieces)}</pre>'
-        )
-    key = f'<p>Grey: given. <span style="background:{LEARNT};font-weight:600">On colour: carries loss.</span></p>'
-    return HTML(key + "".join(blocks))
+    page = [f'<p>Grey: given. <span style="{LEARNT}">On colour: carries loss.</span></p>']
+    for name, pieces in report.samples.items():
+        spans = [
+            f'<span style="{LEARNT if carries else "color:#555"}">{escape(show.masked(text, show_text, 2000))}</span>'
+            for text, carries in pieces
+        ]
+        page.append(f'<p style="margin:.6em 0 .1em"><b>{escape(name)}</b></p>')
+        page.append(f'<pre style="white-space:pre-wrap;padding:.5em;border:1px solid #ddd">{"".join(spans)}</pre>')
+    return HTML("".join(page))
 
 
 def checks_table(report: Any) -> Styler:
     """What the preflight found, one line per question."""
-    per_row, n = report.trained_tokens, len(report.train)
-    rows = [
-        ("rows that are trained on", f"{n} (validation {len(report.validation)})"),
-        ("rows refused", f"{len(report.refused)}" + "".join(f"; {r.id}: {r.reason}" for r in report.refused[:3])),
-        ("rows beyond the token budget", str(report.left_out)),
-        ("answers cut at max_length", f"{len(report.shortened)}" + "".join(f"; {i}" for i in report.shortened[:3])),
-        ("tokens, all epochs together", f"{report.tokens:,}"),
-        ("tokens with loss, per row", f"{per_row['min']:g} to {per_row['max']:g}, median {per_row['median']:g}"),
-        ("end of turn is learnt", f"{'yes' if report.end_trained else 'NO'} ({report.end_token})"),
-        ("same tokens as the template's", f"{report.round_trip} of {n} rows"),
-        ("prompt shared by all rows", f"{report.common_prefix} tokens"),
-    ]
-    return _table([{"question": q, "answer": a} for q, a in rows], "What the model will see")
+    per_row = [row.trained for row in report.train]
+    refused = [f"{name}: {reason}" for name, reason in report.refused.items()]
+    rows = {
+        "rows that are trained on": f"{len(per_row)} (validation {len(report.validation)})",
+        "rows refused": "; ".join([str(len(refused)), *refused[:3]]),
+        "rows beyond the token budget": str(report.left_out),
+        "answers cut at max_length": "; ".join([str(len(report.shortened)), *report.shortened[:3]]),
+        "tokens, all epochs together": f"{report.tokens:,}",
+        "tokens with loss, per row": f"{min(per_row)} to {max(per_row)}, median {median(per_row):g}",
+        "end of turn is learnt": f"yes ({report.end_token})" if report.end_token else "NO",
+        "same tokens as the template's": f"{report.round_trip} of {len(per_row)} rows",
+    }
+    return _table([{"question": q, "answer": a} for q, a in rows.items()], "What the model will see")
 
 
-def settings_table(config: Any, schedule: Any = None) -> Styler:
+def settings_table(config: Any, schedule: Mapping[str, Any] | None = None) -> Styler:
     """Hyperparameters as asked for and, where the schedule changed one, as used."""
-    used = schedule.model_dump() if schedule is not None else {}
     rows = []
     for name, asked in config.model_dump().items():
-        value = used.get(name, asked)
-        rows.append({"parameter": name, "asked": _plain(asked), "used": "" if value == asked else _plain(value)})
+        used = (schedule or {}).get(name, asked)
+        rows.append({"parameter": name, "asked": _plain(asked), "used": "" if used == asked else _plain(used)})
     return _table(rows, "Settings; `used` is empty where it equals what was asked for")
 
 
-def estimate_table(estimate: Any) -> Styler:
+def estimate_table(estimate: Mapping[str, Any]) -> Styler:
     """How long and at what cost, with the basis of the forecast."""
-    rows = [{"what": name.replace("_", " "), "forecast": _plain(value)} for name, value in dict(estimate).items()]
+    rows = [{"what": name.replace("_", " "), "forecast": _plain(value)} for name, value in estimate.items()]
     return _table(rows, "Before it starts")
 
 
 def result_table(model: Any) -> Styler:
     """model.json in short: what came out and what it took."""
     names = ("version", "model_id", "provider", "tokens", "seconds", "cost_usd")
-    rows = [{"what": name.replace("_", " "), "value": _plain(getattr(model, name))} for name in names]
-    rows += [{"what": f"loss, {part}", "value": _plain(value)} for part, value in model.losses.items()]
+    values = {name: getattr(model, name) for name in names} | {f"loss, {k}": v for k, v in model.losses.items()}
+    rows = [{"what": name.replace("_", " "), "value": _plain(value)} for name, value in values.items()]
     return _table(rows, "What training made")
 
 
@@ -87,47 +83,30 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if type(value) is int else str(value)
 
 
-def _table(rows: Sequence[Mapping[str, Any]], caption: str) -> Styler:
-    frame = show.table(rows, caption)
-    return (
-        frame.style.hide(axis="index")
-        .set_caption(caption)
-        .set_properties(**{"text-align": "left"})
-        .format(escape="html")
-    )
+def _table(rows: list[dict[str, str]], caption: str) -> Styler:
+    style = show.table(rows).style.hide(axis="index").set_caption(caption)
+    return style.set_properties(**{"text-align": "left"}).format(escape="html")
 
 
 def progress() -> Callable[[dict[str, Any]], None]:
-    """A callback for training lines: one quiet line per event, evaluation and tenth of the steps."""
+    """A callback for training lines and for a job's events: every message and evaluation, each tenth of the steps."""
     done = -1
 
     def on_line(line: dict[str, Any]) -> None:
         nonlocal done
+        data = line.get("data") or line
+        step, steps = data.get("step"), data.get("steps") or data.get("total_steps")
         if line.get("event") in EVENTS:
             show.say(EVENTS[line["event"]].format(**line))
         elif "eval_loss" in line:
-            show.say(f"step {line['step']}/{line['steps']}: validation loss {line['eval_loss']:.3f}")
-        elif "step" in line and (tenth := 10 * line["step"] // max(1, line["steps"])) > done:
+            show.say(f"step {step}/{steps}: validation loss {line['eval_loss']:.3f}")
+        elif step is None:
+            show.say(line["message"])
+        elif (tenth := 10 * step // max(1, steps or 0)) > done:
             done = tenth
-            show.say(f"step {line['step']}/{line['steps']}: loss {line['loss']:.3f}, {line['seconds']:.0f} s")
+            show.say(line.get("message") or f"step {step}/{steps}: loss {line['loss']:.3f}, {line['seconds']:.0f} s")
 
     return on_line
-
-
-def job_progress() -> Callable[[dict[str, Any]], None]:
-    """A callback for a job's events: messages one by one, metrics only at every tenth of the steps."""
-    done = -1
-
-    def on_event(event: dict[str, Any]) -> None:
-        nonlocal done
-        data = event.get("data") or {}
-        if event.get("type") != "metrics":
-            show.say(event["message"])
-        elif data.get("total_steps") and (tenth := 10 * data["step"] // data["total_steps"]) > done:
-            done = tenth
-            show.say(event["message"])
-
-    return on_event
 
 
 def loss_figure(lines: Sequence[Mapping[str, Any]], n_train: int, n_validation: int) -> Figure:
@@ -135,25 +114,17 @@ def loss_figure(lines: Sequence[Mapping[str, Any]], n_train: int, n_validation: 
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
-    curves = [
-        ("loss", f"train, {n_train} rows", "other", "-"),
-        ("eval_loss", f"validation, {n_validation} rows", "tuned", "o-"),
-    ]
-    for key, label, colour, style in curves:
-        points = [(line["step"], line[key]) for line in lines if key in line]
-        if points:
-            axis.plot(*zip(*points, strict=True), style, color=show.COLOURS[colour], label=label, markersize=5)
-    evaluated = [(line["eval_loss"], line["step"]) for line in lines if "eval_loss" in line]
-    if evaluated:
-        low, step = min(evaluated)
-        axis.axvline(step, color=show.COLOURS["target"], linestyle=":", linewidth=1)
-        right = step < 0.5 * max(line["step"] for line in lines if "step" in line)
-        where = {"xytext": (6 if right else -6, -6), "textcoords": "offset points", "ha": "left" if right else "right"}
-        axis.annotate(f"lowest: step {step}, {low:.3f}", (step, axis.get_ylim()[1]), va="top", **where)
-    axis.set(xlabel="optimiser step", ylabel="loss per learnt token (nats)")
-    axis.set_ylim(bottom=0)
+    train = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    validation = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+    axis.plot(train.keys(), train.values(), "-", color=show.COLOURS["other"], label=f"train, {n_train} rows")
+    if validation:
+        label = f"validation, {n_validation} rows"
+        axis.plot(validation.keys(), validation.values(), "o-", color=show.COLOURS["tuned"], label=label, markersize=5)
+        best = min(validation, key=validation.__getitem__)
+        label = f"lowest: step {best}, {validation[best]:.3f}"
+        axis.axvline(best, color=show.COLOURS["target"], linestyle=":", linewidth=1, label=label)
+    axis.set(xlabel="optimiser step", ylabel="loss per learnt token (nats)", ylim=(0, None))
     axis.grid(alpha=0.3)
-    if lines:
-        axis.legend(loc="lower left" if evaluated else "upper right", frameon=False)
+    axis.legend(loc="upper right", frameon=False)
     plt.close(figure)
     return figure

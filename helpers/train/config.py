@@ -1,25 +1,54 @@
-"""What a LoRA run is asked to do, and the schedule that fits its number of steps."""
+"""What a training is asked to do, the schedule that fits its number of steps, and how long it will take here."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeVar
+import timeit
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from helpers import store
+from helpers import models, store
 from helpers.records import FineTuningDataset, Record, WorkbookError
 from helpers.tasks import Task
 
-TOKENS_AT_ONCE_ON_CPU = 2048  # about 1.3 MB of activations a token for the embedded model: 2.7 GB
+if TYPE_CHECKING:
+    from helpers.train.rows import Preflight
+
+TOKENS_AT_ONCE = 2048  # about 1.3 MB of activations a token for the embedded model: 2.7 GB
+SHARES = {"warmup_steps": 0.1, "logging_steps": 0.05, "eval_steps": 0.2, "save_steps": 0.1}  # of all steps, at most
+NOT_DECIDING = {"run_id", "task", "max_cost_usd", "job_deadline_minutes", "poll_seconds"}
+MATMUL_SHARE, START_SECONDS = 0.5, 25.0  # what a training reaches of the matmul rate, and needs to load: first guesses
+UNKNOWN_RATE = 100.0  # tokens per second of a base that is not on this machine yet
 
 
-class LoraTrainingConfig(Record):
-    """Hyperparameters under the names of the notebook's parameters; `of(globals())` picks them up."""
+class Hyperparameters(Record):
+    """What both ways of training share; every field has the name of a notebook's parameter."""
+
+    seed: int = Field(7, ge=0, le=2**31 - 1)
+    prompt_style: Literal["short", "full"] = "short"
+
+    @classmethod
+    def of(cls, namespace: dict[str, Any]) -> Self:
+        """The config that a notebook's globals() spell; an impossible value is named."""
+        try:
+            return cls(**{name: namespace[name] for name in cls.model_fields if name in namespace})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise WorkbookError(f"parameter {where}: {problem['msg']}; got {problem['input']!r}") from None
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """What decides the resulting model; limits and waiting times do not."""
+        return self.model_dump(exclude=NOT_DECIDING)
+
+
+class LoraTrainingConfig(Hyperparameters):
+    """A LoRA training on this machine (03a)."""
 
     base_model: str = "embedded"
-    seed: int = Field(7, ge=0)
-    prompt_style: Literal["short", "full"] = "short"
     lora_r: int = Field(16, ge=1, le=512)
     lora_alpha: int = Field(32, ge=1)
     lora_dropout: float = Field(0.05, ge=0, lt=1)
@@ -36,26 +65,14 @@ class LoraTrainingConfig(Record):
     max_length: int = Field(512, ge=8)
     load_in_4bit: bool = False
 
-    @classmethod
-    def of(cls, namespace: dict[str, Any]) -> LoraTrainingConfig:
-        """The config that a notebook's parameters spell; an impossible value is named."""
-        return from_parameters(cls, namespace)
 
-    @property
-    def effective_batch(self) -> int:
-        """Rows behind one optimiser step."""
-        return self.batch_size * self.gradient_accumulation
-
-
-class OpenAIJobConfig(Record):
-    """A fine-tuning job at an OpenAI-compatible endpoint, under the names of the notebook's parameters."""
+class OpenAIJobConfig(Hyperparameters):
+    """A fine-tuning job at an OpenAI-compatible endpoint (03b)."""
 
     task: str = "support_triage"
     run_id: str = "dev"
     base_url: str = ""  # "" = https://api.openai.com/v1
     api_model: str = ""
-    seed: int = Field(7, ge=0, le=2**31 - 1)
-    prompt_style: Literal["short", "full"] = "short"
     n_epochs: int = Field(0, ge=0, le=50)  # 0 = auto, here and below
     api_batch_size: int = Field(0, ge=0, le=256)
     learning_rate_multiplier: float = Field(0.0, ge=0)
@@ -64,70 +81,66 @@ class OpenAIJobConfig(Record):
     job_deadline_minutes: float = Field(240.0, gt=0)
     poll_seconds: float = Field(30.0, gt=0)
 
-    @classmethod
-    def of(cls, namespace: dict[str, Any]) -> OpenAIJobConfig:
-        """The config that a notebook's parameters spell; an impossible value is named."""
-        return from_parameters(cls, namespace)
 
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What decides the resulting model; limits and waiting times do not."""
-        return self.model_dump(exclude={"run_id", "task", "max_cost_usd", "job_deadline_minutes", "poll_seconds"})
+def plan_schedule(config: LoraTrainingConfig, lengths: list[int]) -> dict[str, int]:
+    """The number of optimiser steps for rows of these token lengths, and the settings that are fitted to it.
 
-
-Config = TypeVar("Config", LoraTrainingConfig, OpenAIJobConfig)
-
-
-def from_parameters(kind: type[Config], namespace: dict[str, Any]) -> Config:
-    """A config from the names it shares with a notebook's globals()."""
-    try:
-        return kind(**{name: namespace[name] for name in kind.model_fields if name in namespace})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise WorkbookError(f"parameter {where}: {problem['msg']}; got {problem['input']!r}") from None
-
-
-class Schedule(Record):
-    """When the optimiser steps, logs, evaluates and saves; `notes` says what was changed and why."""
-
-    steps: int
-    warmup_steps: int
-    logging_steps: int
-    eval_steps: int
-    save_steps: int
-    rows_at_once: int
-    accumulation: int
-    notes: list[str] = Field(default_factory=list)
-
-
-def plan_schedule(config: LoraTrainingConfig, lengths: list[int], on_cpu: bool) -> Schedule:
-    """The schedule for rows of these token lengths.
-
-    On short data the configured warm-up and intervals would never be reached, so they become shares of all steps:
-    warm-up 10%, evaluation 20%, checkpoint 10%. On a CPU the accumulated rows are computed at once while they
-    fit: the gradient is the same (the loss is a sum over tokens), the matrices are larger.
+    On short data the configured warm-up and intervals would never be reached, so they become shares of all steps.
+    Accumulated rows are computed at once while they fit: the gradient is the same (the loss is a sum over tokens), the
+    matrices are larger.
     """
-    steps = math.ceil(config.epochs * math.ceil(len(lengths) / config.effective_batch))
-    wanted = {"warmup_steps": 0.1, "logging_steps": 0.05, "eval_steps": 0.2, "save_steps": 0.1}
-    values, notes = {}, []
-    for name, share in wanted.items():
-        values[name] = given = getattr(config, name)
-        most = max(0 if name == "warmup_steps" else 1, math.ceil(share * steps))
-        if given > most:
-            values[name] = most
-            notes.append(f"{name} {given} -> {most}: {share:.0%} of {steps} steps")
-    rows_at_once, accumulation = config.batch_size, config.gradient_accumulation
-    if on_cpu and accumulation > 1 and max(lengths) * config.effective_batch <= TOKENS_AT_ONCE_ON_CPU:
-        rows_at_once, accumulation = config.effective_batch, 1
-        notes.append(f"{config.batch_size} x {config.gradient_accumulation} rows are computed at once (same gradient)")
-    return Schedule(steps=steps, rows_at_once=rows_at_once, accumulation=accumulation, notes=notes, **values)
+    batch, accumulation = config.batch_size, config.gradient_accumulation
+    steps = math.ceil(config.epochs * math.ceil(len(lengths) / (batch * accumulation)))
+    if max(lengths) * batch * accumulation <= TOKENS_AT_ONCE:
+        batch, accumulation = batch * accumulation, 1
+    fitted = {name: min(getattr(config, name), math.ceil(share * steps)) for name, share in SHARES.items()}
+    return {"steps": steps, "batch_size": batch, "gradient_accumulation": accumulation} | fitted
 
 
-def version_id(
-    run_id: str, task: Task, dataset: FineTuningDataset, config: LoraTrainingConfig | OpenAIJobConfig
-) -> str:
+def version_id(run_id: str, task: Task, dataset: FineTuningDataset, config: Hyperparameters) -> str:
     """The registry id of what this training makes: the same inputs in the same run give the same id."""
-    asked = config.asked if isinstance(config, OpenAIJobConfig) else config.model_dump()
-    inputs = [task.registry_name, task.fingerprint, dataset.metadata.fingerprint, asked]
+    inputs = [task.registry_name, task.fingerprint, dataset.metadata.fingerprint, config.deciding]
     return f"{run_id}-{store.fingerprint(inputs)[:8]}"
+
+
+def estimate(report: Preflight, config: LoraTrainingConfig, task: Task) -> dict[str, Any]:
+    """Forecast a training from earlier ones in this home, else from a short matmul probe; steps and tokens are exact."""
+    if known := _earlier(config.base_model):
+        training = known["details"]["training_seconds"]
+        rate, start = known["tokens"] / training, known["seconds"] - training
+    else:
+        rate, start = _probe_rate(config.base_model), START_SECONDS
+    seconds = start + report.tokens / rate
+    return {
+        "steps": report.schedule["steps"],
+        "tokens": report.tokens,
+        "tokens_per_second": round(rate, 1),
+        "minutes": round(seconds / 60, 1),
+        "cost_usd": hardware_cost(task, seconds),
+        "basis": "earlier trainings on this machine" if known else "a matmul probe",
+    }
+
+
+def hardware_cost(task: Task, seconds: float) -> float:
+    """USD of this machine's time, by task.yaml."""
+    return round(seconds / 3600 * float(task.prices.get("hardware_usd_per_hour", 0)), 6)
+
+
+def _earlier(base_model: str) -> dict[str, Any] | None:
+    """model.json of this home's newest local training of the base."""
+    newest = sorted((store.home() / "runs").glob("*/model.json"), key=lambda path: -path.stat().st_mtime)
+    models_here = (m for m in map(store.read_json, newest) if "training_seconds" in m.get("details", {}))
+    return next((m for m in models_here if m["base_model"] == base_model), None)
+
+
+def _probe_rate(base_model: str) -> float:
+    """Tokens per second = matmul rate x MATMUL_SHARE / FLOPs per token.
+
+    A frozen parameter costs 2 FLOPs forward and 2 backward (the gradient of its input alone): as many as it has bytes.
+    """
+    import torch
+
+    stored = sum(path.stat().st_size for path in Path(models.base_path(base_model)).glob("*.safetensors"))
+    a, b = torch.rand(1024, 576), torch.rand(576, 1536)
+    flops = 2 * 1024 * 576 * 1536 / min(timeit.repeat(lambda: a @ b, number=1, repeat=20))
+    return flops * MATMUL_SHARE / stored if stored else UNKNOWN_RATE

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,8 @@ from pydantic import Field
 from helpers import models, store
 from helpers.records import FineTuningDataset, Record, WorkbookError
 from helpers.tasks import Task
-from helpers.train.config import LoraTrainingConfig, version_id
-from helpers.train.estimate import remember_throughput
-from helpers.train.rows import Preflight, preflight, rows_fingerprint
+from helpers.train.config import LoraTrainingConfig, hardware_cost, version_id
+from helpers.train.rows import Preflight, preflight
 
 OnLine = Callable[[dict[str, Any]], None]
 SECRETS = ("WORKBOOK_API_KEY", "OPENAI_API_KEY", "WORKBOOK_DATABASE_URL")  # nothing that training needs
@@ -62,33 +61,25 @@ def fine_tune_lora(
 ) -> TrainedModel:
     """Train a LoRA adapter on the dataset's train part, publish it and write the run's model.json.
 
-    `on_line` gets every line of training.jsonl as it appears. What this run has already trained from the same rows and
-    settings is returned as it is. Raises WorkbookError for what can be mended (exit 6:
-    memory or disk) and RuntimeError with the program's last lines otherwise.
+    `on_line` gets every line of training.jsonl as it appears. What this run has already trained from the same inputs is
+    returned as it is, so that files which may already serve stay as they are. Raises WorkbookError for what can be
+    mended (exit 6: memory or disk) and RuntimeError with the program's last lines otherwise.
     """
     report = report or preflight(dataset, task, config)
     version = version_id(run.id, task, dataset, config)
-    if (known := _already_trained(run, version, report)) is not None:
-        return known
+    target = store.home() / "models" / version / "adapter"
+    known = run.read("model.json") if run.has("model.json") and target.is_dir() else {}
+    if (known.get("version"), known.get("fingerprints")) == (version, report.fingerprints):
+        return TrainedModel(**known)
     with store.lock():
-        folder = _fresh(run.path("training"))
-        rows = _private_rows(run, report)
-        job = {
-            "folder": str(folder),
-            "rows": str(rows),
-            "base_path": models.base_path(config.base_model),
-            "config": config.model_dump(),
-            "schedule": report.schedule.model_dump(exclude={"notes"}),
-            "end_with_parent": True,
-        }
         started = time.monotonic()
-        run_program(store.write_json(folder / "job.json", job), run, config.base_model, on_line)
+        folder = _write_job(run, config, report)
+        command = [sys.executable, "-m", "helpers.train", str(folder / "job.json")]
+        run_child(command, run, config.base_model, on_line)
         seconds = time.monotonic() - started
-        result = store.read_json(folder / "result.json")
-        check_adapter(folder / "adapter")
-        target = publish_adapter(folder / "adapter", version, config, report)
-        remember_throughput(config.base_model, result["tokens"], result["seconds"], seconds - result["seconds"])
+        publish_adapter(folder / "adapter", target)
         model = TrainedModel(
+            **store.read_json(folder / "result.json"),
             model_id=version,
             version=version,
             provider="embedded" if config.base_model == "embedded" else "local",
@@ -97,126 +88,81 @@ def fine_tune_lora(
             dataset_version=dataset.metadata.version,
             prompt_style=config.prompt_style,
             fingerprints=report.fingerprints,
-            hyperparameters=config.model_dump() | {"schedule": report.schedule.model_dump()},
-            tokens=result["tokens"],
+            hyperparameters=config.model_dump() | {"schedule": report.schedule},
             seconds=round(seconds, 1),
-            cost_usd=round(seconds / 3600 * float(task.prices.get("hardware_usd_per_hour", 0)), 6),
-            losses=result["losses"],
-            details={k: result[k] for k in ("steps", "path", "fallback", "memory_mb")}
-            | {"rows": rows_fingerprint(report)},
+            cost_usd=hardware_cost(task, seconds),
         )
         run.write("model.json", model)
-        for left_over in ("checkpoints", "best", "adapter"):
-            shutil.rmtree(folder / left_over, ignore_errors=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return model
 
 
-def _already_trained(run: store.Run, version: str, report: Preflight) -> TrainedModel | None:
-    """This run's model when it was trained on the very same rows and its adapter is whole; nothing is trained twice."""
-    if not run.has("model.json") or (saved := run.read("model.json"))["version"] != version:
-        return None
-    manifest = store.home() / str(saved.get("adapter")) / "manifest.json"
-    if not manifest.is_file() or saved.get("details", {}).get("rows") != rows_fingerprint(report):
-        return None
-    files = store.read_json(manifest)["sha256"]
-    whole = all((p := manifest.parent / name).is_file() and store.sha256_file(p) == sha for name, sha in files.items())
-    return TrainedModel(**saved) if whole else None
-
-
-def read_curve(run: store.Run) -> list[dict[str, Any]]:
-    """The metric lines of a run's training (or of its job's events), oldest first."""
-    path = run.path("training") / "training.jsonl"
-    return store.read_jsonl(path) if path.exists() else []
-
-
-def _fresh(folder: Path) -> Path:
+def _write_job(run: store.Run, config: LoraTrainingConfig, report: Preflight) -> Path:
+    """job.json in a fresh folder; the rows, which are example text in another spelling, in the run's private one."""
+    folder = run.path("training")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
+    parts = {"train": report.train, "validation": report.validation}
+    rows = {part: [row.model_dump(exclude={"id"}) for row in chosen] for part, chosen in parts.items()}
+    job = {
+        "folder": str(folder),
+        "rows": str(store.write_text(run.private / "train_rows.json", store.dumps(rows))),
+        "base_path": models.base_path(config.base_model),
+        "config": config.model_dump(),
+        "schedule": report.schedule,
+        "end_with_parent": True,
+    }
+    return store.write_json(folder / "job.json", job).parent
 
 
-def _private_rows(run: store.Run, report: Preflight) -> Path:
-    """The token rows are example text in another spelling: they live in the run's private folder."""
-    parts = (("train", report.train), ("validation", report.validation))
-    lines = [row.model_dump() | {"part": part} for part, rows in parts for row in rows]
-    return store.write_jsonl(run.private / "train_rows.jsonl", lines)
+def run_child(command: list[str], run: store.Run, base_model: str, on_line: OnLine | None) -> None:
+    """Run the training program to its end; raises what its exit code means.
 
-
-# ---------------------------------------------------------------- the program as a child
-
-
-def run_program(job: Path, run: store.Run, base_model: str, on_line: OnLine | None) -> None:
-    """Run `python -m helpers.train job.json` to its end; raise what its exit code means."""
+    It leads a process group of its own, is listed in children.json, and is ended on every way out of here. It also
+    watches our end of its stdin: should this process be killed outright, it ends as well.
+    """
+    path = os.pathsep.join(filter(None, [str(store.PROJECT), os.environ.get("PYTHONPATH")]))
     environment = {k: v for k, v in os.environ.items() if k not in SECRETS} | models.offline_env(base_model)
-    path = [str(store.PROJECT), os.environ.get("PYTHONPATH", "")]
-    environment |= {"PYTHONPATH": os.pathsep.join(p for p in path if p), "PYTHONWARNINGS": "ignore"}
-    output = job.parent / "program.log"
-    command = [sys.executable, "-m", "helpers.train", str(job)]
-    with open(output, "wb") as log, _child(command, run, environment, log) as child:
-        for line in _follow(child, job.parent / "training.jsonl"):
+    environment |= {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    folder, children = run.path("training"), run.path("children.json")
+    with open(folder / "program.log", "wb") as log:
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    try:
+        store.write_json(children, [{"pid": child.pid, "pgid": child.pid, "started": process_start_time(child.pid)}])
+        for line in _follow(child, folder / "training.jsonl"):
             if on_line is not None:
                 on_line(line)
-    if child.returncode != 0:
-        raise _failure(child.returncode, output)
-
-
-@contextmanager
-def _child(
-    command: list[str], run: store.Run, environment: dict[str, str], log: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A child in a process group of its own, listed in children.json, ended on every way out of the block.
-
-    The child watches our end of its stdin: should this process be killed outright, the child ends as well.
-    """
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-    )
-    entry = {"pid": child.pid, "pgid": child.pid, "started": process_start_time(child.pid), "what": "train"}
-    children = run.path("children.json")
-    store.write_json(children, [entry])
-    try:
-        yield child
-        child.wait()
     finally:
-        _end(child)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if child.poll() is None:
+                os.killpg(child.pid, number)
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(timeout=5)
         children.unlink(missing_ok=True)
+    if child.returncode != 0:
+        raise _failure(child.returncode, folder / "program.log")
 
 
 def process_start_time(pid: int) -> int | None:
-    """Clock ticks since boot at which a process began (Linux): with the pid it names one process for ever."""
+    """Clock ticks since boot at which a live process began (Linux): with the pid it names one process for ever."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
         return None
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    if child.stdin is not None:
-        child.stdin.close()
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if child.poll() is not None:
-            return
-        try:
-            os.killpg(child.pid, number)
-            child.wait(timeout=5)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+    return None if fields[0] in ("Z", "X") else int(fields[19])
 
 
 def _follow(child: subprocess.Popen[bytes], path: Path) -> Iterator[dict[str, Any]]:
     """Every whole line of a growing JSONL file, until the child has ended and all is read."""
-    offset = 0
-    while True:
+    offset, ended = 0, False
+    while not ended:
         ended = child.poll() is not None
         data = path.read_bytes()[offset:] if path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
         offset += len(whole)
         yield from (json.loads(line) for line in whole.splitlines())
-        if ended:
-            return
-        time.sleep(0.2)
+        time.sleep(0 if ended else 0.2)
 
 
 def _failure(code: int, output: Path) -> Exception:
@@ -228,44 +174,24 @@ def _failure(code: int, output: Path) -> Exception:
     return RuntimeError(f"the training program ended with code {code}; its last lines:\n" + "\n".join(lines[-12:]))
 
 
-# ---------------------------------------------------------------- the adapter
-
-
 def check_adapter(folder: Path) -> None:
     """Refuse an adapter without effect: LoRA's B matrices start at zero, and zero they stay when nothing was learnt."""
-    from safetensors import safe_open
+    from safetensors.torch import load_file
 
-    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
-        changed = any(bool(weights.get_tensor(name).any()) for name in weights.keys() if "lora_B" in name)  # noqa: SIM118
-    if not changed:
+    weights = load_file(folder / "adapter_model.safetensors")
+    if not all(bool(w.isfinite().all()) for w in weights.values()):
+        raise WorkbookError("the adapter holds values that are not finite; lower learning_rate and train again")
+    if not any(bool(w.any()) for name, w in weights.items() if "lora_B" in name):
         raise WorkbookError(
-            "the adapter has no effect (all its lora_B weights are zero): check learning_rate, target_modules and that the"
-            " rows carry loss"
+            "the adapter has no effect (all its lora_B weights are zero): check learning_rate, target_modules and that"
+            " the rows carry loss"
         )
 
 
-def publish_adapter(source: Path, version: str, config: LoraTrainingConfig, report: Preflight) -> Path:
-    """Copy a checked adapter to models/<version>/adapter: a temporary folder, the manifest last, then one rename."""
-    target = store.home() / "models" / version / "adapter"
-    partial = target.with_name(f".adapter.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copyfile(source / name, partial / name)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise WorkbookError(
-            f"the adapter could not be written to {target}: {error.strerror}; free some disk space", 6
-        ) from error
-    manifest = {
-        "version": version,
-        "created_at": store.now(),
-        "base_model": config.base_model,
-        "fingerprints": report.fingerprints,
-        "sha256": {p.name: store.sha256_file(p) for p in sorted(partial.iterdir())},
-    }
-    store.write_json(partial / "manifest.json", manifest)
+def publish_adapter(folder: Path, target: Path) -> None:
+    """Check an adapter and move it to its place by one rename."""
+    check_adapter(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's model card, a form that nobody filled in
     shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(target)

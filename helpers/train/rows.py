@@ -7,18 +7,20 @@ loss: the prompt is given at serving time, and a model that never learns to stop
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from statistics import median
+import re
+from itertools import groupby
 from typing import Any
 
 from helpers import models, store
 from helpers.models.tokens import tokenizer_of
 from helpers.records import FineTuningDataset, Message, Record, TrainingExample, WorkbookError
 from helpers.tasks import Task, render
-from helpers.train.config import LoraTrainingConfig, Schedule, plan_schedule
+from helpers.train.config import LoraTrainingConfig, OpenAIJobConfig, plan_schedule
 
 IGNORED = -100  # the label of a position without loss
 MAX_EVAL_ROWS = 60
+MAX_ROW_TOKENS = 65_536  # of a provider
+CONTROL = re.compile(r"<\|[a-z0-9_]+\|>")  # control tokens inside a text make providers refuse the whole file
 
 
 class TrainingRow(Record):
@@ -34,43 +36,20 @@ class TrainingRow(Record):
         return sum(label != IGNORED for label in self.labels)
 
 
-class RefusedRow(Record):
-    """A row that cannot teach anything, and why."""
-
-    id: str
-    reason: str
-
-
-class SeenRow(Record):
-    """One rendered row as alternating pieces of text: [text, carries loss]."""
-
-    id: str
-    pieces: list[tuple[str, bool]]
-
-
 class Preflight(Record):
     """What the model will see: the rows themselves, and what was checked about them."""
 
     train: list[TrainingRow]
     validation: list[TrainingRow]
-    refused: list[RefusedRow]
+    refused: dict[str, str]  # id -> why this row cannot teach anything
     shortened: list[str]  # ids whose answer was cut at max_length, so that its end is not learnt
     left_out: int  # train rows beyond max_train_tokens
     tokens: int  # of the chosen train rows, all epochs together
-    trained_tokens: dict[str, float]  # per row: min, median, max, and the total of one epoch
-    end_token: str
-    end_trained: bool  # every row that was not shortened ends in the trained end-of-turn token
+    end_token: str  # the end of turn that is learnt; "" when every answer was cut
     round_trip: int  # rows whose tokens are those of the template applied to the whole conversation
-    common_prefix: int
-    samples: list[SeenRow]
+    samples: dict[str, list[tuple[str, bool]]]  # id -> its text in pieces (text, carries loss)
     fingerprints: dict[str, str]
-    schedule: Schedule
-    notes: list[str]
-
-
-def _text(tokenizer: Any, chat: Sequence[Message], generation_prompt: bool) -> str:
-    turns = [turn | {"content": turn["content"] or ""} for turn in models.plain(chat)]
-    return tokenizer.apply_chat_template(turns, add_generation_prompt=generation_prompt, tokenize=False)
+    schedule: dict[str, int]
 
 
 def control_tokens(tokenizer: Any) -> dict[int, str]:
@@ -86,10 +65,10 @@ def encode(tokenizer: Any, prompt: list[Message], answer: str) -> tuple[list[int
     template, so that models whose turns do not end in `eos_token` learn their own end; a template that does not
     continue its own prompt (some hide a reasoning part) gets answer + eos_token.
     """
-    head, whole = (
-        _text(tokenizer, prompt, True),
-        _text(tokenizer, [*prompt, Message(role="assistant", content=answer)], False),
-    )
+    chat = models.plain([*prompt, Message(role="assistant", content=answer)])
+    turns = [turn | {"content": turn["content"] or ""} for turn in chat]
+    head = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, tokenize=False)
+    whole = tokenizer.apply_chat_template(turns, tokenize=False)
     tail = whole[len(head) :] if whole.startswith(head) else answer + tokenizer.eos_token
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
     controls = control_tokens(tokenizer)
@@ -98,27 +77,19 @@ def encode(tokenizer: Any, prompt: list[Message], answer: str) -> tuple[list[int
     return models.render_tokens(tokenizer, prompt), ids
 
 
-def make_row(
-    tokenizer: Any, task: Task, example: TrainingExample, config: LoraTrainingConfig
-) -> TrainingRow | RefusedRow:
+def make_row(tokenizer: Any, task: Task, example: TrainingExample, config: LoraTrainingConfig) -> TrainingRow | str:
     """The token row of one example, or why it has none."""
     if not example.answer.strip():
-        return RefusedRow(id=example.id, reason="no answer to learn")
+        return "no answer to learn"
     prompt = render(task, example, config.prompt_style)
-    if found := _control_in(tokenizer, [*(m.content or "" for m in prompt), example.answer]):
-        return RefusedRow(id=example.id, reason=f"its text holds the control token {found}")
+    text = "\n".join([*(m.content or "" for m in prompt), example.answer])
+    if found := next((c for c in control_tokens(tokenizer).values() if c and c in text), ""):
+        return f"its text holds the control token {found}"
     given, learnt = encode(tokenizer, prompt, example.answer)
-    ids = (given + learnt)[: config.max_length]
     if len(given) >= config.max_length:
-        return RefusedRow(
-            id=example.id, reason=f"no trainable token left: its prompt has {len(given)} tokens of {len(ids)}"
-        )
-    return TrainingRow(id=example.id, input_ids=ids, labels=([IGNORED] * len(given) + learnt)[: config.max_length])
-
-
-def _control_in(tokenizer: Any, texts: Iterable[str]) -> str:
-    controls = [c for c in control_tokens(tokenizer).values() if c]
-    return next((c for text in texts for c in controls if c in text), "")
+        return f"no trainable token left: its prompt has {len(given)} tokens, max_length is {config.max_length}"
+    ids, labels = given + learnt, [IGNORED] * len(given) + learnt
+    return TrainingRow(id=example.id, input_ids=ids[: config.max_length], labels=labels[: config.max_length])
 
 
 def choose_rows(
@@ -138,37 +109,30 @@ def choose_rows(
     return chosen, len(ordered) - len(chosen)
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all rows share."""
-    first, last = min(rows), max(rows)
-    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-
-
 def preflight(dataset: FineTuningDataset, task: Task, config: LoraTrainingConfig, show: int = 3) -> Preflight:
     """Encode the train and validation parts and check what would otherwise fail silently.
 
     Raises WorkbookError when nothing trainable is left; refused rows are named in the report.
     """
     tokenizer = tokenizer_of(config.base_model)
-    made = {
-        part: [make_row(tokenizer, task, e, config) for e in dataset.part(part)] for part in ("train", "validation")
-    }
-    rows = {part: [r for r in found if isinstance(r, TrainingRow)] for part, found in made.items()}
-    refused = [r for found in made.values() for r in found if isinstance(r, RefusedRow)]
-    verified = {e.id for e in dataset.examples if e.quality == "verified"}
+    by_id = {e.id: e for e in (*dataset.part("train"), *dataset.part("validation"))}
+    made = {name: make_row(tokenizer, task, example, config) for name, example in by_id.items()}
+    refused = {name: row for name, row in made.items() if isinstance(row, str)}
+    rows: dict[str, list[TrainingRow]] = {"train": [], "validation": []}
+    for row in made.values():
+        if isinstance(row, TrainingRow):
+            rows[by_id[row.id].part].append(row)
+    verified = {e.id for e in by_id.values() if e.quality == "verified"}
     train, left_out = choose_rows(rows["train"], verified, config.epochs, config.max_train_tokens)
     if not train:
-        why = f"; the first refused row: {refused[0].id} ({refused[0].reason})" if refused else ""
+        first = next((f": {name} ({reason})" for name, reason in refused.items()), "")
         raise WorkbookError(
-            f"no trainable row in {dataset.metadata.version}: raise max_length or max_train_tokens{why}"
+            f"no trainable row; raise max_length or max_train_tokens. Rows refused: {len(refused)}{first}"
         )
     validation, _ = choose_rows(rows["validation"], verified, 1, 0)
-    ends = set(control_tokens(tokenizer))
-    whole = [r for r in train if r.labels[-1] in ends]
-    by_id = {e.id: e for e in dataset.examples}
-    same = sum(_as_template(tokenizer, task, by_id[r.id], config)[: len(r.input_ids)] == r.input_ids for r in train)
-    trained = [r.trained for r in train]
-    schedule = plan_schedule(config, [len(r.input_ids) for r in train], on_cpu=not _has_gpu())
+    ends = {r.labels[-1] for r in train} & set(control_tokens(tokenizer))
+    chats = {r.id: render(task, by_id[r.id], config.prompt_style, answer=True) for r in train}
+    whole = {name: models.render_tokens(tokenizer, chat, False) for name, chat in chats.items()}
     return Preflight(
         train=train,
         validation=validation[:MAX_EVAL_ROWS],
@@ -176,54 +140,44 @@ def preflight(dataset: FineTuningDataset, task: Task, config: LoraTrainingConfig
         shortened=[r.id for r in train if r.labels[-1] not in ends],
         left_out=left_out,
         tokens=round(config.epochs * sum(len(r.input_ids) for r in train)),
-        trained_tokens={"min": min(trained), "median": median(trained), "max": max(trained), "total": sum(trained)},
-        end_token=tokenizer.decode([whole[0].labels[-1]]) if whole else "",
-        end_trained=bool(whole),
-        round_trip=same,
-        common_prefix=common_prefix([r.input_ids for r in train]),
-        samples=[_pieces(tokenizer, row) for row in train[:show]],
+        end_token=tokenizer.decode(sorted(ends)),
+        round_trip=sum(whole[r.id][: len(r.input_ids)] == r.input_ids for r in train),
+        samples={row.id: _pieces(tokenizer, row) for row in train[:show]},
         fingerprints=models.template_fingerprints(config.base_model, task, config.prompt_style),
-        schedule=schedule,
-        notes=_notes(schedule, refused, left_out, same, len(train), config),
+        schedule=plan_schedule(config, [len(r.input_ids) for r in train]),
     )
 
 
-def _notes(
-    schedule: Schedule, refused: list[RefusedRow], left_out: int, same: int, n: int, config: LoraTrainingConfig
-) -> list[str]:
-    notes = list(schedule.notes)
-    if refused:
-        ids = ", ".join(r.id for r in refused[:10])
-        notes.append(f"{len(refused)} rows refused: {ids}{' …' if len(refused) > 10 else ''}")
-    if left_out:
-        notes.append(f"{left_out} train rows left out: max_train_tokens = {config.max_train_tokens} is used up")
-    if same < n:
-        notes.append(
-            f"{n - same} rows differ from the template's tokens of the whole conversation; the served prompt is used"
-        )
-    return notes
+def _pieces(tokenizer: Any, row: TrainingRow) -> list[tuple[str, bool]]:
+    """The row's text, cut where loss begins or ends."""
+    tokens = zip(row.input_ids, row.labels, strict=True)
+    runs = groupby(tokens, key=lambda token: token[1] != IGNORED)
+    return [(tokenizer.decode([i for i, _ in run]), carries) for carries, run in runs]
 
 
-def _as_template(tokenizer: Any, task: Task, example: TrainingExample, config: LoraTrainingConfig) -> list[int]:
-    return models.render_tokens(tokenizer, render(task, example, config.prompt_style, answer=True), False)
+def training_file(examples: list[TrainingExample], task: Task, config: OpenAIJobConfig) -> bytes:
+    """The JSONL of a hosted job, in chat lines exactly as the model will be asked later.
+
+    Judged by every rule we know before anything is uploaded; WorkbookError names the first rows that break one.
+    """
+    problems, lines = [], []
+    for example in examples:
+        chat = render(task, example, config.prompt_style, answer=True)
+        text = "".join(m.content or "" for m in chat)
+        rules = {
+            "no answer of the assistant": not example.answer.strip(),
+            "no message of a user": all(m.role != "user" for m in chat),
+            "holds a control token such as <|im_end|>": CONTROL.search(text) is not None,
+            f"longer than {MAX_ROW_TOKENS} tokens": most_tokens(text.encode()) > MAX_ROW_TOKENS,
+        }
+        problems += [f"{example.id}: {problem}" for problem, broken in rules.items() if broken]
+        lines.append(store.dumps({"messages": models.plain(chat)}) + "\n")
+    if problems:
+        shown = "; ".join(problems[:5])
+        raise WorkbookError(f"the provider would refuse {len(problems)} rows: {shown}; leave them out in 02")
+    return "".join(lines).encode()
 
 
-def _pieces(tokenizer: Any, row: TrainingRow) -> SeenRow:
-    pieces: list[tuple[list[int], bool]] = []
-    for token, label in zip(row.input_ids, row.labels, strict=True):
-        carries = label != IGNORED
-        if not pieces or pieces[-1][1] != carries:
-            pieces.append(([], carries))
-        pieces[-1][0].append(token)
-    return SeenRow(id=row.id, pieces=[(tokenizer.decode(ids), carries) for ids, carries in pieces])
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
-
-
-def rows_fingerprint(report: Preflight) -> str:
-    """sha256 over every token and label that training will see."""
-    return store.fingerprint([[r.id, r.input_ids, r.labels] for r in (*report.train, *report.validation)])
+def most_tokens(data: bytes) -> int:
+    """An upper estimate without the provider's tokenizer: three bytes a token."""
+    return -(-len(data) // 3)

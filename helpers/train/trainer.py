@@ -1,4 +1,4 @@
-"""trl's SFTTrainer with less arithmetic: the same loss and gradients from fewer operations.
+"""What runs in the training process: trl's SFTTrainer with less arithmetic, fed from job.json.
 
 Three things change, none of them the mathematics: the LM head runs only where a label is; the prompt that all rows
 of a batch begin with is computed once (its keys and values are handed to every row, and autograd adds up what flows
@@ -9,18 +9,33 @@ back to the stock path where an architecture does not agree.
 from __future__ import annotations
 
 import functools
+import json
+import math
 import random
+import resource
+import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from datasets import Dataset
+from peft import LoraConfig, prepare_model_for_kbit_training
 from torch.utils.data import Sampler
-from trl import SFTTrainer
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PrinterCallback, set_seed
+from transformers.utils import logging as transformers_logging
+from trl import SFTConfig, SFTTrainer
 
-IGNORED = -100
+from helpers import store
+from helpers.models.tokens import load_tokenizer
+from helpers.records import WorkbookError
+from helpers.train.config import SHARES
+from helpers.train.rows import IGNORED
+
 SHORTEST_PREFIX = 8  # tokens; below this a second pass through the layers costs more than it saves
 MEGA_BATCHES = 20  # how many batches are sorted by length together
-Path = Literal["prefix", "head", "stock"]
+Way = Literal["prefix", "head", "stock"]
+LOGGED = {"loss": "loss", "eval_loss": "eval_loss", "learning_rate": "lr", "num_tokens": "tokens"}
 
 
 def shared_prefix(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
@@ -75,55 +90,54 @@ class LengthGrouped(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        rng = random.Random(f"{self.seed}:{self.epoch}")
-        order = rng.sample(range(len(self.lengths)), len(self.lengths))
-        window = self.batch * MEGA_BATCHES
-        batches = []
-        for start in range(0, len(order), window):
-            by_length = sorted(order[start : start + window], key=lambda i: -self.lengths[i])
-            batches += [by_length[n : n + self.batch] for n in range(0, len(by_length), self.batch)]
-        whole = [b for b in batches if len(b) == self.batch]
-        rng.shuffle(whole)
-        return iter([i for b in whole + [b for b in batches if len(b) < self.batch] for i in b])
+        rng, size = random.Random(f"{self.seed}:{self.epoch}"), self.batch * MEGA_BATCHES
+        order = rng.sample(range(len(self)), len(self))
+        for start in range(0, len(self), size):
+            order[start : start + size] = sorted(order[start : start + size], key=lambda i: -self.lengths[i])
+        batches = [order[n : n + self.batch] for n in range(0, len(self), self.batch)]
+        rest = [batches.pop()] if len(batches[-1]) < self.batch else []  # an incomplete batch stays the last
+        rng.shuffle(batches)
+        return iter([row for batch in batches + rest for row in batch])
 
 
 class WorkbookTrainer(SFTTrainer):
-    """SFTTrainer with our loss and batching; `path` says how much of it is in use ("stock": none)."""
+    """SFTTrainer with our loss and batching; `path` says how much of it is in use ("stock": none).
 
-    def __init__(self, *args: Any, tell: Callable[[dict[str, Any]], None], **kwargs: Any) -> None:
-        self.path: Path = "stock"
-        self._tell = tell
+    The adapter of the lowest validation loss so far stands in `adapter`; every logged step is told to `tell`.
+    """
+
+    def __init__(self, *args: Any, adapter: Path, tell: Callable[..., None], **kwargs: Any) -> None:
+        self.path: Way = "stock"
+        self.adapter, self._tell = adapter, tell
+        self.best: dict[str, Any] = {"eval": None, "best_step": None}
         super().__init__(*args, **kwargs)
         if not self.args.bf16:  # trl makes the adapter of a quantised base bf16, on hardware without bf16 too
             for weight in self.model.parameters():
                 weight.data = weight.data.float() if weight.requires_grad else weight.data
         self._add_supervised_loss()
 
-    def _causal(self) -> Any:
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
-
     def _add_supervised_loss(self) -> None:
         """Give the model's forward a second mode, so that wrappers (PEFT, DDP) see every step as a forward call."""
-        causal = self._causal()
+        causal = self.accelerator.unwrap_model(self.model).get_base_model()
         stock = causal.forward
 
         @functools.wraps(stock)
-        def forward(*args: Any, supervised: Path | None = None, **kwargs: Any) -> Any:
+        def forward(*args: Any, supervised: Way | None = None, **kwargs: Any) -> Any:
             if supervised is None:
                 return stock(*args, **kwargs)
             return {"loss": supervised_loss(causal, kwargs["input_ids"], kwargs["labels"], supervised == "prefix")}
 
         causal.forward = forward
 
-    def settle(self, rows: Sequence[dict[str, Any]], tolerance: float) -> str:
-        """Choose the fastest path whose loss agrees with the stock loss on `rows`; return what was found."""
+    def settle(self, rows: Sequence[dict[str, Any]]) -> str:
+        """Choose the fastest path whose loss agrees with the stock loss on `rows`; return why others were not taken."""
         batch = self._prepare_inputs(self.data_collator(list(rows)))
-        was_training, found = self.model.training, []
+        tolerance = 2e-2 if self.args.bf16 or getattr(self.model, "is_loaded_in_4bit", False) else 1e-4
+        wanted: tuple[Way, ...] = ("head",) if self.args.gradient_checkpointing else ("prefix", "head")
+        found = []
         self.model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
             stock = float(super().compute_loss(self.model, dict(batch)))
-            wanted: tuple[Path, ...] = ("head",) if self.args.gradient_checkpointing else ("prefix", "head")
             for path in wanted:
                 try:
                     ours = float(self._supervised(self.model, batch, path) / (batch["labels"] != IGNORED).sum())
@@ -134,11 +148,10 @@ class WorkbookTrainer(SFTTrainer):
                     self.path = path
                     break
                 found.append(f"{path}: loss {ours:.5f}, stock {stock:.5f}")
-        self.model.train(was_training)
         self._metrics["eval"].clear()
         return "; ".join(found)
 
-    def _supervised(self, model: Any, inputs: dict[str, Any], path: Path) -> torch.Tensor:
+    def _supervised(self, model: Any, inputs: dict[str, Any], path: Way) -> torch.Tensor:
         return model(input_ids=inputs["input_ids"], labels=inputs["labels"], supervised=path)["loss"]
 
     def compute_loss(
@@ -160,12 +173,116 @@ class WorkbookTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         lengths = [len(ids) for ids in (train_dataset or self.train_dataset)["input_ids"]]
         batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGrouped(lengths, batch, self.args.data_seed or self.args.seed)
+        return LengthGrouped(lengths, batch, self.args.seed)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, and keep the adapter when none before it was better."""
+        metrics = super().evaluate(*args, **kwargs)
+        if self.best["eval"] is None or metrics["eval_loss"] < self.best["eval"]:
+            self.best = {"eval": metrics["eval_loss"], "best_step": self.state.global_step}
+            self.keep_adapter()
+        return metrics
+
+    def keep_adapter(self) -> None:
+        """Write the adapter as it is now; without embedding layers, whose check would ask the hub."""
+        self.model.save_pretrained(str(self.adapter), save_embedding_layers=False)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Hand every metric to the program instead of printing it."""
+        """Tell the numbers that a curve needs, and stop at one that is not finite."""
         super().log(logs, start_time)
-        self._tell(logs)
+        values = {short: float(logs[name]) for name, short in LOGGED.items() if name in logs}
+        if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+            raise WorkbookError(f"{bad[0]} is not finite at step {self.state.global_step}; lower learning_rate")
+        if "loss" in values or "eval_loss" in values:
+            self._tell(step=self.state.global_step, steps=self.args.max_steps, **values)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No model card per checkpoint: it would ask the hub for the base model's."""
+
+
+def train(job: dict[str, Any]) -> None:
+    """Train one adapter as job.json says."""
+    transformers_logging.set_verbosity_error()
+    folder = Path(job["folder"])
+    log, begun = open(folder / "training.jsonl", "a", encoding="utf-8"), time.monotonic()  # noqa: SIM115
+
+    def tell(**values: Any) -> None:
+        line = {"seconds": round(time.monotonic() - begun, 2)} | values
+        log.write(json.dumps(line, allow_nan=False) + "\n")
+        log.flush()
+
+    parts = store.read_json(Path(job["rows"]))
+    tell(event="loading", base=job["base_path"], rows=len(parts["train"]))
+    trainer = build_trainer(job, parts, tell)
+    by_length = sorted(parts["train"], key=lambda r: len(r["input_ids"]))
+    fallback = trainer.settle(by_length[:: max(1, len(by_length) // 3)][:4])  # both padding and prefix occur
+    tell(event="started", path=trainer.path, fallback=fallback, steps=trainer.args.max_steps)
+    started = time.monotonic()
+    trainer.train()
+    training_seconds = round(time.monotonic() - started, 2)
+    if not parts["validation"]:
+        trainer.keep_adapter()
+    last = next((entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry), None)
+    result = {
+        "tokens": int(trainer._total_train_tokens),
+        "losses": {"train": last, **trainer.best},
+        "details": {
+            "steps": trainer.state.global_step,
+            "path": trainer.path,
+            "fallback": fallback,
+            "training_seconds": training_seconds,
+            "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        },
+    }
+    store.write_json(folder / "result.json", result)
+    tell(event="finished", tokens=result["tokens"], steps=trainer.state.global_step, best=trainer.best["best_step"])
+
+
+def load_base(job: dict[str, Any]) -> Any:
+    """The frozen base model: bf16 only where the hardware has it, nf4 when asked for, fp32 otherwise."""
+    dtype = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+    quantised = BitsAndBytesConfig(load_in_4bit=True, **nf4) if job["config"]["load_in_4bit"] else None
+    model = AutoModelForCausalLM.from_pretrained(job["base_path"], dtype=dtype, quantization_config=quantised)
+    return prepare_model_for_kbit_training(model, torch.cuda.is_available()) if quantised else model
+
+
+def build_trainer(job: dict[str, Any], parts: dict[str, list[dict[str, Any]]], tell: Callable[..., None]) -> Any:
+    """peft's LoRA on the base, in trl's SFTTrainer with our loss and batching."""
+    config, schedule, gpu = job["config"], job["schedule"], torch.cuda.is_available()
+    set_seed(config["seed"])
+    strength = {"r": config["lora_r"], "lora_alpha": config["lora_alpha"], "lora_dropout": config["lora_dropout"]}
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules=config["target_modules"], **strength)
+    validation = sorted(parts["validation"], key=lambda r: len(r["input_ids"]))
+    arguments = SFTConfig(
+        output_dir=str(Path(job["folder"]) / "checkpoints"),
+        max_steps=schedule["steps"],
+        per_device_train_batch_size=schedule["batch_size"],
+        per_device_eval_batch_size=schedule["batch_size"],
+        gradient_accumulation_steps=schedule["gradient_accumulation"],
+        learning_rate=config["learning_rate"],
+        **{name: schedule[name] for name in SHARES},
+        eval_strategy="steps" if validation else "no",
+        save_total_limit=2,
+        gradient_checkpointing=gpu,
+        bf16=gpu and torch.cuda.is_bf16_supported(),
+        seed=config["seed"],
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        dataloader_pin_memory=gpu,
+        report_to="none",
+        disable_tqdm=True,
+        logging_nan_inf_filter=False,
+    )
+    trainer = WorkbookTrainer(
+        model=load_base(job),
+        args=arguments,
+        train_dataset=Dataset.from_list(parts["train"]),
+        eval_dataset=Dataset.from_list(validation) if validation else None,
+        processing_class=load_tokenizer(job["base_path"]),
+        peft_config=lora,
+        adapter=Path(job["folder"]) / "adapter",
+        tell=tell,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer

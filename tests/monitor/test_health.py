@@ -11,8 +11,7 @@ from helpers.monitor import Check
 from helpers.records import Estimate, EvalResults, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.registry.database import open_registry
-from helpers.registry.switching import switch
-from helpers.registry.versions import row_of, update
+from helpers.registry.versions import row_of, switch, update
 
 GOOD = '{"category":"KE","priority":"P2","product":"cam","action":"swap"}'
 BROKEN = "Sure! I think this is category KE."
@@ -34,10 +33,8 @@ def serve(task, trained_at=None):
     """Put a version into production, straight through the switch: the gate is tested elsewhere."""
     manager = FineTuneLifecycleManager(task.registry_name)
     manager.open_version("v1", "r1", "tiny", "d1")
-    manager.record_evaluation("v1", results(), "f" * 64)
     with open_registry().transaction() as db:
-        if trained_at:
-            update(db, "v1", trained_at=trained_at)
+        update(db, "v1", eval_results=results().model_dump(), trained_at=trained_at or store.now().isoformat())
         switch(db, task.registry_name, row_of(db, "v1"), "promote", "test", {})
     return "v1"
 

@@ -9,7 +9,7 @@ from typing import Any
 from helpers import store
 from helpers.records import Estimate, EvalResults
 from helpers.registry import FineTuneLifecycleManager
-from helpers.registry.database import open_registry, tables
+from helpers.registry.database import open_registry
 
 TASK = "toy"
 FINGERPRINTS = {"template": "t" * 64, "tokenizer": "k" * 64, "system_prompt": "s" * 64}
@@ -78,9 +78,7 @@ def candidate(version: str, **options: Any) -> FineTuneLifecycleManager:
 
 def contradictions() -> list[str]:
     """What must never be seen, whatever was killed: statuses, route, audit and outbox tell different stories."""
-    t, registry = tables(), open_registry()
-    with registry.transaction(read_only=True) as db:
-        rows = {name: [dict(r) for r in db.execute(getattr(t, name).select()).mappings()] for name in t._fields[1:5]}
+    rows = {name: open_registry().rows(name) for name in ("versions", "routes", "audit", "outbox")}
     serving = [v["id"] for v in rows["versions"] if v["status"] == "production"]
     routed = [r["version"] for r in rows["routes"] if r["version"]]
     generation = rows["routes"][0]["generation"] if rows["routes"] else 0

@@ -8,8 +8,8 @@ SECRET_TEXT = "My hub at 12 Elm Street is offline again"
 
 
 def report() -> SimpleNamespace:
-    row = SimpleNamespace(id="r1", pieces=[(SECRET_TEXT, False), ('{"category": "KE"}<|im_end|>', True)])
-    return SimpleNamespace(samples=[row])
+    pieces = [(SECRET_TEXT, False), ('{"category": "KE"}<|im_end|>', True)]
+    return SimpleNamespace(samples={"r1": pieces})
 
 
 def test_the_loss_mask_is_shown_in_colour_by_hand_and_masked_headless(monkeypatch):
@@ -32,11 +32,19 @@ def test_progress_is_a_line_per_event_evaluation_and_tenth(capsys):
     assert len(lines) == 13
 
 
+def test_a_jobs_messages_come_one_by_one_and_its_metrics_by_tenths(capsys):
+    tell = views.progress()
+    tell({"type": "message", "message": "Created fine-tuning job", "data": {}})
+    for step in range(1, 101):
+        tell({"type": "metrics", "message": f"Step {step}/100", "data": {"step": step, "total_steps": 100}})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Created fine-tuning job" and len(lines) == 12 and lines[-1] == "Step 100/100"
+
+
 def test_the_loss_figure_names_its_rows_and_marks_the_lowest_validation_loss():
     lines = [{"step": s, "loss": 3 - s / 5} for s in range(1, 11)]
     lines += [{"step": 4, "eval_loss": 1.5}, {"step": 8, "eval_loss": 1.2}, {"step": 10, "eval_loss": 1.4}]
     axis = views.loss_figure(lines, 48, 12).axes[0]
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert labels == ["train, 48 rows", "validation, 12 rows"]
-    assert [t.get_text() for t in axis.texts] == ["lowest: step 8, 1.200"]
+    assert labels == ["train, 48 rows", "validation, 12 rows", "lowest: step 8, 1.200"]
     assert views.loss_figure([], 0, 0).axes

@@ -70,6 +70,15 @@ def test_every_event_comes_once_and_oldest_first_across_pages():
     assert [e["id"] for e in events] == [f"ftevent-{n}" for n in range(131)]
 
 
+def test_a_job_that_cannot_be_looked_up_is_not_created_again():
+    with ToyApi() as toy:
+        fine_tune_openai(dataset(), config(toy)).save(job_id="")
+        toy.scenario = "no_listing"
+        with pytest.raises(WorkbookError, match="this run's job") as caught:
+            fine_tune_openai(dataset(), config(toy))
+        assert caught.value.exit_code == 5 and toy.creates == 1
+
+
 def test_a_refused_organisation_ends_with_5_a_remedy_and_no_uploads():
     with ToyApi("forbidden") as toy:
         with pytest.raises(WorkbookError, match="03a") as caught:

@@ -1,30 +1,21 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+import torch
 from test_rows import ANSWER, TASK, dataset, example
 
-from helpers import models, store
+from helpers import models, registry, store
 from helpers.records import WorkbookError
-from helpers.train import LoraTrainingConfig, estimate, fine_tune_lora, launch, preflight
+from helpers.train import LoraTrainingConfig, __main__, estimate, fine_tune_lora, launch, preflight, version_id
 
 FAST = LoraTrainingConfig(base_model="tiny", epochs=4, learning_rate=5e-3, max_train_tokens=0)
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # whoever asks the hub fails
-    return tmp_path / "home"
+MANAGER = "demo/support_triage"
 
 
 def rows(n: int = 40):
@@ -38,28 +29,97 @@ def rows(n: int = 40):
     )
 
 
-def test_a_trained_adapter_is_published_with_its_evidence_and_the_same_seed_gives_the_same_bytes(home):
-    lines: list[dict] = []
-    first = fine_tune_lora(rows(), FAST, TASK, store.open_run("one"), on_line=lines.append)
+def killed(*_):
+    raise WorkbookError("out of memory", 6)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(home, model, its lines, statuses): a training that died once and was tried again under the same run id."""
+    home, lines = tmp_path_factory.mktemp("trained"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBOOK_HOME", str(home))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+            patch.setenv(name, "http://127.0.0.1:9")  # whoever asks the hub fails
+        run, manager = store.open_run("one"), registry.FineTuneLifecycleManager(MANAGER)
+        opened = [version_id(run.id, TASK, rows(), FAST), run.id, "tiny", "v1"]
+        statuses = [manager.open_version(*opened).status]
+        with pytest.MonkeyPatch.context() as dying, pytest.raises(WorkbookError):
+            dying.setattr(launch, "run_child", killed)
+            fine_tune_lora(rows(), FAST, TASK, run)
+        statuses.append(manager.open_version(*opened).status)
+        model = fine_tune_lora(rows(), FAST, TASK, run, on_line=lines.append)
+        statuses.append(manager.record_model(model.version, run.read("model.json")).status)
+        yield home, model, lines, statuses
+
+
+def test_a_trained_adapter_is_published_with_its_evidence(trained):
+    home, model, lines, _ = trained
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0] - 1, "LoRA learns"
     assert next(line for line in lines if line.get("event") == "started")["path"] == "prefix"
-    folder = home / first.adapter
-    manifest = store.read_json(folder / "manifest.json")
-    assert manifest["sha256"]["adapter_model.safetensors"] == store.sha256_file(folder / "adapter_model.safetensors")
+    folder = home / model.adapter
+    assert sorted(p.name for p in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     saved = store.read_json(home / "runs/one/model.json")
     assert saved["fingerprints"] == models.template_fingerprints("tiny", TASK)
     assert saved["tokens"] == preflight(rows(), TASK, FAST).tokens and saved["cost_usd"] > 0
     assert saved["losses"]["eval"] == min(line["eval_loss"] for line in lines if "eval_loss" in line)
     assert not (home / "runs/one/children.json").exists()
     assert oct((home / "runs/one/private").stat().st_mode)[-3:] == "700"
-    second = fine_tune_lora(rows(), FAST, TASK, store.open_run("two"))
-    assert second.version != first.version
-    assert (
-        store.sha256_file(home / second.adapter / "adapter_model.safetensors")
-        == manifest["sha256"]["adapter_model.safetensors"]
-    )
-    assert estimate(preflight(rows(), TASK, FAST), FAST, TASK).basis == "earlier trainings on this machine"
+
+
+def test_a_run_that_died_goes_on_under_its_run_id(trained):
+    assert trained[3] == ["training"] * 3
+
+
+def test_what_was_trained_already_is_not_trained_again(trained, monkeypatch):
+    monkeypatch.setattr(launch, "run_child", killed)
+    run = store.open_run("one")
+    assert fine_tune_lora(rows(), FAST, TASK, run) == trained[1]
+    with pytest.raises(WorkbookError, match="out of memory"):
+        fine_tune_lora(rows(), FAST, TASK, store.open_run("other"))
+
+
+def test_the_forecast_is_a_probe_at_first_and_a_measurement_afterwards(trained, monkeypatch, tmp_path):
+    report = preflight(rows(8), TASK, FAST)
+    assert estimate(report, FAST, TASK)["basis"] == "earlier trainings on this machine"
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
+    assert estimate(report, FAST, TASK)["basis"] == "a matmul probe"
+
+
+def repeat(trained, tmp_path, steps: int | None = None, **changes) -> int:
+    """Run the program of the trained run once more, in this process; its exit code."""
+    job = store.read_json(trained[0] / "runs/one/training/job.json")
+    job["schedule"]["steps"] = steps or job["schedule"]["steps"]
+    job |= {"folder": str(tmp_path), "end_with_parent": False, "config": job["config"] | changes}
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return __main__.main([str(store.write_json(tmp_path / "job.json", job))])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_same_seed_gives_the_same_adapter_bytes(trained, tmp_path):
+    assert repeat(trained, tmp_path) == 0
+    again = store.sha256_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert again == store.sha256_file(trained[0] / trained[1].adapter / "adapter_model.safetensors")
+
+
+def test_a_model_whose_loss_does_not_agree_is_trained_on_the_stock_path(trained, tmp_path, monkeypatch):
+    from helpers.train import trainer
+
+    ours = trainer.supervised_loss
+    monkeypatch.setattr(trainer, "supervised_loss", lambda *args: 1.01 * ours(*args))
+    assert repeat(trained, tmp_path, steps=2) == 0
+    details = store.read_json(tmp_path / "result.json")["details"]
+    assert details["path"] == "stock" and "head: loss" in details["fallback"]
+
+
+def test_a_bad_target_module_is_a_readable_error(trained, tmp_path, capsys):
+    assert repeat(trained, tmp_path, target_modules=["no_such_proj"]) == 2
+    assert "no_such_proj" in capsys.readouterr().err
 
 
 def test_an_adapter_without_effect_is_refused(tmp_path):
@@ -74,14 +134,6 @@ def test_an_adapter_without_effect_is_refused(tmp_path):
         launch.check_adapter(tmp_path)
 
 
-def test_a_bad_target_module_is_a_readable_error_and_leaves_no_model(home):
-    with pytest.raises(WorkbookError, match="no_such_proj"):
-        fine_tune_lora(
-            rows(8), FAST.model_copy(update={"target_modules": ["no_such_proj"]}), TASK, store.open_run("bad")
-        )
-    assert not (home / "models").exists() and not (home / "runs/bad/model.json").exists()
-
-
 CODES = [(6, WorkbookError, 6), (-9, WorkbookError, 6), (2, WorkbookError, 2), (1, RuntimeError, 1)]
 
 
@@ -93,31 +145,35 @@ def test_exit_codes_of_the_program_become_errors_that_say_what_to_do(tmp_path, c
     assert "last line" in str(error) and "sk-abc" not in str(error)
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(MemoryError(), 6), (OSError(28, "No space left on device"), 6), (RuntimeError("shape mismatch"), 1)],
+)
+def test_the_program_says_by_its_exit_code_when_there_is_no_room(error, code):
+    assert __main__.exit_code(error) == code
+
+
 CHILD = """
-import sys, pathlib
+import sys
 from helpers import store
 from helpers.train import launch
 run = store.open_run("kill")
-command = [sys.executable, "-c", "import helpers.train.__main__ as m; m._end_with_parent()"]
-with launch._child(command, run, {}, None) as child:
-    print(child.pid, flush=True)
-    child.wait()
+run.path("training").mkdir()
+launch.run_child([sys.executable, "-c", "import helpers.train.__main__ as m; m.end_with_parent()"], run, "tiny", None)
 """
 
 
-def test_the_program_ends_when_its_parent_is_killed_outright(home):
-    parent = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, cwd=store.PROJECT, text=True)
-    pid = int(parent.stdout.readline())
-    entry = json.loads((home / "runs/kill/children.json").read_text())[0]
-    assert entry["pid"] == pid and entry["started"] == launch.process_start_time(pid)
+def test_the_program_ends_when_its_parent_is_killed_outright(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
+    parent = subprocess.Popen([sys.executable, "-c", CHILD], cwd=store.PROJECT)
+    listed, deadline = tmp_path / "runs/kill/children.json", time.monotonic() + 60
+    while not listed.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    entry = json.loads(listed.read_text())[0]
+    assert entry["started"] == launch.process_start_time(entry["pid"])
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     deadline = time.monotonic() + 15
-    while launch.process_start_time(pid) == entry["started"] and time.monotonic() < deadline:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if state == "Z":  # nobody reaps orphans in some containers
-            break
+    while launch.process_start_time(entry["pid"]) == entry["started"] and time.monotonic() < deadline:
         time.sleep(0.1)
-    else:
-        assert launch.process_start_time(pid) != entry["started"], "still running"
-    assert os.getpid() != pid
+    assert launch.process_start_time(entry["pid"]) != entry["started"], "still running"

@@ -7,7 +7,8 @@ import pytest
 from helpers.models.tokens import tokenizer_of
 from helpers.records import DatasetMetadata, FineTuningDataset, Message, Splits, TrainingExample, WorkbookError
 from helpers.tasks import load_task, render
-from helpers.train import LoraTrainingConfig, plan_schedule, preflight
+from helpers.train import LoraTrainingConfig, preflight
+from helpers.train.config import plan_schedule
 from helpers.train.rows import IGNORED, TrainingRow, choose_rows
 
 ANSWER = '{"category": "KE", "priority": "P2", "product": "hub", "action": "guide"}'
@@ -41,7 +42,7 @@ def test_exactly_the_answer_and_its_end_token_carry_loss():
         learnt = [label for label in row.labels if label != IGNORED]
         assert tokenizer.decode(learnt) == ANSWER + "<|im_end|>"
         assert row.labels[-len(learnt) :] == row.input_ids[-len(learnt) :] == learnt
-    assert report.end_trained and report.end_token == "<|im_end|>" and report.round_trip == 2
+    assert report.end_token == "<|im_end|>" and report.round_trip == 2
 
 
 def test_the_prompt_that_is_trained_is_the_prompt_that_is_served():
@@ -65,16 +66,15 @@ def test_rows_without_a_trainable_token_are_refused_by_id():
     ]
     report = preflight(dataset(*rows), TASK, TINY.model_copy(update={"max_length": 70}))
     assert [r.id for r in report.train] == ["ok"]
-    reasons = {r.id: r.reason for r in report.refused}
-    assert set(reasons) == {"long", "control", "no"}
-    assert "no trainable token" in reasons["long"] and "<|im_end|>" in reasons["control"]
+    assert set(report.refused) == {"long", "control", "no"}
+    assert "no trainable token" in report.refused["long"] and "<|im_end|>" in report.refused["control"]
     with pytest.raises(WorkbookError, match="no trainable row"):
         preflight(dataset(rows[0]), TASK, TINY.model_copy(update={"max_length": 70}))
 
 
 def test_an_answer_cut_at_max_length_is_reported():
     report = preflight(dataset(example("a", "hub")), TASK, TINY.model_copy(update={"max_length": 40}))
-    assert report.shortened == ["a"] and not report.end_trained
+    assert report.shortened == ["a"] and report.end_token == ""
 
 
 def rows_of(lengths: list[int]) -> list[TrainingRow]:
@@ -91,14 +91,12 @@ def test_the_token_budget_takes_verified_rows_first_and_only_grows():
     assert choose_rows(rows, verified, 2, 0)[1] == 0
 
 
-def test_short_data_turns_intervals_into_shares_and_says_so():
-    schedule = plan_schedule(LoraTrainingConfig(), [50] * 160, on_cpu=True)
-    assert (schedule.steps, schedule.warmup_steps, schedule.eval_steps, schedule.save_steps) == (30, 3, 6, 3)
-    assert (schedule.rows_at_once, schedule.accumulation) == (16, 1)
-    assert any("warmup_steps 100 -> 3" in note for note in schedule.notes)
-    long = plan_schedule(LoraTrainingConfig(), [500] * 16_000, on_cpu=True)
-    assert (long.warmup_steps, long.eval_steps, long.rows_at_once, long.accumulation) == (100, 100, 4, 4)
-    assert long.notes == []
+def test_on_short_data_intervals_become_shares_of_the_steps():
+    used = plan_schedule(LoraTrainingConfig(), [50] * 160)
+    assert (used["steps"], used["warmup_steps"], used["eval_steps"], used["save_steps"]) == (30, 3, 6, 3)
+    assert (used["batch_size"], used["gradient_accumulation"]) == (16, 1)
+    long = plan_schedule(LoraTrainingConfig(), [500] * 16_000)
+    assert (long.pop("steps"), LoraTrainingConfig().model_copy(update=long)) == (3000, LoraTrainingConfig())
 
 
 def test_an_impossible_hyperparameter_is_named():

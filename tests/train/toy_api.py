@@ -15,7 +15,7 @@ REFUSAL["code"] = "training_not_available"
 
 
 class ToyApi:
-    """State of the endpoint; `scenario` is ok, forbidden, slow_create, failed or stuck."""
+    """State of the endpoint; `scenario` is ok, forbidden, slow_create, no_listing, failed or stuck."""
 
     def __init__(self, scenario: str = "ok") -> None:
         self.scenario, self.files, self.jobs, self.events = scenario, {}, {}, {}
@@ -102,6 +102,8 @@ class ToyApi:
             def do_GET(self) -> None:
                 url = urlsplit(self.path)
                 query, parts = parse_qs(url.query), url.path.split("/")
+                if url.path == "/v1/fine_tuning/jobs" and toy.scenario == "no_listing":
+                    return self.send({"error": {"message": "not found"}}, 404)
                 if url.path == "/v1/fine_tuning/jobs":
                     return self.send({"object": "list", "data": list(toy.jobs.values())[::-1], "has_more": False})
                 job = toy.jobs[parts[4]]
