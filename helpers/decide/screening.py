@@ -12,10 +12,13 @@ GOOD_USES = {
     "domain_terms": "the task has its own terms and codes, which a long prompt explains badly",
     "shorter_prompt": "a tuned model needs a shorter prompt, which makes every request cheaper and faster",
 }
-POOR_USES = {
-    "new_knowledge": "the model lacks facts; tuning teaches form, and facts belong where they can be looked up (rag)",
-    "one_off": "the task is done once; tuning and its upkeep pay only when it comes back",
-    "changing_requirements": "the requirements change often, and every change would be a new training run",
+POOR_USES = {  # why not, and what to do instead
+    "new_knowledge": (
+        "facts are missing, and they belong where they can be looked up",
+        "write articles for rag to find",
+    ),
+    "one_off": ("tuning and its upkeep pay only when the task comes back", "do it once with the best prompt"),
+    "changing_requirements": ("every change would be a new training run", "keep the rules in the prompt for now"),
 }
 OWN_MODEL = "the task needs an architecture, or a control over it, that no base model offers"
 
@@ -38,26 +41,18 @@ class Screening(Record):
         return [reason for name, reason in GOOD_USES.items() if getattr(self, name)]
 
     @property
-    def poor(self) -> list[str]:
-        """Reasons against it; one is enough."""
-        return [reason for name, reason in POOR_USES.items() if getattr(self, name)]
-
-    @property
-    def allows_fine_tuning(self) -> bool:
-        """At least one good use and no poor one: the rest is for measurements to say."""
-        return bool(self.good) and not self.poor
+    def poor(self) -> list[tuple[str, str]]:
+        """(reason against it, what to do instead); one is enough."""
+        return [pair for name, pair in POOR_USES.items() if getattr(self, name)]
 
 
 def screen(task: Task, **answers: bool) -> Screening:
     """The questionnaire's answers; `screening:` in task.yaml, where given, knows the task better than a default does."""
-    known = set(GOOD_USES) | set(POOR_USES) | {"own_architecture"}
-    stated = {k: v for k, v in task.screening.items() if k in known}
+    stated = {k: v for k, v in task.screening.items() if k in Screening.model_fields}
+    warnings = []
     for name, value in stated.items():
         if not isinstance(value, bool):
             raise WorkbookError(f"{task.folder}/task.yaml: screening.{name} should be true or false, not {value!r}")
-    warnings = [
-        f"task.yaml answers {name} with {value} and the parameter with {answers[name]}; task.yaml holds"
-        for name, value in stated.items()
-        if name in answers and answers[name] != value
-    ]
+        if answers.get(name, value) != value:
+            warnings.append(f"{name} is {value} in task.yaml and {answers[name]} by parameter; task.yaml holds")
     return Screening(**(answers | stated), warnings=warnings)

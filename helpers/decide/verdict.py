@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Literal
 
-from helpers import evaluate, store
-from helpers.decide.economics import best_rung, economics, economics_warnings, maintenance_plan, own_model_estimate
+from helpers import store
 from helpers.decide.screening import OWN_MODEL, Screening
-from helpers.evaluate import RungResult, statistics
+from helpers.evaluate.compare import check_targets, compare_results
+from helpers.evaluate.rungs import LADDER
+from helpers.evaluate.running import RungResult, read_answers
+from helpers.evaluate.statistics import AT_LEAST, detectable_difference, rows_to_decide
 from helpers.models.api import is_loopback
+from helpers.models.prices import price_warnings
 from helpers.records import MetricComparison, Record, TrainingExample, WorkbookError
 from helpers.tasks import Task
 
 Recommendation = Literal["prompting", "rag", "fine_tuning", "custom_model", "not_yet"]
-AT_LEAST = ("accuracy", "format_compliance")
-
-
-class RungComparison(Record):
-    """One rung minus the best of the cheaper ones, on the same validation rows."""
-
-    rung: str
-    against: str
-    metric: str
-    comparison: MetricComparison
+Trainer = Literal["lora", "openai"]
+REVIEW_DAYS = 90
+# Hours of work, ours to assume and yours to replace under prices.hours in task.yaml.
+HOURS = {"curation_once": 16.0, "review_once": 4.0, "labelling_monthly": 3.0, "retraining_monthly": 1.0}
 
 
 class Decision(Record):
@@ -32,18 +30,17 @@ class Decision(Record):
     recommendation: Recommendation
     status: Literal["predicted", "measured"]
     targets_met: bool
-    trainer: Literal["lora", "openai"]
+    trainer: Trainer
     reasons: list[str]
     warnings: list[str]
     next_action: str
     rungs: list[RungResult]
     best_rung: str  # what 04 compares the tuned model with
-    comparisons: list[RungComparison]
+    comparisons: list[dict[str, Any]]  # each rung minus the best of those before it, on the same validation rows
     economics: dict[str, Any]
     power: dict[str, Any]
     plan: dict[str, Any]
-    screening: dict[str, Any]
-    targets: dict[str, float]
+    screening: Screening
     train_anyway_because: str
 
 
@@ -51,8 +48,9 @@ class Evidence(Record):
     """What the verdict is drawn from, so that `recommend` is a pure function."""
 
     meeting: list[str]  # rungs whose bounds meet every target, cheapest first
-    rag_gain: MetricComparison | None  # rag minus the best other rung
-    knowledge_task: bool
+    open: dict[str, str]  # rung -> its undecided targets, where it surely misses none
+    rag_gains: bool  # rag is surely more accurate than the best other rung
+    knowledge_task: bool  # most examples name the articles that answer them
     undecidable: dict[str, int]  # metric -> test rows that its target would need
     n_test: int
     n_examples: int
@@ -64,13 +62,10 @@ def recommend(screening: Screening, seen: Evidence) -> tuple[Recommendation, lis
     """(recommendation, reasons, next action) by the decision framework prompting -> rag -> fine-tuning -> own model."""
     if seen.meeting:
         rung = seen.meeting[0]
-        kind: Recommendation = "rag" if rung == "rag" else "prompting"
-        return kind, [f"{rung} is the cheapest rung whose bounds meet every target"], f"serve the {rung} rung"
-    if seen.knowledge_task and seen.rag_gain is not None and seen.rag_gain.verdict == "pass":
-        gain = 100 * seen.rag_gain.difference.value
-        reason = (
-            f"the answers stand in the articles: rag surely gains {gain:+.1f} points, though no rung meets the targets"
-        )
+        reason = f"{rung} is the cheapest rung whose bounds meet every target"
+        return ("rag" if rung == "rag" else "prompting"), [reason], f"serve the {rung} rung"
+    if seen.rag_gains and (seen.knowledge_task or screening.new_knowledge):
+        reason = "the answers stand in the articles, and rag surely gains, though no rung meets the targets"
         return "rag", [reason], "try a stronger model behind rag, or better retrieval"
     if blocks := _blocks(screening, seen):
         return "not_yet", [reason for reason, _ in blocks], blocks[0][1]
@@ -82,25 +77,16 @@ def recommend(screening: Screening, seen: Evidence) -> tuple[Recommendation, lis
 
 def _blocks(screening: Screening, seen: Evidence) -> list[tuple[str, str]]:
     """(why not, what next) for everything that stands between "nothing else works" and training."""
-    blocks = [
-        (
-            f"the {metric} target cannot be shown with {seen.n_test} test rows: {needed} rows, all right, would be needed",
-            f"add verified examples until the test part has at least {needed} rows, or write a target that the task needs",
-        )
-        for metric, needed in seen.undecidable.items()
-    ]
-    if seen.n_examples < seen.min_examples:
+    blocks = []
+    for metric, n in seen.undecidable.items():
+        why = f"the {metric} target cannot be shown with {seen.n_test} test rows: {n} rows, all right, would be needed"
+        blocks.append((why, f"add verified examples until {n} are in the test part, or set the target the task needs"))
+    if (missing := seen.min_examples - seen.n_examples) > 0:
         why = f"{seen.n_examples} verified examples are fewer than min_examples={seen.min_examples}"
-        blocks.append((why, f"label {seen.min_examples - seen.n_examples} more examples in human.jsonl"))
-    if seen.knowledge_task and not screening.new_knowledge:
+        blocks.append((why, f"label {missing} more examples in human.jsonl"))
+    if seen.knowledge_task:
         blocks.append(("the examples name the articles that answer them: this is about facts", "improve retrieval"))
-    next_steps = {
-        "new_knowledge": "write the missing articles into knowledge/ and improve retrieval, or try a stronger model",
-        "one_off": "do it once with the best prompt and a person checking",
-        "changing_requirements": "keep the rules in the prompt until they settle",
-    }
-    reasons = dict(zip([n for n in next_steps if getattr(screening, n)], screening.poor, strict=True))
-    blocks += [(reason, next_steps[name]) for name, reason in reasons.items()]
+    blocks += screening.poor
     if not screening.good and not screening.own_architecture:
         blocks.append(("no good use of fine-tuning was named", "improve the prompt, or try a stronger model"))
     return blocks
@@ -108,50 +94,85 @@ def _blocks(screening: Screening, seen: Evidence) -> list[tuple[str, str]]:
 
 def undecidable_targets(task: Task, n_test: int) -> dict[str, int]:
     """Targets that even a perfect model could not be shown to meet on n_test rows, with the rows they would need."""
-    needed = {}
-    for metric, target in task.targets.items():
-        if metric in AT_LEAST and target >= 1:
-            raise WorkbookError(
-                f"{task.folder}/task.yaml: a target of {target:g} for {metric} can never be shown; lower it"
-            )
-        if metric in AT_LEAST and statistics.rows_to_decide(target) > n_test:
-            needed[metric] = statistics.rows_to_decide(target)
-    return needed
+    shares = {metric: target for metric, target in task.targets.items() if metric in AT_LEAST}
+    if max(shares.values(), default=0.0) >= 1:
+        raise WorkbookError(f"{task.folder}/task.yaml: a target of 1 can never be shown; lower it")
+    return {metric: n for metric, target in shares.items() if (n := rows_to_decide(target)) > n_test}
 
 
-def compare_rungs(task: Task, run: store.Run, rungs: Sequence[RungResult]) -> list[RungComparison]:
-    """Each rung against the most accurate of those before it: what did the extra effort bring?"""
-    rows = {r.name: evaluate.read_answers(run, r) for r in rungs}
-    found = []
-    for i, rung in enumerate(rungs[1:], 1):
-        against = best_rung(rungs[:i])
-        assert against is not None
-        for metric, comparison in _plainly(task, rows[rung.name], rows[against.name]).items():
-            found.append(RungComparison(rung=rung.name, against=against.name, metric=metric, comparison=comparison))
-    return found
+def compare_rungs(task: Task, run: store.Run, rung: RungResult, against: RungResult) -> dict[str, MetricComparison]:
+    """Is one rung better than another at all? Margins and gains are not asked for here; those belong to the gate."""
+    plain = task.model_copy(update={"margins": {}, "replace": "better"})
+    return compare_results(read_answers(run, rung), read_answers(run, against), plain)
 
 
-def _plainly(task: Task, ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, MetricComparison]:
-    """Is it better at all? No margin and no gain are asked for here; those belong to the gate."""
-    return evaluate.compare_results(ours, theirs, task.model_copy(update={"margins": {}, "replace": "better"}))
+def best_rung(rungs: Sequence[RungResult]) -> RungResult:
+    """The rung that fine-tuning has to beat: the most accurate; of equals the better formed, then the earlier one."""
+    return max(rungs, key=lambda r: (r.results.accuracy.value, r.results.format_compliance.value))
 
 
-def choose_trainer(
-    asked: str, base_url: str, api_model: str, task: Task
-) -> tuple[Literal["lora", "openai"], list[str]]:
+def economics(task: Task, rungs: Sequence[RungResult]) -> dict[str, Any]:
+    """Cost per request of each rung, one-off and recurring costs, and the monthly volume from which tuning is cheaper.
+
+    break-even volume = (one-off / 12 + monthly) / (rung's cost - tuned cost), per request. The tuned model's request is
+    predicted to cost what the same model costs with the short prompt (zero_shot), until 04 has measured it; where it
+    saves nothing per request there is no such volume (null).
+    """
+    costs = {r.name: r.results.cost_per_request.value for r in rungs if r.results.cost_per_request.n}
+    hours = {name: float((task.prices.get("hours") or {}).get(name, usual)) for name, usual in HOURS.items()}
+    per_hour = float(task.prices.get("person_usd_per_hour") or 0)
+    one_off = per_hour * (hours["curation_once"] + hours["review_once"])
+    monthly = per_hour * (hours["labelling_monthly"] + hours["retraining_monthly"])
+    tuned = costs.get("zero_shot")
+    savings = {name: cost - tuned for name, cost in costs.items() if tuned is not None and name != "zero_shot"}
+    upkeep = one_off / 12 + monthly  # the one-off work is spread over a year
+    needed = {name: int(upkeep / saving) + 1 if saving > 0 else None for name, saving in savings.items()}
+    return {
+        "break_even_requests_per_month": needed.get(best_rung(rungs).name),
+        "break_even_against": needed,
+        "predicted_tuned_cost_per_request": tuned,
+        "one_off_usd": one_off,
+        "monthly_usd": monthly,
+        "hours": hours,
+        "volume_per_month": task.volume_per_month,
+        "prices_as_of": task.prices.get("as_of"),
+    }
+
+
+def choose_trainer(asked: str, base_url: str, api_model: str, task: Task) -> tuple[Trainer, list[str]]:
     """auto is lora, on this machine, unless an API is configured and the data may go there."""
-    if asked not in ("auto", "lora", "openai"):
+    ready = bool(base_url and api_model) and (task.data_may_leave or is_loopback(base_url))
+    if asked == "openai":
+        needs = "trainer openai needs base_url and api_model, and data_may_leave: true unless base_url is this machine"
+        return "openai", [] if ready else [needs]
+    if asked not in ("auto", "lora"):
         raise WorkbookError(f"trainer {asked!r} is not known; choose auto, lora or openai")
-    if asked == "lora":
-        return "lora", []
-    may_go = bool(base_url) and (task.data_may_leave or is_loopback(base_url))
-    if asked == "auto":
-        return ("openai", []) if may_go and api_model else ("lora", [])
-    if base_url and not may_go:
-        return "openai", [
-            f"trainer openai: data_may_leave is false in task.yaml, so nothing will be sent to {base_url}"
-        ]
-    return "openai", [] if base_url and api_model else ["trainer openai needs base_url and api_model"]
+    return ("openai" if asked == "auto" and ready else "lora"), []
+
+
+def gather(
+    task: Task, rungs: Sequence[RungResult], examples: Sequence[TrainingExample], run: store.Run, min_examples: int
+) -> Evidence:
+    """Everything the verdict needs, counted and compared."""
+    unmet = {}
+    for rung in sorted(rungs, key=lambda r: LADDER.index(r.name)):  # a timed cost is too noisy to sort by
+        checks = check_targets(task, rung.results)
+        unmet[rung.name] = {metric: check.met for metric, check in checks.items() if check.met != "yes"}
+    verified = [e for e in examples if e.quality == "verified"]
+    n_test = sum(e.part == "test" for e in verified)
+    rag, others = [r for r in rungs if r.name == "rag"], [r for r in rungs if r.name != "rag"]
+    gain = compare_rungs(task, run, rag[0], best_rung(others)).get("accuracy") if rag and others else None
+    return Evidence(
+        meeting=[name for name, left in unmet.items() if not left],
+        open={name: ", ".join(left) for name, left in unmet.items() if left and "no" not in left.values()},
+        rag_gains=gain is not None and gain.verdict == "pass",
+        knowledge_task=sum(bool(e.meta.get("articles")) for e in verified) > len(verified) / 2,
+        undecidable=undecidable_targets(task, n_test),
+        n_test=n_test,
+        n_examples=len(verified),
+        min_examples=min_examples,
+        best_rung=best_rung(rungs).name,
+    )
 
 
 def decide(
@@ -173,16 +194,16 @@ def decide(
     """
     if not rungs:
         raise WorkbookError("no rung could be asked; put at least zero_shot into `rungs`")
-    seen = gather(task, rungs, examples, screening, run, min_examples)
+    seen = gather(task, rungs, examples, run, min_examples)
     recommendation, reasons, next_action = recommend(screening, seen)
     chosen, warnings = choose_trainer(trainer, base_url, api_model, task)
-    numbers = economics(task, rungs)
-    if recommendation == "custom_model":
-        numbers["own_model"] = own_model_estimate()
-    warnings += [*screening.warnings, *economics_warnings(task, numbers), *_measured_warnings(task, rungs, seen)]
+    warnings += [*screening.warnings, *price_warnings(task)]
+    warnings += [f"{rung} may meet the targets: {left} undecided at n={rungs[0].n}" for rung, left in seen.open.items()]
+    if seen.rag_gains and not (seen.knowledge_task or screening.new_knowledge):
+        warnings.append("rag surely gains although new_knowledge was answered with no; ask whether facts are missing")
     if train_anyway_because and recommendation != "fine_tuning":
         warnings.append(f"training goes on against this advice, because: {train_anyway_because}")
-    hours = numbers["hours"]["labelling_monthly"] + numbers["hours"]["retraining_monthly"]
+    numbers, pairs = economics(task, rungs), [(rung, best_rung(rungs[:i])) for i, rung in enumerate(rungs) if i]
     return Decision(
         recommendation=recommendation,
         status="predicted" if recommendation in ("fine_tuning", "custom_model") else "measured",
@@ -193,64 +214,15 @@ def decide(
         next_action=next_action,
         rungs=list(rungs),
         best_rung=seen.best_rung,
-        comparisons=compare_rungs(task, run, rungs),
+        comparisons=[{"rung": a.name, "against": b.name} | compare_rungs(task, run, a, b) for a, b in pairs],
         economics=numbers,
-        power={
-            "n": seen.n_test,
-            "detectable_difference": statistics.detectable_difference(seen.n_test),
-            "flip_share": statistics.ASSUMED_FLIPS,
-            "power": 0.8,
+        power={"n": seen.n_test, "detectable_difference": detectable_difference(seen.n_test)},
+        plan={
+            "owner": str(task.screening.get("owner") or "nobody yet: name one under screening.owner in task.yaml"),
+            "cadence": "weekly" if screening.changing_requirements else "monthly",
+            "review_on": (store.now() + timedelta(days=REVIEW_DAYS)).date().isoformat(),
+            "hours_per_month": numbers["hours"]["labelling_monthly"] + numbers["hours"]["retraining_monthly"],
         },
-        plan=maintenance_plan(task, screening.changing_requirements, hours),
-        screening=screening.model_dump(exclude={"warnings"}),
-        targets=task.targets,
+        screening=screening,
         train_anyway_because=train_anyway_because,
     )
-
-
-def gather(
-    task: Task,
-    rungs: Sequence[RungResult],
-    examples: Sequence[TrainingExample],
-    screening: Screening,
-    run: store.Run,
-    min_examples: int,
-) -> Evidence:
-    """Everything the verdict needs, counted and compared."""
-    by_effort = sorted(rungs, key=lambda r: evaluate.LADDER.index(r.name))  # a timed cost is too noisy to sort by
-    meeting = [
-        r.name for r in by_effort if all(c.met == "yes" for c in evaluate.check_targets(task, r.results).values())
-    ]
-    verified = [e for e in examples if e.quality == "verified"]
-    n_test = sum(e.part == "test" for e in verified)
-    cited = sum(bool(e.meta.get("articles")) for e in verified)
-    rag = next((r for r in rungs if r.name == "rag"), None)
-    other = best_rung([r for r in rungs if r.name != "rag"])
-    gain = None
-    if rag is not None and other is not None:
-        gain = _plainly(task, evaluate.read_answers(run, rag), evaluate.read_answers(run, other)).get("accuracy")
-    best = best_rung(rungs)
-    assert best is not None
-    return Evidence(
-        meeting=meeting,
-        rag_gain=gain,
-        knowledge_task=screening.new_knowledge or cited > len(verified) / 2,
-        undecidable=undecidable_targets(task, n_test),
-        n_test=n_test,
-        n_examples=len(verified),
-        min_examples=min_examples,
-        best_rung=best.name,
-    )
-
-
-def _measured_warnings(task: Task, rungs: Sequence[RungResult], seen: Evidence) -> list[str]:
-    """What the numbers leave open."""
-    warnings = []
-    for rung in rungs:
-        checks = evaluate.check_targets(task, rung.results)
-        if rung.name not in seen.meeting and all(c.met != "no" for c in checks.values()):
-            open_targets = [metric for metric, c in checks.items() if c.met == "undecided"]
-            warnings.append(f"{rung.name} may meet the targets: {', '.join(open_targets)} undecided at n={rung.n}")
-    if seen.rag_gain is not None and seen.rag_gain.verdict == "pass" and not seen.knowledge_task:
-        warnings.append("rag surely gains although new_knowledge was answered with no; ask whether facts are missing")
-    return warnings

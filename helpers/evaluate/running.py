@@ -1,8 +1,14 @@
-"""Running a rung over examples: ask (or remember), score, write answers/<rung>.jsonl, add up."""
+"""Running a rung over examples: ask (or remember), score, write answers/<rung>.jsonl, add up.
+
+p50 and p95 are of single requests in which nothing waits for anything else: of the first rows (their order is that of
+a hash, so they are a sample), asked one by one after a full-length warm-up that is not counted.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -11,12 +17,12 @@ from typing import Any
 
 from helpers import models, store
 from helpers.evaluate import rungs, scorers, statistics
-from helpers.evaluate.cache import AnswerCache
-from helpers.models import Answer, Model, prices
+from helpers.models import Answer, Model, plain, prices
 from helpers.records import Estimate, EvalResults, Message, Record, TrainingExample, WorkbookError
 from helpers.tasks import Task
 
 CHUNK = 32  # answers asked for between two writes of the cache: what a kill can cost
+CACHE_VERSION = "answers-1"  # raise it when the meaning of a stored answer changes
 Say = Callable[[str], Any]
 
 log = logging.getLogger(__name__)
@@ -45,11 +51,9 @@ def run_rungs(
     model: Model, names: Sequence[str], examples: Sequence[TrainingExample], task: Task, run: store.Run, **settings: Any
 ) -> list[RungResult]:
     """`run_rung` for each rung that can be asked here; the others are named and left out."""
-    say: Say = settings.get("say") or log.info
     missing = rungs.available(names, task, settings.get("train", ()))
-    for name, reason in missing.items():
-        if reason:
-            say(f"{name}: left out, {reason}")
+    for name in filter(missing.get, names):
+        settings.get("say", log.info)(f"{name}: left out, {missing[name]}")
     return [run_rung(model, name, examples, task, run, **settings) for name in names if not missing[name]]
 
 
@@ -65,44 +69,38 @@ def run_rung(
     rag_k: int = 1,
     style: str = "short",
     max_new_tokens: int = 40,
-    latency_rows: int = 8,
+    latency_rows: int = 12,
     max_cost_usd: float = 0.0,
-    say: Say | None = None,
+    say: Say = log.info,
 ) -> RungResult:
     """Ask one rung about every example, score the answers, write them down and add them up."""
-    say, started = say or log.info, time.monotonic()
+    started = time.monotonic()
     models.check_may_send(task, model)
     prompts = rungs.build_prompts(name, task, examples, train, few_shot_k, rag_k, style)
     say(f"{name}: asking {model.name} about {len(examples)} rows")
-    answers = ask(model, prompts, max_new_tokens, task, run, max_cost_usd)
+    alone = latency_rows + 1 if latency_rows else 0
+    answers = ask(model, prompts, max_new_tokens, alone, task, run, max_cost_usd)
+    if model.provider == "api":
+        latencies = [a.latency_ms for a in answers[1:alone] if a.finish != "error"]
+    else:
+        latencies = model.latency_probe(prompts[:alone], max_new_tokens)[1:] if prompts[:alone] else []
+    part = (examples[0].part if examples else None) or "validation"
+    # the prompt rungs' answers on the test part get a name of their own, so that 01's stay
+    stem = f"test_{name}" if part == "test" and name != "fine_tuned" else name
     rows = [_row(task, e, a) for e, a in zip(examples, answers, strict=True)]
-    latencies = measure_latency(model, prompts, answers, max_new_tokens, latency_rows)
-    costs = measure_costs(task, model, answers, latencies)
-    part = examples[0].part or "validation" if examples else "validation"
-    path = answers_path(run, name, part)
     with store.lock():
-        store.write_jsonl(path, rows)
-    results = add_up(task, rows, latencies, costs)
-    tokens = [row["tokens_in"] + row["tokens_out"] for row in rows]
-    say(
-        f"{name}: accuracy {results.accuracy}, format {results.format_compliance.value:.3f},"
-        f" p95 {results.latency_p95.value:.0f} ms, {time.monotonic() - started:.0f} s"
-    )
+        store.write_jsonl(run.path(f"answers/{stem}.jsonl"), rows)
+    results = _add_up(rows, latencies, _costs(task, model, answers, latencies))
+    say(f"{name}: accuracy {results.accuracy}, format {results.format_compliance}, {time.monotonic() - started:.0f} s")
     return RungResult(
         name=name,
         model=model.name,
         part=part,
         n=len(rows),
         results=results,
-        tokens_per_request=round(sum(tokens) / len(tokens), 2) if tokens else 0.0,
-        answers=str(path.relative_to(run.folder)),
+        tokens_per_request=round(statistics.mean([a.tokens_in + a.tokens_out for a in answers]).value, 2),
+        answers=f"answers/{stem}.jsonl",
     )
-
-
-def answers_path(run: store.Run, name: str, part: str) -> Path:
-    """answers/<rung>.jsonl; the prompt rungs' answers on the test part are test_<rung>, so that 01's stay."""
-    stem = name if part != "test" or name == "fine_tuned" else f"test_{name}"
-    return run.path("answers") / f"{stem}.jsonl"
 
 
 def read_answers(run: store.Run, rung: RungResult) -> list[dict[str, Any]]:
@@ -110,29 +108,56 @@ def read_answers(run: store.Run, rung: RungResult) -> list[dict[str, Any]]:
     return store.read_jsonl(run.path(rung.answers))
 
 
-# ---------------------------------------------------------------- asking
-
-
 def ask(
-    model: Model, prompts: Sequence[list[Message]], max_new_tokens: int, task: Task, run: store.Run, budget: float = 0.0
+    model: Model,
+    prompts: Sequence[list[Message]],
+    max_new_tokens: int,
+    alone: int,
+    task: Task,
+    run: store.Run,
+    usd: float,
 ) -> list[Answer]:
-    """Answers in order; only prompts that this model has not answered before are asked, in chunks of like length."""
-    cache = AnswerCache(model, max_new_tokens, run.id)
-    keys = [cache.key(prompt) for prompt in prompts]
-    new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in cache.known}
-    _check_budget(model, list(new.values()), max_new_tokens, task, budget)
-    waiting = sorted(new, key=lambda k: (sum(len(m.content or "") for m in new[k]), k))
-    failed: dict[str, Answer] = {}
-    for begin in range(0, len(waiting), CHUNK):
-        chunk = waiting[begin : begin + CHUNK]
+    """Answers in order; what this model was asked before in the same way is remembered, the rest asked in chunks.
+
+    An endpoint gets the first `alone` prompts one by one, since that is how its latency is timed; a local model is
+    timed by asking again, which costs nothing.
+    """
+    api = model.provider == "api"  # what answers behind a name can change, so its answers are good for one run
+    decided_by = [model.fingerprint, max_new_tokens, "greedy", CACHE_VERSION, run.id if api else ""]
+    keys = [store.fingerprint([*decided_by, plain(prompt)]) for prompt in prompts]
+    path = store.home() / "cache" / "answers" / f"{store.fingerprint(model.fingerprint)[:24]}.jsonl"
+    known, failed = _remembered(path), {}
+    new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
+    _check_budget(model, list(new.values()), max_new_tokens, task, usd)
+    single = [key for key in dict.fromkeys(keys[:alone]) if api and key in new]
+    rest = sorted(new.keys() - set(single), key=lambda k: (sum(len(m.content or "") for m in new[k]), k))
+    for chunk in [*([key] for key in single), *(rest[i : i + CHUNK] for i in range(0, len(rest), CHUNK))]:
         given = dict(zip(chunk, model.answer([new[key] for key in chunk], max_new_tokens), strict=True))
-        cache.keep(given)
         failed |= {key: answer for key, answer in given.items() if answer.finish == "error"}
-        log.info("%s: %d of %d new answers", model.name, min(begin + CHUNK, len(waiting)), len(waiting))
-    answers = [failed.get(key) or cache.known[key] for key in keys]
-    if answers and len(failed) == len(new) == len(set(keys)):
-        raise WorkbookError(f"{model.name} answered none of {len(answers)} requests: {answers[0].error}", 5)
-    return answers
+        _remember(path, {key: answer for key, answer in given.items() if key not in failed})
+        known |= given
+        log.info("%s: %d more answers of %d", model.name, len(chunk), len(new))
+    if failed and len(failed) == len(set(keys)):
+        raise WorkbookError(f"{model.name} answered none of {len(keys)} requests: {failed[keys[0]].error}", 5)
+    return [known[key] for key in keys]
+
+
+def _remembered(path: Path) -> dict[str, Answer]:
+    """Answers of one model by the fingerprint of their question; a line that a kill has torn is only lost work."""
+    known = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            row = json.loads(line)
+            known[row["key"]] = Answer(**row["answer"])
+    return known
+
+
+def _remember(path: Path, answers: dict[str, Answer]) -> None:
+    """Append in one write; the empty line before the first one ends whatever a kill has torn."""
+    lines = [store.dumps({"key": key, "answer": answer}) for key, answer in answers.items()]
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # answers are example text
+    with open(path, "ab", buffering=0) as file:
+        file.write("\n".join(["", *lines, ""]).encode("utf-8", "replace"))
 
 
 def _check_budget(
@@ -143,54 +168,30 @@ def _check_budget(
         return
     price = prices.token_price(task, model.name)
     if price is None:
-        raise WorkbookError(
-            f"task.yaml: prices.models has no entry for {model.name}, so max_cost_usd cannot be held; add it"
-        )
+        raise WorkbookError(f"task.yaml: prices.models has no entry for {model.name}; add it to bound what is spent")
     worst = sum(prices.token_cost(price, model.count_tokens(p), max_new_tokens) for p in prompts)
     if worst > budget:
-        raise WorkbookError(
-            f"asking {model.name} {len(prompts)} times may cost {worst:.4f} USD, more than max_cost_usd={budget:g};"
-            " raise max_cost_usd or ask fewer rows"
-        )
+        asked = f"asking {model.name} {len(prompts)} times may cost {worst:.4f} USD"
+        raise WorkbookError(f"{asked}, more than max_cost_usd={budget:g}; raise it or ask fewer rows")
 
 
-def measure_latency(
-    model: Model, prompts: Sequence[list[Message]], answers: Sequence[Answer], max_new_tokens: int, rows: int
-) -> list[float]:
-    """Milliseconds per single request, in which no request waits for another.
-
-    An endpoint's answers were timed one by one already; a local model answered in batches, so `rows` evenly spaced
-    prompts are asked again, each alone.
-    """
-    if model.provider == "api":
-        return [a.latency_ms for a in answers if a.finish != "error"]
-    step = max(1, len(prompts) // rows) if rows else 1
-    return model.latency_probe(list(prompts[::step][:rows]), max_new_tokens) if rows and prompts else []
-
-
-def measure_costs(task: Task, model: Model, answers: Sequence[Answer], latencies: Sequence[float]) -> list[float]:
+def _costs(task: Task, model: Model, answers: Sequence[Answer], latencies: Sequence[float]) -> list[float]:
     """USD per request: by the token where the model has a token price, else by the second of a request asked alone."""
-    good = [a for a in answers if a.finish != "error"]
-    if model.provider == "api" or prices.token_price(task, model.name) is not None:
-        costs = [prices.request_cost(task, model, answer) for answer in good]
-    else:
-        costs = [
-            prices.request_cost(task, model, answer, ms / 1000) for answer, ms in zip(good, latencies, strict=False)
-        ]
-    return [cost.usd for cost in costs if cost.usd is not None]
-
-
-# ---------------------------------------------------------------- adding up
+    timed = [(answers[0], ms / 1000) for ms in latencies]
+    if prices.token_price(task, model.name) is not None:
+        timed = [(answer, 0.0) for answer in answers if answer.finish != "error"]
+    costs = [prices.request_cost(task, model, answer, seconds).usd for answer, seconds in timed]
+    return [usd for usd in costs if usd is not None]
 
 
 def _row(task: Task, example: TrainingExample, answer: Answer) -> dict[str, Any]:
-    scored = scorers.score_answer(task, example, answer.text, answer.finish)
+    scores, format_reason = scorers.score_answer(task, example, answer.text, answer.finish)
     row = {
         "id": example.id,
         "group": example.group,
         "answer": answer.text.encode("utf-8", "replace").decode(),
-        "scores": scored.scores | {"failed": float(answer.finish == "error")},
-        "format_reason": scored.format_reason,
+        "scores": scores | {"failed": float(answer.finish == "error")},
+        "format_reason": format_reason,
         "latency_ms": round(answer.latency_ms, 1),
         "tokens_in": answer.tokens_in,
         "tokens_out": answer.tokens_out,
@@ -198,12 +199,9 @@ def _row(task: Task, example: TrainingExample, answer: Answer) -> dict[str, Any]
     return row | ({"error": store.redact(answer.error)[:200]} if answer.error else {})
 
 
-def add_up(
-    task: Task, rows: Sequence[dict[str, Any]], latencies: Sequence[float], costs: Sequence[float]
-) -> EvalResults:
+def _add_up(rows: Sequence[dict[str, Any]], latencies: Sequence[float], costs: Sequence[float]) -> EvalResults:
     """EvalResults of scored rows; without a scorer (judge, human) accuracy is an estimate of 0 rows."""
-    groups = [row["group"] for row in rows]
-    names = list(rows[0]["scores"]) if rows else []
+    groups, names = [row["group"] for row in rows], rows[0]["scores"] if rows else ()
     scores = {name: statistics.proportion([row["scores"][name] for row in rows], groups) for name in names}
     nothing = Estimate(value=0.0, low=0.0, high=1.0, n=0)
     return EvalResults(

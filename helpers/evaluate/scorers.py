@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from helpers import store, tasks
 from helpers.records import TrainingExample, WorkbookError
@@ -13,50 +13,37 @@ from helpers.tasks import Task
 MAX_BLOCKS = 20  # opening braces that the tolerant reading tries, so that an endless answer stays cheap
 
 
-class Scored(NamedTuple):
-    """The scores of one answer, and why its format was refused ("" when it was not)."""
-
-    scores: dict[str, float]
-    format_reason: str
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
 
 
-def score_answer(task: Task, example: TrainingExample, answer: str, finish: str = "stop") -> Scored:
-    """Every score of one answer: accuracy and format_compliance, then what explains them."""
-    scores = {"endless": float(finish == "length"), "empty": float(not answer.strip())}
-    if task.schema is None:
-        reason = "empty answer" if scores["empty"] else "cut off at the token limit" if scores["endless"] else ""
-        scores["format_compliance"] = float(not reason)
-        if task.accuracy_from == "scorer":
-            scores["accuracy"] = float(tasks.normalise(answer) == tasks.normalise(example.answer))
-        return Scored(scores, reason)
-    reason = format_reason(answer, task.schema)
-    strict, tolerant = strict_json(answer), tolerant_json(answer)
-    scores["format_compliance"] = float(not reason)
-    scores["format_tolerant"] = float(tolerant is not None and not schema_reason(tolerant, task.schema))
-    if task.accuracy_from == "fields":
-        scores |= _field_scores(task, gold_answer(task, example), strict, tolerant)
-    elif task.accuracy_from == "scorer":
-        scores["accuracy"] = float(tasks.normalise(answer) == tasks.normalise(example.answer))
-    return Scored(scores, reason)
+DECODER = json.JSONDecoder(parse_constant=_refuse)  # NaN and Infinity are Python's, not JSON's
 
 
-def _field_scores(task: Task, gold: dict[str, Any], strict: Any, tolerant: Any) -> dict[str, float]:
+def score_answer(
+    task: Task, example: TrainingExample, answer: str, finish: str = "stop"
+) -> tuple[dict[str, float], str]:
+    """(scores of one answer: accuracy, format_compliance and what explains them; why its format is refused, or "")."""
+    reason, tolerant = format_reason(answer, task.schema, finish), tolerant_json(answer)
+    scores = {"endless": finish == "length", "empty": not answer.strip(), "format_compliance": not reason}
+    if task.schema is not None:
+        scores["format_tolerant"] = tolerant is not None and not schema_reason(tolerant, task.schema)
+        if task.accuracy_from == "fields":
+            scores |= _field_scores(task, example, strict_json(answer), tolerant)
+    if task.accuracy_from == "scorer":
+        scores["accuracy"] = tasks.normalise(answer) == tasks.normalise(example.answer)
+    return {name: float(value) for name, value in scores.items()}, reason
+
+
+def _field_scores(task: Task, example: TrainingExample, strict: Any, tolerant: Any) -> dict[str, bool]:
     """accuracy = every scored field equal in the strictly read answer, since broken JSON cannot serve."""
-    hits = {f"field_{name}": float(field_equal(gold, strict, name)) for name in task.scored_fields}
-    return {
-        "accuracy": float(all(hits.values())),
-        "accuracy_tolerant": float(all(field_equal(gold, tolerant, name) for name in task.scored_fields)),
-        **hits,
-    }
-
-
-def gold_answer(task: Task, example: TrainingExample) -> dict[str, Any]:
-    """The example's own answer, which must be right before it may judge others."""
     gold = strict_json(example.answer)
     if gold is None:
-        where = f"{example.meta.get('file', 'example')}, line {example.meta.get('line', '?')}"
-        raise WorkbookError(f"{task.folder / where}: the answer of {example.id} is not one JSON object; mend that row")
-    return gold
+        where = f"{task.folder / example.meta.get('file', 'example')}, line {example.meta.get('line', '?')}"
+        raise WorkbookError(f"{where}: the answer of {example.id} is not one JSON object; mend that row")
+    hits = {f"field_{name}": field_equal(gold, strict, name) for name in task.scored_fields}
+    tolerated = all(field_equal(gold, tolerant, name) for name in task.scored_fields)
+    return {"accuracy": all(hits.values()), "accuracy_tolerant": tolerated} | hits
 
 
 def field_equal(gold: dict[str, Any], answer: dict[str, Any] | None, name: str) -> bool:
@@ -72,35 +59,28 @@ def field_equal(gold: dict[str, Any], answer: dict[str, Any] | None, name: str) 
 def strict_json(text: str) -> dict[str, Any] | None:
     """The answer as one JSON object and nothing else but white space around it; None when it is not that."""
     try:
-        value = json.loads(text.strip(), parse_constant=_refuse_constant)
+        value = DECODER.decode(text.strip())
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
 def tolerant_json(text: str) -> dict[str, Any] | None:
     """The first {…} block that reads as JSON, whatever stands around it (a code fence, "Sure! …")."""
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-    position = text.find("{")
-    for _ in range(MAX_BLOCKS):
-        if position < 0:
-            break
+    for start in [i for i, character in enumerate(text) if character == "{"][:MAX_BLOCKS]:
         try:
-            value, _end = decoder.raw_decode(text, position)
-            return value
+            return DECODER.raw_decode(text, start)[0]
         except (ValueError, RecursionError):
-            position = text.find("{", position + 1)
+            continue
     return None
 
 
-def format_reason(text: str, schema: dict[str, Any]) -> str:
-    """Why the whole answer breaks the format ("" when it keeps it)."""
+def format_reason(text: str, schema: dict[str, Any] | None, finish: str = "stop") -> str:
+    """Why the whole answer breaks the format ("" when it keeps it); text without a schema must be there and end."""
     if not text.strip():
         return "empty answer"
+    if schema is None:
+        return "cut off at the token limit" if finish == "length" else ""
     value = strict_json(text)
     if value is None:
         return "text around the JSON object" if tolerant_json(text) is not None else "not one JSON object"
@@ -117,14 +97,12 @@ def schema_reason(value: dict[str, Any], schema: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=32)
 def _validator(schema: str) -> Any:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
+    from jsonschema import SchemaError
     from jsonschema.validators import validator_for
 
     value = json.loads(schema)
-    kind = validator_for(value, default=Draft202012Validator)
     try:
-        kind.check_schema(value)
+        validator_for(value).check_schema(value)
     except SchemaError as error:
         raise WorkbookError(f"task.yaml: output.schema is not a valid JSON Schema ({error.message})") from None
-    return kind(value)
+    return validator_for(value)(value)

@@ -6,8 +6,9 @@ All intervals are 95% and two-sided, so a gate that looks at one bound is wrong 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
+from statistics import fmean, stdev
 
 from helpers.records import Estimate, Verdict
 
@@ -15,6 +16,7 @@ LEVEL = 0.95
 Z = 1.959963984540054  # the normal quantile of (1 + LEVEL) / 2
 ASSUMED_FLIPS = 0.20  # share of rows that change between two models, until it has been measured
 METHOD = "paired difference, Bonett-Price 2012"
+AT_LEAST = ("accuracy", "format_compliance")  # targets of these are lower limits, of all others upper ones
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -34,11 +36,10 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
 
 def proportion(hits: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
     """Share of hits with its Wilson interval; rows of one group count as less than one independent row each."""
-    n = len(hits)
-    value = sum(hits) / n if n else 0.0
+    value = fmean(hits) if hits else 0.0
     effective = effective_rows(hits, groups)
     low, high = wilson(value * effective, effective)
-    return Estimate(value=value, low=low, high=high, n=n)
+    return Estimate(value=value, low=low, high=high, n=len(hits))
 
 
 def effective_rows(values: Sequence[float], groups: Sequence[str] | None) -> float:
@@ -49,20 +50,17 @@ def effective_rows(values: Sequence[float], groups: Sequence[str] | None) -> flo
     standard error does not. Where nothing varies, a group counts as one row.
     """
     n = len(values)
-    if groups is None or n < 2 or len(set(groups)) == n:
+    if groups is None or len(set(groups)) == n:
         return float(n)
-    sizes = Counter(groups)
-    count = len(sizes)
-    mean = sum(values) / n
-    spread = sum((v - mean) ** 2 for v in values)
+    middle = fmean(values)
+    residual: dict[str, float] = defaultdict(float)
+    for value, group in zip(values, groups, strict=True):
+        residual[group] += value - middle
+    count, spread = len(residual), sum((v - middle) ** 2 for v in values)
     if spread == 0 or count < 2:
         return float(count)
-    residual: dict[str, float] = dict.fromkeys(sizes, 0.0)
-    for value, group in zip(values, groups, strict=True):
-        residual[group] += value - mean
     clustered = sum(r * r for r in residual.values()) * count / (count - 1)
-    independent = spread * n / (n - 1)
-    return n / max(1.0, clustered / independent)
+    return n / max(1.0, clustered / (spread * n / (n - 1)))
 
 
 def paired_difference(
@@ -74,14 +72,11 @@ def paired_difference(
     p - q ± z·sqrt((p + q - (p - q)²)/(n + 2)). Exact enumeration for n = 20 … 400 gives a lower bound that is too high
     in at most 2.5% of the cases when the true difference is 0 or more; Wald and the percentile bootstrap fail there.
     """
-    if len(ours) != len(theirs):
-        raise ValueError(f"paired vectors differ in length: {len(ours)} and {len(theirs)}")
-    n = len(ours)
-    gained = sum(a > b for a, b in zip(ours, theirs, strict=True))
-    lost = sum(a < b for a, b in zip(ours, theirs, strict=True))
+    changes = [float(a > b) - float(a < b) for a, b in zip(ours, theirs, strict=True)]
+    n, gained, lost = len(changes), changes.count(1.0), changes.count(-1.0)
     if n == 0:
         return Estimate(value=0.0, low=-1.0, high=1.0, n=0), 0, 0
-    effective = effective_rows([float(a) - float(b) for a, b in zip(ours, theirs, strict=True)], groups)
+    effective = effective_rows(changes, groups)
     low, high = bonett_price(gained * effective / n, lost * effective / n, effective)
     return Estimate(value=(gained - lost) / n, low=low, high=high, n=n), gained, lost
 
@@ -93,22 +88,12 @@ def bonett_price(gained: float, lost: float, n: float) -> tuple[float, float]:
     return max(-1.0, p - q - half), min(1.0, p - q + half)
 
 
-def mcnemar_p(gained: int, lost: int) -> float:
-    """Exact two-sided McNemar test: how likely a split of the flips this uneven is when both models are equally good."""
-    from scipy.stats import binomtest
-
-    flips = gained + lost
-    return 1.0 if flips == 0 else float(binomtest(gained, flips).pvalue)
-
-
 def detectable_difference(n: int, flips: float = ASSUMED_FLIPS, power: float = 0.8) -> float:
     """Smallest true difference that n paired rows show in `power` of the cases.
 
     Solves n·d² = (z·sqrt(f) + z_power·sqrt(f - d²))² (Connor, Biometrics 1987, 43:207-211) for d, where f is the share
     of rows that flip (at least d: a difference needs flips).
     """
-    if n <= 0:
-        return 1.0
     from scipy.optimize import brentq
     from scipy.stats import norm
 
@@ -122,80 +107,66 @@ def detectable_difference(n: int, flips: float = ASSUMED_FLIPS, power: float = 0
 
 
 def rows_to_decide(target: float) -> int:
-    """Rows needed so that n right answers out of n put the lower bound above `target` (0 < target < 1).
-
-    Wilson's lower bound of n out of n is n / (n + z²).
-    """
+    """Rows needed so that n right of n put the lower bound, Wilson's n / (n + z²), above `target` (0 < target < 1)."""
     return math.floor(Z * Z * target / (1 - target)) + 1
 
 
 def quantile(values: Sequence[float], share: float) -> Estimate:
     """A quantile of independent measurements, with an interval that needs no distribution where n allows one.
 
-    Order statistics with binomial ranks (David & Nagaraja, Order Statistics, 7.1). A 95% upper bound of p95 needs
-    72 measurements; below that the log-normal tolerance bound stands in (Hahn & Meeker, Statistical Intervals, 4.4),
-    never below the largest value seen.
+    Order statistics with binomial ranks (David & Nagaraja, Order Statistics, 7.1); where there are too few (p95: < 72),
+    the log-normal tolerance bound (Hahn & Meeker, Statistical Intervals, 4.4), never below the largest value seen.
     """
     n = len(values)
     if n == 0:
         return Estimate(value=0.0, low=0.0, high=0.0, n=0)
+    import numpy
     from scipy.stats import binom
 
-    ordered = sorted(values)
-    position = share * (n - 1)
-    below = math.floor(position)
-    above = min(below + 1, n - 1)
-    value = ordered[below] + (position - below) * (ordered[above] - ordered[below])
-    tail = (1 - LEVEL) / 2
+    ordered, tail = sorted(values), (1 - LEVEL) / 2
+    value = float(numpy.quantile(ordered, share))
     low_rank = int(binom.ppf(tail, n, share))  # the largest rank with P(rank too high) <= tail; 0 = none
     high_rank = int(binom.ppf(1 - tail, n, share)) + 1
-    low = ordered[low_rank - 1] if low_rank >= 1 else min(value, _tolerance_bound(ordered, share, tail))
+    low = ordered[low_rank - 1] if low_rank >= 1 else _tolerance_bound(ordered, share, tail)
     high = ordered[high_rank - 1] if high_rank <= n else max(ordered[-1], _tolerance_bound(ordered, share, 1 - tail))
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=n)
 
 
-def _tolerance_bound(values: Sequence[float], share: float, confidence: float) -> float:
-    """One-sided bound of a log-normal's quantile, from the noncentral t distribution."""
+def _tolerance_bound(ordered: Sequence[float], share: float, confidence: float) -> float:
+    """One-sided bound of a log-normal's quantile, from the noncentral t distribution; equal values bound themselves."""
     from scipy.stats import nct, norm
 
-    n = len(values)
-    logs = [math.log(max(v, 1e-9)) for v in values]
-    if n < 2 or logs[0] == logs[-1]:
-        return values[0] if confidence < 0.5 else values[-1]
-    mean = sum(logs) / n
-    deviation = math.sqrt(sum((x - mean) ** 2 for x in logs) / (n - 1))
+    n, logs = len(ordered), [math.log(max(v, 1e-9)) for v in ordered]
+    if logs[0] == logs[-1]:
+        return ordered[0]
     factor = float(nct.ppf(confidence, n - 1, math.sqrt(n) * float(norm.ppf(share)))) / math.sqrt(n)
-    return math.exp(mean + factor * deviation)
+    return math.exp(fmean(logs) + factor * stdev(logs))
 
 
 def mean(values: Sequence[float]) -> Estimate:
     """Mean with its t interval (a single value, or equal ones, have no width)."""
     n = len(values)
-    if n == 0:
-        return Estimate(value=0.0, low=0.0, high=0.0, n=0)
-    middle = sum(values) / n
-    if min(values) == max(values):
-        return Estimate(value=values[0], low=values[0], high=values[0], n=n)
+    if n == 0 or min(values) == max(values):
+        value = values[0] if n else 0.0
+        return Estimate(value=value, low=value, high=value, n=n)
     from scipy.stats import t
 
-    deviation = math.sqrt(sum((v - middle) ** 2 for v in values) / (n - 1))
-    half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
+    middle = fmean(values)
+    half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * stdev(values) / math.sqrt(n)
     return Estimate(value=middle, low=middle - half, high=middle + half, n=n)
 
 
 def verdict(estimate: Estimate, threshold: float) -> Verdict:
     """pass when the whole interval lies above the threshold, fail when it lies below or on it, else inconclusive."""
-    if estimate.n == 0:
-        return "inconclusive"
-    if estimate.low > threshold:
+    if estimate.n and estimate.low > threshold:
         return "pass"
-    return "fail" if estimate.high <= threshold else "inconclusive"
+    return "fail" if estimate.n and estimate.high <= threshold else "inconclusive"
 
 
 def target_met(metric: str, estimate: Estimate, target: float) -> str:
-    """yes / no / undecided: accuracy and format_compliance are at least, latency_p95 and cost_per_request at most."""
+    """yes / no / undecided: the whole interval must keep the target, AT_LEAST or at most."""
     if estimate.n == 0:
         return "undecided"
-    if metric in ("accuracy", "format_compliance"):
+    if metric in AT_LEAST:
         return "yes" if estimate.low >= target else "no" if estimate.high < target else "undecided"
     return "yes" if estimate.high <= target else "no" if estimate.low > target else "undecided"

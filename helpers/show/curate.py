@@ -19,18 +19,13 @@ STAGES = ("readable", "well rated, in time", "passed the checks", "no copy", "no
 MAX_BARS = 12
 
 
-def _whole(rows: list[dict[str, Any]], caption: str) -> Styler:
-    """A table with its caption and every cell in full: a plain frame cuts evidence off at 50 characters."""
-    return show.table(rows).style.hide(axis="index").set_caption(caption).format(escape="html")
-
-
 def funnel_table(funnel: Iterable[Mapping[str, Any]]) -> Styler:
     """One row per stage and source: in = out + rejected, with the rejected rows by their first code."""
     rows = []
     for row in sorted(funnel, key=lambda r: r["source"]):
         lost = ", ".join(f"{code} {n}" for code, n in row["rejected"].items()) or "-"
         rows.append({key: row[key] for key in ("source", "stage", "in")} | {"rejected": lost, "out": row["out"]})
-    return _whole(rows, "Every row in, by source and stage")
+    return show.table(rows, "Every row in, by source and stage")
 
 
 def funnel_figure(funnel: Sequence[Mapping[str, Any]]) -> Figure:
@@ -64,7 +59,7 @@ def parts_table(dataset: FineTuningDataset) -> Styler:
         groups, verified = len({e.group for e in examples}), sum(e.quality == "verified" for e in examples)
         counts = {"groups": groups, "verified": verified, "unverified": len(examples) - verified}
         rows.append({"part": part, "rows": len(examples), **counts})
-    return _whole(rows, f"Dataset {dataset.metadata.version}")
+    return show.table(rows, f"Dataset {dataset.metadata.version}")
 
 
 def parts_figure(dataset: FineTuningDataset, labels: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Figure:
@@ -115,7 +110,7 @@ def rejected_table(rejected: Iterable[RejectedExample], show_text: bool, each: i
             matched = {"evidence": issue.evidence, "matched": issue.matched_id or "", "score": score}
             text = show.masked(row.example.get("excerpt") or "", show_text)
             rows.append({"code": issue.code, "row": where, **matched, "text": text})
-    return _whole(rows, f"Up to {each} rejected rows per code; rejected.jsonl holds them all")
+    return show.table(rows, f"Up to {each} rejected rows per code; rejected.jsonl holds them all")
 
 
 def review_table(review: Sequence[Mapping[str, str]], show_text: bool, rows: int = 10) -> Styler:
@@ -124,4 +119,4 @@ def review_table(review: Sequence[Mapping[str, str]], show_text: bool, rows: int
     for row in review[:rows]:
         texts = {"input": show.masked(row["input"], show_text), "output": show.masked(row["output"], show_text, 90)}
         short.append({"id": row["id"], "why": row["why"], **texts})
-    return _whole(short, "For a person to decide")
+    return show.table(short, "For a person to decide")

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 from helpers import show
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from pandas.io.formats.style import Styler
 
     from helpers.records import Estimate
 
 MOST_DAYS = 60  # the newest ones, so that labels stay readable
 
 
-def checks_table(health: Any) -> pd.DataFrame:
+def checks_table(health: Any) -> Styler:
     """Every check with its value, interval, baseline, n and meaning, what needs a look first."""
     order = {"retrain": 0, "watch": 1, "ok": 2}
     rows = []
     for c in sorted(health.checks, key=lambda c: order[c.verdict]):
-        value = _number(c.value) + (f" [{_number(c.low)}, {_number(c.high)}]" if c.low is not None else "")
+        value = show.number(c.value) + (f" [{show.number(c.low)}, {show.number(c.high)}]" if c.low is not None else "")
         row = {"verdict": c.verdict, "check": c.name.replace("_", " "), "value": value}
-        rows.append(row | {"baseline": _number(c.baseline), "n": c.n, "evidence": c.evidence})
+        rows.append(row | {"baseline": show.number(c.baseline), "n": c.n, "evidence": c.evidence})
     return show.table(rows, f"Health of {health.version or 'no version'}: {health.verdict}{_simulated(health)}")
 
 
@@ -71,10 +71,6 @@ def _draw(axis: Axes, estimates: Sequence[Estimate], limits: tuple[float, float]
     axis.set_ylim(*limits)
     axis.margins(x=0.03)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _simulated(health: Any) -> str:

@@ -10,15 +10,15 @@ from helpers import show
 from helpers.records import FineTunedModelVersion, Status
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
+    from pandas.io.formats.style import Styler
 
 COLOURS = ("#999999", "#56B4E9", "#E69F00", "#009E73", "#CC79A7")  # Okabe-Ito, in the order of a version's life
 STATUS_COLOURS = dict(zip(get_args(Status), COLOURS, strict=True))
 MOST_VERSIONS = 12  # on one time line
 
 
-def versions_table(versions: Sequence[FineTunedModelVersion]) -> pd.DataFrame:
+def versions_table(versions: Sequence[FineTunedModelVersion]) -> Styler:
     """One line per version: status, accuracy with its interval, dataset, when it was trained."""
     rows = []
     for v in versions:
@@ -28,20 +28,20 @@ def versions_table(versions: Sequence[FineTunedModelVersion]) -> pd.DataFrame:
     return show.table(rows, f"{len(rows)} versions, newest first")
 
 
-def rules_table(rules: Sequence[Any], caption: str = "The gate, rule by rule") -> pd.DataFrame:
+def rules_table(rules: Sequence[Any], caption: str = "The gate, rule by rule") -> Styler:
     """Every rule with its verdict and evidence, what stands in the way first."""
     order = {"fail": 0, "inconclusive": 1, "pass": 2}
     rows = [{"verdict": r.verdict, "rule": r.name.replace("_", " "), "evidence": r.evidence} for r in rules]
     return show.table(sorted(rows, key=lambda row: order[row["verdict"]]), caption)
 
 
-def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> Styler:
     """What serves each task now, and what would serve after a rollback."""
     rows = [{"task": task} | dict(route) for task, route in routes.items()]
     return show.table(rows, "Production routes" if rows else "Production routes: none yet", None if rows else ["task"])
 
 
-def history_table(history: Sequence[Mapping[str, Any]], last: int = 12) -> pd.DataFrame:
+def history_table(history: Sequence[Mapping[str, Any]], last: int = 12) -> Styler:
     """The last entries of the audit: who did what, when and why."""
     rows = [
         {"when": h["at"][:16].replace("T", " "), "who": h["actor"], "version": h["version"], "what": h["action"]}

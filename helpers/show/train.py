@@ -51,7 +51,7 @@ def checks_table(report: Any) -> Styler:
         "end of turn is learnt": f"yes ({report.end_token})" if report.end_token else "NO",
         "same tokens as the template's": f"{report.round_trip} of {len(per_row)} rows",
     }
-    return _table([{"question": q, "answer": a} for q, a in rows.items()], "What the model will see")
+    return show.table([{"question": q, "answer": a} for q, a in rows.items()], "What the model will see")
 
 
 def settings_table(config: Any, schedule: Mapping[str, Any] | None = None) -> Styler:
@@ -60,13 +60,13 @@ def settings_table(config: Any, schedule: Mapping[str, Any] | None = None) -> St
     for name, asked in config.model_dump().items():
         used = (schedule or {}).get(name, asked)
         rows.append({"parameter": name, "asked": _plain(asked), "used": "" if used == asked else _plain(used)})
-    return _table(rows, "Settings; `used` is empty where it equals what was asked for")
+    return show.table(rows, "Settings; `used` is empty where it equals what was asked for")
 
 
 def estimate_table(estimate: Mapping[str, Any]) -> Styler:
     """How long and at what cost, with the basis of the forecast."""
     rows = [{"what": name.replace("_", " "), "forecast": _plain(value)} for name, value in estimate.items()]
-    return _table(rows, "Before it starts")
+    return show.table(rows, "Before it starts")
 
 
 def result_table(model: Any) -> Styler:
@@ -74,18 +74,13 @@ def result_table(model: Any) -> Styler:
     names = ("version", "model_id", "provider", "tokens", "seconds", "cost_usd")
     values = {name: getattr(model, name) for name in names} | {f"loss, {k}": v for k, v in model.losses.items()}
     rows = [{"what": name.replace("_", " "), "value": _plain(value)} for name, value in values.items()]
-    return _table(rows, "What training made")
+    return show.table(rows, "What training made")
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if type(value) is int else str(value)
-
-
-def _table(rows: list[dict[str, str]], caption: str) -> Styler:
-    style = show.table(rows).style.hide(axis="index").set_caption(caption)
-    return style.set_properties(**{"text-align": "left"}).format(escape="html")
 
 
 def progress() -> Callable[[dict[str, Any]], None]:

@@ -6,7 +6,7 @@ import pytest
 from evaluate_toys import toy_rows
 
 from helpers import models
-from helpers.evaluate import read_answers, run_rung
+from helpers.evaluate.running import read_answers, run_rung
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -4,8 +4,7 @@ import pytest
 from evaluate_toys import toy_rows, toy_task
 
 from helpers import tasks
-from helpers.evaluate import LADDER, build_prompts, demonstrations, retrieve
-from helpers.evaluate.rungs import available
+from helpers.evaluate.rungs import LADDER, available, build_prompts, demonstrations, retrieve
 from helpers.models.tokens import count_chats
 from helpers.records import Message, WorkbookError
 from helpers.tasks import Article

@@ -6,7 +6,8 @@ import pytest
 from evaluate_toys import RIGHT, constant, right_where, toy_rows, toy_task
 
 from helpers import store
-from helpers.evaluate import choose_rows, read_answers, run_rung, run_rungs, score_answer
+from helpers.evaluate.running import choose_rows, read_answers, run_rung, run_rungs
+from helpers.evaluate.scorers import score_answer
 from helpers.models import Answer
 from helpers.records import WorkbookError
 
@@ -17,7 +18,7 @@ def test_every_example_has_one_line_and_every_score_can_be_recomputed_from_it(ta
     lines = read_answers(run, rung)
     assert [line["id"] for line in lines] == [e.id for e in rows]
     for example, line in zip(rows, lines, strict=True):
-        again = score_answer(task, example, line["answer"]).scores
+        again = score_answer(task, example, line["answer"])[0]
         assert again == {k: v for k, v in line["scores"].items() if k != "failed"}
         assert set(line) >= {"id", "group", "answer", "scores", "latency_ms", "tokens_in", "tokens_out"}
     assert rung.results.accuracy.value == 0.5 and rung.n == 10
@@ -128,8 +129,34 @@ def test_text_stays_here_unless_the_task_lets_it_go(tmp_path, run):
 def test_latency_and_cost_come_from_single_requests(task, run):
     results = run_rung(constant(RIGHT), "prompt", toy_rows(40), task, run, latency_rows=8).results
     assert results.latency_p50.n == results.latency_p95.n == results.cost_per_request.n == 8
-    assert results.latency_p50.value == pytest.approx(103.5)  # the toy's probe, not the batch's 10 ms
-    assert results.cost_per_request.value == pytest.approx(0.1035 * 0.36 / 3600)
+    assert results.latency_p50.value == pytest.approx(104.5)  # the toy's probe after its warm-up, not the batch's 10 ms
+    assert results.cost_per_request.value == pytest.approx(0.1045 * 0.36 / 3600)
+
+
+class Endpoint(Flaky):
+    """Writes down how many requests run side by side; the first request of all is slow."""
+
+    def __init__(self):
+        self.chunks: list[int] = []
+
+    def answer(self, chats, max_new_tokens):
+        self.chunks.append(len(chats))
+        ms = 500 if len(self.chunks) == 1 else 20 * len(chats)
+        return [Answer(text=RIGHT, tokens_in=5, tokens_out=3, latency_ms=ms, finish="stop") for _ in chats]
+
+
+def test_an_endpoint_is_timed_on_rows_asked_alone_after_a_warm_up_and_no_row_is_asked_twice(task, run):
+    model = Endpoint()
+    results = run_rung(model, "prompt", toy_rows(40), task, run, latency_rows=8).results
+    assert model.chunks == [1] * 9 + [31]
+    assert results.latency_p95.n == 8 and results.latency_p95.high == 20, "neither the warm-up nor the crowd counts"
+    assert results.cost_per_request.value == pytest.approx(0.020 * 0.36 / 3600)
+    assert run_rung(model, "prompt", toy_rows(40), task, run, latency_rows=8).results == results
+    assert len(model.chunks) == 10, "nothing is asked again"
+
+
+def test_latency_can_be_left_out(task, run):
+    assert run_rung(Endpoint(), "prompt", toy_rows(4), task, run, latency_rows=0).results.latency_p95.n == 0
 
 
 def test_rows_are_chosen_from_one_part_and_more_rows_keep_the_earlier_ones():

@@ -5,7 +5,8 @@ import json
 import pytest
 from evaluate_toys import BROKEN, RIGHT, WRONG, toy_rows, toy_task
 
-from helpers.evaluate import score_answer, scorers
+from helpers.evaluate import scorers
+from helpers.evaluate.scorers import score_answer
 from helpers.records import WorkbookError
 
 
@@ -39,20 +40,20 @@ EXAMPLE = toy_rows(1)[0]
 def test_strict_reading_decides_and_tolerant_reading_stands_beside_it(
     task, answer, strict, tolerant, right, right_tolerant
 ):
-    scores = score_answer(task, EXAMPLE, answer).scores
+    scores = score_answer(task, EXAMPLE, answer)[0]
     assert (scores["format_compliance"], scores["format_tolerant"]) == (strict, tolerant)
     assert (scores["accuracy"], scores["accuracy_tolerant"]) == (right, right_tolerant)
 
 
 def test_every_refused_format_has_its_reason(task):
     for answer in ("", "no", BROKEN, WRONG.replace("blue", "pink"), "[1]"):
-        scored = score_answer(task, EXAMPLE, answer)
-        assert bool(scored.format_reason) == (scored.scores["format_compliance"] == 0)
-    assert "pink" in score_answer(task, EXAMPLE, WRONG.replace("blue", "pink")).format_reason
+        scores, reason = score_answer(task, EXAMPLE, answer)
+        assert bool(reason) == (scores["format_compliance"] == 0)
+    assert "pink" in score_answer(task, EXAMPLE, WRONG.replace("blue", "pink"))[1]
 
 
 def test_fields_are_scored_one_by_one_and_accuracy_needs_all(task):
-    scores = score_answer(task, EXAMPLE, WRONG).scores
+    scores = score_answer(task, EXAMPLE, WRONG)[0]
     assert (scores["field_colour"], scores["field_size"], scores["accuracy"]) == (0, 1, 0)
 
 
@@ -79,20 +80,20 @@ def test_a_field_that_is_missing_on_one_side_is_not_equal():
 
 def test_text_tasks_are_scored_by_normalised_text(tmp_path):
     task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer")
-    assert score_answer(task, EXAMPLE, RIGHT.upper() + " \n").scores["accuracy"] == 1
-    assert score_answer(task, EXAMPLE, "", "stop").scores == {
+    assert score_answer(task, EXAMPLE, RIGHT.upper() + " \n")[0]["accuracy"] == 1
+    assert score_answer(task, EXAMPLE, "", "stop")[0] == {
         "endless": 0,
         "empty": 1,
         "format_compliance": 0,
         "accuracy": 0,
     }
-    assert score_answer(task, EXAMPLE, "x", "length").scores["format_compliance"] == 0
+    assert score_answer(task, EXAMPLE, "x", "length")[0]["format_compliance"] == 0
 
 
 @pytest.mark.parametrize("source", ["judge", "human"])
 def test_what_only_people_can_judge_gets_no_accuracy(tmp_path, source):
     task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from=source)
-    assert "accuracy" not in score_answer(task, EXAMPLE, "x").scores
+    assert "accuracy" not in score_answer(task, EXAMPLE, "x")[0]
 
 
 def test_a_gold_answer_that_is_no_json_names_its_row(task):

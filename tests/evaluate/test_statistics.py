@@ -129,8 +129,3 @@ def test_quantiles_of_few_or_equal_values_stay_finite():
 def test_targets_are_met_by_the_bound_that_hurts(metric, low, high, met):
     assert statistics.target_met(metric, Estimate(value=(low + high) / 2, low=low, high=high, n=9), 0.5) == met
     assert statistics.target_met(metric, Estimate(value=0, low=0, high=1, n=0), 0.5) == "undecided"
-
-
-def test_mcnemar_knows_that_an_even_split_says_nothing():
-    assert statistics.mcnemar_p(0, 0) == 1 and statistics.mcnemar_p(5, 5) == 1
-    assert statistics.mcnemar_p(10, 0) == pytest.approx(2 / 1024)
