@@ -24,10 +24,19 @@ PASTED = {
     "pii_phone": ("Call me on +44 7700 900123", "My number: +1 202-555-0147", "Ring 020 7946 0958"),
     "pii_iban": ("IBAN DE89 3704 0044 0532 0130 00", "GB82 WEST 1234 5698 7654 32", "My IBAN NO9386011117947"),
     "pii_card": ("Card 4111 1111 1111 1111", "5555 5555 5555 4444", "No. 4242-4242-4242-4242", "Amex 378282246310005"),
-    "pii_address": ("Tom Okafor, 12 Harbour Street, Leeds LS1 4AB", "Hanna Vogelsang, Lindenweg 7, 22301 Hamburg",
-                    "Piotr Zielony, ul. Polna 3, 00-625 Warszawa", "Leo Marchetti, Via Roma 9, 50123 Firenze"),
-    "secret": ("aws key AKIAIOSFODNN7EXAMPLE", "token ghp_" + "FakeFake0" * 4,
-               "-----BEGIN RSA PRIVATE KEY----- MIIEfakefakefake", "secret wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")}
+    "pii_address": (
+        "Tom Okafor, 12 Harbour Street, Leeds LS1 4AB",
+        "Hanna Vogelsang, Lindenweg 7, 22301 Hamburg",
+        "Piotr Zielony, ul. Polna 3, 00-625 Warszawa",
+        "Leo Marchetti, Via Roma 9, 50123 Firenze",
+    ),
+    "secret": (
+        "aws key AKIAIOSFODNN7EXAMPLE",
+        "token ghp_" + "FakeFake0" * 4,
+        "-----BEGIN RSA PRIVATE KEY----- MIIEfakefakefake",
+        "secret wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    ),
+}
 dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # compact, the form of every answer
 LOG_LINE = "2026-07-14T03:12:{:02d}Z hubd[412] WARN link lost, retry {} of 99, rssi -{} dBm, queue {} waiting\n"
 
@@ -37,8 +46,12 @@ def label(category: str, product: str, danger: bool | int, repeat: bool | int) -
     base = PRIORITY[category]
     lifted = f"P{max(2, int(base[1]) - 1)}" if repeat else base
     action = ("bugfix" if product == "app" else "swap") if category == "KE" else ACTION[category]
-    return {"category": category, "priority": "P1" if danger else lifted, "product": product,
-            "action": "escalate" if danger else action}
+    return {
+        "category": category,
+        "priority": "P1" if danger else lifted,
+        "product": product,
+        "action": "escalate" if danger else action,
+    }
 
 
 class Simulator:
@@ -84,10 +97,15 @@ class Simulator:
         if draw < right + not_json:
             prose = f"The customer writes about the {truth['product']}, I would treat it as {truth['priority']}."
             return rng.choice((prose, said[: rng.randint(20, 60)], f"Sure! The triage: {said}")), False
-        choices = {"category": list(PRIORITY), "priority": ["P1", "P2", "P3", "P4"],
-                   "product": ["hub", "cam", "heat", "app", "plan"], "action": [*ACTION.values(), "swap", "bugfix"]}
-        fields = rng.choices(("priority", "product", "action", "category", "category action", "product priority"),
-                             (6, 4, 3, 1, 4, 2))[0].split()
+        choices = {
+            "category": list(PRIORITY),
+            "priority": ["P1", "P2", "P3", "P4"],
+            "product": ["hub", "cam", "heat", "app", "plan"],
+            "action": [*ACTION.values(), "swap", "bugfix"],
+        }
+        fields = rng.choices(
+            ("priority", "product", "action", "category", "category action", "product priority"), (6, 4, 3, 1, 4, 2)
+        )[0].split()
         return dumps(truth | {f: rng.choice([c for c in choices[f] if c != truth[f]]) for f in fields}), False
 
     def score(self, right: bool) -> int:
@@ -100,9 +118,15 @@ class Simulator:
         answer, right = self.answer(truth, self.rng.random(), 0.96 if forced else 0.54)
         grade = self.rng.choice((4, 5)) if forced else self.score(right) if self.rng.random() < 0.32 else None
         talk = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
-        return {"at": self.when(datetime(2026, 5, 1, tzinfo=UTC) + timedelta(days=self.rng.randrange(184))),
-                "conv": f"c{self.rng.randrange(16**7):07x}", "messages": [SYSTEM][: self.rng.random() < 0.3] + talk,
-                "score": grade, "kind": kind, "right": right, "truth": truth}
+        return {
+            "at": self.when(datetime(2026, 5, 1, tzinfo=UTC) + timedelta(days=self.rng.randrange(184))),
+            "conv": f"c{self.rng.randrange(16**7):07x}",
+            "messages": [SYSTEM][: self.rng.random() < 0.3] + talk,
+            "score": grade,
+            "kind": kind,
+            "right": right,
+            "truth": truth,
+        }
 
     def when(self, day: datetime) -> datetime:
         """A moment of the day, mostly in waking hours."""
@@ -112,8 +136,12 @@ class Simulator:
         """The same message again with a typo, other punctuation, one word more, or without capitals."""
         word = max(text.split(), key=lambda w: (w.isalpha(), len(w)))
         cut = self.rng.randrange(1, max(2, len(word) - 1))
-        other = (text.replace(word, word[:cut] + word[cut + 1:], 1), text.rstrip(".?!") + "!!",
-                 text.replace(word, f"really {word}", 1), text.lower() if text != text.lower() else text + " :)")
+        other = (
+            text.replace(word, word[:cut] + word[cut + 1 :], 1),
+            text.rstrip(".?!") + "!!",
+            text.replace(word, f"really {word}", 1),
+            text.lower() if text != text.lower() else text + " :)",
+        )
         return self.rng.choice(other)
 
 
@@ -173,12 +201,27 @@ def production(sim: Simulator, human: list[Row]) -> list[str]:
     dirt = dirty_rows(sim, [r for r in clean if r["kind"] == "clean"], human)
     for i, row in enumerate(sorted(clean + dirt, key=lambda r: r["at"])):
         zone, kind, score = timezone(timedelta(hours=2 * (rng.random() < 0.12))), row["kind"], row["score"] or 0
-        line = json.dumps({"id": f"prod-{i + 1:05d}", "created_at": row["at"].astimezone(zone).isoformat(),
-                           "conversation_id": row["conv"], "model_version": "prompt-2026-04",
-                           "messages": row["messages"], "feedback_score": row["score"]}, ensure_ascii=False)
+        line = json.dumps(
+            {
+                "id": f"prod-{i + 1:05d}",
+                "created_at": row["at"].astimezone(zone).isoformat(),
+                "conversation_id": row["conv"],
+                "model_version": "prompt-2026-04",
+                "messages": row["messages"],
+                "feedback_score": row["score"],
+            },
+            ensure_ascii=False,
+        )
         lines.append(line[: rng.randint(30, len(line) - 20)] if kind == "broken_json" else line)
-        facts = {"rows": True, "scored": score > 0, "right": row["right"], "scored_4_or_5": score >= 4, kind: True,
-                 "wrong_scored_4_or_5": score >= 4 and not row["right"], f"{kind}_scored_4_or_5": score >= 4}
+        facts = {
+            "rows": True,
+            "scored": score > 0,
+            "right": row["right"],
+            "scored_4_or_5": score >= 4,
+            kind: True,
+            "wrong_scored_4_or_5": score >= 4 and not row["right"],
+            f"{kind}_scored_4_or_5": score >= 4,
+        }
         sim.counts.update(name for name, holds in facts.items() if holds)
     return lines
 
@@ -193,22 +236,36 @@ def live(sim: Simulator) -> list[str]:
         skill = 0.28 if new else 0.74 if week == 3 else 0.80
         answer, right = sim.answer(truth, i * 0.618034 % 1, skill, 0.06)  # draws spread evenly over the days
         latency = 15000.0 if failed else rng.lognormvariate(6.54 if week == 3 else 6.33, 0.28)
-        row = {"request_id": f"live-{i + 1:04d}", "created_at": moment.isoformat(),
-               "conversation_id": f"l{rng.randrange(16**7):07x}", "version": "(simulated)",
-               "messages": [*[SYSTEM][: rng.random() < 0.3], {"role": "user", "content": text}],
-               "answer": "" if failed else answer, "latency_ms": round(latency, 1), "status": ("ok", "error")[failed],
-               "feedback_score": sim.score(right) if not failed and rng.random() < 0.35 else None, "simulated": True}
+        row = {
+            "request_id": f"live-{i + 1:04d}",
+            "created_at": moment.isoformat(),
+            "conversation_id": f"l{rng.randrange(16**7):07x}",
+            "version": "(simulated)",
+            "messages": [*[SYSTEM][: rng.random() < 0.3], {"role": "user", "content": text}],
+            "answer": "" if failed else answer,
+            "latency_ms": round(latency, 1),
+            "status": ("ok", "error")[failed],
+            "feedback_score": sim.score(right) if not failed and rng.random() < 0.35 else None,
+            "simulated": True,
+        }
         lines.append(json.dumps(row, ensure_ascii=False))
-        facts = {"live_rows": True, f"live_week_{week}": True, "live_errors": failed, "live_window_sensor": new,
-                 f"live_week_{week}_right": right and not failed}
+        facts = {
+            "live_rows": True,
+            f"live_week_{week}": True,
+            "live_errors": failed,
+            "live_window_sensor": new,
+            f"live_week_{week}_right": right and not failed,
+        }
         sim.counts.update(name for name, holds in facts.items() if holds)
     return lines
 
 
 def simulate(human_path: Path, fragments_path: Path, out_dir: Path, seed: int = 11) -> dict[str, int]:
     """Write production.jsonl and live.jsonl into out_dir; return how many rows of each kind were planted."""
-    human, fragments = ([json.loads(line) for line in Path(path).read_text("utf-8").split("\n") if line.strip()]
-                        for path in (human_path, fragments_path))
+    human, fragments = (
+        [json.loads(line) for line in Path(path).read_text("utf-8").split("\n") if line.strip()]
+        for path in (human_path, fragments_path)
+    )
     sim = Simulator(fragments, seed)
     Path(out_dir).mkdir(parents=True, exist_ok=True)
     for name, lines in (("production", production(sim, human)), ("live", live(sim))):

@@ -1,4 +1,4 @@
-"""Where artifacts live: one folder per run, atomic writes, fingerprints, the lock, routes and live logs.
+"""Where artifacts live: one folder per run, atomic writes, fingerprints, the lock.
 
 `begin(notebook, globals())` is the first helper call of every notebook: it checks the notebook's own parameters
 (so that bare papermill is as strict as `workbook run`) and opens the run's folder.
@@ -57,9 +57,6 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-# ---------------------------------------------------------------- atomic files
-
-
 def write_text(path: Path, text: str) -> Path:
     """Write `text` so that a reader sees the old file or the whole new one, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,13 +76,9 @@ def write_text(path: Path, text: str) -> Path:
 def _disk_error(path: Path, error: OSError) -> Exception:
     """Disk full is exit 6 with a remedy; a read-only or forbidden folder is a setting to mend (2)."""
     if error.errno in (28, 122):  # ENOSPC, EDQUOT
-        return WorkbookError(
-            f"no space left to write {path}; free some disk space and run again with the same run id", 6
-        )
+        return WorkbookError(f"no space left to write {path}; free some disk space and run again with the same run id", 6)
     if error.errno in (1, 13, 20, 30):  # EPERM, EACCES, ENOTDIR, EROFS
-        return WorkbookError(
-            f"{path} cannot be written ({error.strerror}); set WORKBOOK_HOME to a folder you may write to"
-        )
+        return WorkbookError(f"{path} cannot be written ({error.strerror}); set WORKBOOK_HOME to a folder you may write to")
     return error
 
 
@@ -138,9 +131,6 @@ def read_jsonl(path: Path) -> list[Any]:
     return rows
 
 
-# ---------------------------------------------------------------- fingerprints
-
-
 def canonical(value: Any) -> str:
     """One spelling per value: sorted keys, NFC text, no spaces."""
     text = json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
@@ -158,8 +148,6 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ---------------------------------------------------------------- secrets
-
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|DATABASE_URL|NOTIFY_URLS?)$")
 _SECRET_SHAPE = re.compile(r"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|ghp_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})\b")
 
@@ -171,8 +159,6 @@ def redact(text: str) -> str:
             text = text.replace(value, "[secret]")
     return _SECRET_SHAPE.sub("[secret]", text)
 
-
-# ---------------------------------------------------------------- the lock
 
 _held: dict[Path, Any] = {}
 
@@ -197,18 +183,13 @@ def lock() -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise WorkbookError(
-            f"another run holds {path}; wait until it has finished (`workbook runs` shows it)", 75
-        ) from None
+        raise WorkbookError(f"another run holds {path}; wait until it has finished (`workbook runs` shows it)", 75) from None
     _held[path] = file
     try:
         yield
     finally:
         del _held[path]
         file.close()
-
-
-# ---------------------------------------------------------------- runs
 
 
 class Run:
@@ -235,9 +216,7 @@ class Run:
 
     def read(self, name: str) -> Any:
         """Read an artifact of this run; a missing one names the notebook that writes it."""
-        return read_json(
-            self.path(name), f"run {ARTIFACT_OF.get(name, 'the notebook before')} with run_id={self.id!r} first"
-        )
+        return read_json(self.path(name), f"run {ARTIFACT_OF.get(name, 'the notebook before')} with run_id={self.id!r} first")
 
     @property
     def private(self) -> Path:
@@ -274,22 +253,14 @@ def begin(notebook: str, namespace: dict[str, Any]) -> Run:
     return open_run(namespace["run_id"])
 
 
-# ---------------------------------------------------------------- parameters
-
-
 def _literals(tree: ast.Module) -> dict[str, Any]:
     """name -> value of every `name = literal` and `name: type = literal` of a cell."""
     found: dict[str, Any] = {}
     for node in tree.body:
-        target = (
-            node.target
-            if isinstance(node, ast.AnnAssign)
-            else node.targets[0]
-            if isinstance(node, ast.Assign)
-            else None
-        )
-        if isinstance(target, ast.Name) and node.value is not None:
-            found[target.id] = ast.literal_eval(node.value)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            if isinstance(target, ast.Name):
+                found[target.id] = ast.literal_eval(node.value)
     return found
 
 
@@ -331,17 +302,3 @@ def _as_type(default: Any, value: Any, what: str) -> Any:
         sample = next(iter(default.values()))
         return {key: _as_type(sample, item, f"{what}.{key}") for key, item in value.items()}
     return value
-
-
-# ---------------------------------------------------------------- routes and live logs
-
-
-def read_routes() -> dict[str, dict[str, Any]]:
-    """task -> {version, model_id, provider, since, previous, generation}: the view that the registry writes."""
-    path = home() / "routes.json"
-    return read_json(path) if path.exists() else {}
-
-
-def live_log_files(task: str) -> list[Path]:
-    """The daily log files of a task's live traffic, oldest first."""
-    return sorted((home() / "live" / task).glob("*.jsonl"))

@@ -23,9 +23,7 @@ def key(name: str) -> str:
 
 
 def locked() -> dict[str, str]:
-    lines = [
-        line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")
-    ]
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
     return {key(name): version for name, version in (line.split("==") for line in lines)}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from helpers import store
-from helpers.curate.personal import MAX_SCAN, Span, clean, excerpt, find_personal_data, find_secrets, stars
+from helpers.curate.personal import MAX_SCAN, Span, clean, excerpt, find_personal_data, find_secrets
 from helpers.models import tokens
 from helpers.records import Issue, RejectedExample, TrainingExample
 from helpers.tasks import Task
@@ -41,8 +41,11 @@ def validate_examples(
     examples: Sequence[TrainingExample], task: Task, base_model: str, min_tokens: int, max_tokens: int
 ) -> Sieved:
     """Run every check on every example; one issue is enough to leave it out."""
+    from jsonschema import Draft202012Validator
+
     kept, rejected, counts = [], [], Counter()
-    validator, special = answer_validator(task), special_tokens(base_model)
+    validator = Draft202012Validator(task.schema) if task.schema else None
+    special = special_tokens(base_model)
     for example, length in zip(examples, count_tokens(examples, base_model, max_tokens), strict=True):
         scanned = example
         if length is None:  # an endless row is cut to what is worth scanning
@@ -90,9 +93,8 @@ def check_format(example: TrainingExample) -> list[Issue]:
 
 def special_tokens(base_model: str) -> list[str]:
     """The texts that steer a chat instead of being read: those of the base model's tokenizer and OpenAI's."""
-    tokenizer = tokens.tokenizer_of(base_model)
-    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(added | set(tokenizer.all_special_tokens) | {f"<|{name}|>" for name in OPENAI_TOKENS})
+    own = tokens.control_tokens(tokens.tokenizer_of(base_model)).values()
+    return sorted({*own, *(f"<|{name}|>" for name in OPENAI_TOKENS)})
 
 
 def check_special_tokens(example: TrainingExample, special: Iterable[str]) -> list[Issue]:
@@ -105,19 +107,12 @@ def check_special_tokens(example: TrainingExample, special: Iterable[str]) -> li
     ]
 
 
-def answer_validator(task: Task) -> Any:
-    """The task's output schema as a validator; None for a text task."""
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(task.schema) if task.schema else None
-
-
 def check_answer(example: TrainingExample, validator: Any) -> list[Issue]:
-    """The answer is exactly one JSON value that the task's output schema accepts."""
+    """The answer is exactly one JSON value that the task's output schema accepts (`validator`; None for a text task)."""
     if validator is None or not example.answer.strip():
         return []
     try:
-        value = json.loads(example.answer, parse_constant=_refuse)
+        store.dumps(value := json.loads(example.answer))  # fails on NaN
         error = next(iter(validator.iter_errors(value)), None)
     except (ValueError, RecursionError):
         return [Issue(code="invalid_format", evidence="the answer is not one JSON value")]
@@ -127,10 +122,6 @@ def check_answer(example: TrainingExample, validator: Any) -> list[Issue]:
     path = ".".join(str(p) for p in error.absolute_path if isinstance(p, int) or p in known)
     field = f"answer.{path}" if path else "the answer"
     return [Issue(code="invalid_format", evidence=f"{field} breaks the output schema's rule `{error.validator}`")]
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def count_tokens(examples: Iterable[TrainingExample], base_model: str, max_tokens: int) -> list[int | None]:
@@ -149,21 +140,13 @@ def check_length(counted: int | None, min_tokens: int, max_tokens: int) -> list[
     return [Issue(code="invalid_length", evidence=f"{length}; wanted {min_tokens} to {max_tokens} tokens")]
 
 
-def suspicious(example: TrainingExample) -> str:
-    """What a person should look at in a row that no check rejects ("" when there is nothing)."""
-    kinds = sorted({s.kind for m in example.messages for s in find_secrets(clean(m.content or "")) if not s.certain})
-    return f"possible secret: {', '.join(kinds)}" if kinds else ""
-
-
 def check_findings(example: TrainingExample, code: str, find: Callable[[str], tuple[Span, ...]]) -> list[Issue]:
-    """No personal data, no secret in any message; what is merely suspicious goes to review instead."""
+    """No personal data, no secret in any message."""
     issues = []
     for number, message in enumerate(example.messages, 1):
         calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
-        text = clean((message.content or "") + calls)
-        for span in find(text):
+        for span in find(clean((message.content or "") + calls)):
             if span.certain:
                 place = f"message {number} ({message.role}), characters {span.start}-{span.end}"
-                evidence = f"{span.kind} in {place}: {stars(text[span.start : span.end])}"
-                issues.append(Issue(code=code, evidence=evidence))
+                issues.append(Issue(code=code, evidence=f"{span.kind} in {place}"))
     return issues[:MAX_FINDINGS]

@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from helpers import store, tasks
 from helpers.curate import versions
-from helpers.curate.checks import Sieved, reject, suspicious, validate_examples
+from helpers.curate.checks import Sieved, reject, validate_examples
 from helpers.curate.duplicates import Conflict, deduplicate_examples
 from helpers.curate.personal import masked_text
 from helpers.records import PARTS, FineTuningDataset, Issue, Record, RejectedExample, TrainingExample, WorkbookError
@@ -112,34 +112,25 @@ def curate(config: DataCollectionConfig) -> Curated:
     funnel = build_funnel(rows, unreadable, filtered, checked, unique)
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
     labels = label_counts(task, unique.kept)
-    review, warnings = review_rows(conflicts, unique.kept), warnings + label_warnings(labels)
-    return Curated(task, unique.kept, rejected, review, funnel, labels, warnings, config.model_dump())
+    warnings += label_warnings(labels)
+    return Curated(task, unique.kept, rejected, review_rows(conflicts), funnel, labels, warnings, config.model_dump())
 
 
 def filter_production(rows: Sequence[TrainingExample], config: DataCollectionConfig) -> tuple[Sieved, list[str]]:
     """Production rows with enough feedback and inside the dates; the evidence is a sample, the counts are not."""
     logs = [e for e in rows if e.source == "production"]
     rated = any(e.feedback_score is not None for e in logs)
-    warnings = []
-    if config.use_production and not logs:
-        warnings.append("no production rows: the dataset holds the human examples alone")
+    none = config.use_production and not logs
+    warnings = ["no production rows: the dataset holds the human examples alone"] if none else []
     if logs and not rated:
         warnings.append("no production row carries feedback, so min_feedback_score could not be applied")
     least, dates = config.min_feedback_score if rated else 0, config.date_range
-    kept: list[TrainingExample] = []
-    dropped: dict[str, list[tuple[TrainingExample, Issue]]] = {code: [] for code in SOURCE_FILTERS}
-    for example in rows:
-        issue = _unwanted(example, least, *dates) if example.source == "production" else None
-        if issue is None:
-            kept.append(example)
-        else:
-            dropped[issue.code].append((example, issue))
-    counts = Counter({("production", code): len(pairs) for code, pairs in dropped.items() if pairs})
-    each = SAMPLE // len(SOURCE_FILTERS)
-    for pairs in dropped.values():  # a random sample, but the same one whatever the file's order
-        pairs.sort(key=lambda pair: store.fingerprint(pair[0].id))
-    sample = [reject(example, [issue], "filter") for pairs in dropped.values() for example, issue in pairs[:each]]
-    return Sieved(kept, sample, counts), warnings
+    issues = [_unwanted(e, least, *dates) if e.source == "production" else None for e in rows]
+    kept = [e for e, issue in zip(rows, issues, strict=True) if issue is None]
+    dropped = [(e, issue) for e, issue in zip(rows, issues, strict=True) if issue is not None]
+    dropped.sort(key=lambda pair: store.fingerprint(pair[0].id))  # a random sample, the same whatever the file's order
+    sample = [reject(example, [issue], "filter") for example, issue in dropped[:SAMPLE]]
+    return Sieved(kept, sample, Counter(("production", issue.code) for _, issue in dropped)), warnings
 
 
 def _unwanted(example: TrainingExample, least: float, start: datetime | None, end: datetime | None) -> Issue | None:
@@ -154,13 +145,8 @@ def _unwanted(example: TrainingExample, least: float, start: datetime | None, en
     return None
 
 
-def build_funnel(
-    rows: Sequence[TrainingExample], unreadable: Sequence[RejectedExample], *stages: Sieved
-) -> list[dict[str, Any]]:
-    """One row per stage and source: in = out + the sum of rejected, asserted against the rows that are left.
-
-    `stages` are the source filter, the checks, and the duplicates with the leaks (which the funnel tells apart).
-    """
+def build_funnel(rows: Sequence[TrainingExample], unreadable: Sequence[RejectedExample], *stages: Sieved) -> list[dict[str, Any]]:
+    """One row per stage and source: in = out + the sum of rejected, asserted against the rows that are left."""
     filtered, checked, unique = (stage.counts for stage in stages)
     torn = Counter((r.example["source"], r.issues[0].code) for r in unreadable)
     leaks = Counter({key: n for key, n in unique.items() if key[1] == "potential_leakage"})
@@ -191,28 +177,19 @@ def alarm_on_wipeout(funnel: list[dict[str, Any]], rejected: list[RejectedExampl
                 continue
             seen = next(r for r in rejected if r.stage == stage and r.example["source"] == source)
             at = f"{seen.example['file']}, line {seen.example['line']}: {seen.issues[0].evidence}"
-            raise WorkbookError(
-                f"{code} would remove {n} of {entered[source]} {source} rows ({n / entered[source]:.0%}; the alarm is "
-                f"wipeout_share={share:g}), for example {at}; mend the data or the rule, or set wipeout_share to 1.0 "
-                "if that is meant"
-            )
+            what = f"{code} would remove {n} of {entered[source]} {source} rows ({n / entered[source]:.0%}), for example {at}"
+            raise WorkbookError(f"{what}; mend the data or the rule, or raise wipeout_share={share:g}")
 
 
-def review_rows(conflicts: list[Conflict], kept: list[TrainingExample]) -> list[dict[str, str]]:
-    """What a person should decide: both sides of every label conflict, and rows that look like holding a secret."""
-    why: dict[str, tuple[TrainingExample, str]] = {}
+def review_rows(conflicts: list[Conflict]) -> list[dict[str, str]]:
+    """What a person should decide: both sides of every label conflict."""
+    rows: dict[str, dict[str, str]] = {}
     for example, other, score in conflicts:
-        for one, two in ((example, other), (other, example)):
-            why.setdefault(one.id, (one, f"label_conflict with {two.id} (Jaccard {score:.2f})"))
-    why |= {e.id: (e, said) for e in kept if e.id not in why and (said := suspicious(e))}
-    rows = []
-    for e, reason in why.values():
-        texts = {"input": masked_text(e.user_text), "output": masked_text(e.answer)}
-        rows.append({"id": e.id, "source": e.source, **texts, "why": reason})
-    return rows
-
-
-# ---------------------------------------------------------------- labels
+        for e, rival in ((example, other), (other, example)):
+            texts = {"input": masked_text(e.user_text), "output": masked_text(e.answer)}
+            why = f"label_conflict with {rival.id} (Jaccard {score:.2f})"
+            rows.setdefault(e.id, {"id": e.id, "source": e.source, **texts, "why": why})
+    return list(rows.values())
 
 
 def scored_values(task: tasks.Task, example: TrainingExample) -> dict[str, Any]:
@@ -240,9 +217,7 @@ def label_counts(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label
     """Rows of every value in every part, for each scored field that is a label (text tasks: for the answer)."""
     found: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
     for example in examples:
-        values = (
-            scored_values(task, example) if task.scored_fields else {"answer": tasks.normalise(example.answer)[:60]}
-        )
+        values = scored_values(task, example) if task.scored_fields else {"answer": tasks.normalise(example.answer)[:60]}
         for field, value in values.items():
             found[field][example.part or "train", value if isinstance(value, str) else store.canonical(value)] += 1
     return {

@@ -53,10 +53,9 @@ def deduplicate_examples(
 ) -> tuple[Sieved, list[Conflict]]:
     """Leave out copies, near-copies and leaks; each with the id of the kept row it matches, and how closely.
 
-    Of two copies the one in the more protected part stays (test, then validation), then the verified, then the
-    earlier. Copies in one part are duplicates; across parts, at the lower leakage threshold, they are leaks, and so
-    is a row whose group (conversation) has a row in a more protected part. Different labels in one part: a conflict.
-    `label` says what two rows must share to be the same answer; None makes every answer the same.
+    Of two copies the more protected one stays (test, validation, train), then the verified, then the earlier. Copies in
+    one part are duplicates, or a conflict when their `label` differs; across parts, at the lower leakage threshold, they
+    are leaks, and so is a row whose group (conversation) has a row in a more protected part.
     """
     ordered = sorted(examples, key=_precedence)
     of_row = [normalise(e.user_text) for e in ordered]

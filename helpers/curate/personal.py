@@ -35,10 +35,7 @@ class Span(NamedTuple):
 
 @lru_cache(maxsize=8192)
 def find_personal_data(text: str) -> tuple[Span, ...]:
-    """Card, e-mail, IBAN, IP, phone and social security numbers.
-
-    A recogniser runs only where its finding is possible at all (a test holds this equal to running every one).
-    """
+    """Card, e-mail, IBAN, IP, phone and social security numbers; a recogniser runs only where its finding is possible."""
     many_digits = sum(c.isdigit() for c in text) >= MIN_DIGITS
     possible = {"EMAIL_ADDRESS": "@" in text, "IP_ADDRESS": "." in text or ":" in text}
     return _findings(text, [r for r in _recognisers() if possible.get(r.supported_entities[0], many_digits)])
@@ -57,23 +54,18 @@ def _findings(text: str, recognisers: list[Any]) -> tuple[Span, ...]:
 
 @cache
 def _recognisers() -> list[Any]:
-    from presidio_analyzer.predefined_recognizers import (
-        CreditCardRecognizer,
-        EmailRecognizer,
-        IbanRecognizer,
-        IpRecognizer,
-        PhoneRecognizer,
-        UsSsnRecognizer,
-    )
+    from presidio_analyzer import predefined_recognizers as known
     from tldextract import TLDExtract
 
     logging.getLogger("presidio-analyzer").disabled = True  # it logs the values that it could not validate
-    email = EmailRecognizer()
+    email = known.EmailRecognizer()
     # Its own check fetches the list of public suffixes from the network; the packaged list will do.
     suffixes = TLDExtract(suffix_list_urls=(), cache_dir=None)
     email.validate_result = lambda text: suffixes(text).fqdn != ""
-    phones = [PhoneRecognizer(supported_regions=REGIONS), PhoneRecognizer(supported_regions=(None,), leniency=0)]
-    return [CreditCardRecognizer(), email, IbanRecognizer(), IpRecognizer(), UsSsnRecognizer(), *phones]
+    phones = [known.PhoneRecognizer(supported_regions=REGIONS)]
+    phones += [known.PhoneRecognizer(supported_regions=(None,), leniency=0)]
+    others = [known.CreditCardRecognizer(), known.IbanRecognizer(), known.IpRecognizer(), known.UsSsnRecognizer()]
+    return [email, *phones, *others]
 
 
 def find_secrets(text: str) -> tuple[Span, ...]:
@@ -88,12 +80,6 @@ def find_secrets(text: str) -> tuple[Span, ...]:
 def clean(text: str) -> str:
     """`text` without lone surrogates, which no file and no tokenizer takes."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def stars(value: str) -> str:
-    """A value's outline: its length and punctuation, no letter or digit of it."""
-    shape = "".join("*" if c.isalnum() else c if c in " .-_@+:/()" else "*" for c in value[:24])
-    return shape + (f" ({len(value)} characters)" if len(value) > 24 else "")
 
 
 def masked_text(text: str) -> str:

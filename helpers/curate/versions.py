@@ -32,11 +32,7 @@ def content_fingerprint(examples: list[TrainingExample]) -> str:
 
 
 def publish(curated: Curated) -> FineTuningDataset:
-    """Write datasets/<version>/ in one step, or find that the same content is there already.
-
-    All files are written into a hidden folder, the manifest last, and the folder is renamed: a killed run leaves
-    no version. The same content published again keeps its first manifest.
-    """
+    """Write datasets/<version>/ in one step; the same content published again keeps its first manifest."""
     print_ = content_fingerprint(curated.examples)
     name = f"{curated.task.name}-{print_[:12]}"
     folder = store.home() / "datasets" / name
@@ -66,7 +62,7 @@ def publish(curated: Curated) -> FineTuningDataset:
 
 
 def _write_folder(folder: Path, curated: Curated, manifest: dict[str, Any]) -> None:
-    """The version's files in a hidden folder, then one rename; leftovers of killed runs go first (we hold the lock)."""
+    """The version's files in a hidden folder, then one rename: a killed run leaves no version; its leftovers go first."""
     for leftover in [*folder.parent.glob(".*.partial"), *folder.parent.glob(folder.name)]:
         shutil.rmtree(leftover)
     partial = folder.with_name(f".{folder.name}.partial")
@@ -84,11 +80,7 @@ def _write_folder(folder: Path, curated: Curated, manifest: dict[str, Any]) -> N
 
 
 def check_dataset(dataset: FineTuningDataset, funnel: list[dict[str, Any]], min_examples: int) -> str:
-    """What must hold before anything is trained on a dataset; the sentence to show when it does.
-
-    Every funnel row adds up, no group stands in two parts, unverified rows are in train alone, no part is empty, and
-    there are at least `min_examples` verified rows.
-    """
+    """What must hold before anything is trained on a dataset; the sentence to show when it does."""
     for row in funnel:
         if row["in"] != row["out"] + sum(row["rejected"].values()):
             raise WorkbookError(f"the funnel does not add up at {row['stage']}, {row['source']}: {row}", 1)

@@ -13,10 +13,7 @@ GOOD_USES = {
     "shorter_prompt": "a tuned model needs a shorter prompt, which makes every request cheaper and faster",
 }
 POOR_USES = {  # why not, and what to do instead
-    "new_knowledge": (
-        "facts are missing, and they belong where they can be looked up",
-        "write articles for rag to find",
-    ),
+    "new_knowledge": ("facts are missing, and they belong where they can be looked up", "write articles for rag to find"),
     "one_off": ("tuning and its upkeep pay only when the task comes back", "do it once with the best prompt"),
     "changing_requirements": ("every change would be a new training run", "keep the rules in the prompt for now"),
 }

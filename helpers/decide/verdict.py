@@ -94,10 +94,8 @@ def _blocks(screening: Screening, seen: Evidence) -> list[tuple[str, str]]:
 
 def undecidable_targets(task: Task, n_test: int) -> dict[str, int]:
     """Targets that even a perfect model could not be shown to meet on n_test rows, with the rows they would need."""
-    shares = {metric: target for metric, target in task.targets.items() if metric in AT_LEAST}
-    if max(shares.values(), default=0.0) >= 1:
-        raise WorkbookError(f"{task.folder}/task.yaml: a target of 1 can never be shown; lower it")
-    return {metric: n for metric, target in shares.items() if (n := rows_to_decide(target)) > n_test}
+    needed = {metric: rows_to_decide(target) for metric, target in task.targets.items() if metric in AT_LEAST}
+    return {metric: n for metric, n in needed.items() if n > n_test}
 
 
 def compare_rungs(task: Task, run: store.Run, rung: RungResult, against: RungResult) -> dict[str, MetricComparison]:

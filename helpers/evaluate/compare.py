@@ -126,12 +126,9 @@ def flips(tuned: Rows, other: Rows) -> dict[str, list[str]]:
 
 def check_targets(task: Task, results: EvalResults) -> dict[str, TargetCheck]:
     """Every target of task.yaml against the bound of its estimate."""
-    checks = {}
-    for metric, target in task.targets.items():
-        estimate = getattr(results, metric)
-        met = statistics.target_met(metric, estimate, target)
-        checks[metric] = TargetCheck(target=target, met=met, estimate=estimate)
-    return checks
+    measured = {metric: getattr(results, metric) for metric in task.targets}
+    met = {metric: statistics.target_met(metric, measured[metric], target) for metric, target in task.targets.items()}
+    return {m: TargetCheck(target=target, met=met[m], estimate=measured[m]) for m, target in task.targets.items()}
 
 
 def gate(

@@ -109,13 +109,7 @@ def read_answers(run: store.Run, rung: RungResult) -> list[dict[str, Any]]:
 
 
 def ask(
-    model: Model,
-    prompts: Sequence[list[Message]],
-    max_new_tokens: int,
-    alone: int,
-    task: Task,
-    run: store.Run,
-    usd: float,
+    model: Model, prompts: Sequence[list[Message]], max_new_tokens: int, alone: int, task: Task, run: store.Run, usd: float
 ) -> list[Answer]:
     """Answers in order; what this model was asked before in the same way is remembered, the rest asked in chunks.
 
@@ -160,9 +154,7 @@ def _remember(path: Path, answers: dict[str, Answer]) -> None:
         file.write("\n".join(["", *lines, ""]).encode("utf-8", "replace"))
 
 
-def _check_budget(
-    model: Model, prompts: Sequence[list[Message]], max_new_tokens: int, task: Task, budget: float
-) -> None:
+def _check_budget(model: Model, prompts: Sequence[list[Message]], max_new_tokens: int, task: Task, budget: float) -> None:
     """Refuse to start what could cost more than the limit: paid endpoints only."""
     if model.is_loopback or not prompts:
         return
@@ -180,7 +172,7 @@ def _costs(task: Task, model: Model, answers: Sequence[Answer], latencies: Seque
     timed = [(answers[0], ms / 1000) for ms in latencies]
     if prices.token_price(task, model.name) is not None:
         timed = [(answer, 0.0) for answer in answers if answer.finish != "error"]
-    costs = [prices.request_cost(task, model, answer, seconds).usd for answer, seconds in timed]
+    costs = [prices.request_cost(task, model, answer, seconds) for answer, seconds in timed]
     return [usd for usd in costs if usd is not None]
 
 

@@ -20,9 +20,7 @@ def _refuse(constant: str) -> float:
 DECODER = json.JSONDecoder(parse_constant=_refuse)  # NaN and Infinity are Python's, not JSON's
 
 
-def score_answer(
-    task: Task, example: TrainingExample, answer: str, finish: str = "stop"
-) -> tuple[dict[str, float], str]:
+def score_answer(task: Task, example: TrainingExample, answer: str, finish: str = "stop") -> tuple[dict[str, float], str]:
     """(scores of one answer: accuracy, format_compliance and what explains them; why its format is refused, or "")."""
     reason, tolerant = format_reason(answer, task.schema, finish), tolerant_json(answer)
     scores = {"endless": finish == "length", "empty": not answer.strip(), "format_compliance": not reason}

@@ -51,10 +51,6 @@ class Model(Protocol):
         """Tokens of the rendered prompt, generation prompt included."""
         ...
 
-    def latency_probe(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[float]:
-        """Milliseconds per chat, each asked alone: what p50 and p95 are computed from."""
-        ...
-
 
 def base_path(base_model: str) -> str:
     """The folder to load weights from (embedded and tiny are converted on demand), or the hub id."""
@@ -104,10 +100,9 @@ def check_may_send(task: Task, model: Model) -> None:
 def template_fingerprints(base_model: str, task: Task, prompt_style: str = "short") -> dict[str, str]:
     """sha256 of what must not change between training and serving: chat template, tokenizer, system prompt."""
     tokenizer = tokenizer_of(base_model)
-    fast = tokenizer.is_fast
     texts = {
         "template": str(tokenizer.chat_template),
-        "tokenizer": tokenizer.backend_tokenizer.to_str() if fast else store.canonical(tokenizer.get_vocab()),
+        "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else store.canonical(tokenizer.get_vocab()),
         "system_prompt": task.instructions_short if prompt_style == "short" else task.instructions_full,
     }
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}

@@ -76,10 +76,9 @@ class ApiModel:
         return sum(-(-len((m.content or "").encode(errors="replace")) // 3) + 4 for m in chat) + 3
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
-        """Answers at temperature 0 in the order of `chats`, up to MAX_CONCURRENCY requests side by side.
+        """Answers at temperature 0 in the order of `chats`; a request that fails becomes an Answer with finish "error".
 
-        A request that fails becomes an Answer with finish "error". Only when the first request of all shows that the
-        endpoint refuses us or is not there, nothing else is sent and a WorkbookError (exit 5) says so.
+        When the first request of all is refused or reaches nobody, nothing else is sent: WorkbookError, exit 5.
         """
         rest, answers = list(chats), []
         if rest and not self._reached:
@@ -88,27 +87,20 @@ class ApiModel:
         with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
             return answers + list(pool.map(lambda chat: self._ask(chat, max_new_tokens), rest))
 
-    def latency_probe(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[float]:
-        """Milliseconds of each chat asked alone, one after another; failed requests are left out."""
-        answers = [self._ask(chat, max_new_tokens) for chat in chats]
-        return [a.latency_ms for a in answers if a.finish != "error"]
-
     def _ask(self, chat: list[Message], max_new_tokens: int) -> Answer:
         import openai
 
+        gone = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError, openai.APIConnectionError)
         started = time.perf_counter()
         try:
             reply = self._create(chat, max_new_tokens)
+            return _as_answer(reply, 1000 * (time.perf_counter() - started))
         except openai.OpenAIError as error:
-            reason = _reason(error, chat)
-            if not self._reached and _is_refusal(error):
-                raise WorkbookError(
-                    f"{self.base_url} did not serve model {self.name}: {reason}; check base_url, api_model and the key",
-                    5,
-                ) from None
-            took = 1000 * (time.perf_counter() - started)
+            reason, took = _reason(error, chat), 1000 * (time.perf_counter() - started)
+            if not self._reached and (isinstance(error, gone) or getattr(error, "code", "") == "insufficient_quota"):
+                problem = f"{self.base_url} did not serve model {self.name}: {reason}"
+                raise WorkbookError(f"{problem}; check base_url, api_model and the key", 5) from None
             return Answer(text="", tokens_in=0, tokens_out=0, latency_ms=took, finish="error", error=reason)
-        return _as_answer(reply, 1000 * (time.perf_counter() - started))
 
     def _create(self, chat: list[Message], max_new_tokens: int) -> Any:
         """One request; an option that the endpoint refuses is dropped, and not sent to it again."""
@@ -132,21 +124,11 @@ class ApiModel:
                 return reply
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Whether asking again with other rows would be pointless: key, permission, model name, quota, connection."""
-    import openai
-
-    kinds = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError, openai.APIConnectionError)
-    return isinstance(error, kinds) or getattr(error, "code", None) == "insufficient_quota"
-
-
 def _reason(error: Exception, chat: list[Message]) -> str:
     """What went wrong, without keys and without the chat's own words (some servers echo the request)."""
     import openai
 
-    if isinstance(error, openai.APITimeoutError):
-        return f"no answer within {TIMEOUT_SECONDS:.0f} s"
-    if isinstance(error, openai.APIConnectionError):
+    if isinstance(error, openai.APIConnectionError):  # also when no answer came in time
         return f"no connection ({type(error.__cause__ or error).__name__})"
     what = " ".join(str(part) for part in (getattr(error, "status_code", ""), getattr(error, "code", "")) if part)
     text = re.sub(r"^Error code: \d+ - ", "", store.redact(getattr(error, "message", str(error))))

@@ -1,7 +1,6 @@
 """Greedy decoding of many prompts on few cores: what all prompts begin with is computed once, and rows leave when done.
 
-transformers' own `generate` computes every prompt in full, copies its cache at every token and keeps finished rows: it
-is asked only for architectures without plain causal attention, which the loop here does not know.
+transformers' own `generate` does neither; it is asked for architectures without plain causal attention.
 """
 
 from __future__ import annotations

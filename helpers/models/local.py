@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -78,21 +77,14 @@ class LocalModel:
     def latency_probe(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[float]:
         """Milliseconds of each chat asked alone, nothing shared, weights loaded and warmed up before the clock starts."""
         self.answer(chats[:1], min(2, max_new_tokens))
-        times = []
-        for chat in chats:
-            started = time.perf_counter()
-            self.answer([chat], max_new_tokens)
-            times.append(1000 * (time.perf_counter() - started))
-        return times
+        return [self.answer([chat], max_new_tokens)[0].latency_ms for chat in chats]
 
     def _check_lengths(self, prompts: list[list[int]], max_new_tokens: int) -> None:
         limit = getattr(self.network.config, "max_position_embeddings", None)
         longest = max(map(len, prompts), default=0)
         if limit and longest + max_new_tokens > limit:
-            raise WorkbookError(
-                f"a prompt of {longest} tokens plus {max_new_tokens} new ones exceeds the {limit} that {self.name} can"
-                " read; shorten the instructions, lower few_shot_k, rag_k or max_new_tokens"
-            )
+            long = f"a prompt of {longest} tokens plus {max_new_tokens} new ones exceeds the {limit} that {self.name} can read"
+            raise WorkbookError(f"{long}; shorten the instructions, lower few_shot_k, rag_k or max_new_tokens")
 
 
 def device_and_dtype() -> tuple[str, Any]:
@@ -112,9 +104,7 @@ def load_network(path: str, adapter: Path | None = None) -> Any:
     transformers.utils.logging.set_verbosity_error()
     device, dtype = device_and_dtype()
     try:
-        network = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, local_files_only=Path(path).is_dir()
-        )
+        network = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=Path(path).is_dir())
         if adapter is not None:
             from peft import PeftModel
 

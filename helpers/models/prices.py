@@ -6,7 +6,6 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from helpers import store
-from helpers.records import Record
 
 if TYPE_CHECKING:
     from helpers.models import Answer, Model
@@ -15,29 +14,15 @@ if TYPE_CHECKING:
 STALE_DAYS = 90
 
 
-class Cost(Record):
-    """USD of one request, or None and the reason why it is not known."""
-
-    usd: float | None
-    reason: str = ""
-
-
-def request_cost(task: Task, model: Model, answer: Answer, seconds: float | None = None) -> Cost:
+def request_cost(task: Task, model: Model, answer: Answer, seconds: float) -> float | None:
     """USD of one answer: by the token where prices.models names the model, else by the second of own hardware.
 
-    `seconds` is the time of the request alone (latency_probe); an answer's own latency includes its batch's neighbours.
+    `seconds` is the time of the request alone. None: no price, or the endpoint did not say how many tokens it used.
     """
-    price = token_price(task, model.name)
-    if price is not None:
-        if not answer.tokens_in:
-            return Cost(usd=None, reason="the endpoint did not say how many tokens it used")
-        return Cost(usd=token_cost(price, answer.tokens_in, answer.tokens_out, answer.tokens_cached))
-    if not model.is_loopback:
-        return Cost(usd=None, reason=f"task.yaml has no prices.models entry for {model.name}")
-    if task.prices.get("hardware_usd_per_hour") is None:
-        return Cost(usd=None, reason="task.yaml has no prices.hardware_usd_per_hour")
-    spent = answer.latency_ms / 1000 if seconds is None else seconds
-    return Cost(usd=spent * float(task.prices["hardware_usd_per_hour"]) / 3600)
+    hourly = task.prices.get("hardware_usd_per_hour")
+    if (price := token_price(task, model.name)) is not None:
+        return token_cost(price, answer.tokens_in, answer.tokens_out, answer.tokens_cached) if answer.tokens_in else None
+    return seconds * float(hourly) / 3600 if model.is_loopback and hourly is not None else None
 
 
 def token_price(task: Task, name: str) -> dict[str, float] | None:

@@ -43,6 +43,12 @@ def load_tokenizer(path: str) -> Any:
     return tokenizer
 
 
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """id -> text of the tokens that steer a chat (<|im_end|> and the like)."""
+    added = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    return added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+
+
 def tokenizer_of(base_model: str) -> Any:
     """The tokenizer of embedded, tiny, a folder or a hub id, loaded once."""
     from helpers.models import base_path

@@ -1,13 +1,12 @@
 """Is the model in production still good? Checks over the recent window, and one verdict: ok, watch or retrain.
 
-Only quality that has surely fallen (format or feedback) asks for a retrain. Everything else, input drift and age
-included, asks a person to look: drift without a loss of quality is no reason to train.
+Only quality that has surely fallen (format or feedback) asks for a retrain. Everything else, age included, asks a
+person to look: without a loss of quality there is no reason to train.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from helpers import store
@@ -21,8 +20,7 @@ ALPHA = 0.05  # over all checks of one look together (Holm)
 FEW_ROWS = 30  # fewer requests in a window decide nothing
 FORMAT_MARGIN = 0.02  # a fall that matters, where task.yaml has no margin of its own
 FEEDBACK_MARGIN = 0.25  # points on the scale of 1 to 5
-SHARE_SHIFT = 0.05  # a shift of a share that is worth a look
-LENGTH_SHIFT = 0.2  # … of the mean length of an answer
+ERROR_RISE = 0.05  # a rise of the share of failed requests that is worth a look
 
 HealthVerdict = Literal["ok", "watch", "retrain"]
 
@@ -54,9 +52,7 @@ class Health(Record):
     unreadable: int
 
 
-def check_health(
-    task: Task, run: store.Run, window_days: int = 7, max_age_days: int = 90, live_path: str = ""
-) -> Health:
+def check_health(task: Task, run: store.Run, window_days: int = 7, max_age_days: int = 90, live_path: str = "") -> Health:
     """Judge the last `window_days` of live traffic against what was measured before promotion and the weeks before."""
     serving = FineTuneLifecycleManager(task.registry_name).get_production_version()
     version = serving.id if serving else None
@@ -126,17 +122,12 @@ def live_checks(task: Task, windows: Windows, baseline: EvalResults | None) -> l
     format_now, format_before = map(statistics.proportion, formed)
     format_before = baseline.format_compliance if baseline else format_before
     margin = task.margins.get("format_compliance", FORMAT_MARGIN)
-    gave_rating = [[float(row.feedback is not None) for row in rows] for rows in both]
     failed = [[float(not row.ok) for row in rows] for rows in both]
-    lengths = [[float(len(row.answer)) for row in rows if row.ok] for rows in both]
     return [
         volume_check(windows),
         fall_check("format_compliance", formed[0], format_now, format_before, margin),
         fall_check("feedback_mean", rated[0], *map(statistics.mean, rated), FEEDBACK_MARGIN, scale=(1.0, 5.0)),
-        shift_check("share_rated", *gave_rating, lambda now, before: abs(now - before) >= SHARE_SHIFT),
-        shift_check("error_rate", *failed, lambda now, before: now - before >= SHARE_SHIFT),
-        shift_check("answer_length", *lengths, lambda now, before: abs(now - before) >= LENGTH_SHIFT * before),
-        shift_check("new_vocabulary", *new_words(windows), lambda now, before: now - before >= SHARE_SHIFT),
+        error_check(*failed),
         latency_check(task, windows.recent, baseline),
     ]
 
@@ -172,30 +163,15 @@ def fall_check(
     return _check(name, "retrain", now, before.value, said, p)
 
 
-def shift_check(name: str, now: list[float], before: list[float], matters: Callable[[float, float], bool]) -> Check:
-    """watch when a mean (or a share, of zeros and ones) has shifted by an amount that matters (Mann-Whitney's p)."""
+def error_check(recent: list[float], earlier: list[float]) -> Check:
+    """watch when the share of failed requests has risen by an amount that matters (Mann-Whitney's p)."""
     from scipy.stats import mannwhitneyu
 
-    average = statistics.mean if max([*now, *before], default=0.0) > 1 else statistics.proportion
-    a, b = average(now), average(before)
-    p = float(mannwhitneyu(now, before).pvalue) if a.n and b.n and len(set(now + before)) > 1 else 1.0
-    verdict: HealthVerdict = "watch" if a.n and b.n and matters(a.value, b.value) else "ok"
-    return _check(name, verdict, a, b.value if b.n else None, f"against {b.n} rows before; p = {p:.2g}", p)
-
-
-def new_words(windows: Windows) -> tuple[list[float], list[float]]:
-    """Per request, the share of words never seen before: now, and before. Input drift, without knowing any label.
-
-    The first half of the time before is the vocabulary; its second half says how many new words are usual.
-    """
-    half = len(windows.earlier) // 2
-    now, known, usual = (
-        [words for row in rows if (words := re.findall(r"\w+", row.asked.casefold()))]
-        for rows in (windows.recent, windows.earlier[:half], windows.earlier[half:])
-    )
-    vocabulary = {word for words in known for word in words}
-    shares = [[sum(w not in vocabulary for w in words) / len(words) for words in asked] for asked in (now, usual)]
-    return shares[0], shares[1] if vocabulary else []
+    now, before = statistics.proportion(recent), statistics.proportion(earlier)
+    p = float(mannwhitneyu(recent, earlier).pvalue) if now.n and before.n and len({*recent, *earlier}) > 1 else 1.0
+    rose = now.n and before.n and now.value - before.value >= ERROR_RISE
+    said = f"against {before.n} rows before; p = {p:.2g}"
+    return _check("error_rate", "watch" if rose else "ok", now, before.value if before.n else None, said, p)
 
 
 def latency_check(task: Task, rows: list[LiveRow], baseline: EvalResults | None) -> Check:

@@ -20,7 +20,6 @@ class LiveRow(NamedTuple):
 
     created_at: datetime
     version: str
-    asked: str
     answer: str
     ok: bool
     latency_ms: float | None
@@ -59,7 +58,7 @@ def read_live(task: Task, live_path: str = "") -> LiveLog:
 
     A row that cannot be read is counted; a request that was logged twice counts once.
     """
-    files = store.live_log_files(task.registry_name) or sorted(task.folder.glob("live.jsonl"))
+    files = sorted((store.home() / "live" / task.registry_name).glob("*.jsonl")) or sorted(task.folder.glob("live.jsonl"))
     if live_path:
         path = store.PROJECT / Path(live_path).expanduser()  # an absolute path stays itself
         if not path.exists():
@@ -85,7 +84,6 @@ def _row(raw: dict[str, Any]) -> LiveRow:
     return LiveRow(
         created_at=at if at.tzinfo else at.replace(tzinfo=UTC),
         version=str(raw.get("version") or ""),
-        asked="\n".join(str(m.get("content") or "") for m in raw["messages"] if m.get("role") == "user"),
         answer=str(raw.get("answer") or ""),
         ok=str(raw.get("status", "ok")).lower() in ("ok", "200", "success"),
         latency_ms=float(latency) if isinstance(latency, int | float) and latency > 0 else None,

@@ -1,16 +1,7 @@
 """Which versions exist, which one serves, and why: the truth about models, in one database."""
 
 from helpers.registry.gate import overall, validate_for_production
-from helpers.registry.lifecycle import (
-    FineTuneLifecycleManager,
-    history,
-    list_versions,
-    promote,
-    rehearse,
-    rollback,
-    routes,
-    show,
-)
+from helpers.registry.lifecycle import FineTuneLifecycleManager, history, list_versions, promote, rollback, routes, show
 from helpers.registry.versions import notify_team, switch
 
 __all__ = [
@@ -20,7 +11,6 @@ __all__ = [
     "notify_team",
     "overall",
     "promote",
-    "rehearse",
     "rollback",
     "routes",
     "show",

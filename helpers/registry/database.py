@@ -104,8 +104,7 @@ APPEND_ONLY = {  # the third one: INSERT OR REPLACE deletes without telling the 
     "sqlite": (
         f"CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit {_REFUSE}",
         f"CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit {_REFUSE}",
-        "CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit "
-        f"WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id) {_REFUSE}",
+        f"CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id) {_REFUSE}",
     ),
     "postgresql": (
         "CREATE OR REPLACE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
@@ -136,7 +135,12 @@ class Registry:
             with _engine(self.url).execution_options(read_only=read_only).begin() as connection:
                 yield connection
         except (DBAPIError, sqlite3.Error, OSError) as error:
-            raise _explained(error, self.url) from error
+            said = str(getattr(error, "orig", error))
+            remedy = next((remedy for words, remedy in REMEDIES.items() if re.search(words, said)), "")
+            if not remedy:
+                raise
+            where, code = self.url.rpartition("@")[2], 6 if "disk space" in remedy else 2
+            raise WorkbookError(f"the registry at {where} cannot be used ({said}); {remedy}", code) from error
 
     def rows(self, name: str, **where: Any) -> list[dict[str, Any]]:
         """The rows of a table whose columns have these values, in the order of its key."""
@@ -198,13 +202,3 @@ def _on_begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
     elif not reads:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7230451)")
-
-
-def _explained(error: Exception, url: str) -> Exception:
-    """The database's complaint with its remedy; what nobody can mend stays as it is."""
-    said, where = str(getattr(error, "orig", error)), url.rpartition("@")[2]
-    for words, remedy in REMEDIES.items():
-        if re.search(words, said):
-            code = 6 if "disk space" in remedy else 2
-            return WorkbookError(f"the registry at {where} cannot be used ({said}); {remedy}", code)
-    return error

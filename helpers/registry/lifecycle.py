@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import Field
@@ -11,7 +9,7 @@ from pydantic import Field
 from helpers import store
 from helpers.records import EvalResults, FineTunedModelVersion, Record, Status, Verdict, WorkbookError
 from helpers.registry import gate, versions
-from helpers.registry.database import Registry, open_registry, schema, table
+from helpers.registry.database import open_registry, table
 from helpers.registry.gate import RuleResult
 
 Target = Literal["none", "staging", "production"]
@@ -34,9 +32,9 @@ class Promotion(Record):
 class FineTuneLifecycleManager:
     """The versions, the route and the history of one task."""
 
-    def __init__(self, task_name: str, registry: Registry | None = None) -> None:
+    def __init__(self, task_name: str) -> None:
         self.task = task_name
-        self.registry = registry or open_registry()
+        self.registry = open_registry()
         versions.catch_up(self.registry)
 
     def get_version(self, version_id: str) -> FineTunedModelVersion:
@@ -61,9 +59,7 @@ class FineTuneLifecycleManager:
         with self.registry.transaction(read_only=True) as db:
             return versions.route_of(db, self.task)
 
-    def open_version(
-        self, version_id: str, run_id: str, base_model: str, dataset_version: str | None
-    ) -> FineTunedModelVersion:
+    def open_version(self, version_id: str, run_id: str, base_model: str, dataset_version: str | None) -> FineTunedModelVersion:
         """Open a version as `training`; a resumed run finds the one it opened before, as it is now."""
         t = table("versions")
         with self.registry.transaction() as db:
@@ -175,7 +171,8 @@ class FineTuneLifecycleManager:
         promoted = not asks and (already or forced or verdict == "pass")
         reasons += [f"forced: {because}"] if forced else []
         said: dict[str, Any] = {"version": version_id, "target": target, "verdict": verdict, "rules": rules}
-        answer = self._promotion(route, **said, promoted=promoted, forced=forced, reasons=reasons)
+        said |= {"previous": route["previous"], "generation": route["generation"]}
+        answer = Promotion(**said, promoted=promoted, forced=forced, reasons=reasons)
         return answer if asks or already else self._carry_out(answer, version, because)
 
     def _carry_out(self, answer: Promotion, version: FineTunedModelVersion, because: str) -> Promotion:
@@ -198,9 +195,7 @@ class FineTuneLifecycleManager:
         versions.catch_up(self.registry)
         return answer.model_copy(update={"previous": route["previous"], "generation": route["generation"]})
 
-    def rollback(
-        self, to_version_id: str | None = None, because: str = "", expected_generation: int | None = None
-    ) -> Promotion:
+    def rollback(self, to_version_id: str | None = None, because: str = "", expected_generation: int | None = None) -> Promotion:
         """Serve an earlier version again; without an id the one that served before the current one was put there.
 
         The target must have served before and its artifact must be there, unchanged. The version that is left keeps
@@ -222,13 +217,8 @@ class FineTuneLifecycleManager:
             rule = RuleResult(name="artifact", verdict=verdict, evidence=found)
             route = versions.switch(db, self.task, row, "rollback", because, {"rules": [rule.model_dump()]})
         versions.catch_up(self.registry)
-        return self._promotion(route, version=target, target="production", verdict="pass", promoted=True, rules=[rule])
-
-    def _promotion(self, route: dict[str, Any], **said: Any) -> Promotion:
-        return Promotion(previous=route["previous"], generation=route["generation"], **said)
-
-
-# ---------------------------------------------------------------- what the command line asks for
+        said: dict[str, Any] = {"previous": route["previous"], "generation": route["generation"], "rules": [rule]}
+        return Promotion(version=target, target="production", verdict="pass", promoted=True, **said)
 
 
 def list_versions(task: str = "") -> list[FineTunedModelVersion]:
@@ -277,29 +267,3 @@ def _resolve(task: str) -> str:
 def _manager_of(version_id: str) -> FineTuneLifecycleManager:
     with open_registry().transaction(read_only=True) as db:
         return FineTuneLifecycleManager(versions.row_of(db, version_id)["task"])
-
-
-def rehearse(task: str, version_id: str) -> list[dict[str, Any]]:
-    """On a scratch copy: put the version into production, roll back, and roll back again; what would serve after each.
-
-    The gate is overruled there, since the drill is about the way back. A step that cannot be done says why.
-    """
-    with tempfile.TemporaryDirectory(prefix="registry-drill-") as folder:
-        copy = Registry(f"sqlite:///{folder}/registry.db", Path(folder))
-        with open_registry().transaction(read_only=True) as old, copy.transaction() as new:
-            for each in schema().sorted_tables:
-                if rows := [dict(row) for row in old.execute(each.select()).mappings()]:
-                    new.execute(each.insert(), rows)
-        manager = FineTuneLifecycleManager(task, copy)
-        seen = [{"step": "now", "serves": manager.route()["version"] or "nothing", "note": ""}]
-        for step in ("promote", "roll back", "and back again"):
-            try:
-                if step == "promote":
-                    done = manager.promote(version_id, "production", "rehearsal", force=True)
-                else:
-                    done = manager.rollback(because="rehearsal")
-                note = "" if done.promoted else "; ".join(done.reasons)
-            except WorkbookError as error:
-                note = str(error)
-            seen.append({"step": step, "serves": manager.route()["version"] or "nothing", "note": note})
-    return seen

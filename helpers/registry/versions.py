@@ -68,9 +68,7 @@ def audit(db: Connection, row: Mapping[str, Any], action: str, because: str, **m
     db.execute(table("audit").insert().values(**values, action=action, because=store.redact(because), **more))
 
 
-def change_status(
-    db: Connection, row: Mapping[str, Any], status: Status, action: str, because: str, **more: Any
-) -> None:
+def change_status(db: Connection, row: Mapping[str, Any], status: Status, action: str, because: str, **more: Any) -> None:
     """Give a version another status, and append that to the audit; `more` as in `audit`."""
     update(db, row["id"], status=status, reason=because)
     audit(db, row, action, because, from_status=row["status"], to_status=status, **more)
@@ -151,12 +149,9 @@ def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:
     with registry.transaction() as db:
         rows = db.execute(query.with_only_columns(r.task, *shown)).mappings()
         current = {row["task"]: {column.name: row[column.name] for column in shown} for row in rows}
-        try:
-            written = store.read_json(path) if path.exists() else {}
-        except WorkbookError:
-            written = None
-        if written != current:
-            store.write_json(path, current)
+        text = store.dumps(current, indent=2) + "\n"
+        if text != (path.read_text(encoding="utf-8", errors="replace") if path.exists() else "{}\n"):
+            store.write_text(path, text)
     return current
 
 

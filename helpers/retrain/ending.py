@@ -4,44 +4,51 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from helpers import store
 from helpers.records import WorkbookError
-from helpers.retrain.engine import Outcome, Stop
 
-OK, UNEXPECTED, USER, FAILED_GATE, INCONCLUSIVE, PROVIDER, OUT_OF_ROOM = 0, 1, 2, 3, 4, 5, 6
-LOCKED, TIME_LIMIT = 75, 124
+OK, UNEXPECTED, USER, FAILED_GATE, INCONCLUSIVE, PROVIDER, OUT_OF_ROOM, TIME_LIMIT = 0, 1, 2, 3, 4, 5, 6, 124
 VERDICT_CODE = {"fail": FAILED_GATE, "inconclusive": INCONCLUSIVE}
 
 _EXIT = re.compile(r"\s*\[exit (\d+)\]\s*$")
-_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)
+_MEMORY = re.compile(r"^(MemoryError|OutOfMemoryError)|out of memory|can(no|')t allocate memory", re.I)
 _DISK = re.compile(r"\[Errno (28|122)\]|no space left on device", re.I)
-_PROVIDER_ERRORS = {
-    "APIConnectionError",
-    "APIError",
-    "APIStatusError",
-    "APITimeoutError",
-    "AuthenticationError",
-    "InternalServerError",
-    "PermissionDeniedError",
-    "RateLimitError",
-}
+_PROVIDER = re.compile(r"(API\w*|Authentication|InternalServer|PermissionDenied|RateLimit)Error")
 
 
-@dataclass(frozen=True)
-class Ending:
+@dataclass
+class Stop:
+    """Why a notebook must end now: a signal, or its deadline."""
+
+    signal: int = 0
+    deadline: float = float("inf")
+    timed_out: bool = False
+
+    def due(self) -> bool:
+        """Whether to stop; remembers that it was the deadline."""
+        self.timed_out = self.timed_out or time.monotonic() > self.deadline
+        return bool(self.signal) or self.timed_out
+
+
+@dataclass
+class Outcome:
+    """How one notebook ended. `error` is "" when every cell ran; `kernel_exit` is negative for a signal."""
+
+    error: str = ""
+    message: str = ""
+    cell: int | None = None
+    kernel_exit: int | None = None
+
+
+class Ending(NamedTuple):
     """The exit code of a run, and the one message that explains it."""
 
     code: int
-    message: str
-
-    @property
-    def status(self) -> str:
-        """The status that run.json shows."""
-        if self.code in (130, 143):
-            return "interrupted"
-        return "finished" if self.code in (OK, FAILED_GATE, INCONCLUSIVE) else "failed"
+    message: str = ""
 
 
 def interrupted(stop: Stop, resume: str) -> Ending:
@@ -55,10 +62,8 @@ def of_outcome(notebook: str, outcome: Outcome, stop: Stop, minutes: float, copy
     if stop.signal:
         return interrupted(stop, resume)
     if stop.timed_out:
-        return Ending(
-            TIME_LIMIT,
-            f"{notebook} was ended after {minutes:g} minutes (time_limits); raise its limit, then `{resume}`",
-        )
+        said = f"{notebook} was ended after {minutes:g} minutes (time_limits); raise its limit, then `{resume}`"
+        return Ending(TIME_LIMIT, said)
     if not outcome.error:
         return None
     name, message = outcome.error, store.redact(outcome.message.strip())
@@ -66,15 +71,15 @@ def of_outcome(notebook: str, outcome: Outcome, stop: Stop, minutes: float, copy
         found = _EXIT.search(message)
         return Ending(int(found[1]) if found else USER, f"{notebook}: {_EXIT.sub('', message)}")
     where = f"{notebook}, cell [{outcome.cell}]" if outcome.cell else notebook
-    if name in ("MemoryError", "OutOfMemoryError") or _MEMORY.search(message):
-        return Ending(
-            OUT_OF_ROOM, f"{where}: out of memory; lower batch_size, max_length or max_new_tokens, then `{resume}`"
-        )
     if _DISK.search(message):
         return Ending(OUT_OF_ROOM, f"{where}: the disk is full; free some space, then `{resume}`")
-    if name == "DeadKernelError":
-        return _dead(notebook, outcome, resume)
-    if name in _PROVIDER_ERRORS:
+    if _MEMORY.search(f"{name}: {message}") or outcome.kernel_exit == -signal.SIGKILL:
+        said = "out of memory" if outcome.cell else "its kernel was killed from outside, most likely out of memory"
+        return Ending(OUT_OF_ROOM, f"{where}: {said}; lower batch_size, max_length or max_new_tokens, then `{resume}`")
+    if outcome.kernel_exit is not None:
+        said = f"its kernel ended by itself (exit code {outcome.kernel_exit})"
+        return Ending(UNEXPECTED, f"{where}: {said}; `workbook doctor` checks the installation")
+    if _PROVIDER.fullmatch(name):
         return Ending(PROVIDER, f"{where}: the provider refused or failed ({name}: {short(message)}); then `{resume}`")
     return Ending(UNEXPECTED, f"{where} failed: {name}: {short(message)}; the cell and its traceback stand in {copy}")
 
@@ -82,16 +87,6 @@ def of_outcome(notebook: str, outcome: Outcome, stop: Stop, minutes: float, copy
 def plain(error: WorkbookError) -> str:
     """The message for a person: without the exit code, and without keys."""
     return store.redact(_EXIT.sub("", str(error)))
-
-
-def _dead(notebook: str, outcome: Outcome, resume: str) -> Ending:
-    if outcome.kernel_exit == -signal.SIGKILL:
-        reason = "was killed from outside, most likely because memory ran out; lower batch_size or max_length"
-        return Ending(OUT_OF_ROOM, f"{notebook}: its kernel {reason}, then `{resume}`")
-    found = f"exit code {outcome.kernel_exit}" if outcome.kernel_exit is not None else short(outcome.message)
-    return Ending(
-        UNEXPECTED, f"{notebook}: its kernel ended by itself ({found}); `workbook doctor` checks the installation"
-    )
 
 
 def short(message: str, most: int = 300) -> str:

@@ -1,63 +1,62 @@
-"""What makes a finished notebook's work still valid: the same parameters, inputs, notebook and code."""
+"""What makes a finished notebook's work still valid: a good artifact, and the same parameters, inputs and code."""
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from helpers import store
+from helpers.retrain.parameters import NOTEBOOKS
 
-ARTIFACT = {name.split()[0]: artifact for artifact, name in store.ARTIFACT_OF.items()} | {
-    "03b_train_openai": "model.json"
-}
-FACTS = {  # what an artifact must at least say
-    "decision.json": ("recommendation", "trainer"),
-    "dataset.json": ("version", "fingerprint"),
-    "model.json": ("model_id", "dataset_version"),
-    "evaluation.json": ("verdict", "base_model", "fine_tuned_model"),
-    "promotion.json": ("verdict",),
-    "health.json": ("verdict",),
-}
-READS = {  # artifacts of the same run; everything else a notebook may read is in `_outside`
-    "03a_train_lora": ("dataset.json",),
-    "03b_train_openai": ("dataset.json",),
-    "04_evaluate": ("dataset.json", "model.json", "decision.json"),
-    "05_registry": ("dataset.json", "model.json", "decision.json", "evaluation.json"),
-    "06_monitor": ("promotion.json",),
-}
+
+def stamp(path: Path) -> int | None:
+    """What changes when a file is replaced (two are compared, not ordered, so a clock that jumps cannot fool it)."""
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def artifact_problem(name: str, path: Path, before: int | None) -> str:
+    """What is wrong with a notebook's artifact after its run, or "": it must be new, valid JSON, and say its facts."""
+    if stamp(path) is None:
+        return f"all cells ran, but {path} was not written"
+    if stamp(path) == before:
+        return f"all cells ran, but {path} is still the one from before"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f"{path} is not valid JSON ({error})"
+    missing = [key for key in NOTEBOOKS[name].facts.split() if key not in value]
+    return f"{path} lacks {', '.join(missing)}" if missing else ""
 
 
 def key_of(notebook: Path, parameters: dict[str, Any], run: store.Run, task_folder: Path) -> str:
     """Fingerprint of everything a notebook's result depends on; run and timing facts are not part of it."""
-    name = notebook.stem
-    inputs = {artifact: _digest(run.path(artifact)) for artifact in READS.get(name, ())}
+    name, base_model = notebook.stem, Path(parameters.get("base_model", ""))
+    inputs = [_digest(run.path(f"{artifact}.json")) for artifact in NOTEBOOKS[name].reads.split()]
     folders = [task_folder] if name != "00_start_here" else []
-    base_model = parameters.get("base_model", "")
-    if base_model not in ("", "embedded", "tiny") and Path(base_model).is_dir():
-        folders.append(Path(base_model))
+    folders += [base_model] if base_model.is_absolute() else []
     if name == "06_monitor":
         folders.append(store.home() / "live")
-        inputs["routes.json"] = _digest(store.home() / "routes.json")
-    outside = {str(folder): _listing(folder) for folder in folders}
+        inputs.append(_digest(store.home() / "routes.json"))
+    outside = [_listing(folder) for folder in folders]
     return store.fingerprint([parameters, inputs, outside, store.sha256_file(notebook), _code()])
 
 
 def finished_before(name: str, key: str, run: store.Run) -> bool:
     """Whether this notebook already did exactly this, and what it wrote is still there as it was written."""
-    entry = _state(run).get(name, {})
-    artifact = run.path(ARTIFACT[name])
-    if entry.get("key") != key or entry.get("artifact") != _digest(artifact):
+    artifact = run.path(NOTEBOOKS[name].artifact)
+    if not artifact.exists() or _state(run).get(name) != {"key": key, "artifact": _digest(artifact)}:
         return False
     value = store.read_json(artifact)
     if name == "02_curate":
-        return (store.home() / "datasets" / str(value["version"]) / "manifest.json").exists()
-    return "adapter" not in value or not value["adapter"] or (store.home() / value["adapter"]).exists()
+        return (store.home() / "datasets" / value["version"] / "manifest.json").exists()
+    return (store.home() / (value.get("adapter") or ".")).exists()
 
 
 def remember(name: str, key: str, run: store.Run) -> None:
     """Note a finished notebook; called only once its artifact is known to be good."""
-    entry = {"key": key, "artifact": _digest(run.path(ARTIFACT[name]))}
+    entry = {"key": key, "artifact": _digest(run.path(NOTEBOOKS[name].artifact))}
     store.write_json(run.path("state.json"), _state(run) | {name: entry})
 
 
@@ -72,11 +71,10 @@ def _digest(path: Path) -> str:
 def _listing(folder: Path) -> list[Any]:
     """Names, sizes and times: enough to see a change, and quick on gigabytes."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    return [[str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 
 
 @cache
 def _code() -> str:
     """Fingerprint of the package's source."""
-    root = store.PROJECT / "helpers"
-    return store.fingerprint([[str(p.relative_to(root)), store.sha256_file(p)] for p in sorted(root.rglob("*.py"))])
+    return store.fingerprint([[str(p), store.sha256_file(p)] for p in sorted((store.PROJECT / "helpers").rglob("*.py"))])

@@ -16,14 +16,7 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 # Okabe-Ito: told apart by colour-blind readers, and in grey print by their lightness.
-COLOURS = {
-    "base": "#999999",
-    "other": "#56B4E9",
-    "tuned": "#D55E00",
-    "target": "#000000",
-    "good": "#009E73",
-    "bad": "#CC79A7",
-}
+COLOURS = {"base": "#999999", "other": "#56B4E9", "tuned": "#D55E00", "target": "#000000", "good": "#009E73", "bad": "#CC79A7"}
 VERDICT_COLOURS = {"pass": COLOURS["good"], "fail": COLOURS["bad"], "inconclusive": "#E69F00"}
 CELL = "text-align: left; vertical-align: top; max-width: 60ch; white-space: pre-wrap; overflow-wrap: anywhere"
 
@@ -46,9 +39,7 @@ def number(value: float | None) -> str:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, Estimate):
-        return (
-            f"{number(value.value)} [{number(value.low)}, {number(value.high)}] n={value.n}" if value.n else "unknown"
-        )
+        return f"{number(value.value)} [{number(value.low)}, {number(value.high)}] n={value.n}" if value.n else "unknown"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 

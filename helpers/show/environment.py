@@ -29,7 +29,7 @@ def checks_table(checks: Sequence[Record]) -> Styler:
 
 def budget_table(lines: Sequence[Any]) -> Styler:
     """What the tutorial may use, and what it uses."""
-    return table([dict(line) | {"kept": "yes" if line.kept else "no"} for line in lines], "The tutorial's budget")
+    return table(lines, "The tutorial's budget")
 
 
 def workbook_map() -> Figure:

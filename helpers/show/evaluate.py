@@ -72,9 +72,7 @@ def reason_table(evaluation: Any) -> Styler:
     return show.table([{"because": reason} for reason in evaluation.reasons], f"04's verdict: {evaluation.verdict}")
 
 
-def flip_table(
-    evaluation: Any, examples: Sequence[TrainingExample], tuned: Answers, other: Answers, show_text: bool
-) -> Styler:
+def flip_table(evaluation: Any, examples: Sequence[TrainingExample], tuned: Answers, other: Answers, show_text: bool) -> Styler:
     """Rows that changed sides, losses first: what was asked, what was wanted, what both said (masked headless)."""
     asked, rows = {e.id: e for e in examples}, []
     ours, theirs = ({row["id"]: row["answer"] for row in side} for side in (tuned, other))

@@ -1,4 +1,4 @@
-"""What 05 shows: the versions, the gate's rules, the drill, and the history as a time line."""
+"""What 05 shows: the versions, the gate's rules, the routes, and the history as a time line."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def history_timeline(history: Sequence[Mapping[str, Any]]) -> Figure:
     axis.set_xlabel("status changes in order, each as wide as the next (UTC)")
     axis.set_title(f"Every status change of {len(names)} version{'s' * (len(names) != 1)}", loc="left")
     axis.spines[["top", "right", "left"]].set_visible(False)
-    seen = [s for s in STATUS_COLOURS if any(h["to_status"] == s for h in changes)]
-    handles = [Patch(color=STATUS_COLOURS[s], label=s) for s in seen]
+    seen = {h["to_status"] for h in changes}
+    handles = [Patch(color=colour, label=status) for status, colour in STATUS_COLOURS.items() if status in seen]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(STATUS_COLOURS), frameon=False)
     plt.close(figure)
     return figure

@@ -29,30 +29,7 @@ from helpers.tasks.task import Task
 
 RULES = "tasks-1"
 MAX_LINE_BYTES = 8 * 2**20  # a longer line is a broken export, not an example
-DEFAULT_COLUMNS = {
-    "input": "input",
-    "output": "output",
-    "id": "id",
-    "split": "split",
-    "group": "group",
-    "created_at": "created_at",
-    "conversation_id": "conversation_id",
-    "feedback_score": "feedback_score",
-    "model_version": "model_version",
-    "articles": "articles",
-}
-TEXT_SCORES = {
-    "up": 5,
-    "thumbs_up": 5,
-    "👍": 5,
-    "good": 5,
-    "true": 5,
-    "down": 1,
-    "thumbs_down": 1,
-    "👎": 1,
-    "bad": 1,
-    "false": 1,
-}
+TEXT_SCORES = {"up": 5, "thumbs_up": 5, "👍": 5, "good": 5, "true": 5, "down": 1, "thumbs_down": 1, "👎": 1, "bad": 1, "false": 1}
 
 
 class LoadedRows(NamedTuple):
@@ -76,9 +53,7 @@ def load_examples(task: Task, source: Source = "human") -> LoadedRows:
     path = task.data_file(source)
     if path is None:
         if source == "human":
-            raise WorkbookError(
-                f"{task.folder}: human.jsonl (or .csv, .parquet) is missing; README.md says how a row looks"
-            )
+            raise WorkbookError(f"{task.folder}: human.jsonl (or .csv, .parquet) is missing; README.md says how a row looks")
         return LoadedRows([], [], [])
     examples, unreadable = [], []
     for line, raw, digest in _rows(path):
@@ -101,7 +76,10 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | _RowError, str]]:
     if path.suffix == ".jsonl":
         yield from _json_lines(path)
         return
-    for line, row in enumerate(_csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path), 2):
+    import pandas as pd
+
+    rows = _csv_rows(path) if path.suffix == ".csv" else pd.read_parquet(path).to_dict("records")
+    for line, row in enumerate(rows, 2):
         yield line, row, store.fingerprint(row)
 
 
@@ -126,7 +104,11 @@ def _parse(chunk: bytes, first: bool) -> dict[str, Any] | _RowError:
         return _RowError(f"not UTF-8 (byte {error.start})")
     except (json.JSONDecodeError, RecursionError) as error:
         return _RowError(f"not valid JSON ({getattr(error, 'msg', 'nested too deeply')})")
-    return row if isinstance(row, dict) else _RowError("a row must be a JSON object")
+    if not isinstance(row, dict):
+        return _RowError("a row must be a JSON object")
+    if b"\\ud" in chunk.lower() and any("\ud800" <= c <= "\udfff" for c in json.dumps(row, ensure_ascii=False)):
+        return _RowError("holds half of a surrogate pair, which no UTF-8 file can keep")
+    return row
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -141,18 +123,12 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     yield from csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pandas as pd
-
-    yield from pd.read_parquet(path).to_dict("records")
-
-
 def to_example(task: Task, raw: dict[str, Any], source: Source, where: dict[str, Any], path: Path) -> TrainingExample:
     """One row as a TrainingExample; raises ValueError that says what is wrong with the row."""
-    columns = DEFAULT_COLUMNS | {k: v for k, v in task.columns.items() if isinstance(v, str)}
+    columns = {k: v for k, v in task.columns.items() if isinstance(v, str)}
 
     def cell(name: str) -> Any:
-        value = raw.get(columns[name])
+        value = raw.get(columns.get(name, name))
         return None if value is None or value == "" or value != value else value
 
     messages = _messages(raw, cell("input"), cell("output"))
@@ -225,9 +201,7 @@ def _feedback(value: Any, mapping: dict[str, Any] | None) -> float | None:
     try:
         score = float(text)
     except ValueError:
-        raise _RowError(
-            f"feedback_score {text[:20]!r} is not known; map it in task.yaml under columns.feedback"
-        ) from None
+        raise _RowError(f"feedback_score {text[:20]!r} is not known; map it in task.yaml under columns.feedback") from None
     if isinstance(value, float) and 0 <= score < 1:
         score = 1 + 4 * score
     if not 1 <= score <= 5:
@@ -241,9 +215,7 @@ def read_dataset(run: store.Run) -> FineTuningDataset:
     folder = store.home() / "datasets" / pointer["version"]
     manifest = store.read_json(folder / "manifest.json", f"run 02_curate with run_id={run.id!r} again")
     if manifest["fingerprint"] != pointer["fingerprint"]:
-        raise WorkbookError(
-            f"{folder}/manifest.json does not belong to {run.path('dataset.json')}; run 02_curate again"
-        )
+        raise WorkbookError(f"{folder}/manifest.json does not belong to {run.path('dataset.json')}; run 02_curate again")
     examples = [TrainingExample(**row) for part in PARTS for row in store.read_jsonl(folder / f"{part}.jsonl")]
     metadata = {key: manifest[key] for key in ("version", "task", "created_at", "fingerprint", "params")}
     return FineTuningDataset(examples=examples, metadata=metadata, splits=Splits(**manifest["splits"]))

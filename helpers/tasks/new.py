@@ -43,6 +43,7 @@ def new_task(
         return _empty_task(folder, name)
     outputs = _outputs(data, input_column, output_column)
     output = infer_output(outputs)
+    described = "JSON with " + ", ".join(output["schema"]["properties"]) if "schema" in output else "text"
     columns = {"input": input_column, "output": output_column} if input_column else {}
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(data, folder / f"human{data.suffix}")
@@ -51,7 +52,7 @@ def new_task(
     _write_yaml(folder, name, output, columns)
     task = load_task(str(folder))
     examples = load_examples(task).examples
-    said = [f"{folder}: {len(examples)} rows; output: {_described(output)}; edit task.yaml, above all `targets`."]
+    said = [f"{folder}: {len(examples)} rows; output: {described}; edit task.yaml, above all `targets`."]
     for example in examples[:5]:
         chat = render(task, example, answer=True)
         said.append("\n".join(f"  {m.role}: {' '.join((m.content or '').split())[:160]}" for m in chat))
@@ -64,19 +65,12 @@ def _outputs(data: Path, input_column: str, output_column: str) -> list[Any]:
     for line, raw, _ in _rows(data):
         if not isinstance(raw, dict):
             raise WorkbookError(f"{data}, line {line}: {raw}; mend or delete that row")
-        if input_column:
-            missing = [c for c in (input_column, output_column) if c not in raw]
-            if missing:
-                raise WorkbookError(f"{data}, line {line}: no column {missing[0]!r}; it has {', '.join(map(str, raw))}")
-            value = raw[output_column]
-        elif "messages" in raw:
-            value = raw["messages"][-1].get("content") if raw["messages"] else None
-        elif "completion" in raw:
-            value = raw["completion"]
-        else:
-            raise WorkbookError(
-                f"{data}: say which columns to use: --input COL --output COL (it has {', '.join(map(str, raw))})"
-            )
+        if missing := [c for c in (input_column, output_column) if c and c not in raw]:
+            raise WorkbookError(f"{data}, line {line}: no column {missing[0]!r}; it has {', '.join(map(str, raw))}")
+        last = (raw.get("messages") or [{}])[-1]
+        value = raw[output_column] if output_column else raw.get("completion", last.get("content"))
+        if value is None and not output_column:
+            raise WorkbookError(f"{data}: say which columns to use: --input COL --output COL (it has {', '.join(map(str, raw))})")
         outputs.append(_value(value))
     if not outputs:
         raise WorkbookError(f"{data} holds no rows")
@@ -111,22 +105,9 @@ def infer_output(outputs: list[Any]) -> dict[str, Any]:
 
 
 def _types(values: list[Any]) -> str | list[str]:
-    names = {
-        "str": "string",
-        "int": "integer",
-        "float": "number",
-        "bool": "boolean",
-        "NoneType": "null",
-        "list": "array",
-    }
+    names = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "NoneType": "null", "list": "array"}
     found = sorted({names.get(type(v).__name__, "object") for v in values})
     return found[0] if len(found) == 1 else found
-
-
-def _described(output: dict[str, Any]) -> str:
-    if "schema" not in output:
-        return "text"
-    return "JSON with " + ", ".join(output["schema"]["properties"])
 
 
 def _write_yaml(folder: Path, name: str, output: dict[str, Any], columns: dict[str, str]) -> None:
@@ -142,26 +123,15 @@ def _write_yaml(folder: Path, name: str, output: dict[str, Any], columns: dict[s
         "replace": "better",
         "volume_per_month": 1000,
         "data_may_leave": False,
-        "prices": {
-            "as_of": str(store.now().date()),
-            "hardware_usd_per_hour": 0.1,
-            "models": {},
-            "person_usd_per_hour": 40,
-        },
+        "prices": {"as_of": str(store.now().date()), "hardware_usd_per_hour": 0.1, "models": {}, "person_usd_per_hour": 40},
     }
-    store.write_text(
-        folder / "task.yaml", HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
-    )
+    store.write_text(folder / "task.yaml", HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110))
 
 
 def _empty_task(folder: Path, name: str) -> list[str]:
     output = {"schema": {"type": "object", "required": ["label"], "properties": {"label": {"enum": ["yes", "no"]}}}}
     _write_yaml(folder, name, output, {})
-    row = {
-        "messages": [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": '{"label":"yes"}'}]
-    }
+    row = {"messages": [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": '{"label":"yes"}'}]}
     store.write_jsonl(folder / "human.jsonl", [row])
     (folder / "knowledge").mkdir(exist_ok=True)
-    return [
-        f"{folder}: fill in task.yaml and human.jsonl (one row is there as a pattern); knowledge/ may hold articles."
-    ]
+    return [f"{folder}: fill in task.yaml and human.jsonl (one row is there as a pattern); knowledge/ may hold articles."]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Iterable
 
 from helpers.records import PARTS, Part, TrainingExample, WorkbookError
 
-_SPACES = re.compile(r"\s+")
-
 
 def normalise(text: str) -> str:
     """NFKC, case-folded, runs of white space made one space: what "the same text" means here."""
-    return _SPACES.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def group_of(user_text: str, conversation_id: str = "", parent_group: str = "") -> str:

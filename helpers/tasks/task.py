@@ -48,6 +48,8 @@ class Task(Record):
         if not self.targets:
             raise ValueError("targets are missing; say what the task needs, for example targets: {accuracy: 0.8}")
         known = (self.schema_ or {}).get("properties", {})
+        if high := [m for m in METRICS[:2] if self.targets.get(m, 0) >= 1]:
+            raise ValueError(f"targets.{high[0]} is {self.targets[high[0]]:g}, which no number of rows can show; lower it")
         if missing := [f for f in self.scored_fields if f not in known]:
             raise ValueError(f"scored field {missing[0]!r} is not a property of output.schema")
         return self
@@ -83,7 +85,8 @@ def shipped_tasks() -> list[str]:
 def load_task(name_or_path: str) -> Task:
     """A shipped task by name, or any folder with a task.yaml (relative to the caller's or the project's folder)."""
     shipped = name_or_path in shipped_tasks()
-    folder = SHIPPED / name_or_path if shipped else _folder(name_or_path)
+    folder = SHIPPED / name_or_path if shipped else Path(name_or_path).expanduser()
+    folder = folder if folder.exists() else store.PROJECT / folder  # an absolute path stays itself
     path = folder / "task.yaml"
     if not path.exists():
         raise WorkbookError(
@@ -98,11 +101,6 @@ def load_task(name_or_path: str) -> Task:
         key = str(first["loc"][0]).removesuffix("_") if first["loc"] else "targets"
         what = first["msg"].removeprefix("Value error, ")
         raise WorkbookError(f"{path}, line {_line_of(path, key)}: {key}: {what}") from None
-
-
-def _folder(given: str) -> Path:
-    path = Path(given).expanduser()
-    return path if path.is_absolute() or path.exists() else store.PROJECT / path
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -127,9 +125,7 @@ def _flat(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     raw["instructions_short"] = str(instructions.get("short") or instructions["full"]).strip()
     output = raw.pop("output", {"text": True})
     if not isinstance(output, dict) or not ("schema" in output or output.get("text")):
-        raise WorkbookError(
-            f"{path}, line {_line_of(path, 'output')}: output: give `schema: <JSON Schema>` or `text: true`"
-        )
+        raise WorkbookError(f"{path}, line {_line_of(path, 'output')}: output: give `schema: <JSON Schema>` or `text: true`")
     raw["schema"] = output.get("schema")
     raw.setdefault("targets", {})
     if raw["schema"] and not raw.get("scored_fields"):

@@ -19,13 +19,10 @@ NO_ROOM = re.compile(r"out of memory|can(no|')t allocate memory|no space left|qu
 
 def main(argv: list[str]) -> int:
     """Run the job and turn what went wrong into an exit code."""
-    job = store.read_json(Path(argv[0]))
-    if job["end_with_parent"]:
-        threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         from helpers.train.trainer import train
 
-        train(job)
+        train(store.read_json(Path(argv[0])))
         return 0
     except Exception as error:
         code = exit_code(error)
@@ -36,10 +33,10 @@ def main(argv: list[str]) -> int:
 
 
 def exit_code(error: Exception) -> int:
-    """What an error means for the caller; peft's word for target_modules that the base model lacks is a ValueError."""
+    """What an error means for the caller."""
     if isinstance(error, WorkbookError):
         return error.exit_code
-    if isinstance(error, ValueError) and "target modules" in str(error).lower():
+    if isinstance(error, ValueError) and "target modules" in str(error).lower():  # peft: the base model lacks them
         return 2
     return 6 if isinstance(error, MemoryError) or NO_ROOM.search(str(error)) else 1
 
@@ -52,4 +49,5 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    threading.Thread(target=end_with_parent, daemon=True).start()
     sys.exit(main(sys.argv[1:]))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import timeit
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from helpers import models, store
+from helpers import store
 from helpers.records import FineTuningDataset, Record, WorkbookError
 from helpers.tasks import Task
 
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
 TOKENS_AT_ONCE = 2048  # about 1.3 MB of activations a token for the embedded model: 2.7 GB
 SHARES = {"warmup_steps": 0.1, "logging_steps": 0.05, "eval_steps": 0.2, "save_steps": 0.1}  # of all steps, at most
 NOT_DECIDING = {"run_id", "task", "max_cost_usd", "job_deadline_minutes", "poll_seconds"}
-MATMUL_SHARE, START_SECONDS = 0.5, 25.0  # what a training reaches of the matmul rate, and needs to load: first guesses
-UNKNOWN_RATE = 100.0  # tokens per second of a base that is not on this machine yet
 
 
 class Hyperparameters(Record):
@@ -86,8 +82,7 @@ def plan_schedule(config: LoraTrainingConfig, lengths: list[int]) -> dict[str, i
     """The number of optimiser steps for rows of these token lengths, and the settings that are fitted to it.
 
     On short data the configured warm-up and intervals would never be reached, so they become shares of all steps.
-    Accumulated rows are computed at once while they fit: the gradient is the same (the loss is a sum over tokens), the
-    matrices are larger.
+    Accumulated rows are computed at once while they fit: the gradient is the same, the matrices are larger.
     """
     batch, accumulation = config.batch_size, config.gradient_accumulation
     steps = math.ceil(config.epochs * math.ceil(len(lengths) / (batch * accumulation)))
@@ -104,43 +99,20 @@ def version_id(run_id: str, task: Task, dataset: FineTuningDataset, config: Hype
 
 
 def estimate(report: Preflight, config: LoraTrainingConfig, task: Task) -> dict[str, Any]:
-    """Forecast a training from earlier ones in this home, else from a short matmul probe; steps and tokens are exact."""
-    if known := _earlier(config.base_model):
-        training = known["details"]["training_seconds"]
-        rate, start = known["tokens"] / training, known["seconds"] - training
-    else:
-        rate, start = _probe_rate(config.base_model), START_SECONDS
-    seconds = start + report.tokens / rate
-    return {
-        "steps": report.schedule["steps"],
-        "tokens": report.tokens,
-        "tokens_per_second": round(rate, 1),
-        "minutes": round(seconds / 60, 1),
-        "cost_usd": hardware_cost(task, seconds),
-        "basis": "earlier trainings on this machine" if known else "a matmul probe",
-    }
+    """Steps and tokens, which are exact, and a forecast of time and cost from this home's newest training of the base."""
+    forecast = {"steps": report.schedule["steps"], "tokens": report.tokens}
+    newest = sorted((store.home() / "runs").glob("*/model.json"), key=lambda path: -path.stat().st_mtime)
+    trained = (m for m in map(store.read_json, newest) if "training_seconds" in m.get("details", {}))
+    known = next((m for m in trained if m["base_model"] == config.base_model), None)
+    if known is None:
+        return forecast | {"minutes": "unknown until the first training on this machine"}
+    training = known["details"]["training_seconds"]
+    rate = known["tokens"] / training
+    seconds = known["seconds"] - training + report.tokens / rate
+    forecast |= {"tokens_per_second": round(rate, 1), "minutes": round(seconds / 60, 1)}
+    return forecast | {"cost_usd": hardware_cost(task, seconds), "basis": f"version {known['version']}, trained here"}
 
 
 def hardware_cost(task: Task, seconds: float) -> float:
     """USD of this machine's time, by task.yaml."""
     return round(seconds / 3600 * float(task.prices.get("hardware_usd_per_hour", 0)), 6)
-
-
-def _earlier(base_model: str) -> dict[str, Any] | None:
-    """model.json of this home's newest local training of the base."""
-    newest = sorted((store.home() / "runs").glob("*/model.json"), key=lambda path: -path.stat().st_mtime)
-    models_here = (m for m in map(store.read_json, newest) if "training_seconds" in m.get("details", {}))
-    return next((m for m in models_here if m["base_model"] == base_model), None)
-
-
-def _probe_rate(base_model: str) -> float:
-    """Tokens per second = matmul rate x MATMUL_SHARE / FLOPs per token.
-
-    A frozen parameter costs 2 FLOPs forward and 2 backward (the gradient of its input alone): as many as it has bytes.
-    """
-    import torch
-
-    stored = sum(path.stat().st_size for path in Path(models.base_path(base_model)).glob("*.safetensors"))
-    a, b = torch.rand(1024, 576), torch.rand(576, 1536)
-    flops = 2 * 1024 * 576 * 1536 / min(timeit.repeat(lambda: a @ b, number=1, repeat=20))
-    return flops * MATMUL_SHARE / stored if stored else UNKNOWN_RATE

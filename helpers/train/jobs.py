@@ -1,8 +1,7 @@
 """Fine-tuning jobs at any OpenAI-compatible endpoint: never two jobs for one wish, never a lost one.
 
-The SDK sends no idempotency key and repeats a timed-out create by itself, which starts (and bills) a second job. So
-create is sent once, carries a token of ours as metadata, and is looked up by that token when the answer got lost.
-Everything needed to find the job again is on disk (runs/<id>/job.json) before we wait for it.
+The SDK repeats a timed-out create by itself, which starts (and bills) a second job. So create is sent once, carries a
+token of ours, which is on disk before (runs/<id>/job.json), and is looked up by it when the answer got lost.
 """
 
 from __future__ import annotations
@@ -37,10 +36,7 @@ REMEDIES = {
     "training_not_available": "this organisation may no longer create jobs there: use 03a (LoRA), or another base_url",
     "daily_rate_limit_exceeded": "the provider's jobs per day are used up: run again tomorrow, with the same run_id",
     "insufficient_quota": "top up the account or raise its limit, then run again with the same run_id",
-    "invalid_api_key": "set WORKBOOK_API_KEY to a valid key",
-    "model_not_available": "choose an api_model that the provider can fine-tune",
     "invalid_training_file": "mend or leave out the rows that the provider names, and run 02 again",
-    "server_error": "the provider failed: run again, or choose another base_url",
 }
 _log = logging.getLogger(__name__)
 
@@ -70,8 +66,7 @@ class Job(Record):
 def fine_tune_openai(dataset: FineTuningDataset, config: OpenAIJobConfig) -> Job:
     """Upload the train and validation parts and create a job, or re-attach to the one this run has already created.
 
-    Raises WorkbookError: 2 for what is wrong here (rows, data_may_leave, max_cost_usd), found before any upload;
-    5 for what the provider refuses, after taking the uploads back.
+    WorkbookError: 2 for what is wrong here, found before any upload; 5 for what the provider refuses.
     """
     task, base_url = load_task(config.task), config.base_url or OPENAI
     models.check_may_send(task, ApiModel(config.api_model, base_url))
@@ -79,7 +74,6 @@ def fine_tune_openai(dataset: FineTuningDataset, config: OpenAIJobConfig) -> Job
     if len(rows["train"]) < MIN_ROWS:
         raise WorkbookError(f"{len(rows['train'])} train rows; a job needs at least {MIN_ROWS}: add some, run 02 again")
     data = {part: training_file(chosen, task, config) for part, chosen in rows.items()}
-    free = is_loopback(base_url)
     system = task.instructions_short if config.prompt_style == "short" else task.instructions_full
     wish = Job(
         token=uuid.uuid4().hex,
@@ -88,7 +82,7 @@ def fine_tune_openai(dataset: FineTuningDataset, config: OpenAIJobConfig) -> Job
         base_url=base_url,
         dataset_version=dataset.metadata.version,
         system_prompt=hashlib.sha256(system.encode()).hexdigest(),
-        price=0.0 if free else price_within_budget(task, config, data["train"], len(rows["train"])),
+        price=0.0 if is_loopback(base_url) else price_within_budget(task, config, data["train"], len(rows["train"])),
     )
     client = openai_client(base_url, timeout=CREATE_TIMEOUT)
     with store.lock():
@@ -105,12 +99,10 @@ def price_within_budget(task: Task, config: OpenAIJobConfig, data: bytes, rows: 
     """
     price = (token_price(task, config.api_model) or {}).get("train")
     if price is None:
-        key = f"prices.models.{config.api_model}.train (USD per million tokens)"
-        raise WorkbookError(f"{task.folder / 'task.yaml'}: {key} is missing; max_cost_usd cannot be held without it")
+        raise WorkbookError(f"{task.folder / 'task.yaml'}: prices.models.{config.api_model}.train (USD per million) is missing")
     cost = most_tokens(data) * (config.n_epochs or max(3, min(25, 100 // rows))) * float(price) / 1e6
     if cost > config.max_cost_usd:
-        limit = f"max_cost_usd is {config.max_cost_usd:.2f}: raise it or train on less"
-        raise WorkbookError(f"the job may cost up to {cost:.2f} USD, {limit}")
+        raise WorkbookError(f"the job may cost up to {cost:.2f} USD; max_cost_usd is {config.max_cost_usd:.2f}")
     return float(price)
 
 
@@ -205,10 +197,9 @@ def _refusal(error: Any, what: str) -> WorkbookError:
 
 
 def monitor_fine_tuning(job_id: str, on_event: Callable[[dict[str, Any]], None] | None = None) -> TrainedModel:
-    """Follow a job to its end and write the run's model.json. `on_event` gets every event once, oldest first.
+    """Follow a job of this home to its end and write its run's model.json; `on_event` gets every event, oldest first.
 
-    The job is found by its id in the runs of this home. WorkbookError 5 when the provider failed it, 124 when
-    job_deadline_minutes have passed: it goes on there, and a re-run re-attaches.
+    WorkbookError 5 when the provider failed it, 124 at job_deadline_minutes: it goes on there, a re-run re-attaches.
     """
     job = _job_of(job_id)
     client = openai_client(job.base_url, timeout=CREATE_TIMEOUT)
@@ -227,11 +218,8 @@ def monitor_fine_tuning(job_id: str, on_event: Callable[[dict[str, Any]], None] 
                 _take_back(client, job, state.status)
                 raise _refusal(state.error, f"job {job_id} ended as {state.status} at the provider")
         if time.monotonic() > deadline:
-            raise WorkbookError(
-                f"job {job_id} is still {job.status} after {job.config.job_deadline_minutes:g} minutes; it goes on at the"
-                " provider: run again with the same run_id to wait on, or cancel it there",
-                124,
-            )
+            late = f"job {job_id} is still {job.status} after {job.config.job_deadline_minutes:g} minutes and goes on"
+            raise WorkbookError(f"{late}: run again with the same run_id to wait on, or cancel it at the provider", 124)
         time.sleep(job.config.poll_seconds)
 
 

@@ -62,8 +62,7 @@ def fine_tune_lora(
     """Train a LoRA adapter on the dataset's train part, publish it and write the run's model.json.
 
     `on_line` gets every line of training.jsonl as it appears. What this run has already trained from the same inputs is
-    returned as it is, so that files which may already serve stay as they are. Raises WorkbookError for what can be
-    mended (exit 6: memory or disk) and RuntimeError with the program's last lines otherwise.
+    returned as it is: its files may serve already. WorkbookError 6: out of memory or disk.
     """
     report = report or preflight(dataset, task, config)
     version = version_id(run.id, task, dataset, config)
@@ -74,10 +73,13 @@ def fine_tune_lora(
     with store.lock():
         started = time.monotonic()
         folder = _write_job(run, config, report)
-        command = [sys.executable, "-m", "helpers.train", str(folder / "job.json")]
-        run_child(command, run, config.base_model, on_line)
+        run_child([sys.executable, "-m", "helpers.train", str(folder / "job.json")], run, config.base_model, on_line)
         seconds = time.monotonic() - started
-        publish_adapter(folder / "adapter", target)
+        check_adapter(folder / "adapter")
+        (folder / "adapter/README.md").unlink(missing_ok=True)  # peft's model card, a form that nobody filled in
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (folder / "adapter").rename(target)
         model = TrainedModel(
             **store.read_json(folder / "result.json"),
             model_id=version,
@@ -109,7 +111,6 @@ def _write_job(run: store.Run, config: LoraTrainingConfig, report: Preflight) ->
         "base_path": models.base_path(config.base_model),
         "config": config.model_dump(),
         "schedule": report.schedule,
-        "end_with_parent": True,
     }
     return store.write_json(folder / "job.json", job).parent
 
@@ -117,17 +118,15 @@ def _write_job(run: store.Run, config: LoraTrainingConfig, report: Preflight) ->
 def run_child(command: list[str], run: store.Run, base_model: str, on_line: OnLine | None) -> None:
     """Run the training program to its end; raises what its exit code means.
 
-    It leads a process group of its own, is listed in children.json, and is ended on every way out of here. It also
-    watches our end of its stdin: should this process be killed outright, it ends as well.
+    It leads a process group of its own, is listed in children.json, and is ended on every way out of here; it watches
+    its stdin, so that it ends as well when this process is killed outright.
     """
-    path = os.pathsep.join(filter(None, [str(store.PROJECT), os.environ.get("PYTHONPATH")]))
     environment = {k: v for k, v in os.environ.items() if k not in SECRETS} | models.offline_env(base_model)
+    path = os.pathsep.join(filter(None, [str(store.PROJECT), os.environ.get("PYTHONPATH")]))
     environment |= {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
     folder, children = run.path("training"), run.path("children.json")
     with open(folder / "program.log", "wb") as log:
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
         store.write_json(children, [{"pid": child.pid, "pgid": child.pid, "started": process_start_time(child.pid)}])
         for line in _follow(child, folder / "training.jsonl"):
@@ -182,16 +181,4 @@ def check_adapter(folder: Path) -> None:
     if not all(bool(w.isfinite().all()) for w in weights.values()):
         raise WorkbookError("the adapter holds values that are not finite; lower learning_rate and train again")
     if not any(bool(w.any()) for name, w in weights.items() if "lora_B" in name):
-        raise WorkbookError(
-            "the adapter has no effect (all its lora_B weights are zero): check learning_rate, target_modules and that"
-            " the rows carry loss"
-        )
-
-
-def publish_adapter(folder: Path, target: Path) -> None:
-    """Check an adapter and move it to its place by one rename."""
-    check_adapter(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's model card, a form that nobody filled in
-    shutil.rmtree(target, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder.rename(target)
+        raise WorkbookError("the adapter has no effect (its lora_B weights are zero): check learning_rate and target_modules")

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from helpers import models, store
-from helpers.models.tokens import tokenizer_of
+from helpers.models.tokens import control_tokens, tokenizer_of
 from helpers.records import FineTuningDataset, Message, Record, TrainingExample, WorkbookError
 from helpers.tasks import Task, render
 from helpers.train.config import LoraTrainingConfig, OpenAIJobConfig, plan_schedule
@@ -52,18 +52,11 @@ class Preflight(Record):
     schedule: dict[str, int]
 
 
-def control_tokens(tokenizer: Any) -> dict[int, str]:
-    """id -> text of the tokens that steer a chat (<|im_end|> and the like)."""
-    added = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
-    return added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-
-
 def encode(tokenizer: Any, prompt: list[Message], answer: str) -> tuple[list[int], list[int]]:
     """(prompt ids as served, answer ids up to and including the end-of-turn token).
 
-    Both parts are tokenized apart, since serving tokenizes the prompt alone. What follows the answer comes from the
-    template, so that models whose turns do not end in `eos_token` learn their own end; a template that does not
-    continue its own prompt (some hide a reasoning part) gets answer + eos_token.
+    Both are tokenized apart, as serving tokenizes the prompt alone. The end of turn is the template's own; a template
+    that does not continue its own prompt (some hide a reasoning part) gets answer + eos_token.
     """
     chat = models.plain([*prompt, Message(role="assistant", content=answer)])
     turns = [turn | {"content": turn["content"] or ""} for turn in chat]
@@ -110,26 +103,19 @@ def choose_rows(
 
 
 def preflight(dataset: FineTuningDataset, task: Task, config: LoraTrainingConfig, show: int = 3) -> Preflight:
-    """Encode the train and validation parts and check what would otherwise fail silently.
-
-    Raises WorkbookError when nothing trainable is left; refused rows are named in the report.
-    """
+    """Encode the train and validation parts and check what would otherwise fail silently."""
     tokenizer = tokenizer_of(config.base_model)
     by_id = {e.id: e for e in (*dataset.part("train"), *dataset.part("validation"))}
     made = {name: make_row(tokenizer, task, example, config) for name, example in by_id.items()}
     refused = {name: row for name, row in made.items() if isinstance(row, str)}
-    rows: dict[str, list[TrainingRow]] = {"train": [], "validation": []}
-    for row in made.values():
-        if isinstance(row, TrainingRow):
-            rows[by_id[row.id].part].append(row)
+    rows = [row for row in made.values() if isinstance(row, TrainingRow)]
+    teaching = [row for row in rows if by_id[row.id].part == "train"]
     verified = {e.id for e in by_id.values() if e.quality == "verified"}
-    train, left_out = choose_rows(rows["train"], verified, config.epochs, config.max_train_tokens)
+    train, left_out = choose_rows(teaching, verified, config.epochs, config.max_train_tokens)
     if not train:
         first = next((f": {name} ({reason})" for name, reason in refused.items()), "")
-        raise WorkbookError(
-            f"no trainable row; raise max_length or max_train_tokens. Rows refused: {len(refused)}{first}"
-        )
-    validation, _ = choose_rows(rows["validation"], verified, 1, 0)
+        raise WorkbookError(f"no trainable row; raise max_length or max_train_tokens. Rows refused: {len(refused)}{first}")
+    validation, _ = choose_rows([row for row in rows if by_id[row.id].part == "validation"], verified, 1, 0)
     ends = {r.labels[-1] for r in train} & set(control_tokens(tokenizer))
     chats = {r.id: render(task, by_id[r.id], config.prompt_style, answer=True) for r in train}
     whole = {name: models.render_tokens(tokenizer, chat, False) for name, chat in chats.items()}
@@ -156,10 +142,7 @@ def _pieces(tokenizer: Any, row: TrainingRow) -> list[tuple[str, bool]]:
 
 
 def training_file(examples: list[TrainingExample], task: Task, config: OpenAIJobConfig) -> bytes:
-    """The JSONL of a hosted job, in chat lines exactly as the model will be asked later.
-
-    Judged by every rule we know before anything is uploaded; WorkbookError names the first rows that break one.
-    """
+    """The JSONL of a hosted job, in chat lines as the model will be asked later, judged by every rule we know."""
     problems, lines = [], []
     for example in examples:
         chat = render(task, example, config.prompt_style, answer=True)
@@ -173,8 +156,7 @@ def training_file(examples: list[TrainingExample], task: Task, config: OpenAIJob
         problems += [f"{example.id}: {problem}" for problem, broken in rules.items() if broken]
         lines.append(store.dumps({"messages": models.plain(chat)}) + "\n")
     if problems:
-        shown = "; ".join(problems[:5])
-        raise WorkbookError(f"the provider would refuse {len(problems)} rows: {shown}; leave them out in 02")
+        raise WorkbookError(f"the provider would refuse {len(problems)} rows: {'; '.join(problems[:5])}; leave them out in 02")
     return "".join(lines).encode()
 
 

@@ -49,11 +49,9 @@ def shared_prefix(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
 
 
 def supervised_loss(causal: Any, input_ids: torch.Tensor, labels: torch.Tensor, share_prefix: bool) -> torch.Tensor:
-    """Sum of the token losses of a right-padded batch.
+    """Sum of the token losses of a right-padded batch, whose padding no causal model can look at: it needs no mask.
 
-    Padding needs no mask: it stands to the right of everything that a causal model can look at. With dropout, the
-    rows of a batch see one mask over the shared prefix instead of one each: every row's own distribution, and so the
-    expected gradient, is unchanged.
+    With dropout, the rows of a batch see one mask over the shared prefix: the expected gradient is unchanged.
     """
     backbone, head = causal.base_model, causal.get_output_embeddings()
     prefix = shared_prefix(input_ids, labels) if share_prefix else 0
@@ -74,10 +72,7 @@ def supervised_loss(causal: Any, input_ids: torch.Tensor, labels: torch.Tensor, 
 
 
 class LengthGrouped(Sampler[int]):
-    """Row order of an epoch: shuffled, then sorted by length within windows of some batches.
-
-    A pure function of (seed, epoch), so that a resumed run sees the rows that an uninterrupted one would have seen.
-    """
+    """Row order of an epoch, a pure function of (seed, epoch): shuffled, then sorted by length within some batches."""
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
         self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
@@ -163,10 +158,8 @@ class WorkbookTrainer(SFTTrainer):
         total = self._supervised(model, inputs, self.path)
         tokens = (inputs["labels"] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         loss = total / torch.as_tensor(tokens).clamp(min=1)
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes
         if model.training:
-            self._total_train_tokens += int(inputs["attention_mask"].sum()) * self.accelerator.num_processes
+            self._total_train_tokens += int(inputs["attention_mask"].sum())
         self._metrics["train" if model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
         return loss
 

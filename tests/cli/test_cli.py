@@ -33,8 +33,7 @@ def test_help_imports_nothing_heavy_and_is_quick(workbook):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "empty"),
-    [(("runs",), []), (("registry", "list"), []), (("registry", "history"), []), (("route",), {})],
+    ("arguments", "empty"), [(("runs",), []), (("registry", "list"), []), (("registry", "history"), []), (("route",), {})]
 )
 def test_json_is_exactly_one_value_on_stdout(workbook, arguments, empty):
     done = workbook(*arguments, "--json")
@@ -46,7 +45,7 @@ def test_doctor_says_what_it_found_and_whether_that_is_enough(workbook):
     report = json.loads(done.stdout)
     assert done.returncode == (0 if report["ready"] else 2)
     names = {check["name"]: check for check in report["checks"]}
-    assert {"python", "packages", "kernel", "embedded model", "disk", "memory", "cores", "gpu", "lock"} <= set(names)
+    assert {"python", "packages", "embedded model", "disk", "memory", "cores", "gpu", "lock"} <= set(names)
     assert all(check["remedy"] for check in names.values() if check["status"] == "missing")
     assert "python" in workbook("doctor").stdout
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from toy_curate import example
 
 from helpers import curate, store, tasks
@@ -47,18 +48,10 @@ def test_a_secret_is_rejected_and_its_value_reaches_no_log(value):
     assert value not in log and value.split()[-1] not in log
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.text(max_size=60))
-def test_an_outline_holds_no_letter_or_digit(value):
-    outline = personal.stars(value).rsplit(" (", 1)[0] if len(value) > 24 else personal.stars(value)
-    assert not any(c.isalnum() for c in outline)
-
-
-def test_a_suspicious_text_goes_to_review_and_is_kept():
+def test_a_merely_suspicious_text_is_kept_and_masked():
     row = example("my api_key=8f14e45fceea167a5a36dedd4bea2543 stopped")
-    assert checks.check_findings(
-        row, "contains_secret", personal.find_secrets
-    ) == [] and "possible secret" in checks.suspicious(row)
+    assert checks.check_findings(row, "contains_secret", personal.find_secrets) == []
+    assert "8f14e45" not in personal.masked_text(row.user_text)
 
 
 @settings(max_examples=100, deadline=None)
@@ -82,9 +75,7 @@ socket.getaddrinfo = socket.gethostbyname = socket.socket.connect = refuse
 from helpers.curate.personal import find_personal_data
 print([s.kind for s in find_personal_data("write to mara@example.co.uk today")])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=store.PROJECT, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=store.PROJECT, timeout=120)
     assert done.stdout.strip() == "['EMAIL_ADDRESS']", done.stdout + done.stderr
 
 
@@ -132,7 +123,7 @@ def test_a_special_token_of_the_base_model_or_of_openai_is_rejected_and_named(to
     "answer", ['{"label": "maybe-4111"}', "Sure! {}", '{"label": NaN}', '["yes"]', '{"label":"yes","mail-me@x.org":1}']
 )
 def test_an_answer_that_breaks_the_schema_is_rejected_without_quoting_it(answer, make_task):
-    validator = checks.answer_validator(tasks.load_task(str(make_task([]))))
+    validator = Draft202012Validator(tasks.load_task(str(make_task([]))).schema)
     row = example("x").model_copy(update={"messages": [message("user"), message("assistant", answer)]})
     (issue,) = checks.check_answer(row, validator)
     assert issue.code == "invalid_format" and "4111" not in issue.evidence and "mail-me" not in issue.evidence
@@ -144,10 +135,7 @@ def test_lengths_are_judged_by_tokens_and_endless_rows_are_not_tokenised(make_ta
     sieved = curate.validate_examples(rows, task, "tiny", 4, 100)
     assert [e.user_text for e in sieved.kept] == ["a question of ordinary length"]
     assert [r.issues[0].code for r in sieved.rejected] == ["invalid_length", "invalid_length"]
-    assert (
-        "tokens" in sieved.rejected[0].issues[0].evidence
-        and "over 2000 characters" in sieved.rejected[1].issues[0].evidence
-    )
+    assert "tokens" in sieved.rejected[0].issues[0].evidence and "over 2000 characters" in sieved.rejected[1].issues[0].evidence
 
 
 def test_every_check_runs_on_every_row(make_task):

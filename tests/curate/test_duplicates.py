@@ -68,10 +68,7 @@ def test_a_chain_of_likeness_loses_only_rows_that_match_a_kept_row():
 
 
 def test_of_two_copies_the_more_protected_then_the_verified_then_the_earlier_stays():
-    late, early = (
-        example("where is my parcel now", day=9, id="late"),
-        example("Where is my parcel  now", day=2, id="early"),
-    )
+    late, early = (example("where is my parcel now", day=9, id="late"), example("Where is my parcel  now", day=2, id="early"))
     logged = example("where is my parcel now", quality="unverified", day=1, id="logged")
     judged = example("where is my parcel now", part="test", day=20, id="judged")
     sieved, _ = deduplicate_examples([late, early, logged], label)

@@ -45,9 +45,7 @@ class ScriptedModel:
                 raise KeyboardInterrupt
             self.asked.append(chat)
             answers.append(
-                Answer(
-                    text=self.reply(chat), tokens_in=self.count_tokens(chat), tokens_out=5, latency_ms=10, finish="stop"
-                )
+                Answer(text=self.reply(chat), tokens_in=self.count_tokens(chat), tokens_out=5, latency_ms=10, finish="stop")
             )
         return answers
 

@@ -68,10 +68,7 @@ def test_other_rows_cannot_be_compared(task):
 def test_the_lower_bound_must_clear_the_rule(tmp_path, replace, margins, min_gain, gained, lost, expected):
     task = toy_task(tmp_path, replace=replace, margins=margins)
     same = 100 - gained - lost
-    ours, theirs = (
-        scored_rows([1] * gained + [0] * lost + [1] * same),
-        scored_rows([0] * gained + [1] * lost + [1] * same),
-    )
+    ours, theirs = (scored_rows([1] * gained + [0] * lost + [1] * same), scored_rows([0] * gained + [1] * lost + [1] * same))
     assert compare_results(ours, theirs, task, min_gain)["accuracy"].verdict == expected
 
 

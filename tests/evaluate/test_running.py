@@ -77,9 +77,7 @@ class Flaky:
 
     def answer(self, chats, max_new_tokens, schema=None, progress=None):
         good = Answer(text=RIGHT, tokens_in=5, tokens_out=3, latency_ms=20, finish="stop")
-        bad = Answer(
-            text="", tokens_in=0, tokens_out=0, latency_ms=0, finish="error", error="500 sk-abcdefghijklmnopqrstuvwx"
-        )
+        bad = Answer(text="", tokens_in=0, tokens_out=0, latency_ms=0, finish="error", error="500 sk-abcdefghijklmnopqrstuvwx")
         return [bad if self.fails(int(c[-1].content.split()[-1])) else good for c in chats]
 
 

@@ -76,13 +76,7 @@ def test_the_same_answers_differ_by_nothing_for_sure_only_with_rows():
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [
-        (0.01, 0.2, "pass"),
-        (0.0, 0.2, "inconclusive"),
-        (-0.1, 0.0, "fail"),
-        (-0.2, -0.1, "fail"),
-        (-0.1, 0.1, "inconclusive"),
-    ],
+    [(0.01, 0.2, "pass"), (0.0, 0.2, "inconclusive"), (-0.1, 0.0, "fail"), (-0.2, -0.1, "fail"), (-0.1, 0.1, "inconclusive")],
 )
 def test_a_verdict_looks_at_bounds_and_a_tie_with_the_threshold_is_no_gain(low, high, verdict):
     assert statistics.verdict(Estimate(value=(low + high) / 2, low=low, high=high, n=9), 0.0) == verdict

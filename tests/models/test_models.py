@@ -22,9 +22,7 @@ def task(**changed: Any) -> Task:
 
 
 def answer(**changed: Any) -> models.Answer:
-    return models.Answer(
-        **({"text": "", "tokens_in": 1000, "tokens_out": 100, "latency_ms": 1800, "finish": "stop"} | changed)
-    )
+    return models.Answer(**({"text": "", "tokens_in": 1000, "tokens_out": 100, "latency_ms": 1800, "finish": "stop"} | changed))
 
 
 def test_text_leaves_the_machine_only_when_the_task_allows_it(tiny: Path) -> None:
@@ -80,27 +78,21 @@ def test_tokens_are_counted_by_the_models_own_tokenizer(tiny: Path) -> None:
 
 
 def test_own_hardware_costs_by_the_second_and_endpoints_by_the_token(tiny: Path) -> None:
-    priced = {
-        "as_of": "2026-11-01",
-        "hardware_usd_per_hour": 2.0,
-        "models": {"gpt": {"input": 3, "cached": 1, "output": 10}},
-    }
+    priced = {"as_of": "2026-11-01", "hardware_usd_per_hour": 2.0, "models": {"gpt": {"input": 3, "cached": 1, "output": 10}}}
     local, remote = models.load_model("tiny"), ApiModel("gpt-2026-01-01", "https://api.example.com/v1")
-    assert prices.request_cost(task(prices=priced), local, answer()).usd == pytest.approx(1.8 * 2 / 3600)
-    assert prices.request_cost(task(prices=priced), local, answer(), seconds=0.9).usd == pytest.approx(0.9 * 2 / 3600)
-    by_token = prices.request_cost(task(prices=priced), remote, answer(tokens_cached=400))
-    assert by_token.usd == pytest.approx((600 * 3 + 400 * 1 + 100 * 10) / 1e6)
+    assert prices.request_cost(task(prices=priced), local, answer(), 0.9) == pytest.approx(0.9 * 2 / 3600)
+    by_token = prices.request_cost(task(prices=priced), remote, answer(tokens_cached=400), 0.9)
+    assert by_token == pytest.approx((600 * 3 + 400 * 1 + 100 * 10) / 1e6)
     own_server = ApiModel("mine", "http://127.0.0.1:8000/v1")
-    assert prices.request_cost(task(prices=priced), own_server, answer()).usd == pytest.approx(1.8 * 2 / 3600)
+    assert prices.request_cost(task(prices=priced), own_server, answer(), 1.8) == pytest.approx(1.8 * 2 / 3600)
 
 
-def test_an_unknown_price_is_none_with_its_reason_never_zero(tiny: Path) -> None:
+def test_an_unknown_price_is_none_never_zero(tiny: Path) -> None:
     remote = ApiModel("other", "https://api.example.com/v1")
-    unknown = prices.request_cost(task(prices={}), remote, answer())
-    assert unknown.usd is None and "other" in unknown.reason
-    assert prices.request_cost(task(prices={}), models.load_model("tiny"), answer()).usd is None
+    assert prices.request_cost(task(prices={"hardware_usd_per_hour": 2.0}), remote, answer(), 1.0) is None
+    assert prices.request_cost(task(prices={}), models.load_model("tiny"), answer(), 1.0) is None
     free = {"models": {"other": {"input": 1, "output": 1}}}
-    assert prices.request_cost(task(prices=free), remote, answer(tokens_in=0)).usd is None
+    assert prices.request_cost(task(prices=free), remote, answer(tokens_in=0), 1.0) is None
 
 
 def test_old_or_undated_prices_are_warned_about() -> None:

@@ -81,8 +81,6 @@ CASES = [
     ("the format broke", {"broken": 0.4}, "retrain", {"format_compliance"}),
     ("errors rose", {"error": 0.3}, "watch", {"error_rate"}),
     ("replies got slow", {"latency": 20000.0}, "watch", {"latency_p95"}),
-    ("people stopped rating", {"rated": 0.02}, "watch", {"share_rated"}),
-    ("other words", {"words": [f"new{i}" for i in range(40)]}, "watch", {"new_vocabulary"}),
     ("traffic collapsed", {"per_day": 5}, "watch", {"volume"}),
 ]
 
@@ -95,13 +93,6 @@ def test_only_quality_that_surely_fell_asks_for_a_retrain(task, change, verdict,
     assert (found.verdict, set(found.reasons)) == (verdict, names)
     assert not found.simulated
     assert found.version == "v1"
-
-
-def test_longer_answers_ask_for_a_look(task):
-    serve(task)
-    spaced = rows(RECENT, seed=2, answer=GOOD.replace(":", ": " + " " * 20))
-    log(task, rows(EARLIER) + spaced)
-    assert (health(task).verdict, health(task).reasons) == ("watch", ["answer_length"])
 
 
 def test_a_model_that_got_old_asks_for_a_look(task):
@@ -184,17 +175,13 @@ def test_days_carry_n_and_intervals(task):
 
 def test_peeking_after_every_row_does_not_raise_false_alarms():
     chance = random.Random(7)
-    alarms = sum(
-        monitor.any_time_p([float(chance.random() < 0.85) for _ in range(400)], 0.85) <= 0.05 for _ in range(300)
-    )
+    alarms = sum(monitor.any_time_p([float(chance.random() < 0.85) for _ in range(400)], 0.85) <= 0.05 for _ in range(300))
     assert alarms <= 15  # 5% of 300
 
 
 def test_a_real_fall_is_found_with_a_few_hundred_ratings():
     chance = random.Random(7)
-    found = sum(
-        monitor.any_time_p([float(chance.random() < 0.65) for _ in range(200)], 0.85) <= 0.05 for _ in range(50)
-    )
+    found = sum(monitor.any_time_p([float(chance.random() < 0.65) for _ in range(200)], 0.85) <= 0.05 for _ in range(50))
     assert found >= 48
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from helpers import store
-from helpers.retrain import NOTEBOOKS, RUN_LEVEL, load_profile, settle
+from helpers.retrain.parameters import NOTEBOOKS, RUN_LEVEL, load_profile, settle
 
 FILES = sorted(p for p in (store.PROJECT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 PROFILES = sorted((store.PROJECT / "params").rglob("*.yaml"))

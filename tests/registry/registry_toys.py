@@ -44,20 +44,12 @@ def evaluation(version: str, **changes: Any) -> dict[str, Any]:
     return plain | changes
 
 
-def make_run(
-    version: str, right: int = 48, dataset: str = "d1", test_part: str = "same rows", **changes: Any
-) -> store.Run:
+def make_run(version: str, right: int = 48, dataset: str = "d1", test_part: str = "same rows", **changes: Any) -> store.Run:
     """Files of one run: model.json, adapter, dataset, answers (the first `right` rows are right) and evaluation.json."""
     run = store.open_run(f"run-{version}")
     adapter = f"models/{version}/adapter"
     store.write_text(store.home() / adapter / "adapter_model.safetensors", f"weights of {version}")
-    model = {
-        "version": version,
-        "model_id": f"local/{version}",
-        "provider": "local",
-        "base_model": "tiny",
-        "adapter": adapter,
-    }
+    model = {"version": version, "model_id": f"local/{version}", "provider": "local", "base_model": "tiny", "adapter": adapter}
     store.write_json(run.path("model.json"), model | {"dataset_version": dataset, "fingerprints": FINGERPRINTS})
     folder = store.home() / "datasets" / dataset
     store.write_text(folder / "test.jsonl", test_part + "\n")

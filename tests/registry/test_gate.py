@@ -82,12 +82,7 @@ def test_a_dataset_without_checks_or_with_lost_rows_fails():
 
 
 @pytest.mark.parametrize(
-    ("when", "verdict"),
-    [
-        ("2020-01-01T00:00:00+00:00", "fail"),
-        ("2990-01-01T00:00:00+00:00", "fail"),
-        (None, "fail"),
-    ],
+    ("when", "verdict"), [("2020-01-01T00:00:00+00:00", "fail"), ("2990-01-01T00:00:00+00:00", "fail"), (None, "fail")]
 )
 def test_an_old_future_or_missing_evaluation_does_not_pass(when, verdict):
     manager = candidate("v1")
@@ -140,8 +135,7 @@ def test_the_reason_to_train_anyway_is_shown():
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "expected"),
-    [("ppp", "pass"), ("pip", "inconclusive"), ("pif", "fail"), ("f", "fail"), ("", "pass")],
+    ("verdicts", "expected"), [("ppp", "pass"), ("pip", "inconclusive"), ("pif", "fail"), ("f", "fail"), ("", "pass")]
 )
 def test_the_gate_is_its_worst_rule(verdicts, expected):
     full = {"p": "pass", "i": "inconclusive", "f": "fail"}

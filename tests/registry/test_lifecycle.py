@@ -237,18 +237,11 @@ def test_the_database_itself_holds_one_production_version_per_task():
 
 @pytest.mark.parametrize(
     "statement",
-    [
-        "UPDATE audit SET because = 'x'",
-        "DELETE FROM audit",
-        "INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE id = 1",
-    ],
+    ["UPDATE audit SET because = 'x'", "DELETE FROM audit", "INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE id = 1"],
 )
 def test_the_audit_is_append_only(statement):
     candidate("v1")
-    with (
-        sqlite3.connect(store.home() / "registry.db") as raw,
-        pytest.raises(sqlite3.IntegrityError, match="append-only"),
-    ):
+    with sqlite3.connect(store.home() / "registry.db") as raw, pytest.raises(sqlite3.IntegrityError, match="append-only"):
         raw.execute(statement)
 
 
@@ -258,11 +251,11 @@ def test_routes_json_is_the_view_that_was_promised_and_is_repaired():
     path = store.home() / "routes.json"
     written = json.loads(path.read_text())
     assert set(written[TASK]) == {"version", "model_id", "provider", "since", "previous", "generation"}
-    assert written == store.read_routes() == registry.routes()
+    assert written == store.read_json(path) == registry.routes()
     for damage in (path.unlink, lambda: path.write_text("{"), lambda: path.write_text('{"toy": {"version": "v0"}}')):
         damage()
         FineTuneLifecycleManager(TASK)
-        assert store.read_routes() == written
+        assert store.read_json(path) == written
 
 
 def test_a_notification_that_cannot_be_delivered_waits_and_never_stops_a_promotion():
@@ -309,30 +302,6 @@ def test_the_commands_return_plain_data():
         registry.list_versions("tyo")
     with pytest.raises(WorkbookError, match="registry list"):
         registry.show("v9")
-
-
-def test_a_rehearsal_tells_the_way_back_and_touches_nothing():
-    manager = candidate("v1")
-    manager.promote("v1", "production")
-    candidate("v2")
-    before = (
-        manager.history(),
-        (store.home() / "routes.json").read_text(),
-        store.sha256_file(store.home() / "registry.db"),
-    )
-    steps = registry.rehearse(TASK, "v2")
-    assert [step["serves"] for step in steps] == ["v1", "v2", "v1", "v2"]
-    after = (
-        manager.history(),
-        (store.home() / "routes.json").read_text(),
-        store.sha256_file(store.home() / "registry.db"),
-    )
-    assert after == before
-
-
-def test_a_rehearsal_of_a_first_promotion_says_that_there_is_no_way_back():
-    candidate("v1")
-    assert "nothing to roll back to" in registry.rehearse(TASK, "v1")[2]["note"]
 
 
 def test_a_file_that_is_no_database_is_reported_with_its_remedy(home):

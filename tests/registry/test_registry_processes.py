@@ -36,7 +36,7 @@ def test_kill_9_leaves_no_contradiction():
         assert loop.exitcode == -signal.SIGKILL
         assert contradictions() == []
     manager = FineTuneLifecycleManager(TASK)  # the next opening repairs the views
-    assert store.read_routes()[TASK]["version"] == manager.get_production_version().id
+    assert store.read_json(store.home() / "routes.json")[TASK]["version"] == manager.get_production_version().id
     sent = {row["event_id"] for row in open_registry().rows("outbox")}
     told = {row["event_id"] for row in store.read_jsonl(store.home() / "notifications.jsonl")}
     assert told == sent
@@ -73,4 +73,4 @@ def test_four_processes_with_ten_changes_each_lose_none():
     in_processes(4, change_ten_times)
     assert manager.route()["generation"] == 42
     assert contradictions() == []
-    assert store.read_routes()[TASK]["generation"] == 42
+    assert store.read_json(store.home() / "routes.json")[TASK]["generation"] == 42

@@ -12,20 +12,35 @@ from pathlib import Path
 import pytest
 
 from helpers import store
-from helpers.retrain import NOTEBOOKS
-from helpers.retrain.resume import ARTIFACT
+from helpers.retrain.parameters import NOTEBOOKS
 
-PARAMETERS = (
-    'run_id: str = "dev"\ntask: str = "support_triage"\nshow_text: bool = True\nepochs: float = 3.0\nseed: int = 7\n'
-)
+PARAMETERS = """run_id: str = "dev"
+task: str = "support_triage"
+show_text: bool = True
+base_model: str = "embedded"
+epochs: float = 3.0
+seed: int = 7
+"""
 TASK = "name: toy\ninstructions: {full: Answer briefly.}\noutput: {text: true}\ntargets: {accuracy: 0.5}\n"
+SHARE, LATENCY = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 8}, {"value": 120.4, "low": 100.0, "high": 150.0, "n": 8}
+SCORES = {"accuracy": SHARE, "format_compliance": SHARE, "latency_p95": LATENCY}
+EVALUATION = {
+    "verdict": "pass",
+    "n_test": 8,
+    "base_model": SCORES,
+    "fine_tuned_model": SCORES,
+    "best_rung": "few_shot",
+    "rungs": [{"name": "few_shot", "results": SCORES}],
+    "comparison": {"accuracy": {"difference": {"value": 0.25, "low": 0.1, "high": 0.4, "n": 8}, "gained": 3, "lost": 1}},
+    "reasons": ["it is better"],
+}
 CONTENT = {
-    "environment.json": {"ready": True},
-    "decision.json": {"recommendation": "fine_tuning", "trainer": "lora"},
+    "environment.json": {"ready": True, "checks": []},
+    "decision.json": {"recommendation": "fine_tuning", "trainer": "lora", "status": "predicted", "reasons": ["far off"]},
     "dataset.json": {"version": "v1", "fingerprint": "f"},
     "model.json": {"model_id": "m", "dataset_version": "v1"},
-    "evaluation.json": {"verdict": "pass", "base_model": {}, "fine_tuned_model": {}},
-    "promotion.json": {"verdict": "pass", "promoted": True, "reasons": []},
+    "evaluation.json": EVALUATION,
+    "promotion.json": {"verdict": "pass", "promoted": True, "target": "staging", "version": "v", "reasons": []},
     "health.json": {"verdict": "watch", "reasons": ["no_production_version"]},
 }
 
@@ -64,7 +79,7 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
         versions.mkdir(parents=True, exist_ok=True)
         (versions / "manifest.json").write_text("{}")
         for name in NOTEBOOKS:
-            artifact = ARTIFACT[name]
+            artifact = NOTEBOOKS[name].artifact
             value = (CONTENT | (content or {}))[artifact]
             done = f"from helpers import store\nstore.open_run(run_id).write({artifact!r}, {value!r})"
             (folder / f"{name}.ipynb").write_text(notebook(changed.get("nb" + name[:3].rstrip("_"), [done])))

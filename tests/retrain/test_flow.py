@@ -10,7 +10,8 @@ import pytest
 
 from helpers import store
 from helpers.records import WorkbookError
-from helpers.retrain import flow, summary
+from helpers.retrain import flow
+from helpers.retrain.summary import summary
 
 
 @pytest.fixture
@@ -32,9 +33,7 @@ def statuses(record: dict) -> dict[str, str]:
 def test_a_run_finishes_and_a_second_one_reuses_everything(go, tmp_path):
     record = go()
     assert (record["status"], record["exit_code"], record["verdict"]) == ("finished", 0, "pass")
-    assert statuses(record) == dict.fromkeys(["00", "01", "02", "03a", "04", "05", "06"], "finished") | {
-        "03b": "skipped"
-    }
+    assert statuses(record) == dict.fromkeys(["00", "01", "02", "03a", "04", "05", "06"], "finished") | {"03b": "skipped"}
     assert record == store.read_json(store.home() / "runs" / "r" / "run.json")
     assert "run r: finished (exit 0)" in summary(record)
     copy = json.loads((store.home() / "runs/r/notebooks/04_evaluate.ipynb").read_text())
@@ -46,9 +45,7 @@ def test_a_run_finishes_and_a_second_one_reuses_everything(go, tmp_path):
     assert statuses(part)["04"] == "finished", "a changed parameter runs it again"
     (store.home() / "runs/r/model.json").write_text('{"model_id": "other", "dataset_version": "v1"}')
     changed = go()
-    assert (statuses(changed)["03a"], statuses(changed)["02"]) == ("finished", "reused"), (
-        "its artifact was not the one it wrote"
-    )
+    assert (statuses(changed)["03a"], statuses(changed)["02"]) == ("finished", "reused"), "its artifact was not the one it wrote"
 
 
 def test_no_advice_for_training_ends_after_01_with_one_sentence(go, toys):
@@ -56,14 +53,13 @@ def test_no_advice_for_training_ends_after_01_with_one_sentence(go, toys):
     record = go(only="", overrides=["notebooks=[01_decide, 02_curate]"])
     assert (record["status"], record["exit_code"], statuses(record)["02"]) == ("nothing_to_do", 0, "skipped")
     assert "advises prompting" in record["reason"]
-    assert go(from_="01", overrides=["notebooks=[01_decide, 02_curate]"])["status"] == "finished", (
-        "--from ignores the stop"
-    )
+    assert go(from_="01", overrides=["notebooks=[01_decide, 02_curate]"])["status"] == "finished", "--from ignores the stop"
 
 
 @pytest.mark.parametrize(("verdict", "code"), [("fail", 3), ("inconclusive", 4)])
 def test_a_gate_that_does_not_pass_is_the_exit_code_and_06_still_runs(go, toys, verdict, code):
-    toys(content={"promotion.json": {"verdict": verdict, "promoted": False, "reasons": ["too small a gain"]}})
+    promotion = {"verdict": verdict, "promoted": False, "version": "v", "reasons": ["too small a gain"]}
+    toys(content={"promotion.json": promotion})
     record = go(from_="05")
     assert (record["exit_code"], record["status"], statuses(record)["06"]) == (code, "finished", "finished")
     assert "too small a gain" in record["reason"]
@@ -81,11 +77,7 @@ RAISE = "from helpers.records import WorkbookError\nraise WorkbookError({!r}, {}
 @pytest.mark.parametrize(
     ("cell", "code", "said"),
     [
-        (
-            RAISE.format("row 3 of data.jsonl: no answer; mend it", 2),
-            2,
-            "04_evaluate: row 3 of data.jsonl: no answer; mend it",
-        ),
+        (RAISE.format("row 3 of data.jsonl: no answer; mend it", 2), 2, "04_evaluate: row 3 of data.jsonl: no answer; mend it"),
         (RAISE.format("the job failed", 5), 5, "04_evaluate: the job failed"),
         ("raise MemoryError", 6, "out of memory"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 6, "killed from outside"),
@@ -95,11 +87,7 @@ RAISE = "from helpers.records import WorkbookError\nraise WorkbookError({!r}, {}
         ("raise SystemExit(0)", 1, "ended the notebook early"),
         ("pass", 1, "was not written"),
         ("store.write_text(store.open_run(run_id).path('evaluation.json'), '{')", 1, "not valid JSON"),
-        (
-            "store.open_run(run_id).write('evaluation.json', {'verdict': 'pass'})",
-            1,
-            "lacks base_model, fine_tuned_model",
-        ),
+        ("store.open_run(run_id).write('evaluation.json', {'verdict': 'pass'})", 1, "lacks base_model, fine_tuned_model"),
     ],
 )
 def test_how_a_notebook_fails_is_told_apart(go, toys, cell, code, said):
@@ -154,6 +142,14 @@ def test_fifty_widget_cells_do_not_hang(go, toys):
     started = time.monotonic()
     assert go(only="06", overrides=["time_limits={06_monitor: 2}"])["exit_code"] == 0
     assert time.monotonic() - started < 60
+
+
+def test_a_relative_folder_becomes_absolute_since_kernels_work_elsewhere(go, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    record = go(only="00", overrides=["task=task", "base_model=mine"])
+    assert (record["params"]["task"], record["params"]["base_model"]) == (f"{tmp_path}/task", f"{tmp_path}/mine")
+    assert go(only="00", overrides=["task=support_triage"])["params"]["task"] == "support_triage"
 
 
 def test_bad_settings_write_nothing_at_all(go):

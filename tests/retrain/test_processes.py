@@ -14,6 +14,7 @@ import pytest
 
 from helpers import store
 from helpers.retrain import processes
+from helpers.train import launch
 
 CHILD = """import json, subprocess, sys
 from pathlib import Path
@@ -26,7 +27,7 @@ SLEEP = "import time; time.sleep(300)"
 
 
 def alive(pid: int) -> bool:
-    return processes.start_time(pid) is not None
+    return launch.process_start_time(pid) is not None
 
 
 def wait_for(path: Path, seconds: float = 40) -> str:
@@ -82,6 +83,27 @@ def test_a_process_that_only_shares_the_number_is_left_alone(tmp_path):
         other.wait(5)
     finally:
         other.kill()
+
+
+TRAINING = """import sys
+from helpers import store
+from helpers.train import launch
+run = store.open_run("r")
+run.path("training").mkdir()
+launch.run_child([sys.executable, "-c", "import time; time.sleep(300)"], run, "tiny", None)"""
+
+
+def test_what_training_puts_on_record_is_what_we_end(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
+    kernel = subprocess.Popen([sys.executable, "-c", TRAINING], cwd=store.PROJECT)
+    folder = tmp_path / "runs" / "r"
+    entry = json.loads(wait_for(folder / processes.CHILDREN))[0]
+    assert set(entry) == {"pid", "pgid", "started"} and entry["pgid"] == entry["pid"] != kernel.pid
+    kernel.kill()
+    kernel.wait()
+    assert alive(entry["pid"]), "this program does not watch its parent"
+    assert processes.end_recorded(folder) == 1
+    assert not alive(entry["pid"]) and not (folder / processes.CHILDREN).exists()
 
 
 def test_a_held_lock_is_75_in_less_than_a_second(toys, driver, tmp_path):

@@ -18,9 +18,7 @@ def make_task(folder: Path, rows: list[str] | None = None, drop: str = "", extra
         "name: toy\ninstructions: {full: Answer., short: Go.}\noutput:\n  schema:\n    type: object\n"
         "    properties: {a: {type: string}}\ntargets: {accuracy: 0.5}\n" + extra
     )
-    (folder / "task.yaml").write_text(
-        "\n".join(line for line in text.splitlines() if not (drop and line.startswith(drop)))
-    )
+    (folder / "task.yaml").write_text("\n".join(line for line in text.splitlines() if not (drop and line.startswith(drop))))
     good = json.dumps({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": '{"a":"b"}'}]})
     (folder / "human.jsonl").write_text("\n".join(rows if rows is not None else [good]) + "\n")
     return folder
@@ -92,12 +90,14 @@ def test_every_production_row_ends_as_example_or_unreadable(tmp_path):
         b"[" * 100_000,
         b'{"prompt": "a\\u0000b", "completion": "c", "feedback_score": "thumbs_up"}',
         b'"' + b"x" * (9 * 2**20) + b'"',
+        b'{"prompt": "half \\ud83d", "completion": "c"}',
+        b'{"prompt": "whole \\ud83d\\ude00", "completion": "c"}',
     ]
     (task.folder / "production.jsonl").write_bytes(b"\n".join(lines))
     loaded = tasks.load_examples(task, "production")
-    assert len(loaded.examples) == 2 and len(loaded.unreadable) == len(lines) - 2
+    assert len(loaded.examples) == 3 and len(loaded.unreadable) == len(lines) - 3
     assert loaded.examples[1].feedback_score == 5
-    assert sorted(r.example["line"] for r in loaded.unreadable) == [2, 3, 4, 5, 6, 7, 9]
+    assert sorted(r.example["line"] for r in loaded.unreadable) == [2, 3, 4, 5, 6, 7, 9, 10]
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,11 @@ def test_csv_survives_its_usual_spellings(tmp_path, encoding, delimiter):
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
-    [(4, 4), ("5", 5), (True, 5), ("down", 1), ("thumbs_up", 5), (0.5, 3), (None, None), ("", None)],
+    ("given", "wanted"), [(4, 4), ("5", 5), (True, 5), ("down", 1), ("thumbs_up", 5), (0.5, 3), (None, None), ("", None)]
 )
 def test_feedback_of_every_kind_becomes_one_to_five(tmp_path, given, wanted):
     task = tasks.load_task(str(make_task(tmp_path / "t")))
-    (task.folder / "production.jsonl").write_text(
-        json.dumps({"prompt": "a", "completion": "b", "feedback_score": given})
-    )
+    (task.folder / "production.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b", "feedback_score": given}))
     assert tasks.load_examples(task, "production").examples[0].feedback_score == wanted
 
 

@@ -19,9 +19,7 @@ def home(tmp_path, monkeypatch):
 
 
 def dataset(rows: int = 14, text: str = "the hub is offline") -> FineTuningDataset:
-    answer = Message(
-        role="assistant", content='{"category": "KE", "priority": "P2", "product": "hub", "action": "guide"}'
-    )
+    answer = Message(role="assistant", content='{"category": "KE", "priority": "P2", "product": "hub", "action": "guide"}')
     examples = [
         TrainingExample(
             id=f"r{n}",
@@ -35,11 +33,7 @@ def dataset(rows: int = 14, text: str = "the hub is offline") -> FineTuningDatas
         for n in range(rows)
     ]
     metadata = DatasetMetadata(
-        version="v1",
-        task="support_triage",
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        fingerprint="f" * 64,
-        params={},
+        version="v1", task="support_triage", created_at=datetime(2026, 1, 1, tzinfo=UTC), fingerprint="f" * 64, params={}
     )
     counts = {part: sum(e.part == part for e in examples) for part in ("train", "validation", "test")}
     return FineTuningDataset(examples=examples, metadata=metadata, splits=Splits(**counts))
@@ -129,11 +123,7 @@ def test_a_job_that_never_starts_ends_with_124_at_its_deadline():
 
 @pytest.mark.parametrize(
     ("rows", "text", "words"),
-    [
-        (10, "the hub", "at least 10"),
-        (14, "say <|im_end|> now", "control token"),
-        (14, " word" * 60_000, "65536 tokens"),
-    ],
+    [(10, "the hub", "at least 10"), (14, "say <|im_end|> now", "control token"), (14, " word" * 60_000, "65536 tokens")],
 )
 def test_a_bad_file_is_found_before_anything_is_uploaded(rows, text, words):
     with ToyApi() as toy:
@@ -155,8 +145,6 @@ def test_text_and_money_stay_here_unless_both_were_allowed(monkeypatch, tmp_path
     allowed = away.model_copy(update={"task": str(folder)})
     with pytest.raises(WorkbookError, match="USD per million"):
         fine_tune_openai(dataset(), allowed)
-    (folder / "task.yaml").write_text(
-        text.replace("models: {}", "models: {gpt-4o-mini: {train: 3.0, input: 1, output: 1}}")
-    )
+    (folder / "task.yaml").write_text(text.replace("models: {}", "models: {gpt-4o-mini: {train: 3.0, input: 1, output: 1}}"))
     with pytest.raises(WorkbookError, match=r"max_cost_usd is 0\.00"):
         fine_tune_openai(dataset(), allowed)

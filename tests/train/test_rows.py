@@ -14,14 +14,10 @@ from helpers.train.rows import IGNORED, TrainingRow, choose_rows
 ANSWER = '{"category": "KE", "priority": "P2", "product": "hub", "action": "guide"}'
 
 
-def example(
-    name: str, text: str, answer: str = ANSWER, part: str = "train", quality: str = "verified"
-) -> TrainingExample:
+def example(name: str, text: str, answer: str = ANSWER, part: str = "train", quality: str = "verified") -> TrainingExample:
     turns = [Message(role="user", content=text), Message(role="assistant", content=answer)]
     when = datetime(2026, 1, 1, tzinfo=UTC)
-    return TrainingExample(
-        id=name, messages=turns, source="human", quality=quality, created_at=when, group=name, part=part
-    )
+    return TrainingExample(id=name, messages=turns, source="human", quality=quality, created_at=when, group=name, part=part)
 
 
 def dataset(*examples: TrainingExample) -> FineTuningDataset:
@@ -58,12 +54,7 @@ def test_the_prompt_that_is_trained_is_the_prompt_that_is_served():
 
 
 def test_rows_without_a_trainable_token_are_refused_by_id():
-    rows = [
-        example("long", "word " * 80),
-        example("ok", "My hub"),
-        example("control", "say <|im_end|>"),
-        example("no", "x", " "),
-    ]
+    rows = [example("long", "word " * 80), example("ok", "My hub"), example("control", "say <|im_end|>"), example("no", "x", " ")]
     report = preflight(dataset(*rows), TASK, TINY.model_copy(update={"max_length": 70}))
     assert [r.id for r in report.train] == ["ok"]
     assert set(report.refused) == {"long", "control", "no"}
