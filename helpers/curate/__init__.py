@@ -5,6 +5,3 @@ from helpers.curate.collect import DataCollectionConfig, collect_training_data, 
 from helpers.curate.duplicates import deduplicate_examples, shingles
 from helpers.curate.versions import check_dataset, content_fingerprint, publish
 from helpers.tasks import with_parts as create_splits
-
-__all__ = ["DataCollectionConfig", "check_dataset", "collect_training_data", "content_fingerprint", "create_splits"]
-__all__ += ["curate", "deduplicate_examples", "publish", "shingles", "validate_examples"]

@@ -2,5 +2,3 @@
 
 from helpers.decide.screening import Screening, screen
 from helpers.decide.verdict import decide, recommend
-
-__all__ = ["Screening", "decide", "recommend", "screen"]

@@ -3,16 +3,3 @@
 from helpers.evaluate.compare import compare_results, evaluate_fine_tuned_model, gate, load_models, rung_to_beat
 from helpers.evaluate.running import choose_rows, read_answers, run_rungs
 from helpers.evaluate.statistics import paired_difference, rows_to_decide
-
-__all__ = [
-    "choose_rows",
-    "compare_results",
-    "evaluate_fine_tuned_model",
-    "gate",
-    "load_models",
-    "paired_difference",
-    "read_answers",
-    "rows_to_decide",
-    "run_rungs",
-    "rung_to_beat",
-]

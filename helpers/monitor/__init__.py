@@ -2,5 +2,3 @@
 
 from helpers.monitor.health import Check, Health, any_time_p, check_health, holm, judge
 from helpers.monitor.windows import Day, LiveLog, daily, read_live
-
-__all__ = ["Check", "Day", "Health", "LiveLog", "any_time_p", "check_health", "daily", "holm", "judge", "read_live"]

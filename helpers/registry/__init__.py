@@ -3,17 +3,3 @@
 from helpers.registry.gate import overall, validate_for_production
 from helpers.registry.lifecycle import FineTuneLifecycleManager, history, list_versions, promote, rollback, routes, show
 from helpers.registry.versions import notify_team, switch
-
-__all__ = [
-    "FineTuneLifecycleManager",
-    "history",
-    "list_versions",
-    "notify_team",
-    "overall",
-    "promote",
-    "rollback",
-    "routes",
-    "show",
-    "switch",
-    "validate_for_production",
-]

@@ -4,6 +4,3 @@ from helpers.train.config import LoraTrainingConfig, OpenAIJobConfig, estimate, 
 from helpers.train.jobs import create_once, fine_tune_openai, monitor_fine_tuning
 from helpers.train.launch import fine_tune_lora
 from helpers.train.rows import encode, preflight
-
-__all__ = ["LoraTrainingConfig", "OpenAIJobConfig", "create_once", "encode", "estimate", "fine_tune_lora"]
-__all__ += ["fine_tune_openai", "monitor_fine_tuning", "preflight", "version_id"]
