@@ -108,7 +108,9 @@ def load_network(path: str, adapter: Path | None = None) -> Any:
         if adapter is not None:
             from peft import PeftModel
 
-            network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks a property that transformers 5.23 renames
+                network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
         return network.to(device).eval()
     except (OSError, ValueError) as error:
         raise WorkbookError(f"{adapter or path} could not be loaded: {str(error).splitlines()[0]}") from error

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Okabe-Ito: told apart by colour-blind readers, and in grey print by their lightness.
 COLOURS = {"base": "#999999", "other": "#56B4E9", "tuned": "#D55E00", "target": "#000000", "good": "#009E73", "bad": "#CC79A7"}
 VERDICT_COLOURS = {"pass": COLOURS["good"], "fail": COLOURS["bad"], "inconclusive": "#E69F00"}
-CELL = "text-align: left; vertical-align: top; max-width: 60ch; white-space: pre-wrap; overflow-wrap: anywhere"
+CELL = "text-align: left; vertical-align: top; max-width: 60ch; white-space: pre-wrap; overflow-wrap: break-word"
 
 
 def table(rows: Iterable[Record | Mapping[str, Any]], caption: str = "", columns: list[str] | None = None) -> Styler:
