@@ -125,7 +125,7 @@ def holds_against(
         return "inconclusive", f"{incumbent.id} was evaluated on another test part; evaluate it on this one"
     old, new = _answers(store.Run(incumbent.run_id)), _answers(run)
     if not new or set(old) != set(new):
-        return "inconclusive", f"the answers of {incumbent.id} to these test rows are not there any more"
+        return "inconclusive", f"{incumbent.id} answered {len(old)} test rows, this version {len(new)}; ask both about the same"
     ids = sorted(new)
     right = [[float(answers[i].get("scores", {}).get("accuracy", 0.0)) for i in ids] for answers in (new, old)]
     difference, gained, lost = statistics.paired_difference(*right, [new[i].get("group", i) for i in ids])
