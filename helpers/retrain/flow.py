@@ -63,6 +63,9 @@ def run(
                 end = _go(book, chosen, stops=not (only or from_))
             except WorkbookError as error:  # what a user can mend: a full disk, a torn artifact
                 end = Ending(error.exit_code, ending.plain(error))
+            except Exception as error:  # a fault of ours: run.json must not say `running` for ever
+                _finish(book, Ending(ending.UNEXPECTED, f"the runner itself failed ({type(error).__name__}); please report it"))
+                raise
             _finish(book, end)
         return book.record
 

@@ -27,7 +27,7 @@ def table(rows: Iterable[Record | Mapping[str, Any]], caption: str = "", columns
 
     plain = [{key: _cell(value) for key, value in dict(row).items()} for row in rows]
     frame = pd.DataFrame(plain, columns=columns or (list(plain[0]) if plain else None))
-    looks = [{"selector": "th, td", "props": CELL}, {"selector": "caption", "props": "text-align: left"}]
+    looks = [{"selector": "th, td", "props": CELL}, {"selector": "caption", "props": "text-align: left; white-space: nowrap"}]
     styler = frame.style.hide(axis="index").set_caption(escape(caption)).set_table_styles(looks)
     return styler.format(lambda value: number(value) if isinstance(value, float) else value, escape="html", na_rep="-")
 

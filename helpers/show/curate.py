@@ -119,4 +119,4 @@ def review_table(review: Sequence[Mapping[str, str]], show_text: bool, rows: int
     for row in review[:rows]:
         texts = {"input": show.masked(row["input"], show_text), "output": show.masked(row["output"], show_text, 90)}
         short.append({"id": row["id"], "why": row["why"], **texts})
-    return show.table(short, "For a person to decide")
+    return show.table(short, "For a person to decide" if short else "Nothing waits for a person to decide")
