@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from helpers import tasks
 from helpers.evaluate.scorers import strict_json
 from helpers.records import Message, TrainingExample, WorkbookError
-from helpers.tasks import Article, Task
+from helpers.tasks import Article, Task, hash_order
 
 LADDER = ("zero_shot", "prompt", "few_shot", "rag")  # by the effort they cost
 PASSAGE_WORDS = 90  # longest passage of an article that goes into a prompt
@@ -61,7 +60,7 @@ def demonstrations(task: Task, train: Sequence[TrainingExample], k: int) -> list
     """
     usable = [e for e in train if e.quality == "verified" and e.part == "train" and e.answer]
     usable.sort(key=lambda e: (len(e.user_text) + len(e.answer), e.id))
-    pool = sorted(usable[: max(k, (len(usable) + 1) // 2)], key=lambda e: hashlib.sha256(e.id.encode()).hexdigest())
+    pool = sorted(usable[: max(k, (len(usable) + 1) // 2)], key=lambda e: hash_order(e.id))
     shown: set[str] = set()
     chosen: list[TrainingExample] = []
     while pool and len(chosen) < k:

@@ -7,7 +7,6 @@ a hash, so they are a sample), asked one by one after a full-length warm-up that
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import time
@@ -19,7 +18,7 @@ from helpers import models, store
 from helpers.evaluate import rungs, scorers, statistics
 from helpers.models import Answer, Model, plain, prices
 from helpers.records import Estimate, EvalResults, Message, Record, TrainingExample, WorkbookError
-from helpers.tasks import Task
+from helpers.tasks import Task, hash_order
 
 CHUNK = 32  # answers asked for between two writes of the cache: what a kill can cost
 CACHE_VERSION = "answers-1"  # raise it when the meaning of a stored answer changes
@@ -43,7 +42,7 @@ class RungResult(Record):
 def choose_rows(examples: Sequence[TrainingExample], part: str, limit: int = 0) -> list[TrainingExample]:
     """The verified examples of a part, or the first `limit` of them by sha256(id): more rows later keep these."""
     rows = [e for e in examples if e.part == part and e.quality == "verified"]
-    rows.sort(key=lambda e: hashlib.sha256(e.id.encode()).hexdigest())
+    rows.sort(key=lambda e: hash_order(e.id))
     return rows[:limit] if limit else rows
 
 

@@ -2,6 +2,6 @@
 
 from helpers.tasks.examples import LoadedRows, load_examples, read_dataset, to_example
 from helpers.tasks.knowledge import Article, knowledge
-from helpers.tasks.parts import assign_part, group_of, normalise, with_parts
+from helpers.tasks.parts import assign_part, group_of, hash_order, normalise, with_parts
 from helpers.tasks.prompt import render
 from helpers.tasks.task import Task, load_task, shipped_tasks

@@ -22,6 +22,11 @@ def group_of(user_text: str, conversation_id: str = "", parent_group: str = "") 
     return parent_group or f"text:{digest[:16]}"
 
 
+def hash_order(row_id: str) -> str:
+    """The sort key of every "first n rows": sha256 of the id, so that a larger n only adds rows and none are favoured."""
+    return hashlib.sha256(row_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def assign_part(group: str, seed: int, ratios: dict[str, float]) -> Part:
     """The part of a group: a pure function of sha256(f"{seed}:{group}"), so adding rows moves nobody."""
     if set(ratios) != set(PARTS) or min(ratios.values()) < 0 or abs(sum(ratios.values()) - 1) > 1e-6:

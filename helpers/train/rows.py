@@ -6,7 +6,6 @@ loss: the prompt is given at serving time, and a model that never learns to stop
 
 from __future__ import annotations
 
-import hashlib
 import re
 from itertools import groupby
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from helpers import models, store
 from helpers.models.tokens import control_tokens, tokenizer_of
 from helpers.records import FineTuningDataset, Message, Record, TrainingExample, WorkbookError
-from helpers.tasks import Task, render
+from helpers.tasks import Task, hash_order, render
 from helpers.train.config import LoraTrainingConfig, OpenAIJobConfig, plan_schedule
 
 IGNORED = -100  # the label of a position without loss
@@ -92,7 +91,7 @@ def choose_rows(
 
     Verified rows first, then the rest; within both by sha256 of the id, so that a larger budget only adds rows.
     """
-    ordered = sorted(rows, key=lambda row: (row.id not in verified, hashlib.sha256(row.id.encode()).hexdigest()))
+    ordered = sorted(rows, key=lambda row: (row.id not in verified, hash_order(row.id)))
     chosen, used = [], 0.0
     for row in ordered:
         used += epochs * len(row.input_ids)

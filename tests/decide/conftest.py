@@ -1,26 +1,7 @@
+"""The toys and fixtures of the evaluate tests."""
+
 import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))  # its toys
-from evaluate_toys import toy_task
-
-from helpers import store
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("WORKBOOK_LOCK_HELD", raising=False)
-    return (tmp_path / "home").resolve()
-
-
-@pytest.fixture
-def task(tmp_path):
-    return toy_task(tmp_path)
-
-
-@pytest.fixture
-def run():
-    return store.open_run("t1")
+sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
+from evaluate_toys import home, run, task  # noqa: F401

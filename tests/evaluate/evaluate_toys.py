@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from helpers import store
 from helpers.models import Answer
 from helpers.records import Message, TrainingExample
@@ -109,3 +111,20 @@ def scored_rows(hits: Sequence[int], formats: Sequence[int] | None = None) -> li
         }
         for i, (h, f) in enumerate(zip(hits, formats, strict=True))
     ]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("WORKBOOK_LOCK_HELD", raising=False)
+    return (tmp_path / "home").resolve()
+
+
+@pytest.fixture
+def task(tmp_path):
+    return toy_task(tmp_path)
+
+
+@pytest.fixture
+def run():
+    return store.open_run("t1")

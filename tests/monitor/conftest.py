@@ -1,11 +1,7 @@
-"""Every monitor test has a home of its own."""
+"""Every monitor test has a home of its own, made as the registry's is."""
 
-import pytest
+import sys
+from pathlib import Path
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("WORKBOOK_DATABASE_URL", raising=False)
-    monkeypatch.delenv("WORKBOOK_LOCK_HELD", raising=False)
-    return (tmp_path / "home").resolve()
+sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
+from registry_toys import home  # noqa: F401

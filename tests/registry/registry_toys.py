@@ -6,6 +6,8 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from helpers import store
 from helpers.records import Estimate, EvalResults
 from helpers.registry import FineTuneLifecycleManager
@@ -97,3 +99,11 @@ def in_processes(count: int, work: Callable[[int, Any], None]) -> list[Any]:
     for process in processes:
         process.join(timeout=60)
     return said
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("WORKBOOK_DATABASE_URL", raising=False)
+    monkeypatch.delenv("WORKBOOK_LOCK_HELD", raising=False)
+    return (tmp_path / "home").resolve()
