@@ -72,7 +72,7 @@ faults: $(READY)
 lock:
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock
 	@build/lock/bin/pip install -q "torch==$(TORCH)" "setuptools>=77"
-	@build/lock/bin/pip install -q ".[dev]"
+	@build/lock/bin/pip install -q ".[all,dev]"
 	@{ sed -n '/^#/p' requirements.lock; build/lock/bin/pip freeze --all \
 		| grep -viE '^(pip|wheel|fine-tuning-workbook|nvidia-[a-z0-9-]*|triton)( @|==)' | sed -E 's/\+cpu$$//' | LC_ALL=C sort -f; } > build/lock.txt
 	@mv build/lock.txt requirements.lock && rm -rf build/lock

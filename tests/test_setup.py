@@ -15,7 +15,9 @@ from helpers import store
 
 ROOT = store.PROJECT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-WANTED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+EXTRAS = PROJECT["optional-dependencies"]
+IN_ALL = re.search(r"\[(.*)\]", EXTRAS["all"][0])[1].split(",")
+WANTED = [*PROJECT["dependencies"], *(text for extra in [*IN_ALL, "dev"] for text in EXTRAS[extra])]
 
 
 def key(name: str) -> str:
