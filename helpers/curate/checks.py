@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from helpers import store
 from helpers.curate.personal import MAX_SCAN, Span, clean, excerpt, find_personal_data, find_secrets
+from helpers.curate.provider_file import SPECIAL_TOKENS
 from helpers.models import tokens
 from helpers.records import Issue, RejectedExample, TrainingExample
 from helpers.tasks import Task
@@ -19,7 +20,6 @@ from helpers.tasks import Task
 RULE_VERSION = "curate-1"
 CHARACTERS_PER_TOKEN = 20  # no tokenizer packs ordinary text tighter; beyond it a row is too long, uncounted
 MAX_FINDINGS = 5  # findings reported per row and code
-OPENAI_TOKENS = ("endoftext", "endofprompt", "fim_prefix", "fim_middle", "fim_suffix", "im_start", "im_end", "im_sep")
 
 
 class Sieved(NamedTuple):
@@ -93,8 +93,8 @@ def check_format(example: TrainingExample) -> list[Issue]:
 
 def special_tokens(base_model: str) -> list[str]:
     """The texts that steer a chat instead of being read: those of the base model's tokenizer and OpenAI's."""
-    own = tokens.control_tokens(tokens.tokenizer_of(base_model)).values()
-    return sorted({*own, *(f"<|{name}|>" for name in OPENAI_TOKENS)})
+    own = () if tokens.is_openai(base_model) else tokens.control_tokens(tokens.tokenizer_of(base_model)).values()
+    return sorted({*own, *SPECIAL_TOKENS})
 
 
 def check_special_tokens(example: TrainingExample, special: Iterable[str]) -> list[Issue]:
