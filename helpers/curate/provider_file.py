@@ -20,7 +20,6 @@ MAX_TOKENS = 65_536  # training tokens of one example (gpt-4o family; take the m
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MESSAGE_KEYS = {"role", "content", "name", "weight", "tool_calls", "tool_call_id", "function_call", "refusal"}
 EXAMPLE_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
-DPO_KEYS = {"input", "preferred_output", "non_preferred_output"}
 OPENAI_TOKENS = ("endoftext", "endofprompt", "fim_prefix", "fim_middle", "fim_suffix", "im_start", "im_end", "im_sep")
 SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in OPENAI_TOKENS)
 Found = Iterator[tuple[str, str]]  # (code, message)
@@ -39,27 +38,22 @@ def judge_provider_file(
 ) -> list[FileIssue]:
     """Every broken file rule of a training file (a path, or its lines), all rows, in order; [] means it would be taken.
 
-    `count` (text -> tokens) switches the length rule on. Chat examples and preference pairs may not be mixed.
+    `count` (text -> tokens) switches the length rule on. The rules are those of supervised fine-tuning on chats.
     """
     path = Path(source) if isinstance(source, Path | str) else None
     found: list[FileIssue] = []
     if path is not None and path.stat().st_size > MAX_FILE_BYTES:
         found.append(FileIssue(line=0, code="file_too_large", message=f"larger than {MAX_FILE_BYTES // 2**20} MiB"))
-    kinds: dict[str, int] = {}
-    number = examples = 0
+    examples = 0
     with open(path, "rb") if path is not None else contextlib.nullcontext(source) as lines:
         for number, line in enumerate(lines, 1):
             example, issues = _parse(line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line, number)
             if example is not None:
                 examples += 1
-                kinds.setdefault("preference" if DPO_KEYS & set(example) else "chat", number)
-                issues += list(_preference(example) if DPO_KEYS & set(example) else _chat(example))
+                issues += _chat(example)
                 if count is not None and (length := count(json.dumps(example, ensure_ascii=False))) > max_tokens:
                     issues.append(("too_many_tokens", f"about {length} tokens; the limit is {max_tokens}"))
             found += [FileIssue(line=number, code=code, message=message) for code, message in issues]
-    if len(kinds) > 1:
-        said = "chat examples and preference pairs stand in one file"
-        found.append(FileIssue(line=max(kinds.values()), code="mixed_formats", message=said))
     if examples < MIN_EXAMPLES:
         said = f"Training file has {examples} example(s), but must have at least {MIN_EXAMPLES} examples"
         found.append(FileIssue(line=0, code="invalid_n_examples", message=said))
@@ -171,27 +165,3 @@ def _is_tool(tool: Any) -> bool:
 def _tools(tools: Any) -> Found:
     if tools is not None and not (isinstance(tools, list) and tools and all(map(_is_tool, tools))):
         yield "invalid_tools", '"tools" must be a list of {"type": "function", "function": {"name": …}}'
-
-
-def _preference(example: dict[str, Any]) -> Found:
-    """Rules of one preference pair: an input chat and two single assistant messages."""
-    for key in sorted(set(example) ^ DPO_KEYS):
-        missing = key in DPO_KEYS
-        yield ("missing_key" if missing else "example_unrecognized_key"), f"{'lacks' if missing else 'extra key'} {key[:40]!r}"
-    for key in ("preferred_output", "non_preferred_output"):
-        output = example.get(key)
-        answer = output[0] if isinstance(output, list) and len(output) == 1 else None
-        if not isinstance(answer, dict) or answer.get("role") != "assistant":
-            yield "invalid_output", f"{key} must be a list of exactly one assistant message"
-        else:
-            yield from _message(answer, key)
-    given = example.get("input")
-    messages = given.get("messages") if isinstance(given, dict) else None
-    if not isinstance(messages, list) or not messages:
-        yield "missing_messages_list", "input.messages must be a list with at least one message"
-        return
-    for number, message in enumerate(messages, 1):
-        if isinstance(message, dict):
-            yield from _message(message, f"input message {number}")
-        else:
-            yield "data_type", f"input message {number} is not an object"

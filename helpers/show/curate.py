@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PART_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
 SOURCE_COLOURS = {"human": "#0072B2", "production": "#E69F00", "synthetic": "#CC79A7"}
-STAGES = ("readable", "well rated, in time", "passed the checks", "no copy", "no leak")
+STAGES = ("readable", "well rated, in time", "not dropped by a reviewer", "passed the checks", "no copy", "no leak")
 MAX_BARS = 12
 
 

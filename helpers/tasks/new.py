@@ -13,8 +13,9 @@ import yaml
 
 from helpers import store
 from helpers.records import WorkbookError
-from helpers.tasks.examples import _rows, load_examples
+from helpers.tasks.examples import load_examples
 from helpers.tasks.prompt import render
+from helpers.tasks.reading import read_rows
 from helpers.tasks.task import load_task
 
 MAX_ENUM = 30  # more distinct values than this are free text, not labels
@@ -62,7 +63,7 @@ def new_task(
 def _outputs(data: Path, input_column: str, output_column: str) -> list[Any]:
     """The wanted output of every row, as text or as the JSON value it holds."""
     outputs = []
-    for line, raw, _ in _rows(data):
+    for line, raw, _ in read_rows(data):
         if not isinstance(raw, dict):
             raise WorkbookError(f"{data}, line {line}: {raw}; mend or delete that row")
         if missing := [c for c in (input_column, output_column) if c and c not in raw]:
