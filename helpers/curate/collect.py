@@ -6,7 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, time
-from functools import partial
+from functools import cache, partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from helpers import store, tasks
 from helpers.curate import versions
 from helpers.curate.checks import Sieved, reject, validate_examples
 from helpers.curate.duplicates import deduplicate_examples
+from helpers.curate.names import look_for_names
 from helpers.curate.review import apply_decisions, read_decisions, review_rows
 from helpers.records import PARTS, FineTuningDataset, Issue, Record, RejectedExample, TrainingExample, WorkbookError
 
@@ -42,12 +43,15 @@ class DataCollectionConfig(Record):
     near_duplicate_threshold: float = 0.8
     leakage_threshold: float = 0.6
     wipeout_share: float = 0.5
+    check_names: str = "off"
 
     @model_validator(mode="after")
     def _sensible(self) -> DataCollectionConfig:
         for name, least in (("near_duplicate_threshold", 0.4), ("leakage_threshold", 0.4), ("wipeout_share", 0.01)):
             if not least <= getattr(self, name) <= 1:
                 raise WorkbookError(f"{name} is {getattr(self, name)}; give a number from {least} to 1.0")
+        if self.check_names not in ("off", "review", "mask"):
+            raise WorkbookError(f"check_names is {self.check_names!r}; choose off, review or mask")
         if not 0 <= self.min_tokens <= self.max_tokens:
             raise WorkbookError(f"min_tokens {self.min_tokens} must not be above max_tokens {self.max_tokens}")
         start, end = self.date_range
@@ -113,6 +117,10 @@ def curate(config: DataCollectionConfig) -> Curated:
     placed = tasks.with_parts(reviewed.kept, config.seed, config.split_ratios)
     accepted = decisions.accepted
     checked = validate_examples(placed, task, config.base_model, config.min_tokens, config.max_tokens, accepted)
+    named: list[tuple[TrainingExample, str]] = []
+    if config.check_names != "off":
+        kept, named = look_for_names(checked.kept, mask=config.check_names == "mask")
+        checked = checked._replace(kept=kept)
     label = label_of(task, checked.kept)
     unique, conflicts = deduplicate_examples(
         checked.kept, label, config.near_duplicate_threshold, config.leakage_threshold, accepted
@@ -122,7 +130,7 @@ def curate(config: DataCollectionConfig) -> Curated:
     funnel = build_funnel(rows, unreadable, *stages)
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
     labels = label_counts(task, unique.kept)
-    review = review_rows(conflicts, unique.kept, {field: partial(value_of, task, field) for field in labels})
+    review = review_rows(conflicts, named, unique.kept, {field: partial(value_of, task, field) for field in labels})
     feedback = feedback_report(unique.kept, logs, task)
     warnings += forgotten + label_warnings(labels)
     return Curated(task, unique.kept, rejected, review, funnel, labels, warnings, config.model_dump(), feedback)
@@ -139,10 +147,14 @@ def load_production(task: tasks.Task, config: DataCollectionConfig) -> tuple[tas
     rated = tasks.has_feedback(task)
     least, (start, end) = config.min_feedback_score if rated else 0, config.date_range
 
+    @cache
+    def low(score: float | None) -> Issue:
+        said = "not rated" if score is None else f"score {score:g}"
+        return Issue(code="low_feedback", evidence=f"{said}; wanted at least {least:g}", score=score)
+
     def wanted(score: float | None, made: datetime, guessed: bool) -> Issue | None:
         if least > 0 and (score is None or score < least):
-            said = "not rated" if score is None else f"score {score:g}"
-            return Issue(code="low_feedback", evidence=f"{said}; wanted at least {least:g}", score=score)
+            return low(score)
         if (start and made < start) or (end and made > end):
             note = " (the file's date: the row has none)" if guessed else ""
             return Issue(code="out_of_date_range", evidence=f"created {made.isoformat()}{note}")

@@ -99,19 +99,21 @@ def _part_of_log(example: TrainingExample) -> str | None:
 
 def review_rows(
     conflicts: Sequence[tuple[TrainingExample, TrainingExample, float]],
+    named: Sequence[Why],
     examples: Sequence[TrainingExample],
     labels: dict[str, Callable[[TrainingExample], str]],
 ) -> list[dict[str, str]]:
-    """What a person should decide, each row once with all its reasons: conflicts, doubtful labels, rated logs, a sample."""
+    """What a person should decide, each row once with its reasons: conflicts, names, doubtful labels, rated logs, a sample."""
     asked: dict[str, dict[str, str]] = {}
+    ids = {e.id for e in examples}
     pairs = ((e, f"label_conflict with {o.id} (Jaccard {s:.2f})") for a, b, s in conflicts for e, o in ((a, b), (b, a)))
     drawn = sorted(examples, key=lambda e: tasks.hash_order(f"review:{e.id}"))
     rated = [(e, f"rated {e.feedback_score:g}: is it right?") for e in drawn if e.feedback_score and e.quality != "verified"]
     sample = [(e, "random sample") for e in drawn]
     doubtful = [(e, f"{field} may be wrong (quality {s:.2f})") for e, field, s in rank_labels(drawn, labels)]
-    for reasons in (list(pairs), doubtful[:ASK], close_in_meaning(drawn)[:ASK], rated[:ASK], sample[:ASK]):
+    for reasons in (list(pairs), named, doubtful[:ASK], close_in_meaning(drawn)[:ASK], rated[:ASK], sample[:ASK]):
         for example, why in reasons:
-            if "review" in example.meta:
+            if "review" in example.meta or example.id not in ids:  # decided already, or left out after all
                 continue
             if example.id not in asked:
                 texts = {"input": masked_text(example.user_text), "output": masked_text(example.answer)}

@@ -119,13 +119,15 @@ def _judged(task: Task, path: Path, wanted: Wanted | None) -> Iterator[tuple[int
     if path.suffix != ".parquet" or wanted is None:
         yield from ((line, raw, digest, judge(raw)) for line, raw, digest in read_rows(path))
         return
+    import pyarrow
+
     names = [str(task.columns.get(n, n)).split(".")[0] for n in ("feedback_score", "created_at")]
     line = 0
     for batch in batches(path):  # the two columns first: only wanted rows are made into Python objects
         few = batch.select([n for n in dict.fromkeys(names) if n in batch.schema.names]).to_pylist()
         few = few or [{} for _ in range(batch.num_rows)]
         issues = [judge(row) for row in few]
-        whole = iter(batch.take([i for i, issue in enumerate(issues) if issue is None]).to_pylist())
+        whole = iter(batch.filter(pyarrow.array([issue is None for issue in issues], pyarrow.bool_())).to_pylist())
         for i, issue in enumerate(issues):
             line += 1
             if issue is not None:
