@@ -156,7 +156,7 @@ def cell(task: Task, raw: dict[str, Any], name: str) -> Any:
 
 def to_example(task: Task, raw: dict[str, Any], source: Source, where: dict[str, Any], path: Path) -> TrainingExample:
     """One row as a TrainingExample; raises ValueError that says what is wrong with the row."""
-    messages = _messages(raw, cell(task, raw, "messages"), cell(task, raw, "input"), cell(task, raw, "output"))
+    messages = _messages(raw, cell(task, raw, "messages"), cell(task, raw, "input"), _output(task, raw))
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
     created_at, guessed = _created_at(cell(task, raw, "created_at"), path)
     conversation = str(cell(task, raw, "group") or cell(task, raw, "conversation_id") or "")
@@ -180,6 +180,14 @@ def to_example(task: Task, raw: dict[str, Any], source: Source, where: dict[str,
         feedback_score=_feedback(cell(task, raw, "feedback_score"), task.columns.get("feedback")),
         meta={**where, "created_at_guessed": guessed, **extra},
     )
+
+
+def _output(task: Task, raw: dict[str, Any]) -> Any:
+    """The wanted answer: one column, or an object made of several (`output: {property: column}`)."""
+    columns = task.columns.get("output")
+    if not isinstance(columns, dict):
+        return cell(task, raw, "output")
+    return {name: raw[column] for name, column in columns.items() if raw.get(column) not in (None, "")} or None
 
 
 def _messages(raw: dict[str, Any], turns: Any, given: Any, wanted: Any) -> list[Message]:

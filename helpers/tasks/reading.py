@@ -104,7 +104,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError, str]
         header = file.readline(MAX_LINE_BYTES)
         file.seek(0)
         reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
-        line = 2
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        line = reader.line_num + 1
         while True:
             try:
                 row: dict[str, Any] | RowError = next(reader)
@@ -114,5 +115,6 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError, str]
                 row = RowError(f"not a CSV row ({error})")
             if isinstance(row, dict) and None in row:
                 row = RowError("has more cells than the header has names; quote cells that hold the separator")
-            yield line, row, hashlib.sha256(repr(row).encode("utf-8", "surrogatepass")).hexdigest()
+            if isinstance(row, RowError) or any(row.values()):  # spreadsheets leave rows of empty cells behind
+                yield line, row, hashlib.sha256(repr(row).encode("utf-8", "surrogatepass")).hexdigest()
             line = reader.line_num + 1
