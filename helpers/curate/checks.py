@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from helpers import store
 from helpers.curate.personal import MAX_SCAN, Span, clean, excerpt, find_personal_data, find_secrets
+from helpers.curate.provider_file import SPECIAL_TOKENS
 from helpers.models import tokens
 from helpers.records import Issue, RejectedExample, TrainingExample
 from helpers.tasks import Task
 
-RULE_VERSION = "curate-1"
+RULE_VERSION = "curate-2"
+FINAL = ("invalid_format", "potential_leakage")  # what no accept.csv takes back
 CHARACTERS_PER_TOKEN = 20  # no tokenizer packs ordinary text tighter; beyond it a row is too long, uncounted
 MAX_FINDINGS = 5  # findings reported per row and code
-OPENAI_TOKENS = ("endoftext", "endofprompt", "fim_prefix", "fim_middle", "fim_suffix", "im_start", "im_end", "im_sep")
 
 
 class Sieved(NamedTuple):
@@ -38,9 +39,14 @@ def reject(example: TrainingExample, issues: list[Issue], stage: str) -> Rejecte
 
 
 def validate_examples(
-    examples: Sequence[TrainingExample], task: Task, base_model: str, min_tokens: int, max_tokens: int
+    examples: Sequence[TrainingExample],
+    task: Task,
+    base_model: str,
+    min_tokens: int,
+    max_tokens: int,
+    accepted: Mapping[str, str] | None = None,
 ) -> Sieved:
-    """Run every check on every example; one issue is enough to leave it out."""
+    """Run every check on every example; one issue is enough to leave it out, unless its id is `accepted` (with a reason)."""
     from jsonschema import Draft202012Validator
 
     kept, rejected, counts = [], [], Counter()
@@ -59,6 +65,9 @@ def validate_examples(
             *check_findings(scanned, "contains_pii", find_personal_data),
             *check_findings(scanned, "contains_secret", find_secrets),
         ]
+        if accepted and example.id in accepted:
+            issues = [issue for issue in issues if issue.code in FINAL]
+            example = example.model_copy(update={"meta": example.meta | {"accepted": accepted[example.id]}})
         if issues:
             rejected.append(reject(example, issues, "check"))
             counts[example.source, issues[0].code] += 1
@@ -93,8 +102,8 @@ def check_format(example: TrainingExample) -> list[Issue]:
 
 def special_tokens(base_model: str) -> list[str]:
     """The texts that steer a chat instead of being read: those of the base model's tokenizer and OpenAI's."""
-    own = tokens.control_tokens(tokens.tokenizer_of(base_model)).values()
-    return sorted({*own, *(f"<|{name}|>" for name in OPENAI_TOKENS)})
+    own = () if tokens.is_openai(base_model) else tokens.control_tokens(tokens.tokenizer_of(base_model)).values()
+    return sorted({*own, *SPECIAL_TOKENS})
 
 
 def check_special_tokens(example: TrainingExample, special: Iterable[str]) -> list[Issue]:

@@ -6,6 +6,8 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, time
+from functools import cache, partial
+from statistics import median
 from typing import Any, NamedTuple
 
 from pydantic import model_validator
@@ -13,12 +15,12 @@ from pydantic import model_validator
 from helpers import store, tasks
 from helpers.curate import versions
 from helpers.curate.checks import Sieved, reject, validate_examples
-from helpers.curate.duplicates import Conflict, deduplicate_examples
-from helpers.curate.personal import masked_text
+from helpers.curate.duplicates import deduplicate_examples
+from helpers.curate.names import look_for_names
+from helpers.curate.review import apply_decisions, read_decisions, review_rows
 from helpers.records import PARTS, FineTuningDataset, Issue, Record, RejectedExample, TrainingExample, WorkbookError
 
 SOURCE_FILTERS = ("low_feedback", "out_of_date_range")  # choices of the reader, not findings about the data
-SAMPLE = 1000  # rejected rows kept as evidence for the source filters together
 ALARM_ROWS = 10  # a source of fewer rows raises no wipe-out alarm
 MAX_VALUES = 30  # more distinct values than this are free text, not labels
 FEW = 10  # test rows below which a label's score says nearly nothing
@@ -41,12 +43,15 @@ class DataCollectionConfig(Record):
     near_duplicate_threshold: float = 0.8
     leakage_threshold: float = 0.6
     wipeout_share: float = 0.5
+    check_names: str = "off"
 
     @model_validator(mode="after")
     def _sensible(self) -> DataCollectionConfig:
         for name, least in (("near_duplicate_threshold", 0.4), ("leakage_threshold", 0.4), ("wipeout_share", 0.01)):
             if not least <= getattr(self, name) <= 1:
                 raise WorkbookError(f"{name} is {getattr(self, name)}; give a number from {least} to 1.0")
+        if self.check_names not in ("off", "review", "mask"):
+            raise WorkbookError(f"check_names is {self.check_names!r}; choose off, review or mask")
         if not 0 <= self.min_tokens <= self.max_tokens:
             raise WorkbookError(f"min_tokens {self.min_tokens} must not be above max_tokens {self.max_tokens}")
         start, end = self.date_range
@@ -88,6 +93,7 @@ class Curated(NamedTuple):
     labels: Labels
     warnings: list[str]
     params: dict[str, Any]
+    feedback: dict[str, Any]
 
 
 def collect_training_data(config: DataCollectionConfig) -> FineTuningDataset:
@@ -98,61 +104,80 @@ def collect_training_data(config: DataCollectionConfig) -> FineTuningDataset:
 def curate(config: DataCollectionConfig) -> Curated:
     """Human rows (verified) and well-rated production rows (unverified) through every stage, in this order."""
     task = tasks.load_task(config.task)
-    sources = ("human", "production") if config.use_production else ("human",)
-    loaded = [tasks.load_examples(task, source) for source in sources]
-    rows = [example for source in loaded for example in source.examples]
-    unreadable = [row for source in loaded for row in source.unreadable]
-    filtered, warnings = filter_production(rows, config)
-    placed = tasks.with_parts(filtered.kept, config.seed, config.split_ratios)
-    checked = validate_examples(placed, task, config.base_model, config.min_tokens, config.max_tokens)
-    unique, conflicts = deduplicate_examples(
-        checked.kept, label_of(task, checked.kept), config.near_duplicate_threshold, config.leakage_threshold
+    human = tasks.load_examples(task, "human")
+    logs, warnings = load_production(task, config)
+    rows, unreadable = [*human.examples, *logs.examples], [*human.unreadable, *logs.unreadable]
+    filtered = Sieved(
+        rows,
+        [reject(s, [i], "filter") if isinstance(s, TrainingExample) else s for s, i in logs.sample],
+        _of("production", logs.dropped),
     )
-    rejected = [*unreadable, *filtered.rejected, *checked.rejected, *unique.rejected]
-    funnel = build_funnel(rows, unreadable, filtered, checked, unique)
+    decisions = read_decisions(task)
+    reviewed, forgotten = apply_decisions(rows, decisions)
+    placed = tasks.with_parts(reviewed.kept, config.seed, config.split_ratios)
+    accepted = decisions.accepted
+    checked = validate_examples(placed, task, config.base_model, config.min_tokens, config.max_tokens, accepted)
+    named: list[tuple[TrainingExample, str]] = []
+    if config.check_names != "off":
+        kept, named = look_for_names(checked.kept, mask=config.check_names == "mask")
+        checked = checked._replace(kept=kept)
+    label = label_of(task, checked.kept)
+    unique, conflicts = deduplicate_examples(
+        checked.kept, label, config.near_duplicate_threshold, config.leakage_threshold, accepted
+    )
+    stages = (filtered, reviewed, checked, unique)
+    rejected = [*unreadable, *(row for stage in stages for row in stage.rejected)]
+    funnel = build_funnel(rows, unreadable, *stages)
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
     labels = label_counts(task, unique.kept)
-    warnings += label_warnings(labels)
-    return Curated(task, unique.kept, rejected, review_rows(conflicts), funnel, labels, warnings, config.model_dump())
+    review = review_rows(conflicts, named, unique.kept, {field: partial(value_of, task, field) for field in labels})
+    feedback = feedback_report(unique.kept, logs, task)
+    warnings += forgotten + label_warnings(labels)
+    return Curated(task, unique.kept, rejected, review, funnel, labels, warnings, config.model_dump(), feedback)
 
 
-def filter_production(rows: Sequence[TrainingExample], config: DataCollectionConfig) -> tuple[Sieved, list[str]]:
-    """Production rows with enough feedback and inside the dates; the evidence is a sample, the counts are not."""
-    logs = [e for e in rows if e.source == "production"]
-    rated = any(e.feedback_score is not None for e in logs)
-    none = config.use_production and not logs
-    warnings = ["no production rows: the dataset holds the human examples alone"] if none else []
-    if logs and not rated:
-        warnings.append("no production row carries feedback, so min_feedback_score could not be applied")
-    least, dates = config.min_feedback_score if rated else 0, config.date_range
-    issues = [_unwanted(e, least, *dates) if e.source == "production" else None for e in rows]
-    kept = [e for e, issue in zip(rows, issues, strict=True) if issue is None]
-    dropped = [(e, issue) for e, issue in zip(rows, issues, strict=True) if issue is not None]
-    dropped.sort(key=lambda pair: store.fingerprint(pair[0].id))  # a random sample, the same whatever the file's order
-    sample = [reject(example, [issue], "filter") for example, issue in dropped[:SAMPLE]]
-    return Sieved(kept, sample, Counter(("production", issue.code) for _, issue in dropped)), warnings
+def _of(source: str, dropped: Mapping[str, int]) -> Counter[tuple[str, str]]:
+    return Counter({(source, code): n for code, n in dropped.items()})
 
 
-def _unwanted(example: TrainingExample, least: float, start: datetime | None, end: datetime | None) -> Issue | None:
-    """Why the reader's choices leave out a production row; None when they do not."""
-    score, made = example.feedback_score, example.created_at
-    if least > 0 and (score is None or score < least):
+def load_production(task: tasks.Task, config: DataCollectionConfig) -> tuple[tasks.LoadedRows, list[str]]:
+    """Production rows with enough feedback and inside the dates; the others are counted, with a sample as evidence."""
+    if not config.use_production:
+        return tasks.LoadedRows([], [], [], Counter(), []), []
+    rated = tasks.has_feedback(task)
+    least, (start, end) = config.min_feedback_score if rated else 0, config.date_range
+
+    @cache
+    def low(score: float | None) -> Issue:
         said = "not rated" if score is None else f"score {score:g}"
         return Issue(code="low_feedback", evidence=f"{said}; wanted at least {least:g}", score=score)
-    if (start and made < start) or (end and made > end):
-        guessed = " (the file's date: the row has none)" if example.meta.get("created_at_guessed") else ""
-        return Issue(code="out_of_date_range", evidence=f"created {made.isoformat()}{guessed}")
-    return None
+
+    def wanted(score: float | None, made: datetime, guessed: bool) -> Issue | None:
+        if least > 0 and (score is None or score < least):
+            return low(score)
+        if (start and made < start) or (end and made > end):
+            note = " (the file's date: the row has none)" if guessed else ""
+            return Issue(code="out_of_date_range", evidence=f"created {made.isoformat()}{note}")
+        return None
+
+    logs = tasks.load_examples(task, "production", wanted)
+    if not (logs.examples or logs.dropped or logs.unreadable):
+        return logs, ["no production rows: the dataset holds the human examples alone"]
+    unrated = "no production row carries feedback, so min_feedback_score could not be applied"
+    return logs, [] if rated else [unrated]
 
 
 def build_funnel(rows: Sequence[TrainingExample], unreadable: Sequence[RejectedExample], *stages: Sieved) -> list[dict[str, Any]]:
     """One row per stage and source: in = out + the sum of rejected, asserted against the rows that are left."""
-    filtered, checked, unique = (stage.counts for stage in stages)
+    filtered, reviewed, checked, unique = (stage.counts for stage in stages)
     torn = Counter((r.example["source"], r.issues[0].code) for r in unreadable)
     leaks = Counter({key: n for key, n in unique.items() if key[1] == "potential_leakage"})
-    steps = {"read": torn, "filter": filtered, "check": checked, "duplicates": unique - leaks, "leakage": leaks}
+    steps = {"read": torn, "filter": filtered, "review": reviewed, "check": checked}
+    steps |= {"duplicates": unique - leaks, "leakage": leaks}
     funnel = []
     left = Counter(e.source for e in rows) + Counter(r.example["source"] for r in unreadable)
+    for (source, _), n in filtered.items():  # these never became examples
+        left[source] += n
     for stage, counts in steps.items():
         for source in sorted(left):
             lost = {code: n for (of, code), n in sorted(counts.items()) if of == source}
@@ -181,15 +206,44 @@ def alarm_on_wipeout(funnel: list[dict[str, Any]], rejected: list[RejectedExampl
             raise WorkbookError(f"{what}; mend the data or the rule, or raise wipeout_share={share:g}")
 
 
-def review_rows(conflicts: list[Conflict]) -> list[dict[str, str]]:
-    """What a person should decide: both sides of every label conflict."""
-    rows: dict[str, dict[str, str]] = {}
-    for example, other, score in conflicts:
-        for e, rival in ((example, other), (other, example)):
-            texts = {"input": masked_text(e.user_text), "output": masked_text(e.answer)}
-            why = f"label_conflict with {rival.id} (Jaccard {score:.2f})"
-            rows.setdefault(e.id, {"id": e.id, "source": e.source, **texts, "why": why})
-    return list(rows.values())
+def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows, task: tasks.Task) -> dict[str, Any]:
+    """How the choice by feedback bends the data: who is rated, and how much was written by which model.
+
+    Rated and unrated rows are compared on the kept rows and the sample of those that the filters dropped.
+    """
+    mine = [e for e in kept if e.source == "production"]
+    if not mine:
+        return {}
+    seen = [*logs.examples, *(e for e, _ in logs.sample if isinstance(e, TrainingExample))]
+    rated, unrated = ([e for e in seen if (e.feedback_score is not None) == yes] for yes in (True, False))
+    writers = Counter(str(e.meta.get("model_version") or "unknown") for e in mine)
+    model, n = writers.most_common(1)[0]
+    all_rows = len(logs.examples) + sum(logs.dropped.values())
+    said = [
+        f"{len(mine)} of {all_rows} readable rows are used; the rated ones have a median score of"
+        f" {median(e.feedback_score for e in rated):g}"
+        if rated
+        else f"{len(mine)} of {all_rows} readable rows, none rated",
+        f"{n / len(mine):.0%} of the used answers were written by {model}: what it gets wrong, a new model would learn",
+    ]
+    report: dict[str, Any] = {"rows": all_rows, "used": len(mine), "written_by": dict(writers.most_common())}
+    if rated and unrated:
+        lengths = [median(len(e.user_text) for e in rows) for rows in (rated, unrated)]
+        report |= {"median_length_rated": lengths[0], "median_length_unrated": lengths[1]}
+        said.append(f"rated messages have a median of {lengths[0]:g} characters, unrated ones {lengths[1]:g}")
+        gap = _widest_gap(task, rated, unrated)
+        said += [gap] if gap else []
+    return report | {"said": said}
+
+
+def _widest_gap(task: tasks.Task, rated: list[TrainingExample], unrated: list[TrainingExample]) -> str:
+    """The label whose share differs most between rated and unrated rows, in words."""
+    shares = [Counter((f, str(v)) for e in rows for f, v in scored_values(task, e).items()) for rows in (rated, unrated)]
+    gaps = {key: shares[0][key] / len(rated) - shares[1][key] / len(unrated) for key in shares[0] | shares[1]}
+    if not gaps or len(gaps) > MAX_VALUES * len(task.scored_fields):
+        return ""
+    (field, value), gap = max(gaps.items(), key=lambda item: (abs(item[1]), item[0]))
+    return f"{field} {value} stands in {gap:+.0%} more of the rated rows than of the unrated ones: ratings are not a fair sample"
 
 
 def scored_values(task: tasks.Task, example: TrainingExample) -> dict[str, Any]:
@@ -199,6 +253,13 @@ def scored_values(task: tasks.Task, example: TrainingExample) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return {field: value.get(field) for field in task.scored_fields} if isinstance(value, dict) else {}
+
+
+def value_of(task: tasks.Task, field: str, example: TrainingExample) -> str:
+    """The value of one scored field as text (a text task's field is `answer`)."""
+    values = scored_values(task, example) if task.scored_fields else {"answer": tasks.normalise(example.answer)[:60]}
+    value = values.get(field)
+    return value if isinstance(value, str) else store.canonical(value)
 
 
 def label_of(task: tasks.Task, examples: Sequence[TrainingExample]) -> Callable[[TrainingExample], str | None]:

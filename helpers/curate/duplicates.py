@@ -6,15 +6,19 @@ nearly everything: so only the user's turns are compared, and a row goes only fo
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import Any
 
 from helpers.curate.checks import Sieved, reject
 from helpers.records import Issue, TrainingExample
 from helpers.tasks import normalise
 
 SHINGLE = 5  # characters
-PERMUTATIONS = 128
+PERMUTATIONS = 256
+CHUNK, PAIRS = 5_000, 200_000  # texts hashed and pairs compared at a time: they bound the memory
+RUN, SHORT_RUN = 13, 8  # words in a row that are a quotation (GPT-3's rule); shorter texts are compared by likeness alone
 PROTECTION = {"test": 0, "validation": 1, "train": 2}
 Label = Callable[[TrainingExample], str | None]
 Conflict = tuple[TrainingExample, TrainingExample, float]  # alike by so much, with different labels: one is wrong
@@ -34,22 +38,66 @@ def jaccard(a: set[str], b: set[str]) -> float:
 
 def similar(texts: Sequence[str], others: Sequence[str], threshold: float) -> Iterator[tuple[int, int, float]]:
     """(i, j, Jaccard) of all texts[i] and others[j] with Jaccard >= threshold: MinHash proposes, exact Jaccard decides."""
-    from rensa import RMinHash, RMinHashLSH
+    import numpy as np
+    from rensa import RMinHashLSH
 
-    # A pair at the threshold is missed with chance (1 - threshold^rows)^bands: below 1e-4 for each of these.
-    rows = 4 if threshold >= 0.71 else 3 if threshold >= 0.6 else 2
+    if not texts or not others:
+        return
+    # A pair at the threshold is missed with chance (1 - threshold^rows)^bands: below 2e-4 for each of these.
+    rows = 6 if threshold >= 0.8 else 5 if threshold >= 0.71 else 4 if threshold >= 0.6 else 3 if threshold >= 0.5 else 2
     permutations = PERMUTATIONS // rows * rows
-    mine, theirs = [shingles(text) for text in texts], [shingles(other) for other in others]
+    grams: dict[str, int] = {}
+    theirs = _incidence(others, grams)
+    mine = theirs if texts is others else _incidence(texts, grams)
     index = RMinHashLSH(threshold, permutations, permutations // rows)
-    index.insert_many(RMinHash.from_token_sets(theirs, permutations, 7))
-    for i, candidates in enumerate(index.query_all(RMinHash.from_token_sets(mine, permutations, 7))):
-        for j in candidates:
-            if (score := jaccard(mine[i], theirs[j])) >= threshold:
-                yield i, j, score
+    for start in range(0, len(others), CHUNK):
+        index.insert_many(_minhashes(others[start : start + CHUNK], permutations), start_key=start)
+    for start in range(0, len(texts), CHUNK):
+        candidates = index.query_all(_minhashes(texts[start : start + CHUNK], permutations))
+        i = np.repeat(np.arange(start, start + len(candidates)), [len(found) for found in candidates])
+        j = np.fromiter((k for found in candidates for k in found), dtype=np.int64, count=len(i))
+        for at in range(0, len(i), PAIRS):
+            yield from _confirmed(mine, theirs, i[at : at + PAIRS], j[at : at + PAIRS], threshold)
+
+
+def _minhashes(texts: Sequence[str], permutations: int) -> list[Any]:
+    from rensa import RMinHash
+
+    return RMinHash.from_token_sets([shingles(text) for text in texts], permutations, 7)
+
+
+def _incidence(texts: Sequence[str], grams: dict[str, int]) -> Any:
+    """Which text holds which shingle, as a sparse matrix with a 1 per shingle; `grams` numbers the shingles."""
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    ends, columns = [0], array("i")
+    for text in texts:
+        columns.extend(sorted(grams.setdefault(gram, len(grams)) for gram in shingles(text)))
+        ends.append(len(columns))
+    ones = np.ones(len(columns), dtype=np.int32)
+    return csr_array((ones, np.asarray(columns, dtype=np.int32), np.asarray(ends)), shape=(len(texts), 2**31 - 1))
+
+
+def _confirmed(mine: Any, theirs: Any, i: Any, j: Any, threshold: float) -> Iterator[tuple[int, int, float]]:
+    """Those of the pairs (i, j) whose exact Jaccard, shared shingles / all shingles, reaches the threshold."""
+    import numpy as np
+
+    sizes = np.diff(mine.indptr)[i], np.diff(theirs.indptr)[j]
+    possible = np.minimum(*sizes) >= threshold * np.maximum(*sizes) - 1e-9
+    i, j = i[possible], j[possible]
+    shared = mine[i].multiply(theirs[j]).sum(axis=1)
+    score = shared / (sizes[0][possible] + sizes[1][possible] - shared)
+    hit = score >= threshold
+    yield from zip(i[hit].tolist(), j[hit].tolist(), score[hit].tolist(), strict=True)
 
 
 def deduplicate_examples(
-    examples: Iterable[TrainingExample], label: Label, near_threshold: float = 0.8, leakage_threshold: float = 0.6
+    examples: Iterable[TrainingExample],
+    label: Label,
+    near_threshold: float = 0.8,
+    leakage_threshold: float = 0.6,
+    accepted: Container[str] = (),
 ) -> tuple[Sieved, list[Conflict]]:
     """Leave out copies, near-copies and leaks; each with the id of the kept row it matches, and how closely.
 
@@ -65,12 +113,15 @@ def deduplicate_examples(
     leaks = _neighbours(texts, protected, min(near_threshold, leakage_threshold))  # no near-duplicate straddles parts
     by_text: defaultdict[str, list[TrainingExample]] = defaultdict(list)  # the rows kept so far
     by_group: dict[str, TrainingExample] = {}
+    quotes: dict[tuple[str, ...], TrainingExample] = {}  # runs of words that give a protected row away
+    lengths = sorted({min(RUN, n) for t in protected if (n := len(t.split())) >= SHORT_RUN})
     kept, rejected, counts, conflicts = [], [], Counter(), []
     for example, text in zip(ordered, of_row, strict=True):
         closest = sorted(((o, score) for t, score in near[text] for o in by_text[t]), key=lambda pair: -pair[1])
         across = [(other, score) for t, score in leaks[text] for other in by_text[t]]
-        leak = _leak(example, across, by_group.get(example.group))
-        copy = _duplicate(example, closest, label)
+        quoted = next((row for n in lengths for gram in _runs(text, n) if (row := quotes.get(gram))), None)
+        leak = _leak(example, across, by_group.get(example.group), quoted)
+        copy = [] if example.id in accepted else _duplicate(example, closest, label)
         if leak or not copy:
             conflicts += [(example, o, score) for o, score in closest if label(o) != label(example)]
         if issues := leak + copy:
@@ -80,6 +131,9 @@ def deduplicate_examples(
             kept.append(example)
             by_text[text].append(example)
             by_group.setdefault(example.group, example)
+            if example.part != "train" and len(text.split()) >= SHORT_RUN:
+                for gram in _runs(text, min(RUN, len(text.split()))):
+                    quotes.setdefault(gram, example)
     return Sieved(kept, rejected, counts), conflicts
 
 
@@ -96,8 +150,17 @@ def _neighbours(texts: list[str], others: list[str], threshold: float) -> Neighb
     return found
 
 
+def _runs(text: str, n: int) -> Iterator[tuple[str, ...]]:
+    """All runs of n words."""
+    words = text.split()
+    return (tuple(words[k : k + n]) for k in range(len(words) - n + 1))
+
+
 def _leak(
-    example: TrainingExample, across: list[tuple[TrainingExample, float]], groupmate: TrainingExample | None
+    example: TrainingExample,
+    across: list[tuple[TrainingExample, float]],
+    groupmate: TrainingExample | None,
+    quoted: TrainingExample | None,
 ) -> list[Issue]:
     """The row of a more protected part that this row repeats or shares its conversation with."""
     mine = PROTECTION[example.part or "train"]
@@ -106,6 +169,9 @@ def _leak(
         other, score = max(above, key=lambda pair: pair[1])
         what = f"the same user text as a {other.part} row" if score == 1 else f"close to a {other.part} row"
         return [Issue(code="potential_leakage", evidence=what, matched_id=other.id, score=round(score, 4))]
+    if quoted is not None and PROTECTION[quoted.part or "train"] < mine:
+        what = f"quotes a {quoted.part} row: {RUN} words in a row, or the whole of a shorter one"
+        return [Issue(code="potential_leakage", evidence=what, matched_id=quoted.id)]
     if groupmate is not None and PROTECTION[groupmate.part or "train"] < mine:
         what = f"the same conversation as a {groupmate.part} row"
         return [Issue(code="potential_leakage", evidence=what, matched_id=groupmate.id)]

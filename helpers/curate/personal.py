@@ -23,6 +23,11 @@ _CUT_KEYS = re.compile(
     re.DOTALL,
 )
 
+# A phone number's digits stand close together, or behind a word for an extension (phonenumbers' own limits).
+_GAP = r"(?:[^0-9A-Za-z]{0,4}|\D{0,3}(?:e?xt\w{0,7}|[xX#~ｘ＃～;,]|int|ｉｎｔ|доб|anexo|ｅ?ｘｔ)\D{0,5})"
+_IBAN = re.compile(r"[A-Za-z]{2}[ -]?\d{2}")
+_DIALLED = re.compile(rf"\d(?:{_GAP}\d){{{MIN_DIGITS - 1}}}", re.IGNORECASE)
+
 
 class Span(NamedTuple):
     """A finding: its kind, where it stands, and whether it is certain enough to reject the row."""
@@ -36,8 +41,16 @@ class Span(NamedTuple):
 @lru_cache(maxsize=8192)
 def find_personal_data(text: str) -> tuple[Span, ...]:
     """Card, e-mail, IBAN, IP, phone and social security numbers; a recogniser runs only where its finding is possible."""
-    many_digits = sum(c.isdigit() for c in text) >= MIN_DIGITS
-    possible = {"EMAIL_ADDRESS": "@" in text, "IP_ADDRESS": "." in text or ":" in text}
+    digits = sum(map(str.isdigit, text))
+    many_digits = digits >= MIN_DIGITS
+    possible = {
+        "EMAIL_ADDRESS": "@" in text,
+        "IP_ADDRESS": text.count(".") >= 3 or text.count(":") >= 2,
+        "PHONE_NUMBER": many_digits and _DIALLED.search(text) is not None,
+        "CREDIT_CARD": digits >= 12,
+        "US_SSN": digits >= 9,
+        "IBAN_CODE": many_digits and _IBAN.search(text) is not None,
+    }
     return _findings(text, [r for r in _recognisers() if possible.get(r.supported_entities[0], many_digits)])
 
 

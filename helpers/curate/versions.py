@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import store
+from helpers.curate.review import COLUMNS
 from helpers.records import PARTS, DatasetMetadata, FineTuningDataset, Splits, TrainingExample, WorkbookError
 
 if TYPE_CHECKING:
     from helpers.curate.collect import Curated
 
 TOOLS = ("presidio-analyzer", "redact-secret", "rensa", "jsonschema", "transformers")
-REVIEW_COLUMNS = ("id", "source", "input", "output", "why", "decision", "corrected_output", "reviewer")
 LIMITS = (
     "- Human rows are verified; production rows are not: their answers were only rated well by a customer.",
     "- Looked for: cards, e-mails, IBANs, IPs, phone and social security numbers, keys. Not for names and addresses.",
@@ -48,6 +48,7 @@ def publish(curated: Curated) -> FineTuningDataset:
         "fingerprint": print_,
         "tool_versions": {tool: version(tool) for tool in TOOLS},
         "labels": curated.labels,
+        "feedback": curated.feedback,
         "warnings": curated.warnings,
     }
     with store.lock():
@@ -70,7 +71,7 @@ def _write_folder(folder: Path, curated: Curated, manifest: dict[str, Any]) -> N
         store.write_jsonl(partial / f"{part}.jsonl", [e for e in curated.examples if e.part == part])
     store.write_jsonl(partial / "rejected.jsonl", curated.rejected)
     review = io.StringIO()
-    writer = csv.DictWriter(review, REVIEW_COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(review, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(curated.review)
     store.write_text(partial / "review.csv", review.getvalue())
@@ -98,6 +99,25 @@ def check_dataset(dataset: FineTuningDataset, funnel: list[dict[str, Any]], min_
     return f"{verified} verified rows, {len(dataset.examples)} in all; every row read is kept or accounted for."
 
 
+def compare_versions(old: str, new: str) -> dict[str, list[str]]:
+    """Ids of the rows that version `new` has added, removed, moved to another part or given another answer."""
+    before, after = ({row["id"]: row for part in PARTS for row in _part_rows(name, part)} for name in (old, new))
+    both = [row_id for row_id in after if row_id in before]
+    return {
+        "added": [row_id for row_id in after if row_id not in before],
+        "removed": [row_id for row_id in before if row_id not in after],
+        "moved": [i for i in both if before[i]["part"] != after[i]["part"]],
+        "relabelled": [i for i in both if before[i]["messages"][-1] != after[i]["messages"][-1]],
+    }
+
+
+def _part_rows(version_name: str, part: str) -> list[dict[str, Any]]:
+    path = store.home() / "datasets" / version_name / f"{part}.jsonl"
+    if not path.exists():
+        raise WorkbookError(f"{path} is missing; `ls {path.parent.parent}` shows the dataset versions there are")
+    return store.read_jsonl(path)
+
+
 def data_card(manifest: dict[str, Any]) -> str:
     """What the dataset is, where it came from and what is known to be wrong with it, as Markdown."""
     lines = [f"# Dataset {manifest['version']}", "", f"Task `{manifest['task']}`, made {manifest['created_at']}.", ""]
@@ -106,5 +126,7 @@ def data_card(manifest: dict[str, Any]) -> str:
     for row in manifest["funnel"]:
         lost = ", ".join(f"{code} {n}" for code, n in row["rejected"].items()) or "-"
         lines.append(f"| {row['stage']} | {row['source']} | {row['in']} | {lost} | {row['out']} |")
+    if manifest["feedback"]:
+        lines += ["", "## Where the logged rows come from", "", *(f"- {said}" for said in manifest["feedback"]["said"])]
     lines += ["", "## Known limits", "", *(f"- {warning}" for warning in manifest["warnings"]), *LIMITS]
     return "\n".join(lines) + "\n"

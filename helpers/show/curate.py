@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import csv
+import io
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers import show
+from helpers import show, store
 from helpers.records import PARTS, FineTuningDataset, RejectedExample
 
 if TYPE_CHECKING:
+    from IPython.display import HTML
     from matplotlib.figure import Figure
     from pandas.io.formats.style import Styler
 
 PART_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
 SOURCE_COLOURS = {"human": "#0072B2", "production": "#E69F00", "synthetic": "#CC79A7"}
-STAGES = ("readable", "well rated, in time", "passed the checks", "no copy", "no leak")
+STAGES = ("readable", "well rated, in time", "not dropped by a reviewer", "passed the checks", "no copy", "no leak")
 MAX_BARS = 12
 
 
@@ -98,19 +103,23 @@ def _shares(axis: Any, field: str, parts: Mapping[str, Mapping[str, int]]) -> No
     axis.legend(frameon=False, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
 
 
-def rejected_table(rejected: Iterable[RejectedExample], show_text: bool, each: int = 3) -> Styler:
-    """A few rejected rows per code: where the row is, what was seen (masked), and what it matched."""
-    shown: Counter[str] = Counter()
-    rows = []
-    for row in sorted(rejected, key=lambda r: r.issues[0].code):
+def rejected_table(rejected: Iterable[RejectedExample], show_text: bool, each: int = 50) -> HTML:
+    """Rejected rows to browse, one fold per code: where the row is, what was seen (masked), and what it matched."""
+    from IPython.display import HTML
+
+    by_code: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in rejected:
         issue, where = row.issues[0], f"{row.example['file']}:{row.example['line']}"
-        shown[issue.code] += 1
-        if shown[issue.code] <= each:
-            score = "" if issue.score is None else f"{issue.score:.2f}"
-            matched = {"evidence": issue.evidence, "matched": issue.matched_id or "", "score": score}
-            text = show.masked(row.example.get("excerpt") or "", show_text)
-            rows.append({"code": issue.code, "row": where, **matched, "text": text})
-    return show.table(rows, f"Up to {each} rejected rows per code; rejected.jsonl holds them all")
+        score = "" if issue.score is None else f"{issue.score:.2f}"
+        matched = {"evidence": issue.evidence, "matched": issue.matched_id or "", "score": score}
+        text = show.masked(row.example.get("excerpt") or "", show_text)
+        by_code[issue.code].append({"row": where, "id": row.example["id"], **matched, "text": text})
+    folds = []
+    for code, rows in sorted(by_code.items()):
+        shown = f" (the first {each} here, all in rejected.jsonl)" if len(rows) > each else ""
+        table = show.table(rows[:each]).to_html()
+        folds.append(f"<details><summary>{escape(code)}: {len(rows)} rows{shown}</summary>{table}</details>")
+    return HTML("".join(folds) or "Nothing was rejected.")
 
 
 def review_table(review: Sequence[Mapping[str, str]], show_text: bool, rows: int = 10) -> Styler:
@@ -120,3 +129,48 @@ def review_table(review: Sequence[Mapping[str, str]], show_text: bool, rows: int
         texts = {"input": show.masked(row["input"], show_text), "output": show.masked(row["output"], show_text, 90)}
         short.append({"id": row["id"], "why": row["why"], **texts})
     return show.table(short, "For a person to decide" if short else "Nothing waits for a person to decide")
+
+
+def review_editor(path: Path, rows: int = 20) -> Any:
+    """review.csv as a table to decide in: keep, fix (with the right answer) or drop; Save writes the file."""
+    if store.headless():
+        return show.note(f"{path.name}: fill in `decision` and `reviewer`; the next run applies it.")
+    import ipywidgets as w
+
+    lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    reviewer, save, said = w.Text(description="reviewer"), w.Button(description="Save"), w.Label()
+    boxes, wide = [], w.Layout(width="28em")
+    for line in lines[:rows]:
+        texts = [w.HTML(f"<small>{escape(line[key])}</small>", layout=wide) for key in ("input", "why")]
+        decision = w.Dropdown(options=["", "keep", "fix", "drop"], value=line["decision"], layout=w.Layout(width="6em"))
+        boxes.append((line, decision, w.Text(value=line["corrected_output"] or line["output"], layout=wide), texts))
+
+    def write(_: Any) -> None:
+        for line, decision, output, _texts in boxes:
+            fixed = output.value if decision.value == "fix" else ""
+            line |= {"decision": decision.value, "corrected_output": fixed, "reviewer": reviewer.value}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        store.write_text(path, text.getvalue())
+        said.value = f"saved: {sum(bool(d.value) for _, d, _, _ in boxes)} decisions"
+
+    save.on_click(write)
+    return w.VBox([*(w.HBox([texts[0], d, o, texts[1]]) for _, d, o, texts in boxes), w.HBox([reviewer, save, said])])
+
+
+def map_figure(points: Sequence[tuple[float, float]], labels: Sequence[str]) -> Figure:
+    """Texts in the plane of their two strongest word patterns, coloured by label."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for k, label in enumerate(sorted(set(labels))):
+        x, y = zip(*(p for p, own in zip(points, labels, strict=True) if own == label), strict=True)
+        axis.scatter(x, y, s=14, alpha=0.7, label=label, color=plt.cm.tab10(k % 10), marker="os^Dvx"[k // 10 % 6])
+    axis.set_xlabel("first direction")
+    axis.set_ylabel("second direction")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.spines[["top", "right"]].set_visible(False)
+    plt.close(figure)
+    return figure

@@ -13,12 +13,15 @@ import yaml
 
 from helpers import store
 from helpers.records import WorkbookError
-from helpers.tasks.examples import _rows, load_examples
+from helpers.tasks.examples import load_examples
 from helpers.tasks.prompt import render
+from helpers.tasks.reading import read_rows
 from helpers.tasks.task import load_task
 
 MAX_ENUM = 30  # more distinct values than this are free text, not labels
-SUFFIXES = (".jsonl", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".csv", ".parquet", ".xlsx")
+INPUTS = ("input", "text", "message", "question", "prompt", "query", "utterance", "body", "description", "content")
+OUTPUTS = ("output", "label", "category", "class", "intent", "answer", "completion", "response", "target", "reply")
 HEADER = """# What the task is and when its model is good enough. Every number under `targets` is yours to set,
 # from what the work needs, before anything is measured. `workbook run tutorial -p task=DIR` runs it.
 """
@@ -29,7 +32,7 @@ def new_task(
 ) -> list[str]:
     """Write a task folder and return lines to print: what was inferred, and five rendered examples.
 
-    With `data` (.jsonl, .csv, .parquet) the file is copied as human.*, its columns are mapped and the output's schema
+    With `data` (.jsonl, .csv, .parquet, .xlsx) the file is copied as human.*, its columns are mapped and the output's schema
     or list of labels is inferred from all rows. An existing task.yaml is never overwritten.
     """
     if (folder / "task.yaml").exists():
@@ -41,10 +44,14 @@ def new_task(
             raise WorkbookError(f"{path}: give an existing file that ends in {', '.join(SUFFIXES)}")
     if data is None:
         return _empty_task(folder, name)
-    outputs = _outputs(data, input_column, output_column)
-    output = infer_output(outputs)
+    columns = find_columns(data, input_column, output_column)
+    output = infer_output(outputs := _outputs(data, columns))
+    labels = columns.get("output", "").split(",")
+    if columns and (len(labels) > 1 or ("text" in output and _is_label(outputs))):
+        # plain labels become the properties of an object
+        columns["output"] = {re.sub(r"\W+", "_", name.lower()).strip("_") or "label": name for name in labels}
+        output = infer_output(_outputs(data, columns))
     described = "JSON with " + ", ".join(output["schema"]["properties"]) if "schema" in output else "text"
-    columns = {"input": input_column, "output": output_column} if input_column else {}
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(data, folder / f"human{data.suffix}")
     if logs is not None:
@@ -59,22 +66,45 @@ def new_task(
     return said
 
 
-def _outputs(data: Path, input_column: str, output_column: str) -> list[Any]:
-    """The wanted output of every row, as text or as the JSON value it holds."""
-    outputs = []
-    for line, raw, _ in _rows(data):
+def find_columns(data: Path, input_column: str, output_column: str) -> dict[str, Any]:
+    """Which columns hold input and output: those asked for, else the well-known names among them; {} for chat rows."""
+    first = next((row for _, row, _ in read_rows(data) if isinstance(row, dict)), None)
+    if first is None:
+        raise WorkbookError(f"{data} holds no rows")
+    if not input_column and ("messages" in first or {"prompt", "completion"} <= set(first)):
+        return {}
+    known = {str(name).lower(): str(name) for name in first}
+    found = {
+        "input": input_column or next((known[n] for n in INPUTS if n in known), ""),
+        "output": output_column or next((known[n] for n in OUTPUTS if n in known), ""),
+    }
+    there = ", ".join(map(str, first))
+    if missing := [c for c in [found["input"], *found["output"].split(",")] if c and c not in first]:
+        raise WorkbookError(f"{data}: no column {missing[0]!r}; it has {there}")
+    if not all(found.values()) or found["input"] == found["output"]:
+        raise WorkbookError(f"{data}: say which columns to use: --input COL --output COL (it has {there})")
+    return found
+
+
+def _outputs(data: Path, columns: dict[str, Any]) -> list[Any]:
+    """The wanted output of every row that has one, as text or as the JSON value it holds."""
+    outputs: list[Any] = []
+    wanted = columns.get("output")
+    for line, raw, _ in read_rows(data):
         if not isinstance(raw, dict):
             raise WorkbookError(f"{data}, line {line}: {raw}; mend or delete that row")
-        if missing := [c for c in (input_column, output_column) if c and c not in raw]:
-            raise WorkbookError(f"{data}, line {line}: no column {missing[0]!r}; it has {', '.join(map(str, raw))}")
-        last = (raw.get("messages") or [{}])[-1]
-        value = raw[output_column] if output_column else raw.get("completion", last.get("content"))
-        if value is None and not output_column:
-            raise WorkbookError(f"{data}: say which columns to use: --input COL --output COL (it has {', '.join(map(str, raw))})")
-        outputs.append(_value(value))
-    if not outputs:
-        raise WorkbookError(f"{data} holds no rows")
-    return outputs
+        if isinstance(wanted, dict):
+            outputs.append({name: raw[column] for name, column in wanted.items() if raw.get(column)})
+        else:
+            last = (raw.get("messages") or [{}])[-1]
+            outputs.append(_value(raw.get(wanted) if wanted else raw.get("completion", last.get("content"))))
+    return [value for value in outputs if value not in (None, "", {})]
+
+
+def _is_label(outputs: list[Any]) -> bool:
+    """Few values that repeat: an enumeration, not free text."""
+    counts = Counter(map(str, outputs))
+    return 1 < len(counts) <= MAX_ENUM and len(outputs) >= 3 * len(counts)
 
 
 def _value(text: Any) -> Any:

@@ -71,7 +71,7 @@ class Task(Record):
 
     def data_file(self, source: str) -> Path | None:
         """human.* or production.* of the folder (None when there is none; two are an error)."""
-        found = [p for ending in ("jsonl", "csv", "parquet") if (p := self.folder / f"{source}.{ending}").exists()]
+        found = [p for ending in ("jsonl", "csv", "parquet", "xlsx") if (p := self.folder / f"{source}.{ending}").exists()]
         if len(found) > 1:
             raise WorkbookError(f"{self.folder}: both {found[0].name} and {found[1].name} exist; keep one of them")
         return found[0] if found else None

@@ -51,7 +51,7 @@ def test_a_log_without_any_feedback_is_taken_whole_and_says_so(make_task, config
 
 
 def test_the_evidence_of_source_filters_is_a_sample_but_the_counts_are_whole(make_task, config, monkeypatch, sentences):
-    monkeypatch.setattr("helpers.curate.collect.SAMPLE", 10)
+    monkeypatch.setattr("helpers.tasks.examples.SAMPLE", 10)
     rows = [log(t, score=1, id=str(i)) for i, t in enumerate(sentences(40))] + [log("the only good row here")]
     curated = curate.curate(config(make_task([], rows)))
     assert len(curated.rejected) == 10

@@ -101,7 +101,8 @@ def test_the_views_show_the_counts_and_never_a_masked_value(curated):
     titles = [axis.get_title(loc="left") for axis in views.funnel_figure(curated.funnel).axes]
     assert any(f"{len(dataset.part('test'))}" for _ in titles) and titles[0].startswith("human: 60 rows read")
     assert len(views.parts_figure(dataset, curated.labels).axes) == 2
-    assert views.review_table(curated.review, True).data.empty
+    assert len(views.review_table(curated.review, True).data) == 10
+    assert views.review_table([], True).data.empty
 
 
 def test_headless_tables_show_no_text(curated, monkeypatch):

@@ -38,3 +38,42 @@ def test_a_missing_column_names_the_ones_that_are_there(tmp_path):
     (tmp_path / "d.jsonl").write_text(json.dumps({"q": "x", "r": "y"}) + "\n")
     with pytest.raises(WorkbookError, match="no column 'text'; it has q, r"):
         new_task(tmp_path / "t", tmp_path / "d.jsonl", "text", "r")
+
+
+UGLY = {
+    # Windows-1252, semicolons, plain labels, rows of empty cells, spaces around the header's names
+    "semicolons": (" Text ; Label ;note\n" + "".join(f'"Größe {i}; zurück";{"abc"[i % 3]};\n;;\n' for i in range(12))).encode(
+        "cp1252"
+    ),
+    # a byte order mark, tabs, JSON answers, line breaks inside cells
+    "tabs": (
+        "\ufeffquestion\tanswer\n"
+        + "".join(f'"first line\nand {i}"\t"{{""kind"": ""{"xy"[i % 2]}"", ""n"": {i}}}"\n' for i in range(9))
+    ).encode(),
+    # commas, free text answers, a comma in quotes, an empty answer
+    "text": (
+        "id,message,reply\n" + "".join(f'r{i},"hello, number {i}",we answer {i} in words\n' for i in range(8)) + "r9,hi,\n"
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize(("name", "keys"), [("semicolons", ["label"]), ("tabs", ["kind", "n"]), ("text", None)])
+def test_three_ugly_csvs_become_tasks_with_mapped_columns_and_five_rendered_rows(tmp_path, name, keys):
+    (tmp_path / "d.csv").write_bytes(UGLY[name])
+    said = new_task(tmp_path / "t", tmp_path / "d.csv", logs=tmp_path / "d.csv")
+    task = tasks.load_task(str(tmp_path / "t"))
+    assert (list(task.schema["properties"]) if task.schema else None) == keys and len(said) == 6
+    rows = tasks.load_examples(task).examples
+    assert len(rows) == {"semicolons": 12, "tabs": 9, "text": 9}[name] and tasks.load_examples(task, "production").examples
+    if name == "semicolons":
+        assert task.schema["properties"]["label"] == {"enum": ["a", "b", "c"]}
+        assert rows[0].user_text == "Größe 0; zurück" and json.loads(rows[0].answer) == {"label": "a"}
+
+
+def test_several_output_columns_become_one_object(tmp_path):
+    rows = "".join(f"m{i},{'ab'[i % 2]},{['hi', 'lo'][i % 2]}\n" for i in range(8))
+    (tmp_path / "d.csv").write_text("text,kind,urgency\n" + rows)
+    new_task(tmp_path / "t", tmp_path / "d.csv", "text", "kind,urgency")
+    task = tasks.load_task(str(tmp_path / "t"))
+    assert task.scored_fields == ["kind", "urgency"]
+    assert json.loads(tasks.load_examples(task).examples[1].answer) == {"kind": "b", "urgency": "lo"}
