@@ -40,7 +40,13 @@ TASK = Task(
 
 def rows(hits: list[int]) -> Table:
     """Lines of answers/<rung>.jsonl with these scores."""
-    return [{"id": f"{i}", "group": f"{i}", "scores": {"accuracy": float(hit)}} for i, hit in enumerate(hits)]
+    return [row(i, hit) for i, hit in enumerate(hits)]
+
+
+@cache
+def row(i: int, hit: int) -> dict[str, Any]:
+    """One such line: row i, a group of its own."""
+    return {"id": f"{i}", "group": f"{i}", "scores": {"accuracy": float(hit)}}
 
 
 @cache
@@ -162,10 +168,10 @@ def clustered(rng: np.random.Generator, repeats: int) -> Table:
             shift = np.repeat(rng.choice([-1, 0, 1], conversations, p=[0.1, 0.8, 0.1]), 4)
             alone = rng.random(len(shift)) < 0.2  # and some rows on their own
             shift = np.where(alone, rng.choice([-1, 0, 1], len(shift), p=[0.1, 0.8, 0.1]), shift)
-            ours, theirs = rows((shift > 0).astype(int).tolist()), rows((shift < 0).astype(int).tolist())
+            theirs = rows((shift < 0).astype(int).tolist())
             for name in false:
-                for i, row in enumerate(ours):
-                    row["group"] = f"{i // 4}" if name == "with groups" else f"{i}"
+                size = 4 if name == "with groups" else 1
+                ours = [row(i, hit) | {"group": f"{i // size}"} for i, hit in enumerate((shift > 0).astype(int).tolist())]
                 difference = compare_results(ours, theirs, TASK)["accuracy"].difference
                 false[name] += not difference.low <= 0 <= difference.high
         table.append({"conversations": conversations, "rows": 4 * conversations} | {k: v / repeats for k, v in false.items()})

@@ -113,9 +113,9 @@ def compare_results(
     `replace: better` must gain more than min_gain, which is a margin of -min_gain; its lower bound may be wrong in
     `alpha` of the cases (less for each further attempt of a year). The interval that is shown is always the 95% one.
     """
-    compared = {}
+    compared, paired = {}, pair_rows(tuned, other)
     for metric in statistics.AT_LEAST:
-        pairs = [pair for pair in pair_rows(tuned, other) if all(metric in row["scores"] for row in pair)]
+        pairs = [(a, b) for a, b in paired if metric in a["scores"] and metric in b["scores"]]
         if not pairs:
             continue
         ours, theirs = ([pair[side]["scores"][metric] for pair in pairs] for side in (0, 1))
@@ -254,7 +254,8 @@ def evaluate_fine_tuned_model(
     serving = production if production and production.id != card["version"] else None
     if serving:
         rungs["production"] = ask_production(serving, test_set, task, run, **settings)
-    rungs, ratings = rate_pair(rungs, ["fine_tuned", best_rung, *(["production"] if serving else [])], test_set, task, run, judge)
+    rated = ["fine_tuned", best_rung, *(["production"] if serving else [])]
+    rungs, ratings = rate_pair(rungs, rated, test_set, task, run, judge, settings.get("max_cost_usd", 0.0))
     answers = {name: read_answers(run, rung) for name, rung in rungs.items()}
     ours, theirs = answers["fine_tuned"], answers[best_rung]
     comparison = compare_results(ours, theirs, task, min_gain, attempt.alpha)

@@ -49,6 +49,11 @@ class Ratings(Record):
     warnings: list[str]
 
 
+def load_judge(name: str, base_url: str) -> Model | None:
+    """The judging model of 04's parameters; None when none is named."""
+    return models.load_model(name, base_url=base_url) if name else None
+
+
 def sha(answer: str) -> str:
     """What an answer is known by in ratings.csv."""
     return hashlib.sha256(answer.encode("utf-8", "replace")).hexdigest()[:16]

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from helpers import models, store
+from helpers import models, store, tasks
 from helpers.evaluate import rungs, scorers, statistics
 from helpers.models import Answer, Model, plain, prices
 from helpers.records import Estimate, EvalResults, Message, Record, TrainingExample, WorkbookError
@@ -111,6 +111,26 @@ def run_rung(
 def read_answers(run: store.Run, rung: RungResult) -> list[dict[str, Any]]:
     """The rows behind a rung's scores."""
     return store.read_jsonl(run.path(rung.answers))
+
+
+def export_samples(
+    run: store.Run, task: Task, examples: Sequence[TrainingExample], answers: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Path:
+    """private/samples.jsonl: one Inspect sample a row (id, input as chat messages, target), every rung's answer beside it.
+
+    inspect_ai reads it without a mapping (`json_dataset("samples.jsonl")`), and it is plain JSON lines for everything else.
+    """
+    said = {name: {row["id"]: {k: row[k] for k in ("answer", "scores")} for row in rows} for name, rows in answers.items()}
+    samples = (
+        {
+            "id": example.id,
+            "input": plain(tasks.render(task, example)),
+            "target": example.answer,
+            "metadata": {"group": example.group, "answers": {name: rows[example.id] for name, rows in said.items()}},
+        }
+        for example in examples
+    )
+    return store.write_jsonl(run.private / "samples.jsonl", samples)
 
 
 def ask(
