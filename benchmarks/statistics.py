@@ -2,8 +2,9 @@
 
 python -m benchmarks.statistics [--json] [--repeats N]
 
-Everything is drawn with one seed and judged by the functions that notebook 04 calls (`compare_results`, `gate`,
-`count_attempts`), each once per table of (gained, lost, rows): what they say depends on nothing else. Beside them stand
+Everything is drawn with one seed and judged by the functions that notebook 04 calls (`from_counts`, `decide`,
+`gate`, `count_attempts`), once per table of (gained, lost, rows), since what they say depends on nothing else; that
+`compare_results` says the same of whole rows is checked first. Beside them stand
 the rules in use elsewhere. With --json the last line is one object; without, the tables of docs/statistics.md.
 """
 
@@ -24,7 +25,9 @@ import numpy as np
 
 from helpers.evaluate import compare_results, gate
 from helpers.evaluate.attempts import count_attempts
-from helpers.evaluate.statistics import TAIL, attempt_alpha, wilson
+from helpers.evaluate.compare import decide
+from helpers.evaluate.statistics import TAIL, attempt_alpha, from_counts, wilson
+from helpers.records import MetricComparison
 from helpers.tasks import Task
 
 SEED = 20261125
@@ -52,11 +55,22 @@ def row(i: int, hit: int) -> dict[str, Any]:
 @cache
 def judged(gained: int, lost: int, n: int, alpha: float = TAIL) -> tuple[str, float, float]:
     """(the gate's verdict, the interval's ends) of this table, by 04's own functions; min_gain 0, no other target."""
-    same = [1] * (n - gained - lost)
-    ours, theirs = rows([1] * gained + [0] * lost + same), rows([0] * gained + [1] * lost + same)
-    compared = compare_results(ours, theirs, TASK, 0.0, alpha)
-    difference = compared["accuracy"].difference
-    return gate(TASK, compared, {}, "prompt")[0], difference.low, difference.high
+    difference, surer = from_counts(gained, lost, n, n), from_counts(gained, lost, n, n, alpha)
+    verdict = decide(difference, surer, 0.0)
+    compared = MetricComparison(difference=difference, method="", gained=gained, lost=lost, margin=0.0, verdict=verdict)
+    return gate(TASK, {"accuracy": compared}, {}, "prompt")[0], difference.low, difference.high
+
+
+def check_shortcut(rng: np.random.Generator, alphas: list[float]) -> None:
+    """`judged` starts from counts to be quick; `compare_results` on whole rows has to say the same."""
+    for n in SIZES:
+        for gained, lost in draw(rng, n, 0.3, 0.1, 20).tolist():
+            alpha, same = alphas[int(rng.integers(WEEKS))], [1] * (n - gained - lost)
+            ours, theirs = rows([1] * gained + [0] * lost + same), rows([0] * gained + [1] * lost + same)
+            compared = compare_results(ours, theirs, TASK, 0.0, alpha)
+            difference = compared["accuracy"].difference
+            whole = (gate(TASK, compared, {}, "prompt")[0], difference.low, difference.high)
+            assert whole == judged(gained, lost, n, alpha), (gained, lost, n, alpha)
 
 
 def draw(rng: np.random.Generator, n: int, flips: float, difference: float, repeats: int) -> np.ndarray:
@@ -226,6 +240,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--repeats", type=int, default=10_000, help="experiments per cell")
     given = parser.parse_args(arguments)
     started, rng = time.monotonic(), np.random.default_rng(SEED)
+    check_shortcut(rng, alphas_of_a_year())
     table, year = cells(rng, given.repeats), years(rng, given.repeats)
     groups = clustered(rng, max(100, given.repeats // 10))
     out = summary(table, year, groups, given.repeats)

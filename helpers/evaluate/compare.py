@@ -121,21 +121,24 @@ def compare_results(
         ours, theirs = ([pair[side]["scores"][metric] for pair in pairs] for side in (0, 1))
         groups = [row["group"] for row, _ in pairs]
         difference, gained, lost = statistics.paired_difference(ours, theirs, groups)
+        surer = statistics.paired_difference(ours, theirs, groups, alpha)[0] if metric == "accuracy" else difference
         must_gain = metric == "accuracy" and task.replace == "better"
         margin = 0.0 - min_gain if must_gain else task.margins.get(metric, 0.0)
-        verdict = statistics.verdict(difference, 0.0 - margin)
-        if verdict == "pass" and metric == "accuracy" and alpha < statistics.TAIL:
-            surer = statistics.paired_difference(ours, theirs, groups, alpha)[0]
-            verdict = "pass" if surer.low > 0.0 - margin else "inconclusive"
         compared[metric] = MetricComparison(
             difference=difference,
             method=statistics.METHOD if {*ours, *theirs} <= {0, 1} else statistics.METHOD_MEAN,
             gained=gained,
             lost=lost,
             margin=margin,
-            verdict=verdict,
+            verdict=decide(difference, surer, margin),
         )
     return compared
+
+
+def decide(difference: Estimate, surer: Estimate, margin: float) -> Verdict:
+    """pass needs the surer of the two intervals above -margin; fail is said by the 95% one; between them nothing is sure."""
+    verdict = statistics.verdict(difference, 0.0 - margin)
+    return "inconclusive" if verdict == "pass" and surer.low <= 0.0 - margin else verdict
 
 
 def pair_rows(tuned: Rows, other: Rows) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:

@@ -65,7 +65,13 @@ def test_agreement_with_people_is_kappa(text_task, run):
 def test_a_judge_of_the_candidates_family_is_named(text_task, run):
     judge = ScriptedModel(fair, "qwen-big")
     found = evaluate.evaluate_fine_tuned_model(
-        constant("a poor answer", "b"), constant("a good answer", "Qwen3-0.6B"), toy_rows(5), text_task, run, card=CARD, judge=judge
+        constant("a poor answer", "b"),
+        constant("a good answer", "Qwen3-0.6B"),
+        toy_rows(5),
+        text_task,
+        run,
+        card=CARD,
+        judge=judge,
     )
     assert any("one family" in warning for warning in found.ratings.warnings)
     assert judging.family("gpt-5-mini") != judging.family("embedded") == "smollm"

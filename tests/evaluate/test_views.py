@@ -94,7 +94,7 @@ def test_every_table_of_the_decision_says_what_it_rests_on(task, run):
 def test_slices_diagnoses_and_ratings_are_shown(task, measured, run):
     rows, evaluation = measured
     answers = {r.name: evaluate.read_answers(run, r) for r in evaluation.rungs}
-    assert "longer questions" in views.slice_table(evaluation).to_string()
+    assert "by slice" in views.slice_table(evaluation).to_html()
     shown = views.diagnosis_table(evaluate.diagnose(evaluation, [], rows, answers)).to_string()
     assert "broken evaluation" in shown and "unknown" in shown
     pairs = evaluate.blind_table(rows, answers["fine_tuned"], answers["prompt"])
