@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from evaluate_toys import RIGHT, constant, toy_rows, toy_task
@@ -90,7 +91,7 @@ def endpoint():
 
 
 def start(endpoint, tmp_path):
-    path = os.pathsep.join([str(store.PROJECT), os.path.dirname(__file__)])
+    path = os.pathsep.join([str(store.PROJECT), str(Path(__file__).parent)])
     env = os.environ | {"PYTHONPATH": path}
     return subprocess.Popen([sys.executable, "-c", CHILD, endpoint.url, str(ROWS), str(tmp_path)], env=env)
 

@@ -88,7 +88,7 @@ def test_an_own_scorer_by_import_path(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("spec", ["nonsense", "no_such_module:score", "json:nothing"])
 def test_an_unknown_scorer_says_which_are_known(spec):
-    with pytest.raises(WorkbookError, match="tool_calls, nor package.module:function"):
+    with pytest.raises(WorkbookError, match=r"tool_calls, nor package\.module:function"):
         text.scorer(spec)
 
 
