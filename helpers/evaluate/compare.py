@@ -1,6 +1,7 @@
 """Is the tuned model better than the best cheaper rung, by how much, and are we sure? evaluation.json comes from here.
 
-It has two opponents: the best cheaper rung, and the version that serves now, where there is one. It must beat both.
+Its opponents: the best cheaper rung, and what it would replace (the version in production, or what task.yaml calls the
+incumbent). It must beat them all.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Evaluation(records.FineTuneEvaluation):
     regression: bool  # surely worse than an opponent by more than the margin, in any metric
     min_gain: float
     production: str  # the version that served when this was measured; "" = none
-    against_production: dict[str, MetricComparison]
+    against: dict[str, dict[str, MetricComparison]]  # what it would replace: production, incumbent
     attempt: Attempt
     slices: list[SliceResult]
     ratings: Ratings | None  # how well a judge, or people, agree; None where a scorer decides
@@ -167,18 +168,16 @@ def gate(
     comparison: Mapping[str, MetricComparison],
     targets: Mapping[str, TargetCheck],
     best_rung: str,
-    production: str = "",
-    against_production: Mapping[str, MetricComparison] | None = None,
+    against: Mapping[str, Mapping[str, MetricComparison]] | None = None,
     alpha: float = statistics.TAIL,
 ) -> tuple[Verdict, bool, list[str]]:
     """(verdict, regression, reasons): pass when everything surely holds, fail when anything is surely violated.
 
-    What must hold: the paired gain in accuracy against the best cheaper rung and against the version in production, and
-    every target at its bound. Everything else is inconclusive, and the reasons say how many rows would decide.
+    What must hold: the paired gain in accuracy against the best cheaper rung and against what would be replaced, and every
+    target at its bound. Everything else is inconclusive, and the reasons say how many rows would decide.
     """
-    opponents = {best_rung: comparison} | ({production: against_production or {}} if production else {})
     findings, reasons, worse = set(), [], []
-    for name, compared in opponents.items():
+    for name, compared in ({best_rung: comparison} | dict(against or {})).items():
         gain = compared.get("accuracy")
         findings.add(gain.verdict if gain else "inconclusive")
         reasons.append(_gain_reason(task, gain, name, alpha))
@@ -236,36 +235,37 @@ def evaluate_fine_tuned_model(
     min_gain: float = 0.0,
     dataset_version: str = "",
     production: FineTunedModelVersion | None = None,
+    incumbent: Model | None = None,
     judge: Model | None = None,
     **settings: Any,
 ) -> Evaluation:
-    """Ask base, best cheaper rung, tuned and what serves now about the test rows; compare by row; judge by the gate rule.
+    """Ask base, best cheaper rung, tuned and what it would replace about the test rows; compare by row; judge by the gate.
 
-    `card` is model.json; `best_rung` is the one that 01 found on validation; `settings` go to `run_rung`. `judge` is
-    asked where task.yaml says `accuracy_from: judge`.
+    `card` is model.json; `best_rung` is the one that 01 found on validation; `incumbent` answers today, `production` is
+    the version that serves; `judge` is asked where task.yaml says `accuracy_from: judge`; `settings` go to `run_rung`.
     """
     if not test_set:
         raise WorkbookError("the test part is empty; add verified examples to human.jsonl and run 02_curate again")
     check_fingerprints(card, task, dataset_version)
     settings["style"] = card.get("prompt_style", "short")
     rungs, timing = {}, {"measured_at": store.now().isoformat(timespec="seconds")}
-    for name in dict.fromkeys(("zero_shot", best_rung, "fine_tuned")):
+    own = {"fine_tuned": tuned} | ({"incumbent": incumbent} if incumbent else {})
+    for name in dict.fromkeys(("zero_shot", best_rung, *own)):
         started = time.monotonic()
-        rungs[name] = run_rung(tuned if name == "fine_tuned" else base, name, test_set, task, run, **settings)
+        rungs[name] = run_rung(own.get(name, base), name, test_set, task, run, **settings)
         timing[f"{name}_seconds"] = round(time.monotonic() - started, 1)
     attempt = record_attempt(task, run, tuned, test_set, card["version"])
-    serving = production if production and production.id != card["version"] else None
-    if serving:
-        rungs["production"] = ask_production(serving, test_set, task, run, **settings)
-    rated = ["fine_tuned", best_rung, *(["production"] if serving else [])]
+    if production and production.id != card["version"]:
+        rungs["production"] = ask_production(production, test_set, task, run, **settings)
+    replaced = [name for name in ("production", "incumbent") if name in rungs and name != best_rung]
+    rated = ["fine_tuned", best_rung, *replaced]
     rungs, ratings = rate_pair(rungs, rated, test_set, task, run, judge, settings.get("max_cost_usd", 0.0))
-    answers = {name: read_answers(run, rung) for name, rung in rungs.items()}
+    answers = {name: read_answers(run, rungs[name]) for name in rated}
     ours, theirs = answers["fine_tuned"], answers[best_rung]
     comparison = compare_results(ours, theirs, task, min_gain, attempt.alpha)
-    against = compare_results(ours, answers["production"], task, min_gain, attempt.alpha) if serving else {}
+    against = {name: compare_results(ours, answers[name], task, min_gain, attempt.alpha) for name in replaced}
     targets = check_targets(task, rungs["fine_tuned"].results)
-    named = serving.id if serving else ""
-    verdict, regression, reasons = gate(task, comparison, targets, best_rung, named, against, attempt.alpha)
+    verdict, regression, reasons = gate(task, comparison, targets, best_rung, against, attempt.alpha)
     slices = compare_slices(task, test_set, pair_rows(ours, theirs))
     return Evaluation(
         base_model=rungs["zero_shot"].results,
@@ -280,8 +280,8 @@ def evaluate_fine_tuned_model(
         targets=targets,
         regression=regression,
         min_gain=min_gain,
-        production=named,
-        against_production=against,
+        production=production.id if "production" in rungs else "",
+        against=against,
         attempt=attempt,
         slices=slices,
         ratings=ratings,

@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from helpers import tasks
-from helpers.evaluate.compare import Evaluation, Rows, pair_rows
+from helpers import store, tasks
+from helpers.evaluate.compare import Evaluation, Rows, compare_results, pair_rows
+from helpers.evaluate.running import read_answers
 from helpers.evaluate.scorers import strict_json
-from helpers.records import Record, TrainingExample
+from helpers.evaluate.statistics import rows_to_separate
+from helpers.records import FineTuningDataset, Record, TrainingExample
+from helpers.tasks import hash_order
 
 Found = tuple[bool | None, str]
 RISE = 1.05  # the validation loss is 5% above its best, or still fell by 5%: more than its noise from step to step
+FLAT = 0.03  # a doubling of the rows that surely brings less than three points
 SHARE = 0.05  # of rows: what is worth a look
 NEXT = {
     "broken_evaluation": "mend the measurement before you believe anything below",
@@ -56,6 +60,15 @@ def diagnose(
         "wrong_tool": wrong_tool(evaluation, test),
     }
     return [Diagnosis(cause=c, found=yes, evidence=said, next_action=NEXT[c]) for c, (yes, said) in found.items()]
+
+
+def diagnose_run(run: store.Run, examples: Sequence[TrainingExample]) -> list[Diagnosis]:
+    """`diagnose` from a run's own files; empty before 04 has measured it."""
+    if not run.has("evaluation.json"):
+        return []
+    evaluation = Evaluation.model_validate(run.read("evaluation.json"))
+    losses = store.read_jsonl(run.path("training/training.jsonl")) if run.has("training/training.jsonl") else []
+    return diagnose(evaluation, losses, examples, {rung.name: read_answers(run, rung) for rung in evaluation.rungs})
 
 
 def broken_evaluation(tuned: Rows, base: Rows, train: Sequence[TrainingExample], test: Sequence[TrainingExample]) -> Found:
@@ -149,6 +162,36 @@ def wrong_tool(evaluation: Evaluation, test: Sequence[TrainingExample]) -> Found
     unbeaten = evaluation.best_rung == "rag" and (gain is None or gain.verdict != "pass")
     beaten = "rag is not surely beaten" if unbeaten else f"the rung to beat is {evaluation.best_rung}"
     return evaluation.verdict != "pass" and (named > 0.5 or unbeaten), f"{named:.0%} of the test rows name articles; {beaten}"
+
+
+def part_of(dataset: FineTuningDataset, percent: int) -> FineTuningDataset:
+    """The dataset with only the first `percent` of its train rows by sha256(id): smaller parts lie within larger ones."""
+    train = sorted(dataset.part("train"), key=lambda e: hash_order(e.id))
+    kept = {e.id for e in train[: max(1, round(len(train) * percent / 100))]}
+    examples = [e for e in dataset.examples if e.part != "train" or e.id in kept]
+    named = {"version": f"{dataset.metadata.version}-{percent}", "fingerprint": store.fingerprint(sorted(kept))}
+    return dataset.model_copy(
+        update={
+            "examples": examples,
+            "metadata": dataset.metadata.model_copy(update=named),
+            "splits": dataset.splits.model_copy(update={"train": len(kept)}),
+        }
+    )
+
+
+def read_curve(answers: Mapping[int, Rows], task: tasks.Task) -> str:
+    """What the last step of a learning curve says: `answers` on the same validation rows by percent of the train rows."""
+    *_, half, whole = sorted(answers)
+    gain = compare_results(answers[whole], answers[half], task.model_copy(update={"replace": "better"})).get("accuracy")
+    if gain is None:
+        return "the answers have no accuracy, so the curve says nothing"
+    step = f"from {half}% to {whole}% of the train rows: {gain.difference}"
+    if gain.verdict == "pass":
+        return f"{step}. More examples still help: label more before you change anything else"
+    if gain.difference.high < FLAT:
+        return f"{step}. The curve is flat: more of the same rows will not help; look at labels, prompt and model"
+    needed = rows_to_separate(gain.gained, gain.lost, gain.difference.n)
+    return f"{step}. Undecided; about {needed} validation rows would show it" if needed else f"{step}. Undecided: a tie"
 
 
 def _share(hits: Sequence[bool]) -> float:

@@ -27,7 +27,10 @@ def comparison(evaluation: Any, targets: Mapping[str, float]) -> Figure:
     """Base, best cheaper rung and tuned with intervals and targets; below, the paired differences that decide."""
     import matplotlib.pyplot as plt
 
-    heights = [1.15 + 0.7 * len(evaluation.rungs), 0.75 + 0.5 * (len(evaluation.comparison) + len(evaluation.against_production))]
+    heights = [
+        1.15 + 0.7 * len(evaluation.rungs),
+        0.75 + 0.5 * sum(map(len, [evaluation.comparison, *evaluation.against.values()])),
+    ]
     figure, (scores, paired) = plt.subplots(2, 1, height_ratios=heights, layout="constrained")
     figure.set_size_inches(8.5, sum(heights) + 0.9)
     roles = ({"zero_shot": "base", "fine_tuned": "tuned"}.get(r.name, "other") for r in evaluation.rungs)
@@ -42,7 +45,7 @@ def comparison(evaluation: Any, targets: Mapping[str, float]) -> Figure:
 
 def _draw_differences(axis: Axes, evaluation: Any) -> None:
     reach, rows = 30.0, list(evaluation.comparison.items())
-    rows += [(f"{m} against {evaluation.production}"[:40], c) for m, c in evaluation.against_production.items()]
+    rows += [(f"{m} against {name}", c) for name, compared in evaluation.against.items() for m, c in compared.items()]
     for y, (metric, c) in enumerate(rows):
         value, low, high = (100 * x for x in (c.difference.value, c.difference.low, c.difference.high))
         reach = max(reach, 1.2 * abs(low), 1.2 * abs(high))
@@ -107,6 +110,28 @@ def slice_table(evaluation: Any) -> Styler:
     return show.table(rows, caption, None if rows else ["slice", "difference"])
 
 
+def learning_curve(rungs: Mapping[int, Any], targets: Mapping[str, float]) -> Figure:
+    """Validation accuracy, with its interval, over the percent of the train rows that the model saw."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
+    found = {percent: rung.results.accuracy for percent, rung in sorted(rungs.items())}
+    bars = [[e.value - e.low for e in found.values()], [e.high - e.value for e in found.values()]]
+    values = [e.value for e in found.values()]
+    axis.errorbar(list(found), values, yerr=bars, fmt="o-", capsize=4, color=show.COLOURS["tuned"])
+    for percent, e in found.items():
+        axis.annotate(f"{100 * e.value:.0f}%", (percent, e.value), (6, 6), textcoords="offset points", fontsize=9)
+    if "accuracy" in targets:
+        axis.axhline(targets["accuracy"], color=show.COLOURS["target"], ls="--", lw=1.2, label="target")
+        axis.legend(frameon=False, loc="upper left")
+    axis.set(xlim=(0, 108), ylim=(-0.03, 1.03), xticks=list(found), xlabel="percent of the train rows", ylabel="accuracy")
+    n = next(iter(found.values())).n
+    axis.set_title(f"Learning curve on {n} validation rows, 95% intervals", loc="left", fontsize=11)
+    axis.spines[["top", "right"]].set_visible(False)
+    plt.close(figure)
+    return figure
+
+
 def diagnosis_table(found: Sequence[Any]) -> Styler:
     """Every usual cause, whether the evidence speaks for it, and what to do if it does."""
     said = {True: "YES", False: "no", None: "unknown"}
@@ -115,7 +140,8 @@ def diagnosis_table(found: Sequence[Any]) -> Styler:
         | {"next": d.next_action if d.found else "-"}
         for d in sorted(found, key=lambda d: d.found is not True)
     ]
-    return show.table(rows, "What the evidence speaks for")
+    caption = "What the evidence speaks for" if rows else "Nothing to diagnose yet: run 04_evaluate first"
+    return show.table(rows, caption, None if rows else ["cause", "found", "evidence"])
 
 
 def rating_table(

@@ -82,6 +82,13 @@ def test_the_version_in_production_is_the_second_opponent(task, run, monkeypatch
     perfect, base = constant(RIGHT, "t"), right_where(lambda i: i < 40, "b", BROKEN)
     monkeypatch.setattr("helpers.evaluate.compare.load_models", lambda card: (base, right_where(lambda i: i < 99, "old")))
     found = evaluate_fine_tuned_model(base, perfect, toy_rows(100), task, run, card=CARD, production=serving)
-    assert found.comparison["accuracy"].verdict == "pass" and found.against_production["accuracy"].gained == 1
+    assert found.comparison["accuracy"].verdict == "pass" and found.against["production"]["accuracy"].gained == 1
     assert found.verdict == "inconclusive" and found.production == "old-1"
-    assert any("tuned minus old-1" in reason and "more rows would decide" in reason for reason in found.reasons)
+    assert any("tuned minus production" in reason and "more rows would decide" in reason for reason in found.reasons)
+
+
+def test_an_incumbent_has_to_be_beaten_too(task, run):
+    base, today = right_where(lambda i: i < 40, "b", BROKEN), constant(RIGHT, "today")
+    found = evaluate_fine_tuned_model(base, constant(RIGHT, "t"), toy_rows(100), task, run, card=CARD, incumbent=today)
+    assert found.comparison["accuracy"].verdict == "pass" and found.against["incumbent"]["accuracy"].verdict == "inconclusive"
+    assert found.verdict == "inconclusive" and found.production == ""
