@@ -254,6 +254,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     for title, part in {"Promoted, no true gain": promoted, "Promoted, 10 points better": power, "Coverage": covered,
                         "Years with a false promotion": year, "Conversations": groups}.items():  # fmt: skip
         print(f"\n## {title}\n\n{markdown(part)}")
+    named = [{"figure": k} | {x: v[x] for x in ("value", "low", "high")} for k, v in out.items()]
+    print(f"\n## Worst cells\n\n{markdown(named)}\n\n{given.repeats} repeats, {time.monotonic() - started:.0f} s")
     return out
 
 
