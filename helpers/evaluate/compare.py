@@ -193,7 +193,7 @@ def gate(
 
 def _gain_reason(task: Task, gain: MetricComparison | None, opponent: str, alpha: float) -> str:
     if gain is None:
-        return f"accuracy: accuracy_from is {task.accuracy_from}, and no ratings of these answers are there: no gain is known"
+        return f"accuracy: no gain over {opponent} is known (accuracy_from is {task.accuracy_from}: no ratings of these answers)"
     where = {"pass": "surely more", "fail": "surely not more", "inconclusive": "undecided at this n"}[gain.verdict]
     said = f"accuracy: tuned minus {opponent} on the same rows is {gain.difference} ({gain.gained} gained, {gain.lost} lost)"
     said += f"; more than {0.0 - gain.margin:g} is asked for, {1 - 2 * alpha:.2%} sure: {where}"
@@ -215,12 +215,26 @@ def _target_reason(metric: str, check: TargetCheck) -> str:
 
 
 def ask_production(
-    version: FineTunedModelVersion, rows: Sequence[TrainingExample], task: Task, run: store.Run, **settings: Any
-) -> RungResult:
-    """The version in production on the same rows, asked with its own prompt style (what it was asked before is kept)."""
-    card = store.Run(version.run_id).read("model.json")
-    settings |= {"style": card.get("prompt_style", "short"), "latency_rows": 0}
-    return run_rung(load_models(card)[1], "fine_tuned", rows, task, run, label="production", **settings)
+    version: FineTunedModelVersion,
+    rungs: dict[str, RungResult],
+    rows: Sequence[TrainingExample],
+    task: Task,
+    run: store.Run,
+    **settings: Any,
+) -> str:
+    """Put the version in production among the rungs, asked in its own prompt style; or say why it could not be asked.
+
+    What it was asked before is remembered. Without its answers nothing is sure, but the evaluation itself is not lost.
+    """
+    try:
+        card = store.Run(version.run_id).read("model.json")
+        settings |= {"style": card.get("prompt_style", "short"), "latency_rows": 0}
+        rungs["production"] = run_rung(load_models(card)[1], "fine_tuned", rows, task, run, label="production", **settings)
+    except WorkbookError as error:
+        if error.exit_code != 2:  # out of memory, or a provider's fault: not a matter of this version
+            raise
+        return f"{version.id}, which serves now, could not be asked: {error}"
+    return ""
 
 
 def evaluate_fine_tuned_model(
@@ -255,8 +269,8 @@ def evaluate_fine_tuned_model(
         rungs[name] = run_rung(own.get(name, base), name, test_set, task, run, **settings)
         timing[f"{name}_seconds"] = round(time.monotonic() - started, 1)
     attempt = record_attempt(task, run, tuned, test_set, card["version"])
-    if production and production.id != card["version"]:
-        rungs["production"] = ask_production(production, test_set, task, run, **settings)
+    serving = production if production and production.id != card["version"] else None
+    unasked = ask_production(serving, rungs, test_set, task, run, **settings) if serving else ""
     replaced = [name for name in ("production", "incumbent") if name in rungs and name != best_rung]
     rated = ["fine_tuned", best_rung, *replaced]
     rungs, ratings = rate_pair(rungs, rated, test_set, task, run, judge, settings.get("max_cost_usd", 0.0))
@@ -264,6 +278,7 @@ def evaluate_fine_tuned_model(
     ours, theirs = answers["fine_tuned"], answers[best_rung]
     comparison = compare_results(ours, theirs, task, min_gain, attempt.alpha)
     against = {name: compare_results(ours, answers[name], task, min_gain, attempt.alpha) for name in replaced}
+    against |= {"production": {}} if unasked else {}
     targets = check_targets(task, rungs["fine_tuned"].results)
     verdict, regression, reasons = gate(task, comparison, targets, best_rung, against, attempt.alpha)
     slices = compare_slices(task, test_set, pair_rows(ours, theirs))
@@ -276,11 +291,11 @@ def evaluate_fine_tuned_model(
         best_rung=best_rung,
         flips=flips(ours, theirs),
         verdict=verdict,
-        reasons=reasons + _side_reasons(attempt, slices, ratings),
+        reasons=reasons + [unasked] * bool(unasked) + _side_reasons(attempt, slices, ratings),
         targets=targets,
         regression=regression,
         min_gain=min_gain,
-        production=production.id if "production" in rungs else "",
+        production=serving.id if serving else "",
         against=against,
         attempt=attempt,
         slices=slices,

@@ -15,7 +15,7 @@ from helpers.records import Estimate, Verdict
 
 LEVEL = 0.95
 Z = 1.959963984540054  # the normal quantile of (1 + LEVEL) / 2
-TAIL = (1 - LEVEL) / 2  # what one bound of such an interval may miss
+TAIL = 0.025  # what one bound of such an interval may miss
 LATER_ALPHA = 0.0225  # shared by all attempts of a year after the first: 0.025 + 0.0225 < 5%
 WEEKS = 52  # attempts that are planned for
 ASSUMED_FLIPS = 0.20  # share of rows that change between two models, until it has been measured

@@ -92,3 +92,12 @@ def test_an_incumbent_has_to_be_beaten_too(task, run):
     found = evaluate_fine_tuned_model(base, constant(RIGHT, "t"), toy_rows(100), task, run, card=CARD, incumbent=today)
     assert found.comparison["accuracy"].verdict == "pass" and found.against["incumbent"]["accuracy"].verdict == "inconclusive"
     assert found.verdict == "inconclusive" and found.production == ""
+
+
+def test_a_version_in_production_that_is_gone_makes_the_verdict_inconclusive_and_is_named(task, run):
+    serving = FineTunedModelVersion(
+        id="gone-1", task="toy", run_id="gone", model_id="m", base_model="toy", trained_at=START, status="production"
+    )
+    base = right_where(lambda i: i < 40, "b", BROKEN)
+    found = evaluate_fine_tuned_model(base, constant(RIGHT, "t"), toy_rows(100), task, run, card=CARD, production=serving)
+    assert found.verdict == "inconclusive" and any("gone-1, which serves now, could not be asked" in r for r in found.reasons)
