@@ -1,7 +1,7 @@
 """How often this task's test was taken within a year: every look costs some of the year's budget of false promotions.
 
-Fifty-two candidates that are no better than what serves would, each held to a 95% bound, promote one in three years out
-of four. So each attempt is written down (artifacts/attempts/<task>.jsonl) before its result is seen, and each further one
+Fifty-two candidates that are no better than what serves would, each held to a 95% bound, promote one in up to three years
+out of four. So each attempt is written down (artifacts/attempts/<task>.jsonl) before its result is seen, and each further one
 has to be surer (`statistics.attempt_alpha`). The same model on the same rows is the same attempt: it says the same again.
 """
 

@@ -83,16 +83,10 @@ def broken_evaluation(tuned: Rows, base: Rows, train: Sequence[TrainingExample],
 
 def template_mismatch(tuned: Rows) -> Found:
     """Answers that do not end, or that are right but wrapped in other text: the prompt is not what was trained on."""
-    endless, wrapped = (_share([test(row["scores"]) for row in tuned]) for test in (_endless, _wrapped))
+    scores = [row["scores"] for row in tuned]
+    endless = _share([s.get("endless", 0) > 0 for s in scores])
+    wrapped = _share([s.get("accuracy_tolerant", 0) > s.get("accuracy", 0) for s in scores])
     return endless > SHARE or wrapped > SHARE, f"{endless:.0%} of the answers never end, {wrapped:.0%} are right but wrapped"
-
-
-def _endless(scores: Mapping[str, float]) -> bool:
-    return scores.get("endless", 0) > 0
-
-
-def _wrapped(scores: Mapping[str, float]) -> bool:
-    return scores.get("accuracy_tolerant", 0) > scores.get("accuracy", 0)
 
 
 def overfit(curve: Sequence[float]) -> Found:
@@ -170,13 +164,8 @@ def part_of(dataset: FineTuningDataset, percent: int) -> FineTuningDataset:
     kept = {e.id for e in train[: max(1, round(len(train) * percent / 100))]}
     examples = [e for e in dataset.examples if e.part != "train" or e.id in kept]
     named = {"version": f"{dataset.metadata.version}-{percent}", "fingerprint": store.fingerprint(sorted(kept))}
-    return dataset.model_copy(
-        update={
-            "examples": examples,
-            "metadata": dataset.metadata.model_copy(update=named),
-            "splits": dataset.splits.model_copy(update={"train": len(kept)}),
-        }
-    )
+    metadata, splits = dataset.metadata.model_copy(update=named), dataset.splits.model_copy(update={"train": len(kept)})
+    return dataset.model_copy(update={"examples": examples, "metadata": metadata, "splits": splits})
 
 
 def read_curve(answers: Mapping[int, Rows], task: tasks.Task) -> str:

@@ -186,14 +186,16 @@ def ask_endpoint(
                 while waiting and len(running) < width:
                     running.add(pool.submit(one, waiting.popleft()))
                 done, running = wait(running, return_when=FIRST_COMPLETED)
+                pause = 0.0
                 for [(key, answer)] in (future.result().items() for future in done):
                     if (answer.error or "").startswith("429") and "quota" not in answer.error and refused[key] < RATE_RETRIES:
                         width, refused[key] = max(1, width // 2), refused[key] + 1
                         waiting.append(key)
-                        time.sleep(RATE_PAUSE * 2 ** refused[key])
+                        pause = max(pause, RATE_PAUSE * 2 ** refused[key])
                     else:
                         width = min(MOST_AT_ONCE, width + 1)
                         yield {key: answer}
+                time.sleep(pause)  # after what came beside the refusal has been kept
         finally:
             for future in running:
                 future.cancel()

@@ -163,10 +163,5 @@ def _call(call: Any) -> tuple[str, Any]:
 
 
 SCORERS: dict[str, Callable[[float | None], Scorer]] = {
-    "exact": exact,
-    "contains": contains,
-    "numeric": numeric,
-    "chrf": chrf,
-    "semantic": semantic,
-    "tool_calls": tool_calls,
+    make.__name__: make for make in (exact, contains, numeric, chrf, semantic, tool_calls)
 }
