@@ -1,4 +1,4 @@
-"""Scorers: pure functions of (task, example, answer text). A score is 1.0 or 0.0."""
+"""Scorers: pure functions of (task, example, answer text). A score is 1.0 or 0.0; those of `text` may lie between."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from helpers import store, tasks
+from helpers import store
+from helpers.evaluate import text
 from helpers.records import TrainingExample, WorkbookError
 from helpers.tasks import Task
 
@@ -23,13 +24,16 @@ DECODER = json.JSONDecoder(parse_constant=_refuse)  # NaN and Infinity are Pytho
 def score_answer(task: Task, example: TrainingExample, answer: str, finish: str = "stop") -> tuple[dict[str, float], str]:
     """(scores of one answer: accuracy, format_compliance and what explains them; why its format is refused, or "")."""
     reason, tolerant = format_reason(answer, task.schema, finish), tolerant_json(answer)
-    scores = {"endless": finish == "length", "empty": not answer.strip(), "format_compliance": not reason}
+    scores: dict[str, float] = {"endless": finish == "length", "empty": not answer.strip()}
+    scores |= {"refusal": text.is_refusal(answer), "format_compliance": not reason}
     if task.schema is not None:
         scores["format_tolerant"] = tolerant is not None and not schema_reason(tolerant, task.schema)
         if task.accuracy_from == "fields":
             scores |= _field_scores(task, example, strict_json(answer), tolerant)
     if task.accuracy_from == "scorer":
-        scores["accuracy"] = tasks.normalise(answer) == tasks.normalise(example.answer)
+        scores["accuracy"] = text.scorer(task.scorer)(example, answer)
+    elif task.scorer != "exact":  # shown beside an accuracy that comes from elsewhere
+        scores[task.scorer.partition(":")[0]] = text.scorer(task.scorer)(example, answer)
     return {name: float(value) for name, value in scores.items()}, reason
 
 

@@ -1,6 +1,7 @@
 """The statistics behind every score and gate: proportions, paired differences, quantiles, power.
 
-All intervals are 95% and two-sided, so a gate that looks at one bound is wrong in at most 2.5% of the cases.
+All intervals are 95% and two-sided, so a gate that looks at one bound is wrong in at most 2.5% of the cases. Later
+attempts at the same task within a year get less (`attempt_alpha`), so that a year of attempts stays within 5%.
 """
 
 from __future__ import annotations
@@ -8,14 +9,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 
 from helpers.records import Estimate, Verdict
 
 LEVEL = 0.95
 Z = 1.959963984540054  # the normal quantile of (1 + LEVEL) / 2
+TAIL = 0.025  # what one bound of such an interval may miss
+LATER_ALPHA = 0.0225  # shared by all attempts of a year after the first: 0.025 + 0.0225 < 5%
+WEEKS = 52  # attempts that are planned for
 ASSUMED_FLIPS = 0.20  # share of rows that change between two models, until it has been measured
 METHOD = "paired difference, Bonett-Price 2012"
+METHOD_MEAN = "paired mean difference, t interval, cluster-robust"
 AT_LEAST = ("accuracy", "format_compliance")  # targets of these are lower limits, of all others upper ones
 
 
@@ -47,7 +52,8 @@ def effective_rows(values: Sequence[float], groups: Sequence[str] | None) -> flo
 
     Design effect = variance of the mean over clusters / variance over independent rows (Kish 1965); dividing n by it
     is Korn & Graubard's way (Survey Methodology 1998, 24:193-201), which holds for rare events where a clustered
-    standard error does not. Where nothing varies, a group counts as one row.
+    standard error does not. Few groups say little about their own spread, so n also shrinks by (z / t with groups - 1
+    degrees of freedom)², as they do. Where nothing varies, a group counts as one row.
     """
     n = len(values)
     if groups is None or len(set(groups)) == n:
@@ -60,50 +66,115 @@ def effective_rows(values: Sequence[float], groups: Sequence[str] | None) -> flo
     if spread == 0 or count < 2:
         return float(count)
     clustered = sum(r * r for r in residual.values()) * count / (count - 1)
-    return n / max(1.0, clustered / (spread * n / (n - 1)))
+    return n / max(1.0, clustered / (spread * n / (n - 1))) * (Z / _t(TAIL, count - 1)) ** 2
+
+
+def _t(alpha: float, df: float) -> float:
+    from scipy.stats import t
+
+    return float(t.isf(alpha, df))
+
+
+def upper_normal(alpha: float) -> float:
+    """The normal quantile that is exceeded with probability alpha (1.96 for 0.025)."""
+    return NormalDist().inv_cdf(1 - alpha)
 
 
 def paired_difference(
-    ours: Sequence[float], theirs: Sequence[float], groups: Sequence[str] | None = None
+    ours: Sequence[float], theirs: Sequence[float], groups: Sequence[str] | None = None, alpha: float = TAIL
 ) -> tuple[Estimate, int, int]:
-    """Ours minus theirs on the same rows, with (gained, lost): rows right only with ours, and only with theirs.
+    """Ours minus theirs on the same rows, with (gained, lost): rows better only with ours, and only with theirs.
 
-    Bonett & Price (J. Educ. Behav. Stat. 2012, 37:479-488): with p = (gained + 1)/(n + 2) and q = (lost + 1)/(n + 2),
-    p - q ± z·sqrt((p + q - (p - q)²)/(n + 2)). Exact enumeration for n = 20 … 400 gives a lower bound that is too high
-    in at most 2.5% of the cases when the true difference is 0 or more; Wald and the percentile bootstrap fail there.
+    Scores of 0 and 1: `from_counts`. Other scores: the mean change with its cluster-robust t interval (`mean`).
+    Each bound may be wrong in `alpha` of the cases.
     """
-    changes = [float(a > b) - float(a < b) for a, b in zip(ours, theirs, strict=True)]
-    n, gained, lost = len(changes), changes.count(1.0), changes.count(-1.0)
+    changes = [a - b for a, b in zip(ours, theirs, strict=True)]
+    gained, lost = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+    if {*ours, *theirs} <= {0, 1} or not gained + lost:
+        return from_counts(gained, lost, len(changes), effective_rows(changes, groups) if changes else 0, alpha), gained, lost
+    return mean(changes, groups, alpha), gained, lost
+
+
+def from_counts(gained: int, lost: int, n: int, effective: float, alpha: float = TAIL) -> Estimate:
+    """The paired difference of right and wrong answers; `effective` is what the n rows are worth (`effective_rows`)."""
     if n == 0:
-        return Estimate(value=0.0, low=-1.0, high=1.0, n=0), 0, 0
-    effective = effective_rows(changes, groups)
-    low, high = bonett_price(gained * effective / n, lost * effective / n, effective)
-    return Estimate(value=(gained - lost) / n, low=low, high=high, n=n), gained, lost
+        return Estimate(value=0.0, low=-1.0, high=1.0, n=0)
+    low, high = bonett_price(gained * effective / n, lost * effective / n, effective, alpha)
+    return Estimate(value=(gained - lost) / n, low=low, high=high, n=n)
 
 
-def bonett_price(gained: float, lost: float, n: float) -> tuple[float, float]:
-    """The interval of `paired_difference` from its counts."""
+def bonett_price(gained: float, lost: float, n: float, alpha: float = TAIL) -> tuple[float, float]:
+    """Interval of a paired difference of proportions (Bonett & Price, J. Educ. Behav. Stat. 2012, 37:479-488).
+
+    With p = (gained + 1)/(n + 2) and q = (lost + 1)/(n + 2): p - q ± z·sqrt((p + q - (p - q)²)/(n + 2)). Exact
+    enumeration for n = 20 … 400 gives a lower bound that is too high in at most 2.5% of the cases when the true
+    difference is 0 or more; Wald and the percentile bootstrap fail there (docs/statistics.md has the table).
+    """
+    middle, error = _bonett_price(gained, lost, n)
+    half = (Z if alpha == TAIL else upper_normal(alpha)) * error
+    return max(-1.0, middle - half), min(1.0, middle + half)
+
+
+def _bonett_price(gained: float, lost: float, n: float) -> tuple[float, float]:
     p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    half = Z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
-    return max(-1.0, p - q - half), min(1.0, p - q + half)
+    return p - q, math.sqrt((p + q - (p - q) ** 2) / (n + 2))
 
 
-def detectable_difference(n: int, flips: float = ASSUMED_FLIPS, power: float = 0.8) -> float:
+def p_value(gained: float, lost: float, n: float) -> float:
+    """Two-sided p of "no difference": the smallest level at which the interval of `bonett_price` leaves 0 out."""
+    middle, error = _bonett_price(gained, lost, n)
+    return 2 * NormalDist().cdf(-abs(middle) / error)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted for looking at all of them (Holm, Scand. J. Statist. 1979, 6:65-70), in the same order."""
+    order, adjusted, largest = sorted(range(len(p_values)), key=p_values.__getitem__), [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def attempt_alpha(number: int) -> float:
+    """How often the bound of the year's attempt `number` (1, 2, …) may be wrong, so that a year stays within 5%.
+
+    The first gets the usual 2.5%. The later ones share LATER_ALPHA: in proportion to 1/k while they come weekly, and to
+    52/k² beyond, whose sum is finite, so that trying more often never buys more. Union bound: any dependence between
+    attempts is allowed. Since it falls with k, every window of a year keeps the bound, not only calendar years.
+    """
+    if number <= 1:
+        return TAIL
+    shares = sum(1 / k for k in range(2, WEEKS + 1)) + WEEKS / (WEEKS + 0.5)  # the tail's sum, by the midpoint rule
+    return LATER_ALPHA / shares * (1 / number if number <= WEEKS else WEEKS / number**2)
+
+
+def detectable_difference(n: float, flips: float = ASSUMED_FLIPS, power: float = 0.8, alpha: float = TAIL) -> float:
     """Smallest true difference that n paired rows show in `power` of the cases.
 
     Solves n·d² = (z·sqrt(f) + z_power·sqrt(f - d²))² (Connor, Biometrics 1987, 43:207-211) for d, where f is the share
     of rows that flip (at least d: a difference needs flips).
     """
     from scipy.optimize import brentq
-    from scipy.stats import norm
 
-    z_power = float(norm.ppf(power))
+    z, z_power = upper_normal(alpha), upper_normal(1 - power)
 
     def surplus(d: float) -> float:
         share = max(flips, d)
-        return n * d * d - (Z * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - d * d))) ** 2
+        return n * d * d - (z * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - d * d))) ** 2
 
     return 1.0 if surplus(1.0) < 0 else float(brentq(surplus, 1e-9, 1.0))
+
+
+def rows_to_separate(gained: int, lost: int, n: int, threshold: float = 0.0, alpha: float = TAIL) -> int:
+    """Rows that show in 80% of the cases on which side of the threshold the difference lies, if these rates are true.
+
+    n = (z + z_power)²·(f - d²) / (d - threshold)², the same planning formula as `detectable_difference` with the
+    variance of the rates seen (one flip added to each side); 0 when the difference is the threshold itself.
+    """
+    error = _bonett_price(gained, lost, n)[1]
+    gap = abs((gained - lost) / max(n, 1) - threshold)
+    z = upper_normal(alpha) + upper_normal(0.2)
+    return math.ceil(z * z * error * error * (n + 2) / gap**2) if n and gap > 1e-9 else 0
 
 
 def rows_to_decide(target: float) -> int:
@@ -143,17 +214,33 @@ def _tolerance_bound(ordered: Sequence[float], share: float, confidence: float) 
     return math.exp(fmean(logs) + factor * stdev(logs))
 
 
-def mean(values: Sequence[float]) -> Estimate:
-    """Mean with its t interval (a single value, or equal ones, have no width)."""
+def mean(values: Sequence[float], groups: Sequence[str] | None = None, alpha: float = TAIL) -> Estimate:
+    """Mean with its t interval (a single value, or equal ones, have no width); rows of one group count together.
+
+    Cluster-robust variance G/(G - 1)·Σ (sum of a group's residuals)² / n² with G - 1 degrees of freedom (Liang & Zeger,
+    Biometrika 1986, 73:13-22); with one row a group it is the usual s²/n.
+    """
     n = len(values)
     if n == 0 or min(values) == max(values):
         value = values[0] if n else 0.0
         return Estimate(value=value, low=value, high=value, n=n)
-    from scipy.stats import t
-
-    middle = fmean(values)
-    half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * stdev(values) / math.sqrt(n)
+    middle, residual = fmean(values), defaultdict[str, float](float)
+    for i, value in enumerate(values):
+        residual[groups[i] if groups else str(i)] += value - middle
+    count = len(residual)
+    if count < 2:
+        return Estimate(value=middle, low=min(values), high=max(values), n=n)
+    error = math.sqrt(count / (count - 1) * sum(r * r for r in residual.values())) / n
+    half = _t(alpha, count - 1) * error
     return Estimate(value=middle, low=middle - half, high=middle + half, n=n)
+
+
+def score(values: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
+    """The estimate of a score: a share where every value is 0 or 1, else a mean that stays between 0 and 1."""
+    if {*values} <= {0, 1} or min(values) == max(values):
+        return proportion(values, groups)
+    found = mean(values, groups)
+    return found.model_copy(update={"low": max(0.0, found.low), "high": min(1.0, found.high)})
 
 
 def verdict(estimate: Estimate, threshold: float) -> Verdict:

@@ -27,6 +27,8 @@ class Task(Record):
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     scored_fields: list[str] = Field(default_factory=list)
     accuracy_from: Literal["fields", "scorer", "judge", "human"] = "fields"
+    scorer: str = "exact"  # contains, numeric[:tolerance], chrf[:least], semantic[:least], tool_calls, module:function
+    rubric: str = ""  # when an answer is right, in words for a judge or people
     targets: dict[str, float]
     margins: dict[str, float] = Field(default_factory=dict)
     replace: Literal["better", "not_worse"] = "better"

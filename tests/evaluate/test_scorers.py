@@ -79,7 +79,13 @@ def test_a_field_that_is_missing_on_one_side_is_not_equal():
 def test_text_tasks_are_scored_by_normalised_text(tmp_path):
     task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer")
     assert score_answer(task, EXAMPLE, RIGHT.upper() + " \n")[0]["accuracy"] == 1
-    assert score_answer(task, EXAMPLE, "", "stop")[0] == {"endless": 0, "empty": 1, "format_compliance": 0, "accuracy": 0}
+    assert score_answer(task, EXAMPLE, "", "stop")[0] == {
+        "endless": 0,
+        "empty": 1,
+        "refusal": 0,
+        "format_compliance": 0,
+        "accuracy": 0,
+    }
     assert score_answer(task, EXAMPLE, "x", "length")[0]["format_compliance"] == 0
 
 

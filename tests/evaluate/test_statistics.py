@@ -123,3 +123,37 @@ def test_quantiles_of_few_or_equal_values_stay_finite():
 def test_targets_are_met_by_the_bound_that_hurts(metric, low, high, met):
     assert statistics.target_met(metric, Estimate(value=(low + high) / 2, low=low, high=high, n=9), 0.5) == met
     assert statistics.target_met(metric, Estimate(value=0, low=0, high=1, n=0), 0.5) == "undecided"
+
+
+def test_scores_between_0_and_1_are_compared_by_their_mean():
+    generator = np.random.default_rng(7)
+    missed = 0
+    for _ in range(300):
+        base = generator.random(40)
+        ours, theirs = np.clip(base + generator.normal(0, 0.1, 40), 0, 1), np.clip(base + generator.normal(0, 0.1, 40), 0, 1)
+        estimate, gained, lost = statistics.paired_difference(ours.tolist(), theirs.tolist())
+        missed += not estimate.low <= 0 <= estimate.high
+        assert gained + lost > 30
+    assert missed / 300 <= 0.09
+
+
+def test_a_mean_over_groups_is_as_wide_as_that_of_their_means():
+    values = [0.1, 0.1, 0.5, 0.5, 0.9, 0.9]
+    grouped, alone = statistics.mean(values, list("aabbcc")), statistics.mean([0.1, 0.5, 0.9])
+    assert (grouped.low, grouped.high) == (pytest.approx(alone.low), pytest.approx(alone.high))
+    assert statistics.mean(values).high < grouped.high
+
+
+def test_a_smaller_alpha_widens_and_a_p_value_agrees_with_the_interval():
+    wide, narrow = statistics.from_counts(15, 3, 100, 100, 0.001), statistics.from_counts(15, 3, 100, 100)
+    assert wide.low < narrow.low and wide.high > narrow.high
+    p = statistics.p_value(15, 3, 100)
+    assert statistics.bonett_price(15, 3, 100, p / 2)[0] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_rows_that_would_decide_do_decide():
+    n = statistics.rows_to_separate(12, 8, 100)
+    generator = np.random.default_rng(7)
+    draws = generator.multinomial(n, [0.12, 0.08, 0.80], 2000)
+    assert np.mean([statistics.bonett_price(b, c, n)[0] > 0 for b, c, _ in draws]) == pytest.approx(0.8, abs=0.05)
+    assert statistics.rows_to_separate(5, 5, 100) == 0

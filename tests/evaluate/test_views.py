@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from evaluate_toys import RIGHT, WRONG, constant, right_where, toy_rows, toy_task
 
@@ -59,7 +61,8 @@ def test_headless_tables_hold_no_example_text(measured, run, monkeypatch):
     rows, evaluation = measured
     answers = evaluate.read_answers(run, evaluation.rung("fine_tuned"))
     table = views.flip_table(evaluation, rows, answers, answers, show_text=True)
-    assert len(table.data) == 12 and "thing number" not in table.to_string() and "colour" not in table.to_string()
+    assert table.data.count("<details>") == 12
+    assert "thing number" not in table.data and "colour" not in table.data
 
 
 def test_flips_show_losses_first(task, run):
@@ -68,7 +71,7 @@ def test_flips_show_losses_first(task, run):
     evaluation = evaluate.evaluate_fine_tuned_model(*models, rows, task, run, card=CARD)
     answers = evaluate.read_answers(run, evaluation.rung("fine_tuned"))
     table = views.flip_table(evaluation, rows, answers, answers, show_text=True)
-    assert table.data["flip"].tolist() == ["lost"] * 3 + ["gained"] * 5
+    assert re.findall(r"</span> (\w+) ·", table.data) == ["lost"] * 3 + ["gained"] * 5
 
 
 def test_a_task_without_fixed_choices_gets_a_sentence_instead_of_a_matrix(tmp_path, run):
@@ -86,3 +89,29 @@ def test_every_table_of_the_decision_says_what_it_rests_on(task, run):
     assert "not_yet" in ladder_views.verdict_table(found).to_string()
     assert len(ladder_views.screening_table(screening).data) == 0
     assert "150" in ladder_views.parts_and_targets(task, examples).to_string()
+
+
+def test_slices_diagnoses_and_ratings_are_shown(task, measured, run):
+    rows, evaluation = measured
+    answers = {r.name: evaluate.read_answers(run, r) for r in evaluation.rungs}
+    assert "by slice" in views.slice_table(evaluation).to_html()
+    shown = views.diagnosis_table(evaluate.diagnose(evaluation, [], rows, answers)).to_string()
+    assert "broken evaluation" in shown and "unknown" in shown
+    pairs = evaluate.blind_table(rows, answers["fine_tuned"], answers["prompt"])
+    assert "nothing to rate" in views.rating_table(evaluation, pairs, run, True, evaluate.write_ratings).data
+
+
+def test_a_click_in_the_blind_table_is_kept_and_feeds_the_same_paired_test(tmp_path, run):
+    task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="human", targets={"accuracy": 0.2})
+    rows = toy_rows(12)
+    models = constant("a poor answer", "base"), constant("a good answer", "tuned")
+    evaluation = evaluate.evaluate_fine_tuned_model(*models, rows, task, run, card=CARD)
+    assert evaluation.verdict == "inconclusive" and evaluation.ratings.rated == 0
+    answers = {r.name: evaluate.read_answers(run, r) for r in evaluation.rungs}
+    pairs = evaluate.blind_table(rows, answers["fine_tuned"], answers["prompt"])
+    box = views.rating_table(evaluation, pairs, run, True, evaluate.write_ratings)
+    for pair, buttons in zip(pairs, box.children[2::2], strict=True):
+        buttons.value = "A" if pair["A"] == "a good answer" else "B"
+    again = evaluate.evaluate_fine_tuned_model(*models, rows, task, run, card=CARD)
+    assert again.ratings.rated == 24 and again.comparison["accuracy"].gained == 12
+    assert again.verdict == "pass" and again.fine_tuned_model.accuracy.value == 1

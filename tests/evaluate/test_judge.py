@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+from evaluate_toys import ScriptedModel, constant, toy_rows, toy_task
+
+from helpers import evaluate
+from helpers.evaluate import judge as judging
+from helpers.records import WorkbookError
+
+CARD = {"provider": "local", "base_model": "toy", "version": "t1-00000000", "fingerprints": {}}
+
+
+@pytest.fixture(autouse=True)
+def prints(monkeypatch):
+    monkeypatch.setattr("helpers.models.template_fingerprints", lambda *a: {})
+
+
+@pytest.fixture
+def text_task(tmp_path):
+    changes = {"schema": None, "scored_fields": [], "accuracy_from": "judge", "targets": {"accuracy": 0.2}}
+    return toy_task(tmp_path, rubric="it is good", **changes)
+
+
+def fair(chat):
+    """Says which of A and B is the good answer."""
+    text = chat[-1].content
+    return "A" if text.index("good") < text.index("poor") else "B"
+
+
+def measure(task, run, judge, n=30):
+    models = constant("a poor answer", "base"), constant("a good answer", "tuned")
+    return evaluate.evaluate_fine_tuned_model(*models, toy_rows(n), task, run, card=CARD, judge=judge)
+
+
+def test_a_judge_that_can_tell_decides(text_task, run):
+    found = measure(text_task, run, ScriptedModel(fair, "judge"))
+    assert found.verdict == "pass" and found.comparison["accuracy"].gained == 30
+    assert found.ratings.order_consistency.value == found.ratings.repeat_consistency.value == 1
+    assert any("not compared with people" in warning for warning in found.ratings.warnings)
+
+
+def test_a_judge_that_always_takes_the_first_answer_gives_no_gain(text_task, run):
+    found = measure(text_task, run, constant("A", "biased"))
+    assert found.ratings.order_consistency.value == 0
+    assert found.comparison["accuracy"].difference.value == 0 and found.verdict != "pass"
+
+
+def test_without_a_judge_the_verdict_is_inconclusive_and_says_why(text_task, run):
+    found = measure(text_task, run, None)
+    assert found.verdict == "inconclusive" and any("no judge is set" in reason for reason in found.reasons)
+
+
+def test_agreement_with_people_is_kappa(text_task, run):
+    measure(text_task, run, None)
+    answers = [[{"id": e.id, "answer": text} for e in toy_rows(30)] for text in ("a good answer", "a poor answer")]
+    pairs = evaluate.blind_table(toy_rows(30), *answers)
+    for pair in pairs:
+        pair["choice"] = "A" if "good" in pair["A"] else "B"
+    evaluate.write_ratings(run.path("ratings.csv"), pairs)
+    found = measure(text_task, run, ScriptedModel(fair, "judge"))
+    assert found.ratings.kappa == 1 and found.ratings.kappa_rows == 60
+    assert judging.kappa([(True, True), (True, False), (False, False), (False, True)]) == 0
+
+
+def test_a_judge_of_the_candidates_family_is_named(text_task, run):
+    judge = ScriptedModel(fair, "qwen-big")
+    found = evaluate.evaluate_fine_tuned_model(
+        constant("a poor answer", "b"),
+        constant("a good answer", "Qwen3-0.6B"),
+        toy_rows(5),
+        text_task,
+        run,
+        card=CARD,
+        judge=judge,
+    )
+    assert any("one family" in warning for warning in found.ratings.warnings)
+    assert judging.family("gpt-5-mini") != judging.family("embedded") == "smollm"
+
+
+def test_the_blind_table_hides_whose_answer_is_whose():
+    rows = toy_rows(40)
+    ours, theirs = ([{"id": e.id, "answer": text} for e in rows] for text in ("ours", "theirs"))
+    table = evaluate.blind_table(rows, ours, theirs)
+    assert 8 < sum(row["A"] == "ours" for row in table) < 32
+    assert table == evaluate.blind_table(rows, ours[::-1], theirs), "the same each time, whatever the order"
+
+
+def test_a_choice_that_is_none_of_the_four_is_an_error_with_its_line(text_task, run):
+    run.path("ratings.csv").write_text("id,a_sha,b_sha,choice\nr1,x,y,both\nr2,x,y,perhaps\n")
+    with pytest.raises(WorkbookError, match=r"ratings.csv, line 3: choice 'perhaps'"):
+        judging.read_ratings(run, text_task)
+
+
+def test_judged_text_stays_here_unless_the_task_lets_it_go(text_task, run):
+    judge = ScriptedModel(fair, "remote")
+    judge.is_loopback = False
+    with pytest.raises(WorkbookError, match="data_may_leave"):
+        measure(text_task, run, judge)
+    assert judge.asked == []

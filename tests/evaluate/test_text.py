@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+from evaluate_toys import toy_rows, toy_task
+
+from helpers.evaluate import text
+from helpers.evaluate.scorers import score_answer
+from helpers.records import Message, WorkbookError
+
+
+def example(answer, **last):
+    row = toy_rows(1)[0]
+    return row.model_copy(update={"messages": [row.messages[0], Message(role="assistant", content=answer, **last)]})
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted", "answer", "score"),
+    [
+        ("exact", "Paris", " paris ", 1),
+        ("exact", "Paris", "Paris!!", 0),
+        ("contains", "30 days", "You have 30 days to return it.", 1),
+        ("contains", "30 days", "You have 130 days.", 0),
+        ("contains", "", "anything", 0),
+        ("numeric", "42", "The answer is 42.0", 1),
+        ("numeric", "1,250.5", "it costs 1250.5", 1),
+        ("numeric", "42", "43", 0),
+        ("numeric:0.05", "42", "43", 1),
+        ("numeric", "42", "no number", 0),
+        ("chrf:0.5", "the parcel is lost", "the parcel is lost", 1),
+        ("chrf:0.5", "the parcel is lost", "zzz", 0),
+        ("semantic:0.9", "the parcel is lost", "the parcel is lost", 1),
+        ("semantic:0.9", "the parcel is lost", "", 0),
+        ("semantic", "", "", 1),
+    ],
+)
+def test_each_scorer_tells_right_from_wrong(spec, wanted, answer, score):
+    assert text.scorer(spec)(example(wanted), answer) == score
+
+
+def test_without_a_threshold_overlap_and_meaning_are_scores_between_0_and_1():
+    for spec in ("chrf", "semantic"):
+        near = text.scorer(spec)(example("the parcel is lost"), "a parcel was lost")
+        far = text.scorer(spec)(example("the parcel is lost"), "bananas are yellow")
+        assert 0 <= far < near < 1
+
+
+CALL = '{"name": "lookup", "arguments": {"id": 7}}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        (CALL, 1),
+        (f"<tool_call>{CALL}</tool_call>", 1),
+        ('{"arguments": "{\\"id\\": 7}", "name": "lookup"}', 1),
+        ('{"name": "lookup", "arguments": {"id": 8}}', 0),
+        (f"<tool_call>{CALL}</tool_call><tool_call>{CALL}</tool_call>", 0),
+        ("I will look it up", 0),
+        ("[1, 2]", 0),
+    ],
+)
+def test_tool_calls_match_by_name_and_arguments(answer, score):
+    calls = [{"id": "c", "type": "function", "function": {"name": "lookup", "arguments": '{"id": 7}'}}]
+    assert text.scorer("tool_calls")(example(None, tool_calls=calls), answer) == score
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [("I'm sorry, but I can't help with that.", True), ("I’m sorry", True), ("As an AI model, I", True), ("Sure: 42", False)],
+)
+def test_refusals_are_counted(tmp_path, answer, refused):
+    task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="human")
+    assert score_answer(task, example("x"), answer)[0]["refusal"] == refused
+
+
+def test_an_own_scorer_by_import_path(tmp_path, monkeypatch):
+    module = types.ModuleType("own_scorers")
+    module.length = lambda example, answer: len(answer) / 10
+    monkeypatch.setitem(sys.modules, "own_scorers", module)
+    task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer", scorer="own_scorers:length")
+    assert score_answer(task, example("x"), "12345")[0]["accuracy"] == 0.5
+    with pytest.raises(WorkbookError, match="from 0 to 1"):
+        score_answer(task, example("x"), "1" * 20)
+
+
+@pytest.mark.parametrize("spec", ["nonsense", "no_such_module:score", "json:nothing"])
+def test_an_unknown_scorer_says_which_are_known(spec):
+    with pytest.raises(WorkbookError, match=r"tool_calls, nor package\.module:function"):
+        text.scorer(spec)
+
+
+def test_a_tolerance_that_is_no_number_is_named():
+    with pytest.raises(WorkbookError, match="'wide' is not a number"):
+        text.scorer("numeric:wide")
+
+
+@pytest.mark.parametrize(("spec", "module", "extra"), [("chrf", "sacrebleu", "text"), ("semantic", "wordllama", "curate")])
+def test_a_missing_extra_is_named(monkeypatch, spec, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    text._embedder.cache_clear()
+    with pytest.raises(WorkbookError, match=rf"\[{extra}\]"):
+        text.scorer(spec)(example("a"), "b")
+    text._embedder.cache_clear()
+
+
+def test_a_scorer_of_a_fields_task_stands_beside_its_accuracy(tmp_path):
+    scores = score_answer(toy_task(tmp_path, scorer="contains"), toy_rows(1)[0], "no")[0]
+    assert scores["contains"] == 0 and scores["accuracy"] == 0
