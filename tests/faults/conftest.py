@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "registry"))  # registry_toys
+
 from fault_points import every_point, points, record  # noqa: F401
 
 
