@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, Connection, Engine, MetaData, Table
 
 STATUSES: tuple[str, ...] = get_args(Status)
+MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 60  # how long a writer waits for another one; a transaction here takes milliseconds
 REMEDIES = {
     "disk is full|No space left": "free some disk space and try again",
@@ -40,7 +41,10 @@ def table(name: str) -> Table:
 
 @functools.cache
 def schema() -> MetaData:
-    """The tables; moments are ISO 8601 text in UTC, which sorts, and keeps its zone in every database."""
+    """The tables as the newest revision of migrations/ leaves them (a test holds both equal).
+
+    Moments are ISO 8601 text in UTC, which sorts, and keeps its zone in every database.
+    """
     import sqlalchemy as sa
 
     metadata, text, number, json = sa.MetaData(), sa.Text, sa.Integer, sa.JSON(none_as_null=True)
@@ -55,7 +59,7 @@ def schema() -> MetaData:
         *columns(text, "id", primary_key=True),
         *columns(text, "task", index=True),
         *columns(text, "run_id", "model_id", "base_model", "status", "trained_at", "created_at", "updated_at"),
-        *columns(text, "dataset_version", "evaluated_at", nullable=True),
+        *columns(text, "dataset_version", "evaluated_at", "train_until", "serve_until", nullable=True),
         # artifact: a folder relative to the home, "" when a provider keeps the model; reason: why it has this status
         *columns(text, "provider", "artifact", "artifact_sha256", "evaluation_sha256", "reason", default=""),
         *columns(json, "fingerprints", "metadata", default=dict),
@@ -74,7 +78,7 @@ def schema() -> MetaData:
         *columns(number, "generation"),  # counts the changes; a caller says which one it looked at
         *columns(text, "since"),
     )
-    audit = sa.Table(
+    sa.Table(
         "audit",
         metadata,
         *columns(number, "id", primary_key=True, autoincrement=True),
@@ -91,28 +95,32 @@ def schema() -> MetaData:
         *columns(text, "event_id", unique=True),
         *columns(json, "event"),
         *columns(text, "created_at"),
-        *columns(text, "delivered_at", nullable=True),
+        *columns(text, "delivered_at", "sent_at", "retry_at", nullable=True),
+        *columns(number, "attempts", default=0, server_default="0"),
     )
-    for dialect, statements in APPEND_ONLY.items():
-        for statement in statements:
-            sa.event.listen(audit, "after_create", sa.DDL(statement).execute_if(dialect=dialect))
     return metadata
 
 
-_REFUSE = "BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END"
-APPEND_ONLY = {  # the third one: INSERT OR REPLACE deletes without telling the DELETE trigger
-    "sqlite": (
-        f"CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit {_REFUSE}",
-        f"CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit {_REFUSE}",
-        f"CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id) {_REFUSE}",
-    ),
-    "postgresql": (
-        "CREATE OR REPLACE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'the audit is append-only'; END $$",
-        "CREATE TRIGGER audit_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON audit "
-        "FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only()",
-    ),
-}
+def migrate(connection: Connection, to: str = "head") -> None:
+    """Bring the tables to this program's revision, in the caller's transaction; a new database gets all revisions."""
+    import sqlalchemy as sa
+
+    tables = sa.inspect(connection).get_table_names()
+    known = sorted(path.name[:4] for path in MIGRATIONS.glob("versions/0*.py"))
+    marked = "alembic_version" in tables
+    at = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() if marked else None
+    if at == known[-1]:
+        return
+    if at is not None and at not in known:
+        raise WorkbookError(f"a newer workbook made this registry (revision {at}, known up to {known[-1]}); update this one")
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    if at is None and "versions" in tables:  # made by release 0.1.0, which had no revisions
+        command.stamp(config, known[0])
+    command.upgrade(config, to)
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,7 @@ class Registry:
         with open(self.folder / ".registry.lock", "a+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with _engine(self.url).begin() as connection:
-                schema().create_all(connection)
+                migrate(connection)
         _ready.add(self.url)
 
 
