@@ -2,16 +2,18 @@
 
 import json
 import sqlite3
+from typing import get_args
 
 import pytest
 from registry_toys import TASK, candidate, contradictions, make_run, results
 
 from helpers import registry, store
-from helpers.records import FineTunedModelVersion, WorkbookError
+from helpers.records import FineTunedModelVersion, Status, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
-from helpers.registry.database import STATUSES, open_registry, table
+from helpers.registry.database import open_registry, table
 from helpers.registry.versions import CHANGES, update
 
+STATUSES = get_args(Status)
 ALLOWED = {
     ("training", "evaluating"),
     ("training", "deprecated"),

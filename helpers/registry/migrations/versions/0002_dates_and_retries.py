@@ -16,4 +16,5 @@ def upgrade() -> None:
     op.add_column("outbox", sa.Column("sent_at", sa.Text()))
     op.add_column("outbox", sa.Column("retry_at", sa.Text()))
     op.add_column("outbox", sa.Column("attempts", sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("outbox", sa.Column("sent_to", sa.Text(), nullable=False, server_default=""))
     op.execute("UPDATE outbox SET sent_at = created_at")
