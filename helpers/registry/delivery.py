@@ -15,6 +15,7 @@ from typing import Any
 from helpers import store
 from helpers.records import WorkbookError
 from helpers.registry.database import Registry, table
+from helpers.registry.mirror import mirror
 
 FIRST_RETRY = timedelta(minutes=1)  # doubled after every failure
 MAX_ATTEMPTS = 8  # about two hours; what is still waiting then is shown by `workbook registry reconcile`
@@ -23,12 +24,13 @@ _log = logging.getLogger(__name__)
 
 
 def catch_up(registry: Registry) -> None:
-    """Repair routes.json and deliver what waits in the outbox; a failure is logged, since the commit stands."""
+    """Repair routes.json, deliver the outbox, mirror what is new; a failure is logged, since the commit stands."""
     try:
         publish_routes(registry)
-        notify_team(registry)
+        if notify_team(registry) and registry.folder == store.home():
+            mirror(registry)
     except (OSError, WorkbookError) as error:
-        logging.getLogger(__name__).warning("routes and notifications have to wait: %s", store.redact(str(error)))
+        _log.warning("what follows a commit has to wait: %s", store.redact(str(error)))
 
 
 def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:

@@ -272,7 +272,7 @@ def history(task: str = "") -> list[dict[str, Any]]:
 
 def show(version_id: str) -> dict[str, Any]:
     """One version with its history and, when it serves, its route."""
-    manager = _manager_of(version_id)
+    manager = manager_of(version_id)
     version, route = manager.get_version(version_id), manager.route()
     told = open_registry().rows("audit", version=version_id)
     return {"version": version, "history": told, "route": route if route["version"] == version_id else None}
@@ -280,12 +280,12 @@ def show(version_id: str) -> dict[str, Any]:
 
 def promote(version_id: str, target: Target, because: str = "", force: bool = False) -> Promotion:
     """Take a version through the gate; `verdict` and `promoted` say what happened."""
-    return _manager_of(version_id).promote(version_id, target, because, force)
+    return manager_of(version_id).promote(version_id, target, because, force)
 
 
 def rollback(version_id: str | None = None, task: str = "", because: str = "") -> Promotion:
     """Serve an earlier version again; the task may be left out when the version, or the only task, tells it."""
-    manager = _manager_of(version_id) if version_id and not task else FineTuneLifecycleManager(_resolve(task))
+    manager = manager_of(version_id) if version_id and not task else FineTuneLifecycleManager(_resolve(task))
     return manager.rollback(version_id, because)
 
 
@@ -303,6 +303,7 @@ def _resolve(task: str) -> str:
     return found[0]
 
 
-def _manager_of(version_id: str) -> FineTuneLifecycleManager:
+def manager_of(version_id: str) -> FineTuneLifecycleManager:
+    """The manager of the task that a version belongs to."""
     with open_registry().transaction(read_only=True) as db:
         return FineTuneLifecycleManager(versions.row_of(db, version_id)["task"])
