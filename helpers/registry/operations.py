@@ -34,7 +34,7 @@ def lineage(version_id: str) -> list[dict[str, Any]]:
     if results := version.eval_results:
         sha256 = f"evaluation.json {known.get('evaluation_sha256', '')[:8]}"
         rows.append(("evaluation", sha256, known.get("evaluated_at", ""), f"accuracy {results.accuracy}"))
-    rows += [(h["action"], h["to_status"], h["at"], h["because"]) for h in told if h["to_status"] != "training"]
+    rows += [(h["action"], h["to_status"], h["at"], h["because"]) for h in told if h["to_status"] not in ("training", "evaluating")]
     if route["version"] == version_id:
         rows.append(("route", f"generation {route['generation']}", route["since"], f"serves {manager.task} now"))
     return [dict(zip(("step", "what", "when", "detail"), row, strict=True)) for row in rows if row[1]]

@@ -93,7 +93,7 @@ def test_reconcile_repairs_the_view_and_names_a_way_back_that_is_broken():
 def test_the_lineage_leads_from_the_data_to_the_route():
     two_versions()
     steps = registry.lineage("v2")
-    assert [s["step"] for s in steps] == ["data", "run", "model", "evaluation", "evaluate", "promote", "route"]
+    assert [s["step"] for s in steps] == ["data", "run", "model", "evaluation", "promote", "route"]
     assert steps[0]["what"] == "d1" and "generation 2" in steps[-1]["what"]
     assert [s["step"] for s in registry.lineage("v1")][-2:] == ["promote", "displace"]
     json.loads(store.dumps(steps))
