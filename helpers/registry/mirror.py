@@ -34,7 +34,8 @@ def mirror(registry: Registry) -> list[str]:
     try:
         client, done = MlflowClient(uri, uri), []
         found = client.get_experiment_by_name(EXPERIMENT)
-        experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
+        files = None if uri.startswith("http") else (store.home() / "mlflow").as_uri()  # else they go to the caller's folder
+        experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT, files)
         everything = [version for version in versions.listed(registry) if version.eval_results]
         for task in sorted({version.task for version in everything}):
             name, known = task.replace("/", "."), {}  # MLflow forbids slashes

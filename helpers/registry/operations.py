@@ -24,17 +24,21 @@ def lineage(version_id: str) -> list[dict[str, Any]]:
     run, known = store.Run(version.run_id), version.metadata
     manifest = store.home() / "datasets" / (version.dataset_version or "-") / "manifest.json"
     data = store.read_json(manifest) if manifest.exists() else {}
+    parts = ", ".join(f"{part} {n}" for part, n in data.get("splits", {}).items())
     ran = run.read("run.json") if run.has("run.json") else {}
     told = [h for h in manager.history() if h["version"] == version_id and h["to_status"] != h["from_status"]]
+    decided = [h for h in told if h["to_status"] in ("staging", "production", "deprecated")]
     rows = [
-        ("data", version.dataset_version, data.get("created_at", ""), f"rows {data.get('splits', 'unknown')}"),
+        ("data", version.dataset_version, data.get("created_at", ""), parts or "its manifest is gone"),
         ("run", run.id, ran.get("started_at", told[0]["at"]), f"profile {ran.get('profile', 'by hand')}"),
         ("model", version.model_id, version.trained_at.isoformat(), f"from {version.base_model}"),
     ]
     if results := version.eval_results:
         sha256 = f"evaluation.json {known.get('evaluation_sha256', '')[:8]}"
         rows.append(("evaluation", sha256, known.get("evaluated_at", ""), f"accuracy {results.accuracy}"))
-    rows += [(h["action"], h["to_status"], h["at"], h["because"]) for h in told if h["to_status"] not in ("training", "evaluating")]
+    rows += [
+        (h["action"], h["to_status"], h["at"], h["because"]) for h in told if h["to_status"] not in ("training", "evaluating")
+    ]
     if route["version"] == version_id:
         rows.append(("route", f"generation {route['generation']}", route["since"], f"serves {manager.task} now"))
     return [dict(zip(("step", "what", "when", "detail"), row, strict=True)) for row in rows if row[1]]
