@@ -36,9 +36,7 @@ def lineage(version_id: str) -> list[dict[str, Any]]:
     if results := version.eval_results:
         sha256 = f"evaluation.json {known.get('evaluation_sha256', '')[:8]}"
         rows.append(("evaluation", sha256, known.get("evaluated_at", ""), f"accuracy {results.accuracy}"))
-    rows += [
-        (h["action"], h["to_status"], h["at"], h["because"]) for h in told if h["to_status"] not in ("training", "evaluating")
-    ]
+    rows += [(h["action"], h["to_status"], h["at"], h["because"]) for h in decided]
     if route["version"] == version_id:
         rows.append(("route", f"generation {route['generation']}", route["since"], f"serves {manager.task} now"))
     return [dict(zip(("step", "what", "when", "detail"), row, strict=True)) for row in rows if row[1]]
@@ -47,9 +45,7 @@ def lineage(version_id: str) -> list[dict[str, Any]]:
 def diff(one: str, other: str) -> list[dict[str, str]]:
     """{field, a, b} wherever two versions differ: data, settings, fingerprints, scores, status."""
     facts = [_facts(manager_of(name).get_version(name)) for name in (one, other)]
-    rows = [
-        {"field": name, **{k: str(f.get(name, "")) for k, f in zip("ab", facts, strict=True)}} for name in facts[0] | facts[1]
-    ]
+    rows = [{"field": name, "a": str(facts[0].get(name, "")), "b": str(facts[1].get(name, ""))} for name in facts[0] | facts[1]]
     return [row for row in rows if row["a"] != row["b"]]
 
 
