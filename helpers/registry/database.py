@@ -29,7 +29,8 @@ BUSY_SECONDS = 60  # how long a writer waits for another one; a transaction here
 REMEDIES = {
     "disk is full|No space left": "free some disk space and try again",
     "readonly|unable to open|Permission denied|Read-only": "set WORKBOOK_HOME or its permissions",
-    "not a database|malformed": "restore it from a backup",
+    "not a database|malformed": "move it aside and restore it from a backup: workbook registry restore FILE",
+    "onnection.*(failed|refused)|timeout|translate host": "start the server, or correct WORKBOOK_DATABASE_URL",
 }
 
 
@@ -126,7 +127,7 @@ _ready: set[str] = set()
 def open_registry() -> Registry:
     """The home's registry."""
     url = os.environ.get("WORKBOOK_DATABASE_URL") or f"sqlite:///{store.home() / 'registry.db'}"
-    return Registry(url, store.home())
+    return Registry(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url), store.home())
 
 
 @functools.cache
@@ -140,8 +141,8 @@ def _engine(url: str) -> Engine:
         engine = sa.create_engine(url, poolclass=sa.pool.NullPool, **options)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise WorkbookError(
-            f"WORKBOOK_DATABASE_URL cannot be used ({store.redact(str(error))}); install the driver it names, "
-            "or unset it to use SQLite"
+            f"WORKBOOK_DATABASE_URL cannot be used ({store.redact(str(error))}); install the driver it names "
+            '(PostgreSQL: pip install -e ".[postgres]"), or unset it to use SQLite'
         ) from None
     if sqlite:
         sa.event.listen(engine, "connect", _on_connect)

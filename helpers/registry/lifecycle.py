@@ -17,7 +17,7 @@ from helpers.registry.gate import RuleResult
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-TOLD_TOO = ("base_url", "prompt_style", "seconds", "cost_usd")  # of model.json, into the metadata
+TOLD_TOO = ("base_url", "prompt_style")  # of model.json, into the metadata
 Target = Literal["none", "staging", "production"]
 
 
