@@ -13,7 +13,6 @@ from datetime import timedelta
 from typing import Any
 
 from helpers import store
-from helpers.records import WorkbookError
 from helpers.registry.database import Registry, table
 from helpers.registry.mirror import mirror
 
@@ -29,7 +28,7 @@ def catch_up(registry: Registry) -> None:
         publish_routes(registry)
         if notify_team(registry) and registry.folder == store.home():
             mirror(registry)
-    except (OSError, WorkbookError) as error:
+    except Exception as error:  # whatever a channel or a driver throws: the commit stands
         _log.warning("what follows a commit has to wait: %s", store.redact(str(error)))
 
 

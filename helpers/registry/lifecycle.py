@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -85,12 +86,16 @@ class FineTuneLifecycleManager:
         return self.get_version(version_id)
 
     def _close_dead_runs(self, db: Connection, run_id: str) -> None:
-        """Deprecate what earlier runs of this home began to train and never finished: until now they could be resumed."""
+        """Deprecate what earlier `workbook run`s of this home began to train and never finished; until now they could go on.
+
+        Whoever has the home's lock knows that no other run is alive. Runs by hand (no run.json) can always go on.
+        """
         for row in db.execute(table("versions").select().filter_by(task=self.task, status="training")).mappings().all():
             run = store.Run(row["run_id"])
-            if run.id != run_id and run.folder.exists() and not run.has("model.json"):
-                why = f"run {run.id} did not finish its training before run {run_id} began one"
-                versions.change_status(db, row, "deprecated", "close", why)
+            if run.id != run_id and run.has("run.json") and not run.has("model.json"):
+                with contextlib.suppress(WorkbookError), store.lock():
+                    why = f"run {run.id} did not finish its training before run {run_id} began one"
+                    versions.change_status(db, row, "deprecated", "close", why)
 
     def record_model(self, version_id: str, model_json: dict[str, Any]) -> FineTunedModelVersion:
         """Tie a version to what training made: model id, fingerprints, and the sha256 of the artifact's files."""

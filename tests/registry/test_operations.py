@@ -1,5 +1,6 @@
 """Around versions: the way back is rehearsed on a copy, a backup restores everything, a repair repairs, lineage adds up."""
 
+import fcntl
 import json
 import shutil
 
@@ -121,26 +122,39 @@ def test_a_request_to_retrain_is_written_down_and_says_its_command():
         manager.schedule_retrain("@weekly")
 
 
+def open_in(run_id, by_hand=False):
+    run = store.open_run(run_id)
+    if not by_hand:
+        store.write_json(run.path("run.json"), {"run_id": run_id})
+    return FineTuneLifecycleManager(TASK).open_version(f"v-{run_id}", run_id, "tiny", "d1")
+
+
+def statuses():
+    return {v.run_id: v.status for v in registry.list_versions()}
+
+
 def test_a_run_that_died_in_training_is_closed_when_the_next_one_trains():
-    manager = FineTuneLifecycleManager(TASK)
-    store.open_run("run-a")
-    manager.open_version("va", "run-a", "tiny", "d1")
-    assert manager.open_version("va", "run-a", "tiny", "d1").status == "training"  # resumed: still open
-    store.open_run("run-b")
-    manager.open_version("vb", "run-b", "tiny", "d1")
-    closed = manager.get_version("va")
-    assert closed.status == "deprecated" and "run-a did not finish" in closed.metadata["reason"]
+    open_in("a")
+    assert open_in("a").status == "training"  # resumed: still open
+    open_in("b")
+    closed = FineTuneLifecycleManager(TASK).get_version("v-a")
+    assert closed.status == "deprecated" and "run a did not finish" in closed.metadata["reason"]
     with pytest.raises(WorkbookError, match="use another run_id"):
-        manager.open_version("va", "run-a", "tiny", "d1")
+        open_in("a")
 
 
-def test_a_run_that_trained_and_was_not_measured_yet_stays_open():
-    manager = FineTuneLifecycleManager(TASK)
-    run = store.open_run("run-a")
-    manager.open_version("va", "run-a", "tiny", "d1")
-    store.write_json(run.path("model.json"), {})
-    manager.open_version("vb", "run-b", "tiny", "d1")
-    manager.open_version("elsewhere", "run-of-another-home", "tiny", "d1")
-    manager.open_version("vc", "run-c", "tiny", "d1")
-    assert {v.id: v.status for v in manager.list_versions()}["va"] == "training"
-    assert {v.id: v.status for v in manager.list_versions()}["elsewhere"] == "training"
+def test_a_run_that_can_go_on_stays_open():
+    open_in("by-hand", by_hand=True)
+    open_in("trained")
+    store.write_json(store.open_run("trained").path("model.json"), {})
+    FineTuneLifecycleManager(TASK).open_version("x", "of-another-home", "tiny", "d1")
+    open_in("c")
+    assert set(statuses().values()) == {"training"}
+
+
+def test_a_run_that_is_alive_is_not_closed():
+    open_in("alive")
+    with open(store.home() / ".lock", "a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        open_in("by-hand", by_hand=True)
+    assert statuses()["alive"] == "training"
