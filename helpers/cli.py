@@ -68,9 +68,18 @@ def _registry_actions(actions: Any) -> None:
     promote.add_argument("--force", action="store_true", help="against the gate; needs --because")
     back = _add(actions, "rollback", _registry, "serve an earlier version again: ID, or the one before the current")
     back.add_argument("id", metavar="ID", nargs="?", default="")
+    compare = _add(actions, "diff", _registry, "what differs between two versions")
+    compare.add_argument("id", metavar="A")
+    compare.add_argument("other", metavar="B")
+    _add(actions, "lineage", _registry, "data, run, evaluation and route of a version").add_argument("id", metavar="ID")
+    again = _add(actions, "reevaluate", _registry, "ask the version in production about another version's test part")
+    again.add_argument("id", metavar="ID")
+    _add(actions, "reconcile", _registry, "repair routes.json, notifications and the MLflow mirror from the database")
+    for name, text in (("backup", "write the registry to one file"), ("restore", "fill an empty registry from a backup")):
+        _add(actions, name, _registry, text).add_argument("file", type=Path, metavar="FILE")
     for action in (promote, back):
         action.add_argument("--because", default="", metavar="TEXT", help="the reason, kept in the history")
-    for action in (listed, history, promote, back):
+    for action in (listed, history, promote, back, again):
         action.add_argument("--task", default="", metavar="NAME", help="for example demo/support_triage")
 
 
@@ -157,6 +166,18 @@ def _registry(args: Args) -> int:
         _show(args, rows, rows, "at actor action version from_status to_status because", "nothing has happened yet")
     elif args.action == "show":
         _show(args, registry.show(args.id))
+    elif args.action == "diff":
+        rows = registry.diff(args.id, args.other)
+        _show(args, rows, rows, "field a b", "they differ in nothing")
+    elif args.action == "lineage":
+        rows = registry.lineage(args.id)
+        _show(args, rows, rows, "when step what detail")
+    elif args.action == "reevaluate":
+        _show(args, registry.reevaluate(args.id, args.task, _tell))
+    elif args.action in ("backup", "restore"):
+        _show(args, getattr(registry, args.action)(args.file))
+    elif args.action == "reconcile":
+        _show(args, registry.reconcile())
     else:
         from helpers.retrain.ending import VERDICT_CODE
 

@@ -20,6 +20,8 @@ ALPHA = 0.05  # over all checks of one look together (Holm)
 FEW_ROWS = 30  # fewer requests in a window decide nothing
 FORMAT_MARGIN = 0.02  # a fall that matters, where task.yaml has no margin of its own
 FEEDBACK_MARGIN = 0.25  # points on the scale of 1 to 5
+SHARE_SHIFT = 0.15  # a shift of a share that is worth a look, and of a length, below
+LENGTH_SHIFT = 0.3
 ERROR_RISE = 0.05  # a rise of the share of failed requests that is worth a look
 
 HealthVerdict = Literal["ok", "watch", "retrain"]
@@ -123,11 +125,17 @@ def live_checks(task: Task, windows: Windows, baseline: EvalResults | None) -> l
     format_before = baseline.format_compliance if baseline else format_before
     margin = task.margins.get("format_compliance", FORMAT_MARGIN)
     failed = [[float(not row.ok) for row in rows] for rows in both]
+    rates = [[float(row.feedback is not None) for row in rows] for rows in both]
+    lengths = [[float(len(row.answer)) for row in rows if row.ok] for rows in both]
+    long = LENGTH_SHIFT * statistics.mean(lengths[1]).value
     return [
         volume_check(windows),
         fall_check("format_compliance", formed[0], format_now, format_before, margin),
         fall_check("feedback_mean", rated[0], *map(statistics.mean, rated), FEEDBACK_MARGIN, scale=(1.0, 5.0)),
-        error_check(*failed),
+        shift_check("error_rate", *failed, ERROR_RISE, "share of failed requests", rise=True),
+        shift_check("feedback_rate", *rates, SHARE_SHIFT, "share of rated requests"),  # who rates decides what ratings say
+        shift_check("answer_length", *lengths, max(long, 1.0), "characters"),  # first to show a broken template
+        shift_check("new_words", *new_words(windows), SHARE_SHIFT, "share of words never asked before", rise=True),
         latency_check(task, windows.recent, baseline),
     ]
 
@@ -163,15 +171,28 @@ def fall_check(
     return _check(name, "retrain", now, before.value, said, p)
 
 
-def error_check(recent: list[float], earlier: list[float]) -> Check:
-    """watch when the share of failed requests has risen by an amount that matters (Mann-Whitney's p)."""
+def shift_check(name: str, recent: list[float], earlier: list[float], matters: float, unit: str, rise: bool = False) -> Check:
+    """watch when the mean has shifted (with `rise`: risen) by `matters` or more, and Mann-Whitney's p survives Holm."""
     from scipy.stats import mannwhitneyu
 
-    now, before = statistics.proportion(recent), statistics.proportion(earlier)
+    now, before = statistics.mean(recent), statistics.mean(earlier)
     p = float(mannwhitneyu(recent, earlier).pvalue) if now.n and before.n and len({*recent, *earlier}) > 1 else 1.0
-    rose = now.n and before.n and now.value - before.value >= ERROR_RISE
-    said = f"against {before.n} rows before; p = {p:.2g}"
-    return _check("error_rate", "watch" if rose else "ok", now, before.value if before.n else None, said, p)
+    shift = now.value - before.value if now.n and before.n else 0.0
+    verdict: HealthVerdict = "watch" if (shift if rise else abs(shift)) >= matters else "ok"
+    said = f"{unit}, against {before.n} rows before; p = {p:.2g}"
+    return _check(name, verdict, now, before.value if before.n else None, said, p)
+
+
+def new_words(windows: Windows) -> tuple[list[float], list[float]]:
+    """Share of each request's words that were never seen before, now and in the time before.
+
+    The older half of the time before is the vocabulary; its younger half says how many new words are usual.
+    """
+    half = len(windows.earlier) // 2
+    known = frozenset().union(*(row.asked for row in windows.earlier[:half]))
+    both = windows.recent, windows.earlier[half:] if known else []
+    now, before = ([len(row.asked - known) / len(row.asked) for row in rows if row.asked] for rows in both)
+    return now, before
 
 
 def latency_check(task: Task, rows: list[LiveRow], baseline: EvalResults | None) -> Check:

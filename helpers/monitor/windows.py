@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ class LiveRow(NamedTuple):
     ok: bool
     latency_ms: float | None
     feedback: float | None  # 1 to 5
+    asked: frozenset[str] = frozenset()  # the words of the user's turns
 
 
 class LiveLog(NamedTuple):
@@ -81,6 +83,7 @@ def read_live(task: Task, live_path: str = "") -> LiveLog:
 def _row(raw: dict[str, Any]) -> LiveRow:
     at = datetime.fromisoformat(raw["created_at"])
     score, latency = raw.get("feedback_score"), raw.get("latency_ms")
+    turns = [str(m.get("content") or "") for m in raw.get("messages") or [] if m.get("role") == "user"]
     return LiveRow(
         created_at=at if at.tzinfo else at.replace(tzinfo=UTC),
         version=str(raw.get("version") or ""),
@@ -88,6 +91,7 @@ def _row(raw: dict[str, Any]) -> LiveRow:
         ok=str(raw.get("status", "ok")).lower() in ("ok", "200", "success"),
         latency_ms=float(latency) if isinstance(latency, int | float) and latency > 0 else None,
         feedback=float(score) if isinstance(score, int | float) and 1 <= score <= 5 else None,
+        asked=frozenset(re.findall(r"\w{3,}", " ".join(turns).lower())),
     )
 
 

@@ -1,4 +1,4 @@
-"""The registry's tables, and transactions on them that are all or nothing, also under kill -9.
+"""The registry's database, and transactions on it that are all or nothing, also under kill -9.
 
 SQLite at artifacts/registry.db, or PostgreSQL by WORKBOOK_DATABASE_URL. What must never happen is forbidden by the
 tables themselves, not only by the code above them: a second production version of a task (partial unique index), an
@@ -16,103 +16,63 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from helpers import store
-from helpers.records import Status, WorkbookError
+from helpers.records import WorkbookError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Column, Connection, Engine, MetaData, Table
+    from sqlalchemy import Connection, Engine, TableClause
 
-STATUSES: tuple[str, ...] = get_args(Status)
+MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 60  # how long a writer waits for another one; a transaction here takes milliseconds
 REMEDIES = {
     "disk is full|No space left": "free some disk space and try again",
     "readonly|unable to open|Permission denied|Read-only": "set WORKBOOK_HOME or its permissions",
-    "not a database|malformed": "restore it from a backup",
+    "not a database|malformed": "move it aside and restore it from a backup: workbook registry restore FILE",
+    "onnection.*(failed|refused)|timeout|translate host": "start the server, or correct WORKBOOK_DATABASE_URL",
 }
 
 
-def table(name: str) -> Table:
-    """One of versions, routes, audit and outbox."""
-    return schema().tables[name]
+TABLES = {  # what constrains them stands in migrations/; the first column is the key
+    "versions": "id task run_id model_id base_model status trained_at created_at updated_at dataset_version evaluated_at"
+    " train_until serve_until provider artifact artifact_sha256 evaluation_sha256 reason fingerprints metadata eval_results",
+    "routes": "task version previous generation since",
+    "audit": "id at actor version action because task from_status to_status evidence generation",
+    "outbox": "id event_id event created_at delivered_at sent_at retry_at attempts sent_to",
+}
+JSON_COLUMNS = ("fingerprints", "metadata", "eval_results", "evidence", "event")
 
 
 @functools.cache
-def schema() -> MetaData:
-    """The tables; moments are ISO 8601 text in UTC, which sorts, and keeps its zone in every database."""
+def table(name: str) -> TableClause:
+    """One of TABLES; moments are ISO 8601 text in UTC, which sorts, and keeps its zone in every database."""
     import sqlalchemy as sa
 
-    metadata, text, number, json = sa.MetaData(), sa.Text, sa.Integer, sa.JSON(none_as_null=True)
-
-    def columns(kind: Any, *names: str, nullable: bool = False, **options: Any) -> list[Column[Any]]:
-        return [sa.Column(name, kind, nullable=nullable, **options) for name in names]
-
-    listed = ", ".join(f"'{status}'" for status in STATUSES)
-    versions = sa.Table(
-        "versions",
-        metadata,
-        *columns(text, "id", primary_key=True),
-        *columns(text, "task", index=True),
-        *columns(text, "run_id", "model_id", "base_model", "status", "trained_at", "created_at", "updated_at"),
-        *columns(text, "dataset_version", "evaluated_at", nullable=True),
-        # artifact: a folder relative to the home, "" when a provider keeps the model; reason: why it has this status
-        *columns(text, "provider", "artifact", "artifact_sha256", "evaluation_sha256", "reason", default=""),
-        *columns(json, "fingerprints", "metadata", default=dict),
-        *columns(json, "eval_results", nullable=True),
-        sa.CheckConstraint(f"status IN ({listed})", name="known_status"),
-    )
-    serving = sa.text("status = 'production'")
-    partial = {"unique": True, "sqlite_where": serving, "postgresql_where": serving}
-    sa.Index("one_production_version_per_task", versions.c.task, **partial)
-    sa.Table(
-        "routes",
-        metadata,
-        *columns(text, "task", primary_key=True),
-        sa.Column("version", text, sa.ForeignKey("versions.id")),  # null: retired, nothing serves
-        sa.Column("previous", text, sa.ForeignKey("versions.id")),
-        *columns(number, "generation"),  # counts the changes; a caller says which one it looked at
-        *columns(text, "since"),
-    )
-    audit = sa.Table(
-        "audit",
-        metadata,
-        *columns(number, "id", primary_key=True, autoincrement=True),
-        *columns(text, "at", "actor", "version", "action", "because"),
-        *columns(text, "task", index=True),
-        *columns(text, "from_status", "to_status", nullable=True),
-        *columns(json, "evidence", default=dict),
-        *columns(number, "generation", nullable=True),
-    )
-    sa.Table(
-        "outbox",
-        metadata,
-        *columns(number, "id", primary_key=True, autoincrement=True),
-        *columns(text, "event_id", unique=True),
-        *columns(json, "event"),
-        *columns(text, "created_at"),
-        *columns(text, "delivered_at", nullable=True),
-    )
-    for dialect, statements in APPEND_ONLY.items():
-        for statement in statements:
-            sa.event.listen(audit, "after_create", sa.DDL(statement).execute_if(dialect=dialect))
-    return metadata
+    json = sa.JSON(none_as_null=True)
+    return sa.table(name, *(sa.column(c, json if c in JSON_COLUMNS else None) for c in TABLES[name].split()))
 
 
-_REFUSE = "BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END"
-APPEND_ONLY = {  # the third one: INSERT OR REPLACE deletes without telling the DELETE trigger
-    "sqlite": (
-        f"CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit {_REFUSE}",
-        f"CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit {_REFUSE}",
-        f"CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id) {_REFUSE}",
-    ),
-    "postgresql": (
-        "CREATE OR REPLACE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'the audit is append-only'; END $$",
-        "CREATE TRIGGER audit_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON audit "
-        "FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only()",
-    ),
-}
+def migrate(connection: Connection, to: str = "head") -> None:
+    """Bring the tables to this program's revision, in the caller's transaction; a new database gets all revisions."""
+    import sqlalchemy as sa
+
+    tables = sa.inspect(connection).get_table_names()
+    known = sorted(path.name[:4] for path in MIGRATIONS.glob("versions/0*.py"))
+    marked = "alembic_version" in tables
+    at = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() if marked else None
+    if at == known[-1]:
+        return
+    if at is not None and at not in known:
+        raise WorkbookError(f"a newer workbook made this registry (revision {at}, known up to {known[-1]}); update this one")
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    if at is None and "versions" in tables:  # made by release 0.1.0, which had no revisions
+        command.stamp(config, known[0])
+    command.upgrade(config, to)
 
 
 @dataclass(frozen=True)
@@ -144,7 +104,7 @@ class Registry:
 
     def rows(self, name: str, **where: Any) -> list[dict[str, Any]]:
         """The rows of a table whose columns have these values, in the order of its key."""
-        query = table(name).select().filter_by(**where).order_by(*table(name).primary_key)
+        query = table(name).select().filter_by(**where).order_by(next(iter(table(name).c)))
         with self.transaction(read_only=True) as db:
             return [dict(row) for row in db.execute(query).mappings()]
 
@@ -157,7 +117,7 @@ class Registry:
         with open(self.folder / ".registry.lock", "a+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with _engine(self.url).begin() as connection:
-                schema().create_all(connection)
+                migrate(connection)
         _ready.add(self.url)
 
 
@@ -167,7 +127,7 @@ _ready: set[str] = set()
 def open_registry() -> Registry:
     """The home's registry."""
     url = os.environ.get("WORKBOOK_DATABASE_URL") or f"sqlite:///{store.home() / 'registry.db'}"
-    return Registry(url, store.home())
+    return Registry(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url), store.home())
 
 
 @functools.cache
@@ -181,8 +141,8 @@ def _engine(url: str) -> Engine:
         engine = sa.create_engine(url, poolclass=sa.pool.NullPool, **options)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise WorkbookError(
-            f"WORKBOOK_DATABASE_URL cannot be used ({store.redact(str(error))}); install the driver it names, "
-            "or unset it to use SQLite"
+            f"WORKBOOK_DATABASE_URL cannot be used ({store.redact(str(error))}); install the driver it names "
+            '(PostgreSQL: pip install -e ".[postgres]"), or unset it to use SQLite'
         ) from None
     if sqlite:
         sa.event.listen(engine, "connect", _on_connect)
@@ -200,5 +160,7 @@ def _on_begin(connection: Connection) -> None:
     reads = connection.get_execution_options().get("read_only", False)
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-    elif not reads:
+    elif reads:  # all statements see one moment, as they do in SQLite
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    else:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7230451)")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+import contextlib
+import shlex
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field
 
 from helpers import store
 from helpers.records import EvalResults, FineTunedModelVersion, Record, Status, Verdict, WorkbookError
 from helpers.registry import gate, versions
-from helpers.registry.database import open_registry, table
+from helpers.registry.database import Registry, open_registry, table
+from helpers.registry.delivery import catch_up, publish_routes
 from helpers.registry.gate import RuleResult
 
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+TOLD_TOO = ("base_url", "prompt_style")  # of model.json, into the metadata
 Target = Literal["none", "staging", "production"]
 
 
@@ -32,10 +39,10 @@ class Promotion(Record):
 class FineTuneLifecycleManager:
     """The versions, the route and the history of one task."""
 
-    def __init__(self, task_name: str) -> None:
+    def __init__(self, task_name: str, registry: Registry | None = None) -> None:
         self.task = task_name
-        self.registry = open_registry()
-        versions.catch_up(self.registry)
+        self.registry = registry or open_registry()
+        catch_up(self.registry)
 
     def get_version(self, version_id: str) -> FineTunedModelVersion:
         """One version of this task by its id."""
@@ -68,6 +75,9 @@ class FineTuneLifecycleManager:
                 row = {"id": version_id, "task": self.task, "run_id": run_id, "status": "training"}
                 row |= {"model_id": version_id, "base_model": base_model, "dataset_version": dataset_version}
                 row |= dict.fromkeys(("trained_at", "created_at", "updated_at"), store.now().isoformat())
+                row |= dict.fromkeys(("provider", "artifact", "artifact_sha256", "evaluation_sha256", "reason"), "")
+                row |= {"fingerprints": {}, "metadata": {}}
+                self._close_dead_runs(db, run_id)
                 db.execute(t.insert().values(**row))
                 versions.audit(db, row, "open", "training begins", to_status="training")
             elif (row["task"], row["run_id"]) != (self.task, run_id) or row["status"] == "deprecated":
@@ -75,14 +85,28 @@ class FineTuneLifecycleManager:
                 raise WorkbookError(f"version {version_id} {said}; use another run_id")
         return self.get_version(version_id)
 
+    def _close_dead_runs(self, db: Connection, run_id: str) -> None:
+        """Deprecate what earlier `workbook run`s of this home began to train and never finished; until now they could go on.
+
+        Whoever has the home's lock knows that no other run is alive. Runs by hand (no run.json) can always go on.
+        """
+        for row in db.execute(table("versions").select().filter_by(task=self.task, status="training")).mappings().all():
+            run = store.Run(row["run_id"])
+            if run.id != run_id and run.has("run.json") and not run.has("model.json"):
+                with contextlib.suppress(WorkbookError), store.lock():
+                    why = f"run {run.id} did not finish its training before run {run_id} began one"
+                    versions.change_status(db, row, "deprecated", "close", why)
+
     def record_model(self, version_id: str, model_json: dict[str, Any]) -> FineTunedModelVersion:
         """Tie a version to what training made: model id, fingerprints, and the sha256 of the artifact's files."""
         artifact = model_json.get("adapter") or ""
         told = ("model_id", "base_model", "dataset_version", "provider", "fingerprints")
         values = {name: model_json[name] for name in told}
         values |= {"artifact": artifact, "artifact_sha256": versions.artifact_sha256(artifact)}
+        values |= {name: model_json.get(name) for name in ("train_until", "serve_until")}
         with self.registry.transaction() as db:
             row = versions.row_of(db, version_id, task=self.task)
+            values["metadata"] = row["metadata"] | {name: model_json[name] for name in TOLD_TOO if model_json.get(name)}
             if all(row[name] == value for name, value in values.items()):
                 return versions.as_record(row)
             if row["status"] not in ("training", "evaluating"):
@@ -131,7 +155,7 @@ class FineTuneLifecycleManager:
                 versions.switch(db, self.task, None, "retire", because or "retired", {})
             else:
                 versions.change_status(db, row, status, "status", because)
-        versions.catch_up(self.registry)
+        catch_up(self.registry)
         return self.get_version(version_id)
 
     def validate_for_production(
@@ -192,7 +216,7 @@ class FineTuneLifecycleManager:
                 versions.change_status(db, row, "staging", "promote", because, evidence=evidence)
                 event = {"action": "promote", "task": self.task, "version": version.id, "target": "staging"}
                 versions.announce(db, event | {"because": because})
-        versions.catch_up(self.registry)
+        catch_up(self.registry)
         return answer.model_copy(update={"previous": route["previous"], "generation": route["generation"]})
 
     def rollback(self, to_version_id: str | None = None, because: str = "", expected_generation: int | None = None) -> Promotion:
@@ -201,24 +225,44 @@ class FineTuneLifecycleManager:
         The target must have served before and its artifact must be there, unchanged. The version that is left keeps
         its artifact and rows, so that rolling back once more returns to it.
         """
-        with self.registry.transaction() as db:
-            route = versions.route_of(db, self.task)
-            versions.expect(route, expected_generation)
-            target = to_version_id or route["previous"]
+        with self.registry.transaction(read_only=True) as db:
+            seen = versions.route_of(db, self.task)
+            versions.expect(seen, expected_generation)
+            target = to_version_id or seen["previous"]
             if target is None:
                 raise WorkbookError(f"nothing served task {self.task} before; there is nothing to roll back to")
-            row = versions.row_of(db, target, task=self.task)
+            version = versions.as_record(versions.row_of(db, target, task=self.task))
             served = table("audit").select().filter_by(version=target, to_status="production")
-            if row["status"] != "deprecated" or db.execute(served).first() is None:
-                raise WorkbookError(f"version {target} is {row['status']}; only one that served before can come back")
-            verdict, found = gate.artifact_is_intact(versions.as_record(row))
-            if verdict != "pass":
-                raise WorkbookError(f"version {target} cannot serve again: {found}; restore it, or choose another")
-            rule = RuleResult(name="artifact", verdict=verdict, evidence=found)
-            route = versions.switch(db, self.task, row, "rollback", because, {"rules": [rule.model_dump()]})
-        versions.catch_up(self.registry)
-        said: dict[str, Any] = {"previous": route["previous"], "generation": route["generation"], "rules": [rule]}
+            if version.status != "deprecated" or db.execute(served).first() is None:
+                raise WorkbookError(f"version {target} is {version.status}; only one that served before can come back")
+        rules = gate.can_serve_again(version)  # outside the transaction: it hashes files and may ask a provider
+        if stops := [rule.evidence for rule in rules if rule.verdict == "fail"]:
+            raise WorkbookError(f"version {target} cannot serve again: {'; '.join(stops)}; restore it, or choose another")
+        with self.registry.transaction() as db:
+            versions.expect(versions.route_of(db, self.task), seen["generation"])
+            row = versions.row_of(db, target, task=self.task)
+            evidence = {"rules": [rule.model_dump() for rule in rules]}
+            route = versions.switch(db, self.task, row, "rollback", because, evidence)
+        catch_up(self.registry)
+        said: dict[str, Any] = {"previous": route["previous"], "generation": route["generation"], "rules": rules}
         return Promotion(version=target, target="production", verdict="pass", promoted=True, **said)
+
+    def schedule_retrain(self, cron: str, profile: str = "retrain", because: str = "") -> dict[str, Any]:
+        """Write down that this task asks for a regular retrain; returns the command that makes it so.
+
+        The registry decides about models, `workbook schedule` about clocks: it checks and installs what is asked for here.
+        """
+        if len(cron.split()) != 5:
+            raise WorkbookError(f'cron {cron!r} has not five fields; "0 3 * * 0" is every Sunday at three')
+        command = f"workbook schedule {shlex.quote(profile)} --cron {shlex.quote(cron)}"
+        asked = {"cron": cron, "profile": profile, "command": command}
+        with self.registry.transaction() as db:
+            serving = versions.route_of(db, self.task)["version"] or ""
+            versions.audit(db, {"task": self.task, "id": serving}, "schedule", because or command, evidence=asked)
+            event = {"action": "schedule", "task": self.task, "version": serving, "target": "retrain"}
+            versions.announce(db, event | asked | {"because": because})
+        catch_up(self.registry)
+        return {"task": self.task} | asked
 
 
 def list_versions(task: str = "") -> list[FineTunedModelVersion]:
@@ -233,7 +277,7 @@ def history(task: str = "") -> list[dict[str, Any]]:
 
 def show(version_id: str) -> dict[str, Any]:
     """One version with its history and, when it serves, its route."""
-    manager = _manager_of(version_id)
+    manager = manager_of(version_id)
     version, route = manager.get_version(version_id), manager.route()
     told = open_registry().rows("audit", version=version_id)
     return {"version": version, "history": told, "route": route if route["version"] == version_id else None}
@@ -241,18 +285,18 @@ def show(version_id: str) -> dict[str, Any]:
 
 def promote(version_id: str, target: Target, because: str = "", force: bool = False) -> Promotion:
     """Take a version through the gate; `verdict` and `promoted` say what happened."""
-    return _manager_of(version_id).promote(version_id, target, because, force)
+    return manager_of(version_id).promote(version_id, target, because, force)
 
 
 def rollback(version_id: str | None = None, task: str = "", because: str = "") -> Promotion:
     """Serve an earlier version again; the task may be left out when the version, or the only task, tells it."""
-    manager = _manager_of(version_id) if version_id and not task else FineTuneLifecycleManager(_resolve(task))
+    manager = manager_of(version_id) if version_id and not task else FineTuneLifecycleManager(_resolve(task))
     return manager.rollback(version_id, because)
 
 
 def routes() -> dict[str, dict[str, Any]]:
     """The production routes: the content of routes.json, repaired if it was missing or stale."""
-    return versions.publish_routes(open_registry())
+    return publish_routes(open_registry())
 
 
 def _resolve(task: str) -> str:
@@ -264,6 +308,7 @@ def _resolve(task: str) -> str:
     return found[0]
 
 
-def _manager_of(version_id: str) -> FineTuneLifecycleManager:
+def manager_of(version_id: str) -> FineTuneLifecycleManager:
+    """The manager of the task that a version belongs to."""
     with open_registry().transaction(read_only=True) as db:
         return FineTuneLifecycleManager(versions.row_of(db, version_id)["task"])

@@ -1,14 +1,14 @@
-"""Rows and what follows them: a version's life and audit, the switch of production, routes.json and notifications.
+"""Rows and what changes them: a version's life and audit, the switch of production, the outbox.
 
-Functions that take a connection work inside a transaction of the caller. The two files follow a commit; that can fail,
-or be cut short by a kill, without harm: the database is the truth, and the next opening catches up.
+Functions that take a connection work inside a transaction of the caller.
 """
 
 from __future__ import annotations
 
 import getpass
-import logging
+import json
 import os
+import re
 import socket
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,10 @@ CHANGES: dict[Status, tuple[Status, ...]] = {
     "production": ("deprecated",),
     "deprecated": (),  # back to production by rollback alone
 }
+EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 RECORD_FIELDS = set(FineTunedModelVersion.model_fields)
 IN_METADATA = ("provider", "artifact", "artifact_sha256", "fingerprints", "evaluation_sha256", "evaluated_at", "reason")
+IN_METADATA += ("train_until", "serve_until")
 
 
 def as_record(row: Mapping[str, Any]) -> FineTunedModelVersion:
@@ -57,15 +59,15 @@ def row_of(db: Connection, version_id: str, **where: str) -> dict[str, Any]:
 
 def update(db: Connection, version_id: str, **values: Any) -> None:
     """Change columns of one version."""
-    if "reason" in values:
-        values["reason"] = store.redact(values["reason"])
+    values |= {name: clean(values[name]) for name in ("reason", "metadata") if name in values}
     db.execute(table("versions").update().filter_by(id=version_id).values(**values, updated_at=store.now().isoformat()))
 
 
 def audit(db: Connection, row: Mapping[str, Any], action: str, because: str, **more: Any) -> None:
     """Append who did what to a version, when and why; `more`: from_status, to_status, evidence, generation."""
     values = {"at": store.now().isoformat(), "actor": _actor(), "task": row["task"], "version": row["id"]}
-    db.execute(table("audit").insert().values(**values, action=action, because=store.redact(because), **more))
+    more["evidence"] = clean(more.get("evidence", {}))
+    db.execute(table("audit").insert().values(**values, action=action, because=clean(because), **more))
 
 
 def change_status(db: Connection, row: Mapping[str, Any], status: Status, action: str, because: str, **more: Any) -> None:
@@ -77,8 +79,15 @@ def change_status(db: Connection, row: Mapping[str, Any], status: Status, action
 def announce(db: Connection, event: dict[str, Any]) -> None:
     """Put an event into the outbox: it exists exactly if the change that it tells of was committed."""
     at = store.now().isoformat()
-    event = {"at": at} | event | {"because": store.redact(event["because"])}
+    event = clean({"at": at} | event)
     db.execute(table("outbox").insert().values(event_id=uuid.uuid4().hex, event=event, created_at=at))
+
+
+def clean(value: Any) -> Any:
+    """Text, or JSON, without keys, secrets and e-mail addresses."""
+    if isinstance(value, str):
+        return EMAIL.sub("[e-mail]", store.redact(value))
+    return json.loads(clean(store.dumps(value)))
 
 
 def _actor() -> str:
@@ -130,49 +139,3 @@ def switch(
     db.execute(t.insert().values(task=task, **values) if first else t.update().filter_by(task=task).values(**values))
     announce(db, {"action": action, "task": task, "target": "production", "because": because} | values)
     return {"task": task} | values
-
-
-def catch_up(registry: Registry) -> None:
-    """Repair routes.json and deliver what waits in the outbox; a failure is logged, since the commit stands."""
-    try:
-        publish_routes(registry)
-        notify_team(registry)
-    except (OSError, WorkbookError) as error:
-        logging.getLogger(__name__).warning("routes and notifications have to wait: %s", store.redact(str(error)))
-
-
-def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:
-    """Write routes.json from the database when it is missing, torn or stale; return the routes of what serves."""
-    path, r, v = registry.folder / "routes.json", table("routes").c, table("versions").c
-    shown = r.version, v.model_id, v.provider, r.since, r.previous, r.generation
-    query = table("versions").join(table("routes"), r.version == v.id).select().order_by(r.task)
-    with registry.transaction() as db:
-        rows = db.execute(query.with_only_columns(r.task, *shown)).mappings()
-        current = {row["task"]: {column.name: row[column.name] for column in shown} for row in rows}
-        text = store.dumps(current, indent=2) + "\n"
-        if text != (path.read_text(encoding="utf-8", errors="replace") if path.exists() else "{}\n"):
-            store.write_text(path, text)
-    return current
-
-
-def notify_team(registry: Registry) -> int:
-    """Append every waiting event to notifications.jsonl, then mark it delivered; returns how many.
-
-    At least once: after a kill between the two an event comes again, under the same event_id.
-    """
-    t = table("outbox")
-    with registry.transaction() as db:
-        waiting = db.execute(t.select().filter_by(delivered_at=None).order_by(t.c.id)).mappings().all()
-        if not waiting:
-            return 0
-        with open(registry.folder / "notifications.jsonl", "ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a kill tore the last line; its event is still waiting
-                    file.write(b"\n")
-            for row in waiting:
-                file.write(store.redact(store.dumps(row["event"] | {"event_id": row["event_id"]}) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-        db.execute(t.update().filter_by(delivered_at=None).values(delivered_at=store.now().isoformat()))
-    return len(waiting)

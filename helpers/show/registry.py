@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, get_args
@@ -45,7 +46,7 @@ def history_table(history: Sequence[Mapping[str, Any]], last: int = 12) -> Style
     """The last entries of the audit: who did what, when and why."""
     rows = [
         {"when": h["at"][:16].replace("T", " "), "who": h["actor"], "version": h["version"], "what": h["action"]}
-        | {"becomes": h["to_status"] or "", "because": show.masked(h["because"], True, 80)}
+        | {"becomes": h["to_status"] or "", "because": textwrap.shorten(h["because"], 100, placeholder=" …")}
         for h in history[-last:]
     ]
     return show.table(rows, f"The last {len(rows)} of {len(history)} audit entries")
@@ -67,7 +68,7 @@ def history_timeline(history: Sequence[Mapping[str, Any]]) -> Figure:
             axis.barh(y, end - x, left=x, height=0.55, color=STATUS_COLOURS[status], edgecolor="white")
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
-    shown = range(0, len(changes), max(1, len(changes) // 8))
+    shown = range(0, len(changes), max(1, -(-len(changes) // 9)))
     axis.set_xticks(list(shown), [f"{datetime.fromisoformat(changes[x]['at']):%m-%d\n%H:%M}" for x in shown])
     axis.set_xlabel("status changes in order, each as wide as the next (UTC)")
     axis.set_title(f"Every status change of {len(names)} version{'s' * (len(names) != 1)}", loc="left")

@@ -82,6 +82,19 @@ CASES = [
     ("errors rose", {"error": 0.3}, "watch", {"error_rate"}),
     ("replies got slow", {"latency": 20000.0}, "watch", {"latency_p95"}),
     ("traffic collapsed", {"per_day": 5}, "watch", {"volume"}),
+    ("fewer people rate", {"rated": 0.1}, "watch", {"feedback_rate"}),
+    (
+        "answers got longer",
+        {"answer": GOOD[:-1] + ', "note": "' + "so " * 40 + '"}'},
+        "retrain",
+        {"answer_length", "format_compliance"},
+    ),
+    (
+        "other things are asked",
+        {"words": [*WORDS[:4], *["invoice", "refund", "cancel", "contract", "vat", "iban"]]},
+        "watch",
+        {"new_words"},
+    ),
 ]
 
 

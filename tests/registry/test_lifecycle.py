@@ -2,16 +2,18 @@
 
 import json
 import sqlite3
+from typing import get_args
 
 import pytest
 from registry_toys import TASK, candidate, contradictions, make_run, results
 
 from helpers import registry, store
-from helpers.records import FineTunedModelVersion, WorkbookError
+from helpers.records import FineTunedModelVersion, Status, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
-from helpers.registry.database import STATUSES, open_registry, table
+from helpers.registry.database import open_registry, table
 from helpers.registry.versions import CHANGES, update
 
+STATUSES = get_args(Status)
 ALLOWED = {
     ("training", "evaluating"),
     ("training", "deprecated"),
@@ -309,3 +311,20 @@ def test_a_file_that_is_no_database_is_reported_with_its_remedy(home):
     (home / "registry.db").write_text("this is not a database, it is a note " * 50)
     with pytest.raises(WorkbookError, match="restore it from a backup"):
         registry.list_versions()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://someone:planted-password@127.0.0.1:9/x", "start the server, or correct WORKBOOK_DATABASE_URL"),
+        ("nonsense", "cannot be used"),
+        ("nosuch://planted-password@x/y", "unset it to use SQLite"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_reported_without_its_password(monkeypatch, url, said):
+    if url.startswith("postgresql"):
+        pytest.importorskip("psycopg", reason="the extra postgres is not installed")
+    monkeypatch.setenv("WORKBOOK_DATABASE_URL", url)
+    with pytest.raises(WorkbookError) as error:
+        registry.list_versions()
+    assert said in str(error.value) and "planted" not in str(error.value)

@@ -1,0 +1,155 @@
+"""Messages to the team: after the commit, at least once, tried again, and never in the way of a promotion."""
+
+import json
+import logging
+import threading
+import time
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from registry_toys import TASK, candidate
+
+from helpers import registry, store
+from helpers.registry import FineTuneLifecycleManager, delivery
+from helpers.registry.database import open_registry
+
+pytest.importorskip("apprise", reason="the extra notify is not installed")
+
+
+class Webhook:
+    """A real HTTP server on loopback that notes what it gets, and answers with `status` after `wait` seconds."""
+
+    def __init__(self):
+        self.got, self.status, self.wait = [], 200, 0.0
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                time.sleep(hook.wait)
+                if hook.status == 200:
+                    hook.got.append(json.loads(body))
+                self.send_response(hook.status)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"json://127.0.0.1:{self.server.server_port}/hook?cto=1&rto=1"
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def hook(monkeypatch):
+    made = Webhook()
+    monkeypatch.setenv("WORKBOOK_NOTIFY_URLS", made.url)
+    yield made
+    made.close()
+
+
+def later(monkeypatch, minutes):
+    now = store.now() + timedelta(minutes=minutes)
+    monkeypatch.setattr(store, "now", lambda: now)
+
+
+def test_a_promotion_is_told_once_with_its_event_id(hook):
+    candidate("v1").promote("v1", "production", because="it is better")
+    FineTuneLifecycleManager(TASK)
+    FineTuneLifecycleManager(TASK)
+    event = open_registry().rows("outbox")[0]
+    assert [event["event_id"] in said["message"] for said in hook.got] == [True]
+    assert "promote" in hook.got[0]["title"] and "it is better" in hook.got[0]["message"]
+    assert event["sent_at"] is not None
+
+
+@pytest.mark.parametrize("trouble", ["500", "slow", "down"])
+def test_a_channel_in_trouble_never_stops_a_promotion_and_is_told_later(hook, monkeypatch, trouble):
+    manager = candidate("v1")
+    if trouble == "down":
+        hook.close()
+    hook.status, hook.wait = (500, 0.0) if trouble == "500" else (200, 3.0)
+    began = time.monotonic()
+    assert manager.promote("v1", "production").promoted
+    assert time.monotonic() - began < 15
+    assert registry.routes()[TASK]["version"] == "v1"
+    assert store.read_jsonl(store.home() / "notifications.jsonl")[0]["version"] == "v1"
+    waiting = open_registry().rows("outbox")[0]
+    assert (waiting["sent_at"], waiting["attempts"]) == (None, 1)
+    FineTuneLifecycleManager(TASK)  # not due yet: no second attempt
+    assert open_registry().rows("outbox")[0]["attempts"] == 1
+    if trouble == "down":
+        hook = Webhook()
+        monkeypatch.setenv("WORKBOOK_NOTIFY_URLS", hook.url)
+    hook.status, hook.wait = 200, 0.0
+    time.sleep(0.1)
+    hook.got.clear()
+    later(monkeypatch, 2)
+    FineTuneLifecycleManager(TASK)
+    assert len(hook.got) == 1
+    assert open_registry().rows("outbox")[0]["sent_at"] is not None
+
+
+def test_attempts_come_further_and_further_apart_and_end(hook, monkeypatch):
+    hook.status = 500
+    candidate("v1").promote("v1", "production")
+    seen = []
+    for _ in range(delivery.MAX_ATTEMPTS + 2):
+        row = open_registry().rows("outbox")[0]
+        seen.append(row["attempts"])
+        later(monkeypatch, 300)
+        FineTuneLifecycleManager(TASK)
+    assert seen[-1] == delivery.MAX_ATTEMPTS
+    assert any("did not reach every channel" in problem for problem in registry.reconcile()["problems"])
+
+
+def test_of_two_channels_the_one_that_has_it_is_not_told_again(hook, monkeypatch):
+    other = Webhook()
+    other.status = 500
+    monkeypatch.setenv("WORKBOOK_NOTIFY_URLS", f"{hook.url}, {other.url}")
+    candidate("v1").promote("v1", "production")
+    other.status = 200
+    later(monkeypatch, 2)
+    FineTuneLifecycleManager(TASK)
+    assert (len(hook.got), len(other.got)) == (1, 1)
+    other.close()
+
+
+def test_what_happened_before_a_channel_was_set_is_not_told(hook, monkeypatch):
+    monkeypatch.delenv("WORKBOOK_NOTIFY_URLS")
+    candidate("v1").promote("v1", "production")
+    monkeypatch.setenv("WORKBOOK_NOTIFY_URLS", hook.url)
+    candidate("v2").promote("v2", "production")
+    assert ["v2" in said["title"] for said in hook.got] == [True]
+
+
+def test_an_address_that_is_not_understood_is_reported_without_itself(monkeypatch, caplog):
+    monkeypatch.setenv("WORKBOOK_NOTIFY_URLS", "slaack://secret-token-123/x")
+    with caplog.at_level(logging.WARNING):
+        assert candidate("v1").promote("v1", "production").promoted
+    assert "not understood" in caplog.text and "secret-token" not in caplog.text
+
+
+def test_planted_secrets_and_addresses_reach_no_file_no_row_and_no_channel(hook, monkeypatch):
+    manager = candidate("v1")
+    monkeypatch.setenv("WORKBOOK_API_KEY", "planted-key-12345")
+    planted = ("planted-key-12345", "jane.doe@example.org", "sk-abcdefghijklmnopqrstuvwx")
+    manager.promote("v1", "production", because="asked by jane.doe@example.org with planted-key-12345")
+    candidate("v2", verdict="fail", reasons=["see sk-abcdefghijklmnopqrstuvwx of jane.doe@example.org"])
+    manager.promote("v2", "production", because="sk-abcdefghijklmnopqrstuvwx", force=True)
+    model = store.open_run("run-v1").read("model.json")
+    candidate("v3")
+    manager.record_model("v3", model | {"model_id": "m", "base_url": "http://jane.doe@example.org/sk-abcdefghijklmnopqrstuvwx"})
+    manager.schedule_retrain("0 3 * * 0", because="jane.doe@example.org wants it")
+    registry.backup(store.home() / "backup.json")
+    files = [path for path in store.home().iterdir() if path.is_file()]
+    assert {"registry.db", "notifications.jsonl", "backup.json"} <= {path.name for path in files}
+    everything = b"".join(path.read_bytes() for path in files).decode(errors="replace") + json.dumps(hook.got)
+    assert [word for word in planted if word in everything] == []
+    assert "[e-mail]" in everything and "[secret]" in everything

@@ -1,0 +1,58 @@
+"""`workbook registry …` and `workbook route`: exactly one JSON value, of the promised shape, and the promised exit code."""
+
+import json
+
+import pytest
+from registry_toys import TASK, candidate
+
+from helpers import store
+from helpers.cli import main
+from helpers.records import FineTunedModelVersion
+
+
+@pytest.fixture
+def call(capsys):
+    def run(*arguments, code=0):
+        assert main([*map(str, arguments), "--json"]) == code
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_the_commands_tell_the_whole_story(call, tmp_path):
+    for name in ("v1", "v2"):
+        candidate(name)
+        assert call("registry", "promote", name, "--to", "production", "--because", "better")["promoted"]
+    listed = [FineTunedModelVersion.model_validate(row) for row in call("registry", "list")]
+    assert [(v.id, v.status) for v in listed] == [("v2", "production"), ("v1", "deprecated")]
+    assert call("registry", "rollback", "--task", TASK, "--because", "drill")["version"] == "v1"
+    assert call("route") == store.read_json(store.home() / "routes.json")
+    assert [row["action"] for row in call("registry", "history")][-2:] == ["displace", "rollback"]
+    assert call("registry", "show", "v1")["route"]["version"] == "v1"
+    assert call("registry", "lineage", "v1")[-1]["step"] == "route"
+    assert {"field", "a", "b"} == set(call("registry", "diff", "v1", "v2")[0])
+    assert call("registry", "backup", tmp_path / "b.json")["versions"] == 2
+    assert call("registry", "reconcile") == {"waiting": 0, "mirrored": [], "problems": []}
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("fail", 3), ("inconclusive", 4)])
+def test_a_refusal_is_told_by_the_exit_code(call, verdict, code):
+    candidate("v1", verdict=verdict)
+    assert call("registry", "promote", "v1", "--to", "production", code=code)["promoted"] is False
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("show", "nobody"), ("rollback",), ("lineage", "nobody"), ("reevaluate", "nobody"), ("restore", "/nowhere.json")],
+)
+def test_what_cannot_be_done_is_one_sentence_and_exit_2(arguments, capsys):
+    assert main(["registry", *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith("workbook: ") and told.err.count("\n") == 1
+
+
+def test_a_person_gets_tables(capsys):
+    candidate("v1")
+    for arguments in (("list",), ("history",), ("lineage", "v1"), ("diff", "v1", "v1")):
+        assert main(["registry", *arguments]) == 0
+    assert "they differ in nothing" in capsys.readouterr().out
