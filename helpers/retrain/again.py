@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -61,9 +60,8 @@ def new_rows(task: Task, serving: FineTunedModelVersion, min_feedback: float) ->
     folder = store.home() / "datasets" / (serving.dataset_version or "-")
     if not (folder / "manifest.json").exists():
         return None
-    known = {
-        str((row.get("example") or row).get("id")) for path in folder.glob("*.jsonl") for row in map(json.loads, open(path, "rb"))
-    }
+    rows = [row for path in folder.glob("*.jsonl") for row in store.read_jsonl(path)]
+    known = {(row.get("example") or row).get("id") for row in rows}
     human, logged = load_examples(task, "human").examples, load_examples(task, "production").examples
     rated = [row for row in logged if row.feedback_score is not None and row.feedback_score >= min_feedback]
     return len({row.id for row in [*human, *rated]} - known)

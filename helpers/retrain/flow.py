@@ -125,9 +125,9 @@ def _go(book: Book, chosen: list[str], stops: bool) -> Ending:
             book.tell(f"{label} skipped: the other trainer was chosen")
         elif failed := _one(book, name, label):
             return failed
-        if name == "06_monitor" and stops and "02_curate" in chosen[number:]:
-            if no := _question(book, chosen, number, because):
-                return no
+        asks = name == "06_monitor" and stops and "02_curate" in chosen[number:]
+        if asks and (no := _question(book, chosen, number, because)):
+            return no
         if name == "01_decide" and stops and not because and (no := _advice(book)):
             return no
     if "05_registry" not in chosen:

@@ -34,7 +34,8 @@ CAUSE = {
 }
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "pre{background:#f5f5f5;padding:.8rem;overflow-x:auto;white-space:pre-wrap}td,th{text-align:left;padding:.15rem 1rem .15rem 0}"
+    "pre{background:#f5f5f5;padding:.8rem;overflow-x:auto;white-space:pre-wrap}"
+    "td,th{text-align:left;padding:.15rem 1rem .15rem 0}"
     "img{max-width:100%}.failed,.interrupted{color:#b00020}.finished,.reused{color:#1b6e2c}"
 )
 
@@ -126,9 +127,9 @@ def page(record: dict[str, Any], failure: str) -> str:
     parts += [f"<h2>What failed</h2><pre>{told(failure)}</pre>"] if failure else []
     parts += [f"<h2>Result</h2><pre>{told(summary(record))}</pre><h2>Notebooks</h2>"]
     parts += ["<table><tr><th>notebook<th>status<th>seconds<th>attempts", *rows, "</table>"]
-    for entry in record["notebooks"]:
-        images = [f"<img alt='figure of {entry['name']}' src='data:image/png;base64,{data}'>" for data in _figures(run, entry["name"])]
-        parts += [f"<h2>{entry['name']}</h2>", *images] if images else []
+    for name in (entry["name"] for entry in record["notebooks"]):
+        images = [f"<img alt='figure of {name}' src='data:image/png;base64,{data}'>" for data in _figures(run, name)]
+        parts += [f"<h2>{name}</h2>", *images] if images else []
     parts += [f"<h2>Versions</h2><pre>{told(store.dumps(record['versions'], indent=1))}</pre>"]
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{told(run.id)}</title><style>{STYLE}</style>"
     return ending.clean(head + "".join(parts))

@@ -46,7 +46,7 @@ _HEADLINE = {
 
 def _numbers(value: dict[str, Any]) -> list[str]:
     rows = {"base": value["base_model"]}
-    rows |= {f"best rung ({r['name']})": r["results"] for r in value["rungs"] if r["name"] == value["best_rung"]}
+    rows |= {f"best rung ({r['name']})": r["results"] for r in value.get("rungs", []) if r["name"] == value["best_rung"]}
     lines = []
     for name, results in (rows | {"tuned": value["fine_tuned_model"]}).items():
         scores = ", ".join(f"{label} {_interval(results[key])}" for key, label in ASKED.items())
