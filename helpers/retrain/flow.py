@@ -186,7 +186,8 @@ def _one(book: Book, name: str, label: str) -> Ending | None:
     artifact = book.run.path(parameters.NOTEBOOKS[name].artifact)
     declared = store.declared_parameters(notebook)
     given = {key: value for key, value in book.values.items() if key in declared}
-    key = resume.key_of(notebook, declared | given, book.run, book.task_folder)
+    names = [other["name"] for other in book.record["notebooks"]]
+    key = resume.key_of(notebook, declared | given, book.run, book.task_folder, names[names.index(name) + 1 :])
     if resume.finished_before(name, key, book.run):
         entry["status"] = "reused"
         book.save()

@@ -59,8 +59,8 @@ def heartbeat() -> Iterator[list[int]]:
 
 def _ping(what: str) -> None:
     if url := os.environ.get("WORKBOOK_HEARTBEAT_URL", ""):
-        parts = urlsplit(url)
         with contextlib.suppress(OSError, ValueError):  # it must never cost a run
+            parts = urlsplit(url)
             urllib.request.urlopen(urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{what}")), timeout=3).close()
 
 
