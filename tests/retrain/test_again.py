@@ -42,6 +42,7 @@ def version(task: tasks.Task, name: str, status: str) -> None:
         if status == "production":
             values = (task.registry_name, name, store.now().isoformat())
             db.execute("insert into routes (task, version, generation, since) values (?, ?, 1, ?)", values)
+    FineTuneLifecycleManager(task.registry_name)  # publishes routes.json
 
 
 def asked(task: tasks.Task, verdict: str = "ok", **changed) -> again.Answer:

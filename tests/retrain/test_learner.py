@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def exercises() -> list[Any]:
     found = []
     for path in NOTEBOOKS:
         cells = cells_of(path)
-        for (tags, source), (_, check) in zip(cells, cells[1:], strict=False):
+        for (tags, source), (_, check) in pairwise(cells):
             if "exercise" in tags and "# --- solution" in source:
                 found.append(pytest.param(path, source, check, id=f"{path.stem}-{name_of(source)}"))
     return found
