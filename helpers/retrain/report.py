@@ -77,23 +77,18 @@ def logged(run: store.Run, tell: Callable[[str], None]) -> Callable[[str], None]
 
 def digest(record: dict[str, Any], resume: str) -> str:
     """What failed, where, its last lines, the likely cause, and the next command."""
-    failed = next((entry["name"] for entry in record["notebooks"] if entry["status"] == "failed"), "")
+    failed = [f"where: {e['name']}, attempt {e['attempts']}" for e in record["notebooks"] if e["status"] == "failed"]
     lines = [f"run {record['run_id']} ({record['profile']}): {record['status']}, exit {record['exit_code']}"]
-    lines += [f"where: {failed}, attempt {record_of(record, failed)['attempts']}"] if failed else []
-    lines += [f"what: {record['reason']}", f"likely cause: {CAUSE.get(record['exit_code'], 'unknown')}", f"next: {resume}"]
-    if tail := _tail(store.Run(record["run_id"])):
-        lines += ["last lines:", *tail]
+    lines += [
+        *failed,
+        f"what: {record['reason']}",
+        f"likely cause: {CAUSE.get(record['exit_code'], 'unknown')}",
+        f"next: {resume}",
+    ]
+    log = store.Run(record["run_id"]).path(LOG)
+    said = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    lines += ["last lines:", *(json.loads(line)["line"] for line in said[-LAST_LINES:])]
     return ending.clean("\n".join(lines))
-
-
-def record_of(record: dict[str, Any], name: str) -> dict[str, Any]:
-    """The line of one notebook in run.json."""
-    return next(entry for entry in record["notebooks"] if entry["name"] == name)
-
-
-def _tail(run: store.Run) -> list[str]:
-    lines = run.path(LOG).read_text(encoding="utf-8").splitlines() if run.has(LOG) else []
-    return [json.loads(line)["line"] for line in lines[-LAST_LINES:]]
 
 
 def publish(record: dict[str, Any], resume: str) -> None:
@@ -101,7 +96,7 @@ def publish(record: dict[str, Any], resume: str) -> None:
     try:
         text = digest(record, resume) if record["exit_code"] else ""
         store.write_text(store.Run(record["run_id"]).path(PAGE), page(record, text))
-        if text:
+        if text and record["exit_code"] != 130:  # who pressed Ctrl-C knows
             _notify(text, f"{record['run_id']}@{record['started_at']}")
     except Exception as error:
         logging.getLogger(__name__).warning("no report: %s", ending.clean(f"{type(error).__name__}: {error}"))
