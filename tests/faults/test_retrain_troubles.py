@@ -56,8 +56,8 @@ class Toys:
 
     def run(self, *arguments: str, **options) -> tuple[int, str]:
         process = self.start(*arguments, **options)
-        _, errors = process.communicate(timeout=500)
-        return process.returncode, errors
+        said = process.communicate(timeout=500)
+        return process.returncode, "".join(said)
 
 
 @pytest.fixture
