@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 Args = argparse.Namespace
+SCHEDULES = "profile cron how installed last_success next_due overdue"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +53,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--run-id", default="", metavar="ID", help="name the run; an existing run is resumed")
     run.add_argument("-p", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="set a parameter")
     _add(commands, "runs", _runs, "past runs")
+    _add(commands, "status", _status, "schedules, open requests and waiting approvals; exit 1 when a run is overdue")
+    plan = _add(commands, "schedule", _schedule, "run a profile at fixed times, by cron or systemd")
+    plan.add_argument("profile", metavar="PROFILE", nargs="?", default="")
+    plan.add_argument("--cron", metavar="FIELDS", help='five fields, for example "0 3 * * 0": Sundays at three')
+    plan.add_argument("--as", dest="how", choices=("cron", "systemd"), default="cron", help="what starts the run")
+    plan.add_argument("--list", action="store_true", help="the schedules of this home")
+    plan.add_argument("--remove", metavar="PROFILE", default="", help="take a schedule out again")
+    gc = _add(commands, "gc", _gc, "delete old runs, and the models and datasets that nothing names any more")
+    gc.add_argument("--keep", type=int, required=True, metavar="N", help="how many of the newest runs stay")
+    gc.add_argument("--yes", action="store_true", help="delete; without it, only say what would go")
+    learner = _add(commands, "learner", _learner, "write the notebooks with exercises instead of solutions", as_json=False)
+    learner.add_argument("folder", type=Path, metavar="DIR")
     registry = commands.add_parser("registry", help="versions, their history, promotion and rollback")
     _registry_actions(registry.add_subparsers(metavar="ACTION", dest="action", required=True))
     _add(commands, "route", _route, "the production routes")
@@ -155,6 +168,53 @@ def _runs(args: Args) -> int:
     return 0
 
 
+def _status(args: Args) -> int:
+    from helpers.retrain.state import status
+
+    found = status()
+    if args.json:
+        _show(args, found)
+    else:
+        _show(args, found, found["schedules"], SCHEDULES, "no schedule; `workbook schedule PROFILE --cron …` makes one")
+        for name in ("open_requests", "waiting_approvals"):
+            for row in found[name]:
+                print(f"{name.replace('_', ' ')[:-1]}: " + ", ".join(f"{key} {value}" for key, value in row.items()))
+    return 1 if found["overdue"] else 0
+
+
+def _schedule(args: Args) -> int:
+    from helpers.records import WorkbookError
+    from helpers.retrain import schedule
+
+    if args.remove:
+        schedule.remove(args.remove)
+    elif args.profile and args.cron is not None:
+        made = schedule.add(args.profile, args.cron, args.how)
+        _tell(f"next due {made['next_due']}; keys go into {made['environment']}; output goes to {made['log']}")
+        for unit in made.get("units", [])[1:]:
+            _tell(f"begin with: systemctl --user daemon-reload && systemctl --user enable --now {Path(unit).name}")
+    elif not args.list:
+        raise WorkbookError('say PROFILE --cron "0 3 * * 0", --list, or --remove PROFILE')
+    rows = schedule.listed()
+    _show(args, rows, rows, SCHEDULES, "no schedule")
+    return 0
+
+
+def _gc(args: Args) -> int:
+    from helpers.retrain.state import collect
+
+    found = collect(args.keep, args.yes)
+    _show(args, found)
+    return 0
+
+
+def _learner(args: Args) -> int:
+    from helpers.retrain.learner import write_edition
+
+    print("\n".join(map(str, write_edition(args.folder))))
+    return 0
+
+
 def _registry(args: Args) -> int:
     from helpers import registry
 
@@ -197,3 +257,7 @@ def _route(args: Args) -> int:
     rows = [{"task": task, **route} for task, route in routes.items()]
     _show(args, routes, rows, "task version model_id provider since previous generation", "no model is in production yet")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -32,7 +32,7 @@ ARTIFACT_OF = {
     "promotion.json": "05_registry",
     "health.json": "06_monitor",
 }
-RUN_ONLY = {"notebooks", "time_limits"}  # of a profile, but of no notebook; helpers/retrain declares them
+RUN_ONLY = {"notebooks", "time_limits", "min_new_rows"}  # of a profile, but of no notebook; helpers/retrain declares them
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 

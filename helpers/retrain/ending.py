@@ -17,7 +17,11 @@ VERDICT_CODE = {"fail": FAILED_GATE, "inconclusive": INCONCLUSIVE}
 _EXIT = re.compile(r"\s*\[exit (\d+)\]\s*$")
 _MEMORY = re.compile(r"^(MemoryError|OutOfMemoryError)|out of memory|can(no|')t allocate memory", re.I)
 _DISK = re.compile(r"\[Errno (28|122)\]|no space left on device", re.I)
-_PROVIDER = re.compile(r"(API\w*|Authentication|InternalServer|PermissionDenied|RateLimit)Error")
+_PROVIDER = re.compile(
+    r"(API\w*|Authentication|BadRequest|Conflict|InternalServer|NotFound|PermissionDenied|RateLimit|UnprocessableEntity)Error"
+    r"|(Connect|Read|Write|Pool)(Error|Timeout)|RemoteProtocolError"
+)
+_ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]+(\.[\w-]+)+")
 
 
 @dataclass
@@ -66,7 +70,7 @@ def of_outcome(notebook: str, outcome: Outcome, stop: Stop, minutes: float, copy
         return Ending(TIME_LIMIT, said)
     if not outcome.error:
         return None
-    name, message = outcome.error, store.redact(outcome.message.strip())
+    name, message = outcome.error, clean(outcome.message.strip())
     if name == "WorkbookError":
         found = _EXIT.search(message)
         return Ending(int(found[1]) if found else USER, f"{notebook}: {_EXIT.sub('', message)}")
@@ -86,7 +90,12 @@ def of_outcome(notebook: str, outcome: Outcome, stop: Stop, minutes: float, copy
 
 def plain(error: WorkbookError) -> str:
     """The message for a person: without the exit code, and without keys."""
-    return store.redact(_EXIT.sub("", str(error)))
+    return clean(_EXIT.sub("", str(error)))
+
+
+def clean(text: str) -> str:
+    """Without keys and e-mail addresses. (What a notebook shows is masked already; an error may quote anything.)"""
+    return _ADDRESS.sub("[e-mail]", store.redact(text))
 
 
 def short(message: str, most: int = 300) -> str:

@@ -1,14 +1,16 @@
 """Execute one notebook headless: papermill with a small engine of our own, in a fresh kernel that surely ends.
 
-Three things differ from bare papermill. Widget messages are not answered: nbclient's imitation of the Output widget
+Four things differ from bare papermill. Widget messages are not answered: nbclient's imitation of the Output widget
 can wait for ever. The kernel is this interpreter, whatever a kernelspec elsewhere says. A watcher ends the kernel when
-the time is up or a signal came, so that nothing depends on an exception surviving an event loop.
+the time is up or a signal came, so that nothing depends on an exception surviving an event loop. Every save of the
+executed copy is atomic and without keys and addresses, so that a kill leaves neither half a file nor a secret.
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,17 +20,19 @@ from typing import Any
 import papermill
 import zmq
 from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import papermill_io
 
 from helpers import store
 from helpers.records import WorkbookError
 from helpers.retrain import processes
-from helpers.retrain.ending import Outcome, Stop
+from helpers.retrain.ending import Outcome, Stop, clean
 
+COPY = "workbook-copy:"  # an output path that begins so is written by CopyWriter
 GRACE = 5.0  # seconds between asking a kernel to stop and killing it
 LONGEST_LINE = 160  # of what a notebook prints: longer lines are tables or texts, and stay in the executed copy
 
@@ -51,7 +55,7 @@ class Job:
         """Short whole lines go to the terminal as well."""
         for line in text.splitlines():
             if line.strip() and len(line) <= LONGEST_LINE:
-                self.tell("      " + store.redact(line.rstrip()))
+                self.tell("      " + clean(line.rstrip()))
 
     def flush(self) -> None:
         """Nothing is held back."""
@@ -64,7 +68,8 @@ def execute(job: Job) -> Outcome:
         with _watched(job):
             options = {"engine_name": "workbook", "kernel_name": "python3", "progress_bar": False, "job": job}
             folder = str(job.notebook.parent)
-            done = papermill.execute_notebook(str(job.notebook), str(job.copy), job.parameters, cwd=folder, **options)
+            copy = f"{COPY}{job.copy}"
+            done = papermill.execute_notebook(str(job.notebook), copy, job.parameters, cwd=folder, **options)
         # papermill's own status fields say `completed` for cells that were not
         if not all(c.execution_count for c in done.cells if c.cell_type == "code" and c.source.strip()):
             outcome = Outcome("Unfinished", "a cell ended the notebook early (SystemExit)")
@@ -72,10 +77,12 @@ def execute(job: Job) -> Outcome:
         outcome = Outcome(error.ename, error.evalue, error.exec_count)
     except (DeadKernelError, RuntimeError) as error:
         outcome = Outcome("DeadKernelError", str(error), kernel_exit=job.process.poll() if job.process else None)
+    except NoSuchKernel:
+        outcome = Outcome("WorkbookError", f"the Python kernel is not installed beside {sys.executable}; `make setup` [exit 2]")
+    except WorkbookError as error:  # the copy could not be written
+        outcome = Outcome("WorkbookError", str(error))
     except OSError as error:
         outcome = Outcome("OSError", str(error))
-    with contextlib.suppress(OSError, WorkbookError):  # the disk is full: what went wrong is already known
-        store.write_text(job.copy, store.redact(job.copy.read_text(encoding="utf-8")))
     return outcome
 
 
@@ -106,6 +113,20 @@ def _watched(job: Job) -> Iterator[None]:
         processes.end_recorded(job.run.folder)
 
 
+class CopyWriter:
+    """Where papermill sends the executed copy, once a cell: the file is replaced as a whole, and holds no key."""
+
+    @classmethod
+    def write(cls, text: str, path: str) -> None:
+        """Write the notebook's JSON."""
+        store.write_text(Path(path.removeprefix(COPY)), clean(text))
+
+    @classmethod
+    def pretty_path(cls, path: str) -> str:
+        """The path for a message."""
+        return path.removeprefix(COPY)
+
+
 class HeadlessEngine(NBClientEngine):
     """papermill's engine with the kernel of this interpreter, and without widgets."""
 
@@ -125,3 +146,4 @@ class HeadlessEngine(NBClientEngine):
 
 
 papermill_engines.register("workbook", HeadlessEngine)
+papermill_io.register(COPY, CopyWriter)

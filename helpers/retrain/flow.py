@@ -15,7 +15,7 @@ from typing import Any
 
 from helpers import store
 from helpers.records import WorkbookError
-from helpers.retrain import ending, machine, parameters, processes, resume
+from helpers.retrain import ending, machine, parameters, processes, report, resume
 from helpers.retrain.ending import Ending, Stop
 
 Tell = Callable[[str], None]
@@ -46,17 +46,21 @@ def run(
     profile: str, only: str = "", from_: str = "", run_id: str = "", overrides: Sequence[str] = (), tell: Tell = lambda line: None
 ) -> dict[str, Any]:
     """Execute a profile's notebooks and return run.json; bad settings raise before anything is written."""
-    with store.lock():
+    with store.lock(), report.heartbeat() as beat:
+        machine.check_commit()
         loaded = parameters.load_profile(profile)
         values = parameters.RUN_LEVEL | parameters.settle(loaded, overrides)
         chosen = parameters.select(values["notebooks"], only, from_)
         values["run_id"] = run_id or values["run_id"] or f"{loaded.path.stem}-{store.now():%Y%m%dT%H%M%SZ}"
         task_folder = _check(values, chosen)
         end_dead_runs(tell)
+        processes.sweep(store.home().glob(".*.partial"))
         again = ["workbook", "run", profile, "--run-id", values["run_id"]]
         again += [word for text in overrides for word in ("-p", text)]
         again += ["--only", only] if only else ["--from", from_] if from_ else []
-        book = Book(store.open_run(values["run_id"]), values, task_folder, tell, shlex.join(again))
+        opened = store.open_run(values["run_id"])
+        processes.sweep(opened.folder.rglob(".*.partial"))
+        book = Book(opened, values, task_folder, report.logged(opened, tell), shlex.join(again))
         _open(book, loaded.path.stem, chosen)
         with _signals(book.stop):
             try:
@@ -67,6 +71,8 @@ def run(
                 _finish(book, Ending(ending.UNEXPECTED, f"the runner itself failed ({type(error).__name__}); please report it"))
                 raise
             _finish(book, end)
+        report.publish(book.record, book.resume)
+        beat.append(end.code)
         return book.record
 
 
@@ -90,22 +96,27 @@ def _open(book: Book, profile: str, chosen: list[str]) -> None:
     """The first run.json; of a run that exists it keeps what is not to be done now, and the counts."""
     before = book.run.read("run.json") if book.run.has("run.json") else {}
     old = {entry["name"]: entry for entry in before.get("notebooks", [])}
-    new = {"status": "pending", "seconds": None, "attempts": 0}
     params = json.loads(store.redact(store.dumps(book.values)))
     book.record |= {"run_id": book.run.id, "profile": profile, "params": params}
     book.record |= {"status": "running", "reason": "", "verdict": None, "exit_code": None}
     book.record |= {"started_at": store.now().isoformat(), "finished_at": None}
     names = parameters.select(book.values["notebooks"], "", "")
-    book.record["notebooks"] = [{"name": name} | new | old.get(name, {}) for name in names]
+    book.record["notebooks"] = [_entry(name) | old.get(name, {}) for name in names]
     book.record["versions"] = machine.versions()
     for name in chosen:
         book.entry(name)["status"] = "pending"
     book.save()
 
 
+def _entry(name: str) -> dict[str, Any]:
+    return {"name": name, "status": "pending", "seconds": None, "attempts": 0}
+
+
 def _go(book: Book, chosen: list[str], stops: bool) -> Ending:
     """Run the chosen notebooks in order, until one fails or there is nothing more to do."""
-    for number, name in enumerate(chosen, 1):
+    because, number = book.values.get("train_anyway_because", "").strip(), 0
+    while number < len(chosen):
+        name, number = chosen[number], number + 1
         if book.stop.signal:
             return ending.interrupted(book.stop, book.resume)
         label = f"[{number}/{len(chosen)}] {name}"
@@ -114,17 +125,48 @@ def _go(book: Book, chosen: list[str], stops: bool) -> Ending:
             book.tell(f"{label} skipped: the other trainer was chosen")
         elif failed := _one(book, name, label):
             return failed
-        if name == "01_decide" and stops and not book.values.get("train_anyway_because", "").strip():
-            advice = book.run.read("decision.json")["recommendation"]
-            if advice != "fine_tuning":
-                book.record["status"] = "nothing_to_do"
-                said = f"01_decide advises {advice}, not fine-tuning; set train_anyway_because to train all the same"
-                return Ending(ending.OK, said)
+        asks = name == "06_monitor" and stops and "02_curate" in chosen[number:]
+        if asks and (no := _question(book, chosen, number, because)):
+            return no
+        if name == "01_decide" and stops and not because and (no := _advice(book)):
+            return no
     if "05_registry" not in chosen:
         return Ending(ending.OK)
     promotion = book.run.read("promotion.json")
     code = ending.VERDICT_CODE.get(promotion["verdict"], ending.OK)
     return Ending(code, f"the gate says {promotion['verdict']}: {'; '.join(promotion['reasons'])}" if code else "")
+
+
+def _question(book: Book, chosen: list[str], number: int, because: str) -> Ending | None:
+    """After an early 06: the reason not to retrain; else the last decision is put here, or 01 has to make a new one."""
+    from helpers import tasks
+    from helpers.retrain import again
+
+    task, declared = tasks.load_task(book.values["task"]), {}
+    for name in ("02_curate", "03a_train_lora", "06_monitor"):
+        declared |= store.declared_parameters(store.NOTEBOOKS / f"{name}.ipynb")
+    now = {"max_age_days": 90, "min_feedback_score": 4.0, "base_model": "embedded"} | declared | book.values
+    answer = again.should_retrain(task, book.run, now["max_age_days"], now["min_new_rows"], now["min_feedback_score"])
+    if not answer.yes and not because:
+        book.record["status"] = "nothing_to_do"
+        return Ending(ending.OK, f"{answer.reason}; set train_anyway_because to train all the same")
+    book.tell(answer.reason if answer.yes else f"retraining all the same: {because}")
+    if "01_decide" not in chosen and not again.reuse_decision(task, book.run, now["base_model"], now["max_age_days"]):
+        chosen.insert(number, "01_decide")
+        if "01_decide" not in book.values["notebooks"]:
+            book.record["notebooks"].insert(number, _entry("01_decide"))
+        book.save()
+        return None
+    return None if because or "01_decide" in chosen else _advice(book)
+
+
+def _advice(book: Book) -> Ending | None:
+    """Why nothing is to be trained, if that is what the run's decision says."""
+    advice = book.run.read("decision.json")["recommendation"]
+    if advice == "fine_tuning":
+        return None
+    book.record["status"] = "nothing_to_do"
+    return Ending(ending.OK, f"01_decide advises {advice}, not fine-tuning; set train_anyway_because to train all the same")
 
 
 def _other_trainer(book: Book, name: str, chosen: list[str]) -> bool:
@@ -144,7 +186,8 @@ def _one(book: Book, name: str, label: str) -> Ending | None:
     artifact = book.run.path(parameters.NOTEBOOKS[name].artifact)
     declared = store.declared_parameters(notebook)
     given = {key: value for key, value in book.values.items() if key in declared}
-    key = resume.key_of(notebook, declared | given, book.run, book.task_folder)
+    names = [other["name"] for other in book.record["notebooks"]]
+    key = resume.key_of(notebook, declared | given, book.run, book.task_folder, names[names.index(name) + 1 :])
     if resume.finished_before(name, key, book.run):
         entry["status"] = "reused"
         book.save()

@@ -115,12 +115,25 @@ def _output(*command: str) -> str:
 
 def versions() -> dict[str, Any]:
     """Python, packages and commit ("+changes" when files differ from it): what one needs to repeat a run."""
-    describe = ("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes")
     return {
         "python": sys.version.split()[0],
         "packages": {name: found for name, found, *_ in _packages()},
-        "commit": _output("git", "-C", str(store.PROJECT), *describe) or None,
+        "commit": commit() or None,
     }
+
+
+def commit() -> str:
+    """The commit of the code, with "+changes" when files differ from it; "" outside git."""
+    describe = ("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes")
+    return _output("git", "-C", str(store.PROJECT), *describe)
+
+
+def check_commit() -> None:
+    """A scheduled run uses the code that its schedule was installed with (WORKBOOK_COMMIT), or none at all."""
+    pinned = os.environ.get("WORKBOOK_COMMIT", "")
+    if pinned and (found := commit().partition("+")[0]) != pinned:
+        said = f"the schedule was installed for commit {pinned[:12]}, the code is now {found[:12] or 'unknown'}"
+        raise WorkbookError(f"{said}; run its `workbook schedule …` command again to accept this code")
 
 
 def tutorial_budget(

@@ -45,6 +45,7 @@ RUN_LEVEL: dict[str, Any] = {
     "promote_to": "staging",
     "max_cost_usd": 0.0,  # the whole run's spending limit; 0: nothing may be spent
     "show_text": False,  # full example text in executed notebooks
+    "min_new_rows": 50,  # rows since the last training that are a reason to retrain, where a profile begins with 06
     "time_limits": {},  # minutes per notebook; a notebook without one may take as long as it needs
 }
 CHOICES = {
@@ -131,8 +132,8 @@ def _override(text: str, vocabulary: dict[str, Any]) -> tuple[str, Any]:
 
 
 def select(notebooks: Sequence[str], only: str, from_: str) -> list[str]:
-    """The notebooks to run now, in order; --only and --from take names or an unmistakable beginning such as 04."""
-    names = [name for name in NOTEBOOKS if name in notebooks]
+    """The notebooks to run now, in the profile's order; --only and --from take names or a clear beginning such as 04."""
+    names = list(dict.fromkeys(notebooks))
     if only and from_:
         raise WorkbookError("--only and --from together say nothing; give one of them")
     if from_:

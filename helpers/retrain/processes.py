@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def end_recorded(folder: Path, grace: float = 5.0) -> int:
     for path in files:
         path.unlink(missing_ok=True)
     return len(living)
+
+
+def sweep(files: Iterable[Path]) -> None:
+    """Remove the half-written files (store.write_text: .NAME.PID.partial) of processes that are gone."""
+    for path in files:
+        pid = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
+        if pid.isdigit() and process_start_time(int(pid)) is None:
+            path.unlink(missing_ok=True)
 
 
 def _living(path: Path) -> list[dict[str, Any]]:

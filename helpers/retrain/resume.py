@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,15 @@ def artifact_problem(name: str, path: Path, before: int | None) -> str:
     return f"{path} lacks {', '.join(missing)}" if missing else ""
 
 
-def key_of(notebook: Path, parameters: dict[str, Any], run: store.Run, task_folder: Path) -> str:
-    """Fingerprint of everything a notebook's result depends on; run and timing facts are not part of it."""
+def key_of(notebook: Path, parameters: dict[str, Any], run: store.Run, task_folder: Path, later: Collection[str] = ()) -> str:
+    """Fingerprint of everything a notebook's result depends on; run and timing facts are not part of it.
+
+    What only notebooks that come `later` in this run write is no input: it was not there the first time.
+    """
     name, base_model = notebook.stem, Path(parameters.get("base_model", ""))
-    inputs = [_digest(run.path(f"{artifact}.json")) for artifact in NOTEBOOKS[name].reads.split()]
+    written = {NOTEBOOKS[other].artifact for other in later}
+    reads = [f"{artifact}.json" for artifact in NOTEBOOKS[name].reads.split()]
+    inputs = [_digest(run.path(artifact)) for artifact in reads if artifact not in written]
     folders = [task_folder] if name != "00_start_here" else []
     folders += [base_model] if base_model.is_absolute() else []
     if name == "06_monitor":

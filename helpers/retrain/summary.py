@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 from typing import Any
 
@@ -22,16 +23,22 @@ def summary(record: dict[str, Any]) -> str:
         lines.append(record["reason"])
     done = [entry["name"] for entry in record["notebooks"] if entry["status"] in ("finished", "reused")]
     for name in (name for name in done if name in _HEADLINE):
-        value = run.read(NOTEBOOKS[name].artifact)
-        lines.append(f"{name[:2]} {name[3:]:<10}{_HEADLINE[name](value)}")
-        lines += [INDENT + line for line in (_numbers(value) if name == "04_evaluate" else [])]
-        if name != "04_evaluate" or "05_registry" not in done:  # the gate repeats what 04 said
-            reasons = (textwrap.shorten(f"- {said}", WIDTH - len(INDENT), placeholder=" …") for said in value["reasons"])
-            lines += [INDENT + reason for reason in reasons]
+        with contextlib.suppress(LookupError, TypeError):  # an artifact that lacks something must not fail a run that ended
+            lines += _told(name, run.read(NOTEBOOKS[name].artifact), "05_registry" in done)
     copy = run.path("notebooks/04_evaluate.ipynb")
     lines.append(f"look at      {copy if copy.exists() else copy.parent} (executed), {run.path('run.json')}")
     lines.append('next         your own task: README, "Your own task"; or `make lab` to open the notebooks')
     return store.redact("\n".join(lines))
+
+
+def _told(name: str, value: dict[str, Any], judged: bool) -> list[str]:
+    """What one artifact says; 04's reasons are left to the gate, where it was asked: it repeats them."""
+    lines = [f"{name[:2]} {name[3:]:<10}{_HEADLINE[name](value)}"]
+    lines += [INDENT + line for line in (_numbers(value) if name == "04_evaluate" else [])]
+    if name != "04_evaluate" or not judged:
+        reasons = (textwrap.shorten(f"- {said}", WIDTH - len(INDENT), placeholder=" …") for said in value["reasons"])
+        lines += [INDENT + reason for reason in reasons]
+    return lines
 
 
 _HEADLINE = {
@@ -46,7 +53,7 @@ _HEADLINE = {
 
 def _numbers(value: dict[str, Any]) -> list[str]:
     rows = {"base": value["base_model"]}
-    rows |= {f"best rung ({r['name']})": r["results"] for r in value["rungs"] if r["name"] == value["best_rung"]}
+    rows |= {f"best rung ({r['name']})": r["results"] for r in value.get("rungs", []) if r["name"] == value["best_rung"]}
     lines = []
     for name, results in (rows | {"tuned": value["fine_tuned_model"]}).items():
         scores = ", ".join(f"{label} {_interval(results[key])}" for key, label in ASKED.items())

@@ -73,3 +73,25 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
     command = f"{sys.executable} -c 'from helpers.cli import main; main()' doctor | true"
     done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
+
+
+def test_a_schedule_is_installed_listed_watched_and_taken_out(workbook, tmp_path):
+    tab = {"WORKBOOK_CRONTAB": str(tmp_path / "tab")}
+    assert workbook("schedule", "retrain", "--cron", "0 3 * * 0", **tab).returncode == 0
+    listed = json.loads(workbook("schedule", "--list", "--json", **tab).stdout)
+    assert [(row["profile"], row["installed"], row["overdue"]) for row in listed] == [("retrain", True, False)]
+    status = workbook("status", "--json", **tab)
+    assert (status.returncode, json.loads(status.stdout)["overdue"]) == (0, False)
+    assert "retrain" in workbook("status", **tab).stdout
+    path = tmp_path / "home/schedules/retrain.json"
+    path.write_text(path.read_text().replace("2026-", "2020-").replace("2027-", "2020-"))
+    assert workbook("status", **tab).returncode == 1, "it should have run long ago"
+    assert json.loads(workbook("schedule", "--remove", "retrain", "--json", **tab).stdout) == []
+    assert not (tmp_path / "tab").read_text().strip()
+    assert workbook("schedule", **tab).returncode == 2
+
+
+def test_gc_says_what_would_go_and_learner_writes_notebooks(workbook, tmp_path):
+    assert json.loads(workbook("gc", "--keep", "3", "--json").stdout) == {"would_delete": [], "bytes": 0}
+    assert "00_start_here.ipynb" in workbook("learner", str(tmp_path / "mine")).stdout
+    assert workbook("learner", str(tmp_path / "mine")).returncode == 2

@@ -1,0 +1,213 @@
+"""What a machine does to a run: a full disk, no rights, no kernel, no memory, a wrong clock, many starts, many widgets.
+
+Each ends with the right exit code and a remedy, what was finished before stays as it was, and the next run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_retrain_kills import orphans, torn
+
+from helpers import store
+
+SCRIPT = """import os, resource, sys
+from pathlib import Path
+from helpers import cli, store
+store.NOTEBOOKS = Path({folder!r})
+{before}
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+class Toys:
+    """Tiny notebooks 02 and 04; the driver is a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        import retrain_light
+
+        retrain_light.write_notebooks(folder / "notebooks", folder / "task")
+        self.folder, self.home, self.profile = folder, folder / "home", str(folder / "light.yaml")
+        self.write("02_curate", "from helpers import store\nstore.open_run(run_id).write('dataset.json', {made})")
+        self.write("04_evaluate", "from helpers import store\nstore.open_run(run_id).write('evaluation.json', {made})")
+
+    def write(self, name: str, *cells: str) -> None:
+        facts = {"version": "v", "fingerprint": "f", "verdict": "pass", "base_model": {}, "fine_tuned_model": {}, "reasons": []}
+        path = self.folder / "notebooks" / f"{name}.ipynb"
+        book = json.loads(path.read_text())
+        made = [book["cells"][0]]
+        for number, source in enumerate(cells):
+            source = source.replace("{made}", repr(facts))
+            made.append(book["cells"][1] | {"id": f"n{number}", "source": source, "metadata": {}})
+        path.write_text(json.dumps(book | {"cells": made}))
+
+    def start(self, *arguments: str, before: str = "", home: Path | None = None, **env: str) -> subprocess.Popen:
+        script = SCRIPT.format(folder=str(self.folder / "notebooks"), before=before)
+        full = os.environ | {"WORKBOOK_HOME": str(home or self.home), "PYTHONPATH": str(store.PROJECT)} | env
+        command = [sys.executable, "-c", script, *(arguments or ("run", self.profile, "--run-id", "r", "--only", "02,04"))]
+        return subprocess.Popen(command, env=full, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, *arguments: str, **options) -> tuple[int, str]:
+        process = self.start(*arguments, **options)
+        said = process.communicate(timeout=500)
+        return process.returncode, "".join(said)
+
+
+@pytest.fixture
+def toys(tmp_path: Path, monkeypatch) -> Toys:
+    monkeypatch.delenv("WORKBOOK_LOCK_HELD", raising=False)
+    return Toys(tmp_path)
+
+
+def mounted(place: Path, options: str) -> bool:
+    """A small file system of its own, where this machine lets us."""
+    if not shutil.which("mount"):
+        return False
+    return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True).returncode == 0
+
+
+def goes_on(toys: Toys, home: Path | None = None, errors: str = "") -> None:
+    """What was finished is as it was, nothing is torn or left behind, and the same command now ends well."""
+    home = home or toys.home
+    assert json.loads((home / "runs/r/dataset.json").read_text())["version"] == "v"
+    assert "Traceback" not in errors, errors
+    assert not orphans(home)
+    toys.write("04_evaluate", "from helpers import store\nstore.open_run(run_id).write('evaluation.json', {made})")
+    code, errors = toys.run(home=home)
+    assert code == 0 and "02_curate reused" in errors, errors
+    assert not torn(home)
+
+
+def test_a_full_disk_is_6_and_after_freeing_some_space_it_goes_on(toys, tmp_path):
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("a small disk can only be mounted by root")
+    try:
+        fill = "import os\nfrom helpers import store\nwith open(store.home() / 'ballast', 'wb') as file:\n"
+        fill += "    while True:\n        file.write(b'x' * 65536)\n        file.flush()"
+        toys.write("04_evaluate", fill)
+        code, errors = toys.run(home=place / "home")
+        assert (code == 6 and "the disk is full" in errors) or "no space left" in errors, errors
+        record = json.loads((place / "home/runs/r/run.json").read_text())
+        assert record["run_id"] == "r", "run.json is whole, if perhaps not up to date"
+        (place / "home/ballast").unlink()
+        goes_on(toys, place / "home", errors)
+    finally:
+        subprocess.run(["umount", "-l", place], check=False)
+
+
+def test_a_file_size_limit_is_an_error_with_a_remedy_and_not_a_torn_file(toys):
+    assert toys.run("run", toys.profile, "--run-id", "r", "--only", "02")[0] == 0
+    big = "from helpers import store\nstore.open_run(run_id).write('evaluation.json', {made} | {'rows': 'x' * 400_000})"
+    toys.write("04_evaluate", big)
+    before = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    before += "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))"
+    code, errors = toys.run(before=before)
+    assert code in (1, 6), errors
+    goes_on(toys, errors=errors)
+
+
+@pytest.mark.parametrize("kind", ["read-only", "a file"])
+def test_a_home_that_cannot_be_written_is_2_with_a_remedy(toys, tmp_path, kind):
+    place = tmp_path / "place"
+    if kind == "a file":
+        place.write_text("x")
+        assert_refused(toys, place / "home")
+        return
+    place.mkdir()
+    if not mounted(place, "ro,size=1m"):
+        pytest.skip("a read-only folder can only be mounted by root (and root may write where modes forbid it)")
+    try:
+        assert_refused(toys, place / "home")
+    finally:
+        subprocess.run(["umount", "-l", place], check=False)
+
+
+def assert_refused(toys: Toys, home: Path) -> None:
+    code, errors = toys.run(home=home)
+    assert code == 2 and "WORKBOOK_HOME" in errors and len(errors.strip().splitlines()) == 1, errors
+
+
+def test_a_missing_kernel_is_2_and_says_what_to_install(toys):
+    assert toys.run("run", toys.profile, "--run-id", "r", "--only", "02")[0] == 0
+    hidden = "sys.modules['ipykernel'] = sys.modules['ipykernel.kernelspec'] = None"
+    code, errors = toys.run(before=hidden)
+    assert code == 2 and "make setup" in errors, errors
+    goes_on(toys, errors=errors)
+
+
+def test_a_kernel_that_dies_at_its_start_is_1_and_says_what_to_check(toys, tmp_path):
+    assert toys.run("run", toys.profile, "--run-id", "r", "--only", "02")[0] == 0
+    broken = tmp_path / "broken"
+    (broken / "zmq").mkdir(parents=True)
+    (broken / "zmq/__init__.py").write_text("raise ImportError('broken installation')")
+    before = f"import zmq, papermill, jupyter_client\nos.environ['PYTHONPATH'] = {str(broken)!r}\n"
+    before += f"store.PROJECT = Path({str(broken)!r})"
+    code, errors = toys.run(before=before)
+    assert code in (1, 2) and "Traceback" not in errors, errors
+
+
+@pytest.mark.parametrize(
+    ("cell", "code", "said"),
+    [
+        ("1 / 0", 1, "ZeroDivisionError"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 6, "out of memory"),
+        ("import resource\nresource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\nkept = bytearray(2**32)", 6, "out of memory"),
+    ],
+)
+def test_an_error_and_an_oom_kill_are_told_apart_and_the_earlier_work_stays(toys, cell, code, said):
+    toys.write("04_evaluate", cell)
+    found, errors = toys.run()
+    assert found == code and said in errors and "--run-id r" in (errors if code == 6 else "--run-id r"), errors
+    page = (toys.home / "runs/r/report.html").read_text()
+    assert "What failed" in page and "--run-id r" in page
+    goes_on(toys, errors=errors)
+
+
+def test_a_clock_that_jumps_changes_nothing(toys):
+    jump = "from datetime import timedelta\nreal = store.now\nstore.now = lambda: real() {} timedelta(days=400)"
+    assert toys.run("run", toys.profile, "--run-id", "r", "--only", "02", before=jump.format("+"))[0] == 0
+    for path in toys.home.rglob("*"):
+        os.utime(path, (2e9, 2e9))  # written in 2033, says the file system
+    goes_on(toys)
+    code, errors = toys.run(before=jump.format("-"))
+    assert code == 0 and "04_evaluate reused" in errors
+    record = json.loads((toys.home / "runs/r/run.json").read_text())
+    assert all(entry["seconds"] is None or 0 <= entry["seconds"] < 500 for entry in record["notebooks"])
+
+
+def test_150_widget_cells_do_not_hang(toys):
+    cells = ["import ipywidgets as widgets", *["with widgets.Output():\n    print('shown')"] * 150]
+    toys.write("04_evaluate", *cells, "from helpers import store\nstore.open_run(run_id).write('evaluation.json', {made})")
+    code, errors = toys.run("run", toys.profile, "--run-id", "r", "--only", "04", "-p", "time_limits={04_evaluate: 6}")
+    assert code == 0 and errors.count("shown") == 150, errors[-2000:]
+
+
+def test_of_fifty_starts_at_once_one_runs_and_the_others_say_75(toys):
+    toys.write(
+        "02_curate",
+        "import time; time.sleep(12)",
+        "from helpers import store\nstore.open_run(run_id).write('dataset.json', {made})",
+    )
+    started = time.monotonic()
+    ids = [("run", toys.profile, "--run-id", f"r{i}", "--only", "02") for i in range(50)]
+    processes = [toys.start(*arguments) for arguments in ids]
+    codes = [process.wait(200) for process in processes]
+    seconds = time.monotonic() - started
+    for process in processes:
+        process.communicate()
+    assert sorted(codes) == [0] + [75] * 49
+    assert len(list((toys.home / "runs").iterdir())) == 1
+    if os.getloadavg()[0] < 30:  # fifty interpreters alone make a load of about twenty
+        assert seconds < 40, "twenty seconds on a quiet machine, and the run itself sleeps twelve"
