@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TOKENS_AT_ONCE = 2048  # about 1.3 MB of activations a token for the embedded model: 2.7 GB
 SHARES = {"warmup_steps": 0.1, "logging_steps": 0.05, "eval_steps": 0.2, "save_steps": 0.1}  # of all steps, at most
 NOT_DECIDING = {"run_id", "task", "max_cost_usd", "job_deadline_minutes", "poll_seconds"}
+NOT_DECIDING |= {"discard_unfinished", "gpu_wait_minutes", "main_address", "logging_steps", "save_steps"}
 
 
 class Hyperparameters(Record):
@@ -60,6 +61,18 @@ class LoraTrainingConfig(Hyperparameters):
     max_train_tokens: int = Field(60_000, ge=0)  # all epochs together; 0 = no limit
     max_length: int = Field(512, ge=8)
     load_in_4bit: bool = False
+    early_stop_after: int = Field(0, ge=0)  # evaluations without a lower loss; 0 = never
+    processes: int = Field(1, ge=1, le=64)  # on each machine
+    machines: int = Field(1, ge=1, le=64)
+    main_address: str = Field("", pattern=r"^$|^[\w.-]+:\d+$")  # host:port of the first machine
+    sharding: Literal["none", "fsdp"] = "none"
+    gpu_wait_minutes: float = Field(0.0, ge=0)
+    discard_unfinished: bool = False
+
+    @property
+    def world(self) -> int:
+        """Processes that train together."""
+        return self.processes * self.machines
 
 
 class OpenAIJobConfig(Hyperparameters):
@@ -82,10 +95,11 @@ def plan_schedule(config: LoraTrainingConfig, lengths: list[int]) -> dict[str, i
     """The number of optimiser steps for rows of these token lengths, and the settings that are fitted to it.
 
     On short data the configured warm-up and intervals would never be reached, so they become shares of all steps.
-    Accumulated rows are computed at once while they fit: the gradient is the same, the matrices are larger.
+    Accumulated rows are computed at once while they fit: the gradient is the same, the matrices are larger. batch_size
+    counts the rows of each process.
     """
     batch, accumulation = config.batch_size, config.gradient_accumulation
-    steps = math.ceil(config.epochs * math.ceil(len(lengths) / (batch * accumulation)))
+    steps = math.ceil(config.epochs * math.ceil(len(lengths) / (batch * accumulation * config.world)))
     if max(lengths) * batch * accumulation <= TOKENS_AT_ONCE:
         batch, accumulation = batch * accumulation, 1
     fitted = {name: min(getattr(config, name), math.ceil(share * steps)) for name, share in SHARES.items()}
