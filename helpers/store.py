@@ -239,14 +239,14 @@ def begin(notebook: str, namespace: dict[str, Any]) -> Run:
     Also refuses names that papermill injected and no notebook declares: papermill itself only warns. Names that other
     notebooks of a profile declare are let through, so that `papermill -f params/P.yaml` works for every notebook.
     """
-    declared = declared_parameters(NOTEBOOKS / f"{notebook}.ipynb")
+    declared = declared_parameters(next(NOTEBOOKS.rglob(f"{notebook}.ipynb"), NOTEBOOKS / notebook))
     given = {name: namespace[name] for name in declared if name in namespace}
     for source in namespace.get("In", []):
         if source.startswith("# Parameters\n"):
             given |= _literals(ast.parse(source))
     elsewhere = set(given) - set(declared)
     if elsewhere:
-        known = {name for path in NOTEBOOKS.glob("*.ipynb") for name in declared_parameters(path)}
+        known = {name for path in NOTEBOOKS.rglob("*.ipynb") for name in declared_parameters(path)}
         given = {name: value for name, value in given.items() if name not in elsewhere & (known | RUN_ONLY)}
     for name, value in check_parameters(declared, given, where=notebook).items():
         namespace[name] = value

@@ -1,18 +1,15 @@
-"""What a training is asked to do, the schedule that fits its number of steps, and how long it will take here."""
+"""What a training is asked to do, and the schedule that fits its number of steps."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
 from helpers import store
 from helpers.records import FineTuningDataset, Record, WorkbookError
 from helpers.tasks import Task
-
-if TYPE_CHECKING:
-    from helpers.train.rows import Preflight
 
 TOKENS_AT_ONCE = 2048  # about 1.3 MB of activations a token for the embedded model: 2.7 GB
 SHARES = {"warmup_steps": 0.1, "logging_steps": 0.05, "eval_steps": 0.2, "save_steps": 0.1}  # of all steps, at most
@@ -110,21 +107,6 @@ def version_id(run_id: str, task: Task, dataset: FineTuningDataset, config: Hype
     """The registry id of what this training makes: the same inputs in the same run give the same id."""
     inputs = [task.registry_name, task.fingerprint, dataset.metadata.fingerprint, config.deciding]
     return f"{run_id}-{store.fingerprint(inputs)[:8]}"
-
-
-def estimate(report: Preflight, config: LoraTrainingConfig, task: Task) -> dict[str, Any]:
-    """Steps and tokens, which are exact, and a forecast of time and cost from this home's newest training of the base."""
-    forecast = {"steps": report.schedule["steps"], "tokens": report.tokens}
-    newest = sorted((store.home() / "runs").glob("*/model.json"), key=lambda path: -path.stat().st_mtime)
-    trained = (m for m in map(store.read_json, newest) if "training_seconds" in m.get("details", {}))
-    known = next((m for m in trained if m["base_model"] == config.base_model), None)
-    if known is None:
-        return forecast | {"minutes": "unknown until the first training on this machine"}
-    training = known["details"]["training_seconds"]
-    rate = known["tokens"] / training
-    seconds = known["seconds"] - training + report.tokens / rate
-    forecast |= {"tokens_per_second": round(rate, 1), "minutes": round(seconds / 60, 1)}
-    return forecast | {"cost_usd": hardware_cost(task, seconds), "basis": f"version {known['version']}, trained here"}
 
 
 def hardware_cost(task: Task, seconds: float) -> float:

@@ -24,6 +24,7 @@ from helpers import models, store
 from helpers.records import FineTuningDataset, Record, WorkbookError
 from helpers.tasks import Task
 from helpers.train.config import LoraTrainingConfig, hardware_cost, version_id
+from helpers.train.fitting import estimate, wait_for_gpu
 from helpers.train.rows import Preflight, preflight
 
 OnLine = Callable[[dict[str, Any]], None]
@@ -74,6 +75,8 @@ def fine_tune_lora(
     if (known.get("version"), known.get("fingerprints")) == (version, report.fingerprints):
         return TrainedModel(**known)
     with store.lock():
+        forecast = estimate(report, config, task)
+        wait_for_gpu(forecast["memory_mb"], config.gpu_wait_minutes, on_line)
         started = time.monotonic()
         folder = prepare_job(run, config, report)
         run_child(command(config, folder / "job.json"), run, config.base_model, on_line)
@@ -83,8 +86,10 @@ def fine_tune_lora(
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         (folder / "adapter").rename(target)
+        result = store.read_json(folder / "result.json")
+        result["details"]["predicted"] = forecast
         model = TrainedModel(
-            **store.read_json(folder / "result.json"),
+            **result,
             model_id=version,
             version=version,
             provider="embedded" if config.base_model == "embedded" else "local",
