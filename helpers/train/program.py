@@ -44,13 +44,15 @@ def train(job: dict[str, Any]) -> None:
     done = store.read_json(resume / COMPLETE) if resume else {"step": 0, "tokens": 0, "stopped": False}
     parts, tell = store.read_json(Path(job["rows"])), _teller(folder)
     tell(event="loading", base=job["base_path"], rows=len(parts["train"]))
+    if resume:
+        tell(event="resumed", step=done["step"])
     trainer, schedule, started = None, dict(job["schedule"]), time.monotonic()
     while trainer is None:
         trainer = build_trainer(job | {"schedule": schedule}, parts, tell)
         trainer.best, trainer._total_train_tokens = done.get("best", trainer.best), done["tokens"]
         try:
             fallback = settle(trainer, parts)
-            tell(event="started", path=trainer.path, fallback=fallback, steps=trainer.args.max_steps, step=done["step"])
+            tell(event="started", path=trainer.path, fallback=fallback, steps=trainer.args.max_steps)
             started = time.monotonic()
             if done["step"] < trainer.args.max_steps and not done["stopped"]:
                 trainer.train(resume_from_checkpoint=resume and str(resume))

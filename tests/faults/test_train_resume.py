@@ -27,7 +27,7 @@ sys.path.insert(0, str(store.PROJECT / "tests" / "train"))
 from test_launch import rows
 from test_rows import TASK
 
-SEED = 7
+SEED = 18  # its first points fall in the middle and near the end
 N = int(os.environ.get("N") or 2)
 CONFIG = LoraTrainingConfig(base_model="tiny", epochs=12, learning_rate=5e-3, max_train_tokens=0, logging_steps=1)
 pytestmark = pytest.mark.skipif(os.environ.get("ROOM", "train") != "train", reason="another room's faults were asked for")
