@@ -81,6 +81,7 @@ def _finish(trainer: WorkbookTrainer, job: dict[str, Any], parts: Parts, tell: T
     steps = trainer.state.global_step or known["from"]["step"]
     details = {
         "steps": steps,
+        "device": str(trainer.args.device),
         "path": trainer.path,
         "fallback": known["fallback"],
         "resumed_at": known["from"]["step"],
@@ -112,7 +113,7 @@ def _teller(folder: Path) -> Tell:
 
 def assert_processes(config: dict[str, Any]) -> None:
     """Launchers start fewer processes than asked, or do not shard, without a word: that is an error here."""
-    state, wanted = PartialState(), config["processes"] * config["machines"]
+    state, wanted = PartialState(cpu=on_cpu()), config["processes"] * config["machines"]
     kind = state.distributed_type.value
     fits = kind == "NO" if wanted == 1 else kind in ("MULTI_CPU", "MULTI_GPU")
     if state.num_processes != wanted or not fits:
@@ -120,6 +121,11 @@ def assert_processes(config: dict[str, Any]) -> None:
         raise WorkbookError(f"training runs as {found} instead of {wanted}; start it with torchrun (docs/training.md)")
     if config["sharding"] == "fsdp" and (kind != "MULTI_GPU"):
         raise WorkbookError("sharding: fsdp needs several GPUs (torch would silently not shard); set sharding: none")
+
+
+def on_cpu() -> bool:
+    """Whether there is nothing faster; accelerate has to be told, or several processes train as one each."""
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def settle(trainer: WorkbookTrainer, parts: Parts) -> str:
@@ -175,6 +181,7 @@ def arguments(job: dict[str, Any], validates: bool, gpu: bool | None = None) -> 
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=gpu,
+        use_cpu=not gpu and on_cpu(),
         report_to="none",
         disable_tqdm=True,
         logging_nan_inf_filter=False,

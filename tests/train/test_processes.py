@@ -22,7 +22,9 @@ ONE = LoraTrainingConfig(
 
 
 def environment() -> dict[str, str]:
-    return os.environ | models.offline_env() | {"PYTHONPATH": str(store.PROJECT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return (
+        os.environ | models.offline_env() | {"PYTHONPATH": str(store.PROJECT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    )
 
 
 def start(config: LoraTrainingConfig, name: str, patch_home) -> list[subprocess.Popen]:
