@@ -151,6 +151,7 @@ class LiveCurve:
         self.lines.append(line)
         figure = loss_figure(self.lines, 0, 0)
         figure.axes[0].set_title(pace(self.lines), fontsize=10, loc="left")
+        figure.axes[0].set_xlim(0, line["steps"])
         if self.handle is None:
             self.handle = display(figure, display_id=True)
         else:

@@ -158,7 +158,7 @@ def load_base(path: str, load_in_4bit: bool) -> Any:
 
 
 def arguments(job: dict[str, Any], validates: bool, gpu: bool | None = None) -> SFTConfig:
-    """trl's settings for this job; with `gpu` as on a GPU with bf16, whether or not there is one (None: look)."""
+    """trl's settings for this job; with `gpu` as on a GPU, whether or not there is one (None: look)."""
     config, schedule = job["config"], job["schedule"]
     gpu = torch.cuda.is_available() if gpu is None else gpu
     wraps = {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "activation_checkpointing": True, "state_dict_type": "FULL_STATE_DICT"}
@@ -176,7 +176,7 @@ def arguments(job: dict[str, Any], validates: bool, gpu: bool | None = None) -> 
         eval_strategy="steps" if validates else "no",
         save_total_limit=2,
         gradient_checkpointing=gpu and config["sharding"] == "none",
-        bf16=gpu and (not torch.cuda.is_available() or torch.cuda.is_bf16_supported()),
+        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         seed=config["seed"],
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},

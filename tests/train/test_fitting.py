@@ -133,7 +133,7 @@ def test_settings_for_gpus_can_be_made_here_though_not_run(tmp_path):
     assert sharded.optim == "paged_adamw_8bit"
     job["config"]["sharding"] = "none"
     alone = arguments(job, True, gpu=True)
-    assert alone.gradient_checkpointing and alone.bf16 and not alone.fsdp
+    assert alone.gradient_checkpointing and not alone.fsdp
 
 
 def test_halving_keeps_the_rows_of_a_step():
