@@ -76,16 +76,6 @@ def estimate_table(estimate: Mapping[str, Any]) -> Styler:
     return show.table(rows, "Before it starts")
 
 
-def fits_table(rows: Sequence[Mapping[str, Any]]) -> Styler:
-    """Which known sizes fit on which GPU with these settings."""
-    return show.table(rows, "What fits where with these settings (counted, one row at a time)")
-
-
-def base_table(found: Mapping[str, str]) -> Styler:
-    """What is known of the base model before it is fetched."""
-    return show.table([{"what": name, "found": value} for name, value in found.items()], "The base model")
-
-
 def after_note(model: Any) -> HTML:
     """Whether merged and 4-bit weights behave as the adapter does, and what general knowledge was lost."""
     said, warns = [], False

