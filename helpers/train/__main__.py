@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 import select
+import stat
 import sys
 import threading
+import time
 from pathlib import Path
 
 from helpers import store
@@ -46,10 +48,11 @@ def exit_code(error: Exception) -> int:
 
 def end_with_parent() -> None:
     """The notebook holds our stdin open; when it (or torchrun, our parent) dies, however it dies, so do we."""
-    parent = os.getppid()
+    parent, piped = os.getppid(), stat.S_ISFIFO(os.fstat(0).st_mode)
     while os.getppid() == parent:
-        ready, *_ = select.select([0], [], [], 1.0)
-        if ready and not os.read(0, 4096):
+        if not piped:  # started by hand
+            time.sleep(1.0)
+        elif select.select([0], [], [], 1.0)[0] and not os.read(0, 4096):
             break
     os._exit(143)
 

@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PrinterCallback, set_seed
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PrinterCallback, TrainerState, set_seed
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig
 
@@ -28,7 +28,7 @@ from helpers.models.tokens import load_tokenizer
 from helpers.records import WorkbookError
 from helpers.train.after import look_back
 from helpers.train.config import SHARES
-from helpers.train.launch import COMPLETE
+from helpers.train.launch import COMPLETE, last_checkpoint
 from helpers.train.trainer import WorkbookTrainer
 
 Tell = Callable[..., None]
@@ -41,7 +41,7 @@ def train(job: dict[str, Any]) -> None:
     transformers_logging.set_verbosity_error()
     assert_processes(job["config"])
     folder, resume = Path(job["folder"]), Path(job["resume"]) if job.get("resume") else None
-    done = store.read_json(resume / COMPLETE) if resume else {"step": 0, "tokens": 0, "stopped": False}
+    done = _reached(resume)
     parts, tell = store.read_json(Path(job["rows"])), _teller(folder)
     tell(event="loading", base=job["base_path"], rows=len(parts["train"]))
     if resume:
@@ -56,11 +56,15 @@ def train(job: dict[str, Any]) -> None:
             started = time.monotonic()
             if done["step"] < trainer.args.max_steps and not done["stopped"]:
                 trainer.train(resume_from_checkpoint=resume and str(resume))
+            else:  # it died after its last step
+                trainer._load_from_checkpoint(str(resume))
+                trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
         except (MemoryError, RuntimeError) as error:
             smaller = halved(schedule)
             if not out_of_memory(error) or smaller is None or job["config"]["processes"] * job["config"]["machines"] > 1:
                 raise  # other processes would wait for this one for ever
-            schedule, trainer = smaller, None
+            schedule, trainer, resume = smaller, None, last_checkpoint(folder)
+            done = _reached(resume)
             tell(event="smaller", **{name: smaller[name] for name in ("batch_size", "gradient_accumulation")})
         if trainer is None:  # outside of `except`, whose traceback holds the tensors
             gc.collect()
@@ -70,6 +74,10 @@ def train(job: dict[str, Any]) -> None:
         trainer.keep_adapter()
     if trainer.is_world_process_zero():
         _finish(trainer, job | {"schedule": schedule}, parts, tell, {"fallback": fallback, "seconds": seconds, "from": done})
+
+
+def _reached(checkpoint: Path | None) -> dict[str, Any]:
+    return store.read_json(checkpoint / COMPLETE) if checkpoint else {"step": 0, "tokens": 0, "stopped": False}
 
 
 def _finish(trainer: WorkbookTrainer, job: dict[str, Any], parts: Parts, tell: Tell, known: dict[str, Any]) -> None:

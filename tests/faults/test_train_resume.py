@@ -21,7 +21,7 @@ import pytest
 
 from helpers import store
 from helpers.records import WorkbookError
-from helpers.train import LoraTrainingConfig, fine_tune_lora
+from helpers.train import LoraTrainingConfig, fine_tune_lora, launch
 
 sys.path.insert(0, str(store.PROJECT / "tests" / "train"))
 from test_launch import rows
@@ -81,6 +81,17 @@ def test_a_killed_training_goes_on_to_the_same_adapter(home, point):
     steps = [line["step"] for line in store.read_jsonl(run.path("training/training.jsonl")) if "loss" in line]
     assert steps == sorted(set(steps)), "the curve holds every step once"
     print(f"point {point}: killed after line {lines}, died {died}, resumed at step {model.details['resumed_at']}")
+
+
+def test_a_training_that_died_after_its_last_step_is_finished_without_a_step(home, monkeypatch):
+    run = store.open_run("late")
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "check_adapter", lambda folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fine_tune_lora(rows(), CONFIG, TASK, run)
+    model = fine_tune_lora(rows(), CONFIG, TASK, run)
+    assert model.details["resumed_at"] == model.details["steps"] and model.losses["train"] > 0
+    assert adapter_of(home, run.id) == adapter_of(home, "whole")
 
 
 def test_the_points_are_on_record(home, request):
