@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     doctor = _add(commands, "doctor", _doctor, "is this machine ready; what is missing and how to get it")
     doctor.add_argument("--fix", action="store_true", help="install and convert the embedded model")
+    doctor.add_argument("--gpu", action="store_true", help="prove the GPU: two real training steps each of LoRA and QLoRA")
     new = _add(commands, "new", _new, "write a task folder to fill in", as_json=False)
     new.add_argument("folder", type=Path, metavar="DIR")
     new.add_argument("--from", type=Path, dest="data", metavar="DATA", help="CSV, Parquet or JSONL with your examples")
@@ -133,7 +134,7 @@ def _show(args: Args, value: Any, rows: Any = None, columns: str = "", empty: st
 def _doctor(args: Args) -> int:
     from helpers.retrain import doctor
 
-    checks = doctor(args.fix, _tell)
+    checks = doctor(args.fix, _tell, args.gpu)
     ready = all(check.status != "missing" for check in checks)
     _show(args, {"ready": ready, "checks": checks}, checks, "name status found remedy")
     _tell("ready" if ready else "not ready")

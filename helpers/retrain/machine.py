@@ -28,9 +28,14 @@ class Check(Record):
     remedy: str = ""
 
 
-def doctor(fix: bool = False, tell: Callable[[str], None] = lambda line: None) -> list[Check]:
-    """All checks; with `fix` the embedded model is first installed and converted."""
+def doctor(fix: bool = False, tell: Callable[[str], None] = lambda line: None, gpu: bool = False) -> list[Check]:
+    """All checks; with `fix` the embedded model is first installed and converted; `gpu` alone: two real training steps."""
     import psutil
+
+    if gpu:
+        from helpers.train.prove import prove_gpu
+
+        return [_check(name, found, ok, remedy) for name, found, ok, remedy in prove_gpu()]
 
     if fix:
         _install_model(tell)

@@ -7,7 +7,7 @@ from html import escape
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from helpers import show
+from helpers import show, store
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -18,6 +18,10 @@ LEARNT = "background:#F6C9A8;font-weight:600"  # the tokens that carry loss: a t
 EVENTS = {
     "loading": "loading {base} and {rows} rows",
     "started": "training {steps} steps ({path} path)",
+    "resumed": "going on after step {step}, from the last checkpoint",
+    "smaller": "out of memory: now {batch_size} rows a pass and {gradient_accumulation} passes a step, the same gradient",
+    "stopped": "stopped early at step {step}: no lower validation loss since step {best}",
+    "checked": "merged and 4-bit weights compared with the adapter, general questions asked",
     "finished": "trained {steps} steps on {tokens:,} tokens; lowest validation loss at step {best}",
 }
 
@@ -65,8 +69,25 @@ def settings_table(config: Any, schedule: Mapping[str, Any] | None = None) -> St
 
 def estimate_table(estimate: Mapping[str, Any]) -> Styler:
     """How long and at what cost, with the basis of the forecast."""
-    rows = [{"what": name.replace("_", " "), "forecast": _plain(value)} for name, value in estimate.items()]
+    flat = {name: value for name, value in estimate.items() if not isinstance(value, dict)}
+    for part, size in estimate.get("memory_parts_mb", {}).items():
+        flat[f"memory mb, {part}"] = size
+    rows = [{"what": name.replace("_", " "), "forecast": _plain(value)} for name, value in flat.items()]
     return show.table(rows, "Before it starts")
+
+
+def after_note(model: Any) -> HTML:
+    """Whether merged and 4-bit weights behave as the adapter does, and what general knowledge was lost."""
+    said, warns = [], False
+    for name, found in model.details.get("agreement", {}).items():
+        within = "within" if found["within"] else "BEYOND"
+        said.append(f"{name} weights: {found['nats_per_token']:.4f} nats per token from the adapter, {within} {found['bound']}")
+        warns |= not found["within"]
+    if general := model.details.get("general"):
+        counts = f"{general['tuned']} of {general['questions']} right, the base {general['base']}"
+        said.append(f"general questions: {counts} ({general['lost']} lost, {general['gained']} gained)")
+        warns |= general["forgot"]
+    return show.note("; ".join(said) or "no comparison was made for a quantised or sharded base", "warning" if warns else "good")
 
 
 def result_table(model: Any) -> Styler:
@@ -84,8 +105,8 @@ def _plain(value: Any) -> str:
 
 
 def progress() -> Callable[[dict[str, Any]], None]:
-    """A callback for training lines and for a job's events: every message and evaluation, each tenth of the steps."""
-    done = -1
+    """A callback for training lines and for a job's events: by hand a live curve, headless every message and evaluation."""
+    done, curve = -1, None if store.headless() else LiveCurve()
 
     def on_line(line: dict[str, Any]) -> None:
         nonlocal done
@@ -93,6 +114,8 @@ def progress() -> Callable[[dict[str, Any]], None]:
         step, steps = data.get("step"), data.get("steps") or data.get("total_steps")
         if line.get("event") in EVENTS:
             show.say(EVENTS[line["event"]].format(**line))
+        elif curve is not None and ("loss" in line or "eval_loss" in line):
+            curve.add(line)
         elif "eval_loss" in line:
             show.say(f"step {step}/{steps}: validation loss {line['eval_loss']:.3f}")
         elif step is None:
@@ -104,6 +127,44 @@ def progress() -> Callable[[dict[str, Any]], None]:
     return on_line
 
 
+class LiveCurve:
+    """A picture of the loss so far that is drawn again as lines come in, with tokens per second and the time left."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.handle: Any = None
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Draw with one more point."""
+        from IPython.display import display
+
+        self.lines.append(line)
+        figure = loss_figure(self.lines, 0, 0)
+        figure.axes[0].set_title(pace(self.lines), fontsize=10, loc="left")
+        figure.axes[0].set_xlim(0, line["steps"])
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+
+
+def pace(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Step, tokens per second and time left, from the lines so far."""
+    last = lines[-1]
+    timed = [line for line in lines if "tokens" in line and "step" in line]
+    if len(timed) < 2 or timed[-1]["seconds"] <= timed[0]["seconds"]:
+        return f"step {last['step']} of {last['steps']}"
+    first, now = timed[0], timed[-1]
+    seconds = now["seconds"] - first["seconds"]
+    rate, left = (now["tokens"] - first["tokens"]) / seconds, seconds / (now["step"] - first["step"] or 1)
+    minutes = left * (now["steps"] - now["step"]) / 60
+    return f"step {last['step']} of {last['steps']} · {rate:.0f} tokens/s · {minutes:.1f} min left"
+
+
+def _rows(name: str, count: int) -> str:
+    return f"{name}, {count} rows" if count else name
+
+
 def loss_figure(lines: Sequence[Mapping[str, Any]], n_train: int, n_validation: int) -> Figure:
     """Loss per supervised token over the steps, on train batches and on the validation rows; the lowest is marked."""
     import matplotlib.pyplot as plt
@@ -111,9 +172,9 @@ def loss_figure(lines: Sequence[Mapping[str, Any]], n_train: int, n_validation: 
     figure, axis = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
     train = {line["step"]: line["loss"] for line in lines if "loss" in line}
     validation = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
-    axis.plot(train.keys(), train.values(), "-", color=show.COLOURS["other"], label=f"train, {n_train} rows")
+    axis.plot(train.keys(), train.values(), "-", color=show.COLOURS["other"], label=_rows("train", n_train))
     if validation:
-        label = f"validation, {n_validation} rows"
+        label = _rows("validation", n_validation)
         axis.plot(validation.keys(), validation.values(), "o-", color=show.COLOURS["tuned"], label=label, markersize=5)
         best = min(validation, key=validation.__getitem__)
         label = f"lowest: step {best}, {validation[best]:.3f}"

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import stat
 import sys
 import threading
+import time
 from pathlib import Path
 
 from helpers import store
@@ -20,7 +23,7 @@ NO_ROOM = re.compile(r"out of memory|can(no|')t allocate memory|no space left|qu
 def main(argv: list[str]) -> int:
     """Run the job and turn what went wrong into an exit code."""
     try:
-        from helpers.train.trainer import train
+        from helpers.train.program import train
 
         train(store.read_json(Path(argv[0])))
         return 0
@@ -28,7 +31,9 @@ def main(argv: list[str]) -> int:
         code = exit_code(error)
         if code == 1:
             raise
-        print(store.redact(str(error) or "out of memory"), file=sys.stderr)
+        said = store.redact(str(error) or "out of memory")
+        print(said, file=sys.stderr)
+        store.write_json(Path(argv[0]).with_name("failure.json"), {"code": code, "said": said})  # torchrun hides the code
         return code
 
 
@@ -42,9 +47,13 @@ def exit_code(error: Exception) -> int:
 
 
 def end_with_parent() -> None:
-    """The parent holds our stdin open; when it dies, however it dies, so do we."""
-    while os.read(0, 4096):
-        pass
+    """The notebook holds our stdin open; when it (or torchrun, our parent) dies, however it dies, so do we."""
+    parent, piped = os.getppid(), stat.S_ISFIFO(os.fstat(0).st_mode)
+    while os.getppid() == parent:
+        if not piped:  # started by hand
+            time.sleep(1.0)
+        elif select.select([0], [], [], 1.0)[0] and not os.read(0, 4096):
+            break
     os._exit(143)
 
 

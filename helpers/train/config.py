@@ -1,9 +1,9 @@
-"""What a training is asked to do, the schedule that fits its number of steps, and how long it will take here."""
+"""What a training is asked to do, and the schedule that fits its number of steps."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
@@ -11,12 +11,10 @@ from helpers import store
 from helpers.records import FineTuningDataset, Record, WorkbookError
 from helpers.tasks import Task
 
-if TYPE_CHECKING:
-    from helpers.train.rows import Preflight
-
 TOKENS_AT_ONCE = 2048  # about 1.3 MB of activations a token for the embedded model: 2.7 GB
 SHARES = {"warmup_steps": 0.1, "logging_steps": 0.05, "eval_steps": 0.2, "save_steps": 0.1}  # of all steps, at most
 NOT_DECIDING = {"run_id", "task", "max_cost_usd", "job_deadline_minutes", "poll_seconds"}
+NOT_DECIDING |= {"discard_unfinished", "gpu_wait_minutes", "main_address", "logging_steps", "save_steps"}
 
 
 class Hyperparameters(Record):
@@ -60,6 +58,18 @@ class LoraTrainingConfig(Hyperparameters):
     max_train_tokens: int = Field(60_000, ge=0)  # all epochs together; 0 = no limit
     max_length: int = Field(512, ge=8)
     load_in_4bit: bool = False
+    early_stop_after: int = Field(0, ge=0)  # evaluations without a lower loss; 0 = never
+    processes: int = Field(1, ge=1, le=64)  # on each machine
+    machines: int = Field(1, ge=1, le=64)
+    main_address: str = Field("", pattern=r"^$|^[\w.-]+:\d+$")  # host:port of the first machine
+    sharding: Literal["none", "fsdp"] = "none"
+    gpu_wait_minutes: float = Field(0.0, ge=0)
+    discard_unfinished: bool = False
+
+    @property
+    def world(self) -> int:
+        """Processes that train together."""
+        return self.processes * self.machines
 
 
 class OpenAIJobConfig(Hyperparameters):
@@ -82,10 +92,11 @@ def plan_schedule(config: LoraTrainingConfig, lengths: list[int]) -> dict[str, i
     """The number of optimiser steps for rows of these token lengths, and the settings that are fitted to it.
 
     On short data the configured warm-up and intervals would never be reached, so they become shares of all steps.
-    Accumulated rows are computed at once while they fit: the gradient is the same, the matrices are larger.
+    Accumulated rows are computed at once while they fit: the gradient is the same, the matrices are larger. batch_size
+    counts the rows of each process.
     """
     batch, accumulation = config.batch_size, config.gradient_accumulation
-    steps = math.ceil(config.epochs * math.ceil(len(lengths) / (batch * accumulation)))
+    steps = math.ceil(config.epochs * math.ceil(len(lengths) / (batch * accumulation * config.world)))
     if max(lengths) * batch * accumulation <= TOKENS_AT_ONCE:
         batch, accumulation = batch * accumulation, 1
     fitted = {name: min(getattr(config, name), math.ceil(share * steps)) for name, share in SHARES.items()}
@@ -96,21 +107,6 @@ def version_id(run_id: str, task: Task, dataset: FineTuningDataset, config: Hype
     """The registry id of what this training makes: the same inputs in the same run give the same id."""
     inputs = [task.registry_name, task.fingerprint, dataset.metadata.fingerprint, config.deciding]
     return f"{run_id}-{store.fingerprint(inputs)[:8]}"
-
-
-def estimate(report: Preflight, config: LoraTrainingConfig, task: Task) -> dict[str, Any]:
-    """Steps and tokens, which are exact, and a forecast of time and cost from this home's newest training of the base."""
-    forecast = {"steps": report.schedule["steps"], "tokens": report.tokens}
-    newest = sorted((store.home() / "runs").glob("*/model.json"), key=lambda path: -path.stat().st_mtime)
-    trained = (m for m in map(store.read_json, newest) if "training_seconds" in m.get("details", {}))
-    known = next((m for m in trained if m["base_model"] == config.base_model), None)
-    if known is None:
-        return forecast | {"minutes": "unknown until the first training on this machine"}
-    training = known["details"]["training_seconds"]
-    rate = known["tokens"] / training
-    seconds = known["seconds"] - training + report.tokens / rate
-    forecast |= {"tokens_per_second": round(rate, 1), "minutes": round(seconds / 60, 1)}
-    return forecast | {"cost_usd": hardware_cost(task, seconds), "basis": f"version {known['version']}, trained here"}
 
 
 def hardware_cost(task: Task, seconds: float) -> float:

@@ -24,11 +24,14 @@ from helpers import models, store
 from helpers.records import FineTuningDataset, Record, WorkbookError
 from helpers.tasks import Task
 from helpers.train.config import LoraTrainingConfig, hardware_cost, version_id
+from helpers.train.fitting import estimate, wait_for_gpu
 from helpers.train.rows import Preflight, preflight
 
 OnLine = Callable[[dict[str, Any]], None]
 SECRETS = ("WORKBOOK_API_KEY", "OPENAI_API_KEY", "WORKBOOK_DATABASE_URL")  # nothing that training needs
 SMALLER = "lower batch_size (and raise gradient_accumulation), lower max_length, or set load_in_4bit: true"
+COMPLETE = "workbook.json"  # the last file of a checkpoint
+MAY_CHANGE = {"batch_size", "gradient_accumulation"}  # their product decides
 
 
 class TrainedModel(Record):
@@ -62,7 +65,8 @@ def fine_tune_lora(
     """Train a LoRA adapter on the dataset's train part, publish it and write the run's model.json.
 
     `on_line` gets every line of training.jsonl as it appears. What this run has already trained from the same inputs is
-    returned as it is: its files may serve already. WorkbookError 6: out of memory or disk.
+    returned as it is: its files may serve already. A training that died goes on from its last checkpoint.
+    WorkbookError 2: it was begun with other inputs; 6: out of memory or disk; 75: the GPU stays taken.
     """
     report = report or preflight(dataset, task, config)
     version = version_id(run.id, task, dataset, config)
@@ -71,17 +75,21 @@ def fine_tune_lora(
     if (known.get("version"), known.get("fingerprints")) == (version, report.fingerprints):
         return TrainedModel(**known)
     with store.lock():
+        forecast = estimate(report, config, task)
+        wait_for_gpu(forecast["memory_mb"], config.gpu_wait_minutes, on_line)
         started = time.monotonic()
-        folder = _write_job(run, config, report)
-        run_child([sys.executable, "-m", "helpers.train", str(folder / "job.json")], run, config.base_model, on_line)
+        folder = prepare_job(run, config, report)
+        run_child(command(config, folder / "job.json"), run, config.base_model, on_line)
         seconds = time.monotonic() - started
         check_adapter(folder / "adapter")
         (folder / "adapter/README.md").unlink(missing_ok=True)  # peft's model card, a form that nobody filled in
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         (folder / "adapter").rename(target)
+        result = store.read_json(folder / "result.json")
+        result["details"]["predicted"] = forecast
         model = TrainedModel(
-            **store.read_json(folder / "result.json"),
+            **result,
             model_id=version,
             version=version,
             provider="embedded" if config.base_model == "embedded" else "local",
@@ -99,20 +107,70 @@ def fine_tune_lora(
     return model
 
 
-def _write_job(run: store.Run, config: LoraTrainingConfig, report: Preflight) -> Path:
-    """job.json in a fresh folder; the rows, which are example text in another spelling, in the run's private one."""
-    folder = run.path("training")
-    shutil.rmtree(folder, ignore_errors=True)
-    parts = {"train": report.train, "validation": report.validation}
+def prepare_job(run: store.Run, config: LoraTrainingConfig, report: Preflight) -> Path:
+    """job.json, fresh or going on from the last checkpoint of an earlier attempt; returns the training folder.
+
+    The rows, which are example text in another spelling, go into the run's private folder. A checkpoint of a training
+    with other data, base or settings is not continued and not thrown away unasked.
+    """
+    folder, parts = run.path("training"), {"train": report.train, "validation": report.validation}
     rows = {part: [row.model_dump(exclude={"id"}) for row in chosen] for part, chosen in parts.items()}
+    base, batch = models.base_path(config.base_model), config.batch_size * config.gradient_accumulation
+    files = {p.name: p.stat().st_size for p in Path(base).glob("*") if p.is_file()} if Path(base).is_dir() else {}
+    inputs = {name: value for name, value in config.deciding.items() if name not in MAY_CHANGE}
+    inputs |= {"rows per step": batch * config.world, "base": [base, files], "data": store.fingerprint(rows)}
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None and not config.discard_unfinished:
+        begun = store.read_json(folder / "job.json").get("inputs", {})
+        if changed := sorted(name for name in inputs if begun.get(name) != inputs[name]):
+            step = checkpoint.name.rpartition("-")[2]
+            raise WorkbookError(
+                f"run {run.id} holds a training that stopped after step {step}, begun with other inputs ({', '.join(changed)});"
+                " set discard_unfinished: true to begin again, or undo the change, or use another run_id"
+            )
+        _drop_after(folder, store.read_json(checkpoint / COMPLETE)["step"])
+    else:
+        checkpoint = None
+        shutil.rmtree(folder, ignore_errors=True)
+    (folder / "failure.json").unlink(missing_ok=True)
     job = {
         "folder": str(folder),
         "rows": str(store.write_text(run.private / "train_rows.json", store.dumps(rows))),
-        "base_path": models.base_path(config.base_model),
+        "base_path": base,
         "config": config.model_dump(),
         "schedule": report.schedule,
+        "inputs": inputs,
+        "resume": str(checkpoint) if checkpoint else None,
     }
     return store.write_json(folder / "job.json", job).parent
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end."""
+    whole = [path.parent for path in folder.glob(f"checkpoints/checkpoint-*/{COMPLETE}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _drop_after(folder: Path, step: int) -> None:
+    """Leave only the lines of training.jsonl that the checkpoint knows of; the steps after it are done again."""
+    path = folder / "training.jsonl"
+    raw = path.read_bytes()
+    lines = [json.loads(line) for line in raw[: raw.rfind(b"\n") + 1].splitlines()]
+    store.write_jsonl(path, [line for line in lines if "event" not in line and line["step"] <= step])
+
+
+def command(config: LoraTrainingConfig, job: Path, machine: int = 0) -> list[str]:
+    """How the program is started on one of the machines: as it is, or by torchrun."""
+    program = ["-m", "helpers.train", str(job)]
+    if config.world == 1:
+        return [sys.executable, *program]
+    where = ["--standalone"]
+    if config.machines > 1:
+        if not config.main_address:
+            raise WorkbookError("machines > 1 needs main_address: host:port of the first machine, free and reachable by all")
+        host, _, port = config.main_address.rpartition(":")
+        where = ["--nnodes", str(config.machines), "--node-rank", str(machine), "--master-addr", host, "--master-port", port]
+    return [sys.executable, "-m", "torch.distributed.run", *where, "--nproc-per-node", str(config.processes), *program]
 
 
 def run_child(command: list[str], run: store.Run, base_model: str, on_line: OnLine | None) -> None:
@@ -166,6 +224,8 @@ def _follow(child: subprocess.Popen[bytes], path: Path) -> Iterator[dict[str, An
 
 def _failure(code: int, output: Path) -> Exception:
     lines = store.redact(output.read_text(encoding="utf-8", errors="replace")).strip().splitlines() or ["(no output)"]
+    if (told := output.with_name("failure.json")).exists():
+        code, lines = store.read_json(told)["code"], [store.read_json(told)["said"]]
     if code == 2:
         return WorkbookError(lines[-1])
     if code in (6, -signal.SIGKILL):

@@ -1,4 +1,4 @@
-"""What runs in the training process: trl's SFTTrainer with less arithmetic, fed from job.json.
+"""The trainer of the training process: trl's SFTTrainer with less arithmetic, and checkpoints that survive a kill.
 
 Three things change, none of them the mathematics: the LM head runs only where a label is; the prompt that all rows
 of a batch begin with is computed once (its keys and values are handed to every row, and autograd adds up what flows
@@ -9,27 +9,20 @@ back to the stock path where an architecture does not agree.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import random
-import resource
-import time
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from datasets import Dataset
-from peft import LoraConfig, prepare_model_for_kbit_training
 from torch.utils.data import Sampler
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PrinterCallback, set_seed
-from transformers.utils import logging as transformers_logging
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
 from helpers import store
-from helpers.models.tokens import load_tokenizer
 from helpers.records import WorkbookError
-from helpers.train.config import SHARES
+from helpers.train.launch import COMPLETE
 from helpers.train.rows import IGNORED
 
 SHORTEST_PREFIX = 8  # tokens; below this a second pass through the layers costs more than it saves
@@ -98,12 +91,13 @@ class LengthGrouped(Sampler[int]):
 class WorkbookTrainer(SFTTrainer):
     """SFTTrainer with our loss and batching; `path` says how much of it is in use ("stock": none).
 
-    The adapter of the lowest validation loss so far stands in `adapter`; every logged step is told to `tell`.
+    The adapter of the lowest validation loss so far stands in `adapter`; every logged step is told to `tell`. After
+    `patience` evaluations without a lower one training stops (0: never).
     """
 
-    def __init__(self, *args: Any, adapter: Path, tell: Callable[..., None], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, adapter: Path, tell: Callable[..., None], patience: int = 0, **kwargs: Any) -> None:
         self.path: Way = "stock"
-        self.adapter, self._tell = adapter, tell
+        self.adapter, self._tell, self.patience = adapter, tell, patience
         self.best: dict[str, Any] = {"eval": None, "best_step": None}
         super().__init__(*args, **kwargs)
         if not self.args.bf16:  # trl makes the adapter of a quantised base bf16, on hardware without bf16 too
@@ -158,27 +152,46 @@ class WorkbookTrainer(SFTTrainer):
         total = self._supervised(model, inputs, self.path)
         tokens = (inputs["labels"] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         loss = total / torch.as_tensor(tokens).clamp(min=1)
+        if num_items_in_batch is not None:  # counted over all processes, whose gradients are then averaged
+            loss = loss * self.accelerator.num_processes
         if model.training:
-            self._total_train_tokens += int(inputs["attention_mask"].sum())
+            self._total_train_tokens += int(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
         self._metrics["train" if model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
         return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         lengths = [len(ids) for ids in (train_dataset or self.train_dataset)["input_ids"]]
         batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGrouped(lengths, batch, self.args.seed)
+        return LengthGrouped(lengths, batch * self.args.world_size, self.args.seed)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, and keep the adapter when none before it was better."""
-        metrics = super().evaluate(*args, **kwargs)
+        metrics, step = super().evaluate(*args, **kwargs), self.state.global_step
         if self.best["eval"] is None or metrics["eval_loss"] < self.best["eval"]:
-            self.best = {"eval": metrics["eval_loss"], "best_step": self.state.global_step}
+            self.best = {"eval": metrics["eval_loss"], "best_step": step}
             self.keep_adapter()
+        elif self.patience and step - self.best["best_step"] >= self.patience * self.args.eval_steps:
+            self._tell(event="stopped", step=step, best=self.best["best_step"])
+            self.control.should_training_stop = self.control.should_save = True
         return metrics
 
     def keep_adapter(self) -> None:
         """Write the adapter as it is now; without embedding layers, whose check would ask the hub."""
-        self.model.save_pretrained(str(self.adapter), save_embedding_layers=False)
+        sharded = self.accelerator.get_state_dict(self.model_wrapped) if self.is_fsdp_enabled else None
+        if self.is_world_process_zero():
+            fresh = self.adapter.with_name("adapter.new")
+            model = self.accelerator.unwrap_model(self.model)
+            model.save_pretrained(str(fresh), state_dict=sharded, save_embedding_layers=False)
+            shutil.rmtree(self.adapter, ignore_errors=True)
+            fresh.rename(self.adapter)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """A checkpoint counts once its last file is there: a program that is killed leaves half of one."""
+        super()._save_checkpoint(*args, **kwargs)
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            state = {"step": self.state.global_step, "best": self.best, "tokens": self._total_train_tokens}
+            store.write_json(folder / COMPLETE, state | {"stopped": self.control.should_training_stop})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Tell the numbers that a curve needs, and stop at one that is not finite."""
@@ -191,91 +204,3 @@ class WorkbookTrainer(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No model card per checkpoint: it would ask the hub for the base model's."""
-
-
-def train(job: dict[str, Any]) -> None:
-    """Train one adapter as job.json says."""
-    transformers_logging.set_verbosity_error()
-    folder = Path(job["folder"])
-    log, begun = open(folder / "training.jsonl", "a", encoding="utf-8"), time.monotonic()  # noqa: SIM115
-
-    def tell(**values: Any) -> None:
-        line = {"seconds": round(time.monotonic() - begun, 2)} | values
-        log.write(json.dumps(line, allow_nan=False) + "\n")
-        log.flush()
-
-    parts = store.read_json(Path(job["rows"]))
-    tell(event="loading", base=job["base_path"], rows=len(parts["train"]))
-    trainer = build_trainer(job, parts, tell)
-    by_length = sorted(parts["train"], key=lambda r: len(r["input_ids"]))
-    fallback = trainer.settle(by_length[:: max(1, len(by_length) // 3)][:4])  # both padding and prefix occur
-    tell(event="started", path=trainer.path, fallback=fallback, steps=trainer.args.max_steps)
-    started = time.monotonic()
-    trainer.train()
-    training_seconds = round(time.monotonic() - started, 2)
-    if not parts["validation"]:
-        trainer.keep_adapter()
-    last = next((entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry), None)
-    result = {
-        "tokens": int(trainer._total_train_tokens),
-        "losses": {"train": last, **trainer.best},
-        "details": {
-            "steps": trainer.state.global_step,
-            "path": trainer.path,
-            "fallback": fallback,
-            "training_seconds": training_seconds,
-            "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        },
-    }
-    store.write_json(folder / "result.json", result)
-    tell(event="finished", tokens=result["tokens"], steps=trainer.state.global_step, best=trainer.best["best_step"])
-
-
-def load_base(job: dict[str, Any]) -> Any:
-    """The frozen base model: bf16 only where the hardware has it, nf4 when asked for, fp32 otherwise."""
-    dtype = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
-    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
-    quantised = BitsAndBytesConfig(load_in_4bit=True, **nf4) if job["config"]["load_in_4bit"] else None
-    model = AutoModelForCausalLM.from_pretrained(job["base_path"], dtype=dtype, quantization_config=quantised)
-    return prepare_model_for_kbit_training(model, torch.cuda.is_available()) if quantised else model
-
-
-def build_trainer(job: dict[str, Any], parts: dict[str, list[dict[str, Any]]], tell: Callable[..., None]) -> Any:
-    """peft's LoRA on the base, in trl's SFTTrainer with our loss and batching."""
-    config, schedule, gpu = job["config"], job["schedule"], torch.cuda.is_available()
-    set_seed(config["seed"])
-    strength = {"r": config["lora_r"], "lora_alpha": config["lora_alpha"], "lora_dropout": config["lora_dropout"]}
-    lora = LoraConfig(task_type="CAUSAL_LM", target_modules=config["target_modules"], **strength)
-    validation = sorted(parts["validation"], key=lambda r: len(r["input_ids"]))
-    arguments = SFTConfig(
-        output_dir=str(Path(job["folder"]) / "checkpoints"),
-        max_steps=schedule["steps"],
-        per_device_train_batch_size=schedule["batch_size"],
-        per_device_eval_batch_size=schedule["batch_size"],
-        gradient_accumulation_steps=schedule["gradient_accumulation"],
-        learning_rate=config["learning_rate"],
-        **{name: schedule[name] for name in SHARES},
-        eval_strategy="steps" if validation else "no",
-        save_total_limit=2,
-        gradient_checkpointing=gpu,
-        bf16=gpu and torch.cuda.is_bf16_supported(),
-        seed=config["seed"],
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        dataloader_pin_memory=gpu,
-        report_to="none",
-        disable_tqdm=True,
-        logging_nan_inf_filter=False,
-    )
-    trainer = WorkbookTrainer(
-        model=load_base(job),
-        args=arguments,
-        train_dataset=Dataset.from_list(parts["train"]),
-        eval_dataset=Dataset.from_list(validation) if validation else None,
-        processing_class=load_tokenizer(job["base_path"]),
-        peft_config=lora,
-        adapter=Path(job["folder"]) / "adapter",
-        tell=tell,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer

@@ -21,7 +21,8 @@ def test_the_loss_mask_is_shown_in_colour_by_hand_and_masked_headless(monkeypatc
     assert "Elm Street" not in views.seen_rows(report(), show_text=True).data
 
 
-def test_progress_is_a_line_per_event_evaluation_and_tenth(capsys):
+def test_progress_is_a_line_per_event_evaluation_and_tenth(capsys, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HEADLESS", "1")
     tell = views.progress()
     tell({"event": "started", "steps": 100, "path": "prefix"})
     for step in range(1, 101):
@@ -48,3 +49,20 @@ def test_the_loss_figure_names_its_rows_and_marks_the_lowest_validation_loss():
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
     assert labels == ["train, 48 rows", "validation, 12 rows", "lowest: step 8, 1.200"]
     assert views.loss_figure([], 0, 0).axes
+
+
+def test_by_hand_the_curve_tells_the_pace_and_the_time_left(monkeypatch, capsys):
+    monkeypatch.delenv("WORKBOOK_HEADLESS", raising=False)
+    lines = [{"step": s, "steps": 100, "loss": 2.0, "seconds": 3.0 * s, "tokens": 600 * s} for s in (10, 20, 30)]
+    assert views.pace(lines) == "step 30 of 100 · 200 tokens/s · 3.5 min left"
+    tell = views.progress()
+    for line in lines:
+        tell(line)
+    assert "loss" not in capsys.readouterr().out
+
+
+def test_what_the_adapter_cost_elsewhere_is_a_note_and_a_warning_when_it_is_much():
+    agreement = {"4bit": {"nats_per_token": 0.2, "bound": 0.05, "within": False}}
+    general = {"questions": 40, "base": 30, "tuned": 29, "lost": 2, "gained": 1, "forgot": False}
+    note = views.after_note(SimpleNamespace(details={"agreement": agreement, "general": general})).data
+    assert "BEYOND 0.05" in note and "29 of 40 right, the base 30" in note

@@ -174,3 +174,69 @@ def test_the_program_ends_when_its_parent_is_killed_outright(tmp_path, monkeypat
     while launch.process_start_time(entry["pid"]) == entry["started"] and time.monotonic() < deadline:
         time.sleep(0.1)
     assert launch.process_start_time(entry["pid"]) != entry["started"], "still running"
+
+
+def test_an_unfinished_training_of_other_inputs_is_neither_continued_nor_thrown_away(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
+    run, report = store.open_run("half"), preflight(rows(), TASK, FAST)
+    folder = launch.prepare_job(run, FAST, report)
+    lines = [{"event": "started", "seconds": 1}, *({"step": s, "seconds": s, "loss": 1.0} for s in range(1, 9))]
+    store.write_jsonl(folder / "training.jsonl", lines)
+    for step in (3, 6):
+        store.write_json(folder / f"checkpoints/checkpoint-{step}/{launch.COMPLETE}", {"step": step})
+    (folder / "checkpoints/checkpoint-9").mkdir()  # was being written
+    other = preflight(rows(36), TASK, FAST)
+    for config, seen, named in (
+        (FAST.model_copy(update={"learning_rate": 1e-3}), report, "learning_rate"),
+        (FAST, other, "data"),
+        (FAST.model_copy(update={"batch_size": 8}), report, "rows per step"),
+    ):
+        with pytest.raises(WorkbookError, match=f"after step 6.*\\({named}\\).*discard_unfinished"):
+            launch.prepare_job(run, config, seen)
+    assert (folder / "checkpoints/checkpoint-6").exists()
+    same = FAST.model_copy(update={"batch_size": 2, "gradient_accumulation": 8})
+    job = store.read_json(launch.prepare_job(run, same, report) / "job.json")
+    assert job["resume"].endswith("checkpoint-6")
+    assert [line["step"] for line in store.read_jsonl(folder / "training.jsonl")] == [1, 2, 3, 4, 5, 6]
+    job = store.read_json(launch.prepare_job(run, FAST.model_copy(update={"discard_unfinished": True}), other) / "job.json")
+    assert job["resume"] is None and not (folder / "checkpoints").exists()
+
+
+def test_out_of_memory_halves_the_rows_of_a_pass_and_goes_on(trained, tmp_path, monkeypatch):
+    from helpers.train.trainer import WorkbookTrainer
+
+    steps, stock = [], WorkbookTrainer.training_step
+
+    def step(self, model, inputs, *args):
+        steps.append(len(inputs["input_ids"]))
+        if len(steps) == 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return stock(self, model, inputs, *args)
+
+    monkeypatch.setattr(WorkbookTrainer, "training_step", step)
+    assert repeat(trained, tmp_path, steps=2) == 0
+    said = next(line for line in store.read_jsonl(tmp_path / "training.jsonl") if line.get("event") == "smaller")
+    whole = store.read_json(trained[0] / "runs/one/training/job.json")["schedule"]["batch_size"]
+    assert (said["batch_size"], said["gradient_accumulation"]) == (whole // 2, 2)
+    assert steps[0] == whole and set(steps[2:]) == {whole // 2}
+    assert store.read_json(tmp_path / "result.json")["details"]["steps"] == 2
+
+
+def test_the_adapter_is_compared_with_what_will_be_served_and_forgetting_is_counted(trained):
+    details = trained[1].details
+    assert details["agreement"]["merged"]["within"] and set(details["agreement"]) == {"merged", "4bit"}
+    general = details["general"]
+    assert general["questions"] == 40 and general["tuned"] - general["base"] == general["gained"] - general["lost"]
+    assert details["predicted"]["memory_mb"] > 0 and details["memory_mb"] > 0
+
+
+def test_training_stops_early_when_validation_gets_no_better(trained, tmp_path, monkeypatch):
+    from trl import SFTTrainer
+
+    rising = lambda self, *args, **kwargs: {"eval_loss": float(self.state.global_step)}  # noqa: E731
+    monkeypatch.setattr(SFTTrainer, "evaluate", rising, raising=False)
+    assert repeat(trained, tmp_path, early_stop_after=1) == 0
+    schedule = store.read_json(trained[0] / "runs/one/training/job.json")["schedule"]
+    result = store.read_json(tmp_path / "result.json")
+    assert result["details"]["steps"] == 2 * schedule["eval_steps"] < schedule["steps"]
+    assert result["losses"]["best_step"] == schedule["eval_steps"]

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from helpers import models, store
+from helpers.models.local import load_network
+from helpers.models.tokens import load_tokenizer
+from helpers.records import Message, WorkbookError
+from helpers.train.export import export_model, read_back
+
+CHAT = [[Message(role="user", content="My hub is dead")], [Message(role="user", content="12 parcels, still 3 late")]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(model.json, adapter folder) of a made-up version with an adapter that has an effect."""
+    home = tmp_path_factory.mktemp("export")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBOOK_HOME", str(home))
+        torch.manual_seed(0)
+        base = AutoModelForCausalLM.from_pretrained(models.base_path("tiny"))
+        tuned = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+        for name, weight in tuned.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+        tuned.save_pretrained(str(home / "models/v1/adapter"))
+        yield {"adapter": "models/v1/adapter", "base_model": "tiny", "version": "v1", "model_id": "v1"}, home
+
+
+def test_a_merged_export_answers_as_base_and_adapter_do(made):
+    model, home = made
+    folder = export_model(model, "merged")
+    alone, together = models.load_model(str(folder)), models.load_model("tiny", home / model["adapter"])
+    assert [a.text for a in alone.answer(CHAT, 8)] == [a.text for a in together.answer(CHAT, 8)]
+    assert [a.text for a in alone.answer(CHAT, 8)] != [a.text for a in models.load_model("tiny").answer(CHAT, 8)]
+    assert not list(folder.parent.glob("*.partial"))
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("f32", 1e-5), ("f16", 5e-3), ("q8_0", 0.2)])
+def test_transformers_reads_the_gguf_as_the_same_model(made, kind, tolerance):
+    model, home = made
+    path = export_model(model, "gguf", kind)
+    read = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32).eval()
+    ours = load_network(models.base_path("tiny"), home / model["adapter"])
+    ids = torch.arange(40, 80)[None]
+    with torch.no_grad():
+        assert (read(ids).logits - ours(ids).logits).abs().max() <= tolerance
+
+
+def test_the_gguf_carries_the_template_and_every_key_of_the_file_we_know(made):
+    import gguf
+
+    path = export_model(made[0], "gguf", "f16")
+    known, written = gguf.GGUFReader(models.embedded.gguf_path()), gguf.GGUFReader(path)
+    optional = {f"general.{word}" for word in ("finetune", "basename", "size_label")}
+    assert set(known.fields) - optional <= set(written.fields)
+    tokenizer = load_tokenizer(models.base_path("tiny"))
+    assert written.get_field("tokenizer.chat_template").contents() == tokenizer.chat_template
+    for key in ("tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "pre"):
+        name = f"tokenizer.ggml.{key}"
+        assert written.get_field(name).contents() == known.get_field(name).contents(), key
+    assert read_back(path)["tensors"] == 2 * 9 + 2
+
+
+def test_what_cannot_be_exported_says_what_to_do(made, monkeypatch):
+    with pytest.raises(WorkbookError, match="provider"):
+        export_model({"model_id": "ft:x", "adapter": None}, "merged")
+    with pytest.raises(WorkbookError, match="f16"):
+        export_model(made[0], "gguf", "q2")
+    monkeypatch.setattr("helpers.train.export.load_tokenizer", lambda path: SimpleNamespace(convert_ids_to_tokens=list))
+    with pytest.raises(WorkbookError, match="convert_hf_to_gguf"):
+        export_model(made[0], "gguf", "f16")
+    assert not list((store.home() / "models/v1").glob("*.partial"))
