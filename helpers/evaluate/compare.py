@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from helpers import models, records, store
 from helpers.evaluate import statistics
+from helpers.evaluate.ladder import model_for
 from helpers.evaluate.running import RungResult, read_answers, run_rung
 from helpers.models import Model
 from helpers.records import Estimate, EvalResults, MetricComparison, Record, TrainingExample, Verdict, WorkbookError
@@ -53,6 +54,11 @@ def rung_to_beat(run: store.Run) -> tuple[str, str]:
         name = run.read("decision.json")["best_rung"]
         return name, f"{name} scored best of the cheaper rungs on the validation part (decision.json)"
     return "prompt", "this run has no decision.json, so the full prompt stands in for the best cheaper rung"
+
+
+def asked_in_01(run: store.Run) -> dict[str, Any]:
+    """How 01 asked its rungs (examples, passages, wording), so that 04 repeats what was chosen on validation."""
+    return run.read("decision.json").get("asking", {}) if run.has("decision.json") else {}
 
 
 def load_models(card: Mapping[str, Any]) -> tuple[Model, Model]:
@@ -189,11 +195,14 @@ def evaluate_fine_tuned_model(
     if not test_set:
         raise WorkbookError("the test part is empty; add verified examples to human.jsonl and run 02_curate again")
     check_fingerprints(card, task, dataset_version)
-    settings["style"] = card.get("prompt_style", "short")
+    asking = asked_in_01(run)
+    rung_models = asking.pop("rung_models", [])
+    settings |= {"style": card.get("prompt_style", "short"), "asking": asking}
     rungs, timing = {}, {"measured_at": store.now().isoformat(timespec="seconds")}
     for name in dict.fromkeys(("zero_shot", best_rung, "fine_tuned")):
         started = time.monotonic()
-        rungs[name] = run_rung(tuned if name == "fine_tuned" else base, name, test_set, task, run, **settings)
+        asked = tuned if name == "fine_tuned" else model_for(name, base, rung_models)
+        rungs[name] = run_rung(asked, name, test_set, task, run, **settings)
         timing[f"{name}_seconds"] = round(time.monotonic() - started, 1)
     answers = [read_answers(run, rungs[name]) for name in ("fine_tuned", best_rung)]
     comparison = compare_results(*answers, task, min_gain)

@@ -7,7 +7,8 @@ from evaluate_toys import RIGHT, WRONG, constant, right_where, toy_rows, toy_tas
 
 from helpers import evaluate, store
 from helpers.decide import Screening, decide, recommend, screen
-from helpers.decide.verdict import Evidence, best_rung, choose_trainer, economics
+from helpers.decide.economics import choose_trainer, economics
+from helpers.decide.verdict import Evidence, best_rung
 from helpers.decide.verdict import undecidable_targets as undecidable
 from helpers.records import Estimate, WorkbookError
 
@@ -162,7 +163,8 @@ def test_the_break_even_volume_is_where_the_saving_pays_the_upkeep(task, run):
     costs = {"zero_shot": 0.001, "prompt": 0.003, "few_shot": 0.001}
     rungs = [_costing(r, costs[r.name]) for r in rungs]
     numbers = economics(task, rungs)
-    upkeep = numbers["one_off_usd"] / 12 + numbers["monthly_usd"]
+    tuned, prompt = (numbers["ways"][name] for name in ("fine_tuned", "prompt"))
+    upkeep = (tuned["one_off_usd"] - prompt["one_off_usd"]) / 12 + tuned["monthly_usd"] - prompt["monthly_usd"]
     needed = numbers["break_even_against"]["prompt"]
     assert needed * 0.002 >= upkeep > (needed - 2) * 0.002
     assert numbers["break_even_against"]["few_shot"] is None, "no saving, no break-even"
