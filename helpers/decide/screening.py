@@ -79,7 +79,8 @@ def contradictions(screening: Screening, task: Task, rungs: Sequence[RungResult]
             said.append(
                 f"shorter_prompt was answered with yes, but the full prompt takes {full:.0f} tokens, the short {short:.0f}"
             )
-    if screening.format_or_style and (kept := [r.name for r in rungs if r.results.format_compliance.low >= 0.95]):
+    enough = task.targets.get("format_compliance", 0.95)
+    if screening.format_or_style and (kept := [r.name for r in rungs if r.results.format_compliance.low >= enough]):
         said.append(f"format_or_style was answered with yes, but {kept[0]} surely keeps the format without training")
     if screening.one_off and task.volume_per_month >= 1000:
         said.append(f"one_off was answered with yes, but task.yaml expects {task.volume_per_month:,} requests a month")

@@ -85,9 +85,8 @@ def recommend(screening: Screening, seen: Evidence) -> tuple[Recommendation, lis
         reasons = [OWN_MODEL, "no rung meets the targets", f"{OWN_SIZE:.0e} parameters take {compute}: months, and a team"]
         return "custom_model", reasons, "plan data, compute and people for training a model; tune an open model meanwhile"
     reasons = [f"no cheaper rung surely meets the targets; {seen.best_rung} is the one to beat", *screening.good]
-    reasons.append(
-        f"what speaks for tuning weighs {sum(w for _, w in screening.weighed)} of {sum(WEIGHTS.values())}, and nothing speaks against it"
-    )
+    weights = f"{sum(weight for _, weight in screening.weighed)} of {sum(WEIGHTS.values())}"
+    reasons.append(f"what speaks for tuning weighs {weights}, and nothing speaks against it")
     return "fine_tuning", reasons, "run 02_curate, train, and let 04_evaluate say whether it is better"
 
 
