@@ -5,30 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from helpers import store
 from helpers.evaluate.running import RungResult
 from helpers.models.api import is_loopback
 from helpers.models.prices import STALE_DAYS
-from helpers.records import Record, WorkbookError
+from helpers.records import WorkbookError
 from helpers.tasks import Task
 
 Trainer = Literal["lora", "openai"]
 # Hours of work, ours to assume and yours to replace under prices.hours in task.yaml.
-HOURS = {
-    "prompt_once": 4.0,
-    "prompt_monthly": 0.5,
-    "rag_once": 24.0,
-    "rag_monthly": 2.0,
-    "curation_once": 16.0,
-    "review_once": 4.0,
-    "labelling_monthly": 3.0,
-    "retraining_monthly": 1.0,
-}
+HOURS = {"prompt_once": 4.0, "prompt_monthly": 0.5, "rag_once": 24.0, "rag_monthly": 2.0, "curation_once": 16.0}
+HOURS |= {"review_once": 4.0, "labelling_monthly": 3.0, "retraining_monthly": 1.0}
 ELAPSED = {"prompting": "hours", "rag": "days", "fine_tuning": "weeks", "custom_model": "months"}  # as the strategy says
-VOLUMES = (1_000, 10_000, 100_000, 1_000_000)  # requests a month that the table of costs shows
 # USD per million training tokens; the list price of about September 2026 (mirror of the provider's pricing page).
 TRAINING_PRICES = {"gpt-4.1-mini": 5.0, "gpt-4.1": 25.0, "gpt-4o-mini": 3.0, "gpt-4o": 25.0}
 # A model of one's own, by "compute-optimal" training: 20 tokens a parameter (Hoffmann et al. 2022, arXiv 2203.15556),
@@ -37,42 +28,25 @@ TRAINING_PRICES = {"gpt-4.1-mini": 5.0, "gpt-4.1": 25.0, "gpt-4o-mini": 3.0, "gp
 TOKENS_PER_PARAMETER, FLOPS_PER_TOKEN, GPU_FLOPS, UTILISATION, GPU_USD = 20, 6, 312e12, 0.40, 2.0
 
 
-class Provider(Record):
-    """What a fine-tuning endpoint still offers, as known on `as_of`."""
+class Provider(NamedTuple):
+    """What a fine-tuning endpoint still offers, as known on `as_of`; `newcomers`: may a new organisation start there?"""
 
     host: str
     name: str
     as_of: date
+    note: str
     train_until: date | None = None
     serve_until: date | None = None
-    newcomers: bool = True  # may an organisation that never trained there start now?
-    note: str = ""
+    newcomers: bool = True
 
 
+SEEN = date(2026, 11, 22)
+CLOSING = "self-serve fine-tuning is being closed: new organisations get 403 training_not_available"
+DEPLOY = "a tuned model must be deployed as well, which has an hourly fee"
 PROVIDERS = (
-    Provider(
-        host="api.openai.com",
-        name="OpenAI",
-        as_of=date(2026, 11, 22),
-        train_until=date(2027, 1, 6),
-        serve_until=date(2027, 1, 14),
-        newcomers=False,
-        note="self-serve fine-tuning is being closed: new organisations get 403 training_not_available",
-    ),
-    Provider(
-        host="openai.azure.com",
-        name="Azure OpenAI / Foundry",
-        as_of=date(2026, 11, 22),
-        train_until=date(2027, 4, 14),
-        serve_until=date(2027, 10, 1),
-        note="a tuned model must be deployed as well, which has an hourly fee",
-    ),
-    Provider(
-        host="api.tokenfactory.nebius.com",
-        name="Nebius Token Factory",
-        as_of=date(2026, 11, 22),
-        note="speaks the same API for open models",
-    ),
+    Provider("api.openai.com", "OpenAI", SEEN, CLOSING, date(2027, 1, 6), date(2027, 1, 14), newcomers=False),
+    Provider("openai.azure.com", "Azure OpenAI / Foundry", SEEN, DEPLOY, date(2027, 4, 14), date(2027, 10, 1)),
+    Provider("api.tokenfactory.nebius.com", "Nebius Token Factory", SEEN, "speaks the same API for open models"),
 )
 
 
@@ -160,14 +134,10 @@ def economics(task: Task, rungs: Sequence[RungResult], best: str = "", training_
         if name not in ("zero_shot", "fine_tuned") and tuned is not None:
             saving, more = way["cost_per_request"] - tuned, _upkeep(ways["fine_tuned"]) - _upkeep(way)
             needed[name] = max(0, int(more / saving) + 1) if saving > 0 else None
-    volumes = sorted({*VOLUMES, task.volume_per_month} - {0})
     return {
         "break_even_requests_per_month": needed.get(best),
         "break_even_against": needed,
         "ways": ways,
-        "usd_per_month": [
-            {"requests": v} | {n: _upkeep(w) + v * w["cost_per_request"] for n, w in ways.items()} for v in volumes
-        ],
         "predicted_tuned_cost_per_request": tuned,
         "one_off_usd": tuned_once,
         "monthly_usd": tuned_monthly,

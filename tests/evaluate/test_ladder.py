@@ -68,11 +68,10 @@ def test_the_search_keeps_what_scores_better_and_stops_at_its_budget(tmp_path, r
     assert model.asked == [], "no budget, nothing asked"
     found = evaluate.search_prompts(model, ["prompt"], rows, task, run, given, 9, **settings())
     assert found == given | {"instructions": "Say red."}
-    asked = len(model.asked)
-    evaluate.search_prompts(
-        right_where(lambda i: False, "other"), ["prompt", "few_shot"], rows, task, run, given, 2, **settings()
-    )
-    assert asked == 3 * len(rows)
+    assert len(model.asked) == 3 * len(rows), "the given wording and two others"
+    other = constant(WRONG, "other")
+    evaluate.search_prompts(other, ["prompt", "few_shot"], rows, task, run, given, 2, **settings())
+    assert len(other.asked) == 2 * len(rows)
 
 
 def test_what_was_chosen_in_01_is_what_04_asks(task, run):
