@@ -26,7 +26,7 @@ def ask_ladder(
 ) -> list[RungResult]:
     """Every rung of `names` with the given model, then with each of `rung_models` (named rung@model), cheapest first.
 
-    A rung model is a local folder or hub id, or NAME=BASE_URL for an endpoint. `settings` go to `run_rung`.
+    A rung model is a local folder or hub id, or `NAME at BASE_URL` for an endpoint. `settings` go to `run_rung`.
     """
     results = []
     if "incumbent" in names:
@@ -42,13 +42,13 @@ def ask_ladder(
 
 def label(spec: str) -> str:
     """How a rung model is called in names of rungs and files."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in spec.partition("=")[0].rstrip("/").rpartition("/")[2])
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in spec.partition(" at ")[0].rstrip("/").rpartition("/")[2])
 
 
 def rung_model(spec: str) -> Model:
     """The model of one entry of `rung_models`."""
-    name, _, base_url = spec.partition("=")
-    return models.load_model(name, base_url=base_url)
+    name, _, base_url = spec.partition(" at ")
+    return models.load_model(name.strip(), base_url=base_url.strip())
 
 
 def model_for(rung: str, base: Model, rung_models: Sequence[str]) -> Model:

@@ -76,6 +76,8 @@ def run_rung(
     """Ask one rung about every example, score the answers, write them down and add them up."""
     started = time.monotonic()
     models.check_may_send(task, model)
+    if task.schema is not None and hasattr(model, "with_schema"):
+        model = model.with_schema(task.schema)  # every rung alike, the tuned one too
     ways = {"few_shot_k": few_shot_k, "rag_k": rag_k} | dict(asking or {})  # what a search chose goes first
     prompts = rungs.build_prompts(name, task, examples, train, style=style, **ways)
     say(f"{name}: asking {model.name} about {len(examples)} rows")

@@ -31,7 +31,7 @@ def test_the_model_behind_a_rung_is_found_again_for_the_test_part(monkeypatch):
     monkeypatch.setattr(ladder, "rung_model", lambda spec: strong)
     assert ladder.model_for("prompt", base, []) is base
     assert ladder.model_for("prompt@strong-1.5b", base, ["org/strong-1.5b"]) is strong
-    assert ladder.label("big=http://127.0.0.1:9/v1") == "big"
+    assert ladder.label("org/big at http://127.0.0.1:9/v1") == "big"
     with pytest.raises(WorkbookError, match="rung_models"):
         ladder.model_for("prompt@gone", base, [])
 
