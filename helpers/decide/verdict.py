@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
 
 from helpers import store
-from helpers.decide.screening import OWN_MODEL, Screening
+from helpers.decide.economics import (
+    ELAPSED,
+    Provider,
+    Trainer,
+    choose_trainer,
+    compute_estimate,
+    economics,
+    provider_of,
+    training_cost,
+)
+from helpers.decide.screening import OWN_MODEL, WEIGHTS, Screening, contradictions
 from helpers.evaluate.compare import check_targets, compare_results
-from helpers.evaluate.rungs import LADDER
+from helpers.evaluate.rungs import effort
 from helpers.evaluate.running import RungResult, read_answers
 from helpers.evaluate.statistics import AT_LEAST, detectable_difference, rows_to_decide
-from helpers.models.api import is_loopback
 from helpers.models.prices import price_warnings
 from helpers.records import MetricComparison, Record, TrainingExample, WorkbookError
 from helpers.tasks import Task
 
 Recommendation = Literal["prompting", "rag", "fine_tuning", "custom_model", "not_yet"]
-Trainer = Literal["lora", "openai"]
 REVIEW_DAYS = 90
-# Hours of work, ours to assume and yours to replace under prices.hours in task.yaml.
-HOURS = {"curation_once": 16.0, "review_once": 4.0, "labelling_monthly": 3.0, "retraining_monthly": 1.0}
+OWN_SIZE = 1e9  # parameters of the model that the estimate for a model of one's own is made for
 
 
 class Decision(Record):
@@ -36,6 +43,7 @@ class Decision(Record):
     next_action: str
     rungs: list[RungResult]
     best_rung: str  # what 04 compares the tuned model with
+    asking: dict[str, Any]  # how the rungs asked, which 04 repeats
     comparisons: list[dict[str, Any]]  # each rung minus the best of those before it, on the same validation rows
     economics: dict[str, Any]
     power: dict[str, Any]
@@ -63,15 +71,22 @@ def recommend(screening: Screening, seen: Evidence) -> tuple[Recommendation, lis
     if seen.meeting:
         rung = seen.meeting[0]
         reason = f"{rung} is the cheapest rung whose bounds meet every target"
-        return ("rag" if rung == "rag" else "prompting"), [reason], f"serve the {rung} rung"
+        return ("rag" if rung.startswith("rag") else "prompting"), [reason], f"serve the {rung} rung"
     if seen.rag_gains and (seen.knowledge_task or screening.new_knowledge):
         reason = "the answers stand in the articles, and rag surely gains, though no rung meets the targets"
         return "rag", [reason], "try a stronger model behind rag, or better retrieval"
     if blocks := _blocks(screening, seen):
         return "not_yet", [reason for reason, _ in blocks], blocks[0][1]
     if screening.own_architecture:
-        return "custom_model", [OWN_MODEL, "no rung meets the targets"], "plan data and compute for training a model"
+        cost = compute_estimate(OWN_SIZE)
+        compute = (
+            f"{cost['tokens']:.0e} tokens, {cost['flops']:.0e} FLOPs, {cost['gpu_hours']:,.0f} GPU-hours, {cost['usd']:,.0f} USD"
+        )
+        reasons = [OWN_MODEL, "no rung meets the targets", f"{OWN_SIZE:.0e} parameters take {compute}: months, and a team"]
+        return "custom_model", reasons, "plan data, compute and people for training a model; tune an open model meanwhile"
     reasons = [f"no cheaper rung surely meets the targets; {seen.best_rung} is the one to beat", *screening.good]
+    weights = f"{sum(weight for _, weight in screening.weighed)} of {sum(WEIGHTS.values())}"
+    reasons.append(f"what speaks for tuning weighs {weights}, and nothing speaks against it")
     return "fine_tuning", reasons, "run 02_curate, train, and let 04_evaluate say whether it is better"
 
 
@@ -109,56 +124,19 @@ def best_rung(rungs: Sequence[RungResult]) -> RungResult:
     return max(rungs, key=lambda r: (r.results.accuracy.value, r.results.format_compliance.value))
 
 
-def economics(task: Task, rungs: Sequence[RungResult]) -> dict[str, Any]:
-    """Cost per request of each rung, one-off and recurring costs, and the monthly volume from which tuning is cheaper.
-
-    break-even volume = (one-off / 12 + monthly) / (rung's cost - tuned cost), per request. The tuned model's request is
-    predicted to cost what the same model costs with the short prompt (zero_shot), until 04 has measured it; where it
-    saves nothing per request there is no such volume (null).
-    """
-    costs = {r.name: r.results.cost_per_request.value for r in rungs if r.results.cost_per_request.n}
-    hours = {name: float((task.prices.get("hours") or {}).get(name, usual)) for name, usual in HOURS.items()}
-    per_hour = float(task.prices.get("person_usd_per_hour") or 0)
-    one_off = per_hour * (hours["curation_once"] + hours["review_once"])
-    monthly = per_hour * (hours["labelling_monthly"] + hours["retraining_monthly"])
-    tuned = costs.get("zero_shot")
-    savings = {name: cost - tuned for name, cost in costs.items() if tuned is not None and name != "zero_shot"}
-    upkeep = one_off / 12 + monthly  # the one-off work is spread over a year
-    needed = {name: int(upkeep / saving) + 1 if saving > 0 else None for name, saving in savings.items()}
-    return {
-        "break_even_requests_per_month": needed.get(best_rung(rungs).name),
-        "break_even_against": needed,
-        "predicted_tuned_cost_per_request": tuned,
-        "one_off_usd": one_off,
-        "monthly_usd": monthly,
-        "hours": hours,
-        "volume_per_month": task.volume_per_month,
-        "prices_as_of": task.prices.get("as_of"),
-    }
-
-
-def choose_trainer(asked: str, base_url: str, api_model: str, task: Task) -> tuple[Trainer, list[str]]:
-    """auto is lora, on this machine, unless an API is configured and the data may go there."""
-    ready = bool(base_url and api_model) and (task.data_may_leave or is_loopback(base_url))
-    if asked == "openai":
-        needs = "trainer openai needs base_url and api_model, and data_may_leave: true unless base_url is this machine"
-        return "openai", [] if ready else [needs]
-    if asked not in ("auto", "lora"):
-        raise WorkbookError(f"trainer {asked!r} is not known; choose auto, lora or openai")
-    return ("openai" if asked == "auto" and ready else "lora"), []
-
-
 def gather(
     task: Task, rungs: Sequence[RungResult], examples: Sequence[TrainingExample], run: store.Run, min_examples: int
 ) -> Evidence:
     """Everything the verdict needs, counted and compared."""
     unmet = {}
-    for rung in sorted(rungs, key=lambda r: LADDER.index(r.name)):  # a timed cost is too noisy to sort by
+    for rung in sorted(rungs, key=lambda r: effort(r.name)):  # a timed cost is too noisy to sort by
         checks = check_targets(task, rung.results)
         unmet[rung.name] = {metric: check.met for metric, check in checks.items() if check.met != "yes"}
     verified = [e for e in examples if e.quality == "verified"]
     n_test = sum(e.part == "test" for e in verified)
-    rag, others = [r for r in rungs if r.name == "rag"], [r for r in rungs if r.name != "rag"]
+    # one model on both sides: what a stronger one adds is no work of retrieval
+    own = [r for r in rungs if "@" not in r.name and r.name != "incumbent"]
+    rag, others = [r for r in own if r.name == "rag"], [r for r in own if r.name != "rag"]
     gain = compare_rungs(task, run, rag[0], best_rung(others)).get("accuracy") if rag and others else None
     return Evidence(
         meeting=[name for name, left in unmet.items() if not left],
@@ -185,10 +163,13 @@ def decide(
     base_url: str = "",
     api_model: str = "",
     train_anyway_because: str = "",
+    train_tokens: int = 0,
+    asking: Mapping[str, Any] | None = None,
 ) -> Decision:
     """Draw the verdict from the measured rungs, the questionnaire, and what the data can show.
 
-    `examples` are all loaded rows with their parts; of the test part only the number of rows is used.
+    `examples` are all loaded rows with their parts; of the test part only the number of rows is used. `train_tokens`
+    prices one training run; `asking` is how the rungs were asked.
     """
     if not rungs:
         raise WorkbookError("no rung could be asked; put at least zero_shot into `rungs`")
@@ -197,11 +178,11 @@ def decide(
     chosen, warnings = choose_trainer(trainer, base_url, api_model, task)
     warnings += [*screening.warnings, *price_warnings(task)]
     warnings += [f"{rung} may meet the targets: {left} undecided at n={rungs[0].n}" for rung, left in seen.open.items()]
-    if seen.rag_gains and not (seen.knowledge_task or screening.new_knowledge):
-        warnings.append("rag surely gains although new_knowledge was answered with no; ask whether facts are missing")
+    warnings += contradictions(screening, task, rungs, seen.rag_gains, seen.knowledge_task)
     if train_anyway_because and recommendation != "fine_tuning":
         warnings.append(f"training goes on against this advice, because: {train_anyway_because}")
-    numbers, pairs = economics(task, rungs), [(rung, best_rung(rungs[:i])) for i, rung in enumerate(rungs) if i]
+    numbers = economics(task, rungs, seen.best_rung, training_cost(task, chosen, api_model, train_tokens))
+    pairs = [(rung, best_rung(rungs[:i])) for i, rung in enumerate(rungs) if i]
     return Decision(
         recommendation=recommendation,
         status="predicted" if recommendation in ("fine_tuning", "custom_model") else "measured",
@@ -212,15 +193,28 @@ def decide(
         next_action=next_action,
         rungs=list(rungs),
         best_rung=seen.best_rung,
+        asking=dict(asking or {}),
         comparisons=[{"rung": a.name, "against": b.name} | compare_rungs(task, run, a, b) for a, b in pairs],
-        economics=numbers,
-        power={"n": seen.n_test, "detectable_difference": detectable_difference(seen.n_test)},
-        plan={
-            "owner": str(task.screening.get("owner") or "nobody yet: name one under screening.owner in task.yaml"),
-            "cadence": "weekly" if screening.changing_requirements else "monthly",
-            "review_on": (store.now() + timedelta(days=REVIEW_DAYS)).date().isoformat(),
-            "hours_per_month": numbers["hours"]["labelling_monthly"] + numbers["hours"]["retraining_monthly"],
-        },
+        economics=numbers | {"custom_model": compute_estimate(OWN_SIZE)},
+        power={"n": seen.n_test, "detectable_difference": detectable_difference(seen.n_test), "rows_needed": seen.undecidable},
+        plan=plan(task, recommendation, screening, numbers["hours"], provider_of(base_url) if chosen == "openai" else None),
         screening=screening,
         train_anyway_because=train_anyway_because,
     )
+
+
+def plan(
+    task: Task, recommendation: Recommendation, screening: Screening, hours: Mapping[str, float], provider: Provider | None
+) -> dict[str, Any]:
+    """Who looks after what was chosen, how often, how long that takes, and when to decide anew."""
+    review = (store.now() + timedelta(days=REVIEW_DAYS)).date()
+    if provider and provider.serve_until:  # a month to move before the lights go out
+        review = min(review, provider.serve_until - timedelta(days=30))
+    work = {"fine_tuning": ("labelling_monthly", "retraining_monthly"), "rag": ("prompt_monthly", "rag_monthly")}
+    return {
+        "owner": str(task.screening.get("owner") or "nobody yet: name one under screening.owner in task.yaml"),
+        "cadence": "weekly" if screening.changing_requirements else "monthly",
+        "review_on": max(review, store.now().date()).isoformat(),
+        "hours_per_month": sum(hours[name] for name in work.get(recommendation, ("prompt_monthly",))),
+        "time_to_build": ELAPSED.get(recommendation, "-"),
+    }

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from helpers import models, records, store
-from helpers.evaluate import statistics
+from helpers.evaluate import ladder, statistics
 from helpers.evaluate.attempts import Attempt, record_attempt
 from helpers.evaluate.judge import Ratings, rate_pair
 from helpers.evaluate.running import RungResult, read_answers, run_rung
@@ -74,6 +74,11 @@ def rung_to_beat(run: store.Run) -> tuple[str, str]:
         name = run.read("decision.json")["best_rung"]
         return name, f"{name} scored best of the cheaper rungs on the validation part (decision.json)"
     return "prompt", "this run has no decision.json, so the full prompt stands in for the best cheaper rung"
+
+
+def asked_in_01(run: store.Run) -> dict[str, Any]:
+    """How 01 asked its rungs (examples, passages, wording), so that 04 repeats what was chosen on validation."""
+    return run.read("decision.json").get("asking", {}) if run.has("decision.json") else {}
 
 
 def load_models(card: Mapping[str, Any]) -> tuple[Model, Model]:
@@ -255,18 +260,23 @@ def evaluate_fine_tuned_model(
 ) -> Evaluation:
     """Ask base, best cheaper rung, tuned and what it would replace about the test rows; compare by row; judge by the gate.
 
-    `card` is model.json; `best_rung` is the one that 01 found on validation; `incumbent` answers today, `production` is
-    the version that serves; `judge` is asked where task.yaml says `accuracy_from: judge`; `settings` go to `run_rung`.
+    `card` is model.json; `best_rung` is the one that 01 found on validation; `incumbent` answers today (default:
+    what task.yaml names), `production` is the version that serves; `judge` is asked where task.yaml says
+    `accuracy_from: judge`; `settings` go to `run_rung`.
     """
     if not test_set:
         raise WorkbookError("the test part is empty; add verified examples to human.jsonl and run 02_curate again")
     check_fingerprints(card, task, dataset_version)
-    settings["style"] = card.get("prompt_style", "short")
+    asking = asked_in_01(run)
+    rung_models = asking.pop("rung_models", [])
+    settings |= {"style": card.get("prompt_style", "short"), "asking": asking}
     rungs, timing = {}, {"measured_at": store.now().isoformat(timespec="seconds")}
-    own = {"fine_tuned": tuned} | ({"incumbent": incumbent} if incumbent else {})
+    today = incumbent or ladder.incumbent(task, base)
+    own = {"fine_tuned": tuned} | ({"incumbent": today} if today else {})
     for name in dict.fromkeys(("zero_shot", best_rung, *own)):
         started = time.monotonic()
-        rungs[name] = run_rung(own.get(name, base), name, test_set, task, run, **settings)
+        asked = own.get(name) or ladder.model_for(name, base, rung_models)
+        rungs[name] = run_rung(asked, name, test_set, task, run, **settings)
         timing[f"{name}_seconds"] = round(time.monotonic() - started, 1)
     attempt = record_attempt(task, run, tuned, test_set, card["version"])
     serving = production if production and production.id != card["version"] else None

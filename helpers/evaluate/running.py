@@ -75,12 +75,16 @@ def run_rung(
     max_new_tokens: int = 40,
     latency_rows: int = 12,
     max_cost_usd: float = 0.0,
+    asking: Mapping[str, Any] | None = None,
     say: Say = log.info,
 ) -> RungResult:
     """Ask one rung about every example, score the answers, write them down and add them up (under `label`, if given)."""
     started = time.monotonic()
     models.check_may_send(task, model)
-    prompts = rungs.build_prompts(name, task, examples, train, few_shot_k, rag_k, style)
+    if task.schema is not None and hasattr(model, "with_schema"):
+        model = model.with_schema(task.schema)  # every rung alike, the tuned one too
+    ways = {"few_shot_k": few_shot_k, "rag_k": rag_k} | dict(asking or {})  # what a search chose goes first
+    prompts = rungs.build_prompts(name, task, examples, train, style=style, **ways)
     say(f"{name}: asking {model.name} about {len(examples)} rows")
     alone = latency_rows + 1 if latency_rows else 0
     answers = ask(model, prompts, max_new_tokens, alone, task, run, max_cost_usd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ipaddress
 import os
 import re
@@ -66,6 +67,13 @@ class ApiModel:
         self.fingerprint = store.fingerprint({"base_url": base_url, "model": name})  # all that can be known from here
         self._reached = False
         self._unsupported: set[str] = set()  # options that this endpoint refused
+        self._schema: dict[str, Any] | None = None
+
+    def with_schema(self, schema: dict[str, Any] | None) -> ApiModel:
+        """The same model, asked for answers of this JSON Schema (`response_format`) where the endpoint offers that."""
+        other = copy.copy(self)
+        other._schema, other.fingerprint = schema, store.fingerprint([self.fingerprint, schema])
+        return other
 
     @cached_property
     def _client(self) -> openai.OpenAI:
@@ -110,12 +118,15 @@ class ApiModel:
         while True:
             # newer OpenAI models know max_tokens only by its other name
             limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
-            options = {limit: max_new_tokens} | ({} if "temperature" in without else {"temperature": 0})
+            options: dict[str, Any] = {limit: max_new_tokens} | ({} if "temperature" in without else {"temperature": 0})
+            if self._schema is not None and "response_format" not in without:
+                named = {"name": "answer", "schema": self._schema, "strict": True}
+                options["response_format"] = {"type": "json_schema", "json_schema": named}
             try:
                 reply = self._client.chat.completions.create(model=self.name, messages=plain(chat), **options)  # type: ignore[arg-type]
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 about = f"{error.param or ''} {error.message}"
-                refused = {name for name in ("temperature", "max_tokens") if name in options and name in about}
+                refused = {name for name in ("temperature", "max_tokens", "response_format") if name in options and name in about}
                 if not refused:
                     raise
                 without |= refused

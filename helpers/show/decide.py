@@ -42,14 +42,96 @@ def ladder(rungs: Sequence[Any], targets: Mapping[str, float]) -> Figure:
     figure, (scores, costs) = plt.subplots(1, 2, sharey=True, width_ratios=[3, 1], layout="constrained")
     figure.set_size_inches(10, 1.5 + 0.75 * len(rungs))
     draw_scores(scores, rungs, targets, [show.COLOURS["other"]] * len(rungs))
-    bars = costs.barh(range(len(rungs)), [r.tokens_per_request for r in rungs], color=show.COLOURS["base"], height=0.5)
-    costs.bar_label(bars, fmt=" {:.0f}")
-    costs.margins(x=0.25)
-    costs.set_xlabel("tokens per request")
+    priced = all(r.results.cost_per_request.n for r in rungs)
+    lengths = [1000 * r.results.cost_per_request.value if priced else r.tokens_per_request for r in rungs]
+    bars = costs.barh(range(len(rungs)), lengths, color=show.COLOURS["base"], height=0.5)
+    costs.bar_label(bars, [f" {show.number(x)} ({r.tokens_per_request:.0f} tokens)" for x, r in zip(lengths, rungs, strict=True)])
+    costs.margins(x=0.9)
+    costs.set_xlabel("USD per 1,000 requests" if priced else "tokens per request")
     costs.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"What each rung scores and costs ({rungs[0].part} part, n = {rungs[0].n})", x=0.01, ha="left")
     plt.close(figure)
     return figure
+
+
+def cost_over_volume(decision: Any) -> Figure:
+    """What a month costs by each way over its number of requests, work included; where tuning gets cheaper is marked."""
+    import matplotlib.pyplot as plt
+    import numpy
+
+    numbers = decision.economics
+    figure, axis = plt.subplots(figsize=(8.5, 4.2), layout="constrained")
+    volumes = numpy.logspace(2, 7, 120)
+    shades = [show.COLOURS[name] for name in ("base", "other", "good", "bad")] + ["#0072B2", "#F0E442", "#999999"]
+    for way, colour in zip(numbers["ways"].items(), [*shades] * 3, strict=False):
+        name, cost = way
+        month = cost["one_off_usd"] / 12 + cost["monthly_usd"] + volumes * cost["cost_per_request"]
+        tuned = name == "fine_tuned"
+        label = f"{name} (predicted)" if tuned else name
+        axis.plot(volumes, month, color=show.COLOURS["tuned"] if tuned else colour, lw=3 if tuned else 1.8, label=label)
+    for needed in filter(None, numbers["break_even_against"].values()):
+        if volumes[0] <= needed <= volumes[-1]:
+            tuned = numbers["ways"]["fine_tuned"]
+            usd = tuned["one_off_usd"] / 12 + tuned["monthly_usd"] + needed * tuned["cost_per_request"]
+            axis.plot(needed, usd, "o", ms=9, mfc="white", mec=show.COLOURS["tuned"], mew=2, zorder=5)
+            axis.annotate(f"{needed:,}", (needed, usd), xytext=(6, -14), textcoords="offset points", fontsize=9)
+    if numbers["volume_per_month"]:
+        axis.axvline(numbers["volume_per_month"], color=show.COLOURS["target"], ls="--", lw=1.2, label="the task's own volume")
+    axis.set(xscale="log", yscale="symlog", xlabel="requests a month", ylabel="USD a month, work included")
+    axis.set_ylim(bottom=0)
+    axis.grid(color="#eeeeee")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=9)
+    axis.set_title(f"Cost over volume, prices of {numbers['prices_as_of'] or 'an unknown day'}", loc="left", fontsize=11)
+    plt.close(figure)
+    return figure
+
+
+def ways_table(decision: Any) -> Styler:
+    """Per way: a request, the work before and after, how long it takes to have it, and tuning's break-even volume."""
+    numbers, rows = decision.economics, []
+    for name, way in numbers["ways"].items():
+        needed = numbers["break_even_against"].get(name)
+        rows.append(
+            {
+                "way": name,
+                "USD per 1,000": 1000 * way["cost_per_request"],
+                "one-off, USD": way["one_off_usd"],
+                "monthly, USD": way["monthly_usd"],
+                "time to have it": way["elapsed"],
+                "tuning is cheaper from": f"{needed:,} requests a month" if needed is not None else "-",
+            }
+        )
+    return show.table(rows, f"What each way costs (prices of {numbers['prices_as_of'] or 'an unknown day'})")
+
+
+def questionnaire(screening: Any) -> Any:
+    """The questions as check boxes, and the answers as YAML to copy into a profile; headless, the YAML alone.
+
+    It shows and feeds nothing: the parameters cell stays the one place that the next cell reads.
+    """
+    from IPython.display import Code
+
+    from helpers import store
+
+    answers = {name: value for name, value in dict(screening).items() if isinstance(value, bool)}
+    if store.headless():
+        return Code(_as_yaml(answers), language="yaml")
+    import ipywidgets
+
+    boxes = {n: ipywidgets.Checkbox(v, description=n.replace("_", " "), indent=False) for n, v in answers.items()}
+    copied = ipywidgets.Textarea(_as_yaml(answers), rows=len(boxes) + 1, description="as YAML")
+
+    def write(_: Any) -> None:
+        copied.value = _as_yaml({name: box.value for name, box in boxes.items()})
+
+    for box in boxes.values():
+        box.observe(write, "value")
+    return ipywidgets.HBox([ipywidgets.VBox(list(boxes.values())), copied])
+
+
+def _as_yaml(answers: Mapping[str, bool]) -> str:
+    return "\n".join(f"{name}: {str(value).lower()}" for name, value in answers.items())
 
 
 def draw_scores(axis: Axes, rungs: Sequence[Any], targets: Mapping[str, float], colours: Sequence[str]) -> None:
@@ -88,10 +170,10 @@ def parts_and_targets(task: Any, examples: Sequence[Any]) -> Styler:
 
 def screening_table(screening: Any) -> Styler:
     """The questionnaire's two columns."""
-    rows = [{"speaks": "for fine-tuning", "because": reason} for reason in screening.good]
-    rows += [{"speaks": "against", "because": reason} for reason, _ in screening.poor]
-    rows += [{"speaks": "note", "because": warning} for warning in screening.warnings]
-    return show.table(rows, "What kind of problem is this?", ["speaks", "because"])
+    rows = [{"speaks": "for fine-tuning", "weight": f"{weight}", "because": reason} for reason, weight in screening.weighed]
+    rows += [{"speaks": "against", "weight": "decides", "because": reason} for reason, _ in screening.poor]
+    rows += [{"speaks": "note", "weight": "", "because": warning} for warning in screening.warnings]
+    return show.table(rows, "What kind of problem is this?", ["speaks", "weight", "because"])
 
 
 def verdict_table(decision: Any) -> Styler:
@@ -109,8 +191,9 @@ def plan_table(decision: Any) -> Styler:
     rows = {
         "break-even against the best rung": f"{needed:,} requests a month" if needed else "never by cost alone",
         "the task's own volume": f"{numbers['volume_per_month']:,} requests a month",
-        "one-off work": f"{numbers['one_off_usd']:,.0f} USD, prices of {numbers['prices_as_of'] or 'an unknown day'}",
-        "upkeep": f"{numbers['monthly_usd']:,.0f} USD and {plan['hours_per_month']:g} hours a month",
+        "one-off work of tuning": f"{numbers['one_off_usd']:,.0f} USD, {show.number(numbers['training_usd'])} of it for training",
+        "upkeep of tuning": f"{numbers['monthly_usd']:,.0f} USD a month",
+        "upkeep of what is advised": f"{plan['hours_per_month']:g} hours a month; to have it takes {plan['time_to_build']}",
         "smallest gain that 04 can show": f"{100 * power['detectable_difference']:.0f} points, {power['n']} test rows",
         "who looks after it": f"{plan['owner']}, {plan['cadence']}; decide anew on {plan['review_on']}",
     }

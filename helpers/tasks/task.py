@@ -24,6 +24,7 @@ class Task(Record):
     shipped: bool
     instructions_full: str = Field(min_length=1)
     instructions_short: str = Field(min_length=1)
+    wordings: list[str] = Field(default_factory=list)  # other full instructions that a prompt search may try
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     scored_fields: list[str] = Field(default_factory=list)
     accuracy_from: Literal["fields", "scorer", "judge", "human"] = "fields"
@@ -37,6 +38,7 @@ class Task(Record):
     prices: dict[str, Any] = Field(default_factory=dict)
     data_may_leave: bool = False
     screening: dict[str, Any] = Field(default_factory=dict)
+    incumbent: dict[str, Any] = Field(default_factory=dict)  # what runs today: {instructions, model, base_url} or {answers}
 
     @field_validator("targets", "margins")
     @classmethod
@@ -125,6 +127,7 @@ def _flat(raw: dict[str, Any], path: Path) -> dict[str, Any]:
         raise WorkbookError(f"{path}, line {_line_of(path, 'instructions')}: instructions: give `full` (and `short`)")
     raw["instructions_full"] = str(instructions["full"]).strip()
     raw["instructions_short"] = str(instructions.get("short") or instructions["full"]).strip()
+    raw["wordings"] = list(instructions.get("wordings") or [])
     output = raw.pop("output", {"text": True})
     if not isinstance(output, dict) or not ("schema" in output or output.get("text")):
         raise WorkbookError(f"{path}, line {_line_of(path, 'output')}: output: give `schema: <JSON Schema>` or `text: true`")

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
 import json
+from datetime import date, timedelta
 
 import pytest
 from evaluate_toys import RIGHT, WRONG, constant, right_where, toy_rows, toy_task
 
 from helpers import evaluate, store
 from helpers.decide import Screening, decide, recommend, screen
-from helpers.decide.verdict import Evidence, best_rung, choose_trainer, economics
+from helpers.decide.economics import (
+    HOURS,
+    Provider,
+    choose_trainer,
+    compute_estimate,
+    economics,
+    provider_warnings,
+    training_cost,
+)
+from helpers.decide.screening import contradictions
+from helpers.decide.verdict import Evidence, best_rung, plan
 from helpers.decide.verdict import undecidable_targets as undecidable
 from helpers.records import Estimate, WorkbookError
 
@@ -162,7 +173,8 @@ def test_the_break_even_volume_is_where_the_saving_pays_the_upkeep(task, run):
     costs = {"zero_shot": 0.001, "prompt": 0.003, "few_shot": 0.001}
     rungs = [_costing(r, costs[r.name]) for r in rungs]
     numbers = economics(task, rungs)
-    upkeep = numbers["one_off_usd"] / 12 + numbers["monthly_usd"]
+    tuned, prompt = (numbers["ways"][name] for name in ("fine_tuned", "prompt"))
+    upkeep = (tuned["one_off_usd"] - prompt["one_off_usd"]) / 12 + tuned["monthly_usd"] - prompt["monthly_usd"]
     needed = numbers["break_even_against"]["prompt"]
     assert needed * 0.002 >= upkeep > (needed - 2) * 0.002
     assert numbers["break_even_against"]["few_shot"] is None, "no saving, no break-even"
@@ -191,8 +203,76 @@ def test_unknown_costs_are_left_out_rather_than_guessed(tmp_path, run):
         ("openai", "http://127.0.0.1:9/v1", "m", False, "openai"),
     ],
 )
-def test_the_trainer_is_local_unless_an_api_is_configured_and_allowed(tmp_path, asked, url, model, leave, expected):
+def test_the_trainer_is_local_unless_an_api_is_configured_and_allowed(tmp_path, monkeypatch, asked, url, model, leave, expected):
+    monkeypatch.setenv("WORKBOOK_API_KEY", "sk-test")
     assert choose_trainer(asked, url, model, toy_task(tmp_path, data_may_leave=leave))[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("day", "key", "expected", "said"),
+    [
+        (date(2026, 10, 1), "k", "openai", "served until 2027-01-14"),
+        (date(2026, 11, 25), "k", "lora", "serves tuned models only until 2027-01-14"),
+        (date(2027, 2, 1), "k", "lora", "took its last training job on 2027-01-06"),
+        (date(2026, 10, 1), "", "lora", "no key is set"),
+    ],
+)
+def test_a_provider_that_is_closing_is_named_and_not_chosen(tmp_path, monkeypatch, day, key, expected, said):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("WORKBOOK_API_KEY", key)
+    task = toy_task(tmp_path, data_may_leave=True)
+    trainer, warnings = choose_trainer("auto", "https://api.openai.com/v1", "gpt-4.1-mini", task, day)
+    assert trainer == expected and any(said in w for w in warnings), warnings
+
+
+def test_what_is_known_of_a_provider_gets_old():
+    assert not any("look it up" in w for w in provider_warnings("https://x.openai.azure.com/openai/v1/", date(2026, 12, 1)))
+    assert any("look it up" in w for w in provider_warnings("https://x.openai.azure.com/openai/v1/", date(2027, 6, 1)))
+    assert provider_warnings("https://evil-openai.azure.com.example/v1") == []
+
+
+def test_a_training_run_is_priced_by_token_or_by_the_hour(tmp_path):
+    task = toy_task(tmp_path)
+    assert training_cost(task, "openai", "gpt-4.1-mini-2025-04-14", 2_000_000) == 10.0
+    assert training_cost(task, "openai", "gpt-4.1-2025-04-14", 1_000_000) == 25.0
+    own = toy_task(tmp_path, prices={"training": {"mine": 4.0}, "as_of": "2026-11-22"})
+    assert training_cost(own, "openai", "mine", 500_000) == 2.0
+    assert training_cost(task, "lora", "", 720_000) == pytest.approx(0.36), "an hour at 200 tokens a second"
+
+
+def test_a_model_of_ones_own_is_estimated_by_its_sources():
+    numbers = compute_estimate(1e9)
+    assert numbers["tokens"] == 2e10 and numbers["flops"] == 1.2e20
+    assert numbers["gpu_hours"] == pytest.approx(267, rel=0.01) and numbers["usd"] == pytest.approx(534, rel=0.01)
+
+
+def test_every_way_has_its_work_and_its_time(task, run):
+    numbers = economics(task, measured(constant(WRONG), task, run, everything()), "prompt")
+    assert [numbers["ways"][n]["elapsed"] for n in ("prompt", "fine_tuned")] == ["hours", "weeks"]
+    assert numbers["ways"]["zero_shot"]["one_off_usd"] == 0 < numbers["ways"]["prompt"]["one_off_usd"]
+    assert numbers["break_even_requests_per_month"] == numbers["break_even_against"]["prompt"]
+
+
+def test_answers_that_the_data_speaks_against_are_said(tmp_path, run):
+    task = toy_task(tmp_path, volume_per_month=5000)
+    rungs = measured(constant(RIGHT), task, run, everything())
+    same = [r.model_copy(update={"tokens_per_request": 50.0}) for r in rungs]
+    said = contradictions(screening(shorter_prompt=True, one_off=True), task, same, rag_gains=True, named=False)
+    for words in ("facts are missing", "shorter_prompt", "one_off", "no article", "keeps the format"):
+        assert any(words in s for s in said) == (words != "no article"), words
+    said = contradictions(screening(new_knowledge=True), task, same, rag_gains=False, named=True)
+    assert any("fill knowledge/" in s for s in said)
+    assert any("name the articles" in s for s in contradictions(screening(), task, same, False, named=True))
+
+
+def test_the_review_comes_before_the_provider_stops_serving(task):
+    usual = plan(task, "fine_tuning", screening(), HOURS, None)
+    closing = Provider("x", "X", store.now().date(), "", serve_until=store.now().date() + timedelta(days=50))
+    assert closing.serve_until - timedelta(days=30) == date.fromisoformat(
+        plan(task, "fine_tuning", screening(), HOURS, closing)["review_on"]
+    )
+    assert usual["hours_per_month"] == 4.0 and usual["time_to_build"] == "weeks"
+    assert plan(task, "rag", screening(), HOURS, None)["time_to_build"] == "days"
 
 
 def test_bad_answers_and_trainers_are_errors_with_a_remedy(tmp_path, run):

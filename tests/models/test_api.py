@@ -145,3 +145,25 @@ def test_only_this_machine_is_loopback() -> None:
     assert not any(map(is_loopback, others))
     with pytest.raises(WorkbookError, match="no web address"):
         ApiModel("m", "127.0.0.1:8000")
+
+
+def test_a_schema_is_sent_along_and_dropped_where_the_endpoint_refuses_it(endpoint):
+    schema = {"type": "object", "properties": {"answer": {"type": "string"}}}
+    model = ApiModel("m", endpoint.url)
+    constrained = model.with_schema(schema)
+    constrained.answer([[Message(role="user", content="a")]], 5)
+    assert endpoint.seen[-1]["response_format"]["json_schema"]["schema"] == schema
+    assert constrained.fingerprint != model.fingerprint and "response_format" not in str(model.__dict__)
+    endpoint.refuses = {"response_format"}
+    assert model.with_schema(schema).answer([[Message(role="user", content="b")]], 5)[0].text == "B"
+    asked = len(endpoint.seen)
+    model.with_schema(schema).answer([[Message(role="user", content="c")]], 5)
+    assert len(endpoint.seen) == asked + 1 and "response_format" not in endpoint.seen[-1], "it is not tried again"
+
+
+def test_logged_answers_are_found_by_their_question():
+    from helpers.models.logged import LoggedModel
+
+    model = LoggedModel({"a": "1"})
+    found = model.answer([[Message(role="system", content="s"), Message(role="user", content=q)] for q in ("a", "b")], 5)
+    assert [(a.text, a.finish) for a in found] == [("1", "stop"), ("", "error")]
