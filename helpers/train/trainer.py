@@ -256,7 +256,7 @@ def build_trainer(job: dict[str, Any], parts: dict[str, list[dict[str, Any]]], t
         learning_rate=config["learning_rate"],
         **{name: schedule[name] for name in SHARES},
         eval_strategy="steps" if validation else "no",
-        save_total_limit=2,
+        save_total_limit=job.get("keep_checkpoints", 2),
         gradient_checkpointing=gpu,
         bf16=gpu and torch.cuda.is_bf16_supported(),
         seed=config["seed"],

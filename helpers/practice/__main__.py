@@ -1,0 +1,68 @@
+"""`python -m helpers.practice`: the practice API as a process; `workbook practice-api` takes the same options."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from helpers import store
+from helpers.records import WorkbookError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the server."""
+    parser.add_argument("--port", type=int, default=8099, help="0: any free one")
+    parser.add_argument("--mode", choices=("spec", "live"), default="spec", help="live: with the traps of real providers")
+    parser.add_argument("--model", choices=("embedded", "tiny"), default="embedded", help="the model behind every name")
+    parser.add_argument("--scenario", default="ok", metavar="NAME", help="what goes wrong; GET / lists the names")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="where files and jobs live (default: practice/ in the home)")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at")
+    parser.add_argument("--anywhere", action="store_true", help="allow an address that other machines can reach")
+    parser.add_argument("--speed", type=float, default=1.0, help="how many of its seconds pass in one (waiting only)")
+    parser.add_argument("--with-parent", action="store_true", help="end when stdin closes")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal comes, or the parent has gone."""
+    from helpers import models
+
+    os.environ.update(models.offline_env())
+    from helpers.practice.endpoints import Settings
+    from helpers.practice.server import serve
+    from helpers.practice.state import Clock
+
+    if args.with_parent:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted cell is no reason to go
+    settings = Settings(args.mode == "live", args.model, args.scenario)
+    server = serve(args.state or store.home() / "practice", args.port, settings, Clock(args.speed), args.host, args.anywhere)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    if args.with_parent:
+        threading.Thread(target=lambda: (sys.stdin.buffer.read(), stop.set()), daemon=True).start()
+    with server:
+        said = f"practice API ({args.mode} mode, model {args.model}, scenario {args.scenario}) listens at {server.url}\n"
+        sys.stdout.write(said)
+        sys.stdout.flush()
+        with contextlib.suppress(KeyboardInterrupt):
+            stop.wait()
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """The whole program."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.practice", description=__doc__)
+    add_options(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except WorkbookError as error:
+        sys.stderr.write(f"practice-api: {store.redact(str(error))}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
