@@ -10,9 +10,6 @@ import sys
 import threading
 from pathlib import Path
 
-from helpers import store
-from helpers.records import WorkbookError
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the server."""
@@ -29,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes, or the parent has gone."""
-    from helpers import models
+    from helpers import models, store
 
     os.environ.update(models.offline_env())
     from helpers.practice.endpoints import Settings
@@ -55,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: list[str]) -> int:
     """The whole program."""
+    from helpers import store
+    from helpers.records import WorkbookError
+
     parser = argparse.ArgumentParser(prog="python -m helpers.practice", description=__doc__)
     add_options(parser)
     try:

@@ -1,6 +1,13 @@
 """Fine-tuning: what the model will see, how long it takes, LoRA in a process of its own, OpenAI-compatible jobs."""
 
 from helpers.train.config import LoraTrainingConfig, OpenAIJobConfig, estimate, version_id
-from helpers.train.jobs import create_once, fine_tune_openai, monitor_fine_tuning
+from helpers.train.jobs import (
+    cancel_fine_tuning,
+    choose_checkpoint,
+    create_once,
+    fine_tune_openai,
+    monitor_fine_tuning,
+    steer_fine_tuning,
+)
 from helpers.train.launch import fine_tune_lora
 from helpers.train.rows import encode, preflight
