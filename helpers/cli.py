@@ -17,7 +17,12 @@ Args = argparse.Namespace
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the one place where a WorkbookError becomes a message and an exit code."""
-    args = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["practice-api"]:  # a program of its own: only it imports its room
+        from helpers.practice.__main__ import main as practice_api
+
+        return practice_api(given[1:])
+    args = _parser().parse_args(given)
     from helpers.records import WorkbookError
     from helpers.retrain.ending import plain
 
@@ -52,9 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--run-id", default="", metavar="ID", help="name the run; an existing run is resumed")
     run.add_argument("-p", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="set a parameter")
     _add(commands, "runs", _runs, "past runs")
-    from helpers.practice.__main__ import add_options
-
-    add_options(_add(commands, "practice-api", _practice_api, "a fine-tuning API on this machine, to learn with", as_json=False))
+    commands.add_parser("practice-api", help="a fine-tuning API on this machine, to learn with and to test on")
     registry = commands.add_parser("registry", help="versions, their history, promotion and rollback")
     _registry_actions(registry.add_subparsers(metavar="ACTION", dest="action", required=True))
     _add(commands, "route", _route, "the production routes")
@@ -147,12 +150,6 @@ def _runs(args: Args) -> int:
     runs = past_runs()
     _show(args, runs, runs, "run_id status verdict exit_code started_at reason", "no run yet")
     return 0
-
-
-def _practice_api(args: Args) -> int:
-    from helpers.practice.__main__ import run
-
-    return run(args)
 
 
 def _registry(args: Args) -> int:

@@ -24,6 +24,7 @@ RATE = {"embedded": 1.5e-3, "tiny": 5e-3}  # learning rate at multiplier 1 (docs
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 MAX_TOKENS = 1024  # longer rows are cut at their end, as OpenAI cuts them at its own limit
 KEPT = 3  # checkpoints of the last epochs
+LOADING = threading.Lock()  # transformers may not be imported by two threads at once
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 
 
@@ -46,7 +47,8 @@ def chats(data: bytes | None) -> list[list[Message]]:
 def train(entry: Entry, data: dict[str, bytes | None], on_line: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Train the job's adapter in a process of its own; {"tokens", "steps": [of the kept checkpoints]}."""
     used, base = entry.job["hyperparameters"], entry.base
-    tokenizer = tokenizer_of(base)
+    with LOADING:
+        tokenizer = tokenizer_of(base)
     rows: dict[str, list[dict[str, Any]]] = {}
     for part, content in data.items():
         pairs = [encode(tokenizer, chat[:-1], chat[-1].content or "") for chat in chats(content)]
@@ -97,7 +99,9 @@ class Answering:
         """One greedy answer."""
         with self._lock:
             key = (base, adapter)
-            self._models[key] = self._models.pop(key, None) or models.load_model(base, adapter)
+            with LOADING:
+                self._models[key] = self._models.pop(key, None) or models.load_model(base, adapter)
+                self._models[key].count_tokens(chat)  # loads what is loaded late
             for old in list(self._models)[:-2]:
                 del self._models[old]
             return self._models[key].answer([chat], most)[0]
