@@ -48,3 +48,27 @@ def test_the_loss_figure_names_its_rows_and_marks_the_lowest_validation_loss():
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
     assert labels == ["train, 48 rows", "validation, 12 rows", "lowest: step 8, 1.200"]
     assert views.loss_figure([], 0, 0).axes
+
+
+def looks() -> dict:
+    curve = [{"step": s, "loss": 3 - s / 5, **({"eval_loss": 2.5 - s / 9} if s % 4 == 0 else {})} for s in range(1, 11)]
+    return {"status": "running", "minutes": 1.5, "usd": 0.25, "curve": curve}
+
+
+def test_a_job_is_shown_by_hand_with_status_cost_and_curve_and_nothing_of_it_is_markup(monkeypatch):
+    monkeypatch.delenv("WORKBOOK_HEADLESS", raising=False)
+    asked = []
+    view = views.JobView("ftjob-1", asked.append)
+    view.event({"type": "message", "message": "<b>started</b>"})
+    page = view.page(looks())
+    assert "running" in page and "0.25 USD" in page and page.count("<polyline") == 2 and "&lt;b&gt;started" in page
+    assert "<svg" not in view.page(looks() | {"curve": []})
+
+
+def test_a_job_headless_is_one_line_per_change(monkeypatch, capsys):
+    monkeypatch.setenv("WORKBOOK_HEADLESS", "1")
+    view = views.JobView("ftjob-1", str)
+    for status in ("queued", "queued", "running", "running", "succeeded"):
+        view.look(looks() | {"status": status})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["queued", "running", "succeeded"]
