@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     if args.with_parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted cell is no reason to go
         threading.Thread(target=lambda: (sys.stdin.buffer.read(), stop.set()), daemon=True).start()
-    settings, folder = Settings(args.mode == "live", args.model, args.scenario), args.state or store.home() / "practice"
+    settings, folder = Settings(args.mode, args.model, args.scenario), args.state or store.home() / "practice"
     try:
         with serve(folder, args.port, settings, Clock(args.speed), args.host, args.anywhere) as server:
             sys.stdout.write(f"practice API ({args.mode} mode, {args.model} model, {args.scenario}) at {server.url}\n")

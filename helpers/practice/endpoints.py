@@ -19,25 +19,42 @@ from helpers.records import Message
 
 OWN = {"practice-embedded": "embedded", "practice-tiny": "tiny"}
 PLAYED = ("gpt-4.1-2025-04-14", "gpt-4.1-mini-2025-04-14", "gpt-4o-2024-08-06", "gpt-4o-mini-2024-07-18")
-LIMITS = {"n_epochs": (1, 50), "batch_size": (1, 256), "learning_rate_multiplier": (1e-9, 100)}
+TUNABLE = ("n_epochs", "batch_size", "learning_rate_multiplier")
 ABOUT = (
     "A practice API for learning and testing: OpenAI's wire format, no OpenAI. It trains a small model on this machine,"
     " under whatever model name you ask for; losses and answers are real, and those of that small model."
 )
 SLOW = 90.0  # seconds until slow_create answers
 SOME_500S = 2  # how often server_error answers 500 before it shows the job
-Query = dict[str, str]
 
 
 class Settings(NamedTuple):
-    """How the API behaves."""
+    """How the API behaves; mode is spec or live."""
 
-    live: bool = False
+    mode: str = "spec"
     model: str = "embedded"
     scenario: str = "ok"
 
 
-def pick(items: list[dict[str, Any]], query: Query, default: int) -> dict[str, Any]:
+class Request(NamedTuple):
+    """What came besides the path."""
+
+    query: dict[str, str]
+    body: bytes
+    content_type: str
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object."""
+        try:
+            value = json.loads(self.body)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise ApiError(400, "We could not parse the JSON body of your request.")
+        return value
+
+
+def pick(items: list[dict[str, Any]], query: dict[str, str], default: int) -> dict[str, Any]:
     """One page of a list: `limit` items behind the one called `after`."""
     ids = [item["id"] for item in items]
     if (after := query.get("after")) and after not in ids:
@@ -54,7 +71,8 @@ class Practice:
 
     def __init__(self, state: State, clock: Clock, settings: Settings) -> None:
         self.state, self.clock, self.settings = state, clock, settings
-        self.life, self._answering = Life(state, clock, settings.live), Answering()
+        self.live = settings.mode == "live"
+        self.life, self._answering = Life(state, clock, self.live), Answering()
         self.bases = OWN | dict.fromkeys(PLAYED, settings.model)
         for entry in state.jobs.values():
             if entry.job["status"] not in (*ENDED, "paused"):
@@ -64,15 +82,16 @@ class Practice:
                 self.life.begin(entry)
 
     def about(self) -> dict[str, Any]:
-        """GET /"""
-        said = {"about": ABOUT, "mode": "live" if self.settings.live else "spec", "scenario": self.settings.scenario}
-        return said | {"models": self.bases, "scenarios": scenarios.SCENARIOS, "base_url": "/v1"}
+        """What this is."""
+        said = {"about": ABOUT, "mode": self.settings.mode, "scenario": self.settings.scenario}
+        told = {name: scenario["does"] for name, scenario in scenarios.SCENARIOS.items()}
+        return said | {"models": self.bases, "scenarios": told, "base_url": "/v1"}
 
     # files
 
-    def create_file(self, body: bytes, content_type: str) -> dict[str, Any]:
+    def create_file(self, request: Request) -> dict[str, Any]:
         """POST /files, multipart; the content is judged when a job uses it, as OpenAI does."""
-        parts = message_from_bytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body).get_payload()
+        parts = message_from_bytes(f"Content-Type: {request.content_type}\r\n\r\n".encode() + request.body).get_payload()
         if not isinstance(parts, list):
             raise ApiError(400, "The body is no multipart/form-data.")
         named: dict[Any, Any] = {part.get_param("name", header="content-disposition"): part for part in parts}
@@ -92,32 +111,33 @@ class Practice:
             raise ApiError(404, f"No such File object: {file_id}", param="id")
         return self.state.files[file_id]
 
-    def list_files(self, query: Query) -> dict[str, Any]:
+    def list_files(self, request: Request) -> dict[str, Any]:
         """GET /files, newest first."""
-        chosen = [f for f in self.state.files.values() if query.get("purpose") in (None, f["purpose"])]
-        return pick(sorted(chosen, key=lambda f: -f["created_at"]), query, 10000)
+        chosen = [f for f in self.state.files.values() if request.query.get("purpose") in (None, f["purpose"])]
+        return pick(sorted(chosen, key=lambda f: -f["created_at"]), request.query, 10000)
 
-    def file(self, file_id: str) -> dict[str, Any]:
+    def file(self, request: Request, file_id: str) -> dict[str, Any]:
         """GET /files/{id}"""
         return self._file(file_id)
 
-    def content(self, file_id: str) -> bytes:
+    def content(self, request: Request, file_id: str) -> bytes:
         """GET /files/{id}/content"""
         return self.state.content(self._file(file_id)["id"]) or b""
 
-    def delete_file(self, file_id: str) -> dict[str, Any]:
+    def delete_file(self, request: Request, file_id: str) -> dict[str, Any]:
         """DELETE /files/{id}"""
         self.state.delete_file(self._file(file_id)["id"])
         return {"id": file_id, "object": "file", "deleted": True}
 
     # jobs
 
-    def create_job(self, body: dict[str, Any]) -> dict[str, Any]:
+    def create_job(self, request: Request) -> dict[str, Any]:
         """POST /fine_tuning/jobs"""
+        body = request.json()
         metadata, suffix = body.get("metadata") or {}, body.get("suffix")
         named = (metadata.get("scenario"), suffix, self.settings.scenario)
         scenario = next(name for name in named if name in scenarios.SCENARIOS)
-        model = self._base(str(body.get("model")))
+        model = self._named(str(body.get("model")), self.bases)
         if (refused := scenarios.refusal(scenario, model)) is not None:
             raise refused
         method = body.get("method") or {"type": "supervised"}
@@ -127,9 +147,7 @@ class Practice:
             if body.get(name) or name == "training_file":
                 self._file(str(body.get(name)))
         asked = (method.get("supervised") or {}).get("hyperparameters") or body.get("hyperparameters") or {}
-        hyperparameters = {name: self._hyperparameter(name, asked.get(name)) for name in LIMITS}
-        if len(metadata) > 16 or len(suffix or "") > 64:
-            raise ApiError(400, "At most 16 pairs of metadata, and 64 characters of suffix.", param="metadata")
+        hyperparameters = {name: asked.get(name) or "auto" for name in TUNABLE}
         seed = body["seed"] if body.get("seed") is not None else random.randrange(2**31)
         job = {
             "object": "fine_tuning.job",
@@ -152,59 +170,44 @@ class Practice:
         self.life.begin(entry)
         if scenario == "slow_create":
             self.clock.sleep(SLOW)
-        return entry.shown(self.settings.live)
-
-    def _base(self, name: str) -> str:
-        """The snapshot that a model's name means."""
-        found = next((known for known in self.bases if name == known or known.startswith(f"{name}-20")), None)
-        if found is None:
-            raise scenarios.unavailable(name)
-        return found
-
-    def _hyperparameter(self, name: str, value: Any) -> Any:
-        low, high = LIMITS[name]
-        if value in (None, "auto"):
-            return "auto"
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ApiError(400, f"{name} must be 'auto' or a number from {low} to {high}.", param=name)
-        return float(value) if name == "learning_rate_multiplier" else int(value)
+        return entry.shown(self.live)
 
     def _entry(self, job_id: str) -> Entry:
         if job_id not in self.state.jobs:
             raise ApiError(404, f"Could not find fine tune: {job_id}", "fine_tune_not_found", "fine_tune_id")
         return self.state.jobs[job_id]
 
-    def list_jobs(self, query: Query) -> dict[str, Any]:
+    def list_jobs(self, request: Request) -> dict[str, Any]:
         """GET /fine_tuning/jobs, newest first, `metadata[key]=value` narrows it."""
-        wanted = {key[9:-1]: value for key, value in query.items() if key.startswith("metadata[")}
-        jobs = [entry.shown(self.settings.live) for entry in reversed(self.state.jobs.values())]
+        wanted = {key[9:-1]: value for key, value in request.query.items() if key.startswith("metadata[")}
+        jobs = [entry.shown(self.live) for entry in reversed(self.state.jobs.values())]
         fits = [job for job in jobs if wanted.items() <= (job["metadata"] or {}).items()]
-        return pick(fits, query, 20)
+        return pick(fits, request.query, 20)
 
-    def job(self, job_id: str) -> dict[str, Any]:
+    def job(self, request: Request, job_id: str) -> dict[str, Any]:
         """GET /fine_tuning/jobs/{id}"""
         entry = self._entry(job_id)
         if entry.scenario == "server_error" and entry.failures < SOME_500S:
             entry.failures += 1
             raise ApiError(500, "The server had an error while processing your request.", kind="server_error")
-        return entry.shown(self.settings.live)
+        return entry.shown(self.live)
 
-    def cancel(self, job_id: str) -> dict[str, Any]:
-        """POST …/cancel"""
+    def cancel(self, request: Request, job_id: str) -> dict[str, Any]:
+        """POST /fine_tuning/jobs/{id}/cancel"""
         entry = self._open_entry(job_id)
         self.life.finish(entry, "cancelled")
-        return entry.shown(self.settings.live)
+        return entry.shown(self.live)
 
-    def pause(self, job_id: str) -> dict[str, Any]:
-        """POST …/pause: the training ends, and begins again when it is resumed."""
+    def pause(self, request: Request, job_id: str) -> dict[str, Any]:
+        """POST /fine_tuning/jobs/{id}/pause: the training ends, and begins again when it is resumed."""
         entry = self._open_entry(job_id)
         if entry.job["status"] != "paused":
             entry.save(status="paused")
             entry.say(self.clock.now(), "Fine-tuning job paused; its training will begin again when it is resumed")
-        return entry.shown(self.settings.live)
+        return entry.shown(self.live)
 
-    def resume(self, job_id: str) -> dict[str, Any]:
-        """POST …/resume"""
+    def resume(self, request: Request, job_id: str) -> dict[str, Any]:
+        """POST /fine_tuning/jobs/{id}/resume"""
         entry = self._open_entry(job_id)
         if entry.job["status"] != "paused":
             raise ApiError(400, f"Job {job_id} is not paused.")
@@ -212,7 +215,7 @@ class Practice:
         entry.save(status="queued" if validated else "validating_files")
         entry.say(self.clock.now(), "Fine-tuning job resumed")
         self.life.begin(entry)
-        return entry.shown(self.settings.live)
+        return entry.shown(self.live)
 
     def _open_entry(self, job_id: str) -> Entry:
         entry = self._entry(job_id)
@@ -220,19 +223,19 @@ class Practice:
             raise ApiError(400, f"Job has already {entry.job['status']}: {job_id}", "invalid_job_state")
         return entry
 
-    def events(self, job_id: str, query: Query) -> dict[str, Any]:
-        """GET …/events, newest first."""
-        return pick(self._entry(job_id).shown_events(self.settings.live), query, 20)
+    def events(self, request: Request, job_id: str) -> dict[str, Any]:
+        """GET /fine_tuning/jobs/{id}/events, newest first."""
+        return pick(self._entry(job_id).shown_events(self.live), request.query, 20)
 
-    def checkpoints(self, job_id: str, query: Query) -> dict[str, Any]:
-        """GET …/checkpoints, newest first; the first is the final model."""
-        return pick(self._entry(job_id).checkpoints, query, 10)
+    def checkpoints(self, request: Request, job_id: str) -> dict[str, Any]:
+        """GET /fine_tuning/jobs/{id}/checkpoints, newest first; the first is the final model."""
+        return pick(self._entry(job_id).checkpoints, request.query, 10)
 
     # models and chat
 
     def _models(self) -> dict[str, dict[str, Any]]:
         """Base models and what was tuned here, with the day they are shut down."""
-        date = scenarios.retired(self.settings.scenario, self.clock.now())
+        date = scenarios.shutdown_date(self.settings.scenario, self.clock.now())
         common = {"object": "model", "created": int(self.clock.now()), "owned_by": "practice", "shutdown_date": date}
         names = [*self.bases]
         for entry in self.state.jobs.values():
@@ -240,21 +243,27 @@ class Practice:
                 names += [checkpoint["fine_tuned_model_checkpoint"] for checkpoint in entry.checkpoints]
         return {name: {"id": name, **common} for name in names}
 
-    def list_models(self) -> dict[str, Any]:
+    def list_models(self, request: Request) -> dict[str, Any]:
         """GET /models"""
         return {"object": "list", "data": list(self._models().values())}
 
-    def model(self, name: str) -> dict[str, Any]:
-        """GET /models/{name}"""
-        known = self._models()
-        found = name if name in known else next((each for each in self.bases if each.startswith(f"{name}-20")), None)
+    def _named(self, name: str, known: Any) -> str:
+        """The name in full: `gpt-4.1-mini` means its snapshot, as at OpenAI."""
+        found = next((each for each in known if each == name or each.startswith(f"{name}-20")), None)
+        if found is None and known is self.bases:
+            raise scenarios.refusal("expired_model", name) or KeyError(name)
         if found is None:
             raise ApiError(404, f"The model `{name}` does not exist or you do not have access to it.", "model_not_found", "model")
-        return known[found]
+        return str(found)
 
-    def delete_model(self, name: str) -> dict[str, Any]:
+    def model(self, request: Request, name: str) -> dict[str, Any]:
+        """GET /models/{name}"""
+        known = self._models()
+        return known[self._named(name, known)]
+
+    def delete_model(self, request: Request, name: str) -> dict[str, Any]:
         """DELETE /models/{name}: tuned ones only."""
-        made = self.state.made_by(self.model(name)["id"])
+        made = self.state.made_by(self._named(name, self._models()))
         if made is None:
             raise ApiError(403, f"{name} is a base model and cannot be deleted.")
         entry, _ = made
@@ -262,9 +271,10 @@ class Practice:
         entry.save()
         return {"id": name, "object": "model", "deleted": True}
 
-    def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+    def chat(self, request: Request) -> dict[str, Any]:
         """POST /chat/completions: greedy, whatever the temperature."""
-        name = self.model(str(body.get("model")))["id"]
+        body = request.json()
+        name = self._named(str(body.get("model")), self._models())
         if body.get("stream") or (body.get("n") or 1) != 1:
             raise ApiError(400, "The practice API answers whole, and once: no stream, n = 1.", param="stream")
         try:
@@ -284,24 +294,10 @@ class Practice:
 
 
 def routes(practice: Practice) -> list[tuple[str, str, Callable[..., Any]]]:
-    """(method, path, what answers it); a handler's arguments are named query, body or content_type, or stand in the path."""
-    job = "/fine_tuning/jobs/([^/]+)"
-    return [
-        ("POST", "/files", practice.create_file),
-        ("GET", "/files", practice.list_files),
-        ("GET", "/files/([^/]+)", practice.file),
-        ("GET", "/files/([^/]+)/content", practice.content),
-        ("DELETE", "/files/([^/]+)", practice.delete_file),
-        ("POST", "/fine_tuning/jobs", practice.create_job),
-        ("GET", "/fine_tuning/jobs", practice.list_jobs),
-        ("GET", job, practice.job),
-        ("POST", f"{job}/cancel", practice.cancel),
-        ("POST", f"{job}/pause", practice.pause),
-        ("POST", f"{job}/resume", practice.resume),
-        ("GET", f"{job}/events", practice.events),
-        ("GET", f"{job}/checkpoints", practice.checkpoints),
-        ("GET", "/models", practice.list_models),
-        ("GET", "/models/([^/]+)", practice.model),
-        ("DELETE", "/models/([^/]+)", practice.delete_model),
-        ("POST", "/chat/completions", practice.chat),
-    ]
+    """(method, pattern of the path, what answers it): the first line of an endpoint's docstring is its route."""
+    found = []
+    for name, endpoint in vars(Practice).items():
+        route = re.match(r"(GET|POST|DELETE) (/[a-z_/{}]+)", getattr(endpoint, "__doc__", None) or "")
+        if route:
+            found.append((route[1], re.sub(r"{\w+}", "([^/]+)", route[2]), getattr(practice, name)))
+    return found

@@ -42,7 +42,7 @@ class Life:
             return
         except Exception as error:
             _log.exception("job %s", entry.id)
-            fault = Fault("server_error", f"The practice API itself failed ({type(error).__name__}).", None)
+            fault = Fault("server_error", f"The practice API itself failed ({type(error).__name__}).")
         if fault is not None:
             self.finish(entry, "failed", fault)
 
@@ -56,7 +56,7 @@ class Life:
             if entry.scenario == "stuck_validating":
                 return None
             self.clock.sleep(PHASE)
-            if (fault := scenarios.file_fault(entry.scenario, data)) is not None:
+            if (fault := scenarios.file_fault(data) or scenarios.fault(entry.scenario, "validation")) is not None:
                 return fault
             used = training.settled(job["hyperparameters"], len((data["training_file"] or b"").splitlines()))
             method = {"type": "supervised", "supervised": {"hyperparameters": used}}
@@ -65,15 +65,15 @@ class Life:
         if entry.scenario == "paused":
             entry.scenario = "ok"
             return self._pass(entry, "paused", "Fine-tuning job paused; it waits until somebody resumes it")
-        if (fault := scenarios.early_fault(entry.scenario)) is not None:
+        if (fault := scenarios.fault(entry.scenario, "queue")) is not None:
             return fault
         with self._training:
             self._pass(entry, "running", "Fine-tuning job started")
             parts = {"train": data["training_file"], "validation": data.get("validation_file")}
             made = training.train(entry, parts, lambda line: self._heard(entry, line))
-        if entry.scenario == "safety":
-            entry.say(self.clock.now(), f"Safety evaluation: {scenarios.UNSAFE.message}", "moderation_checks", level="error")
-            return scenarios.UNSAFE
+        if (fault := scenarios.fault(entry.scenario, "training")) is not None:
+            entry.say(self.clock.now(), f"Safety evaluation: {fault.message}", "moderation_checks", level="error")
+            return fault
         return self._succeed(entry, made)
 
     def _pass(self, entry: Entry, status: str, message: str, **changes: Any) -> None:

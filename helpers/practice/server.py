@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import logging
 import os
 import re
 import secrets
 import threading
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from helpers import store
 from helpers.models.api import is_loopback
-from helpers.practice.endpoints import Practice, Settings, routes
+from helpers.practice.endpoints import Practice, Request, Settings, routes
 from helpers.practice.scenarios import SCENARIOS, ApiError
 from helpers.practice.state import Clock, State
 from helpers.records import WorkbookError
@@ -110,23 +107,9 @@ class Handler(BaseHTTPRequestHandler):
         for method, pattern, answer in self.server.routes:
             found = pattern.fullmatch(url.path.removeprefix("/v1"))
             if found and method == self.command:
-                return answer(*map(unquote, found.groups()), **self._given(answer, url.query, body))
+                request = Request(dict(parse_qsl(url.query)), body, self.headers.get("content-type", ""))
+                return answer(request, *map(unquote, found.groups()))
         raise ApiError(404, f"The practice API has no {self.command} {url.path}.", "unknown_url")
-
-    def _given(self, answer: Callable[..., Any], query: str, body: bytes) -> dict[str, Any]:
-        """What of the request an endpoint asks for by the names of its parameters."""
-        names, given = set(inspect.signature(answer).parameters), {}
-        if "query" in names:
-            given["query"] = dict(parse_qsl(query))
-        if "content_type" in names:
-            return {"body": body, "content_type": self.headers.get("content-type", "")}
-        if "body" in names:
-            try:
-                given["body"] = json.loads(body)
-                assert isinstance(given["body"], dict)
-            except (ValueError, AssertionError):
-                raise ApiError(400, "We could not parse the JSON body of your request.") from None
-        return given
 
     def _check_key(self) -> None:
         """Some key must be there, as at OpenAI; one that looks real is refused, and never kept."""

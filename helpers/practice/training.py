@@ -54,16 +54,10 @@ def train(entry: Entry, data: dict[str, bytes | None], on_line: Callable[[dict[s
         pairs = [encode(tokenizer, chat[:-1], chat[-1].content or "") for chat in chats(content)]
         made = [{"input_ids": given + learnt, "labels": [-100] * len(given) + learnt} for given, learnt in pairs]
         rows[part] = [{name: ids[:MAX_TOKENS] for name, ids in row.items()} for row in made]
-    config = LoraTrainingConfig(
-        base_model=base,
-        epochs=used["n_epochs"],
-        batch_size=used["batch_size"],
-        gradient_accumulation=1,
-        learning_rate=RATE[base] * used["learning_rate_multiplier"],
-        lora_dropout=0.0,
-        target_modules=LAYERS,
-        seed=entry.job["seed"],
-    )
+    fixed = {"gradient_accumulation": 1, "lora_dropout": 0.0, "target_modules": LAYERS}
+    fixed |= {"epochs": used["n_epochs"], "batch_size": used["batch_size"], "seed": entry.job["seed"]}
+    rate = RATE[base] * used["learning_rate_multiplier"]
+    config = LoraTrainingConfig(base_model=base, learning_rate=rate, **fixed)
     epoch = math.ceil(len(rows["train"]) / used["batch_size"])
     schedule = plan_schedule(config, [len(row["input_ids"]) for row in rows["train"]])
     schedule |= {"logging_steps": 1, "eval_steps": epoch, "save_steps": epoch}

@@ -139,7 +139,7 @@ class JobView:
         """The widget's HTML."""
         colour = {"succeeded": "good", "failed": "bad", "cancelled": "bad"}.get(now["status"], "other")
         head = f'<b style="color:{show.COLOURS[colour]}">{escape(now["status"])}</b> · {escape(self.job_id)}'
-        facts = f"{now['minutes']:.1f} min · at most {now['usd']:.2f} USD"
+        facts = f"{now['minutes']:.1f} min · " + (f"at most {now['usd']:.2f} USD" if now["usd"] else "costs nothing")
         said = "<br>".join(escape(show.masked(text, True, 110)) for text in self.messages[-3:])
         return f'<div style="line-height:1.5">{head} · {facts}</div>{_sparkline(now["curve"])}<small>{said}</small>'
 
@@ -152,13 +152,12 @@ def _sparkline(curve: Sequence[Mapping[str, Any]], width: int = 420, height: int
         return ""
     last, top = max(x for x, _ in every), max(y for _, y in every) or 1
     lines = []
-    for key, colour in (("loss", "other"), ("eval_loss", "tuned")):
-        at = " ".join(f"{x / last * width:.1f},{height - y / top * (height - 12):.1f}" for x, y in points[key])
-        lines.append(f'<polyline fill="none" stroke="{show.COLOURS[colour]}" stroke-width="2" points="{at}"/>')
+    for key, name, colour, x in (("loss", "train", "other", 130), ("eval_loss", "validation", "tuned", 260)):
+        at = " ".join(f"{step / last * width:.1f},{height - y / top * (height - 14):.1f}" for step, y in points[key])
+        ink = show.COLOURS[colour]
+        lines.append(f'<polyline fill="none" stroke="{ink}" stroke-width="2" points="{at}"/>')
         if points[key]:
-            name = {"loss": "train", "eval_loss": "validation"}[key]
-            ink = f'x="{150 * len(lines) - 40}" y="11" font-size="11" fill="{show.COLOURS[colour]}"'
-            lines.append(f"<text {ink}>{name} {points[key][-1][1]:.3f}</text>")
+            lines.append(f'<text x="{x}" y="11" font-size="12" fill="{ink}">{name} {points[key][-1][1]:.3f}</text>')
     return f'<svg width="{width}" height="{height + 4}" style="display:block">{"".join(lines)}</svg>'
 
 

@@ -52,7 +52,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     running = []
 
     def begin(mode: str = "spec", scenario: str = "ok", folder: Path = tmp_path / "state", speed: float = FAST) -> Any:
-        server = serve(folder, 0, Settings(mode == "live", "tiny", scenario), Clock(speed))
+        server = serve(folder, 0, Settings(mode, "tiny", scenario), Clock(speed))
         running.append(server.__enter__())
         return server
 
