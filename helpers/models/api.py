@@ -46,7 +46,8 @@ def openai_client(base_url: str, timeout: float = TIMEOUT_SECONDS) -> openai.Ope
 
     key, direct = os.environ.get("WORKBOOK_API_KEY", ""), None
     if is_loopback(base_url):
-        key, direct = key or LOCAL_KEY, openai.DefaultHttpx2Client(trust_env=False, follow_redirects=False)
+        key = LOCAL_KEY if base_url == practice.PRACTICE else key or LOCAL_KEY
+        direct = openai.DefaultHttpx2Client(trust_env=False, follow_redirects=False)
     key = key or os.environ.get("OPENAI_API_KEY", "")
     if not key:
         raise WorkbookError(f"{base_url} needs a key: set WORKBOOK_API_KEY (or OPENAI_API_KEY) in the environment")

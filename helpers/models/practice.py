@@ -19,7 +19,7 @@ from helpers import store
 from helpers.records import WorkbookError
 
 PRACTICE = "practice"
-PATIENCE = 90.0  # seconds for the child to start; it may have to wait for one that is just ending
+PATIENCE = 180.0  # seconds for the child to start; it may have to wait for one that is just ending
 COMMAND = [sys.executable, "-m", "helpers.practice", "--port", "0", "--with-parent"]
 _children: list[subprocess.Popen[bytes]] = []  # referenced, so that their pipes stay open
 
@@ -33,7 +33,7 @@ def resolve(base_url: str) -> str:
         return url
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = os.pathsep.join(filter(None, [str(store.PROJECT), os.environ.get("PYTHONPATH")]))
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+    environment = {name: value for name, value in os.environ.items() if not name.endswith(("_KEY", "_TOKEN", "_URL"))}
     with open(folder / "server.log", "ab") as log:
         child = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment | {"PYTHONPATH": path})
     _children.append(child)

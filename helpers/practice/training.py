@@ -23,6 +23,7 @@ from helpers.train.launch import check_adapter, run_child
 RATE = {"embedded": 1.5e-3, "tiny": 5e-3}  # learning rate at multiplier 1 (docs/decisions.md: chosen for the tutorial)
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 MAX_TOKENS = 1024  # longer rows are cut at their end, as OpenAI cuts them at its own limit
+MOST_POINTS = 250  # of a curve: every event is on disk before the next
 KEPT = 3  # checkpoints of the last epochs
 LOADING = threading.Lock()  # transformers may not be imported by two threads at once
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
@@ -60,7 +61,7 @@ def train(entry: Entry, data: dict[str, bytes | None], on_line: Callable[[dict[s
     config = LoraTrainingConfig(base_model=base, learning_rate=rate, **fixed)
     epoch = math.ceil(len(rows["train"]) / used["batch_size"])
     schedule = plan_schedule(config, [len(row["input_ids"]) for row in rows["train"]])
-    schedule |= {"logging_steps": 1, "eval_steps": epoch, "save_steps": epoch}
+    schedule |= {"logging_steps": math.ceil(schedule["steps"] / MOST_POINTS), "eval_steps": epoch, "save_steps": epoch}
     run = store.Run(entry.id)
     run.folder = entry.folder  # a job's folder here has the form of a run's
     folder = run.path("training")

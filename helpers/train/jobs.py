@@ -109,7 +109,7 @@ def _known_job(client: Any, wish: Job) -> Job | None:
     known = Job(**run.read("job.json"))
     if known.version != wish.version or known.status in ENDED_BADLY:
         return None
-    found = known.job_id or _find(client, known)
+    found = known.job_id or (_look_for if known.status == "creating" else _find)(client, known)
     return known.save(config=wish.config, job_id=found, reattached=bool(found), resumed=True)
 
 
@@ -134,22 +134,18 @@ def create_once(client: Any, job: Job, task: Task) -> Job:
     """Create the job, once. When no answer comes, the job is looked up by its token instead of being asked for again."""
     import openai
 
-    body = job_request(job, task)
+    body, job = job_request(job, task), job.save(status="creating")
     model, file = body.pop("model"), body.pop("training_file")
     try:
         create = client.with_options(max_retries=0).fine_tuning.jobs.create
         made = create(model=model, training_file=file, extra_body=body)
         return job.save(job_id=made.id, status=made.status)
     except (openai.APIConnectionError, openai.InternalServerError) as error:
-        looks = 0
-        for wait in (0, 1, 2, 4, 8):
-            time.sleep(min(wait, job.config.poll_seconds))
-            with suppress(WorkbookError):
-                if found := _find(client, job):
-                    return job.save(job_id=found, reattached=True)
-                looks += 1
-        if looks and isinstance(error, openai.InternalServerError):  # it did answer, and lists no job of ours
-            _take_back(client, job, "refused")
+        with suppress(WorkbookError):
+            if found := _look_for(client, job):
+                return job.save(job_id=found, reattached=True)
+            if isinstance(error, openai.InternalServerError):  # it did answer, and it lists no job of ours
+                _take_back(client, job, "refused")
         message = f"{job.base_url} did not answer whether it created the job ({type(error).__name__})"
         raise WorkbookError(f"{message}; run again with the same run_id: it looks for that job first", 5) from None
     except openai.OpenAIError as error:
@@ -191,6 +187,22 @@ def _find(client: Any, job: Job) -> str:
         return next((str(found.id) for found in jobs if (found.metadata or {}).get(TOKEN) == job.token), "")
     except openai.OpenAIError as error:
         raise refusal(error, f"{job.base_url} did not say whether it has this run's job already") from None
+
+
+def _look_for(client: Any, job: Job) -> str:
+    """`_find`, several times over: a job may be listed a little later than it was created."""
+    problem: WorkbookError | None = None
+    for wait in (0, 1, 2, 4, 8):
+        time.sleep(min(wait, job.config.poll_seconds))
+        try:
+            if found := _find(client, job):
+                return found
+            problem = None
+        except WorkbookError as error:
+            problem = error
+    if problem is not None:
+        raise problem
+    return ""
 
 
 def _take_back(client: Any, job: Job, status: str) -> None:
