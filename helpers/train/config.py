@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TOKENS_AT_ONCE = 2048  # about 1.3 MB of activations a token for the embedded model: 2.7 GB
 SHARES = {"warmup_steps": 0.1, "logging_steps": 0.05, "eval_steps": 0.2, "save_steps": 0.1}  # of all steps, at most
 NOT_DECIDING = {"run_id", "task", "max_cost_usd", "job_deadline_minutes", "poll_seconds", "min_served_days"}
+NOT_DECIDING |= {"checkpoint_rows"}  # it picks among what one job made: another number is no reason to pay for another job
 
 
 class Hyperparameters(Record):
