@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from toy_api import ToyApi
 
 from helpers import store
 from helpers.records import DatasetMetadata, FineTuningDataset, Message, Splits, TrainingExample, WorkbookError
-from helpers.train import OpenAIJobConfig, fine_tune_openai, jobs, monitor_fine_tuning, provider
+from helpers.train import OpenAIJobConfig, choose_checkpoint, fine_tune_openai, jobs, monitor_fine_tuning, provider
 
 
 @pytest.fixture(autouse=True)
@@ -191,3 +192,21 @@ def test_openai_is_asked_for_earlier_jobs_before_anything_is_sent(monkeypatch):
         with pytest.raises(WorkbookError, match="none before") as caught:
             fine_tune_openai(dataset(), config(toy))
         assert caught.value.exit_code == 5 and toy.files == {} and toy.creates == 0
+
+
+def test_the_checkpoint_with_the_best_own_score_is_taken_and_ties_go_to_the_later(monkeypatch):
+    accuracy = {"ft:a": 0.5, "ft:a:ckpt-step-8": 0.75, "ft:a:ckpt-step-4": 0.75}
+
+    def toy_rung(model, name, rows, task, run, **settings):
+        assert {row.part for row in rows} == {"validation"} and settings["latency_rows"] == 0
+        return SimpleNamespace(results=SimpleNamespace(accuracy=SimpleNamespace(value=accuracy[model.name])), n=len(rows))
+
+    monkeypatch.setattr(jobs, "run_rung", toy_rung)
+    with ToyApi() as toy:
+        model = monitor_fine_tuning(fine_tune_openai(dataset(), config(toy)).job_id)
+        found = [{"model": name, "step": step} for name, step in zip(accuracy, (12, 8, 4), strict=True)]
+        model = model.model_copy(update={"model_id": "ft:a", "details": {"checkpoints": found}})
+        assert choose_checkpoint(model, dataset(), config(toy)).model_id == "ft:a"
+        chosen = choose_checkpoint(model, dataset(), config(toy, checkpoint_rows=2))
+    assert chosen.model_id == "ft:a:ckpt-step-8" == store.read_json(store.home() / "runs/dev/model.json")["model_id"]
+    assert [c["accuracy"] for c in chosen.details["checkpoints"]] == [0.5, 0.75, 0.75]
