@@ -67,3 +67,23 @@ def test_a_home_has_one_server_which_ends_with_its_parent_however_that_ends(monk
         time.sleep(0.1)
     else:
         raise AssertionError("the server outlived its parent")
+
+
+@pytest.mark.slow
+def test_workbook_run_ends_with_the_code_of_the_scenario_and_leaves_no_process(tmp_path):
+    env = os.environ | {"WORKBOOK_HOME": str(tmp_path / "home"), "WORKBOOK_API_KEY": "sk-test-" + "x" * 30}
+    ends = {("model_suffix=not_available_403",): 5, ("model_suffix=stuck_validating", "job_deadline_minutes=0.05"): 124}
+    for settings, code in ends.items():
+        command = [*COMMAND[:-1], "run", "practice", "--run-id", "a", "--only", "02,03b", "-p", "base_model=tiny"]
+        command += [word for setting in settings for word in ("-p", setting)]
+        done = subprocess.run(command, cwd=store.PROJECT, env=env, capture_output=True, text=True, timeout=580)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+    state = tmp_path / "home" / "practice"
+    assert len(list((state / "jobs").glob("*/job.json"))) == 1 and len(list((state / "files").glob("*.bin"))) == 2
+    written = [path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [text for text in [*written, done.stdout, done.stderr] if "x" * 30 in text], "the key is nowhere"
+    deadline = time.monotonic() + 20
+    while (state / "server.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not (state / "server.json").exists(), "the server ended with its kernel"

@@ -36,7 +36,7 @@ EXPECTED = {
     "server_error": (5, "run again later", 1, 0),
     "expired_model": (5, "api_model", 0, 0),
     "stuck_validating": (124, "same run_id", 1, 2),
-    "paused": (124, "resume", 1, 2),
+    "paused": (124, "same run_id", 1, 2),
 }
 table: list[str] = []
 
@@ -104,9 +104,9 @@ def test_what_can_be_known_here_is_found_before_any_upload(start, scenario):
 
 def test_a_run_again_after_the_deadline_goes_on_with_the_same_job(start):
     server = start("live", "paused")
-    code, _, _ = run(server, job_deadline_minutes=0.02)
+    code, said, _ = run(server, job_deadline_minutes=0.02)
     job_id = store.read_json(store.home() / "runs/dev/job.json")["job_id"]
-    assert code == 124 and steer_fine_tuning(job_id, "resume") == "queued"
+    assert code == 124 and "resume it there" in said and steer_fine_tuning(job_id, "resume") == "queued"
     job = fine_tune_openai(dataset(16), config(server))
     assert (job.reattached, job.job_id) == (True, job_id)
     steer_fine_tuning(job_id, "cancel")
