@@ -18,7 +18,12 @@ SCHEDULES = "profile cron how installed last_success next_due overdue"
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the one place where a WorkbookError becomes a message and an exit code."""
-    args = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["practice-api"]:  # a program of its own: only it imports its room
+        from helpers.practice.__main__ import main as practice_api
+
+        return practice_api(given[1:])
+    args = _parser().parse_args(given)
     from helpers.records import WorkbookError
     from helpers.retrain.ending import plain
 
@@ -66,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--yes", action="store_true", help="delete; without it, only say what would go")
     learner = _add(commands, "learner", _learner, "write the notebooks with exercises instead of solutions", as_json=False)
     learner.add_argument("folder", type=Path, metavar="DIR")
+    commands.add_parser("practice-api", help="a fine-tuning API on this machine, to learn with and to test on")
     registry = commands.add_parser("registry", help="versions, their history, promotion and rollback")
     _registry_actions(registry.add_subparsers(metavar="ACTION", dest="action", required=True))
     _add(commands, "route", _route, "the production routes")

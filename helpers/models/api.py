@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from helpers import store
-from helpers.models import Answer
+from helpers.models import Answer, practice
 from helpers.models.tokens import plain
 from helpers.records import Message, WorkbookError
 
@@ -28,6 +28,8 @@ LOCAL_KEY = "sk-local"  # the SDK insists on some key; a server on this machine 
 
 def is_loopback(base_url: str) -> bool:
     """Whether the endpoint is this very machine (by its literal address; names are not looked up)."""
+    if base_url == practice.PRACTICE:
+        return True
     host = urlsplit(base_url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -45,11 +47,12 @@ def openai_client(base_url: str, timeout: float = TIMEOUT_SECONDS) -> openai.Ope
 
     key, direct = os.environ.get("WORKBOOK_API_KEY", ""), None
     if is_loopback(base_url):
-        key, direct = key or LOCAL_KEY, openai.DefaultHttpx2Client(trust_env=False, follow_redirects=False)
+        key = LOCAL_KEY if base_url == practice.PRACTICE else key or LOCAL_KEY
+        direct = openai.DefaultHttpx2Client(trust_env=False, follow_redirects=False)
     key = key or os.environ.get("OPENAI_API_KEY", "")
     if not key:
         raise WorkbookError(f"{base_url} needs a key: set WORKBOOK_API_KEY (or OPENAI_API_KEY) in the environment")
-    return openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, http_client=direct)
+    return openai.OpenAI(base_url=practice.resolve(base_url), api_key=key, timeout=timeout, http_client=direct)
 
 
 class ApiModel:
@@ -59,7 +62,7 @@ class ApiModel:
 
     def __init__(self, name: str, base_url: str) -> None:
         where = urlsplit(base_url)
-        if where.scheme not in ("http", "https") or not where.hostname:
+        if base_url != practice.PRACTICE and (where.scheme not in ("http", "https") or not where.hostname):
             raise WorkbookError(f"base_url {base_url!r} is no web address; it looks like http://127.0.0.1:8000/v1")
         if not name:
             raise WorkbookError(f"base_url {base_url} is given but no model name; set api_model")

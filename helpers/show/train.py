@@ -165,6 +165,63 @@ def _rows(name: str, count: int) -> str:
     return f"{name}, {count} rows" if count else name
 
 
+class JobView:
+    """A job while it runs. By hand a widget: status, cost, curve, last messages, a button to cancel. Headless: a line
+    per change. It shows and never feeds a later cell. A click is heard while the cell waits where Jupyter has
+    subshells (ipykernel 7); elsewhere interrupt the cell first.
+    """
+
+    def __init__(self, job_id: str, cancel: Callable[[str], str]) -> None:
+        self.job_id, self.status, self.messages, self._line, self._widget = job_id, "", ["waiting for news"], progress(), None
+        if not store.headless():
+            import ipywidgets as widgets
+            from IPython.display import display
+
+            self._widget, button = widgets.HTML(), widgets.Button(description="Cancel the job", icon="stop")
+            button.on_click(lambda _: self.messages.append(f"cancel was asked for: {cancel(job_id)}"))
+            display(widgets.VBox([self._widget, button]))
+
+    def event(self, event: dict[str, Any]) -> None:
+        """A new event of the job."""
+        if self._widget is None:
+            self._line(event)
+        elif event.get("type") != "metrics":
+            self.messages.append(event["message"])
+
+    def look(self, now: Mapping[str, Any]) -> None:
+        """What a look at the job found: status, minutes, usd, curve."""
+        if self._widget is not None:
+            self._widget.value = self.page(now)
+        elif now["status"] != self.status:
+            show.say(f"{self.job_id}: {now['status']} after {now['minutes']:.1f} min")
+        self.status = now["status"]
+
+    def page(self, now: Mapping[str, Any]) -> str:
+        """The widget's HTML."""
+        colour = {"succeeded": "good", "failed": "bad", "cancelled": "bad"}.get(now["status"], "other")
+        head = f'<b style="color:{show.COLOURS[colour]}">{escape(now["status"])}</b> · {escape(self.job_id)}'
+        facts = f"{now['minutes']:.1f} min · " + (f"at most {now['usd']:.2f} USD" if now["usd"] else "costs nothing")
+        said = "<br>".join(escape(show.masked(text, True, 110)) for text in self.messages[-3:])
+        return f'<div style="line-height:1.5">{head} · {facts}</div>{_sparkline(now["curve"])}<small>{said}</small>'
+
+
+def _sparkline(curve: Sequence[Mapping[str, Any]], width: int = 420, height: int = 90) -> str:
+    """Train and validation loss over the steps as SVG; nothing before there are two points."""
+    points = {key: [(line["step"], line[key]) for line in curve if key in line] for key in ("loss", "eval_loss")}
+    every = points["loss"] + points["eval_loss"]
+    if len(every) < 2:
+        return ""
+    last, top = max(x for x, _ in every), max(y for _, y in every) or 1
+    lines = []
+    for key, name, colour, x in (("loss", "train", "other", 130), ("eval_loss", "validation", "tuned", 260)):
+        at = " ".join(f"{step / last * width:.1f},{height - y / top * (height - 14):.1f}" for step, y in points[key])
+        ink = show.COLOURS[colour]
+        lines.append(f'<polyline fill="none" stroke="{ink}" stroke-width="2" points="{at}"/>')
+        if points[key]:
+            lines.append(f'<text x="{x}" y="11" font-size="12" fill="{ink}">{name} {points[key][-1][1]:.3f}</text>')
+    return f'<svg width="{width}" height="{height + 4}" style="display:block">{"".join(lines)}</svg>'
+
+
 def loss_figure(lines: Sequence[Mapping[str, Any]], n_train: int, n_validation: int) -> Figure:
     """Loss per supervised token over the steps, on train batches and on the validation rows; the lowest is marked."""
     import matplotlib.pyplot as plt

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from helpers import store
 from helpers.records import FineTuningDataset, Record, WorkbookError
@@ -13,8 +14,9 @@ from helpers.tasks import Task
 
 TOKENS_AT_ONCE = 2048  # about 1.3 MB of activations a token for the embedded model: 2.7 GB
 SHARES = {"warmup_steps": 0.1, "logging_steps": 0.05, "eval_steps": 0.2, "save_steps": 0.1}  # of all steps, at most
-NOT_DECIDING = {"run_id", "task", "max_cost_usd", "job_deadline_minutes", "poll_seconds"}
+NOT_DECIDING = {"run_id", "task", "max_cost_usd", "job_deadline_minutes", "poll_seconds", "min_served_days"}
 NOT_DECIDING |= {"discard_unfinished", "gpu_wait_minutes", "main_address", "logging_steps", "save_steps"}
+NOT_DECIDING |= {"checkpoint_rows"}  # it picks among what one job made: another number is no reason to pay for another job
 
 
 class Hyperparameters(Record):
@@ -77,8 +79,9 @@ class OpenAIJobConfig(Hyperparameters):
 
     task: str = "support_triage"
     run_id: str = "dev"
-    base_url: str = ""  # "" = https://api.openai.com/v1
+    base_url: str = ""  # "" = https://api.openai.com/v1; "practice" = the practice API of this home
     api_model: str = ""
+    api_extra_body: str = ""  # JSON that is merged into the create request: what this provider wants besides
     n_epochs: int = Field(0, ge=0, le=50)  # 0 = auto, here and below
     api_batch_size: int = Field(0, ge=0, le=256)
     learning_rate_multiplier: float = Field(0.0, ge=0)
@@ -86,6 +89,23 @@ class OpenAIJobConfig(Hyperparameters):
     max_cost_usd: float = Field(0.0, ge=0)
     job_deadline_minutes: float = Field(240.0, gt=0)
     poll_seconds: float = Field(30.0, gt=0)
+    min_served_days: int = Field(60, ge=0)  # a base model that retires sooner is refused
+    checkpoint_rows: int = Field(0, ge=0)  # validation rows that each checkpoint is asked; 0 = the final one is taken
+
+    @field_validator("api_extra_body")
+    @classmethod
+    def _is_json_object(cls, text: str) -> str:
+        if text and not isinstance(json.loads(text), dict):
+            raise ValueError('it must be a JSON object, such as {"trainingType": "GlobalStandard"}')
+        return text
+
+    @classmethod
+    def of(cls, namespace: dict[str, Any]) -> Self:
+        """As for any config; at the practice API a model without a name is the small one that `base_model` names."""
+        config, small = super().of(namespace), namespace.get("base_model", "")
+        if config.base_url == "practice" and not config.api_model and small:
+            return config.model_copy(update={"api_model": f"practice-{small}"})
+        return config
 
 
 def plan_schedule(config: LoraTrainingConfig, lengths: list[int]) -> dict[str, int]:

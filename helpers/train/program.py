@@ -182,7 +182,7 @@ def arguments(job: dict[str, Any], validates: bool, gpu: bool | None = None) -> 
         learning_rate=config["learning_rate"],
         **{name: schedule[name] for name in SHARES},
         eval_strategy="steps" if validates else "no",
-        save_total_limit=2,
+        save_total_limit=job.get("keep_checkpoints", 2),
         gradient_checkpointing=gpu and config["sharding"] == "none",
         bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         seed=config["seed"],

@@ -6,11 +6,11 @@ loss: the prompt is given at serving time, and a model that never learns to stop
 
 from __future__ import annotations
 
-import re
 from itertools import groupby
 from typing import Any
 
 from helpers import models, store
+from helpers.curate.provider_file import judge_provider_file
 from helpers.models.tokens import control_tokens, tokenizer_of
 from helpers.records import FineTuningDataset, Message, Record, TrainingExample, WorkbookError
 from helpers.tasks import Task, hash_order, render
@@ -18,8 +18,6 @@ from helpers.train.config import LoraTrainingConfig, OpenAIJobConfig, plan_sched
 
 IGNORED = -100  # the label of a position without loss
 MAX_EVAL_ROWS = 60
-MAX_ROW_TOKENS = 65_536  # of a provider
-CONTROL = re.compile(r"<\|[a-z0-9_]+\|>")  # control tokens inside a text make providers refuse the whole file
 
 
 class TrainingRow(Record):
@@ -140,20 +138,15 @@ def _pieces(tokenizer: Any, row: TrainingRow) -> list[tuple[str, bool]]:
     return [(tokenizer.decode([i for i, _ in run]), carries) for carries, run in runs]
 
 
-def training_file(examples: list[TrainingExample], task: Task, config: OpenAIJobConfig) -> bytes:
+def training_file(examples: list[TrainingExample], task: Task, config: OpenAIJobConfig, part: str = "train") -> bytes:
     """The JSONL of a hosted job, in chat lines as the model will be asked later, judged by every rule we know."""
-    problems, lines = [], []
-    for example in examples:
-        chat = render(task, example, config.prompt_style, answer=True)
-        text = "".join(m.content or "" for m in chat)
-        rules = {
-            "no answer of the assistant": not example.answer.strip(),
-            "no message of a user": all(m.role != "user" for m in chat),
-            "holds a control token such as <|im_end|>": CONTROL.search(text) is not None,
-            f"longer than {MAX_ROW_TOKENS} tokens": most_tokens(text.encode()) > MAX_ROW_TOKENS,
-        }
-        problems += [f"{example.id}: {problem}" for problem, broken in rules.items() if broken]
-        lines.append(store.dumps({"messages": models.plain(chat)}) + "\n")
+    chats = [render(task, example, config.prompt_style, answer=True) for example in examples]
+    lines = [store.dumps({"messages": models.plain(chat)}) + "\n" for chat in chats]
+    issues = judge_provider_file(lines, lambda text: most_tokens(text.encode()))
+    if part == "train" and (whole := [issue.message for issue in issues if not issue.line]):
+        raise WorkbookError(f"{whole[0]}: add some, and run 02 again")
+    problems = [f"{examples[issue.line - 1].id}: {issue.message}" for issue in issues if issue.line]
+    problems += [f"{example.id}: no answer of the assistant" for example in examples if not example.answer.strip()]
     if problems:
         raise WorkbookError(f"the provider would refuse {len(problems)} rows: {'; '.join(problems[:5])}; leave them out in 02")
     return "".join(lines).encode()

@@ -66,3 +66,27 @@ def test_what_the_adapter_cost_elsewhere_is_a_note_and_a_warning_when_it_is_much
     general = {"questions": 40, "base": 30, "tuned": 29, "lost": 2, "gained": 1, "forgot": False}
     note = views.after_note(SimpleNamespace(details={"agreement": agreement, "general": general})).data
     assert "BEYOND 0.05" in note and "29 of 40 right, the base 30" in note
+
+
+def looks() -> dict:
+    curve = [{"step": s, "loss": 3 - s / 5, **({"eval_loss": 2.5 - s / 9} if s % 4 == 0 else {})} for s in range(1, 11)]
+    return {"status": "running", "minutes": 1.5, "usd": 0.25, "curve": curve}
+
+
+def test_a_job_is_shown_by_hand_with_status_cost_and_curve_and_nothing_of_it_is_markup(monkeypatch):
+    monkeypatch.delenv("WORKBOOK_HEADLESS", raising=False)
+    asked = []
+    view = views.JobView("ftjob-1", asked.append)
+    view.event({"type": "message", "message": "<b>started</b>"})
+    page = view.page(looks())
+    assert "running" in page and "0.25 USD" in page and page.count("<polyline") == 2 and "&lt;b&gt;started" in page
+    assert "<svg" not in view.page(looks() | {"curve": []})
+
+
+def test_a_job_headless_is_one_line_per_change(monkeypatch, capsys):
+    monkeypatch.setenv("WORKBOOK_HEADLESS", "1")
+    view = views.JobView("ftjob-1", str)
+    for status in ("queued", "queued", "running", "running", "succeeded"):
+        view.look(looks() | {"status": status})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["queued", "running", "succeeded"]

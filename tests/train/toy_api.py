@@ -15,11 +15,13 @@ REFUSAL["code"] = "training_not_available"
 
 
 class ToyApi:
-    """State of the endpoint; `scenario` is ok, forbidden, slow_create, no_listing, failed or stuck."""
+    """State of the endpoint; `scenario` is ok, forbidden, broken, slow_create, no_listing, failed or stuck."""
 
     def __init__(self, scenario: str = "ok") -> None:
         self.scenario, self.files, self.jobs, self.events = scenario, {}, {}, {}
         self.creates, self.polls, self.lock = 0, 0, threading.Lock()
+        self.model: dict[str, Any] = {}  # what models.retrieve says besides
+        self.asked: dict[str, Any] = {}  # the last create request
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -89,7 +91,10 @@ class ToyApi:
                     return self.send(reply | {"filename": toy.files[name], "status": "processed"})
                 if toy.scenario == "forbidden":
                     return self.send({"error": REFUSAL}, 403)
-                job = toy.create(json.loads(body))
+                toy.asked = json.loads(body)
+                if toy.scenario == "broken":
+                    return self.send({"error": {"message": "try later", "type": "server_error"}}, 500)
+                job = toy.create(toy.asked)
                 if toy.scenario == "slow_create":
                     time.sleep(2)
                 return self.send(job)
@@ -106,6 +111,13 @@ class ToyApi:
                     return self.send({"error": {"message": "not found"}}, 404)
                 if url.path == "/v1/fine_tuning/jobs":
                     return self.send({"object": "list", "data": list(toy.jobs.values())[::-1], "has_more": False})
+                if parts[2] == "models":
+                    return self.send({"id": parts[3], "object": "model", "created": 1, "owned_by": "toy"} | toy.model)
+                if url.path == "/v1/files":
+                    files = [{"id": name, "filename": filename} for name, filename in toy.files.items()]
+                    return self.send({"object": "list", "data": files, "has_more": False})
+                if parts[-1] == "checkpoints":
+                    return self.send({"object": "list", "data": [], "has_more": False})
                 job = toy.jobs[parts[4]]
                 if len(parts) == 5:
                     toy.advance(job)

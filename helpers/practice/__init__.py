@@ -1,0 +1,4 @@
+"""A practice fine-tuning API on this machine: OpenAI's wire format, real small trainings, realistic failures.
+
+A server of its own (`workbook practice-api`, `python -m helpers.practice`); a run starts it and never imports it.
+"""
