@@ -8,8 +8,8 @@ import json
 
 import openai
 import pytest
-from conftest import chat_rows, client_of, jsonl, until_ended
 from openai import OpenAI
+from practice_toys import chat_rows, client_of, jsonl, until_ended
 
 from helpers import store
 from helpers.practice.endpoints import Settings

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import client_of
+from practice_toys import client_of
 
 from helpers import store
 from helpers.practice import training

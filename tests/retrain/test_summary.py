@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import CONTENT
+from retrain_toys import CONTENT
 
 from helpers import store
 from helpers.retrain.parameters import NOTEBOOKS
