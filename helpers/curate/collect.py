@@ -243,7 +243,8 @@ def _widest_gap(task: tasks.Task, rated: list[TrainingExample], unrated: list[Tr
     if not gaps or len(gaps) > MAX_VALUES * len(task.scored_fields):
         return ""
     (field, value), gap = max(gaps.items(), key=lambda item: (abs(item[1]), item[0]))
-    return f"{field} {value} stands in {gap:+.0%} more of the rated rows than of the unrated ones: ratings are not a fair sample"
+    much = f"{abs(gap):.0%} of the rows {'more' if gap > 0 else 'fewer'} than among the unrated"
+    return f"the widest gap: {field} {value} stands in {much}; ratings are no fair sample of the traffic"
 
 
 def scored_values(task: tasks.Task, example: TrainingExample) -> dict[str, Any]:

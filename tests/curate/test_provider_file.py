@@ -77,14 +77,10 @@ def test_length_is_judged_by_the_given_counter():
     assert [i.code for i in found] == ["too_many_tokens"] * 10
 
 
+KEYS = ["messages", "role", "content", "tool_calls", "function", "id", "tools", "type", "name"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["messages", "role", "content", "tool_calls", "function", "id", "tools", "type", "name"]), inner
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
     max_leaves=15,
 )
 

@@ -144,11 +144,8 @@ def test_names_are_reviewed_or_masked_and_allowed_where_they_are_the_label(monke
     assert kept == rows and [e.id for e, _ in asked] == ["a"] and "Smith" not in asked[0][1]
     kept, asked = names.look_for_names(rows, mask=True)
     assert kept[0].user_text == "this is [SURNAME] speaking" and not asked and kept[0].id == "a"
-    label = [
-        rows[0].model_copy(
-            update={"messages": [rows[0].messages[0], rows[0].messages[1].model_copy(update={"content": '{"name": "Smith"}'})]}
-        )
-    ]
+    question, answer = rows[0].messages
+    label = [rows[0].model_copy(update={"messages": [question, answer.model_copy(update={"content": "Smith"})]})]
     assert names.look_for_names(label, mask=True) == (label, [])
 
 

@@ -40,20 +40,16 @@ def test_a_missing_column_names_the_ones_that_are_there(tmp_path):
         new_task(tmp_path / "t", tmp_path / "d.jsonl", "text", "r")
 
 
+PLAIN = "".join(f'"Größe {i}; zurück";{"abc"[i % 3]};\n;;\n' for i in range(12))
+NESTED = "".join(f'"first line\nand {i}"\t"{{""kind"": ""{"xy"[i % 2]}"", ""n"": {i}}}"\n' for i in range(9))
+PROSE = "".join(f'r{i},"hello, number {i}",we answer {i} in words\n' for i in range(8))
 UGLY = {
     # Windows-1252, semicolons, plain labels, rows of empty cells, spaces around the header's names
-    "semicolons": (" Text ; Label ;note\n" + "".join(f'"Größe {i}; zurück";{"abc"[i % 3]};\n;;\n' for i in range(12))).encode(
-        "cp1252"
-    ),
+    "semicolons": (" Text ; Label ;note\n" + PLAIN).encode("cp1252"),
     # a byte order mark, tabs, JSON answers, line breaks inside cells
-    "tabs": (
-        "\ufeffquestion\tanswer\n"
-        + "".join(f'"first line\nand {i}"\t"{{""kind"": ""{"xy"[i % 2]}"", ""n"": {i}}}"\n' for i in range(9))
-    ).encode(),
+    "tabs": ("\ufeffquestion\tanswer\n" + NESTED).encode(),
     # commas, free text answers, a comma in quotes, an empty answer
-    "text": (
-        "id,message,reply\n" + "".join(f'r{i},"hello, number {i}",we answer {i} in words\n' for i in range(8)) + "r9,hi,\n"
-    ).encode(),
+    "text": ("id,message,reply\n" + PROSE + "r9,hi,\n").encode(),
 }
 
 
