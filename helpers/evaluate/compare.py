@@ -255,7 +255,8 @@ def evaluate_fine_tuned_model(
 ) -> Evaluation:
     """Ask base, best cheaper rung, tuned and what it would replace about the test rows; compare by row; judge by the gate.
 
-    `card` is model.json; `incumbent` answers today, `production` is the version that serves; `settings` go to `run_rung`.
+    `card` is model.json; `best_rung` is the one that 01 found on validation; `incumbent` answers today, `production` is
+    the version that serves; `judge` is asked where task.yaml says `accuracy_from: judge`; `settings` go to `run_rung`.
     """
     if not test_set:
         raise WorkbookError("the test part is empty; add verified examples to human.jsonl and run 02_curate again")
