@@ -122,8 +122,8 @@ def learning_curve(rungs: Mapping[int, Any], targets: Mapping[str, float]) -> Fi
     for percent, e in found.items():
         axis.annotate(f"{100 * e.value:.0f}%", (percent, e.value), (6, 6), textcoords="offset points", fontsize=9)
     if "accuracy" in targets:
-        axis.axhline(targets["accuracy"], color=show.COLOURS["target"], ls="--", lw=1.2, label="target")
-        axis.legend(frameon=False, loc="lower right")
+        axis.axhline(targets["accuracy"], color=show.COLOURS["target"], ls="--", lw=1.2)
+        axis.text(1, targets["accuracy"] + 0.02, f"target {100 * targets['accuracy']:g}%", fontsize=9)
     axis.set(xlim=(0, 108), ylim=(-0.03, 1.03), xticks=list(found), xlabel="percent of the train rows", ylabel="accuracy")
     n = next(iter(found.values())).n
     axis.set_title(f"Learning curve on {n} validation rows, 95% intervals", loc="left", fontsize=11)

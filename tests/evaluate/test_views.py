@@ -115,3 +115,10 @@ def test_a_click_in_the_blind_table_is_kept_and_feeds_the_same_paired_test(tmp_p
     again = evaluate.evaluate_fine_tuned_model(*models, rows, task, run, card=CARD)
     assert again.ratings.rated == 24 and again.comparison["accuracy"].gained == 12
     assert again.verdict == "pass" and again.fine_tuned_model.accuracy.value == 1
+
+
+def test_a_learning_curve_is_drawn_with_its_target(task, run):
+    rungs = {p: evaluate.run_rung(right_where(lambda i, k=k: i % k, f"m{p}"), "prompt", toy_rows(30), task, run)
+             for p, k in ((25, 2), (50, 3), (100, 5))}  # fmt: skip
+    figure = views.learning_curve(rungs, task.targets)
+    assert overlaps(figure) == [] and "target 50%" in [t.get_text() for t in figure.axes[0].texts]

@@ -1,0 +1,64 @@
+"""kill -9 of an evaluation after a random number of answers, then the same call again: none answered twice, none lost.
+
+2 points by default; `N=50 pytest tests/faults -k evaluate` runs and records more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import store
+
+sys.path.insert(0, str(store.PROJECT / "tests" / "evaluate"))
+from test_resume import ROWS, Endpoint, start
+
+SEED = 3
+N = int(os.environ.get("N") or 2)
+pytestmark = pytest.mark.skipif(os.environ.get("ROOM", "evaluate") != "evaluate", reason="another room's faults were asked for")
+failures: list[dict] = []
+
+
+@pytest.mark.parametrize("point", range(N))
+def test_a_kill_after_any_answer_asks_nothing_twice_and_loses_nothing(point, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home"))
+    wanted, endpoint = random.Random(f"{SEED}-{point}").randrange(1, ROWS - 8), Endpoint()
+    child = start(endpoint, tmp_path)
+    deadline = time.monotonic() + 120
+    while sum(endpoint.answered.values()) < wanted and time.monotonic() < deadline:
+        time.sleep(0.002)
+    endpoint.held.set()
+    time.sleep(1)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    time.sleep(0.2)
+    endpoint.held.clear()
+    while endpoint.inside:
+        time.sleep(0.01)
+    code = start(endpoint, tmp_path).wait(timeout=120)
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
+    twice, lost = sum(v > 1 for v in endpoint.answered.values()), ROWS - len(endpoint.answered)
+    if code or twice or lost:
+        failures.append({"point": point, "after": wanted, "exit": code, "twice": twice, "lost": lost})
+    assert (code, twice, lost) == (0, 0, 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def recorded():
+    yield
+    if os.environ.get("N"):
+        told = ["git", "-C", str(store.PROJECT), "describe", "--always", "--dirty", "--exclude=*"]
+        commit = subprocess.run(told, capture_output=True, text=True, check=False).stdout.strip()
+        value = {"n": N, "failures": failures, "seed": SEED, "commit": commit}
+        value["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+        path = store.PROJECT / "docs" / "measured" / "evaluate_kills.json"
+        store.write_text(path, json.dumps(value, indent=2) + "\n")
