@@ -70,6 +70,7 @@ def promote_and_roll_back(first_done, seconds):
 
 def kill_at(point):
     """Kill -9 a loop of changes at a random moment; what is wrong afterwards, and how long a promotion took before."""
+    FineTuneLifecycleManager(TASK)  # makes the tables, and imports once what every loop needs
     context = multiprocessing.get_context("fork")
     first_done, seconds = context.Event(), context.SimpleQueue()
     loop = context.Process(target=promote_and_roll_back, args=(first_done, seconds))

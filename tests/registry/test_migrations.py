@@ -11,6 +11,7 @@ from registry_toys import TASK, candidate, contradictions
 from helpers import registry, store
 from helpers.records import WorkbookError
 from helpers.registry import FineTuneLifecycleManager, database
+from helpers.registry.operations import dump
 
 RELEASED = sorted((Path(__file__).parent / "released").glob("*.sql"))
 VERSIONS = sorted(path.name[:4] for path in database.MIGRATIONS.glob("versions/0*.py"))
@@ -107,3 +108,15 @@ def test_a_migration_that_is_killed_leaves_the_old_database(home):
     assert shape(url) == before
     assert len(registry.list_versions()) == 2
     assert store.home() == home
+
+
+def test_a_team_moves_from_sqlite_to_postgresql_by_backup_and_restore(new_database, monkeypatch, tmp_path):
+    for name in ("v1", "v2"):
+        candidate(name).promote(name, "production")
+    before = dump(database.open_registry())
+    registry.backup(tmp_path / "b.json")
+    monkeypatch.setenv("WORKBOOK_DATABASE_URL", new_database().replace("+psycopg", ""))
+    registry.restore(tmp_path / "b.json")
+    assert dump(database.open_registry()) == before
+    assert registry.rollback(because="it goes on").version == "v1"  # the counters of audit and outbox go on, too
+    assert contradictions() == []
