@@ -89,3 +89,12 @@ def test_the_tuned_model_is_asked_in_the_style_it_was_trained_with(task):
     row = toy_rows(1)
     assert build_prompts("fine_tuned", task, row, style="short") == build_prompts("zero_shot", task, row)
     assert build_prompts("fine_tuned", task, row, style="full") == build_prompts("prompt", task, row)
+
+
+def test_meaning_finds_what_shares_no_word():
+    pytest.importorskip("wordllama")
+    articles = [
+        Article(id=i, title=i, text=t) for i, t in (("fruit", "Apples and pears."), ("cars", "An automobile needs petrol."))
+    ]
+    assert retrieve(articles, ["which fuel does my car take"], 1) == [[]]
+    assert retrieve(articles, ["which fuel does my car take"], 1, dense=0.5)[0][0].id == "cars"
