@@ -201,7 +201,7 @@ def evaluate_fine_tuned_model(
     rungs, timing = {}, {"measured_at": store.now().isoformat(timespec="seconds")}
     for name in dict.fromkeys(("zero_shot", best_rung, "fine_tuned")):
         started = time.monotonic()
-        asked = tuned if name == "fine_tuned" else model_for(name, base, rung_models)
+        asked = tuned if name == "fine_tuned" else model_for(name, base, task, rung_models)
         rungs[name] = run_rung(asked, name, test_set, task, run, **settings)
         timing[f"{name}_seconds"] = round(time.monotonic() - started, 1)
     answers = [read_answers(run, rungs[name]) for name in ("fine_tuned", best_rung)]
