@@ -63,10 +63,10 @@ def _cut(tokenizer: Any, text: str, tokens: int) -> str:
 class Ours:
     """helpers.models.decoding, as every evaluation uses it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "embedded") -> None:
         from helpers.models import load_model
 
-        self.model = load_model("embedded")
+        self.model = load_model(name)
         self.stop, self.pad = self.model.stop_tokens, self.model.tokenizer.pad_token_id
 
     def ask(self, asked: Sequence[list[int]]) -> list[list[int]]:
@@ -234,33 +234,33 @@ def llama_server(rows: int, count: int, ours: Ours) -> dict[str, Any]:
         server.wait(timeout=20)
 
 
-def measure(rows: int, count: int, only: Sequence[str], make_peers: bool) -> dict[str, Any]:
+def measure(rows: int, count: int, only: Sequence[str], make_peers: bool, name: str = "embedded") -> dict[str, Any]:
     """All comparisons that can be made here."""
     from helpers.models import base_path
 
-    ours, found = Ours(), {}
+    ours, found = Ours(name), {}
     short, long = prompts("short", rows), prompts("long", rows)
     ours.ask(short[:2])
     tokenizer = ours.model.tokenizer
     found["prompt_tokens_short"] = {"kind": "size", "value": statistics.fmean(map(len, short)), "unit": "tokens", "n": rows}
     found["prompt_tokens_long"] = {"kind": "size", "value": statistics.fmean(map(len, long)), "unit": "tokens", "n": rows}
-    for name, asked, batch in (
+    for case, asked, batch in (
         ("hf_batch16_short", short, 16),
         ("hf_batch16_long", long, 16),
         ("hf_batch1_long", long[: max(4, rows // 4)], 1),
     ):
-        if name in only:
-            sys.stderr.write(f"{name}\n")
+        if case in only:
+            sys.stderr.write(f"{case}\n")
             theirs = lambda asked=asked, batch=batch: _timed(lambda: ours.transformers(asked, batch))  # noqa: E731
             # batch 1 is asked about fewer rows, so our side is timed on all and divided
             share = len(long) / len(asked) if batch == 1 else 1.0
             mine = (lambda: ours.ask(long)) if batch == 1 else (lambda asked=asked: ours.ask(asked))
             ratios = [r * share for r in rounds(mine, theirs, count)]
-            found[name] = as_ratio(ratios, rows, f"transformers generate, batch {batch}")
+            found[case] = as_ratio(ratios, rows, f"transformers generate, batch {batch}")
     if "lm_eval_short" in only and (python := lm_eval_python(make_peers)):
         sys.stderr.write("lm_eval_short\n")
         env = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        child = Child([python, "-c", LM_EVAL_CHILD, base_path("embedded"), "16"], env)
+        child = Child([python, "-c", LM_EVAL_CHILD, base_path(name), "16"], env)
         try:
             texts = [tokenizer.decode(p) for p in short]
             child.ask({"texts": texts[:2], "new": 4})
@@ -282,16 +282,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default=",".join(names))
     parser.add_argument("--parity", type=int, default=0, help="check this many answers against batch 1")
+    parser.add_argument("--model", default="embedded", help="tiny shows in seconds that everything is connected")
     parser.add_argument("--no-install", action="store_true", help="do not make an environment for lm-eval")
     asked = parser.parse_args()
     from helpers.models import offline_env
 
     os.environ.update(offline_env())
     if asked.parity:
-        found = parity(Ours(), asked.parity)
+        found = parity(Ours(asked.model), asked.parity)
     else:
         only = [name for name in asked.only.split(",") if name]
-        found = measure(asked.rows, asked.rounds, only, not asked.no_install)
+        found = measure(asked.rows, asked.rounds, only, not asked.no_install, asked.model)
         for name in (n for n in only if n not in found and f"{n}_short" not in found):
             sys.stderr.write(f"{name}: skipped, the peer is not installed\n")
     for name, entry in found.items():

@@ -275,7 +275,7 @@ def evaluate_fine_tuned_model(
     own = {"fine_tuned": tuned} | ({"incumbent": today} if today else {})
     for name in dict.fromkeys(("zero_shot", best_rung, *own)):
         started = time.monotonic()
-        asked = own.get(name) or ladder.model_for(name, base, rung_models)
+        asked = own.get(name) or ladder.model_for(name, base, task, rung_models)
         rungs[name] = run_rung(asked, name, test_set, task, run, **settings)
         timing[f"{name}_seconds"] = round(time.monotonic() - started, 1)
     attempt = record_attempt(task, run, tuned, test_set, card["version"])

@@ -51,8 +51,10 @@ def rung_model(spec: str) -> Model:
     return models.load_model(name.strip(), base_url=base_url.strip())
 
 
-def model_for(rung: str, base: Model, rung_models: Sequence[str]) -> Model:
+def model_for(rung: str, base: Model, task: Task, rung_models: Sequence[str]) -> Model:
     """The model that a rung was asked with: the base, unless its name says another one."""
+    if rung == "incumbent":
+        return incumbent(task, base) or base
     wanted = rung.partition("@")[2]
     if not wanted:
         return base

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from helpers import tasks
 from helpers.evaluate.scorers import strict_json
@@ -187,8 +188,9 @@ def retrieve(articles: Sequence[Article], questions: Sequence[str], k: int, dens
 
 def _cosines(questions: Sequence[str], texts: Sequence[str]) -> list[list[float]]:
     try:
-        from wordllama import WordLlama
+        import wordllama
     except ImportError:
-        raise WorkbookError('rag_dense needs the extra `text`: pip install -e ".[text]"; or set rag_dense to 0') from None
-    model = WordLlama.load()
+        raise WorkbookError('rag_dense needs wordllama: pip install -e ".[curate]"; or set rag_dense to 0') from None
+    # its own default looks for the tokenizer in a folder that the package does not have, and then asks a hub
+    model = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
     return (model.embed(list(questions), norm=True) @ model.embed(list(texts), norm=True).T).tolist()

@@ -77,8 +77,8 @@ def cost_over_volume(decision: Any) -> Figure:
             axis.annotate(f"{needed:,}", (needed, usd), xytext=(6, -14), textcoords="offset points", fontsize=9)
     if numbers["volume_per_month"]:
         axis.axvline(numbers["volume_per_month"], color=show.COLOURS["target"], ls="--", lw=1.2, label="the task's own volume")
-    axis.set(xscale="log", yscale="symlog", xlabel="requests a month", ylabel="USD a month, work included")
-    axis.set_ylim(bottom=0)
+    axis.set(xscale="log", yscale="log", xlabel="requests a month", ylabel="USD a month, work included")
+    axis.set_ylim(bottom=1)
     axis.grid(color="#eeeeee")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=9)

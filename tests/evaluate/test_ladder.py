@@ -26,14 +26,14 @@ def test_other_models_climb_the_same_rungs_and_keep_their_answers_apart(task, ru
     assert found["prompt"] == ("scripted", 0.0, WRONG) and found["prompt@strong"] == ("strong", 1.0, RIGHT)
 
 
-def test_the_model_behind_a_rung_is_found_again_for_the_test_part(monkeypatch):
+def test_the_model_behind_a_rung_is_found_again_for_the_test_part(task, monkeypatch):
     base, strong = constant(WRONG), constant(RIGHT, "strong")
     monkeypatch.setattr(ladder, "rung_model", lambda spec: strong)
-    assert ladder.model_for("prompt", base, []) is base
-    assert ladder.model_for("prompt@strong-1.5b", base, ["org/strong-1.5b"]) is strong
+    assert ladder.model_for("prompt", base, task, []) is base
+    assert ladder.model_for("prompt@strong-1.5b", base, task, ["org/strong-1.5b"]) is strong
     assert ladder.label("org/big at http://127.0.0.1:9/v1") == "big"
     with pytest.raises(WorkbookError, match="rung_models"):
-        ladder.model_for("prompt@gone", base, [])
+        ladder.model_for("prompt@gone", base, task, [])
 
 
 def test_logged_answers_of_today_are_a_rung_and_cost_no_request(tmp_path, run):

@@ -4,7 +4,7 @@ import pytest
 from evaluate_toys import toy_rows, toy_task
 
 from helpers import tasks
-from helpers.evaluate.rungs import LADDER, available, build_prompts, demonstrations, retrieve
+from helpers.evaluate.rungs import LADDER, available, build_prompts, demonstrations, effort, recall, retrieve
 from helpers.models.tokens import count_chats
 from helpers.records import Message, WorkbookError
 from helpers.tasks import Article
@@ -89,3 +89,40 @@ def test_the_tuned_model_is_asked_in_the_style_it_was_trained_with(task):
     row = toy_rows(1)
     assert build_prompts("fine_tuned", task, row, style="short") == build_prompts("zero_shot", task, row)
     assert build_prompts("fine_tuned", task, row, style="full") == build_prompts("prompt", task, row)
+
+
+def test_meaning_finds_what_shares_no_word():
+    pytest.importorskip("wordllama")
+    articles = [
+        Article(id=i, title=i, text=t) for i, t in (("fruit", "Apples and pears."), ("cars", "An automobile needs petrol."))
+    ]
+    assert retrieve(articles, ["which fuel does my car take"], 1) == [[]]
+    assert retrieve(articles, ["which fuel does my car take"], 1, dense=0.5)[0][0].id == "cars"
+
+
+def test_the_nearest_solved_examples_are_shown_and_the_nearest_comes_last(task):
+    train = toy_rows(30, "train", 100)
+    chat = build_prompts("few_shot", task, toy_rows(1, first=117), train, few_shot_k=1, few_shot_pick="nearest")[0]
+    assert chat[1].content == "thing number 117" and len(chat) == 4
+    with pytest.raises(WorkbookError, match="choose fixed or nearest"):
+        build_prompts("few_shot", task, toy_rows(1), train, few_shot_pick="best")
+
+
+def test_passages_stand_before_the_question_in_solved_examples_too(tmp_path):
+    (tmp_path / "knowledge").mkdir()
+    (tmp_path / "knowledge" / "thing.md").write_text("Every thing is red.")
+    chat = build_prompts("rag", toy_task(tmp_path), toy_rows(1), toy_rows(9, "train", 50), rag_shots=2)[0]
+    assert [m.role for m in chat] == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert all(m.content.startswith("Every thing is red.\n\nthing number") for m in chat if m.role == "user")
+    assert "red" not in chat[0].content
+
+
+def test_recall_counts_the_rows_that_name_their_article():
+    articles = [Article(id=i, title=i, text=i) for i in ("a", "b")]
+    rows = [toy_rows(1, articles=["a"])[0], toy_rows(1, articles="c; b")[0], toy_rows(1)[0], toy_rows(1, articles=["c"])[0]]
+    assert recall(rows, [articles, articles[1:], articles, articles]) == [1.0, 1.0, 0.0]
+
+
+def test_another_model_is_asked_in_the_same_way(task):
+    assert build_prompts("prompt@strong", task, toy_rows(2)) == build_prompts("prompt", task, toy_rows(2))
+    assert sorted(["rag", "prompt@x", "incumbent", "zero_shot"], key=effort) == ["incumbent", "zero_shot", "rag", "prompt@x"]
