@@ -54,6 +54,8 @@ def add(profile: str, cron: str, how: str = "cron") -> dict[str, Any]:
     cron = " ".join(cron.split())
     due, loaded = following(cron, now()), parameters.load_profile(profile)
     parameters.settle(loaded)
+    if how == "systemd":
+        calendar(cron)  # what systemd cannot say is refused before anything is changed
     name = loaded.path.stem
     if not store.RUN_ID.fullmatch(name):
         raise WorkbookError(f"the profile's name {name!r} must be made of letters, digits, dot, dash and underscore")
@@ -104,13 +106,22 @@ def listed() -> list[dict[str, Any]]:
     for entry in entries:
         mine = [run for run in runs if run["profile"] == entry["profile"]]
         good = [run["started_at"] for run in mine if run["status"] in ("finished", "nothing_to_do")]
-        running = bool(mine) and mine[-1]["status"] == "running"
+        running = bool(mine) and mine[-1]["status"] == "running" and _at_work()
         since = max(datetime.fromisoformat(at) for at in [entry["installed_at"], *good[-1:]])
         late = now() > following(entry["cron"], since.astimezone()) + GRACE
         there = list(tab.find_comment(_tag(entry["profile"]))) if entry["how"] == "cron" and tab else entry.get("units")
         told = {"last_success": good[-1] if good else None, "next_due": following(entry["cron"], now()).isoformat()}
         found.append(entry | told | {"overdue": late and not running, "installed": bool(there)})
     return found
+
+
+def _at_work() -> bool:
+    """Whether a run holds the lock: run.json of one that was killed says `running` until the next run begins."""
+    try:
+        with store.lock():
+            return False
+    except WorkbookError as error:
+        return error.exit_code == 75
 
 
 def _file(name: str, kind: str) -> Path:

@@ -67,7 +67,7 @@ class Flow(NamedTuple):
             "promotion": promotion,
             "versions": versions,
             "routes": routes,
-            "shown": {task: route["version"] for task, route in shown.items()},
+            "shown": shown,
             "served": served,
             "exit": (read["run"]["status"], read["run"]["exit_code"]),
         }

@@ -35,7 +35,8 @@ class Toys:
 
         retrain_light.write_notebooks(folder / "notebooks", folder / "task")
         self.folder, self.home, self.profile = folder, folder / "home", str(folder / "light.yaml")
-        self.write("02_curate", "from helpers import store\nstore.open_run(run_id).write('dataset.json', {made})")
+        manifest = "store.write_json(store.home() / 'datasets/v/manifest.json', {'version': 'v'})\n"  # or 02 is not reused
+        self.write("02_curate", f"from helpers import store\n{manifest}store.open_run(run_id).write('dataset.json', {{made}})")
         self.write("04_evaluate", "from helpers import store\nstore.open_run(run_id).write('evaluation.json', {made})")
 
     def write(self, name: str, *cells: str) -> None:

@@ -118,6 +118,8 @@ def test_overdue_is_what_should_have_succeeded_by_now(tab, monkeypatch):
     finished("other", now + timedelta(days=2, hours=22))
     assert state.status()["overdue"], "neither a failure nor another profile's success counts"
     finished("smoke", now + timedelta(days=2, hours=23), "running")
+    assert state.status()["overdue"], "nobody holds the lock: it was killed"
+    monkeypatch.setattr(schedule, "_at_work", lambda: True)
     assert not state.status()["overdue"], "it is at work"
     finished("smoke", now + timedelta(days=2, hours=23, minutes=30), "nothing_to_do")
     found = state.status()["schedules"][0]
