@@ -179,6 +179,9 @@ class JobView:
 
             self._widget, button = widgets.HTML(), widgets.Button(description="Cancel the job", icon="stop")
             button.on_click(lambda _: self.messages.append(f"cancel was asked for: {cancel(job_id)}"))
+            # ipykernel 7.4 lets the busy main shell answer a comm that it has opened; without this note the front end's
+            # own choice holds, which is a subshell
+            vars(button.comm).pop("_reply_subshell_id", None)
             display(widgets.VBox([self._widget, button]))
 
     def event(self, event: dict[str, Any]) -> None:
