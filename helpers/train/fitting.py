@@ -5,6 +5,7 @@ The memory is counted from the model's shape; the newest training of the same ba
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from helpers import models, store
 from helpers.records import WorkbookError
 from helpers.tasks import Task
-from helpers.train.config import TOKENS_AT_ONCE, LoraTrainingConfig, hardware_cost
+from helpers.train.config import LoraTrainingConfig, hardware_cost
 
 if TYPE_CHECKING:
     from helpers.train.rows import Preflight
@@ -93,9 +94,8 @@ def what_fits(config: LoraTrainingConfig) -> list[dict[str, Any]]:
         alone = config.model_copy(update={"load_in_4bit": four_bit, "sharding": "none"})
         total = sum(memory_parts(shape, alone, config.max_length, config.max_length // 4, True).values()) / 1e9
         fits = [f"{card} GB" for card in CARDS if total < 0.92 * card]  # the rest is lost to fragments
-        found.append(
-            {"model": name, "method": "QLoRA" if four_bit else "LoRA", "GB": total, "fits on": ", ".join(fits) or "none"}
-        )
+        how = "QLoRA" if four_bit else "LoRA"
+        found.append({"model": name, "method": how, "GB": total, "fits on": ", ".join(fits) or "none"})
     return found
 
 
@@ -136,7 +136,7 @@ def check_base(config: LoraTrainingConfig) -> dict[str, str]:
         licence = models.embedded.LICENCE if base in ("embedded", "tiny") else "see the model's own card"
         return {"base": base, "where": path, "download": "nothing", "licence": licence}
     import httpx
-    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
 
     try:
         info = HfApi().model_info(base, files_metadata=True)
@@ -149,6 +149,9 @@ def check_base(config: LoraTrainingConfig) -> dict[str, str]:
     except errors.RepositoryNotFoundError:
         raise WorkbookError(f"{base} is not on the hub, or private: check the spelling; a private one needs HF_TOKEN") from None
     except (OSError, httpx.HTTPError) as error:
+        with contextlib.suppress(OSError, ValueError):
+            where = snapshot_download(base, local_files_only=True)
+            return {"base": base, "where": where, "download": "nothing (cached; the hub was not asked)", "licence": "not asked"}
         said = f"the hub cannot be asked for {base} ({type(error).__name__})"
         raise WorkbookError(f"{said}: connect, or give the folder of a downloaded model as base_model") from None
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
@@ -177,8 +180,8 @@ def estimate(report: Preflight, config: LoraTrainingConfig, task: Task) -> dict[
     gpu, rows = gpu_state(), report.schedule["batch_size"]
     longest = sorted((len(row.input_ids) for row in report.train), reverse=True)[:rows]
     learnt = sorted((row.trained for row in report.train), reverse=True)[:rows]
-    tokens = min(max(longest) * len(longest), max(TOKENS_AT_ONCE, max(longest) * config.batch_size))
-    parts = memory_parts(shape_of(models.base_path(config.base_model)), config, tokens, sum(learnt), gpu is not None)
+    shape, tokens = shape_of(models.base_path(config.base_model)), longest[0] * len(longest)
+    parts = memory_parts(shape, config, tokens, sum(learnt), gpu is not None)
     available = gpu["total_mb"] * 2**20 if gpu else psutil.virtual_memory().available
     if parts["weights"] > available:
         need = f"the weights alone take {parts['weights'] / 1e9:.1f} GB, there are {available / 1e9:.1f}"

@@ -49,9 +49,4 @@ def prove(way: str, load_in_4bit: bool, device: str) -> Finding:
             return way, f"failed: {lines[-1][:200]}", False, remedy
         details = store.read_json(Path(home) / "result.json")["details"]
     found = f"{details['steps']} steps on {details['device']}, {details['path']} path, {details['memory_mb']} MB"
-    return (
-        way,
-        found,
-        details["device"].startswith(device),
-        "torch sees the GPU and did not use it: is CUDA_VISIBLE_DEVICES empty?",
-    )
+    return way, found, details["device"].startswith(device), "torch did not use the GPU it sees; look at CUDA_VISIBLE_DEVICES"

@@ -1,6 +1,6 @@
 """kill -9 of the training program at a random moment, then the same call again: the same adapter bytes.
 
-2 points by default; `N=20 pytest tests/faults -k train` runs and records more.
+2 points by default; `N=20 ROOM=train pytest tests/faults` runs and records more.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from fault_points import every_point
 
 from helpers import store
 from helpers.records import WorkbookError
@@ -28,9 +27,7 @@ from test_launch import rows
 from test_rows import TASK
 
 SEED = 18  # its first points fall in the middle and near the end
-N = int(os.environ.get("N") or 2)
 CONFIG = LoraTrainingConfig(base_model="tiny", epochs=12, learning_rate=5e-3, max_train_tokens=0, logging_steps=1)
-pytestmark = pytest.mark.skipif(os.environ.get("ROOM", "train") != "train", reason="another room's faults were asked for")
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +58,8 @@ def kill_when(folder: Path, lines: int, delay: float, ended: threading.Event) ->
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("point", range(N))
-def test_a_killed_training_goes_on_to_the_same_adapter(home, point):
+def kill_and_go_on(home: Path, point: int) -> str:
+    """One point: what was wrong, or nothing."""
     rng, run = random.Random(f"{SEED}:{point}"), store.open_run(f"killed-{point}")
     lines, delay, ended, died = rng.randint(1, 33), rng.random() * 0.05, threading.Event(), False
     killer = threading.Thread(target=kill_when, args=(run.folder, lines, delay, ended))
@@ -73,14 +70,22 @@ def test_a_killed_training_goes_on_to_the_same_adapter(home, point):
         died = error.exit_code == 6
     ended.set()
     killer.join()
-    seen = []
-    model = fine_tune_lora(rows(), CONFIG, TASK, run, on_line=seen.append)
-    assert adapter_of(home, run.id) == adapter_of(home, "whole"), f"killed after line {lines} + {delay:.3f} s (died: {died})"
+    model = fine_tune_lora(rows(), CONFIG, TASK, run)
     whole = store.read_json(home / "runs/whole/model.json")
-    assert (model.tokens, model.losses["best_step"]) == (whole["tokens"], whole["losses"]["best_step"])
     steps = [line["step"] for line in store.read_jsonl(run.path("training/training.jsonl")) if "loss" in line]
-    assert steps == sorted(set(steps)), "the curve holds every step once"
-    print(f"point {point}: killed after line {lines}, died {died}, resumed at step {model.details['resumed_at']}")
+    where = f"killed after line {lines} + {delay:.3f} s (died: {died}), resumed at step {model.details['resumed_at']}"
+    print(f"point {point}: {where}")
+    wrong = {
+        "the adapter differs": adapter_of(home, run.id) != adapter_of(home, "whole"),
+        "tokens or best step differ": (model.tokens, model.losses["best_step"])
+        != (whole["tokens"], whole["losses"]["best_step"]),
+        "a step is missing in the curve, or there twice": steps != list(range(1, model.details["steps"] + 1)),
+    }
+    return "; ".join(f"{what}: {where}" for what, broken in wrong.items() if broken)
+
+
+def test_a_killed_training_goes_on_to_the_same_adapter(home):
+    assert every_point("train_resume", 2, lambda point: kill_and_go_on(home, point), seed=SEED) == []
 
 
 def test_a_training_that_died_after_its_last_step_is_finished_without_a_step(home, monkeypatch):
@@ -92,18 +97,3 @@ def test_a_training_that_died_after_its_last_step_is_finished_without_a_step(hom
     model = fine_tune_lora(rows(), CONFIG, TASK, run)
     assert model.details["resumed_at"] == model.details["steps"] and model.losses["train"] > 0
     assert adapter_of(home, run.id) == adapter_of(home, "whole")
-
-
-def test_the_points_are_on_record(home, request):
-    if not os.environ.get("N"):
-        return
-    failed = request.session.testsfailed
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=store.PROJECT, capture_output=True, text=True).stdout.strip()
-    found = {
-        "n": N,
-        "failures": failed,
-        "seed": SEED,
-        "commit": commit,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
-    store.write_json(store.PROJECT / "docs/measured/train_resume.json", found)

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from test_launch import rows
@@ -17,7 +18,7 @@ from helpers.train import LoraTrainingConfig, preflight
 from helpers.train.launch import command, prepare_job
 
 ONE = LoraTrainingConfig(
-    base_model="tiny", epochs=2, batch_size=8, gradient_accumulation=1, lora_dropout=0.0, max_train_tokens=0, logging_steps=1
+    base_model="tiny", epochs=1, batch_size=8, gradient_accumulation=1, lora_dropout=0.0, max_train_tokens=0, logging_steps=1
 )
 
 
@@ -27,17 +28,20 @@ def environment() -> dict[str, str]:
     )
 
 
-def start(config: LoraTrainingConfig, name: str, patch_home) -> list[subprocess.Popen]:
-    """The program on each of the machines, which share the home."""
-    report = preflight(rows(), TASK, config)
-    folder = prepare_job(store.open_run(name), config, report)
-    commands = [command(config, folder / "job.json", machine) for machine in range(config.machines)]
-    log = open(folder / "log", "wb")  # noqa: SIM115
-    return [subprocess.Popen(c, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment()) for c in commands]
-
-
-def losses(home, name: str) -> list[float]:
-    return [line["loss"] for line in store.read_jsonl(home / f"runs/{name}/training/training.jsonl") if "loss" in line]
+def train(home: Path, name: str, config: LoraTrainingConfig) -> tuple[list[float], dict]:
+    """The program on each of the machines, which share the home: its losses and its result."""
+    folder = prepare_job(store.open_run(name), config, preflight(rows(), TASK, config))
+    with open(folder / "log", "wb") as log:
+        children = [
+            subprocess.Popen(
+                command(config, folder / "job.json", machine), stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment()
+            )
+            for machine in range(config.machines)
+        ]
+        codes = [child.wait(timeout=500) for child in children]
+    assert not any(codes), (folder / "log").read_text()[-3000:]
+    lines = store.read_jsonl(folder / "training.jsonl")
+    return [line["loss"] for line in lines if "loss" in line], store.read_json(folder / "result.json")
 
 
 def free_port() -> int:
@@ -46,22 +50,25 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_two_processes_and_two_machines_give_the_loss_of_one_process(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
-    two = ONE.model_copy(update={"batch_size": 4, "processes": 2})
-    apart = ONE.model_copy(update={"batch_size": 4, "machines": 2, "main_address": f"127.0.0.1:{free_port()}"})
-    for name, config in (("one", ONE), ("two", two), ("apart", apart)):
-        for child in start(config, name, tmp_path):
-            assert child.wait(timeout=500) == 0, (tmp_path / f"runs/{name}/training/log").read_text()[-3000:]
-    expected = losses(tmp_path, "one")
-    assert len(expected) == 8
-    for name in ("two", "apart"):
-        assert losses(tmp_path, name) == pytest.approx(expected, abs=1e-3), name
-        result = store.read_json(tmp_path / f"runs/{name}/training/result.json")
-        assert result["tokens"] == store.read_json(tmp_path / "runs/one/training/result.json")["tokens"]
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """(home, losses, result) of one process."""
+    home = tmp_path_factory.mktemp("processes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBOOK_HOME", str(home))
+        yield home, *train(home, "one", ONE)
 
 
-def test_fewer_processes_than_asked_are_refused_at_the_start(tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("kind", ["processes", "machines"])
+def test_two_of_them_give_the_loss_of_one_process(alone, kind):
+    home, expected, whole = alone
+    config = ONE.model_copy(update={"batch_size": 4, kind: 2, "main_address": f"127.0.0.1:{free_port()}"})
+    losses, result = train(home, kind, config)
+    assert len(expected) == 4 and losses == pytest.approx(expected, abs=1e-3)
+    assert result["tokens"] == whole["tokens"]
+
+
+def test_fewer_processes_than_asked_are_refused_at_the_start():
     from helpers.train.program import assert_processes
 
     assert_processes(ONE.model_dump())
