@@ -267,17 +267,8 @@ def evaluate_fine_tuned_model(
     if not test_set:
         raise WorkbookError("the test part is empty; add verified examples to human.jsonl and run 02_curate again")
     check_fingerprints(card, task, dataset_version)
-    asking = asked_in_01(run)
-    rung_models = asking.pop("rung_models", [])
-    settings |= {"style": card.get("prompt_style", "short"), "asking": asking}
-    rungs, timing = {}, {"measured_at": store.now().isoformat(timespec="seconds")}
-    today = incumbent or ladder.incumbent(task, base)
-    own = {"fine_tuned": tuned} | ({"incumbent": today} if today else {})
-    for name in dict.fromkeys(("zero_shot", best_rung, *own)):
-        started = time.monotonic()
-        asked = own.get(name) or ladder.model_for(name, base, task, rung_models)
-        rungs[name] = run_rung(asked, name, test_set, task, run, **settings)
-        timing[f"{name}_seconds"] = round(time.monotonic() - started, 1)
+    settings["style"] = card.get("prompt_style", "short")
+    rungs, timing = ask_rungs(base, tuned, incumbent, best_rung, test_set, task, run, settings)
     attempt = record_attempt(task, run, tuned, test_set, card["version"])
     serving = production if production and production.id != card["version"] else None
     unasked = ask_production(serving, rungs, test_set, task, run, **settings) if serving else ""
@@ -315,6 +306,30 @@ def evaluate_fine_tuned_model(
         version=card["version"],
         timing=timing,
     )
+
+
+def ask_rungs(
+    base: Model,
+    tuned: Model,
+    incumbent: Model | None,
+    best_rung: str,
+    test_set: Sequence[TrainingExample],
+    task: Task,
+    run: store.Run,
+    settings: dict[str, Any],
+) -> tuple[dict[str, RungResult], dict[str, Any]]:
+    """(results by rung, seconds by rung): the base's short prompt, the best cheaper rung as 01 asked it, tuned, incumbent."""
+    settings["asking"] = asked_in_01(run)
+    rung_models = settings["asking"].pop("rung_models", [])
+    rungs, timing = {}, {"measured_at": store.now().isoformat(timespec="seconds")}
+    today = incumbent or ladder.incumbent(task, base)
+    own = {"fine_tuned": tuned} | ({"incumbent": today} if today else {})
+    for name in dict.fromkeys(("zero_shot", best_rung, *own)):
+        started = time.monotonic()
+        asked = own.get(name) or ladder.model_for(name, base, task, rung_models)
+        rungs[name] = run_rung(asked, name, test_set, task, run, **settings)
+        timing[f"{name}_seconds"] = round(time.monotonic() - started, 1)
+    return rungs, timing
 
 
 def _side_reasons(attempt: Attempt, slices: Sequence[SliceResult], ratings: Ratings | None) -> list[str]:

@@ -1,6 +1,6 @@
 """Which versions exist, which one serves, and why: the truth about models, in one database."""
 
-from helpers.registry.delivery import notify_team
+from helpers.registry.delivery import notify, notify_team
 from helpers.registry.gate import overall, validate_for_production
 from helpers.registry.lifecycle import FineTuneLifecycleManager, history, list_versions, promote, rollback, routes, show
 from helpers.registry.operations import backup, diff, lineage, reconcile, reevaluate, rehearse, restore

@@ -13,8 +13,9 @@ from datetime import timedelta
 from typing import Any
 
 from helpers import store
-from helpers.registry.database import Registry, table
+from helpers.registry.database import Registry, open_registry, table
 from helpers.registry.mirror import mirror
+from helpers.registry.versions import announce
 
 FIRST_RETRY = timedelta(minutes=1)  # doubled after every failure
 MAX_ATTEMPTS = 8  # about two hours; what is still waiting then is shown by `workbook registry reconcile`
@@ -30,6 +31,16 @@ def catch_up(registry: Registry) -> None:
             mirror(registry)
     except Exception as error:  # whatever a channel or a driver throws: the commit stands
         _log.warning("what follows a commit has to wait: %s", store.redact(str(error)))
+
+
+def notify(text: str, event_id: str) -> None:
+    """Tell the team something that is no change of the registry, such as a failed run; each event_id is told once."""
+    registry = open_registry()
+    with registry.transaction() as db:
+        known = db.execute(table("outbox").select().filter_by(event_id=event_id)).first()
+        if known is None:
+            announce(db, {"action": "run", "task": "", "version": "", "because": text}, event_id)
+    catch_up(registry)
 
 
 def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:

@@ -76,11 +76,11 @@ def change_status(db: Connection, row: Mapping[str, Any], status: Status, action
     audit(db, row, action, because, from_status=row["status"], to_status=status, **more)
 
 
-def announce(db: Connection, event: dict[str, Any]) -> None:
+def announce(db: Connection, event: dict[str, Any], event_id: str = "") -> None:
     """Put an event into the outbox: it exists exactly if the change that it tells of was committed."""
     at = store.now().isoformat()
     event = clean({"at": at} | event)
-    db.execute(table("outbox").insert().values(event_id=uuid.uuid4().hex, event=event, created_at=at))
+    db.execute(table("outbox").insert().values(event_id=event_id or uuid.uuid4().hex, event=event, created_at=at))
 
 
 def clean(value: Any) -> Any:

@@ -97,17 +97,11 @@ def publish(record: dict[str, Any], resume: str) -> None:
         text = digest(record, resume) if record["exit_code"] else ""
         store.write_text(store.Run(record["run_id"]).path(PAGE), page(record, text))
         if text and record["exit_code"] != 130:  # who pressed Ctrl-C knows
-            _notify(text, f"{record['run_id']}@{record['started_at']}")
+            from helpers import registry
+
+            registry.notify(text, f"{record['run_id']}@{record['started_at']}")
     except Exception as error:
         logging.getLogger(__name__).warning("no report: %s", ending.clean(f"{type(error).__name__}: {error}"))
-
-
-def _notify(text: str, event_id: str) -> None:
-    """Through the registry's outbox, where it has one for such messages."""
-    from helpers import registry
-
-    if send := getattr(registry, "notify", None):
-        send(text, event_id)
 
 
 def page(record: dict[str, Any], failure: str) -> str:

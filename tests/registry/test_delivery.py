@@ -153,3 +153,11 @@ def test_planted_secrets_and_addresses_reach_no_file_no_row_and_no_channel(hook,
     everything = b"".join(path.read_bytes() for path in files).decode(errors="replace") + json.dumps(hook.got)
     assert [word for word in planted if word in everything] == []
     assert "[e-mail]" in everything and "[secret]" in everything
+
+
+def test_a_failed_run_is_told_once_under_its_own_id(hook):
+    for _ in range(2):
+        registry.notify("run a failed; next: workbook run tutorial --run-id a", "a@now")
+    told = [json.loads(line) for line in (store.home() / "notifications.jsonl").read_text().splitlines()]
+    assert [line["event_id"] for line in told] == ["a@now"]
+    assert len(hook.got) == 1 and "next: workbook run" in json.dumps(hook.got[0])

@@ -49,7 +49,7 @@ def beats(monkeypatch):
 
 def test_a_failure_leaves_a_page_and_a_digest_that_say_where_why_and_what_next(go, toys, monkeypatch):
     told = []
-    monkeypatch.setattr(registry, "notify", lambda text, event_id: told.append((text, event_id)), raising=False)
+    monkeypatch.setattr(registry, "notify", lambda text, event_id: told.append((text, event_id)))
     toys(nb04=["print('half way <b>')", "1 / 0"])
     record = go()
     digest, event = told[0]
@@ -71,7 +71,7 @@ def test_a_failure_leaves_a_page_and_a_digest_that_say_where_why_and_what_next(g
 
 
 def test_a_success_has_its_figures_and_tells_nobody(go, toys, monkeypatch):
-    monkeypatch.setattr(registry, "notify", lambda *told: pytest.fail("nobody asked"), raising=False)
+    monkeypatch.setattr(registry, "notify", lambda *told: pytest.fail("nobody asked"))
     done = "from helpers import store\nstore.open_run(run_id).write('health.json', {'verdict': 'ok', 'reasons': []})"
     toys(nb06=[SHOW, done])
     assert go(only="06")["exit_code"] == 0
@@ -107,7 +107,7 @@ def test_keys_and_addresses_reach_nothing_that_a_run_leaves(go, toys, monkeypatc
         monkeypatch.setenv(name, value)
     texts = [*planted.values(), "ann.lee@example.org", "sk-abcdefghijklmnop1234"]
     told: list[str] = []
-    monkeypatch.setattr(registry, "notify", lambda text, event_id: told.append(text), raising=False)
+    monkeypatch.setattr(registry, "notify", lambda text, event_id: told.append(text))
     said = "' '.join([os.environ['SOME_API_KEY'], os.environ['WORKBOOK_NOTIFY_URLS'], 'ann.lee@' + 'example.org', 'sk-abc' + "
     said += "'defghijklmnop1234'])"
     toys(nb04=[f"import os\nprint({said})", f"raise ValueError({said})"])
