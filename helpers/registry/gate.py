@@ -174,7 +174,8 @@ def holds_against(
         return "inconclusive", f"{said}; run `workbook registry reevaluate {version.id}`, then ask again"
     ids = sorted(new)
     right = [[float(answers[i].get("scores", {}).get("accuracy", 0.0)) for i in ids] for answers in (new, old)]
-    difference, gained, lost = statistics.paired_difference(*right, [new[i].get("group", i) for i in ids])
+    alpha = evaluation.get("attempt", {}).get("alpha", statistics.TAIL)  # as sure as this attempt of the year has to be
+    difference, gained, lost = statistics.paired_difference(*right, [new[i].get("group", i) for i in ids], alpha)
     margin = evaluation.get("comparison", {}).get("accuracy", {}).get("margin", 0.0)
     said = f"accuracy {difference} against {incumbent.id} ({gained} gained, {lost} lost, margin {margin:g})"
     return statistics.verdict(difference, -margin), said
