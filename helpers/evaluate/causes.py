@@ -1,4 +1,4 @@
-"""When the verdict disappoints: which of the usual causes the evidence speaks for, and what to do next.
+"""When the verdict of 04 disappoints: which of the usual causes the evidence speaks for, and what to do next.
 
 Each check is a pure function of what the run has written down, and returns (is it so: True, False, None = unknown; the
 evidence). None of them looks at one number alone.

