@@ -70,7 +70,7 @@ def collect(run_id: str, task: str) -> None:
     loaded = tasks.load_task(task)
     rows = tasks.with_parts(tasks.load_examples(loaded).examples, 7, {"train": 0.6, "validation": 0.2, "test": 0.2})
     funnel = [{"stage": "read", "source": "human", "in": len(rows), "out": len(rows), "rejected": {}}]
-    dataset = curate.publish(Curated(loaded, rows, [], [], funnel, {}, [], {}))
+    dataset = curate.publish(Curated(loaded, rows, [], [], funnel, {}, [], {}, {}))
     made = {"version": dataset.metadata.version, "fingerprint": dataset.metadata.fingerprint}
     store.open_run(run_id).write("dataset.json", made)
 

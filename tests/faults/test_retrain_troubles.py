@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fault_points import points, record
 from test_retrain_kills import orphans, torn
 
 from helpers import store
@@ -153,6 +154,7 @@ def test_a_kernel_that_dies_at_its_start_is_1_and_says_what_to_check(toys, tmp_p
     broken = tmp_path / "broken"
     (broken / "zmq").mkdir(parents=True)
     (broken / "zmq/__init__.py").write_text("raise ImportError('broken installation')")
+    shutil.copy(store.PROJECT / "pyproject.toml", broken)
     before = f"import zmq, papermill, jupyter_client\nos.environ['PYTHONPATH'] = {str(broken)!r}\n"
     before += f"store.PROJECT = Path({str(broken)!r})"
     code, errors = toys.run(before=before)
@@ -195,20 +197,21 @@ def test_150_widget_cells_do_not_hang(toys):
     assert code == 0 and errors.count("shown") == 150, errors[-2000:]
 
 
-def test_of_fifty_starts_at_once_one_runs_and_the_others_say_75(toys):
+def test_of_many_starts_at_once_one_runs_and_the_others_say_75(toys):
+    many = min(50, len(points(16)))
     toys.write(
         "02_curate",
         "import time; time.sleep(12)",
         "from helpers import store\nstore.open_run(run_id).write('dataset.json', {made})",
     )
     started = time.monotonic()
-    ids = [("run", toys.profile, "--run-id", f"r{i}", "--only", "02") for i in range(50)]
+    ids = [("run", toys.profile, "--run-id", f"r{i}", "--only", "02") for i in range(many)]
     processes = [toys.start(*arguments) for arguments in ids]
     codes = [process.wait(200) for process in processes]
     seconds = time.monotonic() - started
     for process in processes:
         process.communicate()
-    assert sorted(codes) == [0] + [75] * 49
+    failures = [] if sorted(codes) == [0] + [75] * (many - 1) else [codes]
+    record("retrain_starts", many, failures, seconds_until_all_ended=round(seconds, 1), of_which_the_run_sleeps=12)
+    assert not failures
     assert len(list((toys.home / "runs").iterdir())) == 1
-    if os.getloadavg()[0] < 30:  # fifty interpreters alone make a load of about twenty
-        assert seconds < 40, "twenty seconds on a quiet machine, and the run itself sleeps twelve"

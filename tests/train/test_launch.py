@@ -76,7 +76,10 @@ def test_a_run_that_died_goes_on_under_its_run_id(trained):
 def test_what_was_trained_already_is_not_trained_again(trained, monkeypatch):
     monkeypatch.setattr(launch, "run_child", killed)
     run = store.open_run("one")
+    before = store.sha256_file(run.path("model.json")), run.path("model.json").stat().st_mtime_ns
     assert fine_tune_lora(rows(), FAST, TASK, run) == trained[1]
+    after = store.sha256_file(run.path("model.json")), run.path("model.json").stat().st_mtime_ns
+    assert after[0] == before[0] and after[1] > before[1], "a run asks for a file that is new"
     with pytest.raises(WorkbookError, match="out of memory"):
         fine_tune_lora(rows(), FAST, TASK, store.open_run("other"))
 
