@@ -307,14 +307,16 @@ def _restaurant(data: Path) -> tuple[list[str], list[str]]:
 def near_duplicates(data: Path, rows: int) -> Entries:
     """Pairs at Jaccard >= .8 against all pairs by a sparse matrix product, on restaurant8k's distinct texts."""
     import numpy as np
+    from scipy.sparse import csr_array
 
     from helpers.curate.duplicates import _incidence, similar
 
     train, test = _restaurant(data)
     texts = list(dict.fromkeys((train + test)[: rows // 5 or 500] if rows < 50_000 else train + test))
     found = {(i, j) for i, j, _ in similar(texts, texts, 0.8) if i < j}
-    grams: dict[str, int] = {}
-    matrix = _incidence(texts, grams)[:, : len(grams)].tocsr()
+    matrix = _incidence(texts)
+    known, columns = np.unique(matrix.indices, return_inverse=True)  # a matrix product wants columns that are counted
+    matrix = csr_array((matrix.data, columns, matrix.indptr), shape=(len(texts), len(known)))
     sizes = np.diff(matrix.indptr)
     truth = set()
     for start in range(0, len(texts), 1000):
