@@ -138,7 +138,7 @@ def watched(*command: str) -> tuple[float, float, dict[str, Any]]:
     peak, done = [0.0], threading.Event()
 
     def sample() -> None:
-        while not done.wait(0.2):
+        while not done.wait(1.0):  # a look walks the page tables, and the measured process waits meanwhile
             peak[0] = max(peak[0], sum(_pss(pid) for pid in _tree(child.pid)))
 
     watcher = threading.Thread(target=sample)
@@ -248,9 +248,10 @@ def pii(data: Path, rows: int) -> Entries:
     with_names = names.find_names([doc["full_text"] for doc in docs])
     guesses["pii_ner"] = [a or bool(b) for a, b in zip(patterns, with_names, strict=True)]
     for name, guess in guesses.items():
-        hits = sum(g and t for g, t in zip(guess, truth, strict=True))
-        found[f"{name}_recall"] = share(hits, sum(truth))
-        found[f"{name}_precision"] = share(hits, max(1, sum(guess)))
+        for half, rows_ in (("", slice(None)), ("_odd", slice(1, None, 2))):  # kinds and threshold were chosen on the even ones
+            hits = sum(g and t for g, t in zip(guess[rows_], truth[rows_], strict=True))
+            found[f"{name}_recall{half}"] = share(hits, sum(truth[rows_]))
+            found[f"{name}_precision{half}"] = share(hits, max(1, sum(guess[rows_])))
     problems = [row["question"] for row in rows_of(data / "contamination" / "gsm8k_test.jsonl")]
     flagged = sum(bool(personal.find_personal_data(text)) for text in problems)
     found["pii_default_gsm8k_flagged"] = entry("count", flagged, "lower", len(problems), "problems")
