@@ -25,6 +25,7 @@ SOURCE_FILTERS = ("low_feedback", "out_of_date_range")  # choices of the reader,
 ALARM_ROWS = 10  # a source of fewer rows raises no wipe-out alarm
 MAX_VALUES = 30  # more distinct values than this are free text, not labels
 FEW = 10  # test rows below which a label's score says nearly nothing
+Asking = tuple[store.Run | None, Callable | None]  # whose folder keeps what is made up, and how a model is asked
 Labels = dict[str, dict[str, dict[str, int]]]  # field -> part -> value -> rows
 
 
@@ -117,7 +118,7 @@ def curate(config: DataCollectionConfig, run: store.Run | None = None, ask: Call
     human = tasks.load_examples(task, "human")
     logs, warnings = load_production(task, config)
     decisions = read_decisions(task)
-    made = make_up(task, config, decisions, [*human.examples, *logs.examples], run, ask)
+    made = make_up(task, config, decisions, [*human.examples, *logs.examples], (run, ask))
     rows, unreadable = [*human.examples, *logs.examples, *made.kept], [*human.unreadable, *logs.unreadable]
     dropped = [reject(s, [i], "filter") if isinstance(s, TrainingExample) else s for s, i in logs.sample]
     filtered = Sieved(rows, [*dropped, *made.rejected], _of("production", logs.dropped) + made.counts)
@@ -145,16 +146,12 @@ def curate(config: DataCollectionConfig, run: store.Run | None = None, ask: Call
 
 
 def make_up(
-    task: tasks.Task,
-    config: DataCollectionConfig,
-    decisions: Decisions,
-    rows: Sequence[TrainingExample],
-    run: store.Run | None,
-    ask: Callable | None,
+    task: tasks.Task, config: DataCollectionConfig, decisions: Decisions, rows: Sequence[TrainingExample], asking: Asking
 ) -> Sieved:
     """At most `synthetic_share` rows for each human train row that passes every check: these are the seeds."""
     if not config.use_synthetic:
         return Sieved([], [], Counter())
+    run, ask = asking
     if run is None or ask is None:
         raise WorkbookError("use_synthetic needs a run and a way to ask: curate.curate(config, run, evaluate.running.ask)")
     placed = tasks.with_parts(apply_decisions(rows, decisions)[0].kept, config.seed, config.split_ratios)

@@ -12,7 +12,7 @@ from typing import Any
 
 from helpers import models, store, tasks
 from helpers.curate.checks import Sieved, reject
-from helpers.curate.duplicates import jaccard, shingles
+from helpers.curate.duplicates import Label, jaccard, shingles
 from helpers.models import Answer, Model
 from helpers.records import Issue, Message, TrainingExample
 
@@ -24,29 +24,23 @@ WAYS = (
 )
 TRIES = 3  # questions to the model for each row wanted, at most
 BATCH = 16  # questions asked at a time; it is stopped after the batch that brings enough
+Rows = Sequence[TrainingExample]
 Ask = Callable[[Model, Sequence[list[Message]]], Sequence[Answer]]
 
 
 def synthesise(
-    model: Model,
-    task: tasks.Task,
-    seeds: Sequence[TrainingExample],
-    rows_there: Sequence[TrainingExample],
-    label: Callable[[TrainingExample], str | None],
-    ask: Ask,
-    rows: int,
-    novelty: float,
+    model: Model, task: tasks.Task, seeds: Rows, rows_there: Rows, label: Label, ask: Ask, most: int, novelty: float
 ) -> Sieved:
-    """Up to `rows` unverified train rows, each the child of one seed and of its group, and why others were refused.
+    """Up to `most` unverified train rows, each the child of one seed and of its group, and why others were refused.
 
     A row is refused when it cannot be read, is as like one of `rows_there` or of the made rows as `novelty` (Jaccard), or when
-    the model, asked the new question alone, labels it otherwise.
+    the model, asked the new question alone, labels it otherwise (free text has no label, so nothing can differ).
     """
     models.check_may_send(task, model)
     formed = getattr(model, "with_schema", lambda schema: model)
     known = [(e.id, shingles(tasks.normalise(e.user_text))) for e in rows_there]
     ordered = sorted(seeds, key=lambda e: tasks.hash_order(f"synthetic:{e.id}"))
-    attempts = [(ordered[i % len(ordered)], WAYS[i % len(WAYS)]) for i in range(TRIES * rows if ordered else 0)]
+    attempts = [(ordered[i % len(ordered)], WAYS[i % len(WAYS)]) for i in range(TRIES * most if ordered else 0)]
     kept, rejected, counts = [], [], Counter()
     for start in range(0, len(attempts), BATCH):
         batch = attempts[start : start + BATCH]
@@ -58,11 +52,11 @@ def synthesise(
             if issue:
                 rejected.append(reject(example, [issue], "filter"))
                 counts["synthetic", issue.code] += 1
-                continue
-            kept.append(example)
-            known.append((example.id, shingles(tasks.normalise(example.user_text))))
-            if len(kept) == rows:
-                return Sieved(kept, rejected, counts)
+            elif len(kept) < most:
+                kept.append(example)
+                known.append((example.id, shingles(tasks.normalise(example.user_text))))
+        if len(kept) == most:
+            break
     return Sieved(kept, rejected, counts)
 
 
@@ -111,12 +105,9 @@ def _child(parent: TrainingExample, text: str, answer: str, writer: str) -> Trai
 
 
 def _refusal(
-    example: TrainingExample,
-    again: TrainingExample,
-    label: Callable[[TrainingExample], str | None],
-    known: Sequence[tuple[str, set[str]]],
-    novelty: float,
+    example: TrainingExample, again: TrainingExample, label: Label, known: Sequence[tuple[str, set[str]]], novelty: float
 ) -> Issue | None:
+    """Why a made-up row is not wanted."""
     if not example.user_text or not example.answer:
         return Issue(code="invalid_format", evidence='the model did not give {"input": ..., "output": ...}')
     mine = shingles(tasks.normalise(example.user_text))
