@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -184,7 +185,9 @@ def child(what: str, folder: str) -> None:
         settings = curate.DataCollectionConfig(**config, date_from="2026-07-01", date_to="2026-07-31")
         found, _ = load_production(tasks.load_task(folder), settings)
         said = {"kept": len(found.examples), "dropped": sum(found.dropped.values())}
-    print(json.dumps({"seconds": time.perf_counter() - begun} | said))
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    processor = sum(times.ru_utime + times.ru_stime for times in used)
+    print(json.dumps({"seconds": time.perf_counter() - begun, "processor": processor} | said))
 
 
 def _folder(place: Path, name: str) -> Path:
@@ -203,6 +206,7 @@ def pipeline(data: Path, rows: int) -> Entries:
     size = f"{rows // 1000}k"
     return {
         f"curate_{size}_seconds": entry("seconds", seconds, "lower", rows, "s"),
+        f"curate_{size}_processor_seconds": entry("seconds", said["processor"], "lower", rows, "s"),  # of all its processes
         f"curate_{size}_peak_pss": entry("size", peak, "lower", rows, "GiB"),
         f"curate_{size}_kept": entry("count", said["kept"], "higher", rows, "rows"),
     }
