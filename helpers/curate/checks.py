@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from helpers import store
-from helpers.curate.personal import MAX_SCAN, Span, clean, excerpt, find_personal_data, find_secrets
+from helpers.curate.personal import MAX_SCAN, Span, clean, excerpt
 from helpers.curate.provider_file import SPECIAL_TOKENS
+from helpers.curate.searching import search_ahead
 from helpers.models import tokens
-from helpers.records import Issue, RejectedExample, TrainingExample
+from helpers.records import Issue, Message, RejectedExample, TrainingExample
 from helpers.tasks import Task
 
 RULE_VERSION = "curate-2"
 FINAL = ("invalid_format", "potential_leakage")  # what no accept.csv takes back
 CHARACTERS_PER_TOKEN = 20  # no tokenizer packs ordinary text tighter; beyond it a row is too long, uncounted
+COUNTED = 1_000  # texts tokenised at a time: an encoding is far larger than its text
 MAX_FINDINGS = 5  # findings reported per row and code
 
 
@@ -51,6 +53,8 @@ def validate_examples(
 
     kept, rejected, counts = [], [], Counter()
     validator = Draft202012Validator(task.schema) if task.schema else None
+    longest = max_tokens * CHARACTERS_PER_TOKEN
+    findings = search_ahead(text for e in examples for m in e.messages if len(text := text_of(m)) <= longest)
     special = special_tokens(base_model)
     for example, length in zip(examples, count_tokens(examples, base_model, max_tokens), strict=True):
         scanned = example
@@ -62,8 +66,8 @@ def validate_examples(
             *check_special_tokens(example, special),
             *check_answer(example, validator),
             *check_length(length, min_tokens, max_tokens),
-            *check_findings(scanned, "contains_pii", find_personal_data),
-            *check_findings(scanned, "contains_secret", find_secrets),
+            *check_findings(scanned, "contains_pii", lambda text: findings(text)[0]),
+            *check_findings(scanned, "contains_secret", lambda text: findings(text)[1]),
         ]
         if accepted and example.id in accepted:
             issues = [issue for issue in issues if issue.code in FINAL]
@@ -137,7 +141,9 @@ def count_tokens(examples: Iterable[TrainingExample], base_model: str, max_token
     """Tokens of each example without its system prompt; None where the text is endless."""
     texts = ["\n".join(clean(m.content or "") for m in e.messages if m.role != "system") for e in examples]
     countable = [i for i, text in enumerate(texts) if len(text) <= max_tokens * CHARACTERS_PER_TOKEN]
-    counted = dict(zip(countable, tokens.count_text(base_model, [texts[i] for i in countable]), strict=True))
+    counted: dict[int, int] = {}
+    for chunk in (countable[i : i + COUNTED] for i in range(0, len(countable), COUNTED)):
+        counted |= zip(chunk, tokens.count_text(base_model, [texts[i] for i in chunk]), strict=True)
     return [counted.get(i) for i in range(len(texts))]
 
 
@@ -149,12 +155,17 @@ def check_length(counted: int | None, min_tokens: int, max_tokens: int) -> list[
     return [Issue(code="invalid_length", evidence=f"{length}; wanted {min_tokens} to {max_tokens} tokens")]
 
 
-def check_findings(example: TrainingExample, code: str, find: Callable[[str], tuple[Span, ...]]) -> list[Issue]:
+def text_of(message: Message) -> str:
+    """All that a message says: its content and the tool calls it makes."""
+    calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
+    return clean((message.content or "") + calls)
+
+
+def check_findings(example: TrainingExample, code: str, find: Callable[[str], Sequence[Span]]) -> list[Issue]:
     """No personal data, no secret in any message."""
     issues = []
     for number, message in enumerate(example.messages, 1):
-        calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
-        for span in find(clean((message.content or "") + calls)):
+        for span in find(text_of(message)):
             if span.certain:
                 place = f"message {number} ({message.role}), characters {span.start}-{span.end}"
                 issues.append(Issue(code=code, evidence=f"{span.kind} in {place}"))

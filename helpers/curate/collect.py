@@ -12,18 +12,20 @@ from typing import Any, NamedTuple
 
 from pydantic import model_validator
 
-from helpers import store, tasks
+from helpers import models, store, tasks
 from helpers.curate import versions
 from helpers.curate.checks import Sieved, reject, validate_examples
 from helpers.curate.duplicates import deduplicate_examples
 from helpers.curate.names import look_for_names
-from helpers.curate.review import apply_decisions, read_decisions, review_rows
+from helpers.curate.review import Decisions, apply_decisions, read_decisions, review_rows
+from helpers.curate.synthetic import synthesise
 from helpers.records import PARTS, FineTuningDataset, Issue, Record, RejectedExample, TrainingExample, WorkbookError
 
 SOURCE_FILTERS = ("low_feedback", "out_of_date_range")  # choices of the reader, not findings about the data
 ALARM_ROWS = 10  # a source of fewer rows raises no wipe-out alarm
 MAX_VALUES = 30  # more distinct values than this are free text, not labels
 FEW = 10  # test rows below which a label's score says nearly nothing
+Asking = tuple[store.Run | None, Callable | None]  # whose folder keeps what is made up, and how a model is asked
 Labels = dict[str, dict[str, dict[str, int]]]  # field -> part -> value -> rows
 
 
@@ -44,10 +46,16 @@ class DataCollectionConfig(Record):
     leakage_threshold: float = 0.6
     wipeout_share: float = 0.5
     check_names: str = "off"
+    use_synthetic: bool = False
+    synthetic_share: float = 0.2
+    synthetic_model: str = ""
+    synthetic_base_url: str = ""
+    max_cost_usd: float = 0.0
 
     @model_validator(mode="after")
     def _sensible(self) -> DataCollectionConfig:
-        for name, least in (("near_duplicate_threshold", 0.4), ("leakage_threshold", 0.4), ("wipeout_share", 0.01)):
+        least_of = {"near_duplicate_threshold": 0.4, "leakage_threshold": 0.4, "wipeout_share": 0.01, "synthetic_share": 0.0}
+        for name, least in least_of.items():
             if not least <= getattr(self, name) <= 1:
                 raise WorkbookError(f"{name} is {getattr(self, name)}; give a number from {least} to 1.0")
         if self.check_names not in ("off", "review", "mask"):
@@ -101,18 +109,19 @@ def collect_training_data(config: DataCollectionConfig) -> FineTuningDataset:
     return versions.publish(curate(config))
 
 
-def curate(config: DataCollectionConfig) -> Curated:
-    """Human rows (verified) and well-rated production rows (unverified) through every stage, in this order."""
+def curate(config: DataCollectionConfig, run: store.Run | None = None, ask: Callable | None = None) -> Curated:
+    """Human rows (verified), well-rated logged and made-up ones (unverified) through every stage, in this order.
+
+    Only `use_synthetic` needs the last two: evaluate.running.ask remembers answers and keeps to max_cost_usd.
+    """
     task = tasks.load_task(config.task)
     human = tasks.load_examples(task, "human")
     logs, warnings = load_production(task, config)
-    rows, unreadable = [*human.examples, *logs.examples], [*human.unreadable, *logs.unreadable]
-    filtered = Sieved(
-        rows,
-        [reject(s, [i], "filter") if isinstance(s, TrainingExample) else s for s, i in logs.sample],
-        _of("production", logs.dropped),
-    )
     decisions = read_decisions(task)
+    made = make_up(task, config, decisions, [*human.examples, *logs.examples], (run, ask))
+    rows, unreadable = [*human.examples, *logs.examples, *made.kept], [*human.unreadable, *logs.unreadable]
+    dropped = [reject(s, [i], "filter") if isinstance(s, TrainingExample) else s for s, i in logs.sample]
+    filtered = Sieved(rows, [*dropped, *made.rejected], _of("production", logs.dropped) + made.counts)
     reviewed, forgotten = apply_decisions(rows, decisions)
     placed = tasks.with_parts(reviewed.kept, config.seed, config.split_ratios)
     accepted = decisions.accepted
@@ -134,6 +143,28 @@ def curate(config: DataCollectionConfig) -> Curated:
     feedback = feedback_report(unique.kept, logs, task)
     warnings += forgotten + label_warnings(labels)
     return Curated(task, unique.kept, rejected, review, funnel, labels, warnings, config.model_dump(), feedback)
+
+
+def make_up(
+    task: tasks.Task, config: DataCollectionConfig, decisions: Decisions, rows: Sequence[TrainingExample], asking: Asking
+) -> Sieved:
+    """At most `synthetic_share` rows for each human train row that passes every check: these are the seeds."""
+    if not config.use_synthetic:
+        return Sieved([], [], Counter())
+    run, ask = asking
+    if run is None or ask is None:
+        raise WorkbookError("use_synthetic needs a run and a way to ask: curate.curate(config, run, evaluate.running.ask)")
+    placed = tasks.with_parts(apply_decisions(rows, decisions)[0].kept, config.seed, config.split_ratios)
+    human = [e for e in placed if e.source == "human"]
+    human = validate_examples(human, task, config.base_model, config.min_tokens, config.max_tokens).kept
+    label, near, leaks = label_of(task, human), config.near_duplicate_threshold, config.leakage_threshold
+    seeds = [e for e in deduplicate_examples(human, label, near, leaks)[0].kept if e.part == "train"]
+    model = models.load_model(config.synthetic_model or config.base_model, None, config.synthetic_base_url)
+    asked = partial(ask, max_new_tokens=config.max_tokens, alone=0, task=task, run=run, usd=config.max_cost_usd)
+    most = int(config.synthetic_share * len(seeds))
+    made = synthesise(model, task, seeds, placed, label, asked, most, min(near, leaks))
+    store.write_jsonl(run.private / "synthetic.jsonl", made.kept)
+    return made
 
 
 def _of(source: str, dropped: Mapping[str, int]) -> Counter[tuple[str, str]]:
@@ -195,10 +226,10 @@ def alarm_on_wipeout(funnel: list[dict[str, Any]], rejected: list[RejectedExampl
     entered: dict[str, int] = {}
     for row in funnel:
         stage, source = row["stage"], row["source"]
-        if stage in ("read", "check"):
+        if source != "synthetic" and stage in ("read", "check"):  # most of what a weak model makes up may be refused
             entered[source] = row["in"]  # what the source filters leave out on purpose does not count
         for code, n in row["rejected"].items():
-            if code in SOURCE_FILTERS or entered[source] < ALARM_ROWS or n <= share * entered[source]:
+            if code in SOURCE_FILTERS or entered.get(source, 0) < ALARM_ROWS or n <= share * entered[source]:
                 continue
             seen = next(r for r in rejected if r.stage == stage and r.example["source"] == source)
             at = f"{seen.example['file']}, line {seen.example['line']}: {seen.issues[0].evidence}"

@@ -6,17 +6,17 @@ nearly everything: so only the user's turns are compared, and a row goes only fo
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers.curate.checks import Sieved, reject
 from helpers.records import Issue, TrainingExample
 from helpers.tasks import normalise
 
 SHINGLE = 5  # characters
-PERMUTATIONS = 256
+PERMUTATIONS = 240  # divides into bands of 2, 3, 4, 5 and 6 rows
+_BASE = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
 CHUNK, PAIRS = 5_000, 200_000  # texts hashed and pairs compared at a time: they bound the memory
 RUN, SHORT_RUN = 13, 8  # words in a row that are a quotation (GPT-3's rule); shorter texts are compared by likeness alone
 PROTECTION = {"test": 0, "validation": 1, "train": 2}
@@ -38,45 +38,73 @@ def jaccard(a: set[str], b: set[str]) -> float:
 
 def similar(texts: Sequence[str], others: Sequence[str], threshold: float) -> Iterator[tuple[int, int, float]]:
     """(i, j, Jaccard) of all texts[i] and others[j] with Jaccard >= threshold: MinHash proposes, exact Jaccard decides."""
+    mine = sketched(texts)
+    yield from pairs(mine, mine if texts is others else sketched(others), threshold)
+
+
+class Sketches(NamedTuple):
+    """What texts are compared by: which holds which shingle (a sparse 1 for each), and their MinHashes."""
+
+    incidence: Any
+    minhashes: list[Any]
+
+    def of(self, rows: Sequence[int]) -> Sketches:
+        """The sketches of some of the texts."""
+        return Sketches(self.incidence[rows], [self.minhashes[row] for row in rows])
+
+
+def sketched(texts: Sequence[str]) -> Sketches:
+    """Each text's shingles and MinHash; they serve every threshold."""
+    from rensa import RMinHash
+
+    hashed: list[Any] = []
+    for start in range(0, len(texts), CHUNK):
+        hashed += RMinHash.from_token_sets([shingles(text) for text in texts[start : start + CHUNK]], PERMUTATIONS, 7)
+    return Sketches(_incidence(texts), hashed)
+
+
+def pairs(mine: Sketches, theirs: Sketches, threshold: float) -> Iterator[tuple[int, int, float]]:
+    """`similar` for texts that are sketched already."""
     import numpy as np
     from rensa import RMinHashLSH
 
-    if not texts or not others:
-        return
-    # A pair at the threshold is missed with chance (1 - threshold^rows)^bands: below 2e-4 for each of these.
+    # A pair at the threshold is missed with chance (1 - threshold^rows)^bands: below 3e-4 for each of these.
     rows = 6 if threshold >= 0.8 else 5 if threshold >= 0.71 else 4 if threshold >= 0.6 else 3 if threshold >= 0.5 else 2
-    permutations = PERMUTATIONS // rows * rows
-    grams: dict[str, int] = {}
-    theirs = _incidence(others, grams)
-    mine = theirs if texts is others else _incidence(texts, grams)
-    index = RMinHashLSH(threshold, permutations, permutations // rows)
-    for start in range(0, len(others), CHUNK):
-        index.insert_many(_minhashes(others[start : start + CHUNK], permutations), start_key=start)
-    for start in range(0, len(texts), CHUNK):
-        candidates = index.query_all(_minhashes(texts[start : start + CHUNK], permutations))
+    index = RMinHashLSH(threshold, PERMUTATIONS, PERMUTATIONS // rows)
+    index.insert_many(theirs.minhashes)
+    for start in range(0, len(mine.minhashes), CHUNK):
+        candidates = index.query_all(mine.minhashes[start : start + CHUNK])
         i = np.repeat(np.arange(start, start + len(candidates)), [len(found) for found in candidates])
         j = np.fromiter((k for found in candidates for k in found), dtype=np.int64, count=len(i))
         for at in range(0, len(i), PAIRS):
-            yield from _confirmed(mine, theirs, i[at : at + PAIRS], j[at : at + PAIRS], threshold)
+            yield from _confirmed(mine.incidence, theirs.incidence, i[at : at + PAIRS], j[at : at + PAIRS], threshold)
 
 
-def _minhashes(texts: Sequence[str], permutations: int) -> list[Any]:
-    from rensa import RMinHash
+def _incidence(texts: Sequence[str]) -> Any:
+    """Which text holds which shingle, as a sparse matrix with a 1 per shingle.
 
-    return RMinHash.from_token_sets([shingles(text) for text in texts], permutations, 7)
-
-
-def _incidence(texts: Sequence[str], grams: dict[str, int]) -> Any:
-    """Which text holds which shingle, as a sparse matrix with a 1 per shingle; `grams` numbers the shingles."""
+    A shingle's column is a 62-bit polynomial of its characters: two of ten million have the same with chance 1e-5.
+    """
     import numpy as np
     from scipy.sparse import csr_array
 
-    ends, columns = [0], array("i")
-    for text in texts:
-        columns.extend(sorted(grams.setdefault(gram, len(grams)) for gram in shingles(text)))
-        ends.append(len(columns))
-    ones = np.ones(len(columns), dtype=np.int32)
-    return csr_array((ones, np.asarray(columns, dtype=np.int32), np.asarray(ends)), shape=(len(texts), 2**31 - 1))
+    powers = np.array([pow(_BASE, k + 1, 2**64) for k in range(SHINGLE)], dtype=np.uint64)
+    sizes, columns = [np.zeros(1, dtype=np.int64)], []
+    for start in range(0, len(texts), CHUNK):
+        chunk = [text.ljust(SHINGLE, "\U0010ffff") for text in texts[start : start + CHUNK]]
+        lengths = np.array([len(text) for text in chunk])
+        letters = np.frombuffer("".join(chunk).encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
+        grams = (np.lib.stride_tricks.sliding_window_view(letters, SHINGLE) * powers).sum(axis=1) >> np.uint64(2)
+        row = np.repeat(np.arange(len(chunk)), lengths)
+        inside = (np.cumsum(lengths)[row] - np.arange(len(row)) >= SHINGLE)[: len(grams)]  # else it runs into the next text
+        row, grams = row[: len(grams)][inside], grams[inside].astype(np.int64)
+        order = np.lexsort((grams, row))
+        row, grams = row[order], grams[order]
+        new = np.append(True, (np.diff(row) != 0) | (np.diff(grams) != 0))
+        sizes.append(np.bincount(row[new], minlength=len(chunk)))
+        columns.append(grams[new])
+    ends, column = np.cumsum(np.concatenate(sizes)), np.concatenate(columns or [np.zeros(0, dtype=np.int64)])
+    return csr_array((np.ones(len(column), dtype=np.int32), column, ends), shape=(len(texts), 2**62))
 
 
 def _confirmed(mine: Any, theirs: Any, i: Any, j: Any, threshold: float) -> Iterator[tuple[int, int, float]]:
@@ -107,20 +135,23 @@ def deduplicate_examples(
     """
     ordered = sorted(examples, key=_precedence)
     of_row = [normalise(e.user_text) for e in ordered]
-    protected = list(dict.fromkeys(text for text, e in zip(of_row, ordered, strict=True) if e.part != "train"))
     texts = list(dict.fromkeys(of_row))
-    near = _neighbours(texts, texts, near_threshold)
-    leaks = _neighbours(texts, protected, min(near_threshold, leakage_threshold))  # no near-duplicate straddles parts
+    secret = {text for text, e in zip(of_row, ordered, strict=True) if e.part != "train"}
+    protected = [i for i, text in enumerate(texts) if text in secret]
+    sketches = sketched(texts)
+    near = _neighbours(texts, pairs(sketches, sketches, near_threshold))
+    across = pairs(sketches, sketches.of(protected), min(near_threshold, leakage_threshold))  # no near-duplicate straddles
+    leaks = _neighbours(texts, ((i, protected[k], score) for i, k, score in across))
     by_text: defaultdict[str, list[TrainingExample]] = defaultdict(list)  # the rows kept so far
     by_group: dict[str, TrainingExample] = {}
     quotes: dict[tuple[str, ...], TrainingExample] = {}  # runs of words that give a protected row away
-    lengths = sorted({min(RUN, n) for t in protected if (n := len(t.split())) >= SHORT_RUN})
+    lengths = sorted({min(RUN, n) for t in secret if (n := len(t.split())) >= SHORT_RUN})
     kept, rejected, counts, conflicts = [], [], Counter(), []
     for example, text in zip(ordered, of_row, strict=True):
         closest = sorted(((o, score) for t, score in near[text] for o in by_text[t]), key=lambda pair: -pair[1])
-        across = [(other, score) for t, score in leaks[text] for other in by_text[t]]
+        above = [(other, score) for t, score in leaks[text] for other in by_text[t]]
         quoted = next((row for n in lengths for gram in _runs(text, n) if (row := quotes.get(gram))), None)
-        leak = _leak(example, across, by_group.get(example.group), quoted)
+        leak = _leak(example, above, by_group.get(example.group), quoted)
         copy = [] if example.id in accepted else _duplicate(example, closest, label)
         if leak or not copy:
             conflicts += [(example, o, score) for o, score in closest if label(o) != label(example)]
@@ -142,11 +173,11 @@ def _precedence(example: TrainingExample) -> tuple[int, bool, float, str]:
     return PROTECTION[example.part or "train"], example.quality != "verified", moment, example.id
 
 
-def _neighbours(texts: list[str], others: list[str], threshold: float) -> Neighbours:
-    """text -> the others that are as like it as that, each with its likeness (equal texts: 1.0)."""
+def _neighbours(texts: list[str], alike: Iterable[tuple[int, int, float]]) -> Neighbours:
+    """text -> the texts that are as like it as that, each with its likeness (equal texts: 1.0)."""
     found: Neighbours = defaultdict(list)
-    for i, j, score in similar(texts, others, threshold):
-        found[texts[i]].append((others[j], score))
+    for i, j, score in alike:
+        found[texts[i]].append((texts[j], score))
     return found
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TOOLS = ("presidio-analyzer", "redact-secret", "rensa", "jsonschema", "transformers")
 LIMITS = (
     "- Human rows are verified; production rows are not: their answers were only rated well by a customer.",
+    "- Synthetic rows, where there are any, are not either: the model that made them up only agreed with itself.",
     "- Looked for: cards, e-mails, IBANs, IPs, phone and social security numbers, keys. Not for names and addresses.",
     "- rejected.jsonl says why each row was left out; review.csv lists what a person should decide.",
 )
