@@ -78,7 +78,7 @@ def write_gguf(path: Path, network: Any, tokenizer: Any, kind: str, name: str) -
             values = permute(values, config.head_dim)
         stored = gguf.GGMLQuantizationType[kind.upper() if values.ndim > 1 else "F32"]
         packed = gguf.quantize(np.ascontiguousarray(values), stored)
-        writer.add_tensor(names.get_name(key, try_suffixes=(".weight",)) + ".weight", packed, raw_dtype=stored)
+        writer.add_tensor(names.get_name(key, try_suffixes=(".weight",)), packed, raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

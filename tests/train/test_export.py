@@ -52,11 +52,43 @@ def test_the_weights_read_back_from_the_gguf_are_those_of_the_merged_model(made,
     del ours["lm_head.weight"]  # the head is the embedding
     assert len(read) == len(ours)
     for name, weight in ours.items():
-        tensor = read[names.get_name(name, try_suffixes=(".weight",)) + ".weight"]
+        tensor = read[names.get_name(name, try_suffixes=(".weight",))]
         values = gguf.dequantize(tensor.data, tensor.tensor_type)
         if ".q_proj." in name or ".k_proj." in name:
             values = models.embedded._unpermute(values, 16)
         assert abs(values - weight.numpy()).max() <= tolerance, name
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("f32", 1e-4), ("f16", 0.02)])
+def test_transformers_reads_the_gguf_and_finds_the_merged_model(made, kind, tolerance):
+    model, home = made
+    path, ids = export_model(model, "gguf", kind), torch.randint(5, 49_000, (2, 40), generator=torch.Generator().manual_seed(1))
+    read, about = AutoModelForCausalLM.from_pretrained(
+        str(path.parent), gguf_file=path.name, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(about.values()), "a tensor it does not know is silently replaced by noise"
+    ours = load_network(models.base_path("tiny"), home / model["adapter"])
+    with torch.no_grad():
+        difference = (read(ids).logits - ours(ids).logits).abs().max()
+    assert difference <= tolerance
+    for name in ("rms_norm_eps", "num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings", "eos_token_id"):
+        assert getattr(read.config, name) == pytest.approx(getattr(ours.config, name)), name
+    assert read.config.rope_parameters["rope_theta"] == ours.config.rope_parameters["rope_theta"]
+
+
+def test_our_own_reader_makes_the_merged_model_of_the_gguf(made, tmp_path, monkeypatch):
+    """The code that unpacks the wheel's file at first use, given the exported file instead."""
+    model, home = made
+    path = export_model(model, "gguf", "f32")
+    monkeypatch.setattr(models.embedded, "gguf_path", lambda: path)
+    monkeypatch.setattr(models.embedded, "SHA256", store.sha256_file(path))
+    monkeypatch.setattr(models.embedded, "CONFIG", models.embedded.CONFIG | models.embedded.TINY)
+    models.embedded._make(tmp_path, {}, lambda text: None)
+    ours, ids = load_network(models.base_path("tiny"), home / model["adapter"]), torch.arange(5, 85).view(2, 40)
+    with torch.no_grad():
+        assert (load_network(str(tmp_path), None)(ids).logits - ours(ids).logits).abs().max() <= 1e-4
+    texts = "Päckchen 12 <|im_start|> 3,5 kg\n"
+    assert load_tokenizer(str(tmp_path))(texts) == load_tokenizer(models.base_path("tiny"))(texts)
 
 
 def test_the_gguf_carries_the_template_and_every_key_of_the_file_we_know(made):
