@@ -65,16 +65,17 @@ def load_examples(task: Task, source: Source = "human", wanted: Wanted | None = 
             raise WorkbookError(f"{task.folder}: human.jsonl (or .csv, .parquet) is missing; README.md says how a row looks")
         return loaded
     kept_of_dropped: list[tuple[int, int, Any, str, Issue]] = []  # a heap: the SAMPLE rows of the smallest hash
+    name = path.name  # asked once: pathlib takes it apart each time, and a log has a million rows
     for line, raw, digest, issue in _judged(task, path, wanted):
-        where = {"file": path.name, "line": line, "sha256": digest}
         if issue is not None:
             loaded.dropped[issue.code] += 1
-            key = -zlib.crc32(f"{path.name}:{line}".encode())
+            key = -zlib.crc32(f"{name}:{line}".encode())
             if len(kept_of_dropped) < SAMPLE:
                 heapq.heappush(kept_of_dropped, (key, line, raw() if callable(raw) else raw, digest, issue))
             elif key > kept_of_dropped[0][0]:
                 heapq.heapreplace(kept_of_dropped, (key, line, raw() if callable(raw) else raw, digest, issue))
             continue
+        where = {"file": name, "line": line, "sha256": digest}
         try:
             if isinstance(raw, RowError):
                 raise raw
