@@ -18,7 +18,7 @@ from functools import lru_cache
 from helpers import store
 from helpers.curate.personal import Span, find_personal_data, find_secrets
 
-AT_LEAST = 5_000  # texts; fewer are searched before two children have started
+AT_LEAST = 20_000  # texts, some 10,000 rows; fewer are searched before two children have started (6 s of processor each)
 PROCESSES = 2
 Found = tuple[tuple[Span, ...], tuple[Span, ...]]  # personal data, secrets
 _CHILD = [sys.executable, "-c", "from helpers.curate.searching import answer; answer()"]
