@@ -47,9 +47,10 @@ run: $(READY)
 	*) echo "workbook run $(PROFILE) ended with exit $$code" >&2; exit $$code;; \
 	esac
 
+# Two at a time, a thread each: on two cores more threads wait for each other. A file's tests stay together.
 test: $(READY)
 	@$(BIN)/ruff check .
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: $(READY)
 	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb

@@ -6,10 +6,10 @@ Same model (the embedded one, in memory as fp32), same prompts, greedy, at most 
 once, in an order that alternates; what is compared is the median of the rounds' ratios, peer's time / our time. Loading
 and one warm-up call are not counted on any side.
 
-`lm_eval_short` runs lm-eval's own model class in an environment of its own, since its pins clash with ours: set
-WORKBOOK_LM_EVAL to its python, or let the benchmark make one in the cache (WORKBOOK_PEERS, default
-~/.cache/workbook-peers; needs a package index). `llama_server_*` runs where `llama-server`, or a python with
-llama-cpp-python[server], is named by WORKBOOK_LLAMA_SERVER. A peer that is not there is reported as skipped.
+Peers run in environments of their own, since their pins clash with ours: lm-eval's own model class for `lm_eval_short`,
+llama.cpp's server as the wheel xllamacpp holds it for `llama_server_*`. WORKBOOK_LM_EVAL and WORKBOOK_LLAMA_SERVER name
+a python that has them; else the benchmark makes one in the cache (WORKBOOK_PEERS, default ~/.cache/workbook-peers; needs
+a package index). A peer that is not there is reported as skipped.
 
 --parity N: our answers to N prompts against batch 1 (transformers' own generate). They must be equal; where one differs,
 the two tokens' logits at that place are compared, and only a tie (<= 1e-4) is excused. Ties are counted.
@@ -30,7 +30,10 @@ from typing import Any
 
 NEW_TOKENS = 40
 TIE = 1e-4
-PINS = ["torch==2.13.0", "lm-eval[hf]==0.4.13"]
+PEERS = {  # torch first, or the resolver fetches one with CUDA
+    "lm_eval": ["torch==2.13.0", "lm-eval[hf]==0.4.13"],
+    "llama_server": ["xllamacpp==2026.10.11549"],
+}
 Ask = Callable[[], list[list[int]]]
 
 
@@ -113,15 +116,15 @@ class Child:
         self.process.wait(timeout=20)
 
 
-def lm_eval_python(make: bool) -> str:
-    """The python that has lm-eval: WORKBOOK_LM_EVAL, else an environment in the cache, made when `make`."""
-    if named := os.environ.get("WORKBOOK_LM_EVAL"):
+def peer_python(peer: str, make: bool) -> str:
+    """The python that has this peer: WORKBOOK_<PEER>, else an environment in the cache, made when `make`; "" is none."""
+    if named := os.environ.get(f"WORKBOOK_{peer.upper()}"):
         return named
-    folder = Path(os.environ.get("WORKBOOK_PEERS", Path.home() / ".cache" / "workbook-peers")) / "lmeval"
+    folder = Path(os.environ.get("WORKBOOK_PEERS", Path.home() / ".cache" / "workbook-peers")) / peer
     python = folder / "bin" / "python"
     if make and not (folder / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        for pin in PINS:  # torch first, or the resolver fetches one with CUDA
+        for pin in PEERS[peer]:
             subprocess.run([str(python), "-m", "pip", "install", "-q", pin], check=True)
         (folder / "ready").touch()
     return str(python) if (folder / "ready").exists() else ""
@@ -189,26 +192,33 @@ def parity(ours: Ours, count: int) -> dict[str, Any]:
     return {"parity_different": plain | {"value": different}, "parity_not_a_tie": plain | {"value": different - ties}}
 
 
-def llama_server(rows: int, count: int, ours: Ours) -> dict[str, Any]:
-    """llama.cpp's server with parallel slots on the embedded GGUF, asked over HTTP by as many threads."""
-    import socket
+LLAMA_SERVER_CHILD = """
+import json, sys, time
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.n_parallel, params.n_ctx, params.cpuparams.n_threads = sys.argv[1], 8, 8192, int(sys.argv[2])
+params.cache_ram_mib = 0  # every round asks the same prompts: slots may share a beginning, no earlier round's answers
+server = xllamacpp.Server(params)
+print("@@" + json.dumps({"url": server.listening_address}), flush=True)
+sys.stdin.read()
+"""
+
+
+def llama_server(python: str, rows: int, count: int, ours: Ours) -> dict[str, Any]:
+    """llama.cpp's server with 8 parallel slots on the embedded GGUF, asked over HTTP by as many threads."""
     import urllib.request
     from concurrent.futures import ThreadPoolExecutor
 
+    import torch
+
     from helpers.models import embedded
 
-    command = os.environ.get("WORKBOOK_LLAMA_SERVER", "")
-    if not command:
-        return {}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["-m", str(embedded.gguf_path()), "--host", "127.0.0.1", "--port", str(port), "-np", "8", "-c", "8192", "-t", "2"]
-    server = subprocess.Popen([*command.split(), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = Child([python, "-c", LLAMA_SERVER_CHILD, str(embedded.gguf_path()), str(torch.get_num_threads())], {})
+    url, found = child.ready["url"], {}
 
     def post(prompt: list[int]) -> None:
         body = json.dumps({"prompt": prompt, "n_predict": NEW_TOKENS, "temperature": 0, "cache_prompt": True}).encode()
-        where = urllib.request.Request(f"http://127.0.0.1:{port}/completion", body, {"Content-Type": "application/json"})
+        where = urllib.request.Request(f"{url}/completion", body, {"Content-Type": "application/json"})
         urllib.request.urlopen(where, timeout=600).read()
 
     def ask_all(asked: Sequence[list[int]]) -> float:
@@ -216,13 +226,6 @@ def llama_server(rows: int, count: int, ours: Ours) -> dict[str, Any]:
             return _timed(lambda: list(pool.map(post, asked)))
 
     try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-                break
-            except OSError:
-                time.sleep(0.5)
-        found = {}
         for kind in ("short", "long"):
             asked = prompts(kind, rows)
             ask_all(asked[:2])
@@ -230,8 +233,7 @@ def llama_server(rows: int, count: int, ours: Ours) -> dict[str, Any]:
             found[f"llama_server_{kind}"] = as_ratio(ratios, rows, "llama.cpp server, 8 slots, as shipped (4-bit weights)")
         return found
     finally:
-        server.terminate()
-        server.wait(timeout=20)
+        child.close()
 
 
 def measure(rows: int, count: int, only: Sequence[str], make_peers: bool, name: str = "embedded") -> dict[str, Any]:
@@ -257,7 +259,7 @@ def measure(rows: int, count: int, only: Sequence[str], make_peers: bool, name: 
             mine = (lambda: ours.ask(long)) if batch == 1 else (lambda asked=asked: ours.ask(asked))
             ratios = [r * share for r in rounds(mine, theirs, count)]
             found[case] = as_ratio(ratios, rows, f"transformers generate, batch {batch}")
-    if "lm_eval_short" in only and (python := lm_eval_python(make_peers)):
+    if "lm_eval_short" in only and (python := peer_python("lm_eval", make_peers)):
         sys.stderr.write("lm_eval_short\n")
         env = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         child = Child([python, "-c", LM_EVAL_CHILD, base_path(name), "16"], env)
@@ -268,8 +270,9 @@ def measure(rows: int, count: int, only: Sequence[str], make_peers: bool, name: 
             found["lm_eval_short"] = as_ratio(rounds(lambda: ours.ask(short), peer, count), rows, "lm-eval 0.4.13, batch 16")
         finally:
             child.close()
-    if "llama_server" in only:
-        found |= llama_server(rows, count, ours)
+    if "llama_server" in only and (python := peer_python("llama_server", make_peers)):
+        sys.stderr.write("llama_server\n")
+        found |= llama_server(python, rows, count, ours)
     return found
 
 
@@ -283,7 +286,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(names))
     parser.add_argument("--parity", type=int, default=0, help="check this many answers against batch 1")
     parser.add_argument("--model", default="embedded", help="tiny shows in seconds that everything is connected")
-    parser.add_argument("--no-install", action="store_true", help="do not make an environment for lm-eval")
+    parser.add_argument("--no-install", action="store_true", help="do not make environments for the peers")
     asked = parser.parse_args()
     from helpers.models import offline_env
 

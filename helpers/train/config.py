@@ -12,7 +12,7 @@ from helpers import store
 from helpers.records import FineTuningDataset, Record, WorkbookError
 from helpers.tasks import Task
 
-TOKENS_AT_ONCE = 1024  # about 2 MB of activations a token for the embedded model: 2 GB
+TOKENS_AT_ONCE = 2048  # of accumulated rows; on a CPU they are computed in smaller pieces (trainer.PIECE)
 SHARES = {"warmup_steps": 0.1, "logging_steps": 0.05, "eval_steps": 0.2, "save_steps": 0.1}  # of all steps, at most
 NOT_DECIDING = {"run_id", "task", "max_cost_usd", "job_deadline_minutes", "poll_seconds", "min_served_days"}
 NOT_DECIDING |= {"discard_unfinished", "gpu_wait_minutes", "main_address", "logging_steps", "save_steps"}

@@ -1,13 +1,14 @@
 """The trainer of the training process: trl's SFTTrainer with less arithmetic, and checkpoints that survive a kill.
 
-Three things change, none of them the mathematics: the LM head runs only where a label is; the prompt that all rows
+Four things change, none of them the mathematics: the LM head runs only where a label is; the prompt that all rows
 of a batch begin with is computed once (its keys and values are handed to every row, and autograd adds up what flows
-back); rows of similar length share a batch. `settle` compares the loss with the stock one on a real batch and steps
-back to the stock path where an architecture does not agree.
+back); rows of similar length share a batch; on a CPU the layers keep less (lean.py). `settle` compares the loss with
+the stock one on a real batch and steps back to the stock path where an architecture does not agree.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import random
@@ -23,8 +24,10 @@ from trl import SFTTrainer
 from helpers import store
 from helpers.records import WorkbookError
 from helpers.train.launch import COMPLETE
+from helpers.train.lean import HeadLoss, InPieces, slim
 from helpers.train.rows import IGNORED
 
+PIECE = 448  # tokens on a CPU: matrix products are near their full speed, memory near that of trl with recomputation
 SHORTEST_PREFIX = 8  # tokens; below this a second pass through the layers costs more than it saves
 MEGA_BATCHES = 20  # how many batches are sorted by length together
 Way = Literal["prefix", "head", "stock"]
@@ -41,27 +44,56 @@ def shared_prefix(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
     return min(int(stops.int().argmax()), input_ids.shape[1] - 1)
 
 
-def supervised_loss(causal: Any, input_ids: torch.Tensor, labels: torch.Tensor, share_prefix: bool) -> torch.Tensor:
+def supervised_loss(
+    causal: Any, input_ids: torch.Tensor, labels: torch.Tensor, share_prefix: bool, at_once: int = 0
+) -> torch.Tensor:
     """Sum of the token losses of a right-padded batch, whose padding no causal model can look at: it needs no mask.
 
+    `at_once` > 0 computes rows in pieces of about so many tokens and keeps one piece's intermediate results at a time.
     With dropout, the rows of a batch see one mask over the shared prefix: the expected gradient is unchanged.
     """
-    backbone, head = causal.base_model, causal.get_output_embeddings()
-    prefix = shared_prefix(input_ids, labels) if share_prefix else 0
-    if prefix >= SHORTEST_PREFIX:
-        begun = backbone(input_ids=input_ids[:1, :prefix], use_cache=True).past_key_values
-        begun.batch_repeat_interleave(input_ids.shape[0])
-        hidden = backbone(input_ids=input_ids[:, prefix:], past_key_values=begun, use_cache=True).last_hidden_state
-    else:
-        prefix = 0
-        hidden = backbone(input_ids=input_ids, use_cache=False).last_hidden_state
-    targets = labels[:, prefix + 1 :]
-    kept = targets != IGNORED
-    logits = head(hidden[:, :-1][kept]).float()
-    cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
+    backbone, prefix = causal.base_model, shared_prefix(input_ids, labels) if share_prefix else 0
+    prefix *= prefix >= SHORTEST_PREFIX
+    begun = backbone(input_ids=input_ids[:1, :prefix], use_cache=True).past_key_values if prefix else None
+
+    def loss(rows: slice, start: list[torch.Tensor]) -> torch.Tensor:
+        ids, goals = input_ids[rows, prefix:], labels[rows, prefix:]
+        end = int((goals != IGNORED).any(dim=0).nonzero().max()) + 1  # what follows the last label matters to nothing
+        cache = _repeated(begun, start, len(ids)) if prefix else None
+        hidden = backbone(input_ids=ids[:, :end], past_key_values=cache, use_cache=bool(prefix)).last_hidden_state
+        kept = goals[:, 1:end] != IGNORED
+        return _head_loss(causal, hidden[:, :-1][kept], goals[:, 1:end][kept])
+
+    start = [state for layer in begun.layers for state in (layer.keys, layer.values)] if prefix else []
+    count = len(input_ids) if not at_once else max(1, at_once // (input_ids.shape[1] - prefix))
+    count = math.ceil(len(input_ids) / math.ceil(len(input_ids) / count))  # pieces of like size
+    rows = [slice(n, n + count) for n in range(0, len(input_ids), count)]
+    rows = [part for part in rows if bool((labels[part] != IGNORED).any())]
+    if len(rows) == 1 or not torch.is_grad_enabled():
+        return sum((loss(part, start) for part in rows), labels.new_zeros((), dtype=torch.float32))
+    weights = [weight for weight in causal.parameters() if weight.requires_grad]
+    return InPieces.apply([functools.partial(loss, part) for part in rows], start, *weights)
+
+
+def _repeated(cache: Any, states: list[torch.Tensor], rows: int) -> Any:
+    """A copy of the prefix's key-value cache for `rows` rows, made of `states` (keys, values, keys, ...)."""
+    found = copy.copy(cache)
+    found.layers = [copy.copy(layer) for layer in cache.layers]
+    for number, layer in enumerate(found.layers):
+        layer.keys, layer.values = (state.expand(rows, -1, -1, -1) for state in states[2 * number : 2 * number + 2])
+    return found
+
+
+def _head_loss(causal: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Sum of the losses of these positions."""
+    head, cap = causal.get_output_embeddings(), getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
+    frozen = type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad
+    if frozen and head.weight.dtype == torch.float32 and not cap:
+        return HeadLoss.apply(hidden, head.weight, targets)
+    logits = head(hidden).float()
     if cap:
         logits = torch.tanh(logits / cap) * cap
-    return torch.nn.functional.cross_entropy(logits, targets[kept], reduction="sum")
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
 class LengthGrouped(Sampler[int]):
@@ -97,6 +129,7 @@ class WorkbookTrainer(SFTTrainer):
 
     def __init__(self, *args: Any, adapter: Path, tell: Callable[..., None], patience: int = 0, **kwargs: Any) -> None:
         self.path: Way = "stock"
+        self.lean = False
         self.adapter, self._tell, self.patience = adapter, tell, patience
         self.best: dict[str, Any] = {"eval": None, "best_step": None}
         super().__init__(*args, **kwargs)
@@ -114,7 +147,8 @@ class WorkbookTrainer(SFTTrainer):
         def forward(*args: Any, supervised: Way | None = None, **kwargs: Any) -> Any:
             if supervised is None:
                 return stock(*args, **kwargs)
-            return {"loss": supervised_loss(causal, kwargs["input_ids"], kwargs["labels"], supervised == "prefix")}
+            at_once = PIECE if self.lean else 0
+            return {"loss": supervised_loss(causal, kwargs["input_ids"], kwargs["labels"], supervised == "prefix", at_once)}
 
         causal.forward = forward
 
@@ -127,16 +161,23 @@ class WorkbookTrainer(SFTTrainer):
         self.model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
             stock = float(super().compute_loss(self.model, dict(batch)))
-            for path in wanted:
-                try:
-                    ours = float(self._supervised(self.model, batch, path) / (batch["labels"] != IGNORED).sum())
-                except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-                    found.append(f"{path}: {type(error).__name__}")
-                    continue
-                if abs(ours - stock) <= tolerance * max(1.0, abs(stock)):
-                    self.path = path
+            for lean in (True, False) if self.args.device.type == "cpu" else (False,):
+                undo, self.lean = slim(self.model) if lean else None, lean
+                for path in wanted:
+                    name = f"lean {path}" if lean else path
+                    try:
+                        ours = float(self._supervised(self.model, batch, path) / (batch["labels"] != IGNORED).sum())
+                    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+                        found.append(f"{name}: {type(error).__name__}")
+                        continue
+                    if abs(ours - stock) <= tolerance * max(1.0, abs(stock)):
+                        self.path = path
+                        break
+                    found.append(f"{name}: loss {ours:.5f}, stock {stock:.5f}")
+                if self.path != "stock":
                     break
-                found.append(f"{path}: loss {ours:.5f}, stock {stock:.5f}")
+                if undo:
+                    undo()
         self._metrics["eval"].clear()
         return "; ".join(found)
 

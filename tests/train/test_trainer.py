@@ -5,6 +5,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
+from helpers.train.lean import slim
 from helpers.train.trainer import LengthGrouped, shared_prefix, supervised_loss
 
 SHAPE = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
@@ -12,12 +13,14 @@ SHAPE |= dict(num_key_value_heads=2, head_dim=8)
 KINDS = {"Llama": {}, "Qwen2": {}, "Gemma": {}, "Gemma2": {"sliding_window": 12}}
 
 
-def tiny(kind: str):
+def tiny(kind: str, targets=("q_proj", "v_proj")):
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**SHAPE, **KINDS[kind])
     model = get_peft_model(
         getattr(transformers, f"{kind}ForCausalLM")(config),
-        LoraConfig(r=4, lora_dropout=0.0, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+        LoraConfig(
+            r=4, lora_dropout=0.0, target_modules=targets if isinstance(targets, str) else list(targets), task_type="CAUSAL_LM"
+        ),
     )
     for name, weight in model.named_parameters():  # B starts at zero, and A would then have no gradient
         if "lora_B" in name:
@@ -57,6 +60,39 @@ def test_loss_and_gradients_are_those_of_the_stock_model(kind, share_prefix):
     found = gradients(model)
     assert abs((ours - stock).item()) <= 1e-5 * stock.item()
     assert float((found - expected).norm() / expected.norm()) <= 1e-4
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear"], ids=["attention", "all"])
+@pytest.mark.parametrize("share_prefix", [False, True], ids=["head", "prefix"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lean_layers_and_pieces_give_the_gradients_of_the_stock_model(kind, share_prefix, targets):
+    model = tiny(kind, targets)
+    ids, labels, mask = batch()
+    stock = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    stock.backward()
+    expected = gradients(model)
+    undo = slim(model)
+    ours = supervised_loss(model.get_base_model(), ids, labels, share_prefix, at_once=20) / (labels != -100).sum()
+    (ours * 0.5).backward()
+    found = gradients(model) / 0.5
+    with torch.no_grad():
+        told = supervised_loss(model.get_base_model(), ids, labels, share_prefix, at_once=20) / (labels != -100).sum()
+    assert abs((ours - stock).item()) <= 1e-5 * stock.item() and abs((told - ours).item()) <= 1e-6 * stock.item()
+    assert float((found - expected).norm() / expected.norm()) <= 1e-4
+    undo()
+    assert "forward" not in model.get_base_model().model.layers[0].self_attn.q_proj.__dict__
+
+
+def test_lean_dropout_keeps_the_asked_share_and_the_expectation():
+    from helpers.train.lean import _dropped, _keep_mask
+
+    torch.manual_seed(0)
+    rows = torch.ones(499, 201)  # not a multiple of four values
+    kept = _keep_mask(rows, 0.05)
+    assert kept.shape == rows.shape and abs(float(kept.float().mean()) - 0.95) <= 0.004
+    assert abs(float(_dropped(rows, kept, 0.05).mean()) - 1) <= 0.004
+    torch.manual_seed(0)
+    assert torch.equal(kept, _keep_mask(rows, 0.05))
 
 
 def test_the_shared_prefix_ends_before_the_first_position_that_predicts_a_label():

@@ -1,0 +1,176 @@
+"""Adapted layers that keep and compute less on a CPU: the mathematics of peft's and transformers', in fewer tensors.
+
+Autograd keeps every intermediate result of a layer for the backward pass, and each costs a trip through memory. Here an
+adapted linear layer keeps its input and the mask of its dropout (a byte per value), a gated MLP its two halves, the LM
+head nothing but the gradient of its input. The trainer's `settle` holds them against the stock loss.
+"""
+
+# ruff: noqa: D102 (forward and backward of each function are what its class says)
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+HEAD_ROWS = 256  # positions whose logits are in memory at once
+DRAWS = 2**16  # steps of the dropout's probability: four masks from one random 64-bit number cost a third of bernoulli
+
+
+class AdaptedLinear(torch.autograd.Function):
+    """x W' + bias + scaling (dropout(x) A') B' with W and bias frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float, dropout: float) -> Any:
+        rows = x.reshape(-1, x.shape[-1])
+        kept = _keep_mask(rows, dropout) if dropout else None
+        inner = _dropped(rows, kept, dropout) @ a.t()
+        out = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+        out.addmm_(inner, b.t(), alpha=scaling)
+        ctx.save_for_backward(rows, kept, inner, weight, a, b)
+        ctx.scaling, ctx.dropout = scaling, dropout
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        rows, kept, inner, weight, a, b = ctx.saved_tensors
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        inside, to_input = (flat @ b).mul_(ctx.scaling), None
+        to_a, to_b = inside.t() @ _dropped(rows, kept, ctx.dropout), (flat.t() @ inner).mul_(ctx.scaling)
+        if ctx.needs_input_grad[0]:
+            to_input = flat @ weight
+            if kept is None:
+                to_input.addmm_(inside, a)
+            else:
+                to_input.add_(_dropped(inside @ a, kept, ctx.dropout))
+            to_input = to_input.view(*gradient.shape[:-1], -1)
+        return to_input, None, None, to_a, to_b, None, None
+
+
+def _keep_mask(rows: torch.Tensor, dropout: float) -> torch.Tensor:
+    """True where a value stays; drawn from torch's generator, so that a resumed training draws the same."""
+    drawn = torch.randint(-(2**63), 2**63 - 1, ((rows.numel() + 3) // 4,)).view(torch.int16)[: rows.numel()]
+    return (drawn >= round(dropout * DRAWS) - DRAWS // 2).view(rows.shape)
+
+
+def _dropped(values: torch.Tensor, kept: torch.Tensor | None, dropout: float) -> torch.Tensor:
+    return values if kept is None else (values * kept).mul_(1 / (1 - dropout))
+
+
+class GatedProduct(torch.autograd.Function):
+    """silu(gate) * up, which keeps the two factors and computes silu again."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Any, up: Any) -> Any:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(gradient * up, gate), functional.silu(gate).mul_(gradient)
+
+
+class HeadLoss(torch.autograd.Function):
+    """Sum of the cross entropies of hidden W' against `targets`, W frozen: the gradient is ready with the loss."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Any, weight: Any, targets: Any) -> Any:
+        total, to_hidden = hidden.new_zeros(()), torch.empty_like(hidden)
+        for rows, goal, out in zip(*(t.split(HEAD_ROWS) for t in (hidden, targets, to_hidden)), strict=True):
+            logits, goal = weight @ rows.t().contiguous(), goal[None]  # (words, rows): half the time of (rows, words)
+            logits.sub_(logits.amax(0))
+            picked = logits.gather(0, goal)
+            parts = logits.exp_().sum(0, keepdim=True)
+            total += (parts.log() - picked).sum()
+            if ctx.needs_input_grad[0]:
+                chances = logits.div_(parts)
+                out.copy_(chances.scatter_add_(0, goal, torch.full_like(picked, -1.0)).t() @ weight)
+        ctx.save_for_backward(to_hidden)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return ctx.saved_tensors[0] * gradient, None, None
+
+
+class InPieces(torch.autograd.Function):
+    """The sum of several losses that begin with the same `states`, whose intermediate results are dropped one by one.
+
+    `pieces` are functions of the states; `states` may depend on `weights`. All gradients of the weights are found in the
+    forward pass, so that the backward pass (once, as a distributed wrapper expects it) has only to hand them out.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pieces: Any, states: Any, *weights: Any) -> Any:
+        count, total = len(weights), weights[0].new_zeros(())
+        with torch.enable_grad():
+            leaves = [state.detach().requires_grad_(state.requires_grad) for state in states]
+            asked = [*weights, *(leaf for leaf in leaves if leaf.requires_grad)]
+            found: list[Any] = [None] * len(asked)
+            for piece in pieces:
+                loss = piece(leaves)
+                found = _sums(found, torch.autograd.grad(loss, asked, allow_unused=True))
+                total += loss.detach()
+            begun = [state for state in states if state.requires_grad]
+            found, inward = found[:count], found[count:]
+            if begun:
+                found = _sums(found, torch.autograd.grad(begun, weights, inward, allow_unused=True))
+        ctx.found = found
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return None, None, *(found if found is None else found * gradient for found in ctx.found)
+
+
+def _sums(one: Any, other: Any) -> list[Any]:
+    return [b if a is None else a if b is None else a + b for a, b in zip(one, other, strict=True)]
+
+
+def slim(model: torch.nn.Module) -> Callable[[], None]:
+    """Give the layers of a peft model on the CPU the forward passes above where they fit; returns how to undo it."""
+    from peft.tuners.lora import Linear
+
+    changed = []
+    for module in model.modules():
+        new = None
+        if isinstance(module, Linear) and type(module.base_layer) is torch.nn.Linear and not module.lora_variant:
+            new = _adapted(module, module.forward)
+        elif all(hasattr(module, f"{name}_proj") for name in ("gate", "up", "down")) and _is_silu(module):
+            new = _gated(module)
+        if new:
+            module.forward = new
+            changed.append(module)
+    os.environ["TRANSFORMERS_SDPA_FORCE_GQA"] = "1"  # keys and values are not repeated for each head that reads them
+
+    def undo() -> None:
+        os.environ.pop("TRANSFORMERS_SDPA_FORCE_GQA", None)
+        for module in changed:
+            del module.forward
+
+    return undo
+
+
+def _is_silu(module: Any) -> bool:
+    act = getattr(module, "act_fn", None)
+    return isinstance(act, torch.nn.SiLU) or type(act).__name__ == "SiLUActivation"
+
+
+def _adapted(module: Any, stock: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(x: Any, *args: Any, **kwargs: Any) -> Any:
+        active = module.active_adapters
+        if module.disable_adapters or module.merged or len(active) != 1 or args or kwargs:
+            return stock(x, *args, **kwargs)
+        base, dropout = module.base_layer, module.lora_dropout[active[0]]
+        a, b, scaling = module.lora_A[active[0]].weight, module.lora_B[active[0]].weight, module.scaling[active[0]]
+        lost = getattr(dropout, "p", 0.0) if module.training else 0.0
+        return AdaptedLinear.apply(x, base.weight, base.bias, a, b, scaling, lost)
+
+    return forward
+
+
+def _gated(module: Any) -> Callable[[Any], Any]:
+    return lambda x: module.down_proj(GatedProduct.apply(module.gate_proj(x), module.up_proj(x)))
