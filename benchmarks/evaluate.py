@@ -197,6 +197,7 @@ import json, sys, time
 import xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.n_parallel, params.n_ctx, params.cpuparams.n_threads = sys.argv[1], 8, 8192, int(sys.argv[2])
+params.verbosity = 0
 params.cache_ram_mib = 0  # every round asks the same prompts: slots may share a beginning, no earlier round's answers
 server = xllamacpp.Server(params)
 print("@@" + json.dumps({"url": server.listening_address}), flush=True)
