@@ -7,7 +7,9 @@ import math
 import shutil
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +85,49 @@ def train(entry: Entry, data: dict[str, bytes | None], on_line: Callable[[dict[s
     return {"tokens": tokens, "steps": steps}
 
 
+@dataclass
+class Request:
+    """One chat that waits for its answer."""
+
+    key: tuple[str, Path | None]
+    chat: list[Message]
+    most: int
+    answer: Answer | None = None
+
+
 class Answering:
-    """Answers of base and tuned models, one request at a time; the two models used last stay in memory."""
+    """Answers of base and tuned models; requests that wait at the same time are answered together, as servers do.
+
+    The two models used last stay in memory.
+    """
 
     def __init__(self) -> None:
         self._models: dict[tuple[str, Path | None], Model] = {}
-        self._lock = threading.Lock()
+        self._lock, self._waiting = threading.Lock(), deque[Request]()
 
     def answer(self, base: str, adapter: Path | None, chat: list[Message], most: int) -> Answer:
         """One greedy answer."""
-        with self._lock:
-            key = (base, adapter)
-            with LOADING:
-                self._models[key] = self._models.pop(key, None) or models.load_model(base, adapter)
-                self._models[key].count_tokens(chat)  # loads what is loaded late
-            for old in list(self._models)[:-2]:
-                del self._models[old]
-            return self._models[key].answer([chat], most)[0]
+        mine = Request((base, adapter), chat, most)
+        self._waiting.append(mine)
+        with self._lock:  # who gets it answers for all that wait for the same model, the others find theirs done
+            if mine.answer is None:
+                self._waiting.remove(mine)
+                others = [r for r in list(self._waiting) if (r.key, r.most) == (mine.key, most)]
+                for request in others:
+                    self._waiting.remove(request)
+                try:
+                    self._answer_all([mine, *others])
+                finally:  # after an error every one of them tries for itself
+                    self._waiting.extend(r for r in others if r.answer is None)
+        assert mine.answer is not None
+        return mine.answer
+
+    def _answer_all(self, requests: list[Request]) -> None:
+        key, most = requests[0].key, requests[0].most
+        with LOADING:
+            self._models[key] = self._models.pop(key, None) or models.load_model(*key)
+            self._models[key].count_tokens(requests[0].chat)  # loads what is loaded late
+        for old in list(self._models)[:-2]:
+            del self._models[old]
+        for request, answer in zip(requests, self._models[key].answer([r.chat for r in requests], most), strict=True):
+            request.answer = answer
