@@ -8,6 +8,7 @@ the stock one on a real batch and steps back to the stock path where an architec
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import math
@@ -18,16 +19,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.nn import functional
 from torch.utils.data import Sampler
 from trl import SFTTrainer
 
 from helpers import store
 from helpers.records import WorkbookError
 from helpers.train.launch import COMPLETE
-from helpers.train.lean import HeadLoss, InPieces, slim
+from helpers.train.lean import HeadLoss, InPieces, last_mlp_at, slim
 from helpers.train.rows import IGNORED
 
-PIECE = 448  # tokens on a CPU: matrix products are near their full speed, memory near that of trl with recomputation
+PIECE = 480  # tokens on a CPU: matrix products are near their full speed, memory near that of trl with recomputation
 SHORTEST_PREFIX = 8  # tokens; below this a second pass through the layers costs more than it saves
 MEGA_BATCHES = 20  # how many batches are sorted by length together
 Way = Literal["prefix", "head", "stock"]
@@ -56,23 +58,39 @@ def supervised_loss(
     prefix *= prefix >= SHORTEST_PREFIX
     begun = backbone(input_ids=input_ids[:1, :prefix], use_cache=True).past_key_values if prefix else None
 
-    def loss(rows: slice, start: list[torch.Tensor]) -> torch.Tensor:
+    def loss(rows: list[int], start: list[torch.Tensor]) -> torch.Tensor:
         ids, goals = input_ids[rows, prefix:], labels[rows, prefix:]
-        end = int((goals != IGNORED).any(dim=0).nonzero().max()) + 1  # what follows the last label matters to nothing
+        end = max(lengths[row] for row in rows)  # what follows the last label matters to nothing
         cache = _repeated(begun, start, len(ids)) if prefix else None
-        hidden = backbone(input_ids=ids[:, :end], past_key_values=cache, use_cache=bool(prefix)).last_hidden_state
-        kept = goals[:, 1:end] != IGNORED
-        return _head_loss(causal, hidden[:, :-1][kept], goals[:, 1:end][kept])
+        kept = functional.pad(goals[:, 1:end] != IGNORED, (0, 1))  # positions that predict a label; the last one none
+        with last_mlp_at(backbone, kept) if at_once else contextlib.nullcontext():
+            hidden = backbone(input_ids=ids[:, :end], past_key_values=cache, use_cache=bool(prefix)).last_hidden_state
+        return _head_loss(causal, hidden[kept], goals[:, :end].roll(-1, 1)[kept])
 
     start = [state for layer in begun.layers for state in (layer.keys, layer.values)] if prefix else []
-    count = len(input_ids) if not at_once else max(1, at_once // (input_ids.shape[1] - prefix))
-    count = math.ceil(len(input_ids) / math.ceil(len(input_ids) / count))  # pieces of like size
-    rows = [slice(n, n + count) for n in range(0, len(input_ids), count)]
-    rows = [part for part in rows if bool((labels[part] != IGNORED).any())]
+    labelled = (labels[:, prefix:] != IGNORED).cpu()
+    lengths = [int(row.nonzero().max()) + 1 if row.any() else 0 for row in labelled]
+    rows = _pieces(lengths, at_once)
     if len(rows) == 1 or not torch.is_grad_enabled():
         return sum((loss(part, start) for part in rows), labels.new_zeros((), dtype=torch.float32))
     weights = [weight for weight in causal.parameters() if weight.requires_grad]
     return InPieces.apply([functools.partial(loss, part) for part in rows], start, *weights)
+
+
+def _pieces(lengths: Sequence[int], at_once: int) -> list[list[int]]:
+    """Row numbers in pieces of about `at_once` tokens (0: one piece), the longest rows first, those of length 0 left out.
+
+    The first piece is the largest: glibc does not reuse what it freed for an aligned request of the very same size.
+    """
+    order = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: -lengths[row])
+    count = min(math.ceil(sum(lengths) / at_once) if at_once else 1, len(order))
+    parts = []
+    for left in range(count, 0, -1):
+        more = count - 1 if left == count < len(order) else 0
+        size = math.ceil((len(order) + more) / left)
+        parts.append(order[:size])
+        order = order[size:]
+    return parts
 
 
 def _repeated(cache: Any, states: list[torch.Tensor], rows: int) -> Any:
@@ -93,7 +111,7 @@ def _head_loss(causal: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torc
     logits = head(hidden).float()
     if cap:
         logits = torch.tanh(logits / cap) * cap
-    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    return functional.cross_entropy(logits, targets, reduction="sum")
 
 
 class LengthGrouped(Sampler[int]):

@@ -96,20 +96,24 @@ def start(endpoint, tmp_path):
     return subprocess.Popen([sys.executable, "-c", CHILD, endpoint.url, str(ROWS), str(tmp_path)], env=env)
 
 
+def kill_after(child, endpoint, wanted):
+    """kill -9 once the endpoint has answered `wanted` requests."""
+    deadline = time.monotonic() + 120
+    while sum(endpoint.answered.values()) < wanted and time.monotonic() < deadline:
+        time.sleep(0.002)
+    endpoint.held.set()  # nothing more is answered; what was, has a second to be written down
+    time.sleep(1)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    time.sleep(0.2)
+    endpoint.held.clear()
+    while endpoint.inside:
+        time.sleep(0.01)
+
+
 def test_after_a_kill_no_row_is_answered_twice_and_none_is_lost(endpoint, tmp_path):
     for wanted in (10, 30):
-        child = start(endpoint, tmp_path)
-        deadline = time.monotonic() + 120
-        while sum(endpoint.answered.values()) < wanted and time.monotonic() < deadline:
-            time.sleep(0.01)
-        endpoint.held.set()  # nothing more is answered; what was, has a second to be written down
-        time.sleep(1)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        time.sleep(0.2)
-        endpoint.held.clear()
-        while endpoint.inside:
-            time.sleep(0.01)
+        kill_after(start(endpoint, tmp_path), endpoint, wanted)
         assert wanted <= sum(endpoint.answered.values()) < ROWS
     assert start(endpoint, tmp_path).wait(timeout=120) == 0
     assert set(endpoint.answered.values()) == {1} and len(endpoint.answered) == ROWS

@@ -9,17 +9,15 @@ import json
 import os
 import platform
 import random
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from helpers import store
 
 sys.path.insert(0, str(store.PROJECT / "tests" / "evaluate"))
-from test_resume import ROWS, Endpoint, start
+from test_resume import ROWS, Endpoint, kill_after, start
 
 SEED = 3
 N = int(os.environ.get("N") or 2)
@@ -31,18 +29,7 @@ failures: list[dict] = []
 def test_a_kill_after_any_answer_asks_nothing_twice_and_loses_nothing(point, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home"))
     wanted, endpoint = random.Random(f"{SEED}-{point}").randrange(1, ROWS - 8), Endpoint()
-    child = start(endpoint, tmp_path)
-    deadline = time.monotonic() + 120
-    while sum(endpoint.answered.values()) < wanted and time.monotonic() < deadline:
-        time.sleep(0.002)
-    endpoint.held.set()
-    time.sleep(1)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    time.sleep(0.2)
-    endpoint.held.clear()
-    while endpoint.inside:
-        time.sleep(0.01)
+    kill_after(start(endpoint, tmp_path), endpoint, wanted)
     code = start(endpoint, tmp_path).wait(timeout=120)
     endpoint.server.shutdown()
     endpoint.server.server_close()

@@ -4,9 +4,10 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from torch.nn import functional
 
-from helpers.train.lean import slim
-from helpers.train.trainer import LengthGrouped, shared_prefix, supervised_loss
+from helpers.train.lean import AdaptedLinear, _lost, slim
+from helpers.train.trainer import LengthGrouped, _pieces, shared_prefix, supervised_loss
 
 SHAPE = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
 SHAPE |= dict(num_key_value_heads=2, head_dim=8)
@@ -83,16 +84,35 @@ def test_lean_layers_and_pieces_give_the_gradients_of_the_stock_model(kind, shar
     assert "forward" not in model.get_base_model().model.layers[0].self_attn.q_proj.__dict__
 
 
-def test_lean_dropout_keeps_the_asked_share_and_the_expectation():
-    from helpers.train.lean import _dropped, _keep_mask
+@pytest.mark.parametrize("lengths", [[7] * 16, [40, 9, 0, 12, 12, 3, 25], [5], [0, 0], [100, 1], [3, 50, 50, 50]])
+@pytest.mark.parametrize("at_once", [0, 20, 56, 10_000])
+def test_every_labelled_row_is_in_one_piece_and_the_first_is_the_largest(lengths, at_once):
+    pieces = _pieces(lengths, at_once)
+    assert sorted(row for piece in pieces for row in piece) == [row for row, length in enumerate(lengths) if length]
+    sizes = [len(piece) * max(lengths[row] for row in piece) for piece in pieces]
+    assert all(size < sizes[0] for size in sizes[1:]) or len(pieces[0]) == 1
+    assert at_once or len(pieces) <= 1
 
+
+def test_an_adapted_layer_with_dropout_is_the_layer_with_its_mask_written_out():
     torch.manual_seed(0)
-    rows = torch.ones(499, 201)  # not a multiple of four values
-    kept = _keep_mask(rows, 0.05)
-    assert kept.shape == rows.shape and abs(float(kept.float().mean()) - 0.95) <= 0.004
-    assert abs(float(_dropped(rows, kept, 0.05).mean()) - 1) <= 0.004
+    x, weight, bias = (torch.randn(*shape) for shape in ((3, 7, 11), (5, 11), (5,)))
+    a, b, gradient = torch.randn(2, 11), torch.randn(5, 2), torch.randn(3, 7, 5)
+    asked = [x.requires_grad_(), a.requires_grad_(), b.requires_grad_()]
+    torch.manual_seed(1)
+    ours = AdaptedLinear.apply(x, weight, bias, a, b, 2.0, 0.3)
+    torch.manual_seed(1)
+    kept = ~_lost(x.reshape(21, 11), 0.3).view(3, 7, 11)
+    plain = functional.linear(x, weight, bias) + 2.0 * (x * kept / 0.7 @ a.t() @ b.t())
+    assert 0 < int(kept.sum()) < kept.numel() and torch.allclose(ours, plain, atol=1e-5)
+    for one, other in zip(torch.autograd.grad(ours, asked, gradient), torch.autograd.grad(plain, asked, gradient), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_dropout_loses_the_asked_share():
     torch.manual_seed(0)
-    assert torch.equal(kept, _keep_mask(rows, 0.05))
+    lost = _lost(torch.ones(499, 201), 0.05)  # not a multiple of four values
+    assert lost.shape == (499, 201) and abs(float(lost.float().mean()) - 0.05) <= 0.004
 
 
 def test_the_shared_prefix_ends_before_the_first_position_that_predicts_a_label():
