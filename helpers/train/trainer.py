@@ -78,19 +78,25 @@ def supervised_loss(
 
 
 def _pieces(lengths: Sequence[int], at_once: int) -> list[list[int]]:
-    """Row numbers in pieces of about `at_once` tokens (0: one piece), the longest rows first, those of length 0 left out.
+    """Row numbers in as few even pieces as `at_once` padded tokens allow (0: one), longest first, without rows of length 0.
 
     The first piece is the largest: glibc does not reuse what it freed for an aligned request of the very same size.
     """
     order = sorted((row for row, length in enumerate(lengths) if length), key=lambda row: -lengths[row])
-    count = min(math.ceil(sum(lengths) / at_once) if at_once else 1, len(order))
-    parts = []
-    for left in range(count, 0, -1):
-        more = count - 1 if left == count < len(order) else 0
-        size = math.ceil((len(order) + more) / left)
-        parts.append(order[:size])
-        order = order[size:]
-    return parts
+
+    def pack(limit: int) -> list[list[int]]:
+        parts, rest = [], order
+        while rest:
+            size = max(1, limit // lengths[rest[0]])
+            limit = limit if parts else min(limit, size * lengths[rest[0]] - 1)
+            parts.append(rest[:size])
+            rest = rest[size:]
+        return parts
+
+    if not at_once or not order:
+        return [order] if order else []
+    fewest = len(pack(at_once))
+    return next(parts for limit in range(1, at_once + 1) if len(parts := pack(limit)) == fewest)
 
 
 def _repeated(cache: Any, states: list[torch.Tensor], rows: int) -> Any:

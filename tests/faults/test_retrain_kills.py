@@ -81,9 +81,14 @@ def lasting(value: Any) -> Any:
 
 
 def torn(home: Path) -> list[str]:
-    """Files that are not what their name says, and half-written ones that were left."""
+    """Files that are not what their name says, and half-written ones that were left.
+
+    The cache of answers is a log that is only added to: whoever reads it passes over a torn line (tests/evaluate/test_resume.py).
+    """
     found = [str(p) for p in home.rglob("*.partial")] + [str(p) for p in home.rglob("k*.json") if p.name == "kernel.json"]
     for path in [*home.rglob("*.json"), *home.rglob("*.ipynb"), *home.rglob("*.jsonl")]:
+        if path.parent == home / "cache" / "answers":
+            continue
         try:
             text = path.read_text(encoding="utf-8")
             for part in text.splitlines() if path.suffix == ".jsonl" else [text]:

@@ -91,6 +91,7 @@ def test_every_labelled_row_is_in_one_piece_and_the_first_is_the_largest(lengths
     assert sorted(row for piece in pieces for row in piece) == [row for row, length in enumerate(lengths) if length]
     sizes = [len(piece) * max(lengths[row] for row in piece) for piece in pieces]
     assert all(size < sizes[0] for size in sizes[1:]) or len(pieces[0]) == 1
+    assert not at_once or all(size <= at_once or len(piece) == 1 for size, piece in zip(sizes, pieces, strict=True))
     assert at_once or len(pieces) <= 1
 
 
