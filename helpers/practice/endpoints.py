@@ -165,7 +165,7 @@ class Practice:
         }
         entry = self.state.add_job(job, scenario, self.bases[model])
         entry.say(self.clock.now(), f"Created fine-tuning job: {entry.id}")
-        entry.say(self.clock.now(), f"This is a practice API: it trains the {entry.base} model on this machine, not {model}")
+        entry.say(self.clock.now(), f"This is a practice API: {model} stands for the {entry.base} model here")
         entry.say(self.clock.now(), f"Validating training file: {job['training_file']}")
         self.life.begin(entry)
         if scenario == "slow_create":

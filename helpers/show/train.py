@@ -165,6 +165,9 @@ def _rows(name: str, count: int) -> str:
     return f"{name}, {count} rows" if count else name
 
 
+JOB_ENDS = {"succeeded": "good", "failed": "bad", "cancelled": "bad"}
+
+
 class JobView:
     """A job while it runs. By hand a widget: status, cost, curve, last messages, a button to cancel. Headless: a line
     per change. It shows and never feeds a later cell. A click is heard while the cell waits where Jupyter has
@@ -177,12 +180,12 @@ class JobView:
             import ipywidgets as widgets
             from IPython.display import display
 
-            self._widget, button = widgets.HTML(), widgets.Button(description="Cancel the job", icon="stop")
-            button.on_click(lambda _: self.messages.append(f"cancel was asked for: {cancel(job_id)}"))
+            self._widget, self._button = widgets.HTML(), widgets.Button(description="Cancel the job", icon="stop")
+            self._button.on_click(lambda _: self.messages.append(f"cancel was asked for: {cancel(job_id)}"))
             # ipykernel 7.4 lets the busy main shell answer a comm that it has opened; without this note the front end's
             # own choice holds, which is a subshell
-            vars(button.comm).pop("_reply_subshell_id", None)
-            display(widgets.VBox([self._widget, button]))
+            vars(self._button.comm).pop("_reply_subshell_id", None)
+            display(widgets.VBox([self._widget, self._button]))
 
     def event(self, event: dict[str, Any]) -> None:
         """A new event of the job."""
@@ -194,14 +197,14 @@ class JobView:
     def look(self, now: Mapping[str, Any]) -> None:
         """What a look at the job found: status, minutes, usd, curve."""
         if self._widget is not None:
-            self._widget.value = self.page(now)
+            self._widget.value, self._button.disabled = self.page(now), now["status"] in JOB_ENDS
         elif now["status"] != self.status:
             show.say(f"{self.job_id}: {now['status']} after {now['minutes']:.1f} min")
         self.status = now["status"]
 
     def page(self, now: Mapping[str, Any]) -> str:
         """The widget's HTML."""
-        colour = {"succeeded": "good", "failed": "bad", "cancelled": "bad"}.get(now["status"], "other")
+        colour = JOB_ENDS.get(now["status"], "other")
         head = f'<b style="color:{show.COLOURS[colour]}">{escape(now["status"])}</b> · {escape(self.job_id)}'
         facts = f"{now['minutes']:.1f} min · " + (f"at most {now['usd']:.2f} USD" if now["usd"] else "costs nothing")
         said = "<br>".join(escape(show.masked(text, True, 110)) for text in self.messages[-3:])

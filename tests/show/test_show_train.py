@@ -81,6 +81,10 @@ def test_a_job_is_shown_by_hand_with_status_cost_and_curve_and_nothing_of_it_is_
     page = view.page(looks())
     assert "running" in page and "0.25 USD" in page and page.count("<polyline") == 2 and "&lt;b&gt;started" in page
     assert "<svg" not in view.page(looks() | {"curve": []})
+    view.look(looks())
+    assert not view._button.disabled
+    view.look(looks() | {"status": "succeeded"})
+    assert view._button.disabled, "there is nothing left to cancel"
 
 
 def test_a_job_headless_is_one_line_per_change(monkeypatch, capsys):
