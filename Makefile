@@ -66,7 +66,7 @@ bench: $(READY)
 
 # The full numbers; `make test` runs a few points of the same tests. make faults N=60 ROOM=retrain
 faults: $(READY)
-	@if test -d tests/faults; then N="$(N)" ROOM="$(ROOM)" $(BIN)/python -m pytest tests/faults -q; \
+	@if test -d tests/faults; then N="$(N)" ROOM="$(ROOM)" $(BIN)/python -m pytest tests/faults -q --timeout 0; \
 	else echo "there are no fault tests yet"; fi
 
 # requirements.lock from a clean environment: what pip finds for pyproject.toml today, with the CPU build's suffix removed.
