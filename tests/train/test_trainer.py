@@ -114,6 +114,8 @@ def test_dropout_loses_the_asked_share():
     torch.manual_seed(0)
     lost = _lost(torch.ones(499, 201), 0.05)  # not a multiple of four values
     assert lost.shape == (499, 201) and abs(float(lost.float().mean()) - 0.05) <= 0.004
+    torch.manual_seed(0)
+    assert torch.equal(lost, _lost(torch.ones(499, 201), 0.05)), "a resumed training draws the same"
 
 
 def test_the_shared_prefix_ends_before_the_first_position_that_predicts_a_label():
