@@ -99,7 +99,10 @@ def device_and_dtype() -> tuple[str, Any]:
 
 def load_network(path: str, adapter: Path | None = None) -> Any:
     """The transformers model on the best device, its adapter merged; from the disk alone unless `path` is a hub id."""
+    import torch
     import transformers
+
+    from helpers.models.products import frozen_linear
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -112,7 +115,11 @@ def load_network(path: str, adapter: Path | None = None) -> Any:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks a property that transformers 5.23 renames
                 network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
-        return network.to(device).eval()
+        network = network.to(device).eval()
+        for module in network.modules() if device == "cpu" else ():
+            if type(module) is torch.nn.Linear:
+                module.forward = frozen_linear(module)
+        return network
     except (OSError, ValueError) as error:
         raise WorkbookError(f"{adapter or path} could not be loaded: {str(error).splitlines()[0]}") from error
     except (MemoryError, RuntimeError) as error:

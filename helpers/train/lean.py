@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from helpers.models.products import frozen_linear, product
+
 HEAD_ROWS = 128  # positions whose logits are in memory at once
 DRAWS = 2**16  # steps of the dropout's probability: four masks from one random 64-bit number cost a third of bernoulli
 
@@ -31,7 +33,8 @@ class AdaptedLinear(torch.autograd.Function):
         lost = _lost(rows, dropout) if dropout else None
         scaling /= 1 - dropout
         inner = _without(rows, lost) @ a.t()
-        out = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+        out = product(rows, weight)
+        out = out if bias is None else out.add_(bias)
         out.addmm_(inner, b.t(), alpha=scaling)
         ctx.save_for_backward(rows, lost, inner, weight, a, b)
         ctx.scaling = scaling
@@ -44,7 +47,7 @@ class AdaptedLinear(torch.autograd.Function):
         inside, to_input = (flat @ b).mul_(ctx.scaling), None
         to_a, to_b = inside.t() @ _without(rows, lost), (flat.t() @ inner).mul_(ctx.scaling)
         if ctx.needs_input_grad[0]:
-            to_input = flat @ weight
+            to_input = product(flat, weight.t())
             to_input = to_input.addmm_(inside, a) if lost is None else to_input.add_(_without(inside @ a, lost))
             to_input = to_input.view(*gradient.shape[:-1], -1)
         return to_input, None, None, to_a, to_b, None, None
@@ -99,7 +102,7 @@ class HeadLoss(torch.autograd.Function):
         total, to_hidden = hidden.new_zeros(()), torch.empty_like(hidden)
         parts = math.ceil(len(hidden) / HEAD_ROWS) or 1
         for rows, goal, out in zip(*(t.chunk(parts) for t in (hidden, targets, to_hidden)), strict=True):
-            logits, goal = weight @ rows.t().contiguous(), goal[None]  # (words, rows): half the time of (rows, words)
+            logits, goal = product(weight, rows), goal[None]  # (words, rows): half the time of (rows, words)
             logits.sub_(logits.amax(0))
             picked = logits.gather(0, goal)
             parts = logits.exp_().sum(0, keepdim=True)
@@ -172,6 +175,8 @@ def slim(model: torch.nn.Module) -> Callable[[], None]:
         new = None
         if isinstance(module, Linear) and type(module.base_layer) is torch.nn.Linear and not module.lora_variant:
             new = _adapted(module, module.forward)
+        elif type(module) is torch.nn.Linear and not any(p.requires_grad for p in module.parameters()):
+            new = frozen_linear(module)
         elif all(hasattr(module, f"{name}_proj") for name in ("gate", "up", "down")) and _is_silu(module):
             new = _gated(module)
         elif type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):  # Llama's kind, not Gemma's

@@ -43,7 +43,9 @@ def made(home, make_task, config, sentences, monkeypatch):
 
     def make(writer, rows=40, run="r1", **changes):
         monkeypatch.setattr(models, "load_model", lambda *_: writer)
-        folder = make_task([chat(s, conversation_id=f"c{i}") for i, s in enumerate(sentences(rows))])
+        # Dated rows: without a date of its own a row takes that of its file, which is written anew at every call.
+        dated = {"created_at": "2026-01-05T08:00:00Z"}
+        folder = make_task([chat(s, conversation_id=f"c{i}", **dated) for i, s in enumerate(sentences(rows))])
         settings = {"use_synthetic": True, "synthetic_share": 0.5} | changes
         return curate.curate(config(folder, **settings), store.open_run(run), running.ask)
 
