@@ -77,7 +77,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_package_stays_readable():
-    assert sum(map(code_lines, FILES)) <= 10520, sum(map(code_lines, FILES))
+    assert sum(map(code_lines, FILES)) <= 10570, sum(map(code_lines, FILES))
     lengths = {str(p.relative_to(HELPERS)): len(p.read_text(encoding="utf-8").splitlines()) for p in FILES}
     assert not {name: n for name, n in lengths.items() if n > 350}
     middle = sorted(n for name, n in lengths.items() if not name.endswith("__init__.py"))[len(lengths) // 2]

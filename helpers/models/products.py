@@ -46,13 +46,13 @@ class FrozenLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> Any:
         ctx.save_for_backward(weight)
         out = product(x.reshape(-1, x.shape[-1]), weight)
-        return (out if bias is None else out.add_(bias)).view(*x.shape[:-1], -1)
+        return (out if bias is None else out.add_(bias)).view(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         (weight,) = ctx.saved_tensors
         flat = gradient.reshape(-1, gradient.shape[-1])
-        return product(flat, weight.t()).view(*gradient.shape[:-1], -1), None, None
+        return product(flat, weight.t()).view(*gradient.shape[:-1], weight.shape[1]), None, None
 
 
 def frozen_linear(module: Any) -> Callable[[Any], Any]:

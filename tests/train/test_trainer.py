@@ -6,6 +6,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 
+from helpers.models import products
 from helpers.train.lean import AdaptedLinear, _lost, slim
 from helpers.train.trainer import LengthGrouped, _pieces, shared_prefix, supervised_loss
 
@@ -66,7 +67,9 @@ def test_loss_and_gradients_are_those_of_the_stock_model(kind, share_prefix):
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear"], ids=["attention", "all"])
 @pytest.mark.parametrize("share_prefix", [False, True], ids=["head", "prefix"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_lean_layers_and_pieces_give_the_gradients_of_the_stock_model(kind, share_prefix, targets):
+@pytest.mark.parametrize("onednn", [False, True], ids=["mkl", "onednn"])
+def test_lean_layers_and_pieces_give_the_gradients_of_the_stock_model(kind, share_prefix, targets, onednn, monkeypatch):
+    monkeypatch.setattr(products, "prefers_onednn", lambda: onednn)
     model = tiny(kind, targets)
     ids, labels, mask = batch()
     stock = model(input_ids=ids, attention_mask=mask, labels=labels).loss
