@@ -290,11 +290,10 @@ def llama_factory(folder: Path, args: argparse.Namespace, python: str) -> dict[s
         "learning_rate": config["learning_rate"],
         "report_to": "none",
         "save_strategy": "no",
-        "include_num_input_tokens_seen": True,
-        "overwrite_output_dir": True,
+        "include_num_input_tokens_seen": "non_padding",  # as ours are counted
         "cutoff_len": config["max_length"],
     }
-    path = store.write_json(folder / "lf.json", settings)
+    path = store.write_json(folder / "lf.yaml", settings)  # JSON is YAML; its reader of .json files fails in 0.9.5
     subprocess.run([python, "-m", "llamafactory.cli", "train", str(path)], check=True, stdout=sys.stderr)
     done = store.read_json(folder / "lf/train_results.json")
     return {"tokens": done["num_input_tokens_seen"], "seconds": done["train_runtime"]}
