@@ -197,7 +197,7 @@ def estimate(report: Preflight, config: LoraTrainingConfig, task: Task) -> dict[
     if known is None:
         return forecast | {"minutes": "unknown until the first training on this machine"}
     rate, details = known["details"]["tokens_per_second"], known["details"]
-    seconds = known["seconds"] - details["training_seconds"] + report.tokens / rate
+    seconds = details.get("other_seconds", 0.0) + report.tokens / rate
     forecast |= {"tokens_per_second": rate, "minutes": round(seconds / 60, 1), "cost_usd": hardware_cost(task, seconds)}
     if before := details.get("predicted"):
         took, said = f"{known['seconds'] / 60:.1f} min, {details['memory_mb']} MB", before.get("minutes")

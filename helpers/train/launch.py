@@ -80,6 +80,7 @@ def fine_tune_lora(
         wait_for_gpu(forecast["memory_mb"], config.gpu_wait_minutes, on_line)
         started = time.monotonic()
         folder = prepare_job(run, config, report)
+        earlier = store.read_jsonl(folder / "training.jsonl") if (folder / "training.jsonl").exists() else []
         run_child(command(config, folder / "job.json"), run, config.base_model, on_line)
         seconds = time.monotonic() - started
         check_adapter(folder / "adapter")
@@ -88,7 +89,8 @@ def fine_tune_lora(
         target.parent.mkdir(parents=True, exist_ok=True)
         (folder / "adapter").rename(target)
         result = store.read_json(folder / "result.json")
-        result["details"]["predicted"] = forecast
+        result["details"] |= {"predicted": forecast, "other_seconds": round(seconds - result["details"]["training_seconds"], 1)}
+        seconds += earlier[-1]["seconds"] if earlier else 0.0  # what attempts before this one took up to their checkpoint
         model = TrainedModel(
             **result,
             model_id=version,

@@ -96,4 +96,6 @@ def test_a_training_that_died_after_its_last_step_is_finished_without_a_step(hom
             fine_tune_lora(rows(), CONFIG, TASK, run)
     model = fine_tune_lora(rows(), CONFIG, TASK, run)
     assert model.details["resumed_at"] == model.details["steps"] and model.losses["train"] > 0
+    own = model.details["training_seconds"] + model.details["other_seconds"]
+    assert own + 1 < model.seconds, "the first attempt's time is told, and paid, too"
     assert adapter_of(home, run.id) == adapter_of(home, "whole")
