@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 from helpers import models, store
+from helpers.train.launch import SPINS
 
 SHAPE = (1024, 576, 1536)
 PROFILES = {"default": {}, "tutorial": None}  # None: what params/tutorial.yaml says
@@ -193,10 +194,15 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, list[dict[str, 
     job = make_job(folder, args.base, args.profile, 1 + args.rounds * args.steps)
     store.write_json(folder / "job.json", job)
     env = {**os.environ, **models.offline_env(args.base), "PYTHONWARNINGS": "ignore"}
+    own = {"ours": {"GOMP_SPINCOUNT": SPINS}, "stock_trl": {}}  # as 03a starts it
     command = [sys.executable, "-m", "benchmarks.train", "--steps", str(args.steps), "--child"]
     children = {
         system: subprocess.Popen(
-            [*command, system, str(folder / "job.json")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+            [*command, system, str(folder / "job.json")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env | own[system],
         )
         for system in ("ours", "stock_trl")
     }

@@ -30,6 +30,7 @@ from helpers.train.rows import Preflight, preflight
 OnLine = Callable[[dict[str, Any]], None]
 SECRETS = ("WORKBOOK_API_KEY", "OPENAI_API_KEY", "WORKBOOK_DATABASE_URL")  # nothing that training needs
 SMALLER = "lower batch_size (and raise gradient_accumulation), lower max_length, or set load_in_4bit: true"
+SPINS = "2000"  # turns that a thread waits awake for the others before it sleeps; by default it keeps a busy core from them
 COMPLETE = "workbook.json"  # the last file of a checkpoint
 MAY_CHANGE = {"batch_size", "gradient_accumulation"}  # their product decides
 
@@ -184,7 +185,7 @@ def run_child(command: list[str], run: store.Run, base_model: str, on_line: OnLi
     """
     environment = {k: v for k, v in os.environ.items() if k not in SECRETS} | models.offline_env(base_model)
     path = os.pathsep.join(filter(None, [str(store.PROJECT), os.environ.get("PYTHONPATH")]))
-    environment |= {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    environment = {"GOMP_SPINCOUNT": SPINS} | environment | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
     folder, children = run.path("training"), run.path("children.json")
     with open(folder / "program.log", "wb") as log:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True)
