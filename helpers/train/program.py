@@ -33,7 +33,7 @@ from helpers.train.trainer import WorkbookTrainer
 
 Tell = Callable[..., None]
 Parts = dict[str, list[dict[str, Any]]]
-NO_MEMORY = re.compile(r"out of memory|can(no|')t allocate memory", re.IGNORECASE)
+NO_MEMORY = re.compile(r"out of memory|can(no|')t allocate memory|bad_alloc|could not create a (primitive|memory)", re.IGNORECASE)
 
 
 def train(job: dict[str, Any]) -> None:
