@@ -194,7 +194,7 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, list[dict[str, 
     job = make_job(folder, args.base, args.profile, 1 + args.rounds * args.steps)
     store.write_json(folder / "job.json", job)
     env = {**os.environ, **models.offline_env(args.base), "PYTHONWARNINGS": "ignore"}
-    own = {"ours": {"GOMP_SPINCOUNT": SPINS}, "stock_trl": {}}  # as 03a starts it
+    own = {"ours": {"GOMP_SPINCOUNT": SPINS}}  # as 03a starts it
     command = [sys.executable, "-m", "benchmarks.train", "--steps", str(args.steps), "--child"]
     children = {
         system: subprocess.Popen(
@@ -202,7 +202,7 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, list[dict[str, 
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=env | own[system],
+            env=env | own.get(system, {}),
         )
         for system in ("ours", "stock_trl")
     }

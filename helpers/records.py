@@ -13,6 +13,7 @@ Quality = Literal["verified", "unverified"]
 Status = Literal["training", "evaluating", "staging", "production", "deprecated"]
 Verdict = Literal["pass", "fail", "inconclusive"]
 
+NO_MEMORY = r"out of memory|can(no|')t allocate memory|bad_alloc|could not create a (primitive|memory)"  # torch's, oneDNN's
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 ISSUE_CODES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from functools import cache, cached_property
@@ -11,7 +12,7 @@ from typing import Any
 from helpers import store
 from helpers.models import Answer, decoding
 from helpers.models.tokens import load_tokenizer, render_tokens
-from helpers.records import Message, WorkbookError
+from helpers.records import NO_MEMORY, Message, WorkbookError
 
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 
@@ -130,8 +131,7 @@ def load_network(path: str, adapter: Path | None = None) -> Any:
 
 def _memory_error(error: Exception, name: str) -> Exception:
     """Out of memory is exit 6 with a remedy; any other error stays what it is."""
-    text = str(error).lower()
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error), re.IGNORECASE):
         return WorkbookError(f"{name} does not fit into memory; use a smaller base_model or shorter prompts", 6)
     return error
 

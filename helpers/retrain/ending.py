@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from helpers import store
-from helpers.records import WorkbookError
+from helpers.records import NO_MEMORY, WorkbookError
 
 OK, UNEXPECTED, USER, FAILED_GATE, INCONCLUSIVE, PROVIDER, OUT_OF_ROOM, TIME_LIMIT = 0, 1, 2, 3, 4, 5, 6, 124
 VERDICT_CODE = {"fail": FAILED_GATE, "inconclusive": INCONCLUSIVE}
 
 _EXIT = re.compile(r"\s*\[exit (\d+)\]\s*$")
-_MEMORY = re.compile(r"^(MemoryError|OutOfMemoryError)|out of memory|can(no|')t allocate memory", re.I)
+_MEMORY = re.compile("^(MemoryError|OutOfMemoryError)|" + NO_MEMORY, re.I)
 _DISK = re.compile(r"\[Errno (28|122)\]|no space left on device", re.I)
 _PROVIDER = re.compile(
     r"(API\w*|Authentication|BadRequest|Conflict|InternalServer|NotFound|PermissionDenied|RateLimit|UnprocessableEntity)Error"

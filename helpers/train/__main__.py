@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 from helpers import store
-from helpers.records import WorkbookError
+from helpers.records import NO_MEMORY, WorkbookError
 
-NO_ROOM = re.compile(r"out of memory|can(no|')t allocate memory|no space left|quota exceeded", re.IGNORECASE)
+NO_ROOM = re.compile(NO_MEMORY + "|no space left|quota exceeded", re.IGNORECASE)
 
 
 def main(argv: list[str]) -> int:

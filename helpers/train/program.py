@@ -25,7 +25,7 @@ from trl import SFTConfig
 
 from helpers import store
 from helpers.models.tokens import load_tokenizer
-from helpers.records import WorkbookError
+from helpers.records import NO_MEMORY, WorkbookError
 from helpers.train.after import look_back
 from helpers.train.config import SHARES
 from helpers.train.launch import COMPLETE, last_checkpoint
@@ -33,7 +33,6 @@ from helpers.train.trainer import WorkbookTrainer
 
 Tell = Callable[..., None]
 Parts = dict[str, list[dict[str, Any]]]
-NO_MEMORY = re.compile(r"out of memory|can(no|')t allocate memory|bad_alloc|could not create a (primitive|memory)", re.IGNORECASE)
 
 
 def train(job: dict[str, Any]) -> None:
@@ -146,7 +145,7 @@ def settle(trainer: WorkbookTrainer, parts: Parts) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that a smaller batch could help."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(NO_MEMORY.search(str(error)))
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(re.search(NO_MEMORY, str(error), re.IGNORECASE))
 
 
 def halved(schedule: dict[str, int]) -> dict[str, int] | None:

@@ -216,7 +216,7 @@ def test_of_many_starts_at_once_one_runs_and_the_others_say_75(toys):
     codes = [code for code, _ in ended.values()]
     refused = max((seconds for code, seconds in ended.values() if code == 75), default=None)
     for process in processes:
-        process.communicate()
+        process.communicate(timeout=10)
     failures = [] if sorted(codes) == [0] + [75] * (many - 1) else [codes]
     record("retrain_starts", many, failures, seconds_until_the_last_was_refused=refused and round(refused, 1))
     assert not failures
