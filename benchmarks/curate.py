@@ -36,7 +36,13 @@ Entries = dict[str, dict[str, Any]]
 
 
 def entry(
-    kind: str, value: float, better: str, n: int, unit: str = "", low: float | None = None, high: float | None = None
+    kind: str,
+    value: float,
+    better: str,
+    n: int,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
 ) -> dict:
     """One figure in the form that all benchmarks share; without an interval low and high are the value."""
     bounds = {"low": value if low is None else low, "high": value if high is None else high}
@@ -47,7 +53,15 @@ def share(hits: int, n: int, better: str = "higher") -> dict[str, Any]:
     """A share with its 95% Wilson interval (E. B. Wilson 1927)."""
     z, p = 1.96, hits / n
     centre, half = p + z * z / (2 * n), z * ((p * (1 - p) + z * z / (4 * n)) / n) ** 0.5
-    return entry("rate", p, better, n, "", (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n))
+    return entry(
+        "rate",
+        p,
+        better,
+        n,
+        "",
+        (centre - half) / (1 + z * z / n),
+        (centre + half) / (1 + z * z / n),
+    )
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -61,8 +75,12 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def bookings(data: Path, n: int, seed: int = 7) -> Iterator[dict[str, Any]]:
     """n chat rows: two of restaurant8k's sentences each, their slots refilled; every tenth is a near-copy (<= 5 alike)."""
     rng = random.Random(seed)
-    source = [row for row in rows_of(data / "restaurant8k" / "train.jsonl") if len(row["text"]) >= 20]
-    values = {slot: sorted({r["slots"][slot] for r in source if slot in r["slots"]}) for slot in SLOTS}
+    source = [
+        row for row in rows_of(data / "restaurant8k" / "train.jsonl") if len(row["text"]) >= 20
+    ]
+    values = {
+        slot: sorted({r["slots"][slot] for r in source if slot in r["slots"]}) for slot in SLOTS
+    }
     made, copies, base = 0, 0, ("", {})
     while made < n:
         if made % 50 < 45:  # of 50 rows 45 are new and 5 are copies of the last two
@@ -77,7 +95,13 @@ def bookings(data: Path, n: int, seed: int = 7) -> Iterator[dict[str, Any]]:
             letters[at] = rng.choice("qxz")
             row = ("".join(letters), base[1]) if copies < 4 else _refilled_pair(rng, source, values)
         answer = json.dumps(row[1], sort_keys=True)
-        yield {"id": f"b{made}", "messages": [{"role": "user", "content": row[0]}, {"role": "assistant", "content": answer}]}
+        yield {
+            "id": f"b{made}",
+            "messages": [
+                {"role": "user", "content": row[0]},
+                {"role": "assistant", "content": answer},
+            ],
+        }
         made += 1
 
 
@@ -99,17 +123,40 @@ def _refilled(rng: random.Random, source: list, values: dict) -> tuple[str, dict
 def logs(path: Path, n: int, seed: int = 7) -> None:
     """n rows of a production log, as JSONL or Parquet by the path's ending: a third rated, half a year, 400 bytes a row."""
     rng = random.Random(seed)
-    words = ["my", "order", "parcel", "hub", "camera", "plan", "invoice", "late", "broken", "again", "please", "help", "today"]
+    words = [
+        "my",
+        "order",
+        "parcel",
+        "hub",
+        "camera",
+        "plan",
+        "invoice",
+        "late",
+        "broken",
+        "again",
+        "please",
+        "help",
+        "today",
+    ]
 
     def rows() -> Iterator[dict[str, Any]]:
         for i in range(n):
             text = " ".join(rng.choices(words, k=18)) + f" case {i}"
-            turns = [{"role": "user", "content": text}, {"role": "assistant", "content": '{"people": "2"}'}]
+            turns = [
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": '{"people": "2"}'},
+            ]
             day, second = divmod(i * 180 * 86_400 // n, 86_400)
             clock = f"{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}+00:00"
             at = f"2026-{5 + day // 30:02d}-{1 + day % 30:02d}T{clock}"
             score = rng.choice([1, 2, 3, 4, 5]) if rng.random() < 0.33 else None
-            yield {"id": f"p{i}", "created_at": at, "feedback_score": score, "model_version": "v1", "messages": turns}
+            yield {
+                "id": f"p{i}",
+                "created_at": at,
+                "feedback_score": score,
+                "model_version": "v1",
+                "messages": turns,
+            }
 
     if path.suffix == ".jsonl":
         with open(path, "w", encoding="utf-8") as file:
@@ -135,11 +182,17 @@ def logs(path: Path, n: int, seed: int = 7) -> None:
 
 def watched(*command: str) -> tuple[float, float, dict[str, Any]]:
     """Run this module's child `command`; (its seconds, highest PSS of its process tree in GiB, what it printed)."""
-    child = subprocess.Popen([sys.executable, "-m", "benchmarks.curate", "--child", *command], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.curate", "--child", *command],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     peak, done = [0.0], threading.Event()
 
     def sample() -> None:
-        while not done.wait(1.0):  # a look walks the page tables, and the measured process waits meanwhile
+        while not done.wait(
+            1.0
+        ):  # a look walks the page tables, and the measured process waits meanwhile
             peak[0] = max(peak[0], sum(_pss(pid) for pid in _tree(child.pid)))
 
     watcher = threading.Thread(target=sample)
@@ -182,7 +235,9 @@ def child(what: str, folder: str) -> None:
         curated = curate.curate(curate.DataCollectionConfig(**config, use_production=False))
         said = {"kept": len(curated.examples), "rejected": len(curated.rejected)}
     else:
-        settings = curate.DataCollectionConfig(**config, date_from="2026-07-01", date_to="2026-07-31")
+        settings = curate.DataCollectionConfig(
+            **config, date_from="2026-07-01", date_to="2026-07-31"
+        )
         found, _ = load_production(tasks.load_task(folder), settings)
         said = {"kept": len(found.examples), "dropped": sum(found.dropped.values())}
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -206,7 +261,9 @@ def pipeline(data: Path, rows: int) -> Entries:
     size = f"{rows // 1000}k"
     return {
         f"curate_{size}_seconds": entry("seconds", seconds, "lower", rows, "s"),
-        f"curate_{size}_processor_seconds": entry("seconds", said["processor"], "lower", rows, "s"),  # of all its processes
+        f"curate_{size}_processor_seconds": entry(
+            "seconds", said["processor"], "lower", rows, "s"
+        ),  # of all its processes
         f"curate_{size}_peak_pss": entry("size", peak, "lower", rows, "GiB"),
         f"curate_{size}_kept": entry("count", said["kept"], "higher", rows, "rows"),
     }
@@ -236,7 +293,16 @@ def production(data: Path, rows: int) -> Entries:
     return found
 
 
-DIRECT = {"PERSON", "STREET_ADDRESS", "CREDIT_CARD", "PHONE_NUMBER", "EMAIL_ADDRESS", "IBAN_CODE", "US_SSN", "IP_ADDRESS"}
+DIRECT = {
+    "PERSON",
+    "STREET_ADDRESS",
+    "CREDIT_CARD",
+    "PHONE_NUMBER",
+    "EMAIL_ADDRESS",
+    "IBAN_CODE",
+    "US_SSN",
+    "IP_ADDRESS",
+}
 DIRECT |= {"US_DRIVER_LICENSE"}
 
 
@@ -252,7 +318,10 @@ def pii(data: Path, rows: int) -> Entries:
     with_names = names.find_names([doc["full_text"] for doc in docs])
     guesses["pii_ner"] = [a or bool(b) for a, b in zip(patterns, with_names, strict=True)]
     for name, guess in guesses.items():
-        for half, rows_ in (("", slice(None)), ("_odd", slice(1, None, 2))):  # kinds and threshold were chosen on the even ones
+        for half, rows_ in (
+            ("", slice(None)),
+            ("_odd", slice(1, None, 2)),
+        ):  # kinds and threshold were chosen on the even ones
             hits = sum(g and t for g, t in zip(guess[rows_], truth[rows_], strict=True))
             found[f"{name}_recall{half}"] = share(hits, sum(truth[rows_]))
             found[f"{name}_precision{half}"] = share(hits, max(1, sum(guess[rows_])))
@@ -275,7 +344,9 @@ def contamination(data: Path, rows: int) -> Entries:
     for name, texts, better in (("recall", copies, "higher"), ("fp", tests, "lower")):
         flagged = {i for i, _, _ in rephrased(texts, tests)}
         for half, rows_ in (("", range(1, len(texts), 2)), ("_even", range(0, len(texts), 2))):
-            found[f"contamination_{name}{half}"] = share(len(flagged & set(rows_)), len(rows_), better)
+            found[f"contamination_{name}{half}"] = share(
+                len(flagged & set(rows_)), len(rows_), better
+            )
     return found | exact_copies(tests)
 
 
@@ -306,7 +377,10 @@ def exact_copies(tests: list[str]) -> Entries:
 def _restaurant(data: Path) -> tuple[list[str], list[str]]:
     from helpers.tasks import normalise
 
-    return tuple([normalise(r["text"]) for r in rows_of(data / "restaurant8k" / f"{p}.jsonl")] for p in ("train", "test"))
+    return tuple(
+        [normalise(r["text"]) for r in rows_of(data / "restaurant8k" / f"{p}.jsonl")]
+        for p in ("train", "test")
+    )
 
 
 def near_duplicates(data: Path, rows: int) -> Entries:
@@ -317,10 +391,14 @@ def near_duplicates(data: Path, rows: int) -> Entries:
     from helpers.curate.duplicates import _incidence, similar
 
     train, test = _restaurant(data)
-    texts = list(dict.fromkeys((train + test)[: rows // 5 or 500] if rows < 50_000 else train + test))
+    texts = list(
+        dict.fromkeys((train + test)[: rows // 5 or 500] if rows < 50_000 else train + test)
+    )
     found = {(i, j) for i, j, _ in similar(texts, texts, 0.8) if i < j}
     matrix = _incidence(texts)
-    known, columns = np.unique(matrix.indices, return_inverse=True)  # a matrix product wants columns that are counted
+    known, columns = np.unique(
+        matrix.indices, return_inverse=True
+    )  # a matrix product wants columns that are counted
     matrix = csr_array((matrix.data, columns, matrix.indptr), shape=(len(texts), len(known)))
     sizes = np.diff(matrix.indptr)
     truth = set()
@@ -330,21 +408,33 @@ def near_duplicates(data: Path, rows: int) -> Entries:
         alike = (shared.data / (sizes[i] + sizes[j] - shared.data) >= 0.8) & (i < j)
         truth |= set(zip(i[alike].tolist(), j[alike].tolist(), strict=True))
     both = len(found & truth)
-    return {"near_duplicate_recall": share(both, len(truth)), "near_duplicate_precision": share(both, max(1, len(found)))}
+    return {
+        "near_duplicate_recall": share(both, len(truth)),
+        "near_duplicate_precision": share(both, max(1, len(found))),
+    }
 
 
 def restaurant8k(data: Path, rows: int) -> Entries:
     """Published test rows that stand in train, by rule."""
     from helpers.curate.duplicates import similar
 
-    raw = [[r["text"] for r in rows_of(data / "restaurant8k" / f"{part}.jsonl")] for part in ("train", "test")]
+    raw = [
+        [r["text"] for r in rows_of(data / "restaurant8k" / f"{part}.jsonl")]
+        for part in ("train", "test")
+    ]
     train, test = _restaurant(data)
     low = [{text.lower() for text in raw[0]}, set(train)]
-    counts = {"lower_case": sum(t.lower() in low[0] for t in raw[1]), "normalised": sum(t in low[1] for t in test)}
+    counts = {
+        "lower_case": sum(t.lower() in low[0] for t in raw[1]),
+        "normalised": sum(t in low[1] for t in test),
+    }
     for threshold in (0.8, 0.6):
         hit = {i for i, _, _ in similar(test, train, threshold)}
         counts[f"jaccard_{int(threshold * 10)}"] = len(hit)
-    return {f"restaurant8k_test_in_train_{rule}": entry("count", n, "higher", len(test), "rows") for rule, n in counts.items()}
+    return {
+        f"restaurant8k_test_in_train_{rule}": entry("count", n, "higher", len(test), "rows")
+        for rule, n in counts.items()
+    }
 
 
 SECTIONS: dict[str, tuple[Callable[[Path, int], Entries], str]] = {
@@ -365,7 +455,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--quick", action="store_true", help="2,000 rows: does it run?")
     parser.add_argument("--only", default=",".join(SECTIONS))
-    beside = next((p / "shared" / "data" for p in store.PROJECT.parents if (p / "shared" / "data").is_dir()), Path("data"))
+    beside = next(
+        (p / "shared" / "data" for p in store.PROJECT.parents if (p / "shared" / "data").is_dir()),
+        Path("data"),
+    )
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("WORKBOOK_DATA", beside)))
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -381,7 +474,11 @@ def main() -> None:
             continue
         found |= (new := measure(args.data, rows))
         for key, value in new.items():
-            print(f"{key:45} {value['value']:>10.4g} {value['unit']:5} n={value['n']}", file=sys.stderr, flush=True)
+            print(
+                f"{key:45} {value['value']:>10.4g} {value['unit']:5} n={value['n']}",
+                file=sys.stderr,
+                flush=True,
+            )
     if args.json:
         print(json.dumps(found))
 

@@ -48,14 +48,20 @@ def prompts(kind: str, rows: int) -> list[list[int]]:
     articles = {a.id: a.text for a in tasks.knowledge(task)}
     handbook = "" if kind == "short" else "\n\n".join(list(articles.values())[:8])
     wanted, found = (170 if kind == "short" else 680), []
-    shared = task.instructions_full if kind == "short" else _cut(tokenizer, f"{task.instructions_full}\n\n{handbook}", 555)
+    shared = (
+        task.instructions_full
+        if kind == "short"
+        else _cut(tokenizer, f"{task.instructions_full}\n\n{handbook}", 555)
+    )
     for number, example in enumerate((examples * (rows // len(examples) + 1))[:rows]):
         filler = " ".join(e.user_text for e in examples[number + 1 : number + 9])
         chat = tasks.render(task, example)
         turns = [chat[0].model_copy(update={"content": shared}), *chat[1:]]
         room = wanted - len(render_tokens(tokenizer, turns))
         text = f"{_cut(tokenizer, filler, max(0, room))}\n{example.user_text}"
-        found.append(render_tokens(tokenizer, [turns[0], turns[1].model_copy(update={"content": text})]))
+        found.append(
+            render_tokens(tokenizer, [turns[0], turns[1].model_copy(update={"content": text})])
+        )
     return found
 
 
@@ -76,7 +82,12 @@ class Ours:
         """New tokens of every prompt."""
         from helpers.models import decoding
 
-        return [row.tokens for row in decoding.decode(self.model.network, asked, NEW_TOKENS, self.stop, self.pad)[0]]
+        return [
+            row.tokens
+            for row in decoding.decode(self.model.network, asked, NEW_TOKENS, self.stop, self.pad)[
+                0
+            ]
+        ]
 
     def transformers(self, asked: Sequence[list[int]], batch: int) -> list[list[int]]:
         """transformers' generate in batches sorted by length: what a careful user would write."""
@@ -84,7 +95,9 @@ class Ours:
 
         found: dict[int, list[int]] = {}
         for rows in decoding.in_batches([len(p) for p in asked], batch, 10**9):
-            decoded = decoding.generate_batch(self.model.network, [asked[i] for i in rows], NEW_TOKENS, self.stop, self.pad)
+            decoded = decoding.generate_batch(
+                self.model.network, [asked[i] for i in rows], NEW_TOKENS, self.stop, self.pad
+            )
             found |= {i: row.tokens for i, row in zip(rows, decoded, strict=True)}
         return [found[i] for i in range(len(asked))]
 
@@ -93,7 +106,9 @@ class Child:
     """A peer in a process of its own: one JSON line asks for a round, one answers with its seconds."""
 
     def __init__(self, command: Sequence[str], env: dict[str, str]) -> None:
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | env)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | env
+        )
         self.ready = json.loads(self._line())
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +135,9 @@ def peer_python(peer: str, make: bool) -> str:
     """The python that has this peer: WORKBOOK_<PEER>, else an environment in the cache, made when `make`; "" is none."""
     if named := os.environ.get(f"WORKBOOK_{peer.upper()}"):
         return named
-    folder = Path(os.environ.get("WORKBOOK_PEERS", Path.home() / ".cache" / "workbook-peers")) / peer
+    folder = (
+        Path(os.environ.get("WORKBOOK_PEERS", Path.home() / ".cache" / "workbook-peers")) / peer
+    )
     python = folder / "bin" / "python"
     if make and not (folder / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
@@ -155,7 +172,9 @@ def rounds(ours: Callable[[], Any], peer: Callable[[], float], count: int) -> li
         for side in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
             seconds[side] = _timed(ours) if side == "ours" else peer()
         ratios.append(seconds["peer"] / seconds["ours"])
-        sys.stderr.write(f"  round {number + 1}: ours {seconds['ours']:.1f} s, peer {seconds['peer']:.1f} s\n")
+        sys.stderr.write(
+            f"  round {number + 1}: ours {seconds['ours']:.1f} s, peer {seconds['peer']:.1f} s\n"
+        )
     return ratios
 
 
@@ -167,7 +186,12 @@ def _timed(work: Callable[[], Any]) -> float:
 
 def as_ratio(ratios: Sequence[float], rows: int, peer: str) -> dict[str, Any]:
     """One entry of the --json object: the median of the rounds, its smallest and largest."""
-    said = {"kind": "ratio", "value": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+    said = {
+        "kind": "ratio",
+        "value": statistics.median(ratios),
+        "low": min(ratios),
+        "high": max(ratios),
+    }
     return said | {"n": len(ratios), "rows": rows, "unit": "x", "better": "higher", "peer": peer}
 
 
@@ -188,8 +212,18 @@ def parity(ours: Ours, count: int) -> dict[str, Any]:
             logits = ours.model.network(torch.tensor([prompt + alone[:same]])).logits[0, -1]
         pair = [float(logits[t[same]]) for t in (alone, tokens) if len(t) > same]
         ties += len(pair) == 2 and abs(pair[0] - pair[1]) <= TIE
-    plain = {"kind": "count", "low": None, "high": None, "n": count, "unit": "prompts", "better": "lower"}
-    return {"parity_different": plain | {"value": different}, "parity_not_a_tie": plain | {"value": different - ties}}
+    plain = {
+        "kind": "count",
+        "low": None,
+        "high": None,
+        "n": count,
+        "unit": "prompts",
+        "better": "lower",
+    }
+    return {
+        "parity_different": plain | {"value": different},
+        "parity_not_a_tie": plain | {"value": different - ties},
+    }
 
 
 LLAMA_SERVER_CHILD = """
@@ -214,12 +248,19 @@ def llama_server(python: str, rows: int, count: int, ours: Ours) -> dict[str, An
 
     from helpers.models import embedded
 
-    child = Child([python, "-c", LLAMA_SERVER_CHILD, str(embedded.gguf_path()), str(torch.get_num_threads())], {})
+    child = Child(
+        [python, "-c", LLAMA_SERVER_CHILD, str(embedded.gguf_path()), str(torch.get_num_threads())],
+        {},
+    )
     url, found = child.ready["url"], {}
 
     def post(prompt: list[int]) -> None:
-        body = json.dumps({"prompt": prompt, "n_predict": NEW_TOKENS, "temperature": 0, "cache_prompt": True}).encode()
-        where = urllib.request.Request(f"{url}/completion", body, {"Content-Type": "application/json"})
+        body = json.dumps(
+            {"prompt": prompt, "n_predict": NEW_TOKENS, "temperature": 0, "cache_prompt": True}
+        ).encode()
+        where = urllib.request.Request(
+            f"{url}/completion", body, {"Content-Type": "application/json"}
+        )
         urllib.request.urlopen(where, timeout=600).read()
 
     def ask_all(asked: Sequence[list[int]]) -> float:
@@ -230,14 +271,20 @@ def llama_server(python: str, rows: int, count: int, ours: Ours) -> dict[str, An
         for kind in ("short", "long"):
             asked = prompts(kind, rows)
             ask_all(asked[:2])
-            ratios = rounds(lambda asked=asked: ours.ask(asked), lambda asked=asked: ask_all(asked), count)
-            found[f"llama_server_{kind}"] = as_ratio(ratios, rows, "llama.cpp server, 8 slots, as shipped (4-bit weights)")
+            ratios = rounds(
+                lambda asked=asked: ours.ask(asked), lambda asked=asked: ask_all(asked), count
+            )
+            found[f"llama_server_{kind}"] = as_ratio(
+                ratios, rows, "llama.cpp server, 8 slots, as shipped (4-bit weights)"
+            )
         return found
     finally:
         child.close()
 
 
-def measure(rows: int, count: int, only: Sequence[str], make_peers: bool, name: str = "embedded") -> dict[str, Any]:
+def measure(
+    rows: int, count: int, only: Sequence[str], make_peers: bool, name: str = "embedded"
+) -> dict[str, Any]:
     """All comparisons that can be made here."""
     from helpers.models import base_path
 
@@ -245,8 +292,18 @@ def measure(rows: int, count: int, only: Sequence[str], make_peers: bool, name: 
     short, long = prompts("short", rows), prompts("long", rows)
     ours.ask(short[:2])
     tokenizer = ours.model.tokenizer
-    found["prompt_tokens_short"] = {"kind": "size", "value": statistics.fmean(map(len, short)), "unit": "tokens", "n": rows}
-    found["prompt_tokens_long"] = {"kind": "size", "value": statistics.fmean(map(len, long)), "unit": "tokens", "n": rows}
+    found["prompt_tokens_short"] = {
+        "kind": "size",
+        "value": statistics.fmean(map(len, short)),
+        "unit": "tokens",
+        "n": rows,
+    }
+    found["prompt_tokens_long"] = {
+        "kind": "size",
+        "value": statistics.fmean(map(len, long)),
+        "unit": "tokens",
+        "n": rows,
+    }
     for case, asked, batch in (
         ("hf_batch16_short", short, 16),
         ("hf_batch16_long", long, 16),
@@ -254,7 +311,9 @@ def measure(rows: int, count: int, only: Sequence[str], make_peers: bool, name: 
     ):
         if case in only:
             sys.stderr.write(f"{case}\n")
-            theirs = lambda asked=asked, batch=batch: _timed(lambda: ours.transformers(asked, batch))  # noqa: E731
+            theirs = lambda asked=asked, batch=batch: _timed(
+                lambda: ours.transformers(asked, batch)
+            )  # noqa: E731
             # batch 1 is asked about fewer rows, so our side is timed on all and divided
             share = len(long) / len(asked) if batch == 1 else 1.0
             mine = (lambda: ours.ask(long)) if batch == 1 else (lambda asked=asked: ours.ask(asked))
@@ -262,13 +321,19 @@ def measure(rows: int, count: int, only: Sequence[str], make_peers: bool, name: 
             found[case] = as_ratio(ratios, rows, f"transformers generate, batch {batch}")
     if "lm_eval_short" in only and (python := peer_python("lm_eval", make_peers)):
         sys.stderr.write("lm_eval_short\n")
-        env = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        env = {
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         child = Child([python, "-c", LM_EVAL_CHILD, base_path(name), "16"], env)
         try:
             texts = [tokenizer.decode(p) for p in short]
             child.ask({"texts": texts[:2], "new": 4})
             peer = lambda: child.ask({"texts": texts, "new": NEW_TOKENS})["seconds"]  # noqa: E731
-            found["lm_eval_short"] = as_ratio(rounds(lambda: ours.ask(short), peer, count), rows, "lm-eval 0.4.13, batch 16")
+            found["lm_eval_short"] = as_ratio(
+                rounds(lambda: ours.ask(short), peer, count), rows, "lm-eval 0.4.13, batch 16"
+            )
         finally:
             child.close()
     if "llama_server" in only and (python := peer_python("llama_server", make_peers)):
@@ -279,15 +344,29 @@ def measure(rows: int, count: int, only: Sequence[str], make_peers: bool, name: 
 
 def main() -> None:
     """Measure, print a table, and with --json one object on the last line."""
-    names = ["lm_eval_short", "hf_batch16_short", "hf_batch16_long", "hf_batch1_long", "llama_server"]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [
+        "lm_eval_short",
+        "hf_batch16_short",
+        "hf_batch16_long",
+        "hf_batch1_long",
+        "llama_server",
+    ]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default=",".join(names))
-    parser.add_argument("--parity", type=int, default=0, help="check this many answers against batch 1")
-    parser.add_argument("--model", default="embedded", help="tiny shows in seconds that everything is connected")
-    parser.add_argument("--no-install", action="store_true", help="do not make environments for the peers")
+    parser.add_argument(
+        "--parity", type=int, default=0, help="check this many answers against batch 1"
+    )
+    parser.add_argument(
+        "--model", default="embedded", help="tiny shows in seconds that everything is connected"
+    )
+    parser.add_argument(
+        "--no-install", action="store_true", help="do not make environments for the peers"
+    )
     asked = parser.parse_args()
     from helpers.models import offline_env
 
@@ -301,7 +380,9 @@ def main() -> None:
             sys.stderr.write(f"{name}: skipped, the peer is not installed\n")
     for name, entry in found.items():
         span = f" [{entry['low']:.2f}, {entry['high']:.2f}]" if entry.get("low") is not None else ""
-        print(f"{name:24} {entry['value']:8.2f} {entry['unit']}{span}  n={entry['n']}  {entry.get('peer', '')}")
+        print(
+            f"{name:24} {entry['value']:8.2f} {entry['unit']}{span}  n={entry['n']}  {entry.get('peer', '')}"
+        )
     if asked.json:
         print(json.dumps(found))
 

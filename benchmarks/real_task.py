@@ -65,13 +65,20 @@ def as_row(row: dict[str, Any], part: str) -> dict[str, Any]:
     asked = ", ".join(row["requested_slots"])
     text = f"asked for: {asked}\n{row['text']}" if asked else row["text"]
     slots = {name: row["slots"][name] for name in SLOTS if name in row["slots"]}
-    return {"id": row["id"], "booking": text, "slots": json.dumps(slots, ensure_ascii=False), "split": part}
+    return {
+        "id": row["id"],
+        "booking": text,
+        "slots": json.dumps(slots, ensure_ascii=False),
+        "split": part,
+    }
 
 
 def prepare(folder: Path, data: Path, train: int, validation: int, test: int) -> list[str]:
     """Write rows, task and profile; returns what `workbook new` said."""
     rows = [as_row(row, "train") for row in chosen(data / "train.jsonl", train)]
-    rows += [as_row(row, "validation") for row in chosen(data / "train.jsonl", validation, skip=train)]
+    rows += [
+        as_row(row, "validation") for row in chosen(data / "train.jsonl", validation, skip=train)
+    ]
     rows += [as_row(row, "test") for row in chosen(data / "test.jsonl", test)]
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / "restaurant8k.jsonl"
@@ -82,10 +89,23 @@ def prepare(folder: Path, data: Path, train: int, validation: int, test: int) ->
     text = {"type": "string", "minLength": 1}
     task["name"] = "restaurant8k"
     task["instructions"] = {"full": FULL, "short": SHORT}
-    task["output"] = {"schema": {"type": "object", "additionalProperties": False, "properties": dict.fromkeys(SLOTS, text)}}
+    task["output"] = {
+        "schema": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": dict.fromkeys(SLOTS, text),
+        }
+    }
     task["scored_fields"], task["targets"] = list(SLOTS), TARGETS
-    task["screening"] = {"format_or_style": True, "new_knowledge": False, "owner": "whoever runs this benchmark"}
-    task["prices"] = (task.get("prices") or {}) | {"as_of": "2026-11-22", "hardware_usd_per_hour": 0.10}
+    task["screening"] = {
+        "format_or_style": True,
+        "new_knowledge": False,
+        "owner": "whoever runs this benchmark",
+    }
+    task["prices"] = (task.get("prices") or {}) | {
+        "as_of": "2026-11-22",
+        "hardware_usd_per_hour": 0.10,
+    }
     store.write_text(path, yaml.safe_dump(task, sort_keys=False, allow_unicode=True))
     store.write_text(folder / "profile.yaml", PROFILE.format(task=(folder / "task").resolve()))
     return said
@@ -93,7 +113,9 @@ def prepare(folder: Path, data: Path, train: int, validation: int, test: int) ->
 
 def main() -> None:
     """Prepare the folder and say how to run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, default=DATA)
     for name, rows in (("train", 400), ("validation", 60), ("test", 200)):

@@ -15,15 +15,48 @@ from typing import Any
 Row = dict[str, Any]
 FRAGMENTS = Path(__file__).parent / "data" / "support_triage_fragments.jsonl"
 TASK_DIR = Path(__file__).parents[1] / "helpers" / "tasks" / "support_triage"
-SYSTEM = {"role": "system", "content": "You triage messages for Kestrel Home. Answer with one JSON object."}
-PRIORITY = {"MU": "P2", "VO": "P2", "KE": "P2", "RA": "P3", "TO": "P3", "NA": "P3", "SI": "P4", "LI": "P4"}
-ACTION = {"MU": "ledger", "TO": "retain", "RA": "trace", "SI": "guide", "VO": "verify", "NA": "dpo", "LI": "archive"}
+SYSTEM = {
+    "role": "system",
+    "content": "You triage messages for Kestrel Home. Answer with one JSON object.",
+}
+PRIORITY = {
+    "MU": "P2",
+    "VO": "P2",
+    "KE": "P2",
+    "RA": "P3",
+    "TO": "P3",
+    "NA": "P3",
+    "SI": "P4",
+    "LI": "P4",
+}
+ACTION = {
+    "MU": "ledger",
+    "TO": "retain",
+    "RA": "trace",
+    "SI": "guide",
+    "VO": "verify",
+    "NA": "dpo",
+    "LI": "archive",
+}
 MIX = {"KE": 17, "SI": 15, "MU": 14, "RA": 13, "VO": 12, "TO": 10, "LI": 10, "NA": 9}
 PASTED = {
-    "pii_email": ("My mail is mara.lindqvist@example.com", "Write to t_okafor@example.org", "ines.duarte@example.net"),
+    "pii_email": (
+        "My mail is mara.lindqvist@example.com",
+        "Write to t_okafor@example.org",
+        "ines.duarte@example.net",
+    ),
     "pii_phone": ("Call me on +44 7700 900123", "My number: +1 202-555-0147", "Ring 020 7946 0958"),
-    "pii_iban": ("IBAN DE89 3704 0044 0532 0130 00", "GB82 WEST 1234 5698 7654 32", "My IBAN NO9386011117947"),
-    "pii_card": ("Card 4111 1111 1111 1111", "5555 5555 5555 4444", "No. 4242-4242-4242-4242", "Amex 378282246310005"),
+    "pii_iban": (
+        "IBAN DE89 3704 0044 0532 0130 00",
+        "GB82 WEST 1234 5698 7654 32",
+        "My IBAN NO9386011117947",
+    ),
+    "pii_card": (
+        "Card 4111 1111 1111 1111",
+        "5555 5555 5555 4444",
+        "No. 4242-4242-4242-4242",
+        "Amex 378282246310005",
+    ),
     "pii_address": (
         "Tom Okafor, 12 Harbour Street, Leeds LS1 4AB",
         "Hanna Vogelsang, Lindenweg 7, 22301 Hamburg",
@@ -37,7 +70,9 @@ PASTED = {
         "secret wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
     ),
 }
-dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # compact, the form of every answer
+dumps = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":")
+).encode  # compact, the form of every answer
 LOG_LINE = "2026-07-14T03:12:{:02d}Z hubd[412] WARN link lost, retry {} of 99, rssi -{} dBm, queue {} waiting\n"
 
 
@@ -67,11 +102,17 @@ class Simulator:
         """The next fragment of a shuffled deck, so that all of them are used about equally often."""
         deck = self.decks.setdefault(str(wanted), [])
         if not deck:
-            deck += [f for f in self.fragments if all(f.get(key) == value for key, value in wanted.items())]
+            deck += [
+                f
+                for f in self.fragments
+                if all(f.get(key) == value for key, value in wanted.items())
+            ]
             self.rng.shuffle(deck)
         return deck.pop()
 
-    def message(self, kind: str = "core", product: str = "", limit: int = 200) -> tuple[str, dict[str, str]]:
+    def message(
+        self, kind: str = "core", product: str = "", limit: int = 200
+    ) -> tuple[str, dict[str, str]]:
         """A new message, opener? + core + tail?, with its right answer; never the same text twice."""
         rng, prefix = self.rng, "foreign_" if kind == "foreign" else ""
         while True:
@@ -83,20 +124,26 @@ class Simulator:
                 tail = self.deal(kind=f"{prefix}tail", **(speech or ask))["t"]
                 text = f"{text} {tail}" if text.endswith(("?", "!")) else f"{text}. {tail}"
             if rng.random() < 0.72:
-                opener = self.deal(kind=f"{prefix}opener", **(speech or {"r": int(rng.random() < 0.16)}))
+                opener = self.deal(
+                    kind=f"{prefix}opener", **(speech or {"r": int(rng.random() < 0.16)})
+                )
                 text, repeat = f"{opener['t']} {text}", opener.get("r", 0)
             if len(text) <= limit and text not in self.seen:
                 self.seen.add(text)
                 return text, label(core["c"], core["p"], core["d"], repeat)
 
-    def answer(self, truth: dict[str, str], draw: float, right: float, not_json: float = 0.1) -> tuple[str, bool]:
+    def answer(
+        self, truth: dict[str, str], draw: float, right: float, not_json: float = 0.1
+    ) -> tuple[str, bool]:
         """What the present system says, by a draw in 0..1: right, not JSON at all, or one or two wrong fields."""
         rng, said = self.rng, dumps(truth)
         if draw < right:
             return said, True
         if draw < right + not_json:
             prose = f"The customer writes about the {truth['product']}, I would treat it as {truth['priority']}."
-            return rng.choice((prose, said[: rng.randint(20, 60)], f"Sure! The triage: {said}")), False
+            return rng.choice(
+                (prose, said[: rng.randint(20, 60)], f"Sure! The triage: {said}")
+            ), False
         choices = {
             "category": list(PRIORITY),
             "priority": ["P1", "P2", "P3", "P4"],
@@ -104,22 +151,35 @@ class Simulator:
             "action": [*ACTION.values(), "swap", "bugfix"],
         }
         fields = rng.choices(
-            ("priority", "product", "action", "category", "category action", "product priority"), (6, 4, 3, 1, 4, 2)
+            ("priority", "product", "action", "category", "category action", "product priority"),
+            (6, 4, 3, 1, 4, 2),
         )[0].split()
-        return dumps(truth | {f: rng.choice([c for c in choices[f] if c != truth[f]]) for f in fields}), False
+        return dumps(
+            truth | {f: rng.choice([c for c in choices[f] if c != truth[f]]) for f in fields}
+        ), False
 
     def score(self, right: bool) -> int:
         """Feedback that follows correctness, with some lucky and some grumpy customers."""
-        return self.rng.choices((1, 2, 3, 4, 5), (1, 2, 6, 33, 58) if right else (47, 34, 14, 4.5, 0.5))[0]
+        return self.rng.choices(
+            (1, 2, 3, 4, 5), (1, 2, 6, 33, 58) if right else (47, 34, 14, 4.5, 0.5)
+        )[0]
 
     def row(self, text: str, truth: dict[str, str], kind: str = "clean", liked: float = 0.0) -> Row:
         """One logged request; `liked` is the share lifted to a score of 4 or 5, to pass the filter on scores."""
         forced = self.rng.random() < liked
         answer, right = self.answer(truth, self.rng.random(), 0.96 if forced else 0.54)
-        grade = self.rng.choice((4, 5)) if forced else self.score(right) if self.rng.random() < 0.32 else None
+        grade = (
+            self.rng.choice((4, 5))
+            if forced
+            else self.score(right)
+            if self.rng.random() < 0.32
+            else None
+        )
         talk = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
         return {
-            "at": self.when(datetime(2026, 5, 1, tzinfo=UTC) + timedelta(days=self.rng.randrange(184))),
+            "at": self.when(
+                datetime(2026, 5, 1, tzinfo=UTC) + timedelta(days=self.rng.randrange(184))
+            ),
             "conv": f"c{self.rng.randrange(16**7):07x}",
             "messages": [SYSTEM][: self.rng.random() < 0.3] + talk,
             "score": grade,
@@ -169,7 +229,11 @@ def dirty_rows(sim: Simulator, clean: list[Row], human: list[Row]) -> list[Row]:
         copy = sim.row(text if same else sim.touch(text), source["truth"], kind)
         if same or rng.random() < 0.75:  # a quarter of the near-duplicates is answered anew
             asked = (source if same else copy)["messages"][:-1]
-            copy |= {"right": source["right"], "score": source["score"], "messages": [*asked, source["messages"][-1]]}
+            copy |= {
+                "right": source["right"],
+                "score": source["score"],
+                "messages": [*asked, source["messages"][-1]],
+            }
         dirt.append(copy)
     for i in range(96):
         kind = [*PASTED][i % 6]
@@ -177,16 +241,34 @@ def dirty_rows(sim: Simulator, clean: list[Row], human: list[Row]) -> list[Row]:
         text, truth = sim.message(limit=198 - len(extra))
         dirt.append(sim.row(f"{text.rstrip('.')}. {extra}", truth, kind, 0.6))
     dirt += [sim.row(*sim.message("foreign"), "other_language", 0.3) for _ in range(90)]
-    dirt += [sim.row(rng.choice(("", " ", "\n")), label("LI", "app", 0, 0), "empty", 0.5) for _ in range(25)]
+    dirt += [
+        sim.row(rng.choice(("", " ", "\n")), label("LI", "app", 0, 0), "empty", 0.5)
+        for _ in range(25)
+    ]
     for _ in range(12):
         text, truth = sim.message()
-        log = "".join(LOG_LINE.format(*(rng.randrange(10, 60) for _ in range(4))) for _ in range(7)) * 40
+        log = (
+            "".join(LOG_LINE.format(*(rng.randrange(10, 60) for _ in range(4))) for _ in range(7))
+            * 40
+        )
         dirt.append(sim.row(f"{text}\n{log}"[: rng.randint(8000, 20000)], truth, "endless", 0.8))
     for i, example in enumerate(rng.sample(human, min(40, len(human)))):
-        text, truth = example["messages"][-2]["content"], json.loads(example["messages"][-1]["content"])
-        dirt.append(sim.row(text if i % 4 else sim.touch(text), truth, "leaked" if i % 4 else "leaked_changed", 0.9))
+        text, truth = (
+            example["messages"][-2]["content"],
+            json.loads(example["messages"][-1]["content"]),
+        )
+        dirt.append(
+            sim.row(
+                text if i % 4 else sim.touch(text),
+                truth,
+                "leaked" if i % 4 else "leaked_changed",
+                0.9,
+            )
+        )
     for i in range(18):
-        bad = sim.row(*sim.message(), ("roles_swapped", "assistant_missing", "role_unknown")[i % 3], 1.0)
+        bad = sim.row(
+            *sim.message(), ("roles_swapped", "assistant_missing", "role_unknown")[i % 3], 1.0
+        )
         *start, asked, said = bad["messages"]
         bad["messages"] = start + ([said, asked], [asked], [asked, said | {"role": "agent"}])[i % 3]
         dirt.append(bad)
@@ -200,7 +282,11 @@ def production(sim: Simulator, human: list[Row]) -> list[str]:
         row["kind"] = "broken_json"
     dirt = dirty_rows(sim, [r for r in clean if r["kind"] == "clean"], human)
     for i, row in enumerate(sorted(clean + dirt, key=lambda r: r["at"])):
-        zone, kind, score = timezone(timedelta(hours=2 * (rng.random() < 0.12))), row["kind"], row["score"] or 0
+        zone, kind, score = (
+            timezone(timedelta(hours=2 * (rng.random() < 0.12))),
+            row["kind"],
+            row["score"] or 0,
+        )
         line = json.dumps(
             {
                 "id": f"prod-{i + 1:05d}",
@@ -229,12 +315,16 @@ def production(sim: Simulator, human: list[Row]) -> list[str]:
 def live(sim: Simulator) -> list[str]:
     """Three weeks of live traffic: two steady ones, then a new product shows up and quality falls."""
     rng, lines, start = sim.rng, [], datetime(2026, 11, 1, tzinfo=UTC)
-    for i, moment in enumerate(sorted(sim.when(start + timedelta(days=i % 21)) for i in range(609))):
+    for i, moment in enumerate(
+        sorted(sim.when(start + timedelta(days=i % 21)) for i in range(609))
+    ):
         week = (moment - start).days // 7 + 1
         new, failed = week == 3 and rng.random() < 0.34, rng.random() < 0.012
         text, truth = sim.message("sensor" if new else "core")
         skill = 0.28 if new else 0.74 if week == 3 else 0.80
-        answer, right = sim.answer(truth, i * 0.618034 % 1, skill, 0.06)  # draws spread evenly over the days
+        answer, right = sim.answer(
+            truth, i * 0.618034 % 1, skill, 0.06
+        )  # draws spread evenly over the days
         latency = 15000.0 if failed else rng.lognormvariate(6.54 if week == 3 else 6.33, 0.28)
         row = {
             "request_id": f"live-{i + 1:04d}",
@@ -260,7 +350,9 @@ def live(sim: Simulator) -> list[str]:
     return lines
 
 
-def simulate(human_path: Path, fragments_path: Path, out_dir: Path, seed: int = 11) -> dict[str, int]:
+def simulate(
+    human_path: Path, fragments_path: Path, out_dir: Path, seed: int = 11
+) -> dict[str, int]:
     """Write production.jsonl and live.jsonl into out_dir; return how many rows of each kind were planted."""
     human, fragments = (
         [json.loads(line) for line in Path(path).read_text("utf-8").split("\n") if line.strip()]

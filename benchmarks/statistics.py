@@ -57,7 +57,9 @@ def judged(gained: int, lost: int, n: int, alpha: float = TAIL) -> tuple[str, fl
     """(the gate's verdict, the interval's ends) of this table, by 04's own functions; min_gain 0, no other target."""
     difference, surer = from_counts(gained, lost, n, n), from_counts(gained, lost, n, n, alpha)
     verdict = decide(difference, surer, 0.0)
-    compared = MetricComparison(difference=difference, method="", gained=gained, lost=lost, margin=0.0, verdict=verdict)
+    compared = MetricComparison(
+        difference=difference, method="", gained=gained, lost=lost, margin=0.0, verdict=verdict
+    )
     return gate(TASK, {"accuracy": compared}, {}, "prompt")[0], difference.low, difference.high
 
 
@@ -66,22 +68,36 @@ def check_shortcut(rng: np.random.Generator, alphas: list[float]) -> None:
     for n in SIZES:
         for gained, lost in draw(rng, n, 0.3, 0.1, 20).tolist():
             alpha, same = alphas[int(rng.integers(WEEKS))], [1] * (n - gained - lost)
-            ours, theirs = rows([1] * gained + [0] * lost + same), rows([0] * gained + [1] * lost + same)
+            ours, theirs = (
+                rows([1] * gained + [0] * lost + same),
+                rows([0] * gained + [1] * lost + same),
+            )
             compared = compare_results(ours, theirs, TASK, 0.0, alpha)
             difference = compared["accuracy"].difference
             whole = (gate(TASK, compared, {}, "prompt")[0], difference.low, difference.high)
             assert whole == judged(gained, lost, n, alpha), (gained, lost, n, alpha)
 
 
-def draw(rng: np.random.Generator, n: int, flips: float, difference: float, repeats: int) -> np.ndarray:
+def draw(
+    rng: np.random.Generator, n: int, flips: float, difference: float, repeats: int
+) -> np.ndarray:
     """(gained, lost) of `repeats` experiments, shape [repeats, 2]."""
-    return rng.multinomial(n, [(flips + difference) / 2, (flips - difference) / 2, 1 - flips], repeats)[:, :2]
+    return rng.multinomial(
+        n, [(flips + difference) / 2, (flips - difference) / 2, 1 - flips], repeats
+    )[:, :2]
 
 
 def share(draws: np.ndarray, holds: Callable[[int, int], bool]) -> float:
     """How often something holds of (gained, lost); asked once for each pair that occurs."""
     pairs, counts = np.unique(draws, axis=0, return_counts=True)
-    return float(sum(times for (b, c), times in zip(pairs.tolist(), counts.tolist(), strict=True) if holds(b, c)) / len(draws))
+    return float(
+        sum(
+            times
+            for (b, c), times in zip(pairs.tolist(), counts.tolist(), strict=True)
+            if holds(b, c)
+        )
+        / len(draws)
+    )
 
 
 def wald(gained: int, lost: int, n: int) -> tuple[float, float]:
@@ -131,13 +147,17 @@ def cells(rng: np.random.Generator, repeats: int) -> Table:
             for name, rule in USUAL.items():
                 row[f"promoted: {name}"] = share(none, lambda b, c, rule=rule, n=n: rule(b, c, n))
                 row[f"power: {name}"] = share(ten, lambda b, c, rule=rule, n=n: rule(b, c, n))
-            claims = share(none, lambda b, c, n=n: not judged(b, c, n)[1] <= 0 <= judged(b, c, n)[2])
+            claims = share(
+                none, lambda b, c, n=n: not judged(b, c, n)[1] <= 0 <= judged(b, c, n)[2]
+            )
             row["false claims"] = claims
             for name, interval in INTERVALS.items():
                 for d in DIFFERENCES:
                     seen = none if d == 0 else ten if d == 0.1 else draw(rng, n, flips, d, repeats)
 
-                    def holds(b: int, c: int, interval: Any = interval, n: int = n, d: float = d) -> bool:
+                    def holds(
+                        b: int, c: int, interval: Any = interval, n: int = n, d: float = d
+                    ) -> bool:
                         low, high = interval(b, c, n)
                         return low <= d <= high
 
@@ -149,7 +169,10 @@ def cells(rng: np.random.Generator, repeats: int) -> Table:
 def alphas_of_a_year() -> list[float]:
     """What each of 52 weekly attempts is allowed, as 04 counts them from attempts.jsonl."""
     start = datetime(2026, 1, 4, tzinfo=UTC)
-    lines = [{"key": f"{w}", "rows": "same", "n": 100, "at": (start + timedelta(weeks=w)).isoformat()} for w in range(WEEKS)]
+    lines = [
+        {"key": f"{w}", "rows": "same", "n": 100, "at": (start + timedelta(weeks=w)).isoformat()}
+        for w in range(WEEKS)
+    ]
     found = [count_attempts(lines[: w + 1], f"{w}").alpha for w in range(WEEKS)]
     assert found == [attempt_alpha(w + 1) for w in range(WEEKS)]
     return found
@@ -166,10 +189,20 @@ def years(rng: np.random.Generator, repeats: int) -> Table:
                 pairs, place = np.unique(draws, axis=0, return_inverse=True)
                 first = [judged(b, c, n)[0] == "pass" for b, c in pairs.tolist()]
                 # what does not pass at 2.5% does not pass at less
-                later = [ok and judged(b, c, n, alpha)[0] == "pass" for (b, c), ok in zip(pairs.tolist(), first, strict=True)]
+                later = [
+                    ok and judged(b, c, n, alpha)[0] == "pass"
+                    for (b, c), ok in zip(pairs.tolist(), first, strict=True)
+                ]
                 naive |= np.array(first)[place.ravel()]
                 spent |= np.array(later)[place.ravel()]
-            table.append({"n": n, "flips": flips, "with the budget": spent.mean(), "95% every week": naive.mean()})
+            table.append(
+                {
+                    "n": n,
+                    "flips": flips,
+                    "with the budget": spent.mean(),
+                    "95% every week": naive.mean(),
+                }
+            )
     return table
 
 
@@ -185,17 +218,31 @@ def clustered(rng: np.random.Generator, repeats: int) -> Table:
             theirs = rows((shift < 0).astype(int).tolist())
             for name in false:
                 size = 4 if name == "with groups" else 1
-                ours = [row(i, hit) | {"group": f"{i // size}"} for i, hit in enumerate((shift > 0).astype(int).tolist())]
+                ours = [
+                    row(i, hit) | {"group": f"{i // size}"}
+                    for i, hit in enumerate((shift > 0).astype(int).tolist())
+                ]
                 difference = compare_results(ours, theirs, TASK)["accuracy"].difference
                 false[name] += not difference.low <= 0 <= difference.high
-        table.append({"conversations": conversations, "rows": 4 * conversations} | {k: v / repeats for k, v in false.items()})
+        table.append(
+            {"conversations": conversations, "rows": 4 * conversations}
+            | {k: v / repeats for k, v in false.items()}
+        )
     return table
 
 
 def figure(value: float, repeats: int, better: str, peer: str = "") -> dict[str, Any]:
     """One entry of the JSON object; the interval is that of the simulation."""
     low, high = wilson(value * repeats, repeats)
-    entry = {"kind": "rate", "value": value, "low": low, "high": high, "n": repeats, "unit": "share", "better": better}
+    entry = {
+        "kind": "rate",
+        "value": value,
+        "low": low,
+        "high": high,
+        "n": repeats,
+        "unit": "share",
+        "better": better,
+    }
     return entry | ({"peer": peer} if peer else {})
 
 
@@ -206,14 +253,20 @@ def summary(table: Table, year: Table, groups: Table, repeats: int) -> dict[str,
     cover = {d: [row[f"coverage {d:g}: {ours}"] for row in table] for d in DIFFERENCES}
     usual = [at[n, 0.2][f"coverage {d:g}: {ours}"] for n in SIZES if n >= 50 for d in DIFFERENCES]
     out = {
-        "false_promotion_worst": figure(max(row["promoted: the gate"] for row in table), repeats, "lower"),
+        "false_promotion_worst": figure(
+            max(row["promoted: the gate"] for row in table), repeats, "lower"
+        ),
         "false_claim_worst": figure(max(row["false claims"] for row in table), repeats, "lower"),
         "coverage_worst": figure(min(min(values) for values in cover.values()), repeats, "higher"),
         "coverage_20_percent_flips_low": figure(min(usual), repeats, "higher"),
         "coverage_20_percent_flips_high": figure(max(usual), repeats, "lower"),
         "power_10_points_n400": figure(at[400, 0.2]["power: the gate"], repeats, "higher"),
-        "year_false_promotion": figure(max(row["with the budget"] for row in year), repeats, "lower"),
-        "clustered_false_claim_worst": figure(max(r["with groups"] for r in groups), max(100, repeats // 10), "lower"),
+        "year_false_promotion": figure(
+            max(row["with the budget"] for row in year), repeats, "lower"
+        ),
+        "clustered_false_claim_worst": figure(
+            max(r["with groups"] for r in groups), max(100, repeats // 10), "lower"
+        ),
     }
     for peer, name in (("lift >= 5 points", "lift_5"), ("tuned >= base", "at_least_base"), ("Wald lower bound > 0", "wald"),
                        ("bootstrap lower bound > 0", "bootstrap")):  # fmt: skip
@@ -229,8 +282,13 @@ def summary(table: Table, year: Table, groups: Table, repeats: int) -> dict[str,
 def markdown(table: Table) -> str:
     """Rows as a Markdown table, shares in percent."""
     names = list(table[0])
-    shown = [[f"{100 * v:.1f}%" if isinstance(v, float) and k != "n" else str(v) for k, v in row.items()] for row in table]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [names, ["---"] * len(names), *shown])
+    shown = [
+        [f"{100 * v:.1f}%" if isinstance(v, float) and k != "n" else str(v) for k, v in row.items()]
+        for row in table
+    ]
+    return "\n".join(
+        "| " + " | ".join(line) + " |" for line in [names, ["---"] * len(names), *shown]
+    )
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -248,14 +306,25 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)
         print(json.dumps(out))
         return out
-    promoted = [{k.removeprefix("promoted: "): v for k, v in r.items() if k[:2] in ("n", "fl", "pr")} for r in table]
-    power = [{k.removeprefix("power: "): v for k, v in r.items() if k[:2] in ("n", "fl", "po")} for r in table]
-    covered = [{k.removeprefix("coverage "): v for k, v in r.items() if k[:2] in ("n", "fl", "co")} for r in table]
+    promoted = [
+        {k.removeprefix("promoted: "): v for k, v in r.items() if k[:2] in ("n", "fl", "pr")}
+        for r in table
+    ]
+    power = [
+        {k.removeprefix("power: "): v for k, v in r.items() if k[:2] in ("n", "fl", "po")}
+        for r in table
+    ]
+    covered = [
+        {k.removeprefix("coverage "): v for k, v in r.items() if k[:2] in ("n", "fl", "co")}
+        for r in table
+    ]
     for title, part in {"Promoted, no true gain": promoted, "Promoted, 10 points better": power, "Coverage": covered,
                         "Years with a false promotion": year, "Conversations": groups}.items():  # fmt: skip
         print(f"\n## {title}\n\n{markdown(part)}")
     named = [{"figure": k} | {x: v[x] for x in ("value", "low", "high")} for k, v in out.items()]
-    print(f"\n## Worst cells\n\n{markdown(named)}\n\n{given.repeats} repeats, {time.monotonic() - started:.0f} s")
+    print(
+        f"\n## Worst cells\n\n{markdown(named)}\n\n{given.repeats} repeats, {time.monotonic() - started:.0f} s"
+    )
     return out
 
 

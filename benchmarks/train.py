@@ -33,7 +33,7 @@ PROFILES = {"default": {}, "tutorial": None}  # None: what params/tutorial.yaml 
 def make_job(folder: Path, base: str, profile: str, steps: int) -> dict[str, Any]:
     """job.json for the shipped task's verified train rows, as notebook 03a would write it, without validation."""
     from helpers import tasks
-    from helpers.retrain.parameters import load_profile
+    from helpers.parameters import load_profile
     from helpers.train import LoraTrainingConfig
     from helpers.train.config import plan_schedule
     from helpers.train.rows import TrainingRow, make_row, tokenizer_of
@@ -42,7 +42,9 @@ def make_job(folder: Path, base: str, profile: str, steps: int) -> dict[str, Any
     given = PROFILES[profile] if PROFILES[profile] is not None else load_profile(profile).values
     config = LoraTrainingConfig.of({**given, "base_model": base})
     examples = tasks.with_parts(
-        tasks.load_examples(task, source="human").examples, config.seed, {"train": 0.65, "validation": 0.12, "test": 0.23}
+        tasks.load_examples(task, source="human").examples,
+        config.seed,
+        {"train": 0.65, "validation": 0.12, "test": 0.23},
     )
     tokenizer = tokenizer_of(base)
     made = [make_row(tokenizer, task, e, config) for e in examples if e.part == "train"]
@@ -52,7 +54,10 @@ def make_job(folder: Path, base: str, profile: str, steps: int) -> dict[str, Any
         "save_steps": 10**6,
         "eval_steps": 10**6,
     }
-    path = store.write_json(folder / "rows.json", {"train": [r.model_dump(exclude={"id"}) for r in rows], "validation": []})
+    path = store.write_json(
+        folder / "rows.json",
+        {"train": [r.model_dump(exclude={"id"}) for r in rows], "validation": []},
+    )
     return {
         "folder": str(folder),
         "rows": str(path),
@@ -86,7 +91,10 @@ def needed_flops(config: Any, ids: Any, labels: Any, full_tokens: int) -> float:
     from helpers.train.trainer import shared_prefix
 
     h, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    q, kv = (
+        config.num_attention_heads * config.head_dim,
+        config.num_key_value_heads * config.head_dim,
+    )
     keys, rest = 2 * h * kv, 2 * h * q + 3 * h * inner
     prefix, supervised = shared_prefix(ids, labels), int((labels != IGNORED).sum())
     tokens = full_tokens - prefix * (ids.shape[0] - 1)
@@ -109,7 +117,9 @@ def work(system: str, job: dict[str, Any], steps: int) -> None:
     def begin() -> None:
         if not sys.stdin.readline():
             os._exit(0)
-        block.update(seconds=0.0, cpu=0.0, flops=0.0, rates=[], tokens=int(trainer._total_train_tokens))
+        block.update(
+            seconds=0.0, cpu=0.0, flops=0.0, rates=[], tokens=int(trainer._total_train_tokens)
+        )
 
     class Blocks(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -122,8 +132,15 @@ def work(system: str, job: dict[str, Any], steps: int) -> None:
             block["cpu"] += time.process_time() - block["begun"][1]
             block["rates"].append(matmul_rate())
             if (state.global_step - 1) % steps == 0:
-                answer = {"tokens": int(trainer._total_train_tokens) - block["tokens"], "seconds": block["seconds"]}
-                answer |= {"cpu": block["cpu"], "flops": block["flops"], "matmul": median(block["rates"])}
+                answer = {
+                    "tokens": int(trainer._total_train_tokens) - block["tokens"],
+                    "seconds": block["seconds"],
+                }
+                answer |= {
+                    "cpu": block["cpu"],
+                    "flops": block["flops"],
+                    "matmul": median(block["rates"]),
+                }
                 answer["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
                 out.write(json.dumps(answer) + "\n")
                 out.flush()
@@ -132,7 +149,9 @@ def work(system: str, job: dict[str, Any], steps: int) -> None:
         network, stock = trainer.model.config, trainer._supervised
 
         def counted(model: Any, inputs: dict[str, Any], path: Any) -> Any:
-            block["flops"] += needed_flops(network, inputs["input_ids"], inputs["labels"], int(inputs["attention_mask"].sum()))
+            block["flops"] += needed_flops(
+                network, inputs["input_ids"], inputs["labels"], int(inputs["attention_mask"].sum())
+            )
             return stock(model, inputs, path)
 
         trainer._supervised = counted
@@ -218,7 +237,9 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, list[dict[str, 
                     raise SystemExit(f"{system} ended with code {child.wait()}")
                 if number:  # the first step warms up
                     found[system].append(json.loads(line))
-                    say(f"round {number}: {system} {found[system][-1]['tokens'] / found[system][-1]['seconds']:.1f} tokens/s")
+                    say(
+                        f"round {number}: {system} {found[system][-1]['tokens'] / found[system][-1]['seconds']:.1f} tokens/s"
+                    )
     finally:
         for child in children.values():
             child.kill()
@@ -250,7 +271,13 @@ def starts(times: int) -> tuple[list[float], list[float]]:
         with tempfile.TemporaryDirectory() as cache:
             env = {**os.environ, **models.offline_env(), "WORKBOOK_CACHE": cache}
             for number in range(2):
-                done = subprocess.run([sys.executable, "-c", FIRST], env=env, capture_output=True, text=True, check=True)
+                done = subprocess.run(
+                    [sys.executable, "-c", FIRST],
+                    env=env,
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
                 first, token = map(float, done.stdout.split()[-2:])
                 made.append(first) if number == 0 else cached.append(first + token)
     return made, cached
@@ -262,7 +289,10 @@ def llama_factory(folder: Path, args: argparse.Namespace, python: str) -> dict[s
 
     task, job = tasks.load_task("support_triage"), store.read_json(folder / "job.json")
     rows = [
-        [m.model_dump(include={"role", "content"}) for m in tasks.render(task, e, "short", answer=True)]
+        [
+            m.model_dump(include={"role", "content"})
+            for m in tasks.render(task, e, "short", answer=True)
+        ]
         for e in tasks.load_examples(task, source="human").examples
     ]
     store.write_json(folder / "rows_lf.json", [{"messages": chat} for chat in rows])
@@ -275,7 +305,14 @@ def llama_factory(folder: Path, args: argparse.Namespace, python: str) -> dict[s
     }
     store.write_json(
         folder / "dataset_info.json",
-        {"rows": {"file_name": "rows_lf.json", "formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}},
+        {
+            "rows": {
+                "file_name": "rows_lf.json",
+                "formatting": "sharegpt",
+                "columns": {"messages": "messages"},
+                "tags": tags,
+            }
+        },
     )
     config = job["config"]
     settings = {
@@ -299,8 +336,12 @@ def llama_factory(folder: Path, args: argparse.Namespace, python: str) -> dict[s
         "include_num_input_tokens_seen": "non_padding",  # as ours are counted
         "cutoff_len": config["max_length"],
     }
-    path = store.write_json(folder / "lf.yaml", settings)  # JSON is YAML; its reader of .json files fails in 0.9.5
-    subprocess.run([python, "-m", "llamafactory.cli", "train", str(path)], check=True, stdout=sys.stderr)
+    path = store.write_json(
+        folder / "lf.yaml", settings
+    )  # JSON is YAML; its reader of .json files fails in 0.9.5
+    subprocess.run(
+        [python, "-m", "llamafactory.cli", "train", str(path)], check=True, stdout=sys.stderr
+    )
     done = store.read_json(folder / "lf/train_results.json")
     return {"tokens": done["num_input_tokens_seen"], "seconds": done["train_runtime"]}
 
@@ -314,25 +355,50 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         peer = llama_factory(folder, args, peer_python) if peer_python else None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    speeds = {system: [b["tokens"] / b["seconds"] for b in blocks] for system, blocks in found.items()}
+    speeds = {
+        system: [b["tokens"] / b["seconds"] for b in blocks] for system, blocks in found.items()
+    }
     ratios = [a / b for a, b in zip(speeds["ours"], speeds["stock_trl"], strict=True)]
-    by_cpu = [(a["tokens"] / a["cpu"]) / (b["tokens"] / b["cpu"]) for a, b in zip(found["ours"], found["stock_trl"], strict=True)]
+    by_cpu = [
+        (a["tokens"] / a["cpu"]) / (b["tokens"] / b["cpu"])
+        for a, b in zip(found["ours"], found["stock_trl"], strict=True)
+    ]
     shares = [b["flops"] / b["seconds"] / b["matmul"] for b in found["ours"]]
     memory = {system: blocks[-1]["memory"] for system, blocks in found.items()}
-    result["stock_trl"] = entry("ratio", ratios, "x tokens/s", "higher", peer="trl SFTTrainer, bf16=False")
+    result["stock_trl"] = entry(
+        "ratio", ratios, "x tokens/s", "higher", peer="trl SFTTrainer, bf16=False"
+    )
     result["stock_trl_cpu"] = entry(
-        "ratio", by_cpu, "x tokens per CPU second", "higher", peer="the same, on a machine with other work"
+        "ratio",
+        by_cpu,
+        "x tokens per CPU second",
+        "higher",
+        peer="the same, on a machine with other work",
     )
     result["tokens_per_second"] = entry("rate", speeds["ours"], "tokens/s", "higher")
-    result["tokens_per_second_stock_trl"] = entry("rate", speeds["stock_trl"], "tokens/s", "higher", peer="trl")
+    result["tokens_per_second_stock_trl"] = entry(
+        "rate", speeds["stock_trl"], "tokens/s", "higher", peer="trl"
+    )
     result["matmul_share"] = entry(
-        "ratio", shares, "of the timed matmul rate", "higher", peer=f"matmul {'x'.join(map(str, SHAPE))}"
+        "ratio",
+        shares,
+        "of the timed matmul rate",
+        "higher",
+        peer=f"matmul {'x'.join(map(str, SHAPE))}",
     )
     result["peak_memory"] = entry("size", [memory["ours"] / 2**20], "MiB", "lower")
-    result["peak_memory_share"] = entry("ratio", [memory["ours"] / memory["stock_trl"]], "of stock's", "lower", peer="trl")
+    result["peak_memory_share"] = entry(
+        "ratio", [memory["ours"] / memory["stock_trl"]], "of stock's", "lower", peer="trl"
+    )
     if peer:
         rate = peer["tokens"] / peer["seconds"]
-        result["llama_factory"] = entry("ratio", [s / rate for s in speeds["ours"]], "x tokens/s", "higher", peer="LLaMA-Factory")
+        result["llama_factory"] = entry(
+            "ratio",
+            [s / rate for s in speeds["ours"]],
+            "x tokens/s",
+            "higher",
+            peer="LLaMA-Factory",
+        )
     if args.base == "embedded" and args.starts:
         made, cached = starts(args.starts)
         result["embedded_first_use"] = entry("seconds", made, "s", "lower")
@@ -342,7 +408,13 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def entry(kind: str, values: list[float], unit: str, better: str, peer: str = "") -> dict[str, Any]:
     """One line of the table: the median, and the lowest and highest value."""
-    found = {"kind": kind, "value": median(values), "low": min(values), "high": max(values), "n": len(values)}
+    found = {
+        "kind": kind,
+        "value": median(values),
+        "low": min(values),
+        "high": max(values),
+        "n": len(values),
+    }
     return found | {"unit": unit, "better": better} | ({"peer": peer} if peer else {})
 
 
@@ -353,11 +425,15 @@ def say(line: str) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--starts", type=int, default=3, help="how often the embedded model's start is timed")
+    parser.add_argument(
+        "--starts", type=int, default=3, help="how often the embedded model's start is timed"
+    )
     parser.add_argument("--base", default="embedded")
     parser.add_argument("--profile", default="default", choices=sorted(PROFILES))
     parser.add_argument("--child", nargs=2, metavar=("SYSTEM", "JOB"), help=argparse.SUPPRESS)
@@ -367,7 +443,9 @@ def main() -> None:
         return
     result = measure(args)
     for name, line in result.items():
-        say(f"{name:28} {line['value']:10.3g} [{line['low']:.3g}, {line['high']:.3g}] {line['unit']}  n={line['n']}")
+        say(
+            f"{name:28} {line['value']:10.3g} [{line['low']:.3g}, {line['high']:.3g}] {line['unit']}  n={line['n']}"
+        )
     if args.json:
         print(json.dumps(result))
 

@@ -1,12 +1,11 @@
 """Where artifacts live: one folder per run, atomic writes, fingerprints, the lock.
 
-`begin(notebook, globals())` is the first helper call of every notebook: it checks the notebook's own parameters
-(so that bare papermill is as strict as `workbook run`) and opens the run's folder.
+A run's artifacts are records: `run.save(evaluation)` writes one, `run.load(Evaluation)` reads it, checked, and nothing
+else does.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import fcntl
 import hashlib
@@ -17,22 +16,13 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from helpers.records import WorkbookError
+from helpers.records import Artifact, WorkbookError
 
 PROJECT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = PROJECT / "notebooks"
-ARTIFACT_OF = {
-    "environment.json": "00_start_here",
-    "decision.json": "01_decide",
-    "dataset.json": "02_curate",
-    "model.json": "03a_train_lora (or 03b_train_openai)",
-    "evaluation.json": "04_evaluate",
-    "promotion.json": "05_registry",
-    "health.json": "06_monitor",
-}
-RUN_ONLY = {"notebooks", "time_limits", "min_new_rows"}  # of a profile, but of no notebook; helpers/retrain declares them
+A = TypeVar("A", bound=Artifact)
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -43,7 +33,9 @@ def home() -> Path:
 
 def cache() -> Path:
     """Converted models and tokenizer files, shared by all homes: WORKBOOK_CACHE, or ~/.cache/fine-tuning-workbook."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fine-tuning-workbook"
+    default = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fine-tuning-workbook"
+    )
     return Path(os.environ.get("WORKBOOK_CACHE") or default).resolve()
 
 
@@ -76,9 +68,14 @@ def write_text(path: Path, text: str) -> Path:
 def _disk_error(path: Path, error: OSError) -> Exception:
     """Disk full is exit 6 with a remedy; a read-only or forbidden folder is a setting to mend (2)."""
     if error.errno in (28, 122):  # ENOSPC, EDQUOT
-        return WorkbookError(f"no space left to write {path}; free some disk space and run again with the same run id", 6)
+        return WorkbookError(
+            f"no space left to write {path}; free some disk space and run again with the same run id",
+            6,
+        )
     if error.errno in (1, 13, 20, 30):  # EPERM, EACCES, ENOTDIR, EROFS
-        return WorkbookError(f"{path} cannot be written ({error.strerror}); set WORKBOOK_HOME to a folder you may write to")
+        return WorkbookError(
+            f"{path} cannot be written ({error.strerror}); set WORKBOOK_HOME to a folder you may write to"
+        )
     return error
 
 
@@ -116,7 +113,9 @@ def read_json(path: Path, remedy: str = "") -> Any:
     except FileNotFoundError:
         raise WorkbookError(f"{path} is missing" + (f"; {remedy}" if remedy else "")) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WorkbookError(f"{path} is not valid JSON ({error}); delete it and run its notebook again") from None
+        raise WorkbookError(
+            f"{path} is not valid JSON ({error}); delete it and run its notebook again"
+        ) from None
 
 
 def read_jsonl(path: Path) -> list[Any]:
@@ -127,13 +126,22 @@ def read_jsonl(path: Path) -> list[Any]:
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise WorkbookError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
+                raise WorkbookError(
+                    f"{path}, line {number}: not valid JSON ({error.msg})"
+                ) from None
     return rows
 
 
 def canonical(value: Any) -> str:
     """One spelling per value: sorted keys, NFC text, no spaces."""
-    text = json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(
+        value,
+        default=_plain,
+        ensure_ascii=False,
+        allow_nan=False,
+        sort_keys=True,
+        separators=(",", ":"),
+    )
     return unicodedata.normalize("NFC", text)
 
 
@@ -149,7 +157,9 @@ def sha256_file(path: Path) -> str:
 
 
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|DATABASE_URL|NOTIFY_URLS?)$")
-_SECRET_SHAPE = re.compile(r"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|ghp_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})\b")
+_SECRET_SHAPE = re.compile(
+    r"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|ghp_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})\b"
+)
 
 
 def redact(text: str) -> str:
@@ -183,7 +193,9 @@ def lock() -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise WorkbookError(f"another run holds {path}; wait until it has finished (`workbook runs` shows it)", 75) from None
+        raise WorkbookError(
+            f"another run holds {path}; wait until it has finished (`workbook runs` shows it)", 75
+        ) from None
     _held[path] = file
     try:
         yield
@@ -197,7 +209,9 @@ class Run:
 
     def __init__(self, run_id: str) -> None:
         if not RUN_ID.fullmatch(run_id):
-            raise WorkbookError(f"run_id {run_id!r}: use letters, digits, dot, dash and underscore (at most 80)")
+            raise WorkbookError(
+                f"run_id {run_id!r}: use letters, digits, dot, dash and underscore (at most 80)"
+            )
         self.id = run_id
         self.folder = home() / "runs" / run_id
 
@@ -205,18 +219,24 @@ class Run:
         """Where the artifact `name` is, or will be."""
         return self.folder / name
 
-    def has(self, name: str) -> bool:
-        """Whether the artifact was written."""
-        return self.path(name).exists()
+    def has(self, what: str | type[Artifact]) -> bool:
+        """Whether a file, or an artifact of this kind, was written."""
+        return self.path(what if isinstance(what, str) else what.FILE).exists()
 
-    def write(self, name: str, value: Any) -> Path:
+    def save(self, artifact: Artifact) -> Path:
         """Publish one artifact atomically, under the home's lock."""
         with lock():
-            return write_json(self.path(name), value)
+            return write_json(self.path(artifact.FILE), artifact)
 
-    def read(self, name: str) -> Any:
+    def load(self, kind: type[A]) -> A:
         """Read an artifact of this run; a missing one names the notebook that writes it."""
-        return read_json(self.path(name), f"run {ARTIFACT_OF.get(name, 'the notebook before')} with run_id={self.id!r} first")
+        path = self.path(kind.FILE)
+        raw = read_json(path, f"run {kind.WRITTEN_BY} with run_id={self.id!r} first")
+        params = None
+        if isinstance(raw, dict) and "schema_version" not in raw and self.has("run.json"):
+            # 0.1.0 did not write down how models were asked; the run's own parameters tell it
+            params = read_json(self.path("run.json")).get("params")
+        return kind.parse(raw, str(path), params)
 
     @property
     def private(self) -> Path:
@@ -231,74 +251,3 @@ def open_run(run_id: str) -> Run:
     run = Run(run_id)
     run.folder.mkdir(parents=True, exist_ok=True)
     return run
-
-
-def begin(notebook: str, namespace: dict[str, Any]) -> Run:
-    """Check a notebook's parameters (its globals()) by the rules of `workbook run` and open its run.
-
-    Also refuses names that papermill injected and no notebook declares: papermill itself only warns. Names that other
-    notebooks of a profile declare are let through, so that `papermill -f params/P.yaml` works for every notebook.
-    """
-    declared = declared_parameters(next(NOTEBOOKS.rglob(f"{notebook}.ipynb"), NOTEBOOKS / notebook))
-    given = {name: namespace[name] for name in declared if name in namespace}
-    for source in namespace.get("In", []):
-        if source.startswith("# Parameters\n"):
-            given |= _literals(ast.parse(source))
-    elsewhere = set(given) - set(declared)
-    if elsewhere:
-        known = {name for path in NOTEBOOKS.rglob("*.ipynb") for name in declared_parameters(path)}
-        given = {name: value for name, value in given.items() if name not in elsewhere & (known | RUN_ONLY)}
-    for name, value in check_parameters(declared, given, where=notebook).items():
-        namespace[name] = value
-    return open_run(namespace["run_id"])
-
-
-def _literals(tree: ast.Module) -> dict[str, Any]:
-    """name -> value of every `name = literal` and `name: type = literal` of a cell."""
-    found: dict[str, Any] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            if isinstance(target, ast.Name):
-                found[target.id] = ast.literal_eval(node.value)
-    return found
-
-
-def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """name -> default of a notebook's `parameters` cell (papermill's own reader misses some types)."""
-    cells = read_json(notebook, "it belongs to the project; restore it with git")["cells"]
-    for cell in cells:
-        if "parameters" in cell.get("metadata", {}).get("tags", []):
-            return _literals(ast.parse("".join(cell["source"])))
-    raise WorkbookError(f"{notebook}: no cell is tagged `parameters`")
-
-
-def check_parameters(declared: dict[str, Any], given: dict[str, Any], where: str) -> dict[str, Any]:
-    """Refuse unknown names and wrong types; return `given` with floats made floats.
-
-    The default's type is the parameter's type. An int may stand for a float, and so may the text "1e-4", which
-    YAML 1.1 reads as a string.
-    """
-    checked = {}
-    for name, value in given.items():
-        if name not in declared:
-            raise WorkbookError(f"{where}: unknown parameter {name!r}; known are {', '.join(sorted(declared))}")
-        checked[name] = _as_type(declared[name], value, f"{where}: {name}")
-    return checked
-
-
-def _as_type(default: Any, value: Any, what: str) -> Any:
-    wanted = type(default)
-    if wanted is float and type(value) in (int, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if type(value) is not wanted:
-        raise WorkbookError(f"{what} should be {wanted.__name__}, for example {default!r}; got {value!r}")
-    if wanted is float and value != value:
-        raise WorkbookError(f"{what} is not a number")
-    if wanted is list and default:
-        return [_as_type(default[0], item, what) for item in value]
-    if wanted is dict and default:
-        sample = next(iter(default.values()))
-        return {key: _as_type(sample, item, f"{what}.{key}") for key, item in value.items()}
-    return value

@@ -57,10 +57,19 @@ def test_imports_point_down_only(path):
         assert not imported_rooms(path)
         return
     for other in imported_rooms(path) - {own}:
-        assert FLOOR[other] < FLOOR[own] or (own, other) == ("store", "records"), f"{own} may not import {other}"
+        assert FLOOR[other] < FLOOR[own] or (own, other) == ("store", "records"), (
+            f"{own} may not import {other}"
+        )
 
 
-NOT_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+NOT_CODE = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
 
 
 def code_lines(path: Path) -> int:
@@ -71,16 +80,22 @@ def code_lines(path: Path) -> int:
         if token.type not in NOT_CODE:
             lines |= set(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+        if isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        ) and ast.get_docstring(node):
             lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
     return len(lines)
 
 
 def test_the_package_stays_readable():
     assert sum(map(code_lines, FILES)) <= 10570, sum(map(code_lines, FILES))
-    lengths = {str(p.relative_to(HELPERS)): len(p.read_text(encoding="utf-8").splitlines()) for p in FILES}
+    lengths = {
+        str(p.relative_to(HELPERS)): len(p.read_text(encoding="utf-8").splitlines()) for p in FILES
+    }
     assert not {name: n for name, n in lengths.items() if n > 350}
-    middle = sorted(n for name, n in lengths.items() if not name.endswith("__init__.py"))[len(lengths) // 2]
+    middle = sorted(n for name, n in lengths.items() if not name.endswith("__init__.py"))[
+        len(lengths) // 2
+    ]
     assert middle <= 200
 
 

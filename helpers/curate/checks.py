@@ -20,7 +20,9 @@ from helpers.tasks import Task
 
 RULE_VERSION = "curate-2"
 FINAL = ("invalid_format", "potential_leakage")  # what no accept.csv takes back
-CHARACTERS_PER_TOKEN = 20  # no tokenizer packs ordinary text tighter; beyond it a row is too long, uncounted
+CHARACTERS_PER_TOKEN = (
+    20  # no tokenizer packs ordinary text tighter; beyond it a row is too long, uncounted
+)
 COUNTED = 1_000  # texts tokenised at a time: an encoding is far larger than its text
 MAX_FINDINGS = 5  # findings reported per row and code
 
@@ -36,7 +38,12 @@ class Sieved(NamedTuple):
 def reject(example: TrainingExample, issues: list[Issue], stage: str) -> RejectedExample:
     """The log entry of a row left out: enough to find the original and to judge the decision, nothing to leak."""
     where = {key: example.meta.get(key) for key in ("file", "line", "sha256")}
-    summary = {"id": clean(example.id), "source": example.source, **where, "excerpt": excerpt(example.user_text)}
+    summary = {
+        "id": clean(example.id),
+        "source": example.source,
+        **where,
+        "excerpt": excerpt(example.user_text),
+    }
     return RejectedExample(example=summary, issues=issues, stage=stage, rule_version=RULE_VERSION)
 
 
@@ -54,12 +61,19 @@ def validate_examples(
     kept, rejected, counts = [], [], Counter()
     validator = Draft202012Validator(task.schema) if task.schema else None
     longest = max_tokens * CHARACTERS_PER_TOKEN
-    findings = search_ahead(text for e in examples for m in e.messages if len(text := text_of(m)) <= longest)
+    findings = search_ahead(
+        text for e in examples for m in e.messages if len(text := text_of(m)) <= longest
+    )
     special = special_tokens(base_model)
-    for example, length in zip(examples, count_tokens(examples, base_model, max_tokens), strict=True):
+    for example, length in zip(
+        examples, count_tokens(examples, base_model, max_tokens), strict=True
+    ):
         scanned = example
         if length is None:  # an endless row is cut to what is worth scanning
-            cut = [m.model_copy(update={"content": (m.content or "")[:MAX_SCAN]}) for m in example.messages]
+            cut = [
+                m.model_copy(update={"content": (m.content or "")[:MAX_SCAN]})
+                for m in example.messages
+            ]
             scanned = example.model_copy(update={"messages": cut})
         issues = [
             *check_format(example),
@@ -71,7 +85,9 @@ def validate_examples(
         ]
         if accepted and example.id in accepted:
             issues = [issue for issue in issues if issue.code in FINAL]
-            example = example.model_copy(update={"meta": example.meta | {"accepted": accepted[example.id]}})
+            example = example.model_copy(
+                update={"meta": example.meta | {"accepted": accepted[example.id]}}
+            )
         if issues:
             rejected.append(reject(example, issues, "check"))
             counts[example.source, issues[0].code] += 1
@@ -106,14 +122,21 @@ def check_format(example: TrainingExample) -> list[Issue]:
 
 def special_tokens(base_model: str) -> list[str]:
     """The texts that steer a chat instead of being read: those of the base model's tokenizer and OpenAI's."""
-    own = () if tokens.is_openai(base_model) else tokens.control_tokens(tokens.tokenizer_of(base_model)).values()
+    own = (
+        ()
+        if tokens.is_openai(base_model)
+        else tokens.control_tokens(tokens.tokenizer_of(base_model)).values()
+    )
     return sorted({*own, *SPECIAL_TOKENS})
 
 
 def check_special_tokens(example: TrainingExample, special: Iterable[str]) -> list[Issue]:
     """No user or assistant text holds a special token: it would end a turn, or begin one, in the middle of a text."""
     return [
-        Issue(code="invalid_format", evidence=f"message {number} ({m.role}) holds the special token {token}")
+        Issue(
+            code="invalid_format",
+            evidence=f"message {number} ({m.role}) holds the special token {token}",
+        )
         for number, m in enumerate(example.messages, 1)
         for token in special
         if m.role in ("user", "assistant") and token in (m.content or "")
@@ -134,13 +157,25 @@ def check_answer(example: TrainingExample, validator: Any) -> list[Issue]:
     known = set(validator.schema.get("properties") or {})  # other keys are the row's own text
     path = ".".join(str(p) for p in error.absolute_path if isinstance(p, int) or p in known)
     field = f"answer.{path}" if path else "the answer"
-    return [Issue(code="invalid_format", evidence=f"{field} breaks the output schema's rule `{error.validator}`")]
+    return [
+        Issue(
+            code="invalid_format",
+            evidence=f"{field} breaks the output schema's rule `{error.validator}`",
+        )
+    ]
 
 
-def count_tokens(examples: Iterable[TrainingExample], base_model: str, max_tokens: int) -> list[int | None]:
+def count_tokens(
+    examples: Iterable[TrainingExample], base_model: str, max_tokens: int
+) -> list[int | None]:
     """Tokens of each example without its system prompt; None where the text is endless."""
-    texts = ["\n".join(clean(m.content or "") for m in e.messages if m.role != "system") for e in examples]
-    countable = [i for i, text in enumerate(texts) if len(text) <= max_tokens * CHARACTERS_PER_TOKEN]
+    texts = [
+        "\n".join(clean(m.content or "") for m in e.messages if m.role != "system")
+        for e in examples
+    ]
+    countable = [
+        i for i, text in enumerate(texts) if len(text) <= max_tokens * CHARACTERS_PER_TOKEN
+    ]
     counted: dict[int, int] = {}
     for chunk in (countable[i : i + COUNTED] for i in range(0, len(countable), COUNTED)):
         counted |= zip(chunk, tokens.count_text(base_model, [texts[i] for i in chunk]), strict=True)
@@ -151,8 +186,16 @@ def check_length(counted: int | None, min_tokens: int, max_tokens: int) -> list[
     """Between min_tokens and max_tokens, by the base model's own tokenizer."""
     if counted is not None and min_tokens <= counted <= max_tokens:
         return []
-    length = f"over {max_tokens * CHARACTERS_PER_TOKEN} characters" if counted is None else f"{counted} tokens"
-    return [Issue(code="invalid_length", evidence=f"{length}; wanted {min_tokens} to {max_tokens} tokens")]
+    length = (
+        f"over {max_tokens * CHARACTERS_PER_TOKEN} characters"
+        if counted is None
+        else f"{counted} tokens"
+    )
+    return [
+        Issue(
+            code="invalid_length", evidence=f"{length}; wanted {min_tokens} to {max_tokens} tokens"
+        )
+    ]
 
 
 def text_of(message: Message) -> str:
@@ -161,7 +204,9 @@ def text_of(message: Message) -> str:
     return clean((message.content or "") + calls)
 
 
-def check_findings(example: TrainingExample, code: str, find: Callable[[str], Sequence[Span]]) -> list[Issue]:
+def check_findings(
+    example: TrainingExample, code: str, find: Callable[[str], Sequence[Span]]
+) -> list[Issue]:
     """No personal data, no secret in any message."""
     issues = []
     for number, message in enumerate(example.messages, 1):

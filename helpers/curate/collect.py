@@ -16,16 +16,29 @@ from helpers import models, store, tasks
 from helpers.curate import versions
 from helpers.curate.checks import Sieved, reject, validate_examples
 from helpers.curate.duplicates import deduplicate_examples
-from helpers.curate.names import look_for_names
+from helpers.extras.names import look_for_names
 from helpers.curate.review import Decisions, apply_decisions, read_decisions, review_rows
-from helpers.curate.synthetic import synthesise
-from helpers.records import PARTS, FineTuningDataset, Issue, Record, RejectedExample, TrainingExample, WorkbookError
+from helpers.extras.synthetic import synthesise
+from helpers.records import (
+    PARTS,
+    FineTuningDataset,
+    Issue,
+    Record,
+    RejectedExample,
+    TrainingExample,
+    WorkbookError,
+)
 
-SOURCE_FILTERS = ("low_feedback", "out_of_date_range")  # choices of the reader, not findings about the data
+SOURCE_FILTERS = (
+    "low_feedback",
+    "out_of_date_range",
+)  # choices of the reader, not findings about the data
 ALARM_ROWS = 10  # a source of fewer rows raises no wipe-out alarm
 MAX_VALUES = 30  # more distinct values than this are free text, not labels
 FEW = 10  # test rows below which a label's score says nearly nothing
-Asking = tuple[store.Run | None, Callable | None]  # whose folder keeps what is made up, and how a model is asked
+Asking = tuple[
+    store.Run | None, Callable | None
+]  # whose folder keeps what is made up, and how a model is asked
 Labels = dict[str, dict[str, dict[str, int]]]  # field -> part -> value -> rows
 
 
@@ -54,14 +67,23 @@ class DataCollectionConfig(Record):
 
     @model_validator(mode="after")
     def _sensible(self) -> DataCollectionConfig:
-        least_of = {"near_duplicate_threshold": 0.4, "leakage_threshold": 0.4, "wipeout_share": 0.01, "synthetic_share": 0.0}
+        least_of = {
+            "near_duplicate_threshold": 0.4,
+            "leakage_threshold": 0.4,
+            "wipeout_share": 0.01,
+            "synthetic_share": 0.0,
+        }
         for name, least in least_of.items():
             if not least <= getattr(self, name) <= 1:
-                raise WorkbookError(f"{name} is {getattr(self, name)}; give a number from {least} to 1.0")
+                raise WorkbookError(
+                    f"{name} is {getattr(self, name)}; give a number from {least} to 1.0"
+                )
         if self.check_names not in ("off", "review", "mask"):
             raise WorkbookError(f"check_names is {self.check_names!r}; choose off, review or mask")
         if not 0 <= self.min_tokens <= self.max_tokens:
-            raise WorkbookError(f"min_tokens {self.min_tokens} must not be above max_tokens {self.max_tokens}")
+            raise WorkbookError(
+                f"min_tokens {self.min_tokens} must not be above max_tokens {self.max_tokens}"
+            )
         start, end = self.date_range
         if start and end and start > end:
             raise WorkbookError(f"date_from {self.date_from} is after date_to {self.date_to}")
@@ -75,7 +97,9 @@ class DataCollectionConfig(Record):
     @property
     def date_range(self) -> tuple[datetime | None, datetime | None]:
         """First and last moment, both inclusive; a bare date_to means the end of that day, no zone means UTC."""
-        return _moment("date_from", self.date_from, time.min), _moment("date_to", self.date_to, time.max)
+        return _moment("date_from", self.date_from, time.min), _moment(
+            "date_to", self.date_to, time.max
+        )
 
 
 def _moment(name: str, text: str, of_day: time) -> datetime | None:
@@ -84,7 +108,9 @@ def _moment(name: str, text: str, of_day: time) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise WorkbookError(f"{name} {text!r} is not a date; write 2026-06-01 or 2026-06-01T09:00+02:00") from None
+        raise WorkbookError(
+            f"{name} {text!r} is not a date; write 2026-06-01 or 2026-06-01T09:00+02:00"
+        ) from None
     if len(text) <= 10:  # a date without a time
         moment = datetime.combine(moment.date(), of_day)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -109,7 +135,9 @@ def collect_training_data(config: DataCollectionConfig) -> FineTuningDataset:
     return versions.publish(curate(config))
 
 
-def curate(config: DataCollectionConfig, run: store.Run | None = None, ask: Callable | None = None) -> Curated:
+def curate(
+    config: DataCollectionConfig, run: store.Run | None = None, ask: Callable | None = None
+) -> Curated:
     """Human rows (verified), well-rated logged and made-up ones (unverified) through every stage, in this order.
 
     Only `use_synthetic` needs the last two: evaluate.running.ask remembers answers and keeps to max_cost_usd.
@@ -119,13 +147,22 @@ def curate(config: DataCollectionConfig, run: store.Run | None = None, ask: Call
     logs, warnings = load_production(task, config)
     decisions = read_decisions(task)
     made = make_up(task, config, decisions, [*human.examples, *logs.examples], (run, ask))
-    rows, unreadable = [*human.examples, *logs.examples, *made.kept], [*human.unreadable, *logs.unreadable]
-    dropped = [reject(s, [i], "filter") if isinstance(s, TrainingExample) else s for s, i in logs.sample]
-    filtered = Sieved(rows, [*dropped, *made.rejected], _of("production", logs.dropped) + made.counts)
+    rows, unreadable = (
+        [*human.examples, *logs.examples, *made.kept],
+        [*human.unreadable, *logs.unreadable],
+    )
+    dropped = [
+        reject(s, [i], "filter") if isinstance(s, TrainingExample) else s for s, i in logs.sample
+    ]
+    filtered = Sieved(
+        rows, [*dropped, *made.rejected], _of("production", logs.dropped) + made.counts
+    )
     reviewed, forgotten = apply_decisions(rows, decisions)
     placed = tasks.with_parts(reviewed.kept, config.seed, config.split_ratios)
     accepted = decisions.accepted
-    checked = validate_examples(placed, task, config.base_model, config.min_tokens, config.max_tokens, accepted)
+    checked = validate_examples(
+        placed, task, config.base_model, config.min_tokens, config.max_tokens, accepted
+    )
     named: list[tuple[TrainingExample, str]] = []
     if config.check_names != "off":
         kept, named = look_for_names(checked.kept, mask=config.check_names == "mask")
@@ -139,28 +176,52 @@ def curate(config: DataCollectionConfig, run: store.Run | None = None, ask: Call
     funnel = build_funnel(rows, unreadable, *stages)
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
     labels = label_counts(task, unique.kept)
-    review = review_rows(conflicts, named, unique.kept, {field: partial(value_of, task, field) for field in labels})
+    review = review_rows(
+        conflicts, named, unique.kept, {field: partial(value_of, task, field) for field in labels}
+    )
     feedback = feedback_report(unique.kept, logs, task)
     warnings += forgotten + label_warnings(labels)
-    return Curated(task, unique.kept, rejected, review, funnel, labels, warnings, config.model_dump(), feedback)
+    return Curated(
+        task, unique.kept, rejected, review, funnel, labels, warnings, config.model_dump(), feedback
+    )
 
 
 def make_up(
-    task: tasks.Task, config: DataCollectionConfig, decisions: Decisions, rows: Sequence[TrainingExample], asking: Asking
+    task: tasks.Task,
+    config: DataCollectionConfig,
+    decisions: Decisions,
+    rows: Sequence[TrainingExample],
+    asking: Asking,
 ) -> Sieved:
     """At most `synthetic_share` rows for each human train row that passes every check: these are the seeds."""
     if not config.use_synthetic:
         return Sieved([], [], Counter())
     run, ask = asking
     if run is None or ask is None:
-        raise WorkbookError("use_synthetic needs a run and a way to ask: curate.curate(config, run, evaluate.running.ask)")
-    placed = tasks.with_parts(apply_decisions(rows, decisions)[0].kept, config.seed, config.split_ratios)
+        raise WorkbookError(
+            "use_synthetic needs a run and a way to ask: curate.curate(config, run, evaluate.running.ask)"
+        )
+    placed = tasks.with_parts(
+        apply_decisions(rows, decisions)[0].kept, config.seed, config.split_ratios
+    )
     human = [e for e in placed if e.source == "human"]
-    human = validate_examples(human, task, config.base_model, config.min_tokens, config.max_tokens).kept
-    label, near, leaks = label_of(task, human), config.near_duplicate_threshold, config.leakage_threshold
-    seeds = [e for e in deduplicate_examples(human, label, near, leaks)[0].kept if e.part == "train"]
-    model = models.load_model(config.synthetic_model or config.base_model, None, config.synthetic_base_url)
-    asked = partial(ask, max_new_tokens=config.max_tokens, alone=0, task=task, run=run, usd=config.max_cost_usd)
+    human = validate_examples(
+        human, task, config.base_model, config.min_tokens, config.max_tokens
+    ).kept
+    label, near, leaks = (
+        label_of(task, human),
+        config.near_duplicate_threshold,
+        config.leakage_threshold,
+    )
+    seeds = [
+        e for e in deduplicate_examples(human, label, near, leaks)[0].kept if e.part == "train"
+    ]
+    model = models.load_model(
+        config.synthetic_model or config.base_model, None, config.synthetic_base_url
+    )
+    asked = partial(
+        ask, max_new_tokens=config.max_tokens, alone=0, task=task, run=run, usd=config.max_cost_usd
+    )
     most = int(config.synthetic_share * len(seeds))
     made = synthesise(model, task, seeds, placed, label, asked, most, min(near, leaks))
     store.write_jsonl(run.private / "synthetic.jsonl", made.kept)
@@ -171,7 +232,9 @@ def _of(source: str, dropped: Mapping[str, int]) -> Counter[tuple[str, str]]:
     return Counter({(source, code): n for code, n in dropped.items()})
 
 
-def load_production(task: tasks.Task, config: DataCollectionConfig) -> tuple[tasks.LoadedRows, list[str]]:
+def load_production(
+    task: tasks.Task, config: DataCollectionConfig
+) -> tuple[tasks.LoadedRows, list[str]]:
     """Production rows with enough feedback and inside the dates; the others are counted, with a sample as evidence."""
     if not config.use_production:
         return tasks.LoadedRows([], [], [], Counter(), []), []
@@ -181,7 +244,9 @@ def load_production(task: tasks.Task, config: DataCollectionConfig) -> tuple[tas
     @cache
     def low(score: float | None) -> Issue:
         said = "not rated" if score is None else f"score {score:g}"
-        return Issue(code="low_feedback", evidence=f"{said}; wanted at least {least:g}", score=score)
+        return Issue(
+            code="low_feedback", evidence=f"{said}; wanted at least {least:g}", score=score
+        )
 
     def wanted(score: float | None, made: datetime, guessed: bool) -> Issue | None:
         if least > 0 and (score is None or score < least):
@@ -198,7 +263,9 @@ def load_production(task: tasks.Task, config: DataCollectionConfig) -> tuple[tas
     return logs, [] if rated else [unrated]
 
 
-def build_funnel(rows: Sequence[TrainingExample], unreadable: Sequence[RejectedExample], *stages: Sieved) -> list[dict[str, Any]]:
+def build_funnel(
+    rows: Sequence[TrainingExample], unreadable: Sequence[RejectedExample], *stages: Sieved
+) -> list[dict[str, Any]]:
     """One row per stage and source: in = out + the sum of rejected, asserted against the rows that are left."""
     filtered, reviewed, checked, unique = (stage.counts for stage in stages)
     torn = Counter((r.example["source"], r.issues[0].code) for r in unreadable)
@@ -213,7 +280,9 @@ def build_funnel(rows: Sequence[TrainingExample], unreadable: Sequence[RejectedE
         for source in sorted(left):
             lost = {code: n for (of, code), n in sorted(counts.items()) if of == source}
             out = left[source] - sum(lost.values())
-            funnel.append({"stage": stage, "source": source, "in": left[source], "out": out, "rejected": lost})
+            funnel.append(
+                {"stage": stage, "source": source, "in": left[source], "out": out, "rejected": lost}
+            )
             left[source] = out
     kept = Counter(e.source for e in stages[-1].kept)
     if +left != kept:
@@ -221,23 +290,38 @@ def build_funnel(rows: Sequence[TrainingExample], unreadable: Sequence[RejectedE
     return funnel
 
 
-def alarm_on_wipeout(funnel: list[dict[str, Any]], rejected: list[RejectedExample], share: float) -> None:
+def alarm_on_wipeout(
+    funnel: list[dict[str, Any]], rejected: list[RejectedExample], share: float
+) -> None:
     """Stop when one rule removes more than `share` of a source: far more often a wrong rule than such bad data."""
     entered: dict[str, int] = {}
     for row in funnel:
         stage, source = row["stage"], row["source"]
-        if source != "synthetic" and stage in ("read", "check"):  # most of what a weak model makes up may be refused
-            entered[source] = row["in"]  # what the source filters leave out on purpose does not count
+        if source != "synthetic" and stage in (
+            "read",
+            "check",
+        ):  # most of what a weak model makes up may be refused
+            entered[source] = row[
+                "in"
+            ]  # what the source filters leave out on purpose does not count
         for code, n in row["rejected"].items():
-            if code in SOURCE_FILTERS or entered.get(source, 0) < ALARM_ROWS or n <= share * entered[source]:
+            if (
+                code in SOURCE_FILTERS
+                or entered.get(source, 0) < ALARM_ROWS
+                or n <= share * entered[source]
+            ):
                 continue
             seen = next(r for r in rejected if r.stage == stage and r.example["source"] == source)
             at = f"{seen.example['file']}, line {seen.example['line']}: {seen.issues[0].evidence}"
             what = f"{code} would remove {n} of {entered[source]} {source} rows ({n / entered[source]:.0%}), for example {at}"
-            raise WorkbookError(f"{what}; mend the data or the rule, or raise wipeout_share={share:g}")
+            raise WorkbookError(
+                f"{what}; mend the data or the rule, or raise wipeout_share={share:g}"
+            )
 
 
-def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows, task: tasks.Task) -> dict[str, Any]:
+def feedback_report(
+    kept: Sequence[TrainingExample], logs: tasks.LoadedRows, task: tasks.Task
+) -> dict[str, Any]:
     """How the choice by feedback bends the data: who is rated, and how much was written by which model.
 
     Rated and unrated rows are compared on the kept rows and the sample of those that the filters dropped.
@@ -246,7 +330,9 @@ def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows, tas
     if not mine:
         return {}
     seen = [*logs.examples, *(e for e, _ in logs.sample if isinstance(e, TrainingExample))]
-    rated, unrated = ([e for e in seen if (e.feedback_score is not None) == yes] for yes in (True, False))
+    rated, unrated = (
+        [e for e in seen if (e.feedback_score is not None) == yes] for yes in (True, False)
+    )
     writers = Counter(str(e.meta.get("model_version") or "unknown") for e in mine)
     model, n = writers.most_common(1)[0]
     all_rows = len(logs.examples) + sum(logs.dropped.values())
@@ -257,20 +343,34 @@ def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows, tas
         else f"{len(mine)} of {all_rows} readable rows, none rated",
         f"{n / len(mine):.0%} of the used answers were written by {model}: what it gets wrong, a new model would learn",
     ]
-    report: dict[str, Any] = {"rows": all_rows, "used": len(mine), "written_by": dict(writers.most_common())}
+    report: dict[str, Any] = {
+        "rows": all_rows,
+        "used": len(mine),
+        "written_by": dict(writers.most_common()),
+    }
     if rated and unrated:
         lengths = [median(len(e.user_text) for e in rows) for rows in (rated, unrated)]
         report |= {"median_length_rated": lengths[0], "median_length_unrated": lengths[1]}
-        said.append(f"rated messages have a median of {lengths[0]:g} characters, unrated ones {lengths[1]:g}")
+        said.append(
+            f"rated messages have a median of {lengths[0]:g} characters, unrated ones {lengths[1]:g}"
+        )
         gap = _widest_gap(task, rated, unrated)
         said += [gap] if gap else []
     return report | {"said": said}
 
 
-def _widest_gap(task: tasks.Task, rated: list[TrainingExample], unrated: list[TrainingExample]) -> str:
+def _widest_gap(
+    task: tasks.Task, rated: list[TrainingExample], unrated: list[TrainingExample]
+) -> str:
     """The label whose share differs most between rated and unrated rows, in words."""
-    shares = [Counter((f, str(v)) for e in rows for f, v in scored_values(task, e).items()) for rows in (rated, unrated)]
-    gaps = {key: shares[0][key] / len(rated) - shares[1][key] / len(unrated) for key in shares[0] | shares[1]}
+    shares = [
+        Counter((f, str(v)) for e in rows for f, v in scored_values(task, e).items())
+        for rows in (rated, unrated)
+    ]
+    gaps = {
+        key: shares[0][key] / len(rated) - shares[1][key] / len(unrated)
+        for key in shares[0] | shares[1]
+    }
     if not gaps or len(gaps) > MAX_VALUES * len(task.scored_fields):
         return ""
     (field, value), gap = max(gaps.items(), key=lambda item: (abs(item[1]), item[0]))
@@ -284,17 +384,25 @@ def scored_values(task: tasks.Task, example: TrainingExample) -> dict[str, Any]:
         value = json.loads(example.answer)
     except (ValueError, RecursionError):
         return {}
-    return {field: value.get(field) for field in task.scored_fields} if isinstance(value, dict) else {}
+    return (
+        {field: value.get(field) for field in task.scored_fields} if isinstance(value, dict) else {}
+    )
 
 
 def value_of(task: tasks.Task, field: str, example: TrainingExample) -> str:
     """The value of one scored field as text (a text task's field is `answer`)."""
-    values = scored_values(task, example) if task.scored_fields else {"answer": tasks.normalise(example.answer)[:60]}
+    values = (
+        scored_values(task, example)
+        if task.scored_fields
+        else {"answer": tasks.normalise(example.answer)[:60]}
+    )
     value = values.get(field)
     return value if isinstance(value, str) else store.canonical(value)
 
 
-def label_of(task: tasks.Task, examples: Sequence[TrainingExample]) -> Callable[[TrainingExample], str | None]:
+def label_of(
+    task: tasks.Task, examples: Sequence[TrainingExample]
+) -> Callable[[TrainingExample], str | None]:
     """A function example -> label, equal for equal answers; None for free text, where no two answers conflict.
 
     The label is the scored fields; in a text task the answer itself, when `examples` have few different ones.
@@ -310,9 +418,15 @@ def label_counts(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label
     """Rows of every value in every part, for each scored field that is a label (text tasks: for the answer)."""
     found: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
     for example in examples:
-        values = scored_values(task, example) if task.scored_fields else {"answer": tasks.normalise(example.answer)[:60]}
+        values = (
+            scored_values(task, example)
+            if task.scored_fields
+            else {"answer": tasks.normalise(example.answer)[:60]}
+        )
         for field, value in values.items():
-            found[field][example.part or "train", value if isinstance(value, str) else store.canonical(value)] += 1
+            found[field][
+                example.part or "train", value if isinstance(value, str) else store.canonical(value)
+            ] += 1
     return {
         field: {p: {v: n for (part, v), n in sorted(counts.items()) if part == p} for p in PARTS}
         for field, counts in found.items()
@@ -324,7 +438,11 @@ def label_warnings(labels: Labels) -> list[str]:
     """One sentence per field whose rarer values have too few test rows to be scored on their own."""
     said = []
     for field, parts in labels.items():
-        in_test = {value: parts["test"].get(value, 0) for counts in parts.values() for value in counts}
+        in_test = {
+            value: parts["test"].get(value, 0) for counts in parts.values() for value in counts
+        }
         if rare := [f"{value} ({n})" for value, n in sorted(in_test.items()) if n < FEW]:
-            said.append(f"fewer than {FEW} test rows for {field} {', '.join(rare)}: no score per value there")
+            said.append(
+                f"fewer than {FEW} test rows for {field} {', '.join(rare)}: no score per value there"
+            )
     return said

@@ -51,7 +51,9 @@ def find_personal_data(text: str) -> tuple[Span, ...]:
         "US_SSN": digits >= 9,
         "IBAN_CODE": many_digits and _IBAN.search(text) is not None,
     }
-    return _findings(text, [r for r in _recognisers() if possible.get(r.supported_entities[0], many_digits)])
+    return _findings(
+        text, [r for r in _recognisers() if possible.get(r.supported_entities[0], many_digits)]
+    )
 
 
 def _findings(text: str, recognisers: list[Any]) -> tuple[Span, ...]:
@@ -70,14 +72,21 @@ def _recognisers() -> list[Any]:
     from presidio_analyzer import predefined_recognizers as known
     from tldextract import TLDExtract
 
-    logging.getLogger("presidio-analyzer").disabled = True  # it logs the values that it could not validate
+    logging.getLogger(
+        "presidio-analyzer"
+    ).disabled = True  # it logs the values that it could not validate
     email = known.EmailRecognizer()
     # Its own check fetches the list of public suffixes from the network; the packaged list will do.
     suffixes = TLDExtract(suffix_list_urls=(), cache_dir=None)
     email.validate_result = lambda text: suffixes(text).fqdn != ""
     phones = [known.PhoneRecognizer(supported_regions=REGIONS)]
     phones += [known.PhoneRecognizer(supported_regions=(None,), leniency=0)]
-    others = [known.CreditCardRecognizer(), known.IbanRecognizer(), known.IpRecognizer(), known.UsSsnRecognizer()]
+    others = [
+        known.CreditCardRecognizer(),
+        known.IbanRecognizer(),
+        known.IpRecognizer(),
+        known.UsSsnRecognizer(),
+    ]
     return [email, *phones, *others]
 
 
@@ -85,7 +94,10 @@ def find_secrets(text: str) -> tuple[Span, ...]:
     """Keys, tokens and private keys; a merely suspicious text (`password: …`) is found but not certain."""
     import redact_secret
 
-    found = [Span(f.type, f.start, f.end, certain=f.detector != "generic-token") for f in redact_secret.scan(text)]
+    found = [
+        Span(f.type, f.start, f.end, certain=f.detector != "generic-token")
+        for f in redact_secret.scan(text)
+    ]
     found += [Span("private_key_or_token", m.start(), m.end()) for m in _CUT_KEYS.finditer(text)]
     return tuple(sorted(found, key=lambda s: (s.start, s.end)))
 
@@ -99,7 +111,9 @@ def masked_text(text: str) -> str:
     """`text` with every finding replaced by its kind in brackets; only the first MAX_SCAN characters are kept."""
     text = clean(text)[:MAX_SCAN]
     parts, at = [], 0
-    for span in sorted([*find_personal_data(text), *find_secrets(text)], key=lambda s: (s.start, -s.end)):
+    for span in sorted(
+        [*find_personal_data(text), *find_secrets(text)], key=lambda s: (s.start, -s.end)
+    ):
         if span.start >= at:  # an overlapping finding is swallowed by the one before it
             parts += [text[at : span.start], f"[{span.kind}]"]
         at = max(at, span.end)

@@ -21,7 +21,10 @@ COLUMNS = ("id", "source", "input", "output", "why", "decision", "corrected_outp
 DECISIONS = ("keep", "fix", "drop")
 ASK = 20  # rows asked for each reason, conflicts apart
 MAX_RANKED = 20_000  # rows ranked for label errors and compared by meaning; more are a sample
-MEANING, MEANING_ALONE = 0.75, 0.85  # cosine of a rephrased text: with the same numbers, and where there are none
+MEANING, MEANING_ALONE = (
+    0.75,
+    0.85,
+)  # cosine of a rephrased text: with the same numbers, and where there are none
 CANDIDATES = 10  # closest texts looked at for each
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 Why = tuple[TrainingExample, str]
@@ -43,14 +46,18 @@ def read_decisions(task: tasks.Task) -> Decisions:
         for line, row in _table(folder / "review.csv", ("id", "decision")):
             where, decision = f"{folder}/review.csv, line {line}", row["decision"].strip().lower()
             if decision and decision not in DECISIONS:
-                raise WorkbookError(f"{where}: decision {decision[:20]!r}; write {', '.join(DECISIONS)}, or nothing")
+                raise WorkbookError(
+                    f"{where}: decision {decision[:20]!r}; write {', '.join(DECISIONS)}, or nothing"
+                )
             if decision == "fix" and not (row.get("corrected_output") or "").strip():
                 raise WorkbookError(f"{where}: `fix` needs the right answer under corrected_output")
             if decision:
                 found.reviewed[row["id"]] = row | {"decision": decision}
         for line, row in _table(folder / "accept.csv", ("id", "reason")):
             if not row["reason"].strip():
-                raise WorkbookError(f"{folder}/accept.csv, line {line}: say under `reason` why this row may come back")
+                raise WorkbookError(
+                    f"{folder}/accept.csv, line {line}: say under `reason` why this row may come back"
+                )
             found.accepted[row["id"]] = row["reason"].strip()
     return found
 
@@ -62,11 +69,15 @@ def _table(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, s
         if not isinstance(row, dict):
             raise WorkbookError(f"{path}, line {line}: {row}")
         if missing := [name for name in needed if name not in row]:
-            raise WorkbookError(f"{path}: the column {missing[0]!r} is missing; it needs {', '.join(needed)}")
+            raise WorkbookError(
+                f"{path}: the column {missing[0]!r} is missing; it needs {', '.join(needed)}"
+            )
         yield line, {key: value or "" for key, value in row.items()}
 
 
-def apply_decisions(examples: Sequence[TrainingExample], decisions: Decisions) -> tuple[Sieved, list[str]]:
+def apply_decisions(
+    examples: Sequence[TrainingExample], decisions: Decisions
+) -> tuple[Sieved, list[str]]:
     """Examples as the reviewers left them: verified, corrected or dropped; id, group and part never change.
 
     A logged row stays in train when it becomes verified: it may have been learnt from already.
@@ -82,14 +93,25 @@ def apply_decisions(examples: Sequence[TrainingExample], decisions: Decisions) -
             counts[example.source, issue.code] += 1
         else:
             review = {"decision": row["decision"], "reviewer": row.get("reviewer", "")}
-            changes: dict[str, Any] = {"quality": "verified", "part": example.part or _part_of_log(example)}
+            changes: dict[str, Any] = {
+                "quality": "verified",
+                "part": example.part or _part_of_log(example),
+            }
             if row["decision"] == "fix":
                 review["original"] = example.answer
-                answer = example.messages[-1].model_copy(update={"content": row["corrected_output"].strip()})
+                answer = example.messages[-1].model_copy(
+                    update={"content": row["corrected_output"].strip()}
+                )
                 changes["messages"] = [*example.prompt, answer]
-            kept.append(example.model_copy(update=changes | {"meta": example.meta | {"review": review}}))
+            kept.append(
+                example.model_copy(update=changes | {"meta": example.meta | {"review": review}})
+            )
     missing = (set(decisions.reviewed) | set(decisions.accepted)) - {e.id for e in examples}
-    said = [f"review.csv or accept.csv names {len(missing)} rows that no source holds (any more)"] if missing else []
+    said = (
+        [f"review.csv or accept.csv names {len(missing)} rows that no source holds (any more)"]
+        if missing
+        else []
+    )
     return Sieved(kept, rejected, counts), said
 
 
@@ -106,18 +128,45 @@ def review_rows(
     """What a person should decide, each row once with its reasons: conflicts, names, doubtful labels, rated logs, a sample."""
     asked: dict[str, dict[str, str]] = {}
     ids = {e.id for e in examples}
-    pairs = ((e, f"label_conflict with {o.id} (Jaccard {s:.2f})") for a, b, s in conflicts for e, o in ((a, b), (b, a)))
+    pairs = (
+        (e, f"label_conflict with {o.id} (Jaccard {s:.2f})")
+        for a, b, s in conflicts
+        for e, o in ((a, b), (b, a))
+    )
     drawn = sorted(examples, key=lambda e: tasks.hash_order(f"review:{e.id}"))
-    rated = [(e, f"rated {e.feedback_score:g}: is it right?") for e in drawn if e.feedback_score and e.quality != "verified"]
+    rated = [
+        (e, f"rated {e.feedback_score:g}: is it right?")
+        for e in drawn
+        if e.feedback_score and e.quality != "verified"
+    ]
     sample = [(e, "random sample") for e in drawn]
-    doubtful = [(e, f"{field} may be wrong (quality {s:.2f})") for e, field, s in rank_labels(drawn, labels)]
-    for reasons in (list(pairs), named, doubtful[:ASK], close_in_meaning(drawn)[:ASK], rated[:ASK], sample[:ASK]):
+    doubtful = [
+        (e, f"{field} may be wrong (quality {s:.2f})") for e, field, s in rank_labels(drawn, labels)
+    ]
+    for reasons in (
+        list(pairs),
+        named,
+        doubtful[:ASK],
+        close_in_meaning(drawn)[:ASK],
+        rated[:ASK],
+        sample[:ASK],
+    ):
         for example, why in reasons:
-            if "review" in example.meta or example.id not in ids:  # decided already, or left out after all
+            if (
+                "review" in example.meta or example.id not in ids
+            ):  # decided already, or left out after all
                 continue
             if example.id not in asked:
-                texts = {"input": masked_text(example.user_text), "output": masked_text(example.answer)}
-                asked[example.id] = {"id": example.id, "source": example.source, **texts, "why": why}
+                texts = {
+                    "input": masked_text(example.user_text),
+                    "output": masked_text(example.answer),
+                }
+                asked[example.id] = {
+                    "id": example.id,
+                    "source": example.source,
+                    **texts,
+                    "why": why,
+                }
             row = asked[example.id]
             if why not in row["why"].split("; "):
                 row["why"] += f"; {why}"
@@ -152,7 +201,9 @@ def rank_labels(
         texts = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1).fit_transform(
             [tasks.normalise(e.user_text) or "-" for e in rows]
         )
-        chances = cross_val_predict(ComplementNB(alpha=0.3), texts, given, cv=5, method="predict_proba")
+        chances = cross_val_predict(
+            ComplementNB(alpha=0.3), texts, given, cv=5, method="predict_proba"
+        )
         quality = get_label_quality_scores(given, chances)
         flagged = np.flatnonzero(find_label_issues(given, chances, n_jobs=1))
         found += [(rows[i], field, float(quality[i])) for i in flagged]
@@ -164,7 +215,10 @@ def close_in_meaning(examples: Sequence[TrainingExample]) -> list[Why]:
     train = [e for e in examples if e.part == "train"][:MAX_RANKED]
     judged = [e for e in examples if e.part != "train"][: MAX_RANKED // 4]
     try:
-        found = sorted(rephrased([e.user_text for e in train], [e.user_text for e in judged]), key=lambda row: -row[2])
+        found = sorted(
+            rephrased([e.user_text for e in train], [e.user_text for e in judged]),
+            key=lambda row: -row[2],
+        )
     except WorkbookError:  # the extra `curate` is not installed
         return []
     said = ((train[i], judged[j], cosine) for i, j, cosine in found)
@@ -189,7 +243,11 @@ def rephrased(texts: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int
             mine = set(_NUMBER.findall(texts[i]))
             for j in np.argsort(-cosines)[:CANDIDATES].tolist():
                 both, either = len(mine & numbers[j]), len(mine | numbers[j])
-                enough = both * 2 >= either and cosines[j] >= MEANING if either else cosines[j] >= MEANING_ALONE
+                enough = (
+                    both * 2 >= either and cosines[j] >= MEANING
+                    if either
+                    else cosines[j] >= MEANING_ALONE
+                )
                 if enough and texts[i] is not others[j]:
                     yield i, j, float(cosines[j])
                     break

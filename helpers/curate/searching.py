@@ -51,7 +51,12 @@ def _search(text: str) -> Found:
 def _in_a_child(texts: list[str]) -> dict[str, Found]:
     path = os.pathsep.join(filter(None, [str(store.PROJECT), os.environ.get("PYTHONPATH")]))
     with suppress(OSError, EOFError, pickle.UnpicklingError):
-        child = subprocess.run(_CHILD, input=pickle.dumps(texts), capture_output=True, env=os.environ | {"PYTHONPATH": path})
+        child = subprocess.run(
+            _CHILD,
+            input=pickle.dumps(texts),
+            capture_output=True,
+            env=os.environ | {"PYTHONPATH": path},
+        )
         return dict(zip(texts, pickle.loads(child.stdout), strict=True))
     return {}
 

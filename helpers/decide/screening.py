@@ -16,11 +16,24 @@ GOOD_USES = {
     "shorter_prompt": "a tuned model needs a shorter prompt, which makes every request cheaper and faster",
 }
 POOR_USES = {  # why not, and what to do instead
-    "new_knowledge": ("facts are missing, and they belong where they can be looked up", "write articles for rag to find"),
-    "one_off": ("tuning and its upkeep pay only when the task comes back", "do it once with the best prompt"),
-    "changing_requirements": ("every change would be a new training run", "keep the rules in the prompt for now"),
+    "new_knowledge": (
+        "facts are missing, and they belong where they can be looked up",
+        "write articles for rag to find",
+    ),
+    "one_off": (
+        "tuning and its upkeep pay only when the task comes back",
+        "do it once with the best prompt",
+    ),
+    "changing_requirements": (
+        "every change would be a new training run",
+        "keep the rules in the prompt for now",
+    ),
 }
-WEIGHTS = {"format_or_style": 3, "domain_terms": 2, "shorter_prompt": 1}  # by how often tuning is bought for it
+WEIGHTS = {
+    "format_or_style": 3,
+    "domain_terms": 2,
+    "shorter_prompt": 1,
+}  # by how often tuning is bought for it
 OWN_MODEL = "the task needs an architecture, or a control over it, that no base model offers"
 
 
@@ -39,7 +52,9 @@ class Screening(Record):
     @property
     def weighed(self) -> list[tuple[str, int]]:
         """(reason for fine-tuning, its weight); one poor use outweighs all of them."""
-        return [(reason, WEIGHTS[name]) for name, reason in GOOD_USES.items() if getattr(self, name)]
+        return [
+            (reason, WEIGHTS[name]) for name, reason in GOOD_USES.items() if getattr(self, name)
+        ]
 
     @property
     def good(self) -> list[str]:
@@ -58,21 +73,33 @@ def screen(task: Task, **answers: bool) -> Screening:
     warnings = []
     for name, value in stated.items():
         if not isinstance(value, bool):
-            raise WorkbookError(f"{task.folder}/task.yaml: screening.{name} should be true or false, not {value!r}")
+            raise WorkbookError(
+                f"{task.folder}/task.yaml: screening.{name} should be true or false, not {value!r}"
+            )
         if answers.get(name, value) != value:
-            warnings.append(f"{name} is {value} in task.yaml and {answers[name]} by parameter; task.yaml holds")
+            warnings.append(
+                f"{name} is {value} in task.yaml and {answers[name]} by parameter; task.yaml holds"
+            )
     return Screening(**(answers | stated), warnings=warnings)
 
 
-def contradictions(screening: Screening, task: Task, rungs: Sequence[RungResult], rag_gains: bool, named: bool) -> list[str]:
+def contradictions(
+    screening: Screening, task: Task, rungs: Sequence[RungResult], rag_gains: bool, named: bool
+) -> list[str]:
     """Answers that the data speaks against; `named`: most examples name the articles that answer them."""
     said, known = [], {r.name: r for r in rungs}
     if rag_gains and not (screening.new_knowledge or named):
-        said.append("rag surely gains although new_knowledge was answered with no; ask whether facts are missing")
+        said.append(
+            "rag surely gains although new_knowledge was answered with no; ask whether facts are missing"
+        )
     if named and not screening.new_knowledge:
-        said.append("new_knowledge was answered with no, but most examples name the articles that answer them")
+        said.append(
+            "new_knowledge was answered with no, but most examples name the articles that answer them"
+        )
     if screening.new_knowledge and "rag" not in known:
-        said.append("new_knowledge was answered with yes, but there are no articles to look facts up in: fill knowledge/")
+        said.append(
+            "new_knowledge was answered with yes, but there are no articles to look facts up in: fill knowledge/"
+        )
     if screening.shorter_prompt and {"zero_shot", "prompt"} <= set(known):
         short, full = (known[name].tokens_per_request for name in ("zero_shot", "prompt"))
         if short > 0.75 * full:
@@ -80,8 +107,14 @@ def contradictions(screening: Screening, task: Task, rungs: Sequence[RungResult]
                 f"shorter_prompt was answered with yes, but the full prompt takes {full:.0f} tokens, the short {short:.0f}"
             )
     enough = task.targets.get("format_compliance", 0.95)
-    if screening.format_or_style and (kept := [r.name for r in rungs if r.results.format_compliance.low >= enough]):
-        said.append(f"format_or_style was answered with yes, but {kept[0]} surely keeps the format without training")
+    if screening.format_or_style and (
+        kept := [r.name for r in rungs if r.results.format_compliance.low >= enough]
+    ):
+        said.append(
+            f"format_or_style was answered with yes, but {kept[0]} surely keeps the format without training"
+        )
     if screening.one_off and task.volume_per_month >= 1000:
-        said.append(f"one_off was answered with yes, but task.yaml expects {task.volume_per_month:,} requests a month")
+        said.append(
+            f"one_off was answered with yes, but task.yaml expects {task.volume_per_month:,} requests a month"
+        )
     return said

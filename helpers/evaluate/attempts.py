@@ -25,12 +25,16 @@ class Attempt(Record):
 
     number: int
     alpha: float  # the gain's lower bound may be wrong this often
-    looks_at_these_rows: int  # attempts of the past year on exactly these test rows, this one included
+    looks_at_these_rows: (
+        int  # attempts of the past year on exactly these test rows, this one included
+    )
     detectable_difference: float  # smallest gain shown in 80% of the cases, at 20% flips
     fresh_rows_needed: int  # rows to add to the test part; 0 = not yet
 
 
-def record_attempt(task: Task, run: store.Run, model: Model, rows: Sequence[TrainingExample], version: str) -> Attempt:
+def record_attempt(
+    task: Task, run: store.Run, model: Model, rows: Sequence[TrainingExample], version: str
+) -> Attempt:
     """Write this attempt down, once, and say which of the past year it is."""
     path = store.home() / "attempts" / f"{task.registry_name}.jsonl"
     asked = store.fingerprint(sorted(e.id for e in rows))
@@ -52,7 +56,9 @@ def count_attempts(lines: Sequence[dict], key: str) -> Attempt:
     found = statistics.detectable_difference(n, alpha=alpha)
     first = statistics.detectable_difference(n)
     z_power, z = statistics.upper_normal(0.2), statistics.upper_normal(alpha)
-    as_sharp = n * ((z + z_power) / (statistics.Z + z_power)) ** 2  # rows that show what n showed at the first attempt
+    as_sharp = (
+        n * ((z + z_power) / (statistics.Z + z_power)) ** 2
+    )  # rows that show what n showed at the first attempt
     return Attempt(
         number=len(year) + 1,
         alpha=alpha,

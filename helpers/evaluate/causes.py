@@ -43,7 +43,10 @@ class Diagnosis(Record):
 
 
 def diagnose(
-    evaluation: Evaluation, losses: Sequence[Mapping[str, Any]], examples: Sequence[TrainingExample], answers: Mapping[str, Rows]
+    evaluation: Evaluation,
+    losses: Sequence[Mapping[str, Any]],
+    examples: Sequence[TrainingExample],
+    answers: Mapping[str, Rows],
 ) -> list[Diagnosis]:
     """Every cause with its evidence: `losses` are lines of training.jsonl, `answers` the rows of each rung by its name."""
     tuned, other, base = answers["fine_tuned"], answers[evaluation.best_rung], answers["zero_shot"]
@@ -59,7 +62,10 @@ def diagnose(
         "shift": shift(train, test),
         "wrong_tool": wrong_tool(evaluation, test),
     }
-    return [Diagnosis(cause=c, found=yes, evidence=said, next_action=NEXT[c]) for c, (yes, said) in found.items()]
+    return [
+        Diagnosis(cause=c, found=yes, evidence=said, next_action=NEXT[c])
+        for c, (yes, said) in found.items()
+    ]
 
 
 def diagnose_run(run: store.Run, examples: Sequence[TrainingExample]) -> list[Diagnosis]:
@@ -67,11 +73,22 @@ def diagnose_run(run: store.Run, examples: Sequence[TrainingExample]) -> list[Di
     if not run.has("evaluation.json"):
         return []
     evaluation = Evaluation.model_validate(run.read("evaluation.json"))
-    losses = store.read_jsonl(run.path("training/training.jsonl")) if run.has("training/training.jsonl") else []
-    return diagnose(evaluation, losses, examples, {rung.name: read_answers(run, rung) for rung in evaluation.rungs})
+    losses = (
+        store.read_jsonl(run.path("training/training.jsonl"))
+        if run.has("training/training.jsonl")
+        else []
+    )
+    return diagnose(
+        evaluation,
+        losses,
+        examples,
+        {rung.name: read_answers(run, rung) for rung in evaluation.rungs},
+    )
 
 
-def broken_evaluation(tuned: Rows, base: Rows, train: Sequence[TrainingExample], test: Sequence[TrainingExample]) -> Found:
+def broken_evaluation(
+    tuned: Rows, base: Rows, train: Sequence[TrainingExample], test: Sequence[TrainingExample]
+) -> Found:
     """The adapter does nothing, requests failed, or test questions stand in the train part."""
     seen = {tasks.normalise(e.user_text) for e in train}
     leaked = sum(tasks.normalise(e.user_text) in seen for e in test)
@@ -86,7 +103,10 @@ def template_mismatch(tuned: Rows) -> Found:
     scores = [row["scores"] for row in tuned]
     endless = _share([s.get("endless", 0) > 0 for s in scores])
     wrapped = _share([s.get("accuracy_tolerant", 0) > s.get("accuracy", 0) for s in scores])
-    return endless > SHARE or wrapped > SHARE, f"{endless:.0%} of the answers never end, {wrapped:.0%} are right but wrapped"
+    return (
+        endless > SHARE or wrapped > SHARE,
+        f"{endless:.0%} of the answers never end, {wrapped:.0%} are right but wrapped",
+    )
 
 
 def overfit(curve: Sequence[float]) -> Found:
@@ -94,9 +114,10 @@ def overfit(curve: Sequence[float]) -> Found:
     if len(curve) < 3:
         return None, f"{len(curve)} looks at the validation loss are too few"
     best = min(curve)
-    return curve[
-        -1
-    ] > RISE * best, f"validation loss {best:.3f} at look {curve.index(best) + 1} of {len(curve)}, last {curve[-1]:.3f}"
+    return (
+        curve[-1] > RISE * best,
+        f"validation loss {best:.3f} at look {curve.index(best) + 1} of {len(curve)}, last {curve[-1]:.3f}",
+    )
 
 
 def underfit(curve: Sequence[float], evaluation: Evaluation) -> Found:
@@ -106,16 +127,21 @@ def underfit(curve: Sequence[float], evaluation: Evaluation) -> Found:
     falls = [a / b for a, b in pairwise(curve) if b > 0]
     target = evaluation.targets.get("accuracy")
     short = target is None or target.met != "yes"
-    return falls[
-        -1
-    ] > RISE and short, f"the last step took the validation loss down by {1 - 1 / falls[-1]:.0%}, to {curve[-1]:.3f}"
+    return (
+        falls[-1] > RISE and short,
+        f"the last step took the validation loss down by {1 - 1 / falls[-1]:.0%}, to {curve[-1]:.3f}",
+    )
 
 
-def data_quality(train: Sequence[TrainingExample], test: Sequence[TrainingExample], tuned: Rows, other: Rows) -> Found:
+def data_quality(
+    train: Sequence[TrainingExample], test: Sequence[TrainingExample], tuned: Rows, other: Rows
+) -> Found:
     """Equal questions with different answers in train, or test rows where two models agree on another answer than wanted."""
     answers: dict[str, set[str]] = {}
     for example in train:
-        answers.setdefault(tasks.normalise(example.user_text), set()).add(tasks.normalise(example.answer))
+        answers.setdefault(tasks.normalise(example.user_text), set()).add(
+            tasks.normalise(example.answer)
+        )
     conflicts = sum(len(given) > 1 for given in answers.values())
     wanted, doubted = {e.id: _read(e.answer) for e in test}, []
     for ours, theirs in pair_rows(tuned, other):
@@ -123,7 +149,9 @@ def data_quality(train: Sequence[TrainingExample], test: Sequence[TrainingExampl
         if said == _read(theirs["answer"]) != wanted.get(ours["id"], said) and said not in ("", {}):
             doubted.append(ours["id"])
     said = f"{conflicts} questions of train have two answers; in {len(doubted)} test rows both models agree against the label"
-    return conflicts > SHARE * max(len(answers), 1) or len(doubted) > SHARE * len(tuned), f"{said} {doubted[:5] or ''}".strip()
+    return conflicts > SHARE * max(len(answers), 1) or len(doubted) > SHARE * len(
+        tuned
+    ), f"{said} {doubted[:5] or ''}".strip()
 
 
 def _read(answer: str) -> Any:
@@ -138,7 +166,9 @@ def shift(train: Sequence[TrainingExample], test: Sequence[TrainingExample]) -> 
 
     words = [[tasks.normalise(e.user_text).split() for e in part] for part in (train, test)]
     p = float(ks_2samp(*[[len(text) for text in part] for part in words]).pvalue)
-    cut = max(1, len(words[0]) // 5)  # how many new words a fifth of train brings to the rest is what to expect
+    cut = max(
+        1, len(words[0]) // 5
+    )  # how many new words a fifth of train brings to the rest is what to expect
     expected, new = _new_words(words[0][cut:], words[0][:cut]), _new_words(words[0], words[1])
     said = f"lengths differ with p = {p:.2g}; {new:.0%} of the test words are new, {expected:.0%} were to be expected"
     return p < 0.01 or new > 1.5 * expected + SHARE, said
@@ -154,8 +184,12 @@ def wrong_tool(evaluation: Evaluation, test: Sequence[TrainingExample]) -> Found
     named = _share([bool(e.meta.get("articles")) for e in test])
     gain = evaluation.comparison.get("accuracy")
     unbeaten = evaluation.best_rung == "rag" and (gain is None or gain.verdict != "pass")
-    beaten = "rag is not surely beaten" if unbeaten else f"the rung to beat is {evaluation.best_rung}"
-    return evaluation.verdict != "pass" and (named > 0.5 or unbeaten), f"{named:.0%} of the test rows name articles; {beaten}"
+    beaten = (
+        "rag is not surely beaten" if unbeaten else f"the rung to beat is {evaluation.best_rung}"
+    )
+    return evaluation.verdict != "pass" and (
+        named > 0.5 or unbeaten
+    ), f"{named:.0%} of the test rows name articles; {beaten}"
 
 
 def part_of(dataset: FineTuningDataset, percent: int) -> FineTuningDataset:
@@ -163,15 +197,23 @@ def part_of(dataset: FineTuningDataset, percent: int) -> FineTuningDataset:
     train = sorted(dataset.part("train"), key=lambda e: hash_order(e.id))
     kept = {e.id for e in train[: max(1, round(len(train) * percent / 100))]}
     examples = [e for e in dataset.examples if e.part != "train" or e.id in kept]
-    named = {"version": f"{dataset.metadata.version}-{percent}", "fingerprint": store.fingerprint(sorted(kept))}
-    metadata, splits = dataset.metadata.model_copy(update=named), dataset.splits.model_copy(update={"train": len(kept)})
+    named = {
+        "version": f"{dataset.metadata.version}-{percent}",
+        "fingerprint": store.fingerprint(sorted(kept)),
+    }
+    metadata, splits = (
+        dataset.metadata.model_copy(update=named),
+        dataset.splits.model_copy(update={"train": len(kept)}),
+    )
     return dataset.model_copy(update={"examples": examples, "metadata": metadata, "splits": splits})
 
 
 def read_curve(answers: Mapping[int, Rows], task: tasks.Task) -> str:
     """What the last step of a learning curve says: `answers` on the same validation rows by percent of the train rows."""
     *_, half, whole = sorted(answers)
-    gain = compare_results(answers[whole], answers[half], task.model_copy(update={"replace": "better"})).get("accuracy")
+    gain = compare_results(
+        answers[whole], answers[half], task.model_copy(update={"replace": "better"})
+    ).get("accuracy")
     if gain is None:
         return "the answers have no accuracy, so the curve says nothing"
     step = f"from {half}% to {whole}% of the train rows: {gain.difference}"
@@ -180,7 +222,11 @@ def read_curve(answers: Mapping[int, Rows], task: tasks.Task) -> str:
     if gain.difference.high < FLAT:
         return f"{step}. The curve is flat: more of the same rows will not help; look at labels, prompt and model"
     needed = rows_to_separate(gain.gained, gain.lost, gain.difference.n)
-    return f"{step}. Undecided; about {needed} validation rows would show it" if needed else f"{step}. Undecided: a tie"
+    return (
+        f"{step}. Undecided; about {needed} validation rows would show it"
+        if needed
+        else f"{step}. Undecided: a tie"
+    )
 
 
 def _share(hits: Sequence[bool]) -> float:

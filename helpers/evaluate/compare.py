@@ -72,8 +72,14 @@ def rung_to_beat(run: store.Run) -> tuple[str, str]:
     """(the cheaper rung that the tuned model has to beat, why this one): what 01 found on validation, or the prompt."""
     if run.has("decision.json"):
         name = run.read("decision.json")["best_rung"]
-        return name, f"{name} scored best of the cheaper rungs on the validation part (decision.json)"
-    return "prompt", "this run has no decision.json, so the full prompt stands in for the best cheaper rung"
+        return (
+            name,
+            f"{name} scored best of the cheaper rungs on the validation part (decision.json)",
+        )
+    return (
+        "prompt",
+        "this run has no decision.json, so the full prompt stands in for the best cheaper rung",
+    )
 
 
 def asked_in_01(run: store.Run) -> dict[str, Any]:
@@ -85,7 +91,9 @@ def load_models(card: Mapping[str, Any]) -> tuple[Model, Model]:
     """(base, tuned) as model.json names them."""
     name, url = card["base_model"], card.get("base_url", "")
     if card["provider"] == "api":
-        return models.load_model(name, base_url=url), models.load_model(card["model_id"], base_url=url)
+        return models.load_model(name, base_url=url), models.load_model(
+            card["model_id"], base_url=url
+        )
     return models.load_model(name), models.load_model(name, adapter=store.home() / card["adapter"])
 
 
@@ -127,7 +135,11 @@ def compare_results(
         ours, theirs = ([pair[side]["scores"][metric] for pair in pairs] for side in (0, 1))
         groups = [row["group"] for row, _ in pairs]
         difference, gained, lost = statistics.paired_difference(ours, theirs, groups)
-        surer = statistics.paired_difference(ours, theirs, groups, alpha)[0] if metric == "accuracy" else difference
+        surer = (
+            statistics.paired_difference(ours, theirs, groups, alpha)[0]
+            if metric == "accuracy"
+            else difference
+        )
         must_gain = metric == "accuracy" and task.replace == "better"
         margin = 0.0 - min_gain if must_gain else task.margins.get(metric, 0.0)
         compared[metric] = MetricComparison(
@@ -151,21 +163,35 @@ def pair_rows(tuned: Rows, other: Rows) -> list[tuple[Mapping[str, Any], Mapping
     """(ours, theirs) of every row, paired by id."""
     theirs = {row["id"]: row for row in other}
     if sorted(row["id"] for row in tuned) != sorted(theirs):
-        raise WorkbookError("the two rungs were not asked about the same rows; run this notebook again from its start")
+        raise WorkbookError(
+            "the two rungs were not asked about the same rows; run this notebook again from its start"
+        )
     return [(row, theirs[row["id"]]) for row in tuned]
 
 
 def flips(tuned: Rows, other: Rows) -> dict[str, list[str]]:
     """Ids of the rows that only the tuned model got right (gained), and that only the other did (lost)."""
-    right = [(a["id"], a["scores"].get("accuracy"), b["scores"].get("accuracy")) for a, b in pair_rows(tuned, other)]
-    return {"gained": [i for i, a, b in right if a and not b], "lost": [i for i, a, b in right if b and not a]}
+    right = [
+        (a["id"], a["scores"].get("accuracy"), b["scores"].get("accuracy"))
+        for a, b in pair_rows(tuned, other)
+    ]
+    return {
+        "gained": [i for i, a, b in right if a and not b],
+        "lost": [i for i, a, b in right if b and not a],
+    }
 
 
 def check_targets(task: Task, results: EvalResults) -> dict[str, TargetCheck]:
     """Every target of task.yaml against the bound of its estimate."""
     measured = {metric: getattr(results, metric) for metric in task.targets}
-    met = {metric: statistics.target_met(metric, measured[metric], target) for metric, target in task.targets.items()}
-    return {m: TargetCheck(target=target, met=met[m], estimate=measured[m]) for m, target in task.targets.items()}
+    met = {
+        metric: statistics.target_met(metric, measured[metric], target)
+        for metric, target in task.targets.items()
+    }
+    return {
+        m: TargetCheck(target=target, met=met[m], estimate=measured[m])
+        for m, target in task.targets.items()
+    }
 
 
 def gate(
@@ -189,7 +215,10 @@ def gate(
         for metric, c in compared.items():
             if c.difference.n and c.difference.high < -task.margins.get(metric, 0.0):
                 worse.append(f"regression: {metric} is surely worse than {name}'s: {c.difference}")
-    findings |= {{"yes": "pass", "no": "fail", "undecided": "inconclusive"}[check.met] for check in targets.values()}
+    findings |= {
+        {"yes": "pass", "no": "fail", "undecided": "inconclusive"}[check.met]
+        for check in targets.values()
+    }
     reasons += worse + [_target_reason(metric, check) for metric, check in targets.items()]
     if worse or "fail" in findings:
         return "fail", bool(worse), reasons
@@ -199,23 +228,38 @@ def gate(
 def _gain_reason(task: Task, gain: MetricComparison | None, opponent: str, alpha: float) -> str:
     if gain is None:
         return f"accuracy: no gain over {opponent} is known (accuracy_from is {task.accuracy_from}: no ratings of these answers)"
-    where = {"pass": "surely more", "fail": "surely not more", "inconclusive": "undecided at this n"}[gain.verdict]
+    where = {
+        "pass": "surely more",
+        "fail": "surely not more",
+        "inconclusive": "undecided at this n",
+    }[gain.verdict]
     said = f"accuracy: tuned minus {opponent} on the same rows is {gain.difference} ({gain.gained} gained, {gain.lost} lost)"
     said += f"; more than {0.0 - gain.margin:g} is asked for, {1 - 2 * alpha:.2%} sure: {where}"
     if gain.verdict == "inconclusive":
         n, counts = gain.difference.n, (gain.gained, gain.lost, gain.difference.n)
         needed = statistics.rows_to_separate(*counts, 0.0 - gain.margin, alpha)
         more = max(1, needed - n)
-        said += f"; if it stays like this, {more} more rows would decide" if needed else "; no number of rows decides a tie"
+        said += (
+            f"; if it stays like this, {more} more rows would decide"
+            if needed
+            else "; no number of rows decides a tie"
+        )
     return said
 
 
 def _target_reason(metric: str, check: TargetCheck) -> str:
-    n, said = check.estimate.n, {"yes": "met", "no": "surely missed", "undecided": "undecided"}[check.met]
+    n, said = (
+        check.estimate.n,
+        {"yes": "met", "no": "surely missed", "undecided": "undecided"}[check.met],
+    )
     if metric not in statistics.AT_LEAST:  # no measured numbers here: they differ from run to run
-        return f"{metric}: target at most {check.target:g}: {said}" + ("" if n else ", it was not measured")
+        return f"{metric}: target at most {check.target:g}: {said}" + (
+            "" if n else ", it was not measured"
+        )
     needed = statistics.rows_to_decide(check.target) if check.target < 1 else 0
-    more = f"; even {n} right of {n} could not show it, {needed} rows are needed" if needed > n else ""
+    more = (
+        f"; even {n} right of {n} could not show it, {needed} rows are needed" if needed > n else ""
+    )
     return f"{metric}: {check.estimate}, target at least {check.target:g}: {said}{more}"
 
 
@@ -234,9 +278,13 @@ def ask_production(
     try:
         card = store.Run(version.run_id).read("model.json")
         settings |= {"style": card.get("prompt_style", "short"), "latency_rows": 0}
-        rungs["production"] = run_rung(load_models(card)[1], "fine_tuned", rows, task, run, label="production", **settings)
+        rungs["production"] = run_rung(
+            load_models(card)[1], "fine_tuned", rows, task, run, label="production", **settings
+        )
     except WorkbookError as error:
-        if error.exit_code != 2:  # out of memory, or a provider's fault: not a matter of this version
+        if (
+            error.exit_code != 2
+        ):  # out of memory, or a provider's fault: not a matter of this version
             raise
         return f"{version.id}, which serves now, could not be asked: {error}"
     return ""
@@ -265,7 +313,9 @@ def evaluate_fine_tuned_model(
     `accuracy_from: judge`; `settings` go to `run_rung`.
     """
     if not test_set:
-        raise WorkbookError("the test part is empty; add verified examples to human.jsonl and run 02_curate again")
+        raise WorkbookError(
+            "the test part is empty; add verified examples to human.jsonl and run 02_curate again"
+        )
     check_fingerprints(card, task, dataset_version)
     settings["style"] = card.get("prompt_style", "short")
     rungs, timing = ask_rungs(base, tuned, incumbent, best_rung, test_set, task, run, settings)
@@ -274,14 +324,21 @@ def evaluate_fine_tuned_model(
     unasked = ask_production(serving, rungs, test_set, task, run, **settings) if serving else ""
     replaced = [name for name in ("production", "incumbent") if name in rungs and name != best_rung]
     rated = ["fine_tuned", best_rung, *replaced]
-    rungs, ratings = rate_pair(rungs, rated, test_set, task, run, judge, settings.get("max_cost_usd", 0.0))
+    rungs, ratings = rate_pair(
+        rungs, rated, test_set, task, run, judge, settings.get("max_cost_usd", 0.0)
+    )
     answers = {name: read_answers(run, rungs[name]) for name in rated}
     ours, theirs = answers["fine_tuned"], answers[best_rung]
     comparison = compare_results(ours, theirs, task, min_gain, attempt.alpha)
-    against = {name: compare_results(ours, answers[name], task, min_gain, attempt.alpha) for name in replaced}
+    against = {
+        name: compare_results(ours, answers[name], task, min_gain, attempt.alpha)
+        for name in replaced
+    }
     against |= {"production": {}} if unasked else {}
     targets = check_targets(task, rungs["fine_tuned"].results)
-    verdict, regression, reasons = gate(task, comparison, targets, best_rung, against, attempt.alpha)
+    verdict, regression, reasons = gate(
+        task, comparison, targets, best_rung, against, attempt.alpha
+    )
     slices = compare_slices(task, test_set, pair_rows(ours, theirs))
     return Evaluation(
         base_model=rungs["zero_shot"].results,
@@ -332,13 +389,23 @@ def ask_rungs(
     return rungs, timing
 
 
-def _side_reasons(attempt: Attempt, slices: Sequence[SliceResult], ratings: Ratings | None) -> list[str]:
+def _side_reasons(
+    attempt: Attempt, slices: Sequence[SliceResult], ratings: Ratings | None
+) -> list[str]:
     """What does not decide, but has to be known: the budget of attempts, slices that surely lost, who judged."""
     said = []
     if attempt.number > 1:
         text = f"attempt {attempt.number} of the past year, {attempt.looks_at_these_rows} on these very rows: it has to be"
         text += f" {1 - 2 * attempt.alpha:.2%} sure, which shows gains of {attempt.detectable_difference:.1%} or more"
-        fresh = f"; fresh test rows are due: add {attempt.fresh_rows_needed}" if attempt.fresh_rows_needed else ""
+        fresh = (
+            f"; fresh test rows are due: add {attempt.fresh_rows_needed}"
+            if attempt.fresh_rows_needed
+            else ""
+        )
         said.append(text + fresh)
-    said += [f"slice {s.slice} surely lost: {s.difference}, corrected p {s.p_holm:.2g}" for s in slices if s.verdict == "worse"]
+    said += [
+        f"slice {s.slice} surely lost: {s.difference}, corrected p {s.p_holm:.2g}"
+        for s in slices
+        if s.verdict == "worse"
+    ]
     return said + (ratings.warnings if ratings else [])

@@ -25,7 +25,9 @@ CHOICES = ("A", "B", "both", "neither")
 COLUMNS = ("id", "asked", "A", "B", "a_sha", "b_sha", "choice")
 RIGHT = {"A": (True, False), "B": (False, True), "both": (True, True), "neither": (False, False)}
 REPEATS = 20  # pairs that the judge sees a second time in the same order
-TRUSTED = 0.6  # kappa: "substantial" agreement begins here (Landis & Koch, Biometrics 1977, 33:159-174)
+TRUSTED = (
+    0.6  # kappa: "substantial" agreement begins here (Landis & Koch, Biometrics 1977, 33:159-174)
+)
 FAMILIES = re.compile(r"gpt|llama|qwen|mi[sx]tral|gemma|phi|smollm|claude|deepseek|granite", re.I)
 CHOICE = re.compile(r"\b(A|B|both|neither)\b")
 ASK = """You judge answers to this task:
@@ -43,7 +45,9 @@ class Ratings(Record):
     rated: int
     order_consistency: Estimate  # same choice when A and B change places
     repeat_consistency: Estimate  # same choice when asked again
-    kappa: float | None  # agreement with people's ratings beyond chance; None = there are none of these answers
+    kappa: (
+        float | None
+    )  # agreement with people's ratings beyond chance; None = there are none of these answers
     kappa_rows: int
     cost_usd: float
     warnings: list[str]
@@ -59,7 +63,9 @@ def sha(answer: str) -> str:
     return hashlib.sha256(answer.encode("utf-8", "replace")).hexdigest()[:16]
 
 
-def blind_table(examples: Sequence[TrainingExample], ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> list[dict[str, str]]:
+def blind_table(
+    examples: Sequence[TrainingExample], ours: Sequence[Mapping], theirs: Sequence[Mapping]
+) -> list[dict[str, str]]:
     """Rows to rate: who is A is decided by a hash, equal answers are left out (they differ by nothing)."""
     said, table = {row["id"]: row["answer"] for row in theirs}, []
     asked = {e.id: e.user_text for e in examples}
@@ -68,7 +74,11 @@ def blind_table(examples: Sequence[TrainingExample], ours: Sequence[Mapping], th
         if int(sha(f"{row['id']} {pair[0]}"), 16) % 2:
             pair.reverse()
         shas = {"a_sha": sha(pair[0]), "b_sha": sha(pair[1])}
-        table.append({"id": row["id"], "asked": asked[row["id"]], "A": pair[0], "B": pair[1]} | shas | {"choice": ""})
+        table.append(
+            {"id": row["id"], "asked": asked[row["id"]], "A": pair[0], "B": pair[1]}
+            | shas
+            | {"choice": ""}
+        )
     return table
 
 
@@ -94,7 +104,9 @@ def read_ratings(run: store.Run, task: Task) -> Rights:
                 choice = (row.get("choice") or "").strip()
                 choice = choice.upper() if len(choice) == 1 else choice.lower()
                 if choice and choice not in CHOICES:
-                    raise WorkbookError(f"{path}, line {number}: choice {choice!r} is none of {', '.join(CHOICES)}")
+                    raise WorkbookError(
+                        f"{path}, line {number}: choice {choice!r} is none of {', '.join(CHOICES)}"
+                    )
                 for right, side in zip(RIGHT.get(choice, ()), ("a_sha", "b_sha"), strict=False):
                     rights[row["id"], row[side]] = right
     return rights
@@ -119,11 +131,23 @@ def rate_pair(
         write_ratings(run.private / "blind.csv", table)
     rights, ratings = by_people, _card("human", by_people)
     if task.accuracy_from == "judge" and judge is None:
-        rights, ratings = {}, _card("judge", {}, warnings=["no judge is set (judge_model, judge_base_url): nothing was judged"])
+        rights, ratings = (
+            {},
+            _card(
+                "judge",
+                {},
+                warnings=["no judge is set (judge_model, judge_base_url): nothing was judged"],
+            ),
+        )
     elif task.accuracy_from == "judge":
         models.check_may_send(task, judge)
-        tables = [table, *(blind_table(examples, rows[names[0]], rows[other]) for other in names[2:])]
-        rights, ratings = ask_judge(judge, tables, examples, task, run, by_people, rungs[names[0]].model, max_cost_usd)
+        tables = [
+            table,
+            *(blind_table(examples, rows[names[0]], rows[other]) for other in names[2:]),
+        ]
+        rights, ratings = ask_judge(
+            judge, tables, examples, task, run, by_people, rungs[names[0]].model, max_cost_usd
+        )
     updated = dict(rungs)
     for name in names:
         rated = [_rated(row, rights) for row in rows[name]]
@@ -131,7 +155,9 @@ def rate_pair(
             store.write_jsonl(run.path(rungs[name].answers), rated)
         scored = [row for row in rated if "accuracy" in row["scores"]]
         if scored:
-            accuracy = statistics.score([r["scores"]["accuracy"] for r in scored], [r["group"] for r in scored])
+            accuracy = statistics.score(
+                [r["scores"]["accuracy"] for r in scored], [r["group"] for r in scored]
+            )
             results = rungs[name].results.model_copy(update={"accuracy": accuracy})
             updated[name] = rungs[name].model_copy(update={"results": results})
     return updated, ratings
@@ -144,8 +170,15 @@ def _rated(row: dict[str, Any], rights: Rights) -> dict[str, Any]:
 
 def _card(by: Literal["judge", "human"], rights: Rights, **more: Any) -> Ratings:
     nothing = statistics.proportion([])
-    values = {"order_consistency": nothing, "repeat_consistency": nothing, "kappa": None, "kappa_rows": 0}
-    return Ratings(**{"by": by, "rated": len(rights), "cost_usd": 0.0, "warnings": []} | values | more)
+    values = {
+        "order_consistency": nothing,
+        "repeat_consistency": nothing,
+        "kappa": None,
+        "kappa_rows": 0,
+    }
+    return Ratings(
+        **{"by": by, "rated": len(rights), "cost_usd": 0.0, "warnings": []} | values | more
+    )
 
 
 def ask_judge(
@@ -162,7 +195,9 @@ def ask_judge(
     wanted = {e.id: e.answer for e in examples}
     pairs = [row for table in tables for row in table]
     swapped = [row | {"A": row["B"], "B": row["A"]} for row in pairs]
-    again = [row | {"B": row["B"] + " "} for row in pairs[:REPEATS]]  # the space makes it another question to the cache
+    again = [
+        row | {"B": row["B"] + " "} for row in pairs[:REPEATS]
+    ]  # the space makes it another question to the cache
     prompts = [_prompt(task, row, wanted[row["id"]]) for row in (*pairs, *swapped, *again)]
     answers = ask(judge, prompts, 8, 0, task, run, max_cost_usd)
     found = [RIGHT.get(match[0]) if (match := CHOICE.search(a.text)) else None for a in answers]
@@ -176,25 +211,47 @@ def ask_judge(
     repeated = [float(a == b) for a, b in zip(found, found[2 * n :], strict=False) if a and b]
     both = [(right, by_people[key]) for key, right in rights.items() if key in by_people]
     agreement, price = kappa(both), prices.token_price(task, judge.name)
-    spent = sum(prices.token_cost(price, a.tokens_in, a.tokens_out, a.tokens_cached) for a in answers) if price else 0.0
-    warnings = [f"the judge gave no choice for {n - len(same)} of {n} pairs"] if len(same) < n else []
+    spent = (
+        sum(prices.token_cost(price, a.tokens_in, a.tokens_out, a.tokens_cached) for a in answers)
+        if price
+        else 0.0
+    )
+    warnings = (
+        [f"the judge gave no choice for {n - len(same)} of {n} pairs"] if len(same) < n else []
+    )
     if family(judge.name) and family(judge.name) == family(candidate):
-        warnings.append(f"judge {judge.name} and candidate {candidate} are of one family: models favour their own kind")
+        warnings.append(
+            f"judge {judge.name} and candidate {candidate} are of one family: models favour their own kind"
+        )
     if agreement is None:
-        warnings.append("the judge was not compared with people: rate some rows (ratings.csv) before you trust it")
+        warnings.append(
+            "the judge was not compared with people: rate some rows (ratings.csv) before you trust it"
+        )
     elif agreement < TRUSTED:
-        warnings.append(f"the judge agrees with people at kappa {agreement:.2f} only ({len(both)} ratings)")
-    consistency = {"order_consistency": statistics.score(same), "repeat_consistency": statistics.score(repeated)}
+        warnings.append(
+            f"the judge agrees with people at kappa {agreement:.2f} only ({len(both)} ratings)"
+        )
+    consistency = {
+        "order_consistency": statistics.score(same),
+        "repeat_consistency": statistics.score(repeated),
+    }
     numbers = {"kappa": agreement, "kappa_rows": len(both), "cost_usd": spent, "warnings": warnings}
     return rights, _card("judge", rights, **consistency, **numbers)
 
 
 def _prompt(task: Task, row: Mapping[str, str], wanted: str) -> list[Message]:
-    rubric = f"An answer is right when: {task.rubric}" if task.rubric else "An answer is right when it does what the task asks."
+    rubric = (
+        f"An answer is right when: {task.rubric}"
+        if task.rubric
+        else "An answer is right when it does what the task asks."
+    )
     shown = [f"Question:\n{row['asked']}"] + ([f"A right answer:\n{wanted}"] if wanted else [])
     shown += [f"Answer A:\n{row['A']}", f"Answer B:\n{row['B']}"]
     system = ASK.format(task=task.instructions_full, rubric=rubric)
-    return [Message(role="system", content=system), Message(role="user", content="\n\n".join(shown))]
+    return [
+        Message(role="system", content=system),
+        Message(role="user", content="\n\n".join(shown)),
+    ]
 
 
 def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:

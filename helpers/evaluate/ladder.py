@@ -42,7 +42,10 @@ def ask_ladder(
 
 def label(spec: str) -> str:
     """How a rung model is called in names of rungs and files."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in spec.partition(" at ")[0].rstrip("/").rpartition("/")[2])
+    return "".join(
+        c if c.isalnum() or c in "-_." else "-"
+        for c in spec.partition(" at ")[0].rstrip("/").rpartition("/")[2]
+    )
 
 
 def rung_model(spec: str) -> Model:
@@ -61,14 +64,19 @@ def model_for(rung: str, base: Model, task: Task, rung_models: Sequence[str]) ->
     for spec in rung_models:
         if label(spec) == wanted:
             return rung_model(spec)
-    raise WorkbookError(f"rung {rung} was asked with a model that rung_models does not name; give {wanted} there again")
+    raise WorkbookError(
+        f"rung {rung} was asked with a model that rung_models does not name; give {wanted} there again"
+    )
 
 
 def incumbent(task: Task, base: Model) -> Model | None:
     """What runs today, as task.yaml says under `incumbent`: its log, its own model, or its prompt with the base model."""
     today = task.incumbent
     if path := today.get("answers"):
-        rows = [tasks.to_example(task, raw, "human", {}, task.folder / path) for raw in store.read_jsonl(task.folder / path)]
+        rows = [
+            tasks.to_example(task, raw, "human", {}, task.folder / path)
+            for raw in store.read_jsonl(task.folder / path)
+        ]
         return LoggedModel({question(e.messages): e.answer for e in rows}, f"log:{path}")
     name, url = today.get("model", ""), today.get("base_url", "")
     return models.load_model(name, base_url=url) if name else base if today else None
@@ -97,7 +105,9 @@ def search_prompts(
     def score(rung: str, ways: Mapping[str, Any]) -> tuple[float, float]:
         key = store.canonical([rung, dict(ways)])
         if key not in asked:
-            result = run_rung(model, rung, examples, task, run, asking=ways, **(settings | {"latency_rows": 0})).results
+            result = run_rung(
+                model, rung, examples, task, run, asking=ways, **(settings | {"latency_rows": 0})
+            ).results
             asked[key] = (result.accuracy.value, result.format_compliance.value)
         return asked[key]
 
@@ -111,13 +121,22 @@ def search_prompts(
     return best
 
 
-def _changes(task: Task, best: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _changes(
+    task: Task, best: Mapping[str, Any], names: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """(rung, what to change): wordings of task.yaml first, then examples, then retrieval."""
     k = int(best.get("few_shot_k", 3))
     if "prompt" in names:
         yield from (("prompt", {"instructions": text}) for text in task.wordings)
     if "few_shot" in names:
-        yield from (("few_shot", change) for change in ({"few_shot_pick": "nearest"}, {"few_shot_k": k + 2}, {"few_shot_k": 1}))
+        yield from (
+            ("few_shot", change)
+            for change in ({"few_shot_pick": "nearest"}, {"few_shot_k": k + 2}, {"few_shot_k": 1})
+        )
     if "rag" in names:
-        changes: list[dict[str, Any]] = [{"rag_shots": 3}, {"rag_k": int(best.get("rag_k", 1)) + 1}, {"rag_dense": 0.5}]
+        changes: list[dict[str, Any]] = [
+            {"rag_shots": 3},
+            {"rag_k": int(best.get("rag_k", 1)) + 1},
+            {"rag_dense": 0.5},
+        ]
         yield from (("rag", change) for change in changes)

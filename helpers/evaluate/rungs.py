@@ -46,27 +46,49 @@ def build_prompts(
     if rung == "few_shot":
         # Solved examples as earlier turns, the shape a chat model was trained on.
         shown = shots(task, examples, train, few_shot_k, few_shot_pick)
-        turns = [[turn for e in solved for turn in tasks.render(task, e, answer=True)[1:]] for solved in shown]
+        turns = [
+            [turn for e in solved for turn in tasks.render(task, e, answer=True)[1:]]
+            for solved in shown
+        ]
         return [[chat[0], *before, *chat[1:]] for chat, before in zip(chats, turns, strict=True)]
     if rung == "rag":
         found = retrieve(tasks.knowledge(task), [e.user_text for e in examples], rag_k, rag_dense)
         if not rag_shots:
-            return [_with_articles(chat, articles) for chat, articles in zip(chats, found, strict=True)]
-        return _rag_with_shots(task, chats, found, shots(task, examples, train, rag_shots, few_shot_pick), rag_k)
+            return [
+                _with_articles(chat, articles) for chat, articles in zip(chats, found, strict=True)
+            ]
+        return _rag_with_shots(
+            task, chats, found, shots(task, examples, train, rag_shots, few_shot_pick), rag_k
+        )
     return chats
 
 
 def _rag_with_shots(
-    task: Task, chats: list[list[Message]], found: list[list[Article]], shown: list[list[TrainingExample]], rag_k: int
+    task: Task,
+    chats: list[list[Message]],
+    found: list[list[Article]],
+    shown: list[list[TrainingExample]],
+    rag_k: int,
 ) -> list[list[Message]]:
     """Passages stand before the question, in the solved examples too: what a small model sees done, it does."""
     solved = list({e.id: e for some in shown for e in some}.values())
     passages = dict(
-        zip((e.id for e in solved), retrieve(tasks.knowledge(task), [e.user_text for e in solved], rag_k), strict=True)
+        zip(
+            (e.id for e in solved),
+            retrieve(tasks.knowledge(task), [e.user_text for e in solved], rag_k),
+            strict=True,
+        )
     )
-    before = {e.id: _before_question(tasks.render(task, e, answer=True)[1:], passages[e.id]) for e in solved}
+    before = {
+        e.id: _before_question(tasks.render(task, e, answer=True)[1:], passages[e.id])
+        for e in solved
+    }
     return [
-        [chat[0], *(turn for e in some for turn in before[e.id]), *_before_question(chat[1:], articles)]
+        [
+            chat[0],
+            *(turn for e in some for turn in before[e.id]),
+            *_before_question(chat[1:], articles),
+        ]
         for chat, articles, some in zip(chats, found, shown, strict=True)
     ]
 
@@ -75,7 +97,10 @@ def _before_question(turns: Sequence[Message], articles: Sequence[Article]) -> l
     """The turns with the passages at the beginning of the last user turn."""
     last = max(i for i, turn in enumerate(turns) if turn.role == "user")
     text = "\n\n".join([*(passage(a) for a in articles), turns[last].content or ""])
-    return [turn.model_copy(update={"content": text}) if i == last else turn for i, turn in enumerate(turns)]
+    return [
+        turn.model_copy(update={"content": text}) if i == last else turn
+        for i, turn in enumerate(turns)
+    ]
 
 
 def effort(rung: str) -> tuple[bool, int]:
@@ -110,7 +135,9 @@ def demonstrations(task: Task, train: Sequence[TrainingExample], k: int) -> list
     shown: set[str] = set()
     chosen: list[TrainingExample] = []
     while pool and len(chosen) < k:
-        best = max(pool, key=lambda e: len(_labels(task, e) - shown))  # max keeps the first of equals
+        best = max(
+            pool, key=lambda e: len(_labels(task, e) - shown)
+        )  # max keeps the first of equals
         pool.remove(best)
         chosen.append(best)
         shown |= _labels(task, best)
@@ -135,7 +162,11 @@ def passage(article: Article) -> str:
 
 
 def shots(
-    task: Task, examples: Sequence[TrainingExample], train: Sequence[TrainingExample], k: int, pick: str
+    task: Task,
+    examples: Sequence[TrainingExample],
+    train: Sequence[TrainingExample],
+    k: int,
+    pick: str,
 ) -> list[list[TrainingExample]]:
     """k solved examples for every row: the same for all (fixed), or its nearest in the train part, the nearest last."""
     if pick == "fixed":
@@ -150,7 +181,10 @@ def shots(
 
 def recall(examples: Sequence[TrainingExample], found: Sequence[Sequence[Article]]) -> list[float]:
     """Per row that names its gold articles: whether one of them was retrieved (recall@k of a single right article)."""
-    pairs = [(set(map(str, _gold(e))), {a.id for a in some}) for e, some in zip(examples, found, strict=True)]
+    pairs = [
+        (set(map(str, _gold(e))), {a.id for a in some})
+        for e, some in zip(examples, found, strict=True)
+    ]
     return [float(bool(gold & ids)) for gold, ids in pairs if gold]
 
 
@@ -159,7 +193,9 @@ def _gold(example: TrainingExample) -> list[str]:
     return re.split(r"[;,]\s*", named) if isinstance(named, str) else list(named)
 
 
-def retrieve(articles: Sequence[Article], questions: Sequence[str], k: int, dense: float = 0.0) -> list[list[Article]]:
+def retrieve(
+    articles: Sequence[Article], questions: Sequence[str], k: int, dense: float = 0.0
+) -> list[list[Article]]:
     """The k best articles per question by BM25 (bm25s); a question that shares no word with any gets none.
 
     `dense` is the weight of the meaning, between 0 (words alone) and 1: cosine of packaged embeddings (wordllama).
@@ -178,9 +214,14 @@ def retrieve(articles: Sequence[Article], questions: Sequence[str], k: int, dens
     for row, asked in enumerate(words(questions)):
         known = [word for word in asked if word in index.vocab_dict]
         scores = [float(s) for s in index.get_scores(known)] if known else [0.0] * len(articles)
-        if meaning is not None:  # BM25 has no upper end, so it is set against the best article of this question
+        if (
+            meaning is not None
+        ):  # BM25 has no upper end, so it is set against the best article of this question
             top = max(scores) or 1.0
-            scores = [(1 - dense) * s / top + dense * max(0.0, m) for s, m in zip(scores, meaning[row], strict=True)]
+            scores = [
+                (1 - dense) * s / top + dense * max(0.0, m)
+                for s, m in zip(scores, meaning[row], strict=True)
+            ]
         best = sorted(range(len(articles)), key=lambda i: (-scores[i], i))[:k]
         found.append([articles[i] for i in best if scores[i] > 0])
     return found
@@ -190,7 +231,13 @@ def _cosines(questions: Sequence[str], texts: Sequence[str]) -> list[list[float]
     try:
         import wordllama
     except ImportError:
-        raise WorkbookError('rag_dense needs wordllama: pip install -e ".[curate]"; or set rag_dense to 0') from None
+        raise WorkbookError(
+            'rag_dense needs wordllama: pip install -e ".[curate]"; or set rag_dense to 0'
+        ) from None
     # its own default looks for the tokenizer in a folder that the package does not have, and then asks a hub
-    model = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
-    return (model.embed(list(questions), norm=True) @ model.embed(list(texts), norm=True).T).tolist()
+    model = wordllama.WordLlama.load(
+        cache_dir=Path(wordllama.__file__).parent, disable_download=True
+    )
+    return (
+        model.embed(list(questions), norm=True) @ model.embed(list(texts), norm=True).T
+    ).tolist()

@@ -24,7 +24,10 @@ from helpers.tasks import Task, hash_order
 
 CHUNK = 32  # answers asked for between two writes of the cache: what a kill can cost
 MOST_AT_ONCE = 8  # requests side by side at an endpoint
-RATE_RETRIES, RATE_PAUSE = 5, 0.5  # times a request is asked again after 429; seconds, doubled each time
+RATE_RETRIES, RATE_PAUSE = (
+    5,
+    0.5,
+)  # times a request is asked again after 429; seconds, doubled each time
 CACHE_VERSION = "answers-1"  # raise it when the meaning of a stored answer changes
 Say = Callable[[str], Any]
 
@@ -43,7 +46,9 @@ class RungResult(Record):
     answers: str
 
 
-def choose_rows(examples: Sequence[TrainingExample], part: str, limit: int = 0) -> list[TrainingExample]:
+def choose_rows(
+    examples: Sequence[TrainingExample], part: str, limit: int = 0
+) -> list[TrainingExample]:
     """The verified examples of a part, or the first `limit` of them by sha256(id): more rows later keep these."""
     rows = [e for e in examples if e.part == part and e.quality == "verified"]
     rows.sort(key=lambda e: hash_order(e.id))
@@ -51,13 +56,22 @@ def choose_rows(examples: Sequence[TrainingExample], part: str, limit: int = 0) 
 
 
 def run_rungs(
-    model: Model, names: Sequence[str], examples: Sequence[TrainingExample], task: Task, run: store.Run, **settings: Any
+    model: Model,
+    names: Sequence[str],
+    examples: Sequence[TrainingExample],
+    task: Task,
+    run: store.Run,
+    **settings: Any,
 ) -> list[RungResult]:
     """`run_rung` for each rung that can be asked here; the others are named and left out."""
     missing = rungs.available(names, task, settings.get("train", ()))
     for name in filter(missing.get, names):
         settings.get("say", log.info)(f"{name}: left out, {missing[name]}")
-    return [run_rung(model, name, examples, task, run, **settings) for name in names if not missing[name]]
+    return [
+        run_rung(model, name, examples, task, run, **settings)
+        for name in names
+        if not missing[name]
+    ]
 
 
 def run_rung(
@@ -83,7 +97,9 @@ def run_rung(
     models.check_may_send(task, model)
     if task.schema is not None and hasattr(model, "with_schema"):
         model = model.with_schema(task.schema)  # every rung alike, the tuned one too
-    ways = {"few_shot_k": few_shot_k, "rag_k": rag_k} | dict(asking or {})  # what a search chose goes first
+    ways = {"few_shot_k": few_shot_k, "rag_k": rag_k} | dict(
+        asking or {}
+    )  # what a search chose goes first
     prompts = rungs.build_prompts(name, task, examples, train, style=style, **ways)
     say(f"{name}: asking {model.name} about {len(examples)} rows")
     alone = latency_rows + 1 if latency_rows else 0
@@ -91,7 +107,9 @@ def run_rung(
     if model.provider == "api":
         latencies = [a.latency_ms for a in answers[1:alone] if a.finish != "error"]
     else:
-        latencies = model.latency_probe(prompts[:alone], max_new_tokens)[1:] if prompts[:alone] else []
+        latencies = (
+            model.latency_probe(prompts[:alone], max_new_tokens)[1:] if prompts[:alone] else []
+        )
     part = (examples[0].part if examples else None) or "validation"
     # the prompt rungs' answers on the test part get a name of their own, so that 01's stay
     name = label or name
@@ -100,14 +118,18 @@ def run_rung(
     with store.lock():
         store.write_jsonl(run.path(f"answers/{stem}.jsonl"), rows)
     results = _add_up(rows, latencies, _costs(task, model, answers, latencies))
-    say(f"{name}: accuracy {results.accuracy}, format {results.format_compliance}, {time.monotonic() - started:.0f} s")
+    say(
+        f"{name}: accuracy {results.accuracy}, format {results.format_compliance}, {time.monotonic() - started:.0f} s"
+    )
     return RungResult(
         name=name,
         model=model.name,
         part=part,
         n=len(rows),
         results=results,
-        tokens_per_request=round(statistics.mean([a.tokens_in + a.tokens_out for a in answers]).value, 2),
+        tokens_per_request=round(
+            statistics.mean([a.tokens_in + a.tokens_out for a in answers]).value, 2
+        ),
         answers=f"answers/{stem}.jsonl",
     )
 
@@ -118,19 +140,28 @@ def read_answers(run: store.Run, rung: RungResult) -> list[dict[str, Any]]:
 
 
 def export_samples(
-    run: store.Run, task: Task, examples: Sequence[TrainingExample], answers: Mapping[str, Sequence[Mapping[str, Any]]]
+    run: store.Run,
+    task: Task,
+    examples: Sequence[TrainingExample],
+    answers: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> Path:
     """private/samples.jsonl: one Inspect sample a row (id, input as chat messages, target), every rung's answer beside it.
 
     inspect_ai reads it without a mapping (`json_dataset("samples.jsonl")`), and it is plain JSON lines for everything else.
     """
-    said = {name: {row["id"]: {k: row[k] for k in ("answer", "scores")} for row in rows} for name, rows in answers.items()}
+    said = {
+        name: {row["id"]: {k: row[k] for k in ("answer", "scores")} for row in rows}
+        for name, rows in answers.items()
+    }
     samples = (
         {
             "id": example.id,
             "input": plain(tasks.render(task, example)),
             "target": example.answer,
-            "metadata": {"group": example.group, "answers": {name: rows[example.id] for name, rows in said.items()}},
+            "metadata": {
+                "group": example.group,
+                "answers": {name: rows[example.id] for name, rows in said.items()},
+            },
         }
         for example in examples
     )
@@ -138,14 +169,22 @@ def export_samples(
 
 
 def ask(
-    model: Model, prompts: Sequence[list[Message]], max_new_tokens: int, alone: int, task: Task, run: store.Run, usd: float
+    model: Model,
+    prompts: Sequence[list[Message]],
+    max_new_tokens: int,
+    alone: int,
+    task: Task,
+    run: store.Run,
+    usd: float,
 ) -> list[Answer]:
     """Answers in order; what this model was asked before in the same way is remembered, the rest asked in chunks.
 
     An endpoint gets the first `alone` prompts one by one, since that is how its latency is timed; a local model is
     timed by asking again, which costs nothing.
     """
-    api = model.provider == "api"  # what answers behind a name can change, so its answers are good for one run
+    api = (
+        model.provider == "api"
+    )  # what answers behind a name can change, so its answers are good for one run
     decided_by = [model.fingerprint, max_new_tokens, "greedy", CACHE_VERSION, run.id if api else ""]
     keys = [store.fingerprint([*decided_by, plain(prompt)]) for prompt in prompts]
     path = store.home() / "cache" / "answers" / f"{store.fingerprint(model.fingerprint)[:24]}.jsonl"
@@ -153,7 +192,9 @@ def ask(
     new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in known}
     _check_budget(model, list(new.values()), max_new_tokens, task, run, usd)
     single = [key for key in dict.fromkeys(keys[:alone]) if api and key in new]
-    rest = sorted(new.keys() - set(single), key=lambda k: (sum(len(m.content or "") for m in new[k]), k))
+    rest = sorted(
+        new.keys() - set(single), key=lambda k: (sum(len(m.content or "") for m in new[k]), k)
+    )
     local = [rest[i : i + CHUNK] for i in range(0, len(rest), CHUNK)]
     requests = ask_endpoint(model, new, single, rest, max_new_tokens) if api else (
         zip(chunk, model.answer([new[key] for key in chunk], max_new_tokens), strict=True) for chunk in local
@@ -165,12 +206,18 @@ def ask(
         known |= given
         log.info("%s: %d of %d answers", model.name, len(known.keys() & new.keys()), len(new))
     if failed and len(failed) == len(set(keys)):
-        raise WorkbookError(f"{model.name} answered none of {len(keys)} requests: {failed[keys[0]].error}", 5)
+        raise WorkbookError(
+            f"{model.name} answered none of {len(keys)} requests: {failed[keys[0]].error}", 5
+        )
     return [known[key] for key in keys]
 
 
 def ask_endpoint(
-    model: Model, prompts: Mapping[str, list[Message]], single: Sequence[str], rest: Sequence[str], max_new_tokens: int
+    model: Model,
+    prompts: Mapping[str, list[Message]],
+    single: Sequence[str],
+    rest: Sequence[str],
+    max_new_tokens: int,
 ) -> Iterator[dict[str, Answer]]:
     """{key: answer} as each one comes, so that a kill costs no more than the requests that were on their way.
 
@@ -192,7 +239,11 @@ def ask_endpoint(
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 pause = 0.0
                 for [(key, answer)] in (future.result().items() for future in done):
-                    if (answer.error or "").startswith("429") and "quota" not in answer.error and refused[key] < RATE_RETRIES:
+                    if (
+                        (answer.error or "").startswith("429")
+                        and "quota" not in answer.error
+                        and refused[key] < RATE_RETRIES
+                    ):
                         width, refused[key] = max(1, width // 2), refused[key] + 1
                         waiting.append(key)
                         pause = max(pause, RATE_PAUSE * 2 ** refused[key])
@@ -208,7 +259,9 @@ def ask_endpoint(
 def _remembered(path: Path) -> dict[str, Answer]:
     """Answers of one model by the fingerprint of their question; a line that a kill has torn is only lost work."""
     known = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    ):
         with contextlib.suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
             known[row["key"]] = Answer(**row["answer"])
@@ -230,29 +283,46 @@ def _spent(run: store.Run) -> float:
 
 
 def _note_spending(model: Model, answers: Iterable[Answer], task: Task, run: store.Run) -> None:
-    costs = [] if model.is_loopback else [prices.request_cost(task, model, answer, 0.0) for answer in answers]
+    costs = (
+        []
+        if model.is_loopback
+        else [prices.request_cost(task, model, answer, 0.0) for answer in answers]
+    )
     if any(costs):
         with open(run.path("spent.jsonl"), "a", encoding="utf-8") as file:
-            file.write(store.dumps({"model": model.name, "usd": sum(cost or 0.0 for cost in costs)}) + "\n")
+            file.write(
+                store.dumps({"model": model.name, "usd": sum(cost or 0.0 for cost in costs)}) + "\n"
+            )
 
 
 def _check_budget(
-    model: Model, prompts: Sequence[list[Message]], max_new_tokens: int, task: Task, run: store.Run, budget: float
+    model: Model,
+    prompts: Sequence[list[Message]],
+    max_new_tokens: int,
+    task: Task,
+    run: store.Run,
+    budget: float,
 ) -> None:
     """Refuse to start what could cost more than what is left of the run's limit: paid endpoints only."""
     if model.is_loopback or not prompts:
         return
     price = prices.token_price(task, model.name)
     if price is None:
-        raise WorkbookError(f"task.yaml: prices.models has no entry for {model.name}; add it to bound what is spent")
+        raise WorkbookError(
+            f"task.yaml: prices.models has no entry for {model.name}; add it to bound what is spent"
+        )
     spent = _spent(run)
     worst = sum(prices.token_cost(price, model.count_tokens(p), max_new_tokens) for p in prompts)
     if spent + worst > budget:
         asked = f"asking {model.name} {len(prompts)} times may cost {spent + worst:.4f} USD in all"
-        raise WorkbookError(f"{asked}, more than max_cost_usd={budget:g}; raise it or ask fewer rows")
+        raise WorkbookError(
+            f"{asked}, more than max_cost_usd={budget:g}; raise it or ask fewer rows"
+        )
 
 
-def _costs(task: Task, model: Model, answers: Sequence[Answer], latencies: Sequence[float]) -> list[float]:
+def _costs(
+    task: Task, model: Model, answers: Sequence[Answer], latencies: Sequence[float]
+) -> list[float]:
     """USD per request: by the token where the model has a token price, else by the second of a request asked alone."""
     timed = [(answers[0], ms / 1000) for ms in latencies]
     if prices.token_price(task, model.name) is not None:
@@ -276,10 +346,14 @@ def _row(task: Task, example: TrainingExample, answer: Answer) -> dict[str, Any]
     return row | ({"error": store.redact(answer.error)[:200]} if answer.error else {})
 
 
-def _add_up(rows: Sequence[dict[str, Any]], latencies: Sequence[float], costs: Sequence[float]) -> EvalResults:
+def _add_up(
+    rows: Sequence[dict[str, Any]], latencies: Sequence[float], costs: Sequence[float]
+) -> EvalResults:
     """EvalResults of scored rows; without a scorer (judge, human) accuracy is an estimate of 0 rows."""
     groups, names = [row["group"] for row in rows], rows[0]["scores"] if rows else ()
-    scores = {name: statistics.score([row["scores"][name] for row in rows], groups) for name in names}
+    scores = {
+        name: statistics.score([row["scores"][name] for row in rows], groups) for name in names
+    }
     nothing = Estimate(value=0.0, low=0.0, high=1.0, n=0)
     return EvalResults(
         accuracy=scores.pop("accuracy", nothing),

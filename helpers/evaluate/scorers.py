@@ -11,7 +11,9 @@ from helpers.evaluate import text
 from helpers.records import TrainingExample, WorkbookError
 from helpers.tasks import Task
 
-MAX_BLOCKS = 20  # opening braces that the tolerant reading tries, so that an endless answer stays cheap
+MAX_BLOCKS = (
+    20  # opening braces that the tolerant reading tries, so that an endless answer stays cheap
+)
 
 
 def _refuse(constant: str) -> float:
@@ -21,13 +23,17 @@ def _refuse(constant: str) -> float:
 DECODER = json.JSONDecoder(parse_constant=_refuse)  # NaN and Infinity are Python's, not JSON's
 
 
-def score_answer(task: Task, example: TrainingExample, answer: str, finish: str = "stop") -> tuple[dict[str, float], str]:
+def score_answer(
+    task: Task, example: TrainingExample, answer: str, finish: str = "stop"
+) -> tuple[dict[str, float], str]:
     """(scores of one answer: accuracy, format_compliance and what explains them; why its format is refused, or "")."""
     reason, tolerant = format_reason(answer, task.schema, finish), tolerant_json(answer)
     scores: dict[str, float] = {"endless": finish == "length", "empty": not answer.strip()}
     scores |= {"refusal": text.is_refusal(answer), "format_compliance": not reason}
     if task.schema is not None:
-        scores["format_tolerant"] = tolerant is not None and not schema_reason(tolerant, task.schema)
+        scores["format_tolerant"] = tolerant is not None and not schema_reason(
+            tolerant, task.schema
+        )
         if task.accuracy_from == "fields":
             scores |= _field_scores(task, example, strict_json(answer), tolerant)
     if task.accuracy_from == "scorer":
@@ -37,12 +43,16 @@ def score_answer(task: Task, example: TrainingExample, answer: str, finish: str 
     return {name: float(value) for name, value in scores.items()}, reason
 
 
-def _field_scores(task: Task, example: TrainingExample, strict: Any, tolerant: Any) -> dict[str, bool]:
+def _field_scores(
+    task: Task, example: TrainingExample, strict: Any, tolerant: Any
+) -> dict[str, bool]:
     """accuracy = every scored field equal in the strictly read answer, since broken JSON cannot serve."""
     gold = strict_json(example.answer)
     if gold is None:
         where = f"{task.folder / example.meta.get('file', 'example')}, line {example.meta.get('line', '?')}"
-        raise WorkbookError(f"{where}: the answer of {example.id} is not one JSON object; mend that row")
+        raise WorkbookError(
+            f"{where}: the answer of {example.id} is not one JSON object; mend that row"
+        )
     hits = {f"field_{name}": field_equal(gold, strict, name) for name in task.scored_fields}
     tolerated = all(field_equal(gold, tolerant, name) for name in task.scored_fields)
     return {"accuracy": all(hits.values()), "accuracy_tolerant": tolerated} | hits
@@ -85,7 +95,11 @@ def format_reason(text: str, schema: dict[str, Any] | None, finish: str = "stop"
         return "cut off at the token limit" if finish == "length" else ""
     value = strict_json(text)
     if value is None:
-        return "text around the JSON object" if tolerant_json(text) is not None else "not one JSON object"
+        return (
+            "text around the JSON object"
+            if tolerant_json(text) is not None
+            else "not one JSON object"
+        )
     return schema_reason(value, schema)
 
 
@@ -94,7 +108,11 @@ def schema_reason(value: dict[str, Any], schema: dict[str, Any]) -> str:
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator(store.canonical(schema)).iter_errors(value))
-    return "" if error is None else f"{'.'.join(map(str, error.absolute_path)) or 'object'}: {error.message}"[:200]
+    return (
+        ""
+        if error is None
+        else f"{'.'.join(map(str, error.absolute_path)) or 'object'}: {error.message}"[:200]
+    )
 
 
 @lru_cache(maxsize=32)
@@ -106,5 +124,7 @@ def _validator(schema: str) -> Any:
     try:
         validator_for(value).check_schema(value)
     except SchemaError as error:
-        raise WorkbookError(f"task.yaml: output.schema is not a valid JSON Schema ({error.message})") from None
+        raise WorkbookError(
+            f"task.yaml: output.schema is not a valid JSON Schema ({error.message})"
+        ) from None
     return validator_for(value)(value)

@@ -34,29 +34,52 @@ def slices_of(task: Task, examples: Sequence[TrainingExample]) -> dict[str, set[
     middle = plain_statistics.median([len(e.user_text) for e in examples]) if examples else 0
     for example in examples:
         wanted = strict_json(example.answer) or {}
-        found["longer questions" if len(example.user_text) > middle else "shorter questions"].add(example.id)
+        found["longer questions" if len(example.user_text) > middle else "shorter questions"].add(
+            example.id
+        )
         for name in fields:
             found[f"{name} = {wanted.get(name)}"].add(example.id)
-    return {name: ids for name, ids in sorted(found.items()) if MIN_ROWS <= len(ids) < len(examples)}
+    return {
+        name: ids for name, ids in sorted(found.items()) if MIN_ROWS <= len(ids) < len(examples)
+    }
 
 
 def compare_slices(
-    task: Task, examples: Sequence[TrainingExample], pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+    task: Task,
+    examples: Sequence[TrainingExample],
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
 ) -> list[SliceResult]:
     """Every slice's paired difference in accuracy, worst first (Holm over all slices)."""
     compared = []
     for name, ids in slices_of(task, examples).items():
-        rows = [pair for pair in pairs if pair[0]["id"] in ids and all("accuracy" in row["scores"] for row in pair)]
+        rows = [
+            pair
+            for pair in pairs
+            if pair[0]["id"] in ids and all("accuracy" in row["scores"] for row in pair)
+        ]
         if rows:
             scores = ([pair[side]["scores"]["accuracy"] for pair in rows] for side in (0, 1))
             groups = [ours["group"] for ours, _ in rows]
             difference, gained, lost = statistics.paired_difference(*scores, groups)
-            worth = statistics.effective_rows([a["scores"]["accuracy"] - b["scores"]["accuracy"] for a, b in rows], groups)
+            worth = statistics.effective_rows(
+                [a["scores"]["accuracy"] - b["scores"]["accuracy"] for a, b in rows], groups
+            )
             p = statistics.p_value(gained * worth / len(rows), lost * worth / len(rows), worth)
             compared.append((name, difference, gained, lost, p))
     results = []
-    for (name, difference, gained, lost, _), p in zip(compared, statistics.holm([c[4] for c in compared]), strict=True):
+    for (name, difference, gained, lost, _), p in zip(
+        compared, statistics.holm([c[4] for c in compared]), strict=True
+    ):
         sure = "better" if difference.value > 0 else "worse"
         verdict = sure if p <= 1 - statistics.LEVEL else "unsure"
-        results.append(SliceResult(slice=name, difference=difference, gained=gained, lost=lost, p_holm=p, verdict=verdict))
+        results.append(
+            SliceResult(
+                slice=name,
+                difference=difference,
+                gained=gained,
+                lost=lost,
+                p_holm=p,
+                verdict=verdict,
+            )
+        )
     return sorted(results, key=lambda r: (r.difference.value, r.slice))

@@ -21,7 +21,10 @@ WEEKS = 52  # attempts that are planned for
 ASSUMED_FLIPS = 0.20  # share of rows that change between two models, until it has been measured
 METHOD = "paired difference, Bonett-Price 2012"
 METHOD_MEAN = "paired mean difference, t interval, cluster-robust"
-AT_LEAST = ("accuracy", "format_compliance")  # targets of these are lower limits, of all others upper ones
+AT_LEAST = (
+    "accuracy",
+    "format_compliance",
+)  # targets of these are lower limits, of all others upper ones
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -81,7 +84,10 @@ def upper_normal(alpha: float) -> float:
 
 
 def paired_difference(
-    ours: Sequence[float], theirs: Sequence[float], groups: Sequence[str] | None = None, alpha: float = TAIL
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    groups: Sequence[str] | None = None,
+    alpha: float = TAIL,
 ) -> tuple[Estimate, int, int]:
     """Ours minus theirs on the same rows, with (gained, lost): rows better only with ours, and only with theirs.
 
@@ -91,7 +97,13 @@ def paired_difference(
     changes = [a - b for a, b in zip(ours, theirs, strict=True)]
     gained, lost = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
     if {*ours, *theirs} <= {0, 1} or not gained + lost:
-        return from_counts(gained, lost, len(changes), effective_rows(changes, groups) if changes else 0, alpha), gained, lost
+        return (
+            from_counts(
+                gained, lost, len(changes), effective_rows(changes, groups) if changes else 0, alpha
+            ),
+            gained,
+            lost,
+        )
     return mean(changes, groups, alpha), gained, lost
 
 
@@ -128,7 +140,11 @@ def p_value(gained: float, lost: float, n: float) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p values adjusted for looking at all of them (Holm, Scand. J. Statist. 1979, 6:65-70), in the same order."""
-    order, adjusted, largest = sorted(range(len(p_values)), key=p_values.__getitem__), [0.0] * len(p_values), 0.0
+    order, adjusted, largest = (
+        sorted(range(len(p_values)), key=p_values.__getitem__),
+        [0.0] * len(p_values),
+        0.0,
+    )
     for rank, i in enumerate(order):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = largest
@@ -144,11 +160,15 @@ def attempt_alpha(number: int) -> float:
     """
     if number <= 1:
         return TAIL
-    shares = sum(1 / k for k in range(2, WEEKS + 1)) + WEEKS / (WEEKS + 0.5)  # the tail's sum, by the midpoint rule
+    shares = sum(1 / k for k in range(2, WEEKS + 1)) + WEEKS / (
+        WEEKS + 0.5
+    )  # the tail's sum, by the midpoint rule
     return LATER_ALPHA / shares * (1 / number if number <= WEEKS else WEEKS / number**2)
 
 
-def detectable_difference(n: float, flips: float = ASSUMED_FLIPS, power: float = 0.8, alpha: float = TAIL) -> float:
+def detectable_difference(
+    n: float, flips: float = ASSUMED_FLIPS, power: float = 0.8, alpha: float = TAIL
+) -> float:
     """Smallest true difference that n paired rows show in `power` of the cases.
 
     Solves n·d² = (z·sqrt(f) + z_power·sqrt(f - d²))² (Connor, Biometrics 1987, 43:207-211) for d, where f is the share
@@ -160,12 +180,16 @@ def detectable_difference(n: float, flips: float = ASSUMED_FLIPS, power: float =
 
     def surplus(d: float) -> float:
         share = max(flips, d)
-        return n * d * d - (z * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - d * d))) ** 2
+        return (
+            n * d * d - (z * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - d * d))) ** 2
+        )
 
     return 1.0 if surplus(1.0) < 0 else float(brentq(surplus, 1e-9, 1.0))
 
 
-def rows_to_separate(gained: int, lost: int, n: int, threshold: float = 0.0, alpha: float = TAIL) -> int:
+def rows_to_separate(
+    gained: int, lost: int, n: int, threshold: float = 0.0, alpha: float = TAIL
+) -> int:
     """Rows that show in 80% of the cases on which side of the threshold the difference lies, if these rates are true.
 
     n = (z + z_power)²·(f - d²) / (d - threshold)², the same planning formula as `detectable_difference` with the
@@ -196,10 +220,16 @@ def quantile(values: Sequence[float], share: float) -> Estimate:
 
     ordered, tail = sorted(values), (1 - LEVEL) / 2
     value = float(numpy.quantile(ordered, share))
-    low_rank = int(binom.ppf(tail, n, share))  # the largest rank with P(rank too high) <= tail; 0 = none
+    low_rank = int(
+        binom.ppf(tail, n, share)
+    )  # the largest rank with P(rank too high) <= tail; 0 = none
     high_rank = int(binom.ppf(1 - tail, n, share)) + 1
     low = ordered[low_rank - 1] if low_rank >= 1 else _tolerance_bound(ordered, share, tail)
-    high = ordered[high_rank - 1] if high_rank <= n else max(ordered[-1], _tolerance_bound(ordered, share, 1 - tail))
+    high = (
+        ordered[high_rank - 1]
+        if high_rank <= n
+        else max(ordered[-1], _tolerance_bound(ordered, share, 1 - tail))
+    )
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=n)
 
 
@@ -214,7 +244,9 @@ def _tolerance_bound(ordered: Sequence[float], share: float, confidence: float) 
     return math.exp(fmean(logs) + factor * stdev(logs))
 
 
-def mean(values: Sequence[float], groups: Sequence[str] | None = None, alpha: float = TAIL) -> Estimate:
+def mean(
+    values: Sequence[float], groups: Sequence[str] | None = None, alpha: float = TAIL
+) -> Estimate:
     """Mean with its t interval (a single value, or equal ones, have no width); rows of one group count together.
 
     Cluster-robust variance G/(G - 1)·Σ (sum of a group's residuals)² / n² with G - 1 degrees of freedom (Liang & Zeger,

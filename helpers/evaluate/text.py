@@ -22,7 +22,8 @@ from helpers.records import TrainingExample, WorkbookError
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 TOOL_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.S)
 REFUSAL = re.compile(
-    r"\b(I(?:'m| am) (?:sorry|afraid|unable|not able)|I (?:can(?:'|no)t|won't|will not)|as an AI|I apologi[sz]e)\b", re.I
+    r"\b(I(?:'m| am) (?:sorry|afraid|unable|not able)|I (?:can(?:'|no)t|won't|will not)|as an AI|I apologi[sz]e)\b",
+    re.I,
 )
 Scorer = Callable[[TrainingExample, str], float]
 
@@ -51,12 +52,16 @@ def _custom(spec: str) -> Scorer:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         known = ", ".join(SCORERS)
-        raise WorkbookError(f"task.yaml: scorer {spec!r} is none of {known}, nor package.module:function ({error})") from None
+        raise WorkbookError(
+            f"task.yaml: scorer {spec!r} is none of {known}, nor package.module:function ({error})"
+        ) from None
 
     def checked(example: TrainingExample, answer: str) -> float:
         score = float(found(example, answer))
         if not 0 <= score <= 1:
-            raise WorkbookError(f"scorer {spec} gave {score} for {example.id}; a score is from 0 to 1")
+            raise WorkbookError(
+                f"scorer {spec} gave {score} for {example.id}; a score is from 0 to 1"
+            )
         return score
 
     return checked
@@ -72,7 +77,10 @@ def contains(_: float | None) -> Scorer:
 
     def score(example: TrainingExample, answer: str) -> float:
         wanted = tasks.normalise(example.answer)
-        return float(bool(wanted) and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", tasks.normalise(answer)) is not None)
+        return float(
+            bool(wanted)
+            and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", tasks.normalise(answer)) is not None
+        )
 
     return score
 
@@ -82,7 +90,9 @@ def numeric(tolerance: float | None) -> Scorer:
 
     def score(example: TrainingExample, answer: str) -> float:
         ours, wanted = _last_number(answer), _last_number(example.answer)
-        close = None not in (ours, wanted) and math.isclose(ours, wanted, rel_tol=tolerance or 1e-6, abs_tol=1e-9)
+        close = None not in (ours, wanted) and math.isclose(
+            ours, wanted, rel_tol=tolerance or 1e-6, abs_tol=1e-9
+        )
         return float(close)
 
     return score
@@ -114,12 +124,16 @@ def _embedder() -> Any:
     except ImportError:
         raise WorkbookError('scorer semantic needs wordllama: pip install -e ".[curate]"') from None
     # its own default looks for the tokenizer in a folder that the package does not have, and then asks a hub
-    return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+    return wordllama.WordLlama.load(
+        cache_dir=Path(wordllama.__file__).parent, disable_download=True
+    )
 
 
 def _threshold(measure: Callable[[str, str], float], least: float | None) -> Scorer:
     def score(example: TrainingExample, answer: str) -> float:
-        if not (example.answer.strip() and answer.strip()):  # nothing has no direction: its embedding is not a number
+        if not (
+            example.answer.strip() and answer.strip()
+        ):  # nothing has no direction: its embedding is not a number
             return float(example.answer.strip() == answer.strip())
         value = min(1.0, max(0.0, measure(example.answer, answer)))
         return value if least is None else float(value >= least)

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from helpers.tasks import Task
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_QUIET = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+_QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
@@ -29,7 +33,9 @@ class Answer(Record):
     text: str
     tokens_in: int
     tokens_out: int
-    tokens_cached: int = 0  # prompt tokens that were not computed again (shared prefix, provider's cache)
+    tokens_cached: int = (
+        0  # prompt tokens that were not computed again (shared prefix, provider's cache)
+    )
     latency_ms: float
     finish: Literal["stop", "length", "error"]
     error: str | None = None
@@ -84,7 +90,9 @@ def load_model(base_model: str, adapter: Path | None = None, base_url: str = "")
     from helpers.models.local import LocalModel
 
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
-        raise WorkbookError(f"{adapter} holds no adapter (adapter_config.json is missing); train again or restore it")
+        raise WorkbookError(
+            f"{adapter} holds no adapter (adapter_config.json is missing); train again or restore it"
+        )
     return LocalModel(base_model, base_path(base_model), adapter)
 
 
@@ -97,12 +105,18 @@ def check_may_send(task: Task, model: Model) -> None:
         )
 
 
-def template_fingerprints(base_model: str, task: Task, prompt_style: str = "short") -> dict[str, str]:
+def template_fingerprints(
+    base_model: str, task: Task, prompt_style: str = "short"
+) -> dict[str, str]:
     """sha256 of what must not change between training and serving: chat template, tokenizer, system prompt."""
     tokenizer = tokenizer_of(base_model)
     texts = {
         "template": str(tokenizer.chat_template),
-        "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else store.canonical(tokenizer.get_vocab()),
-        "system_prompt": task.instructions_short if prompt_style == "short" else task.instructions_full,
+        "tokenizer": tokenizer.backend_tokenizer.to_str()
+        if tokenizer.is_fast
+        else store.canonical(tokenizer.get_vocab()),
+        "system_prompt": task.instructions_short
+        if prompt_style == "short"
+        else task.instructions_full,
     }
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}

@@ -51,8 +51,12 @@ def openai_client(base_url: str, timeout: float = TIMEOUT_SECONDS) -> openai.Ope
         direct = openai.DefaultHttpx2Client(trust_env=False, follow_redirects=False)
     key = key or os.environ.get("OPENAI_API_KEY", "")
     if not key:
-        raise WorkbookError(f"{base_url} needs a key: set WORKBOOK_API_KEY (or OPENAI_API_KEY) in the environment")
-    return openai.OpenAI(base_url=practice.resolve(base_url), api_key=key, timeout=timeout, http_client=direct)
+        raise WorkbookError(
+            f"{base_url} needs a key: set WORKBOOK_API_KEY (or OPENAI_API_KEY) in the environment"
+        )
+    return openai.OpenAI(
+        base_url=practice.resolve(base_url), api_key=key, timeout=timeout, http_client=direct
+    )
 
 
 class ApiModel:
@@ -62,12 +66,18 @@ class ApiModel:
 
     def __init__(self, name: str, base_url: str) -> None:
         where = urlsplit(base_url)
-        if base_url != practice.PRACTICE and (where.scheme not in ("http", "https") or not where.hostname):
-            raise WorkbookError(f"base_url {base_url!r} is no web address; it looks like http://127.0.0.1:8000/v1")
+        if base_url != practice.PRACTICE and (
+            where.scheme not in ("http", "https") or not where.hostname
+        ):
+            raise WorkbookError(
+                f"base_url {base_url!r} is no web address; it looks like http://127.0.0.1:8000/v1"
+            )
         if not name:
             raise WorkbookError(f"base_url {base_url} is given but no model name; set api_model")
         self.name, self.base_url, self.is_loopback = name, base_url, is_loopback(base_url)
-        self.fingerprint = store.fingerprint({"base_url": base_url, "model": name})  # all that can be known from here
+        self.fingerprint = store.fingerprint(
+            {"base_url": base_url, "model": name}
+        )  # all that can be known from here
         self._reached = False
         self._unsupported: set[str] = set()  # options that this endpoint refused
         self._schema: dict[str, Any] | None = None
@@ -101,17 +111,28 @@ class ApiModel:
     def _ask(self, chat: list[Message], max_new_tokens: int) -> Answer:
         import openai
 
-        gone = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError, openai.APIConnectionError)
+        gone = (
+            openai.AuthenticationError,
+            openai.PermissionDeniedError,
+            openai.NotFoundError,
+            openai.APIConnectionError,
+        )
         started = time.perf_counter()
         try:
             reply = self._create(chat, max_new_tokens)
             return _as_answer(reply, 1000 * (time.perf_counter() - started))
         except openai.OpenAIError as error:
             reason, took = _reason(error, chat), 1000 * (time.perf_counter() - started)
-            if not self._reached and (isinstance(error, gone) or getattr(error, "code", "") == "insufficient_quota"):
+            if not self._reached and (
+                isinstance(error, gone) or getattr(error, "code", "") == "insufficient_quota"
+            ):
                 problem = f"{self.base_url} did not serve model {self.name}: {reason}"
-                raise WorkbookError(f"{problem}; check base_url, api_model and the key", 5) from None
-            return Answer(text="", tokens_in=0, tokens_out=0, latency_ms=took, finish="error", error=reason)
+                raise WorkbookError(
+                    f"{problem}; check base_url, api_model and the key", 5
+                ) from None
+            return Answer(
+                text="", tokens_in=0, tokens_out=0, latency_ms=took, finish="error", error=reason
+            )
 
     def _create(self, chat: list[Message], max_new_tokens: int) -> Any:
         """One request; an option that the endpoint refuses is dropped, and not sent to it again."""
@@ -121,15 +142,23 @@ class ApiModel:
         while True:
             # newer OpenAI models know max_tokens only by its other name
             limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
-            options: dict[str, Any] = {limit: max_new_tokens} | ({} if "temperature" in without else {"temperature": 0})
+            options: dict[str, Any] = {limit: max_new_tokens} | (
+                {} if "temperature" in without else {"temperature": 0}
+            )
             if self._schema is not None and "response_format" not in without:
                 named = {"name": "answer", "schema": self._schema, "strict": True}
                 options["response_format"] = {"type": "json_schema", "json_schema": named}
             try:
-                reply = self._client.chat.completions.create(model=self.name, messages=plain(chat), **options)  # type: ignore[arg-type]
+                reply = self._client.chat.completions.create(
+                    model=self.name, messages=plain(chat), **options
+                )  # type: ignore[arg-type]
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 about = f"{error.param or ''} {error.message}"
-                refused = {name for name in ("temperature", "max_tokens", "response_format") if name in options and name in about}
+                refused = {
+                    name
+                    for name in ("temperature", "max_tokens", "response_format")
+                    if name in options and name in about
+                }
                 if not refused:
                     raise
                 without |= refused
@@ -144,7 +173,11 @@ def _reason(error: Exception, chat: list[Message]) -> str:
 
     if isinstance(error, openai.APIConnectionError):  # also when no answer came in time
         return f"no connection ({type(error.__cause__ or error).__name__})"
-    what = " ".join(str(part) for part in (getattr(error, "status_code", ""), getattr(error, "code", "")) if part)
+    what = " ".join(
+        str(part)
+        for part in (getattr(error, "status_code", ""), getattr(error, "code", ""))
+        if part
+    )
     text = re.sub(r"^Error code: \d+ - ", "", store.redact(getattr(error, "message", str(error))))
     echoes = any(word in text for m in chat for word in (m.content or "").split() if len(word) > 7)
     return f"{what or type(error).__name__}" + ("" if echoes else f": {text[:200]}")
@@ -158,7 +191,8 @@ def _as_answer(reply: Any, latency_ms: float) -> Answer:
         text="" if failed else (choice.message.content or "").strip(),
         tokens_in=usage.prompt_tokens if usage else 0,
         tokens_out=usage.completion_tokens if usage else 0,
-        tokens_cached=getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None) or 0,
+        tokens_cached=getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
+        or 0,
         latency_ms=latency_ms,
         finish="error" if failed else "length" if reason == "length" else "stop",
         error=f"the endpoint gave no answer ({reason})" if failed else None,

@@ -35,7 +35,9 @@ def decode(
     found: dict[int, Decoded] = {}
     for batch in in_batches([len(p) + max_new_tokens for p in prompts], BATCH_ROWS, BATCH_TOKENS):
         rows, last = [prompts[i][shared:] for i in batch], prefix if own_loop else pad_id
-        decoded = (decode_batch if own_loop else generate_batch)(model, rows, max_new_tokens, stop, last)
+        decoded = (decode_batch if own_loop else generate_batch)(
+            model, rows, max_new_tokens, stop, last
+        )
         found |= dict(zip(batch, decoded, strict=True))
     return [found[i] for i in range(len(prompts))], shared
 
@@ -44,7 +46,9 @@ def supported(model: Any) -> bool:
     """Whether the loop below knows this architecture: full causal attention in every layer, one key-value cache."""
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    windowed = getattr(config, "sliding_window", None) and getattr(
+        config, "use_sliding_window", True
+    )
     return config.model_type in KNOWN and kinds == {"full_attention"} and not windowed
 
 
@@ -71,7 +75,9 @@ def _cache(model: Any, rows: int, capacity: int, prefix: Any = None) -> Any:
     class Buffer(DynamicLayer):
         length = 0
 
-        def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        def update(
+            self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any
+        ) -> tuple[Any, Any]:
             if not self.is_initialized:
                 shape = (rows, key_states.shape[1], capacity, key_states.shape[3])
                 self.keys, self.values = key_states.new_empty(shape), value_states.new_empty(shape)
@@ -102,7 +108,11 @@ def compute_prefix(model: Any, tokens: Sequence[int]) -> Any:
 
 
 def decode_batch(
-    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: set[int], prefix: Any = None
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop: set[int],
+    prefix: Any = None,
 ) -> list[Decoded]:
     """Greedy continuation of `prompts` (without the prefix's tokens), padded on the left and decoded together."""
     import torch
@@ -117,14 +127,20 @@ def decode_batch(
     # softmax of a padding row would be NaN and spread.
     seen = (columns[None] < shared) | (columns[None] >= shared + pad[:, None])
     query, key = columns[shared : shared + width, None], columns[None, : shared + width]
-    mask = ((seen[:, None, : shared + width] & (key <= query)[None]) | (key == query)[None])[:, None]
+    mask = ((seen[:, None, : shared + width] & (key <= query)[None]) | (key == query)[None])[
+        :, None
+    ]
     positions = (columns[None, shared : shared + width] - pad[:, None]).clamp(min=shared)
     cache = _cache(model, rows, len(columns), prefix)
     alive, new, done = list(range(rows)), [[] for _ in range(rows)], {}
     with torch.inference_mode():
         for step in range(max_new_tokens):
             state = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-            chosen = model(input_ids=ids, **state, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(-1)
+            chosen = (
+                model(input_ids=ids, **state, use_cache=True, logits_to_keep=1)
+                .logits[:, -1]
+                .argmax(-1)
+            )
             seconds = time.perf_counter() - started
             for row, token in zip(alive, chosen.tolist(), strict=True):
                 if row in done:
@@ -135,7 +151,9 @@ def decode_batch(
             if len(done) == rows:
                 break
             keep = [place for place, row in enumerate(alive) if row not in done]
-            if len(keep) <= 0.75 * len(alive):  # dropping rows copies the cache, so not for every single one
+            if len(keep) <= 0.75 * len(
+                alive
+            ):  # dropping rows copies the cache, so not for every single one
                 index = torch.tensor(keep, device=device)
                 cache.batch_select_indices(index)
                 alive = [alive[place] for place in keep]
@@ -152,9 +170,18 @@ def generate_batch(
     import torch
 
     started, width = time.perf_counter(), max(len(p) for p in prompts)
-    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    settings = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "max_new_tokens": max_new_tokens}
+    ids = torch.tensor(
+        [[pad_id] * (width - len(p)) + list(p) for p in prompts], device=model.device
+    )
+    mask = torch.tensor(
+        [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device
+    )
+    settings = {
+        "do_sample": False,
+        "num_beams": 1,
+        "repetition_penalty": 1.0,
+        "max_new_tokens": max_new_tokens,
+    }
     settings |= {"eos_token_id": sorted(stop), "pad_token_id": pad_id}
     with torch.inference_mode():
         output = model.generate(input_ids=ids, attention_mask=mask, **settings)

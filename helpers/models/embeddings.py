@@ -29,6 +29,10 @@ def _encoder() -> Any:
     try:
         import wordllama
     except ImportError:
-        raise WorkbookError('comparing meanings needs the package wordllama: pip install -e ".[curate]"') from None
+        raise WorkbookError(
+            'comparing meanings needs the package wordllama: pip install -e ".[curate]"'
+        ) from None
     # Its own load() asks a hub for a tokenizer that the package ships in a folder of another name.
-    return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+    return wordllama.WordLlama.load(
+        cache_dir=Path(wordllama.__file__).parent, disable_download=True
+    )

@@ -43,13 +43,18 @@ class LocalModel:
         configured = self.network.generation_config.eos_token_id
         ids = set(configured if isinstance(configured, list) else [configured])
         special = self.tokenizer.get_added_vocab()
-        ids |= {self.tokenizer.eos_token_id, *(special[token] for token in END_TOKENS if token in special)}
+        ids |= {
+            self.tokenizer.eos_token_id,
+            *(special[token] for token in END_TOKENS if token in special),
+        }
         return ids - {None}
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over weights, adapter, chat template and tokenizer."""
-        return store.fingerprint([_folder_hash(str(path)) for path in (self.path, self.adapter) if path])
+        return store.fingerprint(
+            [_folder_hash(str(path)) for path in (self.path, self.adapter) if path]
+        )
 
     def count_tokens(self, chat: list[Message]) -> int:
         """Tokens of the rendered prompt, generation prompt included."""
@@ -61,7 +66,9 @@ class LocalModel:
         self._check_lengths(prompts, max_new_tokens)
         try:
             pad = self.tokenizer.pad_token_id
-            decoded, shared = decoding.decode(self.network, prompts, max_new_tokens, self.stop_tokens, pad)
+            decoded, shared = decoding.decode(
+                self.network, prompts, max_new_tokens, self.stop_tokens, pad
+            )
         except (MemoryError, RuntimeError) as error:
             raise _memory_error(error, self.name) from error
         return [
@@ -86,7 +93,9 @@ class LocalModel:
         longest = max(map(len, prompts), default=0)
         if limit and longest + max_new_tokens > limit:
             long = f"a prompt of {longest} tokens plus {max_new_tokens} new ones exceeds the {limit} that {self.name} can read"
-            raise WorkbookError(f"{long}; shorten the instructions, lower few_shot_k, rag_k or max_new_tokens")
+            raise WorkbookError(
+                f"{long}; shorten the instructions, lower few_shot_k, rag_k or max_new_tokens"
+            )
 
 
 def device_and_dtype() -> tuple[str, Any]:
@@ -94,7 +103,9 @@ def device_and_dtype() -> tuple[str, Any]:
     import torch
 
     if torch.cuda.is_available():
-        return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported(
+            including_emulation=False
+        ) else torch.float16
     return ("mps" if torch.backends.mps.is_available() else "cpu"), torch.float32
 
 
@@ -109,12 +120,16 @@ def load_network(path: str, adapter: Path | None = None) -> Any:
     transformers.utils.logging.set_verbosity_error()
     device, dtype = device_and_dtype()
     try:
-        network = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=Path(path).is_dir())
+        network = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, local_files_only=Path(path).is_dir()
+        )
         if adapter is not None:
             from peft import PeftModel
 
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks a property that transformers 5.23 renames
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # peft 0.21 asks a property that transformers 5.23 renames
                 network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
         network = network.to(device).eval()
         for module in network.modules() if device == "cpu" else ():
@@ -122,17 +137,23 @@ def load_network(path: str, adapter: Path | None = None) -> Any:
                 module.forward = frozen_linear(module)
         return network
     except (OSError, ValueError) as error:
-        raise WorkbookError(f"{adapter or path} could not be loaded: {str(error).splitlines()[0]}") from error
+        raise WorkbookError(
+            f"{adapter or path} could not be loaded: {str(error).splitlines()[0]}"
+        ) from error
     except (MemoryError, RuntimeError) as error:
         if "size mismatch" in str(error):
-            raise WorkbookError(f"the adapter {adapter} was trained on another base model than {path}") from error
+            raise WorkbookError(
+                f"the adapter {adapter} was trained on another base model than {path}"
+            ) from error
         raise _memory_error(error, path) from error
 
 
 def _memory_error(error: Exception, name: str) -> Exception:
     """Out of memory is exit 6 with a remedy; any other error stays what it is."""
     if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error), re.IGNORECASE):
-        return WorkbookError(f"{name} does not fit into memory; use a smaller base_model or shorter prompts", 6)
+        return WorkbookError(
+            f"{name} does not fit into memory; use a smaller base_model or shorter prompts", 6
+        )
     return error
 
 

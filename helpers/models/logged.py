@@ -23,8 +23,13 @@ class LoggedModel:
         """The logged answers in the order of `chats`; tokens and latency are not known from here."""
         found = [self.answers.get(question(chat)) for chat in chats]
         nothing = {"tokens_in": 0, "tokens_out": 0, "latency_ms": 0.0}
-        missing = Answer(text="", finish="error", error="the log holds no answer to this question", **nothing)
-        return [missing if text is None else Answer(text=text, finish="stop", **nothing) for text in found]
+        missing = Answer(
+            text="", finish="error", error="the log holds no answer to this question", **nothing
+        )
+        return [
+            missing if text is None else Answer(text=text, finish="stop", **nothing)
+            for text in found
+        ]
 
     def count_tokens(self, chat: list[Message]) -> int:
         """A log says nothing of tokens."""

@@ -33,9 +33,19 @@ def resolve(base_url: str) -> str:
         return url
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = os.pathsep.join(filter(None, [str(store.PROJECT), os.environ.get("PYTHONPATH")]))
-    environment = {name: value for name, value in os.environ.items() if not name.endswith(("_KEY", "_TOKEN", "_URL"))}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.endswith(("_KEY", "_TOKEN", "_URL"))
+    }
     with open(folder / "server.log", "ab") as log:
-        child = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment | {"PYTHONPATH": path})
+        child = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment | {"PYTHONPATH": path},
+        )
     _children.append(child)
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
@@ -52,7 +62,9 @@ def _listening(folder: Path) -> str:
     """Where a practice API serves this folder now, or ""."""
     with suppress(WorkbookError, OSError, http.client.HTTPException, KeyError):
         url = store.read_json(folder / "server.json")["url"]
-        connection = http.client.HTTPConnection(str(urlsplit(url).netloc), timeout=5)  # no proxy is asked
+        connection = http.client.HTTPConnection(
+            str(urlsplit(url).netloc), timeout=5
+        )  # no proxy is asked
         connection.request("GET", "/")
         if b"practice API" in connection.getresponse().read():
             return str(url)

@@ -21,7 +21,11 @@ def request_cost(task: Task, model: Model, answer: Answer, seconds: float) -> fl
     """
     hourly = task.prices.get("hardware_usd_per_hour")
     if (price := token_price(task, model.name)) is not None:
-        return token_cost(price, answer.tokens_in, answer.tokens_out, answer.tokens_cached) if answer.tokens_in else None
+        return (
+            token_cost(price, answer.tokens_in, answer.tokens_out, answer.tokens_cached)
+            if answer.tokens_in
+            else None
+        )
     return seconds * float(hourly) / 3600 if model.is_loopback and hourly is not None else None
 
 
@@ -32,7 +36,9 @@ def token_price(task: Task, name: str) -> dict[str, float] | None:
     return models[max(fits, key=len)] if fits else None
 
 
-def token_cost(price: dict[str, float], tokens_in: int, tokens_out: int, tokens_cached: int = 0) -> float:
+def token_cost(
+    price: dict[str, float], tokens_in: int, tokens_out: int, tokens_cached: int = 0
+) -> float:
     """USD = (uncached input x input + cached x cached + output x output) / 1,000,000."""
     cached = float(price.get("cached", price["input"]))
     total = (tokens_in - tokens_cached) * float(price["input"]) + tokens_cached * cached
@@ -44,6 +50,12 @@ def price_warnings(task: Task, today: date | None = None) -> list[str]:
     try:
         as_of = date.fromisoformat(str(task.prices.get("as_of"))[:10])
     except ValueError:
-        return [f"task.yaml: prices.as_of is {task.prices.get('as_of')}, not a date (YYYY-MM-DD): how old are they?"]
+        return [
+            f"task.yaml: prices.as_of is {task.prices.get('as_of')}, not a date (YYYY-MM-DD): how old are they?"
+        ]
     age = ((today or store.now().date()) - as_of).days
-    return [f"prices are {age} days old (as of {as_of}); look them up again"] if age > STALE_DAYS else []
+    return (
+        [f"prices are {age} days old (as of {as_of}); look them up again"]
+        if age > STALE_DAYS
+        else []
+    )

@@ -29,7 +29,11 @@ def prefers_onednn() -> bool:
     with contextlib.suppress(OSError):
         known += Path("/proc/cpuinfo").read_text(encoding="utf-8")
     amd = "AuthenticAMD" in known and "AVX512" in torch.backends.cpu.get_cpu_capability()
-    return amd and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # private
+    return (
+        amd
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )  # private
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

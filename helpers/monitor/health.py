@@ -54,7 +54,9 @@ class Health(Record):
     unreadable: int
 
 
-def check_health(task: Task, run: store.Run, window_days: int = 7, max_age_days: int = 90, live_path: str = "") -> Health:
+def check_health(
+    task: Task, run: store.Run, window_days: int = 7, max_age_days: int = 90, live_path: str = ""
+) -> Health:
     """Judge the last `window_days` of live traffic against what was measured before promotion and the weeks before."""
     serving = FineTuneLifecycleManager(task.registry_name).get_production_version()
     version = serving.id if serving else None
@@ -64,7 +66,12 @@ def check_health(task: Task, run: store.Run, window_days: int = 7, max_age_days:
     checks = [check.model_copy(update={"simulated": log.simulated}) for check in made]
     checks.append(age_check(serving, max_age_days))
     verdict, reasons = judge(checks, serving is not None)
-    window = {"from": windows.start, "to": windows.end, "days": window_days, "files": [p.name for p in log.files]}
+    window = {
+        "from": windows.start,
+        "to": windows.end,
+        "days": window_days,
+        "files": [p.name for p in log.files],
+    }
     told: dict[str, Any] = {"version": version, "window": window, "unreadable": log.unreadable}
     return Health(verdict=verdict, reasons=reasons, checks=checks, simulated=log.simulated, **told)
 
@@ -75,7 +82,9 @@ def judge(checks: Sequence[Check], serving: bool) -> tuple[HealthVerdict, list[s
     if not serving:
         return "watch", ["no_production_version", *reasons]
     verdicts = {check.verdict for check in checks}
-    return ("retrain" if "retrain" in verdicts else "watch" if "watch" in verdicts else "ok"), reasons
+    return (
+        "retrain" if "retrain" in verdicts else "watch" if "watch" in verdicts else "ok"
+    ), reasons
 
 
 def _baseline(serving: FineTunedModelVersion | None, run: store.Run) -> EvalResults | None:
@@ -97,7 +106,10 @@ def holm(checks: list[Check]) -> list[Check]:
         if p > ALPHA / (len(tested) - rank):
             break
         survivors.add(name)
-    return [c if c.p is None or c.name in survivors else c.model_copy(update={"verdict": "ok"}) for c in checks]
+    return [
+        c if c.p is None or c.name in survivors else c.model_copy(update={"verdict": "ok"})
+        for c in checks
+    ]
 
 
 def any_time_p(values: Sequence[float], at_least: float) -> float:
@@ -112,7 +124,9 @@ def any_time_p(values: Sequence[float], at_least: float) -> float:
         return 1.0
     m = min(at_least, 1 - 1e-9)
     stakes = np.linspace(0.05, 0.95, 19)[:, None] / (1 - m)
-    log_capital = np.cumsum(np.log1p(stakes * (m - np.asarray(values, dtype=float)[None, :])), axis=1)
+    log_capital = np.cumsum(
+        np.log1p(stakes * (m - np.asarray(values, dtype=float)[None, :])), axis=1
+    )
     highest = float(np.max(np.logaddexp.reduce(log_capital, axis=0))) - np.log(len(stakes))
     return float(min(1.0, np.exp(-highest)))
 
@@ -131,21 +145,44 @@ def live_checks(task: Task, windows: Windows, baseline: EvalResults | None) -> l
     return [
         volume_check(windows),
         fall_check("format_compliance", formed[0], format_now, format_before, margin),
-        fall_check("feedback_mean", rated[0], *map(statistics.mean, rated), FEEDBACK_MARGIN, scale=(1.0, 5.0)),
+        fall_check(
+            "feedback_mean",
+            rated[0],
+            *map(statistics.mean, rated),
+            FEEDBACK_MARGIN,
+            scale=(1.0, 5.0),
+        ),
         shift_check("error_rate", *failed, ERROR_RISE, "share of failed requests", rise=True),
-        shift_check("feedback_rate", *rates, SHARE_SHIFT, "share of rated requests"),  # who rates decides what ratings say
-        shift_check("answer_length", *lengths, max(long, 1.0), "characters"),  # first to show a broken template
-        shift_check("new_words", *new_words(windows), SHARE_SHIFT, "share of words never asked before", rise=True),
+        shift_check(
+            "feedback_rate", *rates, SHARE_SHIFT, "share of rated requests"
+        ),  # who rates decides what ratings say
+        shift_check(
+            "answer_length", *lengths, max(long, 1.0), "characters"
+        ),  # first to show a broken template
+        shift_check(
+            "new_words",
+            *new_words(windows),
+            SHARE_SHIFT,
+            "share of words never asked before",
+            rise=True,
+        ),
         latency_check(task, windows.recent, baseline),
     ]
 
 
 def _check(
-    name: str, verdict: HealthVerdict, now: Estimate, baseline: float | None, evidence: str, p: float | None = None
+    name: str,
+    verdict: HealthVerdict,
+    now: Estimate,
+    baseline: float | None,
+    evidence: str,
+    p: float | None = None,
 ) -> Check:
     """A check of an estimate; without rows it has no value."""
     seen = {"value": now.value, "low": now.low, "high": now.high} if now.n else {"value": None}
-    return Check(name=name, verdict=verdict, baseline=baseline, n=now.n, p=p, evidence=evidence, **seen)
+    return Check(
+        name=name, verdict=verdict, baseline=baseline, n=now.n, p=p, evidence=evidence, **seen
+    )
 
 
 def volume_check(windows: Windows) -> Check:
@@ -155,11 +192,18 @@ def volume_check(windows: Windows) -> Check:
     usual = len(before) / days * (windows.end - windows.start).days if days >= 1 else None
     low = n < FEW_ROWS or (usual is not None and n < usual / 2)
     said = f"{n} requests, usually {'unknown' if usual is None else f'{usual:.0f}'}; under {FEW_ROWS} decide nothing"
-    return Check(name="volume", verdict="watch" if low else "ok", value=n, baseline=usual, n=n, evidence=said)
+    return Check(
+        name="volume", verdict="watch" if low else "ok", value=n, baseline=usual, n=n, evidence=said
+    )
 
 
 def fall_check(
-    name: str, values: list[float], now: Estimate, before: Estimate, margin: float, scale: Sequence[float] = (0.0, 1.0)
+    name: str,
+    values: list[float],
+    now: Estimate,
+    before: Estimate,
+    margin: float,
+    scale: Sequence[float] = (0.0, 1.0),
 ) -> Check:
     """retrain when the mean has surely fallen by more than the margin below the baseline's lower bound."""
     if not (now.n and before.n):
@@ -171,12 +215,23 @@ def fall_check(
     return _check(name, "retrain", now, before.value, said, p)
 
 
-def shift_check(name: str, recent: list[float], earlier: list[float], matters: float, unit: str, rise: bool = False) -> Check:
+def shift_check(
+    name: str,
+    recent: list[float],
+    earlier: list[float],
+    matters: float,
+    unit: str,
+    rise: bool = False,
+) -> Check:
     """watch when the mean has shifted (with `rise`: risen) by `matters` or more, and Mann-Whitney's p survives Holm."""
     from scipy.stats import mannwhitneyu
 
     now, before = statistics.mean(recent), statistics.mean(earlier)
-    p = float(mannwhitneyu(recent, earlier).pvalue) if now.n and before.n and len({*recent, *earlier}) > 1 else 1.0
+    p = (
+        float(mannwhitneyu(recent, earlier).pvalue)
+        if now.n and before.n and len({*recent, *earlier}) > 1
+        else 1.0
+    )
     shift = now.value - before.value if now.n and before.n else 0.0
     verdict: HealthVerdict = "watch" if (shift if rise else abs(shift)) >= matters else "ok"
     said = f"{unit}, against {before.n} rows before; p = {p:.2g}"
@@ -191,14 +246,18 @@ def new_words(windows: Windows) -> tuple[list[float], list[float]]:
     half = len(windows.earlier) // 2
     known = frozenset().union(*(row.asked for row in windows.earlier[:half]))
     both = windows.recent, windows.earlier[half:] if known else []
-    now, before = ([len(row.asked - known) / len(row.asked) for row in rows if row.asked] for rows in both)
+    now, before = (
+        [len(row.asked - known) / len(row.asked) for row in rows if row.asked] for rows in both
+    )
     return now, before
 
 
 def latency_check(task: Task, rows: list[LiveRow], baseline: EvalResults | None) -> Check:
     """95th percentile of the latency against the task's ceiling; above it only when the whole interval is."""
     target = task.targets.get("latency_p95")
-    now = statistics.quantile([row.latency_ms for row in rows if row.ok and row.latency_ms is not None], 0.95)
+    now = statistics.quantile(
+        [row.latency_ms for row in rows if row.ok and row.latency_ms is not None], 0.95
+    )
     slow = target is not None and now.n > 0 and now.low > target
     said = f"ms; at most {target:g}" if target is not None else "ms; task.yaml has no ceiling"
     measured = baseline.latency_p95.value if baseline else None
@@ -210,4 +269,11 @@ def age_check(serving: FineTunedModelVersion | None, max_age_days: int) -> Check
     days = round((store.now() - serving.trained_at).total_seconds() / 86400, 2) if serving else None
     old: HealthVerdict = "watch" if days is not None and days > max_age_days else "ok"
     said = "days since training" if serving else "nothing is in production"
-    return Check(name="model_age", verdict=old, value=days, baseline=max_age_days, n=bool(serving), evidence=said)
+    return Check(
+        name="model_age",
+        verdict=old,
+        value=days,
+        baseline=max_age_days,
+        n=bool(serving),
+        evidence=said,
+    )

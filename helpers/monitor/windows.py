@@ -60,11 +60,15 @@ def read_live(task: Task, live_path: str = "") -> LiveLog:
 
     A row that cannot be read is counted; a request that was logged twice counts once.
     """
-    files = sorted((store.home() / "live" / task.registry_name).glob("*.jsonl")) or sorted(task.folder.glob("live.jsonl"))
+    files = sorted((store.home() / "live" / task.registry_name).glob("*.jsonl")) or sorted(
+        task.folder.glob("live.jsonl")
+    )
     if live_path:
         path = store.PROJECT / Path(live_path).expanduser()  # an absolute path stays itself
         if not path.exists():
-            raise WorkbookError(f"live_path: {path} does not exist; give a .jsonl file or a folder of them")
+            raise WorkbookError(
+                f"live_path: {path} does not exist; give a .jsonl file or a folder of them"
+            )
         files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     rows: dict[str, LiveRow] = {}
     unreadable, simulated = 0, False
@@ -77,13 +81,17 @@ def read_live(task: Task, live_path: str = "") -> LiveLog:
                     simulated = simulated or bool(raw.get("simulated"))
                 except (ValueError, TypeError, KeyError, AttributeError):
                     unreadable += 1
-    return LiveLog(sorted(rows.values(), key=lambda row: row.created_at), unreadable, simulated, files)
+    return LiveLog(
+        sorted(rows.values(), key=lambda row: row.created_at), unreadable, simulated, files
+    )
 
 
 def _row(raw: dict[str, Any]) -> LiveRow:
     at = datetime.fromisoformat(raw["created_at"])
     score, latency = raw.get("feedback_score"), raw.get("latency_ms")
-    turns = [str(m.get("content") or "") for m in raw.get("messages") or [] if m.get("role") == "user"]
+    turns = [
+        str(m.get("content") or "") for m in raw.get("messages") or [] if m.get("role") == "user"
+    ]
     return LiveRow(
         created_at=at if at.tzinfo else at.replace(tzinfo=UTC),
         version=str(raw.get("version") or ""),
@@ -103,7 +111,9 @@ def cut(log: LiveLog, window_days: int, version: str = "") -> Windows:
     if window_days < 1:
         raise WorkbookError(f"window_days is {window_days}; give at least 1")
     rows = log.rows
-    if version and not log.simulated:  # a promotion resets the comparison: other versions' rows say nothing about it
+    if (
+        version and not log.simulated
+    ):  # a promotion resets the comparison: other versions' rows say nothing about it
         rows = [row for row in rows if row.version in ("", version)]
     end = log.rows[-1].created_at if log.simulated and log.rows else store.now()
     start = end - timedelta(days=window_days)
@@ -115,7 +125,10 @@ def cut(log: LiveLog, window_days: int, version: str = "") -> Windows:
 def well_formed(task: Task, rows: list[LiveRow]) -> list[float]:
     """1.0 for each answer that keeps the task's format, 0.0 for one that breaks it; failed requests are left out."""
     answers = [row.answer for row in rows if row.ok]
-    return [float(not scorers.format_reason(a, task.schema) if task.schema else bool(a.strip())) for a in answers]
+    return [
+        float(not scorers.format_reason(a, task.schema) if task.schema else bool(a.strip()))
+        for a in answers
+    ]
 
 
 def ratings(rows: list[LiveRow]) -> list[float]:
@@ -130,6 +143,9 @@ def daily(task: Task, log: LiveLog) -> list[Day]:
         days.setdefault(row.created_at.astimezone(UTC).date().isoformat(), []).append(row)
     made = []
     for day, rows in days.items():
-        formed, rated = statistics.proportion(well_formed(task, rows)), statistics.mean(ratings(rows))
+        formed, rated = (
+            statistics.proportion(well_formed(task, rows)),
+            statistics.mean(ratings(rows)),
+        )
         made.append(Day(day=day, n=len(rows), format_compliance=formed, feedback=rated))
     return made

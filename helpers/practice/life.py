@@ -42,7 +42,9 @@ class Life:
             return
         except Exception as error:
             _log.exception("job %s", entry.id)
-            fault = Fault("server_error", f"The practice API itself failed ({type(error).__name__}).")
+            fault = Fault(
+                "server_error", f"The practice API itself failed ({type(error).__name__})."
+            )
         if fault is not None:
             self.finish(entry, "failed", fault)
 
@@ -56,15 +58,27 @@ class Life:
             if entry.scenario == "stuck_validating":
                 return None
             self.clock.sleep(PHASE)
-            if (fault := scenarios.file_fault(data) or scenarios.fault(entry.scenario, "validation")) is not None:
+            if (
+                fault := scenarios.file_fault(data) or scenarios.fault(entry.scenario, "validation")
+            ) is not None:
                 return fault
-            used = training.settled(job["hyperparameters"], len((data["training_file"] or b"").splitlines()))
+            used = training.settled(
+                job["hyperparameters"], len((data["training_file"] or b"").splitlines())
+            )
             method = {"type": "supervised", "supervised": {"hyperparameters": used}}
-            self._pass(entry, "queued", "Files validated, moving job to queued state", hyperparameters=used, method=method)
+            self._pass(
+                entry,
+                "queued",
+                "Files validated, moving job to queued state",
+                hyperparameters=used,
+                method=method,
+            )
         self.clock.sleep(PHASE)
         if entry.scenario == "paused":
             entry.scenario = "ok"
-            return self._pass(entry, "paused", "Fine-tuning job paused; it waits until somebody resumes it")
+            return self._pass(
+                entry, "paused", "Fine-tuning job paused; it waits until somebody resumes it"
+            )
         if (fault := scenarios.fault(entry.scenario, "queue")) is not None:
             return fault
         with self._training:
@@ -72,7 +86,12 @@ class Life:
             parts = {"train": data["training_file"], "validation": data.get("validation_file")}
             made = training.train(entry, parts, lambda line: self._heard(entry, line))
         if (fault := scenarios.fault(entry.scenario, "training")) is not None:
-            entry.say(self.clock.now(), f"Safety evaluation: {fault.message}", "moderation_checks", level="error")
+            entry.say(
+                self.clock.now(),
+                f"Safety evaluation: {fault.message}",
+                "moderation_checks",
+                level="error",
+            )
             return fault
         return self._succeed(entry, made)
 
@@ -91,7 +110,10 @@ class Life:
         names = {"loss": "train_loss", "eval_loss": "full_valid_loss"}
         found = {theirs: round(line[ours], 4) for ours, theirs in names.items() if ours in line}
         if found:
-            told = ", ".join(f"{name.replace('_', ' ').replace('train', 'training')}={v:.2f}" for name, v in found.items())
+            told = ", ".join(
+                f"{name.replace('_', ' ').replace('train', 'training')}={v:.2f}"
+                for name, v in found.items()
+            )
             data = {"step": line["step"], "total_steps": line["steps"], **found}
             kind = "hidden" if entry.scenario == "base64_results" else "metrics"
             entry.say(self.clock.now(), f"Step {line['step']}/{line['steps']}: {told}", kind, data)
@@ -109,14 +131,30 @@ class Life:
             for step in reversed(made["steps"]):
                 told = {k: v for k, v in metrics.get(step, {}).items() if k != "total_steps"}
                 final = step == made["steps"][-1]
-                checkpoint = {"object": "fine_tuning.job.checkpoint", "id": f"ftckpt_{secrets.token_hex(12)}"}
-                checkpoint |= {"created_at": int(now), "fine_tuning_job_id": entry.id, "step_number": step, "metrics": told}
-                checkpoint["fine_tuned_model_checkpoint"] = name if final else f"{name}:ckpt-step-{step}"
+                checkpoint = {
+                    "object": "fine_tuning.job.checkpoint",
+                    "id": f"ftckpt_{secrets.token_hex(12)}",
+                }
+                checkpoint |= {
+                    "created_at": int(now),
+                    "fine_tuning_job_id": entry.id,
+                    "step_number": step,
+                    "metrics": told,
+                }
+                checkpoint["fine_tuned_model_checkpoint"] = (
+                    name if final else f"{name}:ckpt-step-{step}"
+                )
                 entry.checkpoints.append(checkpoint)
             entry.events = [event for event in entry.events if event["type"] != "hidden"]
-            result = self.state.add_file("step_metrics.csv", "fine-tune-results", self._csv(entry, metrics), now)
+            result = self.state.add_file(
+                "step_metrics.csv", "fine-tune-results", self._csv(entry, metrics), now
+            )
             entry.ready_at = now + UNSEEN if entry.scenario == "not_found_after_success" else 0.0
-            job |= {"fine_tuned_model": name, "trained_tokens": made["tokens"], "result_files": [result["id"]]}
+            job |= {
+                "fine_tuned_model": name,
+                "trained_tokens": made["tokens"],
+                "result_files": [result["id"]],
+            }
             entry.say(now, f"New fine-tuned model created: {name}")
         self.finish(entry, "succeeded")
 
@@ -132,11 +170,16 @@ class Life:
 
     def finish(self, entry: Entry, status: str, fault: Fault | None = None) -> None:
         """End a job, once."""
-        said = {"succeeded": "The job has successfully completed", "cancelled": "The job was cancelled"}
+        said = {
+            "succeeded": "The job has successfully completed",
+            "cancelled": "The job was cancelled",
+        }
         with entry.lock:
             if entry.job["status"] in ENDED:
                 return
             now = self.clock.now()
             entry.job |= {"status": status, "finished_at": None if fault else int(now)}
             entry.job["error"] = fault._asdict() if fault else None
-            entry.say(now, fault.message if fault else said[status], level="error" if fault else "info")
+            entry.say(
+                now, fault.message if fault else said[status], level="error" if fault else "info"
+            )

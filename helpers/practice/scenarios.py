@@ -10,17 +10,31 @@ import yaml
 
 from helpers.curate.provider_file import judge_provider_file
 
-SCENARIOS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+SCENARIOS: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+)
 BAD_FILE = "The job failed due to a file format error in the training file. Invalid file format. "
 
 
 class ApiError(Exception):
     """An answer other than 200, in OpenAI's envelope."""
 
-    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None, kind: str = "") -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        kind: str = "",
+    ) -> None:
         super().__init__(message)
         self.status = status
-        self.body = {"message": message, "type": kind or "invalid_request_error", "param": param, "code": code}
+        self.body = {
+            "message": message,
+            "type": kind or "invalid_request_error",
+            "param": param,
+            "code": code,
+        }
 
 
 class Fault(NamedTuple):
@@ -47,10 +61,14 @@ def file_fault(files: dict[str, bytes | None]) -> Fault | None:
     """What is truly wrong with a job's files: the first broken rule, with its line."""
     for param, data in files.items():
         if data is None:
-            return Fault("invalid_training_file", "The file was deleted before the job began.", param)
+            return Fault(
+                "invalid_training_file", "The file was deleted before the job began.", param
+            )
         for issue in judge_provider_file(data.splitlines()):
             if issue.line:
-                return Fault("invalid_training_file", f"{BAD_FILE}Line {issue.line}: {issue.message}.", param)
+                return Fault(
+                    "invalid_training_file", f"{BAD_FILE}Line {issue.line}: {issue.message}.", param
+                )
             if param == "training_file":
                 return Fault(issue.code, issue.message, param)
     return None

@@ -19,7 +19,9 @@ from helpers.practice.scenarios import SCENARIOS, ApiError
 from helpers.practice.state import Clock, State
 from helpers.records import WorkbookError
 
-REAL_KEY = re.compile(r"sk-(proj|live|svcacct|admin|ant|or)-|sk-[A-Za-z0-9_-]{24,}|[A-Za-z0-9_.-]{60,}")
+REAL_KEY = re.compile(
+    r"sk-(proj|live|svcacct|admin|ant|or)-|sk-[A-Za-z0-9_-]{24,}|[A-Za-z0-9_.-]{60,}"
+)
 MOST_BYTES = 512 * 2**20
 _log = logging.getLogger(__name__)
 
@@ -30,15 +32,21 @@ def serve(
 ) -> ThreadingHTTPServer:  # fmt: skip
     """A server, bound and ready; its `url` is the base_url for clients, `serve_forever()` answers them."""
     if not is_loopback(f"http://{host}") and not anywhere:
-        raise WorkbookError(f"{host} can be reached from other machines; add --anywhere if that is meant")
+        raise WorkbookError(
+            f"{host} can be reached from other machines; add --anywhere if that is meant"
+        )
     if settings.scenario not in SCENARIOS:
-        raise WorkbookError(f"unknown scenario {settings.scenario!r}; known are {', '.join(SCENARIOS)}")
+        raise WorkbookError(
+            f"unknown scenario {settings.scenario!r}; known are {', '.join(SCENARIOS)}"
+        )
     state = State(folder)
     try:
         server = Server((host, port), Handler)
     except OSError as error:
         state.close()
-        raise WorkbookError(f"port {port} on {host}: {error.strerror}; choose another --port (0: any free one)") from None
+        raise WorkbookError(
+            f"port {port} on {host}: {error.strerror}; choose another --port (0: any free one)"
+        ) from None
     server.begin(Practice(state, clock or Clock(), settings), folder)
     return server
 
@@ -52,7 +60,9 @@ class Server(ThreadingHTTPServer):
     def begin(self, practice: Practice, folder: Path) -> None:
         """Take up work."""
         self.practice, self.url = practice, f"http://{self.server_address[0]}:{self.server_port}/v1"
-        self.routes = [(method, re.compile(path), answer) for method, path, answer in routes(practice)]
+        self.routes = [
+            (method, re.compile(path), answer) for method, path, answer in routes(practice)
+        ]
         self._note = store.write_json(folder / "server.json", {"url": self.url, "pid": os.getpid()})
 
     def server_close(self) -> None:
@@ -91,10 +101,16 @@ class Handler(BaseHTTPRequestHandler):
         except ApiError as error:
             status, value = error.status, {"error": error.body}
         except WorkbookError as error:
-            status, value = 400, {"error": ApiError(400, store.redact(str(error)), "practice_api").body}
+            status, value = (
+                400,
+                {"error": ApiError(400, store.redact(str(error)), "practice_api").body},
+            )
         except Exception as error:
             _log.exception("%s", self.path)
-            status, value = 500, {"error": ApiError(500, f"The practice API failed ({type(error).__name__}).").body}
+            status, value = (
+                500,
+                {"error": ApiError(500, f"The practice API failed ({type(error).__name__}).").body},
+            )
         self._send(status, value)
 
     do_GET = do_POST = do_DELETE = _answer
@@ -107,7 +123,9 @@ class Handler(BaseHTTPRequestHandler):
         for method, pattern, answer in self.server.routes:
             found = pattern.fullmatch(url.path.removeprefix("/v1"))
             if found and method == self.command:
-                request = Request(dict(parse_qsl(url.query)), body, self.headers.get("content-type", ""))
+                request = Request(
+                    dict(parse_qsl(url.query)), body, self.headers.get("content-type", "")
+                )
                 return answer(request, *map(unquote, found.groups()))
         raise ApiError(404, f"The practice API has no {self.command} {url.path}.", "unknown_url")
 
@@ -115,19 +133,31 @@ class Handler(BaseHTTPRequestHandler):
         """Some key must be there, as at OpenAI; one that looks real is refused, and never kept."""
         key = (self.headers.get("authorization") or "").removeprefix("Bearer ").strip()
         if not key:
-            raise ApiError(401, "You didn't provide an API key. Any short word will do, such as sk-practice.", "missing_api_key")
+            raise ApiError(
+                401,
+                "You didn't provide an API key. Any short word will do, such as sk-practice.",
+                "missing_api_key",
+            )
         if REAL_KEY.match(key):
             said = "This looks like a real API key, and this is a practice API. Use a word such as sk-practice instead"
-            raise ApiError(401, f"{said}; if others could have read that key, revoke it.", "real_key_refused")
+            raise ApiError(
+                401, f"{said}; if others could have read that key, revoke it.", "real_key_refused"
+            )
 
     def _send(self, status: int, value: Any) -> None:
         data = value if isinstance(value, bytes) else store.dumps(value).encode()
         self.send_response(status)
-        self.send_header("content-type", "application/octet-stream" if isinstance(value, bytes) else "application/json")
+        self.send_header(
+            "content-type",
+            "application/octet-stream" if isinstance(value, bytes) else "application/json",
+        )
         self.send_header("content-length", str(len(data)))
         self.send_header("x-request-id", f"req_{secrets.token_hex(8)}")
         self.end_headers()
         try:
             self.wfile.write(data)
-        except (BrokenPipeError, ConnectionResetError):  # the client lost patience; what it asked for has happened
+        except (
+            BrokenPipeError,
+            ConnectionResetError,
+        ):  # the client lost patience; what it asked for has happened
             self.close_connection = True

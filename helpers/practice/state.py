@@ -56,10 +56,15 @@ class Entry:
             kept = ("job", "events", "checkpoints", "scenario", "base", "ready_at")
             store.write_json(self.folder / "job.json", {name: getattr(self, name) for name in kept})
 
-    def say(self, now: float, message: str, kind: str = "message", data: Any = None, level: str = "info") -> None:
+    def say(
+        self, now: float, message: str, kind: str = "message", data: Any = None, level: str = "info"
+    ) -> None:
         """Add an event."""
         with self.lock:
-            event = {"object": "fine_tuning.job.event", "id": f"ftevent-{self.id[6:14]}{len(self.events):06d}"}
+            event = {
+                "object": "fine_tuning.job.event",
+                "id": f"ftevent-{self.id[6:14]}{len(self.events):06d}",
+            }
             event |= {"created_at": int(now), "level": level, "message": message, "type": kind}
             self.events.append(event | {"data": {} if data is None else data})
             self.save()
@@ -68,26 +73,41 @@ class Entry:
         """The job on the wire. live: `error: {}` while healthy, undocumented fields, statuses the SDK does not know."""
         if live:
             return self.job | TRAPS | {"error": self.job["error"] or {}}
-        return self.job | {"status": "queued" if self.job["status"] == "paused" else self.job["status"]}
+        return self.job | {
+            "status": "queued" if self.job["status"] == "paused" else self.job["status"]
+        }
 
     def shown_events(self, live: bool) -> list[dict[str, Any]]:
         """Newest first. live: null where a message has no data, and a type outside the documentation."""
         newest = [event for event in reversed(self.events) if event["type"] != "hidden"]
         if live:
-            return [event | {"data": event["data"] or (None if n % 2 else {})} for n, event in enumerate(newest)]
-        return [event | ({} if event["type"] == "metrics" else {"type": "message"}) for event in newest]
+            return [
+                event | {"data": event["data"] or (None if n % 2 else {})}
+                for n, event in enumerate(newest)
+            ]
+        return [
+            event | ({} if event["type"] == "metrics" else {"type": "message"}) for event in newest
+        ]
 
 
 class State:
     """Files and jobs in one folder that belongs to one server at a time."""
 
     def __init__(self, folder: Path, patience: float = 15.0) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds training files: example text
+        folder.mkdir(
+            parents=True, exist_ok=True, mode=0o700
+        )  # it holds training files: example text
         self.folder, self.lock = folder, threading.RLock()
         self._hold(patience)
-        self.files = {path.stem: store.read_json(path) for path in sorted((folder / "files").glob("*.json"))}
-        saved = [(path.parent, store.read_json(path)) for path in (folder / "jobs").glob("*/job.json")]
-        entries = sorted((Entry(*each) for each in saved), key=lambda entry: entry.job["created_at"])
+        self.files = {
+            path.stem: store.read_json(path) for path in sorted((folder / "files").glob("*.json"))
+        }
+        saved = [
+            (path.parent, store.read_json(path)) for path in (folder / "jobs").glob("*/job.json")
+        ]
+        entries = sorted(
+            (Entry(*each) for each in saved), key=lambda entry: entry.job["created_at"]
+        )
         self.jobs = {entry.id: entry for entry in entries}
 
     def _hold(self, patience: float) -> None:
@@ -100,7 +120,9 @@ class State:
             except BlockingIOError:
                 if time.monotonic() > until:
                     self._held.close()
-                    raise WorkbookError(f"another practice API serves {self.folder}; end it, or give another --state") from None
+                    raise WorkbookError(
+                        f"another practice API serves {self.folder}; end it, or give another --state"
+                    ) from None
                 time.sleep(0.1)
 
     def close(self) -> None:
@@ -109,8 +131,19 @@ class State:
 
     def add_file(self, name: str, purpose: str, data: bytes, now: float) -> dict[str, Any]:
         """Keep a file: its bytes first, then the entry that makes it exist."""
-        file = {"id": f"file-{secrets.token_hex(11)}", "object": "file", "bytes": len(data), "created_at": int(now)}
-        file |= {"filename": name, "purpose": purpose, "status": "processed", "status_details": None, "expires_at": None}
+        file = {
+            "id": f"file-{secrets.token_hex(11)}",
+            "object": "file",
+            "bytes": len(data),
+            "created_at": int(now),
+        }
+        file |= {
+            "filename": name,
+            "purpose": purpose,
+            "status": "processed",
+            "status_details": None,
+            "expires_at": None,
+        }
         path = self.folder / "files" / file["id"]
         path.parent.mkdir(exist_ok=True)
         path.with_suffix(".bin").write_bytes(data)
@@ -121,7 +154,11 @@ class State:
 
     def content(self, file_id: str | None) -> bytes | None:
         """A file's bytes; None when there is no such file."""
-        return (self.folder / "files" / f"{file_id}.bin").read_bytes() if file_id in self.files else None
+        return (
+            (self.folder / "files" / f"{file_id}.bin").read_bytes()
+            if file_id in self.files
+            else None
+        )
 
     def delete_file(self, file_id: str) -> None:
         """Forget a file."""
@@ -132,7 +169,9 @@ class State:
 
     def add_job(self, job: dict[str, Any], scenario: str, base: str) -> Entry:
         """Keep a new job."""
-        entry = Entry(self.folder / "jobs" / job["id"], {"job": job, "scenario": scenario, "base": base})
+        entry = Entry(
+            self.folder / "jobs" / job["id"], {"job": job, "scenario": scenario, "base": base}
+        )
         entry.save()
         with self.lock:
             self.jobs[entry.id] = entry

@@ -2,6 +2,22 @@
 
 from helpers.registry.delivery import notify, notify_team
 from helpers.registry.gate import overall, validate_for_production
-from helpers.registry.lifecycle import FineTuneLifecycleManager, history, list_versions, promote, rollback, routes, show
-from helpers.registry.operations import backup, diff, lineage, reconcile, reevaluate, rehearse, restore
+from helpers.registry.lifecycle import (
+    FineTuneLifecycleManager,
+    history,
+    list_versions,
+    promote,
+    rollback,
+    routes,
+    show,
+)
+from helpers.registry.operations import (
+    backup,
+    diff,
+    lineage,
+    reconcile,
+    reevaluate,
+    rehearse,
+    restore,
+)
 from helpers.registry.versions import switch

@@ -50,7 +50,9 @@ def table(name: str) -> TableClause:
     import sqlalchemy as sa
 
     json = sa.JSON(none_as_null=True)
-    return sa.table(name, *(sa.column(c, json if c in JSON_COLUMNS else None) for c in TABLES[name].split()))
+    return sa.table(
+        name, *(sa.column(c, json if c in JSON_COLUMNS else None) for c in TABLES[name].split())
+    )
 
 
 def migrate(connection: Connection, to: str = "head") -> None:
@@ -60,11 +62,17 @@ def migrate(connection: Connection, to: str = "head") -> None:
     tables = sa.inspect(connection).get_table_names()
     known = sorted(path.name[:4] for path in MIGRATIONS.glob("versions/0*.py"))
     marked = "alembic_version" in tables
-    at = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() if marked else None
+    at = (
+        connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        if marked
+        else None
+    )
     if at == known[-1]:
         return
     if at is not None and at not in known:
-        raise WorkbookError(f"a newer workbook made this registry (revision {at}, known up to {known[-1]}); update this one")
+        raise WorkbookError(
+            f"a newer workbook made this registry (revision {at}, known up to {known[-1]}); update this one"
+        )
     from alembic import command
     from alembic.config import Config
 
@@ -96,11 +104,15 @@ class Registry:
                 yield connection
         except (DBAPIError, sqlite3.Error, OSError) as error:
             said = str(getattr(error, "orig", error))
-            remedy = next((remedy for words, remedy in REMEDIES.items() if re.search(words, said)), "")
+            remedy = next(
+                (remedy for words, remedy in REMEDIES.items() if re.search(words, said)), ""
+            )
             if not remedy:
                 raise
             where, code = self.url.rpartition("@")[2], 6 if "disk space" in remedy else 2
-            raise WorkbookError(f"the registry at {where} cannot be used ({said}); {remedy}", code) from error
+            raise WorkbookError(
+                f"the registry at {where} cannot be used ({said}); {remedy}", code
+            ) from error
 
     def rows(self, name: str, **where: Any) -> list[dict[str, Any]]:
         """The rows of a table whose columns have these values, in the order of its key."""
@@ -151,7 +163,9 @@ def _engine(url: str) -> Engine:
 
 
 def _on_connect(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # else the driver begins late, and read-then-write meets SQLITE_BUSY at once
+    connection.isolation_level = (
+        None  # else the driver begins late, and read-then-write meets SQLITE_BUSY at once
+    )
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 

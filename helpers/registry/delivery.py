@@ -14,11 +14,13 @@ from typing import Any
 
 from helpers import store
 from helpers.registry.database import Registry, open_registry, table
-from helpers.registry.mirror import mirror
+from helpers.extras.mlflow_mirror import mirror
 from helpers.registry.versions import announce
 
 FIRST_RETRY = timedelta(minutes=1)  # doubled after every failure
-MAX_ATTEMPTS = 8  # about two hours; what is still waiting then is shown by `workbook registry reconcile`
+MAX_ATTEMPTS = (
+    8  # about two hours; what is still waiting then is shown by `workbook registry reconcile`
+)
 AT_ONCE = 5  # events per opening: a slow channel delays a command by seconds, not by minutes
 _log = logging.getLogger(__name__)
 
@@ -52,7 +54,9 @@ def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:
         rows = db.execute(query.with_only_columns(r.task, *shown)).mappings()
         current = {row["task"]: {column.name: row[column.name] for column in shown} for row in rows}
         text = store.dumps(current, indent=2) + "\n"
-        if text != (path.read_text(encoding="utf-8", errors="replace") if path.exists() else "{}\n"):
+        if text != (
+            path.read_text(encoding="utf-8", errors="replace") if path.exists() else "{}\n"
+        ):
             store.write_text(path, text)
     return current
 
@@ -73,7 +77,9 @@ def _append(registry: Registry) -> int:
     """Append every waiting event to notifications.jsonl, then mark it delivered."""
     t = table("outbox")
     with registry.transaction() as db:
-        waiting = db.execute(t.select().filter_by(delivered_at=None).order_by(t.c.id)).mappings().all()
+        waiting = (
+            db.execute(t.select().filter_by(delivered_at=None).order_by(t.c.id)).mappings().all()
+        )
         if not waiting:
             return 0
         with open(registry.folder / "notifications.jsonl", "ab+") as file:
@@ -82,38 +88,69 @@ def _append(registry: Registry) -> int:
                 if file.read(1) != b"\n":  # a kill tore the last line; its event is still waiting
                     file.write(b"\n")
             for row in waiting:
-                file.write(store.redact(store.dumps(row["event"] | {"event_id": row["event_id"]}) + "\n").encode())
+                file.write(
+                    store.redact(
+                        store.dumps(row["event"] | {"event_id": row["event_id"]}) + "\n"
+                    ).encode()
+                )
             file.flush()
             os.fsync(file.fileno())
-        db.execute(t.update().filter_by(delivered_at=None).values(delivered_at=store.now().isoformat()))
+        db.execute(
+            t.update().filter_by(delivered_at=None).values(delivered_at=store.now().isoformat())
+        )
     return len(waiting)
 
 
 def channels() -> list[str]:
     """The addresses of WORKBOOK_NOTIFY_URLS, divided by spaces, commas or line breaks."""
-    return [url for url in re.split(r"[\s,]+(?=[\w+-]+://)", os.environ.get("WORKBOOK_NOTIFY_URLS", "").strip(" ,\n")) if url]
+    return [
+        url
+        for url in re.split(
+            r"[\s,]+(?=[\w+-]+://)", os.environ.get("WORKBOOK_NOTIFY_URLS", "").strip(" ,\n")
+        )
+        if url
+    ]
 
 
 def _tell_channels(registry: Registry) -> None:
     """Send what is due. An event is claimed before it is sent, outside any transaction: nobody waits for a slow channel."""
     t, urls, now = table("outbox"), channels(), store.now()
-    due = t.c.sent_at.is_(None) & (t.c.attempts < MAX_ATTEMPTS) & (t.c.retry_at.is_(None) | (t.c.retry_at <= now.isoformat()))
+    due = (
+        t.c.sent_at.is_(None)
+        & (t.c.attempts < MAX_ATTEMPTS)
+        & (t.c.retry_at.is_(None) | (t.c.retry_at <= now.isoformat()))
+    )
     with registry.transaction(read_only=True) as db:
-        waiting = db.execute(t.select().where(due).order_by(t.c.id).limit(AT_ONCE if urls else None)).mappings().all()
-    if waiting and not urls:  # nobody asked to be told; an address that is set later is told of what happens from then on
+        waiting = (
+            db.execute(t.select().where(due).order_by(t.c.id).limit(AT_ONCE if urls else None))
+            .mappings()
+            .all()
+        )
+    if (
+        waiting and not urls
+    ):  # nobody asked to be told; an address that is set later is told of what happens from then on
         with registry.transaction() as db:
             db.execute(t.update().filter_by(sent_at=None).values(sent_at=now.isoformat()))
     for row in waiting if urls else ():
         tries = row["attempts"] + 1
         claim = {"attempts": tries, "retry_at": (now + FIRST_RETRY * 2 ** (tries - 1)).isoformat()}
         with registry.transaction() as db:
-            if not db.execute(t.update().where(due & (t.c.id == row["id"])).values(**claim)).rowcount:
+            if not db.execute(
+                t.update().where(due & (t.c.id == row["id"])).values(**claim)
+            ).rowcount:
                 continue  # another process has it
-        reached, names = set(row["sent_to"].split()), {hashlib.sha256(url.encode()).hexdigest()[:16]: url for url in urls}
+        reached, names = (
+            set(row["sent_to"].split()),
+            {hashlib.sha256(url.encode()).hexdigest()[:16]: url for url in urls},
+        )
         text = f"{row['event']['because']}\n{store.dumps(row['event'], indent=1)}\nevent {row['event_id']}"
         title = "workbook: {action} {task} {version}".format(**row["event"])
-        reached |= {name for name, url in names.items() if name not in reached and send(url, title, text)}
-        done = {"sent_to": " ".join(sorted(reached))} | ({"sent_at": now.isoformat()} if reached >= set(names) else {})
+        reached |= {
+            name for name, url in names.items() if name not in reached and send(url, title, text)
+        }
+        done = {"sent_to": " ".join(sorted(reached))} | (
+            {"sent_at": now.isoformat()} if reached >= set(names) else {}
+        )
         with registry.transaction() as db:
             db.execute(t.update().filter_by(id=row["id"]).values(**done))
         if "sent_at" not in done:
@@ -130,10 +167,16 @@ def send(url: str, title: str, text: str) -> bool:
     logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it names addresses
     client = apprise.Apprise()
     if not client.add(url):
-        _log.warning("one address of WORKBOOK_NOTIFY_URLS (%s://…) is not understood", url.partition("://")[0])
+        _log.warning(
+            "one address of WORKBOOK_NOTIFY_URLS (%s://…) is not understood",
+            url.partition("://")[0],
+        )
         return False
     # AppriseResult is true on complete success alone
     if sent := bool(client.notify(title=store.redact(title), body=store.redact(text))):
         return sent
-    _log.warning("a %s:// channel of WORKBOOK_NOTIFY_URLS did not take a message; it is tried again", url.partition("://")[0])
+    _log.warning(
+        "a %s:// channel of WORKBOOK_NOTIFY_URLS did not take a message; it is tried again",
+        url.partition("://")[0],
+    )
     return False

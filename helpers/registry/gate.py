@@ -36,7 +36,9 @@ class RuleResult(Record):
 def overall(rules: list[RuleResult]) -> Verdict:
     """fail if any rule fails, else inconclusive if any is, else pass."""
     verdicts = {rule.verdict for rule in rules}
-    return "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"
+    return (
+        "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"
+    )
 
 
 def validate_for_production(
@@ -66,9 +68,15 @@ def validate_for_production(
         "dataset_checks": dataset_is_checked(version),
         "evaluation_age": is_recent(version, max_age_days),
         "decision": advice_of_01(run),
-        "not_broken_on_purpose": ("fail" if break_it else "pass", f"break_it: {break_it or 'nothing'}"),
+        "not_broken_on_purpose": (
+            "fail" if break_it else "pass",
+            f"break_it: {break_it or 'nothing'}",
+        ),
     }
-    rules = [RuleResult(name=name, verdict=verdict, evidence=said) for name, (verdict, said) in found.items()]
+    rules = [
+        RuleResult(name=name, verdict=verdict, evidence=said)
+        for name, (verdict, said) in found.items()
+    ]
     return [rule for rule in rules if target != "staging" or rule.name in FOR_STAGING]
 
 
@@ -90,17 +98,26 @@ def may_become(version: FineTunedModelVersion, target: str) -> Finding:
         return "pass", f"it is {status} already"
     if target in CHANGES[status]:
         return "pass", f"from {status} to {target}"
-    why = f" ({version.metadata.get('reason')}); a rollback can bring it back" if status == "deprecated" else ""
+    why = (
+        f" ({version.metadata.get('reason')}); a rollback can bring it back"
+        if status == "deprecated"
+        else ""
+    )
     return "fail", f"it is {status} and cannot become {target}{why}"
 
 
-def is_evaluated(version: FineTunedModelVersion, run: store.Run, evaluation: dict[str, Any]) -> Finding:
+def is_evaluated(
+    version: FineTunedModelVersion, run: store.Run, evaluation: dict[str, Any]
+) -> Finding:
     """The evaluation is there and is the one that was registered."""
     if not evaluation:
         return "fail", f"run {run.id} has no evaluation.json of {version.id}; run 04_evaluate"
     found = store.sha256_file(run.path("evaluation.json"))
     if found != version.metadata.get("evaluation_sha256"):
-        return "fail", f"evaluation.json ({found[:8]}) is not the one that was registered; run 04_evaluate again"
+        return (
+            "fail",
+            f"evaluation.json ({found[:8]}) is not the one that was registered; run 04_evaluate again",
+        )
     return "pass", f"{evaluation.get('n_test', 0)} test rows, sha256 {found[:8]}"
 
 
@@ -108,24 +125,35 @@ def verdict_of_04(evaluation: dict[str, Any]) -> Finding:
     """What 04 said about the test part."""
     if evaluation.get("regression"):
         return "fail", "regression: it is surely worse than what it would replace"
-    said = "; ".join(evaluation.get("reasons", [])) or ("no reason given" if evaluation else "no evaluation")
+    said = "; ".join(evaluation.get("reasons", [])) or (
+        "no reason given" if evaluation else "no evaluation"
+    )
     return evaluation.get("verdict", "inconclusive"), said
 
 
 def meets_targets(evaluation: dict[str, Any]) -> Finding:
     """Every quality target of task.yaml is met by a whole interval."""
-    return _targets(evaluation, [name for name in evaluation.get("targets", {}) if name in statistics.AT_LEAST])
+    return _targets(
+        evaluation, [name for name in evaluation.get("targets", {}) if name in statistics.AT_LEAST]
+    )
 
 
 def stays_below_ceilings(evaluation: dict[str, Any]) -> Finding:
     """Latency and cost stay below the ceilings of task.yaml, where it has any."""
     named = [name for name in evaluation.get("targets", {}) if name not in statistics.AT_LEAST]
-    return _targets(evaluation, named) if named else ("pass", "task.yaml sets no ceiling for latency or cost")
+    return (
+        _targets(evaluation, named)
+        if named
+        else ("pass", "task.yaml sets no ceiling for latency or cost")
+    )
 
 
 def _targets(evaluation: dict[str, Any], names: list[str]) -> Finding:
     targets = {name: evaluation["targets"][name] for name in names}
-    said = [f"{name} {Estimate(**t['estimate'])} against {t['target']:g}: {t['met']}" for name, t in targets.items()]
+    said = [
+        f"{name} {Estimate(**t['estimate'])} against {t['target']:g}: {t['met']}"
+        for name, t in targets.items()
+    ]
     met = {t["met"] for t in targets.values()}
     verdict: Verdict = "fail" if "no" in met else "pass" if met == {"yes"} else "inconclusive"
     return verdict, "; ".join(said) or "no targets were measured"
@@ -135,9 +163,16 @@ def has_power(evaluation: dict[str, Any]) -> Finding:
     """The test part has enough rows to tell a better model from a lucky one."""
     n = evaluation.get("n_test", 0)
     if n < FEW_TEST_ROWS:
-        return "inconclusive", f"{n} test rows; at least {FEW_TEST_ROWS} are needed: add verified examples, run 02 again"
+        return (
+            "inconclusive",
+            f"{n} test rows; at least {FEW_TEST_ROWS} are needed: add verified examples, run 02 again",
+        )
     gain = evaluation.get("comparison", {}).get("accuracy", {}).get("difference")
-    said = f"; the difference in accuracy is known to ±{50 * (gain['high'] - gain['low']):.0f} points" if gain else ""
+    said = (
+        f"; the difference in accuracy is known to ±{50 * (gain['high'] - gain['low']):.0f} points"
+        if gain
+        else ""
+    )
     return "pass", f"{n} test rows, at least {FEW_TEST_ROWS} are needed{said}"
 
 
@@ -154,28 +189,50 @@ def holds_margins(evaluation: dict[str, Any]) -> Finding:
     """No metric has surely lost more than its margin allows."""
     comparison = evaluation.get("comparison", {})
     lost = [name for name, metric in comparison.items() if metric["verdict"] == "fail"]
-    said = ", ".join(f"{name} {Estimate(**m['difference'])} (margin {m['margin']:g})" for name, m in comparison.items())
+    said = ", ".join(
+        f"{name} {Estimate(**m['difference'])} (margin {m['margin']:g})"
+        for name, m in comparison.items()
+    )
     verdict: Verdict = "fail" if lost else "pass" if comparison else "inconclusive"
-    return verdict, (f"beyond its margin: {', '.join(lost)}; " if lost else "") + (said or "no comparison was measured")
+    return verdict, (f"beyond its margin: {', '.join(lost)}; " if lost else "") + (
+        said or "no comparison was measured"
+    )
 
 
 def holds_against(
-    incumbent: FineTunedModelVersion | None, version: FineTunedModelVersion, run: store.Run, evaluation: dict[str, Any]
+    incumbent: FineTunedModelVersion | None,
+    version: FineTunedModelVersion,
+    run: store.Run,
+    evaluation: dict[str, Any],
 ) -> Finding:
     """Against the version in production now: paired answers on the same test part."""
     if incumbent is None or incumbent.id == version.id:
         return "pass", "nothing else is in production; the best cheaper rung is the one to beat"
     new, old = _answers(run), {}
     for measured in (store.Run(incumbent.run_id), reevaluation(run, incumbent)):
-        asked = _answers(measured) if _test_part(incumbent, measured) == _test_part(version, run) else {}
+        asked = (
+            _answers(measured)
+            if _test_part(incumbent, measured) == _test_part(version, run)
+            else {}
+        )
         old = asked if set(asked) == set(new) else old
     if not new or not old:
         said = f"{incumbent.id}, in production now, was not asked about these {len(new)} test rows"
-        return "inconclusive", f"{said}; run `workbook registry reevaluate {version.id}`, then ask again"
+        return (
+            "inconclusive",
+            f"{said}; run `workbook registry reevaluate {version.id}`, then ask again",
+        )
     ids = sorted(new)
-    right = [[float(answers[i].get("scores", {}).get("accuracy", 0.0)) for i in ids] for answers in (new, old)]
-    alpha = evaluation.get("attempt", {}).get("alpha", statistics.TAIL)  # as sure as this attempt of the year has to be
-    difference, gained, lost = statistics.paired_difference(*right, [new[i].get("group", i) for i in ids], alpha)
+    right = [
+        [float(answers[i].get("scores", {}).get("accuracy", 0.0)) for i in ids]
+        for answers in (new, old)
+    ]
+    alpha = evaluation.get("attempt", {}).get(
+        "alpha", statistics.TAIL
+    )  # as sure as this attempt of the year has to be
+    difference, gained, lost = statistics.paired_difference(
+        *right, [new[i].get("group", i) for i in ids], alpha
+    )
     margin = evaluation.get("comparison", {}).get("accuracy", {}).get("margin", 0.0)
     said = f"accuracy {difference} against {incumbent.id} ({gained} gained, {lost} lost, margin {margin:g})"
     return statistics.verdict(difference, -margin), said
@@ -188,13 +245,19 @@ def reevaluation(run: store.Run, incumbent: FineTunedModelVersion) -> store.Run:
 
 def _test_part(version: FineTunedModelVersion, run: store.Run) -> str:
     """sha256 of the test rows that the answers in `run` are about."""
-    name = run.read("dataset.json")["version"] if run.has("dataset.json") else version.dataset_version
+    name = (
+        run.read("dataset.json")["version"] if run.has("dataset.json") else version.dataset_version
+    )
     path = store.home() / "datasets" / (name or "-") / "test.jsonl"
     return store.sha256_file(path) if path.exists() else str(path)
 
 
 def _answers(run: store.Run) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in store.read_jsonl(run.path(TUNED_ANSWERS))} if run.has(TUNED_ANSWERS) else {}
+    return (
+        {row["id"]: row for row in store.read_jsonl(run.path(TUNED_ANSWERS))}
+        if run.has(TUNED_ANSWERS)
+        else {}
+    )
 
 
 def same_fingerprints(version: FineTunedModelVersion, evaluation: dict[str, Any]) -> Finding:
@@ -202,8 +265,13 @@ def same_fingerprints(version: FineTunedModelVersion, evaluation: dict[str, Any]
     trained, measured = version.metadata.get("fingerprints", {}), evaluation.get("fingerprints", {})
     # A hosted model keeps its template and tokenizer to itself.
     needed = FINGERPRINTS[2:] if version.metadata.get("provider") == "api" else FINGERPRINTS
-    if changed := [name for name in needed if not trained.get(name) or measured.get(name) != trained[name]]:
-        return "fail", f"{', '.join(changed)} changed between training and evaluation, or was not written down"
+    if changed := [
+        name for name in needed if not trained.get(name) or measured.get(name) != trained[name]
+    ]:
+        return (
+            "fail",
+            f"{', '.join(changed)} changed between training and evaluation, or was not written down",
+        )
     return "pass", ", ".join(f"{name} {trained[name][:8]}" for name in needed)
 
 
@@ -211,18 +279,28 @@ def artifact_is_intact(version: FineTunedModelVersion) -> Finding:
     """The model's files are there and are those that training wrote."""
     artifact = version.metadata.get("artifact", "")
     if version.metadata.get("provider") == "api" and not artifact:
-        return "pass", f"the provider keeps it as {version.model_id}; nothing lies here to be checked"
+        return (
+            "pass",
+            f"the provider keeps it as {version.model_id}; nothing lies here to be checked",
+        )
     found = artifact_sha256(artifact)
     if not found:
         return "fail", f"{store.home() / artifact if artifact else 'its artifact'} is missing"
     if found != version.metadata.get("artifact_sha256"):
-        return "fail", f"{artifact} was changed: sha256 {found[:8]} is not the one that was registered"
+        return (
+            "fail",
+            f"{artifact} was changed: sha256 {found[:8]} is not the one that was registered",
+        )
     return "pass", f"{artifact}, sha256 {found[:8]}"
 
 
 def may_serve_long_enough(version: FineTunedModelVersion) -> Finding:
     """Who keeps the model will serve it for MIN_SERVE_DAYS more; a provider is asked for its shutdown date."""
-    verdict, said, dates = "pass", "it lies here: nobody else can withdraw it", [version.metadata.get("serve_until")]
+    verdict, said, dates = (
+        "pass",
+        "it lies here: nobody else can withdraw it",
+        [version.metadata.get("serve_until")],
+    )
     if version.metadata.get("provider") == "api":
         verdict, said, polled = ask_provider(version)
         dates.append(polled)
@@ -245,12 +323,18 @@ def ask_provider(version: FineTunedModelVersion) -> tuple[Verdict, str, str]:
         client = openai_client(base_url, timeout=10).with_options(max_retries=1)
         for name in (version.model_id, version.base_model):
             try:
-                dates.append(str(getattr(client.models.retrieve(name), "shutdown_date", None) or ""))
+                dates.append(
+                    str(getattr(client.models.retrieve(name), "shutdown_date", None) or "")
+                )
             except openai.NotFoundError:
                 if name == version.model_id:  # the base of a tuned model need not be listed
                     return "fail", f"{base_url} has no model {name} (any more)", ""
     except (openai.OpenAIError, WorkbookError) as error:
-        return "inconclusive", f"{base_url} could not be asked ({type(error).__name__}); ask again", ""
+        return (
+            "inconclusive",
+            f"{base_url} could not be asked ({type(error).__name__}); ask again",
+            "",
+        )
     return "pass", f"{base_url} has it", min(filter(None, dates), default="")
 
 
@@ -263,7 +347,10 @@ def dataset_is_checked(version: FineTunedModelVersion) -> Finding:
         return "fail", str(error)
     off = [f["stage"] for f in funnel if f["in"] != f["out"] + sum(f["rejected"].values())]
     if not funnel or off:
-        return "fail", f"its funnel of checks is missing or does not add up ({', '.join(off)}); run 02_curate again"
+        return (
+            "fail",
+            f"its funnel of checks is missing or does not add up ({', '.join(off)}); run 02_curate again",
+        )
     return "pass", f"{version.dataset_version}: {len(funnel)} checks, every row accounted for"
 
 
@@ -273,7 +360,9 @@ def is_recent(version: FineTunedModelVersion, max_age_days: int) -> Finding:
     if when is None:
         return "fail", "it was never evaluated"
     days = (store.now() - datetime.fromisoformat(when)).total_seconds() / 86400
-    return ("pass" if -1 <= days <= max_age_days else "fail"), f"{days:.1f} days old, at most {max_age_days}"
+    return (
+        "pass" if -1 <= days <= max_age_days else "fail"
+    ), f"{days:.1f} days old, at most {max_age_days}"
 
 
 def advice_of_01(run: store.Run) -> Finding:
@@ -282,4 +371,6 @@ def advice_of_01(run: store.Run) -> Finding:
         return "pass", "this run made no decision of its own"
     decision = run.read("decision.json")
     because = decision.get("train_anyway_because")
-    return "pass", f"advised: {decision['recommendation']}" + (f"; trained because {because}" if because else "")
+    return "pass", f"advised: {decision['recommendation']}" + (
+        f"; trained because {because}" if because else ""
+    )

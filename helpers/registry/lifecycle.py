@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pydantic import Field
 
 from helpers import store
-from helpers.records import EvalResults, FineTunedModelVersion, Record, Status, Verdict, WorkbookError
+from helpers.records import (
+    EvalResults,
+    FineTunedModelVersion,
+    Record,
+    Status,
+    Verdict,
+    WorkbookError,
+)
 from helpers.registry import gate, versions
 from helpers.registry.database import Registry, open_registry, table
 from helpers.registry.delivery import catch_up, publish_routes
@@ -66,21 +73,33 @@ class FineTuneLifecycleManager:
         with self.registry.transaction(read_only=True) as db:
             return versions.route_of(db, self.task)
 
-    def open_version(self, version_id: str, run_id: str, base_model: str, dataset_version: str | None) -> FineTunedModelVersion:
+    def open_version(
+        self, version_id: str, run_id: str, base_model: str, dataset_version: str | None
+    ) -> FineTunedModelVersion:
         """Open a version as `training`; a resumed run finds the one it opened before, as it is now."""
         t = table("versions")
         with self.registry.transaction() as db:
             row = db.execute(t.select().filter_by(id=version_id)).mappings().first()
             if row is None:
                 row = {"id": version_id, "task": self.task, "run_id": run_id, "status": "training"}
-                row |= {"model_id": version_id, "base_model": base_model, "dataset_version": dataset_version}
-                row |= dict.fromkeys(("trained_at", "created_at", "updated_at"), store.now().isoformat())
-                row |= dict.fromkeys(("provider", "artifact", "artifact_sha256", "evaluation_sha256", "reason"), "")
+                row |= {
+                    "model_id": version_id,
+                    "base_model": base_model,
+                    "dataset_version": dataset_version,
+                }
+                row |= dict.fromkeys(
+                    ("trained_at", "created_at", "updated_at"), store.now().isoformat()
+                )
+                row |= dict.fromkeys(
+                    ("provider", "artifact", "artifact_sha256", "evaluation_sha256", "reason"), ""
+                )
                 row |= {"fingerprints": {}, "metadata": {}}
                 self._close_dead_runs(db, run_id)
                 db.execute(t.insert().values(**row))
                 versions.audit(db, row, "open", "training begins", to_status="training")
-            elif (row["task"], row["run_id"]) != (self.task, run_id) or row["status"] == "deprecated":
+            elif (row["task"], row["run_id"]) != (self.task, run_id) or row[
+                "status"
+            ] == "deprecated":
                 said = f"belongs to task {row['task']}, run {row['run_id']} and is {row['status']} ({row['reason']})"
                 raise WorkbookError(f"version {version_id} {said}; use another run_id")
         return self.get_version(version_id)
@@ -90,7 +109,11 @@ class FineTuneLifecycleManager:
 
         Whoever has the home's lock knows that no other run is alive. Runs by hand (no run.json) can always go on.
         """
-        for row in db.execute(table("versions").select().filter_by(task=self.task, status="training")).mappings().all():
+        for row in (
+            db.execute(table("versions").select().filter_by(task=self.task, status="training"))
+            .mappings()
+            .all()
+        ):
             run = store.Run(row["run_id"])
             if run.id != run_id and run.has("run.json") and not run.has("model.json"):
                 with contextlib.suppress(WorkbookError), store.lock():
@@ -106,7 +129,9 @@ class FineTuneLifecycleManager:
         values |= {name: model_json.get(name) for name in ("train_until", "serve_until")}
         with self.registry.transaction() as db:
             row = versions.row_of(db, version_id, task=self.task)
-            values["metadata"] = row["metadata"] | {name: model_json[name] for name in TOLD_TOO if model_json.get(name)}
+            values["metadata"] = row["metadata"] | {
+                name: model_json[name] for name in TOLD_TOO if model_json.get(name)
+            }
             if all(row[name] == value for name, value in values.items()):
                 return versions.as_record(row)
             if row["status"] not in ("training", "evaluating"):
@@ -127,11 +152,17 @@ class FineTuneLifecycleManager:
             self.open_version(version_id, run.id, model["base_model"], model["dataset_version"])
             self.record_model(version_id, model)
         evaluation = run.read("evaluation.json") if run.has("evaluation.json") else {}
-        digest = store.sha256_file(run.path("evaluation.json")) if evaluation.get("version") == version_id else ""
+        digest = (
+            store.sha256_file(run.path("evaluation.json"))
+            if evaluation.get("version") == version_id
+            else ""
+        )
         with self.registry.transaction() as db:
             row = versions.row_of(db, version_id, task=self.task)
             if digest not in ("", row["evaluation_sha256"]):
-                results = EvalResults.model_validate(evaluation["fine_tuned_model"]).model_dump(mode="json")
+                results = EvalResults.model_validate(evaluation["fine_tuned_model"]).model_dump(
+                    mode="json"
+                )
                 new: Status = "evaluating" if row["status"] == "training" else row["status"]
                 if new in ("evaluating", "staging"):
                     values = {"eval_results": results, "evaluation_sha256": digest, "status": new}
@@ -141,7 +172,9 @@ class FineTuneLifecycleManager:
                 versions.audit(db, row, "evaluate", "measured on the test part", **told)
         return self.get_version(version_id)
 
-    def set_status(self, version_id: str, status: Status, because: str = "") -> FineTunedModelVersion:
+    def set_status(
+        self, version_id: str, status: Status, because: str = ""
+    ) -> FineTunedModelVersion:
         """Change a status where no gate decides: to `evaluating`, or to `deprecated` (a production version stops serving)."""
         with self.registry.transaction() as db:
             row = versions.row_of(db, version_id, task=self.task)
@@ -150,7 +183,9 @@ class FineTuneLifecycleManager:
                 return versions.as_record(row)
             if status not in versions.CHANGES[old] or status in ("staging", "production"):
                 said = f"version {version_id} is {old} and cannot simply become {status}"
-                raise WorkbookError(f"{said}; the gate decides about staging and production: promote it")
+                raise WorkbookError(
+                    f"{said}; the gate decides about staging and production: promote it"
+                )
             if old == "production":
                 versions.switch(db, self.task, None, "retire", because or "retired", {})
             else:
@@ -159,11 +194,17 @@ class FineTuneLifecycleManager:
         return self.get_version(version_id)
 
     def validate_for_production(
-        self, version_id: str, target: Target = "production", max_age_days: int = 90, break_it: str = ""
+        self,
+        version_id: str,
+        target: Target = "production",
+        max_age_days: int = 90,
+        break_it: str = "",
     ) -> list[RuleResult]:
         """The gate's rules for a version, against the version in production now."""
         version, now = self.get_version(version_id), self.get_production_version()
-        return gate.validate_for_production(version, store.Run(version.run_id), now, target, max_age_days, break_it)
+        return gate.validate_for_production(
+            version, store.Run(version.run_id), now, target, max_age_days, break_it
+        )
 
     def promote(
         self,
@@ -194,32 +235,58 @@ class FineTuneLifecycleManager:
         forced = force and verdict != "pass" and not (asks or already or hard)
         promoted = not asks and (already or forced or verdict == "pass")
         reasons += [f"forced: {because}"] if forced else []
-        said: dict[str, Any] = {"version": version_id, "target": target, "verdict": verdict, "rules": rules}
+        said: dict[str, Any] = {
+            "version": version_id,
+            "target": target,
+            "verdict": verdict,
+            "rules": rules,
+        }
         said |= {"previous": route["previous"], "generation": route["generation"]}
         answer = Promotion(**said, promoted=promoted, forced=forced, reasons=reasons)
         return answer if asks or already else self._carry_out(answer, version, because)
 
-    def _carry_out(self, answer: Promotion, version: FineTunedModelVersion, because: str) -> Promotion:
+    def _carry_out(
+        self, answer: Promotion, version: FineTunedModelVersion, because: str
+    ) -> Promotion:
         """Write the gate's answer down in one transaction, with everything that follows from it."""
         evidence = answer.model_dump(include={"target", "verdict", "forced", "rules"})
         with self.registry.transaction() as db:
-            row, route = versions.row_of(db, version.id, task=self.task), versions.route_of(db, self.task)
+            row, route = (
+                versions.row_of(db, version.id, task=self.task),
+                versions.route_of(db, self.task),
+            )
             if answer.target == "production":
                 versions.expect(route, answer.generation)
             if versions.as_record(row) != version:
-                raise WorkbookError(f"version {version.id} changed while the gate looked; look again, then repeat")
+                raise WorkbookError(
+                    f"version {version.id} changed while the gate looked; look again, then repeat"
+                )
             if not answer.promoted:
-                versions.audit(db, row, "refuse", because or "; ".join(answer.reasons), evidence=evidence)
+                versions.audit(
+                    db, row, "refuse", because or "; ".join(answer.reasons), evidence=evidence
+                )
             elif answer.target == "production":
                 route = versions.switch(db, self.task, row, "promote", because, evidence)
             else:
                 versions.change_status(db, row, "staging", "promote", because, evidence=evidence)
-                event = {"action": "promote", "task": self.task, "version": version.id, "target": "staging"}
+                event = {
+                    "action": "promote",
+                    "task": self.task,
+                    "version": version.id,
+                    "target": "staging",
+                }
                 versions.announce(db, event | {"because": because})
         catch_up(self.registry)
-        return answer.model_copy(update={"previous": route["previous"], "generation": route["generation"]})
+        return answer.model_copy(
+            update={"previous": route["previous"], "generation": route["generation"]}
+        )
 
-    def rollback(self, to_version_id: str | None = None, because: str = "", expected_generation: int | None = None) -> Promotion:
+    def rollback(
+        self,
+        to_version_id: str | None = None,
+        because: str = "",
+        expected_generation: int | None = None,
+    ) -> Promotion:
         """Serve an earlier version again; without an id the one that served before the current one was put there.
 
         The target must have served before and its artifact must be there, unchanged. The version that is left keeps
@@ -230,36 +297,63 @@ class FineTuneLifecycleManager:
             versions.expect(seen, expected_generation)
             target = to_version_id or seen["previous"]
             if target is None:
-                raise WorkbookError(f"nothing served task {self.task} before; there is nothing to roll back to")
+                raise WorkbookError(
+                    f"nothing served task {self.task} before; there is nothing to roll back to"
+                )
             version = versions.as_record(versions.row_of(db, target, task=self.task))
             served = table("audit").select().filter_by(version=target, to_status="production")
             if version.status != "deprecated" or db.execute(served).first() is None:
-                raise WorkbookError(f"version {target} is {version.status}; only one that served before can come back")
-        rules = gate.can_serve_again(version)  # outside the transaction: it hashes files and may ask a provider
+                raise WorkbookError(
+                    f"version {target} is {version.status}; only one that served before can come back"
+                )
+        rules = gate.can_serve_again(
+            version
+        )  # outside the transaction: it hashes files and may ask a provider
         if stops := [rule.evidence for rule in rules if rule.verdict == "fail"]:
-            raise WorkbookError(f"version {target} cannot serve again: {'; '.join(stops)}; restore it, or choose another")
+            raise WorkbookError(
+                f"version {target} cannot serve again: {'; '.join(stops)}; restore it, or choose another"
+            )
         with self.registry.transaction() as db:
             versions.expect(versions.route_of(db, self.task), seen["generation"])
             row = versions.row_of(db, target, task=self.task)
             evidence = {"rules": [rule.model_dump() for rule in rules]}
             route = versions.switch(db, self.task, row, "rollback", because, evidence)
         catch_up(self.registry)
-        said: dict[str, Any] = {"previous": route["previous"], "generation": route["generation"], "rules": rules}
+        said: dict[str, Any] = {
+            "previous": route["previous"],
+            "generation": route["generation"],
+            "rules": rules,
+        }
         return Promotion(version=target, target="production", verdict="pass", promoted=True, **said)
 
-    def schedule_retrain(self, cron: str, profile: str = "retrain", because: str = "") -> dict[str, Any]:
+    def schedule_retrain(
+        self, cron: str, profile: str = "retrain", because: str = ""
+    ) -> dict[str, Any]:
         """Write down that this task asks for a regular retrain; returns the command that makes it so.
 
         The registry decides about models, `workbook schedule` about clocks: it checks and installs what is asked for here.
         """
         if len(cron.split()) != 5:
-            raise WorkbookError(f'cron {cron!r} has not five fields; "0 3 * * 0" is every Sunday at three')
+            raise WorkbookError(
+                f'cron {cron!r} has not five fields; "0 3 * * 0" is every Sunday at three'
+            )
         command = f"workbook schedule {shlex.quote(profile)} --cron {shlex.quote(cron)}"
         asked = {"cron": cron, "profile": profile, "command": command}
         with self.registry.transaction() as db:
             serving = versions.route_of(db, self.task)["version"] or ""
-            versions.audit(db, {"task": self.task, "id": serving}, "schedule", because or command, evidence=asked)
-            event = {"action": "schedule", "task": self.task, "version": serving, "target": "retrain"}
+            versions.audit(
+                db,
+                {"task": self.task, "id": serving},
+                "schedule",
+                because or command,
+                evidence=asked,
+            )
+            event = {
+                "action": "schedule",
+                "task": self.task,
+                "version": serving,
+                "target": "retrain",
+            }
             versions.announce(db, event | asked | {"because": because})
         catch_up(self.registry)
         return {"task": self.task} | asked
@@ -280,7 +374,11 @@ def show(version_id: str) -> dict[str, Any]:
     manager = manager_of(version_id)
     version, route = manager.get_version(version_id), manager.route()
     told = open_registry().rows("audit", version=version_id)
-    return {"version": version, "history": told, "route": route if route["version"] == version_id else None}
+    return {
+        "version": version,
+        "history": told,
+        "route": route if route["version"] == version_id else None,
+    }
 
 
 def promote(version_id: str, target: Target, because: str = "", force: bool = False) -> Promotion:
@@ -290,7 +388,11 @@ def promote(version_id: str, target: Target, because: str = "", force: bool = Fa
 
 def rollback(version_id: str | None = None, task: str = "", because: str = "") -> Promotion:
     """Serve an earlier version again; the task may be left out when the version, or the only task, tells it."""
-    manager = manager_of(version_id) if version_id and not task else FineTuneLifecycleManager(_resolve(task))
+    manager = (
+        manager_of(version_id)
+        if version_id and not task
+        else FineTuneLifecycleManager(_resolve(task))
+    )
     return manager.rollback(version_id, because)
 
 
@@ -302,9 +404,13 @@ def routes() -> dict[str, dict[str, Any]]:
 def _resolve(task: str) -> str:
     """The registered name of a task, given as demo/support_triage or as support_triage; "" means the only one."""
     known = sorted({version.task for version in versions.listed(open_registry())})
-    found = [task] if task in known else [name for name in known if not task or name == f"demo/{task}"]
+    found = (
+        [task] if task in known else [name for name in known if not task or name == f"demo/{task}"]
+    )
     if len(found) != 1:
-        raise WorkbookError(f"--task {task!r} does not name one task; known tasks are {', '.join(known) or 'none'}")
+        raise WorkbookError(
+            f"--task {task!r} does not name one task; known tasks are {', '.join(known) or 'none'}"
+        )
     return found[0]
 
 

@@ -31,7 +31,15 @@ CHANGES: dict[Status, tuple[Status, ...]] = {
 }
 EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 RECORD_FIELDS = set(FineTunedModelVersion.model_fields)
-IN_METADATA = ("provider", "artifact", "artifact_sha256", "fingerprints", "evaluation_sha256", "evaluated_at", "reason")
+IN_METADATA = (
+    "provider",
+    "artifact",
+    "artifact_sha256",
+    "fingerprints",
+    "evaluation_sha256",
+    "evaluated_at",
+    "reason",
+)
 IN_METADATA += ("train_until", "serve_until")
 
 
@@ -50,27 +58,45 @@ def listed(registry: Registry, **where: str) -> list[FineTunedModelVersion]:
 
 def row_of(db: Connection, version_id: str, **where: str) -> dict[str, Any]:
     """One row, by its id and what else is known of it."""
-    row = db.execute(table("versions").select().filter_by(id=version_id, **where)).mappings().first()
+    row = (
+        db.execute(table("versions").select().filter_by(id=version_id, **where)).mappings().first()
+    )
     if row is None:
         of = "".join(f" of {name} {value}" for name, value in where.items())
-        raise WorkbookError(f"no version {version_id!r}{of} is registered; `workbook registry list` shows which are")
+        raise WorkbookError(
+            f"no version {version_id!r}{of} is registered; `workbook registry list` shows which are"
+        )
     return dict(row)
 
 
 def update(db: Connection, version_id: str, **values: Any) -> None:
     """Change columns of one version."""
     values |= {name: clean(values[name]) for name in ("reason", "metadata") if name in values}
-    db.execute(table("versions").update().filter_by(id=version_id).values(**values, updated_at=store.now().isoformat()))
+    db.execute(
+        table("versions")
+        .update()
+        .filter_by(id=version_id)
+        .values(**values, updated_at=store.now().isoformat())
+    )
 
 
 def audit(db: Connection, row: Mapping[str, Any], action: str, because: str, **more: Any) -> None:
     """Append who did what to a version, when and why; `more`: from_status, to_status, evidence, generation."""
-    values = {"at": store.now().isoformat(), "actor": _actor(), "task": row["task"], "version": row["id"]}
+    values = {
+        "at": store.now().isoformat(),
+        "actor": _actor(),
+        "task": row["task"],
+        "version": row["id"],
+    }
     more["evidence"] = clean(more.get("evidence", {}))
-    db.execute(table("audit").insert().values(**values, action=action, because=clean(because), **more))
+    db.execute(
+        table("audit").insert().values(**values, action=action, because=clean(because), **more)
+    )
 
 
-def change_status(db: Connection, row: Mapping[str, Any], status: Status, action: str, because: str, **more: Any) -> None:
+def change_status(
+    db: Connection, row: Mapping[str, Any], status: Status, action: str, because: str, **more: Any
+) -> None:
     """Give a version another status, and append that to the audit; `more` as in `audit`."""
     update(db, row["id"], status=status, reason=because)
     audit(db, row, action, because, from_status=row["status"], to_status=status, **more)
@@ -80,7 +106,11 @@ def announce(db: Connection, event: dict[str, Any], event_id: str = "") -> None:
     """Put an event into the outbox: it exists exactly if the change that it tells of was committed."""
     at = store.now().isoformat()
     event = clean({"at": at} | event)
-    db.execute(table("outbox").insert().values(event_id=event_id or uuid.uuid4().hex, event=event, created_at=at))
+    db.execute(
+        table("outbox")
+        .insert()
+        .values(event_id=event_id or uuid.uuid4().hex, event=event, created_at=at)
+    )
 
 
 def clean(value: Any) -> Any:
@@ -110,7 +140,11 @@ def artifact_sha256(relative: str) -> str:
 def route_of(db: Connection, task: str) -> dict[str, Any]:
     """{task, version, previous, generation, since}; generation 0 means that nothing was ever promoted."""
     row = db.execute(table("routes").select().filter_by(task=task)).mappings().first()
-    return dict(row) if row else {"task": task, "version": None, "previous": None, "generation": 0, "since": ""}
+    return (
+        dict(row)
+        if row
+        else {"task": task, "version": None, "previous": None, "generation": 0, "since": ""}
+    )
 
 
 def expect(route: dict[str, Any], generation: int | None) -> None:
@@ -121,21 +155,45 @@ def expect(route: dict[str, Any], generation: int | None) -> None:
 
 
 def switch(
-    db: Connection, task: str, row: dict[str, Any] | None, action: str, because: str, evidence: dict[str, Any]
+    db: Connection,
+    task: str,
+    row: dict[str, Any] | None,
+    action: str,
+    because: str,
+    evidence: dict[str, Any],
 ) -> dict[str, Any]:
     """Put `row` (None: nothing) into production: both statuses, route, generation, audit and outbox; returns the route."""
     route = route_of(db, task)
     generation, old, new = route["generation"] + 1, route["version"], row["id"] if row else None
     if old is not None:  # goes first, or the one-production index refuses the new one
         why = f"displaced by {new}: {because}".removesuffix(": ") if row else because
-        change_status(db, row_of(db, old), "deprecated", "displace" if row else action, why, generation=generation)
+        change_status(
+            db,
+            row_of(db, old),
+            "deprecated",
+            "displace" if row else action,
+            why,
+            generation=generation,
+        )
     if row is not None:
-        change_status(db, row, "production", action, because, evidence=evidence, generation=generation)
+        change_status(
+            db, row, "production", action, because, evidence=evidence, generation=generation
+        )
     previous = old or route["previous"]
-    values = {"version": new, "previous": previous if previous != new else None, "generation": generation}
+    values = {
+        "version": new,
+        "previous": previous if previous != new else None,
+        "generation": generation,
+    }
     values["since"] = store.now().isoformat()
     t = table("routes")
     first = route["generation"] == 0
-    db.execute(t.insert().values(task=task, **values) if first else t.update().filter_by(task=task).values(**values))
-    announce(db, {"action": action, "task": task, "target": "production", "because": because} | values)
+    db.execute(
+        t.insert().values(task=task, **values)
+        if first
+        else t.update().filter_by(task=task).values(**values)
+    )
+    announce(
+        db, {"action": action, "task": task, "target": "production", "because": because} | values
+    )
     return {"task": task} | values

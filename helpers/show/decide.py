@@ -28,28 +28,46 @@ def rung_table(rungs: Sequence[Any]) -> Styler:
             "p50, ms": r.results.latency_p50,
             "p95, ms": r.results.latency_p95,
             "tokens": r.tokens_per_request,
-            "USD per 1,000": 1000 * r.results.cost_per_request.value if r.results.cost_per_request.n else "unknown",
+            "USD per 1,000": 1000 * r.results.cost_per_request.value
+            if r.results.cost_per_request.n
+            else "unknown",
         }
         for r in rungs
     ]
-    return show.table(rows, f"Rungs on the {rungs[0].part} part, 95% intervals" if rungs else "No rung was asked")
+    return show.table(
+        rows, f"Rungs on the {rungs[0].part} part, 95% intervals" if rungs else "No rung was asked"
+    )
 
 
 def ladder(rungs: Sequence[Any], targets: Mapping[str, float]) -> Figure:
     """Every rung's scores with intervals against the targets (left), and what a request takes (right)."""
     import matplotlib.pyplot as plt
 
-    figure, (scores, costs) = plt.subplots(1, 2, sharey=True, width_ratios=[3, 1], layout="constrained")
+    figure, (scores, costs) = plt.subplots(
+        1, 2, sharey=True, width_ratios=[3, 1], layout="constrained"
+    )
     figure.set_size_inches(10, 1.5 + 0.75 * len(rungs))
     draw_scores(scores, rungs, targets, [show.COLOURS["other"]] * len(rungs))
     priced = all(r.results.cost_per_request.n for r in rungs)
-    lengths = [1000 * r.results.cost_per_request.value if priced else r.tokens_per_request for r in rungs]
+    lengths = [
+        1000 * r.results.cost_per_request.value if priced else r.tokens_per_request for r in rungs
+    ]
     bars = costs.barh(range(len(rungs)), lengths, color=show.COLOURS["base"], height=0.5)
-    costs.bar_label(bars, [f" {show.number(x)} ({r.tokens_per_request:.0f} tokens)" for x, r in zip(lengths, rungs, strict=True)])
+    costs.bar_label(
+        bars,
+        [
+            f" {show.number(x)} ({r.tokens_per_request:.0f} tokens)"
+            for x, r in zip(lengths, rungs, strict=True)
+        ],
+    )
     costs.margins(x=0.9)
     costs.set_xlabel("USD per 1,000 requests" if priced else "tokens per request")
     costs.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"What each rung scores and costs ({rungs[0].part} part, n = {rungs[0].n})", x=0.01, ha="left")
+    figure.suptitle(
+        f"What each rung scores and costs ({rungs[0].part} part, n = {rungs[0].n})",
+        x=0.01,
+        ha="left",
+    )
     plt.close(figure)
     return figure
 
@@ -62,27 +80,61 @@ def cost_over_volume(decision: Any) -> Figure:
     numbers = decision.economics
     figure, axis = plt.subplots(figsize=(8.5, 4.2), layout="constrained")
     volumes = numpy.logspace(2, 7, 120)
-    shades = [show.COLOURS[name] for name in ("base", "other", "good", "bad")] + ["#0072B2", "#F0E442", "#999999"]
+    shades = [show.COLOURS[name] for name in ("base", "other", "good", "bad")] + [
+        "#0072B2",
+        "#F0E442",
+        "#999999",
+    ]
     for way, colour in zip(numbers["ways"].items(), [*shades] * 3, strict=False):
         name, cost = way
         month = cost["one_off_usd"] / 12 + cost["monthly_usd"] + volumes * cost["cost_per_request"]
         tuned = name == "fine_tuned"
         label = f"{name} (predicted)" if tuned else name
-        axis.plot(volumes, month, color=show.COLOURS["tuned"] if tuned else colour, lw=3 if tuned else 1.8, label=label)
+        axis.plot(
+            volumes,
+            month,
+            color=show.COLOURS["tuned"] if tuned else colour,
+            lw=3 if tuned else 1.8,
+            label=label,
+        )
     for needed in filter(None, numbers["break_even_against"].values()):
         if volumes[0] <= needed <= volumes[-1]:
             tuned = numbers["ways"]["fine_tuned"]
-            usd = tuned["one_off_usd"] / 12 + tuned["monthly_usd"] + needed * tuned["cost_per_request"]
-            axis.plot(needed, usd, "o", ms=9, mfc="white", mec=show.COLOURS["tuned"], mew=2, zorder=5)
-            axis.annotate(f"{needed:,}", (needed, usd), xytext=(6, -14), textcoords="offset points", fontsize=9)
+            usd = (
+                tuned["one_off_usd"] / 12
+                + tuned["monthly_usd"]
+                + needed * tuned["cost_per_request"]
+            )
+            axis.plot(
+                needed, usd, "o", ms=9, mfc="white", mec=show.COLOURS["tuned"], mew=2, zorder=5
+            )
+            axis.annotate(
+                f"{needed:,}",
+                (needed, usd),
+                xytext=(6, -14),
+                textcoords="offset points",
+                fontsize=9,
+            )
     if numbers["volume_per_month"]:
-        axis.axvline(numbers["volume_per_month"], color=show.COLOURS["target"], ls="--", lw=1.2, label="the task's own volume")
-    axis.set(xscale="log", yscale="log", xlabel="requests a month", ylabel="USD a month, work included")
+        axis.axvline(
+            numbers["volume_per_month"],
+            color=show.COLOURS["target"],
+            ls="--",
+            lw=1.2,
+            label="the task's own volume",
+        )
+    axis.set(
+        xscale="log", yscale="log", xlabel="requests a month", ylabel="USD a month, work included"
+    )
     axis.set_ylim(bottom=1)
     axis.grid(color="#eeeeee")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=9)
-    axis.set_title(f"Cost over volume, prices of {numbers['prices_as_of'] or 'an unknown day'}", loc="left", fontsize=11)
+    axis.set_title(
+        f"Cost over volume, prices of {numbers['prices_as_of'] or 'an unknown day'}",
+        loc="left",
+        fontsize=11,
+    )
     plt.close(figure)
     return figure
 
@@ -99,10 +151,14 @@ def ways_table(decision: Any) -> Styler:
                 "one-off, USD": way["one_off_usd"],
                 "monthly, USD": way["monthly_usd"],
                 "time to have it": way["elapsed"],
-                "tuning is cheaper from": f"{needed:,} requests a month" if needed is not None else "-",
+                "tuning is cheaper from": f"{needed:,} requests a month"
+                if needed is not None
+                else "-",
             }
         )
-    return show.table(rows, f"What each way costs (prices of {numbers['prices_as_of'] or 'an unknown day'})")
+    return show.table(
+        rows, f"What each way costs (prices of {numbers['prices_as_of'] or 'an unknown day'})"
+    )
 
 
 def questionnaire(screening: Any) -> Any:
@@ -119,7 +175,10 @@ def questionnaire(screening: Any) -> Any:
         return Code(_as_yaml(answers), language="yaml")
     import ipywidgets
 
-    boxes = {n: ipywidgets.Checkbox(v, description=n.replace("_", " "), indent=False) for n, v in answers.items()}
+    boxes = {
+        n: ipywidgets.Checkbox(v, description=n.replace("_", " "), indent=False)
+        for n, v in answers.items()
+    }
     copied = ipywidgets.Textarea(_as_yaml(answers), rows=len(boxes) + 1, description="as YAML")
 
     def write(_: Any) -> None:
@@ -134,7 +193,9 @@ def _as_yaml(answers: Mapping[str, bool]) -> str:
     return "\n".join(f"{name}: {str(value).lower()}" for name, value in answers.items())
 
 
-def draw_scores(axis: Axes, rungs: Sequence[Any], targets: Mapping[str, float], colours: Sequence[str]) -> None:
+def draw_scores(
+    axis: Axes, rungs: Sequence[Any], targets: Mapping[str, float], colours: Sequence[str]
+) -> None:
     """Accuracy (filled) and format compliance (open) of each rung with intervals, and the targets as dashed lines."""
     from matplotlib.ticker import PercentFormatter
 
@@ -144,14 +205,30 @@ def draw_scores(axis: Axes, rungs: Sequence[Any], targets: Mapping[str, float], 
             e: Estimate = getattr(rung.results, metric)
             if e.n:
                 at, face = y + offset, colour if filled else "white"
-                axis.plot([e.low, e.high], [at, at], color=colour, lw=2.2, solid_capstyle="butt", zorder=2)
+                axis.plot(
+                    [e.low, e.high], [at, at], color=colour, lw=2.2, solid_capstyle="butt", zorder=2
+                )
                 axis.plot(e.value, at, marker, ms=8, mfc=face, mec=colour, mew=1.8, zorder=3)
                 said = f"{100 * e.value:.0f}% [{100 * e.low:.0f}, {100 * e.high:.0f}]"
                 axis.text(1.04, at, said, va="center", fontsize=9, color="#333333")
-        axis.plot([], [], marker, color="#555555", mfc="#555555" if filled else "white", label=f"{name}, 95% interval")
+        axis.plot(
+            [],
+            [],
+            marker,
+            color="#555555",
+            mfc="#555555" if filled else "white",
+            label=f"{name}, 95% interval",
+        )
         if metric in targets:
             label = f"target {100 * targets[metric]:g}% {name}"
-            axis.axvline(targets[metric], color=show.COLOURS["target"], ls=line, lw=1.2, zorder=1, label=label)
+            axis.axvline(
+                targets[metric],
+                color=show.COLOURS["target"],
+                ls=line,
+                lw=1.2,
+                zorder=1,
+                label=label,
+            )
     axis.set(xlim=(-0.02, 1.28), ylim=(len(rungs) - 0.45, -0.55), xticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
     axis.set_yticks(range(len(rungs)), [r.name for r in rungs])
     axis.xaxis.set_major_formatter(PercentFormatter(1))
@@ -164,14 +241,22 @@ def parts_and_targets(task: Any, examples: Sequence[Any]) -> Styler:
     """What the verdict can rest on: verified rows per part, and what the task needs."""
     verified = [e.part for e in examples if e.quality == "verified"]
     rows = [{"what": f"{part} rows", "value": verified.count(part)} for part in PARTS]
-    rows += [{"what": f"target: {metric}", "value": target} for metric, target in task.targets.items()]
+    rows += [
+        {"what": f"target: {metric}", "value": target} for metric, target in task.targets.items()
+    ]
     return show.table(rows, f"{task.name}: verified rows and targets")
 
 
 def screening_table(screening: Any) -> Styler:
     """The questionnaire's two columns."""
-    rows = [{"speaks": "for fine-tuning", "weight": f"{weight}", "because": reason} for reason, weight in screening.weighed]
-    rows += [{"speaks": "against", "weight": "decides", "because": reason} for reason, _ in screening.poor]
+    rows = [
+        {"speaks": "for fine-tuning", "weight": f"{weight}", "because": reason}
+        for reason, weight in screening.weighed
+    ]
+    rows += [
+        {"speaks": "against", "weight": "decides", "because": reason}
+        for reason, _ in screening.poor
+    ]
     rows += [{"speaks": "note", "weight": "", "because": warning} for warning in screening.warnings]
     return show.table(rows, "What kind of problem is this?", ["speaks", "weight", "because"])
 
@@ -180,7 +265,10 @@ def verdict_table(decision: Any) -> Styler:
     """The recommendation with its reasons, what to do next, and what to keep in mind."""
     rows = [("recommendation", f"{decision.recommendation} ({decision.status})")]
     rows += [("because", reason) for reason in decision.reasons]
-    rows += [("next", decision.next_action), *(("keep in mind", warning) for warning in decision.warnings)]
+    rows += [
+        ("next", decision.next_action),
+        *(("keep in mind", warning) for warning in decision.warnings),
+    ]
     return show.table([{"": what, "said": said} for what, said in rows], "The verdict")
 
 
@@ -189,7 +277,9 @@ def plan_table(decision: Any) -> Styler:
     numbers, power, plan = decision.economics, decision.power, decision.plan
     needed = numbers["break_even_requests_per_month"]
     rows = {
-        "break-even against the best rung": f"{needed:,} requests a month" if needed else "never by cost alone",
+        "break-even against the best rung": f"{needed:,} requests a month"
+        if needed
+        else "never by cost alone",
         "the task's own volume": f"{numbers['volume_per_month']:,} requests a month",
         "one-off work of tuning": f"{numbers['one_off_usd']:,.0f} USD, {show.number(numbers['training_usd'])} of it for training",
         "upkeep of tuning": f"{numbers['monthly_usd']:,.0f} USD a month",
@@ -197,4 +287,6 @@ def plan_table(decision: Any) -> Styler:
         "smallest gain that 04 can show": f"{100 * power['detectable_difference']:.0f} points, {power['n']} test rows",
         "who looks after it": f"{plan['owner']}, {plan['cadence']}; decide anew on {plan['review_on']}",
     }
-    return show.table([{"": what, "value": value} for what, value in rows.items()], "Cost, power and upkeep")
+    return show.table(
+        [{"": what, "value": value} for what, value in rows.items()], "Cost, power and upkeep"
+    )

@@ -41,11 +41,30 @@ def workbook_map() -> Figure:
     axes.axis("off")
     box = {"boxstyle": "round,pad=0.6", "fc": "white", "ec": COLOURS["tuned"], "lw": 1.5}
     for x, (name, (question, artifact)) in zip(range(0, 12, 2), STEPS.items(), strict=True):
-        axes.text(x, 1.2, f"{name}\n\n{question}\n\n{artifact}", ha="center", va="center", fontsize=9, bbox=box)
+        axes.text(
+            x,
+            1.2,
+            f"{name}\n\n{question}\n\n{artifact}",
+            ha="center",
+            va="center",
+            fontsize=9,
+            bbox=box,
+        )
         if x:
             axes.annotate("", (x - 0.8, 1.2), (x - 1.2, 1.2), arrowprops={"arrowstyle": "-|>"})
-    back = {"arrowstyle": "-|>", "color": COLOURS["other"], "connectionstyle": "arc3,rad=-0.12", "lw": 1.5}
+    back = {
+        "arrowstyle": "-|>",
+        "color": COLOURS["other"],
+        "connectionstyle": "arc3,rad=-0.12",
+        "lw": 1.5,
+    }
     axes.annotate("", (2, 0.25), (10, 0.25), arrowprops=back)
-    axes.text(6, -0.5, "health.json may ask for a retrain: a new run of 02 to 05", ha="center", fontsize=8.5)
+    axes.text(
+        6,
+        -0.5,
+        "health.json may ask for a retrain: a new run of 02 to 05",
+        ha="center",
+        fontsize=8.5,
+    )
     plt.close(figure)
     return figure

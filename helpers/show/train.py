@@ -37,7 +37,9 @@ def seen_rows(report: Any, show_text: bool) -> HTML:
             for text, carries in pieces
         ]
         page.append(f'<p style="margin:.6em 0 .1em"><b>{escape(name)}</b></p>')
-        page.append(f'<pre style="white-space:pre-wrap;padding:.5em;border:1px solid #ddd">{"".join(spans)}</pre>')
+        page.append(
+            f'<pre style="white-space:pre-wrap;padding:.5em;border:1px solid #ddd">{"".join(spans)}</pre>'
+        )
     return HTML("".join(page))
 
 
@@ -55,7 +57,9 @@ def checks_table(report: Any) -> Styler:
         "end of turn is learnt": f"yes ({report.end_token})" if report.end_token else "NO",
         "same tokens as the template's": f"{report.round_trip} of {len(per_row)} rows",
     }
-    return show.table([{"question": q, "answer": a} for q, a in rows.items()], "What the model will see")
+    return show.table(
+        [{"question": q, "answer": a} for q, a in rows.items()], "What the model will see"
+    )
 
 
 def settings_table(config: Any, schedule: Mapping[str, Any] | None = None) -> Styler:
@@ -63,7 +67,13 @@ def settings_table(config: Any, schedule: Mapping[str, Any] | None = None) -> St
     rows = []
     for name, asked in config.model_dump().items():
         used = (schedule or {}).get(name, asked)
-        rows.append({"parameter": name, "asked": _plain(asked), "used": "" if used == asked else _plain(used)})
+        rows.append(
+            {
+                "parameter": name,
+                "asked": _plain(asked),
+                "used": "" if used == asked else _plain(used),
+            }
+        )
     return show.table(rows, "Settings; `used` is empty where it equals what was asked for")
 
 
@@ -72,7 +82,9 @@ def estimate_table(estimate: Mapping[str, Any]) -> Styler:
     flat = {name: value for name, value in estimate.items() if not isinstance(value, dict)}
     for part, size in estimate.get("memory_parts_mb", {}).items():
         flat[f"memory mb, {part}"] = size
-    rows = [{"what": name.replace("_", " "), "forecast": _plain(value)} for name, value in flat.items()]
+    rows = [
+        {"what": name.replace("_", " "), "forecast": _plain(value)} for name, value in flat.items()
+    ]
     return show.table(rows, "Before it starts")
 
 
@@ -81,27 +93,44 @@ def after_note(model: Any) -> HTML:
     said, warns = [], False
     for name, found in model.details.get("agreement", {}).items():
         within = "within" if found["within"] else "BEYOND"
-        said.append(f"{name} weights: {found['nats_per_token']:.4f} nats per token from the adapter, {within} {found['bound']}")
+        said.append(
+            f"{name} weights: {found['nats_per_token']:.4f} nats per token from the adapter, {within} {found['bound']}"
+        )
         warns |= not found["within"]
     if general := model.details.get("general"):
         counts = f"{general['tuned']} of {general['questions']} right, the base {general['base']}"
-        said.append(f"general questions: {counts} ({general['lost']} lost, {general['gained']} gained)")
+        said.append(
+            f"general questions: {counts} ({general['lost']} lost, {general['gained']} gained)"
+        )
         warns |= general["forgot"]
-    return show.note("; ".join(said) or "no comparison was made for a quantised or sharded base", "warning" if warns else "good")
+    return show.note(
+        "; ".join(said) or "no comparison was made for a quantised or sharded base",
+        "warning" if warns else "good",
+    )
 
 
 def result_table(model: Any) -> Styler:
     """model.json in short: what came out and what it took."""
     names = ("version", "model_id", "provider", "tokens", "seconds", "cost_usd")
-    values = {name: getattr(model, name) for name in names} | {f"loss, {k}": v for k, v in model.losses.items()}
-    rows = [{"what": name.replace("_", " "), "value": _plain(value)} for name, value in values.items()]
+    values = {name: getattr(model, name) for name in names} | {
+        f"loss, {k}": v for k, v in model.losses.items()
+    }
+    rows = [
+        {"what": name.replace("_", " "), "value": _plain(value)} for name, value in values.items()
+    ]
     return show.table(rows, "What training made")
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if type(value) is int else str(value)
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, list)
+        else f"{value:,}"
+        if type(value) is int
+        else str(value)
+    )
 
 
 def progress() -> Callable[[dict[str, Any]], None]:
@@ -122,7 +151,10 @@ def progress() -> Callable[[dict[str, Any]], None]:
             show.say(line["message"])
         elif (tenth := 10 * step // max(1, steps or 0)) > done:
             done = tenth
-            show.say(line.get("message") or f"step {step}/{steps}: loss {line['loss']:.3f}, {line['seconds']:.0f} s")
+            show.say(
+                line.get("message")
+                or f"step {step}/{steps}: loss {line['loss']:.3f}, {line['seconds']:.0f} s"
+            )
 
     return on_line
 
@@ -156,7 +188,10 @@ def pace(lines: Sequence[Mapping[str, Any]]) -> str:
         return f"step {last['step']} of {last['steps']}"
     first, now = timed[0], timed[-1]
     seconds = now["seconds"] - first["seconds"]
-    rate, left = (now["tokens"] - first["tokens"]) / seconds, seconds / (now["step"] - first["step"] or 1)
+    rate, left = (
+        (now["tokens"] - first["tokens"]) / seconds,
+        seconds / (now["step"] - first["step"] or 1),
+    )
     minutes = left * (now["steps"] - now["step"]) / 60
     return f"step {last['step']} of {last['steps']} · {rate:.0f} tokens/s · {minutes:.1f} min left"
 
@@ -175,13 +210,24 @@ class JobView:
     """
 
     def __init__(self, job_id: str, cancel: Callable[[str], str]) -> None:
-        self.job_id, self.status, self.messages, self._line, self._widget = job_id, "", ["waiting for news"], progress(), None
+        self.job_id, self.status, self.messages, self._line, self._widget = (
+            job_id,
+            "",
+            ["waiting for news"],
+            progress(),
+            None,
+        )
         if not store.headless():
             import ipywidgets as widgets
             from IPython.display import display
 
-            self._widget, self._button = widgets.HTML(), widgets.Button(description="Cancel the job", icon="stop")
-            self._button.on_click(lambda _: self.messages.append(f"cancel was asked for: {cancel(job_id)}"))
+            self._widget, self._button = (
+                widgets.HTML(),
+                widgets.Button(description="Cancel the job", icon="stop"),
+            )
+            self._button.on_click(
+                lambda _: self.messages.append(f"cancel was asked for: {cancel(job_id)}")
+            )
             # ipykernel 7.4 lets the busy main shell answer a comm that it has opened; without this note the front end's
             # own choice holds, which is a subshell
             vars(self._button.comm).pop("_reply_subshell_id", None)
@@ -206,26 +252,41 @@ class JobView:
         """The widget's HTML."""
         colour = JOB_ENDS.get(now["status"], "other")
         head = f'<b style="color:{show.COLOURS[colour]}">{escape(now["status"])}</b> · {escape(self.job_id)}'
-        facts = f"{now['minutes']:.1f} min · " + (f"at most {now['usd']:.2f} USD" if now["usd"] else "costs nothing")
+        facts = f"{now['minutes']:.1f} min · " + (
+            f"at most {now['usd']:.2f} USD" if now["usd"] else "costs nothing"
+        )
         said = "<br>".join(escape(show.masked(text, True, 110)) for text in self.messages[-3:])
         return f'<div style="line-height:1.5">{head} · {facts}</div>{_sparkline(now["curve"])}<small>{said}</small>'
 
 
 def _sparkline(curve: Sequence[Mapping[str, Any]], width: int = 420, height: int = 90) -> str:
     """Train and validation loss over the steps as SVG; nothing before there are two points."""
-    points = {key: [(line["step"], line[key]) for line in curve if key in line] for key in ("loss", "eval_loss")}
+    points = {
+        key: [(line["step"], line[key]) for line in curve if key in line]
+        for key in ("loss", "eval_loss")
+    }
     every = points["loss"] + points["eval_loss"]
     if len(every) < 2:
         return ""
     last, top = max(x for x, _ in every), max(y for _, y in every) or 1
     lines = []
-    for key, name, colour, x in (("loss", "train", "other", 130), ("eval_loss", "validation", "tuned", 260)):
-        at = " ".join(f"{step / last * width:.1f},{height - y / top * (height - 14):.1f}" for step, y in points[key])
+    for key, name, colour, x in (
+        ("loss", "train", "other", 130),
+        ("eval_loss", "validation", "tuned", 260),
+    ):
+        at = " ".join(
+            f"{step / last * width:.1f},{height - y / top * (height - 14):.1f}"
+            for step, y in points[key]
+        )
         ink = show.COLOURS[colour]
         lines.append(f'<polyline fill="none" stroke="{ink}" stroke-width="2" points="{at}"/>')
         if points[key]:
-            lines.append(f'<text x="{x}" y="11" font-size="12" fill="{ink}">{name} {points[key][-1][1]:.3f}</text>')
-    return f'<svg width="{width}" height="{height + 4}" style="display:block">{"".join(lines)}</svg>'
+            lines.append(
+                f'<text x="{x}" y="11" font-size="12" fill="{ink}">{name} {points[key][-1][1]:.3f}</text>'
+            )
+    return (
+        f'<svg width="{width}" height="{height + 4}" style="display:block">{"".join(lines)}</svg>'
+    )
 
 
 def loss_figure(lines: Sequence[Mapping[str, Any]], n_train: int, n_validation: int) -> Figure:
@@ -235,10 +296,23 @@ def loss_figure(lines: Sequence[Mapping[str, Any]], n_train: int, n_validation: 
     figure, axis = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
     train = {line["step"]: line["loss"] for line in lines if "loss" in line}
     validation = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
-    axis.plot(train.keys(), train.values(), "-", color=show.COLOURS["other"], label=_rows("train", n_train))
+    axis.plot(
+        train.keys(),
+        train.values(),
+        "-",
+        color=show.COLOURS["other"],
+        label=_rows("train", n_train),
+    )
     if validation:
         label = _rows("validation", n_validation)
-        axis.plot(validation.keys(), validation.values(), "o-", color=show.COLOURS["tuned"], label=label, markersize=5)
+        axis.plot(
+            validation.keys(),
+            validation.values(),
+            "o-",
+            color=show.COLOURS["tuned"],
+            label=label,
+            markersize=5,
+        )
         best = min(validation, key=validation.__getitem__)
         label = f"lowest: step {best}, {validation[best]:.3f}"
         axis.axvline(best, color=show.COLOURS["target"], linestyle=":", linewidth=1, label=label)

@@ -33,9 +33,26 @@ from helpers.tasks.task import Task
 
 RULES = "tasks-1"
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
-Wanted = Callable[[float | None, datetime, bool], Issue | None]  # score, time, whether the time is guessed
-_NOTHING: tuple[Any, ...] = (None, [], {})  # keys that gateways log empty (refusal, annotations, audio)
-TEXT_SCORES = {"up": 5, "thumbs_up": 5, "👍": 5, "good": 5, "true": 5, "down": 1, "thumbs_down": 1, "👎": 1, "bad": 1, "false": 1}
+Wanted = Callable[
+    [float | None, datetime, bool], Issue | None
+]  # score, time, whether the time is guessed
+_NOTHING: tuple[Any, ...] = (
+    None,
+    [],
+    {},
+)  # keys that gateways log empty (refusal, annotations, audio)
+TEXT_SCORES = {
+    "up": 5,
+    "thumbs_up": 5,
+    "👍": 5,
+    "good": 5,
+    "true": 5,
+    "down": 1,
+    "thumbs_down": 1,
+    "👎": 1,
+    "bad": 1,
+    "false": 1,
+}
 
 
 class LoadedRows(NamedTuple):
@@ -62,18 +79,26 @@ def load_examples(task: Task, source: Source = "human", wanted: Wanted | None = 
     loaded = LoadedRows([], [], [path] if path else [], Counter(), [])
     if path is None:
         if source == "human":
-            raise WorkbookError(f"{task.folder}: human.jsonl (or .csv, .parquet) is missing; README.md says how a row looks")
+            raise WorkbookError(
+                f"{task.folder}: human.jsonl (or .csv, .parquet) is missing; README.md says how a row looks"
+            )
         return loaded
-    kept_of_dropped: list[tuple[int, int, Any, str, Issue]] = []  # a heap: the SAMPLE rows of the smallest hash
+    kept_of_dropped: list[
+        tuple[int, int, Any, str, Issue]
+    ] = []  # a heap: the SAMPLE rows of the smallest hash
     name = path.name  # asked once: pathlib takes it apart each time, and a log has a million rows
     for line, raw, digest, issue in _judged(task, path, wanted):
         if issue is not None:
             loaded.dropped[issue.code] += 1
             key = -zlib.crc32(f"{name}:{line}".encode())
             if len(kept_of_dropped) < SAMPLE:
-                heapq.heappush(kept_of_dropped, (key, line, raw() if callable(raw) else raw, digest, issue))
+                heapq.heappush(
+                    kept_of_dropped, (key, line, raw() if callable(raw) else raw, digest, issue)
+                )
             elif key > kept_of_dropped[0][0]:
-                heapq.heapreplace(kept_of_dropped, (key, line, raw() if callable(raw) else raw, digest, issue))
+                heapq.heapreplace(
+                    kept_of_dropped, (key, line, raw() if callable(raw) else raw, digest, issue)
+                )
             continue
         where = {"file": name, "line": line, "sha256": digest}
         try:
@@ -82,7 +107,9 @@ def load_examples(task: Task, source: Source = "human", wanted: Wanted | None = 
             loaded.examples.append(to_example(task, raw, source, where, path))
         except RowError as error:
             if source == "human":
-                raise WorkbookError(f"{path}, line {line}: {error}; mend or delete that row") from None
+                raise WorkbookError(
+                    f"{path}, line {line}: {error}; mend or delete that row"
+                ) from None
             issue = Issue(code="invalid_format", evidence=str(error))
             loaded.unreadable.append(_torn(path, source, where, issue, "read"))
     for _, line, raw, digest, issue in sorted(kept_of_dropped, key=lambda row: row[1]):
@@ -94,7 +121,9 @@ def load_examples(task: Task, source: Source = "human", wanted: Wanted | None = 
     return loaded
 
 
-def _torn(path: Path, source: Source, where: dict[str, Any], issue: Issue, stage: str) -> RejectedExample:
+def _torn(
+    path: Path, source: Source, where: dict[str, Any], issue: Issue, stage: str
+) -> RejectedExample:
     example = {"id": f"{path.name}:{where['line']}", "source": source, **where}
     return RejectedExample(example=example, issues=[issue], stage=stage, rule_version=RULES)
 
@@ -103,10 +132,15 @@ def has_feedback(task: Task, source: Source = "production") -> bool:
     """Whether any row of the source was rated; reads no further than the first that was."""
     path = task.data_file(source)
     rows = read_rows(path) if path else ()
-    return any(isinstance(raw, dict) and cell(task, raw, "feedback_score") is not None for _, raw, _ in rows)
+    return any(
+        isinstance(raw, dict) and cell(task, raw, "feedback_score") is not None
+        for _, raw, _ in rows
+    )
 
 
-def _judged(task: Task, path: Path, wanted: Wanted | None) -> Iterator[tuple[int, Any, str, Issue | None]]:
+def _judged(
+    task: Task, path: Path, wanted: Wanted | None
+) -> Iterator[tuple[int, Any, str, Issue | None]]:
     """(line, row, sha256, why it is not wanted); the row of a big Parquet file that is not wanted is a function."""
 
     def judge(raw: Any) -> Issue | None:
@@ -124,11 +158,17 @@ def _judged(task: Task, path: Path, wanted: Wanted | None) -> Iterator[tuple[int
 
     names = [str(task.columns.get(n, n)).split(".")[0] for n in ("feedback_score", "created_at")]
     line = 0
-    for batch in batches(path):  # the two columns first: only wanted rows are made into Python objects
+    for batch in batches(
+        path
+    ):  # the two columns first: only wanted rows are made into Python objects
         few = batch.select([n for n in dict.fromkeys(names) if n in batch.schema.names]).to_pylist()
         few = few or [{} for _ in range(batch.num_rows)]
         issues = [judge(row) for row in few]
-        whole = iter(batch.filter(pyarrow.array([issue is None for issue in issues], pyarrow.bool_())).to_pylist())
+        whole = iter(
+            batch.filter(
+                pyarrow.array([issue is None for issue in issues], pyarrow.bool_())
+            ).to_pylist()
+        )
         for i, issue in enumerate(issues):
             line += 1
             if issue is not None:
@@ -155,9 +195,13 @@ def cell(task: Task, raw: dict[str, Any], name: str) -> Any:
     return None if value is None or value == "" or value != value else value
 
 
-def to_example(task: Task, raw: dict[str, Any], source: Source, where: dict[str, Any], path: Path) -> TrainingExample:
+def to_example(
+    task: Task, raw: dict[str, Any], source: Source, where: dict[str, Any], path: Path
+) -> TrainingExample:
     """One row as a TrainingExample; raises ValueError that says what is wrong with the row."""
-    messages = _messages(raw, cell(task, raw, "messages"), cell(task, raw, "input"), _output(task, raw))
+    messages = _messages(
+        raw, cell(task, raw, "messages"), cell(task, raw, "input"), _output(task, raw)
+    )
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
     created_at, guessed = _created_at(cell(task, raw, "created_at"), path)
     conversation = str(cell(task, raw, "group") or cell(task, raw, "conversation_id") or "")
@@ -188,7 +232,9 @@ def _output(task: Task, raw: dict[str, Any]) -> Any:
     columns = task.columns.get("output")
     if not isinstance(columns, dict):
         return cell(task, raw, "output")
-    return {name: raw[column] for name, column in columns.items() if raw.get(column) not in (None, "")} or None
+    return {
+        name: raw[column] for name, column in columns.items() if raw.get(column) not in (None, "")
+    } or None
 
 
 def _messages(raw: dict[str, Any], turns: Any, given: Any, wanted: Any) -> list[Message]:
@@ -202,8 +248,12 @@ def _messages(raw: dict[str, Any], turns: Any, given: Any, wanted: Any) -> list[
             raise RowError("`messages` is neither a list nor the JSON text of one") from None
     if turns is None:
         if given is None:
-            raise RowError("neither `messages`, nor prompt/completion, nor the input column of task.yaml is there")
-        turns = list(given) if isinstance(given, list) else [{"role": "user", "content": str(given)}]
+            raise RowError(
+                "neither `messages`, nor prompt/completion, nor the input column of task.yaml is there"
+            )
+        turns = (
+            list(given) if isinstance(given, list) else [{"role": "user", "content": str(given)}]
+        )
         if isinstance(wanted, list):  # prompt/completion as chats
             turns += wanted
         elif wanted is not None:
@@ -213,12 +263,23 @@ def _messages(raw: dict[str, Any], turns: Any, given: Any, wanted: Any) -> list[
         raise RowError("`messages` must be a non-empty list")
     try:
         weights = [turn.get("weight") for turn in turns]
-        messages = [Message(**{k: _text(k, v) for k, v in turn.items() if k != "weight" and v not in _NOTHING}) for turn in turns]
+        messages = [
+            Message(
+                **{k: _text(k, v) for k, v in turn.items() if k != "weight" and v not in _NOTHING}
+            )
+            for turn in turns
+        ]
     except (ValidationError, AttributeError, TypeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("?",), "msg": "not an object"}
+        first = (
+            error.errors()[0]
+            if isinstance(error, ValidationError)
+            else {"loc": ("?",), "msg": "not an object"}
+        )
         raise RowError(f"messages: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     for message, weight in zip(messages, weights, strict=True):
-        if weight is not None and (message.role != "assistant" or isinstance(weight, bool) or weight not in (0, 1)):
+        if weight is not None and (
+            message.role != "assistant" or isinstance(weight, bool) or weight not in (0, 1)
+        ):
             raise RowError("weight must be 0 or 1, on assistant messages only")
     if weights[-1] == 0:
         raise RowError("the last answer has weight 0: there is nothing to learn")
@@ -248,7 +309,9 @@ def _created_at(value: Any, path: Path) -> tuple[datetime, bool]:
         return datetime.fromtimestamp(path.stat().st_mtime, UTC).replace(microsecond=0), True
     try:
         if isinstance(value, int | float):
-            return datetime.fromtimestamp(value / 1000 if value > 1e11 else value, UTC), False  # 1e11 s: the year 5138
+            return datetime.fromtimestamp(
+                value / 1000 if value > 1e11 else value, UTC
+            ), False  # 1e11 s: the year 5138
         moment = datetime.fromisoformat(str(value))
     except (ValueError, OverflowError, OSError):
         raise RowError(f"created_at {str(value)[:40]!r} is not an ISO 8601 time") from None
@@ -269,11 +332,15 @@ def _feedback(value: Any, mapping: dict[str, Any] | None) -> float | None:
     try:
         score = float(text)
     except ValueError:
-        raise RowError(f"feedback_score {text[:20]!r} is not known; map it in task.yaml under columns.feedback") from None
+        raise RowError(
+            f"feedback_score {text[:20]!r} is not known; map it in task.yaml under columns.feedback"
+        ) from None
     if isinstance(value, float) and 0 <= score < 1:
         score = 1 + 4 * score
     if not 1 <= score <= 5:
-        raise RowError(f"feedback_score {score:g} is outside 1-5; map it in task.yaml under columns.feedback")
+        raise RowError(
+            f"feedback_score {score:g} is outside 1-5; map it in task.yaml under columns.feedback"
+        )
     return score
 
 
@@ -281,9 +348,21 @@ def read_dataset(run: store.Run) -> FineTuningDataset:
     """The dataset version that 02 published for this run."""
     pointer = run.read("dataset.json")
     folder = store.home() / "datasets" / pointer["version"]
-    manifest = store.read_json(folder / "manifest.json", f"run 02_curate with run_id={run.id!r} again")
+    manifest = store.read_json(
+        folder / "manifest.json", f"run 02_curate with run_id={run.id!r} again"
+    )
     if manifest["fingerprint"] != pointer["fingerprint"]:
-        raise WorkbookError(f"{folder}/manifest.json does not belong to {run.path('dataset.json')}; run 02_curate again")
-    examples = [TrainingExample(**row) for part in PARTS for row in store.read_jsonl(folder / f"{part}.jsonl")]
-    metadata = {key: manifest[key] for key in ("version", "task", "created_at", "fingerprint", "params")}
-    return FineTuningDataset(examples=examples, metadata=metadata, splits=Splits(**manifest["splits"]))
+        raise WorkbookError(
+            f"{folder}/manifest.json does not belong to {run.path('dataset.json')}; run 02_curate again"
+        )
+    examples = [
+        TrainingExample(**row)
+        for part in PARTS
+        for row in store.read_jsonl(folder / f"{part}.jsonl")
+    ]
+    metadata = {
+        key: manifest[key] for key in ("version", "task", "created_at", "fingerprint", "params")
+    }
+    return FineTuningDataset(
+        examples=examples, metadata=metadata, splits=Splits(**manifest["splits"])
+    )

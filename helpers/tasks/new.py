@@ -20,15 +20,41 @@ from helpers.tasks.task import load_task
 
 MAX_ENUM = 30  # more distinct values than this are free text, not labels
 SUFFIXES = (".jsonl", ".csv", ".parquet", ".xlsx")
-INPUTS = ("input", "text", "message", "question", "prompt", "query", "utterance", "body", "description", "content")
-OUTPUTS = ("output", "label", "category", "class", "intent", "answer", "completion", "response", "target", "reply")
+INPUTS = (
+    "input",
+    "text",
+    "message",
+    "question",
+    "prompt",
+    "query",
+    "utterance",
+    "body",
+    "description",
+    "content",
+)
+OUTPUTS = (
+    "output",
+    "label",
+    "category",
+    "class",
+    "intent",
+    "answer",
+    "completion",
+    "response",
+    "target",
+    "reply",
+)
 HEADER = """# What the task is and when its model is good enough. Every number under `targets` is yours to set,
 # from what the work needs, before anything is measured. `workbook run tutorial -p task=DIR` runs it.
 """
 
 
 def new_task(
-    folder: Path, data: Path | None = None, input_column: str = "", output_column: str = "", logs: Path | None = None
+    folder: Path,
+    data: Path | None = None,
+    input_column: str = "",
+    output_column: str = "",
+    logs: Path | None = None,
 ) -> list[str]:
     """Write a task folder and return lines to print: what was inferred, and five rendered examples.
 
@@ -49,9 +75,13 @@ def new_task(
     labels = columns.get("output", "").split(",")
     if columns and (len(labels) > 1 or ("text" in output and _is_label(outputs))):
         # plain labels become the properties of an object
-        columns["output"] = {re.sub(r"\W+", "_", name.lower()).strip("_") or "label": name for name in labels}
+        columns["output"] = {
+            re.sub(r"\W+", "_", name.lower()).strip("_") or "label": name for name in labels
+        }
         output = infer_output(_outputs(data, columns))
-    described = "JSON with " + ", ".join(output["schema"]["properties"]) if "schema" in output else "text"
+    described = (
+        "JSON with " + ", ".join(output["schema"]["properties"]) if "schema" in output else "text"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(data, folder / f"human{data.suffix}")
     if logs is not None:
@@ -59,10 +89,14 @@ def new_task(
     _write_yaml(folder, name, output, columns)
     task = load_task(str(folder))
     examples = load_examples(task).examples
-    said = [f"{folder}: {len(examples)} rows; output: {described}; edit task.yaml, above all `targets`."]
+    said = [
+        f"{folder}: {len(examples)} rows; output: {described}; edit task.yaml, above all `targets`."
+    ]
     for example in examples[:5]:
         chat = render(task, example, answer=True)
-        said.append("\n".join(f"  {m.role}: {' '.join((m.content or '').split())[:160]}" for m in chat))
+        said.append(
+            "\n".join(f"  {m.role}: {' '.join((m.content or '').split())[:160]}" for m in chat)
+        )
     return said
 
 
@@ -79,10 +113,14 @@ def find_columns(data: Path, input_column: str, output_column: str) -> dict[str,
         "output": output_column or next((known[n] for n in OUTPUTS if n in known), ""),
     }
     there = ", ".join(map(str, first))
-    if missing := [c for c in [found["input"], *found["output"].split(",")] if c and c not in first]:
+    if missing := [
+        c for c in [found["input"], *found["output"].split(",")] if c and c not in first
+    ]:
         raise WorkbookError(f"{data}: no column {missing[0]!r}; it has {there}")
     if not all(found.values()) or found["input"] == found["output"]:
-        raise WorkbookError(f"{data}: say which columns to use: --input COL --output COL (it has {there})")
+        raise WorkbookError(
+            f"{data}: say which columns to use: --input COL --output COL (it has {there})"
+        )
     return found
 
 
@@ -94,10 +132,14 @@ def _outputs(data: Path, columns: dict[str, Any]) -> list[Any]:
         if not isinstance(raw, dict):
             raise WorkbookError(f"{data}, line {line}: {raw}; mend or delete that row")
         if isinstance(wanted, dict):
-            outputs.append({name: raw[column] for name, column in wanted.items() if raw.get(column)})
+            outputs.append(
+                {name: raw[column] for name, column in wanted.items() if raw.get(column)}
+            )
         else:
             last = (raw.get("messages") or [{}])[-1]
-            outputs.append(_value(raw.get(wanted) if wanted else raw.get("completion", last.get("content"))))
+            outputs.append(
+                _value(raw.get(wanted) if wanted else raw.get("completion", last.get("content")))
+            )
     return [value for value in outputs if value not in (None, "", {})]
 
 
@@ -131,18 +173,34 @@ def infer_output(outputs: list[Any]) -> dict[str, Any]:
         few = len(counts) <= MAX_ENUM and sum(counts.values()) == len(values) >= 3 * len(counts)
         properties[key] = {"enum": sorted(counts)} if few else {"type": _types(values)}
     required = [k for k in properties if all(k in o for o in outputs)]
-    return {"schema": {"type": "object", "additionalProperties": False, "required": required, "properties": properties}}
+    return {
+        "schema": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": required,
+            "properties": properties,
+        }
+    }
 
 
 def _types(values: list[Any]) -> str | list[str]:
-    names = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "NoneType": "null", "list": "array"}
+    names = {
+        "str": "string",
+        "int": "integer",
+        "float": "number",
+        "bool": "boolean",
+        "NoneType": "null",
+        "list": "array",
+    }
     found = sorted({names.get(type(v).__name__, "object") for v in values})
     return found[0] if len(found) == 1 else found
 
 
 def _write_yaml(folder: Path, name: str, output: dict[str, Any], columns: dict[str, str]) -> None:
     keys = ", ".join(output["schema"]["properties"]) if "schema" in output else ""
-    ask = f"Reply with one JSON object only, with the keys {keys}." if keys else "Answer the message."
+    ask = (
+        f"Reply with one JSON object only, with the keys {keys}." if keys else "Answer the message."
+    )
     content: dict[str, Any] = {
         "name": name,
         "instructions": {"full": ask, "short": ask},
@@ -153,15 +211,36 @@ def _write_yaml(folder: Path, name: str, output: dict[str, Any], columns: dict[s
         "replace": "better",
         "volume_per_month": 1000,
         "data_may_leave": False,
-        "prices": {"as_of": str(store.now().date()), "hardware_usd_per_hour": 0.1, "models": {}, "person_usd_per_hour": 40},
+        "prices": {
+            "as_of": str(store.now().date()),
+            "hardware_usd_per_hour": 0.1,
+            "models": {},
+            "person_usd_per_hour": 40,
+        },
     }
-    store.write_text(folder / "task.yaml", HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110))
+    store.write_text(
+        folder / "task.yaml",
+        HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110),
+    )
 
 
 def _empty_task(folder: Path, name: str) -> list[str]:
-    output = {"schema": {"type": "object", "required": ["label"], "properties": {"label": {"enum": ["yes", "no"]}}}}
+    output = {
+        "schema": {
+            "type": "object",
+            "required": ["label"],
+            "properties": {"label": {"enum": ["yes", "no"]}},
+        }
+    }
     _write_yaml(folder, name, output, {})
-    row = {"messages": [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": '{"label":"yes"}'}]}
+    row = {
+        "messages": [
+            {"role": "user", "content": "A question?"},
+            {"role": "assistant", "content": '{"label":"yes"}'},
+        ]
+    }
     store.write_jsonl(folder / "human.jsonl", [row])
     (folder / "knowledge").mkdir(exist_ok=True)
-    return [f"{folder}: fill in task.yaml and human.jsonl (one row is there as a pattern); knowledge/ may hold articles."]
+    return [
+        f"{folder}: fill in task.yaml and human.jsonl (one row is there as a pattern); knowledge/ may hold articles."
+    ]

@@ -29,15 +29,28 @@ def hash_order(row_id: str) -> str:
 
 def assign_part(group: str, seed: int, ratios: dict[str, float]) -> Part:
     """The part of a group: a pure function of sha256(f"{seed}:{group}"), so adding rows moves nobody."""
-    if set(ratios) != set(PARTS) or min(ratios.values()) < 0 or abs(sum(ratios.values()) - 1) > 1e-6:
-        raise WorkbookError(f"split_ratios must name train, validation and test and add up to 1; got {ratios}")
-    point = int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode(errors="surrogatepass")).digest()[:8]) / 2**64
+    if (
+        set(ratios) != set(PARTS)
+        or min(ratios.values()) < 0
+        or abs(sum(ratios.values()) - 1) > 1e-6
+    ):
+        raise WorkbookError(
+            f"split_ratios must name train, validation and test and add up to 1; got {ratios}"
+        )
+    point = (
+        int.from_bytes(
+            hashlib.sha256(f"{seed}:{group}".encode(errors="surrogatepass")).digest()[:8]
+        )
+        / 2**64
+    )
     if point < ratios["train"]:
         return "train"
     return "validation" if point < ratios["train"] + ratios["validation"] else "test"
 
 
-def with_parts(examples: Iterable[TrainingExample], seed: int, ratios: dict[str, float]) -> list[TrainingExample]:
+def with_parts(
+    examples: Iterable[TrainingExample], seed: int, ratios: dict[str, float]
+) -> list[TrainingExample]:
     """Every example with its part: its own split where the source gave one, train where it is unverified."""
     placed = []
     for example in examples:

@@ -10,13 +10,22 @@ from helpers.tasks.task import Task
 Style = Literal["short", "full"]
 
 
-def render(task: Task, example: TrainingExample | str, style: Style = "full", answer: bool = False) -> list[Message]:
+def render(
+    task: Task, example: TrainingExample | str, style: Style = "full", answer: bool = False
+) -> list[Message]:
     """[system: the task's instructions, the example's turns (its own system prompt left out), answer if asked for].
 
     `style` picks instructions.short or instructions.full of task.yaml; `example` may be the bare user text.
     """
-    system = Message(role="system", content=task.instructions_short if style == "short" else task.instructions_full)
+    system = Message(
+        role="system",
+        content=task.instructions_short if style == "short" else task.instructions_full,
+    )
     if isinstance(example, str):
         return [system, Message(role="user", content=example)]
     turns = [m for m in example.prompt if m.role not in ("system", "developer")]
-    return [system, *turns, *([Message(role="assistant", content=example.answer)] if answer else [])]
+    return [
+        system,
+        *turns,
+        *([Message(role="assistant", content=example.answer)] if answer else []),
+    ]

@@ -27,7 +27,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError, str]
     elif path.suffix == ".csv":
         yield from _csv_rows(path)
     else:
-        rows = _excel_rows(path) if path.suffix == ".xlsx" else (r for batch in batches(path) for r in batch.to_pylist())
+        rows = (
+            _excel_rows(path)
+            if path.suffix == ".xlsx"
+            else (r for batch in batches(path) for r in batch.to_pylist())
+        )
         for line, row in enumerate(rows, 2 if path.suffix == ".xlsx" else 1):
             yield line, row, store.fingerprint(spelled(row))
 
@@ -45,7 +49,9 @@ def batches(path: Path) -> Iterator[Any]:
     try:
         yield from parquet.ParquetFile(path).iter_batches(batch_size=10_000)
     except (pyarrow.ArrowException, OSError) as error:
-        raise WorkbookError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0][:120]}); export it again") from None
+        raise WorkbookError(
+            f"{path} cannot be read as Parquet ({str(error).splitlines()[0][:120]}); export it again"
+        ) from None
 
 
 def _excel_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -53,13 +59,25 @@ def _excel_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         import openpyxl
     except ImportError:
-        raise WorkbookError(f'{path}: Excel needs the package openpyxl: pip install -e ".[curate]"') from None
+        raise WorkbookError(
+            f'{path}: Excel needs the package openpyxl: pip install -e ".[curate]"'
+        ) from None
     try:
-        rows = openpyxl.load_workbook(path, read_only=True, data_only=True).worksheets[0].iter_rows(values_only=True)
+        rows = (
+            openpyxl.load_workbook(path, read_only=True, data_only=True)
+            .worksheets[0]
+            .iter_rows(values_only=True)
+        )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        raise WorkbookError(f"{path} cannot be read as an Excel workbook; save it again as .xlsx or .csv") from None
+        raise WorkbookError(
+            f"{path} cannot be read as an Excel workbook; save it again as .xlsx or .csv"
+        ) from None
     names = [str(name) for name in next(rows, ())]
-    yield from (dict(zip(names, row, strict=False)) for row in rows if any(value is not None for value in row))
+    yield from (
+        dict(zip(names, row, strict=False))
+        for row in rows
+        if any(value is not None for value in row)
+    )
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError, str]]:
@@ -68,7 +86,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError, st
         while chunk := file.readline(MAX_LINE_BYTES + 1):
             line += 1
             if len(chunk) > MAX_LINE_BYTES:
-                while chunk and not chunk.endswith(b"\n"):  # the rest of the endless line belongs to it
+                while chunk and not chunk.endswith(
+                    b"\n"
+                ):  # the rest of the endless line belongs to it
                     chunk = file.readline(MAX_LINE_BYTES)
                 yield line, RowError(f"longer than {MAX_LINE_BYTES // 2**20} MiB"), ""
                 continue
@@ -85,7 +105,9 @@ def _parse(chunk: bytes, first: bool) -> dict[str, Any] | RowError:
         return RowError(f"not valid JSON ({getattr(error, 'msg', 'nested too deeply')})")
     if not isinstance(row, dict):
         return RowError("a row must be a JSON object")
-    if b"\\ud" in chunk.lower() and any("\ud800" <= c <= "\udfff" for c in json.dumps(row, ensure_ascii=False)):
+    if b"\\ud" in chunk.lower() and any(
+        "\ud800" <= c <= "\udfff" for c in json.dumps(row, ensure_ascii=False)
+    ):
         return RowError("holds half of a surrogate pair, which no UTF-8 file can keep")
     return row
 
@@ -114,7 +136,15 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | RowError, str]
             except csv.Error as error:
                 row = RowError(f"not a CSV row ({error})")
             if isinstance(row, dict) and None in row:
-                row = RowError("has more cells than the header has names; quote cells that hold the separator")
-            if isinstance(row, RowError) or any(row.values()):  # spreadsheets leave rows of empty cells behind
-                yield line, row, hashlib.sha256(repr(row).encode("utf-8", "surrogatepass")).hexdigest()
+                row = RowError(
+                    "has more cells than the header has names; quote cells that hold the separator"
+                )
+            if isinstance(row, RowError) or any(
+                row.values()
+            ):  # spreadsheets leave rows of empty cells behind
+                yield (
+                    line,
+                    row,
+                    hashlib.sha256(repr(row).encode("utf-8", "surrogatepass")).hexdigest(),
+                )
             line = reader.line_num + 1

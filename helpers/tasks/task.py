@@ -24,7 +24,9 @@ class Task(Record):
     shipped: bool
     instructions_full: str = Field(min_length=1)
     instructions_short: str = Field(min_length=1)
-    wordings: list[str] = Field(default_factory=list)  # other full instructions that a prompt search may try
+    wordings: list[str] = Field(
+        default_factory=list
+    )  # other full instructions that a prompt search may try
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     scored_fields: list[str] = Field(default_factory=list)
     accuracy_from: Literal["fields", "scorer", "judge", "human"] = "fields"
@@ -38,7 +40,9 @@ class Task(Record):
     prices: dict[str, Any] = Field(default_factory=dict)
     data_may_leave: bool = False
     screening: dict[str, Any] = Field(default_factory=dict)
-    incumbent: dict[str, Any] = Field(default_factory=dict)  # what runs today: {instructions, model, base_url} or {answers}
+    incumbent: dict[str, Any] = Field(
+        default_factory=dict
+    )  # what runs today: {instructions, model, base_url} or {answers}
 
     @field_validator("targets", "margins")
     @classmethod
@@ -50,10 +54,14 @@ class Task(Record):
     @model_validator(mode="after")
     def _fields_are_in_the_schema(self) -> Task:
         if not self.targets:
-            raise ValueError("targets are missing; say what the task needs, for example targets: {accuracy: 0.8}")
+            raise ValueError(
+                "targets are missing; say what the task needs, for example targets: {accuracy: 0.8}"
+            )
         known = (self.schema_ or {}).get("properties", {})
         if high := [m for m in METRICS[:2] if self.targets.get(m, 0) >= 1]:
-            raise ValueError(f"targets.{high[0]} is {self.targets[high[0]]:g}, which no number of rows can show; lower it")
+            raise ValueError(
+                f"targets.{high[0]} is {self.targets[high[0]]:g}, which no number of rows can show; lower it"
+            )
         if missing := [f for f in self.scored_fields if f not in known]:
             raise ValueError(f"scored field {missing[0]!r} is not a property of output.schema")
         return self
@@ -71,13 +79,21 @@ class Task(Record):
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever what the model is asked for changes."""
-        return store.fingerprint([self.instructions_full, self.instructions_short, self.schema_, self.scored_fields])
+        return store.fingerprint(
+            [self.instructions_full, self.instructions_short, self.schema_, self.scored_fields]
+        )
 
     def data_file(self, source: str) -> Path | None:
         """human.* or production.* of the folder (None when there is none; two are an error)."""
-        found = [p for ending in ("jsonl", "csv", "parquet", "xlsx") if (p := self.folder / f"{source}.{ending}").exists()]
+        found = [
+            p
+            for ending in ("jsonl", "csv", "parquet", "xlsx")
+            if (p := self.folder / f"{source}.{ending}").exists()
+        ]
         if len(found) > 1:
-            raise WorkbookError(f"{self.folder}: both {found[0].name} and {found[1].name} exist; keep one of them")
+            raise WorkbookError(
+                f"{self.folder}: both {found[0].name} and {found[1].name} exist; keep one of them"
+            )
         return found[0] if found else None
 
 
@@ -113,9 +129,13 @@ def _yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
-        raise WorkbookError(f"{path}, line {line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        raise WorkbookError(
+            f"{path}, line {line}: not valid YAML ({getattr(error, 'problem', error)})"
+        ) from None
     if not isinstance(raw, dict):
-        raise WorkbookError(f"{path}, line 1: should be a mapping with name, instructions, output, targets")
+        raise WorkbookError(
+            f"{path}, line 1: should be a mapping with name, instructions, output, targets"
+        )
     return raw
 
 
@@ -124,13 +144,17 @@ def _flat(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     raw = dict(raw)
     instructions = raw.pop("instructions", None)
     if not isinstance(instructions, dict) or "full" not in instructions:
-        raise WorkbookError(f"{path}, line {_line_of(path, 'instructions')}: instructions: give `full` (and `short`)")
+        raise WorkbookError(
+            f"{path}, line {_line_of(path, 'instructions')}: instructions: give `full` (and `short`)"
+        )
     raw["instructions_full"] = str(instructions["full"]).strip()
     raw["instructions_short"] = str(instructions.get("short") or instructions["full"]).strip()
     raw["wordings"] = list(instructions.get("wordings") or [])
     output = raw.pop("output", {"text": True})
     if not isinstance(output, dict) or not ("schema" in output or output.get("text")):
-        raise WorkbookError(f"{path}, line {_line_of(path, 'output')}: output: give `schema: <JSON Schema>` or `text: true`")
+        raise WorkbookError(
+            f"{path}, line {_line_of(path, 'output')}: output: give `schema: <JSON Schema>` or `text: true`"
+        )
     raw["schema"] = output.get("schema")
     raw.setdefault("targets", {})
     if raw["schema"] and not raw.get("scored_fields"):

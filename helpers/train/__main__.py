@@ -33,7 +33,9 @@ def main(argv: list[str]) -> int:
             raise
         said = store.redact(str(error) or "out of memory")
         print(said, file=sys.stderr)
-        store.write_json(Path(argv[0]).with_name("failure.json"), {"code": code, "said": said})  # torchrun hides the code
+        store.write_json(
+            Path(argv[0]).with_name("failure.json"), {"code": code, "said": said}
+        )  # torchrun hides the code
         return code
 
 
@@ -41,7 +43,9 @@ def exit_code(error: Exception) -> int:
     """What an error means for the caller."""
     if isinstance(error, WorkbookError):
         return error.exit_code
-    if isinstance(error, ValueError) and "target modules" in str(error).lower():  # peft: the base model lacks them
+    if (
+        isinstance(error, ValueError) and "target modules" in str(error).lower()
+    ):  # peft: the base model lacks them
         return 2
     return 6 if isinstance(error, MemoryError) or NO_ROOM.search(str(error)) else 1
 

@@ -24,7 +24,9 @@ FORGOT = 4  # questions lost, net; below that it is noise among 40
 QUESTIONS = Path(__file__).with_name("general.jsonl")
 
 
-def look_back(trainer: Any, adapter: Path, probes: list[dict[str, Any]], tell: Callable[..., None]) -> dict[str, Any]:
+def look_back(
+    trainer: Any, adapter: Path, probes: list[dict[str, Any]], tell: Callable[..., None]
+) -> dict[str, Any]:
     """Details for result.json: `agreement` of merged and 4-bit weights with the adapter, and the `general` guard.
 
     The model is used up by it: merged, then rounded to 4 bits.
@@ -32,22 +34,43 @@ def look_back(trainer: Any, adapter: Path, probes: list[dict[str, Any]], tell: C
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     if trainer.is_fsdp_enabled or getattr(model, "is_loaded_in_4bit", False):
         return {}  # neither can be merged in place without loss; export checks its own merge
-    set_peft_model_state_dict(model, load_file(adapter / "adapter_model.safetensors", device=str(model.device)))
+    set_peft_model_state_dict(
+        model, load_file(adapter / "adapter_model.safetensors", device=str(model.device))
+    )
     questions = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
     with torch.no_grad():
         with model.disable_adapter():
             before = right_answers(model, trainer.processing_class, questions)
-        tuned, losses = right_answers(model, trainer.processing_class, questions), [answer_losses(model, probes)]
+        tuned, losses = (
+            right_answers(model, trainer.processing_class, questions),
+            [answer_losses(model, probes)],
+        )
         merged = model.merge_and_unload()
         losses.append(answer_losses(merged, probes))
         round_to_4bit(merged)
         losses.append(answer_losses(merged, probes))
-    lost, gained = sum(b and not t for b, t in zip(before, tuned, strict=True)), sum(tuned) - sum(before)
-    general = {"questions": len(questions), "base": sum(before), "tuned": sum(tuned), "lost": lost, "gained": gained + lost}
+    lost, gained = (
+        sum(b and not t for b, t in zip(before, tuned, strict=True)),
+        sum(tuned) - sum(before),
+    )
+    general = {
+        "questions": len(questions),
+        "base": sum(before),
+        "tuned": sum(tuned),
+        "lost": lost,
+        "gained": gained + lost,
+    }
     agreement = {}
-    for name, found, bound in (("merged", losses[1], MERGED_BOUND), ("4bit", losses[2], FOUR_BIT_BOUND)):
+    for name, found, bound in (
+        ("merged", losses[1], MERGED_BOUND),
+        ("4bit", losses[2], FOUR_BIT_BOUND),
+    ):
         difference = float((found - losses[0]).abs().mean())
-        agreement[name] = {"nats_per_token": round(difference, 6), "bound": bound, "within": difference <= bound}
+        agreement[name] = {
+            "nats_per_token": round(difference, 6),
+            "bound": bound,
+            "within": difference <= bound,
+        }
     tell(event="checked", agreement=agreement, general=general)
     return {"agreement": agreement, "general": general | {"forgot": -gained >= FORGOT}}
 
@@ -56,7 +79,9 @@ def answer_losses(model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
     """Loss of every supervised token of these rows, one after another: (tokens,), in nats."""
     found = []
     for row in rows:
-        ids, labels = (torch.tensor([row[name]], device=model.device) for name in ("input_ids", "labels"))
+        ids, labels = (
+            torch.tensor([row[name]], device=model.device) for name in ("input_ids", "labels")
+        )
         logits = model(input_ids=ids).logits[0, :-1].float()
         kept = labels[0, 1:] != IGNORED
         found.append(cross_entropy(logits[kept], labels[0, 1:][kept], reduction="none"))
@@ -71,12 +96,20 @@ def right_answers(model: Any, tokenizer: Any, questions: list[dict[str, Any]]) -
     found = []
     for question in questions:
         prompt = tokenizer(question["text"])["input_ids"]
-        answers = [tokenizer(" " + text, add_special_tokens=False)["input_ids"] for text in question["answers"]]
+        answers = [
+            tokenizer(" " + text, add_special_tokens=False)["input_ids"]
+            for text in question["answers"]
+        ]
         width = max(map(len, answers))
-        rows = torch.tensor([prompt + ids + [0] * (width - len(ids)) for ids in answers], device=model.device)
+        rows = torch.tensor(
+            [prompt + ids + [0] * (width - len(ids)) for ids in answers], device=model.device
+        )
         logits = model(input_ids=rows, logits_to_keep=width + 1).logits[:, :-1].float()
         losses = cross_entropy(logits.transpose(1, 2), rows[:, -width:], reduction="none")
-        scores = [float(losses[n, : len(ids)].sum()) / len(question["answers"][n]) for n, ids in enumerate(answers)]
+        scores = [
+            float(losses[n, : len(ids)].sum()) / len(question["answers"][n])
+            for n, ids in enumerate(answers)
+        ]
         found.append(min(range(len(scores)), key=scores.__getitem__) == 0)
     return found
 
@@ -88,4 +121,6 @@ def round_to_4bit(model: Any) -> None:
     head = model.get_output_embeddings()
     for layer in model.modules():
         if isinstance(layer, torch.nn.Linear) and layer is not head:
-            layer.weight.data = dequantize_4bit(*quantize_4bit(layer.weight.data.contiguous(), quant_type="nf4"))
+            layer.weight.data = dequantize_4bit(
+                *quantize_4bit(layer.weight.data.contiguous(), quant_type="nf4")
+            )

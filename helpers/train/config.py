@@ -12,11 +12,33 @@ from helpers import store
 from helpers.records import FineTuningDataset, Record, WorkbookError
 from helpers.tasks import Task
 
-TOKENS_AT_ONCE = 2048  # of accumulated rows; on a CPU they are computed in smaller pieces (trainer.PIECE)
-SHARES = {"warmup_steps": 0.1, "logging_steps": 0.05, "eval_steps": 0.2, "save_steps": 0.1}  # of all steps, at most
-NOT_DECIDING = {"run_id", "task", "max_cost_usd", "job_deadline_minutes", "poll_seconds", "min_served_days"}
-NOT_DECIDING |= {"discard_unfinished", "gpu_wait_minutes", "main_address", "logging_steps", "save_steps"}
-NOT_DECIDING |= {"checkpoint_rows"}  # it picks among what one job made: another number is no reason to pay for another job
+TOKENS_AT_ONCE = (
+    2048  # of accumulated rows; on a CPU they are computed in smaller pieces (trainer.PIECE)
+)
+SHARES = {
+    "warmup_steps": 0.1,
+    "logging_steps": 0.05,
+    "eval_steps": 0.2,
+    "save_steps": 0.1,
+}  # of all steps, at most
+NOT_DECIDING = {
+    "run_id",
+    "task",
+    "max_cost_usd",
+    "job_deadline_minutes",
+    "poll_seconds",
+    "min_served_days",
+}
+NOT_DECIDING |= {
+    "discard_unfinished",
+    "gpu_wait_minutes",
+    "main_address",
+    "logging_steps",
+    "save_steps",
+}
+NOT_DECIDING |= {
+    "checkpoint_rows"
+}  # it picks among what one job made: another number is no reason to pay for another job
 
 
 class Hyperparameters(Record):
@@ -33,7 +55,9 @@ class Hyperparameters(Record):
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(map(str, problem["loc"]))
-            raise WorkbookError(f"parameter {where}: {problem['msg']}; got {problem['input']!r}") from None
+            raise WorkbookError(
+                f"parameter {where}: {problem['msg']}; got {problem['input']!r}"
+            ) from None
 
     @property
     def deciding(self) -> dict[str, Any]:
@@ -81,7 +105,9 @@ class OpenAIJobConfig(Hyperparameters):
     run_id: str = "dev"
     base_url: str = ""  # "" = https://api.openai.com/v1; "practice" = the practice API of this home
     api_model: str = ""
-    api_extra_body: str = ""  # JSON that is merged into the create request: what this provider wants besides
+    api_extra_body: str = (
+        ""  # JSON that is merged into the create request: what this provider wants besides
+    )
     n_epochs: int = Field(0, ge=0, le=50)  # 0 = auto, here and below
     api_batch_size: int = Field(0, ge=0, le=256)
     learning_rate_multiplier: float = Field(0.0, ge=0)
@@ -90,7 +116,9 @@ class OpenAIJobConfig(Hyperparameters):
     job_deadline_minutes: float = Field(240.0, gt=0)
     poll_seconds: float = Field(30.0, gt=0)
     min_served_days: int = Field(60, ge=0)  # a base model that retires sooner is refused
-    checkpoint_rows: int = Field(0, ge=0)  # validation rows that each checkpoint is asked; 0 = the final one is taken
+    checkpoint_rows: int = Field(
+        0, ge=0
+    )  # validation rows that each checkpoint is asked; 0 = the final one is taken
 
     @field_validator("api_extra_body")
     @classmethod
@@ -116,10 +144,14 @@ def plan_schedule(config: LoraTrainingConfig, lengths: list[int]) -> dict[str, i
     counts the rows of each process.
     """
     batch, accumulation = config.batch_size, config.gradient_accumulation
-    steps = math.ceil(config.epochs * math.ceil(len(lengths) / (batch * accumulation * config.world)))
+    steps = math.ceil(
+        config.epochs * math.ceil(len(lengths) / (batch * accumulation * config.world))
+    )
     if max(lengths) * batch * accumulation <= TOKENS_AT_ONCE:
         batch, accumulation = batch * accumulation, 1
-    fitted = {name: min(getattr(config, name), math.ceil(share * steps)) for name, share in SHARES.items()}
+    fitted = {
+        name: min(getattr(config, name), math.ceil(share * steps)) for name, share in SHARES.items()
+    }
     return {"steps": steps, "batch_size": batch, "gradient_accumulation": accumulation} | fitted
 
 

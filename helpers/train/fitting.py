@@ -61,10 +61,20 @@ def shape_of(base_path: str) -> Shape:
     head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     keys = (getattr(c, "num_key_value_heads", None) or c.num_attention_heads) * head
     queries = c.num_attention_heads * head
-    return Shape(c.hidden_size, c.intermediate_size, c.num_hidden_layers, queries, keys, c.vocab_size, c.tie_word_embeddings)
+    return Shape(
+        c.hidden_size,
+        c.intermediate_size,
+        c.num_hidden_layers,
+        queries,
+        keys,
+        c.vocab_size,
+        c.tie_word_embeddings,
+    )
 
 
-def memory_parts(shape: Shape, config: LoraTrainingConfig, tokens: int, supervised: int, gpu: bool) -> dict[str, float]:
+def memory_parts(
+    shape: Shape, config: LoraTrainingConfig, tokens: int, supervised: int, gpu: bool
+) -> dict[str, float]:
     """Bytes by what they hold, for a pass over `tokens` of which `supervised` carry loss; on a GPU in bf16.
 
     Activations per token and layer: about 10 hidden and 4 MLP widths are kept for the backward pass; with checkpointing
@@ -77,11 +87,16 @@ def memory_parts(shape: Shape, config: LoraTrainingConfig, tokens: int, supervis
     embedding = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
     shards = config.world if config.sharding == "fsdp" else 1
     return {
-        "weights": (embedding * size + shape.layers * block * (NF4 if config.load_in_4bit else size)) / shards,
+        "weights": (
+            embedding * size + shape.layers * block * (NF4 if config.load_in_4bit else size)
+        )
+        / shards,
         "adapter": adapter / shards,
         "gradients": adapter / shards,
         "optimiser": adapter * (0.5 if gpu and config.load_in_4bit else 2) / shards,
-        "activations": layer + shape.layers * tokens * shape.hidden * size if gpu else layer * shape.layers,
+        "activations": layer + shape.layers * tokens * shape.hidden * size
+        if gpu
+        else layer * shape.layers,
         "logits": 12.0 * supervised * shape.vocabulary,
         "program": PROGRAM,
     }
@@ -90,12 +105,23 @@ def memory_parts(shape: Shape, config: LoraTrainingConfig, tokens: int, supervis
 def what_fits(config: LoraTrainingConfig) -> list[dict[str, Any]]:
     """GB that known sizes take on one GPU with these settings, one row of max_length at a time, and the cards they fit."""
     found = []
-    for (name, shape), four_bit in ((item, bits) for item in KNOWN.items() for bits in (False, True)):
+    for (name, shape), four_bit in (
+        (item, bits) for item in KNOWN.items() for bits in (False, True)
+    ):
         alone = config.model_copy(update={"load_in_4bit": four_bit, "sharding": "none"})
-        total = sum(memory_parts(shape, alone, config.max_length, config.max_length // 4, True).values()) / 1e9
-        fits = [f"{card} GB" for card in CARDS if total < 0.92 * card]  # the rest is lost to fragments
+        total = (
+            sum(
+                memory_parts(shape, alone, config.max_length, config.max_length // 4, True).values()
+            )
+            / 1e9
+        )
+        fits = [
+            f"{card} GB" for card in CARDS if total < 0.92 * card
+        ]  # the rest is lost to fragments
         how = "QLoRA" if four_bit else "LoRA"
-        found.append({"model": name, "method": how, "GB": total, "fits on": ", ".join(fits) or "none"})
+        found.append(
+            {"model": name, "method": how, "GB": total, "fits on": ", ".join(fits) or "none"}
+        )
     return found
 
 
@@ -103,8 +129,17 @@ def gpu_state() -> dict[str, Any] | None:
     """Free and total MB of the emptiest GPU and who holds memory there, as nvidia-smi tells; None without one."""
 
     def ask(query: str) -> list[list[str]]:
-        done = subprocess.run(["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=20)
-        return [[field.strip() for field in line.split(",")] for line in done.stdout.splitlines() if done.returncode == 0]
+        done = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        return [
+            [field.strip() for field in line.split(",")]
+            for line in done.stdout.splitlines()
+            if done.returncode == 0
+        ]
 
     try:
         cards = ask("--query-gpu=memory.free,memory.total")
@@ -114,16 +149,26 @@ def gpu_state() -> dict[str, Any] | None:
     if not cards:
         return None
     free, total = max((int(free), int(total)) for free, total in cards)
-    return {"free_mb": free, "total_mb": total, "holders": [f"pid {p} ({name}, {mb} MB)" for p, mb, name in holders]}
+    return {
+        "free_mb": free,
+        "total_mb": total,
+        "holders": [f"pid {p} ({name}, {mb} MB)" for p, mb, name in holders],
+    }
 
 
-def wait_for_gpu(needed_mb: float, minutes: float, tell: Callable[[dict[str, Any]], None] | None = None) -> None:
+def wait_for_gpu(
+    needed_mb: float, minutes: float, tell: Callable[[dict[str, Any]], None] | None = None
+) -> None:
     """Return once a GPU has room (at once without one); WorkbookError 75 when it stays taken."""
     until = time.monotonic() + 60 * minutes
-    while (gpu := gpu_state()) is not None and gpu["free_mb"] < min(needed_mb, 0.92 * gpu["total_mb"]):
+    while (gpu := gpu_state()) is not None and gpu["free_mb"] < min(
+        needed_mb, 0.92 * gpu["total_mb"]
+    ):
         held = f"the GPU is held by {', '.join(gpu['holders']) or 'another user'}: {gpu['free_mb']} MB free"
         if time.monotonic() >= until:
-            raise WorkbookError(f"{held}, {needed_mb:.0f} needed; end those processes or raise gpu_wait_minutes", 75)
+            raise WorkbookError(
+                f"{held}, {needed_mb:.0f} needed; end those processes or raise gpu_wait_minutes", 75
+            )
         if tell is not None:
             tell({"message": f"waiting: {held}"})
         time.sleep(min(20.0, max(0.1, until - time.monotonic())))
@@ -133,7 +178,9 @@ def check_base(config: LoraTrainingConfig) -> dict[str, str]:
     """What is known of the base before a byte of it is fetched; WorkbookError when it may not or cannot be had."""
     base, path = config.base_model, models.base_path(config.base_model)
     if Path(path).is_dir():
-        licence = models.embedded.LICENCE if base in ("embedded", "tiny") else "see the model's own card"
+        licence = (
+            models.embedded.LICENCE if base in ("embedded", "tiny") else "see the model's own card"
+        )
         return {"base": base, "where": path, "download": "nothing", "licence": licence}
     import httpx
     from huggingface_hub import HfApi, constants, errors, snapshot_download
@@ -147,29 +194,50 @@ def check_base(config: LoraTrainingConfig) -> dict[str, str]:
             " the profile lora_8b_open does"
         ) from None
     except errors.RepositoryNotFoundError:
-        raise WorkbookError(f"{base} is not on the hub, or private: check the spelling; a private one needs HF_TOKEN") from None
+        raise WorkbookError(
+            f"{base} is not on the hub, or private: check the spelling; a private one needs HF_TOKEN"
+        ) from None
     except (OSError, httpx.HTTPError) as error:
         with contextlib.suppress(OSError, ValueError):
             where = snapshot_download(base, local_files_only=True)
-            return {"base": base, "where": where, "download": "nothing (cached; the hub was not asked)", "licence": "not asked"}
+            return {
+                "base": base,
+                "where": where,
+                "download": "nothing (cached; the hub was not asked)",
+                "licence": "not asked",
+            }
         said = f"the hub cannot be asked for {base} ({type(error).__name__})"
-        raise WorkbookError(f"{said}: connect, or give the folder of a downloaded model as base_model") from None
+        raise WorkbookError(
+            f"{said}: connect, or give the folder of a downloaded model as base_model"
+        ) from None
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     kind = ".safetensors" if any(name.endswith(".safetensors") for name in sizes) else ".bin"
     needed = sum(size for name, size in sizes.items() if name.endswith(kind))
     cache = Path(constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
     if needed > free:
-        raise WorkbookError(f"{base} takes {needed / 1e9:.0f} GB, {cache} has {free / 1e9:.0f}: free some or set HF_HOME", 6)
+        raise WorkbookError(
+            f"{base} takes {needed / 1e9:.0f} GB, {cache} has {free / 1e9:.0f}: free some or set HF_HOME",
+            6,
+        )
     token = "set" if os.environ.get("HF_TOKEN") else "not set, not needed"
     licence = (info.card_data or {}).get("license") or "not stated"
-    return {"base": base, "download": f"{needed / 1e9:.1f} GB of {free / 1e9:.0f} free", "licence": licence, "HF_TOKEN": token}
+    return {
+        "base": base,
+        "download": f"{needed / 1e9:.1f} GB of {free / 1e9:.0f} free",
+        "licence": licence,
+        "HF_TOKEN": token,
+    }
 
 
 def earlier(base_model: str) -> dict[str, Any] | None:
     """model.json of the newest training of this base in this home."""
-    newest = sorted((store.home() / "runs").glob("*/model.json"), key=lambda path: -path.stat().st_mtime)
-    trained = (m for m in map(store.read_json, newest) if m.get("details", {}).get("tokens_per_second"))
+    newest = sorted(
+        (store.home() / "runs").glob("*/model.json"), key=lambda path: -path.stat().st_mtime
+    )
+    trained = (
+        m for m in map(store.read_json, newest) if m.get("details", {}).get("tokens_per_second")
+    )
     return next((m for m in trained if m["base_model"] == base_model), None)
 
 
@@ -185,21 +253,39 @@ def estimate(report: Preflight, config: LoraTrainingConfig, task: Task) -> dict[
     available = gpu["total_mb"] * 2**20 if gpu else psutil.virtual_memory().available
     if parts["weights"] > available:
         need = f"the weights alone take {parts['weights'] / 1e9:.1f} GB, there are {available / 1e9:.1f}"
-        raise WorkbookError(f"{config.base_model} does not fit: {need}; set load_in_4bit: true or choose a smaller base_model", 6)
+        raise WorkbookError(
+            f"{config.base_model} does not fit: {need}; set load_in_4bit: true or choose a smaller base_model",
+            6,
+        )
     known, ratio = earlier(config.base_model), 1.0
     forecast: dict[str, Any] = {"steps": report.schedule["steps"], "tokens": report.tokens}
     if known and (before := known["details"].get("predicted")):
         ratio = known["details"]["memory_mb"] / before["memory_counted_mb"]
     total = ratio * sum(parts.values())
-    forecast |= {"memory_mb": round(total / 2**20), "memory_counted_mb": round(sum(parts.values()) / 2**20)}
+    forecast |= {
+        "memory_mb": round(total / 2**20),
+        "memory_counted_mb": round(sum(parts.values()) / 2**20),
+    }
     forecast |= {"memory_parts_mb": {name: round(size / 2**20, 1) for name, size in parts.items()}}
-    forecast |= {"fits": "yes" if total < 0.92 * available else "perhaps not", "memory_free_mb": round(available / 2**20)}
+    forecast |= {
+        "fits": "yes" if total < 0.92 * available else "perhaps not",
+        "memory_free_mb": round(available / 2**20),
+    }
     if known is None:
         return forecast | {"minutes": "unknown until the first training on this machine"}
     rate, details = known["details"]["tokens_per_second"], known["details"]
     seconds = details.get("other_seconds", 0.0) + report.tokens / rate
-    forecast |= {"tokens_per_second": rate, "minutes": round(seconds / 60, 1), "cost_usd": hardware_cost(task, seconds)}
+    forecast |= {
+        "tokens_per_second": rate,
+        "minutes": round(seconds / 60, 1),
+        "cost_usd": hardware_cost(task, seconds),
+    }
     if before := details.get("predicted"):
-        took, said = f"{known['seconds'] / 60:.1f} min, {details['memory_mb']} MB", before.get("minutes")
-        forecast["last time"] = f"predicted {said if said else '?'} min, {before['memory_mb']} MB; took {took}"
+        took, said = (
+            f"{known['seconds'] / 60:.1f} min, {details['memory_mb']} MB",
+            before.get("minutes"),
+        )
+        forecast["last time"] = (
+            f"predicted {said if said else '?'} min, {before['memory_mb']} MB; took {took}"
+        )
     return forecast | {"basis": f"version {known['version']}, trained here"}

@@ -25,7 +25,15 @@ from helpers.records import FineTuningDataset, Record, WorkbookError
 from helpers.tasks import Task, load_task
 from helpers.train.config import OpenAIJobConfig, version_id
 from helpers.train.launch import TrainedModel
-from helpers.train.provider import OPENAI, check_offer, checkpoints_of, curve_of, curve_of_file, refusal, wait_until_served
+from helpers.train.provider import (
+    OPENAI,
+    check_offer,
+    checkpoints_of,
+    curve_of,
+    curve_of_file,
+    refusal,
+    wait_until_served,
+)
 from helpers.train.rows import most_tokens, training_file
 
 TOKEN = "workbook_token"  # the metadata key that finds a job again
@@ -77,27 +85,41 @@ def fine_tune_openai(dataset: FineTuningDataset, config: OpenAIJobConfig) -> Job
         base_url=base_url,
         dataset_version=dataset.metadata.version,
         system_prompt=hashlib.sha256(system.encode()).hexdigest(),
-        **({} if is_loopback(base_url) else price_within_budget(task, config, data["train"], len(rows["train"]))),
+        **(
+            {}
+            if is_loopback(base_url)
+            else price_within_budget(task, config, data["train"], len(rows["train"]))
+        ),
     )
     client = openai_client(base_url, timeout=CREATE_TIMEOUT)
     with store.lock():
-        job = _known_job(client, wish) or wish.save(served_until=check_offer(client, base_url, config))
+        job = _known_job(client, wish) or wish.save(
+            served_until=check_offer(client, base_url, config)
+        )
         if job.job_id:
             return job
         return create_once(client, _upload(client, job, data), task)
 
 
-def price_within_budget(task: Task, config: OpenAIJobConfig, data: bytes, rows: int) -> dict[str, float]:
+def price_within_budget(
+    task: Task, config: OpenAIJobConfig, data: bytes, rows: int
+) -> dict[str, float]:
     """{price: USD per million trained tokens by task.yaml, most_usd}; refuses a job that may cost more than max_cost_usd.
 
     Cost = tokens x epochs x price, where "auto" is known to mean three epochs, and more on very few rows.
     """
     price = (token_price(task, config.api_model) or {}).get("train")
     if price is None:
-        raise WorkbookError(f"{task.folder / 'task.yaml'}: prices.models.{config.api_model}.train (USD per million) is missing")
-    cost = most_tokens(data) * (config.n_epochs or max(3, min(25, 100 // rows))) * float(price) / 1e6
+        raise WorkbookError(
+            f"{task.folder / 'task.yaml'}: prices.models.{config.api_model}.train (USD per million) is missing"
+        )
+    cost = (
+        most_tokens(data) * (config.n_epochs or max(3, min(25, 100 // rows))) * float(price) / 1e6
+    )
     if cost > config.max_cost_usd:
-        raise WorkbookError(f"the job may cost up to {cost:.2f} USD; max_cost_usd is {config.max_cost_usd:.2f}")
+        raise WorkbookError(
+            f"the job may cost up to {cost:.2f} USD; max_cost_usd is {config.max_cost_usd:.2f}"
+        )
     return {"price": float(price), "most_usd": cost}
 
 
@@ -119,10 +141,17 @@ def _upload(client: Any, job: Job, data: dict[str, bytes]) -> Job:
 
     names = {part: f"{job.token}-{part}.jsonl" for part, content in data.items() if content}
     try:
-        there = {file.filename: file.id for file in client.files.list(purpose="fine-tune")} if job.resumed else {}
+        there = (
+            {file.filename: file.id for file in client.files.list(purpose="fine-tune")}
+            if job.resumed
+            else {}
+        )
         for part, name in names.items():
             if part not in job.files:
-                found = there.get(name) or client.files.create(file=(name, data[part]), purpose="fine-tune").id
+                found = (
+                    there.get(name)
+                    or client.files.create(file=(name, data[part]), purpose="fine-tune").id
+                )
                 job = job.save(files=job.files | {part: found})
     except openai.OpenAIError as error:
         _take_back(client, job, "refused")
@@ -144,10 +173,16 @@ def create_once(client: Any, job: Job, task: Task) -> Job:
         with suppress(WorkbookError):
             if found := _look_for(client, job):
                 return job.save(job_id=found, reattached=True)
-            if isinstance(error, openai.InternalServerError):  # it did answer, and it lists no job of ours
+            if isinstance(
+                error, openai.InternalServerError
+            ):  # it did answer, and it lists no job of ours
                 _take_back(client, job, "refused")
-        message = f"{job.base_url} did not answer whether it created the job ({type(error).__name__})"
-        raise WorkbookError(f"{message}; run again with the same run_id: it looks for that job first", 5) from None
+        message = (
+            f"{job.base_url} did not answer whether it created the job ({type(error).__name__})"
+        )
+        raise WorkbookError(
+            f"{message}; run again with the same run_id: it looks for that job first", 5
+        ) from None
     except openai.OpenAIError as error:
         _take_back(client, job, "refused")
         raise refusal(error, f"{job.base_url} refused the job") from None
@@ -158,7 +193,9 @@ def job_request(job: Job, task: Task) -> dict[str, Any]:
     config = job.config
     asked = {"n_epochs": config.n_epochs, "batch_size": config.api_batch_size}
     asked |= {"learning_rate_multiplier": config.learning_rate_multiplier}
-    chosen = {name: value for name, value in asked.items() if value}  # what is left out is the provider's choice
+    chosen = {
+        name: value for name, value in asked.items() if value
+    }  # what is left out is the provider's choice
     body = {
         "model": config.api_model,
         "training_file": job.files["train"],
@@ -174,7 +211,11 @@ def job_request(job: Job, task: Task) -> dict[str, Any]:
 
 def _merged(body: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     """`extra` laid over `body`, level by level."""
-    deeper = {k: _merged(body[k], v) for k, v in extra.items() if isinstance(v, dict) and isinstance(body.get(k), dict)}
+    deeper = {
+        k: _merged(body[k], v)
+        for k, v in extra.items()
+        if isinstance(v, dict) and isinstance(body.get(k), dict)
+    }
     return body | extra | deeper
 
 
@@ -184,9 +225,13 @@ def _find(client: Any, job: Job) -> str:
 
     try:
         jobs = client.fine_tuning.jobs.list(limit=50, metadata={TOKEN: job.token})
-        return next((str(found.id) for found in jobs if (found.metadata or {}).get(TOKEN) == job.token), "")
+        return next(
+            (str(found.id) for found in jobs if (found.metadata or {}).get(TOKEN) == job.token), ""
+        )
     except openai.OpenAIError as error:
-        raise refusal(error, f"{job.base_url} did not say whether it has this run's job already") from None
+        raise refusal(
+            error, f"{job.base_url} did not say whether it has this run's job already"
+        ) from None
 
 
 def _look_for(client: Any, job: Job) -> str:
@@ -217,7 +262,9 @@ def _take_back(client: Any, job: Job, status: str) -> None:
     job.save(files={}, status=status)
 
 
-def monitor_fine_tuning(job_id: str, on_event: Heard | None = None, on_status: Heard | None = None) -> TrainedModel:
+def monitor_fine_tuning(
+    job_id: str, on_event: Heard | None = None, on_status: Heard | None = None
+) -> TrainedModel:
     """Follow a job of this home to its end and write its run's model.json.
 
     `on_event` gets every event, oldest first; `on_status` {status, minutes, usd, curve} after every look.
@@ -243,13 +290,18 @@ def monitor_fine_tuning(job_id: str, on_event: Heard | None = None, on_status: H
                 store.write_jsonl(path, curve)
                 wait_until_served(client, state.fine_tuned_model, config.poll_seconds)
                 return _publish(job, state, curve, checkpoints_of(client, job_id))
-            if state.status in ENDED_BADLY:  # `error` is an empty, truthy object on healthy jobs: the status counts
+            if (
+                state.status in ENDED_BADLY
+            ):  # `error` is an empty, truthy object on healthy jobs: the status counts
                 _take_back(client, job, state.status)
                 raise refusal(state.error, f"job {job_id} ended as {state.status} at the provider")
         if minutes > config.job_deadline_minutes:
             late = f"job {job_id} is still {job.status} after {config.job_deadline_minutes:g} minutes and is left as it is"
             mend = "resume it there, or " if job.status in ("paused", "pausing") else ""
-            raise WorkbookError(f"{late}: {mend}run again with the same run_id to wait on, or cancel it at the provider", 124)
+            raise WorkbookError(
+                f"{late}: {mend}run again with the same run_id to wait on, or cancel it at the provider",
+                124,
+            )
         time.sleep(config.poll_seconds)
 
 
@@ -270,7 +322,9 @@ def cancel_fine_tuning(job_id: str) -> str:
     return steer_fine_tuning(job_id, "cancel")
 
 
-def choose_checkpoint(model: TrainedModel, dataset: FineTuningDataset, config: OpenAIJobConfig) -> TrainedModel:
+def choose_checkpoint(
+    model: TrainedModel, dataset: FineTuningDataset, config: OpenAIJobConfig
+) -> TrainedModel:
     """The checkpoint with the best accuracy on the validation part by our own scorers, in model.json from then on.
 
     With checkpoint_rows = 0, or one checkpoint alone, that is the final one. Ties go to the later one.
@@ -282,11 +336,17 @@ def choose_checkpoint(model: TrainedModel, dataset: FineTuningDataset, config: O
     rows = evaluate.choose_rows(dataset.examples, "validation", config.checkpoint_rows)
     for checkpoint in found:
         asked = ApiModel(checkpoint["model"], model.base_url)
-        settings = {"style": config.prompt_style, "latency_rows": 0, "max_cost_usd": config.max_cost_usd}
+        settings = {
+            "style": config.prompt_style,
+            "latency_rows": 0,
+            "max_cost_usd": config.max_cost_usd,
+        }
         result = run_rung(asked, "fine_tuned", rows, task, run, **settings)
         checkpoint["accuracy"], checkpoint["rows"] = result.results.accuracy.value, result.n
     best = max(found, key=lambda checkpoint: (checkpoint["accuracy"], checkpoint["step"]))
-    chosen = model.model_copy(update={"model_id": best["model"], "details": model.details | {"checkpoints": found}})
+    chosen = model.model_copy(
+        update={"model_id": best["model"], "details": model.details | {"checkpoints": found}}
+    )
     run.write("model.json", chosen)
     return chosen
 
@@ -300,7 +360,9 @@ def _job_of(job_id: str) -> Job:
     for path in (store.home() / "runs").glob("*/job.json"):
         if (known := store.read_json(path))["job_id"] == job_id:
             return Job(**known)
-    raise WorkbookError(f"no run in {store.home()} has created job {job_id!r}; run 03b_train_openai first")
+    raise WorkbookError(
+        f"no run in {store.home()} has created job {job_id!r}; run 03b_train_openai first"
+    )
 
 
 def _look(client: Any, job_id: str, seen: dict[str, Any], on_event: Heard | None) -> Any:
@@ -309,7 +371,9 @@ def _look(client: Any, job_id: str, seen: dict[str, Any], on_event: Heard | None
 
     try:
         state, new = client.fine_tuning.jobs.retrieve(job_id), []
-        for event in client.fine_tuning.jobs.list_events(job_id, limit=100):  # newest first, pages by itself
+        for event in client.fine_tuning.jobs.list_events(
+            job_id, limit=100
+        ):  # newest first, pages by itself
             if event.id in seen:
                 break
             new.append(event.to_dict())
@@ -325,9 +389,14 @@ def _look(client: Any, job_id: str, seen: dict[str, Any], on_event: Heard | None
     return state
 
 
-def _publish(job: Job, state: Any, curve: list[dict[str, Any]], checkpoints: list[dict[str, Any]]) -> TrainedModel:
+def _publish(
+    job: Job, state: Any, curve: list[dict[str, Any]], checkpoints: list[dict[str, Any]]
+) -> TrainedModel:
     config = job.config
-    last = {key: next((line[key] for line in reversed(curve) if key in line), None) for key in ("loss", "eval_loss")}
+    last = {
+        key: next((line[key] for line in reversed(curve) if key in line), None)
+        for key in ("loss", "eval_loss")
+    }
     model = TrainedModel(
         model_id=state.fine_tuned_model,
         version=job.version,
@@ -342,7 +411,12 @@ def _publish(job: Job, state: Any, curve: list[dict[str, Any]], checkpoints: lis
         seconds=float((state.finished_at or state.created_at) - state.created_at),
         cost_usd=_usd(job, state),
         losses={"train": last["loss"], "eval": last["eval_loss"]},
-        details={"job_id": job.job_id, "model": state.model, "seed": state.seed, "checkpoints": checkpoints}
+        details={
+            "job_id": job.job_id,
+            "model": state.model,
+            "seed": state.seed,
+            "checkpoints": checkpoints,
+        }
         | {"served_until": job.served_until},
     )
     store.open_run(config.run_id).write("model.json", model)

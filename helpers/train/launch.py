@@ -28,7 +28,11 @@ from helpers.train.fitting import estimate, wait_for_gpu
 from helpers.train.rows import Preflight, preflight
 
 OnLine = Callable[[dict[str, Any]], None]
-SECRETS = ("WORKBOOK_API_KEY", "OPENAI_API_KEY", "WORKBOOK_DATABASE_URL")  # nothing that training needs
+SECRETS = (
+    "WORKBOOK_API_KEY",
+    "OPENAI_API_KEY",
+    "WORKBOOK_DATABASE_URL",
+)  # nothing that training needs
 SMALLER = "lower batch_size (and raise gradient_accumulation), lower max_length, or set load_in_4bit: true"
 SPINS = "2000"  # turns that a thread waits awake for the others before it sleeps; by default it keeps a busy core from them
 COMPLETE = "workbook.json"  # the last file of a checkpoint
@@ -74,24 +78,37 @@ def fine_tune_lora(
     target = store.home() / "models" / version / "adapter"
     known = run.read("model.json") if run.has("model.json") and target.is_dir() else {}
     if (known.get("version"), known.get("fingerprints")) == (version, report.fingerprints):
-        run.write("model.json", known)  # the same bytes, newly written: whoever asked for a training sees one that ended
+        run.write(
+            "model.json", known
+        )  # the same bytes, newly written: whoever asked for a training sees one that ended
         return TrainedModel(**known)
     with store.lock():
         forecast = estimate(report, config, task)
         wait_for_gpu(forecast["memory_mb"], config.gpu_wait_minutes, on_line)
         started = time.monotonic()
         folder = prepare_job(run, config, report)
-        earlier = store.read_jsonl(folder / "training.jsonl") if (folder / "training.jsonl").exists() else []
+        earlier = (
+            store.read_jsonl(folder / "training.jsonl")
+            if (folder / "training.jsonl").exists()
+            else []
+        )
         run_child(command(config, folder / "job.json"), run, config.base_model, on_line)
         seconds = time.monotonic() - started
         check_adapter(folder / "adapter")
-        (folder / "adapter/README.md").unlink(missing_ok=True)  # peft's model card, a form that nobody filled in
+        (folder / "adapter/README.md").unlink(
+            missing_ok=True
+        )  # peft's model card, a form that nobody filled in
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         (folder / "adapter").rename(target)
         result = store.read_json(folder / "result.json")
-        result["details"] |= {"predicted": forecast, "other_seconds": round(seconds - result["details"]["training_seconds"], 1)}
-        seconds += earlier[-1]["seconds"] if earlier else 0.0  # what attempts before this one took up to their checkpoint
+        result["details"] |= {
+            "predicted": forecast,
+            "other_seconds": round(seconds - result["details"]["training_seconds"], 1),
+        }
+        seconds += (
+            earlier[-1]["seconds"] if earlier else 0.0
+        )  # what attempts before this one took up to their checkpoint
         model = TrainedModel(
             **result,
             model_id=version,
@@ -118,11 +135,24 @@ def prepare_job(run: store.Run, config: LoraTrainingConfig, report: Preflight) -
     with other data, base or settings is not continued and not thrown away unasked.
     """
     folder, parts = run.path("training"), {"train": report.train, "validation": report.validation}
-    rows = {part: [row.model_dump(exclude={"id"}) for row in chosen] for part, chosen in parts.items()}
-    base, batch = models.base_path(config.base_model), config.batch_size * config.gradient_accumulation
-    files = {p.name: p.stat().st_size for p in Path(base).glob("*") if p.is_file()} if Path(base).is_dir() else {}
+    rows = {
+        part: [row.model_dump(exclude={"id"}) for row in chosen] for part, chosen in parts.items()
+    }
+    base, batch = (
+        models.base_path(config.base_model),
+        config.batch_size * config.gradient_accumulation,
+    )
+    files = (
+        {p.name: p.stat().st_size for p in Path(base).glob("*") if p.is_file()}
+        if Path(base).is_dir()
+        else {}
+    )
     inputs = {name: value for name, value in config.deciding.items() if name not in MAY_CHANGE}
-    inputs |= {"rows per step": batch * config.world, "base": [base, files], "data": store.fingerprint(rows)}
+    inputs |= {
+        "rows per step": batch * config.world,
+        "base": [base, files],
+        "data": store.fingerprint(rows),
+    }
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None and not config.discard_unfinished:
         begun = store.read_json(folder / "job.json").get("inputs", {})
@@ -160,7 +190,9 @@ def _drop_after(folder: Path, step: int) -> None:
     path = folder / "training.jsonl"
     raw = path.read_bytes()
     lines = [json.loads(line) for line in raw[: raw.rfind(b"\n") + 1].splitlines()]
-    store.write_jsonl(path, [line for line in lines if "event" not in line and line["step"] <= step])
+    store.write_jsonl(
+        path, [line for line in lines if "event" not in line and line["step"] <= step]
+    )
 
 
 def command(config: LoraTrainingConfig, job: Path, machine: int = 0) -> list[str]:
@@ -171,10 +203,29 @@ def command(config: LoraTrainingConfig, job: Path, machine: int = 0) -> list[str
     where = ["--standalone"]
     if config.machines > 1:
         if not config.main_address:
-            raise WorkbookError("machines > 1 needs main_address: host:port of the first machine, free and reachable by all")
+            raise WorkbookError(
+                "machines > 1 needs main_address: host:port of the first machine, free and reachable by all"
+            )
         host, _, port = config.main_address.rpartition(":")
-        where = ["--nnodes", str(config.machines), "--node-rank", str(machine), "--master-addr", host, "--master-port", port]
-    return [sys.executable, "-m", "torch.distributed.run", *where, "--nproc-per-node", str(config.processes), *program]
+        where = [
+            "--nnodes",
+            str(config.machines),
+            "--node-rank",
+            str(machine),
+            "--master-addr",
+            host,
+            "--master-port",
+            port,
+        ]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *where,
+        "--nproc-per-node",
+        str(config.processes),
+        *program,
+    ]
 
 
 def run_child(command: list[str], run: store.Run, base_model: str, on_line: OnLine | None) -> None:
@@ -183,14 +234,28 @@ def run_child(command: list[str], run: store.Run, base_model: str, on_line: OnLi
     It leads a process group of its own, is listed in children.json, and is ended on every way out of here; it watches
     its stdin, so that it ends as well when this process is killed outright.
     """
-    environment = {k: v for k, v in os.environ.items() if k not in SECRETS} | models.offline_env(base_model)
+    environment = {k: v for k, v in os.environ.items() if k not in SECRETS} | models.offline_env(
+        base_model
+    )
     path = os.pathsep.join(filter(None, [str(store.PROJECT), os.environ.get("PYTHONPATH")]))
-    environment = {"GOMP_SPINCOUNT": SPINS} | environment | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    environment = (
+        {"GOMP_SPINCOUNT": SPINS} | environment | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    )
     folder, children = run.path("training"), run.path("children.json")
     with open(folder / "program.log", "wb") as log:
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
     try:
-        store.write_json(children, [{"pid": child.pid, "pgid": child.pid, "started": process_start_time(child.pid)}])
+        store.write_json(
+            children,
+            [{"pid": child.pid, "pgid": child.pid, "started": process_start_time(child.pid)}],
+        )
         for line in _follow(child, folder / "training.jsonl"):
             if on_line is not None:
                 on_line(line)
@@ -227,14 +292,20 @@ def _follow(child: subprocess.Popen[bytes], path: Path) -> Iterator[dict[str, An
 
 
 def _failure(code: int, output: Path) -> Exception:
-    lines = store.redact(output.read_text(encoding="utf-8", errors="replace")).strip().splitlines() or ["(no output)"]
+    lines = store.redact(
+        output.read_text(encoding="utf-8", errors="replace")
+    ).strip().splitlines() or ["(no output)"]
     if (told := output.with_name("failure.json")).exists():
         code, lines = store.read_json(told)["code"], [store.read_json(told)["said"]]
     if code == 2:
         return WorkbookError(lines[-1])
     if code in (6, -signal.SIGKILL):
-        return WorkbookError(f"training ran out of memory or disk ({lines[-1][:200]}): {SMALLER}", 6)
-    return RuntimeError(f"the training program ended with code {code}; its last lines:\n" + "\n".join(lines[-12:]))
+        return WorkbookError(
+            f"training ran out of memory or disk ({lines[-1][:200]}): {SMALLER}", 6
+        )
+    return RuntimeError(
+        f"the training program ended with code {code}; its last lines:\n" + "\n".join(lines[-12:])
+    )
 
 
 def check_adapter(folder: Path) -> None:
@@ -243,6 +314,10 @@ def check_adapter(folder: Path) -> None:
 
     weights = load_file(folder / "adapter_model.safetensors")
     if not all(bool(w.isfinite().all()) for w in weights.values()):
-        raise WorkbookError("the adapter holds values that are not finite; lower learning_rate and train again")
+        raise WorkbookError(
+            "the adapter holds values that are not finite; lower learning_rate and train again"
+        )
     if not any(bool(w.any()) for name, w in weights.items() if "lora_B" in name):
-        raise WorkbookError("the adapter has no effect (its lora_B weights are zero): check learning_rate and target_modules")
+        raise WorkbookError(
+            "the adapter has no effect (its lora_B weights are zero): check learning_rate and target_modules"
+        )

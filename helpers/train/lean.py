@@ -21,14 +21,18 @@ from torch.nn import functional
 from helpers.models.products import frozen_linear, product
 
 HEAD_ROWS = 128  # positions whose logits are in memory at once
-DRAWS = 2**16  # steps of the dropout's probability: four masks from one random 64-bit number cost a third of bernoulli
+DRAWS = (
+    2**16
+)  # steps of the dropout's probability: four masks from one random 64-bit number cost a third of bernoulli
 
 
 class AdaptedLinear(torch.autograd.Function):
     """x W' + bias + scaling (dropout(x) A') B' with W and bias frozen."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float, dropout: float) -> Any:
+    def forward(
+        ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float, dropout: float
+    ) -> Any:
         rows = x.reshape(-1, x.shape[-1])
         lost = _lost(rows, dropout) if dropout else None
         scaling /= 1 - dropout
@@ -48,19 +52,27 @@ class AdaptedLinear(torch.autograd.Function):
         to_a, to_b = inside.t() @ _without(rows, lost), (flat.t() @ inner).mul_(ctx.scaling)
         if ctx.needs_input_grad[0]:
             to_input = product(flat, weight.t())
-            to_input = to_input.addmm_(inside, a) if lost is None else to_input.add_(_without(inside @ a, lost))
+            to_input = (
+                to_input.addmm_(inside, a)
+                if lost is None
+                else to_input.add_(_without(inside @ a, lost))
+            )
             to_input = to_input.view(*gradient.shape[:-1], -1)
         return to_input, None, None, to_a, to_b, None, None
 
 
 def _lost(rows: torch.Tensor, dropout: float) -> torch.Tensor:
     """True where a value is dropped; drawn from torch's generator, so that a resumed training draws the same."""
-    drawn = torch.randint(-(2**63), 2**63 - 1, ((rows.numel() + 3) // 4,)).view(torch.int16)[: rows.numel()]
+    drawn = torch.randint(-(2**63), 2**63 - 1, ((rows.numel() + 3) // 4,)).view(torch.int16)[
+        : rows.numel()
+    ]
     return (drawn < round(dropout * DRAWS) - DRAWS // 2).view(rows.shape)
 
 
 def _without(values: torch.Tensor, lost: torch.Tensor | None) -> torch.Tensor:
-    return values if lost is None else torch.where(lost, values.new_zeros(()), values)  # half the time of masked_fill
+    return (
+        values if lost is None else torch.where(lost, values.new_zeros(()), values)
+    )  # half the time of masked_fill
 
 
 class GatedProduct(torch.autograd.Function):
@@ -74,7 +86,9 @@ class GatedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         gate, up = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(gradient * up, gate), functional.silu(gate).mul_(gradient)
+        return torch.ops.aten.silu_backward(gradient * up, gate), functional.silu(gate).mul_(
+            gradient
+        )
 
 
 class Normed(torch.autograd.Function):
@@ -101,8 +115,13 @@ class HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Any, weight: Any, targets: Any) -> Any:
         total, to_hidden = hidden.new_zeros(()), torch.empty_like(hidden)
         parts = math.ceil(len(hidden) / HEAD_ROWS) or 1
-        for rows, goal, out in zip(*(t.chunk(parts) for t in (hidden, targets, to_hidden)), strict=True):
-            logits, goal = product(weight, rows), goal[None]  # (words, rows): half the time of (rows, words)
+        for rows, goal, out in zip(
+            *(t.chunk(parts) for t in (hidden, targets, to_hidden)), strict=True
+        ):
+            logits, goal = (
+                product(weight, rows),
+                goal[None],
+            )  # (words, rows): half the time of (rows, words)
             logits.sub_(logits.amax(0))
             picked = logits.gather(0, goal)
             parts = logits.exp_().sum(0, keepdim=True)
@@ -173,19 +192,31 @@ def slim(model: torch.nn.Module) -> Callable[[], None]:
     changed = []
     for module in model.modules():
         new = None
-        if isinstance(module, Linear) and type(module.base_layer) is torch.nn.Linear and not module.lora_variant:
+        if (
+            isinstance(module, Linear)
+            and type(module.base_layer) is torch.nn.Linear
+            and not module.lora_variant
+        ):
             new = _adapted(module, module.forward)
-        elif type(module) is torch.nn.Linear and not any(p.requires_grad for p in module.parameters()):
+        elif type(module) is torch.nn.Linear and not any(
+            p.requires_grad for p in module.parameters()
+        ):
             new = frozen_linear(module)
-        elif all(hasattr(module, f"{name}_proj") for name in ("gate", "up", "down")) and _is_silu(module):
+        elif all(hasattr(module, f"{name}_proj") for name in ("gate", "up", "down")) and _is_silu(
+            module
+        ):
             new = _gated(module)
-        elif type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):  # Llama's kind, not Gemma's
+        elif type(module).__name__.endswith("RMSNorm") and hasattr(
+            module, "variance_epsilon"
+        ):  # Llama's kind, not Gemma's
             new = _normed(module, module.forward)
         if new:
             module.forward = new
             changed.append(module)
     _keep_freed_memory()
-    os.environ["TRANSFORMERS_SDPA_FORCE_GQA"] = "1"  # keys and values are not repeated for each head that reads them
+    os.environ["TRANSFORMERS_SDPA_FORCE_GQA"] = (
+        "1"  # keys and values are not repeated for each head that reads them
+    )
 
     def undo() -> None:
         os.environ.pop("TRANSFORMERS_SDPA_FORCE_GQA", None)
@@ -214,7 +245,11 @@ def _adapted(module: Any, stock: Callable[..., Any]) -> Callable[..., Any]:
         if module.disable_adapters or module.merged or len(active) != 1 or args or kwargs:
             return stock(x, *args, **kwargs)
         base, dropout = module.base_layer, module.lora_dropout[active[0]]
-        a, b, scaling = module.lora_A[active[0]].weight, module.lora_B[active[0]].weight, module.scaling[active[0]]
+        a, b, scaling = (
+            module.lora_A[active[0]].weight,
+            module.lora_B[active[0]].weight,
+            module.scaling[active[0]],
+        )
         lost = getattr(dropout, "p", 0.0) if module.training else 0.0
         return AdaptedLinear.apply(x, base.weight, base.bias, a, b, scaling, lost)
 
@@ -222,7 +257,11 @@ def _adapted(module: Any, stock: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _normed(module: Any, stock: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda x: Normed.apply(x, module.weight, module.variance_epsilon) if x.dtype == torch.float32 else stock(x)
+    return lambda x: (
+        Normed.apply(x, module.weight, module.variance_epsilon)
+        if x.dtype == torch.float32
+        else stock(x)
+    )
 
 
 def _gated(module: Any) -> Callable[[Any], Any]:

@@ -19,7 +19,13 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PrinterCallback, TrainerState, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PrinterCallback,
+    TrainerState,
+    set_seed,
+)
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig
 
@@ -51,7 +57,9 @@ def train(job: dict[str, Any]) -> None:
         trainer.best, trainer._total_train_tokens = done.get("best", trainer.best), done["tokens"]
         try:
             fallback = settle(trainer, parts)
-            tell(event="started", path=trainer.path, fallback=fallback, steps=trainer.args.max_steps)
+            tell(
+                event="started", path=trainer.path, fallback=fallback, steps=trainer.args.max_steps
+            )
             started = time.monotonic()
             if done["step"] < trainer.args.max_steps and not done["stopped"]:
                 trainer.train(resume_from_checkpoint=resume and str(resume))
@@ -60,11 +68,18 @@ def train(job: dict[str, Any]) -> None:
                 trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
         except (MemoryError, RuntimeError) as error:
             smaller = halved(schedule)
-            if not out_of_memory(error) or smaller is None or job["config"]["processes"] * job["config"]["machines"] > 1:
+            if (
+                not out_of_memory(error)
+                or smaller is None
+                or job["config"]["processes"] * job["config"]["machines"] > 1
+            ):
                 raise  # other processes would wait for this one for ever
             schedule, trainer, resume = smaller, None, last_checkpoint(folder)
             done = _reached(resume)
-            tell(event="smaller", **{name: smaller[name] for name in ("batch_size", "gradient_accumulation")})
+            tell(
+                event="smaller",
+                **{name: smaller[name] for name in ("batch_size", "gradient_accumulation")},
+            )
         if trainer is None:  # outside of `except`, whose traceback holds the tensors
             gc.collect()
             torch.cuda.empty_cache()
@@ -72,19 +87,37 @@ def train(job: dict[str, Any]) -> None:
     if not parts["validation"]:
         trainer.keep_adapter()
     if trainer.is_world_process_zero():
-        _finish(trainer, job | {"schedule": schedule}, parts, tell, {"fallback": fallback, "seconds": seconds, "from": done})
+        _finish(
+            trainer,
+            job | {"schedule": schedule},
+            parts,
+            tell,
+            {"fallback": fallback, "seconds": seconds, "from": done},
+        )
 
 
 def _reached(checkpoint: Path | None) -> dict[str, Any]:
-    return store.read_json(checkpoint / COMPLETE) if checkpoint else {"step": 0, "tokens": 0, "stopped": False}
+    return (
+        store.read_json(checkpoint / COMPLETE)
+        if checkpoint
+        else {"step": 0, "tokens": 0, "stopped": False}
+    )
 
 
-def _finish(trainer: WorkbookTrainer, job: dict[str, Any], parts: Parts, tell: Tell, known: dict[str, Any]) -> None:
+def _finish(
+    trainer: WorkbookTrainer, job: dict[str, Any], parts: Parts, tell: Tell, known: dict[str, Any]
+) -> None:
     """result.json, last of all; the checks of the adapter come before it."""
     cuda = torch.cuda.is_available()
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     seconds, fresh = known["seconds"], int(trainer._total_train_tokens) - known["from"]["tokens"]
-    last = next((entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry), None)
+    last = next(
+        (entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry), None
+    )
     steps = trainer.state.global_step or known["from"]["step"]
     details = {
         "steps": steps,
@@ -97,9 +130,15 @@ def _finish(trainer: WorkbookTrainer, job: dict[str, Any], parts: Parts, tell: T
         "memory_mb": peak // 2**20,
         "used": {name: job["schedule"][name] for name in ("batch_size", "gradient_accumulation")},
     }
-    probes = sorted(parts["validation"] or parts["train"], key=lambda row: len(row["input_ids"]))[:4]
+    probes = sorted(parts["validation"] or parts["train"], key=lambda row: len(row["input_ids"]))[
+        :4
+    ]
     details |= look_back(trainer, Path(job["folder"]) / "adapter", probes, tell)
-    result = {"tokens": int(trainer._total_train_tokens), "losses": {"train": last, **trainer.best}, "details": details}
+    result = {
+        "tokens": int(trainer._total_train_tokens),
+        "losses": {"train": last, **trainer.best},
+        "details": details,
+    }
     store.write_json(Path(job["folder"]) / "result.json", result)
     tell(event="finished", tokens=result["tokens"], steps=steps, best=trainer.best["best_step"])
 
@@ -125,9 +164,13 @@ def assert_processes(config: dict[str, Any]) -> None:
     fits = kind == "NO" if wanted == 1 else kind in ("MULTI_CPU", "MULTI_GPU")
     if state.num_processes != wanted or not fits:
         found = f"{state.num_processes} processes of type {kind}"
-        raise WorkbookError(f"training runs as {found} instead of {wanted}; start it with torchrun (docs/training.md)")
+        raise WorkbookError(
+            f"training runs as {found} instead of {wanted}; start it with torchrun (docs/training.md)"
+        )
     if config["sharding"] == "fsdp" and (kind != "MULTI_GPU"):
-        raise WorkbookError("sharding: fsdp needs several GPUs (torch would silently not shard); set sharding: none")
+        raise WorkbookError(
+            "sharding: fsdp needs several GPUs (torch would silently not shard); set sharding: none"
+        )
 
 
 def on_cpu() -> bool:
@@ -145,20 +188,33 @@ def settle(trainer: WorkbookTrainer, parts: Parts) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that a smaller batch could help."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(re.search(NO_MEMORY, str(error), re.IGNORECASE))
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(
+        re.search(NO_MEMORY, str(error), re.IGNORECASE)
+    )
 
 
 def halved(schedule: dict[str, int]) -> dict[str, int] | None:
     """Half the rows per pass and twice the passes per step: the same gradient in less memory. None at one row."""
     rows, passes = schedule["batch_size"], schedule["gradient_accumulation"]
     smaller = next((n for n in range(rows // 2, 0, -1) if rows * passes % n == 0), None)
-    return smaller and schedule | {"batch_size": smaller, "gradient_accumulation": rows * passes // smaller}
+    return smaller and schedule | {
+        "batch_size": smaller,
+        "gradient_accumulation": rows * passes // smaller,
+    }
 
 
 def load_base(path: str, load_in_4bit: bool) -> Any:
     """The frozen base model: bf16 only where the hardware has it, nf4 when asked for, fp32 otherwise."""
-    dtype = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
-    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+    dtype = (
+        torch.bfloat16
+        if torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        else torch.float32
+    )
+    nf4 = {
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": dtype,
+    }
     quantised = BitsAndBytesConfig(load_in_4bit=True, **nf4) if load_in_4bit else None
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, quantization_config=quantised)
     return prepare_model_for_kbit_training(model, torch.cuda.is_available()) if quantised else model
@@ -168,8 +224,14 @@ def arguments(job: dict[str, Any], validates: bool, gpu: bool | None = None) -> 
     """trl's settings for this job; with `gpu` as on a GPU, whether or not there is one (None: look)."""
     config, schedule = job["config"], job["schedule"]
     gpu = torch.cuda.is_available() if gpu is None else gpu
-    wraps = {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "activation_checkpointing": True, "state_dict_type": "FULL_STATE_DICT"}
-    special: dict[str, Any] = {"fsdp": True, "fsdp_config": wraps} if config["sharding"] == "fsdp" else {}
+    wraps = {
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "activation_checkpointing": True,
+        "state_dict_type": "FULL_STATE_DICT",
+    }
+    special: dict[str, Any] = (
+        {"fsdp": True, "fsdp_config": wraps} if config["sharding"] == "fsdp" else {}
+    )
     if gpu and config["load_in_4bit"]:
         special["optim"] = "paged_adamw_8bit"
     return SFTConfig(
@@ -200,7 +262,11 @@ def build_trainer(job: dict[str, Any], parts: Parts, tell: Tell) -> WorkbookTrai
     """peft's LoRA on the base, in trl's SFTTrainer with our loss and batching."""
     config = job["config"]
     set_seed(config["seed"])
-    strength = {"r": config["lora_r"], "lora_alpha": config["lora_alpha"], "lora_dropout": config["lora_dropout"]}
+    strength = {
+        "r": config["lora_r"],
+        "lora_alpha": config["lora_alpha"],
+        "lora_dropout": config["lora_dropout"],
+    }
     lora = LoraConfig(task_type="CAUSAL_LM", target_modules=config["target_modules"], **strength)
     validation = sorted(parts["validation"], key=lambda r: len(r["input_ids"]))
     trainer = WorkbookTrainer(

@@ -16,10 +16,14 @@ from helpers.records import WorkbookError
 from helpers.train.config import OpenAIJobConfig
 
 OPENAI = "https://api.openai.com/v1"
-LAST_JOBS = date(2027, 1, 6)  # from this day OpenAI creates no job for anybody (its deprecations page)
+LAST_JOBS = date(
+    2027, 1, 6
+)  # from this day OpenAI creates no job for anybody (its deprecations page)
 SERVED_WITHIN = 300.0  # seconds that a new model may answer 404
 METRICS = {"step": "step", "total_steps": "steps", "train_loss": "loss", "valid_loss": "eval_loss"}
-METRICS |= {"full_valid_loss": "eval_loss"}  # of the whole validation file: it stands above that of a batch
+METRICS |= {
+    "full_valid_loss": "eval_loss"
+}  # of the whole validation file: it stands above that of a batch
 ELSEWHERE = "use 03a (LoRA), or another base_url"
 REMEDIES = {
     "training_not_available": f"this organisation may no longer create jobs there: {ELSEWHERE}",
@@ -37,9 +41,16 @@ _log = logging.getLogger(__name__)
 
 def refusal(error: Any, what: str) -> WorkbookError:
     """Exit 5 with the provider's words and our remedy; `error` is the SDK's exception, or a job's error object."""
-    code = str(getattr(error, "code", None) or (type(error).__name__ if isinstance(error, Exception) else "no code"))
+    code = str(
+        getattr(error, "code", None)
+        or (type(error).__name__ if isinstance(error, Exception) else "no code")
+    )
     text = store.redact(str(getattr(error, "message", None) or "no reason given"))[:300]
-    remedy = REMEDIES.get(code) or ("" if code != "no code" else REMEDIES["cancelled"]) or "mend that, then run again"
+    remedy = (
+        REMEDIES.get(code)
+        or ("" if code != "no code" else REMEDIES["cancelled"])
+        or "mend that, then run again"
+    )
     return WorkbookError(f"{what}: {text} ({code}); {remedy}", 5)
 
 
@@ -55,9 +66,13 @@ def check_offer(client: Any, base_url: str, config: OpenAIJobConfig) -> str:
     try:
         if base_url.startswith(OPENAI):
             if today >= LAST_JOBS:
-                raise WorkbookError(f"OpenAI creates no fine-tuning jobs since {LAST_JOBS}: {ELSEWHERE}", 5)
+                raise WorkbookError(
+                    f"OpenAI creates no fine-tuning jobs since {LAST_JOBS}: {ELSEWHERE}", 5
+                )
             if not client.fine_tuning.jobs.list(limit=1).data:
-                raise WorkbookError(f"OpenAI creates no jobs for organisations that had none before: {ELSEWHERE}", 5)
+                raise WorkbookError(
+                    f"OpenAI creates no jobs for organisations that had none before: {ELSEWHERE}", 5
+                )
         served_until = client.models.retrieve(config.api_model).shutdown_date or ""
     except openai.NotFoundError:
         return ""  # not every provider lists what it can tune; create will say
@@ -85,12 +100,18 @@ def wait_until_served(client: Any, model: str, poll_seconds: float) -> None:
             time.sleep(poll_seconds)
         except openai.OpenAIError:
             return  # another fault, or a provider that does not list models: 04 will see
-    _log.warning("%s is not served yet, %g s after its job succeeded; wait before running 04", model, SERVED_WITHIN)
+    _log.warning(
+        "%s is not served yet, %g s after its job succeeded; wait before running 04",
+        model,
+        SERVED_WITHIN,
+    )
 
 
 def curve_of(events: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """The metrics events as lines of training.jsonl; of a step that came twice (a restart) the later."""
-    metrics = [event.get("data") or {} for event in events.values() if event.get("type") == "metrics"]
+    metrics = [
+        event.get("data") or {} for event in events.values() if event.get("type") == "metrics"
+    ]
     return _lines(metrics)
 
 
@@ -98,7 +119,9 @@ def _lines(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     steps: dict[int, dict[str, Any]] = {}
     for m in metrics:
         if m.get("step") is not None:
-            line = {ours: m[theirs] for theirs, ours in METRICS.items() if m.get(theirs) is not None}
+            line = {
+                ours: m[theirs] for theirs, ours in METRICS.items() if m.get(theirs) is not None
+            }
             steps.setdefault(int(m["step"]), {}).update(line)
     return list(steps.values())
 
@@ -113,7 +136,10 @@ def curve_of_file(client: Any, files: list[str]) -> list[dict[str, Any]]:
             if not data.lstrip().startswith(b"step"):
                 data = base64.b64decode(data)
             rows = list(csv.DictReader(io.StringIO(data.decode())))
-            numbers = [{key: float(value) for key, value in row.items() if key in METRICS and value} for row in rows]
+            numbers = [
+                {key: float(value) for key, value in row.items() if key in METRICS and value}
+                for row in rows
+            ]
             return _lines([row | {"step": int(row["step"])} for row in numbers if "step" in row])
     return []
 
@@ -128,4 +154,11 @@ def checkpoints_of(client: Any, job_id: str) -> list[dict[str, Any]]:
         _log.warning("no checkpoints of %s: %s", job_id, type(error).__name__)
         return []
     found.sort(key=lambda checkpoint: -checkpoint.step_number)
-    return [{"model": c.fine_tuned_model_checkpoint, "step": c.step_number, "metrics": c.metrics.to_dict()} for c in found]
+    return [
+        {
+            "model": c.fine_tuned_model_checkpoint,
+            "step": c.step_number,
+            "metrics": c.metrics.to_dict(),
+        }
+        for c in found
+    ]

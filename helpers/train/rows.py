@@ -67,7 +67,9 @@ def encode(tokenizer: Any, prompt: list[Message], answer: str) -> tuple[list[int
     return models.render_tokens(tokenizer, prompt), ids
 
 
-def make_row(tokenizer: Any, task: Task, example: TrainingExample, config: LoraTrainingConfig) -> TrainingRow | str:
+def make_row(
+    tokenizer: Any, task: Task, example: TrainingExample, config: LoraTrainingConfig
+) -> TrainingRow | str:
     """The token row of one example, or why it has none."""
     if not example.answer.strip():
         return "no answer to learn"
@@ -79,7 +81,9 @@ def make_row(tokenizer: Any, task: Task, example: TrainingExample, config: LoraT
     if len(given) >= config.max_length:
         return f"no trainable token left: its prompt has {len(given)} tokens, max_length is {config.max_length}"
     ids, labels = given + learnt, [IGNORED] * len(given) + learnt
-    return TrainingRow(id=example.id, input_ids=ids[: config.max_length], labels=labels[: config.max_length])
+    return TrainingRow(
+        id=example.id, input_ids=ids[: config.max_length], labels=labels[: config.max_length]
+    )
 
 
 def choose_rows(
@@ -99,7 +103,9 @@ def choose_rows(
     return chosen, len(ordered) - len(chosen)
 
 
-def preflight(dataset: FineTuningDataset, task: Task, config: LoraTrainingConfig, show: int = 3) -> Preflight:
+def preflight(
+    dataset: FineTuningDataset, task: Task, config: LoraTrainingConfig, show: int = 3
+) -> Preflight:
     """Encode the train and validation parts and check what would otherwise fail silently."""
     tokenizer = tokenizer_of(config.base_model)
     by_id = {e.id: e for e in (*dataset.part("train"), *dataset.part("validation"))}
@@ -111,8 +117,12 @@ def preflight(dataset: FineTuningDataset, task: Task, config: LoraTrainingConfig
     train, left_out = choose_rows(teaching, verified, config.epochs, config.max_train_tokens)
     if not train:
         first = next((f": {name} ({reason})" for name, reason in refused.items()), "")
-        raise WorkbookError(f"no trainable row; raise max_length or max_train_tokens. Rows refused: {len(refused)}{first}")
-    validation, _ = choose_rows([row for row in rows if by_id[row.id].part == "validation"], verified, 1, 0)
+        raise WorkbookError(
+            f"no trainable row; raise max_length or max_train_tokens. Rows refused: {len(refused)}{first}"
+        )
+    validation, _ = choose_rows(
+        [row for row in rows if by_id[row.id].part == "validation"], verified, 1, 0
+    )
     ends = {r.labels[-1] for r in train} & set(control_tokens(tokenizer))
     chats = {r.id: render(task, by_id[r.id], config.prompt_style, answer=True) for r in train}
     whole = {name: models.render_tokens(tokenizer, chat, False) for name, chat in chats.items()}
@@ -138,7 +148,9 @@ def _pieces(tokenizer: Any, row: TrainingRow) -> list[tuple[str, bool]]:
     return [(tokenizer.decode([i for i, _ in run]), carries) for carries, run in runs]
 
 
-def training_file(examples: list[TrainingExample], task: Task, config: OpenAIJobConfig, part: str = "train") -> bytes:
+def training_file(
+    examples: list[TrainingExample], task: Task, config: OpenAIJobConfig, part: str = "train"
+) -> bytes:
     """The JSONL of a hosted job, in chat lines as the model will be asked later, judged by every rule we know."""
     chats = [render(task, example, config.prompt_style, answer=True) for example in examples]
     lines = [store.dumps({"messages": models.plain(chat)}) + "\n" for chat in chats]
@@ -146,9 +158,15 @@ def training_file(examples: list[TrainingExample], task: Task, config: OpenAIJob
     if part == "train" and (whole := [issue.message for issue in issues if not issue.line]):
         raise WorkbookError(f"{whole[0]}: add some, and run 02 again")
     problems = [f"{examples[issue.line - 1].id}: {issue.message}" for issue in issues if issue.line]
-    problems += [f"{example.id}: no answer of the assistant" for example in examples if not example.answer.strip()]
+    problems += [
+        f"{example.id}: no answer of the assistant"
+        for example in examples
+        if not example.answer.strip()
+    ]
     if problems:
-        raise WorkbookError(f"the provider would refuse {len(problems)} rows: {'; '.join(problems[:5])}; leave them out in 02")
+        raise WorkbookError(
+            f"the provider would refuse {len(problems)} rows: {'; '.join(problems[:5])}; leave them out in 02"
+        )
     return "".join(lines).encode()
 
 

@@ -14,16 +14,32 @@ from helpers import store
 @pytest.fixture
 def workbook(tmp_path):
     def call(*arguments: str, **env: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", "import sys; from helpers.cli import main; sys.exit(main())", *arguments]
-        full = os.environ | {"WORKBOOK_HOME": str(tmp_path / "home"), "PYTHONPATH": str(store.PROJECT)} | env
-        return subprocess.run(command, env=full, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from helpers.cli import main; sys.exit(main())",
+            *arguments,
+        ]
+        full = (
+            os.environ
+            | {"WORKBOOK_HOME": str(tmp_path / "home"), "PYTHONPATH": str(store.PROJECT)}
+            | env
+        )
+        return subprocess.run(
+            command, env=full, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
 
     return call
 
 
 def test_help_imports_nothing_heavy_and_is_quick(workbook):
     heavy = "import sys; from helpers import cli; cli._parser(); bad = {'torch', 'transformers', 'pandas', 'pydantic', 'yaml'}"
-    assert subprocess.run([sys.executable, "-c", heavy + " & set(sys.modules); assert not bad, bad"]).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", heavy + " & set(sys.modules); assert not bad, bad"]
+        ).returncode
+        == 0
+    )
     times = []
     for _ in range(3):
         started = time.monotonic()
@@ -33,7 +49,8 @@ def test_help_imports_nothing_heavy_and_is_quick(workbook):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "empty"), [(("runs",), []), (("registry", "list"), []), (("registry", "history"), []), (("route",), {})]
+    ("arguments", "empty"),
+    [(("runs",), []), (("registry", "list"), []), (("registry", "history"), []), (("route",), {})],
 )
 def test_json_is_exactly_one_value_on_stdout(workbook, arguments, empty):
     done = workbook(*arguments, "--json")
@@ -45,7 +62,16 @@ def test_doctor_says_what_it_found_and_whether_that_is_enough(workbook):
     report = json.loads(done.stdout)
     assert done.returncode == (0 if report["ready"] else 2)
     names = {check["name"]: check for check in report["checks"]}
-    assert {"python", "packages", "embedded model", "disk", "memory", "cores", "gpu", "lock"} <= set(names)
+    assert {
+        "python",
+        "packages",
+        "embedded model",
+        "disk",
+        "memory",
+        "cores",
+        "gpu",
+        "lock",
+    } <= set(names)
     assert all(check["remedy"] for check in names.values() if check["status"] == "missing")
     assert "python" in workbook("doctor").stdout
 
@@ -64,7 +90,11 @@ def test_doctor_says_what_it_found_and_whether_that_is_enough(workbook):
 def test_a_mistake_is_exit_2_and_one_message(workbook, tmp_path, arguments, said):
     done = workbook(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr and done.stderr.startswith("workbook: ") and len(done.stderr.strip().splitlines()) == 1
+    assert (
+        said in done.stderr
+        and done.stderr.startswith("workbook: ")
+        and len(done.stderr.strip().splitlines()) == 1
+    )
     assert not (tmp_path / "home" / "runs").exists()
 
 
@@ -79,7 +109,9 @@ def test_a_schedule_is_installed_listed_watched_and_taken_out(workbook, tmp_path
     tab = {"WORKBOOK_CRONTAB": str(tmp_path / "tab")}
     assert workbook("schedule", "retrain", "--cron", "0 3 * * 0", **tab).returncode == 0
     listed = json.loads(workbook("schedule", "--list", "--json", **tab).stdout)
-    assert [(row["profile"], row["installed"], row["overdue"]) for row in listed] == [("retrain", True, False)]
+    assert [(row["profile"], row["installed"], row["overdue"]) for row in listed] == [
+        ("retrain", True, False)
+    ]
     status = workbook("status", "--json", **tab)
     assert (status.returncode, json.loads(status.stdout)["overdue"]) == (0, False)
     assert "retrain" in workbook("status", **tab).stdout
@@ -92,6 +124,9 @@ def test_a_schedule_is_installed_listed_watched_and_taken_out(workbook, tmp_path
 
 
 def test_gc_says_what_would_go_and_learner_writes_notebooks(workbook, tmp_path):
-    assert json.loads(workbook("gc", "--keep", "3", "--json").stdout) == {"would_delete": [], "bytes": 0}
+    assert json.loads(workbook("gc", "--keep", "3", "--json").stdout) == {
+        "would_delete": [],
+        "bytes": 0,
+    }
     assert "00_start_here.ipynb" in workbook("learner", str(tmp_path / "mine")).stdout
     assert workbook("learner", str(tmp_path / "mine")).returncode == 2

@@ -63,7 +63,10 @@ def test_skipping_impossible_recognisers_changes_no_finding(text):
 @pytest.mark.skipif(not PII_FILE.exists(), reason="needs the shared PII file")
 def test_skipping_changes_no_finding_on_the_pii_file():
     texts = [json.loads(line)["full_text"] for line in PII_FILE.read_text().splitlines()]
-    assert all(personal.find_personal_data(t) == personal._findings(t, personal._recognisers()) for t in texts)
+    assert all(
+        personal.find_personal_data(t) == personal._findings(t, personal._recognisers())
+        for t in texts
+    )
 
 
 def test_analysing_an_email_asks_no_network():
@@ -75,7 +78,13 @@ socket.getaddrinfo = socket.gethostbyname = socket.socket.connect = refuse
 from helpers.curate.personal import find_personal_data
 print([s.kind for s in find_personal_data("write to mara@example.co.uk today")])
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=store.PROJECT, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=store.PROJECT,
+        timeout=120,
+    )
     assert done.stdout.strip() == "['EMAIL_ADDRESS']", done.stdout + done.stderr
 
 
@@ -97,11 +106,17 @@ def message(role, content="text", **extra):
 )
 def test_a_chat_that_cannot_be_learnt_from_says_what_is_wrong(messages, said):
     issues = checks.check_format(example("x").model_copy(update={"messages": messages}))
-    assert any(said in i.evidence for i in issues) and {i.code for i in issues} == {"invalid_format"}
+    assert any(said in i.evidence for i in issues) and {i.code for i in issues} == {
+        "invalid_format"
+    }
 
 
 def test_a_proper_chat_passes_also_with_tools():
-    turns = [message("system"), message("user"), message("assistant", None, tool_calls=[{"id": "1"}])]
+    turns = [
+        message("system"),
+        message("user"),
+        message("assistant", None, tool_calls=[{"id": "1"}]),
+    ]
     turns += [message("tool", tool_call_id="1"), message("assistant")]
     assert checks.check_format(example("x").model_copy(update={"messages": turns})) == []
 
@@ -113,20 +128,38 @@ def test_a_special_token_of_the_base_model_or_of_openai_is_rejected_and_named(to
     sieved = curate.validate_examples(rows, task, "tiny", 4, 100)
     assert sieved.kept == rows[1:]
     (issue,) = sieved.rejected[0].issues
-    assert issue.code == "invalid_format" and issue.evidence == f"message 1 (user) holds the special token {token}"
-    answer = example("x").model_copy(update={"messages": [message("user"), message("assistant", f"{{}}{token}")]})
+    assert (
+        issue.code == "invalid_format"
+        and issue.evidence == f"message 1 (user) holds the special token {token}"
+    )
+    answer = example("x").model_copy(
+        update={"messages": [message("user"), message("assistant", f"{{}}{token}")]}
+    )
     (issue,) = checks.check_special_tokens(answer, checks.special_tokens("tiny"))
     assert "message 2 (assistant)" in issue.evidence
 
 
 @pytest.mark.parametrize(
-    "answer", ['{"label": "maybe-4111"}', "Sure! {}", '{"label": NaN}', '["yes"]', '{"label":"yes","mail-me@x.org":1}']
+    "answer",
+    [
+        '{"label": "maybe-4111"}',
+        "Sure! {}",
+        '{"label": NaN}',
+        '["yes"]',
+        '{"label":"yes","mail-me@x.org":1}',
+    ],
 )
 def test_an_answer_that_breaks_the_schema_is_rejected_without_quoting_it(answer, make_task):
     validator = Draft202012Validator(tasks.load_task(str(make_task([]))).schema)
-    row = example("x").model_copy(update={"messages": [message("user"), message("assistant", answer)]})
+    row = example("x").model_copy(
+        update={"messages": [message("user"), message("assistant", answer)]}
+    )
     (issue,) = checks.check_answer(row, validator)
-    assert issue.code == "invalid_format" and "4111" not in issue.evidence and "mail-me" not in issue.evidence
+    assert (
+        issue.code == "invalid_format"
+        and "4111" not in issue.evidence
+        and "mail-me" not in issue.evidence
+    )
 
 
 def test_lengths_are_judged_by_tokens_and_endless_rows_are_not_tokenised(make_task):
@@ -135,13 +168,23 @@ def test_lengths_are_judged_by_tokens_and_endless_rows_are_not_tokenised(make_ta
     sieved = curate.validate_examples(rows, task, "tiny", 4, 100)
     assert [e.user_text for e in sieved.kept] == ["a question of ordinary length"]
     assert [r.issues[0].code for r in sieved.rejected] == ["invalid_length", "invalid_length"]
-    assert "tokens" in sieved.rejected[0].issues[0].evidence and "over 2000 characters" in sieved.rejected[1].issues[0].evidence
+    assert (
+        "tokens" in sieved.rejected[0].issues[0].evidence
+        and "over 2000 characters" in sieved.rejected[1].issues[0].evidence
+    )
 
 
 def test_every_check_runs_on_every_row(make_task):
     bad = example(f"{PERSONAL['EMAIL_ADDRESS']} {SECRETS[0]}", label="maybe")
-    (row,) = curate.validate_examples([bad], tasks.load_task(str(make_task([]))), "tiny", 4, 9).rejected
-    assert {i.code for i in row.issues} == {"invalid_format", "invalid_length", "contains_pii", "contains_secret"}
+    (row,) = curate.validate_examples(
+        [bad], tasks.load_task(str(make_task([]))), "tiny", 4, 9
+    ).rejected
+    assert {i.code for i in row.issues} == {
+        "invalid_format",
+        "invalid_length",
+        "contains_pii",
+        "contains_secret",
+    }
 
 
 def test_an_excerpt_is_masked_and_never_the_full_text():

@@ -25,7 +25,11 @@ def touched(texts, seed=3):
 
 
 def brute(texts, others, threshold):
-    pairs = [(i, j, jaccard(shingles(a), shingles(b))) for i, a in enumerate(texts) for j, b in enumerate(others)]
+    pairs = [
+        (i, j, jaccard(shingles(a), shingles(b)))
+        for i, a in enumerate(texts)
+        for j, b in enumerate(others)
+    ]
     return {(i, j) for i, j, score in pairs if score >= threshold}
 
 
@@ -34,7 +38,9 @@ def test_similar_texts_are_those_that_brute_force_finds_with_their_scores(senten
     texts = touched(sentences(120))
     found = {(i, j): score for i, j, score in similar(texts, texts[:50], threshold)}
     assert set(found) == brute(texts, texts[:50], threshold)
-    assert all(score == jaccard(shingles(texts[i]), shingles(texts[j])) for (i, j), score in found.items())
+    assert all(
+        score == jaccard(shingles(texts[i]), shingles(texts[j])) for (i, j), score in found.items()
+    )
     assert threshold == 1.0 or len(found) > 50
     assert list(similar(["a"], [], threshold)) == [] == list(similar([], ["a"], threshold))
 
@@ -46,7 +52,9 @@ def test_no_near_duplicate_straddles_parts_and_none_of_one_label_is_left_in_a_pa
     for i, text in enumerate(texts):
         part = rng.choice(["train", "validation", "test"])
         quality = rng.choice(["verified", "unverified"]) if part == "train" else "verified"
-        rows.append(example(text, rng.choice(["yes", "no"]), part, quality, day=1 + i % 28, id=str(i)))
+        rows.append(
+            example(text, rng.choice(["yes", "no"]), part, quality, day=1 + i % 28, id=str(i))
+        )
     sieved, conflicts = deduplicate_examples(rows, label)
     for a, b in combinations(sieved.kept, 2):
         score = jaccard(shingles(normalise(a.user_text)), shingles(normalise(b.user_text)))
@@ -63,12 +71,17 @@ def test_a_chain_of_likeness_loses_only_rows_that_match_a_kept_row():
     words = [f"{c}{c}{c}{c}" for c in "abcdefghijklmnopqrstuvwxyz"]
     a, b, c = " ".join(words[:20]), " ".join(words[1:21]), " ".join(words[4:24])
     assert jaccard(shingles(a), shingles(b)) >= 0.8 > jaccard(shingles(a), shingles(c))
-    sieved, _ = deduplicate_examples([example(t, day=i + 1) for i, t in enumerate((a, b, c))], label)
+    sieved, _ = deduplicate_examples(
+        [example(t, day=i + 1) for i, t in enumerate((a, b, c))], label
+    )
     assert [e.user_text for e in sieved.kept] == [a, c]
 
 
 def test_of_two_copies_the_more_protected_then_the_verified_then_the_earlier_stays():
-    late, early = (example("where is my parcel now", day=9, id="late"), example("Where is my parcel  now", day=2, id="early"))
+    late, early = (
+        example("where is my parcel now", day=9, id="late"),
+        example("Where is my parcel  now", day=2, id="early"),
+    )
     logged = example("where is my parcel now", quality="unverified", day=1, id="logged")
     judged = example("where is my parcel now", part="test", day=20, id="judged")
     sieved, _ = deduplicate_examples([late, early, logged], label)
@@ -76,11 +89,16 @@ def test_of_two_copies_the_more_protected_then_the_verified_then_the_earlier_sta
     assert {r.issues[0].code for r in sieved.rejected} == {"exact_duplicate"}
     sieved, _ = deduplicate_examples([late, early, logged, judged], label)
     assert [e.id for e in sieved.kept] == ["judged"]
-    assert {(r.issues[0].code, r.issues[0].matched_id) for r in sieved.rejected} == {("potential_leakage", "judged")}
+    assert {(r.issues[0].code, r.issues[0].matched_id) for r in sieved.rejected} == {
+        ("potential_leakage", "judged")
+    }
 
 
 def test_equal_inputs_with_different_labels_are_a_conflict_and_stay():
-    rows = [example("someone stole my card", "yes", id="a"), example("someone stole my card", "no", id="b")]
+    rows = [
+        example("someone stole my card", "yes", id="a"),
+        example("someone stole my card", "no", id="b"),
+    ]
     sieved, conflicts = deduplicate_examples(rows, label)
     assert len(sieved.kept) == 2 and not sieved.rejected
     assert [(a.id, b.id, score) for a, b, score in conflicts] == [("b", "a", 1.0)]
@@ -91,7 +109,11 @@ def test_a_row_of_a_conversation_that_is_judged_may_not_teach():
     logged = example("quite another text later on", quality="unverified", group="conversation:7")
     sieved, _ = deduplicate_examples([logged, judged], label)
     (row,) = sieved.rejected
-    assert row.issues[0].code == "potential_leakage" and row.issues[0].matched_id == "judged" and row.stage == "leakage"
+    assert (
+        row.issues[0].code == "potential_leakage"
+        and row.issues[0].matched_id == "judged"
+        and row.stage == "leakage"
+    )
 
 
 def test_the_order_of_the_rows_does_not_matter(sentences):

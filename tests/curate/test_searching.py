@@ -6,7 +6,12 @@ import pytest
 from helpers import store
 from helpers.curate import personal, searching
 
-TEXTS = ["nothing here", "write to mara@example.com", "AKIA" + "4XKQ7ZJ2LMN3PQRT", "call +44 7700 900123 or a@example.org"]
+TEXTS = [
+    "nothing here",
+    "write to mara@example.com",
+    "AKIA" + "4XKQ7ZJ2LMN3PQRT",
+    "call +44 7700 900123 or a@example.org",
+]
 
 
 @pytest.fixture
@@ -36,5 +41,7 @@ searching.AT_LEAST = 1
 print(searching.search_ahead(["write to mara@example.com"])("write to mara@example.com")[0][0].kind)
 """)
     env = {"PYTHONPATH": str(store.PROJECT), "PATH": ""}
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=env, timeout=120)
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, env=env, timeout=120
+    )
     assert done.stdout.split() == ["begun", "EMAIL_ADDRESS"], done.stdout + done.stderr

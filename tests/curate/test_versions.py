@@ -8,14 +8,26 @@ from helpers import curate, store, tasks
 from helpers.records import RejectedExample, WorkbookError
 from helpers.show import curate as views
 
-FILES = {"train.jsonl", "validation.jsonl", "test.jsonl", "rejected.jsonl", "review.csv", "card.md", "manifest.json"}
+FILES = {
+    "train.jsonl",
+    "validation.jsonl",
+    "test.jsonl",
+    "rejected.jsonl",
+    "review.csv",
+    "card.md",
+    "manifest.json",
+}
 
 
 @pytest.fixture
 def curated(make_task, config, sentences, home):
     human = [chat(t, id=f"h{i}") for i, t in enumerate(sentences(60))]
     logs = [chat(t, feedback_score=5, id=f"p{i}") for i, t in enumerate(sentences(20, seed=4))]
-    logs += [chat("mail me at mara@example.com", feedback_score=5), chat("bad", feedback_score=1), "{broken"]
+    logs += [
+        chat("mail me at mara@example.com", feedback_score=5),
+        chat("bad", feedback_score=1),
+        "{broken",
+    ]
     return curate.curate(config(make_task(human, logs)))
 
 
@@ -27,7 +39,11 @@ def test_a_version_holds_its_files_and_is_read_back_as_it_was_published(curated,
     run.write("dataset.json", {"version": folder.name, "fingerprint": dataset.metadata.fingerprint})
     assert tasks.read_dataset(run) == dataset
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert sum(manifest["splits"].values()) == sum(manifest["counts"].values()) == len(dataset.examples)
+    assert (
+        sum(manifest["splits"].values())
+        == sum(manifest["counts"].values())
+        == len(dataset.examples)
+    )
     assert folder.name == f"toy-{manifest['fingerprint'][:12]}"
     rejected = [RejectedExample(**row) for row in store.read_jsonl(folder / "rejected.jsonl")]
     assert all({"id", "source", "file", "line", "sha256"} <= set(r.example) for r in rejected)
@@ -47,11 +63,14 @@ def test_publishing_the_same_content_again_reuses_the_folder(curated, home):
 def test_the_fingerprint_follows_content_and_not_order_time_or_place(curated):
     rows = curated.examples
     print_ = curate.content_fingerprint(rows)
-    moved = [e.model_copy(update={"meta": {"file": "other"}, "created_at": store.now()}) for e in reversed(rows)]
+    moved = [
+        e.model_copy(update={"meta": {"file": "other"}, "created_at": store.now()})
+        for e in reversed(rows)
+    ]
     assert curate.content_fingerprint(moved) == print_
-    assert curate.content_fingerprint([*rows[1:], rows[0].model_copy(update={"part": "test"})]) != print_ or (
-        rows[0].part == "test"
-    )
+    assert curate.content_fingerprint(
+        [*rows[1:], rows[0].model_copy(update={"part": "test"})]
+    ) != print_ or (rows[0].part == "test")
     assert curate.content_fingerprint(rows[1:]) != print_
 
 
@@ -87,7 +106,9 @@ def test_the_checkpoint_refuses_too_little_data_and_a_funnel_that_does_not_add_u
 
 
 def test_an_empty_part_is_published_and_refused_by_the_checkpoint(curated):
-    dataset = curate.publish(curated._replace(examples=[e for e in curated.examples if e.part == "train"]))
+    dataset = curate.publish(
+        curated._replace(examples=[e for e in curated.examples if e.part == "train"])
+    )
     assert dataset.splits.test == 0
     with pytest.raises(WorkbookError, match="no validation and no test rows"):
         curate.check_dataset(dataset, curated.funnel, 1)
@@ -95,11 +116,16 @@ def test_an_empty_part_is_published_and_refused_by_the_checkpoint(curated):
 
 def test_the_views_show_the_counts_and_never_a_masked_value(curated):
     dataset = curate.publish(curated)
-    html = views.rejected_table(curated.rejected, True).data + views.funnel_table(curated.funnel).to_html()
+    html = (
+        views.rejected_table(curated.rejected, True).data
+        + views.funnel_table(curated.funnel).to_html()
+    )
     assert "contains_pii" in html and "mara" not in html
     assert views.parts_table(dataset).data["rows"].sum() == len(dataset.examples)
     titles = [axis.get_title(loc="left") for axis in views.funnel_figure(curated.funnel).axes]
-    assert any(f"{len(dataset.part('test'))}" for _ in titles) and titles[0].startswith("human: 60 rows read")
+    assert any(f"{len(dataset.part('test'))}" for _ in titles) and titles[0].startswith(
+        "human: 60 rows read"
+    )
     assert len(views.parts_figure(dataset, curated.labels).axes) == 2
     assert len(views.review_table(curated.review, True).data) == 10
     assert views.review_table([], True).data.empty
@@ -109,4 +135,6 @@ def test_headless_tables_show_no_text(curated, monkeypatch):
     monkeypatch.setenv("WORKBOOK_HEADLESS", "1")
     html = views.rejected_table(curated.rejected, True).data
     excerpts = [r.example.get("excerpt", "") for r in curated.rejected]
-    assert "characters)" in html and not [text for text in excerpts if len(text) > 8 and text in html]
+    assert "characters)" in html and not [
+        text for text in excerpts if len(text) > 8 and text in html
+    ]

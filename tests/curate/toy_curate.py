@@ -11,7 +11,10 @@ from helpers.records import Message, TrainingExample
 
 def shared(name):
     """A folder of real data beside the project (or in WORKBOOK_DATA); it may be missing, then its tests skip."""
-    places = [Path(os.environ.get("WORKBOOK_DATA", "/none")), *(p / "shared" / "data" for p in store.PROJECT.parents)]
+    places = [
+        Path(os.environ.get("WORKBOOK_DATA", "/none")),
+        *(p / "shared" / "data" for p in store.PROJECT.parents),
+    ]
     return next((p / name for p in places if (p / name).is_dir()), places[0] / name)
 
 
@@ -27,12 +30,18 @@ targets: {accuracy: 0.8}
 def chat(text, label="yes", **extra):
     """One source row."""
     answer = json.dumps({"label": label})
-    return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": answer}], **extra}
+    return {
+        "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": answer}],
+        **extra,
+    }
 
 
 def example(text, label="yes", part="train", quality="verified", day=1, **extra):
     """One example, as the loader makes it."""
-    messages = [Message(role="user", content=text), Message(role="assistant", content=json.dumps({"label": label}))]
+    messages = [
+        Message(role="user", content=text),
+        Message(role="assistant", content=json.dumps({"label": label})),
+    ]
     fields = {
         "id": f"{part}-{day}-{text[:40]}",
         "source": "human" if quality == "verified" else "production",

@@ -58,7 +58,11 @@ def evidence(**changes):
         ({}, {"meeting": ["zero_shot", "rag"]}, "prompting"),
         ({}, {"meeting": ["few_shot"]}, "prompting"),
         ({}, {"meeting": ["rag"]}, "rag"),
-        ({}, {"meeting": ["prompt"], "undecidable": {"accuracy": 200}, "n_examples": 5}, "prompting"),
+        (
+            {},
+            {"meeting": ["prompt"], "undecidable": {"accuracy": 200}, "n_examples": 5},
+            "prompting",
+        ),
         ({"new_knowledge": True}, {"knowledge_task": True, "rag_gains": True}, "rag"),
         ({"new_knowledge": True}, {"rag_gains": True}, "rag"),
         ({"new_knowledge": True}, {"knowledge_task": True}, "not_yet"),
@@ -84,12 +88,15 @@ def test_the_cheapest_thing_that_works_and_never_tuning_by_elimination(answers, 
 
 def test_not_yet_names_everything_in_the_way_and_what_to_do_first():
     _, reasons, action = recommend(
-        screening(one_off=True), evidence(n_examples=40, undecidable={"format_compliance": 189}, n_test=30)
+        screening(one_off=True),
+        evidence(n_examples=40, undecidable={"format_compliance": 189}, n_test=30),
     )
     assert len(reasons) == 3 and "189" in reasons[0] and "189" in action
 
 
-@pytest.mark.parametrize(("n", "expected"), [(188, {"accuracy": 189}), (189, {}), (0, {"accuracy": 189})])
+@pytest.mark.parametrize(
+    ("n", "expected"), [(188, {"accuracy": 189}), (189, {}), (0, {"accuracy": 189})]
+)
 def test_a_target_is_decidable_when_all_right_would_show_it(tmp_path, n, expected):
     task = toy_task(tmp_path, targets={"accuracy": 0.98, "latency_p95": 10})
     assert undecidable(task, n) == expected
@@ -107,18 +114,33 @@ def measured(model, task, run, examples, names=("zero_shot", "prompt", "few_shot
 
 def verdict(model, task, run, examples=None, **options):
     examples = examples or everything()
-    return decide(task, measured(model, task, run, examples), examples, screen(task, **ANSWERS), run, **options)
+    return decide(
+        task,
+        measured(model, task, run, examples),
+        examples,
+        screen(task, **ANSWERS),
+        run,
+        **options,
+    )
 
 
 def test_a_rung_that_surely_meets_the_targets_ends_the_search(task, run):
     found = verdict(constant(RIGHT), task, run)
-    assert (found.recommendation, found.status, found.targets_met) == ("prompting", "measured", True)
+    assert (found.recommendation, found.status, found.targets_met) == (
+        "prompting",
+        "measured",
+        True,
+    )
     assert "zero_shot" in found.reasons[0]
 
 
 def test_nothing_works_and_the_questionnaire_allows_it_so_tuning_is_predicted(task, run):
     found = verdict(constant(WRONG), task, run)
-    assert (found.recommendation, found.status, found.targets_met) == ("fine_tuning", "predicted", False)
+    assert (found.recommendation, found.status, found.targets_met) == (
+        "fine_tuning",
+        "predicted",
+        False,
+    )
     assert found.trainer == "lora" and found.best_rung == "zero_shot", "the cheaper of equals"
 
 
@@ -155,9 +177,20 @@ def test_the_test_part_is_counted_and_never_asked_about(task, run):
 def test_decision_json_is_as_its_readers_know_it(task, run):
     run.write("decision.json", verdict(constant(WRONG), task, run))
     written = run.read("decision.json")
-    assert {"recommendation", "status", "targets_met", "trainer", "reasons", "warnings", "rungs", "comparisons"} <= set(written)
+    assert {
+        "recommendation",
+        "status",
+        "targets_met",
+        "trainer",
+        "reasons",
+        "warnings",
+        "rungs",
+        "comparisons",
+    } <= set(written)
     assert {"economics", "power", "plan", "best_rung", "train_anyway_because"} <= set(written)
-    assert {"name", "model", "part", "n", "results", "tokens_per_request"} <= set(written["rungs"][0])
+    assert {"name", "model", "part", "n", "results", "tokens_per_request"} <= set(
+        written["rungs"][0]
+    )
     assert set(written["plan"]) >= {"owner", "cadence", "review_on"}
     assert "thing number" not in json.dumps(written)
 
@@ -174,7 +207,11 @@ def test_the_break_even_volume_is_where_the_saving_pays_the_upkeep(task, run):
     rungs = [_costing(r, costs[r.name]) for r in rungs]
     numbers = economics(task, rungs)
     tuned, prompt = (numbers["ways"][name] for name in ("fine_tuned", "prompt"))
-    upkeep = (tuned["one_off_usd"] - prompt["one_off_usd"]) / 12 + tuned["monthly_usd"] - prompt["monthly_usd"]
+    upkeep = (
+        (tuned["one_off_usd"] - prompt["one_off_usd"]) / 12
+        + tuned["monthly_usd"]
+        - prompt["monthly_usd"]
+    )
     needed = numbers["break_even_against"]["prompt"]
     assert needed * 0.002 >= upkeep > (needed - 2) * 0.002
     assert numbers["break_even_against"]["few_shot"] is None, "no saving, no break-even"
@@ -182,7 +219,9 @@ def test_the_break_even_volume_is_where_the_saving_pays_the_upkeep(task, run):
 
 def _costing(rung, usd):
     estimate = Estimate(value=usd, low=usd, high=usd, n=8)
-    return rung.model_copy(update={"results": rung.results.model_copy(update={"cost_per_request": estimate})})
+    return rung.model_copy(
+        update={"results": rung.results.model_copy(update={"cost_per_request": estimate})}
+    )
 
 
 def test_unknown_costs_are_left_out_rather_than_guessed(tmp_path, run):
@@ -203,9 +242,13 @@ def test_unknown_costs_are_left_out_rather_than_guessed(tmp_path, run):
         ("openai", "http://127.0.0.1:9/v1", "m", False, "openai"),
     ],
 )
-def test_the_trainer_is_local_unless_an_api_is_configured_and_allowed(tmp_path, monkeypatch, asked, url, model, leave, expected):
+def test_the_trainer_is_local_unless_an_api_is_configured_and_allowed(
+    tmp_path, monkeypatch, asked, url, model, leave, expected
+):
     monkeypatch.setenv("WORKBOOK_API_KEY", "sk-test")
-    assert choose_trainer(asked, url, model, toy_task(tmp_path, data_may_leave=leave))[0] == expected
+    assert (
+        choose_trainer(asked, url, model, toy_task(tmp_path, data_may_leave=leave))[0] == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,17 +260,27 @@ def test_the_trainer_is_local_unless_an_api_is_configured_and_allowed(tmp_path, 
         (date(2026, 10, 1), "", "lora", "no key is set"),
     ],
 )
-def test_a_provider_that_is_closing_is_named_and_not_chosen(tmp_path, monkeypatch, day, key, expected, said):
+def test_a_provider_that_is_closing_is_named_and_not_chosen(
+    tmp_path, monkeypatch, day, key, expected, said
+):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("WORKBOOK_API_KEY", key)
     task = toy_task(tmp_path, data_may_leave=True)
-    trainer, warnings = choose_trainer("auto", "https://api.openai.com/v1", "gpt-4.1-mini", task, day)
+    trainer, warnings = choose_trainer(
+        "auto", "https://api.openai.com/v1", "gpt-4.1-mini", task, day
+    )
     assert trainer == expected and any(said in w for w in warnings), warnings
 
 
 def test_what_is_known_of_a_provider_gets_old():
-    assert not any("look it up" in w for w in provider_warnings("https://x.openai.azure.com/openai/v1/", date(2026, 12, 1)))
-    assert any("look it up" in w for w in provider_warnings("https://x.openai.azure.com/openai/v1/", date(2027, 6, 1)))
+    assert not any(
+        "look it up" in w
+        for w in provider_warnings("https://x.openai.azure.com/openai/v1/", date(2026, 12, 1))
+    )
+    assert any(
+        "look it up" in w
+        for w in provider_warnings("https://x.openai.azure.com/openai/v1/", date(2027, 6, 1))
+    )
     assert provider_warnings("https://evil-openai.azure.com.example/v1") == []
 
 
@@ -237,19 +290,25 @@ def test_a_training_run_is_priced_by_token_or_by_the_hour(tmp_path):
     assert training_cost(task, "openai", "gpt-4.1-2025-04-14", 1_000_000) == 25.0
     own = toy_task(tmp_path, prices={"training": {"mine": 4.0}, "as_of": "2026-11-22"})
     assert training_cost(own, "openai", "mine", 500_000) == 2.0
-    assert training_cost(task, "lora", "", 720_000) == pytest.approx(0.36), "an hour at 200 tokens a second"
+    assert training_cost(task, "lora", "", 720_000) == pytest.approx(0.36), (
+        "an hour at 200 tokens a second"
+    )
 
 
 def test_a_model_of_ones_own_is_estimated_by_its_sources():
     numbers = compute_estimate(1e9)
     assert numbers["tokens"] == 2e10 and numbers["flops"] == 1.2e20
-    assert numbers["gpu_hours"] == pytest.approx(267, rel=0.01) and numbers["usd"] == pytest.approx(534, rel=0.01)
+    assert numbers["gpu_hours"] == pytest.approx(267, rel=0.01) and numbers["usd"] == pytest.approx(
+        534, rel=0.01
+    )
 
 
 def test_every_way_has_its_work_and_its_time(task, run):
     numbers = economics(task, measured(constant(WRONG), task, run, everything()), "prompt")
     assert [numbers["ways"][n]["elapsed"] for n in ("prompt", "fine_tuned")] == ["hours", "weeks"]
-    assert numbers["ways"]["zero_shot"]["one_off_usd"] == 0 < numbers["ways"]["prompt"]["one_off_usd"]
+    assert (
+        numbers["ways"]["zero_shot"]["one_off_usd"] == 0 < numbers["ways"]["prompt"]["one_off_usd"]
+    )
     assert numbers["break_even_requests_per_month"] == numbers["break_even_against"]["prompt"]
 
 
@@ -257,17 +316,29 @@ def test_answers_that_the_data_speaks_against_are_said(tmp_path, run):
     task = toy_task(tmp_path, volume_per_month=5000)
     rungs = measured(constant(RIGHT), task, run, everything())
     same = [r.model_copy(update={"tokens_per_request": 50.0}) for r in rungs]
-    said = contradictions(screening(shorter_prompt=True, one_off=True), task, same, rag_gains=True, named=False)
-    for words in ("facts are missing", "shorter_prompt", "one_off", "no article", "keeps the format"):
+    said = contradictions(
+        screening(shorter_prompt=True, one_off=True), task, same, rag_gains=True, named=False
+    )
+    for words in (
+        "facts are missing",
+        "shorter_prompt",
+        "one_off",
+        "no article",
+        "keeps the format",
+    ):
         assert any(words in s for s in said) == (words != "no article"), words
     said = contradictions(screening(new_knowledge=True), task, same, rag_gains=False, named=True)
     assert any("fill knowledge/" in s for s in said)
-    assert any("name the articles" in s for s in contradictions(screening(), task, same, False, named=True))
+    assert any(
+        "name the articles" in s for s in contradictions(screening(), task, same, False, named=True)
+    )
 
 
 def test_the_review_comes_before_the_provider_stops_serving(task):
     usual = plan(task, "fine_tuning", screening(), HOURS, None)
-    closing = Provider("x", "X", store.now().date(), "", serve_until=store.now().date() + timedelta(days=50))
+    closing = Provider(
+        "x", "X", store.now().date(), "", serve_until=store.now().date() + timedelta(days=50)
+    )
     assert closing.serve_until - timedelta(days=30) == date.fromisoformat(
         plan(task, "fine_tuning", screening(), HOURS, closing)["review_on"]
     )

@@ -9,7 +9,7 @@ import pytest
 from evaluate_toys import ScriptedModel
 
 from helpers import decide, evaluate, tasks
-from helpers.retrain.parameters import load_profile
+from helpers.parameters import load_profile
 
 SETTINGS = load_profile("policy_qa").values
 
@@ -23,7 +23,10 @@ def climb(task: tasks.Task, run, share: int) -> decide.verdict.Decision:
     def reply(chat) -> str:
         last = chat[-1].content or ""
         question = next(q for q in gold if last.endswith(q))
-        known = json.loads(gold[question])["answer"] in last and int.from_bytes(question.encode()[-4:]) % 10 < share
+        known = (
+            json.loads(gold[question])["answer"] in last
+            and int.from_bytes(question.encode()[-4:]) % 10 < share
+        )
         return gold[question] if known else '{"answer":"no idea"}'
 
     model, train = ScriptedModel(reply), [e for e in examples if e.part == "train"]
@@ -31,7 +34,9 @@ def climb(task: tasks.Task, run, share: int) -> decide.verdict.Decision:
     names = ["zero_shot", "prompt", "few_shot", "rag"]
     measured = evaluate.ask_ladder(model, names, rows, task, run, train=train, asking=asking)
     answers = {"format_or_style": True, "domain_terms": True, "shorter_prompt": True}
-    screening = decide.screen(task, new_knowledge=False, one_off=False, changing_requirements=False, **answers)
+    screening = decide.screen(
+        task, new_knowledge=False, one_off=False, changing_requirements=False, **answers
+    )
     return decide.decide(task, measured, examples, screening, run, asking=asking)
 
 
@@ -40,12 +45,20 @@ def test_retrieval_is_advised_though_it_does_not_meet_the_targets_yet(run):
     assert (found.recommendation, found.status, found.targets_met) == ("rag", "measured", False)
     gain = next(c for c in found.comparisons if c["rung"] == "rag")["accuracy"]
     assert gain.difference.value >= 0.2 and gain.difference.low > 0 and gain.verdict == "pass"
-    assert "retrieval" in found.next_action and found.best_rung == "rag" and found.asking["rag_shots"] == 3
+    assert (
+        "retrieval" in found.next_action
+        and found.best_rung == "rag"
+        and found.asking["rag_shots"] == 3
+    )
 
 
 def test_a_perfect_reader_meets_every_target_with_retrieval(run):
     found = climb(tasks.load_task("policy_qa"), run, share=10)
-    assert (found.recommendation, found.targets_met, found.next_action) == ("rag", True, "serve the rag rung")
+    assert (found.recommendation, found.targets_met, found.next_action) == (
+        "rag",
+        True,
+        "serve the rag rung",
+    )
 
 
 @pytest.mark.parametrize("articles", ["none", "empty folder"])

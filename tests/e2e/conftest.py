@@ -32,8 +32,15 @@ def make_place(folder: Path) -> Place:
     }
 
     def workbook(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", "import sys; from helpers.cli import main; sys.exit(main())", *arguments]
-        return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=580)
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from helpers.cli import main; sys.exit(main())",
+            *arguments,
+        ]
+        return subprocess.run(
+            command, env=env, cwd=folder, capture_output=True, text=True, timeout=580
+        )
 
     return Place(folder / "home", guard, workbook)
 

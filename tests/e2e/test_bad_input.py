@@ -65,7 +65,9 @@ def test_a_missing_upstream_artifact_says_which_notebook_to_run_first(place):
     done = place.workbook("run", "smoke", "--run-id", "b", "--only", "04", "--json")
     assert done.returncode == 2
     record = json.loads(done.stdout)
-    assert record["status"] == "failed" and "run 0" in record["reason"] and "first" in record["reason"]
+    assert (
+        record["status"] == "failed" and "run 0" in record["reason"] and "first" in record["reason"]
+    )
     assert "Traceback" not in done.stderr
     assert not (place.home / "runs/b/evaluation.json").exists()
 
@@ -74,4 +76,8 @@ def test_a_held_lock_is_75(place, monkeypatch):
     monkeypatch.setenv("WORKBOOK_HOME", str(place.home))
     with store.lock():
         done = place.workbook("run", "smoke")
-    assert done.returncode == 75 and "another run holds" in done.stderr and not (place.home / "runs").exists()
+    assert (
+        done.returncode == 75
+        and "another run holds" in done.stderr
+        and not (place.home / "runs").exists()
+    )

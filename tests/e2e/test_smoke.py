@@ -36,8 +36,14 @@ def test_every_artifact_is_there_and_nothing_half_written(smoke):
     assert (place.home / model["adapter"] / "adapter_config.json").exists()
     version = store.read_json(run / "dataset.json")["version"]
     assert (place.home / "datasets" / version / "manifest.json").exists()
-    assert not [p for p in place.home.rglob("*") if "partial" in p.name or p.name in ("kernel.json", "children.json")]
-    assert sqlite3.connect(place.home / "registry.db").execute("pragma integrity_check").fetchone() == ("ok",)
+    assert not [
+        p
+        for p in place.home.rglob("*")
+        if "partial" in p.name or p.name in ("kernel.json", "children.json")
+    ]
+    assert sqlite3.connect(place.home / "registry.db").execute(
+        "pragma integrity_check"
+    ).fetchone() == ("ok",)
 
 
 def test_nothing_reached_for_the_network_and_the_guard_stood_in_kernel_and_training(smoke):
@@ -53,9 +59,20 @@ def test_the_guard_refuses_what_it_should(place):
     import subprocess
     import sys
 
-    env = os.environ | {"PYTHONPATH": str(store.PROJECT / "tests/e2e/network_guard"), "NETWORK_GUARD": str(place.guard)}
-    for code in ("socket.create_connection(('192.0.2.1', 80), 1)", "socket.getaddrinfo('example.org', 80)"):
-        done = subprocess.run([sys.executable, "-c", f"import socket; {code}"], env=env, capture_output=True, text=True)
+    env = os.environ | {
+        "PYTHONPATH": str(store.PROJECT / "tests/e2e/network_guard"),
+        "NETWORK_GUARD": str(place.guard),
+    }
+    for code in (
+        "socket.create_connection(('192.0.2.1', 80), 1)",
+        "socket.getaddrinfo('example.org', 80)",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", f"import socket; {code}"],
+            env=env,
+            capture_output=True,
+            text=True,
+        )
         assert "network guard refuses" in done.stderr
     assert len(list(place.guard.glob("refused-*"))) == 2
 
@@ -63,8 +80,14 @@ def test_the_guard_refuses_what_it_should(place):
 def test_example_text_is_only_where_it_may_be(smoke):
     place, done = smoke
     rows = tasks.load_examples(tasks.load_task("support_triage")).examples
-    texts = [json.dumps(row.user_text, ensure_ascii=False)[1:-1] for row in rows if len(row.user_text) > 40]
-    files = [p for p in (place.home / "runs").rglob("*") if p.is_file() and "private" not in p.parts]
+    texts = [
+        json.dumps(row.user_text, ensure_ascii=False)[1:-1]
+        for row in rows
+        if len(row.user_text) > 40
+    ]
+    files = [
+        p for p in (place.home / "runs").rglob("*") if p.is_file() and "private" not in p.parts
+    ]
     for path in files:
         written = path.read_text(encoding="utf-8", errors="replace")
         assert not [text for text in texts if text in written], path
@@ -75,11 +98,16 @@ def test_example_text_is_only_where_it_may_be(smoke):
 def test_the_other_commands_read_what_the_run_left(smoke):
     place, _ = smoke
     versions = json.loads(place.workbook("registry", "list", "--json").stdout)
-    assert [(v["task"], v["run_id"], v["status"]) for v in versions] == [("demo/support_triage", "a", "evaluating")]
+    assert [(v["task"], v["run_id"], v["status"]) for v in versions] == [
+        ("demo/support_triage", "a", "evaluating")
+    ]
     assert json.loads(place.workbook("registry", "show", versions[0]["id"], "--json").stdout)
     assert json.loads(place.workbook("route", "--json").stdout) == {}
     assert [r["run_id"] for r in json.loads(place.workbook("runs", "--json").stdout)] == ["a"]
-    assert "a" in place.workbook("runs").stdout and "evaluating" in place.workbook("registry", "list").stdout
+    assert (
+        "a" in place.workbook("runs").stdout
+        and "evaluating" in place.workbook("registry", "list").stdout
+    )
 
 
 def test_running_it_again_does_nothing_twice(smoke):

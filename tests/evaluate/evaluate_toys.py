@@ -39,7 +39,11 @@ class ScriptedModel:
         self.fail_after: int | None = None
 
     def answer(
-        self, chats: Sequence[list[Message]], max_new_tokens: int, schema: Any = None, progress: Any = None
+        self,
+        chats: Sequence[list[Message]],
+        max_new_tokens: int,
+        schema: Any = None,
+        progress: Any = None,
     ) -> list[Answer]:
         answers = []
         for chat in chats:
@@ -47,7 +51,13 @@ class ScriptedModel:
                 raise KeyboardInterrupt
             self.asked.append(chat)
             answers.append(
-                Answer(text=self.reply(chat), tokens_in=self.count_tokens(chat), tokens_out=5, latency_ms=10, finish="stop")
+                Answer(
+                    text=self.reply(chat),
+                    tokens_in=self.count_tokens(chat),
+                    tokens_out=5,
+                    latency_ms=10,
+                    finish="stop",
+                )
             )
         return answers
 
@@ -64,7 +74,9 @@ def constant(text: str, name: str = "scripted") -> ScriptedModel:
 
 def right_where(condition: Callable[[int], bool], name: str, wrong: str = WRONG) -> ScriptedModel:
     """Right for the rows whose number (the last word of the question) fulfils the condition."""
-    return ScriptedModel(lambda chat: RIGHT if condition(int((chat[-1].content or "").split()[-1])) else wrong, name)
+    return ScriptedModel(
+        lambda chat: RIGHT if condition(int((chat[-1].content or "").split()[-1])) else wrong, name
+    )
 
 
 def toy_task(folder: Path, **changes: Any) -> Task:
@@ -83,12 +95,19 @@ def toy_task(folder: Path, **changes: Any) -> Task:
 
 
 def toy_rows(
-    n: int, part: str = "test", first: int = 0, group: Callable[[int], str] = "g{}".format, **meta: Any
+    n: int,
+    part: str = "test",
+    first: int = 0,
+    group: Callable[[int], str] = "g{}".format,
+    **meta: Any,
 ) -> list[TrainingExample]:
     return [
         TrainingExample(
             id=f"r{i:04d}",
-            messages=[Message(role="user", content=f"thing number {i}"), Message(role="assistant", content=RIGHT)],
+            messages=[
+                Message(role="user", content=f"thing number {i}"),
+                Message(role="assistant", content=RIGHT),
+            ],
             source="human",
             quality="verified",
             created_at=datetime(2026, 11, 1, tzinfo=UTC),

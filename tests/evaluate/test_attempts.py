@@ -20,7 +20,10 @@ def prints(monkeypatch):
 
 
 def lines(weeks, rows="same"):
-    return [{"key": f"{w}", "rows": rows, "n": 118, "at": (START + timedelta(weeks=w)).isoformat()} for w in weeks]
+    return [
+        {"key": f"{w}", "rows": rows, "n": 118, "at": (START + timedelta(weeks=w)).isoformat()}
+        for w in weeks
+    ]
 
 
 def test_a_year_of_attempts_stays_within_five_percent_however_often_one_tries():
@@ -58,7 +61,10 @@ def test_the_same_model_on_the_same_rows_is_one_attempt_and_another_is_the_next(
 
 
 def test_a_later_attempt_has_to_be_surer(task):
-    ours, theirs = scored_rows([1] * 12 + [0] * 3 + [1] * 85), scored_rows([0] * 12 + [1] * 3 + [1] * 85)
+    ours, theirs = (
+        scored_rows([1] * 12 + [0] * 3 + [1] * 85),
+        scored_rows([0] * 12 + [1] * 3 + [1] * 85),
+    )
     first = compare_results(ours, theirs, task)["accuracy"]
     late = compare_results(ours, theirs, task, alpha=statistics.attempt_alpha(20))["accuracy"]
     assert (first.verdict, late.verdict) == ("pass", "inconclusive")
@@ -68,7 +74,12 @@ def test_a_later_attempt_has_to_be_surer(task):
 def test_the_reasons_of_a_later_attempt_name_it_and_the_rows_that_are_due(task, run):
     record_attempt(task, run, constant(RIGHT, "before"), toy_rows(100), "v0")
     found = evaluate_fine_tuned_model(
-        right_where(lambda i: i < 40, "b", BROKEN), constant(RIGHT, "t"), toy_rows(100), task, run, card=CARD
+        right_where(lambda i: i < 40, "b", BROKEN),
+        constant(RIGHT, "t"),
+        toy_rows(100),
+        task,
+        run,
+        card=CARD,
     )
     assert found.verdict == "pass" and found.attempt.number == 2
     assert any("attempt 2 of the past year" in reason for reason in found.reasons)
@@ -76,28 +87,62 @@ def test_the_reasons_of_a_later_attempt_name_it_and_the_rows_that_are_due(task, 
 
 def test_the_version_in_production_is_the_second_opponent(task, run, monkeypatch):
     serving = FineTunedModelVersion(
-        id="old-1", task="toy", run_id="old", model_id="m", base_model="toy", trained_at=START, status="production"
+        id="old-1",
+        task="toy",
+        run_id="old",
+        model_id="m",
+        base_model="toy",
+        trained_at=START,
+        status="production",
     )
     store.open_run("old").write("model.json", CARD | {"version": "old-1"})
     perfect, base = constant(RIGHT, "t"), right_where(lambda i: i < 40, "b", BROKEN)
-    monkeypatch.setattr("helpers.evaluate.compare.load_models", lambda card: (base, right_where(lambda i: i < 99, "old")))
-    found = evaluate_fine_tuned_model(base, perfect, toy_rows(100), task, run, card=CARD, production=serving)
-    assert found.comparison["accuracy"].verdict == "pass" and found.against["production"]["accuracy"].gained == 1
+    monkeypatch.setattr(
+        "helpers.evaluate.compare.load_models",
+        lambda card: (base, right_where(lambda i: i < 99, "old")),
+    )
+    found = evaluate_fine_tuned_model(
+        base, perfect, toy_rows(100), task, run, card=CARD, production=serving
+    )
+    assert (
+        found.comparison["accuracy"].verdict == "pass"
+        and found.against["production"]["accuracy"].gained == 1
+    )
     assert found.verdict == "inconclusive" and found.production == "old-1"
-    assert any("tuned minus production" in reason and "more rows would decide" in reason for reason in found.reasons)
+    assert any(
+        "tuned minus production" in reason and "more rows would decide" in reason
+        for reason in found.reasons
+    )
 
 
 def test_an_incumbent_has_to_be_beaten_too(task, run):
     base, today = right_where(lambda i: i < 40, "b", BROKEN), constant(RIGHT, "today")
-    found = evaluate_fine_tuned_model(base, constant(RIGHT, "t"), toy_rows(100), task, run, card=CARD, incumbent=today)
-    assert found.comparison["accuracy"].verdict == "pass" and found.against["incumbent"]["accuracy"].verdict == "inconclusive"
+    found = evaluate_fine_tuned_model(
+        base, constant(RIGHT, "t"), toy_rows(100), task, run, card=CARD, incumbent=today
+    )
+    assert (
+        found.comparison["accuracy"].verdict == "pass"
+        and found.against["incumbent"]["accuracy"].verdict == "inconclusive"
+    )
     assert found.verdict == "inconclusive" and found.production == ""
 
 
-def test_a_version_in_production_that_is_gone_makes_the_verdict_inconclusive_and_is_named(task, run):
+def test_a_version_in_production_that_is_gone_makes_the_verdict_inconclusive_and_is_named(
+    task, run
+):
     serving = FineTunedModelVersion(
-        id="gone-1", task="toy", run_id="gone", model_id="m", base_model="toy", trained_at=START, status="production"
+        id="gone-1",
+        task="toy",
+        run_id="gone",
+        model_id="m",
+        base_model="toy",
+        trained_at=START,
+        status="production",
     )
     base = right_where(lambda i: i < 40, "b", BROKEN)
-    found = evaluate_fine_tuned_model(base, constant(RIGHT, "t"), toy_rows(100), task, run, card=CARD, production=serving)
-    assert found.verdict == "inconclusive" and any("gone-1, which serves now, could not be asked" in r for r in found.reasons)
+    found = evaluate_fine_tuned_model(
+        base, constant(RIGHT, "t"), toy_rows(100), task, run, card=CARD, production=serving
+    )
+    assert found.verdict == "inconclusive" and any(
+        "gone-1, which serves now, could not be asked" in r for r in found.reasons
+    )

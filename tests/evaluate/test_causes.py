@@ -15,7 +15,10 @@ CARD = {"provider": "local", "base_model": "toy", "version": "t1-00000000", "fin
 
 
 def answered(texts, **scores):
-    return [{"id": f"r{i:04d}", "group": f"g{i}", "answer": t, "scores": dict(scores)} for i, t in enumerate(texts)]
+    return [
+        {"id": f"r{i:04d}", "group": f"g{i}", "answer": t, "scores": dict(scores)}
+        for i, t in enumerate(texts)
+    ]
 
 
 def test_answers_equal_to_the_bases_mean_that_the_adapter_does_nothing():
@@ -25,18 +28,23 @@ def test_answers_equal_to_the_bases_mean_that_the_adapter_does_nothing():
 
 
 def test_a_test_question_in_train_breaks_the_evaluation():
-    found, said = causes.broken_evaluation(answered([RIGHT]), answered([WRONG]), toy_rows(3, "train"), toy_rows(1))
+    found, said = causes.broken_evaluation(
+        answered([RIGHT]), answered([WRONG]), toy_rows(3, "train"), toy_rows(1)
+    )
     assert found and "1 test rows in train" in said
 
 
 def test_endless_or_wrapped_answers_speak_for_another_template():
     assert causes.template_mismatch(answered([RIGHT] * 20, endless=1.0))[0]
     assert causes.template_mismatch(answered([BROKEN] * 20, accuracy=0.0, accuracy_tolerant=1.0))[0]
-    assert not causes.template_mismatch(answered([RIGHT] * 20, accuracy=1.0, accuracy_tolerant=1.0))[0]
+    assert not causes.template_mismatch(
+        answered([RIGHT] * 20, accuracy=1.0, accuracy_tolerant=1.0)
+    )[0]
 
 
 @pytest.mark.parametrize(
-    ("curve", "over"), [([2.0, 1.0, 0.8, 1.0], True), ([2.0, 1.0, 0.8, 0.81], False), ([2.0], None), ([], None)]
+    ("curve", "over"),
+    [([2.0, 1.0, 0.8, 1.0], True), ([2.0, 1.0, 0.8, 0.81], False), ([2.0], None), ([], None)],
 )
 def test_a_validation_loss_that_rose_again_is_overfitting(curve, over):
     assert causes.overfit(curve)[0] is over
@@ -44,12 +52,18 @@ def test_a_validation_loss_that_rose_again_is_overfitting(curve, over):
 
 def test_a_loss_that_still_falls_while_the_target_is_missed_is_underfitting(task, run, monkeypatch):
     monkeypatch.setattr("helpers.models.template_fingerprints", lambda *a: {})
-    poor = evaluate.evaluate_fine_tuned_model(constant(BROKEN, "b"), constant(WRONG, "t"), toy_rows(20), task, run, card=CARD)
+    poor = evaluate.evaluate_fine_tuned_model(
+        constant(BROKEN, "b"), constant(WRONG, "t"), toy_rows(20), task, run, card=CARD
+    )
     assert causes.underfit([2.0, 1.5, 1.0], poor)[0] is True
     assert causes.underfit([2.0, 1.0, 0.99], poor)[0] is False
     run.write("evaluation.json", poor)
     found = {d.cause: d.found for d in evaluate.diagnose_run(run, toy_rows(20))}
-    assert found["data_quality"] is False and found["overfit"] is None and found["broken_evaluation"] is False
+    assert (
+        found["data_quality"] is False
+        and found["overfit"] is None
+        and found["broken_evaluation"] is False
+    )
 
 
 def test_two_models_that_agree_against_the_label_cast_doubt_on_it():
@@ -60,14 +74,23 @@ def test_two_models_that_agree_against_the_label_cast_doubt_on_it():
 
 def test_equal_questions_with_two_answers_are_named():
     [one] = toy_rows(1, "train")
-    other = one.model_copy(update={"id": "x", "messages": [one.messages[0], Message(role="assistant", content=WRONG)]})
+    other = one.model_copy(
+        update={"id": "x", "messages": [one.messages[0], Message(role="assistant", content=WRONG)]}
+    )
     assert causes.data_quality([one, other], [], [], [])[0]
 
 
 def test_other_words_and_lengths_in_the_test_part_are_a_shift():
     train, test = toy_rows(60, "train"), toy_rows(40)
     longer = [
-        e.model_copy(update={"messages": [Message(role="user", content=f"quite another matter {i} " * 5), e.messages[1]]})
+        e.model_copy(
+            update={
+                "messages": [
+                    Message(role="user", content=f"quite another matter {i} " * 5),
+                    e.messages[1],
+                ]
+            }
+        )
         for i, e in enumerate(test)
     ]
     assert causes.shift(train, test)[0] is False
@@ -76,9 +99,17 @@ def test_other_words_and_lengths_in_the_test_part_are_a_shift():
 
 
 def test_parts_of_the_train_rows_lie_within_each_other_and_leave_the_others_alone():
-    meta = DatasetMetadata(version="d1", task="toy", created_at=datetime(2026, 1, 1, tzinfo=UTC), fingerprint="f", params={})
+    meta = DatasetMetadata(
+        version="d1",
+        task="toy",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        fingerprint="f",
+        params={},
+    )
     rows = toy_rows(40, "train") + toy_rows(10, "validation", 40)
-    dataset = FineTuningDataset(examples=rows, metadata=meta, splits=Splits(train=40, validation=10, test=0))
+    dataset = FineTuningDataset(
+        examples=rows, metadata=meta, splits=Splits(train=40, validation=10, test=0)
+    )
     quarter, half = evaluate.part_of(dataset, 25), evaluate.part_of(dataset, 50)
     ids = [{e.id for e in d.part("train")} for d in (quarter, half)]
     assert (len(ids[0]), len(ids[1])) == (10, 20) and ids[0] < ids[1]
@@ -89,7 +120,9 @@ def test_parts_of_the_train_rows_lie_within_each_other_and_leave_the_others_alon
 def test_a_learning_curve_is_read_by_its_interval(task):
     low, high = scored_rows([1] * 20 + [0] * 80), scored_rows([1] * 60 + [0] * 40)
     assert "still help" in evaluate.read_curve({25: low, 50: low, 100: high}, task)
-    assert "validation rows would show" in evaluate.read_curve({50: low, 100: scored_rows([1] * 23 + [0] * 77)}, task)
+    assert "validation rows would show" in evaluate.read_curve(
+        {50: low, 100: scored_rows([1] * 23 + [0] * 77)}, task
+    )
     many = scored_rows([1] * 500)
     assert "flat" in evaluate.read_curve({50: many, 100: many}, task)
 
@@ -98,7 +131,9 @@ def test_a_slice_that_surely_lost_is_found_below_a_good_average(tmp_path):
     task = toy_task(tmp_path)
     rows = toy_rows(100)
     blue = [
-        e.model_copy(update={"messages": [e.messages[0], Message(role="assistant", content=WRONG)]}) if i < 20 else e
+        e.model_copy(update={"messages": [e.messages[0], Message(role="assistant", content=WRONG)]})
+        if i < 20
+        else e
         for i, e in enumerate(rows)
     ]
     hits = [(0, 1)] * 20 + [(1, 0)] * 60 + [(1, 1)] * 20

@@ -3,7 +3,16 @@ from __future__ import annotations
 import json
 
 import pytest
-from evaluate_toys import BROKEN, RIGHT, WRONG, constant, right_where, scored_rows, toy_rows, toy_task
+from evaluate_toys import (
+    BROKEN,
+    RIGHT,
+    WRONG,
+    constant,
+    right_where,
+    scored_rows,
+    toy_rows,
+    toy_task,
+)
 
 from helpers import store
 from helpers.evaluate import compare_results, evaluate_fine_tuned_model, gate
@@ -37,7 +46,9 @@ def test_flips_add_up_to_the_difference(task):
     changed, comparison = flips(ours, theirs), compare_results(ours, theirs, task)["accuracy"]
     assert changed == {"gained": ["r0", "r1"], "lost": ["r3"]}
     assert (comparison.gained, comparison.lost) == (2, 1)
-    assert comparison.difference.value == pytest.approx((len(changed["gained"]) - len(changed["lost"])) / 5)
+    assert comparison.difference.value == pytest.approx(
+        (len(changed["gained"]) - len(changed["lost"])) / 5
+    )
 
 
 def test_rows_are_paired_by_id_whatever_their_order(task):
@@ -56,7 +67,14 @@ def test_other_rows_cannot_be_compared(task):
         ("better", {}, 0.0, 30, 0, "pass"),
         ("better", {}, 0.4, 30, 0, "fail"),  # surely below the wanted gain
         ("better", {}, 0.28, 30, 0, "inconclusive"),
-        ("better", {"accuracy": 0.5}, 0.0, 0, 0, "inconclusive"),  # a margin never helps where better is asked for
+        (
+            "better",
+            {"accuracy": 0.5},
+            0.0,
+            0,
+            0,
+            "inconclusive",
+        ),  # a margin never helps where better is asked for
         ("better", {}, 0.0, 10, 10, "inconclusive"),
         ("better", {}, 0.0, 0, 30, "fail"),
         ("not_worse", {"accuracy": 0.1}, 0.0, 0, 0, "pass"),
@@ -65,16 +83,23 @@ def test_other_rows_cannot_be_compared(task):
         ("not_worse", {}, 0.0, 0, 0, "inconclusive"),
     ],
 )
-def test_the_lower_bound_must_clear_the_rule(tmp_path, replace, margins, min_gain, gained, lost, expected):
+def test_the_lower_bound_must_clear_the_rule(
+    tmp_path, replace, margins, min_gain, gained, lost, expected
+):
     task = toy_task(tmp_path, replace=replace, margins=margins)
     same = 100 - gained - lost
-    ours, theirs = (scored_rows([1] * gained + [0] * lost + [1] * same), scored_rows([0] * gained + [1] * lost + [1] * same))
+    ours, theirs = (
+        scored_rows([1] * gained + [0] * lost + [1] * same),
+        scored_rows([0] * gained + [1] * lost + [1] * same),
+    )
     assert compare_results(ours, theirs, task, min_gain)["accuracy"].verdict == expected
 
 
 def comparison(verdict, low=0.1, high=0.3, n=100):
     estimate = Estimate(value=(low + high) / 2, low=low, high=high, n=n)
-    return MetricComparison(difference=estimate, method="toy", gained=1, lost=0, margin=0.0, verdict=verdict)
+    return MetricComparison(
+        difference=estimate, method="toy", gained=1, lost=0, margin=0.0, verdict=verdict
+    )
 
 
 def check(met):
@@ -106,7 +131,10 @@ def test_pass_needs_everything_and_one_sure_violation_fails(task, gain, targets,
 
 def test_a_format_that_is_surely_worse_is_a_regression_unless_the_margin_allows_it(tmp_path):
     given = {"accuracy": comparison("pass"), "format_compliance": comparison("fail", -0.2, -0.05)}
-    assert gate(toy_task(tmp_path), given, {"accuracy": check("yes")}, "prompt")[:2] == ("fail", True)
+    assert gate(toy_task(tmp_path), given, {"accuracy": check("yes")}, "prompt")[:2] == (
+        "fail",
+        True,
+    )
     lenient = toy_task(tmp_path, margins={"format_compliance": 0.1})
     assert gate(lenient, given, {"accuracy": check("yes")}, "prompt")[:2] == ("pass", False)
 
@@ -118,10 +146,14 @@ def test_nothing_measured_is_never_a_pass_nor_a_fail(task):
 
 
 def test_a_perfect_model_passes_and_a_copy_of_the_base_does_not(task, run):
-    good = measure(task, run, constant(RIGHT, "tuned"), right_where(lambda i: i < 40, "base", BROKEN))
+    good = measure(
+        task, run, constant(RIGHT, "tuned"), right_where(lambda i: i < 40, "base", BROKEN)
+    )
     assert good.verdict == "pass" and not good.regression
     assert all(c.met == "yes" for c in good.targets.values())
-    same = measure(task, run, right_where(lambda i: i < 80, "b2"), right_where(lambda i: i < 80, "b1"))
+    same = measure(
+        task, run, right_where(lambda i: i < 80, "b2"), right_where(lambda i: i < 80, "b1")
+    )
     assert same.verdict == "inconclusive"
     worse = measure(task, run, constant(WRONG, "t3"), right_where(lambda i: i < 80, "b1"))
     assert worse.verdict == "fail" and worse.regression
@@ -140,7 +172,11 @@ def test_the_evaluation_holds_what_its_readers_need(task, run):
     run.write("evaluation.json", result)
     written = run.read("evaluation.json")
     assert [r["name"] for r in written["rungs"]] == ["zero_shot", "prompt", "fine_tuned"]
-    assert written["n_test"] == 100 and written["best_rung"] == "prompt" and written["dataset_version"] == "d1"
+    assert (
+        written["n_test"] == 100
+        and written["best_rung"] == "prompt"
+        and written["dataset_version"] == "d1"
+    )
     assert written["base_model"] == written["rungs"][0]["results"]
     assert len(written["flips"]["gained"]) == written["comparison"]["accuracy"]["gained"] == 50
     assert {r["part"] for r in written["rungs"]} == {"test"}
@@ -160,7 +196,9 @@ def test_two_runs_write_the_same_evaluation_apart_from_timing(task, monkeypatch,
         monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / f"home{i}"))
         run = store.open_run("same")
         result = measure(task, run, constant(RIGHT, "tuned"), right_where(lambda i: i % 3, "base"))
-        texts.append(json.dumps({k: v for k, v in json.loads(store.dumps(result)).items() if k != "timing"}))
+        texts.append(
+            json.dumps({k: v for k, v in json.loads(store.dumps(result)).items() if k != "timing"})
+        )
     assert texts[0] == texts[1]
 
 
@@ -174,7 +212,10 @@ def test_a_changed_fingerprint_stops_the_measurement_and_is_named(task, run, pri
 
 
 def test_a_hosted_model_is_held_to_its_system_prompt(task, run):
-    card = CARD | {"provider": "api", "fingerprints": {"template": "", "tokenizer": "", "system_prompt": "x"}}
+    card = CARD | {
+        "provider": "api",
+        "fingerprints": {"template": "", "tokenizer": "", "system_prompt": "x"},
+    }
     with pytest.raises(WorkbookError, match="system prompt"):
         check_fingerprints(card, task, "d1")
 

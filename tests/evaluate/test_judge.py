@@ -17,7 +17,12 @@ def prints(monkeypatch):
 
 @pytest.fixture
 def text_task(tmp_path):
-    changes = {"schema": None, "scored_fields": [], "accuracy_from": "judge", "targets": {"accuracy": 0.2}}
+    changes = {
+        "schema": None,
+        "scored_fields": [],
+        "accuracy_from": "judge",
+        "targets": {"accuracy": 0.2},
+    }
     return toy_task(tmp_path, rubric="it is good", **changes)
 
 
@@ -29,7 +34,9 @@ def fair(chat):
 
 def measure(task, run, judge, n=30):
     models = constant("a poor answer", "base"), constant("a good answer", "tuned")
-    return evaluate.evaluate_fine_tuned_model(*models, toy_rows(n), task, run, card=CARD, judge=judge)
+    return evaluate.evaluate_fine_tuned_model(
+        *models, toy_rows(n), task, run, card=CARD, judge=judge
+    )
 
 
 def test_a_judge_that_can_tell_decides(text_task, run):
@@ -47,12 +54,17 @@ def test_a_judge_that_always_takes_the_first_answer_gives_no_gain(text_task, run
 
 def test_without_a_judge_the_verdict_is_inconclusive_and_says_why(text_task, run):
     found = measure(text_task, run, None)
-    assert found.verdict == "inconclusive" and any("no judge is set" in reason for reason in found.reasons)
+    assert found.verdict == "inconclusive" and any(
+        "no judge is set" in reason for reason in found.reasons
+    )
 
 
 def test_agreement_with_people_is_kappa(text_task, run):
     measure(text_task, run, None)
-    answers = [[{"id": e.id, "answer": text} for e in toy_rows(30)] for text in ("a good answer", "a poor answer")]
+    answers = [
+        [{"id": e.id, "answer": text} for e in toy_rows(30)]
+        for text in ("a good answer", "a poor answer")
+    ]
     pairs = evaluate.blind_table(toy_rows(30), *answers)
     for pair in pairs:
         pair["choice"] = "A" if "good" in pair["A"] else "B"
@@ -82,7 +94,9 @@ def test_the_blind_table_hides_whose_answer_is_whose():
     ours, theirs = ([{"id": e.id, "answer": text} for e in rows] for text in ("ours", "theirs"))
     table = evaluate.blind_table(rows, ours, theirs)
     assert 8 < sum(row["A"] == "ours" for row in table) < 32
-    assert table == evaluate.blind_table(rows, ours[::-1], theirs), "the same each time, whatever the order"
+    assert table == evaluate.blind_table(rows, ours[::-1], theirs), (
+        "the same each time, whatever the order"
+    )
 
 
 def test_a_choice_that_is_none_of_the_four_is_an_error_with_its_line(text_task, run):

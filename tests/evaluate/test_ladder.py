@@ -20,10 +20,20 @@ def test_other_models_climb_the_same_rungs_and_keep_their_answers_apart(task, ru
     monkeypatch.setattr(ladder, "rung_model", lambda spec: strong)
     rows = toy_rows(10, "validation")
     names, found = ("zero_shot", "prompt"), {}
-    for result in evaluate.ask_ladder(constant(WRONG), names, rows, task, run, rung_models=["/models/strong"], **settings()):
-        found[result.name] = (result.model, result.results.accuracy.value, read_answers(run, result)[0]["answer"])
+    for result in evaluate.ask_ladder(
+        constant(WRONG), names, rows, task, run, rung_models=["/models/strong"], **settings()
+    ):
+        found[result.name] = (
+            result.model,
+            result.results.accuracy.value,
+            read_answers(run, result)[0]["answer"],
+        )
     assert list(found) == ["zero_shot", "prompt", "zero_shot@strong", "prompt@strong"]
-    assert found["prompt"] == ("scripted", 0.0, WRONG) and found["prompt@strong"] == ("strong", 1.0, RIGHT)
+    assert found["prompt"] == ("scripted", 0.0, WRONG) and found["prompt@strong"] == (
+        "strong",
+        1.0,
+        RIGHT,
+    )
 
 
 def test_the_model_behind_a_rung_is_found_again_for_the_test_part(task, monkeypatch):
@@ -38,25 +48,41 @@ def test_the_model_behind_a_rung_is_found_again_for_the_test_part(task, monkeypa
 
 def test_logged_answers_of_today_are_a_rung_and_cost_no_request(tmp_path, run):
     rows = toy_rows(6, "validation")
-    log = [{"messages": [{"role": "user", "content": e.user_text}, {"role": "assistant", "content": RIGHT}]} for e in rows[:4]]
+    log = [
+        {
+            "messages": [
+                {"role": "user", "content": e.user_text},
+                {"role": "assistant", "content": RIGHT},
+            ]
+        }
+        for e in rows[:4]
+    ]
     (tmp_path / "today.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
     task, model = toy_task(tmp_path, incumbent={"answers": "today.jsonl"}), constant(WRONG)
     (result,) = evaluate.ask_ladder(model, ["incumbent"], rows, task, run, **settings())
     assert result.results.accuracy.value == pytest.approx(4 / 6) and model.asked == []
-    assert result.results.quality_scores["failed"].value == pytest.approx(2 / 6), "a missing answer is a failure, not a gap"
+    assert result.results.quality_scores["failed"].value == pytest.approx(2 / 6), (
+        "a missing answer is a failure, not a gap"
+    )
 
 
 def test_todays_prompt_is_asked_with_todays_wording(tmp_path, run):
     model = constant(RIGHT)
     task = toy_task(tmp_path, incumbent={"instructions": "The old words."})
-    (result,) = evaluate.ask_ladder(model, ["incumbent"], toy_rows(3, "validation"), task, run, **settings())
-    assert result.name == "incumbent" and {chat[0].content for chat in model.asked} == {"The old words."}
+    (result,) = evaluate.ask_ladder(
+        model, ["incumbent"], toy_rows(3, "validation"), task, run, **settings()
+    )
+    assert result.name == "incumbent" and {chat[0].content for chat in model.asked} == {
+        "The old words."
+    }
 
 
 def test_without_an_incumbent_the_rung_is_left_out_and_said(task, run):
     said: list[str] = []
     names = ["incumbent", "zero_shot"]
-    found = evaluate.ask_ladder(constant(RIGHT), names, toy_rows(2, "validation"), task, run, say=said.append)
+    found = evaluate.ask_ladder(
+        constant(RIGHT), names, toy_rows(2, "validation"), task, run, say=said.append
+    )
     assert [r.name for r in found] == ["zero_shot"] and any("no incumbent" in line for line in said)
 
 
@@ -64,7 +90,9 @@ def test_the_search_keeps_what_scores_better_and_stops_at_its_budget(tmp_path, r
     task = toy_task(tmp_path, wordings=["Think hard.", "Say red."])
     model = ScriptedModel(lambda chat: RIGHT if chat[0].content == "Say red." else WRONG)
     rows, given = toy_rows(8, "validation"), {"few_shot_pick": "fixed"}
-    assert evaluate.search_prompts(model, ["prompt"], rows, task, run, given, 0, **settings()) == given
+    assert (
+        evaluate.search_prompts(model, ["prompt"], rows, task, run, given, 0, **settings()) == given
+    )
     assert model.asked == [], "no budget, nothing asked"
     found = evaluate.search_prompts(model, ["prompt"], rows, task, run, given, 9, **settings())
     assert found == given | {"instructions": "Say red."}
@@ -78,5 +106,8 @@ def test_what_was_chosen_in_01_is_what_04_asks(task, run):
     from helpers.evaluate.compare import asked_in_01
 
     assert asked_in_01(run) == {}
-    run.write("decision.json", {"asking": {"few_shot_pick": "nearest"}, "recommendation": "rag", "trainer": "lora"})
+    run.write(
+        "decision.json",
+        {"asking": {"few_shot_pick": "nearest"}, "recommendation": "rag", "trainer": "lora"},
+    )
     assert asked_in_01(store.open_run(run.id)) == {"few_shot_pick": "nearest"}

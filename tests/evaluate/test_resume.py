@@ -53,7 +53,9 @@ class Endpoint:
                 time.sleep(0.02)
                 while owner.held.is_set():
                     time.sleep(0.01)
-                gone = select.select([self.connection], [], [], 0)[0]  # readable now = the other side hung up
+                gone = select.select([self.connection], [], [], 0)[
+                    0
+                ]  # readable now = the other side hung up
                 with lock:
                     owner.inside -= 1
                     owner.answered[body["messages"][-1]["content"]] += not gone
@@ -64,7 +66,13 @@ class Endpoint:
                 message = {"role": "assistant", "content": RIGHT}
                 choice = {"index": 0, "finish_reason": "stop", "message": message}
                 usage = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
-                reply = {"id": "x", "object": "chat.completion", "created": 1, "model": "toy", "choices": [choice]}
+                reply = {
+                    "id": "x",
+                    "object": "chat.completion",
+                    "created": 1,
+                    "model": "toy",
+                    "choices": [choice],
+                }
                 text = json.dumps(reply | {"usage": usage}).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
@@ -93,7 +101,9 @@ def endpoint():
 def start(endpoint, tmp_path):
     path = os.pathsep.join([str(store.PROJECT), str(Path(__file__).parent)])
     env = os.environ | {"PYTHONPATH": path}
-    return subprocess.Popen([sys.executable, "-c", CHILD, endpoint.url, str(ROWS), str(tmp_path)], env=env)
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, endpoint.url, str(ROWS), str(tmp_path)], env=env
+    )
 
 
 def kill_after(child, endpoint, wanted):
@@ -118,7 +128,9 @@ def test_after_a_kill_no_row_is_answered_twice_and_none_is_lost(endpoint, tmp_pa
     assert start(endpoint, tmp_path).wait(timeout=120) == 0
     assert set(endpoint.answered.values()) == {1} and len(endpoint.answered) == ROWS
     lines = store.read_jsonl(store.open_run("killed").path("answers/test_prompt.jsonl"))
-    assert [line["id"] for line in lines] == [e.id for e in toy_rows(ROWS)] and all(line["answer"] == RIGHT for line in lines)
+    assert [line["id"] for line in lines] == [e.id for e in toy_rows(ROWS)] and all(
+        line["answer"] == RIGHT for line in lines
+    )
 
 
 class Limited:
@@ -137,8 +149,14 @@ class Limited:
         time.sleep(0.01)
         with self.lock:
             self.now -= 1
-        said = {"finish": "error", "error": "429 rate_limit_exceeded: slow down"} if full else {"finish": "stop"}
-        return [Answer(text="" if full else RIGHT, tokens_in=5, tokens_out=3, latency_ms=10, **said)]
+        said = (
+            {"finish": "error", "error": "429 rate_limit_exceeded: slow down"}
+            if full
+            else {"finish": "stop"}
+        )
+        return [
+            Answer(text="" if full else RIGHT, tokens_in=5, tokens_out=3, latency_ms=10, **said)
+        ]
 
 
 def test_a_refusal_for_the_rate_is_waited_for_and_asked_again(task, run, monkeypatch):
@@ -161,10 +179,23 @@ def test_the_spending_limit_is_of_the_whole_run(tmp_path, run):
     prices = {"models": {"limited": {"input": 1000.0, "output": 1000.0}}}
     task, model = toy_task(tmp_path, data_may_leave=True, prices=prices), Limited(bears=99)
     model.is_loopback, model.count_tokens = False, lambda chat: 5
-    run_rung(model, "prompt", toy_rows(4), task, run, latency_rows=0, max_new_tokens=3, max_cost_usd=0.05)
-    assert sum(row["usd"] for row in store.read_jsonl(run.path("spent.jsonl"))) == pytest.approx(4 * 0.008)
+    run_rung(
+        model, "prompt", toy_rows(4), task, run, latency_rows=0, max_new_tokens=3, max_cost_usd=0.05
+    )
+    assert sum(row["usd"] for row in store.read_jsonl(run.path("spent.jsonl"))) == pytest.approx(
+        4 * 0.008
+    )
     with pytest.raises(WorkbookError, match=r"0\.0640 USD in all, more than max_cost_usd=0\.05"):
-        run_rung(model, "zero_shot", toy_rows(4), task, run, latency_rows=0, max_new_tokens=3, max_cost_usd=0.05)
+        run_rung(
+            model,
+            "zero_shot",
+            toy_rows(4),
+            task,
+            run,
+            latency_rows=0,
+            max_new_tokens=3,
+            max_cost_usd=0.05,
+        )
 
 
 def test_samples_are_written_where_only_the_owner_reads(task, run):
@@ -172,6 +203,8 @@ def test_samples_are_written_where_only_the_owner_reads(task, run):
     rung = run_rung(constant(RIGHT), "prompt", rows, task, run)
     path = running.export_samples(run, task, rows, {"prompt": read_answers(run, rung)})
     [first, *_] = store.read_jsonl(path)
-    assert set(first) == {"id", "input", "target", "metadata"} and [m["role"] for m in first["input"]] == ["system", "user"]
+    assert set(first) == {"id", "input", "target", "metadata"} and [
+        m["role"] for m in first["input"]
+    ] == ["system", "user"]
     assert first["target"] == first["metadata"]["answers"]["prompt"]["answer"] == RIGHT
     assert path.parent.stat().st_mode & 0o077 == 0

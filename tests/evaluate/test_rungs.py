@@ -4,7 +4,15 @@ import pytest
 from evaluate_toys import toy_rows, toy_task
 
 from helpers import tasks
-from helpers.evaluate.rungs import LADDER, available, build_prompts, demonstrations, effort, recall, retrieve
+from helpers.evaluate.rungs import (
+    LADDER,
+    available,
+    build_prompts,
+    demonstrations,
+    effort,
+    recall,
+    retrieve,
+)
 from helpers.models.tokens import count_chats
 from helpers.records import Message, WorkbookError
 from helpers.tasks import Article
@@ -20,7 +28,10 @@ def shipped():
 
 def test_every_rung_ends_with_the_question_and_hides_the_answer(shipped):
     task, examples = shipped
-    rows, train = [e for e in examples if e.part == "validation"], [e for e in examples if e.part == "train"]
+    rows, train = (
+        [e for e in examples if e.part == "validation"],
+        [e for e in examples if e.part == "train"],
+    )
     for rung in (*LADDER, "fine_tuned"):
         for example, chat in zip(rows, build_prompts(rung, task, rows, train), strict=True):
             assert chat[0].role == "system" and chat[-1].role == "user"
@@ -29,7 +40,8 @@ def test_every_rung_ends_with_the_question_and_hides_the_answer(shipped):
 
 
 @pytest.mark.parametrize(
-    ("rung", "limit"), [("zero_shot", 160), ("fine_tuned", 160), ("prompt", 160), ("few_shot", 350), ("rag", 350)]
+    ("rung", "limit"),
+    [("zero_shot", 160), ("fine_tuned", 160), ("prompt", 160), ("few_shot", 350), ("rag", 350)],
 )
 def test_rendered_prompts_keep_the_tutorials_budget(shipped, rung, limit):
     task, examples = shipped
@@ -59,7 +71,11 @@ ARTICLES = [
 
 
 def test_retrieval_finds_the_article_that_shares_words_and_none_otherwise():
-    found = retrieve(ARTICLES, ["Where is my late parcel?", "charged double, refund please", "xyzzy", "", "the"], 1)
+    found = retrieve(
+        ARTICLES,
+        ["Where is my late parcel?", "charged double, refund please", "xyzzy", "", "the"],
+        1,
+    )
     assert [[a.id for a in hits] for hits in found] == [["parcel"], ["refund"], [], [], []]
     assert retrieve([], ["parcel"], 2) == [[]]
 
@@ -69,32 +85,45 @@ def test_rag_puts_the_passage_into_the_system_turn_and_cuts_long_ones(tmp_path):
     (tmp_path / "knowledge").mkdir()
     (tmp_path / "knowledge" / "thing.md").write_text("# Thing\nA thing is red. " + "word " * 500)
     with_article, without = build_prompts("rag", task, [toy_rows(1)[0], _asks("xyzzy")], rag_k=1)
-    assert "A thing is red." in with_article[0].content and len(with_article[0].content.split()) < 120
+    assert (
+        "A thing is red." in with_article[0].content and len(with_article[0].content.split()) < 120
+    )
     assert without[0].content == task.instructions_full
 
 
 def _asks(text):
     row = toy_rows(1)[0]
-    return row.model_copy(update={"messages": [Message(role="user", content=text), row.messages[-1]]})
+    return row.model_copy(
+        update={"messages": [Message(role="user", content=text), row.messages[-1]]}
+    )
 
 
 def test_rungs_that_cannot_be_asked_say_why(task):
     missing = available(["zero_shot", "few_shot", "rag"], task, [])
-    assert missing["zero_shot"] == "" and "article" in missing["rag"] and "train" in missing["few_shot"]
+    assert (
+        missing["zero_shot"] == ""
+        and "article" in missing["rag"]
+        and "train" in missing["few_shot"]
+    )
     with pytest.raises(WorkbookError, match="unknown rung 'best_of'"):
         available(["best_of"], task, [])
 
 
 def test_the_tuned_model_is_asked_in_the_style_it_was_trained_with(task):
     row = toy_rows(1)
-    assert build_prompts("fine_tuned", task, row, style="short") == build_prompts("zero_shot", task, row)
-    assert build_prompts("fine_tuned", task, row, style="full") == build_prompts("prompt", task, row)
+    assert build_prompts("fine_tuned", task, row, style="short") == build_prompts(
+        "zero_shot", task, row
+    )
+    assert build_prompts("fine_tuned", task, row, style="full") == build_prompts(
+        "prompt", task, row
+    )
 
 
 def test_meaning_finds_what_shares_no_word():
     pytest.importorskip("wordllama")
     articles = [
-        Article(id=i, title=i, text=t) for i, t in (("fruit", "Apples and pears."), ("cars", "An automobile needs petrol."))
+        Article(id=i, title=i, text=t)
+        for i, t in (("fruit", "Apples and pears."), ("cars", "An automobile needs petrol."))
     ]
     assert retrieve(articles, ["which fuel does my car take"], 1) == [[]]
     assert retrieve(articles, ["which fuel does my car take"], 1, dense=0.5)[0][0].id == "cars"
@@ -102,7 +131,9 @@ def test_meaning_finds_what_shares_no_word():
 
 def test_the_nearest_solved_examples_are_shown_and_the_nearest_comes_last(task):
     train = toy_rows(30, "train", 100)
-    chat = build_prompts("few_shot", task, toy_rows(1, first=117), train, few_shot_k=1, few_shot_pick="nearest")[0]
+    chat = build_prompts(
+        "few_shot", task, toy_rows(1, first=117), train, few_shot_k=1, few_shot_pick="nearest"
+    )[0]
     assert chat[1].content == "thing number 117" and len(chat) == 4
     with pytest.raises(WorkbookError, match="choose fixed or nearest"):
         build_prompts("few_shot", task, toy_rows(1), train, few_shot_pick="best")
@@ -111,18 +142,36 @@ def test_the_nearest_solved_examples_are_shown_and_the_nearest_comes_last(task):
 def test_passages_stand_before_the_question_in_solved_examples_too(tmp_path):
     (tmp_path / "knowledge").mkdir()
     (tmp_path / "knowledge" / "thing.md").write_text("Every thing is red.")
-    chat = build_prompts("rag", toy_task(tmp_path), toy_rows(1), toy_rows(9, "train", 50), rag_shots=2)[0]
+    chat = build_prompts(
+        "rag", toy_task(tmp_path), toy_rows(1), toy_rows(9, "train", 50), rag_shots=2
+    )[0]
     assert [m.role for m in chat] == ["system", "user", "assistant", "user", "assistant", "user"]
-    assert all(m.content.startswith("Every thing is red.\n\nthing number") for m in chat if m.role == "user")
+    assert all(
+        m.content.startswith("Every thing is red.\n\nthing number")
+        for m in chat
+        if m.role == "user"
+    )
     assert "red" not in chat[0].content
 
 
 def test_recall_counts_the_rows_that_name_their_article():
     articles = [Article(id=i, title=i, text=i) for i in ("a", "b")]
-    rows = [toy_rows(1, articles=["a"])[0], toy_rows(1, articles="c; b")[0], toy_rows(1)[0], toy_rows(1, articles=["c"])[0]]
+    rows = [
+        toy_rows(1, articles=["a"])[0],
+        toy_rows(1, articles="c; b")[0],
+        toy_rows(1)[0],
+        toy_rows(1, articles=["c"])[0],
+    ]
     assert recall(rows, [articles, articles[1:], articles, articles]) == [1.0, 1.0, 0.0]
 
 
 def test_another_model_is_asked_in_the_same_way(task):
-    assert build_prompts("prompt@strong", task, toy_rows(2)) == build_prompts("prompt", task, toy_rows(2))
-    assert sorted(["rag", "prompt@x", "incumbent", "zero_shot"], key=effort) == ["incumbent", "zero_shot", "rag", "prompt@x"]
+    assert build_prompts("prompt@strong", task, toy_rows(2)) == build_prompts(
+        "prompt", task, toy_rows(2)
+    )
+    assert sorted(["rag", "prompt@x", "incumbent", "zero_shot"], key=effort) == [
+        "incumbent",
+        "zero_shot",
+        "rag",
+        "prompt@x",
+    ]

@@ -20,7 +20,15 @@ def test_every_example_has_one_line_and_every_score_can_be_recomputed_from_it(ta
     for example, line in zip(rows, lines, strict=True):
         again = score_answer(task, example, line["answer"])[0]
         assert again == {k: v for k, v in line["scores"].items() if k != "failed"}
-        assert set(line) >= {"id", "group", "answer", "scores", "latency_ms", "tokens_in", "tokens_out"}
+        assert set(line) >= {
+            "id",
+            "group",
+            "answer",
+            "scores",
+            "latency_ms",
+            "tokens_in",
+            "tokens_out",
+        }
     assert rung.results.accuracy.value == 0.5 and rung.n == 10
 
 
@@ -77,7 +85,14 @@ class Flaky:
 
     def answer(self, chats, max_new_tokens, schema=None, progress=None):
         good = Answer(text=RIGHT, tokens_in=5, tokens_out=3, latency_ms=20, finish="stop")
-        bad = Answer(text="", tokens_in=0, tokens_out=0, latency_ms=0, finish="error", error="500 sk-abcdefghijklmnopqrstuvwx")
+        bad = Answer(
+            text="",
+            tokens_in=0,
+            tokens_out=0,
+            latency_ms=0,
+            finish="error",
+            error="500 sk-abcdefghijklmnopqrstuvwx",
+        )
         return [bad if self.fails(int(c[-1].content.split()[-1])) else good for c in chats]
 
 
@@ -93,7 +108,10 @@ def test_failed_requests_are_kept_counted_and_wrong(task, run):
 
 def test_a_failed_request_is_asked_again_next_time(task, run):
     run_rung(Flaky(lambda i: i < 2), "prompt", toy_rows(8), task, run)
-    assert run_rung(Flaky(lambda i: False), "prompt", toy_rows(8), task, run).results.accuracy.value == 1
+    assert (
+        run_rung(Flaky(lambda i: False), "prompt", toy_rows(8), task, run).results.accuracy.value
+        == 1
+    )
 
 
 def test_a_provider_that_answers_nothing_is_exit_5_and_leaves_no_answers(task, run):
@@ -119,7 +137,14 @@ def test_text_stays_here_unless_the_task_lets_it_go(tmp_path, run):
     with pytest.raises(WorkbookError, match="max_cost_usd=0"):
         run_rung(model, "prompt", toy_rows(3), open_task, run)
     with pytest.raises(WorkbookError, match=r"prices\.models has no entry"):
-        run_rung(model, "prompt", toy_rows(3), toy_task(tmp_path, data_may_leave=True), run, max_cost_usd=1.0)
+        run_rung(
+            model,
+            "prompt",
+            toy_rows(3),
+            toy_task(tmp_path, data_may_leave=True),
+            run,
+            max_cost_usd=1.0,
+        )
     rung = run_rung(model, "prompt", toy_rows(3), open_task, run, max_cost_usd=1.0)
     assert rung.results.cost_per_request.value == pytest.approx((5 * 1 + 3 * 2) / 1e6)
 
@@ -127,7 +152,9 @@ def test_text_stays_here_unless_the_task_lets_it_go(tmp_path, run):
 def test_latency_and_cost_come_from_single_requests(task, run):
     results = run_rung(constant(RIGHT), "prompt", toy_rows(40), task, run, latency_rows=8).results
     assert results.latency_p50.n == results.latency_p95.n == results.cost_per_request.n == 8
-    assert results.latency_p50.value == pytest.approx(104.5)  # the toy's probe after its warm-up, not the batch's 10 ms
+    assert results.latency_p50.value == pytest.approx(
+        104.5
+    )  # the toy's probe after its warm-up, not the batch's 10 ms
     assert results.cost_per_request.value == pytest.approx(0.1045 * 0.36 / 3600)
 
 
@@ -140,26 +167,39 @@ class Endpoint(Flaky):
     def answer(self, chats, max_new_tokens):
         self.chunks.append(len(chats))
         ms = 500 if len(self.chunks) == 1 else 20 * len(chats)
-        return [Answer(text=RIGHT, tokens_in=5, tokens_out=3, latency_ms=ms, finish="stop") for _ in chats]
+        return [
+            Answer(text=RIGHT, tokens_in=5, tokens_out=3, latency_ms=ms, finish="stop")
+            for _ in chats
+        ]
 
 
-def test_an_endpoint_is_timed_on_rows_asked_alone_after_a_warm_up_and_no_row_is_asked_twice(task, run):
+def test_an_endpoint_is_timed_on_rows_asked_alone_after_a_warm_up_and_no_row_is_asked_twice(
+    task, run
+):
     model = Endpoint()
     results = run_rung(model, "prompt", toy_rows(40), task, run, latency_rows=8).results
     assert model.chunks == [1] * 40
-    assert results.latency_p95.n == 8 and results.latency_p95.high == 20, "neither the warm-up nor the crowd counts"
+    assert results.latency_p95.n == 8 and results.latency_p95.high == 20, (
+        "neither the warm-up nor the crowd counts"
+    )
     assert results.cost_per_request.value == pytest.approx(0.020 * 0.36 / 3600)
     assert run_rung(model, "prompt", toy_rows(40), task, run, latency_rows=8).results == results
     assert len(model.chunks) == 40, "nothing is asked again"
 
 
 def test_latency_can_be_left_out(task, run):
-    assert run_rung(Endpoint(), "prompt", toy_rows(4), task, run, latency_rows=0).results.latency_p95.n == 0
+    assert (
+        run_rung(Endpoint(), "prompt", toy_rows(4), task, run, latency_rows=0).results.latency_p95.n
+        == 0
+    )
 
 
 def test_rows_are_chosen_from_one_part_and_more_rows_keep_the_earlier_ones():
     rows = toy_rows(30, "validation") + toy_rows(30, "test", 30)
-    ten, twenty = choose_rows(rows, "validation", 10), choose_rows(list(reversed(rows)), "validation", 20)
+    ten, twenty = (
+        choose_rows(rows, "validation", 10),
+        choose_rows(list(reversed(rows)), "validation", 20),
+    )
     assert ten == twenty[:10] and {e.part for e in twenty} == {"validation"}
     unverified = [rows[0].model_copy(update={"quality": "unverified"})]
     assert choose_rows(unverified, "validation") == []
@@ -175,7 +215,9 @@ def test_validation_answers_stay_when_the_test_part_is_asked(task, run):
 
 def test_each_rung_says_one_line_when_it_starts_and_one_when_it_is_done(task, run):
     said: list[str] = []
-    found = run_rungs(constant(RIGHT), ["zero_shot", "rag"], toy_rows(3), task, run, say=said.append)
+    found = run_rungs(
+        constant(RIGHT), ["zero_shot", "rag"], toy_rows(3), task, run, say=said.append
+    )
     assert [r.name for r in found] == ["zero_shot"]
     assert len(said) == 3 and "rag: left out" in said[0] and "accuracy 1.000 [" in said[2]
     assert "thing number" not in "".join(said)

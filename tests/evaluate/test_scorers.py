@@ -37,7 +37,9 @@ EXAMPLE = toy_rows(1)[0]
         ("", 0, 0, 0, 0),
     ],
 )
-def test_strict_reading_decides_and_tolerant_reading_stands_beside_it(task, answer, strict, tolerant, right, right_tolerant):
+def test_strict_reading_decides_and_tolerant_reading_stands_beside_it(
+    task, answer, strict, tolerant, right, right_tolerant
+):
     scores = score_answer(task, EXAMPLE, answer)[0]
     assert (scores["format_compliance"], scores["format_tolerant"]) == (strict, tolerant)
     assert (scores["accuracy"], scores["accuracy_tolerant"]) == (right, right_tolerant)
@@ -97,7 +99,9 @@ def test_what_only_people_can_judge_gets_no_accuracy(tmp_path, source):
 
 def test_a_gold_answer_that_is_no_json_names_its_row(task):
     messages = [EXAMPLE.messages[0], EXAMPLE.messages[1].model_copy(update={"content": "red"})]
-    broken = EXAMPLE.model_copy(update={"messages": messages, "meta": {"file": "human.jsonl", "line": 7}})
+    broken = EXAMPLE.model_copy(
+        update={"messages": messages, "meta": {"file": "human.jsonl", "line": 7}}
+    )
     with pytest.raises(WorkbookError, match=r"human\.jsonl, line 7"):
         score_answer(task, broken, RIGHT)
 
@@ -109,5 +113,8 @@ def test_a_broken_schema_is_an_error_of_the_task(tmp_path):
 
 
 def test_scores_can_be_recomputed_from_the_text_alone(task):
-    first, second = score_answer(task, EXAMPLE, RIGHT), score_answer(task, EXAMPLE, json.loads(json.dumps(RIGHT)))
+    first, second = (
+        score_answer(task, EXAMPLE, RIGHT),
+        score_answer(task, EXAMPLE, json.loads(json.dumps(RIGHT))),
+    )
     assert first == second

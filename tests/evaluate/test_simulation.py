@@ -25,13 +25,20 @@ def test_the_gate_keeps_its_promises(figures):
     assert value["year_false_promotion"] <= 0.05 + three_errors
     assert value["coverage_worst"] >= 0.93 - three_errors
     assert value["power_10_points_n400"] >= 0.95
-    assert value["lift_5_false_promotion_worst"] > 0.3 and value["year_95_every_week"] > 0.3, "the usual rules do not"
+    assert value["lift_5_false_promotion_worst"] > 0.3 and value["year_95_every_week"] > 0.3, (
+        "the usual rules do not"
+    )
 
 
 def test_the_last_line_of_json_is_one_object_in_the_common_form(capsys, monkeypatch):
     monkeypatch.setattr(simulation, "SIZES", (20, 50, 400))
-    monkeypatch.setattr(simulation, "years", lambda rng, repeats: [{"with the budget": 0.04, "95% every week": 0.5}])
+    monkeypatch.setattr(
+        simulation, "years", lambda rng, repeats: [{"with the budget": 0.04, "95% every week": 0.5}]
+    )
     simulation.main(["--json", "--repeats", "100"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"false_promotion_worst", "power_10_points_n400", "year_false_promotion"} <= set(found)
-    assert all({"kind", "value", "low", "high", "n", "unit", "better"} <= set(entry) for entry in found.values())
+    assert all(
+        {"kind", "value", "low", "high", "n", "unit", "better"} <= set(entry)
+        for entry in found.values()
+    )

@@ -18,15 +18,22 @@ def test_wilson_agrees_with_published_values():
 
 
 @pytest.mark.parametrize(
-    ("n", "flips", "difference"), [(20, 0.2, 0), (50, 0.2, 0.1), (100, 0.1, 0), (100, 0.3, 0.3), (400, 0.2, 0)]
+    ("n", "flips", "difference"),
+    [(20, 0.2, 0), (50, 0.2, 0.1), (100, 0.1, 0), (100, 0.3, 0.3), (400, 0.2, 0)],
 )
 def test_the_paired_interval_covers_and_its_lower_bound_keeps_its_promise(n, flips, difference):
     gained, lost = (flips + difference) / 2, (flips - difference) / 2
     counts = [(b, c) for b in range(n + 1) for c in range(n + 1 - b)]
     weights = multinomial.pmf([[b, c, n - b - c] for b, c in counts], n, [gained, lost, 1 - flips])
-    bounds = [statistics.bonett_price(b, c, n) for (b, c), w in zip(counts, weights, strict=True) if w > 1e-9]
+    bounds = [
+        statistics.bonett_price(b, c, n)
+        for (b, c), w in zip(counts, weights, strict=True)
+        if w > 1e-9
+    ]
     weights = weights[weights > 1e-9]
-    covered = sum(w for w, (low, high) in zip(weights, bounds, strict=True) if low <= difference <= high)
+    covered = sum(
+        w for w, (low, high) in zip(weights, bounds, strict=True) if low <= difference <= high
+    )
     too_high = sum(w for w, (low, _) in zip(weights, bounds, strict=True) if low > difference)
     assert covered >= 0.945
     assert too_high <= 0.026
@@ -36,7 +43,9 @@ def test_rows_of_one_conversation_do_not_count_as_independent():
     generator = np.random.default_rng(7)
     missed = {"rows": 0, "groups": 0}
     for _ in range(300):
-        shift = np.repeat(generator.choice([-1, 0, 1], 30, p=[0.15, 0.7, 0.15]), 4)  # a whole conversation flips
+        shift = np.repeat(
+            generator.choice([-1, 0, 1], 30, p=[0.15, 0.7, 0.15]), 4
+        )  # a whole conversation flips
         ours, theirs = (shift > 0).astype(int).tolist(), (shift < 0).astype(int).tolist()
         groups = [f"g{i // 4}" for i in range(120)]
         missed["rows"] += statistics.paired_difference(ours, theirs)[0].low > 0
@@ -65,7 +74,10 @@ def test_without_rows_nothing_is_known():
 
 def test_estimates_always_lie_in_their_interval():
     for hits in ([1] * 30, [0] * 30, [1] + [0] * 29, [1], [0]):
-        for estimate in (statistics.proportion(hits), statistics.paired_difference(hits, [0] * len(hits))[0]):
+        for estimate in (
+            statistics.proportion(hits),
+            statistics.paired_difference(hits, [0] * len(hits))[0],
+        ):
             assert estimate.low <= estimate.value <= estimate.high
 
 
@@ -76,10 +88,19 @@ def test_the_same_answers_differ_by_nothing_for_sure_only_with_rows():
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [(0.01, 0.2, "pass"), (0.0, 0.2, "inconclusive"), (-0.1, 0.0, "fail"), (-0.2, -0.1, "fail"), (-0.1, 0.1, "inconclusive")],
+    [
+        (0.01, 0.2, "pass"),
+        (0.0, 0.2, "inconclusive"),
+        (-0.1, 0.0, "fail"),
+        (-0.2, -0.1, "fail"),
+        (-0.1, 0.1, "inconclusive"),
+    ],
 )
 def test_a_verdict_looks_at_bounds_and_a_tie_with_the_threshold_is_no_gain(low, high, verdict):
-    assert statistics.verdict(Estimate(value=(low + high) / 2, low=low, high=high, n=9), 0.0) == verdict
+    assert (
+        statistics.verdict(Estimate(value=(low + high) / 2, low=low, high=high, n=9), 0.0)
+        == verdict
+    )
 
 
 @pytest.mark.parametrize("target", [0.4, 0.8, 0.95, 0.98])
@@ -104,7 +125,9 @@ def test_detectable_difference_agrees_with_simulation():
 def test_quantile_intervals_cover(n, share):
     generator = np.random.default_rng(7)
     true = math.exp(0.3 * {0.5: 0.0, 0.95: 1.6448536}[share])
-    found = [statistics.quantile(generator.lognormal(0, 0.3, n).tolist(), share) for _ in range(300)]
+    found = [
+        statistics.quantile(generator.lognormal(0, 0.3, n).tolist(), share) for _ in range(300)
+    ]
     assert np.mean([e.low <= true <= e.high for e in found]) >= 0.925
     assert all(e.low <= e.value <= e.high for e in found)
 
@@ -121,7 +144,12 @@ def test_quantiles_of_few_or_equal_values_stay_finite():
     ("latency_p95", 0.1, 0.5, "yes"), ("latency_p95", 0.4, 0.6, "undecided"), ("latency_p95", 0.51, 0.6, "no"),
 ])  # fmt: skip
 def test_targets_are_met_by_the_bound_that_hurts(metric, low, high, met):
-    assert statistics.target_met(metric, Estimate(value=(low + high) / 2, low=low, high=high, n=9), 0.5) == met
+    assert (
+        statistics.target_met(
+            metric, Estimate(value=(low + high) / 2, low=low, high=high, n=9), 0.5
+        )
+        == met
+    )
     assert statistics.target_met(metric, Estimate(value=0, low=0, high=1, n=0), 0.5) == "undecided"
 
 
@@ -130,7 +158,10 @@ def test_scores_between_0_and_1_are_compared_by_their_mean():
     missed = 0
     for _ in range(300):
         base = generator.random(40)
-        ours, theirs = np.clip(base + generator.normal(0, 0.1, 40), 0, 1), np.clip(base + generator.normal(0, 0.1, 40), 0, 1)
+        ours, theirs = (
+            np.clip(base + generator.normal(0, 0.1, 40), 0, 1),
+            np.clip(base + generator.normal(0, 0.1, 40), 0, 1),
+        )
         estimate, gained, lost = statistics.paired_difference(ours.tolist(), theirs.tolist())
         missed += not estimate.low <= 0 <= estimate.high
         assert gained + lost > 30
@@ -145,7 +176,10 @@ def test_a_mean_over_groups_is_as_wide_as_that_of_their_means():
 
 
 def test_a_smaller_alpha_widens_and_a_p_value_agrees_with_the_interval():
-    wide, narrow = statistics.from_counts(15, 3, 100, 100, 0.001), statistics.from_counts(15, 3, 100, 100)
+    wide, narrow = (
+        statistics.from_counts(15, 3, 100, 100, 0.001),
+        statistics.from_counts(15, 3, 100, 100),
+    )
     assert wide.low < narrow.low and wide.high > narrow.high
     p = statistics.p_value(15, 3, 100)
     assert statistics.bonett_price(15, 3, 100, p / 2)[0] == pytest.approx(0, abs=1e-9)
@@ -155,5 +189,7 @@ def test_the_rows_that_would_decide_do_decide():
     n = statistics.rows_to_separate(12, 8, 100)
     generator = np.random.default_rng(7)
     draws = generator.multinomial(n, [0.12, 0.08, 0.80], 2000)
-    assert np.mean([statistics.bonett_price(b, c, n)[0] > 0 for b, c, _ in draws]) == pytest.approx(0.8, abs=0.05)
+    assert np.mean([statistics.bonett_price(b, c, n)[0] > 0 for b, c, _ in draws]) == pytest.approx(
+        0.8, abs=0.05
+    )
     assert statistics.rows_to_separate(5, 5, 100) == 0

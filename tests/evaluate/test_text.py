@@ -13,7 +13,9 @@ from helpers.records import Message, WorkbookError
 
 def example(answer, **last):
     row = toy_rows(1)[0]
-    return row.model_copy(update={"messages": [row.messages[0], Message(role="assistant", content=answer, **last)]})
+    return row.model_copy(
+        update={"messages": [row.messages[0], Message(role="assistant", content=answer, **last)]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,13 +65,20 @@ CALL = '{"name": "lookup", "arguments": {"id": 7}}'
     ],
 )
 def test_tool_calls_match_by_name_and_arguments(answer, score):
-    calls = [{"id": "c", "type": "function", "function": {"name": "lookup", "arguments": '{"id": 7}'}}]
+    calls = [
+        {"id": "c", "type": "function", "function": {"name": "lookup", "arguments": '{"id": 7}'}}
+    ]
     assert text.scorer("tool_calls")(example(None, tool_calls=calls), answer) == score
 
 
 @pytest.mark.parametrize(
     ("answer", "refused"),
-    [("I'm sorry, but I can't help with that.", True), ("I’m sorry", True), ("As an AI model, I", True), ("Sure: 42", False)],
+    [
+        ("I'm sorry, but I can't help with that.", True),
+        ("I’m sorry", True),
+        ("As an AI model, I", True),
+        ("Sure: 42", False),
+    ],
 )
 def test_refusals_are_counted(tmp_path, answer, refused):
     task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="human")
@@ -80,7 +89,9 @@ def test_an_own_scorer_by_import_path(tmp_path, monkeypatch):
     module = types.ModuleType("own_scorers")
     module.length = lambda example, answer: len(answer) / 10
     monkeypatch.setitem(sys.modules, "own_scorers", module)
-    task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer", scorer="own_scorers:length")
+    task = toy_task(
+        tmp_path, schema=None, scored_fields=[], accuracy_from="scorer", scorer="own_scorers:length"
+    )
     assert score_answer(task, example("x"), "12345")[0]["accuracy"] == 0.5
     with pytest.raises(WorkbookError, match="from 0 to 1"):
         score_answer(task, example("x"), "1" * 20)
@@ -97,7 +108,10 @@ def test_a_tolerance_that_is_no_number_is_named():
         text.scorer("numeric:wide")
 
 
-@pytest.mark.parametrize(("spec", "module", "extra"), [("chrf", "sacrebleu", "text"), ("semantic", "wordllama", "curate")])
+@pytest.mark.parametrize(
+    ("spec", "module", "extra"),
+    [("chrf", "sacrebleu", "text"), ("semantic", "wordllama", "curate")],
+)
 def test_a_missing_extra_is_named(monkeypatch, spec, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
     text._embedder.cache_clear()

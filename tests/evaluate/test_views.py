@@ -35,9 +35,15 @@ def overlaps(figure):
     canvas.draw()
     renderer = canvas.get_renderer()
     for axis in figure.axes:
-        texts = [t for t in [*axis.texts, *axis.get_yticklabels(), *axis.get_xticklabels(), axis.title] if t.get_text()]
+        texts = [
+            t
+            for t in [*axis.texts, *axis.get_yticklabels(), *axis.get_xticklabels(), axis.title]
+            if t.get_text()
+        ]
         boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in texts]
-        found += [(a, b) for i, (a, x) in enumerate(boxes) for b, y in boxes[i + 1 :] if x.overlaps(y)]
+        found += [
+            (a, b) for i, (a, x) in enumerate(boxes) for b, y in boxes[i + 1 :] if x.overlaps(y)
+        ]
     return found
 
 
@@ -51,7 +57,9 @@ def test_pictures_are_drawn_without_texts_that_cover_each_other(task, measured, 
 
 def test_the_comparison_names_the_verdict_the_rows_and_the_flips(task, measured):
     figure = views.comparison(measured[1], task.targets)
-    said = " ".join([figure.get_suptitle(), *(t.get_text() for a in figure.axes for t in [*a.texts, a.title])])
+    said = " ".join(
+        [figure.get_suptitle(), *(t.get_text() for a in figure.axes for t in [*a.texts, a.title])]
+    )
     said += " ".join(axis.get_title("left") for axis in figure.axes)
     assert measured[1].verdict in said and "40 test rows" in said and "14 gained, 0 lost" in said
 
@@ -82,7 +90,9 @@ def test_a_task_without_fixed_choices_gets_a_sentence_instead_of_a_matrix(tmp_pa
 def test_every_table_of_the_decision_says_what_it_rests_on(task, run):
     examples = toy_rows(40, "validation") + toy_rows(150, "test", 40)
     rungs = evaluate.run_rungs(constant(WRONG), ["zero_shot", "prompt"], examples[:40], task, run)
-    screening = decide.screen(task, **dict.fromkeys(decide.Screening.model_fields.keys() - {"warnings"}, False))
+    screening = decide.screen(
+        task, **dict.fromkeys(decide.Screening.model_fields.keys() - {"warnings"}, False)
+    )
     found = decide.decide(task, rungs, examples, screening, run)
     assert "0 [0, 0.0876] n=40" in ladder_views.rung_table(rungs).to_string()
     assert "150 test rows" in ladder_views.plan_table(found).to_string()
@@ -98,11 +108,16 @@ def test_slices_diagnoses_and_ratings_are_shown(task, measured, run):
     shown = views.diagnosis_table(evaluate.diagnose(evaluation, [], rows, answers)).to_string()
     assert "broken evaluation" in shown and "unknown" in shown
     pairs = evaluate.blind_table(rows, answers["fine_tuned"], answers["prompt"])
-    assert "nothing to rate" in views.rating_table(evaluation, pairs, run, True, evaluate.write_ratings).data
+    assert (
+        "nothing to rate"
+        in views.rating_table(evaluation, pairs, run, True, evaluate.write_ratings).data
+    )
 
 
 def test_a_click_in_the_blind_table_is_kept_and_feeds_the_same_paired_test(tmp_path, run):
-    task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="human", targets={"accuracy": 0.2})
+    task = toy_task(
+        tmp_path, schema=None, scored_fields=[], accuracy_from="human", targets={"accuracy": 0.2}
+    )
     rows = toy_rows(12)
     models = constant("a poor answer", "base"), constant("a good answer", "tuned")
     evaluation = evaluate.evaluate_fine_tuned_model(*models, rows, task, run, card=CARD)

@@ -38,13 +38,26 @@ def record(name: str, n: int, failures: list[Any], seed: int = 0, **more: Any) -
     """Write docs/measured/<name>.json, when N was given."""
     if wanted() is None:
         return
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
-    value = {"n": n, "failures": failures, "seed": seed, "commit": commit(), "machine": machine, **more}
+    machine = (
+        f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    )
+    value = {
+        "n": n,
+        "failures": failures,
+        "seed": seed,
+        "commit": commit(),
+        "machine": machine,
+        **more,
+    }
     MEASURED.mkdir(parents=True, exist_ok=True)
-    (MEASURED / f"{name}.json").write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (MEASURED / f"{name}.json").write_text(
+        json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
-def every_point(name: str, default: int, work: Callable[[int], Any], seed: int = 0, **more: Any) -> list[Any]:
+def every_point(
+    name: str, default: int, work: Callable[[int], Any], seed: int = 0, **more: Any
+) -> list[Any]:
     """Call `work(point)` at every point and return what it found wrong (falsy: nothing); resumable, recorded under N.
 
     A run with N that was stopped goes on after the last point that it finished for the same commit.
@@ -52,7 +65,11 @@ def every_point(name: str, default: int, work: Callable[[int], Any], seed: int =
     log = PROGRESS / f"{name}.jsonl"
     done: dict[int, Any] = {}
     if wanted() is not None and log.exists():
-        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        rows = [
+            json.loads(line)
+            for line in log.read_text(encoding="utf-8").splitlines()
+            if line.endswith("}")
+        ]
         done = {row["point"]: row["found"] for row in rows if row["commit"] == commit()}
     for point in points(default):
         if point in done:
@@ -61,7 +78,12 @@ def every_point(name: str, default: int, work: Callable[[int], Any], seed: int =
         if wanted() is not None:
             PROGRESS.mkdir(parents=True, exist_ok=True)
             with open(log, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"point": point, "found": done[point], "commit": commit()}, default=str) + "\n")
+                file.write(
+                    json.dumps(
+                        {"point": point, "found": done[point], "commit": commit()}, default=str
+                    )
+                    + "\n"
+                )
     failures = [{"point": point, "found": done[point]} for point in points(default) if done[point]]
     record(name, len(points(default)), failures, seed, **more)
     log.unlink(missing_ok=True)

@@ -13,7 +13,9 @@ from helpers.curate.collect import Curated
 from helpers.monitor import check_health
 from helpers.train import launch
 
-PARAMETERS = 'run_id: str = "dev"\ntask: str = "support_triage"\nshow_text: bool = True\nseed: int = 7\n'
+PARAMETERS = (
+    'run_id: str = "dev"\ntask: str = "support_triage"\nshow_text: bool = True\nseed: int = 7\n'
+)
 TASK = "name: toy\ninstructions: {full: Answer briefly.}\noutput: {text: true}\ntargets: {accuracy: 0.5}\n"
 STEPS = {
     "00_start_here": "start",
@@ -45,13 +47,26 @@ def write_notebooks(folder: Path, task: Path) -> None:
     for name, step in STEPS.items():
         work = f"import retrain_light\nretrain_light.{step}(run_id, task)"
         cells = [
-            {"cell_type": "code", "id": f"c{i}", "metadata": tags, "source": source, "outputs": [], "execution_count": None}
-            for i, (tags, source) in enumerate([({"tags": ["parameters"]}, PARAMETERS), ({}, work), ({}, "print('done')")])
+            {
+                "cell_type": "code",
+                "id": f"c{i}",
+                "metadata": tags,
+                "source": source,
+                "outputs": [],
+                "execution_count": None,
+            }
+            for i, (tags, source) in enumerate(
+                [({"tags": ["parameters"]}, PARAMETERS), ({}, work), ({}, "print('done')")]
+            )
         ]
-        (folder / f"{name}.ipynb").write_text(json.dumps({"cells": cells, "metadata": spec, "nbformat": 4, "nbformat_minor": 5}))
+        (folder / f"{name}.ipynb").write_text(
+            json.dumps({"cells": cells, "metadata": spec, "nbformat": 4, "nbformat_minor": 5})
+        )
     task.mkdir()
     (task / "task.yaml").write_text(TASK)
-    rows = [{"prompt": f"question number {i} of many", "completion": f"answer {i}"} for i in range(80)]
+    rows = [
+        {"prompt": f"question number {i} of many", "completion": f"answer {i}"} for i in range(80)
+    ]
     (task / "human.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder.parent / "light.yaml").write_text(f"task: {task}\npromote_to: production\n")
 
@@ -61,15 +76,24 @@ def start(run_id: str, task: str) -> None:
 
 
 def decide(run_id: str, task: str) -> None:
-    decision = {"recommendation": "fine_tuning", "trainer": "lora", "best_rung": "few_shot", "train_anyway_because": ""}
+    decision = {
+        "recommendation": "fine_tuning",
+        "trainer": "lora",
+        "best_rung": "few_shot",
+        "train_anyway_because": "",
+    }
     store.open_run(run_id).write("decision.json", decision | {"status": "predicted", "reasons": []})
 
 
 def collect(run_id: str, task: str) -> None:
     """Read, divide and publish the rows, as 02 does; no rule looks at them."""
     loaded = tasks.load_task(task)
-    rows = tasks.with_parts(tasks.load_examples(loaded).examples, 7, {"train": 0.6, "validation": 0.2, "test": 0.2})
-    funnel = [{"stage": "read", "source": "human", "in": len(rows), "out": len(rows), "rejected": {}}]
+    rows = tasks.with_parts(
+        tasks.load_examples(loaded).examples, 7, {"train": 0.6, "validation": 0.2, "test": 0.2}
+    )
+    funnel = [
+        {"stage": "read", "source": "human", "in": len(rows), "out": len(rows), "rejected": {}}
+    ]
     dataset = curate.publish(Curated(loaded, rows, [], [], funnel, {}, [], {}, {}))
     made = {"version": dataset.metadata.version, "fingerprint": dataset.metadata.fingerprint}
     store.open_run(run_id).write("dataset.json", made)
@@ -90,8 +114,17 @@ def train(run_id: str, task: str) -> None:
         launch.shutil.rmtree(adapter, ignore_errors=True)
         adapter.parent.mkdir(parents=True, exist_ok=True)
         (work / "adapter").rename(adapter)
-    model = {"version": version, "model_id": f"local/{version}", "provider": "local", "base_model": "tiny"}
-    model |= {"adapter": f"models/{version}/adapter", "dataset_version": dataset, "fingerprints": registry_toys.FINGERPRINTS}
+    model = {
+        "version": version,
+        "model_id": f"local/{version}",
+        "provider": "local",
+        "base_model": "tiny",
+    }
+    model |= {
+        "adapter": f"models/{version}/adapter",
+        "dataset_version": dataset,
+        "fingerprints": registry_toys.FINGERPRINTS,
+    }
     run.write("model.json", model)
     manager.record_model(version, model)
 
@@ -100,9 +133,14 @@ def evaluate(run_id: str, task: str) -> None:
     run = store.open_run(run_id)
     manager = registry.FineTuneLifecycleManager(tasks.load_task(task).registry_name)
     version = manager.register(run)
-    answers = [{"id": i, "group": i, "scores": {"accuracy": float(k < 48)}} for k, i in enumerate(registry_toys.TEST_IDS)]
+    answers = [
+        {"id": i, "group": i, "scores": {"accuracy": float(k < 48)}}
+        for k, i in enumerate(registry_toys.TEST_IDS)
+    ]
     store.write_jsonl(run.path("answers/fine_tuned.jsonl"), answers)
-    run.write("evaluation.json", registry_toys.evaluation(version.id) | {"timing": {"at": store.now()}})
+    run.write(
+        "evaluation.json", registry_toys.evaluation(version.id) | {"timing": {"at": store.now()}}
+    )
     manager.register(run)
 
 

@@ -21,7 +21,9 @@ from test_resume import ROWS, Endpoint, kill_after, start
 
 SEED = 3
 N = int(os.environ.get("N") or 2)
-pytestmark = pytest.mark.skipif(os.environ.get("ROOM", "evaluate") != "evaluate", reason="another room's faults were asked for")
+pytestmark = pytest.mark.skipif(
+    os.environ.get("ROOM", "evaluate") != "evaluate", reason="another room's faults were asked for"
+)
 failures: list[dict] = []
 
 
@@ -35,7 +37,9 @@ def test_a_kill_after_any_answer_asks_nothing_twice_and_loses_nothing(point, tmp
     endpoint.server.server_close()
     twice, lost = sum(v > 1 for v in endpoint.answered.values()), ROWS - len(endpoint.answered)
     if code or twice or lost:
-        failures.append({"point": point, "after": wanted, "exit": code, "twice": twice, "lost": lost})
+        failures.append(
+            {"point": point, "after": wanted, "exit": code, "twice": twice, "lost": lost}
+        )
     assert (code, twice, lost) == (0, 0, 0)
 
 
@@ -46,6 +50,8 @@ def recorded():
         told = ["git", "-C", str(store.PROJECT), "describe", "--always", "--dirty", "--exclude=*"]
         commit = subprocess.run(told, capture_output=True, text=True, check=False).stdout.strip()
         value = {"n": N, "failures": failures, "seed": SEED, "commit": commit}
-        value["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+        value["machine"] = (
+            f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+        )
         path = store.PROJECT / "docs" / "measured" / "evaluate_kills.json"
         store.write_text(path, json.dumps(value, indent=2) + "\n")

@@ -23,7 +23,9 @@ N, SEED = int(os.environ.get("N", "2")), 7
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif(os.environ.get("ROOM", "practice") != "practice", reason="another room was asked for"),
+    pytest.mark.skipif(
+        os.environ.get("ROOM", "practice") != "practice", reason="another room was asked for"
+    ),
 ]
 PROGRAM = """
 import sys
@@ -39,9 +41,20 @@ monitor_fine_tuning(fine_tune_openai(dataset(16), config).job_id)
 
 def begin(home: Path) -> subprocess.Popen:
     tests = str(store.PROJECT / "tests" / "train")
-    env = os.environ | {"WORKBOOK_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(store.PROJECT)}
+    env = os.environ | {
+        "WORKBOOK_HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(store.PROJECT),
+    }
     command = [sys.executable, "-c", PROGRAM.format(tests=tests)]
-    return subprocess.Popen(command, cwd=store.PROJECT, env=env, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=store.PROJECT,
+        env=env,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(home: Path) -> None:
@@ -75,7 +88,11 @@ def undisturbed(tmp_path_factory) -> tuple[float, dict]:
 
 def test_a_killed_03b_and_its_repetition_make_one_job_and_the_same_model(undisturbed, tmp_path):
     seconds, expected = undisturbed
-    assert (expected["jobs"], expected["uploads"], expected["the model is the job's"]) == (1, 2, True)
+    assert (expected["jobs"], expected["uploads"], expected["the model is the job's"]) == (
+        1,
+        2,
+        True,
+    )
     points, failures = random.Random(SEED), []
     for number in range(N):
         home, at = tmp_path / str(number), points.uniform(0.1, 1.0) * seconds
@@ -87,8 +104,19 @@ def test_a_killed_03b_and_its_repetition_make_one_job_and_the_same_model(undistu
         if (found := outcome(home)) != expected:
             failures.append({"at": round(at, 2), "found": found})
     if "N" in os.environ:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=store.PROJECT, capture_output=True, text=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=store.PROJECT,
+            capture_output=True,
+            text=True,
+        )
         machine = f"{os.cpu_count()} cores, {platform.machine()}"
-        result = {"n": N, "failures": len(failures), "seed": SEED, "commit": commit.stdout.strip(), "machine": machine}
+        result = {
+            "n": N,
+            "failures": len(failures),
+            "seed": SEED,
+            "commit": commit.stdout.strip(),
+            "machine": machine,
+        }
         store.write_json(store.PROJECT / "docs/measured/practice_kills.json", result)
     assert not failures, json.dumps(failures, indent=2)

@@ -99,11 +99,20 @@ def test_kill_9_at_any_moment_leaves_no_contradiction(monkeypatch, databases, tm
         took.extend(seconds)
         return found
 
-    more = {"moment": "uniform in the 0.25 s after the first full round of register, promote, roll back, roll back"}
+    more = {
+        "moment": "uniform in the 0.25 s after the first full round of register, promote, roll back, roll back"
+    }
     failures = every_point(f"registry_kill_{kind}", 3, one, SEED, **more)
     if took:
         told = {"median": statistics.median(took) * 1000, "slowest": max(took) * 1000}
-        record(f"registry_promote_ms_{kind}", len(took), [], SEED, unit="ms", **{k: round(v, 1) for k, v in told.items()})
+        record(
+            f"registry_promote_ms_{kind}",
+            len(took),
+            [],
+            SEED,
+            unit="ms",
+            **{k: round(v, 1) for k, v in told.items()},
+        )
     assert failures == []
 
 
@@ -127,7 +136,9 @@ def change_many_times(changes):
     return work
 
 
-def test_many_processes_change_production_and_no_change_is_lost(monkeypatch, databases, tmp_path, kind):
+def test_many_processes_change_production_and_no_change_is_lost(
+    monkeypatch, databases, tmp_path, kind
+):
     processes, changes = (8, 50) if os.environ.get("N") else (4, 8)
     fresh(monkeypatch, databases, kind, tmp_path / "home")
     for name in ("v1", "v2"):
@@ -140,7 +151,12 @@ def test_many_processes_change_production_and_no_change_is_lost(monkeypatch, dat
     found = contradictions()
     if (generation := manager.route()["generation"]) != 2 + processes * changes:
         found.append(f"generation {generation} after {processes} x {changes} changes and 2")
-    more = {"processes": processes, "changes": changes, "refused_and_repeated": sum(refused), "seconds": round(seconds, 1)}
+    more = {
+        "processes": processes,
+        "changes": changes,
+        "refused_and_repeated": sum(refused),
+        "seconds": round(seconds, 1),
+    }
     record(f"registry_writers_{kind}", processes * changes, found, SEED, **more)
     assert found == []
     assert store.read_json(store.home() / "routes.json")[TASK]["generation"] == generation

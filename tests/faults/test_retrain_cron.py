@@ -31,7 +31,11 @@ def test_cron_starts_what_was_scheduled(tmp_path):
 
     before = subprocess.run(["crontab", "-l"], capture_output=True, text=True).stdout
     running = subprocess.run(["pgrep", "-x", "cron"], capture_output=True).returncode == 0
-    cron = None if running else subprocess.Popen(["cron", "-f"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    cron = (
+        None
+        if running
+        else subprocess.Popen(["cron", "-f"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    )
     try:
         done = workbook("schedule", str(profile), "--cron", "* * * * *")
         assert done.returncode == 0, done.stderr
@@ -44,7 +48,9 @@ def test_cron_starts_what_was_scheduled(tmp_path):
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.5)
         records = [store.read_json(path) for path in home.glob("runs/*/run.json")]
-        assert records[0]["status"] == "nothing_to_do" and records[0]["exit_code"] == 0, log.read_text()
+        assert records[0]["status"] == "nothing_to_do" and records[0]["exit_code"] == 0, (
+            log.read_text()
+        )
         assert "is in production" in records[0]["reason"]
     finally:
         workbook("schedule", "--remove", "every")

@@ -29,7 +29,13 @@ if sys.argv[1]:
     store.NOTEBOOKS = Path(sys.argv[1])
 sys.exit(cli.main(sys.argv[2:]))
 """
-MEASURED = ("latency_p50", "latency_p95", "cost_per_request", "timing", "quality_scores")  # differ between any two runs
+MEASURED = (
+    "latency_p50",
+    "latency_p95",
+    "cost_per_request",
+    "timing",
+    "quality_scores",
+)  # differ between any two runs
 
 
 class Flow(NamedTuple):
@@ -42,22 +48,53 @@ class Flow(NamedTuple):
 
     def start(self, home: Path, **kill: str) -> subprocess.Popen:
         paths = [HERE / "kill_guard", HERE, HERE.parent / "registry", store.PROJECT]
-        env = os.environ | {"WORKBOOK_HOME": str(home), "PYTHONPATH": os.pathsep.join(map(str, paths))} | kill
+        env = (
+            os.environ
+            | {"WORKBOOK_HOME": str(home), "PYTHONPATH": os.pathsep.join(map(str, paths))}
+            | kill
+        )
         env.pop("WORKBOOK_DATABASE_URL", None)
-        command = [sys.executable, "-c", DRIVER, self.notebooks, "run", self.profile, "--run-id", "r", "--json"]
+        command = [
+            sys.executable,
+            "-c",
+            DRIVER,
+            self.notebooks,
+            "run",
+            self.profile,
+            "--run-id",
+            "r",
+            "--json",
+        ]
         log = open(home.with_suffix(".log"), "ab")  # noqa: SIM115 (the child's)
-        return subprocess.Popen(command, env=env, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            env=env,
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
 
     def result(self, home: Path) -> dict[str, Any]:
         """Everything that has to be the same after a kill."""
         run = home / "runs" / "r"
-        read = {name: json.loads((run / f"{name}.json").read_text()) for name in ("dataset", "evaluation", "promotion", "run")}
+        read = {
+            name: json.loads((run / f"{name}.json").read_text())
+            for name in ("dataset", "evaluation", "promotion", "run")
+        }
         with sqlite3.connect(home / "registry.db") as db:
             versions = db.execute("select id, status from versions").fetchall()
             routes = db.execute("select task, version from routes").fetchall()
-            served = db.execute("select version from audit where to_status = 'production'").fetchall()
+            served = db.execute(
+                "select version from audit where to_status = 'production'"
+            ).fetchall()
         shown = (
-            {task: route["version"] for task, route in json.loads((home / "routes.json").read_text()).items()} if routes else {}
+            {
+                task: route["version"]
+                for task, route in json.loads((home / "routes.json").read_text()).items()
+            }
+            if routes
+            else {}
         )
         promotion = {key: read["promotion"][key] for key in ("version", "target", "verdict")}
         return {
@@ -76,7 +113,11 @@ class Flow(NamedTuple):
 def lasting(value: Any) -> Any:
     """Without what is measured by the clock: it differs between any two runs, and so does what is said about it."""
     if isinstance(value, dict):
-        return {key: lasting(item) for key, item in value.items() if key not in (*MEASURED, "reasons", "targets")}
+        return {
+            key: lasting(item)
+            for key, item in value.items()
+            if key not in (*MEASURED, "reasons", "targets")
+        }
     return [lasting(item) for item in value] if isinstance(value, list) else value
 
 
@@ -85,7 +126,9 @@ def torn(home: Path) -> list[str]:
 
     The cache of answers is a log that is only added to: whoever reads it passes over a torn line (tests/evaluate/test_resume.py).
     """
-    found = [str(p) for p in home.rglob("*.partial")] + [str(p) for p in home.rglob("k*.json") if p.name == "kernel.json"]
+    found = [str(p) for p in home.rglob("*.partial")] + [
+        str(p) for p in home.rglob("k*.json") if p.name == "kernel.json"
+    ]
     for path in [*home.rglob("*.json"), *home.rglob("*.ipynb"), *home.rglob("*.jsonl")]:
         if path.parent == home / "cache" / "answers":
             continue
@@ -135,7 +178,11 @@ def disturb(flow: Flow, home: Path, point: int, writes: int, seconds: float) -> 
     pids = home.with_suffix(".pid")
     victim = pids if target == "driver" else home / "runs/r/kernel.json"
     at = chance.randint(1, writes) if by_write else 0
-    plan = {"KILL_COUNT": str(home.with_suffix(".count")), "KILL_AT": str(at), "KILL_PID_FILE": str(victim)}
+    plan = {
+        "KILL_COUNT": str(home.with_suffix(".count")),
+        "KILL_AT": str(at),
+        "KILL_PID_FILE": str(victim),
+    }
     process = flow.start(home, **(plan if by_write else {}))
     pids.write_text(str(process.pid))
     after = 0.0
@@ -155,17 +202,27 @@ def disturb(flow: Flow, home: Path, point: int, writes: int, seconds: float) -> 
     return f"{target} at {f'write {at} of {writes}' if by_write else f'{after:.2f} s'}: exit {code}"
 
 
-def examine(flow: Flow, base: dict[str, Any], point: int, writes: int, seconds: float) -> list[str] | None:
+def examine(
+    flow: Flow, base: dict[str, Any], point: int, writes: int, seconds: float
+) -> list[str] | None:
     """One point: kill, run again, compare; what was wrong, or None."""
     home = flow.folder / f"p{point}"
     done = disturb(flow, home, point, writes, seconds)
     again = flow.start(home)
     code = again.wait(400)
-    found = [] if code == flow.code else [f"the second run ended with {code}: {home.with_suffix('.log').read_text()[-1500:]}"]
+    found = (
+        []
+        if code == flow.code
+        else [f"the second run ended with {code}: {home.with_suffix('.log').read_text()[-1500:]}"]
+    )
     found += orphans(home)
     if not found:
         result = flow.result(home)
-        found = [f"{key}: {result[key]} instead of {base[key]}" for key in base if result[key] != base[key]] + torn(home)
+        found = [
+            f"{key}: {result[key]} instead of {base[key]}"
+            for key in base
+            if result[key] != base[key]
+        ] + torn(home)
     subprocess.run(["rm", "-rf", str(home)], check=True)
     return [done, *found] if found else None
 
@@ -190,19 +247,37 @@ def undisturbed(flow: Flow) -> tuple[dict[str, Any], int, float]:
 def test_after_a_kill_the_run_ends_like_an_undisturbed_one(light):
     base, writes, seconds = undisturbed(light)
     assert (
-        base["versions"] == [("toy-r", "production")] and base["routes"] == [("toy", "toy-r")] and base["served"] == [("toy-r",)]
+        base["versions"] == [("toy-r", "production")]
+        and base["routes"] == [("toy", "toy-r")]
+        and base["served"] == [("toy-r",)]
     )
     assert writes > 40, "the guard counts the writes"
     how = {"flow": "without a model", "moments_around_writes": writes}
-    assert every_point("retrain_kills", 3, lambda point: examine(light, base, point, writes, seconds), **how) == []
+    assert (
+        every_point(
+            "retrain_kills", 3, lambda point: examine(light, base, point, writes, seconds), **how
+        )
+        == []
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(wanted() is None, reason="the smoke flow is killed only when N is given: it takes two minutes a point")
+@pytest.mark.skipif(
+    wanted() is None,
+    reason="the smoke flow is killed only when N is given: it takes two minutes a point",
+)
 @pytest.mark.timeout(0)
 def test_after_a_kill_the_smoke_run_ends_like_an_undisturbed_one(tmp_path, monkeypatch):
     monkeypatch.setenv("N", os.environ.get("N_SMOKE") or str(max(1, wanted() // 3)))
     flow = Flow(tmp_path, "", "smoke", 3)
     base, writes, seconds = undisturbed(flow)
     how = {"flow": "smoke", "moments_around_writes": writes}
-    assert every_point("retrain_kills_smoke", 1, lambda point: examine(flow, base, point, writes, seconds), **how) == []
+    assert (
+        every_point(
+            "retrain_kills_smoke",
+            1,
+            lambda point: examine(flow, base, point, writes, seconds),
+            **how,
+        )
+        == []
+    )

@@ -37,11 +37,24 @@ class Toys:
         retrain_light.write_notebooks(folder / "notebooks", folder / "task")
         self.folder, self.home, self.profile = folder, folder / "home", str(folder / "light.yaml")
         manifest = "store.write_json(store.home() / 'datasets/v/manifest.json', {'version': 'v'})\n"  # or 02 is not reused
-        self.write("02_curate", f"from helpers import store\n{manifest}store.open_run(run_id).write('dataset.json', {{made}})")
-        self.write("04_evaluate", "from helpers import store\nstore.open_run(run_id).write('evaluation.json', {made})")
+        self.write(
+            "02_curate",
+            f"from helpers import store\n{manifest}store.open_run(run_id).write('dataset.json', {{made}})",
+        )
+        self.write(
+            "04_evaluate",
+            "from helpers import store\nstore.open_run(run_id).write('evaluation.json', {made})",
+        )
 
     def write(self, name: str, *cells: str) -> None:
-        facts = {"version": "v", "fingerprint": "f", "verdict": "pass", "base_model": {}, "fine_tuned_model": {}, "reasons": []}
+        facts = {
+            "version": "v",
+            "fingerprint": "f",
+            "verdict": "pass",
+            "base_model": {},
+            "fine_tuned_model": {},
+            "reasons": [],
+        }
         path = self.folder / "notebooks" / f"{name}.ipynb"
         book = json.loads(path.read_text())
         made = [book["cells"][0]]
@@ -50,11 +63,29 @@ class Toys:
             made.append(book["cells"][1] | {"id": f"n{number}", "source": source, "metadata": {}})
         path.write_text(json.dumps(book | {"cells": made}))
 
-    def start(self, *arguments: str, before: str = "", home: Path | None = None, **env: str) -> subprocess.Popen:
+    def start(
+        self, *arguments: str, before: str = "", home: Path | None = None, **env: str
+    ) -> subprocess.Popen:
         script = SCRIPT.format(folder=str(self.folder / "notebooks"), before=before)
-        full = os.environ | {"WORKBOOK_HOME": str(home or self.home), "PYTHONPATH": str(store.PROJECT)} | env
-        command = [sys.executable, "-c", script, *(arguments or ("run", self.profile, "--run-id", "r", "--only", "02,04"))]
-        return subprocess.Popen(command, env=full, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        full = (
+            os.environ
+            | {"WORKBOOK_HOME": str(home or self.home), "PYTHONPATH": str(store.PROJECT)}
+            | env
+        )
+        command = [
+            sys.executable,
+            "-c",
+            script,
+            *(arguments or ("run", self.profile, "--run-id", "r", "--only", "02,04")),
+        ]
+        return subprocess.Popen(
+            command,
+            env=full,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def run(self, *arguments: str, **options) -> tuple[int, str]:
         process = self.start(*arguments, **options)
@@ -72,7 +103,12 @@ def mounted(place: Path, options: str) -> bool:
     """A small file system of its own, where this machine lets us."""
     if not shutil.which("mount"):
         return False
-    return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True
+        ).returncode
+        == 0
+    )
 
 
 def goes_on(toys: Toys, home: Path | None = None, errors: str = "") -> None:
@@ -81,7 +117,10 @@ def goes_on(toys: Toys, home: Path | None = None, errors: str = "") -> None:
     assert json.loads((home / "runs/r/dataset.json").read_text())["version"] == "v"
     assert "Traceback" not in errors, errors
     assert not orphans(home)
-    toys.write("04_evaluate", "from helpers import store\nstore.open_run(run_id).write('evaluation.json', {made})")
+    toys.write(
+        "04_evaluate",
+        "from helpers import store\nstore.open_run(run_id).write('evaluation.json', {made})",
+    )
     code, errors = toys.run(home=home)
     assert code == 0 and "02_curate reused" in errors, errors
     assert not torn(home)
@@ -129,7 +168,9 @@ def test_a_home_that_cannot_be_written_is_2_with_a_remedy(toys, tmp_path, kind):
         return
     place.mkdir()
     if not mounted(place, "ro,size=1m"):
-        pytest.skip("a read-only folder can only be mounted by root (and root may write where modes forbid it)")
+        pytest.skip(
+            "a read-only folder can only be mounted by root (and root may write where modes forbid it)"
+        )
     try:
         assert_refused(toys, place / "home")
     finally:
@@ -166,13 +207,19 @@ def test_a_kernel_that_dies_at_its_start_is_1_and_says_what_to_check(toys, tmp_p
     [
         ("1 / 0", 1, "ZeroDivisionError"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 6, "out of memory"),
-        ("import resource\nresource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\nkept = bytearray(2**32)", 6, "out of memory"),
+        (
+            "import resource\nresource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\nkept = bytearray(2**32)",
+            6,
+            "out of memory",
+        ),
     ],
 )
 def test_an_error_and_an_oom_kill_are_told_apart_and_the_earlier_work_stays(toys, cell, code, said):
     toys.write("04_evaluate", cell)
     found, errors = toys.run()
-    assert found == code and said in errors and "--run-id r" in (errors if code == 6 else "--run-id r"), errors
+    assert (
+        found == code and said in errors and "--run-id r" in (errors if code == 6 else "--run-id r")
+    ), errors
     page = (toys.home / "runs/r/report.html").read_text()
     assert "What failed" in page and "--run-id r" in page
     goes_on(toys, errors=errors)
@@ -180,20 +227,31 @@ def test_an_error_and_an_oom_kill_are_told_apart_and_the_earlier_work_stays(toys
 
 def test_a_clock_that_jumps_changes_nothing(toys):
     jump = "from datetime import timedelta\nreal = store.now\nstore.now = lambda: real() {} timedelta(days=400)"
-    assert toys.run("run", toys.profile, "--run-id", "r", "--only", "02", before=jump.format("+"))[0] == 0
+    assert (
+        toys.run("run", toys.profile, "--run-id", "r", "--only", "02", before=jump.format("+"))[0]
+        == 0
+    )
     for path in toys.home.rglob("*"):
         os.utime(path, (2e9, 2e9))  # written in 2033, says the file system
     goes_on(toys)
     code, errors = toys.run(before=jump.format("-"))
     assert code == 0 and "04_evaluate reused" in errors
     record = json.loads((toys.home / "runs/r/run.json").read_text())
-    assert all(entry["seconds"] is None or 0 <= entry["seconds"] < 500 for entry in record["notebooks"])
+    assert all(
+        entry["seconds"] is None or 0 <= entry["seconds"] < 500 for entry in record["notebooks"]
+    )
 
 
 def test_150_widget_cells_do_not_hang(toys):
     cells = ["import ipywidgets as widgets", *["with widgets.Output():\n    print('shown')"] * 150]
-    toys.write("04_evaluate", *cells, "from helpers import store\nstore.open_run(run_id).write('evaluation.json', {made})")
-    code, errors = toys.run("run", toys.profile, "--run-id", "r", "--only", "04", "-p", "time_limits={04_evaluate: 6}")
+    toys.write(
+        "04_evaluate",
+        *cells,
+        "from helpers import store\nstore.open_run(run_id).write('evaluation.json', {made})",
+    )
+    code, errors = toys.run(
+        "run", toys.profile, "--run-id", "r", "--only", "04", "-p", "time_limits={04_evaluate: 6}"
+    )
     assert code == 0 and errors.count("shown") == 150, errors[-2000:]
 
 
@@ -218,6 +276,11 @@ def test_of_many_starts_at_once_one_runs_and_the_others_say_75(toys):
     for process in processes:
         process.communicate(timeout=10)
     failures = [] if sorted(codes) == [0] + [75] * (many - 1) else [codes]
-    record("retrain_starts", many, failures, seconds_until_the_last_was_refused=refused and round(refused, 1))
+    record(
+        "retrain_starts",
+        many,
+        failures,
+        seconds_until_the_last_was_refused=refused and round(refused, 1),
+    )
     assert not failures
     assert len(list((toys.home / "runs").iterdir())) == 1

@@ -27,7 +27,9 @@ from test_launch import rows
 from test_rows import TASK
 
 SEED = 18  # its first points fall in the middle and near the end
-CONFIG = LoraTrainingConfig(base_model="tiny", epochs=12, learning_rate=5e-3, max_train_tokens=0, logging_steps=1)
+CONFIG = LoraTrainingConfig(
+    base_model="tiny", epochs=12, learning_rate=5e-3, max_train_tokens=0, logging_steps=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +74,27 @@ def kill_and_go_on(home: Path, point: int) -> str:
     killer.join()
     model = fine_tune_lora(rows(), CONFIG, TASK, run)
     whole = store.read_json(home / "runs/whole/model.json")
-    steps = [line["step"] for line in store.read_jsonl(run.path("training/training.jsonl")) if "loss" in line]
+    steps = [
+        line["step"]
+        for line in store.read_jsonl(run.path("training/training.jsonl"))
+        if "loss" in line
+    ]
     where = f"killed after line {lines} + {delay:.3f} s (died: {died}), resumed at step {model.details['resumed_at']}"
     print(f"point {point}: {where}")
     wrong = {
         "the adapter differs": adapter_of(home, run.id) != adapter_of(home, "whole"),
         "tokens or best step differ": (model.tokens, model.losses["best_step"])
         != (whole["tokens"], whole["losses"]["best_step"]),
-        "a step is missing in the curve, or there twice": steps != list(range(1, model.details["steps"] + 1)),
+        "a step is missing in the curve, or there twice": steps
+        != list(range(1, model.details["steps"] + 1)),
     }
     return "; ".join(f"{what}: {where}" for what, broken in wrong.items() if broken)
 
 
 def test_a_killed_training_goes_on_to_the_same_adapter(home):
-    assert every_point("train_resume", 2, lambda point: kill_and_go_on(home, point), seed=SEED) == []
+    assert (
+        every_point("train_resume", 2, lambda point: kill_and_go_on(home, point), seed=SEED) == []
+    )
 
 
 def test_a_training_that_died_after_its_last_step_is_finished_without_a_step(home, monkeypatch):

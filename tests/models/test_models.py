@@ -22,7 +22,12 @@ def task(**changed: Any) -> Task:
 
 
 def answer(**changed: Any) -> models.Answer:
-    return models.Answer(**({"text": "", "tokens_in": 1000, "tokens_out": 100, "latency_ms": 1800, "finish": "stop"} | changed))
+    return models.Answer(
+        **(
+            {"text": "", "tokens_in": 1000, "tokens_out": 100, "latency_ms": 1800, "finish": "stop"}
+            | changed
+        )
+    )
 
 
 def test_text_leaves_the_machine_only_when_the_task_allows_it(tiny: Path) -> None:
@@ -50,7 +55,9 @@ def test_everything_stays_offline_unless_the_base_model_is_a_hub_id(tiny: Path) 
     assert models.offline_env("owner/some-model")["HF_HUB_DISABLE_TELEMETRY"] == "1"
 
 
-def test_a_hub_model_that_cannot_be_fetched_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_that_cannot_be_fetched_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WorkbookError, match="nobody/nothing"):
         models.load_model("nobody/nothing").count_tokens([Message(role="user", content="x")])
@@ -78,18 +85,32 @@ def test_tokens_are_counted_by_the_models_own_tokenizer(tiny: Path) -> None:
 
 
 def test_own_hardware_costs_by_the_second_and_endpoints_by_the_token(tiny: Path) -> None:
-    priced = {"as_of": "2026-11-01", "hardware_usd_per_hour": 2.0, "models": {"gpt": {"input": 3, "cached": 1, "output": 10}}}
-    local, remote = models.load_model("tiny"), ApiModel("gpt-2026-01-01", "https://api.example.com/v1")
-    assert prices.request_cost(task(prices=priced), local, answer(), 0.9) == pytest.approx(0.9 * 2 / 3600)
+    priced = {
+        "as_of": "2026-11-01",
+        "hardware_usd_per_hour": 2.0,
+        "models": {"gpt": {"input": 3, "cached": 1, "output": 10}},
+    }
+    local, remote = (
+        models.load_model("tiny"),
+        ApiModel("gpt-2026-01-01", "https://api.example.com/v1"),
+    )
+    assert prices.request_cost(task(prices=priced), local, answer(), 0.9) == pytest.approx(
+        0.9 * 2 / 3600
+    )
     by_token = prices.request_cost(task(prices=priced), remote, answer(tokens_cached=400), 0.9)
     assert by_token == pytest.approx((600 * 3 + 400 * 1 + 100 * 10) / 1e6)
     own_server = ApiModel("mine", "http://127.0.0.1:8000/v1")
-    assert prices.request_cost(task(prices=priced), own_server, answer(), 1.8) == pytest.approx(1.8 * 2 / 3600)
+    assert prices.request_cost(task(prices=priced), own_server, answer(), 1.8) == pytest.approx(
+        1.8 * 2 / 3600
+    )
 
 
 def test_an_unknown_price_is_none_never_zero(tiny: Path) -> None:
     remote = ApiModel("other", "https://api.example.com/v1")
-    assert prices.request_cost(task(prices={"hardware_usd_per_hour": 2.0}), remote, answer(), 1.0) is None
+    assert (
+        prices.request_cost(task(prices={"hardware_usd_per_hour": 2.0}), remote, answer(), 1.0)
+        is None
+    )
     assert prices.request_cost(task(prices={}), models.load_model("tiny"), answer(), 1.0) is None
     free = {"models": {"other": {"input": 1, "output": 1}}}
     assert prices.request_cost(task(prices=free), remote, answer(tokens_in=0), 1.0) is None
@@ -97,6 +118,9 @@ def test_an_unknown_price_is_none_never_zero(tiny: Path) -> None:
 
 def test_old_or_undated_prices_are_warned_about() -> None:
     assert prices.price_warnings(task(prices={"as_of": "2026-11-01"}), date(2026, 11, 20)) == []
-    assert "121 days old" in prices.price_warnings(task(prices={"as_of": date(2026, 7, 3)}), date(2026, 11, 1))[0]
+    assert (
+        "121 days old"
+        in prices.price_warnings(task(prices={"as_of": date(2026, 7, 3)}), date(2026, 11, 1))[0]
+    )
     assert "not a date" in prices.price_warnings(task(prices={}))[0]
     assert "not a date" in prices.price_warnings(task(prices={"as_of": "soon"}))[0]

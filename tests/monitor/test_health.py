@@ -15,7 +15,20 @@ from helpers.registry.versions import row_of, switch, update
 
 GOOD = '{"category":"KE","priority":"P2","product":"cam","action":"swap"}'
 BROKEN = "Sure! I think this is category KE."
-WORDS = ["camera", "lost", "picture", "after", "storm", "hub", "blinks", "red", "since", "then", "please", "help"]
+WORDS = [
+    "camera",
+    "lost",
+    "picture",
+    "after",
+    "storm",
+    "hub",
+    "blinks",
+    "red",
+    "since",
+    "then",
+    "please",
+    "help",
+]
 
 
 @pytest.fixture
@@ -26,7 +39,10 @@ def task():
 def results(format_low=0.95):
     one = Estimate(value=0.98, low=format_low, high=1.0, n=110)
     names = ("accuracy", "latency_p50", "latency_p95", "cost_per_request")
-    return EvalResults(format_compliance=one, **{name: Estimate(value=0.5, low=0.4, high=0.6, n=110) for name in names})
+    return EvalResults(
+        format_compliance=one,
+        **{name: Estimate(value=0.5, low=0.4, high=0.6, n=110) for name in names},
+    )
 
 
 def serve(task, trained_at=None):
@@ -34,18 +50,38 @@ def serve(task, trained_at=None):
     manager = FineTuneLifecycleManager(task.registry_name)
     manager.open_version("v1", "r1", "tiny", "d1")
     with open_registry().transaction() as db:
-        update(db, "v1", eval_results=results().model_dump(), trained_at=trained_at or store.now().isoformat())
+        update(
+            db,
+            "v1",
+            eval_results=results().model_dump(),
+            trained_at=trained_at or store.now().isoformat(),
+        )
         switch(db, task.registry_name, row_of(db, "v1"), "promote", "test", {})
     return "v1"
 
 
-def rows(days, per_day=15, rating=4.5, broken=0.01, rated=0.4, latency=500.0, error=0.0, words=WORDS, seed=1, **more):
+def rows(
+    days,
+    per_day=15,
+    rating=4.5,
+    broken=0.01,
+    rated=0.4,
+    latency=500.0,
+    error=0.0,
+    words=WORDS,
+    seed=1,
+    **more,
+):
     """Traffic of `days` (a range of days before now), oldest first."""
     chance = random.Random(seed)
     made = []
     for day in sorted(days, reverse=True):
         for k in range(per_day):
-            score = min(5, max(1, round(chance.gauss(rating, 0.8)))) if chance.random() < rated else None
+            score = (
+                min(5, max(1, round(chance.gauss(rating, 0.8))))
+                if chance.random() < rated
+                else None
+            )
             row = {
                 "request_id": f"{seed}-{day}-{k}",
                 "created_at": (store.now() - timedelta(days=day, minutes=k + 1)).isoformat(),
@@ -98,7 +134,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("change", "verdict", "names"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(
+    ("change", "verdict", "names"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
 def test_only_quality_that_surely_fell_asks_for_a_retrain(task, change, verdict, names):
     serve(task)
     log(task, rows(EARLIER) + rows(RECENT, **{"seed": 2} | change))
@@ -135,7 +173,9 @@ def test_almost_no_traffic_is_no_reason_to_retrain(task, lines):
 def test_no_log_at_all_is_reported_not_raised(task, tmp_path):
     folder = tmp_path / "task"
     folder.mkdir()
-    (folder / "task.yaml").write_text("name: mine\ninstructions: {full: Do it.}\ntargets: {accuracy: 0.5}\n")
+    (folder / "task.yaml").write_text(
+        "name: mine\ninstructions: {full: Do it.}\ntargets: {accuracy: 0.5}\n"
+    )
     found = health(tasks.load_task(str(folder)))
     assert (found.verdict, found.reasons) == ("watch", ["no_production_version", "volume"])
 
@@ -152,7 +192,12 @@ def test_no_feedback_at_all_is_a_supported_case(task):
 
 def test_rows_of_other_versions_say_nothing_about_this_one(task):
     serve(task)
-    log(task, rows(EARLIER) + rows(RECENT, seed=2) + rows(RECENT, seed=3, rating=1.0, broken=0.9, version="v0"))
+    log(
+        task,
+        rows(EARLIER)
+        + rows(RECENT, seed=2)
+        + rows(RECENT, seed=3, rating=1.0, broken=0.9, version="v0"),
+    )
     assert health(task).verdict == "ok"
 
 
@@ -167,7 +212,9 @@ def test_unreadable_lines_are_counted_and_doubled_requests_count_once(task):
     made = rows(RECENT)
     folder = store.home() / "live" / task.registry_name
     lines = [json.dumps(row) for row in made + made[:5]]
-    store.write_text(folder / "a.jsonl", "\n".join([*lines, "{torn", "[]", '{"created_at": "yesterday"}']) + "\n")
+    store.write_text(
+        folder / "a.jsonl", "\n".join([*lines, "{torn", "[]", '{"created_at": "yesterday"}']) + "\n"
+    )
     read = monitor.read_live(task)
     assert (len(read.rows), read.unreadable) == (len(made), 3)
 
@@ -183,22 +230,33 @@ def test_days_carry_n_and_intervals(task):
     log(task, rows(range(3)))
     days = monitor.daily(task, monitor.read_live(task))
     assert sum(day.n for day in days) == 45
-    assert all(day.format_compliance.low <= day.format_compliance.value <= day.format_compliance.high for day in days)
+    assert all(
+        day.format_compliance.low <= day.format_compliance.value <= day.format_compliance.high
+        for day in days
+    )
 
 
 def test_peeking_after_every_row_does_not_raise_false_alarms():
     chance = random.Random(7)
-    alarms = sum(monitor.any_time_p([float(chance.random() < 0.85) for _ in range(400)], 0.85) <= 0.05 for _ in range(300))
+    alarms = sum(
+        monitor.any_time_p([float(chance.random() < 0.85) for _ in range(400)], 0.85) <= 0.05
+        for _ in range(300)
+    )
     assert alarms <= 15  # 5% of 300
 
 
 def test_a_real_fall_is_found_with_a_few_hundred_ratings():
     chance = random.Random(7)
-    found = sum(monitor.any_time_p([float(chance.random() < 0.65) for _ in range(200)], 0.85) <= 0.05 for _ in range(50))
+    found = sum(
+        monitor.any_time_p([float(chance.random() < 0.65) for _ in range(200)], 0.85) <= 0.05
+        for _ in range(50)
+    )
     assert found >= 48
 
 
-@pytest.mark.parametrize(("values", "at_least"), [([], 0.9), ([1.0] * 50, 0.9), ([0.0], 0.0), ([1.0] * 9, 1.0)])
+@pytest.mark.parametrize(
+    ("values", "at_least"), [([], 0.9), ([1.0] * 50, 0.9), ([0.0], 0.0), ([1.0] * 9, 1.0)]
+)
 def test_no_evidence_of_a_fall_gives_p_1(values, at_least):
     assert monitor.any_time_p(values, at_least) == pytest.approx(1.0)
 

@@ -14,9 +14,18 @@ from helpers import store
 
 def papermill(tmp_path: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess:
     notebook = store.PROJECT / "notebooks" / "00_start_here.ipynb"
-    command = [sys.executable, "-m", "papermill", str(notebook), str(tmp_path / "out.ipynb"), "--no-progress-bar"]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(notebook),
+        str(tmp_path / "out.ipynb"),
+        "--no-progress-bar",
+    ]
     env = os.environ | {"WORKBOOK_HOME": str(tmp_path / "home"), "PYTHONPATH": str(store.PROJECT)}
-    return subprocess.run([*command, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [*command, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_an_unknown_name_stops_at_the_first_helper_call(tmp_path):

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from helpers import store
-from helpers.retrain.parameters import NOTEBOOKS, RUN_LEVEL, load_profile, settle
+from helpers.parameters import NOTEBOOKS, RUN_LEVEL, load_profile, settle
 
-FILES = sorted(p for p in (store.PROJECT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+FILES = sorted(
+    p for p in (store.PROJECT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
+)
 PROFILES = sorted((store.PROJECT / "params").rglob("*.yaml"))
 TAGS = {"parameters", "checkpoint", "exercise", "interactive", "solution"}
 MAY_IMPORT = {"helpers", "pandas", "matplotlib.pyplot", "IPython.display", "__future__"}
@@ -44,15 +46,28 @@ def is_exercise(cell: dict[str, Any]) -> bool:
 
 def test_the_eight_notebooks_of_the_flow_are_there():
     assert set(NOTEBOOKS) <= {p.stem for p in FILES if p.parent.name == "notebooks"}
-    assert all(re.fullmatch(r"\d\d[a-z]?_[a-z_]+", p.stem) for p in FILES if p.parent.name == "notebooks")
+    assert all(
+        re.fullmatch(r"\d\d[a-z]?_[a-z_]+", p.stem) for p in FILES if p.parent.name == "notebooks"
+    )
 
 
 @each
 def test_exactly_one_parameters_cell_and_it_comes_first(path):
-    assert ["parameters" in tags(c) for c in cells(path)] == [True] + [False] * (len(cells(path)) - 1)
+    assert ["parameters" in tags(c) for c in cells(path)] == [True] + [False] * (
+        len(cells(path)) - 1
+    )
     for node in ast.parse(source(cells(path)[0])).body:
-        assert isinstance(node, ast.AnnAssign) and node.value is not None, "each parameter: name: type = literal"
-        assert ast.unparse(node.annotation) in ("str", "int", "float", "bool", "list[str]", "dict[str, float]")
+        assert isinstance(node, ast.AnnAssign) and node.value is not None, (
+            "each parameter: name: type = literal"
+        )
+        assert ast.unparse(node.annotation) in (
+            "str",
+            "int",
+            "float",
+            "bool",
+            "list[str]",
+            "dict[str, float]",
+        )
         ast.literal_eval(node.value)
     assert all("#" in line for line in lines(cells(path)[0])), "each parameter says what it means"
 
@@ -102,7 +117,9 @@ def test_prose_stands_before_code(path):
     document = json.loads(path.read_text())["cells"]
     for number, cell in enumerate(document):
         if cell["cell_type"] == "code":
-            assert "markdown" in [c["cell_type"] for c in document[max(0, number - 2) : number]], source(cell)
+            assert "markdown" in [c["cell_type"] for c in document[max(0, number - 2) : number]], (
+                source(cell)
+            )
     prose = sum(len(source(c).split()) for c in cells(path, "markdown"))
     code = sum(len(lines(c)) for c in cells(path) if "parameters" not in tags(c))
     assert prose >= 6 * code, f"{prose} words for {code} lines"
@@ -122,7 +139,11 @@ def test_a_notebook_begins_with_its_goals_and_ends_with_recap_and_questions(path
 def test_exercises_are_solved_offline_and_marked(path):
     for cell in cells(path):
         if is_exercise(cell) and "checkpoint" not in tags(cell):
-            assert source(cell).count("# --- solution") == source(cell).count("# --- end solution") == 1
+            assert (
+                source(cell).count("# --- solution")
+                == source(cell).count("# --- end solution")
+                == 1
+            )
 
 
 def test_a_name_has_the_same_meaning_type_and_default_everywhere():
@@ -130,7 +151,9 @@ def test_a_name_has_the_same_meaning_type_and_default_everywhere():
     for path in FILES:
         for name, default in store.declared_parameters(path).items():
             first, value = seen.setdefault(name, (path.stem, default))
-            assert (type(value), value) == (type(default), default), f"{name}: {first} and {path.stem} differ"
+            assert (type(value), value) == (type(default), default), (
+                f"{name}: {first} and {path.stem} differ"
+            )
     own = {"run_id", "show_text"}  # by hand: dev, and text is shown
     for name in (set(RUN_LEVEL) & set(seen)) - own:
         assert seen[name][1] == RUN_LEVEL[name], name
@@ -143,7 +166,9 @@ def test_there_are_profiles_and_each_fits_the_notebooks():
         settle(profile)
         text = path.read_text().splitlines()
         for name, line in profile.lines.items():
-            assert "#" in text[line - 1] or text[line - 2].startswith("#"), f"{path.name}: {name} has no comment"
+            assert "#" in text[line - 1] or text[line - 2].startswith("#"), (
+                f"{path.name}: {name} has no comment"
+            )
 
 
 def test_bare_papermill_lets_the_names_of_every_profile_pass():

@@ -26,7 +26,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """start(mode, scenario, folder) -> the running server."""
     running = []
 
-    def begin(mode: str = "spec", scenario: str = "ok", folder: Path = tmp_path / "state", speed: float = FAST) -> Any:
+    def begin(
+        mode: str = "spec",
+        scenario: str = "ok",
+        folder: Path = tmp_path / "state",
+        speed: float = FAST,
+    ) -> Any:
         server = serve(folder, 0, Settings(mode, "tiny", scenario), Clock(speed))
         running.append(server.__enter__())
         return server

@@ -12,7 +12,12 @@ from openai import OpenAI
 def chat_rows(n: int = 12) -> list[dict[str, Any]]:
     answers = ["KE", "RA"]
     return [
-        {"messages": [{"role": "user", "content": f"hub {i} offline"}, {"role": "assistant", "content": answers[i % 2]}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"hub {i} offline"},
+                {"role": "assistant", "content": answers[i % 2]},
+            ]
+        }
         for i in range(n)
     ]
 
@@ -33,5 +38,9 @@ def until_ended(client: OpenAI, job_id: str, seconds: float = 200.0) -> Any:
 
 def client_of(server: Any, mode: str = "spec", **options: Any) -> OpenAI:
     """Strict in spec mode: any field of a wrong type raises."""
-    options = {"api_key": "sk-practice", "timeout": 60.0, "_strict_response_validation": mode == "spec"} | options
+    options = {
+        "api_key": "sk-practice",
+        "timeout": 60.0,
+        "_strict_response_validation": mode == "spec",
+    } | options
     return OpenAI(base_url=server.url, **options)

@@ -29,7 +29,10 @@ class Counting:
 
 def ask(answering, key, words):
     with ThreadPoolExecutor(len(words)) as pool:
-        asked = [pool.submit(answering.answer, key, None, [Message(role="user", content=word)], 5) for word in words]
+        asked = [
+            pool.submit(answering.answer, key, None, [Message(role="user", content=word)], 5)
+            for word in words
+        ]
         while len(answering._waiting) < len(words) - 1:  # the first one is being answered
             pass
         answering._models[(key, None)].go.set()
@@ -53,5 +56,8 @@ def test_requests_that_wait_together_are_answered_together_and_each_gets_its_own
 def test_an_error_reaches_one_request_and_the_others_try_again(answering):
     answering._models[("toy", None)].fails = True
     found = ask(answering, "toy", [str(n) for n in range(5)])
-    assert sum(isinstance(one, MemoryError) for one in found) == 1 and sum(isinstance(one, str) for one in found) == 4
+    assert (
+        sum(isinstance(one, MemoryError) for one in found) == 1
+        and sum(isinstance(one, str) for one in found) == 4
+    )
     assert not answering._waiting

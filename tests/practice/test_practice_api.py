@@ -42,11 +42,17 @@ def trained(tmp_path_factory):
             server = serve(tmp_path_factory.mktemp(mode), 0, Settings(mode, "tiny"), Clock(500.0))
             servers.append(server.__enter__())
             client = client_of(server, mode)
-            method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4, "learning_rate_multiplier": 2.0}}}
+            method = {
+                "type": "supervised",
+                "supervised": {"hyperparameters": {"n_epochs": 4, "learning_rate_multiplier": 2.0}},
+            }
             job = create(client, model="gpt-4.1-mini", method=method, suffix="My_words", metadata={"run": "a"},
                          validation_file=upload(client, 3))  # fmt: skip
             made[mode] = server, client, job
-        yield {mode: (server, client, first, until_ended(client, first.id)) for mode, (server, client, first) in made.items()}
+        yield {
+            mode: (server, client, first, until_ended(client, first.id))
+            for mode, (server, client, first) in made.items()
+        }
         for server in servers:
             server.__exit__()
 
@@ -55,12 +61,19 @@ def trained(tmp_path_factory):
 def test_a_job_becomes_a_model_that_has_learnt(trained, mode):
     _, client, first, job = trained[mode]
     assert first.status == "validating_files" and first.hyperparameters.n_epochs in (4, "auto")
-    assert (job.status, job.model, job.trained_tokens > 0) == ("succeeded", "gpt-4.1-mini-2025-04-14", True)
+    assert (job.status, job.model, job.trained_tokens > 0) == (
+        "succeeded",
+        "gpt-4.1-mini-2025-04-14",
+        True,
+    )
     assert job.fine_tuned_model.startswith("ft:gpt-4.1-mini-2025-04-14:practice:my-words:")
     chat = {"messages": [{"role": "user", "content": "hub 3 offline"}], "max_tokens": 6}
     tuned = client.chat.completions.create(model=job.fine_tuned_model, **chat)
     base = client.chat.completions.create(model=job.model, **chat)
-    assert tuned.choices[0].message.content in ("KE", "RA") and tuned.choices[0].finish_reason == "stop"
+    assert (
+        tuned.choices[0].message.content in ("KE", "RA")
+        and tuned.choices[0].finish_reason == "stop"
+    )
     assert base.choices[0].message.content not in ("KE", "RA")
     assert tuned.usage.prompt_tokens > 6 and tuned.usage.completion_tokens >= 1
 
@@ -69,11 +82,21 @@ def test_a_job_becomes_a_model_that_has_learnt(trained, mode):
 def test_events_are_newest_first_in_pages_and_carry_the_real_losses(trained, mode):
     _, client, _, job = trained[mode]
     page = client.fine_tuning.jobs.list_events(job.id, limit=5)
-    assert len(page.data) == 5 and page.has_more and page.data[0].message == "The job has successfully completed"
+    assert (
+        len(page.data) == 5
+        and page.has_more
+        and page.data[0].message == "The job has successfully completed"
+    )
     events = list(client.fine_tuning.jobs.list_events(job.id, limit=5))
-    assert len({e.id for e in events}) == len(events) and events[-1].message.startswith("Created fine-tuning job")
+    assert len({e.id for e in events}) == len(events) and events[-1].message.startswith(
+        "Created fine-tuning job"
+    )
     assert any("practice API" in e.message for e in events), "it says what it is"
-    losses = [e.data["train_loss"] for e in reversed(events) if e.type == "metrics" and "train_loss" in e.data]
+    losses = [
+        e.data["train_loss"]
+        for e in reversed(events)
+        if e.type == "metrics" and "train_loss" in e.data
+    ]
     assert len(losses) == 12 and losses[-1] < losses[0] - 1
     empty = {json.dumps(e.data) for e in events if e.type == "message"}
     assert empty == ({"{}"} if mode == "spec" else {"{}", "null"})
@@ -90,7 +113,9 @@ def test_the_last_three_epochs_are_kept_as_checkpoints_that_answer(trained, mode
     first_page = client.fine_tuning.jobs.checkpoints.list(job.id, limit=2)
     assert first_page.has_more and len(list(first_page)) == 3
     asked = {"messages": [{"role": "user", "content": "hub 2 offline"}], "max_tokens": 4}
-    assert client.chat.completions.create(model=checkpoints[1].fine_tuned_model_checkpoint, **asked).usage.total_tokens
+    assert client.chat.completions.create(
+        model=checkpoints[1].fine_tuned_model_checkpoint, **asked
+    ).usage.total_tokens
 
 
 @MODES
@@ -104,7 +129,9 @@ def test_the_result_file_is_csv_and_in_live_mode_base64(trained, mode):
 
 def test_live_mode_answers_what_strict_clients_trip_over(trained):
     server, _, first, job = trained["live"]
-    assert first.error is not None and first.error.code is None, "error: {} on a healthy job is truthy in the SDK"
+    assert first.error is not None and first.error.code is None, (
+        "error: {} on a healthy job is truthy in the SDK"
+    )
     assert "usage_metrics" in job.model_extra
     with pytest.raises(openai.APIResponseValidationError):
         client_of(server, "spec").fine_tuning.jobs.retrieve(job.id)
@@ -133,7 +160,12 @@ def test_models_say_until_when_they_are_served(trained, mode):
 def test_files_come_and_go(start, mode):
     client = client_of(start(mode), mode)
     data = jsonl(chat_rows()).replace(b"hub", "hüb".encode())
-    assert client.files.content(client.files.create(file=("a.jsonl", data), purpose="fine-tune").id).read() == data
+    assert (
+        client.files.content(
+            client.files.create(file=("a.jsonl", data), purpose="fine-tune").id
+        ).read()
+        == data
+    )
     (file,) = client.files.list(purpose="fine-tune").data
     assert (file.filename, file.bytes, file.status) == ("a.jsonl", len(data), "processed")
     assert client.files.retrieve(file.id) == file and client.files.delete(file.id).deleted
@@ -165,7 +197,9 @@ def test_requests_that_make_no_sense_are_refused(start, mode):
 def test_cancel_pause_and_resume(start, mode):
     client = client_of(start(mode, "stuck_validating"), mode)
     job = create(client)
-    assert client.fine_tuning.jobs.pause(job.id).status == ("queued" if mode == "spec" else "paused")
+    assert client.fine_tuning.jobs.pause(job.id).status == (
+        "queued" if mode == "spec" else "paused"
+    )
     assert client.fine_tuning.jobs.resume(job.id).status == "validating_files"
     assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
     with pytest.raises(openai.BadRequestError):
@@ -204,7 +238,11 @@ def test_refusals_at_creation(start, mode, scenario, status, code):
 def test_jobs_that_fail_before_training(start, mode, scenario, code, word):
     client = client_of(start(mode), mode)
     job = until_ended(client, create(client, suffix=scenario).id)
-    assert (job.status, job.error.code, job.fine_tuned_model) == ("failed", code, None) and word in job.error.message
+    assert (job.status, job.error.code, job.fine_tuned_model) == (
+        "failed",
+        code,
+        None,
+    ) and word in job.error.message
 
 
 @MODES
@@ -252,7 +290,9 @@ def test_real_keys_are_refused_and_kept_nowhere(start, tmp_path):
         with pytest.raises(openai.AuthenticationError, match="practice") as caught:
             client_of(server, api_key=key).models.list()
         assert key not in str(caught.value.body)
-        assert not [p for p in tmp_path.rglob("*") if p.is_file() and key in p.read_text(errors="replace")]
+        assert not [
+            p for p in tmp_path.rglob("*") if p.is_file() and key in p.read_text(errors="replace")
+        ]
     assert client_of(server, api_key="sk-local").models.list().data
 
 
@@ -261,7 +301,10 @@ def test_it_says_what_it_is_and_stays_on_this_machine(start, tmp_path):
 
     server = start("live", "paused")
     about = json.load(urllib.request.urlopen(server.url.removesuffix("/v1") + "/"))
-    assert "practice API" in about["about"] and (about["mode"], about["scenario"]) == ("live", "paused")
+    assert "practice API" in about["about"] and (about["mode"], about["scenario"]) == (
+        "live",
+        "paused",
+    )
     assert set(about["scenarios"]) == set(SCENARIOS)
     with pytest.raises(WorkbookError, match="--anywhere"):
         serve(tmp_path / "other", 0, host="0.0.0.0")
@@ -270,7 +313,10 @@ def test_it_says_what_it_is_and_stays_on_this_machine(start, tmp_path):
 def test_a_run_never_imports_the_practice_room():
     """Only the command line does: everything else starts it as a process."""
     for path in (store.PROJECT / "helpers").rglob("*.py"):
-        if "practice" not in path.relative_to(store.PROJECT / "helpers").parts and path.name != "cli.py":
+        if (
+            "practice" not in path.relative_to(store.PROJECT / "helpers").parts
+            and path.name != "cli.py"
+        ):
             for node in ast.walk(ast.parse(path.read_text())):
                 names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
                 names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

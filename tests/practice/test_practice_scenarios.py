@@ -14,7 +14,13 @@ from practice_toys import client_of
 from helpers import store
 from helpers.practice import training
 from helpers.records import WorkbookError
-from helpers.train import OpenAIJobConfig, fine_tune_openai, jobs, monitor_fine_tuning, steer_fine_tuning
+from helpers.train import (
+    OpenAIJobConfig,
+    fine_tune_openai,
+    jobs,
+    monitor_fine_tuning,
+    steer_fine_tuning,
+)
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 from test_jobs import dataset
@@ -50,7 +56,12 @@ def toy_training(entry, parts, on_line):
 
 
 def config(server, **changes) -> OpenAIJobConfig:
-    settings = {"base_url": server.url, "api_model": "practice-tiny", "poll_seconds": 0.05, "n_epochs": 2}
+    settings = {
+        "base_url": server.url,
+        "api_model": "practice-tiny",
+        "poll_seconds": 0.05,
+        "n_epochs": 2,
+    }
     return OpenAIJobConfig(**(settings | changes))
 
 
@@ -81,15 +92,27 @@ def test_each_scenario_ends_as_it_should(start, monkeypatch, scenario, mode):
     code, message, model = run(server, job_deadline_minutes=deadline)
     wanted, word, jobs_there, files_there = EXPECTED[scenario]
     found = left(server)
-    table.append(f"{scenario:<24} {mode:<5} exit {code:<4} jobs {found[0]}  uploads left {found[1]}  {message[-90:]}")
+    table.append(
+        f"{scenario:<24} {mode:<5} exit {code:<4} jobs {found[0]}  uploads left {found[1]}  {message[-90:]}"
+    )
     assert (code, found) == (wanted, (jobs_there, files_there)), message
     assert word in message
     if code == 0:
-        assert model["model_id"].startswith("ft:practice-tiny:") and model["losses"]["train"] and model["losses"]["eval"]
-        assert client_of(server, mode).models.retrieve(model["model_id"]), "whoever reads model.json can ask it at once"
+        assert (
+            model["model_id"].startswith("ft:practice-tiny:")
+            and model["losses"]["train"]
+            and model["losses"]["eval"]
+        )
+        assert client_of(server, mode).models.retrieve(model["model_id"]), (
+            "whoever reads model.json can ask it at once"
+        )
     if (scenario, mode) == ("ok", "live"):
         asked = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
-        assert client_of(server, mode).chat.completions.create(model=model["model_id"], **asked).usage.total_tokens
+        assert (
+            client_of(server, mode)
+            .chat.completions.create(model=model["model_id"], **asked)
+            .usage.total_tokens
+        )
 
 
 @pytest.mark.parametrize("scenario", ["n_examples", "format"])
@@ -99,14 +122,20 @@ def test_what_can_be_known_here_is_found_before_any_upload(start, scenario):
     with pytest.raises(WorkbookError) as caught:
         fine_tune_openai(rows, config(server))
     assert caught.value.exit_code == 2 and left(server) == (0, 0)
-    table.append(f"{scenario:<24} local exit {caught.value.exit_code:<4} jobs 0  uploads left 0  {str(caught.value)[-90:]}")
+    table.append(
+        f"{scenario:<24} local exit {caught.value.exit_code:<4} jobs 0  uploads left 0  {str(caught.value)[-90:]}"
+    )
 
 
 def test_a_run_again_after_the_deadline_goes_on_with_the_same_job(start):
     server = start("live", "paused")
     code, said, _ = run(server, job_deadline_minutes=0.02)
     job_id = store.read_json(store.home() / "runs/dev/job.json")["job_id"]
-    assert code == 124 and "resume it there" in said and steer_fine_tuning(job_id, "resume") == "queued"
+    assert (
+        code == 124
+        and "resume it there" in said
+        and steer_fine_tuning(job_id, "resume") == "queued"
+    )
     job = fine_tune_openai(dataset(16), config(server))
     assert (job.reattached, job.job_id) == (True, job_id)
     steer_fine_tuning(job_id, "cancel")

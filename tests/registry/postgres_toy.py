@@ -20,7 +20,9 @@ _number = itertools.count()
 
 def binaries() -> Path | None:
     """The folder of the newest installed server, if any."""
-    found = shutil.which("initdb") or next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)
+    found = shutil.which("initdb") or next(
+        iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None
+    )
     return Path(found).parent if found else None
 
 
@@ -50,8 +52,12 @@ def server() -> Iterator[Callable[[], str]]:
         shutil.chown(folder, user)
 
     def run(*command: str) -> None:
-        extra = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, **extra)
+        extra = (
+            {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
+        )
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=120, **extra
+        )
         assert done.returncode == 0, done.stderr
 
     data, log = str(folder / "data"), str(folder / "log")
@@ -64,7 +70,9 @@ def server() -> Iterator[Callable[[], str]]:
             import psycopg
 
             name = f"registry_{next(_number)}"
-            with psycopg.connect(host="127.0.0.1", port=port, user="workbook", dbname="postgres", autocommit=True) as db:
+            with psycopg.connect(
+                host="127.0.0.1", port=port, user="workbook", dbname="postgres", autocommit=True
+            ) as db:
                 db.execute(f"CREATE DATABASE {name}")
             return f"postgresql+psycopg://workbook@127.0.0.1:{port}/{name}"
 

@@ -24,12 +24,22 @@ def estimate(value: float, width: float = 0.05, n: int = 60) -> dict[str, Any]:
 
 def results(accuracy: float = 0.8) -> EvalResults:
     names = ("format_compliance", "latency_p50", "latency_p95", "cost_per_request")
-    return EvalResults(accuracy=Estimate(**estimate(accuracy)), **{name: Estimate(**estimate(1.0)) for name in names})
+    return EvalResults(
+        accuracy=Estimate(**estimate(accuracy)),
+        **{name: Estimate(**estimate(1.0)) for name in names},
+    )
 
 
 def evaluation(version: str, **changes: Any) -> dict[str, Any]:
     """An evaluation.json that passes every rule, but for `changes`."""
-    won = {"difference": estimate(0.3), "method": "paired", "gained": 20, "lost": 2, "margin": 0.06, "verdict": "pass"}
+    won = {
+        "difference": estimate(0.3),
+        "method": "paired",
+        "gained": 20,
+        "lost": 2,
+        "margin": 0.06,
+        "verdict": "pass",
+    }
     plain = {
         "version": version,
         "base_model": results(0.1).model_dump(mode="json"),
@@ -46,18 +56,39 @@ def evaluation(version: str, **changes: Any) -> dict[str, Any]:
     return plain | changes
 
 
-def make_run(version: str, right: int = 48, dataset: str = "d1", test_part: str = "same rows", **changes: Any) -> store.Run:
+def make_run(
+    version: str, right: int = 48, dataset: str = "d1", test_part: str = "same rows", **changes: Any
+) -> store.Run:
     """Files of one run: model.json, adapter, dataset, answers (the first `right` rows are right) and evaluation.json."""
     run = store.open_run(f"run-{version}")
     adapter = f"models/{version}/adapter"
     store.write_text(store.home() / adapter / "adapter_model.safetensors", f"weights of {version}")
-    model = {"version": version, "model_id": f"local/{version}", "provider": "local", "base_model": "tiny", "adapter": adapter}
-    store.write_json(run.path("model.json"), model | {"dataset_version": dataset, "fingerprints": FINGERPRINTS})
+    model = {
+        "version": version,
+        "model_id": f"local/{version}",
+        "provider": "local",
+        "base_model": "tiny",
+        "adapter": adapter,
+    }
+    store.write_json(
+        run.path("model.json"), model | {"dataset_version": dataset, "fingerprints": FINGERPRINTS}
+    )
     folder = store.home() / "datasets" / dataset
     store.write_text(folder / "test.jsonl", test_part + "\n")
-    funnel = [{"stage": "format", "source": "human", "in": 10, "out": 8, "rejected": {"invalid_format": 2}}]
+    funnel = [
+        {
+            "stage": "format",
+            "source": "human",
+            "in": 10,
+            "out": 8,
+            "rejected": {"invalid_format": 2},
+        }
+    ]
     store.write_json(folder / "manifest.json", {"version": dataset, "funnel": funnel})
-    answers = [{"id": i, "group": i, "scores": {"accuracy": float(k < right)}} for k, i in enumerate(TEST_IDS)]
+    answers = [
+        {"id": i, "group": i, "scores": {"accuracy": float(k < right)}}
+        for k, i in enumerate(TEST_IDS)
+    ]
     store.write_jsonl(run.path("answers/fine_tuned.jsonl"), answers)
     store.write_json(run.path("evaluation.json"), evaluation(version, **changes))
     return run

@@ -106,7 +106,9 @@ def test_attempts_come_further_and_further_apart_and_end(hook, monkeypatch):
         later(monkeypatch, 300)
         FineTuneLifecycleManager(TASK)
     assert seen[-1] == delivery.MAX_ATTEMPTS
-    assert any("did not reach every channel" in problem for problem in registry.reconcile()["problems"])
+    assert any(
+        "did not reach every channel" in problem for problem in registry.reconcile()["problems"]
+    )
 
 
 def test_of_two_channels_the_one_that_has_it_is_not_told_again(hook, monkeypatch):
@@ -140,17 +142,27 @@ def test_planted_secrets_and_addresses_reach_no_file_no_row_and_no_channel(hook,
     manager = candidate("v1")
     monkeypatch.setenv("WORKBOOK_API_KEY", "planted-key-12345")
     planted = ("planted-key-12345", "jane.doe@example.org", "sk-abcdefghijklmnopqrstuvwx")
-    manager.promote("v1", "production", because="asked by jane.doe@example.org with planted-key-12345")
-    candidate("v2", verdict="fail", reasons=["see sk-abcdefghijklmnopqrstuvwx of jane.doe@example.org"])
+    manager.promote(
+        "v1", "production", because="asked by jane.doe@example.org with planted-key-12345"
+    )
+    candidate(
+        "v2", verdict="fail", reasons=["see sk-abcdefghijklmnopqrstuvwx of jane.doe@example.org"]
+    )
     manager.promote("v2", "production", because="sk-abcdefghijklmnopqrstuvwx", force=True)
     model = store.open_run("run-v1").read("model.json")
     candidate("v3")
-    manager.record_model("v3", model | {"model_id": "m", "base_url": "http://jane.doe@example.org/sk-abcdefghijklmnopqrstuvwx"})
+    manager.record_model(
+        "v3",
+        model
+        | {"model_id": "m", "base_url": "http://jane.doe@example.org/sk-abcdefghijklmnopqrstuvwx"},
+    )
     manager.schedule_retrain("0 3 * * 0", because="jane.doe@example.org wants it")
     registry.backup(store.home() / "backup.json")
     files = [path for path in store.home().iterdir() if path.is_file()]
     assert {"registry.db", "notifications.jsonl", "backup.json"} <= {path.name for path in files}
-    everything = b"".join(path.read_bytes() for path in files).decode(errors="replace") + json.dumps(hook.got)
+    everything = b"".join(path.read_bytes() for path in files).decode(
+        errors="replace"
+    ) + json.dumps(hook.got)
     assert [word for word in planted if word in everything] == []
     assert "[e-mail]" in everything and "[secret]" in everything
 
@@ -158,6 +170,8 @@ def test_planted_secrets_and_addresses_reach_no_file_no_row_and_no_channel(hook,
 def test_a_failed_run_is_told_once_under_its_own_id(hook):
     for _ in range(2):
         registry.notify("run a failed; next: workbook run tutorial --run-id a", "a@now")
-    told = [json.loads(line) for line in (store.home() / "notifications.jsonl").read_text().splitlines()]
+    told = [
+        json.loads(line) for line in (store.home() / "notifications.jsonl").read_text().splitlines()
+    ]
     assert [line["event_id"] for line in told] == ["a@now"]
     assert len(hook.got) == 1 and "next: workbook run" in json.dumps(hook.got[0])

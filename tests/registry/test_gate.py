@@ -16,7 +16,14 @@ from helpers.registry import FineTuneLifecycleManager, overall
 from helpers.registry.gate import RuleResult, reevaluation
 from helpers.registry.versions import update
 
-LOST = {"difference": estimate(-0.2), "method": "paired", "gained": 0, "lost": 9, "margin": 0.03, "verdict": "fail"}
+LOST = {
+    "difference": estimate(-0.2),
+    "method": "paired",
+    "gained": 0,
+    "lost": 9,
+    "margin": 0.03,
+    "verdict": "fail",
+}
 UNSURE = LOST | {"difference": estimate(0.01), "verdict": "inconclusive"}
 
 
@@ -40,21 +47,53 @@ CASES = [
     ("a target is not decided", {"targets": target("undecided")}, "targets", "inconclusive"),
     ("no target", {"targets": {}}, "targets", "inconclusive"),
     ("worse than a prompt", {"comparison": {"accuracy": LOST}}, "better_than_cheaper_rung", "fail"),
-    ("not surely better", {"comparison": {"accuracy": UNSURE}}, "better_than_cheaper_rung", "inconclusive"),
+    (
+        "not surely better",
+        {"comparison": {"accuracy": UNSURE}},
+        "better_than_cheaper_rung",
+        "inconclusive",
+    ),
     ("not compared", {"comparison": {}}, "better_than_cheaper_rung", "inconclusive"),
-    ("another template", {"fingerprints": FINGERPRINTS | {"template": "other"}}, "fingerprints", "fail"),
+    (
+        "another template",
+        {"fingerprints": FINGERPRINTS | {"template": "other"}},
+        "fingerprints",
+        "fail",
+    ),
     ("a ceiling is missed", {"targets": target("yes") | ceiling("no")}, "ceilings", "fail"),
-    ("a ceiling is not decided", {"targets": target("yes") | ceiling("undecided")}, "ceilings", "inconclusive"),
-    ("a missed ceiling is no missed target", {"targets": target("yes") | ceiling("no")}, "targets", "pass"),
+    (
+        "a ceiling is not decided",
+        {"targets": target("yes") | ceiling("undecided")},
+        "ceilings",
+        "inconclusive",
+    ),
+    (
+        "a missed ceiling is no missed target",
+        {"targets": target("yes") | ceiling("no")},
+        "targets",
+        "pass",
+    ),
     ("no ceiling", {}, "ceilings", "pass"),
     ("few test rows", {"n_test": 12}, "power", "inconclusive"),
-    ("another metric is lost", {"comparison": {"accuracy": WON, "format_compliance": LOST}}, "margins", "fail"),
-    ("another metric is not decided", {"comparison": {"accuracy": WON, "format_compliance": UNSURE}}, "margins", "pass"),
+    (
+        "another metric is lost",
+        {"comparison": {"accuracy": WON, "format_compliance": LOST}},
+        "margins",
+        "fail",
+    ),
+    (
+        "another metric is not decided",
+        {"comparison": {"accuracy": WON, "format_compliance": UNSURE}},
+        "margins",
+        "pass",
+    ),
     ("evaluation of another version", {"version": "v0"}, "evaluated", "fail"),
 ]
 
 
-@pytest.mark.parametrize(("changes", "name", "verdict"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(
+    ("changes", "name", "verdict"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
 def test_the_rules_say_what_is_wrong(changes, name, verdict):
     changes = dict(changes)
     version = changes.pop("version", None)
@@ -102,7 +141,8 @@ def test_a_dataset_without_checks_or_with_lost_rows_fails():
 
 
 @pytest.mark.parametrize(
-    ("when", "verdict"), [("2020-01-01T00:00:00+00:00", "fail"), ("2990-01-01T00:00:00+00:00", "fail"), (None, "fail")]
+    ("when", "verdict"),
+    [("2020-01-01T00:00:00+00:00", "fail"), ("2990-01-01T00:00:00+00:00", "fail"), (None, "fail")],
 )
 def test_an_old_future_or_missing_evaluation_does_not_pass(when, verdict):
     manager = candidate("v1")
@@ -117,7 +157,9 @@ def test_a_run_broken_on_purpose_fails():
     assert not manager.promote("v1", "staging", break_it="leak").promoted
 
 
-@pytest.mark.parametrize(("right", "verdict"), [(60, "pass"), (30, "pass"), (28, "inconclusive"), (0, "fail")])
+@pytest.mark.parametrize(
+    ("right", "verdict"), [(60, "pass"), (30, "pass"), (28, "inconclusive"), (0, "fail")]
+)
 def test_the_version_in_production_is_compared_on_the_same_rows(right, verdict):
     manager = candidate("v1", right=30)
     manager.promote("v1", "production")
@@ -158,8 +200,16 @@ class Provider:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 name = unquote(self.path.rpartition("/")[2])
-                found = {"id": name, "object": "model", "created": 1, "owned_by": "x", "shutdown_date": models.get(name)}
-                body = json.dumps(found if name in models else {"error": {"message": "no such model"}}).encode()
+                found = {
+                    "id": name,
+                    "object": "model",
+                    "created": 1,
+                    "owned_by": "x",
+                    "shutdown_date": models.get(name),
+                }
+                body = json.dumps(
+                    found if name in models else {"error": {"message": "no such model"}}
+                ).encode()
                 self.send_response(200 if name in models else 404)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
@@ -181,7 +231,11 @@ class Provider:
 def provided(version, base_url):
     """A version that a provider keeps."""
     run = make_run(version)
-    model = run.read("model.json") | {"provider": "api", "model_id": f"ft:{version}", "base_url": base_url}
+    model = run.read("model.json") | {
+        "provider": "api",
+        "model_id": f"ft:{version}",
+        "base_url": base_url,
+    }
     del model["adapter"]
     store.write_json(run.path("model.json"), model)
     manager = FineTuneLifecycleManager("toy")
@@ -195,7 +249,14 @@ def in_days(days):
 
 @pytest.mark.parametrize(
     ("tuned", "base", "verdict"),
-    [(None, None, "pass"), (400, 400, "pass"), (10, 400, "fail"), (400, 10, "fail"), (-3, None, "fail"), ("gone", None, "fail")],
+    [
+        (None, None, "pass"),
+        (400, 400, "pass"),
+        (10, 400, "fail"),
+        (400, 10, "fail"),
+        (-3, None, "fail"),
+        ("gone", None, "fail"),
+    ],
 )
 def test_a_provider_is_asked_until_when_it_serves_the_model_and_its_base(tuned, base, verdict):
     listed = {"tiny": in_days(base) if base else None}
@@ -247,8 +308,11 @@ def test_the_reason_to_train_anyway_is_shown():
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "expected"), [("ppp", "pass"), ("pip", "inconclusive"), ("pif", "fail"), ("f", "fail"), ("", "pass")]
+    ("verdicts", "expected"),
+    [("ppp", "pass"), ("pip", "inconclusive"), ("pif", "fail"), ("f", "fail"), ("", "pass")],
 )
 def test_the_gate_is_its_worst_rule(verdicts, expected):
     full = {"p": "pass", "i": "inconclusive", "f": "fail"}
-    assert overall([RuleResult(name=v, verdict=full[v], evidence="x") for v in verdicts]) == expected
+    assert (
+        overall([RuleResult(name=v, verdict=full[v], evidence="x") for v in verdicts]) == expected
+    )

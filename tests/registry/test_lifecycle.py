@@ -38,11 +38,21 @@ def test_promotion_respects_the_status_table_even_when_forced():
                 db.execute(table("routes").delete())
                 update(db, "v1", status=old)
             said = manager.promote("v1", target, because="test", force=True)
-            if old == target or (old, target) in ALLOWED or (old, target) == ("production", "staging"):
+            if (
+                old == target
+                or (old, target) in ALLOWED
+                or (old, target) == ("production", "staging")
+            ):
                 assert said.promoted
             else:
-                assert (said.promoted, said.verdict, manager.get_version("v1").status) == (False, "fail", old)
-                assert any(f"is {old} and cannot become {target}" in reason for reason in said.reasons)
+                assert (said.promoted, said.verdict, manager.get_version("v1").status) == (
+                    False,
+                    "fail",
+                    old,
+                )
+                assert any(
+                    f"is {old} and cannot become {target}" in reason for reason in said.reasons
+                )
 
 
 def test_a_displaced_version_is_refused_with_the_reason_and_nothing_changes():
@@ -105,7 +115,10 @@ def test_what_is_in_production_keeps_its_model_and_its_evaluation():
     model = store.open_run("run-v1").read("model.json") | {"fingerprints": {"template": "x"}}
     with pytest.raises(WorkbookError, match="cannot change any more"):
         manager.record_model("v1", model)
-    assert manager.register(make_run("v1", fine_tuned_model=results(0.1).model_dump())).eval_results == results()
+    assert (
+        manager.register(make_run("v1", fine_tuned_model=results(0.1).model_dump())).eval_results
+        == results()
+    )
     assert manager.history()[-1]["action"] == "evaluate"
 
 
@@ -123,7 +136,11 @@ def test_a_refusal_is_an_answer_that_changes_nothing_but_the_audit():
 def test_none_asks_the_gate_and_promotes_nothing():
     manager = candidate("v1")
     said = manager.promote("v1", "none")
-    assert (said.verdict, said.promoted, manager.get_version("v1").status) == ("pass", False, "evaluating")
+    assert (said.verdict, said.promoted, manager.get_version("v1").status) == (
+        "pass",
+        False,
+        "evaluating",
+    )
 
 
 def test_force_needs_a_reason_is_audited_and_cannot_replace_a_missing_model():
@@ -187,7 +204,11 @@ def test_rollback_there_and_back_and_to_a_named_version():
     assert manager.rollback().version == "v3"
     assert manager.rollback("v1").previous == "v3"
     assert (manager.route()["version"], manager.route()["generation"]) == ("v1", 6)
-    assert sorted(v.status for v in manager.list_versions()) == ["deprecated", "deprecated", "production"]
+    assert sorted(v.status for v in manager.list_versions()) == [
+        "deprecated",
+        "deprecated",
+        "production",
+    ]
     assert contradictions() == []
 
 
@@ -231,19 +252,32 @@ def test_the_database_itself_holds_one_production_version_per_task():
     manager = candidate("v1")
     candidate("v2")
     manager.promote("v1", "production")
-    with sqlite3.connect(store.home() / "registry.db") as raw, pytest.raises(sqlite3.IntegrityError):
+    with (
+        sqlite3.connect(store.home() / "registry.db") as raw,
+        pytest.raises(sqlite3.IntegrityError),
+    ):
         raw.execute("UPDATE versions SET status = 'production' WHERE id = 'v2'")
-    with sqlite3.connect(store.home() / "registry.db") as raw, pytest.raises(sqlite3.IntegrityError):
+    with (
+        sqlite3.connect(store.home() / "registry.db") as raw,
+        pytest.raises(sqlite3.IntegrityError),
+    ):
         raw.execute("UPDATE versions SET status = 'retired' WHERE id = 'v2'")
 
 
 @pytest.mark.parametrize(
     "statement",
-    ["UPDATE audit SET because = 'x'", "DELETE FROM audit", "INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE id = 1"],
+    [
+        "UPDATE audit SET because = 'x'",
+        "DELETE FROM audit",
+        "INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE id = 1",
+    ],
 )
 def test_the_audit_is_append_only(statement):
     candidate("v1")
-    with sqlite3.connect(store.home() / "registry.db") as raw, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+    with (
+        sqlite3.connect(store.home() / "registry.db") as raw,
+        pytest.raises(sqlite3.IntegrityError, match="append-only"),
+    ):
         raw.execute(statement)
 
 
@@ -252,9 +286,20 @@ def test_routes_json_is_the_view_that_was_promised_and_is_repaired():
     manager.promote("v1", "production")
     path = store.home() / "routes.json"
     written = json.loads(path.read_text())
-    assert set(written[TASK]) == {"version", "model_id", "provider", "since", "previous", "generation"}
+    assert set(written[TASK]) == {
+        "version",
+        "model_id",
+        "provider",
+        "since",
+        "previous",
+        "generation",
+    }
     assert written == store.read_json(path) == registry.routes()
-    for damage in (path.unlink, lambda: path.write_text("{"), lambda: path.write_text('{"toy": {"version": "v0"}}')):
+    for damage in (
+        path.unlink,
+        lambda: path.write_text("{"),
+        lambda: path.write_text('{"toy": {"version": "v0"}}'),
+    ):
         damage()
         FineTuneLifecycleManager(TASK)
         assert store.read_json(path) == written
@@ -316,7 +361,10 @@ def test_a_file_that_is_no_database_is_reported_with_its_remedy(home):
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("postgresql://someone:planted-password@127.0.0.1:9/x", "start the server, or correct WORKBOOK_DATABASE_URL"),
+        (
+            "postgresql://someone:planted-password@127.0.0.1:9/x",
+            "start the server, or correct WORKBOOK_DATABASE_URL",
+        ),
         ("nonsense", "cannot be used"),
         ("nosuch://planted-password@x/y", "unset it to use SQLite"),
     ],

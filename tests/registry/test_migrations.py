@@ -25,7 +25,11 @@ def new_database():
 
 def url_for(dialect, request, home):
     home.mkdir(exist_ok=True)
-    return f"sqlite:///{home / 'registry.db'}" if dialect == "sqlite" else request.getfixturevalue("new_database")()
+    return (
+        f"sqlite:///{home / 'registry.db'}"
+        if dialect == "sqlite"
+        else request.getfixturevalue("new_database")()
+    )
 
 
 def as_released(url, path):
@@ -33,7 +37,11 @@ def as_released(url, path):
     statements = path.read_text().split(";\n--\n")
     with sa.create_engine(url, poolclass=sa.pool.NullPool).begin() as db:
         for statement in statements:
-            db.exec_driver_sql(statement.rstrip().removesuffix(";").replace("%", "%%") if "sqlite" not in url else statement)
+            db.exec_driver_sql(
+                statement.rstrip().removesuffix(";").replace("%", "%%")
+                if "sqlite" not in url
+                else statement
+            )
 
 
 def shape(url):
@@ -42,10 +50,22 @@ def shape(url):
     look, tables = sa.inspect(engine), {}
     for name in look.get_table_names():
         columns = sorted((c["name"], str(c["type"]), c["nullable"]) for c in look.get_columns(name))
-        keys = sorted(str((k["constrained_columns"], k["referred_table"])) for k in look.get_foreign_keys(name))
-        indexes = sorted(str((i["name"], i["column_names"], i["unique"])) for i in look.get_indexes(name))
+        keys = sorted(
+            str((k["constrained_columns"], k["referred_table"]))
+            for k in look.get_foreign_keys(name)
+        )
+        indexes = sorted(
+            str((i["name"], i["column_names"], i["unique"])) for i in look.get_indexes(name)
+        )
         checks = [c["name"] for c in look.get_check_constraints(name)]
-        tables[name] = columns, keys, indexes, checks, look.get_unique_constraints(name)[0:1] != [], look.get_pk_constraint(name)
+        tables[name] = (
+            columns,
+            keys,
+            indexes,
+            checks,
+            look.get_unique_constraints(name)[0:1] != [],
+            look.get_pk_constraint(name),
+        )
     with engine.connect() as db:
         triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
         if "postgresql" in url:
@@ -59,14 +79,22 @@ def test_there_is_a_dump_of_every_released_schema():
 
 
 @pytest.mark.parametrize("path", RELEASED, ids=lambda p: p.stem)
-def test_a_released_database_is_upgraded_with_its_rows_and_goes_on(path, request, home, monkeypatch, tmp_path):
+def test_a_released_database_is_upgraded_with_its_rows_and_goes_on(
+    path, request, home, monkeypatch, tmp_path
+):
     url = url_for(path.stem.partition("_")[2], request, home)
     as_released(url, path)
     monkeypatch.setenv("WORKBOOK_DATABASE_URL", url)
-    assert [(v.id, v.status) for v in registry.list_versions()] == [("v2", "production"), ("v1", "deprecated")]
+    assert [(v.id, v.status) for v in registry.list_versions()] == [
+        ("v2", "production"),
+        ("v1", "deprecated"),
+    ]
     assert len(registry.history()) == 9 and contradictions() == []
     candidate("v3")
-    assert FineTuneLifecycleManager(TASK).promote("v3", "production", "go on", force=True).previous == "v2"
+    assert (
+        FineTuneLifecycleManager(TASK).promote("v3", "production", "go on", force=True).previous
+        == "v2"
+    )
     assert contradictions() == []
     new = url_for(path.stem.partition("_")[2], request, tmp_path / "new")
     monkeypatch.setenv("WORKBOOK_DATABASE_URL", new)
@@ -110,7 +138,9 @@ def test_a_migration_that_is_killed_leaves_the_old_database(home):
     assert store.home() == home
 
 
-def test_a_team_moves_from_sqlite_to_postgresql_by_backup_and_restore(new_database, monkeypatch, tmp_path):
+def test_a_team_moves_from_sqlite_to_postgresql_by_backup_and_restore(
+    new_database, monkeypatch, tmp_path
+):
     for name in ("v1", "v2"):
         candidate(name).promote(name, "production")
     before = dump(database.open_registry())
@@ -118,5 +148,7 @@ def test_a_team_moves_from_sqlite_to_postgresql_by_backup_and_restore(new_databa
     monkeypatch.setenv("WORKBOOK_DATABASE_URL", new_database().replace("+psycopg", ""))
     registry.restore(tmp_path / "b.json")
     assert dump(database.open_registry()) == before
-    assert registry.rollback(because="it goes on").version == "v1"  # the counters of audit and outbox go on, too
+    assert (
+        registry.rollback(because="it goes on").version == "v1"
+    )  # the counters of audit and outbox go on, too
     assert contradictions() == []

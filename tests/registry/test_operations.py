@@ -30,7 +30,10 @@ def test_a_rehearsal_goes_there_and_back_and_touches_nothing():
         ("now", "v2"), ("promote", "v3"), ("roll back", "v2"), ("and back again", "v3"),
     ]  # fmt: skip
     assert not any(s["note"] for s in steps)
-    assert (dump(manager.registry), {p: p.read_bytes() for p in store.home().rglob("*.json*")}) == before
+    assert (
+        dump(manager.registry),
+        {p: p.read_bytes() for p in store.home().rglob("*.json*")},
+    ) == before
 
 
 def test_a_rehearsal_of_a_first_version_says_that_there_is_no_way_back():
@@ -44,7 +47,9 @@ def test_a_rehearsal_tells_no_channel(monkeypatch):
     two_versions()
     candidate("v3")
     monkeypatch.setenv("WORKBOOK_NOTIFY_URLS", "json://127.0.0.1:9/nobody")
-    monkeypatch.setattr("helpers.registry.delivery.send", lambda *_: pytest.fail("a channel was told"))
+    monkeypatch.setattr(
+        "helpers.registry.delivery.send", lambda *_: pytest.fail("a channel was told")
+    )
     registry.rehearse(TASK, "v3")
 
 
@@ -64,7 +69,9 @@ def test_a_backup_restores_everything_into_an_empty_registry_only(tmp_path, monk
     assert contradictions() == []
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"format": "x", "tables": {}}', "{", '{"a": NaN}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"format": "x", "tables": {}}', "{", '{"a": NaN}']
+)
 def test_a_file_that_is_no_backup_is_refused(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(WorkbookError, match=r"no backup|not valid JSON"):
@@ -114,7 +121,11 @@ def test_a_request_to_retrain_is_written_down_and_says_its_command():
     asked = manager.schedule_retrain("0 3 * * 0", because="new products every week")
     assert asked["command"] == "workbook schedule retrain --cron '0 3 * * 0'"
     last = manager.history()[-1]
-    assert (last["action"], last["version"], last["evidence"]["cron"]) == ("schedule", "v2", "0 3 * * 0")
+    assert (last["action"], last["version"], last["evidence"]["cron"]) == (
+        "schedule",
+        "v2",
+        "0 3 * * 0",
+    )
     told = store.read_jsonl(store.home() / "notifications.jsonl")[-1]
     assert (told["action"], told["target"]) == ("schedule", "retrain")
     assert contradictions() == []

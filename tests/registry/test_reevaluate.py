@@ -52,13 +52,24 @@ def endpoint():
 def dataset(version, n):
     rows = []
     for i in range(n):
-        turns = [Message(role="user", content=f"question {version} {i}"), Message(role="assistant", content=GOLD)]
+        turns = [
+            Message(role="user", content=f"question {version} {i}"),
+            Message(role="assistant", content=GOLD),
+        ]
         told = {"source": "human", "quality": "verified", "created_at": store.now(), "part": "test"}
-        rows.append(TrainingExample(id=f"{version}-{i}", messages=turns, group=f"{version}-{i}", **told))
+        rows.append(
+            TrainingExample(id=f"{version}-{i}", messages=turns, group=f"{version}-{i}", **told)
+        )
     folder = store.home() / "datasets" / version
     for part in ("train", "validation", "test"):
         store.write_jsonl(folder / f"{part}.jsonl", rows if part == "test" else [])
-    facts = {"version": version, "task": "mine", "created_at": store.now(), "fingerprint": version, "params": {}}
+    facts = {
+        "version": version,
+        "task": "mine",
+        "created_at": store.now(),
+        "fingerprint": version,
+        "params": {},
+    }
     facts |= {"splits": {"train": 0, "validation": 0, "test": n}}
     funnel = [{"stage": "format", "source": "human", "in": n, "out": n, "rejected": {}}]
     store.write_json(folder / "manifest.json", facts | {"funnel": funnel})
@@ -68,10 +79,20 @@ def dataset(version, n):
 def measured(name, data, ids, base_url):
     """A run of a provider's model that got a half of its test rows right."""
     run = store.open_run(f"run-{name}")
-    model = {"version": name, "model_id": f"ft:{name}", "provider": "api", "base_model": "base", "base_url": base_url}
-    store.write_json(run.path("model.json"), model | {"dataset_version": data, "fingerprints": FINGERPRINTS})
+    model = {
+        "version": name,
+        "model_id": f"ft:{name}",
+        "provider": "api",
+        "base_model": "base",
+        "base_url": base_url,
+    }
+    store.write_json(
+        run.path("model.json"), model | {"dataset_version": data, "fingerprints": FINGERPRINTS}
+    )
     store.write_json(run.path("dataset.json"), {"version": data, "fingerprint": data})
-    answers = [{"id": i, "group": i, "scores": {"accuracy": float(k % 2)}} for k, i in enumerate(ids)]
+    answers = [
+        {"id": i, "group": i, "scores": {"accuracy": float(k % 2)}} for k, i in enumerate(ids)
+    ]
     store.write_jsonl(run.path("answers/fine_tuned.jsonl"), answers)
     store.write_json(run.path("evaluation.json"), evaluation(name))
     manager = FineTuneLifecycleManager("mine")
@@ -88,10 +109,14 @@ def test_an_incumbent_with_another_test_part_is_asked_about_this_one(endpoint, t
     measured("v2", "d2", dataset("d2", 44), endpoint)
 
     def rule():
-        return next(r for r in manager.validate_for_production("v2") if r.name == "against_production")
+        return next(
+            r for r in manager.validate_for_production("v2") if r.name == "against_production"
+        )
 
     assert rule().verdict == "inconclusive" and "workbook registry reevaluate v2" in rule().evidence
     done = registry.reevaluate("v2", str(tmp_path))
     assert (done["incumbent"], done["n"], done["accuracy"].value) == ("v1", 44, 1.0)
-    assert rule().verdict == "fail"  # the incumbent gets all of these rows right, the candidate a half
+    assert (
+        rule().verdict == "fail"
+    )  # the incumbent gets all of these rows right, the candidate a half
     assert "22 lost" in rule().evidence

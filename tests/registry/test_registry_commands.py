@@ -22,7 +22,9 @@ def call(capsys):
 def test_the_commands_tell_the_whole_story(call, tmp_path):
     for name in ("v1", "v2"):
         candidate(name)
-        assert call("registry", "promote", name, "--to", "production", "--because", "better")["promoted"]
+        assert call("registry", "promote", name, "--to", "production", "--because", "better")[
+            "promoted"
+        ]
     listed = [FineTunedModelVersion.model_validate(row) for row in call("registry", "list")]
     assert [(v.id, v.status) for v in listed] == [("v2", "production"), ("v1", "deprecated")]
     assert call("registry", "rollback", "--task", TASK, "--because", "drill")["version"] == "v1"
@@ -43,7 +45,13 @@ def test_a_refusal_is_told_by_the_exit_code(call, verdict, code):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("show", "nobody"), ("rollback",), ("lineage", "nobody"), ("reevaluate", "nobody"), ("restore", "/nowhere.json")],
+    [
+        ("show", "nobody"),
+        ("rollback",),
+        ("lineage", "nobody"),
+        ("reevaluate", "nobody"),
+        ("restore", "/nowhere.json"),
+    ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_exit_2(arguments, capsys):
     assert main(["registry", *arguments]) == 2

@@ -36,7 +36,10 @@ def test_kill_9_leaves_no_contradiction():
         assert loop.exitcode == -signal.SIGKILL
         assert contradictions() == []
     manager = FineTuneLifecycleManager(TASK)  # the next opening repairs the views
-    assert store.read_json(store.home() / "routes.json")[TASK]["version"] == manager.get_production_version().id
+    assert (
+        store.read_json(store.home() / "routes.json")[TASK]["version"]
+        == manager.get_production_version().id
+    )
     sent = {row["event_id"] for row in open_registry().rows("outbox")}
     told = {row["event_id"] for row in store.read_jsonl(store.home() / "notifications.jsonl")}
     assert told == sent

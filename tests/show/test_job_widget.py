@@ -24,7 +24,11 @@ print("asked:", asked)
 
 
 def test_cancel_is_heard_while_the_cell_waits(tmp_path):
-    env = os.environ | {"PYTHONPATH": str(store.PROJECT), "WORKBOOK_HEADLESS": "0", "WORKBOOK_HOME": str(tmp_path)}
+    env = os.environ | {
+        "PYTHONPATH": str(store.PROJECT),
+        "WORKBOOK_HEADLESS": "0",
+        "WORKBOOK_HOME": str(tmp_path),
+    }
     manager, client = start_new_kernel(kernel_name="python3", env=env, startup_timeout=120)
     try:
         control = client.session.msg("create_subshell_request", {})
@@ -39,7 +43,10 @@ def test_cancel_is_heard_while_the_cell_waits(tmp_path):
                 continue
             content = message["content"]
             printed += content.get("text", "") if message["msg_type"] == "stream" else ""
-            if message["msg_type"] == "comm_open" and content["data"]["state"]["_model_name"] == "ButtonModel":
+            if (
+                message["msg_type"] == "comm_open"
+                and content["data"]["state"]["_model_name"] == "ButtonModel"
+            ):
                 button = content["comm_id"]
             elif message["msg_type"] == "display_data":  # it is on the screen: click
                 data = {"method": "custom", "content": {"event": "click"}}

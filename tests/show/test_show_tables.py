@@ -10,7 +10,11 @@ LONG = "a whole sentence that is longer than the fifty characters at which a pla
 def test_a_table_shows_its_caption_and_every_cell_in_full_without_the_index():
     table = show.table([{"id": "r1", "why": LONG}], "What was <found>")
     page = table.to_html()
-    assert LONG in page and "<caption>What was &lt;found&gt;</caption>" in page and "row_heading" not in page
+    assert (
+        LONG in page
+        and "<caption>What was &lt;found&gt;</caption>" in page
+        and "row_heading" not in page
+    )
     assert table.data["why"].tolist() == [LONG]
 
 

@@ -37,14 +37,26 @@ def test_a_jobs_messages_come_one_by_one_and_its_metrics_by_tenths(capsys):
     tell = views.progress()
     tell({"type": "message", "message": "Created fine-tuning job", "data": {}})
     for step in range(1, 101):
-        tell({"type": "metrics", "message": f"Step {step}/100", "data": {"step": step, "total_steps": 100}})
+        tell(
+            {
+                "type": "metrics",
+                "message": f"Step {step}/100",
+                "data": {"step": step, "total_steps": 100},
+            }
+        )
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Created fine-tuning job" and len(lines) == 12 and lines[-1] == "Step 100/100"
+    assert (
+        lines[0] == "Created fine-tuning job" and len(lines) == 12 and lines[-1] == "Step 100/100"
+    )
 
 
 def test_the_loss_figure_names_its_rows_and_marks_the_lowest_validation_loss():
     lines = [{"step": s, "loss": 3 - s / 5} for s in range(1, 11)]
-    lines += [{"step": 4, "eval_loss": 1.5}, {"step": 8, "eval_loss": 1.2}, {"step": 10, "eval_loss": 1.4}]
+    lines += [
+        {"step": 4, "eval_loss": 1.5},
+        {"step": 8, "eval_loss": 1.2},
+        {"step": 10, "eval_loss": 1.4},
+    ]
     axis = views.loss_figure(lines, 48, 12).axes[0]
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
     assert labels == ["train, 48 rows", "validation, 12 rows", "lowest: step 8, 1.200"]
@@ -53,7 +65,10 @@ def test_the_loss_figure_names_its_rows_and_marks_the_lowest_validation_loss():
 
 def test_by_hand_the_curve_tells_the_pace_and_the_time_left(monkeypatch, capsys):
     monkeypatch.delenv("WORKBOOK_HEADLESS", raising=False)
-    lines = [{"step": s, "steps": 100, "loss": 2.0, "seconds": 3.0 * s, "tokens": 600 * s} for s in (10, 20, 30)]
+    lines = [
+        {"step": s, "steps": 100, "loss": 2.0, "seconds": 3.0 * s, "tokens": 600 * s}
+        for s in (10, 20, 30)
+    ]
     assert views.pace(lines) == "step 30 of 100 · 200 tokens/s · 3.5 min left"
     tell = views.progress()
     for line in lines:
@@ -64,12 +79,17 @@ def test_by_hand_the_curve_tells_the_pace_and_the_time_left(monkeypatch, capsys)
 def test_what_the_adapter_cost_elsewhere_is_a_note_and_a_warning_when_it_is_much():
     agreement = {"4bit": {"nats_per_token": 0.2, "bound": 0.05, "within": False}}
     general = {"questions": 40, "base": 30, "tuned": 29, "lost": 2, "gained": 1, "forgot": False}
-    note = views.after_note(SimpleNamespace(details={"agreement": agreement, "general": general})).data
+    note = views.after_note(
+        SimpleNamespace(details={"agreement": agreement, "general": general})
+    ).data
     assert "BEYOND 0.05" in note and "29 of 40 right, the base 30" in note
 
 
 def looks() -> dict:
-    curve = [{"step": s, "loss": 3 - s / 5, **({"eval_loss": 2.5 - s / 9} if s % 4 == 0 else {})} for s in range(1, 11)]
+    curve = [
+        {"step": s, "loss": 3 - s / 5, **({"eval_loss": 2.5 - s / 9} if s % 4 == 0 else {})}
+        for s in range(1, 11)
+    ]
     return {"status": "running", "minutes": 1.5, "usd": 0.25, "curve": curve}
 
 
@@ -79,7 +99,12 @@ def test_a_job_is_shown_by_hand_with_status_cost_and_curve_and_nothing_of_it_is_
     view = views.JobView("ftjob-1", asked.append)
     view.event({"type": "message", "message": "<b>started</b>"})
     page = view.page(looks())
-    assert "running" in page and "0.25 USD" in page and page.count("<polyline") == 2 and "&lt;b&gt;started" in page
+    assert (
+        "running" in page
+        and "0.25 USD" in page
+        and page.count("<polyline") == 2
+        and "&lt;b&gt;started" in page
+    )
     assert "<svg" not in view.page(looks() | {"curve": []})
     view.look(looks())
     assert not view._button.disabled

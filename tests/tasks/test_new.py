@@ -10,8 +10,12 @@ from helpers.tasks.new import infer_output, new_task
 
 
 def test_a_folder_made_from_a_csv_loads_and_has_the_labels_as_enumeration(tmp_path):
-    rows = ["text;label"] + [f'"message, number {i}";{{"kind": "{"ab"[i % 2]}"}}' for i in range(20)]
-    (tmp_path / "d.csv").write_text("\n".join(rows).replace('{"kind": "', '"{""kind"": ""').replace('"}', '""}"'))
+    rows = ["text;label"] + [
+        f'"message, number {i}";{{"kind": "{"ab"[i % 2]}"}}' for i in range(20)
+    ]
+    (tmp_path / "d.csv").write_text(
+        "\n".join(rows).replace('{"kind": "', '"{""kind"": ""').replace('"}', '""}"')
+    )
     said = new_task(tmp_path / "My Task", tmp_path / "d.csv", "text", "label")
     task = tasks.load_task(str(tmp_path / "My Task"))
     assert task.name == "my_task" and task.schema["properties"]["kind"] == {"enum": ["a", "b"]}
@@ -31,7 +35,9 @@ def test_outputs_that_are_not_all_objects_are_a_text_task():
 
 def test_optional_keys_are_not_required_and_mixed_types_are_listed():
     schema = infer_output([{"a": 1, "b": "x"}, {"a": None}])["schema"]
-    assert schema["required"] == ["a"] and schema["properties"]["a"] == {"type": ["integer", "null"]}
+    assert schema["required"] == ["a"] and schema["properties"]["a"] == {
+        "type": ["integer", "null"]
+    }
 
 
 def test_a_missing_column_names_the_ones_that_are_there(tmp_path):
@@ -41,7 +47,9 @@ def test_a_missing_column_names_the_ones_that_are_there(tmp_path):
 
 
 PLAIN = "".join(f'"Größe {i}; zurück";{"abc"[i % 3]};\n;;\n' for i in range(12))
-NESTED = "".join(f'"first line\nand {i}"\t"{{""kind"": ""{"xy"[i % 2]}"", ""n"": {i}}}"\n' for i in range(9))
+NESTED = "".join(
+    f'"first line\nand {i}"\t"{{""kind"": ""{"xy"[i % 2]}"", ""n"": {i}}}"\n' for i in range(9)
+)
 PROSE = "".join(f'r{i},"hello, number {i}",we answer {i} in words\n' for i in range(8))
 UGLY = {
     # Windows-1252, semicolons, plain labels, rows of empty cells, spaces around the header's names
@@ -53,17 +61,26 @@ UGLY = {
 }
 
 
-@pytest.mark.parametrize(("name", "keys"), [("semicolons", ["label"]), ("tabs", ["kind", "n"]), ("text", None)])
-def test_three_ugly_csvs_become_tasks_with_mapped_columns_and_five_rendered_rows(tmp_path, name, keys):
+@pytest.mark.parametrize(
+    ("name", "keys"), [("semicolons", ["label"]), ("tabs", ["kind", "n"]), ("text", None)]
+)
+def test_three_ugly_csvs_become_tasks_with_mapped_columns_and_five_rendered_rows(
+    tmp_path, name, keys
+):
     (tmp_path / "d.csv").write_bytes(UGLY[name])
     said = new_task(tmp_path / "t", tmp_path / "d.csv", logs=tmp_path / "d.csv")
     task = tasks.load_task(str(tmp_path / "t"))
     assert (list(task.schema["properties"]) if task.schema else None) == keys and len(said) == 6
     rows = tasks.load_examples(task).examples
-    assert len(rows) == {"semicolons": 12, "tabs": 9, "text": 9}[name] and tasks.load_examples(task, "production").examples
+    assert (
+        len(rows) == {"semicolons": 12, "tabs": 9, "text": 9}[name]
+        and tasks.load_examples(task, "production").examples
+    )
     if name == "semicolons":
         assert task.schema["properties"]["label"] == {"enum": ["a", "b", "c"]}
-        assert rows[0].user_text == "Größe 0; zurück" and json.loads(rows[0].answer) == {"label": "a"}
+        assert rows[0].user_text == "Größe 0; zurück" and json.loads(rows[0].answer) == {
+            "label": "a"
+        }
 
 
 def test_several_output_columns_become_one_object(tmp_path):
@@ -72,4 +89,7 @@ def test_several_output_columns_become_one_object(tmp_path):
     new_task(tmp_path / "t", tmp_path / "d.csv", "text", "kind,urgency")
     task = tasks.load_task(str(tmp_path / "t"))
     assert task.scored_fields == ["kind", "urgency"]
-    assert json.loads(tasks.load_examples(task).examples[1].answer) == {"kind": "b", "urgency": "lo"}
+    assert json.loads(tasks.load_examples(task).examples[1].answer) == {
+        "kind": "b",
+        "urgency": "lo",
+    }

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import evaluate, tasks
 from helpers.evaluate import rungs
-from helpers.retrain.parameters import load_profile
+from helpers.parameters import load_profile
 
 SETTINGS = load_profile("policy_qa").values
 
@@ -24,7 +24,9 @@ def examples(task) -> list:
     return tasks.with_parts(tasks.load_examples(task).examples, 7, SETTINGS["split_ratios"])
 
 
-def test_every_answer_stands_word_for_word_in_the_article_it_names_and_in_no_other_place_of_it(task, examples):
+def test_every_answer_stands_word_for_word_in_the_article_it_names_and_in_no_other_place_of_it(
+    task, examples
+):
     articles = {a.id: a.text for a in tasks.knowledge(task)}
     assert len(examples) >= 150 and len({e.user_text for e in examples}) == len(examples)
     for example in examples:
@@ -57,7 +59,10 @@ def test_an_article_reaches_the_rag_prompt_and_no_other(task, examples):
     asking = {"rag_shots": SETTINGS["rag_shots"], "few_shot_pick": SETTINGS["few_shot_pick"]}
     for rung in rungs.LADDER:
         chats = rungs.build_prompts(rung, task, rows, train, **asking)
-        holds = [json.loads(e.answer)["answer"] in c[-1].content for e, c in zip(rows, chats, strict=True)]
+        holds = [
+            json.loads(e.answer)["answer"] in c[-1].content
+            for e, c in zip(rows, chats, strict=True)
+        ]
         assert all(holds) if rung == "rag" else not any(holds), rung
 
 

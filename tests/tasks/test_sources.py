@@ -17,7 +17,10 @@ instructions: {full: "Answer.", short: "Answer."}
 output: {text: true}
 targets: {accuracy: 0.8}
 """
-ROWS = [{"id": str(i), "input": f"a question {i}", "output": "yes", "feedback_score": 1 + i % 5} for i in range(20)]
+ROWS = [
+    {"id": str(i), "input": f"a question {i}", "output": "yes", "feedback_score": 1 + i % 5}
+    for i in range(20)
+]
 
 
 def task_of(folder, columns="{}"):
@@ -68,20 +71,31 @@ def test_a_nested_gateway_log_is_read_by_paths(tmp_path):
     row = {
         "at": 1780000000,
         "user": {"stars": 5},
-        "request": {"messages": [{"role": "user", "content": [{"type": "text", "text": "broken?"}]}]},
+        "request": {
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "broken?"}]}]
+        },
         "response": {"choices": [{"message": answer}]},
     }
-    (tmp_path / "t" / "production.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({"request": 3}) + "\n")
+    (tmp_path / "t" / "production.jsonl").write_text(
+        json.dumps(row) + "\n" + json.dumps({"request": 3}) + "\n"
+    )
     loaded = tasks.load_examples(task, "production")
     (example,) = loaded.examples
-    assert [(m.role, m.content) for m in example.messages] == [("user", "broken?"), ("assistant", "yes")]
-    assert example.feedback_score == 5 and example.created_at == datetime.fromtimestamp(1780000000, UTC)
+    assert [(m.role, m.content) for m in example.messages] == [
+        ("user", "broken?"),
+        ("assistant", "yes"),
+    ]
+    assert example.feedback_score == 5 and example.created_at == datetime.fromtimestamp(
+        1780000000, UTC
+    )
     assert [r.example["line"] for r in loaded.unreadable] == [2]
 
 
 def test_a_table_may_hold_the_chat_as_json_text(tmp_path):
     task = task_of(tmp_path / "t")
-    chat = json.dumps([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]).replace('"', '""')
+    chat = json.dumps(
+        [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    ).replace('"', '""')
     (tmp_path / "t" / "human.csv").write_text(f'messages,id\n"{chat}",1\n')
     (example,) = tasks.load_examples(task).examples
     assert example.answer == "a"
@@ -90,30 +104,52 @@ def test_a_table_may_hold_the_chat_as_json_text(tmp_path):
 def test_an_endless_line_is_left_unread_and_the_next_one_is_read(tmp_path):
     task = task_of(tmp_path / "t")
     good = json.dumps({"input": "good", "output": "yes"}).encode()
-    (tmp_path / "t" / "production.jsonl").write_bytes(b'{"input": "' + b"x" * 50 * 2**20 + b'"}\n' + good + b"\n")
+    (tmp_path / "t" / "production.jsonl").write_bytes(
+        b'{"input": "' + b"x" * 50 * 2**20 + b'"}\n' + good + b"\n"
+    )
     loaded = tasks.load_examples(task, "production")
-    assert [e.user_text for e in loaded.examples] == ["good"] and loaded.examples[0].meta["line"] == 2
-    assert [(r.example["line"], r.issues[0].evidence) for r in loaded.unreadable] == [(1, "longer than 8 MiB")]
+    assert [e.user_text for e in loaded.examples] == ["good"] and loaded.examples[0].meta[
+        "line"
+    ] == 2
+    assert [(r.example["line"], r.issues[0].evidence) for r in loaded.unreadable] == [
+        (1, "longer than 8 MiB")
+    ]
 
 
 HOSTILE = st.one_of(
     st.binary(max_size=60).map(lambda b: b.replace(b"\n", b" ").replace(b"\r", b" ")),
     st.integers(1, 3000).map(lambda n: b"[" * n),
-    st.integers(1, 1500).map(lambda n: b'{"input": "x", "output": ' + b'{"a":' * n + b"1" + b"}" * n + b"}"),
-    st.sampled_from(
-        [b"\xef\xbb\xbf{}", b'{"input": "\\u0000\\ud800"}', b"\x00", b"{}", b'{"messages": "x"}', b'{"input": 1e999}']
+    st.integers(1, 1500).map(
+        lambda n: b'{"input": "x", "output": ' + b'{"a":' * n + b"1" + b"}" * n + b"}"
     ),
-    st.builds(lambda t: json.dumps({"input": t, "output": t, "feedback_score": 5}).encode(), st.text(max_size=9)),
+    st.sampled_from(
+        [
+            b"\xef\xbb\xbf{}",
+            b'{"input": "\\u0000\\ud800"}',
+            b"\x00",
+            b"{}",
+            b'{"messages": "x"}',
+            b'{"input": 1e999}',
+        ]
+    ),
+    st.builds(
+        lambda t: json.dumps({"input": t, "output": t, "feedback_score": 5}).encode(),
+        st.text(max_size=9),
+    ),
 )
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(HOSTILE, max_size=6), st.booleans(), st.sampled_from(["jsonl", "csv"]))
-def test_every_row_of_a_hostile_log_is_an_example_unreadable_or_dropped(tmp_path_factory, lines, filtered, ending):
+def test_every_row_of_a_hostile_log_is_an_example_unreadable_or_dropped(
+    tmp_path_factory, lines, filtered, ending
+):
     folder = tmp_path_factory.mktemp("hostile")
     task = task_of(folder)
     path = folder / f"production.{ending}"
-    path.write_bytes(b"\n".join([b"input,output,feedback_score"] * (ending == "csv") + lines) + b"\n")
+    path.write_bytes(
+        b"\n".join([b"input,output,feedback_score"] * (ending == "csv") + lines) + b"\n"
+    )
     loaded = tasks.load_examples(task, "production", below_four if filtered else None)
     accounted = len(loaded.examples) + len(loaded.unreadable) + sum(loaded.dropped.values())
     assert accounted == len(list(reading.read_rows(path)))

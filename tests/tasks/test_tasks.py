@@ -18,8 +18,17 @@ def make_task(folder: Path, rows: list[str] | None = None, drop: str = "", extra
         "name: toy\ninstructions: {full: Answer., short: Go.}\noutput:\n  schema:\n    type: object\n"
         "    properties: {a: {type: string}}\ntargets: {accuracy: 0.5}\n" + extra
     )
-    (folder / "task.yaml").write_text("\n".join(line for line in text.splitlines() if not (drop and line.startswith(drop))))
-    good = json.dumps({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": '{"a":"b"}'}]})
+    (folder / "task.yaml").write_text(
+        "\n".join(line for line in text.splitlines() if not (drop and line.startswith(drop)))
+    )
+    good = json.dumps(
+        {
+            "messages": [
+                {"role": "user", "content": "hi"},
+                {"role": "assistant", "content": '{"a":"b"}'},
+            ]
+        }
+    )
     (folder / "human.jsonl").write_text("\n".join(rows if rows is not None else [good]) + "\n")
     return folder
 
@@ -64,7 +73,10 @@ def test_ratios_that_do_not_add_up_are_refused():
 
 def test_unverified_rows_belong_to_train_whatever_their_group(tmp_path):
     task = tasks.load_task(str(make_task(tmp_path / "t")))
-    rows = [json.dumps({"prompt": f"question {i}", "completion": "x", "split": "test"}) for i in range(30)]
+    rows = [
+        json.dumps({"prompt": f"question {i}", "completion": "x", "split": "test"})
+        for i in range(30)
+    ]
     (task.folder / "production.jsonl").write_text("\n".join(rows))
     loaded = tasks.load_examples(task, "production")
     assert len(loaded.examples) == 30
@@ -119,7 +131,9 @@ def test_a_bad_task_yaml_names_file_and_remedy(tmp_path, drop, extra, message):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_csv_survives_its_usual_spellings(tmp_path, encoding, delimiter):
-    task = tasks.load_task(str(make_task(tmp_path / "t", extra="columns: {input: question, output: reply}\n")))
+    task = tasks.load_task(
+        str(make_task(tmp_path / "t", extra="columns: {input: question, output: reply}\n"))
+    )
     (task.folder / "human.jsonl").unlink()
     text = f'question{delimiter}reply\n"Où est, mon café;\tici?"{delimiter}x\n'
     (task.folder / "human.csv").write_bytes(text.encode(encoding))
@@ -128,17 +142,33 @@ def test_csv_survives_its_usual_spellings(tmp_path, encoding, delimiter):
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [(4, 4), ("5", 5), (True, 5), ("down", 1), ("thumbs_up", 5), (0.5, 3), (None, None), ("", None)]
+    ("given", "wanted"),
+    [
+        (4, 4),
+        ("5", 5),
+        (True, 5),
+        ("down", 1),
+        ("thumbs_up", 5),
+        (0.5, 3),
+        (None, None),
+        ("", None),
+    ],
 )
 def test_feedback_of_every_kind_becomes_one_to_five(tmp_path, given, wanted):
     task = tasks.load_task(str(make_task(tmp_path / "t")))
-    (task.folder / "production.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b", "feedback_score": given}))
+    (task.folder / "production.jsonl").write_text(
+        json.dumps({"prompt": "a", "completion": "b", "feedback_score": given})
+    )
     assert tasks.load_examples(task, "production").examples[0].feedback_score == wanted
 
 
 def test_a_conversation_is_one_group_and_a_text_is_its_own():
     assert tasks.group_of("a", "c1") == tasks.group_of("b", "c1")
-    assert tasks.group_of("Hello  World") == tasks.group_of("hello world") != tasks.group_of("hello, world")
+    assert (
+        tasks.group_of("Hello  World")
+        == tasks.group_of("hello world")
+        != tasks.group_of("hello, world")
+    )
 
 
 def test_render_puts_the_tasks_instructions_in_place_of_the_rows_own():

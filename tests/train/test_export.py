@@ -13,7 +13,10 @@ from helpers.models.tokens import load_tokenizer
 from helpers.records import Message, WorkbookError
 from helpers.train.export import export_model, read_back
 
-CHAT = [[Message(role="user", content="My hub is dead")], [Message(role="user", content="12 parcels, still 3 late")]]
+CHAT = [
+    [Message(role="user", content="My hub is dead")],
+    [Message(role="user", content="12 parcels, still 3 late")],
+]
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +27,35 @@ def made(tmp_path_factory):
         patch.setenv("WORKBOOK_HOME", str(home))
         torch.manual_seed(0)
         base = AutoModelForCausalLM.from_pretrained(models.base_path("tiny"))
-        tuned = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+        tuned = get_peft_model(
+            base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        )
         for name, weight in tuned.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.3)
         tuned.save_pretrained(str(home / "models/v1/adapter"))
-        yield {"adapter": "models/v1/adapter", "base_model": "tiny", "version": "v1", "model_id": "v1"}, home
+        yield (
+            {
+                "adapter": "models/v1/adapter",
+                "base_model": "tiny",
+                "version": "v1",
+                "model_id": "v1",
+            },
+            home,
+        )
 
 
 def test_a_merged_export_answers_as_base_and_adapter_do(made):
     model, home = made
     folder = export_model(model, "merged")
-    alone, together = models.load_model(str(folder)), models.load_model("tiny", home / model["adapter"])
+    alone, together = (
+        models.load_model(str(folder)),
+        models.load_model("tiny", home / model["adapter"]),
+    )
     assert [a.text for a in alone.answer(CHAT, 8)] == [a.text for a in together.answer(CHAT, 8)]
-    assert [a.text for a in alone.answer(CHAT, 8)] != [a.text for a in models.load_model("tiny").answer(CHAT, 8)]
+    assert [a.text for a in alone.answer(CHAT, 8)] != [
+        a.text for a in models.load_model("tiny").answer(CHAT, 8)
+    ]
     assert not list(folder.parent.glob("*.partial"))
 
 
@@ -46,7 +64,9 @@ def test_the_weights_read_back_from_the_gguf_are_those_of_the_merged_model(made,
     import gguf
 
     model, home = made
-    read = {tensor.name: tensor for tensor in gguf.GGUFReader(export_model(model, "gguf", kind)).tensors}
+    read = {
+        tensor.name: tensor for tensor in gguf.GGUFReader(export_model(model, "gguf", kind)).tensors
+    }
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
     ours = load_network(models.base_path("tiny"), home / model["adapter"]).state_dict()
     del ours["lm_head.weight"]  # the head is the embedding
@@ -62,7 +82,10 @@ def test_the_weights_read_back_from_the_gguf_are_those_of_the_merged_model(made,
 @pytest.mark.parametrize(("kind", "tolerance"), [("f32", 1e-4), ("f16", 0.02)])
 def test_transformers_reads_the_gguf_and_finds_the_merged_model(made, kind, tolerance):
     model, home = made
-    path, ids = export_model(model, "gguf", kind), torch.randint(5, 49_000, (2, 40), generator=torch.Generator().manual_seed(1))
+    path, ids = (
+        export_model(model, "gguf", kind),
+        torch.randint(5, 49_000, (2, 40), generator=torch.Generator().manual_seed(1)),
+    )
     read, about = AutoModelForCausalLM.from_pretrained(
         str(path.parent), gguf_file=path.name, dtype=torch.float32, output_loading_info=True
     )
@@ -71,7 +94,14 @@ def test_transformers_reads_the_gguf_and_finds_the_merged_model(made, kind, tole
     with torch.no_grad():
         difference = (read(ids).logits - ours(ids).logits).abs().max()
     assert difference <= tolerance
-    for name in ("rms_norm_eps", "num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings", "eos_token_id"):
+    for name in (
+        "rms_norm_eps",
+        "num_key_value_heads",
+        "head_dim",
+        "vocab_size",
+        "tie_word_embeddings",
+        "eos_token_id",
+    ):
         assert getattr(read.config, name) == pytest.approx(getattr(ours.config, name)), name
     assert read.config.rope_parameters["rope_theta"] == ours.config.rope_parameters["rope_theta"]
 
@@ -84,9 +114,14 @@ def test_our_own_reader_makes_the_merged_model_of_the_gguf(made, tmp_path, monke
     monkeypatch.setattr(models.embedded, "SHA256", store.sha256_file(path))
     monkeypatch.setattr(models.embedded, "CONFIG", models.embedded.CONFIG | models.embedded.TINY)
     models.embedded._make(tmp_path, {}, lambda text: None)
-    ours, ids = load_network(models.base_path("tiny"), home / model["adapter"]), torch.arange(5, 85).view(2, 40)
+    ours, ids = (
+        load_network(models.base_path("tiny"), home / model["adapter"]),
+        torch.arange(5, 85).view(2, 40),
+    )
     with torch.no_grad():
-        assert (load_network(str(tmp_path), None)(ids).logits - ours(ids).logits).abs().max() <= 1e-4
+        assert (
+            load_network(str(tmp_path), None)(ids).logits - ours(ids).logits
+        ).abs().max() <= 1e-4
     texts = "Päckchen 12 <|im_start|> 3,5 kg\n"
     assert load_tokenizer(str(tmp_path))(texts) == load_tokenizer(models.base_path("tiny"))(texts)
 
@@ -111,7 +146,10 @@ def test_what_cannot_be_exported_says_what_to_do(made, monkeypatch):
         export_model({"model_id": "ft:x", "adapter": None}, "merged")
     with pytest.raises(WorkbookError, match="f16"):
         export_model(made[0], "gguf", "q2")
-    monkeypatch.setattr("helpers.train.export.load_tokenizer", lambda path: SimpleNamespace(convert_ids_to_tokens=list))
+    monkeypatch.setattr(
+        "helpers.train.export.load_tokenizer",
+        lambda path: SimpleNamespace(convert_ids_to_tokens=list),
+    )
     with pytest.raises(WorkbookError, match="convert_hf_to_gguf"):
         export_model(made[0], "gguf", "f16")
     assert not list((store.home() / "models/v1").glob("*.partial"))

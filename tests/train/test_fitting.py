@@ -11,7 +11,15 @@ from test_rows import TASK
 
 from helpers import models
 from helpers.records import WorkbookError
-from helpers.train import LoraTrainingConfig, check_base, estimate, fitting, preflight, prove, what_fits
+from helpers.train import (
+    LoraTrainingConfig,
+    check_base,
+    estimate,
+    fitting,
+    preflight,
+    prove,
+    what_fits,
+)
 from helpers.train.fitting import memory_parts, shape_of
 from helpers.train.program import arguments, halved
 
@@ -19,7 +27,9 @@ TINY = LoraTrainingConfig(base_model="tiny", epochs=1)
 
 
 def test_parameters_counted_from_the_shape_are_those_of_the_model():
-    parts = memory_parts(shape_of(models.base_path("embedded")), LoraTrainingConfig(), 100, 10, gpu=False)
+    parts = memory_parts(
+        shape_of(models.base_path("embedded")), LoraTrainingConfig(), 100, 10, gpu=False
+    )
     assert parts["weights"] / 4 == pytest.approx(134.5e6, rel=0.002)
     assert parts["adapter"] / 4 == 921_600  # r 16 on q_proj and v_proj of 30 layers
     assert parts["optimiser"] == 2 * parts["adapter"]
@@ -27,15 +37,27 @@ def test_parameters_counted_from_the_shape_are_those_of_the_model():
 
 def test_four_bits_and_sharding_shrink_the_weights():
     shape, config = fitting.KNOWN["70B"], LoraTrainingConfig()
-    full, four = (memory_parts(shape, config.model_copy(update={"load_in_4bit": q}), 512, 99, True) for q in (False, True))
-    assert 0.25 < four["weights"] / full["weights"] < 0.32 and full["weights"] == pytest.approx(141e9, rel=0.01)
-    sharded = memory_parts(shape, config.model_copy(update={"sharding": "fsdp", "processes": 8}), 512, 99, True)
+    full, four = (
+        memory_parts(shape, config.model_copy(update={"load_in_4bit": q}), 512, 99, True)
+        for q in (False, True)
+    )
+    assert 0.25 < four["weights"] / full["weights"] < 0.32 and full["weights"] == pytest.approx(
+        141e9, rel=0.01
+    )
+    sharded = memory_parts(
+        shape, config.model_copy(update={"sharding": "fsdp", "processes": 8}), 512, 99, True
+    )
     assert sharded["weights"] == full["weights"] / 8
 
 
 def test_the_table_says_what_everyone_knows():
-    table = {(row["model"], row["method"]): row["fits on"] for row in what_fits(LoraTrainingConfig(max_length=2048))}
-    assert table["8B", "LoRA"] == "24 GB, 40 GB, 80 GB" and "8 GB" in table["1B", "LoRA"].split(", ")
+    table = {
+        (row["model"], row["method"]): row["fits on"]
+        for row in what_fits(LoraTrainingConfig(max_length=2048))
+    }
+    assert table["8B", "LoRA"] == "24 GB, 40 GB, 80 GB" and "8 GB" in table["1B", "LoRA"].split(
+        ", "
+    )
     assert table["70B", "LoRA"] == "none" and table["70B", "QLoRA"] == "80 GB"
 
 
@@ -86,7 +108,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         name = "/".join(self.path.split("/")[3:5]).partition("?")[0]
         size = 10**15 if "huge" in self.path else 10**6
-        info = {"id": name, "siblings": [{"rfilename": "model.safetensors", "size": size}], "cardData": {"license": "mit"}}
+        info = {
+            "id": name,
+            "siblings": [{"rfilename": "model.safetensors", "size": size}],
+            "cardData": {"license": "mit"},
+        }
         self.wfile.write(json.dumps(info).encode())
 
     do_HEAD = do_GET
@@ -110,7 +136,11 @@ def hub(monkeypatch):
 
 @pytest.mark.parametrize(
     ("base", "said", "code"),
-    [("acme/gated", "lora_8b_open", 2), ("acme/missing", "spelling", 2), ("acme/open-huge", "free some", 6)],
+    [
+        ("acme/gated", "lora_8b_open", 2),
+        ("acme/missing", "spelling", 2),
+        ("acme/open-huge", "free some", 6),
+    ],
 )
 def test_a_base_that_cannot_be_had_is_refused_before_anything_downloads(hub, base, said, code):
     with pytest.raises(WorkbookError, match=said) as error:
@@ -126,10 +156,24 @@ def test_a_base_that_can_be_had_shows_its_licence_and_size(hub):
 
 def test_settings_for_gpus_can_be_made_here_though_not_run(tmp_path):
     config = LoraTrainingConfig(load_in_4bit=True, processes=8, sharding="fsdp")
-    schedule = {"steps": 9, "batch_size": 1, "gradient_accumulation": 2, "warmup_steps": 1, "logging_steps": 1}
-    job = {"folder": str(tmp_path), "config": config.model_dump(), "schedule": schedule | {"eval_steps": 2, "save_steps": 1}}
+    schedule = {
+        "steps": 9,
+        "batch_size": 1,
+        "gradient_accumulation": 2,
+        "warmup_steps": 1,
+        "logging_steps": 1,
+    }
+    job = {
+        "folder": str(tmp_path),
+        "config": config.model_dump(),
+        "schedule": schedule | {"eval_steps": 2, "save_steps": 1},
+    }
     sharded = arguments(job, True, gpu=True)
-    assert sharded.fsdp and sharded.fsdp_config["state_dict_type"] == "FULL_STATE_DICT" and not sharded.gradient_checkpointing
+    assert (
+        sharded.fsdp
+        and sharded.fsdp_config["state_dict_type"] == "FULL_STATE_DICT"
+        and not sharded.gradient_checkpointing
+    )
     assert sharded.optim == "paged_adamw_8bit"
     job["config"]["sharding"] = "none"
     alone = arguments(job, True, gpu=True)

@@ -7,20 +7,39 @@ import pytest
 from toy_api import ToyApi
 
 from helpers import store
-from helpers.records import DatasetMetadata, FineTuningDataset, Message, Splits, TrainingExample, WorkbookError
-from helpers.train import OpenAIJobConfig, choose_checkpoint, fine_tune_openai, jobs, monitor_fine_tuning, provider
+from helpers.records import (
+    DatasetMetadata,
+    FineTuningDataset,
+    Message,
+    Splits,
+    TrainingExample,
+    WorkbookError,
+)
+from helpers.train import (
+    OpenAIJobConfig,
+    choose_checkpoint,
+    fine_tune_openai,
+    jobs,
+    monitor_fine_tuning,
+    provider,
+)
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # a proxy that must not be asked about loopback
+    monkeypatch.setenv(
+        "HTTP_PROXY", "http://127.0.0.1:9"
+    )  # a proxy that must not be asked about loopback
     monkeypatch.setattr(jobs, "CREATE_TIMEOUT", 1.0)
     return tmp_path / "home"
 
 
 def dataset(rows: int = 14, text: str = "the hub is offline") -> FineTuningDataset:
-    answer = Message(role="assistant", content='{"category": "KE", "priority": "P2", "product": "hub", "action": "guide"}')
+    answer = Message(
+        role="assistant",
+        content='{"category": "KE", "priority": "P2", "product": "hub", "action": "guide"}',
+    )
     examples = [
         TrainingExample(
             id=f"r{n}",
@@ -34,9 +53,15 @@ def dataset(rows: int = 14, text: str = "the hub is offline") -> FineTuningDatas
         for n in range(rows)
     ]
     metadata = DatasetMetadata(
-        version="v1", task="support_triage", created_at=datetime(2026, 1, 1, tzinfo=UTC), fingerprint="f" * 64, params={}
+        version="v1",
+        task="support_triage",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        fingerprint="f" * 64,
+        params={},
     )
-    counts = {part: sum(e.part == part for e in examples) for part in ("train", "validation", "test")}
+    counts = {
+        part: sum(e.part == part for e in examples) for part in ("train", "validation", "test")
+    }
     return FineTuningDataset(examples=examples, metadata=metadata, splits=Splits(**counts))
 
 
@@ -51,10 +76,21 @@ def test_a_job_is_created_followed_and_published(home):
         events: list[dict] = []
         model = monitor_fine_tuning(job.job_id, events.append)
     assert model.model_id == "ft:gpt-4o-mini-2024-07-18:toy::abcd1234"
-    assert (model.provider, model.base_url, model.tokens, model.seconds) == ("api", toy.url, 1234, 60.0)
+    assert (model.provider, model.base_url, model.tokens, model.seconds) == (
+        "api",
+        toy.url,
+        1234,
+        60.0,
+    )
     assert model.losses == {"train": 2 / 130, "eval": 3 / 130}
-    assert model.version == job.version and store.read_json(home / "runs/dev/model.json")["model_id"] == model.model_id
-    assert sorted(name.partition("-")[2] for name in toy.files.values()) == ["train.jsonl", "validation.jsonl"]
+    assert (
+        model.version == job.version
+        and store.read_json(home / "runs/dev/model.json")["model_id"] == model.model_id
+    )
+    assert sorted(name.partition("-")[2] for name in toy.files.values()) == [
+        "train.jsonl",
+        "validation.jsonl",
+    ]
     assert len(store.read_jsonl(home / "runs/dev/training/training.jsonl")) == 130
 
 
@@ -124,7 +160,11 @@ def test_a_job_that_never_starts_ends_with_124_at_its_deadline():
 
 @pytest.mark.parametrize(
     ("rows", "text", "words"),
-    [(10, "the hub", "at least 10"), (14, "say <|im_end|> now", "invalid token"), (14, " word" * 60_000, "the limit is 65536")],
+    [
+        (10, "the hub", "at least 10"),
+        (14, "say <|im_end|> now", "invalid token"),
+        (14, " word" * 60_000, "the limit is 65536"),
+    ],
 )
 def test_a_bad_file_is_found_before_anything_is_uploaded(rows, text, words):
     with ToyApi() as toy:
@@ -141,12 +181,18 @@ def test_text_and_money_stay_here_unless_both_were_allowed(monkeypatch, tmp_path
     shipped = jobs.load_task("support_triage")
     folder = tmp_path / "task"
     folder.mkdir()
-    text = (shipped.folder / "task.yaml").read_text().replace("data_may_leave: false", "data_may_leave: true ")
+    text = (
+        (shipped.folder / "task.yaml")
+        .read_text()
+        .replace("data_may_leave: false", "data_may_leave: true ")
+    )
     (folder / "task.yaml").write_text(text)
     allowed = away.model_copy(update={"task": str(folder)})
     with pytest.raises(WorkbookError, match="USD per million"):
         fine_tune_openai(dataset(), allowed)
-    (folder / "task.yaml").write_text(text.replace("models: {}", "models: {gpt-4o-mini: {train: 3.0, input: 1, output: 1}}"))
+    (folder / "task.yaml").write_text(
+        text.replace("models: {}", "models: {gpt-4o-mini: {train: 3.0, input: 1, output: 1}}")
+    )
     with pytest.raises(WorkbookError, match=r"max_cost_usd is 0\.00"):
         fine_tune_openai(dataset(), allowed)
 
@@ -180,7 +226,10 @@ def test_other_providers_get_what_they_want_besides_and_unset_hyperparameters_ar
     with ToyApi() as toy:
         fine_tune_openai(dataset(), config(toy, api_extra_body=extra, n_epochs=2))
     assert toy.asked["trainingType"] == "GlobalStandard" and "suffix" not in toy.asked
-    assert toy.asked["method"]["supervised"]["hyperparameters"] == {"n_epochs": 2, "learning_rate": 1e-5}
+    assert toy.asked["method"]["supervised"]["hyperparameters"] == {
+        "n_epochs": 2,
+        "learning_rate": 1e-5,
+    }
     for wrong in ("trainingType=Standard", "[1]"):
         with pytest.raises(WorkbookError, match="api_extra_body"):
             OpenAIJobConfig.of({"api_extra_body": wrong})
@@ -199,14 +248,23 @@ def test_the_checkpoint_with_the_best_own_score_is_taken_and_ties_go_to_the_late
 
     def toy_rung(model, name, rows, task, run, **settings):
         assert {row.part for row in rows} == {"validation"} and settings["latency_rows"] == 0
-        return SimpleNamespace(results=SimpleNamespace(accuracy=SimpleNamespace(value=accuracy[model.name])), n=len(rows))
+        return SimpleNamespace(
+            results=SimpleNamespace(accuracy=SimpleNamespace(value=accuracy[model.name])),
+            n=len(rows),
+        )
 
     monkeypatch.setattr(jobs, "run_rung", toy_rung)
     with ToyApi() as toy:
         model = monitor_fine_tuning(fine_tune_openai(dataset(), config(toy)).job_id)
-        found = [{"model": name, "step": step} for name, step in zip(accuracy, (12, 8, 4), strict=True)]
+        found = [
+            {"model": name, "step": step} for name, step in zip(accuracy, (12, 8, 4), strict=True)
+        ]
         model = model.model_copy(update={"model_id": "ft:a", "details": {"checkpoints": found}})
         assert choose_checkpoint(model, dataset(), config(toy)).model_id == "ft:a"
         chosen = choose_checkpoint(model, dataset(), config(toy, checkpoint_rows=2))
-    assert chosen.model_id == "ft:a:ckpt-step-8" == store.read_json(store.home() / "runs/dev/model.json")["model_id"]
+    assert (
+        chosen.model_id
+        == "ft:a:ckpt-step-8"
+        == store.read_json(store.home() / "runs/dev/model.json")["model_id"]
+    )
     assert [c["accuracy"] for c in chosen.details["checkpoints"]] == [0.5, 0.75, 0.75]

@@ -12,7 +12,15 @@ from test_rows import ANSWER, TASK, dataset, example
 
 from helpers import models, registry, store
 from helpers.records import WorkbookError
-from helpers.train import LoraTrainingConfig, __main__, estimate, fine_tune_lora, launch, preflight, version_id
+from helpers.train import (
+    LoraTrainingConfig,
+    __main__,
+    estimate,
+    fine_tune_lora,
+    launch,
+    preflight,
+    version_id,
+)
 
 FAST = LoraTrainingConfig(base_model="tiny", epochs=4, learning_rate=5e-3, max_train_tokens=0)
 MANAGER = "demo/support_triage"
@@ -20,10 +28,20 @@ MANAGER = "demo/support_triage"
 
 def rows(n: int = 40):
     texts = ["hub dead again", "parcel late", "cannot log in", "heat is off"]
-    answers = [ANSWER, ANSWER.replace("KE", "RA"), ANSWER.replace("KE", "VO"), ANSWER.replace("hub", "heat")]
+    answers = [
+        ANSWER,
+        ANSWER.replace("KE", "RA"),
+        ANSWER.replace("KE", "VO"),
+        ANSWER.replace("hub", "heat"),
+    ]
     return dataset(
         *(
-            example(f"r{k}", f"{texts[k % 4]}, order {k}", answers[k % 4], "validation" if k % 5 == 0 else "train")
+            example(
+                f"r{k}",
+                f"{texts[k % 4]}, order {k}",
+                answers[k % 4],
+                "validation" if k % 5 == 0 else "train",
+            )
             for k in range(n)
         )
     )
@@ -60,11 +78,16 @@ def test_a_trained_adapter_is_published_with_its_evidence(trained):
     assert losses[-1] < losses[0] - 1, "LoRA learns"
     assert next(line for line in lines if line.get("event") == "started")["path"] == "prefix"
     folder = home / model.adapter
-    assert sorted(p.name for p in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     saved = store.read_json(home / "runs/one/model.json")
     assert saved["fingerprints"] == models.template_fingerprints("tiny", TASK)
     assert saved["tokens"] == preflight(rows(), TASK, FAST).tokens and saved["cost_usd"] > 0
-    assert saved["losses"]["eval"] == min(line["eval_loss"] for line in lines if "eval_loss" in line)
+    assert saved["losses"]["eval"] == min(
+        line["eval_loss"] for line in lines if "eval_loss" in line
+    )
     assert not (home / "runs/one/children.json").exists()
     assert oct((home / "runs/one/private").stat().st_mode)[-3:] == "700"
 
@@ -84,7 +107,9 @@ def test_what_was_trained_already_is_not_trained_again(trained, monkeypatch):
         fine_tune_lora(rows(), FAST, TASK, store.open_run("other"))
 
 
-def test_the_forecast_is_unknown_at_first_and_a_measurement_afterwards(trained, monkeypatch, tmp_path):
+def test_the_forecast_is_unknown_at_first_and_a_measurement_afterwards(
+    trained, monkeypatch, tmp_path
+):
     report = preflight(rows(8), TASK, FAST)
     known = estimate(report, FAST, TASK)
     assert known["minutes"] > 0 and trained[1].version in known["basis"]
@@ -111,7 +136,9 @@ def test_the_same_seed_gives_the_same_adapter_bytes(trained, tmp_path):
     assert again == store.sha256_file(trained[0] / trained[1].adapter / "adapter_model.safetensors")
 
 
-def test_a_model_whose_loss_does_not_agree_is_trained_on_the_stock_path(trained, tmp_path, monkeypatch):
+def test_a_model_whose_loss_does_not_agree_is_trained_on_the_stock_path(
+    trained, tmp_path, monkeypatch
+):
     from helpers.train import trainer
 
     ours = trainer.supervised_loss
@@ -130,7 +157,10 @@ def test_an_adapter_without_effect_is_refused(tmp_path):
     import torch
     from safetensors.torch import save_file
 
-    save_file({"x.lora_A.weight": torch.ones(2, 2), "x.lora_B.weight": torch.zeros(2, 2)}, tmp_path / "adapter_model.safetensors")
+    save_file(
+        {"x.lora_A.weight": torch.ones(2, 2), "x.lora_B.weight": torch.zeros(2, 2)},
+        tmp_path / "adapter_model.safetensors",
+    )
     with pytest.raises(WorkbookError, match="no effect"):
         launch.check_adapter(tmp_path)
 
@@ -139,7 +169,9 @@ CODES = [(6, WorkbookError, 6), (-9, WorkbookError, 6), (2, WorkbookError, 2), (
 
 
 @pytest.mark.parametrize(("code", "kind", "exit_code"), CODES)
-def test_exit_codes_of_the_program_become_errors_that_say_what_to_do(tmp_path, code, kind, exit_code):
+def test_exit_codes_of_the_program_become_errors_that_say_what_to_do(
+    tmp_path, code, kind, exit_code
+):
     (tmp_path / "log").write_text("first\nlast line with sk-abcdefghijklmnopqrstuvwx\n")
     error = launch._failure(code, tmp_path / "log")
     assert isinstance(error, kind) and getattr(error, "exit_code", 1) == exit_code
@@ -147,7 +179,12 @@ def test_exit_codes_of_the_program_become_errors_that_say_what_to_do(tmp_path, c
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(MemoryError(), 6), (OSError(28, "No space left on device"), 6), (RuntimeError("shape mismatch"), 1)]
+    ("error", "code"),
+    [
+        (MemoryError(), 6),
+        (OSError(28, "No space left on device"), 6),
+        (RuntimeError("shape mismatch"), 1),
+    ],
 )
 def test_the_program_says_by_its_exit_code_when_there_is_no_room(error, code):
     assert __main__.exit_code(error) == code
@@ -174,19 +211,28 @@ def test_the_program_ends_when_its_parent_is_killed_outright(tmp_path, monkeypat
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     deadline = time.monotonic() + 15
-    while launch.process_start_time(entry["pid"]) == entry["started"] and time.monotonic() < deadline:
+    while (
+        launch.process_start_time(entry["pid"]) == entry["started"] and time.monotonic() < deadline
+    ):
         time.sleep(0.1)
     assert launch.process_start_time(entry["pid"]) != entry["started"], "still running"
 
 
-def test_an_unfinished_training_of_other_inputs_is_neither_continued_nor_thrown_away(tmp_path, monkeypatch):
+def test_an_unfinished_training_of_other_inputs_is_neither_continued_nor_thrown_away(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
     run, report = store.open_run("half"), preflight(rows(), TASK, FAST)
     folder = launch.prepare_job(run, FAST, report)
-    lines = [{"event": "started", "seconds": 1}, *({"step": s, "seconds": s, "loss": 1.0} for s in range(1, 9))]
+    lines = [
+        {"event": "started", "seconds": 1},
+        *({"step": s, "seconds": s, "loss": 1.0} for s in range(1, 9)),
+    ]
     store.write_jsonl(folder / "training.jsonl", lines)
     for step in (3, 6):
-        store.write_json(folder / f"checkpoints/checkpoint-{step}/{launch.COMPLETE}", {"step": step})
+        store.write_json(
+            folder / f"checkpoints/checkpoint-{step}/{launch.COMPLETE}", {"step": step}
+        )
     (folder / "checkpoints/checkpoint-9").mkdir()  # was being written
     other = preflight(rows(36), TASK, FAST)
     for config, seen, named in (
@@ -200,8 +246,18 @@ def test_an_unfinished_training_of_other_inputs_is_neither_continued_nor_thrown_
     same = FAST.model_copy(update={"batch_size": 2, "gradient_accumulation": 8})
     job = store.read_json(launch.prepare_job(run, same, report) / "job.json")
     assert job["resume"].endswith("checkpoint-6")
-    assert [line["step"] for line in store.read_jsonl(folder / "training.jsonl")] == [1, 2, 3, 4, 5, 6]
-    job = store.read_json(launch.prepare_job(run, FAST.model_copy(update={"discard_unfinished": True}), other) / "job.json")
+    assert [line["step"] for line in store.read_jsonl(folder / "training.jsonl")] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
+    job = store.read_json(
+        launch.prepare_job(run, FAST.model_copy(update={"discard_unfinished": True}), other)
+        / "job.json"
+    )
     assert job["resume"] is None and not (folder / "checkpoints").exists()
 
 
@@ -213,12 +269,18 @@ def test_out_of_memory_halves_the_rows_of_a_pass_and_goes_on(trained, tmp_path, 
     def step(self, model, inputs, *args):
         steps.append(len(inputs["input_ids"]))
         if len(steps) == 2:
-            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
         return stock(self, model, inputs, *args)
 
     monkeypatch.setattr(WorkbookTrainer, "training_step", step)
     assert repeat(trained, tmp_path, steps=2) == 0
-    said = next(line for line in store.read_jsonl(tmp_path / "training.jsonl") if line.get("event") == "smaller")
+    said = next(
+        line
+        for line in store.read_jsonl(tmp_path / "training.jsonl")
+        if line.get("event") == "smaller"
+    )
     whole = store.read_json(trained[0] / "runs/one/training/job.json")["schedule"]["batch_size"]
     assert (said["batch_size"], said["gradient_accumulation"]) == (whole // 2, 2)
     assert steps[0] == whole and set(steps[2:]) == {whole // 2}
@@ -227,9 +289,15 @@ def test_out_of_memory_halves_the_rows_of_a_pass_and_goes_on(trained, tmp_path, 
 
 def test_the_adapter_is_compared_with_what_will_be_served_and_forgetting_is_counted(trained):
     details = trained[1].details
-    assert details["agreement"]["merged"]["within"] and set(details["agreement"]) == {"merged", "4bit"}
+    assert details["agreement"]["merged"]["within"] and set(details["agreement"]) == {
+        "merged",
+        "4bit",
+    }
     general = details["general"]
-    assert general["questions"] == 40 and general["tuned"] - general["base"] == general["gained"] - general["lost"]
+    assert (
+        general["questions"] == 40
+        and general["tuned"] - general["base"] == general["gained"] - general["lost"]
+    )
     assert details["predicted"]["memory_mb"] > 0 and details["memory_mb"] > 0
 
 

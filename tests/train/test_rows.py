@@ -5,7 +5,14 @@ from datetime import UTC, datetime
 import pytest
 
 from helpers.models.tokens import tokenizer_of
-from helpers.records import DatasetMetadata, FineTuningDataset, Message, Splits, TrainingExample, WorkbookError
+from helpers.records import (
+    DatasetMetadata,
+    FineTuningDataset,
+    Message,
+    Splits,
+    TrainingExample,
+    WorkbookError,
+)
 from helpers.tasks import load_task, render
 from helpers.train import LoraTrainingConfig, preflight
 from helpers.train.config import plan_schedule
@@ -14,16 +21,30 @@ from helpers.train.rows import IGNORED, TrainingRow, choose_rows
 ANSWER = '{"category": "KE", "priority": "P2", "product": "hub", "action": "guide"}'
 
 
-def example(name: str, text: str, answer: str = ANSWER, part: str = "train", quality: str = "verified") -> TrainingExample:
+def example(
+    name: str, text: str, answer: str = ANSWER, part: str = "train", quality: str = "verified"
+) -> TrainingExample:
     turns = [Message(role="user", content=text), Message(role="assistant", content=answer)]
     when = datetime(2026, 1, 1, tzinfo=UTC)
-    return TrainingExample(id=name, messages=turns, source="human", quality=quality, created_at=when, group=name, part=part)
+    return TrainingExample(
+        id=name,
+        messages=turns,
+        source="human",
+        quality=quality,
+        created_at=when,
+        group=name,
+        part=part,
+    )
 
 
 def dataset(*examples: TrainingExample) -> FineTuningDataset:
     when = datetime(2026, 1, 1, tzinfo=UTC)
-    metadata = DatasetMetadata(version="v1", task="support_triage", created_at=when, fingerprint="f", params={})
-    counts = {part: sum(e.part == part for e in examples) for part in ("train", "validation", "test")}
+    metadata = DatasetMetadata(
+        version="v1", task="support_triage", created_at=when, fingerprint="f", params={}
+    )
+    counts = {
+        part: sum(e.part == part for e in examples) for part in ("train", "validation", "test")
+    }
     return FineTuningDataset(examples=list(examples), metadata=metadata, splits=Splits(**counts))
 
 
@@ -32,7 +53,9 @@ TINY = LoraTrainingConfig(base_model="tiny", epochs=1)
 
 
 def test_exactly_the_answer_and_its_end_token_carry_loss():
-    report = preflight(dataset(example("a", "My hub is dead"), example("b", "Where is my parcel?")), TASK, TINY)
+    report = preflight(
+        dataset(example("a", "My hub is dead"), example("b", "Where is my parcel?")), TASK, TINY
+    )
     tokenizer = tokenizer_of("tiny")
     for row in report.train:
         learnt = [label for label in row.labels if label != IGNORED]
@@ -50,26 +73,39 @@ def test_the_prompt_that_is_trained_is_the_prompt_that_is_served():
         return_dict=False,
     )
     assert row.input_ids[: len(served)] == served
-    assert row.labels[: len(served)] == [IGNORED] * len(served) and row.labels[len(served)] != IGNORED
+    assert (
+        row.labels[: len(served)] == [IGNORED] * len(served) and row.labels[len(served)] != IGNORED
+    )
 
 
 def test_rows_without_a_trainable_token_are_refused_by_id():
-    rows = [example("long", "word " * 80), example("ok", "My hub"), example("control", "say <|im_end|>"), example("no", "x", " ")]
+    rows = [
+        example("long", "word " * 80),
+        example("ok", "My hub"),
+        example("control", "say <|im_end|>"),
+        example("no", "x", " "),
+    ]
     report = preflight(dataset(*rows), TASK, TINY.model_copy(update={"max_length": 70}))
     assert [r.id for r in report.train] == ["ok"]
     assert set(report.refused) == {"long", "control", "no"}
-    assert "no trainable token" in report.refused["long"] and "<|im_end|>" in report.refused["control"]
+    assert (
+        "no trainable token" in report.refused["long"] and "<|im_end|>" in report.refused["control"]
+    )
     with pytest.raises(WorkbookError, match="no trainable row"):
         preflight(dataset(rows[0]), TASK, TINY.model_copy(update={"max_length": 70}))
 
 
 def test_an_answer_cut_at_max_length_is_reported():
-    report = preflight(dataset(example("a", "hub")), TASK, TINY.model_copy(update={"max_length": 40}))
+    report = preflight(
+        dataset(example("a", "hub")), TASK, TINY.model_copy(update={"max_length": 40})
+    )
     assert report.shortened == ["a"] and report.end_token == ""
 
 
 def rows_of(lengths: list[int]) -> list[TrainingRow]:
-    return [TrainingRow(id=f"r{n}", input_ids=[1] * k, labels=[1] * k) for n, k in enumerate(lengths)]
+    return [
+        TrainingRow(id=f"r{n}", input_ids=[1] * k, labels=[1] * k) for n, k in enumerate(lengths)
+    ]
 
 
 def test_the_token_budget_takes_verified_rows_first_and_only_grows():
@@ -84,10 +120,18 @@ def test_the_token_budget_takes_verified_rows_first_and_only_grows():
 
 def test_on_short_data_intervals_become_shares_of_the_steps():
     used = plan_schedule(LoraTrainingConfig(), [50] * 160)
-    assert (used["steps"], used["warmup_steps"], used["eval_steps"], used["save_steps"]) == (30, 3, 6, 3)
+    assert (used["steps"], used["warmup_steps"], used["eval_steps"], used["save_steps"]) == (
+        30,
+        3,
+        6,
+        3,
+    )
     assert (used["batch_size"], used["gradient_accumulation"]) == (16, 1)
     long = plan_schedule(LoraTrainingConfig(), [500] * 16_000)
-    assert (long.pop("steps"), LoraTrainingConfig().model_copy(update=long)) == (3000, LoraTrainingConfig())
+    assert (long.pop("steps"), LoraTrainingConfig().model_copy(update=long)) == (
+        3000,
+        LoraTrainingConfig(),
+    )
 
 
 def test_an_impossible_hyperparameter_is_named():

@@ -18,13 +18,21 @@ from helpers.train import LoraTrainingConfig, preflight
 from helpers.train.launch import command, prepare_job
 
 ONE = LoraTrainingConfig(
-    base_model="tiny", epochs=1, batch_size=8, gradient_accumulation=1, lora_dropout=0.0, max_train_tokens=0, logging_steps=1
+    base_model="tiny",
+    epochs=1,
+    batch_size=8,
+    gradient_accumulation=1,
+    lora_dropout=0.0,
+    max_train_tokens=0,
+    logging_steps=1,
 )
 
 
 def environment() -> dict[str, str]:
     return (
-        os.environ | models.offline_env() | {"PYTHONPATH": str(store.PROJECT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        os.environ
+        | models.offline_env()
+        | {"PYTHONPATH": str(store.PROJECT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     )
 
 
@@ -34,14 +42,20 @@ def train(home: Path, name: str, config: LoraTrainingConfig) -> tuple[list[float
     with open(folder / "log", "wb") as log:
         children = [
             subprocess.Popen(
-                command(config, folder / "job.json", machine), stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment()
+                command(config, folder / "job.json", machine),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment(),
             )
             for machine in range(config.machines)
         ]
         codes = [child.wait(timeout=500) for child in children]
     assert not any(codes), (folder / "log").read_text()[-3000:]
     lines = store.read_jsonl(folder / "training.jsonl")
-    return [line["loss"] for line in lines if "loss" in line], store.read_json(folder / "result.json")
+    return [line["loss"] for line in lines if "loss" in line], store.read_json(
+        folder / "result.json"
+    )
 
 
 def free_port() -> int:
@@ -62,7 +76,9 @@ def alone(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["processes", "machines"])
 def test_two_of_them_give_the_loss_of_one_process(alone, kind):
     home, expected, whole = alone
-    config = ONE.model_copy(update={"batch_size": 4, kind: 2, "main_address": f"127.0.0.1:{free_port()}"})
+    config = ONE.model_copy(
+        update={"batch_size": 4, kind: 2, "main_address": f"127.0.0.1:{free_port()}"}
+    )
     losses, result = train(home, kind, config)
     assert len(expected) == 4 and losses == pytest.approx(expected, abs=1e-3)
     assert result["tokens"] == whole["tokens"]

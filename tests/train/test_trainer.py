@@ -10,7 +10,9 @@ from helpers.models import products
 from helpers.train.lean import AdaptedLinear, _lost, slim
 from helpers.train.trainer import LengthGrouped, _pieces, shared_prefix, supervised_loss
 
-SHAPE = dict(vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4)
+SHAPE = dict(
+    vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4
+)
 SHAPE |= dict(num_key_value_heads=2, head_dim=8)
 KINDS = {"Llama": {}, "Qwen2": {}, "Gemma": {}, "Gemma2": {"sliding_window": 12}}
 
@@ -21,10 +23,16 @@ def tiny(kind: str, targets=("q_proj", "v_proj")):
     model = get_peft_model(
         getattr(transformers, f"{kind}ForCausalLM")(config),
         LoraConfig(
-            r=4, lora_dropout=0.0, target_modules=targets if isinstance(targets, str) else list(targets), task_type="CAUSAL_LM"
+            r=4,
+            lora_dropout=0.0,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            task_type="CAUSAL_LM",
         ),
     )
-    for name, weight in model.named_parameters():  # B starts at zero, and A would then have no gradient
+    for (
+        name,
+        weight,
+    ) in model.named_parameters():  # B starts at zero, and A would then have no gradient
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     return model
@@ -57,7 +65,9 @@ def test_loss_and_gradients_are_those_of_the_stock_model(kind, share_prefix):
     stock = model(input_ids=ids, attention_mask=mask, labels=labels).loss
     stock.backward()
     expected = gradients(model)
-    ours = supervised_loss(model.get_base_model(), ids, labels, share_prefix) / (labels != -100).sum()
+    ours = (
+        supervised_loss(model.get_base_model(), ids, labels, share_prefix) / (labels != -100).sum()
+    )
     ours.backward()
     found = gradients(model)
     assert abs((ours - stock).item()) <= 1e-5 * stock.item()
@@ -68,7 +78,9 @@ def test_loss_and_gradients_are_those_of_the_stock_model(kind, share_prefix):
 @pytest.mark.parametrize("share_prefix", [False, True], ids=["head", "prefix"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("onednn", [False, True], ids=["mkl", "onednn"])
-def test_lean_layers_and_pieces_give_the_gradients_of_the_stock_model(kind, share_prefix, targets, onednn, monkeypatch):
+def test_lean_layers_and_pieces_give_the_gradients_of_the_stock_model(
+    kind, share_prefix, targets, onednn, monkeypatch
+):
     monkeypatch.setattr(products, "prefers_onednn", lambda: onednn)
     model = tiny(kind, targets)
     ids, labels, mask = batch()
@@ -76,25 +88,40 @@ def test_lean_layers_and_pieces_give_the_gradients_of_the_stock_model(kind, shar
     stock.backward()
     expected = gradients(model)
     undo = slim(model)
-    ours = supervised_loss(model.get_base_model(), ids, labels, share_prefix, at_once=20) / (labels != -100).sum()
+    ours = (
+        supervised_loss(model.get_base_model(), ids, labels, share_prefix, at_once=20)
+        / (labels != -100).sum()
+    )
     (ours * 0.5).backward()
     found = gradients(model) / 0.5
     with torch.no_grad():
-        told = supervised_loss(model.get_base_model(), ids, labels, share_prefix, at_once=20) / (labels != -100).sum()
-    assert abs((ours - stock).item()) <= 1e-5 * stock.item() and abs((told - ours).item()) <= 1e-6 * stock.item()
+        told = (
+            supervised_loss(model.get_base_model(), ids, labels, share_prefix, at_once=20)
+            / (labels != -100).sum()
+        )
+    assert (
+        abs((ours - stock).item()) <= 1e-5 * stock.item()
+        and abs((told - ours).item()) <= 1e-6 * stock.item()
+    )
     assert float((found - expected).norm() / expected.norm()) <= 1e-4
     undo()
     assert "forward" not in model.get_base_model().model.layers[0].self_attn.q_proj.__dict__
 
 
-@pytest.mark.parametrize("lengths", [[7] * 16, [40, 9, 0, 12, 12, 3, 25], [5], [0, 0], [100, 1], [3, 50, 50, 50]])
+@pytest.mark.parametrize(
+    "lengths", [[7] * 16, [40, 9, 0, 12, 12, 3, 25], [5], [0, 0], [100, 1], [3, 50, 50, 50]]
+)
 @pytest.mark.parametrize("at_once", [0, 20, 56, 10_000])
 def test_every_labelled_row_is_in_one_piece_and_the_first_is_the_largest(lengths, at_once):
     pieces = _pieces(lengths, at_once)
-    assert sorted(row for piece in pieces for row in piece) == [row for row, length in enumerate(lengths) if length]
+    assert sorted(row for piece in pieces for row in piece) == [
+        row for row, length in enumerate(lengths) if length
+    ]
     sizes = [len(piece) * max(lengths[row] for row in piece) for piece in pieces]
     assert all(size < sizes[0] for size in sizes[1:]) or len(pieces[0]) == 1
-    assert not at_once or all(size <= at_once or len(piece) == 1 for size, piece in zip(sizes, pieces, strict=True))
+    assert not at_once or all(
+        size <= at_once or len(piece) == 1 for size, piece in zip(sizes, pieces, strict=True)
+    )
     assert at_once or len(pieces) <= 1
 
 
@@ -109,7 +136,11 @@ def test_an_adapted_layer_with_dropout_is_the_layer_with_its_mask_written_out():
     kept = ~_lost(x.reshape(21, 11), 0.3).view(3, 7, 11)
     plain = functional.linear(x, weight, bias) + 2.0 * (x * kept / 0.7 @ a.t() @ b.t())
     assert 0 < int(kept.sum()) < kept.numel() and torch.allclose(ours, plain, atol=1e-5)
-    for one, other in zip(torch.autograd.grad(ours, asked, gradient), torch.autograd.grad(plain, asked, gradient), strict=True):
+    for one, other in zip(
+        torch.autograd.grad(ours, asked, gradient),
+        torch.autograd.grad(plain, asked, gradient),
+        strict=True,
+    ):
         assert torch.allclose(one, other, atol=1e-4)
 
 
@@ -135,5 +166,7 @@ def test_row_order_is_a_function_of_seed_and_epoch_and_batches_hold_similar_leng
     assert sorted(first) == list(range(100)) and first == list(LengthGrouped(lengths, 8, seed=3))
     sampler.set_epoch(1)
     assert list(sampler) != first
-    spread = [max(b) - min(b) for b in ([lengths[i] for i in first[n : n + 8]] for n in range(0, 96, 8))]
+    spread = [
+        max(b) - min(b) for b in ([lengths[i] for i in first[n : n + 8]] for n in range(0, 96, 8))
+    ]
     assert max(spread) <= 12

@@ -10,7 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-REFUSAL = {"message": "no longer able to create jobs", "type": "invalid_request_error", "param": None}
+REFUSAL = {
+    "message": "no longer able to create jobs",
+    "type": "invalid_request_error",
+    "param": None,
+}
 REFUSAL["code"] = "training_not_available"
 
 
@@ -35,17 +39,41 @@ class ToyApi:
 
     def say(self, job: str, message: str, kind: str = "message", data: Any = None) -> None:
         n = len(self.events[job])
-        event = {"object": "fine_tuning.job.event", "id": f"ftevent-{n}", "created_at": 1000 + n, "level": "info"}
+        event = {
+            "object": "fine_tuning.job.event",
+            "id": f"ftevent-{n}",
+            "created_at": 1000 + n,
+            "level": "info",
+        }
         self.events[job].append(event | {"type": kind, "message": message, "data": data})
 
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
         with self.lock:
             self.creates += 1
             name = f"ftjob-{self.creates}"
-            job = {"object": "fine_tuning.job", "id": name, "model": body["model"] + "-2024-07-18", "created_at": 1000}
-            job |= {"status": "validating_files", "error": {}, "fine_tuned_model": None, "finished_at": None, "seed": 7}
-            job |= {"organization_id": "org-toy", "result_files": [], "trained_tokens": None, "method": body["method"]}
-            job |= {"training_file": body["training_file"], "validation_file": body.get("validation_file")}
+            job = {
+                "object": "fine_tuning.job",
+                "id": name,
+                "model": body["model"] + "-2024-07-18",
+                "created_at": 1000,
+            }
+            job |= {
+                "status": "validating_files",
+                "error": {},
+                "fine_tuned_model": None,
+                "finished_at": None,
+                "seed": 7,
+            }
+            job |= {
+                "organization_id": "org-toy",
+                "result_files": [],
+                "trained_tokens": None,
+                "method": body["method"],
+            }
+            job |= {
+                "training_file": body["training_file"],
+                "validation_file": body.get("validation_file"),
+            }
             job |= {"hyperparameters": {"n_epochs": "auto"}, "metadata": body.get("metadata")}
             self.jobs[name], self.events[name] = job, []
             self.say(name, f"Created fine-tuning job: {name}")
@@ -56,12 +84,21 @@ class ToyApi:
         if self.scenario == "stuck":
             return
         if self.scenario == "failed" and job["status"] != "failed":
-            problem = {"code": "invalid_training_file", "message": "Line 3 is broken", "param": "training_file"}
+            problem = {
+                "code": "invalid_training_file",
+                "message": "Line 3 is broken",
+                "param": "training_file",
+            }
             job |= {"status": "failed", "error": problem}
         elif job["status"] == "validating_files":
             job["status"] = "running"
             for step in range(1, 131):  # more than one page
-                metrics = {"step": step, "total_steps": 130, "train_loss": 2 / step, "valid_loss": 3 / step}
+                metrics = {
+                    "step": step,
+                    "total_steps": 130,
+                    "train_loss": 2 / step,
+                    "valid_loss": 3 / step,
+                }
                 self.say(job["id"], f"Step {step}/130", "metrics", metrics)
         elif job["status"] == "running":
             job |= {"status": "succeeded", "finished_at": 1060, "trained_tokens": 1234}
@@ -87,13 +124,21 @@ class ToyApi:
                 if self.path == "/v1/files":
                     name = f"file-{len(toy.files) + 1}"
                     toy.files[name] = re.search(rb'filename="([^"]+)"', body)[1].decode()
-                    reply = {"object": "file", "id": name, "bytes": len(body), "created_at": 1, "purpose": "fine-tune"}
+                    reply = {
+                        "object": "file",
+                        "id": name,
+                        "bytes": len(body),
+                        "created_at": 1,
+                        "purpose": "fine-tune",
+                    }
                     return self.send(reply | {"filename": toy.files[name], "status": "processed"})
                 if toy.scenario == "forbidden":
                     return self.send({"error": REFUSAL}, 403)
                 toy.asked = json.loads(body)
                 if toy.scenario == "broken":
-                    return self.send({"error": {"message": "try later", "type": "server_error"}}, 500)
+                    return self.send(
+                        {"error": {"message": "try later", "type": "server_error"}}, 500
+                    )
                 job = toy.create(toy.asked)
                 if toy.scenario == "slow_create":
                     time.sleep(2)
@@ -110,11 +155,18 @@ class ToyApi:
                 if url.path == "/v1/fine_tuning/jobs" and toy.scenario == "no_listing":
                     return self.send({"error": {"message": "not found"}}, 404)
                 if url.path == "/v1/fine_tuning/jobs":
-                    return self.send({"object": "list", "data": list(toy.jobs.values())[::-1], "has_more": False})
+                    return self.send(
+                        {"object": "list", "data": list(toy.jobs.values())[::-1], "has_more": False}
+                    )
                 if parts[2] == "models":
-                    return self.send({"id": parts[3], "object": "model", "created": 1, "owned_by": "toy"} | toy.model)
+                    return self.send(
+                        {"id": parts[3], "object": "model", "created": 1, "owned_by": "toy"}
+                        | toy.model
+                    )
                 if url.path == "/v1/files":
-                    files = [{"id": name, "filename": filename} for name, filename in toy.files.items()]
+                    files = [
+                        {"id": name, "filename": filename} for name, filename in toy.files.items()
+                    ]
                     return self.send({"object": "list", "data": files, "has_more": False})
                 if parts[-1] == "checkpoints":
                     return self.send({"object": "list", "data": [], "has_more": False})
@@ -127,6 +179,8 @@ class ToyApi:
                 start = next((n + 1 for n, e in enumerate(newest) if e["id"] == after), 0)
                 limit = int(query.get("limit", ["20"])[0])
                 page = newest[start : start + limit]
-                return self.send({"object": "list", "data": page, "has_more": start + limit < len(newest)})
+                return self.send(
+                    {"object": "list", "data": page, "has_more": start + limit < len(newest)}
+                )
 
         return Handler

@@ -13,6 +13,8 @@ down_revision = None
 def upgrade() -> None:
     """Make the tables, their constraints and the audit's triggers."""
     connection = op.get_bind()
-    text = Path(__file__).with_name(f"0001_{connection.dialect.name}.sql").read_text(encoding="utf-8")
+    text = (
+        Path(__file__).with_name(f"0001_{connection.dialect.name}.sql").read_text(encoding="utf-8")
+    )
     for statement in text.split("--\n", 1)[1].split(";\n--\n"):
         connection.exec_driver_sql(statement.strip().removesuffix(";"))

@@ -1,0 +1,57 @@
+"""What every record is, and how the file of an older version is read: upgraded, or refused by name."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from helpers.records.errors import WorkbookError
+
+SCHEMA_VERSION = 2  # 1 is what 0.1.0 wrote, which had no such field
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and unknown fields are errors rather than typos that pass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Artifact(Record):
+    """A record that is a file of a run: `run.save(artifact)` writes it, `run.load(Kind)` reads it."""
+
+    FILE: ClassVar[str]  # its name in the run's folder
+    WRITTEN_BY: ClassVar[str]  # the notebook to run when it is missing
+
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def upgrade(cls, old: dict[str, Any], params: dict[str, Any] | None) -> dict[str, Any]:
+        """The fields of 0.1.0 in today's form; `params` are those of its run.json, None where it has none.
+
+        What cannot be told from them raises WorkbookError: a guess would be a wrong answer that looks right.
+        """
+        return old
+
+    @classmethod
+    def parse(cls, raw: Any, where: str, params: dict[str, Any] | None = None) -> Self:
+        """The artifact that a file's JSON spells; an odd one is an error that names file, field and remedy."""
+        remedy = f"run {cls.WRITTEN_BY} again"
+        if not isinstance(raw, dict):
+            raise WorkbookError(f"{where} holds no JSON object; {remedy}")
+        version = raw.get("schema_version", 1)
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise WorkbookError(
+                f"{where} has schema_version {str(version)[:20]}, this workbook reads up to"
+                f" {SCHEMA_VERSION}; update the workbook, or {remedy}"
+            )
+        try:
+            if version < SCHEMA_VERSION:
+                raw = cls.upgrade(dict(raw), params) | {"schema_version": SCHEMA_VERSION}
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            problem = error.errors(include_input=False, include_url=False)[0]
+            field = ".".join(map(str, problem["loc"])) or "the whole"
+            raise WorkbookError(f"{where}: {field}: {problem['msg']}; {remedy}") from None
+        except (LookupError, TypeError, AttributeError):  # an upgrade met what 0.1.0 never wrote
+            raise WorkbookError(f"{where} is not as 0.1.0 wrote it; {remedy}") from None

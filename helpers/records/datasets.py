@@ -1,0 +1,90 @@
+"""Dataset versions: their examples, their manifest, and dataset.json, which names the one that a run made."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from helpers.records.base import Artifact, Record
+from helpers.records.examples import Part, TrainingExample
+
+
+class DatasetMetadata(Record):
+    """Where a dataset version came from; the same facts as its manifest.json."""
+
+    version: str
+    task: str
+    created_at: datetime
+    fingerprint: str
+    params: dict[str, Any]
+
+
+class Splits(Record):
+    """Rows per part."""
+
+    train: int
+    validation: int
+    test: int
+
+
+class FineTuningDataset(Record):
+    """All kept examples of one immutable version, each with its part."""
+
+    examples: list[TrainingExample]
+    metadata: DatasetMetadata
+    splits: Splits
+
+    def part(self, name: Part) -> list[TrainingExample]:
+        """The examples of one part, in file order."""
+        return [e for e in self.examples if e.part == name]
+
+
+class FunnelRow(Record):
+    """One stage and source: in = out + the sum of rejected, each row counted under its first code."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True
+    )
+
+    stage: str
+    source: str
+    rows_in: int = Field(alias="in")
+    rows_out: int = Field(alias="out")
+    rejected: dict[str, int]
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether every row that came in went out or was rejected."""
+        return self.rows_in == self.rows_out + sum(self.rejected.values())
+
+
+class Manifest(Artifact):
+    """manifest.json, the last file of a dataset version."""
+
+    FILE: ClassVar[str] = "manifest.json"
+    WRITTEN_BY: ClassVar[str] = "02_curate"
+
+    version: str
+    created_at: datetime
+    task: str
+    params: dict[str, Any]
+    counts: dict[str, int]
+    funnel: list[FunnelRow]
+    splits: Splits
+    fingerprint: str
+    tool_versions: dict[str, str]
+    labels: dict[str, dict[str, dict[str, int]]] = Field(default_factory=dict)
+    feedback: dict[str, Any] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+
+
+class DatasetPointer(Artifact):
+    """dataset.json: the version that a run made."""
+
+    FILE: ClassVar[str] = "dataset.json"
+    WRITTEN_BY: ClassVar[str] = "02_curate"
+
+    version: str
+    fingerprint: str

@@ -1,3 +1,0 @@
-"""Running the workbook without a reader: parameters, papermill, resume, exit codes; and what a machine must have."""
-
-from helpers.retrain.machine import doctor, tutorial_budget, versions

@@ -1,0 +1,209 @@
+"""Whole runs on toy notebooks."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers import store
+from helpers.records import WorkbookError
+from helpers.run import flow
+from helpers.run.summary import summary
+
+
+@pytest.fixture
+def go(toys, tmp_path: Path):
+    lines: list[str] = []
+
+    def call(**options) -> dict:
+        options = {"run_id": "r"} | options
+        return flow.run(str(tmp_path / "toy.yaml"), tell=lines.append, **options)
+
+    call.lines = lines
+    return call
+
+
+def statuses(record: dict) -> dict[str, str]:
+    return {entry["name"][:3].rstrip("_"): entry["status"] for entry in record["notebooks"]}
+
+
+def test_a_run_finishes_and_a_second_one_reuses_everything(go, tmp_path):
+    record = go()
+    assert (record["status"], record["exit_code"], record["verdict"]) == ("finished", 0, "pass")
+    assert statuses(record) == dict.fromkeys(
+        ["00", "01", "02", "03a", "04", "05", "06"], "finished"
+    ) | {"03b": "skipped"}
+    assert record == store.read_json(store.home() / "runs" / "r" / "run.json")
+    assert "run r: finished (exit 0)" in summary(record)
+    copy = json.loads((store.home() / "runs/r/notebooks/04_evaluate.ipynb").read_text())
+    injected = next(c for c in copy["cells"] if "injected-parameters" in c["metadata"]["tags"])
+    assert "seed = 8" in "".join(injected["source"]) and "show_text = False" in "".join(
+        injected["source"]
+    )
+    again = go()
+    assert set(statuses(again).values()) == {"reused", "skipped"}
+    part = go(overrides=["epochs=2.0"], only="04")
+    assert statuses(part)["04"] == "finished", "a changed parameter runs it again"
+    (store.home() / "runs/r/model.json").write_text(
+        '{"model_id": "other", "dataset_version": "v1"}'
+    )
+    changed = go()
+    assert (statuses(changed)["03a"], statuses(changed)["02"]) == ("finished", "reused"), (
+        "its artifact was not the one it wrote"
+    )
+
+
+def test_no_advice_for_training_ends_after_01_with_one_sentence(go, toys):
+    toys(content={"decision.json": {"recommendation": "prompting", "trainer": "lora"}})
+    record = go(only="", overrides=["notebooks=[01_decide, 02_curate]"])
+    assert (record["status"], record["exit_code"], statuses(record)["02"]) == (
+        "nothing_to_do",
+        0,
+        "skipped",
+    )
+    assert "advises prompting" in record["reason"]
+    assert go(from_="01", overrides=["notebooks=[01_decide, 02_curate]"])["status"] == "finished", (
+        "--from ignores the stop"
+    )
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("fail", 3), ("inconclusive", 4)])
+def test_a_gate_that_does_not_pass_is_the_exit_code_and_06_still_runs(go, toys, verdict, code):
+    promotion = {
+        "verdict": verdict,
+        "promoted": False,
+        "version": "v",
+        "reasons": ["too small a gain"],
+    }
+    toys(content={"promotion.json": promotion})
+    record = go(from_="05")
+    assert (record["exit_code"], record["status"], statuses(record)["06"]) == (
+        code,
+        "finished",
+        "finished",
+    )
+    assert "too small a gain" in record["reason"]
+
+
+def test_the_decision_picks_the_trainer(go, toys):
+    toys(content={"decision.json": {"recommendation": "fine_tuning", "trainer": "openai"}})
+    found = statuses(go(overrides=["notebooks=[01_decide, 03a_train_lora, 03b_train_openai]"]))
+    assert (found["03a"], found["03b"]) == ("skipped", "finished")
+
+
+RAISE = "from helpers.records import WorkbookError\nraise WorkbookError({!r}, {})"
+
+
+@pytest.mark.parametrize(
+    ("cell", "code", "said"),
+    [
+        (
+            RAISE.format("row 3 of data.jsonl: no answer; mend it", 2),
+            2,
+            "04_evaluate: row 3 of data.jsonl: no answer; mend it",
+        ),
+        (RAISE.format("the job failed", 5), 5, "04_evaluate: the job failed"),
+        ("raise MemoryError", 6, "out of memory"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 6, "killed from outside"),
+        ("import os; os._exit(3)", 1, "ended by itself (exit code 3)"),
+        ("raise OSError(28, 'No space left on device')", 6, "the disk is full"),
+        ("1 / 0", 1, "cell [3] failed: ZeroDivisionError"),
+        ("raise SystemExit(0)", 1, "ended the notebook early"),
+        ("pass", 1, "was not written"),
+        (
+            "store.write_text(store.open_run(run_id).path('evaluation.json'), '{')",
+            1,
+            "not valid JSON",
+        ),
+        (
+            "store.open_run(run_id).write('evaluation.json', {'verdict': 'pass'})",
+            1,
+            "lacks base_model, fine_tuned_model",
+        ),
+    ],
+)
+def test_how_a_notebook_fails_is_told_apart(go, toys, cell, code, said):
+    toys(nb04=["from helpers import store\n" + cell, "last = True"])
+    record = go(only="04")
+    assert (record["exit_code"], record["status"]) == (code, "failed")
+    assert said in record["reason"] and "[exit" not in record["reason"]
+
+
+def test_an_old_artifact_is_no_success(go, toys):
+    go(only="04")
+    toys(nb04=["x = 1"])
+    assert "still the one from before" in go(only="04")["reason"]
+
+
+def test_the_time_limit_ends_a_notebook_and_its_kernel(go, toys):
+    toys(nb04=["import time; time.sleep(60)"])
+    started = time.monotonic()
+    record = go(only="04", overrides=["time_limits={04_evaluate: 0.08}"])
+    assert (record["exit_code"], record["status"]) == (124, "failed")
+    assert "time_limits" in record["reason"] and time.monotonic() - started < 25
+
+
+def test_keys_appear_in_no_output_and_no_message(go, toys, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "very-secret-value")
+    toys(
+        nb04=[
+            "import os; print(os.environ['SOME_API_KEY'])",
+            "raise ValueError(os.environ['SOME_API_KEY'])",
+        ]
+    )
+    go(only="04")
+    written = [p.read_text() for p in (store.home() / "runs").rglob("*") if p.is_file()]
+    assert not any("very-secret-value" in text for text in [*written, *go.lines])
+    assert any("[secret]" in line for line in go.lines)
+
+
+def test_kernels_are_headless_offline_under_our_lock_and_use_this_interpreter(
+    go, toys, monkeypatch, tmp_path
+):
+    foreign = tmp_path / "jupyter" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    (foreign / "kernel.json").write_text(
+        '{"argv": ["/bin/false"], "display_name": "x", "language": "python"}'
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    wanted = "import os, sys\nfrom helpers import store\nwith store.lock():\n    pass\n"
+    wanted += "assert store.headless() and os.environ['HF_HUB_OFFLINE'] == '1'\nprint(sys.executable, os.getcwd())"
+    done = "store.open_run(run_id).write('health.json', {'verdict': 'ok'})"
+    toys(nb06=[wanted, done])
+    import sys
+
+    assert go(only="06")["exit_code"] == 0
+    assert any(sys.executable in line and line.endswith(str(store.NOTEBOOKS)) for line in go.lines)
+
+
+def test_fifty_widget_cells_do_not_hang(go, toys):
+    cell = "with widgets.Output():\n    print('shown')"
+    done = (
+        "from helpers import store\nstore.open_run(run_id).write('health.json', {'verdict': 'ok'})"
+    )
+    toys(nb06=["import ipywidgets as widgets", *[cell] * 50, done])
+    started = time.monotonic()
+    assert go(only="06", overrides=["time_limits={06_monitor: 2}"])["exit_code"] == 0
+    assert time.monotonic() - started < 60
+
+
+def test_a_relative_folder_becomes_absolute_since_kernels_work_elsewhere(go, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    record = go(only="00", overrides=["task=task", "base_model=mine"])
+    assert (record["params"]["task"], record["params"]["base_model"]) == (
+        f"{tmp_path}/task",
+        f"{tmp_path}/mine",
+    )
+    assert go(only="00", overrides=["task=support_triage"])["params"]["task"] == "support_triage"
+
+
+def test_bad_settings_write_nothing_at_all(go):
+    with pytest.raises(WorkbookError):
+        go(overrides=["epochs=abc"])
+    with pytest.raises(WorkbookError, match="missing"):
+        go(overrides=["task=/nowhere"])
+    assert not (store.home() / "runs").exists()

@@ -1,0 +1,82 @@
+"""The last lines of a run: the verdict, numbers with intervals, each reason, where to look and what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from retrain_toys import CONTENT
+
+from helpers import store
+from helpers.parameters import NOTEBOOKS
+from helpers.run.summary import summary
+
+LONG = "better_than_cheaper_rung: " + "accuracy +0.020 [-0.050, +0.090] n=97 against few_shot; " * 6
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> store.Run:
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
+    made = store.open_run("r")
+    reasons = [f"rule_{k}: line one\nand line two" for k in range(8)] + [LONG]
+    held = {
+        "verdict": "fail",
+        "promoted": False,
+        "target": "production",
+        "version": "r-1",
+        "reasons": reasons,
+    }
+    for name, value in (CONTENT | {"promotion.json": held}).items():
+        made.write(name, value)
+    store.write_text(made.path("notebooks/04_evaluate.ipynb"), "{}")
+    return made
+
+
+def record(
+    run: store.Run, code: int, reason: str, names: tuple[str, ...] = tuple(NOTEBOOKS)
+) -> dict:
+    entries = [{"name": name, "status": "finished", "seconds": 2.0} for name in names]
+    return {
+        "run_id": run.id,
+        "status": "finished",
+        "exit_code": code,
+        "reason": reason,
+        "notebooks": entries,
+    }
+
+
+def test_every_reason_of_the_gate_has_a_readable_line_of_its_own(run):
+    lines = summary(record(run, 3, "the gate says fail: …")).splitlines()
+    assert [line for line in lines if "- rule_" in line] == [
+        f"             - rule_{k}: line one and line two" for k in range(8)
+    ]
+    long = next(line for line in lines if "better_than_cheaper_rung" in line)
+    assert len(long) <= 160 and long.endswith(" …")
+    assert not [line for line in lines if "the gate says" in line], "its reasons are told once"
+    assert [line.split()[0] for line in lines if line[:2].isdigit()] == ["01", "04", "05", "06"]
+
+
+def test_numbers_come_with_their_intervals(run):
+    text = summary(record(run, 0, ""))
+    assert (
+        "tuned: accuracy 0.500 [0.400, 0.600]" in text and "latency p95 (ms) 120 [100, 150]" in text
+    )
+    assert "best rung (few_shot): accuracy" in text
+    assert "tuned - best rung, accuracy: +0.250 [+0.100, +0.400] (gained 3, lost 1)" in text
+
+
+def test_it_says_where_to_look_and_what_the_readme_says_next(run):
+    text = summary(record(run, 0, ""))
+    assert str(run.path("notebooks/04_evaluate.ipynb")) in text
+    assert 'README, "Your own task"' in text
+    assert "## Your own task" in (store.PROJECT / "README.md").read_text()
+    run.path("notebooks/04_evaluate.ipynb").unlink()
+    stopped = summary(record(run, 0, "01_decide advises prompting", ("01_decide",)))
+    assert (
+        "advises prompting" in stopped and "04_evaluate" not in stopped and "notebooks" in stopped
+    )
+
+
+def test_without_the_gate_04_tells_its_own_reasons(run):
+    assert "- it is better" in summary(record(run, 0, "", ("04_evaluate",)))
+    assert "- it is better" not in summary(record(run, 3, ""))

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+
+from helpers.records import WorkbookError
+from helpers.run import parameters
+
+
+@pytest.fixture
+def settle(toys, tmp_path: Path):
+    def call(text: str, *overrides: str) -> dict:
+        path = tmp_path / "p.yaml"
+        path.write_text(text)
+        return parameters.settle(parameters.load_profile(str(path)), overrides)
+
+    return call
+
+
+def test_1e_minus_4_is_a_float_and_a_date_is_a_text(settle):
+    assert settle("epochs: 1e-4\nrun_id: 2026-11-22\n") == {"epochs": 1e-4, "run_id": "2026-11-22"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epochs: abc\n", "p.yaml, line 1: epochs should be float"),
+        ("# one\nlerning_rate: 1.0\n", "p.yaml, line 2: unknown parameter 'lerning_rate'"),
+        ("seed: 1\nseed: 2\n", "p.yaml, line 2: 'seed' is already set on line 1"),
+        ("seed: true\n", "seed should be int"),
+        ("trainer: both\n", "line 1: trainer takes auto, lora, openai; got 'both'"),
+        ("promote_to: prod\n", "promote_to takes none, staging, production"),
+        ("time_limits: {01_decide: soon}\n", "time_limits.01_decide should be float"),
+        ("time_limits: {nope: 1.0}\n", "time_limits takes 00_start_here"),
+        ("notebooks: []\n", "notebooks takes"),
+        ("notebooks: [07_more]\n", "notebooks takes 00_start_here.*07_more"),
+        ("- a list\n", "line 1: a profile is"),
+        ("a: [1\n", "p.yaml, line 2: expected"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_file_line_and_remedy(settle, text, said):
+    with pytest.raises(WorkbookError, match=said.replace("[", r"\[")) as caught:
+        settle(text)
+    assert caught.value.exit_code == 2
+
+
+def test_overrides_are_yaml_but_a_text_stays_a_text(settle):
+    values = settle(
+        "seed: 1\n", "seed=3", "run_id=20261122", "epochs=1e-4", "time_limits={04_evaluate: 2}"
+    )
+    assert values == {
+        "seed": 3,
+        "run_id": "20261122",
+        "epochs": 1e-4,
+        "time_limits": {"04_evaluate": 2.0},
+    }
+    with pytest.raises(WorkbookError, match="-p: epochs should be float"):
+        settle("", "epochs=abc")
+
+
+def test_a_name_must_belong_to_a_notebook_of_the_run(settle, toys):
+    with pytest.raises(WorkbookError, match="unknown parameter 'nowhere'"):
+        settle("nowhere: 1\n")
+    assert settle("notebooks: [04_evaluate]\nseed: 1\n")["seed"] == 1
+
+
+def test_a_short_notebook_name_must_be_unmistakable():
+    names = list(parameters.NOTEBOOKS)
+    assert parameters.select(names, "04,02", "") == ["02_curate", "04_evaluate"]
+    assert parameters.select(names, "", "05") == ["05_registry", "06_monitor"]
+    with pytest.raises(WorkbookError, match="names 2 notebooks"):
+        parameters.select(names, "03", "")

@@ -1,0 +1,133 @@
+"""Signals, kills and locks, with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers import store
+from helpers import processes
+from helpers.train import launch
+
+CHILD = """import json, subprocess, sys
+from pathlib import Path
+from helpers import store
+from helpers import processes
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
+processes.record(store.open_run(run_id).path("children.json"), child.pid)
+store.write_text(store.home() / "child.pid", str(child.pid))"""
+SLEEP = "import time; time.sleep(300)"
+
+
+def alive(pid: int) -> bool:
+    return launch.process_start_time(pid) is not None
+
+
+def wait_for(path: Path, seconds: float = 40) -> str:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} never came"
+        time.sleep(0.05)
+    return path.read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_kernel_and_children_and_says_how_to_go_on(
+    toys, driver, tmp_path, number, code
+):
+    toys(nb04=[CHILD, SLEEP])
+    process = driver("run", str(tmp_path / "toy.yaml"), "--run-id", "r", "--only", "04")
+    child = int(wait_for(store.home() / "child.pid"))
+    kernel = json.loads((store.home() / "runs/r/kernel.json").read_text())[0]["pid"]
+    sent = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert time.monotonic() - sent < 10
+    assert not alive(child) and not alive(kernel)
+    record = store.read_json(store.home() / "runs/r/run.json")
+    assert record["status"] == "interrupted" and "--run-id r --only 04" in record["reason"]
+    assert "Traceback" not in errors
+
+
+def test_after_kill_9_the_next_run_ends_what_was_left_and_resumes(toys, driver, tmp_path):
+    toys(nb04=[CHILD, SLEEP])
+    process = driver("run", str(tmp_path / "toy.yaml"), "--run-id", "r", "--only", "02,04")
+    child = int(wait_for(store.home() / "child.pid"))
+    process.kill()
+    process.wait()
+    assert alive(child)
+    toys()
+    again = driver("run", str(tmp_path / "toy.yaml"), "--run-id", "r", "--only", "02,04", "--json")
+    out, errors = again.communicate(timeout=60)
+    assert again.returncode == 0, errors
+    assert not alive(child) and "had been killed" in errors
+    found = {e["name"]: (e["status"], e["attempts"]) for e in json.loads(out)["notebooks"]}
+    assert found["02_curate"] == ("reused", 1) and found["04_evaluate"] == ("finished", 2)
+
+
+def test_a_process_that_only_shares_the_number_is_left_alone(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", SLEEP], start_new_session=True)
+    try:
+        entry = {"pid": other.pid, "pgid": other.pid, "started": 1}
+        (tmp_path / "children.json").write_text(json.dumps([entry]))
+        assert processes.end_recorded(tmp_path) == 0
+        assert alive(other.pid)
+        processes.record(tmp_path / "children.json", other.pid)
+        assert processes.end_recorded(tmp_path) == 1
+        other.wait(5)
+    finally:
+        other.kill()
+
+
+TRAINING = """import sys
+from helpers import store
+from helpers.train import launch
+run = store.open_run("r")
+run.path("training").mkdir()
+launch.run_child([sys.executable, "-c", "import time; time.sleep(300)"], run, "tiny", None)"""
+
+
+def test_what_training_puts_on_record_is_what_we_end(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
+    kernel = subprocess.Popen([sys.executable, "-c", TRAINING], cwd=store.PROJECT)
+    folder = tmp_path / "runs" / "r"
+    entry = json.loads(wait_for(folder / processes.CHILDREN))[0]
+    assert set(entry) == {"pid", "pgid", "started"} and entry["pgid"] == entry["pid"] != kernel.pid
+    kernel.kill()
+    kernel.wait()
+    assert alive(entry["pid"]), "this program does not watch its parent"
+    assert processes.end_recorded(folder) == 1
+    assert not alive(entry["pid"]) and not (folder / processes.CHILDREN).exists()
+
+
+def test_a_held_lock_is_75_in_less_than_a_second(toys, driver, tmp_path):
+    with store.lock():
+        started = time.monotonic()
+        process = driver("run", str(tmp_path / "toy.yaml"))
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 75
+        assert time.monotonic() - started < (1 if os.getloadavg()[0] < 2 else 5)
+    assert "another run holds" in errors and len(errors.strip().splitlines()) == 1
+
+
+def test_a_home_that_cannot_be_made_is_2_with_a_remedy(driver, toys, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "toy.yaml" / "below_a_file"))
+    process = driver("run", str(tmp_path / "toy.yaml"))
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2 and "WORKBOOK_HOME" in errors
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(toys, driver, tmp_path):
+    process = driver("run", str(tmp_path / "toy.yaml"), "--run-id", "r", "--only", "04")
+    process.stderr.close()
+    process.stdout.close()
+    process.wait(60)
+    assert store.read_json(store.home() / "runs/r/run.json")["status"] == "finished"
