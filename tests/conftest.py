@@ -1,0 +1,1 @@
+"""Makes tests/record_toys.py importable from every folder of tests."""
