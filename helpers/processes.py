@@ -1,7 +1,8 @@
-"""The processes that a run starts, on record so that they can be ended, also by the run after a kill -9.
+"""The processes that a run starts: run to their end, and on record.
 
-A record is {pid, pgid, started}: a pid alone may meanwhile belong to somebody else, so a process is ours only when its
-start time is the recorded one. Each leads its own group, which holds its children and nobody else.
+After a kill -9 the next run ends those on record. A record is {pid, pgid, started}: a pid alone may meanwhile belong to somebody else, so a process is
+ours only when its start time is the recorded one. Each leads its own group, which holds its
+children and nobody else.
 """
 
 from __future__ import annotations
@@ -9,16 +10,116 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
+import stat
+import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers import store
-from helpers.train.launch import process_start_time
 
-KERNEL, CHILDREN = "kernel.json", "children.json"  # ours; and what helpers/train writes
+KERNEL, CHILDREN = "kernel.json", "children.json"  # the runner's kernel, and what notebooks start
+OnLine = Callable[[dict[str, Any]], None]
+
+
+class Program(NamedTuple):
+    """A program to run, where its output goes, and the JSONL file that it writes as it goes on."""
+
+    command: list[str]
+    environment: dict[str, str]
+    output: Path
+    lines: Path
+
+
+def child_environment(
+    changes: Mapping[str, str] | None = None, without: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """This process's environment for a child that imports helpers, whatever folder it works in.
+
+    Variables whose names end in one of `without` are left out; `changes` come last.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.endswith(without)}
+    paths = [str(store.PROJECT)]
+    if os.environ.get("PYTHONPATH"):
+        paths.append(os.environ["PYTHONPATH"])
+    return environment | {"PYTHONPATH": os.pathsep.join(paths)} | dict(changes or {})
+
+
+def run_child(program: Program, folder: Path, on_line: OnLine | None = None) -> int:
+    """Run a program to its end and return its exit code (negative: the signal that ended it).
+
+    It leads a process group of its own, is listed in children.json of the run's `folder`, and is
+    ended on every way out of here. Its stdin stays open as long as this process lives, so that
+    `end_with_parent` notices a kill. `on_line` gets each whole line of program.lines as it appears.
+    """
+    with open(program.output, "wb") as output:
+        child = subprocess.Popen(
+            program.command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=program.environment,
+            start_new_session=True,
+        )
+    children = folder / CHILDREN
+    try:
+        record(children, child.pid)
+        for line in _follow(child, program.lines):
+            if on_line is not None:
+                on_line(line)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if child.poll() is None:
+                signal_group(child.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(timeout=5)
+        children.unlink(missing_ok=True)
+    return child.returncode
+
+
+def _follow(child: subprocess.Popen[bytes], path: Path) -> Iterator[dict[str, Any]]:
+    """Every whole line of a growing JSONL file, until the child has ended and all is read."""
+    offset = 0
+    ended = False
+    while not ended:
+        ended = child.poll() is not None
+        data = path.read_bytes()[offset:] if path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        offset += len(whole)
+        for line in whole.splitlines():
+            yield json.loads(line)
+        if not ended:
+            time.sleep(0.2)
+
+
+def end_with_parent() -> None:
+    """End this process (143) when its parent dies, however it dies; meant for a daemon thread.
+
+    The parent, or the parent's parent where torchrun stands between, holds our stdin open.
+    """
+    parent = os.getppid()
+    started_by_hand = not stat.S_ISFIFO(os.fstat(0).st_mode)
+    while os.getppid() == parent:
+        if started_by_hand:
+            time.sleep(1.0)
+        elif select.select([0], [], [], 1.0)[0] and not os.read(0, 4096):
+            break
+    os._exit(143)
+
+
+def process_start_time(pid: int) -> int | None:
+    """Clock ticks since boot at which a live process began (Linux).
+
+    With the pid it names one process for ever. None when there is no such process, or a dead one.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in ("Z", "X") else int(fields[19])
 
 
 def record(path: Path, pid: int) -> None:
@@ -33,7 +134,7 @@ def signal_group(pgid: int, number: int) -> None:
 
 
 def end_recorded(folder: Path, grace: float = 5.0) -> int:
-    """End the processes that a run's folder names and that still live; returns how many there were."""
+    """End the processes that a run's folder names and that still live; returns their number."""
     files = [folder / KERNEL, folder / CHILDREN]
     living = [entry for path in files for entry in _living(path)]
     for entry in living:
@@ -41,15 +142,16 @@ def end_recorded(folder: Path, grace: float = 5.0) -> int:
     until = time.monotonic() + grace
     while any(_lives(entry) for entry in living) and time.monotonic() < until:
         time.sleep(0.05)
-    for entry in filter(_lives, living):
-        signal_group(entry["pgid"], signal.SIGKILL)
+    for entry in living:
+        if _lives(entry):
+            signal_group(entry["pgid"], signal.SIGKILL)
     for path in files:
         path.unlink(missing_ok=True)
     return len(living)
 
 
 def sweep(files: Iterable[Path]) -> None:
-    """Remove the half-written files (store.write_text: .NAME.PID.partial) of processes that are gone."""
+    """Remove what processes that are gone left half-written (store.write_text: .NAME.PID.partial)."""
     for path in files:
         pid = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
         if pid.isdigit() and process_start_time(int(pid)) is None:
