@@ -1,7 +1,7 @@
-"""How dense the code is: statements, tokens a statement, long lines, and what is hard to read at first sight.
+"""How dense the code is: statements, tokens a statement, long lines, what is hard to read.
 
-`python -m benchmarks.figures [--json] [ROOM]`; `make lint` prints it. The figures are for looking at, not for gaming:
-tests/test_architecture.py holds only those that the contract names.
+`python -m benchmarks.figures [--json] [ROOM]`; `make lint` prints it. The figures are for looking
+at, not for gaming: tests/test_architecture.py holds only those that the contract names.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def room_of(path: Path) -> str:
 
 
 def complexity(function: ast.AST) -> int:
-    """1 + branches, further operands of and/or, and comprehensions with their conditions (McCabe)."""
+    """1 + branches, further operands of and/or, comprehensions and their conditions (McCabe)."""
     count = 1
     for node in ast.walk(function):
         if isinstance(node, BRANCHES):

@@ -1,7 +1,7 @@
 """Where artifacts live: one folder per run, atomic writes, fingerprints, the lock.
 
-A run's artifacts are records: `run.save(evaluation)` writes one, `run.load(Evaluation)` reads it, checked, and nothing
-else does.
+A run's artifacts are records: `run.save(evaluation)` writes one, `run.load(Evaluation)` reads it,
+checked, and nothing else does.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ def home() -> Path:
 
 
 def cache() -> Path:
-    """Converted models and tokenizer files, shared by all homes: WORKBOOK_CACHE, or ~/.cache/fine-tuning-workbook."""
-    default = (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fine-tuning-workbook"
-    )
-    return Path(os.environ.get("WORKBOOK_CACHE") or default).resolve()
+    """Converted models and tokenizer files, shared by all homes.
+
+    WORKBOOK_CACHE, or fine-tuning-workbook in the user's cache folder.
+    """
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("WORKBOOK_CACHE") or user / "fine-tuning-workbook").resolve()
 
 
 def headless() -> bool:
@@ -50,7 +51,7 @@ def now() -> datetime:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write `text` so that a reader sees the old file or the whole new one, also after a power cut."""
+    """Write `text` so that a reader sees the old file or the whole new one, come what may."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -66,20 +67,22 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def _disk_error(path: Path, error: OSError) -> Exception:
-    """Disk full is exit 6 with a remedy; a read-only or forbidden folder is a setting to mend (2)."""
+    """Disk full is exit 6 with a remedy; a folder that cannot be written is a setting (2)."""
     if error.errno in (28, 122):  # ENOSPC, EDQUOT
         return WorkbookError(
-            f"no space left to write {path}; free some disk space and run again with the same run id",
+            f"no space left to write {path}; free some disk space and run again with the same"
+            " run id",
             6,
         )
     if error.errno in (1, 13, 20, 30):  # EPERM, EACCES, ENOTDIR, EROFS
         return WorkbookError(
-            f"{path} cannot be written ({error.strerror}); set WORKBOOK_HOME to a folder you may write to"
+            f"{path} cannot be written ({error.strerror}); set WORKBOOK_HOME to a folder you may"
+            " write to"
         )
     return error
 
 
-def _plain(value: Any) -> Any:
+def _json_default(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if isinstance(value, Path):
@@ -92,8 +95,10 @@ def _plain(value: Any) -> Any:
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    """JSON text of records and plain values; NaN and infinity are refused, since other readers refuse them."""
-    return json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False, indent=indent)
+    """JSON text of records and plain values; NaN and infinity are refused, as readers do."""
+    return json.dumps(
+        value, default=_json_default, ensure_ascii=False, allow_nan=False, indent=indent
+    )
 
 
 def write_json(path: Path, value: Any) -> Path:
@@ -136,7 +141,7 @@ def canonical(value: Any) -> str:
     """One spelling per value: sorted keys, NFC text, no spaces."""
     text = json.dumps(
         value,
-        default=_plain,
+        default=_json_default,
         ensure_ascii=False,
         allow_nan=False,
         sort_keys=True,
@@ -163,11 +168,19 @@ _SECRET_SHAPE = re.compile(
 
 
 def redact(text: str) -> str:
-    """Replace keys (values of *_KEY, *_TOKEN, … in the environment, and well-known shapes) by [secret]."""
+    """Replace keys by [secret]: values of *_KEY, *_TOKEN, … in the environment, known shapes."""
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value) >= 8:
             text = text.replace(value, "[secret]")
     return _SECRET_SHAPE.sub("[secret]", text)
+
+
+_EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]+(\.[\w-]+)+")
+
+
+def without_secrets(text: str) -> str:
+    """`redact`, and e-mail addresses as [e-mail]: for messages, which may quote anything."""
+    return _EMAIL.sub("[e-mail]", redact(text))
 
 
 _held: dict[Path, Any] = {}
@@ -178,7 +191,8 @@ def lock() -> Iterator[None]:
     """Hold the home's one lock, or raise with exit code 75 at once.
 
     Reentrant in a process; a notebook started by `workbook run` works under its parent's lock.
-    flock dies with its holder, so a killed run leaves no stale lock; the descriptor is close-on-exec (PEP 446).
+    flock dies with its holder, so a killed run leaves no stale lock; the descriptor is
+    close-on-exec (PEP 446).
     """
     path = home() / ".lock"
     if path in _held or os.environ.get("WORKBOOK_LOCK_HELD") == str(path):

@@ -1,4 +1,4 @@
-"""Imports point down only and through front doors, and the whole stays small and plain enough to read."""
+"""Imports point down and through front doors; the whole stays small and plain enough to read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from benchmarks import figures
 
+from benchmarks import figures
 from helpers import records, store
 
 HELPERS = store.PROJECT / "helpers"
@@ -47,7 +47,7 @@ def modules() -> set[str]:
 
 
 def imports(path: Path, *, inside_functions: bool = True) -> list[str]:
-    """Dotted names of helpers.* that a file imports, modules in full; by default also where used."""
+    """Dotted names of helpers.* that a file imports, modules in full; by default anywhere."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree):
@@ -124,7 +124,6 @@ def test_no_circle_of_imports_inside_rooms_or_between_them():
         assert name not in way, f"a circle: {' -> '.join([*way[way.index(name) :], name])}"
         if name not in done:
             for other in sorted(graph[name]):
-                # a front door imports its rooms' modules; a module that asks its own door is a circle
                 visit(other, (*way, name))
             done.add(name)
 
@@ -169,7 +168,7 @@ ARTIFACTS = {kind.FILE for kind in vars(records).values() if hasattr(kind, "FILE
 
 @each
 def test_no_room_reads_an_artifact_as_a_dict(path):
-    """`run.load(Kind)` and `Kind.parse` read artifacts; nothing names their files beside a reader of JSON."""
+    """`run.load(Kind)` and `Kind.parse` read artifacts; no reader of JSON names their files."""
     if room(path) in ("records", "store"):
         return
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -179,7 +178,7 @@ def test_no_room_reads_an_artifact_as_a_dict(path):
 
 
 def test_rooms_are_light_to_import():
-    """No front door brings in what takes seconds: heavy libraries are imported where they are used."""
+    """No front door brings in what takes seconds: heavy libraries are imported where used."""
     heavy = ("torch", "transformers", "pandas", "matplotlib", "scipy", "sklearn", "papermill")
     rooms = sorted({room(p) for p in FILES} - {"__init__", EXTRAS})
     code = f"import sys\nfor room in {rooms!r}:\n    __import__('helpers.' + room)\n"

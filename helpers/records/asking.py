@@ -23,15 +23,13 @@ PARAMETERS = (
 
 
 class Asking(Record):
-    """How one rung asks one model. Evaluation, production and serving use it and no default of their own.
+    """How one rung asks one model: evaluation, production and serving use it, and no default else.
 
     `rung` may name the model too (`prompt@other-model`); `rung_kind` is the part before the @.
     """
 
     rung: str = ""
-    model: str = (
-        ""  # embedded, tiny, a folder, a hub id, `NAME at BASE_URL`, or the id of a version
-    )
+    model: str = ""  # embedded, tiny, a folder, a hub id, `NAME at BASE_URL`, or a version's id
     style: Style = "full"  # which instructions of task.yaml
     wording: str = ""  # instructions in place of the task's own; "" = the task's
     few_shot_k: int = Field(3, ge=0)
@@ -54,7 +52,7 @@ class Asking(Record):
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Asking:
-        """What a notebook's parameters (its globals()) say of asking; an impossible value is named."""
+        """What a notebook's parameters (its globals()) say of asking; an odd value is named."""
         try:
             return cls(**{name: parameters[name] for name in PARAMETERS if name in parameters})
         except ValidationError as error:
@@ -65,7 +63,7 @@ class Asking(Record):
             ) from None
 
     def for_rung(self, rung: str, model: str) -> Asking:
-        """The same way of asking for another rung and model; its instructions' style follows the rung."""
+        """The same way for another rung and model; the instructions' style follows the rung."""
         kind = rung.partition("@")[0]
         style: Style = "short" if kind in SHORT_RUNGS else "full"
         return self.model_copy(update={"rung": rung, "model": model, "style": style})
@@ -74,7 +72,7 @@ class Asking(Record):
 def asking_of_0_1(
     rung: str, model: str, chosen: Mapping[str, Any], params: Mapping[str, Any] | None, where: str
 ) -> dict[str, Any]:
-    """How a run of 0.1.0 asked a rung: its decision's choices, else its profile's, else 0.1.0's defaults.
+    """How 0.1.0 asked a rung: by its decision's choices, else its profile's, else its defaults.
 
     Only headless runs wrote their parameters down; of others nobody knows them.
     """

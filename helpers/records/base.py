@@ -1,4 +1,4 @@
-"""What every record is, and how the file of an older version is read: upgraded, or refused by name."""
+"""What every record is, and how an older version's file is read: upgraded, or refused by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Record(BaseModel):
 
 
 class Artifact(Record):
-    """A record that is a file of a run: `run.save(artifact)` writes it, `run.load(Kind)` reads it."""
+    """A record that is a file of a run: `run.save(it)` writes it, `run.load(Kind)` reads it."""
 
     FILE: ClassVar[str]  # its name in the run's folder
     WRITTEN_BY: ClassVar[str]  # the notebook to run when it is missing
@@ -27,15 +27,15 @@ class Artifact(Record):
 
     @classmethod
     def upgrade(cls, old: dict[str, Any], params: dict[str, Any] | None) -> dict[str, Any]:
-        """The fields of 0.1.0 in today's form; `params` are those of its run.json, None where it has none.
+        """The fields of 0.1.0 in today's form; `params` are run.json's, None where it has none.
 
-        What cannot be told from them raises WorkbookError: a guess would be a wrong answer that looks right.
+        What cannot be told raises WorkbookError: a guess would be a wrong answer that looks right.
         """
         return old
 
     @classmethod
     def parse(cls, raw: Any, where: str, params: dict[str, Any] | None = None) -> Self:
-        """The artifact that a file's JSON spells; an odd one is an error that names file, field and remedy."""
+        """The artifact that a file's JSON spells; an error names file, field and remedy."""
         remedy = f"run {cls.WRITTEN_BY} again"
         if not isinstance(raw, dict):
             raise WorkbookError(f"{where} holds no JSON object; {remedy}")

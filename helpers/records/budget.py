@@ -1,7 +1,8 @@
 """One ledger of the money that a run may spend: what is reserved, what was spent, and by whom.
 
-budget.jsonl is only ever appended to, a line per event and each in one write, so that a kill -9 loses no cent: what was
-reserved by a process that died before it knew the price counts with its reservation.
+budget.jsonl is only ever appended to, a line per event and each in one write, so that a kill -9
+loses no cent: what was reserved by a process that died before it knew the price counts with its
+reservation.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Expense(Record):
 
 
 class Budget:
-    """The ledger of one run, held to a limit in USD; a limit of 0 means that nothing may be spent."""
+    """The ledger of one run, held to a limit in USD; 0 means that nothing may be spent."""
 
     def __init__(self, run: RunFolder, limit_usd: float = 0.0) -> None:
         self.limit_usd = limit_usd
@@ -79,7 +80,7 @@ class Budget:
             return key
 
     def settle(self, key: str, usd: float) -> None:
-        """Write down what a reserved thing really cost (0: it never happened); the last word counts."""
+        """Write down what a reserved thing cost (0: it never happened); the last word counts."""
         with self._turn:
             self._catch_up()
             self._append({"key": key, "spent": usd})

@@ -1,4 +1,4 @@
-"""Dataset versions: their examples, their manifest, and dataset.json, which names the one that a run made."""
+"""Dataset versions: examples, manifest, and dataset.json, which names the one that a run made."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class FineTuningDataset(Record):
 
 
 class FunnelRow(Record):
-    """One stage and source: in = out + the sum of rejected, each row counted under its first code."""
+    """One stage and source: in = out + sum of rejected, each row under its first code."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True

@@ -1,4 +1,4 @@
-"""decision.json: should we fine-tune at all, what was measured, what it costs, and who looks after it."""
+"""decision.json: should we fine-tune, what was measured, what it costs, who looks after it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Trainer = Literal["lora", "openai"]
 
 
 class RungResult(Record):
-    """What one way of asking one model scored on one part; every score can be recomputed from `answers`."""
+    """What one way of asking one model scored on one part; `answers` holds what it rests on."""
 
     name: str
     model: str
@@ -40,7 +40,7 @@ class RungComparison(Record):
 
 
 class Way(Record):
-    """What one way costs: USD per request, the work before and after, and the time until it stands."""
+    """What one way costs: a request, the work before and after, the time until it stands."""
 
     cost_per_request: float
     one_off_usd: float

@@ -1,4 +1,4 @@
-"""evaluation.json: the tuned model against what it has to beat, on the same test rows, and everything it rests on."""
+"""evaluation.json: the tuned model against what it has to beat, on the same test rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FineTuneEvaluation(Artifact):
 
 
 class Attempt(Record):
-    """Which attempt of the past year this is, how sure it has to be, and what that leaves to be seen."""
+    """Which attempt of the past year this is, and how sure it therefore has to be."""
 
     number: int
     alpha: float  # the gain's lower bound may be wrong this often
@@ -79,7 +79,7 @@ class Evaluation(FineTuneEvaluation):
 
     @classmethod
     def upgrade(cls, old: dict[str, Any], params: dict[str, Any] | None) -> dict[str, Any]:
-        """0.1.0 had other words for targets and slices, and no record of how the rungs were asked."""
+        """0.1.0 had other words for targets and slices, and no record of how it asked."""
         where = cls.FILE
         old["rungs"] = [
             rung | {"asking": asking_of_0_1(rung["name"], rung["model"], {}, params, where)}

@@ -1,4 +1,4 @@
-"""One form for every judgement: a target, a rule of the gate, a check of the monitor or the doctor, a slice, a cause."""
+"""One form for every judgement: target, gate rule, check of monitor or doctor, slice, cause."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ Severity = Literal["info", "warning", "critical"]
 class Finding(Record):
     """One judgement with its evidence.
 
-    `severity` is what a finding that did not pass means for its owner: info (good to know), warning
-    (a person should look), critical (stop, or act). `threshold` is what `estimate` was held against.
+    `severity` is what a finding that did not pass means for its owner: info (good to know),
+    warning (a person should look), critical (stop, or act). `threshold` is what `estimate` was
+    held against.
     """
 
     name: str

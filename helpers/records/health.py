@@ -23,7 +23,7 @@ class Window(Record):
 
 
 class Health(Artifact):
-    """health.json. Of the checks, a failed critical one asks for a retrain, a failed warning for a look."""
+    """health.json. A failed critical check asks for a retrain, a failed warning for a look."""
 
     FILE: ClassVar[str] = "health.json"
     WRITTEN_BY: ClassVar[str] = "06_monitor"

@@ -7,9 +7,13 @@ from pydantic import Field
 from helpers.records.base import Record
 
 GOOD_USES = {
-    "format_or_style": "the answers need one fixed format or style, which a model learns well from examples",
+    "format_or_style": (
+        "the answers need one fixed format or style, which a model learns well from examples"
+    ),
     "domain_terms": "the task has its own terms and codes, which a long prompt explains badly",
-    "shorter_prompt": "a tuned model needs a shorter prompt, which makes every request cheaper and faster",
+    "shorter_prompt": (
+        "a tuned model needs a shorter prompt, which makes every request cheaper and faster"
+    ),
 }
 POOR_USES = {  # why not, and what to do instead
     "new_knowledge": (
