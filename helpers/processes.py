@@ -1,8 +1,8 @@
 """The processes that a run starts: run to their end, and on record.
 
-After a kill -9 the next run ends those on record. A record is {pid, pgid, started}: a pid alone may meanwhile belong to somebody else, so a process is
-ours only when its start time is the recorded one. Each leads its own group, which holds its
-children and nobody else.
+After a kill -9 the next run ends those on record. A record is {pid, pgid, started}: a pid alone may
+meanwhile belong to somebody else, so a process is ours only when its start time is the recorded
+one. Each leads its own group, which holds its children and nobody else.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def end_recorded(folder: Path, grace: float = 5.0) -> int:
 
 
 def sweep(files: Iterable[Path]) -> None:
-    """Remove what processes that are gone left half-written (store.write_text: .NAME.PID.partial)."""
+    """Remove the half-written files (.NAME.PID.partial) of processes that are gone."""
     for path in files:
         pid = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
         if pid.isdigit() and process_start_time(int(pid)) is None:
