@@ -1,13 +1,15 @@
 """The parameters of a run: one flat vocabulary, checked before any kernel starts.
 
-A profile is a YAML file of `name: value` that holds only what differs from the defaults. What a name means and what
-type it has stands in the notebooks' `parameters` cells; the run-level names below are declared here and only here.
+A profile is a YAML file of `name: value` that holds only what differs from the defaults. What a
+name means and what type it has stands in the notebooks' `parameters` cells; the run-level names
+below are declared here and only here.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import math
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -32,7 +34,7 @@ PROFILES = store.PROJECT / "params"
 
 
 class Notebook(NamedTuple):
-    """What the flow knows of a notebook: the record it writes, and which records of the run it reads."""
+    """What the flow knows of a notebook: the record it writes, and those of the run it reads."""
 
     writes: type[Artifact]
     reads: tuple[type[Artifact], ...] = ()
@@ -61,7 +63,8 @@ RUN_LEVEL: dict[str, Any] = {
     "promote_to": "staging",
     "max_cost_usd": 0.0,  # the whole run's spending limit; 0: nothing may be spent
     "show_text": False,  # full example text in executed notebooks
-    "min_new_rows": 50,  # rows since the last training that are a reason to retrain, where a profile begins with 06
+    # rows since the last training that are a reason to retrain, where a profile begins with 06
+    "min_new_rows": 50,
     "time_limits": {},  # minutes per notebook; a notebook without one may take as long as it needs
 }
 CHOICES = {
@@ -86,10 +89,10 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
-            line = lines.setdefault(key.value, key.start_mark.line + 1)
-            if line != key.start_mark.line + 1:
-                said = f"{key.value!r} is already set on line {line}"
-                raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
+            line = key.start_mark.line + 1
+            if lines.setdefault(key.value, line) != line:
+                problem = f"{key.value!r} is already set on line {lines[key.value]}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -101,161 +104,188 @@ def load_profile(profile: str) -> Profile:
     try:
         loader = _StrictLoader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
-        values = loader.construct_document(node) if node is not None else {}
+        if node is None:  # an empty file
+            return Profile(path, {}, {})
+        values = loader.construct_document(node)
     except (OSError, UnicodeDecodeError) as error:
         names = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
         reason = getattr(error, "strerror", None) or error
         raise WorkbookError(
             f"profile {path}: {reason}; profiles are {names}, or give a path to a YAML file"
         ) from None
+    except yaml.MarkedYAMLError as error:
+        where = f"{path}, line {error.problem_mark.line + 1}" if error.problem_mark else str(path)
+        raise WorkbookError(f"{where}: {error.problem}; mend this line of YAML") from None
     except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise WorkbookError(f"{path}{line}: {problem}; mend this line of YAML") from None
+        raise WorkbookError(f"{path}: {error}; mend this YAML") from None
     if not isinstance(values, dict):
         raise WorkbookError(
             f"{path}, line {node.start_mark.line + 1}: a profile is a list of `name: value` lines"
         )
-    return Profile(
-        path, values, {key.value: key.start_mark.line + 1 for key, _ in node.value} if node else {}
-    )
+    return Profile(path, values, {key.value: key.start_mark.line + 1 for key, _ in node.value})
 
 
-def settle(profile: Profile, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """All values that the profile and the command line set, checked: names, types, choices, notebooks."""
-    cells = {name: declared_parameters(store.NOTEBOOKS / f"{name}.ipynb") for name in NOTEBOOKS}
-    vocabulary = {
-        name: default for cell in cells.values() for name, default in cell.items()
-    } | RUN_LEVEL
-    vocabulary["time_limits"] = {"01_decide": 60.0}  # a sample: the type of the values
-    given = [
-        (f"{profile.path}, line {profile.lines.get(name, '?')}", name, v)
-        for name, v in profile.values.items()
-    ]
-    given += [("-p", *_override(text, vocabulary)) for text in overrides]
-    checked: dict[str, Any] = {}
-    for where, name, value in given:
+def resolve(profile: Profile, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """All values that the profile and the command line set, checked: names, types and choices."""
+    vocabulary = known_parameters()
+    settings = []
+    for name, value in profile.values.items():
+        settings.append((f"{profile.path}, line {profile.lines.get(name, '?')}", name, value))
+    for text in overrides:
+        settings.append(("-p", *_override(text, vocabulary)))
+    values: dict[str, Any] = {}
+    for where, name, value in settings:
         if isinstance(value, date) and isinstance(vocabulary.get(name), str):
             value = value.isoformat()  # YAML reads 2026-11-22 as a date
-        checked |= check_parameters(vocabulary, {name: value}, where)
-        chosen = value if isinstance(value, list | dict) else [value]
-        if name in CHOICES and (value == [] or set(chosen) - set(CHOICES[name])):
-            raise WorkbookError(f"{where}: {name} takes {', '.join(CHOICES[name])}; got {value!r}")
-    return checked
+        values |= check_parameters(vocabulary, {name: value}, where)
+        if name in CHOICES:
+            _check_choice(name, value, where)
+    return values
+
+
+def known_parameters() -> dict[str, Any]:
+    """name -> default (a sample of its type) of everything that a profile may set."""
+    vocabulary: dict[str, Any] = {}
+    for name in NOTEBOOKS:
+        vocabulary |= declared_parameters(store.NOTEBOOKS / f"{name}.ipynb")
+    return vocabulary | RUN_LEVEL | {"time_limits": {"01_decide": 60.0}}
+
+
+def _check_choice(name: str, value: Any, where: str) -> None:
+    chosen = value if isinstance(value, list | dict) else [value]
+    if value == [] or not set(chosen) <= set(CHOICES[name]):
+        raise WorkbookError(f"{where}: {name} takes {', '.join(CHOICES[name])}; got {value!r}")
 
 
 def _override(text: str, vocabulary: dict[str, Any]) -> tuple[str, Any]:
-    """Read one `-p KEY=VALUE`: the value is YAML, except where a text is meant (run_id=20261122 stays a text)."""
-    name, equals, raw = text.partition("=")
+    """Name and value of one `-p KEY=VALUE`.
+
+    The value is YAML, except where a text is meant (run_id=20261122 stays a text).
+    """
+    name, equals, value = text.partition("=")
     if not equals:
         raise WorkbookError(f"-p {text!r}: write -p NAME=VALUE")
     name = name.strip()
     if isinstance(vocabulary.get(name), str):
-        return name, raw
+        return name, value
     try:
-        return name, yaml.safe_load(raw)
+        return name, yaml.safe_load(value)
     except yaml.YAMLError:
-        return name, raw  # refused by its type, which is not text
+        return name, value  # refused by its type, which is not text
 
 
 def select(notebooks: Sequence[str], only: str, from_: str) -> list[str]:
-    """The notebooks to run now, in the profile's order; --only and --from take names or a clear beginning such as 04."""
+    """The notebooks to run now, in the profile's order.
+
+    --only and --from take names, or a clear beginning of one such as 04.
+    """
     names = list(dict.fromkeys(notebooks))
     if only and from_:
         raise WorkbookError("--only and --from together say nothing; give one of them")
     if from_:
-        return names[names.index(_one(from_, names)) :]
-    wanted = {_one(part, names) for part in only.split(",") if part.strip()}
-    return [name for name in names if name in wanted] if wanted else names
+        return names[names.index(_full_name(from_, names)) :]
+    chosen = {_full_name(part, names) for part in only.split(",") if part.strip()}
+    if not chosen:
+        return names
+    return [name for name in names if name in chosen]
 
 
-def _one(text: str, names: list[str]) -> str:
-    found = [name for name in names if name.startswith(text.strip())]
-    if len(found) != 1:
+def _full_name(text: str, names: list[str]) -> str:
+    matches = [name for name in names if name.startswith(text.strip())]
+    if len(matches) != 1:
         raise WorkbookError(
-            f"{text.strip()!r} names {len(found)} notebooks of this run, which are {', '.join(names)}"
+            f"{text.strip()!r} names {len(matches)} notebooks of this run,"
+            f" which are {', '.join(names)}"
         )
-    return found[0]
+    return matches[0]
 
 
 def begin(notebook: str, namespace: dict[str, Any]) -> store.Run:
-    """Check a notebook's parameters (its globals()) by the rules of `workbook run` and open its run.
+    """Check a notebook's parameters (its globals()) by the rules of `workbook run`; open its run.
 
-    Also refuses names that papermill injected and no notebook declares: papermill itself only warns. Names that other
-    notebooks of a profile declare are let through, so that `papermill -f params/P.yaml` works for every notebook.
+    Also refuses names that papermill injected and no notebook declares: papermill itself only
+    warns. Names that other notebooks of a profile declare are let through, so that
+    `papermill -f params/P.yaml` works for every notebook.
     """
-    declared = declared_parameters(
-        next(store.NOTEBOOKS.rglob(f"{notebook}.ipynb"), store.NOTEBOOKS / notebook)
-    )
-    given = {name: namespace[name] for name in declared if name in namespace}
-    for source in namespace.get("In", []):
-        if source.startswith("# Parameters\n"):
-            given |= _literals(ast.parse(source))
-    elsewhere = set(given) - set(declared)
-    if elsewhere:
-        known = {
-            name for path in store.NOTEBOOKS.rglob("*.ipynb") for name in declared_parameters(path)
-        }
-        given = {
-            name: value
-            for name, value in given.items()
-            if name not in elsewhere & (known | set(RUN_LEVEL))
-        }
-    for name, value in check_parameters(declared, given, where=notebook).items():
-        namespace[name] = value
+    path = next(store.NOTEBOOKS.rglob(f"{notebook}.ipynb"), store.NOTEBOOKS / notebook)
+    declared = declared_parameters(path)
+    values = {name: namespace[name] for name in declared if name in namespace}
+    injected = _injected(namespace)
+    if injected.keys() - declared.keys():
+        elsewhere = set(RUN_LEVEL)
+        for other in store.NOTEBOOKS.rglob("*.ipynb"):
+            elsewhere |= declared_parameters(other).keys()
+        for name in elsewhere - declared.keys():
+            injected.pop(name, None)
+    namespace |= check_parameters(declared, values | injected, where=notebook)
     return store.open_run(namespace["run_id"])
 
 
-def _literals(tree: ast.Module) -> dict[str, Any]:
+def _injected(namespace: dict[str, Any]) -> dict[str, Any]:
+    """What papermill put into a cell of its own, from the kernel's history."""
+    values: dict[str, Any] = {}
+    for source in namespace.get("In", []):
+        if source.startswith("# Parameters\n"):
+            values |= _literals(source)
+    return values
+
+
+def _literals(source: str) -> dict[str, Any]:
     """name -> value of every `name = literal` and `name: type = literal` of a cell."""
-    found: dict[str, Any] = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-            if isinstance(target, ast.Name):
-                found[target.id] = ast.literal_eval(node.value)
-    return found
+    values: dict[str, Any] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign):
+            target = node.targets[0]
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            target = node.target
+        else:
+            continue
+        if isinstance(target, ast.Name):
+            values[target.id] = ast.literal_eval(node.value)
+    return values
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """name -> default of a notebook's `parameters` cell (papermill's own reader misses some types)."""
+    """name -> default of a `parameters` cell (papermill's own reader misses some types)."""
     cells = store.read_json(notebook, "it belongs to the project; restore it with git")["cells"]
     for cell in cells:
         if "parameters" in cell.get("metadata", {}).get("tags", []):
-            return _literals(ast.parse("".join(cell["source"])))
+            return _literals("".join(cell["source"]))
     raise WorkbookError(f"{notebook}: no cell is tagged `parameters`")
 
 
-def check_parameters(declared: dict[str, Any], given: dict[str, Any], where: str) -> dict[str, Any]:
-    """Refuse unknown names and wrong types; return `given` with floats made floats.
+def check_parameters(
+    declared: dict[str, Any], values: dict[str, Any], where: str
+) -> dict[str, Any]:
+    """Refuse unknown names and wrong types; return `values` with floats made floats.
 
-    The default's type is the parameter's type. An int may stand for a float, and so may the text "1e-4", which
-    YAML 1.1 reads as a string.
+    The default's type is the parameter's type. An int may stand for a float, and so may the text
+    "1e-4", which YAML 1.1 reads as a string.
     """
-    checked = {}
-    for name, value in given.items():
+    for name in values:
         if name not in declared:
             raise WorkbookError(
                 f"{where}: unknown parameter {name!r}; known are {', '.join(sorted(declared))}"
             )
-        checked[name] = _as_type(declared[name], value, f"{where}: {name}")
-    return checked
+    return {
+        name: _as_type(declared[name], value, f"{where}: {name}") for name, value in values.items()
+    }
 
 
 def _as_type(default: Any, value: Any, what: str) -> Any:
-    wanted = type(default)
-    if wanted is float and type(value) in (int, str):
+    expected = type(default)
+    if expected is float and type(value) in (int, str):
         with contextlib.suppress(ValueError):
             value = float(value)
-    if type(value) is not wanted:
+    if type(value) is not expected:
         raise WorkbookError(
-            f"{what} should be {wanted.__name__}, for example {default!r}; got {value!r}"
+            f"{what} should be {expected.__name__}, for example {default!r}; got {value!r}"
         )
-    if wanted is float and value != value:
+    if expected is float and math.isnan(value):
         raise WorkbookError(f"{what} is not a number")
-    if wanted is list and default:
+    if expected is list and default:
         return [_as_type(default[0], item, what) for item in value]
-    if wanted is dict and default:
+    if expected is dict and default:
         sample = next(iter(default.values()))
         return {key: _as_type(sample, item, f"{what}.{key}") for key, item in value.items()}
     return value
