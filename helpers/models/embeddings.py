@@ -13,6 +13,26 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+def load_embedder(needed_by: str = "comparing meanings") -> Any:
+    """WordLlama's model, loaded once: its `embed(texts, norm=True)` gives an array of shape (n, 256).
+
+    WorkbookError that names `needed_by` where the package is not installed.
+    """
+    try:
+        return _packaged_model()
+    except ImportError:
+        raise WorkbookError(f'{needed_by} needs wordllama: pip install -e ".[curate]"') from None
+
+
+@cache
+def _packaged_model() -> Any:
+    import wordllama
+
+    # Its own load() asks a hub for a tokenizer that the package ships in a folder of another name.
+    folder = Path(wordllama.__file__).parent
+    return wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+
+
 def embed(texts: Sequence[str]) -> np.ndarray:
     """One row of length 1 per text, shape (n, 256), float32: a dot product is a cosine. An empty text is all zeros."""
     import numpy as np
@@ -20,19 +40,5 @@ def embed(texts: Sequence[str]) -> np.ndarray:
     vectors = np.zeros((len(texts), 256), dtype=np.float32)
     filled = [i for i, text in enumerate(texts) if text.strip()]
     if filled:
-        vectors[filled] = _encoder().embed([texts[i] for i in filled], norm=True)
+        vectors[filled] = load_embedder().embed([texts[i] for i in filled], norm=True)
     return np.nan_to_num(vectors)
-
-
-@cache
-def _encoder() -> Any:
-    try:
-        import wordllama
-    except ImportError:
-        raise WorkbookError(
-            'comparing meanings needs the package wordllama: pip install -e ".[curate]"'
-        ) from None
-    # Its own load() asks a hub for a tokenizer that the package ships in a folder of another name.
-    return wordllama.WordLlama.load(
-        cache_dir=Path(wordllama.__file__).parent, disable_download=True
-    )

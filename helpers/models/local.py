@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers import store
-from helpers.models import Answer, decoding
+from helpers.models import decoding
+from helpers.models.answers import Answer
 from helpers.models.tokens import load_tokenizer, render_tokens
 from helpers.records import NO_MEMORY, Message, WorkbookError
 
@@ -24,8 +25,13 @@ class LocalModel:
 
     def __init__(self, base_model: str, path: str, adapter: Path | None = None) -> None:
         self.provider = "embedded" if base_model == "embedded" else "local"
-        self.path, self.adapter = path, adapter
-        self.name = base_model if adapter is None else f"{base_model}+{adapter.parent.name}"
+        self.path = path
+        self.adapter = adapter
+        self.name = base_model
+        self.spec = base_model
+        if adapter is not None:
+            self.spec = adapter.parent.name  # the version's id
+            self.name = f"{base_model}+{self.spec}"
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -114,7 +120,7 @@ def load_network(path: str, adapter: Path | None = None) -> Any:
     import torch
     import transformers
 
-    from helpers.models.products import frozen_linear
+    from helpers.models.kernels.products import frozen_linear
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

@@ -5,31 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from helpers import store
-from helpers.models import Answer
+from helpers.models.answers import Answer
 from helpers.records import Message
 
 
 class LoggedModel:
-    """Answers of a log, found by the question; a question that is not in the log is a failed request."""
+    """Answers of a log, by their question; a question that is not in the log is a failed request."""
 
     provider = "local"
     is_loopback = True
 
     def __init__(self, answers: Mapping[str, str], name: str = "log") -> None:
-        self.answers, self.name = answers, name
+        self.answers = answers
+        self.name = name
+        self.spec = name
         self.fingerprint = store.fingerprint(dict(answers))
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
         """The logged answers in the order of `chats`; tokens and latency are not known from here."""
-        found = [self.answers.get(question(chat)) for chat in chats]
-        nothing = {"tokens_in": 0, "tokens_out": 0, "latency_ms": 0.0}
-        missing = Answer(
-            text="", finish="error", error="the log holds no answer to this question", **nothing
-        )
-        return [
-            missing if text is None else Answer(text=text, finish="stop", **nothing)
-            for text in found
-        ]
+        return [self._answer_of(chat) for chat in chats]
+
+    def _answer_of(self, chat: list[Message]) -> Answer:
+        unknown = {"tokens_in": 0, "tokens_out": 0, "latency_ms": 0.0}
+        text = self.answers.get(question(chat))
+        if text is None:
+            reason = "the log holds no answer to this question"
+            return Answer(text="", finish="error", error=reason, **unknown)
+        return Answer(text=text, finish="stop", **unknown)
 
     def count_tokens(self, chat: list[Message]) -> int:
         """A log says nothing of tokens."""

@@ -9,13 +9,17 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helpers import store
+from helpers.models.weights import base_path
 from helpers.records import Message, WorkbookError
 
+if TYPE_CHECKING:
+    from helpers.tasks import Task
 
-def plain(chat: Sequence[Message]) -> list[dict[str, Any]]:
+
+def as_dicts(chat: Sequence[Message]) -> list[dict[str, Any]]:
     """OpenAI message dicts without empty keys."""
     return [m.model_dump(exclude_none=True) | {"content": m.content} for m in chat]
 
@@ -34,7 +38,7 @@ def render_tokens(
             "content": turn["content"] or "",
             "role": "system" if turn["role"] == "developer" else turn["role"],
         }
-        for turn in plain(chat)
+        for turn in as_dicts(chat)
     ]
     return tokenizer.apply_chat_template(
         turns, add_generation_prompt=generation_prompt, return_dict=False
@@ -69,9 +73,25 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
 
 def tokenizer_of(base_model: str) -> Any:
     """The tokenizer of embedded, tiny, a folder or a hub id, loaded once."""
-    from helpers.models import base_path
-
     return load_tokenizer(base_path(base_model))
+
+
+def template_fingerprints(
+    base_model: str, task: Task, prompt_style: str = "short"
+) -> dict[str, str]:
+    """sha256 of what must not change between training and serving: chat template, tokenizer, system prompt."""
+    tokenizer = tokenizer_of(base_model)
+    if tokenizer.is_fast:
+        vocabulary = tokenizer.backend_tokenizer.to_str()
+    else:
+        vocabulary = store.canonical(tokenizer.get_vocab())
+    short = prompt_style == "short"
+    texts = {
+        "template": str(tokenizer.chat_template),
+        "tokenizer": vocabulary,
+        "system_prompt": task.instructions_short if short else task.instructions_full,
+    }
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
 
 _OPENAI_NAME = re.compile(r"(ft:)?(gpt-|chatgpt-|o[1-9](-|$))")
@@ -121,7 +141,7 @@ def count_chats(base_model: str, chats: Iterable[list[Message]]) -> list[int]:
     """Tokens of rendered chats, generation prompt included (OpenAI: by its cookbook's formula, 3 a message and 3)."""
     if is_openai(base_model):
         texts = [
-            [str(v) for m in plain(chat) for k, v in m.items() if v and k != "tool_call_id"]
+            [str(v) for m in as_dicts(chat) for k, v in m.items() if v and k != "tool_call_id"]
             for chat in chats
         ]
         return [sum(count_text(base_model, parts)) + 3 * (len(parts) // 2) + 3 for parts in texts]

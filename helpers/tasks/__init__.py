@@ -2,6 +2,7 @@
 
 from helpers.tasks.examples import LoadedRows, has_feedback, load_examples, read_dataset, to_example
 from helpers.tasks.knowledge import Article, knowledge
+from helpers.tasks.new import new_task
 from helpers.tasks.parts import assign_part, group_of, hash_order, normalise, with_parts
 from helpers.tasks.prompt import render
 from helpers.tasks.reading import read_rows

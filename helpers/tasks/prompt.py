@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from helpers.records import Message, TrainingExample
+from helpers.records import Message, Style, TrainingExample
 from helpers.tasks.task import Task
-
-Style = Literal["short", "full"]
 
 
 def render(
@@ -15,17 +11,14 @@ def render(
 ) -> list[Message]:
     """[system: the task's instructions, the example's turns (its own system prompt left out), answer if asked for].
 
-    `style` picks instructions.short or instructions.full of task.yaml; `example` may be the bare user text.
+    `style` picks instructions.short or instructions.full of task.yaml; `example` may be the bare
+    user text.
     """
-    system = Message(
-        role="system",
-        content=task.instructions_short if style == "short" else task.instructions_full,
-    )
+    instructions = task.instructions_short if style == "short" else task.instructions_full
+    chat = [Message(role="system", content=instructions)]
     if isinstance(example, str):
-        return [system, Message(role="user", content=example)]
-    turns = [m for m in example.prompt if m.role not in ("system", "developer")]
-    return [
-        system,
-        *turns,
-        *([Message(role="assistant", content=example.answer)] if answer else []),
-    ]
+        return [*chat, Message(role="user", content=example)]
+    chat += [m for m in example.prompt if m.role not in ("system", "developer")]
+    if answer:
+        chat.append(Message(role="assistant", content=example.answer))
+    return chat

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from helpers.models import products
+from helpers.models.kernels import products
 
 
 @pytest.mark.parametrize("onednn", [False, True], ids=["mkl", "onednn"])

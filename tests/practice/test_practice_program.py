@@ -89,16 +89,16 @@ def gone(pid: int) -> bool:
     return False
 
 
-PARENT = "from helpers.models import practice; import time; print(practice.resolve('practice'), flush=True); time.sleep(300)"
+PARENT = "from helpers.models import practice; import time; print(practice.resolve_base_url('practice'), flush=True); time.sleep(300)"
 
 
 def test_a_home_has_one_server_which_ends_with_its_parent_however_that_ends(monkeypatch):
-    assert practice.resolve("http://127.0.0.1:1/v1") == "http://127.0.0.1:1/v1"
+    assert practice.resolve_base_url("http://127.0.0.1:1/v1") == "http://127.0.0.1:1/v1"
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT], cwd=store.PROJECT, stdout=subprocess.PIPE, text=True
     )
     url = parent.stdout.readline().strip()
-    assert practice.resolve("practice") == url, "the server that another notebook started is shared"
+    assert practice.resolve_base_url("practice") == url, "the server that another notebook started is shared"
     pid = store.read_json(store.home() / "practice/server.json")["pid"]
     parent.kill()
     assert gone(pid), "the server outlived its parent"

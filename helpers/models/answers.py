@@ -1,0 +1,38 @@
+"""What an answer is, and what answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from helpers.records import Message, Record
+
+
+class Answer(Record):
+    """One answer and what it took. `latency_ms` of a batched local answer runs from its batch's start."""
+
+    text: str
+    tokens_in: int
+    tokens_out: int
+    tokens_cached: int = 0  # of the prompt, not computed again: shared prefix, provider's cache
+    latency_ms: float
+    finish: Literal["stop", "length", "error"]
+    error: str | None = None
+
+
+class Model(Protocol):
+    """Anything that answers a chat."""
+
+    name: str
+    spec: str  # what loads it again: embedded, tiny, a folder, a hub id, NAME at BASE_URL; or a version's id
+    provider: Literal["embedded", "local", "api"]
+    is_loopback: bool
+    fingerprint: str  # sha256 of all that decides its answers
+
+    def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
+        """Greedy answers in the order of `chats`."""
+        ...
+
+    def count_tokens(self, chat: list[Message]) -> int:
+        """Tokens of the rendered prompt, generation prompt included."""
+        ...

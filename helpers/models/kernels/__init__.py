@@ -1,0 +1,1 @@
+"""The measured shortcuts of the processor, kept apart: docs/kernels.md explains them with shapes."""
