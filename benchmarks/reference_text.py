@@ -1,0 +1,554 @@
+"""The hand-written half of docs/artifacts.md and docs/task.md; make_docs.py puts it together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# What a field means that has no comment beside it in the code.
+MEANINGS = {
+    "Environment.ready": "whether nothing is missing",
+    "Environment.checks": "the doctor's checks",
+    "Environment.budget": "what the tutorial allows itself, and what this task takes",
+    "Environment.versions": "on what this run was made",
+    "Finding.name": "what was judged",
+    "Finding.verdict": "it holds, it does not hold, or the evidence does not decide",
+    "Finding.evidence": "what was seen, in a sentence",
+    "Finding.severity": "for what did not pass: good to know, look, or act",
+    "Finding.remedy": "what to do about it",
+    "Finding.estimate": "the number that was judged",
+    "Finding.threshold": "what that number was held against",
+    "Estimate.value": "the number itself",
+    "Estimate.low": "lower end of the 95% interval",
+    "Estimate.high": "upper end of the 95% interval",
+    "Estimate.n": "rows behind it; 0: nothing was measured",
+    "Allowance.what": "what is limited, such as the longest prompt",
+    "Allowance.unit": "tokens or rows",
+    "Allowance.largest": "the largest amount found",
+    "Allowance.limit": "what the tutorial is made for",
+    "Versions.python": "version of Python",
+    "Versions.packages": "version of each base package",
+    "Versions.commit": "commit of the code; `+changes`: files differed from it",
+    "Decision.recommendation": "what to do",
+    "Decision.status": "expected from cheaper rungs, or shown by 04",
+    "Decision.targets_met": "whether a cheaper rung surely meets every target",
+    "Decision.trainer": "who should train",
+    "Decision.reasons": "why, one sentence each",
+    "Decision.warnings": "what to know before trusting it",
+    "Decision.next_action": "what to do next",
+    "Decision.rungs": "every rung that was asked, cheapest first",
+    "Decision.comparisons": "the rungs against each other, on the same rows",
+    "Decision.economics": "what each way costs",
+    "Decision.power": "what the test part can show",
+    "Decision.plan": "who looks after it",
+    "Decision.screening": "the answers of the questionnaire",
+    "Decision.train_anyway_because": 'the reason given for training all the same; "": none',
+    "RungResult.name": "the rung; `rung@model` where another model was asked",
+    "RungResult.model": "which model answered",
+    "RungResult.part": "which part was asked: validation or test",
+    "RungResult.n": "how many rows were asked",
+    "RungResult.results": "what it scored",
+    "RungResult.asking": "how it was asked",
+    "EvalResults.accuracy": "share of right answers",
+    "EvalResults.format_compliance": "share of answers of the required form",
+    "EvalResults.latency_p50": "ms; half of the answers come sooner",
+    "EvalResults.latency_p95": "ms; 95 of 100 answers come sooner",
+    "EvalResults.cost_per_request": "USD; n = 0: no price is known",
+    "EvalResults.quality_scores": "further scores, such as `empty`, `refusal`, `field_NAME`",
+    "Asking.rung": "the rung; `rung@model` where it names another model too",
+    "Asking.few_shot_k": "solved examples in a few_shot prompt",
+    "Asking.few_shot_pick": "the same examples for all rows, or the most similar ones for each",
+    "Asking.rag_k": "passages in a rag prompt",
+    "Asking.rag_shots": "solved examples in a rag prompt, each with its passages",
+    "Asking.rag_dense": "weight of meaning in the search: 0 words alone, 1 meaning alone",
+    "Asking.template_args": "further arguments of the chat template",
+    "Asking.tools": "tools that the model may call, as OpenAI describes them",
+    "Asking.max_new_tokens": "the longest answer, in tokens",
+    "Asking.stop": "texts that end an answer",
+    "Asking.decoding": "how the next token is chosen",
+    "Asking.compute": "the numbers that the model calculates with",
+    "RungComparison.rung": "the rung",
+    "RungComparison.against": "the rung it is compared with",
+    "RungComparison.accuracy": "the difference in accuracy",
+    "RungComparison.format_compliance": "the difference in format compliance",
+    "MetricComparison.difference": "the first minus the other; n counts the rows of both",
+    "MetricComparison.method": "how the interval was calculated",
+    "MetricComparison.lost": "rows right only with the other",
+    "MetricComparison.margin": "how much may be lost",
+    "MetricComparison.verdict": "surely better than asked, surely not, or not decided",
+    "Economics.break_even_requests_per_month": "requests a month from which tuning is cheaper than"
+    " the best rung; null: it never is",
+    "Economics.break_even_against": "the same against each rung",
+    "Economics.ways": "cost of each rung, and of tuning",
+    "Economics.predicted_tuned_cost_per_request": "USD, until 04 has measured it",
+    "Economics.one_off_usd": "work before a tuned model serves",
+    "Economics.monthly_usd": "work a month while it serves",
+    "Economics.training_usd": "one training run",
+    "Economics.hours": "hours of work that were assumed",
+    "Economics.volume_per_month": "requests a month, from task.yaml",
+    "Economics.prices_as_of": "date of the prices",
+    "Economics.custom_model": "for comparison: a model trained from nothing",
+    "Way.cost_per_request": "USD",
+    "Way.one_off_usd": "USD of work before it serves",
+    "Way.monthly_usd": "USD of work a month",
+    "Way.elapsed": "time until it stands: hours, days, weeks or months",
+    "ComputeEstimate.parameters": "its size",
+    "ComputeEstimate.tokens": "text to train on",
+    "ComputeEstimate.flops": "arithmetic",
+    "ComputeEstimate.gpu_hours": "hours of one GPU",
+    "ComputeEstimate.usd": "what that costs",
+    "Power.n": "rows of the test part",
+    "Power.detectable_difference": "smallest gain it can show",
+    "Power.rows_needed": "by metric: rows that its target needs at least",
+    "Plan.owner": "who looks after it",
+    "Plan.cadence": "how often",
+    "Plan.review_on": "when to decide anew",
+    "Plan.hours_per_month": "hours of work a month",
+    "Plan.time_to_build": "time until it stands",
+    "Screening.new_knowledge": "facts are missing (speaks against tuning)",
+    "Screening.format_or_style": "one fixed format or style (for)",
+    "Screening.domain_terms": "terms and codes of its own (for)",
+    "Screening.shorter_prompt": "a long prompt could become short (for)",
+    "Screening.one_off": "done once (against)",
+    "Screening.changing_requirements": "rules change often (against)",
+    "Screening.own_architecture": "no existing model fits",
+    "Screening.warnings": "answers that task.yaml overruled",
+    "DatasetPointer.version": "name of the folder in datasets/",
+    "DatasetPointer.fingerprint": "hash of its content; must equal the manifest's",
+    "Manifest.version": "name of the folder: task and fingerprint",
+    "Manifest.created_at": "when it was published",
+    "Manifest.task": "name of the task",
+    "Manifest.params": "the parameters of 02",
+    "Manifest.counts": "kept rows by source",
+    "Manifest.funnel": "rows in, out and rejected, by stage and source",
+    "Manifest.splits": "kept rows by part",
+    "Manifest.fingerprint": "hash of all kept rows",
+    "Manifest.tool_versions": "packages that decided about rows",
+    "Manifest.labels": "field -> part -> label -> rows",
+    "Manifest.feedback": "who rates, and who wrote the logged answers",
+    "Manifest.warnings": "what to know before using it",
+    "FunnelRow.stage": "read, filter, review, check, duplicates, leakage",
+    "FunnelRow.source": "human, production or synthetic",
+    "FunnelRow.rows_in": "rows that came in",
+    "FunnelRow.rows_out": "rows that went on",
+    "FunnelRow.rejected": "issue code -> rows; each row counts under its first code",
+    "Splits.train": "rows to learn from",
+    "Splits.validation": "rows for choices",
+    "Splits.test": "rows that 04 alone reads",
+    "TrainedModel.model_id": "what the serving side calls it",
+    "TrainedModel.version": "its id in the registry",
+    "TrainedModel.provider": "`local`, or the provider of the job",
+    "TrainedModel.base_model": "what was tuned",
+    "TrainedModel.base_url": 'the endpoint that serves it; "": this machine',
+    "TrainedModel.dataset_version": "what it learnt from",
+    "TrainedModel.fingerprints": "template, tokenizer and system prompt it was trained with",
+    "TrainedModel.hyperparameters": "every setting that decides the result",
+    "TrainedModel.tokens": "tokens trained on, all epochs",
+    "TrainedModel.seconds": "time of the training",
+    "TrainedModel.cost_usd": "cost of the training",
+    "TrainedModel.losses": "last train loss, lowest validation loss and its step",
+    "TrainedModel.details": "memory, speed, what was checked after training; the job's id",
+    "Evaluation.base_model": "the base model with the short prompt",
+    "Evaluation.fine_tuned_model": "the tuned model",
+    "Evaluation.comparison": "by metric: tuned minus the best cheaper rung",
+    "Evaluation.n_test": "rows of the test part that were asked",
+    "Evaluation.rungs": "everything that was asked here",
+    "Evaluation.best_rung": "the rung to beat, as 01 chose it",
+    "Evaluation.verdict": "the final word",
+    "Evaluation.reasons": "why, one sentence each",
+    "Evaluation.min_gain": "the gain that was asked for",
+    "Evaluation.attempt": "which attempt of the year this is",
+    "Evaluation.slices": "pass: surely better there; fail: surely worse",
+    "Evaluation.fingerprints": "template, tokenizer and system prompt that were used",
+    "Evaluation.dataset_version": "whose test part was asked",
+    "Evaluation.version": "the tuned model's id in the registry",
+    "Evaluation.timing": "seconds by rung; differs from run to run",
+    "Attempt.number": "1 for the first of the past year",
+    "Ratings.by": "a model, or people",
+    "Ratings.rated": "pairs that were rated",
+    "Ratings.kappa_rows": "pairs that both rated",
+    "Ratings.cost_usd": "what the judge cost",
+    "Ratings.warnings": "what to know before trusting it",
+    "Promotion.version": "the candidate",
+    "Promotion.target": "where it was to go",
+    "Promotion.verdict": "what the gate said",
+    "Promotion.promoted": "whether it went there",
+    "Promotion.rules": "every rule of the gate",
+    "Promotion.reasons": "the rules that did not pass",
+    "Promotion.generation": "the route's number after this change",
+    "Promotion.forced": "promoted against the gate, by a person, with a reason",
+    "Health.verdict": "whether all is well",
+    "Health.reasons": "the checks that did not pass, or why there is nothing to check",
+    "Health.checks": "a failed critical one asks for a retrain, a failed warning for a look",
+    "Health.version": "the version in production; null: none",
+    "Health.window": "the days that were judged",
+    "Health.simulated": "whether the traffic is a simulation",
+    "Health.unreadable": "log lines that could not be read",
+    "Window.start": "first moment",
+    "Window.end": "last moment",
+    "Window.days": "its length",
+    "Window.files": "the logs that were read",
+    "RunRecord.run_id": "the folder's name",
+    "RunRecord.profile": "the profile, by name or path",
+    "RunRecord.status": "how far it is, or how it ended",
+    "RunRecord.reason": "why it ended so",
+    "RunRecord.verdict": "the gate's word, where 05 was reached",
+    "RunRecord.exit_code": "what the command ended with",
+    "RunRecord.started_at": "when it began",
+    "RunRecord.finished_at": "when it ended",
+    "RunRecord.notebooks": "each notebook, in order",
+    "RunRecord.versions": "on what it was made",
+    "NotebookEntry.name": "the notebook",
+    "NotebookEntry.status": "how far it is; reused: finished before, with the same inputs",
+    "NotebookEntry.seconds": "how long it took",
+    "NotebookEntry.attempts": "how often it was started",
+    "AnswerRow.id": "of the example",
+    "AnswerRow.group": "of the example",
+    "AnswerRow.answer": "what the model said",
+    "AnswerRow.scores": "score by name, each from 0 to 1",
+    "AnswerRow.format_reason": "why the format is refused; null: it is not",
+    "AnswerRow.latency_ms": "time of the answer",
+    "AnswerRow.tokens_in": "length of the prompt; 0: unknown",
+    "AnswerRow.tokens_out": "length of the answer; 0: unknown",
+    "AnswerRow.error": "why there is no answer",
+    "Expense.key": "one thing that is paid once",
+    "Expense.reserved": "USD at most",
+    "Expense.spent": "USD in truth; null: not known yet",
+    "TrainingExample.id": "the row's own id, else a hash of its content",
+    "TrainingExample.messages": "the conversation; the answer is the last turn",
+    "TrainingExample.source": "where it came from",
+    "TrainingExample.quality": "whether a person knows that it is right",
+    "TrainingExample.created_at": "when it was written",
+    "TrainingExample.part": "which part it belongs to",
+    "TrainingExample.parent_id": "the row that it was made from",
+    "TrainingExample.feedback_score": "how users rated the answer, 1 to 5",
+    "TrainingExample.meta": "file and line it came from, and columns that were kept",
+    "Message.role": "who speaks",
+    "Message.content": "the text",
+    "Message.tool_calls": "calls of tools, as OpenAI writes them",
+    "Message.tool_call_id": "the call that a tool's message answers",
+    "Message.name": "name of the speaker",
+    "RejectedExample.issues": "what is wrong with it; the funnel counts the first",
+    "RejectedExample.stage": "the stage that rejected it",
+    "RejectedExample.rule_version": "which rules were in force",
+    "Issue.code": "the issue code; the glossary lists them",
+    "Issue.evidence": "what was seen, without its value",
+    "Issue.matched_id": "the row that it repeats",
+    "Issue.score": "how similar the two are",
+    "FineTunedModelVersion.id": "its name everywhere",
+    "FineTunedModelVersion.task": "the task; demo/NAME for shipped ones",
+    "FineTunedModelVersion.run_id": "the run that made it",
+    "FineTunedModelVersion.model_id": "what the serving side calls it",
+    "FineTunedModelVersion.base_model": "what was tuned",
+    "FineTunedModelVersion.trained_at": "when its training began",
+    "FineTunedModelVersion.dataset_version": "what it learnt from",
+    "FineTunedModelVersion.eval_results": "what 04 measured",
+    "FineTunedModelVersion.status": "where in its life it is",
+    "FineTunedModelVersion.metadata": "provider, files and their hashes, reasons",
+    "Task.name": "small letters, digits and underscores; its name in the registry",
+    "Task.instructions_full": "the prompt with every rule",
+    "Task.instructions_short": "what is left to say to a tuned model; the full ones if missing",
+    "Task.schema_": "JSON Schema of an answer; `output: {text: true}` for free text",
+    "Task.scored_fields": "fields that must equal the gold; all of the schema if missing",
+    "Task.accuracy_from": "who says whether an answer is right",
+    "Task.targets": "what the work needs, by metric",
+    "Task.margins": "what a replacement may lose, by metric",
+    "Task.replace": "whether a new model must be better, or only no worse",
+    "Task.columns": "your names of our columns, see below",
+    "Task.volume_per_month": "requests a month",
+    "Task.prices": "what things cost, see below",
+    "Task.data_may_leave": "whether text may be sent to another machine",
+    "Task.screening": "answers to 01's questionnaire, see below",
+}
+
+ARTIFACTS_HEAD = """
+# Artifacts
+
+Every file that the workbook writes for another program, or for you, with all its fields. This page
+is made from the code by `python -m benchmarks.make_docs`; a test holds that it is current.
+
+All of it lies in the home: `artifacts/`, or where `WORKBOOK_HOME` points.
+
+```
+runs/<run_id>/          run.json and the files that notebooks hand to each other, budget.jsonl,
+                        answers/<rung>.jsonl, notebooks/ (executed copies), private/ (mode 0700)
+datasets/<version>/     train|validation|test.jsonl, rejected.jsonl, review.csv, card.md,
+                        manifest.json
+models/<version>/       adapter/, and merged/ or a GGUF file where you exported them
+live/<task>/            logs of what serves, a file per day
+attempts/<task>.jsonl   every evaluation of a year
+registry.db             versions, routes, history (or PostgreSQL)
+routes.json             which version serves which task: a view of the registry
+```
+
+Every artifact has a `schema_version` (now 2), and is read in one way:
+
+```python
+from helpers import store
+from helpers.records import Evaluation
+
+evaluation = store.Run("my-run").load(Evaluation)
+print(evaluation.verdict)
+```
+
+A missing, torn or odd file is an error that names the file, the field and the notebook to run.
+A file of 0.1.0 has no `schema_version`. It is upgraded while it is read, or refused with the
+reason, and never guessed at. A newer file than this workbook knows is refused.
+
+Times are ISO 8601 with a time zone. Where a field has a default, older files may lack it.
+"""
+
+ARTIFACTS = {
+    "run.json": "What a run does, how far it is, and how it ended. It is written at every step, and"
+    " always whole.",
+    "environment.json": "What this machine has. When a result looks odd in three months, this file"
+    " says on what it was made.",
+    "decision.json": "Whether to fine-tune at all, and why. 03 and 04 ask as this file says.",
+    "dataset.json": "Which dataset version this run made. The rows are in datasets/.",
+    "manifest.json": "The last file of a dataset version. A folder without it is not finished.",
+    "model.json": "What was trained, from what, at which cost, and how it is to be asked.",
+    "evaluation.json": "Is it better, by how much, are we sure? Two runs with one seed write the"
+    " same values, apart from latencies, measured costs and `timing`.",
+    "promotion.json": "What was asked of the registry, what the gate said, and what happened.",
+    "health.json": "Is the model in production still good? The runner reads it, to ask whether"
+    " there is a reason to retrain.",
+}
+
+SHARED = "These are the building blocks of the artifacts above."
+OTHER = "One JSON object a line (`.jsonl`), or a row of the registry."
+
+
+class Lines(NamedTuple):
+    """A file of many records."""
+
+    file: str
+    text: str
+
+
+LINES = {
+    "AnswerRow": Lines(
+        "answers/&lt;rung&gt;.jsonl",
+        "One answer a line. Every score of the artifacts can be calculated again from it.",
+    ),
+    "Expense": Lines(
+        "budget.jsonl",
+        "The ledger of money. It is only appended to: a line with `key`, `who` and `reserved`"
+        " before\nsomething is paid, a line with `key` and `spent` after. Together they give:",
+    ),
+    "TrainingExample": Lines(
+        "train.jsonl, validation.jsonl, test.jsonl", "One kept example a line, in datasets/."
+    ),
+    "RejectedExample": Lines(
+        "rejected.jsonl",
+        "A line for each row that was left out. It holds no personal data and no secret.",
+    ),
+    "FineTunedModelVersion": Lines(
+        "A version in the registry", "What `workbook registry list --json` prints, a list of these."
+    ),
+}
+
+ARTIFACTS_FOOT = """
+### routes.json
+
+A view of the registry: task -> what serves it. Read it, but do not write it.
+
+| field | meaning |
+|---|---|
+| `version` | the version in production |
+| `model_id`, `provider` | what to load or to ask |
+| `since` | when it was put there |
+| `previous` | what served before |
+| `generation` | rises with every change |
+
+### live/&lt;task&gt;/YYYY-MM-DD.jsonl
+
+One request a line, written by whatever serves. 06 reads it.
+
+| field | meaning |
+|---|---|
+| `request_id` | a line with the same id replaces the one before |
+| `created_at` | ISO 8601; UTC if it names no zone |
+| `version` | which version answered; "" if unknown |
+| `messages` | the chat that was sent |
+| `answer` | the text that came back |
+| `status` | `ok`, `200` or `success`; anything else is an error |
+| `latency_ms` | time of the answer |
+| `feedback_score` | 1 to 5, if the user rated it |
+| `conversation_id` | which requests belong together |
+| `simulated` | true for made-up traffic |
+
+### review.csv and accept.csv
+
+`review.csv` has a row per doubtful example: `id`, `source`, `input`, `output`, `why`, and for you
+`decision` (keep, fix or drop), `corrected_output` and `reviewer`. `accept.csv` has `id` and
+`reason` of rejected rows that you take back. Put them into the task folder; the next run of 02
+applies them.
+"""
+
+IN_YAML = {
+    "instructions_full": "instructions.full",
+    "instructions_short": "instructions.short",
+    "wordings": "instructions.wordings",
+    "schema": "output.schema",
+}
+
+TASK_HEAD = """
+# task.yaml
+
+A task folder says what a model shall do and when it is good enough. This page lists every field of
+its task.yaml. It is made from the code by `python -m benchmarks.make_docs`; a test holds that it is
+current.
+
+```
+mytask/
+  task.yaml             this page
+  human.jsonl           examples that a person wrote or checked (also .csv, .parquet, .xlsx)
+  production.jsonl      logs of what serves today, with ratings (optional)
+  knowledge/*.md|txt    articles for retrieval (optional)
+  review.csv            decisions of people, from an earlier run (optional)
+```
+
+`workbook new mytask --from tickets.csv --input text --output answer` writes such a folder from your
+own file. The least that a task.yaml needs:
+
+```yaml
+name: mytask
+instructions:
+  full: Reply with one JSON object, {"label":"yes"} or {"label":"no"}.
+  short: Answer yes or no as JSON.
+output:
+  schema:
+    type: object
+    required: [label]
+    properties:
+      label: {enum: ["yes", "no"]}
+targets:
+  accuracy: 0.8
+```
+
+An unknown field, a wrong type and a target that no number of rows can show are errors that name the
+line.
+"""
+
+TASK_SECTIONS = [
+    (
+        "What the model is asked",
+        "`full` is the best prompt you have: 01 measures it, and the tuned model has to beat it.",
+        ["name", "instructions_full", "instructions_short", "wordings", "incumbent"],
+    ),
+    (
+        "What an answer looks like",
+        "With a schema, an answer keeps the format when it is one JSON object that the schema"
+        " accepts, with\nnothing around it.",
+        ["schema", "scored_fields", "accuracy_from", "scorer", "rubric"],
+    ),
+    (
+        "When it is good enough",
+        "Write targets before anything is measured, from what the work needs. The metrics are"
+        "\n`accuracy` and `format_compliance` (shares, at least), `latency_p95` (ms, at most) and"
+        "\n`cost_per_request` (USD, at most).\n\n"
+        "```yaml\n"
+        "targets:\n"
+        "  accuracy: 0.40            # at least\n"
+        "  format_compliance: 0.95   # at least\n"
+        "  latency_p95: 5000         # ms, at most\n"
+        "  cost_per_request: 0.001   # USD, at most\n"
+        "```",
+        ["targets", "margins", "replace"],
+    ),
+    (
+        "Where it runs and what it costs",
+        "Nothing is sent elsewhere or spent, unless you say so here and in the profile.",
+        ["volume_per_month", "data_may_leave", "prices", "columns", "screening"],
+    ),
+]
+
+TASK_FOOT = """
+## prices
+
+```yaml
+prices:
+  as_of: 2026-11-22             # after 90 days a warning says that they are old
+  hardware_usd_per_hour: 0.10   # this machine, or one like it
+  person_usd_per_hour: 40       # who labels and reviews
+  hosting_usd_per_month: 0      # what keeping a tuned model ready costs
+  models:                       # USD per million tokens, for endpoints
+    gpt-4.1-mini: {input: 0.40, cached: 0.10, output: 1.60, train: 5.0}
+  training: {gpt-4.1-mini: 5.0} # USD per million trained tokens, for the estimate of 01
+  hours: {rag_once: 24}         # work that you estimate otherwise
+```
+
+A model that is not named under `models` costs nothing on this machine but its time. A paid endpoint
+needs an entry: without one nothing can be bounded, so nothing is sent.
+
+## columns
+
+Names of your columns where they differ from ours. A path such as
+`response.choices.0.message.content` reaches into nested logs.
+
+```yaml
+columns:
+  input: text                   # the message
+  output: {category: label}     # one column, or an object made of several
+  id: ticket
+  created_at: opened
+  group: customer               # rows that belong together
+  split: part                   # train, validation or test, where you decide it
+  feedback_score: stars
+  feedback: {happy: 5, sad: 1}  # what your words of feedback mean, 1 to 5
+  articles: sources             # which article holds the answer
+  messages: chat                # a whole chat in one column
+```
+
+Chat lines (`{"messages": […]}`) and `prompt` / `completion` need no mapping.
+
+## screening
+
+Your answers to the questionnaire of 01, true or false. They go before the parameters of a profile.
+
+```yaml
+screening:
+  new_knowledge: false
+  format_or_style: true
+  domain_terms: true
+  shorter_prompt: true
+  one_off: false
+  changing_requirements: false
+  own_architecture: false
+  owner: support desk           # who will look after the model
+```
+
+## incumbent
+
+What answers today, so that a new model has to beat it. Give its prompt, its model, or both; or a
+file of its answers, which are found by their question.
+
+```yaml
+incumbent:
+  instructions: Triage this message …
+  model: gpt-4.1-mini
+  base_url: https://api.openai.com/v1
+```
+
+```yaml
+incumbent: {answers: today.jsonl}   # rows like those of human.jsonl, with today's answers
+```
+
+## A scorer of your own
+
+Where no field can be compared, `accuracy_from: scorer` and `scorer:` say what is right:
+`exact`, `contains`, `numeric:0.01` (relative tolerance), `chrf:0.6`, `semantic:0.8` (the least that
+counts as right), `tool_calls`, or a function of yours:
+
+```yaml
+accuracy_from: scorer
+scorer: mypackage.scoring:polite
+```
+
+```python
+def polite(example, answer: str) -> float:
+    return float("please" in answer.lower())
+```
+
+It gets the example (a `TrainingExample`; its gold is `example.answer`) and the answer's text, and
+returns a number from 0 to 1. CONTRIBUTING.md shows how to add one to the workbook itself.
+"""
