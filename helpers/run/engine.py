@@ -1,9 +1,10 @@
-"""Execute one notebook headless: papermill with a small engine of our own, in a fresh kernel that surely ends.
+"""Execute one notebook headless: papermill with a small engine of our own, in a fresh kernel.
 
-Four things differ from bare papermill. Widget messages are not answered: nbclient's imitation of the Output widget
-can wait for ever. The kernel is this interpreter, whatever a kernelspec elsewhere says. A watcher ends the kernel when
-the time is up or a signal came, so that nothing depends on an exception surviving an event loop. Every save of the
-executed copy is atomic and without keys and addresses, so that a kill leaves neither half a file nor a secret.
+Four things differ from bare papermill. Widget messages are not answered: nbclient's imitation of
+the Output widget can wait for ever. The kernel is this interpreter, whatever a kernelspec elsewhere
+says. A watcher ends the kernel when the time is up or a signal came, so that nothing depends on an
+exception surviving an event loop. Every save of the executed copy is atomic and without keys and
+addresses, so that a kill leaves neither half a file nor a secret.
 """
 
 from __future__ import annotations
@@ -27,25 +28,26 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import papermill_io
 
-from helpers import store
+from helpers import processes, store
 from helpers.records import WorkbookError
-from helpers import processes
-from helpers.run.ending import Outcome, Stop, clean
+from helpers.run.ending import Outcome, Stop
 
 COPY = "workbook-copy:"  # an output path that begins so is written by CopyWriter
 GRACE = 5.0  # seconds between asking a kernel to stop and killing it
-LONGEST_LINE = 160  # of what a notebook prints: longer lines are tables or texts, and stay in the executed copy
+LONGEST_LINE = 160  # longer lines that a notebook prints stay in its copy: they are tables or texts
+STARTUP_SECONDS = 120
+IOPUB_SECONDS = 60  # nbclient's own 4 s fail on a busy machine
 
 
 @dataclass
-class Job:
+class Execution:
     """One notebook to execute; also the stream that its cells print to."""
 
     run: store.Run
     notebook: Path
     copy: Path  # the executed copy
     parameters: dict[str, Any]
-    env: dict[str, str]
+    environment: dict[str, str]
     stop: Stop
     tell: Callable[[str], None]
     manager: AsyncKernelManager | None = None
@@ -55,66 +57,58 @@ class Job:
         """Short whole lines go to the terminal as well."""
         for line in text.splitlines():
             if line.strip() and len(line) <= LONGEST_LINE:
-                self.tell("      " + clean(line.rstrip()))
+                self.tell("      " + store.without_secrets(line.rstrip()))
 
     def flush(self) -> None:
         """Nothing is held back."""
 
 
-def execute(job: Job) -> Outcome:
+def execute(execution: Execution) -> Outcome:
     """Run all cells and keep the executed copy, without keys that an output may have shown."""
-    outcome = Outcome()
     try:
-        with _watched(job):
-            options = {
-                "engine_name": "workbook",
-                "kernel_name": "python3",
-                "progress_bar": False,
-                "job": job,
-            }
-            folder = str(job.notebook.parent)
-            copy = f"{COPY}{job.copy}"
-            done = papermill.execute_notebook(
-                str(job.notebook), copy, job.parameters, cwd=folder, **options
+        with _watched(execution):
+            document = papermill.execute_notebook(
+                str(execution.notebook),
+                f"{COPY}{execution.copy}",
+                execution.parameters,
+                cwd=str(execution.notebook.parent),
+                engine_name="workbook",
+                kernel_name="python3",
+                progress_bar=False,
+                execution=execution,
             )
-        # papermill's own status fields say `completed` for cells that were not
-        if not all(
-            c.execution_count for c in done.cells if c.cell_type == "code" and c.source.strip()
-        ):
-            outcome = Outcome("Unfinished", "a cell ended the notebook early (SystemExit)")
     except PapermillExecutionError as error:
-        outcome = Outcome(error.ename, error.evalue, error.exec_count)
+        return Outcome(error.ename, error.evalue, error.exec_count)
     except (DeadKernelError, RuntimeError) as error:
-        outcome = Outcome(
-            "DeadKernelError", str(error), kernel_exit=job.process.poll() if job.process else None
-        )
+        code = execution.process.poll() if execution.process else None
+        return Outcome("DeadKernelError", str(error), kernel_exit=code)
     except NoSuchKernel:
-        outcome = Outcome(
-            "WorkbookError",
-            f"the Python kernel is not installed beside {sys.executable}; `make setup` [exit 2]",
-        )
+        problem = f"the Python kernel is not installed beside {sys.executable}; `make setup`"
+        return Outcome("WorkbookError", problem)
     except WorkbookError as error:  # the copy could not be written
-        outcome = Outcome("WorkbookError", str(error))
+        return Outcome("WorkbookError", str(error))
     except OSError as error:
-        outcome = Outcome("OSError", str(error))
-    return outcome
+        return Outcome("OSError", str(error))
+    for cell in document.cells:
+        # papermill's own status fields say `completed` for cells that were not
+        if cell.cell_type == "code" and cell.source.strip() and not cell.execution_count:
+            return Outcome("Unfinished", "a cell ended the notebook early (SystemExit)")
+    return Outcome()
 
 
 @contextlib.contextmanager
-def _watched(job: Job) -> Iterator[None]:
-    """Watch a notebook from a thread: put its kernel on record, interrupt it when it must stop, and end it at last."""
+def _watched(execution: Execution) -> Iterator[None]:
+    """Put the kernel on record, interrupt it when it must stop, and end it at last: by a thread."""
     finished = threading.Event()
 
     def watch() -> None:
         while not finished.wait(0.1):
-            if job.process is None:
-                job.process = getattr(getattr(job.manager, "provisioner", None), "process", None)
-                if job.process is not None:
-                    processes.record(job.run.path(processes.KERNEL), job.process.pid)
-            elif job.stop.due():
-                processes.signal_group(job.process.pid, signal.SIGINT)
+            if execution.process is None:
+                _record_kernel(execution)
+            elif execution.stop.due():
+                processes.signal_group(execution.process.pid, signal.SIGINT)
                 if not finished.wait(GRACE):
-                    processes.end_recorded(job.run.folder)
+                    processes.end_recorded(execution.run.folder)
                 return
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -124,16 +118,23 @@ def _watched(job: Job) -> Iterator[None]:
     finally:
         finished.set()
         thread.join()
-        processes.end_recorded(job.run.folder)
+        processes.end_recorded(execution.run.folder)
+
+
+def _record_kernel(execution: Execution) -> None:
+    provisioner = getattr(execution.manager, "provisioner", None)
+    execution.process = getattr(provisioner, "process", None)
+    if execution.process is not None:
+        processes.record(execution.run.path(processes.KERNEL), execution.process.pid)
 
 
 class CopyWriter:
-    """Where papermill sends the executed copy, once a cell: the file is replaced as a whole, and holds no key."""
+    """Where papermill sends the executed copy, once a cell: replaced whole, and without keys."""
 
     @classmethod
     def write(cls, text: str, path: str) -> None:
         """Write the notebook's JSON."""
-        store.write_text(Path(path.removeprefix(COPY)), clean(text))
+        store.write_text(Path(path.removeprefix(COPY)), store.without_secrets(text))
 
     @classmethod
     def pretty_path(cls, path: str) -> str:
@@ -146,28 +147,27 @@ class HeadlessEngine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, job: Job, **kwargs: Any
+        cls, nb_man: Any, kernel_name: str, execution: Execution, **kwargs: Any
     ) -> Any:
         """Run the cells in a new kernel."""
-        job.manager = AsyncKernelManager(
+        native_alone = KernelSpecManager(kernel_dirs=[])  # none to search: it is sys.executable's
+        execution.manager = AsyncKernelManager(
             kernel_name=kernel_name,
-            kernel_spec_manager=KernelSpecManager(
-                kernel_dirs=[]
-            ),  # none to search: the native one, sys.executable
+            kernel_spec_manager=native_alone,
             transport_encryption="auto" if zmq.has("curve") else "disabled",
         )
-        waits = {
-            "startup_timeout": 120,
-            "iopub_timeout": 60,
-        }  # nbclient's own 4 s fail on a busy machine
         client = PapermillNotebookClient(
-            nb_man, km=job.manager, **waits, store_widget_state=False, stdout_file=job
+            nb_man,
+            km=execution.manager,
+            startup_timeout=STARTUP_SECONDS,
+            iopub_timeout=IOPUB_SECONDS,
+            store_widget_state=False,
+            stdout_file=execution,
         )
         client.comm_open_handlers = {}
-        with open(
-            job.run.private / "kernel.log", "ab"
-        ) as log:  # what it says itself, above all when it crashes
-            return client.execute(env=job.env, stderr=log, cleanup_kc=True)
+        # what the kernel says itself, above all when it crashes
+        with open(execution.run.private / "kernel.log", "ab") as log:
+            return client.execute(env=execution.environment, stderr=log, cleanup_kc=True)
 
 
 papermill_engines.register("workbook", HeadlessEngine)

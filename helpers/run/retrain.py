@@ -1,14 +1,20 @@
-"""Should we retrain at all, and which earlier decision still holds? What a profile that begins with 06 asks first."""
+"""Should we retrain at all, and which earlier decision still holds?
+
+What a profile that begins with 06 asks first.
+"""
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from helpers import store
-from helpers.records import FineTunedModelVersion
+from helpers.records import Decision, FineTunedModelVersion, Health, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.tasks import Task, load_examples
+
+log = logging.getLogger(__name__)
 
 RETIRING_DAYS = 30  # a model that goes away sooner needs its successor now
 RETIREMENTS = {
@@ -17,100 +23,140 @@ RETIREMENTS = {
 }
 
 
-class Answer(NamedTuple):
+class RetrainAdvice(NamedTuple):
     """Whether to retrain, and why (not)."""
 
-    yes: bool
+    retrain: bool
     reason: str
+
+
+class Circumstance(NamedTuple):
+    """Something that speaks for a retrain, or would have."""
+
+    is_reason: bool
+    text: str
 
 
 def should_retrain(
     task: Task, run: store.Run, max_age_days: int, min_new_rows: int, min_feedback: float
-) -> Answer:
+) -> RetrainAdvice:
     """From what 06 found, the rows that came in since, and the age and end of what serves.
 
-    An earlier candidate that waits for approval comes first: training another one would only lengthen the queue.
+    An earlier candidate that waits for approval comes first: training another one would only
+    lengthen the queue.
     """
     manager = FineTuneLifecycleManager(task.registry_name)
     serving = manager.get_production_version()
     if serving is None:
-        return Answer(
+        return RetrainAdvice(
             False, f"nothing to retrain: no version of {task.registry_name} is in production"
         )
     for version in manager.list_versions():
-        if (
-            version.status == "staging"
-            and version.run_id != run.id
-            and version.trained_at > serving.trained_at
-        ):
-            said = f"{version.id} waits for approval: `workbook registry promote {version.id} --to production`"
-            return Answer(False, f"nothing to retrain: {said}")
-    health, age = run.read("health.json"), (store.now() - serving.trained_at).days
-    rows = new_rows(task, serving, min_feedback)
-    new = (
-        "its dataset is gone, so new rows cannot be told"
-        if rows is None
-        else f"{rows} new eligible rows"
-    )
-    found = [
-        (
-            health["verdict"] == "retrain",
-            f"06 says {health['verdict']} ({', '.join(health['reasons']) or 'all well'})",
-        ),
-        (rows is not None and rows >= min_new_rows, f"{new} (min_new_rows {min_new_rows})"),
-        (age > max_age_days, f"trained {age} days ago (max_age_days {max_age_days})"),
+        waits = version.status == "staging" and version.run_id != run.id
+        if waits and version.trained_at > serving.trained_at:
+            command = f"workbook registry promote {version.id} --to production"
+            return RetrainAdvice(
+                False, f"nothing to retrain: {version.id} waits for approval: `{command}`"
+            )
+    circumstances = [
+        _health(run),
+        _new_rows(task, serving, min_new_rows, min_feedback),
+        _age(serving, max_age_days),
         *_retirements(serving),
     ]
-    reasons = [said for counts, said in found if counts]
+    reasons = [circumstance.text for circumstance in circumstances if circumstance.is_reason]
     if reasons:
-        return Answer(True, f"retraining {serving.id}: {'; '.join(reasons)}")
-    return Answer(
-        False, f"nothing to retrain, {serving.id} may go on: {'; '.join(said for _, said in found)}"
+        return RetrainAdvice(True, f"retraining {serving.id}: {'; '.join(reasons)}")
+    texts = "; ".join(circumstance.text for circumstance in circumstances)
+    return RetrainAdvice(False, f"nothing to retrain, {serving.id} may go on: {texts}")
+
+
+def _health(run: store.Run) -> Circumstance:
+    health = run.load(Health)
+    reasons = ", ".join(health.reasons) or "all well"
+    return Circumstance(health.verdict == "retrain", f"06 says {health.verdict} ({reasons})")
+
+
+def _new_rows(
+    task: Task, serving: FineTunedModelVersion, min_new_rows: int, min_feedback: float
+) -> Circumstance:
+    limit = f"(min_new_rows {min_new_rows})"
+    rows = new_rows(task, serving, min_feedback)
+    if rows is None:
+        return Circumstance(False, f"its dataset is gone, so new rows cannot be told {limit}")
+    return Circumstance(rows >= min_new_rows, f"{rows} new eligible rows {limit}")
+
+
+def _age(serving: FineTunedModelVersion, max_age_days: int) -> Circumstance:
+    days = (store.now() - serving.trained_at).days
+    return Circumstance(
+        days > max_age_days, f"trained {days} days ago (max_age_days {max_age_days})"
     )
 
 
-def _retirements(serving: FineTunedModelVersion) -> list[tuple[bool, str]]:
+def _retirements(serving: FineTunedModelVersion) -> list[Circumstance]:
     soon = (store.now() + timedelta(days=RETIRING_DAYS)).date().isoformat()
-    dates = {name: str(serving.metadata.get(name) or "")[:10] for name in RETIREMENTS}
-    return [(day <= soon, f"{RETIREMENTS[name]} on {day}") for name, day in dates.items() if day]
+    circumstances = []
+    for name, text in RETIREMENTS.items():
+        day = str(serving.metadata.get(name) or "")[:10]
+        if day:
+            circumstances.append(Circumstance(day <= soon, f"{text} on {day}"))
+    return circumstances
 
 
 def new_rows(task: Task, serving: FineTunedModelVersion, min_feedback: float) -> int | None:
-    """Verified rows, and production rows rated at least `min_feedback`, that the version's dataset never saw."""
+    """Rows that the version's dataset never saw: verified ones, and well-rated production rows.
+
+    None when the dataset is gone. A rating of at least `min_feedback` is a good one.
+    """
     folder = store.home() / "datasets" / (serving.dataset_version or "-")
     if not (folder / "manifest.json").exists():
         return None
-    rows = [row for path in folder.glob("*.jsonl") for row in store.read_jsonl(path)]
-    known = {(row.get("example") or row).get("id") for row in rows}
-    human, logged = (
-        load_examples(task, "human").examples,
-        load_examples(task, "production").examples,
-    )
-    rated = [
-        row
-        for row in logged
-        if row.feedback_score is not None and row.feedback_score >= min_feedback
-    ]
-    return len({row.id for row in [*human, *rated]} - known)
+    known = set()
+    for path in folder.glob("*.jsonl"):
+        for row in store.read_jsonl(path):
+            known.add((row.get("example") or row).get("id"))  # rejected.jsonl wraps its rows
+    ids = {row.id for row in load_examples(task, "human").examples}
+    for row in load_examples(task, "production").examples:
+        if row.feedback_score is not None and row.feedback_score >= min_feedback:
+            ids.add(row.id)
+    return len(ids - known)
 
 
 def reuse_decision(task: Task, run: store.Run, base_model: str, max_age_days: int) -> bool:
-    """Copy the newest decision on this task and base model into the run; False when there is none, or it is too old."""
-    if run.has("decision.json"):
-        return "reused_from" in run.read("decision.json")
-    versions = FineTuneLifecycleManager(task.registry_name).list_versions()
-    known = {v.run_id for v in versions if v.base_model == base_model}
-    found = [path for name in known if (path := store.Run(name).path("decision.json")).exists()]
-    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)[:1]:
-        at = datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat()
-        # of a copy the first decision's time counts, or it would never grow old
-        value: dict[str, Any] = {
-            "reused_from": path.parent.name,
-            "decided_at": at,
-        } | store.read_json(path)
-        if store.now() - datetime.fromisoformat(value["decided_at"]) <= timedelta(
-            days=max_age_days
-        ):
-            run.write("decision.json", value)
-            return True
-    return False
+    """Copy the newest decision on this task and base model into the run, as it was measured.
+
+    False when there is none, or it is too old, or a version of the workbook wrote it that did not
+    say how models were asked.
+    """
+    if run.has(Decision):
+        return bool(run.load(Decision).reused_from)
+    source = _newest_decision(task, base_model)
+    if source is None:
+        return False
+    try:
+        decision = source.load(Decision)
+    except WorkbookError as error:
+        log.warning("the last decision cannot be reused: %s", error)
+        return False
+    # of a copy the first decision's time counts, or it would never grow old
+    decided_at = decision.decided_at or _written_at(source)
+    if store.now() - decided_at > timedelta(days=max_age_days):
+        return False
+    first = decision.reused_from or source.id
+    run.save(decision.model_copy(update={"reused_from": first, "decided_at": decided_at}))
+    return True
+
+
+def _newest_decision(task: Task, base_model: str) -> store.Run | None:
+    """The run with the newest decision among those of the registered versions."""
+    runs = []
+    for version in FineTuneLifecycleManager(task.registry_name).list_versions():
+        run = store.Run(version.run_id)
+        if version.base_model == base_model and run.has(Decision):
+            runs.append(run)
+    return max(runs, key=_written_at, default=None)
+
+
+def _written_at(run: store.Run) -> datetime:
+    return datetime.fromtimestamp(run.path(Decision.FILE).stat().st_mtime).astimezone()

@@ -1,7 +1,7 @@
-"""Runs at fixed times: a line in the user's crontab, or a systemd timer; and whether what was due has happened.
+"""Runs at fixed times: a line in the user's crontab, or a systemd timer; and whether it was kept.
 
-A schedule is a small file in schedules/ beside the runs, an environment file that only its owner can read, and one
-line in the crontab that carries our tag. Only lines with our tag are ever changed.
+A schedule is a small file in schedules/ beside the runs, an environment file that only its owner
+can read, and one line in the crontab that carries our tag. Only lines with our tag are changed.
 """
 
 from __future__ import annotations
@@ -12,21 +12,49 @@ import shlex
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from helpers import store
-from helpers.records import WorkbookError
-from helpers.run import machine, parameters
+from pydantic import Field
+
+from helpers import parameters, store
+from helpers.records import Record, RunRecord, WorkbookError
+from helpers.run.doctor import commit
+from helpers.run.history import past_runs
 
 GRACE = timedelta(hours=1)  # a run that is later than this is overdue
+SUCCESS = ("finished", "nothing_to_do")
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 FIELDS = ("minute", "hour", "day of month", "month", "day of week")
-_FIELD = re.compile(r"(\*|\d+|[a-z]{3})(-(\d+|[a-z]{3}))?(/\d+)?", re.I)
+EXAMPLE = '"0 3 * * 0"'
+_FIELD = re.compile(r"(\*|\d+|[a-z]{3})(-(\d+|[a-z]{3}))?(/\d+)?", re.IGNORECASE)
 OURS = ("WORKBOOK_HOME", "WORKBOOK_CACHE", "WORKBOOK_COMMIT", "PATH", "LANG")
 KEYS = (
     "# Keys and addresses that the run needs, a NAME='value' a line; only you can read this file.\n"
 )
+
+
+class Schedule(Record):
+    """schedules/NAME.json: which profile runs when, by what, and with which code."""
+
+    profile: str
+    cron: str
+    how: Literal["cron", "systemd"]
+    commit: str
+    installed_at: datetime
+    command: list[str]
+    next_due: datetime
+    environment: str
+    log: str
+    units: list[str] = Field(default_factory=list)
+
+
+class ScheduleStatus(Schedule):
+    """A schedule, and whether it was kept."""
+
+    last_success: datetime | None
+    overdue: bool
+    installed: bool  # its line or its units are in place
 
 
 def now() -> datetime:
@@ -35,19 +63,24 @@ def now() -> datetime:
 
 
 def following(cron: str, after: datetime) -> datetime:
-    """The next time that five cron fields name; what cron would not understand, or never comes, is refused."""
+    """The next time that five cron fields name.
+
+    What cron would not understand, or what never comes, is refused.
+    """
     from croniter import croniter
     from croniter.croniter import CroniterError
 
     fields = cron.split()
     if len(fields) != len(FIELDS):
         raise WorkbookError(
-            f'--cron "{cron}" has {len(fields)} fields; cron wants five ({", ".join(FIELDS)}): "0 3 * * 0"'
+            f'--cron "{cron}" has {len(fields)} fields; cron wants five ({", ".join(FIELDS)}):'
+            f" {EXAMPLE}"
         )
     for name, text in zip(FIELDS, fields, strict=True):
         if not all(_FIELD.fullmatch(part) for part in text.split(",")):
             raise WorkbookError(
-                f'--cron "{cron}": {text!r} is no {name} that cron understands; "0 3 * * 0" is Sunday at three'
+                f'--cron "{cron}": {text!r} is no {name} that cron understands;'
+                f" {EXAMPLE} is Sunday at three"
             )
     try:
         return croniter(" ".join(fields), after).get_next(datetime)
@@ -57,11 +90,15 @@ def following(cron: str, after: datetime) -> datetime:
         ) from None
 
 
-def add(profile: str, cron: str, how: str = "cron") -> dict[str, Any]:
-    """Install a schedule, or replace the one of the same profile; the environment file keeps what its owner added."""
+def add_schedule(profile: str, cron: str, how: Literal["cron", "systemd"] = "cron") -> Schedule:
+    """Install a schedule, or replace the one of the same profile.
+
+    The environment file keeps what its owner added.
+    """
     cron = " ".join(cron.split())
-    due, loaded = following(cron, now()), parameters.load_profile(profile)
-    parameters.settle(loaded)
+    next_due = following(cron, now())
+    loaded = parameters.load_profile(profile)
+    parameters.resolve(loaded)
     if how == "systemd":
         calendar(cron)  # what systemd cannot say is refused before anything is changed
     name = loaded.path.stem
@@ -69,87 +106,91 @@ def add(profile: str, cron: str, how: str = "cron") -> dict[str, Any]:
         raise WorkbookError(
             f"the profile's name {name!r} must be made of letters, digits, dot, dash and underscore"
         )
-    given = name if loaded.path.parent == parameters.PROFILES else str(loaded.path.resolve())
-    commit = machine.commit().partition("+")[0]
-    entry = {
-        "profile": name,
-        "cron": cron,
-        "how": how,
-        "commit": commit,
-        "installed_at": now().isoformat(),
-    }
-    entry |= {
-        "command": [sys.executable, "-m", "helpers.cli", "run", given],
-        "next_due": due.isoformat(),
-    }
-    entry |= {
-        "environment": str(_environment(_file(name, "env"), commit)),
-        "log": str(_file(name, "log")),
-    }
+    shipped = loaded.path.parent == parameters.PROFILES
+    code = commit().partition("+")[0]
+    schedule = Schedule(
+        profile=name,
+        cron=cron,
+        how=how,
+        commit=code,
+        installed_at=now(),
+        command=[
+            *(sys.executable, "-m", "helpers.cli", "run"),
+            name if shipped else str(loaded.path.resolve()),
+        ],
+        next_due=next_due,
+        environment=str(_write_environment(_file(name, "env"), code)),
+        log=str(_file(name, "log")),
+    )
     if _file(name, "json").exists():
-        _take_out(store.read_json(_file(name, "json")))
+        _take_out(_read(_file(name, "json")))
     if how == "systemd":
-        entry["units"] = _systemd(entry)
+        schedule = schedule.model_copy(update={"units": _write_units(schedule)})
     else:
         tab = _crontab()
         tab.remove_all(comment=_tag(name))
-        tab.new(command=_line(entry), comment=_tag(name)).setall(cron)
+        tab.new(command=_line(schedule), comment=_tag(name)).setall(cron)
         tab.write()
-    store.write_json(_file(name, "json"), entry)
-    return entry
+    store.write_json(_file(name, "json"), schedule)
+    return schedule
 
 
-def remove(profile: str) -> None:
+def remove_schedule(profile: str) -> None:
     """Take out the schedule of a profile: our line or units, and our files."""
     name = Path(profile).stem if profile.endswith((".yaml", ".yml")) else profile
-    if not _file(name, "json").exists():
+    path = _file(name, "json")
+    if not path.exists():
         raise WorkbookError(
             f"no schedule for {name!r}; `workbook schedule --list` shows which there are"
         )
-    _take_out(store.read_json(_file(name, "json")))
-    for kind in ("json", "env"):
-        _file(name, kind).unlink(missing_ok=True)
+    _take_out(_read(path))
+    path.unlink()
+    _file(name, "env").unlink(missing_ok=True)
 
 
-def _take_out(entry: dict[str, Any]) -> None:
-    for unit in entry.get("units", []):
+def _take_out(schedule: Schedule) -> None:
+    for unit in schedule.units:
         Path(unit).unlink(missing_ok=True)
-    if entry["how"] == "cron":
+    if schedule.how == "cron":
         tab = _crontab()
-        tab.remove_all(comment=_tag(entry["profile"]))
+        tab.remove_all(comment=_tag(schedule.profile))
         tab.write()
 
 
-def listed() -> list[dict[str, Any]]:
-    """Every schedule of this home: profile, cron, next_due, last_success, overdue, and whether its line is in place."""
-    from helpers.run.flow import past_runs
+def schedules() -> list[ScheduleStatus]:
+    """Every schedule of this home, when it succeeded last and is due next, and if it is overdue."""
+    paths = sorted((store.home() / "schedules").glob("*.json"))
+    if not paths:
+        return []
+    runs = past_runs()
+    return [_status(_read(path), runs) for path in paths]
 
-    runs, found = past_runs(), []
-    entries = [
-        store.read_json(path) for path in sorted((store.home() / "schedules").glob("*.json"))
-    ]
-    tab = _crontab() if any(entry["how"] == "cron" for entry in entries) else None
-    for entry in entries:
-        mine = [run for run in runs if run["profile"] == entry["profile"]]
-        good = [run["started_at"] for run in mine if run["status"] in ("finished", "nothing_to_do")]
-        running = bool(mine) and mine[-1]["status"] == "running" and _at_work()
-        since = max(datetime.fromisoformat(at) for at in [entry["installed_at"], *good[-1:]])
-        late = now() > following(entry["cron"], since.astimezone()) + GRACE
-        there = (
-            list(tab.find_comment(_tag(entry["profile"])))
-            if entry["how"] == "cron" and tab
-            else entry.get("units")
-        )
-        told = {
-            "last_success": good[-1] if good else None,
-            "next_due": following(entry["cron"], now()).isoformat(),
-        }
-        found.append(entry | told | {"overdue": late and not running, "installed": bool(there)})
-    return found
+
+def _status(schedule: Schedule, all_runs: list[RunRecord]) -> ScheduleStatus:
+    runs = [run for run in all_runs if run.profile == schedule.profile]
+    successes = [run.started_at for run in runs if run.status in SUCCESS]
+    last_success = successes[-1] if successes else None
+    since = max(schedule.installed_at, last_success or schedule.installed_at)
+    is_late = now() > following(schedule.cron, since.astimezone()) + GRACE
+    at_work = bool(runs) and runs[-1].status == "running" and _at_work()
+    installed = bool(schedule.units)
+    if schedule.how == "cron":
+        installed = bool(list(_crontab().find_comment(_tag(schedule.profile))))
+    fields = schedule.model_dump() | {
+        "next_due": following(schedule.cron, now()),
+        "last_success": last_success,
+        "overdue": is_late and not at_work,
+        "installed": installed,
+    }
+    return ScheduleStatus(**fields)
+
+
+def _read(path: Path) -> Schedule:
+    return Schedule.model_validate(store.read_json(path))
 
 
 def _at_work() -> bool:
-    """Whether a run holds the lock: run.json of one that was killed says `running` until the next run begins."""
+    """Whether a run holds the lock: run.json of a killed one says `running`, too."""
     try:
         with store.lock():
             return False
@@ -181,34 +222,35 @@ def _crontab() -> Any:
         ) from None
 
 
-def _environment(path: Path, commit: str) -> Path:
-    """Write the environment file (0600) that shells and systemd both read; what else stands in it stays."""
+def _write_environment(path: Path, commit: str) -> Path:
+    """The environment file (0600) that shells and systemd both read; what else is in it stays."""
     ours = {
-        "WORKBOOK_HOME": store.home(),
-        "WORKBOOK_CACHE": store.cache(),
+        "WORKBOOK_HOME": str(store.home()),
+        "WORKBOOK_CACHE": str(store.cache()),
         "WORKBOOK_COMMIT": commit,
         "LANG": "C.UTF-8",
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
     }
-    ours["PATH"] = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     old = path.read_text(encoding="utf-8") if path.exists() else KEYS
-    kept = [
-        line for line in old.splitlines() if not line.startswith(tuple(f"{name}=" for name in OURS))
-    ]
+    prefixes = tuple(f"{name}=" for name in OURS)
+    lines = [line for line in old.splitlines() if not line.startswith(prefixes)]
+    lines += [f"{name}={shlex.quote(value)}" for name, value in ours.items()]
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.touch(mode=0o600)
-    lines = [*kept, *(f"{name}={shlex.quote(str(value))}" for name, value in ours.items())]
     store.write_text(path, "\n".join(lines) + "\n").chmod(0o600)
     return path
 
 
-def _line(entry: dict[str, Any]) -> str:
-    """One line of shell: absolute paths, the environment file, output into a log. (python-crontab escapes % itself.)"""
-    place, settings, log = (
-        shlex.quote(str(p)) for p in (store.PROJECT, entry["environment"], entry["log"])
-    )
-    return (
-        f"cd {place} && set -a && . {settings} && exec {shlex.join(entry['command'])} >> {log} 2>&1"
-    )
+def _line(schedule: Schedule) -> str:
+    """One line of shell: absolute paths, the environment file, output into a log.
+
+    (python-crontab escapes % itself.)
+    """
+    project = shlex.quote(str(store.PROJECT))
+    settings = shlex.quote(schedule.environment)
+    log = shlex.quote(schedule.log)
+    command = shlex.join(schedule.command)
+    return f"cd {project} && set -a && . {settings} && exec {command} >> {log} 2>&1"
 
 
 SERVICE = """[Unit]
@@ -216,7 +258,7 @@ Description=Fine-Tuning Workbook: {profile}
 
 [Service]
 Type=oneshot
-WorkingDirectory={place}
+WorkingDirectory={project}
 EnvironmentFile={environment}
 ExecStart={command}
 SuccessExitStatus=3 4 75
@@ -235,40 +277,44 @@ WantedBy=timers.target
 """
 
 
-def _systemd(entry: dict[str, Any]) -> list[str]:
+def _write_units(schedule: Schedule) -> list[str]:
     """A service and a timer in the user's own systemd folder; returns their paths."""
-    base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd/user"
-    command = " ".join(f'"{word}"' for word in entry["command"])
-    known = {
-        "profile": entry["profile"],
-        "place": store.PROJECT,
-        "environment": entry["environment"],
-        "command": command,
+    folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd/user"
+    values = {
+        "profile": schedule.profile,
+        "project": str(store.PROJECT),
+        "environment": schedule.environment,
+        "command": " ".join(f'"{word}"' for word in schedule.command),
     }
-    known = {
-        name: str(value).replace("%", "%%") for name, value in known.items()
-    }  # % begins a specifier
-    texts = {
-        "service": SERVICE.format(**known),
-        "timer": TIMER.format(**known, when=calendar(entry["cron"])),
-    }
-    return [
-        str(store.write_text(base / f"workbook-{entry['profile']}.{kind}", text))
-        for kind, text in texts.items()
-    ]
+    for name, value in values.items():
+        values[name] = value.replace("%", "%%")  # % begins a specifier
+    service = folder / f"workbook-{schedule.profile}.service"
+    timer = folder / f"workbook-{schedule.profile}.timer"
+    store.write_text(service, SERVICE.format(**values))
+    store.write_text(timer, TIMER.format(**values, when=calendar(schedule.cron)))
+    return [str(service), str(timer)]
 
 
 def calendar(cron: str) -> str:
-    """systemd's OnCalendar for five cron fields. (cron takes day of month OR day of week, systemd both: refused.)"""
+    """systemd's OnCalendar for five cron fields.
+
+    (cron takes day of month OR day of week, systemd both: that is refused.)
+    """
     minute, hour, day, month, weekday = cron.lower().split()
     if day != "*" and weekday != "*":
         raise WorkbookError(
-            "--as systemd cannot say `this day of the month or that day of the week`; use two profiles, or cron"
+            "--as systemd cannot say `this day of the month or that day of the week`;"
+            " use two profiles, or cron"
         )
-    weekday = re.sub(r"\d", lambda found: DAYS[int(found[0])], weekday).replace("-", "..")
-    month = re.sub("[a-z]{3}", lambda found: str(MONTHS.index(found[0]) + 1), month)
-    every = zip((minute, hour, day, month), (0, 0, 1, 1), strict=True)
-    minute, hour, day, month = (
-        re.sub(r"^\*/", f"{first}/", text).replace("-", "..") for text, first in every
-    )
-    return f"{'' if weekday == '*' else weekday.title() + ' '}*-{month}-{day} {hour}:{minute}:00"
+    month = re.sub("[a-z]{3}", lambda name: str(MONTHS.index(name[0]) + 1), month)
+    date = f"*-{_every(month, first=1)}-{_every(day, first=1)}"
+    time = f"{_every(hour, first=0)}:{_every(minute, first=0)}:00"
+    if weekday == "*":
+        return f"{date} {time}"
+    weekday = re.sub(r"\d", lambda digit: DAYS[int(digit[0])], weekday).replace("-", "..")
+    return f"{weekday.title()} {date} {time}"
+
+
+def _every(field: str, first: int) -> str:
+    """One of cron's fields as systemd spells it: 8-18 is 8..18, and */20 is FIRST/20."""
+    return re.sub(r"^\*/", f"{first}/", field).replace("-", "..")

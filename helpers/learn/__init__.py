@@ -1,0 +1,3 @@
+"""The learner edition of the notebooks."""
+
+from helpers.learn.edition import write_edition
