@@ -1,14 +1,28 @@
-"""Notebook 04's room: scorers, the rungs as ways to ask a model, running them, and the paired comparison."""
+"""Notebook 04's room: scorers, the rungs as ways to ask a model, asking them, and the paired comparison."""
 
-from helpers.evaluate.causes import data_quality, diagnose, diagnose_run, part_of, read_curve
-from helpers.evaluate.compare import (
-    compare_results,
-    evaluate_fine_tuned_model,
-    gate,
-    load_models,
-    rung_to_beat,
-)
+from helpers.evaluate.answers import ask
+from helpers.evaluate.attempts import count_attempts
+from helpers.evaluate.causes import data_quality, diagnose, diagnose_run
+from helpers.evaluate.compare import check_targets, compare_results, decide
+from helpers.evaluate.curve import part_of, read_curve
+from helpers.evaluate.evaluation import evaluate_fine_tuned_model, load_models, rung_to_beat
+from helpers.evaluate.findings import findings_against
 from helpers.evaluate.judge import blind_table, load_judge, write_ratings
-from helpers.evaluate.ladder import ask_ladder, search_prompts
-from helpers.evaluate.running import choose_rows, export_samples, read_answers, run_rung, run_rungs
-from helpers.evaluate.statistics import paired_difference, rows_to_decide
+from helpers.evaluate.ladder import ask_ladder, search_prompts, ways_to_ask
+from helpers.evaluate.rungs import LADDER, available, build_prompts, effort
+from helpers.evaluate.running import Rows, ask_rung, choose_rows, export_samples, read_answers
+from helpers.evaluate.scorers import format_reason, score_answer, strict_json
+from helpers.evaluate.session import Say, Session
+from helpers.evaluate.statistics import (
+    AT_LEAST,
+    TAIL,
+    detectable_difference,
+    holm,
+    mean,
+    paired_difference,
+    proportion,
+    quantile,
+    rows_to_decide,
+    rows_to_separate,
+    verdict_against,
+)

@@ -9,27 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from helpers import store
 from helpers.evaluate import statistics
 from helpers.models import Model
-from helpers.records import Record, TrainingExample
+from helpers.records import Attempt, TrainingExample
 from helpers.tasks import Task
 
 YEAR = timedelta(days=365)
 DULLED = 1.5  # fresh rows are due when the smallest gain that can be shown has grown by this factor
-
-
-class Attempt(Record):
-    """Which attempt of the past year this is, how sure it has to be, and what that leaves to be seen."""
-
-    number: int
-    alpha: float  # the gain's lower bound may be wrong this often
-    looks_at_these_rows: (
-        int  # attempts of the past year on exactly these test rows, this one included
-    )
-    detectable_difference: float  # smallest gain shown in 80% of the cases, at 20% flips
-    fresh_rows_needed: int  # rows to add to the test part; 0 = not yet
 
 
 def record_attempt(
@@ -37,32 +26,44 @@ def record_attempt(
 ) -> Attempt:
     """Write this attempt down, once, and say which of the past year it is."""
     path = store.home() / "attempts" / f"{task.registry_name}.jsonl"
-    asked = store.fingerprint(sorted(e.id for e in rows))
-    line = {"key": store.fingerprint([model.fingerprint, asked]), "rows": asked, "n": len(rows)}
-    line |= {"run_id": run.id, "version": version, "at": store.now().isoformat()}
+    about = store.fingerprint(sorted(example.id for example in rows))
+    line = {
+        "key": store.fingerprint([model.fingerprint, about]),
+        "rows": about,
+        "n": len(rows),
+        "run_id": run.id,
+        "version": version,
+        "at": store.now().isoformat(),
+    }
     with store.lock():
         lines = store.read_jsonl(path) if path.exists() else []
         if all(known["key"] != line["key"] for known in lines):
-            store.write_jsonl(path, [*lines, line])
-    return count_attempts([*lines, line], line["key"])
+            lines.append(line)
+            store.write_jsonl(path, lines)
+    return count_attempts(lines, line["key"])
 
 
-def count_attempts(lines: Sequence[dict], key: str) -> Attempt:
-    """The attempt `key` among all recorded ones, which are in the order of time; pure, so that it can be simulated."""
+def count_attempts(lines: Sequence[dict[str, Any]], key: str) -> Attempt:
+    """The attempt `key` among all recorded ones, in the order of time; pure, so that it can be simulated."""
     place = next(i for i, line in enumerate(lines) if line["key"] == key)
-    this, since = lines[place], datetime.fromisoformat(lines[place]["at"]) - YEAR
-    year = [line for line in lines[:place] if datetime.fromisoformat(line["at"]) > since]
-    alpha, n = statistics.attempt_alpha(len(year) + 1), this["n"]
-    found = statistics.detectable_difference(n, alpha=alpha)
-    first = statistics.detectable_difference(n)
-    z_power, z = statistics.upper_normal(0.2), statistics.upper_normal(alpha)
-    as_sharp = (
-        n * ((z + z_power) / (statistics.Z + z_power)) ** 2
-    )  # rows that show what n showed at the first attempt
+    this = lines[place]
+    since = datetime.fromisoformat(this["at"]) - YEAR
+    earlier = [line for line in lines[:place] if datetime.fromisoformat(line["at"]) > since]
+    number = len(earlier) + 1
+    alpha = statistics.attempt_alpha(number)
+    n = this["n"]
+    detectable = statistics.detectable_difference(n, alpha=alpha)
+    fresh_rows = 0
+    if detectable > DULLED * statistics.detectable_difference(n):
+        z_power = statistics.upper_normal(0.2)
+        z = statistics.upper_normal(alpha)
+        # rows that show what n showed at the first attempt
+        as_sharp = n * ((z + z_power) / (statistics.Z + z_power)) ** 2
+        fresh_rows = round(as_sharp - n)
     return Attempt(
-        number=len(year) + 1,
+        number=number,
         alpha=alpha,
-        looks_at_these_rows=1 + sum(line["rows"] == this["rows"] for line in year),
-        detectable_difference=round(found, 4),
-        fresh_rows_needed=round(as_sharp - n) if found > DULLED * first else 0,
+        looks_at_these_rows=1 + sum(line["rows"] == this["rows"] for line in earlier),
+        detectable_difference=round(detectable, 4),
+        fresh_rows_needed=fresh_rows,
     )

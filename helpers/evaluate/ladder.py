@@ -2,141 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from helpers import models, store, tasks
+from helpers import store
 from helpers.evaluate import rungs
-from helpers.evaluate.running import RungResult, run_rung, run_rungs
+from helpers.evaluate.running import ask_rung
+from helpers.evaluate.session import LOG, Session
 from helpers.models import Model
-from helpers.models.logged import LoggedModel, question
-from helpers.records import TrainingExample, WorkbookError
+from helpers.records import Asking, RungResult, TrainingExample
 from helpers.tasks import Task
 
 
-def ask_ladder(
-    model: Model,
-    names: Sequence[str],
-    examples: Sequence[TrainingExample],
-    task: Task,
-    run: store.Run,
-    *,
-    rung_models: Sequence[str] = (),
-    **settings: Any,
-) -> list[RungResult]:
-    """Every rung of `names` with the given model, then with each of `rung_models` (named rung@model), cheapest first.
+def ways_to_ask(
+    names: Sequence[str], basis: Asking, task: Task, model: Model, rung_models: Sequence[str] = ()
+) -> list[Asking]:
+    """One Asking per rung: what runs today, every rung with the given model, then with each of `rung_models`.
 
-    A rung model is a local folder or hub id, or `NAME at BASE_URL` for an endpoint. `settings` go to `run_rung`.
+    A rung model is a local folder or hub id, or `NAME at BASE_URL`; its rungs are named rung@model.
     """
-    results = []
-    if "incumbent" in names:
-        today = incumbent(task, model)
-        results += run_rungs(today or model, ["incumbent"], examples, task, run, **settings)
+    basis = basis.model_copy(update={"response_format": task.schema})
     own = [name for name in names if name != "incumbent"]
-    results += run_rungs(model, own, examples, task, run, **settings)
+    ways = []
+    if "incumbent" in names:
+        ways.append(way_of_today(task, basis, model.spec))
+    ways += [basis.for_rung(name, model.spec) for name in own]
     for spec in rung_models:
-        labelled = [f"{name}@{label(spec)}" for name in own]
-        results += run_rungs(rung_model(spec), labelled, examples, task, run, **settings)
-    return results
+        ways += [basis.for_rung(f"{name}@{label(spec)}", spec) for name in own]
+    return ways
+
+
+def way_of_today(task: Task, basis: Asking, base: str) -> Asking:
+    """How task.yaml describes what runs today: its log, its own model, or its prompt with the base model."""
+    today = task.incumbent
+    if today.get("answers"):
+        spec = f"{LOG}{today['answers']}"
+    elif today.get("model") and today.get("base_url"):
+        spec = f"{today['model']} at {today['base_url']}"
+    else:
+        spec = today.get("model") or base
+    asking = basis.for_rung("incumbent", spec)
+    return asking.model_copy(update={"wording": str(today.get("instructions", ""))})
 
 
 def label(spec: str) -> str:
     """How a rung model is called in names of rungs and files."""
-    return "".join(
-        c if c.isalnum() or c in "-_." else "-"
-        for c in spec.partition(" at ")[0].rstrip("/").rpartition("/")[2]
-    )
+    name = spec.partition(" at ")[0].rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^\w.-]", "-", name)
 
 
-def rung_model(spec: str) -> Model:
-    """The model of one entry of `rung_models`."""
-    name, _, base_url = spec.partition(" at ")
-    return models.load_model(name.strip(), base_url=base_url.strip())
-
-
-def model_for(rung: str, base: Model, task: Task, rung_models: Sequence[str]) -> Model:
-    """The model that a rung was asked with: the base, unless its name says another one."""
-    if rung == "incumbent":
-        return incumbent(task, base) or base
-    wanted = rung.partition("@")[2]
-    if not wanted:
-        return base
-    for spec in rung_models:
-        if label(spec) == wanted:
-            return rung_model(spec)
-    raise WorkbookError(
-        f"rung {rung} was asked with a model that rung_models does not name; give {wanted} there again"
-    )
-
-
-def incumbent(task: Task, base: Model) -> Model | None:
-    """What runs today, as task.yaml says under `incumbent`: its log, its own model, or its prompt with the base model."""
-    today = task.incumbent
-    if path := today.get("answers"):
-        rows = [
-            tasks.to_example(task, raw, "human", {}, task.folder / path)
-            for raw in store.read_jsonl(task.folder / path)
-        ]
-        return LoggedModel({question(e.messages): e.answer for e in rows}, f"log:{path}")
-    name, url = today.get("model", ""), today.get("base_url", "")
-    return models.load_model(name, base_url=url) if name else base if today else None
+def ask_ladder(
+    ways: Sequence[Asking], rows: Sequence[TrainingExample], session: Session
+) -> list[RungResult]:
+    """`ask_rung` for each way that can be asked here; the others are named and left out."""
+    reasons = rungs.available([way.rung for way in ways], session.task, session.train)
+    for rung, reason in reasons.items():
+        if reason:
+            session.say(f"{rung}: left out, {reason}")
+    return [ask_rung(way, rows, session) for way in ways if not reasons[way.rung]]
 
 
 def search_prompts(
-    model: Model,
-    names: Sequence[str],
-    examples: Sequence[TrainingExample],
-    task: Task,
-    run: store.Run,
-    asking: Mapping[str, Any],
-    budget: int,
-    **settings: Any,
-) -> dict[str, Any]:
-    """The way of asking that scores best on validation, after asking at most `budget` times about all `examples`.
+    ways: Sequence[Asking], rows: Sequence[TrainingExample], session: Session, budget: int
+) -> list[Asking]:
+    """The same ways as they score best on validation, after asking at most `budget` times about all `rows`.
 
-    One change at a time, kept when it is more accurate, or as accurate and better formed.
-    Scores of what was chosen are optimistic for having been chosen; 04 measures it again on the test part.
+    One change at a time, kept for all rungs when it is more accurate, or as accurate and better
+    formed. Scores of what was chosen are optimistic for having been chosen; 04 measures it again on
+    the test part.
     """
-    best = dict(asking)
-    if budget < 1 or not examples:
-        return best
-    asked: dict[str, tuple[float, float]] = {}
+    if budget < 1 or not rows:
+        return list(ways)
+    session = replace(session, latency_rows=0)
+    scores: dict[str, tuple[float, float]] = {}
 
-    def score(rung: str, ways: Mapping[str, Any]) -> tuple[float, float]:
-        key = store.canonical([rung, dict(ways)])
-        if key not in asked:
-            result = run_rung(
-                model, rung, examples, task, run, asking=ways, **(settings | {"latency_rows": 0})
-            ).results
-            asked[key] = (result.accuracy.value, result.format_compliance.value)
-        return asked[key]
+    def score(asking: Asking) -> tuple[float, float]:
+        key = store.fingerprint(asking)
+        if key not in scores:
+            results = ask_rung(asking, rows, session).results
+            scores[key] = (results.accuracy.value, results.format_compliance.value)
+        return scores[key]
 
-    missing = rungs.available(names, task, settings.get("train", ()))
-    for rung, change in _changes(task, best, [name for name in names if not missing[name]]):
-        if len(asked) >= budget:
+    reasons = rungs.available([way.rung for way in ways], session.task, session.train)
+    own = {way.rung: way for way in ways if way.rung in rungs.LADDER and not reasons[way.rung]}
+    best: dict[str, Any] = {}
+    for rung, change in _changes(session.task, own):
+        if len(scores) >= budget:
             break
-        changed = best | change
-        if score(rung, changed) > score(rung, best):
-            best = changed
-    return best
+        before = own[rung].model_copy(update=best)
+        if score(before.model_copy(update=change)) > score(before):
+            best |= change
+    return [_changed(way, best) for way in ways]
 
 
-def _changes(
-    task: Task, best: Mapping[str, Any], names: Sequence[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _changed(way: Asking, change: dict[str, Any]) -> Asking:
+    if way.rung_kind == "incumbent":  # what runs today stays as it is
+        return way
+    return way.model_copy(update=change)
+
+
+def _changes(task: Task, ways: dict[str, Asking]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(rung, what to change): wordings of task.yaml first, then examples, then retrieval."""
-    k = int(best.get("few_shot_k", 3))
-    if "prompt" in names:
-        yield from (("prompt", {"instructions": text}) for text in task.wordings)
-    if "few_shot" in names:
-        yield from (
-            ("few_shot", change)
-            for change in ({"few_shot_pick": "nearest"}, {"few_shot_k": k + 2}, {"few_shot_k": 1})
-        )
-    if "rag" in names:
-        changes: list[dict[str, Any]] = [
-            {"rag_shots": 3},
-            {"rag_k": int(best.get("rag_k", 1)) + 1},
-            {"rag_dense": 0.5},
-        ]
-        yield from (("rag", change) for change in changes)
+    if "prompt" in ways:
+        for wording in task.wordings:
+            yield "prompt", {"wording": wording}
+    if "few_shot" in ways:
+        yield "few_shot", {"few_shot_pick": "nearest"}
+        yield "few_shot", {"few_shot_k": ways["few_shot"].few_shot_k + 2}
+        yield "few_shot", {"few_shot_k": 1}
+    if "rag" in ways:
+        yield "rag", {"rag_shots": 3}
+        yield "rag", {"rag_k": ways["rag"].rag_k + 1}
+        yield "rag", {"rag_dense": 0.5}

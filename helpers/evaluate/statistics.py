@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
 
-from helpers.records import Estimate, Verdict
+from helpers.records import Estimate, FindingVerdict, Verdict
 
 LEVEL = 0.95
 Z = 1.959963984540054  # the normal quantile of (1 + LEVEL) / 2
@@ -21,10 +21,7 @@ WEEKS = 52  # attempts that are planned for
 ASSUMED_FLIPS = 0.20  # share of rows that change between two models, until it has been measured
 METHOD = "paired difference, Bonett-Price 2012"
 METHOD_MEAN = "paired mean difference, t interval, cluster-robust"
-AT_LEAST = (
-    "accuracy",
-    "format_compliance",
-)  # targets of these are lower limits, of all others upper ones
+AT_LEAST = ("accuracy", "format_compliance")  # targets of all other metrics are upper limits
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -37,9 +34,14 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
     p, zz = successes / n, Z * Z
     middle = p + zz / (2 * n)
     half = Z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
-    low, high = (middle - half) / (1 + zz / n), (middle + half) / (1 + zz / n)
+    low = max(0.0, (middle - half) / (1 + zz / n))
+    high = min(1.0, (middle + half) / (1 + zz / n))
     # At the ends the formula gives 0 and 1 exactly; floating point does not.
-    return (0.0 if successes == 0 else max(0.0, low)), (1.0 if successes == n else min(1.0, high))
+    if successes == 0:
+        low = 0.0
+    if successes == n:
+        high = 1.0
+    return low, high
 
 
 def proportion(hits: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
@@ -62,14 +64,24 @@ def effective_rows(values: Sequence[float], groups: Sequence[str] | None) -> flo
     if groups is None or len(set(groups)) == n:
         return float(n)
     middle = fmean(values)
-    residual: dict[str, float] = defaultdict(float)
-    for value, group in zip(values, groups, strict=True):
-        residual[group] += value - middle
-    count, spread = len(residual), sum((v - middle) ** 2 for v in values)
+    spread = sum((value - middle) ** 2 for value in values)
+    count, clustered = _cluster_variance(values, groups)
     if spread == 0 or count < 2:
         return float(count)
-    clustered = sum(r * r for r in residual.values()) * count / (count - 1)
-    return n / max(1.0, clustered / (spread * n / (n - 1))) * (Z / _t(TAIL, count - 1)) ** 2
+    design_effect = max(1.0, clustered / (spread * n / (n - 1)))
+    return n / design_effect * (Z / _t(TAIL, count - 1)) ** 2
+
+
+def _cluster_variance(values: Sequence[float], groups: Sequence[str]) -> tuple[int, float]:
+    """(number of groups G, variance of the sum over groups: G/(G - 1)·Σ (a group's residuals)²)."""
+    middle = fmean(values)
+    residuals: dict[str, float] = defaultdict(float)
+    for value, group in zip(values, groups, strict=True):
+        residuals[group] += value - middle
+    count = len(residuals)
+    if count < 2:
+        return count, 0.0
+    return count, count / (count - 1) * sum(residual**2 for residual in residuals.values())
 
 
 def _t(alpha: float, df: float) -> float:
@@ -95,16 +107,16 @@ def paired_difference(
     Each bound may be wrong in `alpha` of the cases.
     """
     changes = [a - b for a, b in zip(ours, theirs, strict=True)]
-    gained, lost = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
-    if {*ours, *theirs} <= {0, 1} or not gained + lost:
-        return (
-            from_counts(
-                gained, lost, len(changes), effective_rows(changes, groups) if changes else 0, alpha
-            ),
-            gained,
-            lost,
-        )
-    return mean(changes, groups, alpha), gained, lost
+    gained = sum(change > 0 for change in changes)
+    lost = sum(change < 0 for change in changes)
+    if not changes:
+        difference = from_counts(0, 0, 0, 0, alpha)
+    elif {*ours, *theirs} <= {0, 1} or gained + lost == 0:
+        effective = effective_rows(changes, groups)
+        difference = from_counts(gained, lost, len(changes), effective, alpha)
+    else:
+        difference = mean(changes, groups, alpha)
+    return difference, gained, lost
 
 
 def from_counts(gained: int, lost: int, n: int, effective: float, alpha: float = TAIL) -> Estimate:
@@ -123,12 +135,14 @@ def bonett_price(gained: float, lost: float, n: float, alpha: float = TAIL) -> t
     difference is 0 or more; Wald and the percentile bootstrap fail there (docs/statistics.md has the table).
     """
     middle, error = _bonett_price(gained, lost, n)
-    half = (Z if alpha == TAIL else upper_normal(alpha)) * error
+    z = Z if alpha == TAIL else upper_normal(alpha)
+    half = z * error
     return max(-1.0, middle - half), min(1.0, middle + half)
 
 
 def _bonett_price(gained: float, lost: float, n: float) -> tuple[float, float]:
-    p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    p = (gained + 1) / (n + 2)
+    q = (lost + 1) / (n + 2)
     return p - q, math.sqrt((p + q - (p - q) ** 2) / (n + 2))
 
 
@@ -140,11 +154,9 @@ def p_value(gained: float, lost: float, n: float) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p values adjusted for looking at all of them (Holm, Scand. J. Statist. 1979, 6:65-70), in the same order."""
-    order, adjusted, largest = (
-        sorted(range(len(p_values)), key=p_values.__getitem__),
-        [0.0] * len(p_values),
-        0.0,
-    )
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
     for rank, i in enumerate(order):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = largest
@@ -160,10 +172,10 @@ def attempt_alpha(number: int) -> float:
     """
     if number <= 1:
         return TAIL
-    shares = sum(1 / k for k in range(2, WEEKS + 1)) + WEEKS / (
-        WEEKS + 0.5
-    )  # the tail's sum, by the midpoint rule
-    return LATER_ALPHA / shares * (1 / number if number <= WEEKS else WEEKS / number**2)
+    weekly = sum(1 / k for k in range(2, WEEKS + 1))
+    beyond = WEEKS / (WEEKS + 0.5)  # the tail's sum, by the midpoint rule
+    share = 1 / number if number <= WEEKS else WEEKS / number**2
+    return LATER_ALPHA / (weekly + beyond) * share
 
 
 def detectable_difference(
@@ -176,15 +188,17 @@ def detectable_difference(
     """
     from scipy.optimize import brentq
 
-    z, z_power = upper_normal(alpha), upper_normal(1 - power)
+    z = upper_normal(alpha)
+    z_power = upper_normal(1 - power)
 
     def surplus(d: float) -> float:
         share = max(flips, d)
-        return (
-            n * d * d - (z * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - d * d))) ** 2
-        )
+        spread = z * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - d * d))
+        return n * d * d - spread**2
 
-    return 1.0 if surplus(1.0) < 0 else float(brentq(surplus, 1e-9, 1.0))
+    if surplus(1.0) < 0:
+        return 1.0
+    return float(brentq(surplus, 1e-9, 1.0))
 
 
 def rows_to_separate(
@@ -195,10 +209,12 @@ def rows_to_separate(
     n = (z + z_power)²·(f - d²) / (d - threshold)², the same planning formula as `detectable_difference` with the
     variance of the rates seen (one flip added to each side); 0 when the difference is the threshold itself.
     """
-    error = _bonett_price(gained, lost, n)[1]
     gap = abs((gained - lost) / max(n, 1) - threshold)
+    if n == 0 or gap <= 1e-9:
+        return 0
+    error = _bonett_price(gained, lost, n)[1]
     z = upper_normal(alpha) + upper_normal(0.2)
-    return math.ceil(z * z * error * error * (n + 2) / gap**2) if n and gap > 1e-9 else 0
+    return math.ceil(z * z * error * error * (n + 2) / gap**2)
 
 
 def rows_to_decide(target: float) -> int:
@@ -218,26 +234,25 @@ def quantile(values: Sequence[float], share: float) -> Estimate:
     import numpy
     from scipy.stats import binom
 
-    ordered, tail = sorted(values), (1 - LEVEL) / 2
+    ordered = sorted(values)
+    tail = (1 - LEVEL) / 2
     value = float(numpy.quantile(ordered, share))
-    low_rank = int(
-        binom.ppf(tail, n, share)
-    )  # the largest rank with P(rank too high) <= tail; 0 = none
+    low_rank = int(binom.ppf(tail, n, share))  # the largest with P(too high) <= tail; 0 = none
     high_rank = int(binom.ppf(1 - tail, n, share)) + 1
     low = ordered[low_rank - 1] if low_rank >= 1 else _tolerance_bound(ordered, share, tail)
-    high = (
-        ordered[high_rank - 1]
-        if high_rank <= n
-        else max(ordered[-1], _tolerance_bound(ordered, share, 1 - tail))
-    )
+    if high_rank <= n:
+        high = ordered[high_rank - 1]
+    else:
+        high = max(ordered[-1], _tolerance_bound(ordered, share, 1 - tail))
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=n)
 
 
 def _tolerance_bound(ordered: Sequence[float], share: float, confidence: float) -> float:
-    """One-sided bound of a log-normal's quantile, from the noncentral t distribution; equal values bound themselves."""
+    """One-sided bound of a log-normal's quantile (noncentral t); equal values bound themselves."""
     from scipy.stats import nct, norm
 
-    n, logs = len(ordered), [math.log(max(v, 1e-9)) for v in ordered]
+    n = len(ordered)
+    logs = [math.log(max(value, 1e-9)) for value in ordered]
     if logs[0] == logs[-1]:
         return ordered[0]
     factor = float(nct.ppf(confidence, n - 1, math.sqrt(n) * float(norm.ppf(share)))) / math.sqrt(n)
@@ -253,17 +268,17 @@ def mean(
     Biometrika 1986, 73:13-22); with one row a group it is the usual s²/n.
     """
     n = len(values)
-    if n == 0 or min(values) == max(values):
-        value = values[0] if n else 0.0
-        return Estimate(value=value, low=value, high=value, n=n)
-    middle, residual = fmean(values), defaultdict[str, float](float)
-    for i, value in enumerate(values):
-        residual[groups[i] if groups else str(i)] += value - middle
-    count = len(residual)
+    if n == 0:
+        return Estimate(value=0.0, low=0.0, high=0.0, n=0)
+    lowest = min(values)
+    highest = max(values)
+    if lowest == highest:
+        return Estimate(value=values[0], low=lowest, high=highest, n=n)
+    middle = fmean(values)
+    count, variance = _cluster_variance(values, groups or [str(i) for i in range(n)])
     if count < 2:
-        return Estimate(value=middle, low=min(values), high=max(values), n=n)
-    error = math.sqrt(count / (count - 1) * sum(r * r for r in residual.values())) / n
-    half = _t(alpha, count - 1) * error
+        return Estimate(value=middle, low=lowest, high=highest, n=n)
+    half = _t(alpha, count - 1) * math.sqrt(variance) / n
     return Estimate(value=middle, low=middle - half, high=middle + half, n=n)
 
 
@@ -271,21 +286,29 @@ def score(values: Sequence[float], groups: Sequence[str] | None = None) -> Estim
     """The estimate of a score: a share where every value is 0 or 1, else a mean that stays between 0 and 1."""
     if {*values} <= {0, 1} or min(values) == max(values):
         return proportion(values, groups)
-    found = mean(values, groups)
-    return found.model_copy(update={"low": max(0.0, found.low), "high": min(1.0, found.high)})
+    share = mean(values, groups)
+    return share.model_copy(update={"low": max(0.0, share.low), "high": min(1.0, share.high)})
 
 
-def verdict(estimate: Estimate, threshold: float) -> Verdict:
-    """pass when the whole interval lies above the threshold, fail when it lies below or on it, else inconclusive."""
+def verdict_against(estimate: Estimate, threshold: float) -> Verdict:
+    """pass when the interval lies above the threshold, fail when below or on it, else inconclusive."""
     if estimate.n and estimate.low > threshold:
         return "pass"
-    return "fail" if estimate.n and estimate.high <= threshold else "inconclusive"
+    if estimate.n and estimate.high <= threshold:
+        return "fail"
+    return "inconclusive"
 
 
-def target_met(metric: str, estimate: Estimate, target: float) -> str:
-    """yes / no / undecided: the whole interval must keep the target, AT_LEAST or at most."""
+def target_met(metric: str, estimate: Estimate, target: float) -> FindingVerdict:
+    """Whether the whole interval keeps the target: at least (AT_LEAST), or at most."""
     if estimate.n == 0:
         return "undecided"
     if metric in AT_LEAST:
-        return "yes" if estimate.low >= target else "no" if estimate.high < target else "undecided"
-    return "yes" if estimate.high <= target else "no" if estimate.low > target else "undecided"
+        surely_met = estimate.low >= target
+        surely_missed = estimate.high < target
+    else:
+        surely_met = estimate.high <= target
+        surely_missed = estimate.low > target
+    if surely_met:
+        return "pass"
+    return "fail" if surely_missed else "undecided"

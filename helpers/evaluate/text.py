@@ -13,10 +13,9 @@ import math
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from helpers import tasks
+from helpers import models, tasks
 from helpers.records import TrainingExample, WorkbookError
 
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
@@ -114,19 +113,8 @@ def chrf(least: float | None) -> Scorer:
 
 def semantic(least: float | None) -> Scorer:
     """Cosine of two embeddings (wordllama's packaged weights), never below 0."""
-    return _threshold(lambda wanted, answer: float(_embedder().similarity(wanted, answer)), least)
-
-
-@lru_cache(maxsize=1)
-def _embedder() -> Any:
-    try:
-        import wordllama
-    except ImportError:
-        raise WorkbookError('scorer semantic needs wordllama: pip install -e ".[curate]"') from None
-    # its own default looks for the tokenizer in a folder that the package does not have, and then asks a hub
-    return wordllama.WordLlama.load(
-        cache_dir=Path(wordllama.__file__).parent, disable_download=True
-    )
+    embedder = models.load_embedder("scorer semantic")
+    return _threshold(lambda gold, answer: float(embedder.similarity(gold, answer)), least)
 
 
 def _threshold(measure: Callable[[str, str], float], least: float | None) -> Scorer:

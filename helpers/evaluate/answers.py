@@ -1,0 +1,203 @@
+"""Answers to prompts: remembered, or asked for, paid and written down one by one.
+
+What a model was asked before in the same way (the same Asking) is remembered. A kill -9 costs no more than the requests
+that were on their way, and their money stays reserved on the run's budget.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from helpers import models, store
+from helpers.evaluate.session import Session
+from helpers.models import Answer, Model
+from helpers.records import Asking, Message, WorkbookError
+
+CHUNK = 32  # answers asked for between two writes of the cache: what a kill can cost
+MOST_AT_ONCE = 8  # requests side by side at an endpoint
+RATE_RETRIES = 5  # times a request is asked again after 429
+RATE_PAUSE = 0.5  # seconds before that, doubled each time
+CACHE_VERSION = "answers-2"  # raise it when the meaning of a stored answer changes
+Prompts = dict[str, list[Message]]  # by the fingerprint of everything that decides their answers
+Answers = dict[str, Answer]
+
+log = logging.getLogger(__name__)
+
+
+def ask(
+    prompts: Sequence[list[Message]], asking: Asking, session: Session, who: str, alone: int = 0
+) -> list[Answer]:
+    """Answers in the order of `prompts`; `who` pays for them on the session's budget.
+
+    An endpoint gets the first `alone` prompts one by one, since that is how its latency is timed; a
+    local model is timed by asking again, which costs nothing.
+    """
+    model = model_for(asking, session)
+    models.check_may_send(session.task, model)
+    keys = _keys(prompts, asking, model, session)
+    path = store.home() / "cache" / "answers" / f"{store.fingerprint(model.fingerprint)[:24]}.jsonl"
+    known = _remembered(path)
+    new = {key: chat for key, chat in zip(keys, prompts, strict=True) if key not in known}
+    if model.provider == "api":
+        till = Till(model, asking, session, who)
+        till.check(new.values())
+        single = [key for key in dict.fromkeys(keys[:alone]) if key in new]
+        batches = _ask_endpoint(till, new, single)
+    else:
+        batches = _ask_local(model, asking, new)
+    failed: Answers = {}
+    for batch in batches:
+        good = {key: answer for key, answer in batch.items() if answer.finish != "error"}
+        _remember(path, good)
+        failed |= {key: answer for key, answer in batch.items() if key not in good}
+        known |= batch
+        log.info("%s: %d of %d answers", model.name, len(known.keys() & new.keys()), len(new))
+    if failed and len(failed) == len(set(keys)):
+        reason = failed[keys[0]].error
+        raise WorkbookError(f"{model.name} answered none of {len(keys)} requests: {reason}", 5)
+    return [known[key] for key in keys]
+
+
+def model_for(asking: Asking, session: Session) -> Model:
+    """The model that is asked, held to the answer's schema where it can be; WorkbookError for what it cannot do."""
+    for name in ("tools", "stop", "template_args"):
+        if getattr(asking, name):
+            raise WorkbookError(
+                f"rung {asking.rung} is to be asked with {name}, which no model of this workbook"
+                f" takes yet; leave {name} out"
+            )
+    model = session.model_of(asking)
+    if asking.response_format is not None and hasattr(model, "with_schema"):
+        return model.with_schema(asking.response_format)
+    return model
+
+
+def _keys(
+    prompts: Sequence[list[Message]], asking: Asking, model: Model, session: Session
+) -> list[str]:
+    """What each answer is remembered by: everything that decides it."""
+    # what answers behind a name can change, so an endpoint's answers are good for one run
+    run_id = session.run.id if model.provider == "api" else ""
+    decided_by = [model.fingerprint, store.fingerprint(asking), CACHE_VERSION, run_id]
+    return [store.fingerprint([*decided_by, models.as_dicts(prompt)]) for prompt in prompts]
+
+
+def _ask_local(model: Model, asking: Asking, new: Prompts) -> Iterator[Answers]:
+    """Chunks of prompts of like length, as they are answered."""
+    keys = _shortest_first(new)
+    for start in range(0, len(keys), CHUNK):
+        chunk = keys[start : start + CHUNK]
+        answers = model.answer([new[key] for key in chunk], asking.max_new_tokens)
+        yield dict(zip(chunk, answers, strict=True))
+
+
+def _shortest_first(new: Prompts) -> list[str]:
+    def length(key: str) -> tuple[int, str]:
+        return sum(len(message.content or "") for message in new[key]), key
+
+    return sorted(new, key=length)
+
+
+class Till:
+    """Asks one endpoint and books each request on the run's budget; a free one books nothing."""
+
+    def __init__(self, model: Model, asking: Asking, session: Session, who: str) -> None:
+        self.model = model
+        self.asking = asking
+        self.task = session.task
+        self.budget = session.budget
+        self.who = who
+        self.is_paid = models.is_paid(session.task, model)
+
+    def worst(self, prompt: list[Message]) -> float:
+        """USD that one request costs at most."""
+        return models.worst_cost(self.task, self.model, prompt, self.asking.max_new_tokens)
+
+    def check(self, prompts: Iterable[list[Message]]) -> None:
+        """Refuse to start what could cost more than what is left of the run's limit."""
+        if self.is_paid:
+            total = sum(self.worst(prompt) for prompt in prompts)
+            key = self.budget.reserve(total, self.who)
+            self.budget.settle(key, 0.0)  # each request reserves its own
+
+    def ask(self, prompt: list[Message]) -> Answer:
+        """One request: reserved before it is sent, settled with what it cost."""
+        if not self.is_paid:
+            return self.model.answer([prompt], self.asking.max_new_tokens)[0]
+        worst = self.worst(prompt)
+        key = self.budget.reserve(worst, self.who)
+        try:
+            answer = self.model.answer([prompt], self.asking.max_new_tokens)[0]
+        except WorkbookError:  # nobody was reached, or nobody is served
+            self.budget.settle(key, 0.0)
+            raise
+        self.budget.settle(key, models.real_cost(self.task, self.model, answer, worst))
+        return answer
+
+
+def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[Answers]:
+    """One answer at a time, as it comes; those of `single` first, each asked alone.
+
+    The others are asked as many side by side as the endpoint bears: a refusal for its rate (429)
+    halves that number, waits and asks again; every answer raises it by one, up to MOST_AT_ONCE.
+    """
+    for key in single:
+        yield {key: till.ask(new[key])}
+    waiting = deque(key for key in _shortest_first(new) if key not in set(single))
+    width = MOST_AT_ONCE if single else 1
+    refused = Counter[str]()
+    running: dict[Future[Answer], str] = {}
+    with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+        try:
+            while waiting or running:
+                while waiting and len(running) < width:
+                    key = waiting.popleft()
+                    running[pool.submit(till.ask, new[key])] = key
+                pause = 0.0
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    key = running.pop(future)
+                    answer = future.result()
+                    if _is_refused_for_rate(answer) and refused[key] < RATE_RETRIES:
+                        width = max(1, width // 2)
+                        refused[key] += 1
+                        waiting.append(key)
+                        pause = max(pause, RATE_PAUSE * 2 ** refused[key])
+                    else:
+                        width = min(MOST_AT_ONCE, width + 1)
+                        yield {key: answer}
+                time.sleep(pause)  # after what came beside the refusal has been kept
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _is_refused_for_rate(answer: Answer) -> bool:
+    error = answer.error or ""
+    return error.startswith("429") and "quota" not in error
+
+
+def _remembered(path: Path) -> Answers:
+    """Answers of one model by their key; a line that a kill has torn is only lost work."""
+    known: Answers = {}
+    if not path.exists():
+        return known
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            row = json.loads(line)
+            known[row["key"]] = Answer(**row["answer"])
+    return known
+
+
+def _remember(path: Path, answers: Mapping[str, Answer]) -> None:
+    """Append in one write; the empty line before the first one ends whatever a kill has torn."""
+    lines = [store.dumps({"key": key, "answer": answer}) for key, answer in answers.items()]
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # answers are example text
+    with open(path, "ab", buffering=0) as file:
+        file.write("\n".join(["", *lines, ""]).encode("utf-8", "replace"))

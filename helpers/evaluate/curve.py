@@ -1,0 +1,54 @@
+"""Would more data help? Smaller parts of a dataset, and what a learning curve over them says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from helpers import store, tasks
+from helpers.evaluate.compare import compare_results
+from helpers.evaluate.running import Rows
+from helpers.evaluate.statistics import rows_to_separate
+from helpers.records import FineTuningDataset
+from helpers.tasks import Task
+
+FLAT = 0.03  # a doubling of the rows that surely brings less than three points
+
+
+def part_of(dataset: FineTuningDataset, percent: int) -> FineTuningDataset:
+    """The dataset with only the first `percent` of its train rows by sha256(id): smaller parts lie within larger ones."""
+    train = sorted(dataset.part("train"), key=lambda example: tasks.hash_order(example.id))
+    kept = {example.id for example in train[: max(1, round(len(train) * percent / 100))]}
+    examples = [e for e in dataset.examples if e.part != "train" or e.id in kept]
+    name = {
+        "version": f"{dataset.metadata.version}-{percent}",
+        "fingerprint": store.fingerprint(sorted(kept)),
+    }
+    changes = {
+        "examples": examples,
+        "metadata": dataset.metadata.model_copy(update=name),
+        "splits": dataset.splits.model_copy(update={"train": len(kept)}),
+    }
+    return dataset.model_copy(update=changes)
+
+
+def read_curve(answers: Mapping[int, Rows], task: Task) -> str:
+    """What the last step of a learning curve says: `answers` on the same validation rows by percent of the train rows."""
+    *_, half, whole = sorted(answers)
+    task = task.model_copy(update={"replace": "better"})
+    gain = compare_results(answers[whole], answers[half], task).get("accuracy")
+    if gain is None:
+        return "the answers have no accuracy, so the curve says nothing"
+    step = f"from {half}% to {whole}% of the train rows: {gain.difference}"
+    if gain.verdict == "pass":
+        advice = "More examples still help: label more before you change anything else"
+    elif gain.difference.high < FLAT:
+        advice = (
+            "The curve is flat: more of the same rows will not help; look at labels, prompt and"
+            " model"
+        )
+    else:
+        needed = rows_to_separate(gain.gained, gain.lost, gain.difference.n)
+        advice = "Undecided: a tie"
+        if needed:
+            advice = f"Undecided; about {needed} validation rows would show it"
+    return f"{step}. {advice}"

@@ -1,0 +1,238 @@
+"""Is the tuned model better than the best cheaper rung, by how much, and are we sure? evaluation.json comes from here.
+
+Its opponents: the best cheaper rung, and what it would replace (the version in production, or what task.yaml calls the
+incumbent). It must beat them all. Everybody is asked exactly as decision.json and model.json say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from helpers import models, store
+from helpers.evaluate import findings
+from helpers.evaluate.attempts import record_attempt
+from helpers.evaluate.compare import check_targets, compare_results, flips, pair_rows
+from helpers.evaluate.judge import rate_pair
+from helpers.evaluate.ladder import way_of_today
+from helpers.evaluate.running import ask_rung, read_answers
+from helpers.evaluate.session import Session
+from helpers.evaluate.slices import compare_slices
+from helpers.models import Model
+from helpers.records import (
+    Asking,
+    Attempt,
+    Decision,
+    Evaluation,
+    Finding,
+    FineTunedModelVersion,
+    Ratings,
+    RungResult,
+    TrainedModel,
+    TrainingExample,
+    WorkbookError,
+    verdict_of,
+)
+
+
+def rung_to_beat(run: store.Run) -> tuple[str, str]:
+    """(the cheaper rung that the tuned model has to beat, why this one): 01's best on validation, or the prompt."""
+    if run.has(Decision):
+        name = run.load(Decision).best_rung
+        reason = "scored best of the cheaper rungs on the validation part (decision.json)"
+        return name, f"{name} {reason}"
+    reason = "this run has no decision.json, so the full prompt stands in for the best cheaper rung"
+    return "prompt", reason
+
+
+def load_models(model: TrainedModel) -> tuple[Model, Model]:
+    """(base, tuned) as model.json names them."""
+    if model.provider == "api":
+        base = models.load_model(model.base_model, base_url=model.base_url)
+        return base, models.load_model(model.model_id, base_url=model.base_url)
+    adapter = store.home() / str(model.adapter)
+    return models.load_model(model.base_model), models.load_model(model.base_model, adapter=adapter)
+
+
+def base_spec(model: TrainedModel) -> str:
+    """How an Asking calls the base of a tuned model."""
+    if model.provider == "api":
+        return f"{model.base_model} at {model.base_url}"
+    return model.base_model
+
+
+def evaluate_fine_tuned_model(
+    test_set: Sequence[TrainingExample],
+    session: Session,
+    model: TrainedModel,
+    *,
+    min_gain: float,
+    dataset_version: str,
+    production: FineTunedModelVersion | None = None,
+    judge: Model | None = None,
+) -> Evaluation:
+    """Ask base, best cheaper rung, tuned and what it would replace about the test rows; compare by row; judge.
+
+    `model` is model.json; `production` is the version that serves; `judge` is asked where task.yaml
+    says `accuracy_from: judge`.
+    """
+    if not test_set:
+        raise WorkbookError(
+            "the test part is empty; add verified examples to human.jsonl and run 02_curate again"
+        )
+    task = session.task
+    fingerprints = findings.check_fingerprints(model, task, dataset_version)
+    session = with_models_of(model, session)
+    best_rung = rung_to_beat(session.run)[0]
+    rungs, timing = ask_rungs(ways_of(model, session), test_set, session)
+    tuned = session.model_of(model.asking)
+    attempt = record_attempt(task, session.run, tuned, test_set, model.version)
+    serving = production if production and production.id != model.version else None
+    unasked = ask_production(serving, rungs, test_set, session) if serving else ""
+    opponents = [best_rung]
+    for name in ("production", "incumbent"):
+        if name in rungs and name != best_rung:
+            opponents.append(name)
+    rungs, ratings = rate_pair(rungs, ["fine_tuned", *opponents], test_set, session, judge)
+    answers = {name: read_answers(session.run, rung) for name, rung in rungs.items()}
+    ours = answers["fine_tuned"]
+    against = {}
+    for name in opponents:
+        against[name] = compare_results(ours, answers[name], task, min_gain, attempt.alpha)
+    if unasked:
+        against["production"] = {}
+    comparison = against[best_rung]
+    judgements = [
+        *findings.findings_against(task, against, attempt.alpha),
+        findings.holds_margins(comparison),
+        findings.has_power(len(test_set), comparison),
+        fingerprints,
+        findings.dataset_is_checked(dataset_version),
+    ]
+    targets = check_targets(task, rungs["fine_tuned"].results)
+    slices = compare_slices(task, test_set, pair_rows(ours, answers[best_rung]))
+    reasons = _reasons(judgements, targets.values())
+    if unasked:
+        reasons.append(unasked)
+    return Evaluation(
+        base_model=rungs["zero_shot"].results,
+        fine_tuned_model=rungs["fine_tuned"].results,
+        comparison=comparison,
+        n_test=len(test_set),
+        rungs=list(rungs.values()),
+        best_rung=best_rung,
+        flips=flips(ours, answers[best_rung]),
+        verdict=verdict_of([*judgements, *targets.values()]),
+        reasons=reasons + _side_reasons(attempt, slices, ratings),
+        findings=judgements,
+        targets=targets,
+        regression=any(f.name == "regression" and f.verdict == "fail" for f in judgements),
+        min_gain=min_gain,
+        production=serving.id if serving else "",
+        against={name: compared for name, compared in against.items() if name != best_rung},
+        attempt=attempt,
+        slices=slices,
+        ratings=ratings,
+        fingerprints=model.fingerprints,
+        dataset_version=dataset_version,
+        version=model.version,
+        timing=timing,
+    )
+
+
+def with_models_of(model: TrainedModel, session: Session) -> Session:
+    """The session with base and tuned model loaded, unless it has them."""
+    if model.asking.model in session.models and base_spec(model) in session.models:
+        return session
+    base, tuned = load_models(model)
+    loaded = {base_spec(model): base, model.asking.model: tuned}
+    return replace(session, models=loaded | session.models)
+
+
+def ways_of(model: TrainedModel, session: Session) -> list[Asking]:
+    """How 04 asks: base and best cheaper rung as decision.json says, the tuned model as model.json does.
+
+    Without a decision the full prompt, with the tuned model's own limits, stands in for the best rung.
+    """
+    base = base_spec(model)
+    task = session.task
+    recorded: dict[str, Asking] = {}
+    best = model.asking.for_rung("prompt", base)
+    if session.run.has(Decision):
+        decision = session.run.load(Decision)
+        recorded = {rung.name: rung.asking for rung in decision.rungs}
+        best = decision.asking(decision.best_rung)
+    short = recorded.get("zero_shot") or best.for_rung("zero_shot", base)
+    ways = [short.model_copy(update={"model": base}), best, model.asking]
+    if task.incumbent:
+        ways.append(recorded.get("incumbent") or way_of_today(task, best, base))
+    return list({way.rung: way for way in ways}.values())
+
+
+def ask_rungs(
+    ways: Sequence[Asking], test_set: Sequence[TrainingExample], session: Session
+) -> tuple[dict[str, RungResult], dict[str, Any]]:
+    """(results by rung, seconds by rung)."""
+    rungs = {}
+    timing: dict[str, Any] = {"measured_at": store.now().isoformat(timespec="seconds")}
+    for way in ways:
+        started = time.monotonic()
+        rungs[way.rung] = ask_rung(way, test_set, session)
+        timing[f"{way.rung}_seconds"] = round(time.monotonic() - started, 1)
+    return rungs, timing
+
+
+def ask_production(
+    version: FineTunedModelVersion,
+    rungs: dict[str, RungResult],
+    test_set: Sequence[TrainingExample],
+    session: Session,
+) -> str:
+    """Put the version in production among the rungs, asked as its own model.json says; or say why it could not be.
+
+    What it was asked before is remembered. Without its answers nothing is sure, but the evaluation
+    itself is not lost.
+    """
+    try:
+        serving = store.Run(version.run_id).load(TrainedModel)
+        loaded = session.models | {serving.asking.model: load_models(serving)[1]}
+        session = replace(session, latency_rows=0, models=loaded)
+        rungs["production"] = ask_rung(serving.asking, test_set, session, label="production")
+    except WorkbookError as error:
+        if error.exit_code != 2:  # no memory, or a provider's fault: not a matter of this version
+            raise
+        return f"{version.id}, which serves now, could not be asked: {error}"
+    return ""
+
+
+def _reasons(judgements: Iterable[Finding], targets: Iterable[Finding]) -> list[str]:
+    """What the verdict rests on: every gain and target, and of the rest what failed."""
+    reasons = []
+    for finding in judgements:
+        if finding.name.startswith("gain_over_") or finding.verdict == "fail":
+            reasons.append(finding.evidence)
+    return reasons + [target.evidence for target in targets]
+
+
+def _side_reasons(
+    attempt: Attempt, slices: Sequence[Finding], ratings: Ratings | None
+) -> list[str]:
+    """What does not decide, but has to be known: the budget of attempts, slices that surely lost, who judged."""
+    reasons = []
+    if attempt.number > 1:
+        text = (
+            f"attempt {attempt.number} of the past year, {attempt.looks_at_these_rows} on these"
+            f" very rows: it has to be {1 - 2 * attempt.alpha:.2%} sure, which shows gains of"
+            f" {attempt.detectable_difference:.1%} or more"
+        )
+        if attempt.fresh_rows_needed:
+            text += f"; fresh test rows are due: add {attempt.fresh_rows_needed}"
+        reasons.append(text)
+    for part in slices:
+        if part.verdict == "fail":
+            reasons.append(
+                f"slice {part.name} surely lost: {part.estimate}, corrected p {part.p:.2g}"
+            )
+    return reasons + (ratings.warnings if ratings else [])

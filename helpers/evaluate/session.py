@@ -1,0 +1,55 @@
+"""What asking needs beside the rows: the task, the run that keeps the answers, its money, the models that are loaded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from helpers import models, store, tasks
+from helpers.models import Model
+from helpers.records import Asking, Budget, TrainingExample
+from helpers.tasks import Task
+
+LOG = "log:"  # how an Asking names the answers of a log as its model; the file follows
+Say = Callable[[str], Any]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One task, one run and its budget.
+
+    `models` are the loaded ones, by the name that an Asking calls them; others join them when they
+    are first asked.
+    """
+
+    task: Task
+    run: store.Run  # whose folder keeps the answers
+    budget: Budget
+    train: Sequence[TrainingExample] = ()  # where solved examples come from
+    latency_rows: int = 12  # rows asked one by one to measure latency; 0 leaves it out
+    say: Say = log.info
+    models: dict[str, Model] = field(default_factory=dict)
+
+    def model_of(self, asking: Asking) -> Model:
+        """The model that an Asking names."""
+        spec = asking.model
+        if spec not in self.models:
+            if spec.startswith(LOG):
+                self.models[spec] = logged_answers(self.task, spec)
+            else:
+                self.models[spec] = models.load_model(spec)
+        return self.models[spec]
+
+
+def logged_answers(task: Task, spec: str) -> Model:
+    """The answers of the file that task.yaml names under `incumbent.answers`, as a model."""
+    path = task.folder / spec.removeprefix(LOG)
+    answers = {}
+    for raw in store.read_jsonl(path):
+        example = tasks.to_example(task, raw, "human", {}, path)
+        answers[models.question(example.messages)] = example.answer
+    return models.LoggedModel(answers, spec)
