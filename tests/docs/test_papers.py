@@ -40,8 +40,10 @@ def test_links_lead_somewhere(paper):
         there = paper.parent / name if name else paper
         assert there.exists(), f"{paper.name}: {target}"
         if fragment:
-            titles = re.findall(r"^#+ (.+)$", there.read_text(encoding="utf-8"), re.M)
-            assert fragment in map(anchor, titles), f"{paper.name}: {target}"
+            there_text = there.read_text(encoding="utf-8")
+            anchors = [anchor(title) for title in re.findall(r"^#+ (.+)$", there_text, re.M)]
+            anchors += re.findall(r'<a id="([\w-]+)"></a>', there_text)
+            assert fragment in anchors, f"{paper.name}: {target}"
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -127,3 +129,17 @@ def test_the_licence_is_apache_and_travels_with_the_package():
 def test_the_changelog_begins_with_what_is_not_released_yet():
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.+)$", text, re.M)[0].endswith("(unreleased)")
+
+
+def test_every_decision_stands_in_the_index_and_older_ones_say_whether_they_hold():
+    text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    index, _, entries = text.partition("\n## 20")
+    names = re.findall(r'^<a id="([\w-]+)"></a>\*\*', entries, re.M)
+    assert len(names) == len(set(names))
+    assert set(re.findall(r"\]\(#([\w-]+)\)", index)) == set(names)
+    assert not re.findall(r"^\*\*", entries, re.M), (
+        "give the entry an id, and put it into the index"
+    )
+    _, _, older = entries.partition("\n## 2026-11-28: the other library")
+    statuses = re.findall(r"\*(?:Still true|Changed 20|Superseded)[^*]+\*", older)
+    assert len(statuses) == len(re.findall(r"^<a id", older, re.M))
