@@ -1,13 +1,14 @@
-"""A real task through `workbook new --from`: restaurant8k, booking turns to JSON slots (PolyAI, CC BY 4.0).
+"""A real task through `workbook new --from`: restaurant8k, booking turns to JSON slots.
 
     python -m benchmarks.real_task DIR [--train 400] [--test 200] [--validation 60] [--data FOLDER]
     workbook run DIR/profile.yaml
 
-The first command takes the first rows by sha256 of their id (train and test files keep their own split; validation is
-the next rows of the train file), writes them with the columns input = requested slots + text and output = the slots as
-JSON, has `workbook new DIR/task --from` infer the task, fills in what only a person can say (instructions, targets),
-and writes a profile. The second runs it: training within 45,000 tokens, about five minutes on two quiet cores.
-The data stays where it is: nothing of it is part of the workbook.
+The first command takes the first rows by sha256 of their id (train and test files keep their own
+split; validation is the next rows of the train file), writes them with the columns input =
+requested slots + text and output = the slots as JSON, has `workbook new DIR/task --from` infer the
+task, fills in what only a person can say (instructions, targets), and writes a profile. The second
+runs it: training within 45,000 tokens, about five minutes on two quiet cores. The data (PolyAI,
+CC BY 4.0) stay where they are: nothing of them is part of the workbook.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ import yaml
 
 from helpers import store
 from helpers.records import WorkbookError
-from helpers.tasks.new import new_task
+from helpers.tasks import new_task
 
 PLACES = [folder / "shared" / "data" / "restaurant8k" for folder in store.PROJECT.parents]
 DATA = next((folder for folder in PLACES if folder.exists()), PLACES[0])
 SLOTS = ("people", "date", "time", "first_name", "last_name")
 FULL = (
     "Reply with JSON only: the booking slots that the message states, copied word for word, as in "
-    '{"people":"5 adults","time":"6 pm"}. Slots: people, date, time, first_name, last_name. Leave out what is not said.'
+    '{"people":"5 adults","time":"6 pm"}. Slots: people, date, time, first_name, last_name.'
+    " Leave out what is not said."
 )
 SHORT = "Booking slots as JSON."
-# Written before anything was measured: a booking form that is filled in rightly half of the time saves the host more
-# typing than its corrections cost; what is no JSON leaves the form empty.
+# Written before anything was measured: a booking form that is filled in rightly half of the time
+# saves the host more typing than its corrections cost; what is no JSON leaves the form empty.
 TARGETS = {"accuracy": 0.50, "format_compliance": 0.90, "latency_p95": 5000}
-PROFILE = """# restaurant8k: real booking turns, with the file's own split. Made by benchmarks/real_task.py.
+PROFILE = """# restaurant8k: real booking turns, with the file's own split (made by benchmarks).
 task: {task}               # the folder that `workbook new --from` wrote
 trainer: lora              # on this machine
 promote_to: staging        # far enough: nothing is served
@@ -45,13 +47,13 @@ batch_size: 4              # small batches: with so few rows the number of steps
 gradient_accumulation: 1   # a step for every batch
 learning_rate: 1.5e-3      # a small model with an adapter bears a large step
 lora_dropout: 0.0          # little to over-learn in so few passes
-target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]  # every linear layer
+target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]  # all layers
 max_validation_rows: 60    # rows each rung of 01 answers
 max_new_tokens: 40         # the longest right answer
 """
 
 
-def chosen(path: Path, count: int, skip: int = 0) -> list[dict[str, Any]]:
+def first_rows(path: Path, count: int, skip: int = 0) -> list[dict[str, Any]]:
     """`count` rows of a file, in the order of sha256(id), after the first `skip`."""
     if not path.exists():
         raise WorkbookError(f"{path} is missing; give the folder of restaurant8k with --data")
@@ -62,8 +64,9 @@ def chosen(path: Path, count: int, skip: int = 0) -> list[dict[str, Any]]:
 
 def as_row(row: dict[str, Any], part: str) -> dict[str, Any]:
     """One row with the columns that task.yaml maps."""
-    asked = ", ".join(row["requested_slots"])
-    text = f"asked for: {asked}\n{row['text']}" if asked else row["text"]
+    text = row["text"]
+    if row["requested_slots"]:
+        text = f"asked for: {', '.join(row['requested_slots'])}\n{text}"
     slots = {name: row["slots"][name] for name in SLOTS if name in row["slots"]}
     return {
         "id": row["id"],
@@ -75,15 +78,16 @@ def as_row(row: dict[str, Any], part: str) -> dict[str, Any]:
 
 def prepare(folder: Path, data: Path, train: int, validation: int, test: int) -> list[str]:
     """Write rows, task and profile; returns what `workbook new` said."""
-    rows = [as_row(row, "train") for row in chosen(data / "train.jsonl", train)]
-    rows += [
-        as_row(row, "validation") for row in chosen(data / "train.jsonl", validation, skip=train)
-    ]
-    rows += [as_row(row, "test") for row in chosen(data / "test.jsonl", test)]
+    parts = {
+        "train": first_rows(data / "train.jsonl", train),
+        "validation": first_rows(data / "train.jsonl", validation, skip=train),
+        "test": first_rows(data / "test.jsonl", test),
+    }
+    rows = [as_row(row, part) for part, raw in parts.items() for row in raw]
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / "restaurant8k.jsonl"
     store.write_jsonl(source, rows)
-    said = new_task(folder / "task", source, "booking", "slots")
+    messages = new_task(folder / "task", source, "booking", "slots")
     path = folder / "task" / "task.yaml"
     task = yaml.safe_load(path.read_text(encoding="utf-8"))
     text = {"type": "string", "minLength": 1}
@@ -96,7 +100,8 @@ def prepare(folder: Path, data: Path, train: int, validation: int, test: int) ->
             "properties": dict.fromkeys(SLOTS, text),
         }
     }
-    task["scored_fields"], task["targets"] = list(SLOTS), TARGETS
+    task["scored_fields"] = list(SLOTS)
+    task["targets"] = TARGETS
     task["screening"] = {
         "format_or_style": True,
         "new_knowledge": False,
@@ -108,7 +113,7 @@ def prepare(folder: Path, data: Path, train: int, validation: int, test: int) ->
     }
     store.write_text(path, yaml.safe_dump(task, sort_keys=False, allow_unicode=True))
     store.write_text(folder / "profile.yaml", PROFILE.format(task=(folder / "task").resolve()))
-    return said
+    return messages
 
 
 def main() -> None:
@@ -120,10 +125,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     for name, rows in (("train", 400), ("validation", 60), ("test", 200)):
         parser.add_argument(f"--{name}", type=int, default=rows)
-    asked = parser.parse_args()
-    for line in prepare(asked.folder, asked.data, asked.train, asked.validation, asked.test):
+    options = parser.parse_args()
+    sizes = (options.train, options.validation, options.test)
+    for line in prepare(options.folder, options.data, *sizes):
         print(line)
-    print(f"now: workbook run {asked.folder / 'profile.yaml'}")
+    print(f"now: workbook run {options.folder / 'profile.yaml'}")
 
 
 if __name__ == "__main__":

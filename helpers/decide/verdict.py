@@ -1,64 +1,61 @@
-"""Should we fine-tune at all? decision.json: the cheapest thing that surely works, never tuning by elimination."""
+"""Should we fine-tune at all? The cheapest thing that surely works, never tuning by elimination."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Any, Literal
+from datetime import date, timedelta
+from typing import Any, NamedTuple
 
-from helpers import store
-from helpers.decide.economics import (
-    ELAPSED,
-    Provider,
-    Trainer,
-    choose_trainer,
-    compute_estimate,
-    economics,
-    provider_of,
-    training_cost,
+from helpers import evaluate, store
+from helpers.decide.economics import ELAPSED, OWN_SIZE, compute_estimate, economics, training_cost
+from helpers.decide.screening import contradictions
+from helpers.decide.trainer import choose_trainer
+from helpers.models import price_warnings, provider_of
+from helpers.records import (
+    WEIGHTS,
+    Decision,
+    MetricComparison,
+    Plan,
+    Power,
+    Recommendation,
+    Record,
+    RungComparison,
+    RungResult,
+    Screening,
+    TrainingExample,
+    WorkbookError,
 )
-from helpers.decide.screening import OWN_MODEL, WEIGHTS, Screening, contradictions
-from helpers.evaluate.compare import check_targets, compare_results
-from helpers.evaluate.rungs import effort
-from helpers.evaluate.running import RungResult, read_answers
-from helpers.evaluate.statistics import AT_LEAST, detectable_difference, rows_to_decide
-from helpers.models.prices import price_warnings
-from helpers.records import MetricComparison, Record, TrainingExample, WorkbookError
 from helpers.tasks import Task
 
-Recommendation = Literal["prompting", "rag", "fine_tuning", "custom_model", "not_yet"]
 REVIEW_DAYS = 90
-OWN_SIZE = 1e9  # parameters of the model that the estimate for a model of one's own is made for
+MOVE_DAYS = 30  # to move away before a provider's lights go out
+UPKEEP = {  # of what is advised: the hours of work a month
+    "fine_tuning": ("labelling_monthly", "retraining_monthly"),
+    "rag": ("prompt_monthly", "rag_monthly"),
+}
 
 
-class Decision(Record):
-    """decision.json."""
+class Choices(Record):
+    """What notebook 01's parameters choose beside the questionnaire."""
 
-    recommendation: Recommendation
-    status: Literal["predicted", "measured"]
-    targets_met: bool
-    trainer: Trainer
-    reasons: list[str]
-    warnings: list[str]
-    next_action: str
-    rungs: list[RungResult]
-    best_rung: str  # what 04 compares the tuned model with
-    asking: dict[str, Any]  # how the rungs asked, which 04 repeats
-    comparisons: list[
-        dict[str, Any]
-    ]  # each rung minus the best of those before it, on the same validation rows
-    economics: dict[str, Any]
-    power: dict[str, Any]
-    plan: dict[str, Any]
-    screening: Screening
-    train_anyway_because: str
+    min_examples: int = 100
+    trainer: str = "auto"
+    base_url: str = ""
+    api_model: str = ""
+    max_train_tokens: int = 60_000  # they price one training run
+    train_anyway_because: str = ""
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> Choices:
+        """The choices that a notebook's parameters (its globals()) spell."""
+        return cls(**{name: parameters[name] for name in cls.model_fields if name in parameters})
 
 
 class Evidence(Record):
     """What the verdict is drawn from, so that `recommend` is a pure function."""
 
     meeting: list[str]  # rungs whose bounds meet every target, cheapest first
-    open: dict[str, str]  # rung -> its undecided targets, where it surely misses none
+    undecided: dict[str, str]  # rung -> its undecided targets, where it surely misses none
     rag_gains: bool  # rag is surely more accurate than the best other rung
     knowledge_task: bool  # most examples name the articles that answer them
     undecidable: dict[str, int]  # metric -> test rows that its target would need
@@ -68,97 +65,122 @@ class Evidence(Record):
     best_rung: str
 
 
-def recommend(screening: Screening, seen: Evidence) -> tuple[Recommendation, list[str], str]:
-    """(recommendation, reasons, next action) by the decision framework prompting -> rag -> fine-tuning -> own model."""
-    if seen.meeting:
-        rung = seen.meeting[0]
+class Advice(NamedTuple):
+    """What to do about the task, why, and where to begin."""
+
+    recommendation: Recommendation
+    reasons: list[str]
+    next_action: str
+
+
+def recommend(screening: Screening, evidence: Evidence) -> Advice:
+    """The decision framework: prompting -> rag -> fine-tuning -> a model of one's own."""
+    if evidence.meeting:
+        rung = evidence.meeting[0]
         reason = f"{rung} is the cheapest rung whose bounds meet every target"
-        return (
-            ("rag" if rung.startswith("rag") else "prompting"),
-            [reason],
-            f"serve the {rung} rung",
+        way: Recommendation = "rag" if rung.startswith("rag") else "prompting"
+        return Advice(way, [reason], f"serve the {rung} rung")
+    if evidence.rag_gains and (evidence.knowledge_task or screening.new_knowledge):
+        reason = (
+            "the answers stand in the articles, and rag surely gains,"
+            " though no rung meets the targets"
         )
-    if seen.rag_gains and (seen.knowledge_task or screening.new_knowledge):
-        reason = "the answers stand in the articles, and rag surely gains, though no rung meets the targets"
-        return "rag", [reason], "try a stronger model behind rag, or better retrieval"
-    if blocks := _blocks(screening, seen):
-        return "not_yet", [reason for reason, _ in blocks], blocks[0][1]
+        return Advice("rag", [reason], "try a stronger model behind rag, or better retrieval")
+    blocks = _blocks(screening, evidence)
+    if blocks:
+        return Advice("not_yet", [reason for reason, _ in blocks], blocks[0][1])
     if screening.own_architecture:
-        cost = compute_estimate(OWN_SIZE)
-        compute = f"{cost['tokens']:.0e} tokens, {cost['flops']:.0e} FLOPs, {cost['gpu_hours']:,.0f} GPU-hours, {cost['usd']:,.0f} USD"
-        reasons = [
-            OWN_MODEL,
-            "no rung meets the targets",
-            f"{OWN_SIZE:.0e} parameters take {compute}: months, and a team",
-        ]
-        return (
-            "custom_model",
-            reasons,
-            "plan data, compute and people for training a model; tune an open model meanwhile",
-        )
+        return _advise_own_model()
+    weight = sum(weight for _, weight in screening.weighed)
     reasons = [
-        f"no cheaper rung surely meets the targets; {seen.best_rung} is the one to beat",
+        f"no cheaper rung surely meets the targets; {evidence.best_rung} is the one to beat",
         *screening.good,
+        f"what speaks for tuning weighs {weight} of {sum(WEIGHTS.values())},"
+        " and nothing speaks against it",
     ]
-    weights = f"{sum(weight for _, weight in screening.weighed)} of {sum(WEIGHTS.values())}"
-    reasons.append(f"what speaks for tuning weighs {weights}, and nothing speaks against it")
-    return (
-        "fine_tuning",
-        reasons,
-        "run 02_curate, train, and let 04_evaluate say whether it is better",
+    action = "run 02_curate, train, and let 04_evaluate say whether it is better"
+    return Advice("fine_tuning", reasons, action)
+
+
+def _advise_own_model() -> Advice:
+    cost = compute_estimate(OWN_SIZE)
+    compute = (
+        f"{cost.tokens:.0e} tokens, {cost.flops:.0e} FLOPs,"
+        f" {cost.gpu_hours:,.0f} GPU-hours, {cost.usd:,.0f} USD"
     )
+    reasons = [
+        "the task needs an architecture, or a control over it, that no base model offers",
+        "no rung meets the targets",
+        f"{OWN_SIZE:.0e} parameters take {compute}: months, and a team",
+    ]
+    action = "plan data, compute and people for training a model; tune an open model meanwhile"
+    return Advice("custom_model", reasons, action)
 
 
-def _blocks(screening: Screening, seen: Evidence) -> list[tuple[str, str]]:
-    """(why not, what next) for everything that stands between "nothing else works" and training."""
+def _blocks(screening: Screening, evidence: Evidence) -> list[tuple[str, str]]:
+    """(why not to train now, what to do instead), the first thing to do at the front."""
     blocks = []
-    for metric, n in seen.undecidable.items():
-        why = f"the {metric} target cannot be shown with {seen.n_test} test rows: {n} rows, all right, would be needed"
-        blocks.append(
-            (
-                why,
-                f"add verified examples until {n} are in the test part, or set the target the task needs",
-            )
+    for metric, n in evidence.undecidable.items():
+        reason = (
+            f"the {metric} target cannot be shown with {evidence.n_test} test rows:"
+            f" {n} rows, all right, would be needed"
         )
-    if (missing := seen.min_examples - seen.n_examples) > 0:
-        why = f"{seen.n_examples} verified examples are fewer than min_examples={seen.min_examples}"
-        blocks.append((why, f"label {missing} more examples in human.jsonl"))
-    if seen.knowledge_task:
-        blocks.append(
-            (
-                "the examples name the articles that answer them: this is about facts",
-                "improve retrieval",
-            )
+        remedy = f"add verified examples until {n} are in the test part"
+        blocks.append((reason, f"{remedy}, or set the target the task needs"))
+    missing = evidence.min_examples - evidence.n_examples
+    if missing > 0:
+        reason = (
+            f"{evidence.n_examples} verified examples are fewer than"
+            f" min_examples={evidence.min_examples}"
         )
+        blocks.append((reason, f"label {missing} more examples in human.jsonl"))
+    if evidence.knowledge_task:
+        reason = "the examples name the articles that answer them: this is about facts"
+        blocks.append((reason, "improve retrieval"))
     blocks += screening.poor
     if not screening.good and not screening.own_architecture:
-        blocks.append(
-            ("no good use of fine-tuning was named", "improve the prompt, or try a stronger model")
-        )
+        reason = "no good use of fine-tuning was named"
+        blocks.append((reason, "improve the prompt, or try a stronger model"))
     return blocks
 
 
 def undecidable_targets(task: Task, n_test: int) -> dict[str, int]:
-    """Targets that even a perfect model could not be shown to meet on n_test rows, with the rows they would need."""
-    needed = {
-        metric: rows_to_decide(target)
-        for metric, target in task.targets.items()
-        if metric in AT_LEAST
-    }
-    return {metric: n for metric, n in needed.items() if n > n_test}
+    """Targets that even a perfect model could not be shown to meet, with the rows they need."""
+    rows_needed = {}
+    for metric, target in task.targets.items():
+        if metric not in evaluate.AT_LEAST:
+            continue
+        n = evaluate.rows_to_decide(target)
+        if n > n_test:
+            rows_needed[metric] = n
+    return rows_needed
 
 
 def compare_rungs(
     task: Task, run: store.Run, rung: RungResult, against: RungResult
 ) -> dict[str, MetricComparison]:
-    """Is one rung better than another at all? Margins and gains are not asked for here; those belong to the gate."""
-    plain = task.model_copy(update={"margins": {}, "replace": "better"})
-    return compare_results(read_answers(run, rung), read_answers(run, against), plain)
+    """Is one rung better than another at all? Margins and gains belong to the gate, not here."""
+    without_margins = task.model_copy(update={"margins": {}, "replace": "better"})
+    ours = evaluate.read_answers(run, rung)
+    theirs = evaluate.read_answers(run, against)
+    return evaluate.compare_results(ours, theirs, without_margins)
 
 
 def best_rung(rungs: Sequence[RungResult]) -> RungResult:
-    """The rung that fine-tuning has to beat: the most accurate; of equals the better formed, then the earlier one."""
+    """The one to beat: the most accurate; of equals the better formed, then the earlier."""
     return max(rungs, key=lambda r: (r.results.accuracy.value, r.results.format_compliance.value))
+
+
+def rag_gains(task: Task, run: store.Run, rungs: Sequence[RungResult]) -> bool:
+    """Whether retrieval is surely more accurate than the best other rung of the same model."""
+    # What a stronger model adds is no work of retrieval, so other models are left out.
+    own = [rung for rung in rungs if "@" not in rung.name and rung.name != "incumbent"]
+    rag = [rung for rung in own if rung.name == "rag"]
+    others = [rung for rung in own if rung.name != "rag"]
+    if not (rag and others):
+        return False
+    gain = compare_rungs(task, run, rag[0], best_rung(others)).get("accuracy")
+    return gain is not None and gain.verdict == "pass"
 
 
 def gather(
@@ -169,31 +191,25 @@ def gather(
     min_examples: int,
 ) -> Evidence:
     """Everything the verdict needs, counted and compared."""
-    unmet = {}
-    for rung in sorted(rungs, key=lambda r: effort(r.name)):  # a timed cost is too noisy to sort by
-        checks = check_targets(task, rung.results)
-        unmet[rung.name] = {
-            metric: check.met for metric, check in checks.items() if check.met != "yes"
-        }
-    verified = [e for e in examples if e.quality == "verified"]
-    n_test = sum(e.part == "test" for e in verified)
-    # one model on both sides: what a stronger one adds is no work of retrieval
-    own = [r for r in rungs if "@" not in r.name and r.name != "incumbent"]
-    rag, others = [r for r in own if r.name == "rag"], [r for r in own if r.name != "rag"]
-    gain = (
-        compare_rungs(task, run, rag[0], best_rung(others)).get("accuracy")
-        if rag and others
-        else None
-    )
+    meeting = []
+    undecided = {}
+    # By effort, since a cost that was timed is too noisy to sort by.
+    for rung in sorted(rungs, key=lambda rung: evaluate.effort(rung.name)):
+        targets = evaluate.check_targets(task, rung.results)
+        verdicts = {finding.verdict for finding in targets.values()}
+        if verdicts <= {"pass"}:
+            meeting.append(rung.name)
+        elif "fail" not in verdicts:
+            names = [name for name in targets if targets[name].verdict == "undecided"]
+            undecided[rung.name] = ", ".join(names)
+    verified = [example for example in examples if example.quality == "verified"]
+    n_test = sum(example.part == "test" for example in verified)
+    naming_articles = sum(bool(example.meta.get("articles")) for example in verified)
     return Evidence(
-        meeting=[name for name, left in unmet.items() if not left],
-        open={
-            name: ", ".join(left)
-            for name, left in unmet.items()
-            if left and "no" not in left.values()
-        },
-        rag_gains=gain is not None and gain.verdict == "pass",
-        knowledge_task=sum(bool(e.meta.get("articles")) for e in verified) > len(verified) / 2,
+        meeting=meeting,
+        undecided=undecided,
+        rag_gains=rag_gains(task, run, rungs),
+        knowledge_task=naming_articles > len(verified) / 2,
         undecidable=undecidable_targets(task, n_test),
         n_test=n_test,
         n_examples=len(verified),
@@ -208,67 +224,62 @@ def decide(
     examples: Sequence[TrainingExample],
     screening: Screening,
     run: store.Run,
-    *,
-    min_examples: int = 100,
-    trainer: str = "auto",
-    base_url: str = "",
-    api_model: str = "",
-    train_anyway_because: str = "",
-    train_tokens: int = 0,
-    asking: Mapping[str, Any] | None = None,
+    choices: Choices,
 ) -> Decision:
     """Draw the verdict from the measured rungs, the questionnaire, and what the data can show.
 
-    `examples` are all loaded rows with their parts; of the test part only the number of rows is used. `train_tokens`
-    prices one training run; `asking` is how the rungs were asked.
+    `examples` are all loaded rows with their parts; of the test part only the number of rows is
+    used. WorkbookError when no rung was measured.
     """
     if not rungs:
         raise WorkbookError("no rung could be asked; put at least zero_shot into `rungs`")
-    seen = gather(task, rungs, examples, run, min_examples)
-    recommendation, reasons, next_action = recommend(screening, seen)
-    chosen, warnings = choose_trainer(trainer, base_url, api_model, task)
+    evidence = gather(task, rungs, examples, run, choices.min_examples)
+    advice = recommend(screening, evidence)
+    base_url, api_model = choices.base_url, choices.api_model
+    trainer, warnings = choose_trainer(choices.trainer, base_url, api_model, task)
     warnings += [*screening.warnings, *price_warnings(task)]
-    warnings += [
-        f"{rung} may meet the targets: {left} undecided at n={rungs[0].n}"
-        for rung, left in seen.open.items()
-    ]
-    warnings += contradictions(screening, task, rungs, seen.rag_gains, seen.knowledge_task)
-    if train_anyway_because and recommendation != "fine_tuning":
-        warnings.append(f"training goes on against this advice, because: {train_anyway_because}")
-    numbers = economics(
-        task, rungs, seen.best_rung, training_cost(task, chosen, api_model, train_tokens)
-    )
-    pairs = [(rung, best_rung(rungs[:i])) for i, rung in enumerate(rungs) if i]
+    for rung, targets in evidence.undecided.items():
+        warnings.append(f"{rung} may meet the targets: {targets} undecided at n={rungs[0].n}")
+    warnings += contradictions(screening, task, rungs, evidence.rag_gains, evidence.knowledge_task)
+    because = choices.train_anyway_because
+    if because and advice.recommendation != "fine_tuning":
+        warnings.append(f"training goes on against this advice, because: {because}")
+    training_usd = training_cost(task, trainer, api_model, choices.max_train_tokens)
+    numbers = economics(task, rungs, evidence.best_rung, training_usd)
+    provider = provider_of(base_url) if trainer == "openai" else None
+    served_until = provider.serve_until if provider else None
+    predicted = advice.recommendation in ("fine_tuning", "custom_model")
     return Decision(
-        recommendation=recommendation,
-        status="predicted" if recommendation in ("fine_tuning", "custom_model") else "measured",
-        targets_met=bool(seen.meeting),
-        trainer=chosen,
-        reasons=reasons,
+        recommendation=advice.recommendation,
+        status="predicted" if predicted else "measured",
+        targets_met=bool(evidence.meeting),
+        trainer=trainer,
+        reasons=advice.reasons,
         warnings=warnings,
-        next_action=next_action,
+        next_action=advice.next_action,
         rungs=list(rungs),
-        best_rung=seen.best_rung,
-        asking=dict(asking or {}),
-        comparisons=[
-            {"rung": a.name, "against": b.name} | compare_rungs(task, run, a, b) for a, b in pairs
-        ],
-        economics=numbers | {"custom_model": compute_estimate(OWN_SIZE)},
-        power={
-            "n": seen.n_test,
-            "detectable_difference": detectable_difference(seen.n_test),
-            "rows_needed": seen.undecidable,
-        },
-        plan=plan(
-            task,
-            recommendation,
-            screening,
-            numbers["hours"],
-            provider_of(base_url) if chosen == "openai" else None,
+        best_rung=evidence.best_rung,
+        comparisons=_compare_each(task, run, rungs),
+        economics=numbers,
+        power=Power(
+            n=evidence.n_test,
+            detectable_difference=evaluate.detectable_difference(evidence.n_test),
+            rows_needed=evidence.undecidable,
         ),
+        plan=plan(task, advice.recommendation, screening, numbers.hours, served_until),
         screening=screening,
-        train_anyway_because=train_anyway_because,
+        train_anyway_because=because,
     )
+
+
+def _compare_each(task: Task, run: store.Run, rungs: Sequence[RungResult]) -> list[RungComparison]:
+    """Each rung minus the best of those before it, on the same validation rows."""
+    comparisons = []
+    for i, rung in enumerate(rungs[1:], start=1):
+        against = best_rung(rungs[:i])
+        differences = compare_rungs(task, run, rung, against)
+        comparisons.append(RungComparison(rung=rung.name, against=against.name, **differences))
+    return comparisons
 
 
 def plan(
@@ -276,24 +287,19 @@ def plan(
     recommendation: Recommendation,
     screening: Screening,
     hours: Mapping[str, float],
-    provider: Provider | None,
-) -> dict[str, Any]:
+    served_until: date | None,
+) -> Plan:
     """Who looks after what was chosen, how often, how long that takes, and when to decide anew."""
-    review = (store.now() + timedelta(days=REVIEW_DAYS)).date()
-    if provider and provider.serve_until:  # a month to move before the lights go out
-        review = min(review, provider.serve_until - timedelta(days=30))
-    work = {
-        "fine_tuning": ("labelling_monthly", "retraining_monthly"),
-        "rag": ("prompt_monthly", "rag_monthly"),
-    }
-    return {
-        "owner": str(
-            task.screening.get("owner") or "nobody yet: name one under screening.owner in task.yaml"
-        ),
-        "cadence": "weekly" if screening.changing_requirements else "monthly",
-        "review_on": max(review, store.now().date()).isoformat(),
-        "hours_per_month": sum(
-            hours[name] for name in work.get(recommendation, ("prompt_monthly",))
-        ),
-        "time_to_build": ELAPSED.get(recommendation, "-"),
-    }
+    today = store.now().date()
+    review = today + timedelta(days=REVIEW_DAYS)
+    if served_until:
+        review = min(review, served_until - timedelta(days=MOVE_DAYS))
+    owner = task.screening.get("owner")
+    work = UPKEEP.get(recommendation, ("prompt_monthly",))
+    return Plan(
+        owner=str(owner or "nobody yet: name one under screening.owner in task.yaml"),
+        cadence="weekly" if screening.changing_requirements else "monthly",
+        review_on=max(review, today).isoformat(),
+        hours_per_month=sum(hours[name] for name in work),
+        time_to_build=ELAPSED.get(recommendation, "-"),
+    )

@@ -1,4 +1,4 @@
-"""Notebook 06's room: whether the model in production is still good, from the logs of what it answered."""
+"""Notebook 06's room: whether the model in production is still good, by the logs of its answers."""
 
-from helpers.monitor.health import Check, Health, any_time_p, check_health, holm, judge
-from helpers.monitor.windows import Day, LiveLog, daily, read_live
+from helpers.monitor.health import any_time_p, check_health, correct, judge
+from helpers.monitor.windows import LiveLog, LiveRow, Windows, cut, daily, read_live

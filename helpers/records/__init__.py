@@ -47,9 +47,9 @@ from helpers.records.finding import (
     as_finding_verdict,
     verdict_of,
 )
-from helpers.records.health import Health, HealthVerdict, Window
+from helpers.records.health import Day, Health, HealthVerdict, Window
 from helpers.records.model import TrainedModel
 from helpers.records.promotion import Promotion, Target
 from helpers.records.runs import NotebookEntry, NotebookStatus, RunRecord, RunStatus
 from helpers.records.screening import GOOD_USES, POOR_USES, WEIGHTS, Screening
-from helpers.records.versions import FineTunedModelVersion, Status
+from helpers.records.versions import FineTunedModelVersion, Route, Status

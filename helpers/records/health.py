@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from helpers.records.base import Artifact, Record
+from helpers.records.estimates import Estimate
 from helpers.records.finding import Finding
 
 HealthVerdict = Literal["ok", "watch", "retrain"]
@@ -20,6 +21,15 @@ class Window(Record):
     end: datetime
     days: int
     files: list[str] = Field(default_factory=list)
+
+
+class Day(Record):
+    """One day of live traffic, for a figure; a day without ratings has n = 0 there."""
+
+    day: str
+    n: int
+    format_compliance: Estimate
+    feedback: Estimate
 
 
 class Health(Artifact):

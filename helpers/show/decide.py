@@ -1,46 +1,53 @@
-"""What 01 shows: the ladder of rungs against the targets, what each costs, and why the verdict is what it is."""
+"""What 01 shows: the rungs against the targets, what each way costs, and why the verdict fell."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from helpers import show
-from helpers.records import PARTS, Estimate
+from helpers import show, store
+from helpers.records import PARTS, Decision, RungResult, Screening, TrainingExample
+from helpers.tasks import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas.io.formats.style import Styler
 
-# metric: marker, filled, line of its target, offset in its row
+
+# metric: symbol, filled, line of its target, offset in its row
 SCORES = {"accuracy": ("o", True, "--", -0.13), "format_compliance": ("s", False, ":", 0.13)}
+VOLUMES = (2, 7)  # of requests a month, as powers of ten
 
 
-def rung_table(rungs: Sequence[Any]) -> Styler:
-    """One row per rung: scores with intervals, and what a request takes: latency, tokens and cost."""
+def rung_table(rungs: Sequence[RungResult]) -> Styler:
+    """One row per rung: scores with intervals, and a request's latency, tokens and cost."""
     rows = [
         {
-            "rung": r.name,
-            "model": r.model,
-            "accuracy": r.results.accuracy,
-            "format": r.results.format_compliance,
-            "p50, ms": r.results.latency_p50,
-            "p95, ms": r.results.latency_p95,
-            "tokens": r.tokens_per_request,
-            "USD per 1,000": 1000 * r.results.cost_per_request.value
-            if r.results.cost_per_request.n
-            else "unknown",
+            "rung": rung.name,
+            "model": rung.model,
+            "accuracy": rung.results.accuracy,
+            "format": rung.results.format_compliance,
+            "p50, ms": rung.results.latency_p50,
+            "p95, ms": rung.results.latency_p95,
+            "tokens": rung.tokens_per_request,
+            "USD per 1,000": _usd_per_1000(rung),
         }
-        for r in rungs
+        for rung in rungs
     ]
-    return show.table(
-        rows, f"Rungs on the {rungs[0].part} part, 95% intervals" if rungs else "No rung was asked"
-    )
+    if not rungs:
+        return show.table(rows, "No rung was asked")
+    return show.table(rows, f"Rungs on the {rungs[0].part} part, 95% intervals")
 
 
-def ladder(rungs: Sequence[Any], targets: Mapping[str, float]) -> Figure:
-    """Every rung's scores with intervals against the targets (left), and what a request takes (right)."""
+def _usd_per_1000(rung: RungResult) -> float | str:
+    cost = rung.results.cost_per_request
+    return 1000 * cost.value if cost.n else "unknown"
+
+
+def ladder(rungs: Sequence[RungResult], targets: Mapping[str, float]) -> Figure:
+    """Every rung's scores against the targets (left), and what a request takes (right)."""
     import matplotlib.pyplot as plt
 
     figure, (scores, costs) = plt.subplots(
@@ -48,127 +55,96 @@ def ladder(rungs: Sequence[Any], targets: Mapping[str, float]) -> Figure:
     )
     figure.set_size_inches(10, 1.5 + 0.75 * len(rungs))
     draw_scores(scores, rungs, targets, [show.COLOURS["other"]] * len(rungs))
-    priced = all(r.results.cost_per_request.n for r in rungs)
-    lengths = [
-        1000 * r.results.cost_per_request.value if priced else r.tokens_per_request for r in rungs
-    ]
-    bars = costs.barh(range(len(rungs)), lengths, color=show.COLOURS["base"], height=0.5)
-    costs.bar_label(
-        bars,
-        [
-            f" {show.number(x)} ({r.tokens_per_request:.0f} tokens)"
-            for x, r in zip(lengths, rungs, strict=True)
-        ],
-    )
-    costs.margins(x=0.9)
-    costs.set_xlabel("USD per 1,000 requests" if priced else "tokens per request")
-    costs.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(
-        f"What each rung scores and costs ({rungs[0].part} part, n = {rungs[0].n})",
-        x=0.01,
-        ha="left",
-    )
+    _draw_costs(costs, rungs)
+    title = f"What each rung scores and costs ({rungs[0].part} part, n = {rungs[0].n})"
+    figure.suptitle(title, x=0.01, ha="left")
     plt.close(figure)
     return figure
 
 
-def cost_over_volume(decision: Any) -> Figure:
-    """What a month costs by each way over its number of requests, work included; where tuning gets cheaper is marked."""
+def _draw_costs(axis: Axes, rungs: Sequence[RungResult]) -> None:
+    """A bar per rung: USD per 1,000 requests, or tokens where a price is missing."""
+    priced = all(rung.results.cost_per_request.n for rung in rungs)
+    lengths = [_usd_per_1000(rung) if priced else rung.tokens_per_request for rung in rungs]
+    axis.set_xlabel("USD per 1,000 requests" if priced else "tokens per request")
+    labels = [
+        f" {show.number(length)} ({rung.tokens_per_request:.0f} tokens)"
+        for length, rung in zip(lengths, rungs, strict=True)
+    ]
+    bars = axis.barh(range(len(rungs)), lengths, color=show.COLOURS["base"], height=0.5)
+    axis.bar_label(bars, labels)
+    axis.margins(x=0.9)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def cost_over_volume(decision: Decision) -> Figure:
+    """What a month costs by each way, work included; where tuning gets cheaper is marked."""
     import matplotlib.pyplot as plt
     import numpy
 
     numbers = decision.economics
     figure, axis = plt.subplots(figsize=(8.5, 4.2), layout="constrained")
-    volumes = numpy.logspace(2, 7, 120)
-    shades = [show.COLOURS[name] for name in ("base", "other", "good", "bad")] + [
-        "#0072B2",
-        "#F0E442",
-        "#999999",
-    ]
-    for way, colour in zip(numbers["ways"].items(), [*shades] * 3, strict=False):
-        name, cost = way
-        month = cost["one_off_usd"] / 12 + cost["monthly_usd"] + volumes * cost["cost_per_request"]
-        tuned = name == "fine_tuned"
-        label = f"{name} (predicted)" if tuned else name
-        axis.plot(
-            volumes,
-            month,
-            color=show.COLOURS["tuned"] if tuned else colour,
-            lw=3 if tuned else 1.8,
-            label=label,
-        )
-    for needed in filter(None, numbers["break_even_against"].values()):
-        if volumes[0] <= needed <= volumes[-1]:
-            tuned = numbers["ways"]["fine_tuned"]
-            usd = (
-                tuned["one_off_usd"] / 12
-                + tuned["monthly_usd"]
-                + needed * tuned["cost_per_request"]
-            )
-            axis.plot(
-                needed, usd, "o", ms=9, mfc="white", mec=show.COLOURS["tuned"], mew=2, zorder=5
-            )
+    volumes = numpy.logspace(*VOLUMES, 120)
+    greys = [show.COLOURS[name] for name in ("base", "other", "good", "bad")]
+    colours = cycle([*greys, "#0072B2", "#F0E442", "#999999"])
+    for (name, way), colour in zip(numbers.ways.items(), colours, strict=False):
+        style = {"color": colour, "lw": 1.8, "label": name}
+        if name == "fine_tuned":
+            style = {"color": show.COLOURS["tuned"], "lw": 3, "label": f"{name} (predicted)"}
+        axis.plot(volumes, way.upkeep + volumes * way.cost_per_request, **style)
+    for needed in numbers.break_even_against.values():
+        if needed and volumes[0] <= needed <= volumes[-1]:
+            tuned = numbers.ways["fine_tuned"]
+            point = (needed, tuned.upkeep + needed * tuned.cost_per_request)
+            edge = {"mfc": "white", "mec": show.COLOURS["tuned"], "mew": 2}
+            axis.plot(*point, "o", ms=9, zorder=5, **edge)
             axis.annotate(
-                f"{needed:,}",
-                (needed, usd),
-                xytext=(6, -14),
-                textcoords="offset points",
-                fontsize=9,
+                f"{needed:,}", point, xytext=(6, -14), textcoords="offset points", fontsize=9
             )
-    if numbers["volume_per_month"]:
-        axis.axvline(
-            numbers["volume_per_month"],
-            color=show.COLOURS["target"],
-            ls="--",
-            lw=1.2,
-            label="the task's own volume",
-        )
-    axis.set(
-        xscale="log", yscale="log", xlabel="requests a month", ylabel="USD a month, work included"
-    )
+    if numbers.volume_per_month:
+        line = {"color": show.COLOURS["target"], "ls": "--", "lw": 1.2}
+        axis.axvline(numbers.volume_per_month, label="the task's own volume", **line)
+    labels = {"xlabel": "requests a month", "ylabel": "USD a month, work included"}
+    axis.set(xscale="log", yscale="log", **labels)
     axis.set_ylim(bottom=1)
     axis.grid(color="#eeeeee")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=9)
-    axis.set_title(
-        f"Cost over volume, prices of {numbers['prices_as_of'] or 'an unknown day'}",
-        loc="left",
-        fontsize=11,
-    )
+    title = f"Cost over volume, prices of {_price_date(decision)}"
+    axis.set_title(title, loc="left", fontsize=11)
     plt.close(figure)
     return figure
 
 
-def ways_table(decision: Any) -> Styler:
-    """Per way: a request, the work before and after, how long it takes to have it, and tuning's break-even volume."""
-    numbers, rows = decision.economics, []
-    for name, way in numbers["ways"].items():
-        needed = numbers["break_even_against"].get(name)
+def _price_date(decision: Decision) -> str:
+    return decision.economics.prices_as_of or "an unknown day"
+
+
+def ways_table(decision: Decision) -> Styler:
+    """Per way: a request, the work before and after, its time, and tuning's break-even volume."""
+    numbers = decision.economics
+    rows = []
+    for name, way in numbers.ways.items():
+        needed = numbers.break_even_against.get(name)
         rows.append(
             {
                 "way": name,
-                "USD per 1,000": 1000 * way["cost_per_request"],
-                "one-off, USD": way["one_off_usd"],
-                "monthly, USD": way["monthly_usd"],
-                "time to have it": way["elapsed"],
-                "tuning is cheaper from": f"{needed:,} requests a month"
-                if needed is not None
-                else "-",
+                "USD per 1,000": 1000 * way.cost_per_request,
+                "one-off, USD": way.one_off_usd,
+                "monthly, USD": way.monthly_usd,
+                "time to have it": way.elapsed,
+                "tuning is cheaper from": "-" if needed is None else f"{needed:,} requests a month",
             }
         )
-    return show.table(
-        rows, f"What each way costs (prices of {numbers['prices_as_of'] or 'an unknown day'})"
-    )
+    return show.table(rows, f"What each way costs (prices of {_price_date(decision)})")
 
 
-def questionnaire(screening: Any) -> Any:
-    """The questions as check boxes, and the answers as YAML to copy into a profile; headless, the YAML alone.
+def questionnaire(screening: Screening) -> Any:
+    """The questions as check boxes, and their answers as YAML for a profile; headless, only that.
 
     It shows and feeds nothing: the parameters cell stays the one place that the next cell reads.
     """
     from IPython.display import Code
-
-    from helpers import store
 
     answers = {name: value for name, value in dict(screening).items() if isinstance(value, bool)}
     if store.headless():
@@ -176,17 +152,17 @@ def questionnaire(screening: Any) -> Any:
     import ipywidgets
 
     boxes = {
-        n: ipywidgets.Checkbox(v, description=n.replace("_", " "), indent=False)
-        for n, v in answers.items()
+        name: ipywidgets.Checkbox(value, description=name.replace("_", " "), indent=False)
+        for name, value in answers.items()
     }
-    copied = ipywidgets.Textarea(_as_yaml(answers), rows=len(boxes) + 1, description="as YAML")
+    yaml = ipywidgets.Textarea(_as_yaml(answers), rows=len(boxes) + 1, description="as YAML")
 
     def write(_: Any) -> None:
-        copied.value = _as_yaml({name: box.value for name, box in boxes.items()})
+        yaml.value = _as_yaml({name: box.value for name, box in boxes.items()})
 
     for box in boxes.values():
         box.observe(write, "value")
-    return ipywidgets.HBox([ipywidgets.VBox(list(boxes.values())), copied])
+    return ipywidgets.HBox([ipywidgets.VBox(list(boxes.values())), yaml])
 
 
 def _as_yaml(answers: Mapping[str, bool]) -> str:
@@ -194,99 +170,86 @@ def _as_yaml(answers: Mapping[str, bool]) -> str:
 
 
 def draw_scores(
-    axis: Axes, rungs: Sequence[Any], targets: Mapping[str, float], colours: Sequence[str]
+    axis: Axes, rungs: Sequence[RungResult], targets: Mapping[str, float], colours: Sequence[str]
 ) -> None:
-    """Accuracy (filled) and format compliance (open) of each rung with intervals, and the targets as dashed lines."""
+    """Accuracy (filled) and format compliance (open) of each rung, and the targets as lines."""
     from matplotlib.ticker import PercentFormatter
 
-    for metric, (marker, filled, line, offset) in SCORES.items():
+    for metric, (symbol, filled, target_line, offset) in SCORES.items():
         name = metric.replace("_", " ")
-        for y, (rung, colour) in enumerate(zip(rungs, colours, strict=True)):
-            e: Estimate = getattr(rung.results, metric)
-            if e.n:
-                at, face = y + offset, colour if filled else "white"
-                axis.plot(
-                    [e.low, e.high], [at, at], color=colour, lw=2.2, solid_capstyle="butt", zorder=2
-                )
-                axis.plot(e.value, at, marker, ms=8, mfc=face, mec=colour, mew=1.8, zorder=3)
-                said = f"{100 * e.value:.0f}% [{100 * e.low:.0f}, {100 * e.high:.0f}]"
-                axis.text(1.04, at, said, va="center", fontsize=9, color="#333333")
-        axis.plot(
-            [],
-            [],
-            marker,
-            color="#555555",
-            mfc="#555555" if filled else "white",
-            label=f"{name}, 95% interval",
-        )
+        for row, (rung, colour) in enumerate(zip(rungs, colours, strict=True)):
+            score = getattr(rung.results, metric)
+            if not score.n:
+                continue
+            y = row + offset
+            face = colour if filled else "white"
+            ends = [score.low, score.high]
+            axis.plot(ends, [y, y], color=colour, lw=2.2, solid_capstyle="butt", zorder=2)
+            axis.plot(score.value, y, symbol, ms=8, mfc=face, mec=colour, mew=1.8, zorder=3)
+            percent = f"{100 * score.value:.0f}% [{100 * score.low:.0f}, {100 * score.high:.0f}]"
+            axis.text(1.04, y, percent, va="center", fontsize=9, color="#333333")
+        face = "#555555" if filled else "white"
+        axis.plot([], [], symbol, color="#555555", mfc=face, label=f"{name}, 95% interval")
         if metric in targets:
             label = f"target {100 * targets[metric]:g}% {name}"
-            axis.axvline(
-                targets[metric],
-                color=show.COLOURS["target"],
-                ls=line,
-                lw=1.2,
-                zorder=1,
-                label=label,
-            )
+            line = {"color": show.COLOURS["target"], "ls": target_line, "lw": 1.2, "zorder": 1}
+            axis.axvline(targets[metric], label=label, **line)
     axis.set(xlim=(-0.02, 1.28), ylim=(len(rungs) - 0.45, -0.55), xticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
-    axis.set_yticks(range(len(rungs)), [r.name for r in rungs])
+    axis.set_yticks(range(len(rungs)), [rung.name for rung in rungs])
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     axis.grid(axis="x", color="#eeeeee", zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=9)
 
 
-def parts_and_targets(task: Any, examples: Sequence[Any]) -> Styler:
+def parts_and_targets(task: Task, examples: Sequence[TrainingExample]) -> Styler:
     """What the verdict can rest on: verified rows per part, and what the task needs."""
-    verified = [e.part for e in examples if e.quality == "verified"]
-    rows = [{"what": f"{part} rows", "value": verified.count(part)} for part in PARTS]
-    rows += [
-        {"what": f"target: {metric}", "value": target} for metric, target in task.targets.items()
-    ]
+    parts = [example.part for example in examples if example.quality == "verified"]
+    values: dict[str, float] = {f"{part} rows": parts.count(part) for part in PARTS}
+    for metric, target in task.targets.items():
+        values[f"target: {metric}"] = target
+    rows = [{"what": what, "value": value} for what, value in values.items()]
     return show.table(rows, f"{task.name}: verified rows and targets")
 
 
-def screening_table(screening: Any) -> Styler:
+def screening_table(screening: Screening) -> Styler:
     """The questionnaire's two columns."""
-    rows = [
-        {"speaks": "for fine-tuning", "weight": f"{weight}", "because": reason}
-        for reason, weight in screening.weighed
-    ]
-    rows += [
-        {"speaks": "against", "weight": "decides", "because": reason}
-        for reason, _ in screening.poor
-    ]
-    rows += [{"speaks": "note", "weight": "", "because": warning} for warning in screening.warnings]
-    return show.table(rows, "What kind of problem is this?", ["speaks", "weight", "because"])
+    rows = [("for fine-tuning", str(weight), reason) for reason, weight in screening.weighed]
+    rows += [("against", "decides", reason) for reason, _ in screening.poor]
+    rows += [("note", "", warning) for warning in screening.warnings]
+    columns = ["speaks", "weight", "because"]
+    table = [dict(zip(columns, row, strict=True)) for row in rows]
+    return show.table(table, "What kind of problem is this?", columns)
 
 
-def verdict_table(decision: Any) -> Styler:
+def verdict_table(decision: Decision) -> Styler:
     """The recommendation with its reasons, what to do next, and what to keep in mind."""
     rows = [("recommendation", f"{decision.recommendation} ({decision.status})")]
     rows += [("because", reason) for reason in decision.reasons]
-    rows += [
-        ("next", decision.next_action),
-        *(("keep in mind", warning) for warning in decision.warnings),
-    ]
-    return show.table([{"": what, "said": said} for what, said in rows], "The verdict")
+    rows.append(("next", decision.next_action))
+    rows += [("keep in mind", warning) for warning in decision.warnings]
+    return show.table([{"": what, "said": text} for what, text in rows], "The verdict")
 
 
-def plan_table(decision: Any) -> Styler:
+def plan_table(decision: Decision) -> Styler:
     """Upkeep, break-even and power: what saying yes would mean."""
     numbers, power, plan = decision.economics, decision.power, decision.plan
-    needed = numbers["break_even_requests_per_month"]
-    rows = {
-        "break-even against the best rung": f"{needed:,} requests a month"
-        if needed
-        else "never by cost alone",
-        "the task's own volume": f"{numbers['volume_per_month']:,} requests a month",
-        "one-off work of tuning": f"{numbers['one_off_usd']:,.0f} USD, {show.number(numbers['training_usd'])} of it for training",
-        "upkeep of tuning": f"{numbers['monthly_usd']:,.0f} USD a month",
-        "upkeep of what is advised": f"{plan['hours_per_month']:g} hours a month; to have it takes {plan['time_to_build']}",
-        "smallest gain that 04 can show": f"{100 * power['detectable_difference']:.0f} points, {power['n']} test rows",
-        "who looks after it": f"{plan['owner']}, {plan['cadence']}; decide anew on {plan['review_on']}",
+    needed = numbers.break_even_requests_per_month
+    training = show.number(numbers.training_usd)
+    values = {
+        "break-even against the best rung": (
+            f"{needed:,} requests a month" if needed else "never by cost alone"
+        ),
+        "the task's own volume": f"{numbers.volume_per_month:,} requests a month",
+        "one-off work of tuning": f"{numbers.one_off_usd:,.0f} USD, {training} of it for training",
+        "upkeep of tuning": f"{numbers.monthly_usd:,.0f} USD a month",
+        "upkeep of what is advised": (
+            f"{plan.hours_per_month:g} hours a month; to have it takes {plan.time_to_build}"
+        ),
+        "smallest gain that 04 can show": (
+            f"{100 * power.detectable_difference:.0f} points, {power.n} test rows"
+        ),
+        "who looks after it": f"{plan.owner}, {plan.cadence}; decide anew on {plan.review_on}",
     }
-    return show.table(
-        [{"": what, "value": value} for what, value in rows.items()], "Cost, power and upkeep"
-    )
+    rows = [{"": what, "value": value} for what, value in values.items()]
+    return show.table(rows, "Cost, power and upkeep")

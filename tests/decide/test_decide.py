@@ -7,20 +7,12 @@ import pytest
 from evaluate_toys import RIGHT, WRONG, constant, right_where, toy_rows, toy_task
 
 from helpers import evaluate, store
-from helpers.decide import Screening, decide, recommend, screen
-from helpers.decide.economics import (
-    HOURS,
-    Provider,
-    choose_trainer,
-    compute_estimate,
-    economics,
-    provider_warnings,
-    training_cost,
-)
+from helpers.decide import Choices, choose_trainer, decide, economics, recommend, screen
+from helpers.decide.economics import HOURS, compute_estimate, training_cost
 from helpers.decide.screening import contradictions
-from helpers.decide.verdict import Evidence, best_rung, plan
-from helpers.decide.verdict import undecidable_targets as undecidable
-from helpers.records import Estimate, WorkbookError
+from helpers.decide.trainer import provider_warnings
+from helpers.decide.verdict import Evidence, best_rung, plan, undecidable_targets
+from helpers.records import Asking, Budget, Decision, Estimate, Screening, WorkbookError
 
 ANSWERS = {
     "new_knowledge": False,
@@ -39,7 +31,7 @@ def screening(**changes):
 def evidence(**changes):
     values = {
         "meeting": [],
-        "open": {},
+        "undecided": {},
         "rag_gains": False,
         "knowledge_task": False,
         "undecidable": {},
@@ -52,7 +44,7 @@ def evidence(**changes):
 
 
 @pytest.mark.parametrize(
-    ("answers", "seen", "expected"),
+    ("answers", "changes", "expected"),
     [
         ({}, {}, "fine_tuning"),
         ({}, {"meeting": ["zero_shot", "rag"]}, "prompting"),
@@ -80,8 +72,8 @@ def evidence(**changes):
         ({"own_architecture": True, "format_or_style": False}, {}, "custom_model"),
     ],
 )
-def test_the_cheapest_thing_that_works_and_never_tuning_by_elimination(answers, seen, expected):
-    recommendation, reasons, next_action = recommend(screening(**answers), evidence(**seen))
+def test_the_cheapest_thing_that_works_and_never_tuning_by_elimination(answers, changes, expected):
+    recommendation, reasons, next_action = recommend(screening(**answers), evidence(**changes))
     assert recommendation == expected
     assert reasons and next_action
 
@@ -99,7 +91,7 @@ def test_not_yet_names_everything_in_the_way_and_what_to_do_first():
 )
 def test_a_target_is_decidable_when_all_right_would_show_it(tmp_path, n, expected):
     task = toy_task(tmp_path, targets={"accuracy": 0.98, "latency_p95": 10})
-    assert undecidable(task, n) == expected
+    assert undecidable_targets(task, n) == expected
 
 
 def everything(n_test=100):
@@ -107,47 +99,43 @@ def everything(n_test=100):
 
 
 def measured(model, task, run, examples, names=("zero_shot", "prompt", "few_shot")):
+    train = [example for example in examples if example.part == "train"]
+    session = evaluate.Session(task, run, Budget(run), train, models={model.spec: model})
     rows = evaluate.choose_rows(examples, "validation", 60)
-    train = [e for e in examples if e.part == "train"]
-    return evaluate.run_rungs(model, list(names), rows, task, run, train=train)
+    ways = evaluate.ways_to_ask(list(names), Asking(), task, model)
+    return evaluate.ask_ladder(ways, rows, session)
 
 
-def verdict(model, task, run, examples=None, **options):
+def verdict(model, task, run, examples=None, **choices):
     examples = examples or everything()
-    return decide(
-        task,
-        measured(model, task, run, examples),
-        examples,
-        screen(task, **ANSWERS),
-        run,
-        **options,
-    )
+    rungs = measured(model, task, run, examples)
+    return decide(task, rungs, examples, screen(task, **ANSWERS), run, Choices(**choices))
 
 
 def test_a_rung_that_surely_meets_the_targets_ends_the_search(task, run):
-    found = verdict(constant(RIGHT), task, run)
-    assert (found.recommendation, found.status, found.targets_met) == (
+    decision = verdict(constant(RIGHT), task, run)
+    assert (decision.recommendation, decision.status, decision.targets_met) == (
         "prompting",
         "measured",
         True,
     )
-    assert "zero_shot" in found.reasons[0]
+    assert "zero_shot" in decision.reasons[0]
 
 
 def test_nothing_works_and_the_questionnaire_allows_it_so_tuning_is_predicted(task, run):
-    found = verdict(constant(WRONG), task, run)
-    assert (found.recommendation, found.status, found.targets_met) == (
+    decision = verdict(constant(WRONG), task, run)
+    assert (decision.recommendation, decision.status, decision.targets_met) == (
         "fine_tuning",
         "predicted",
         False,
     )
-    assert found.trainer == "lora" and found.best_rung == "zero_shot", "the cheaper of equals"
+    assert decision.trainer == "lora" and decision.best_rung == "zero_shot", "the cheaper of equals"
 
 
 def test_a_rung_that_may_meet_the_targets_is_named(task, run):
-    found = verdict(right_where(lambda i: i % 2, "half"), task, run)
-    assert found.recommendation == "fine_tuning"
-    assert any("may meet the targets: accuracy undecided at n=60" in w for w in found.warnings)
+    decision = verdict(right_where(lambda i: i % 2, "half"), task, run)
+    assert decision.recommendation == "fine_tuning"
+    assert any("may meet the targets: accuracy undecided at n=60" in w for w in decision.warnings)
 
 
 def test_rag_wins_a_knowledge_task_without_meeting_the_targets(tmp_path, run):
@@ -159,24 +147,29 @@ def test_rag_wins_a_knowledge_task_without_meeting_the_targets(tmp_path, run):
     knowing.reply = lambda chat: reply(chat) if "is red" in chat[0].content else WRONG
     examples = everything()
     rungs = measured(knowing, task, run, examples, ("zero_shot", "prompt", "rag"))
-    found = decide(task, rungs, examples, screen(task, **ANSWERS), run)
-    assert (found.recommendation, found.targets_met, found.best_rung) == ("rag", False, "rag")
-    assert "task.yaml holds" in found.warnings[0]
-    against = next(c for c in found.comparisons if c["rung"] == "rag")
-    assert against["accuracy"].verdict == "pass" and against["accuracy"].gained == 40
+    decision = decide(task, rungs, examples, screen(task, **ANSWERS), run, Choices())
+    assert (decision.recommendation, decision.targets_met, decision.best_rung) == (
+        "rag",
+        False,
+        "rag",
+    )
+    assert "task.yaml holds" in decision.warnings[0]
+    gain = next(c for c in decision.comparisons if c.rung == "rag").accuracy
+    assert gain.verdict == "pass" and gain.gained == 40
 
 
 def test_the_test_part_is_counted_and_never_asked_about(task, run):
     model = constant(WRONG)
-    found = verdict(model, task, run, everything(n_test=37))
-    assert found.power["n"] == 37 and 0.1 < found.power["detectable_difference"] < 0.3
+    decision = verdict(model, task, run, everything(n_test=37))
+    assert decision.power.n == 37 and 0.1 < decision.power.detectable_difference < 0.3
     asked = {int(chat[-1].content.split()[-1]) for chat in model.asked}
     assert max(asked) < 60
 
 
 def test_decision_json_is_as_its_readers_know_it(task, run):
-    run.write("decision.json", verdict(constant(WRONG), task, run))
-    written = run.read("decision.json")
+    decision = verdict(constant(WRONG), task, run)
+    run.save(decision)
+    written = store.read_json(run.path(Decision.FILE))
     assert {
         "recommendation",
         "status",
@@ -193,12 +186,14 @@ def test_decision_json_is_as_its_readers_know_it(task, run):
     )
     assert set(written["plan"]) >= {"owner", "cadence", "review_on"}
     assert "thing number" not in json.dumps(written)
+    assert run.load(Decision) == decision
+    assert run.load(Decision).asking("few_shot").few_shot_k == 3
 
 
 def test_training_against_advice_is_recorded(task, run):
-    found = verdict(constant(RIGHT), task, run, train_anyway_because="a course")
-    assert found.recommendation == "prompting" and found.train_anyway_because == "a course"
-    assert any("against this advice, because: a course" in w for w in found.warnings)
+    decision = verdict(constant(RIGHT), task, run, train_anyway_because="a course")
+    assert decision.recommendation == "prompting" and decision.train_anyway_because == "a course"
+    assert any("against this advice, because: a course" in w for w in decision.warnings)
 
 
 def test_the_break_even_volume_is_where_the_saving_pays_the_upkeep(task, run):
@@ -206,15 +201,11 @@ def test_the_break_even_volume_is_where_the_saving_pays_the_upkeep(task, run):
     costs = {"zero_shot": 0.001, "prompt": 0.003, "few_shot": 0.001}
     rungs = [_costing(r, costs[r.name]) for r in rungs]
     numbers = economics(task, rungs)
-    tuned, prompt = (numbers["ways"][name] for name in ("fine_tuned", "prompt"))
-    upkeep = (
-        (tuned["one_off_usd"] - prompt["one_off_usd"]) / 12
-        + tuned["monthly_usd"]
-        - prompt["monthly_usd"]
-    )
-    needed = numbers["break_even_against"]["prompt"]
+    tuned, prompt = (numbers.ways[name] for name in ("fine_tuned", "prompt"))
+    upkeep = (tuned.one_off_usd - prompt.one_off_usd) / 12 + tuned.monthly_usd - prompt.monthly_usd
+    needed = numbers.break_even_against["prompt"]
     assert needed * 0.002 >= upkeep > (needed - 2) * 0.002
-    assert numbers["break_even_against"]["few_shot"] is None, "no saving, no break-even"
+    assert numbers.break_even_against["few_shot"] is None, "no saving, no break-even"
 
 
 def _costing(rung, usd):
@@ -227,7 +218,7 @@ def _costing(rung, usd):
 def test_unknown_costs_are_left_out_rather_than_guessed(tmp_path, run):
     task = toy_task(tmp_path, prices={})
     numbers = economics(task, measured(constant(WRONG), task, run, everything()))
-    assert numbers["break_even_against"] == {} and numbers["break_even_requests_per_month"] is None
+    assert numbers.break_even_against == {} and numbers.break_even_requests_per_month is None
     json.loads(store.dumps(numbers))
 
 
@@ -252,7 +243,7 @@ def test_the_trainer_is_local_unless_an_api_is_configured_and_allowed(
 
 
 @pytest.mark.parametrize(
-    ("day", "key", "expected", "said"),
+    ("day", "key", "expected", "words"),
     [
         (date(2026, 10, 1), "k", "openai", "served until 2027-01-14"),
         (date(2026, 11, 25), "k", "lora", "serves tuned models only until 2027-01-14"),
@@ -261,7 +252,7 @@ def test_the_trainer_is_local_unless_an_api_is_configured_and_allowed(
     ],
 )
 def test_a_provider_that_is_closing_is_named_and_not_chosen(
-    tmp_path, monkeypatch, day, key, expected, said
+    tmp_path, monkeypatch, day, key, expected, words
 ):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("WORKBOOK_API_KEY", key)
@@ -269,7 +260,7 @@ def test_a_provider_that_is_closing_is_named_and_not_chosen(
     trainer, warnings = choose_trainer(
         "auto", "https://api.openai.com/v1", "gpt-4.1-mini", task, day
     )
-    assert trainer == expected and any(said in w for w in warnings), warnings
+    assert trainer == expected and any(words in w for w in warnings), warnings
 
 
 def test_what_is_known_of_a_provider_gets_old():
@@ -297,28 +288,24 @@ def test_a_training_run_is_priced_by_token_or_by_the_hour(tmp_path):
 
 def test_a_model_of_ones_own_is_estimated_by_its_sources():
     numbers = compute_estimate(1e9)
-    assert numbers["tokens"] == 2e10 and numbers["flops"] == 1.2e20
-    assert numbers["gpu_hours"] == pytest.approx(267, rel=0.01) and numbers["usd"] == pytest.approx(
-        534, rel=0.01
-    )
+    assert numbers.tokens == 2e10 and numbers.flops == 1.2e20
+    assert numbers.gpu_hours == pytest.approx(267, rel=0.01)
+    assert numbers.usd == pytest.approx(534, rel=0.01)
 
 
 def test_every_way_has_its_work_and_its_time(task, run):
     numbers = economics(task, measured(constant(WRONG), task, run, everything()), "prompt")
-    assert [numbers["ways"][n]["elapsed"] for n in ("prompt", "fine_tuned")] == ["hours", "weeks"]
-    assert (
-        numbers["ways"]["zero_shot"]["one_off_usd"] == 0 < numbers["ways"]["prompt"]["one_off_usd"]
-    )
-    assert numbers["break_even_requests_per_month"] == numbers["break_even_against"]["prompt"]
+    assert [numbers.ways[n].elapsed for n in ("prompt", "fine_tuned")] == ["hours", "weeks"]
+    assert numbers.ways["zero_shot"].one_off_usd == 0 < numbers.ways["prompt"].one_off_usd
+    assert numbers.break_even_requests_per_month == numbers.break_even_against["prompt"]
 
 
 def test_answers_that_the_data_speaks_against_are_said(tmp_path, run):
     task = toy_task(tmp_path, volume_per_month=5000)
     rungs = measured(constant(RIGHT), task, run, everything())
     same = [r.model_copy(update={"tokens_per_request": 50.0}) for r in rungs]
-    said = contradictions(
-        screening(shorter_prompt=True, one_off=True), task, same, rag_gains=True, named=False
-    )
+    answers = screening(shorter_prompt=True, one_off=True)
+    warnings = contradictions(answers, task, same, rag_gains=True, knowledge_task=False)
     for words in (
         "facts are missing",
         "shorter_prompt",
@@ -326,24 +313,21 @@ def test_answers_that_the_data_speaks_against_are_said(tmp_path, run):
         "no article",
         "keeps the format",
     ):
-        assert any(words in s for s in said) == (words != "no article"), words
-    said = contradictions(screening(new_knowledge=True), task, same, rag_gains=False, named=True)
-    assert any("fill knowledge/" in s for s in said)
-    assert any(
-        "name the articles" in s for s in contradictions(screening(), task, same, False, named=True)
-    )
+        assert any(words in w for w in warnings) == (words != "no article"), words
+    facts = screening(new_knowledge=True)
+    warnings = contradictions(facts, task, same, rag_gains=False, knowledge_task=True)
+    assert any("fill knowledge/" in w for w in warnings)
+    warnings = contradictions(screening(), task, same, rag_gains=False, knowledge_task=True)
+    assert any("name the articles" in w for w in warnings)
 
 
 def test_the_review_comes_before_the_provider_stops_serving(task):
     usual = plan(task, "fine_tuning", screening(), HOURS, None)
-    closing = Provider(
-        "x", "X", store.now().date(), "", serve_until=store.now().date() + timedelta(days=50)
-    )
-    assert closing.serve_until - timedelta(days=30) == date.fromisoformat(
-        plan(task, "fine_tuning", screening(), HOURS, closing)["review_on"]
-    )
-    assert usual["hours_per_month"] == 4.0 and usual["time_to_build"] == "weeks"
-    assert plan(task, "rag", screening(), HOURS, None)["time_to_build"] == "days"
+    served_until = store.now().date() + timedelta(days=50)
+    closing = plan(task, "fine_tuning", screening(), HOURS, served_until)
+    assert served_until - timedelta(days=30) == date.fromisoformat(closing.review_on)
+    assert usual.hours_per_month == 4.0 and usual.time_to_build == "weeks"
+    assert plan(task, "rag", screening(), HOURS, None).time_to_build == "days"
 
 
 def test_bad_answers_and_trainers_are_errors_with_a_remedy(tmp_path, run):
@@ -352,7 +336,7 @@ def test_bad_answers_and_trainers_are_errors_with_a_remedy(tmp_path, run):
     with pytest.raises(WorkbookError, match=r"screening\.one_off should be true or false"):
         screen(toy_task(tmp_path, screening={"one_off": "no"}), **ANSWERS)
     with pytest.raises(WorkbookError, match="zero_shot"):
-        decide(toy_task(tmp_path), [], everything(), screening(), run)
+        decide(toy_task(tmp_path), [], everything(), screening(), run, Choices())
 
 
 def test_of_equally_accurate_rungs_the_better_formed_one_is_to_beat(task, run):

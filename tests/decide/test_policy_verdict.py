@@ -1,4 +1,4 @@
-"""The knowledge task ends as the workbook promises: rag where articles help, not_yet where there are none."""
+"""The knowledge task ends as promised: rag where articles help, not_yet where there are none."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import shutil
 import pytest
 from evaluate_toys import ScriptedModel
 
-from helpers import decide, evaluate, tasks
+from helpers import evaluate, tasks
+from helpers.decide import Choices, decide, screen
 from helpers.parameters import load_profile
+from helpers.records import Asking, Budget, Decision
 
 SETTINGS = load_profile("policy_qa").values
 
 
-def climb(task: tasks.Task, run, share: int) -> decide.verdict.Decision:
-    """The ladder with a model that copies the answer where its prompt holds it, in `share` of 10 cases."""
+def climb(task: tasks.Task, run, share: int) -> Decision:
+    """The ladder with a model that copies the answer out of its prompt, in `share` of 10 cases."""
     examples = tasks.with_parts(tasks.load_examples(task).examples, 7, SETTINGS["split_ratios"])
     rows = evaluate.choose_rows(examples, "validation", SETTINGS["max_validation_rows"])
     gold = {e.user_text: e.answer for e in rows}
@@ -29,32 +31,43 @@ def climb(task: tasks.Task, run, share: int) -> decide.verdict.Decision:
         )
         return gold[question] if known else '{"answer":"no idea"}'
 
-    model, train = ScriptedModel(reply), [e for e in examples if e.part == "train"]
-    asking = {name: SETTINGS[name] for name in ("rag_shots", "few_shot_pick")}
+    model = ScriptedModel(reply)
+    train = [example for example in examples if example.part == "train"]
+    session = evaluate.Session(task, run, Budget(run), train, models={model.spec: model})
     names = ["zero_shot", "prompt", "few_shot", "rag"]
-    measured = evaluate.ask_ladder(model, names, rows, task, run, train=train, asking=asking)
-    answers = {"format_or_style": True, "domain_terms": True, "shorter_prompt": True}
-    screening = decide.screen(
-        task, new_knowledge=False, one_off=False, changing_requirements=False, **answers
+    ways = evaluate.ways_to_ask(names, Asking.of(SETTINGS), task, model)
+    rungs = evaluate.ask_ladder(ways, rows, session)
+    screening = screen(
+        task,
+        new_knowledge=False,
+        one_off=False,
+        changing_requirements=False,
+        format_or_style=True,
+        domain_terms=True,
+        shorter_prompt=True,
     )
-    return decide.decide(task, measured, examples, screening, run, asking=asking)
+    return decide(task, rungs, examples, screening, run, Choices())
 
 
 def test_retrieval_is_advised_though_it_does_not_meet_the_targets_yet(run):
-    found = climb(tasks.load_task("policy_qa"), run, share=5)
-    assert (found.recommendation, found.status, found.targets_met) == ("rag", "measured", False)
-    gain = next(c for c in found.comparisons if c["rung"] == "rag")["accuracy"]
+    decision = climb(tasks.load_task("policy_qa"), run, share=5)
+    assert (decision.recommendation, decision.status, decision.targets_met) == (
+        "rag",
+        "measured",
+        False,
+    )
+    gain = next(c for c in decision.comparisons if c.rung == "rag").accuracy
     assert gain.difference.value >= 0.2 and gain.difference.low > 0 and gain.verdict == "pass"
     assert (
-        "retrieval" in found.next_action
-        and found.best_rung == "rag"
-        and found.asking["rag_shots"] == 3
+        "retrieval" in decision.next_action
+        and decision.best_rung == "rag"
+        and decision.asking("rag").rag_shots == 3
     )
 
 
 def test_a_perfect_reader_meets_every_target_with_retrieval(run):
-    found = climb(tasks.load_task("policy_qa"), run, share=10)
-    assert (found.recommendation, found.targets_met, found.next_action) == (
+    decision = climb(tasks.load_task("policy_qa"), run, share=10)
+    assert (decision.recommendation, decision.targets_met, decision.next_action) == (
         "rag",
         True,
         "serve the rag rung",
@@ -68,6 +81,6 @@ def test_without_articles_the_advice_is_not_yet(tmp_path, run, articles):
     shutil.rmtree(folder / "knowledge")
     if articles == "empty folder":
         (folder / "knowledge").mkdir()
-    found = climb(tasks.load_task(str(folder)), run, share=10)
-    assert found.recommendation == "not_yet" and "rag" not in [r.name for r in found.rungs]
-    assert any("fill knowledge/" in w for w in found.warnings)
+    decision = climb(tasks.load_task(str(folder)), run, share=10)
+    assert decision.recommendation == "not_yet" and "rag" not in [r.name for r in decision.rungs]
+    assert any("fill knowledge/" in w for w in decision.warnings)

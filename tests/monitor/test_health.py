@@ -1,4 +1,4 @@
-"""Health from made-up logs: what asks for a retrain, what only for a look, and what says nothing."""
+"""Health from made-up logs: what asks for a retrain, what for a look, and what says nothing."""
 
 import json
 import random
@@ -7,8 +7,7 @@ from datetime import timedelta
 import pytest
 
 from helpers import monitor, store, tasks
-from helpers.monitor import Check
-from helpers.records import Estimate, EvalResults, WorkbookError
+from helpers.records import Estimate, EvalResults, Finding, Health, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.registry.database import open_registry
 from helpers.registry.versions import row_of, switch, update
@@ -107,8 +106,8 @@ def health(task, **options):
     return monitor.check_health(task, store.open_run("dev"), **options)
 
 
-def check(found, name):
-    return next(c for c in found.checks if c.name == name)
+def check(result, name):
+    return next(c for c in result.checks if c.name == name)
 
 
 CASES = [
@@ -140,10 +139,10 @@ CASES = [
 def test_only_quality_that_surely_fell_asks_for_a_retrain(task, change, verdict, names):
     serve(task)
     log(task, rows(EARLIER) + rows(RECENT, **{"seed": 2} | change))
-    found = health(task)
-    assert (found.verdict, set(found.reasons)) == (verdict, names)
-    assert not found.simulated
-    assert found.version == "v1"
+    result = health(task)
+    assert (result.verdict, set(result.reasons)) == (verdict, names)
+    assert not result.simulated
+    assert result.version == "v1"
 
 
 def test_a_model_that_got_old_asks_for_a_look(task):
@@ -155,8 +154,8 @@ def test_a_model_that_got_old_asks_for_a_look(task):
 
 def test_without_a_version_in_production_the_verdict_is_watch_whatever_the_checks_say(task):
     log(task, rows(EARLIER) + rows(RECENT, seed=2, rating=1.5))
-    found = health(task)
-    assert (found.verdict, found.reasons) == ("watch", ["no_production_version", "feedback_mean"])
+    result = health(task)
+    assert (result.verdict, result.reasons) == ("watch", ["no_production_version", "feedback_mean"])
 
 
 @pytest.mark.parametrize("lines", [[], [0]], ids=["an empty log", "one row"])
@@ -164,10 +163,11 @@ def test_almost_no_traffic_is_no_reason_to_retrain(task, lines):
     serve(task)
     made = rows(RECENT, seed=2)
     log(task, [made[i] for i in lines])
-    found = health(task)
-    assert (found.verdict, found.reasons) == ("watch", ["volume"])
-    assert check(found, "volume").n == len(lines)
-    store.open_run("dev").write("health.json", found)  # valid JSON: no NaN, no infinity
+    result = health(task)
+    assert (result.verdict, result.reasons) == ("watch", ["volume"])
+    assert check(result, "volume").estimate.n == len(lines)
+    store.open_run("dev").save(result)  # valid JSON: no NaN, no infinity
+    assert store.open_run("dev").load(Health) == result
 
 
 def test_no_log_at_all_is_reported_not_raised(task, tmp_path):
@@ -176,16 +176,16 @@ def test_no_log_at_all_is_reported_not_raised(task, tmp_path):
     (folder / "task.yaml").write_text(
         "name: mine\ninstructions: {full: Do it.}\ntargets: {accuracy: 0.5}\n"
     )
-    found = health(tasks.load_task(str(folder)))
-    assert (found.verdict, found.reasons) == ("watch", ["no_production_version", "volume"])
+    result = health(tasks.load_task(str(folder)))
+    assert (result.verdict, result.reasons) == ("watch", ["no_production_version", "volume"])
 
 
 def test_no_feedback_at_all_is_a_supported_case(task):
     serve(task)
     log(task, rows(EARLIER, rated=0.0) + rows(RECENT, seed=2, rated=0.0))
-    found = health(task)
-    assert found.verdict == "ok"
-    assert (check(found, "feedback_mean").n, check(found, "feedback_mean").value) == (0, None)
+    result = health(task)
+    assert result.verdict == "ok"
+    assert check(result, "feedback_mean").estimate is None
     log(task, rows(EARLIER, rated=0.0) + rows(RECENT, seed=2, rated=0.0, broken=0.5))
     assert health(task).verdict == "retrain"  # the format needs nobody's opinion
 
@@ -202,10 +202,9 @@ def test_rows_of_other_versions_say_nothing_about_this_one(task):
 
 
 def test_the_shipped_log_says_that_it_is_a_simulation(task):
-    found = health(task)
-    assert found.simulated
-    assert all(c.simulated for c in found.checks if c.name != "model_age")
-    assert "feedback_mean" in found.reasons  # a fall in the third week was put into it
+    result = health(task)
+    assert result.simulated
+    assert "feedback_mean" in result.reasons  # a fall in the third week was put into it
 
 
 def test_unreadable_lines_are_counted_and_doubled_requests_count_once(task):
@@ -247,11 +246,11 @@ def test_peeking_after_every_row_does_not_raise_false_alarms():
 
 def test_a_real_fall_is_found_with_a_few_hundred_ratings():
     chance = random.Random(7)
-    found = sum(
+    alarms = sum(
         monitor.any_time_p([float(chance.random() < 0.65) for _ in range(200)], 0.85) <= 0.05
         for _ in range(50)
     )
-    assert found >= 48
+    assert alarms >= 48
 
 
 @pytest.mark.parametrize(
@@ -261,18 +260,26 @@ def test_no_evidence_of_a_fall_gives_p_1(values, at_least):
     assert monitor.any_time_p(values, at_least) == pytest.approx(1.0)
 
 
-def made(name, p, verdict="watch"):
-    return Check(name=name, verdict=verdict, value=1.0, baseline=1.0, n=1, simulated=False, p=p)
+WORDS_OF_CHECKS = {"ok": None, "watch": "warning", "retrain": "critical"}
+
+
+def made(name, p, word="watch"):
+    severity = WORDS_OF_CHECKS[word]
+    return Finding(name=name, verdict="fail" if severity else "pass", severity=severity, p=p)
 
 
 def test_holm_corrects_over_all_checks_of_a_look():
-    found = monitor.holm([made("a", 0.01), made("b", 0.04), made("c", 0.9), made("d", None)])
-    assert {c.name: c.verdict for c in found} == {"a": "watch", "b": "ok", "c": "ok", "d": "watch"}
-    assert [c.verdict for c in monitor.holm([made("a", 0.04)])] == ["watch"]
+    checks = [made("a", 0.01), made("b", 0.04), made("c", 0.9), made("d", None)]
+    corrected = {check.name: check for check in monitor.correct(checks)}
+    severities = {name: check.severity for name, check in corrected.items()}
+    assert severities == {"a": "warning", "b": None, "c": None, "d": "warning"}
+    assert [check.verdict for check in corrected.values()] == ["fail", "pass", "pass", "fail"]
+    assert corrected["a"].p == pytest.approx(0.03) and corrected["b"].p == pytest.approx(0.08)
+    assert [check.verdict for check in monitor.correct([made("a", 0.04)])] == ["fail"]
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "serving", "expected"),
+    ("words", "serving", "expected"),
     [
         (["ok", "ok"], True, "ok"),
         (["ok", "watch"], True, "watch"),
@@ -281,6 +288,6 @@ def test_holm_corrects_over_all_checks_of_a_look():
         ([], True, "ok"),
     ],
 )
-def test_the_worst_check_decides(verdicts, serving, expected):
-    checks = [made(f"c{i}", None, verdict) for i, verdict in enumerate(verdicts)]
+def test_the_worst_check_decides(words, serving, expected):
+    checks = [made(f"c{i}", None, word) for i, word in enumerate(words)]
     assert monitor.judge(checks, serving)[0] == expected
