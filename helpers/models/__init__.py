@@ -1,4 +1,4 @@
-"""Anything that answers a chat: the embedded model, local folders and adapters, OpenAI-compatible endpoints.
+"""Anything that answers a chat: the embedded model, local folders, adapters, endpoints.
 
 Nothing heavy is imported here: torch, transformers and the SDK come with the first use.
 """
@@ -25,6 +25,7 @@ from helpers.models.prices import (
     token_price,
     worst_cost,
 )
+from helpers.models.providers import PROVIDERS, Provider, provider_of
 from helpers.models.tokens import (
     as_dicts,
     control_tokens,

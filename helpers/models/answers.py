@@ -9,13 +9,13 @@ from helpers.records import Message, Record
 
 
 class Answer(Record):
-    """One answer and what it took. `latency_ms` of a batched local answer runs from its batch's start."""
+    """One answer and what it took."""
 
     text: str
     tokens_in: int
     tokens_out: int
     tokens_cached: int = 0  # of the prompt, not computed again: shared prefix, provider's cache
-    latency_ms: float
+    latency_ms: float  # of a batched local answer: from the start of its batch
     finish: Literal["stop", "length", "error"]
     error: str | None = None
 
@@ -24,7 +24,7 @@ class Model(Protocol):
     """Anything that answers a chat."""
 
     name: str
-    spec: str  # what loads it again: embedded, tiny, a folder, a hub id, NAME at BASE_URL; or a version's id
+    spec: str  # what an Asking calls it: what loads it again, or the id of a tuned version
     provider: Literal["embedded", "local", "api"]
     is_loopback: bool
     fingerprint: str  # sha256 of all that decides its answers

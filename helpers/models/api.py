@@ -1,4 +1,4 @@
-"""Chat models behind any OpenAI-compatible endpoint: vLLM, llama.cpp, a provider, the practice server."""
+"""Chat models behind any OpenAI-compatible endpoint: vLLM, llama.cpp, a provider, practice."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_CONCURRENCY = 8
 TIMEOUT_SECONDS = 120.0
 LOCAL_KEY = "sk-local"  # the SDK insists on some key; a server on this machine needs none
+OPTIONS = ("temperature", "max_tokens", "response_format")  # what an endpoint may refuse
 AT = " at "  # between a model's name and its base_url
 
 
@@ -35,7 +36,7 @@ def is_address(base_url: str) -> bool:
 
 
 def is_loopback(base_url: str) -> bool:
-    """Whether the endpoint is this very machine (by its literal address; names are not looked up)."""
+    """Whether the endpoint is this machine (by its literal address; names are not looked up)."""
     if base_url == PRACTICE:
         return True
     host = urlsplit(base_url).hostname or ""
@@ -46,7 +47,7 @@ def is_loopback(base_url: str) -> bool:
 
 
 def openai_client(base_url: str, timeout: float = TIMEOUT_SECONDS) -> openai.OpenAI:
-    """An SDK client for `base_url` with the key of WORKBOOK_API_KEY or OPENAI_API_KEY; `timeout` in seconds.
+    """An SDK client with the key of WORKBOOK_API_KEY or OPENAI_API_KEY; `timeout` in seconds.
 
     A loopback endpoint is spoken to directly: neither a proxy of the environment nor a redirect may
     carry its text away, and OPENAI_API_KEY is not shown to it.
@@ -70,7 +71,10 @@ def openai_client(base_url: str, timeout: float = TIMEOUT_SECONDS) -> openai.Ope
 
 
 class ApiModel:
-    """One model name at one endpoint. An answer's latency is the wall time of its own request, retries included."""
+    """One model name at one endpoint.
+
+    An answer's latency is the wall time of its own request, retries included.
+    """
 
     provider = "api"
 
@@ -103,7 +107,10 @@ class ApiModel:
         return openai_client(self.base_url)
 
     def count_tokens(self, chat: list[Message]) -> int:
-        """A cautious estimate (3 bytes a token, 4 tokens a turn); the endpoint's own count comes with each answer."""
+        """A cautious estimate: 3 bytes a token, 4 tokens a turn.
+
+        The endpoint's own count comes with each answer.
+        """
         total = 3
         for message in chat:
             size = len((message.content or "").encode(errors="replace"))
@@ -111,10 +118,10 @@ class ApiModel:
         return total
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
-        """Answers at temperature 0 in the order of `chats`; a request that fails becomes an Answer with finish "error".
+        """Answers at temperature 0 in the order of `chats`.
 
-        When the first request of all is refused or reaches nobody, nothing else is sent:
-        WorkbookError, exit 5.
+        A request that fails becomes an Answer with finish "error". When the first request of all is
+        refused or reaches nobody, nothing else is sent: WorkbookError, exit 5.
         """
         rest = list(chats)
         answers = []
@@ -182,11 +189,8 @@ class ApiModel:
         return options
 
 
-OPTIONS = ("temperature", "max_tokens", "response_format")  # what an endpoint may refuse
-
-
 def _is_final(error: Exception) -> bool:
-    """Whether no other request could do better: wrong key, no such model, nobody there, no money."""
+    """Whether the next request would fail too: wrong key, no such model, nobody there, no money."""
     import openai
 
     kinds = (
@@ -199,7 +203,7 @@ def _is_final(error: Exception) -> bool:
 
 
 def _reason(error: Exception, chat: list[Message]) -> str:
-    """What went wrong, without keys and without the chat's own words (some servers echo the request)."""
+    """What went wrong, without keys and without the chat's own words (some servers echo it)."""
     import openai
 
     if isinstance(error, openai.APIConnectionError):  # also when no answer came in time

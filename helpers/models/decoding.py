@@ -1,6 +1,7 @@
-"""Greedy decoding of many prompts on few cores: what all prompts begin with is computed once, and rows leave when done.
+"""Greedy decoding of many prompts on few cores.
 
-transformers' own `generate` does neither; it is asked for architectures without plain causal attention.
+What all prompts begin with is computed once, and rows leave when they are done. transformers' own
+`generate` does neither; it is asked for architectures without plain causal attention.
 """
 
 from __future__ import annotations
@@ -14,41 +15,48 @@ BATCH_ROWS = 16
 BATCH_TOKENS = 16_384  # rows x padded length: bounds the memory of a batch of long prompts
 MIN_PREFIX = 16  # a shorter common beginning is not worth a forward pass of its own
 KNOWN = ("llama", "qwen2", "qwen3", "mistral", "olmo2", "granite", "smollm3")
+MOST_ALIVE = 0.75  # dropping rows copies the cache: at this share of rows left, not for every one
 
 
 class Decoded(NamedTuple):
-    """The new tokens of one row (stop token included), whether it stopped, its seconds since its batch began."""
+    """What followed one prompt."""
 
-    tokens: list[int]
+    tokens: list[int]  # the stop token included
     stopped: bool
-    seconds: float
+    seconds: float  # since its batch began
 
 
 def decode(
     model: Any, prompts: Sequence[list[int]], max_new_tokens: int, stop: set[int], pad_id: int
 ) -> tuple[list[Decoded], int]:
-    """(the greedy continuation of every prompt, in order; how many leading tokens were computed once for all)."""
+    """The greedy continuation of every prompt, in order; how many leading tokens they share."""
     own_loop = supported(model)
     shared = common_prefix(prompts) if own_loop else 0
-    shared *= shared >= MIN_PREFIX
-    prefix = compute_prefix(model, prompts[0][:shared]) if shared else None
-    found: dict[int, Decoded] = {}
+    prefix = None
+    if shared >= MIN_PREFIX:
+        prefix = compute_prefix(model, prompts[0][:shared])
+    else:
+        shared = 0
+    decoded: dict[int, Decoded] = {}
     for batch in in_batches([len(p) + max_new_tokens for p in prompts], BATCH_ROWS, BATCH_TOKENS):
-        rows, last = [prompts[i][shared:] for i in batch], prefix if own_loop else pad_id
-        decoded = (decode_batch if own_loop else generate_batch)(
-            model, rows, max_new_tokens, stop, last
-        )
-        found |= dict(zip(batch, decoded, strict=True))
-    return [found[i] for i in range(len(prompts))], shared
+        rows = [prompts[i][shared:] for i in batch]
+        if own_loop:
+            results = decode_batch(model, rows, max_new_tokens, stop, prefix)
+        else:
+            results = generate_batch(model, rows, max_new_tokens, stop, pad_id)
+        decoded |= dict(zip(batch, results, strict=True))
+    return [decoded[i] for i in range(len(prompts))], shared
 
 
 def supported(model: Any) -> bool:
-    """Whether the loop below knows this architecture: full causal attention in every layer, one key-value cache."""
+    """Whether the loop below knows this architecture.
+
+    It needs full causal attention in every layer and one key-value cache.
+    """
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windowed = getattr(config, "sliding_window", None) and getattr(
-        config, "use_sliding_window", True
-    )
+    window = getattr(config, "sliding_window", None)
+    windowed = bool(window) and getattr(config, "use_sliding_window", True)
     return config.model_type in KNOWN and kinds == {"full_attention"} and not windowed
 
 
@@ -56,7 +64,8 @@ def common_prefix(prompts: Sequence[list[int]]) -> int:
     """How many leading tokens all prompts share, leaving each at least one of its own."""
     if len(prompts) < 2:
         return 0
-    return min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)  # noqa: RUF071 (of lists, not of paths)
+    common = len(os.path.commonprefix(prompts))  # noqa: RUF071 (of lists, not of paths)
+    return min(common, min(map(len, prompts)) - 1)
 
 
 def in_batches(lengths: Sequence[int], rows: int, tokens: int) -> Iterator[list[int]]:
@@ -69,7 +78,7 @@ def in_batches(lengths: Sequence[int], rows: int, tokens: int) -> Iterator[list[
 
 
 def _cache(model: Any, rows: int, capacity: int, prefix: Any = None) -> Any:
-    """A key-value cache with room for `capacity` tokens that is written in place, beginning with `prefix`."""
+    """A key-value cache for `capacity` tokens, written in place, that begins with `prefix`."""
     from transformers.cache_utils import Cache, DynamicLayer
 
     class Buffer(DynamicLayer):
@@ -80,9 +89,11 @@ def _cache(model: Any, rows: int, capacity: int, prefix: Any = None) -> Any:
         ) -> tuple[Any, Any]:
             if not self.is_initialized:
                 shape = (rows, key_states.shape[1], capacity, key_states.shape[3])
-                self.keys, self.values = key_states.new_empty(shape), value_states.new_empty(shape)
+                self.keys = key_states.new_empty(shape)
+                self.values = value_states.new_empty(shape)
                 self.is_initialized = True
-            start, self.length = self.length, self.length + key_states.shape[2]
+            start = self.length
+            self.length += key_states.shape[2]
             self.keys[:, :, start : self.length] = key_states
             self.values[:, :, start : self.length] = value_states
             return self.keys[:, :, : self.length], self.values[:, :, : self.length]
@@ -114,35 +125,35 @@ def decode_batch(
     stop: set[int],
     prefix: Any = None,
 ) -> list[Decoded]:
-    """Greedy continuation of `prompts` (without the prefix's tokens), padded on the left and decoded together."""
+    """Greedy continuation of `prompts` (without the prefix's tokens), decoded together."""
     import torch
 
-    started, device = time.perf_counter(), model.device
-    rows, width = len(prompts), max(len(p) for p in prompts)
+    started = time.perf_counter()
     shared = prefix.get_seq_length() if prefix else 0
-    pad = torch.tensor([width - len(p) for p in prompts], device=device)
-    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
-    columns = torch.arange(shared + width + max_new_tokens, device=device)
-    # A key counts when it is in the prefix or right of the row's padding. Every query sees at least itself, or the
-    # softmax of a padding row would be NaN and spread.
-    seen = (columns[None] < shared) | (columns[None] >= shared + pad[:, None])
-    query, key = columns[shared : shared + width, None], columns[None, : shared + width]
-    mask = ((seen[:, None, : shared + width] & (key <= query)[None]) | (key == query)[None])[
-        :, None
-    ]
-    positions = (columns[None, shared : shared + width] - pad[:, None]).clamp(min=shared)
+    ids, pads = _padded_left(model, prompts, 0)
+    rows, width = ids.shape
+    columns = torch.arange(shared + width + max_new_tokens, device=model.device)
+    # seen (rows, columns): a key counts when it is in the prefix or right of the row's padding
+    seen = (columns[None] < shared) | (columns[None] >= shared + pads[:, None])
+    mask = _first_mask(seen, columns, shared, width)
+    positions = (columns[None, shared : shared + width] - pads[:, None]).clamp(min=shared)
     cache = _cache(model, rows, len(columns), prefix)
-    alive, new, done = list(range(rows)), [[] for _ in range(rows)], {}
+    alive = list(range(rows))  # which prompt each row of the batch continues
+    new: list[list[int]] = [[] for _ in prompts]
+    done: dict[int, Decoded] = {}
     with torch.inference_mode():
         for step in range(max_new_tokens):
-            state = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-            chosen = (
-                model(input_ids=ids, **state, use_cache=True, logits_to_keep=1)
-                .logits[:, -1]
-                .argmax(-1)
-            )
+            logits = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits
+            best = logits[:, -1].argmax(-1)
             seconds = time.perf_counter() - started
-            for row, token in zip(alive, chosen.tolist(), strict=True):
+            for row, token in zip(alive, best.tolist(), strict=True):
                 if row in done:
                     continue
                 new[row].append(token)
@@ -151,42 +162,63 @@ def decode_batch(
             if len(done) == rows:
                 break
             keep = [place for place, row in enumerate(alive) if row not in done]
-            if len(keep) <= 0.75 * len(
-                alive
-            ):  # dropping rows copies the cache, so not for every single one
-                index = torch.tensor(keep, device=device)
+            if len(keep) <= MOST_ALIVE * len(alive):
+                index = torch.tensor(keep, device=model.device)
                 cache.batch_select_indices(index)
                 alive = [alive[place] for place in keep]
-                chosen, seen, positions = chosen[index], seen[index], positions[index]
-            ids, positions = chosen[:, None], positions[:, -1:] + 1
+                best, seen, positions = best[index], seen[index], positions[index]
+            ids = best[:, None]
+            positions = positions[:, -1:] + 1
             mask = seen[:, None, None, : shared + width + step + 1]
     return [done[row] for row in range(rows)]
+
+
+def _padded_left(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Any]:
+    """The prompts as one tensor (rows, longest), and how many columns of each row are padding."""
+    import torch
+
+    width = max(map(len, prompts))
+    pads = [width - len(prompt) for prompt in prompts]
+    padded = [[pad_id] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)]
+    return torch.tensor(padded, device=model.device), torch.tensor(pads, device=model.device)
+
+
+def _first_mask(seen: Any, columns: Any, shared: int, width: int) -> Any:
+    """The causal mask of the prompts, shape (rows, 1, width, shared + width).
+
+    Every query sees at least itself, or the softmax of a padding row would be NaN and spread.
+    """
+    query = columns[shared : shared + width, None]
+    key = columns[None, : shared + width]
+    causal = seen[:, None, : shared + width] & (key <= query)[None]
+    return (causal | (key == query)[None])[:, None]
 
 
 def generate_batch(
     model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: set[int], pad_id: int
 ) -> list[Decoded]:
-    """The same by transformers' own `generate`: for architectures that the loop above does not know."""
+    """The same by transformers' own `generate`, for architectures that our loop does not know."""
     import torch
 
-    started, width = time.perf_counter(), max(len(p) for p in prompts)
-    ids = torch.tensor(
-        [[pad_id] * (width - len(p)) + list(p) for p in prompts], device=model.device
-    )
-    mask = torch.tensor(
-        [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device
-    )
-    settings = {
-        "do_sample": False,
-        "num_beams": 1,
-        "repetition_penalty": 1.0,
-        "max_new_tokens": max_new_tokens,
-    }
-    settings |= {"eos_token_id": sorted(stop), "pad_token_id": pad_id}
+    started = time.perf_counter()
+    ids, pads = _padded_left(model, prompts, pad_id)
+    width = ids.shape[1]
+    mask = (torch.arange(width, device=model.device)[None] >= pads[:, None]).long()
     with torch.inference_mode():
-        output = model.generate(input_ids=ids, attention_mask=mask, **settings)
-    seconds, rows = time.perf_counter() - started, []
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted(stop),
+            pad_token_id=pad_id,
+        )
+    seconds = time.perf_counter() - started
+    decoded = []
     for tokens in output[:, width:].tolist():
-        end = next((i + 1 for i, token in enumerate(tokens) if token in stop), None)
-        rows.append(Decoded(tokens[:end], end is not None, seconds))
-    return rows
+        ends = [place for place, token in enumerate(tokens, 1) if token in stop]
+        length = ends[0] if ends else len(tokens)
+        decoded.append(Decoded(tokens[:length], bool(ends), seconds))
+    return decoded

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_embedder(needed_by: str = "comparing meanings") -> Any:
-    """WordLlama's model, loaded once: its `embed(texts, norm=True)` gives an array of shape (n, 256).
+    """WordLlama's model, loaded once; its `embed(texts, norm=True)` is an array (n, 256).
 
     WorkbookError that names `needed_by` where the package is not installed.
     """
@@ -34,7 +34,10 @@ def _packaged_model() -> Any:
 
 
 def embed(texts: Sequence[str]) -> np.ndarray:
-    """One row of length 1 per text, shape (n, 256), float32: a dot product is a cosine. An empty text is all zeros."""
+    """One row of length 1 per text, shape (n, 256), float32, so that a dot product is a cosine.
+
+    An empty text is all zeros.
+    """
     import numpy as np
 
     vectors = np.zeros((len(texts), 256), dtype=np.float32)

@@ -28,7 +28,8 @@ def load_model(spec: str, adapter: Path | None = None, base_url: str = "") -> Mo
         return ApiModel(name, address)
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise WorkbookError(
-            f"{adapter} holds no adapter (adapter_config.json is missing); train again or restore it"
+            f"{adapter} holds no adapter (adapter_config.json is missing); train again or restore"
+            " it"
         )
     return LocalModel(spec, base_path(spec), adapter)
 

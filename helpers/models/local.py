@@ -16,6 +16,7 @@ from helpers.models.tokens import load_tokenizer, render_tokens
 from helpers.records import NO_MEMORY, Message, WorkbookError
 
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
+WEIGHT_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model")
 
 
 class LocalModel:
@@ -45,40 +46,38 @@ class LocalModel:
 
     @cached_property
     def stop_tokens(self) -> set[int]:
-        """Tokens that end an answer: what the model's configuration, tokenizer and chat format say."""
+        """Tokens that end an answer, by the model's configuration, tokenizer and chat format."""
         configured = self.network.generation_config.eos_token_id
-        ids = set(configured if isinstance(configured, list) else [configured])
+        ids = set(configured) if isinstance(configured, list) else {configured}
+        ids.add(self.tokenizer.eos_token_id)
         special = self.tokenizer.get_added_vocab()
-        ids |= {
-            self.tokenizer.eos_token_id,
-            *(special[token] for token in END_TOKENS if token in special),
-        }
+        ids.update(special[token] for token in END_TOKENS if token in special)
         return ids - {None}
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over weights, adapter, chat template and tokenizer."""
-        return store.fingerprint(
-            [_folder_hash(str(path)) for path in (self.path, self.adapter) if path]
-        )
+        folders = [path for path in (self.path, self.adapter) if path]
+        return store.fingerprint([_folder_hash(str(folder)) for folder in folders])
 
     def count_tokens(self, chat: list[Message]) -> int:
         """Tokens of the rendered prompt, generation prompt included."""
         return len(render_tokens(self.tokenizer, chat))
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
-        """Greedy answers in the order of `chats`, in batches of like length; what all begin with is computed once."""
+        """Greedy answers in the order of `chats`, decoded in batches of like length."""
         prompts = [render_tokens(self.tokenizer, chat) for chat in chats]
         self._check_lengths(prompts, max_new_tokens)
+        pad = self.tokenizer.pad_token_id
         try:
-            pad = self.tokenizer.pad_token_id
-            decoded, shared = decoding.decode(
+            rows, shared = decoding.decode(
                 self.network, prompts, max_new_tokens, self.stop_tokens, pad
             )
         except (MemoryError, RuntimeError) as error:
             raise _memory_error(error, self.name) from error
-        return [
-            Answer(
+        answers = []
+        for prompt, row in zip(prompts, rows, strict=True):
+            answer = Answer(
                 text=self.tokenizer.decode(row.tokens, skip_special_tokens=True).strip(),
                 tokens_in=len(prompt),
                 tokens_out=len(row.tokens),
@@ -86,11 +85,14 @@ class LocalModel:
                 latency_ms=1000 * row.seconds,
                 finish="stop" if row.stopped else "length",
             )
-            for prompt, row in zip(prompts, decoded, strict=True)
-        ]
+            answers.append(answer)
+        return answers
 
     def latency_probe(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[float]:
-        """Milliseconds of each chat asked alone, nothing shared, weights loaded and warmed up before the clock starts."""
+        """Milliseconds of each chat asked alone, nothing shared.
+
+        Weights are loaded and warmed up before the clock starts.
+        """
         self.answer(chats[:1], min(2, max_new_tokens))
         return [self.answer([chat], max_new_tokens)[0].latency_ms for chat in chats]
 
@@ -98,25 +100,29 @@ class LocalModel:
         limit = getattr(self.network.config, "max_position_embeddings", None)
         longest = max(map(len, prompts), default=0)
         if limit and longest + max_new_tokens > limit:
-            long = f"a prompt of {longest} tokens plus {max_new_tokens} new ones exceeds the {limit} that {self.name} can read"
             raise WorkbookError(
-                f"{long}; shorten the instructions, lower few_shot_k, rag_k or max_new_tokens"
+                f"a prompt of {longest} tokens plus {max_new_tokens} new ones exceeds the {limit}"
+                f" that {self.name} can read; shorten the instructions, lower few_shot_k, rag_k or"
+                " max_new_tokens"
             )
 
 
 def device_and_dtype() -> tuple[str, Any]:
-    """Where to compute and in which precision: bfloat16 only where the hardware has it, float32 on CPU and Apple."""
+    """Where to compute and in which precision: bfloat16 only where the hardware has it."""
     import torch
 
     if torch.cuda.is_available():
-        return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported(
-            including_emulation=False
-        ) else torch.float16
-    return ("mps" if torch.backends.mps.is_available() else "cpu"), torch.float32
+        bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "cuda", torch.bfloat16 if bfloat16 else torch.float16
+    device = "mps" if torch.backends.mps.is_available() else "cpu"
+    return device, torch.float32
 
 
 def load_network(path: str, adapter: Path | None = None) -> Any:
-    """The transformers model on the best device, its adapter merged; from the disk alone unless `path` is a hub id."""
+    """The transformers model on the best device, its adapter merged.
+
+    It comes from the disk alone unless `path` is a hub id.
+    """
     import torch
     import transformers
 
@@ -130,28 +136,31 @@ def load_network(path: str, adapter: Path | None = None) -> Any:
             path, dtype=dtype, local_files_only=Path(path).is_dir()
         )
         if adapter is not None:
-            from peft import PeftModel
-
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", FutureWarning
-                )  # peft 0.21 asks a property that transformers 5.23 renames
-                network = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
+            network = _merged(network, adapter)
         network = network.to(device).eval()
-        for module in network.modules() if device == "cpu" else ():
-            if type(module) is torch.nn.Linear:
-                module.forward = frozen_linear(module)
-        return network
     except (OSError, ValueError) as error:
-        raise WorkbookError(
-            f"{adapter or path} could not be loaded: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise WorkbookError(f"{adapter or path} could not be loaded: {reason}") from error
     except (MemoryError, RuntimeError) as error:
         if "size mismatch" in str(error):
             raise WorkbookError(
                 f"the adapter {adapter} was trained on another base model than {path}"
             ) from error
         raise _memory_error(error, path) from error
+    if device == "cpu":
+        for module in network.modules():
+            if type(module) is torch.nn.Linear:
+                module.forward = frozen_linear(module)
+    return network
+
+
+def _merged(network: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        # peft 0.21 asks a property that transformers 5.23 renames
+        warnings.simplefilter("ignore", FutureWarning)
+        return PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
 
 
 def _memory_error(error: Exception, name: str) -> Exception:
@@ -173,6 +182,5 @@ def _folder_hash(path: str) -> str:
         folder = Path(snapshot_download(path, local_files_only=True))
     if (folder / "complete.json").is_file():  # our own conversion, which wrote down its hashes
         return store.sha256_file(folder / "complete.json")
-    kinds = (".safetensors", ".bin", ".json", ".jinja", ".model")
-    files = sorted(f for f in folder.rglob("*") if f.suffix in kinds)
+    files = sorted(file for file in folder.rglob("*") if file.suffix in WEIGHT_FILES)
     return store.fingerprint({str(f.relative_to(folder)): store.sha256_file(f) for f in files})

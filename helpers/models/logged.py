@@ -1,4 +1,4 @@
-"""Answers that were given before, as a model: what runs today can be scored without asking it again."""
+"""Logged answers as a model: what runs today is scored without asking it again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from helpers.records import Message
 
 
 class LoggedModel:
-    """Answers of a log, by their question; a question that is not in the log is a failed request."""
+    """Answers of a log, by their question; one that is not in the log is a failed request."""
 
     provider = "local"
     is_loopback = True
@@ -22,7 +22,7 @@ class LoggedModel:
         self.fingerprint = store.fingerprint(dict(answers))
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
-        """The logged answers in the order of `chats`; tokens and latency are not known from here."""
+        """The logged answers in the order of `chats`; tokens and latency are not known here."""
         return [self._answer_of(chat) for chat in chats]
 
     def _answer_of(self, chat: list[Message]) -> Answer:

@@ -1,8 +1,8 @@
-"""`base_url: practice` is this home's practice API, started as a child of the process that first needs it.
+"""`base_url: practice` is this home's practice API, a child of the process that first needs it.
 
 The child ends when its stdin closes, that is with its parent, however that ends; it belongs to its
-parent's process group, which `workbook run` has on record. Its port changes from start to start; what
-it remembers stays in the home.
+parent's process group, which `workbook run` has on record. Its port changes from start to start;
+what it remembers stays in the home.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _children: list[subprocess.Popen[bytes]] = []  # referenced, so that their pipes
 
 
 def resolve_base_url(base_url: str) -> str:
-    """The address behind a base_url: itself, or where the practice API listens (started if need be)."""
+    """The address behind a base_url: itself, or that of the practice API (started if need be)."""
     if base_url != PRACTICE:
         return base_url
     folder = store.home() / PRACTICE

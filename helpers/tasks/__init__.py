@@ -1,4 +1,4 @@
-"""A task folder: what the model is asked, by which rules it is judged, and the rows that show it."""
+"""A task folder: what the model is asked, by which rules it is judged, and its rows."""
 
 from helpers.tasks.examples import LoadedRows, has_feedback, load_examples, read_dataset, to_example
 from helpers.tasks.knowledge import Article, knowledge

@@ -17,9 +17,8 @@ class Article(Record):
 def knowledge(task: Task) -> list[Article]:
     """All articles in name order; an empty list when the task has none."""
     folder = task.folder / "knowledge"
-    files = sorted([*folder.glob("*.md"), *folder.glob("*.txt")]) if folder.is_dir() else []
     articles = []
-    for path in files:
+    for path in sorted([*folder.glob("*.md"), *folder.glob("*.txt")]):
         text = path.read_text(encoding="utf-8", errors="replace").strip()
         first = text.splitlines()[0] if text else path.stem
         articles.append(Article(id=path.stem, title=first.lstrip("# ").strip(), text=text))

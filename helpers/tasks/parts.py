@@ -23,26 +23,22 @@ def group_of(user_text: str, conversation_id: str = "", parent_group: str = "") 
 
 
 def hash_order(row_id: str) -> str:
-    """The sort key of every "first n rows": sha256 of the id, so that a larger n only adds rows and none are favoured."""
+    """The sort key of every "first n rows": sha256 of the id.
+
+    No row is favoured, and a larger n only adds rows.
+    """
     return hashlib.sha256(row_id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def assign_part(group: str, seed: int, ratios: dict[str, float]) -> Part:
-    """The part of a group: a pure function of sha256(f"{seed}:{group}"), so adding rows moves nobody."""
-    if (
-        set(ratios) != set(PARTS)
-        or min(ratios.values()) < 0
-        or abs(sum(ratios.values()) - 1) > 1e-6
-    ):
+    """The part of a group: a pure function of sha256(f"{seed}:{group}"); new rows move nobody."""
+    shares = list(ratios.values())
+    if set(ratios) != set(PARTS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise WorkbookError(
             f"split_ratios must name train, validation and test and add up to 1; got {ratios}"
         )
-    point = (
-        int.from_bytes(
-            hashlib.sha256(f"{seed}:{group}".encode(errors="surrogatepass")).digest()[:8]
-        )
-        / 2**64
-    )
+    digest = hashlib.sha256(f"{seed}:{group}".encode(errors="surrogatepass")).digest()
+    point = int.from_bytes(digest[:8]) / 2**64
     if point < ratios["train"]:
         return "train"
     return "validation" if point < ratios["train"] + ratios["validation"] else "test"
@@ -51,7 +47,7 @@ def assign_part(group: str, seed: int, ratios: dict[str, float]) -> Part:
 def with_parts(
     examples: Iterable[TrainingExample], seed: int, ratios: dict[str, float]
 ) -> list[TrainingExample]:
-    """Every example with its part: its own split where the source gave one, train where it is unverified."""
+    """Every example with its part: the source's own split, and train where it is unverified."""
     placed = []
     for example in examples:
         part: Part = example.part or "train"

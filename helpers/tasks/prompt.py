@@ -1,4 +1,4 @@
-"""The one place that turns an example into the chat a model sees, so training, evaluation and serving agree."""
+"""From an example to the chat a model sees: one place, so that training and serving agree."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from helpers.tasks.task import Task
 def render(
     task: Task, example: TrainingExample | str, style: Style = "full", answer: bool = False
 ) -> list[Message]:
-    """[system: the task's instructions, the example's turns (its own system prompt left out), answer if asked for].
+    """[system: the task's instructions, the example's turns, its answer if `answer`].
 
-    `style` picks instructions.short or instructions.full of task.yaml; `example` may be the bare
-    user text.
+    The example's own system prompt is left out. `style` picks instructions.short or
+    instructions.full of task.yaml; `example` may be the bare user text.
     """
     instructions = task.instructions_short if style == "short" else task.instructions_full
     chat = [Message(role="system", content=instructions)]

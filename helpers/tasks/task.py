@@ -13,6 +13,7 @@ from helpers import store
 from helpers.records import Record, WorkbookError
 
 SHIPPED = Path(__file__).resolve().parent
+ENDINGS = (".jsonl", ".csv", ".parquet", ".xlsx")  # of human.* and production.*
 METRICS = ("accuracy", "format_compliance", "latency_p95", "cost_per_request")
 
 
@@ -24,13 +25,13 @@ class Task(Record):
     shipped: bool
     instructions_full: str = Field(min_length=1)
     instructions_short: str = Field(min_length=1)
-    wordings: list[str] = Field(
-        default_factory=list
-    )  # other full instructions that a prompt search may try
+    # other full instructions that a prompt search may try
+    wordings: list[str] = Field(default_factory=list)
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     scored_fields: list[str] = Field(default_factory=list)
     accuracy_from: Literal["fields", "scorer", "judge", "human"] = "fields"
-    scorer: str = "exact"  # contains, numeric[:tolerance], chrf[:least], semantic[:least], tool_calls, module:function
+    # or contains, numeric[:tolerance], chrf[:least], semantic[:least], tool_calls, module:function
+    scorer: str = "exact"
     rubric: str = ""  # when an answer is right, in words for a judge or people
     targets: dict[str, float]
     margins: dict[str, float] = Field(default_factory=dict)
@@ -40,30 +41,33 @@ class Task(Record):
     prices: dict[str, Any] = Field(default_factory=dict)
     data_may_leave: bool = False
     screening: dict[str, Any] = Field(default_factory=dict)
-    incumbent: dict[str, Any] = Field(
-        default_factory=dict
-    )  # what runs today: {instructions, model, base_url} or {answers}
+    # what runs today: {instructions, model, base_url} or {answers}
+    incumbent: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("targets", "margins")
     @classmethod
     def _known_metrics(cls, value: dict[str, float]) -> dict[str, float]:
-        if unknown := sorted(set(value) - set(METRICS)):
+        unknown = sorted(set(value) - set(METRICS))
+        if unknown:
             raise ValueError(f"unknown metric {unknown[0]!r}; known are {', '.join(METRICS)}")
         return value
 
     @model_validator(mode="after")
-    def _fields_are_in_the_schema(self) -> Task:
+    def _targets_and_fields_make_sense(self) -> Task:
         if not self.targets:
             raise ValueError(
                 "targets are missing; say what the task needs, for example targets: {accuracy: 0.8}"
             )
-        known = (self.schema_ or {}).get("properties", {})
-        if high := [m for m in METRICS[:2] if self.targets.get(m, 0) >= 1]:
-            raise ValueError(
-                f"targets.{high[0]} is {self.targets[high[0]]:g}, which no number of rows can show; lower it"
-            )
-        if missing := [f for f in self.scored_fields if f not in known]:
-            raise ValueError(f"scored field {missing[0]!r} is not a property of output.schema")
+        for metric in METRICS[:2]:
+            target = self.targets.get(metric, 0)
+            if target >= 1:
+                raise ValueError(
+                    f"targets.{metric} is {target:g}, which no number of rows can show; lower it"
+                )
+        properties = (self.schema_ or {}).get("properties", {})
+        for name in self.scored_fields:
+            if name not in properties:
+                raise ValueError(f"scored field {name!r} is not a property of output.schema")
         return self
 
     @property
@@ -85,16 +89,13 @@ class Task(Record):
 
     def data_file(self, source: str) -> Path | None:
         """human.* or production.* of the folder (None when there is none; two are an error)."""
-        found = [
-            p
-            for ending in ("jsonl", "csv", "parquet", "xlsx")
-            if (p := self.folder / f"{source}.{ending}").exists()
-        ]
-        if len(found) > 1:
+        paths = [self.folder / f"{source}{ending}" for ending in ENDINGS]
+        files = [path for path in paths if path.exists()]
+        if len(files) > 1:
             raise WorkbookError(
-                f"{self.folder}: both {found[0].name} and {found[1].name} exist; keep one of them"
+                f"{self.folder}: both {files[0].name} and {files[1].name} exist; keep one of them"
             )
-        return found[0] if found else None
+        return files[0] if files else None
 
 
 def shipped_tasks() -> list[str]:
@@ -103,24 +104,27 @@ def shipped_tasks() -> list[str]:
 
 
 def load_task(name_or_path: str) -> Task:
-    """A shipped task by name, or any folder with a task.yaml (relative to the caller's or the project's folder)."""
+    """A shipped task by name, or any folder with a task.yaml.
+
+    A relative path is one of the current folder or of the project's.
+    """
     shipped = name_or_path in shipped_tasks()
     folder = SHIPPED / name_or_path if shipped else Path(name_or_path).expanduser()
-    folder = folder if folder.exists() else store.PROJECT / folder  # an absolute path stays itself
+    if not folder.exists():
+        folder = store.PROJECT / folder  # an absolute path stays itself
     path = folder / "task.yaml"
     if not path.exists():
         raise WorkbookError(
-            f"{path} is missing; shipped tasks are {', '.join(shipped_tasks())}, and `workbook new DIR` makes a folder for yours"
+            f"{path} is missing; shipped tasks are {', '.join(shipped_tasks())}, and"
+            " `workbook new DIR` makes a folder for yours"
         )
-    raw = _yaml(path)
-    raw["folder"], raw["shipped"] = folder.resolve(), shipped
+    fields = _flat(_yaml(path), path)
     try:
-        return Task(**_flat(raw, path))
+        return Task(**fields, folder=folder.resolve(), shipped=shipped)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]).removesuffix("_") if first["loc"] else "targets"
-        what = first["msg"].removeprefix("Value error, ")
-        raise WorkbookError(f"{path}, line {_line_of(path, key)}: {key}: {what}") from None
+        problem = error.errors()[0]
+        key = str(problem["loc"][0]).removesuffix("_") if problem["loc"] else "targets"
+        raise _error(path, key, problem["msg"].removeprefix("Value error, ")) from None
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -129,9 +133,8 @@ def _yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
-        raise WorkbookError(
-            f"{path}, line {line}: not valid YAML ({getattr(error, 'problem', error)})"
-        ) from None
+        problem = getattr(error, "problem", error)
+        raise WorkbookError(f"{path}, line {line}: not valid YAML ({problem})") from None
     if not isinstance(raw, dict):
         raise WorkbookError(
             f"{path}, line 1: should be a mapping with name, instructions, output, targets"
@@ -141,31 +144,29 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 def _flat(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     """task.yaml nests instructions and output for the reader; the record is flat."""
-    raw = dict(raw)
     instructions = raw.pop("instructions", None)
     if not isinstance(instructions, dict) or "full" not in instructions:
-        raise WorkbookError(
-            f"{path}, line {_line_of(path, 'instructions')}: instructions: give `full` (and `short`)"
-        )
+        raise _error(path, "instructions", "give `full` (and `short`)")
     raw["instructions_full"] = str(instructions["full"]).strip()
     raw["instructions_short"] = str(instructions.get("short") or instructions["full"]).strip()
     raw["wordings"] = list(instructions.get("wordings") or [])
     output = raw.pop("output", {"text": True})
     if not isinstance(output, dict) or not ("schema" in output or output.get("text")):
-        raise WorkbookError(
-            f"{path}, line {_line_of(path, 'output')}: output: give `schema: <JSON Schema>` or `text: true`"
-        )
-    raw["schema"] = output.get("schema")
+        raise _error(path, "output", "give `schema: <JSON Schema>` or `text: true`")
+    schema = output.get("schema")
+    raw["schema"] = schema
     raw.setdefault("targets", {})
-    if raw["schema"] and not raw.get("scored_fields"):
-        raw["scored_fields"] = list(raw["schema"].get("properties", {}))
-    if isinstance(raw.get("prices"), dict) and "as_of" in raw["prices"]:
-        raw["prices"] = raw["prices"] | {"as_of": str(raw["prices"]["as_of"])}
+    if schema and not raw.get("scored_fields"):
+        raw["scored_fields"] = list(schema.get("properties", {}))
+    prices = raw.get("prices")
+    if isinstance(prices, dict) and "as_of" in prices:
+        raw["prices"] = prices | {"as_of": str(prices["as_of"])}
     return raw
 
 
-def _line_of(path: Path, key: str) -> int:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.split(":")[0].strip() == key:
-            return number
-    return 1
+def _error(path: Path, key: str, problem: str) -> WorkbookError:
+    """What is wrong with a key of task.yaml, with the line where it stands."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    keys = [line.split(":")[0].strip() for line in lines]
+    number = keys.index(key) + 1 if key in keys else 1
+    return WorkbookError(f"{path}, line {number}: {key}: {problem}")

@@ -1,1 +1,1 @@
-"""The measured shortcuts of the processor, kept apart: docs/kernels.md explains them with shapes."""
+"""The shortcuts of the processor, measured: docs/kernels.md explains them with shapes."""
