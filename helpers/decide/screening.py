@@ -13,11 +13,10 @@ SHORTER = 0.75  # a short prompt takes at most this share of the full one's toke
 
 def screen(task: Task, **answers: bool) -> Screening:
     """The answers; `screening:` in task.yaml knows the task better than a default does."""
-    stated = {}
+    fields = Screening.model_fields  # the section may name an owner as well
+    stated = {name: value for name, value in task.screening.items() if name in fields}
     warnings = []
-    for name, value in task.screening.items():
-        if name not in Screening.model_fields:
-            continue  # the owner
+    for name, value in stated.items():
         if not isinstance(value, bool):
             raise WorkbookError(
                 f"{task.folder}/task.yaml: screening.{name} should be true or false, not {value!r}"
@@ -26,7 +25,6 @@ def screen(task: Task, **answers: bool) -> Screening:
             warnings.append(
                 f"{name} is {value} in task.yaml and {answers[name]} by parameter; task.yaml holds"
             )
-        stated[name] = value
     return Screening(**(answers | stated), warnings=warnings)
 
 
@@ -41,7 +39,8 @@ def contradictions(
     tokens = {rung.name: rung.tokens_per_request for rung in rungs}
     short = tokens.get("zero_shot", 0.0)
     full = tokens.get("prompt", 0.0)
-    well_formed = _keeps_the_format(rungs, task.targets.get("format_compliance", 0.95))
+    target = task.targets.get("format_compliance", 0.95)
+    well_formed = next((r.name for r in rungs if r.results.format_compliance.low >= target), "")
     knows_facts = not screening.new_knowledge
     checks = [
         (
@@ -76,11 +75,3 @@ def contradictions(
         ),
     ]
     return [warning for speaks_against, warning in checks if speaks_against]
-
-
-def _keeps_the_format(rungs: Sequence[RungResult], target: float) -> str:
-    """The first rung that surely meets the target; "" when none does."""
-    for rung in rungs:
-        if rung.results.format_compliance.low >= target:
-            return rung.name
-    return ""

@@ -51,9 +51,8 @@ def choose_trainer(
         warnings.append(f"trainer openai was asked for, but {'; '.join(obstacles)}")
     elif asked == "auto" and base_url and obstacles:
         warnings.append(f"lora instead of {base_url}: {'; '.join(obstacles)}")
-    if asked == "openai" or (asked == "auto" and not obstacles):
-        return "openai", warnings
-    return "lora", warnings
+    use_api = asked == "openai" or (asked == "auto" and not obstacles)
+    return ("openai" if use_api else "lora"), warnings
 
 
 def _obstacles(base_url: str, api_model: str, task: Task, today: date) -> list[str]:

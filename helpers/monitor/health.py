@@ -210,7 +210,7 @@ def volume_check(windows: Windows) -> Finding:
     known = "unknown" if usual is None else f"{usual:.0f}"
     evidence = f"{n} requests, usually {known}; under {FEW_ROWS} decide nothing"
     finding = _finding("volume", low, _exactly(n, n), usual, evidence)
-    return finding.model_copy(update={"estimate": _exactly(n, n)})  # no requests are a number too
+    return finding.model_copy(update={"estimate": _exactly(n, n)})  # also where n is 0
 
 
 def format_check(task: Task, windows: Windows, baseline: EvalResults | None) -> Finding:

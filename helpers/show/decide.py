@@ -85,8 +85,8 @@ def cost_over_volume(decision: Decision) -> Figure:
     numbers = decision.economics
     figure, axis = plt.subplots(figsize=(8.5, 4.2), layout="constrained")
     volumes = numpy.logspace(*VOLUMES, 120)
-    greys = [show.COLOURS[name] for name in ("base", "other", "good", "bad")]
-    colours = cycle([*greys, "#0072B2", "#F0E442", "#999999"])
+    usual = [show.COLOURS[name] for name in ("base", "other", "good", "bad")]
+    colours = cycle([*usual, "#0072B2", "#F0E442", "#999999"])
     for (name, way), colour in zip(numbers.ways.items(), colours, strict=False):
         style = {"color": colour, "lw": 1.8, "label": name}
         if name == "fine_tuned":

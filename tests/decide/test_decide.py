@@ -4,7 +4,7 @@ import json
 from datetime import date, timedelta
 
 import pytest
-from evaluate_toys import RIGHT, WRONG, constant, right_where, toy_rows, toy_task
+from evaluate_toys import RIGHT, WRONG, constant, right_where, session, toy_rows, toy_task
 
 from helpers import evaluate, store
 from helpers.decide import Choices, choose_trainer, decide, economics, recommend, screen
@@ -12,7 +12,7 @@ from helpers.decide.economics import HOURS, compute_estimate, training_cost
 from helpers.decide.screening import contradictions
 from helpers.decide.trainer import provider_warnings
 from helpers.decide.verdict import Evidence, best_rung, plan, undecidable_targets
-from helpers.records import Asking, Budget, Decision, Estimate, Screening, WorkbookError
+from helpers.records import Asking, Decision, Estimate, Screening, WorkbookError
 
 ANSWERS = {
     "new_knowledge": False,
@@ -100,10 +100,9 @@ def everything(n_test=100):
 
 def measured(model, task, run, examples, names=("zero_shot", "prompt", "few_shot")):
     train = [example for example in examples if example.part == "train"]
-    session = evaluate.Session(task, run, Budget(run), train, models={model.spec: model})
     rows = evaluate.choose_rows(examples, "validation", 60)
     ways = evaluate.ways_to_ask(list(names), Asking(), task, model)
-    return evaluate.ask_ladder(ways, rows, session)
+    return evaluate.ask_ladder(ways, rows, session(task, run, model, train=train))
 
 
 def verdict(model, task, run, examples=None, **choices):

@@ -6,12 +6,12 @@ import json
 import shutil
 
 import pytest
-from evaluate_toys import ScriptedModel
+from evaluate_toys import ScriptedModel, session
 
 from helpers import evaluate, tasks
 from helpers.decide import Choices, decide, screen
 from helpers.parameters import load_profile
-from helpers.records import Asking, Budget, Decision
+from helpers.records import Asking, Decision
 
 SETTINGS = load_profile("policy_qa").values
 
@@ -33,10 +33,9 @@ def climb(task: tasks.Task, run, share: int) -> Decision:
 
     model = ScriptedModel(reply)
     train = [example for example in examples if example.part == "train"]
-    session = evaluate.Session(task, run, Budget(run), train, models={model.spec: model})
     names = ["zero_shot", "prompt", "few_shot", "rag"]
     ways = evaluate.ways_to_ask(names, Asking.of(SETTINGS), task, model)
-    rungs = evaluate.ask_ladder(ways, rows, session)
+    rungs = evaluate.ask_ladder(ways, rows, session(task, run, model, train=train))
     screening = screen(
         task,
         new_knowledge=False,
