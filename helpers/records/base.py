@@ -46,7 +46,7 @@ class Artifact(Record):
                 f" {SCHEMA_VERSION}; update the workbook, or {remedy}"
             )
         try:
-            if version < SCHEMA_VERSION:
+            if version == 1:
                 raw = cls.upgrade(dict(raw), params) | {"schema_version": SCHEMA_VERSION}
             return cls.model_validate(raw)
         except ValidationError as error:
