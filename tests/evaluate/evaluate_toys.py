@@ -1,4 +1,4 @@
-"""Toys for the evaluate and decide tests: a model with scripted answers, a small task, rows by hand."""
+"""Toys for the evaluate and decide tests: scripted models, a small task, rows by hand."""
 
 from __future__ import annotations
 
@@ -10,9 +10,21 @@ from typing import Any
 
 import pytest
 
-from helpers import store
-from helpers.models import Answer
-from helpers.records import Message, TrainingExample
+from helpers import evaluate, store
+from helpers.models import Answer, Model
+from helpers.records import (
+    AnswerRow,
+    Asking,
+    Budget,
+    Evaluation,
+    FunnelRow,
+    Manifest,
+    Message,
+    RungResult,
+    Splits,
+    TrainedModel,
+    TrainingExample,
+)
 from helpers.tasks import Task
 
 SCHEMA = {
@@ -33,19 +45,15 @@ class ScriptedModel:
     is_loopback = True
 
     def __init__(self, reply: Callable[[list[Message]], str], name: str = "scripted") -> None:
-        self.reply, self.name = reply, name
+        self.reply, self.name, self.spec = reply, name, name
         self.fingerprint = store.fingerprint(name)
         self.asked: list[list[Message]] = []
+        self.limits: set[int] = set()  # the longest answers that it was asked for
         self.fail_after: int | None = None
 
-    def answer(
-        self,
-        chats: Sequence[list[Message]],
-        max_new_tokens: int,
-        schema: Any = None,
-        progress: Any = None,
-    ) -> list[Answer]:
+    def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
         answers = []
+        self.limits.add(max_new_tokens)
         for chat in chats:
             if self.fail_after is not None and len(self.asked) >= self.fail_after:
                 raise KeyboardInterrupt
@@ -119,17 +127,117 @@ def toy_rows(
     ]
 
 
-def scored_rows(hits: Sequence[int], formats: Sequence[int] | None = None) -> list[dict[str, Any]]:
-    formats = formats or [1] * len(hits)
-    return [
-        {
-            "id": f"r{i}",
-            "group": f"g{i}",
-            "answer": json.dumps(i),
-            "scores": {"accuracy": float(h), "format_compliance": float(f)},
-        }
-        for i, (h, f) in enumerate(zip(hits, formats, strict=True))
-    ]
+def answer_row(id: str, answer: str = "", group: str = "", **scores: float) -> AnswerRow:
+    return AnswerRow(
+        id=id,
+        group=group or f"g{id}",
+        answer=answer,
+        scores=scores,
+        latency_ms=10.0,
+        tokens_in=5,
+        tokens_out=3,
+    )
+
+
+def scored_rows(hits: Sequence[int], formats: Sequence[int] | None = None) -> list[AnswerRow]:
+    rows = []
+    for i, (hit, form) in enumerate(zip(hits, formats or [1] * len(hits), strict=True)):
+        scores = {"accuracy": float(hit), "format_compliance": float(form)}
+        rows.append(answer_row(f"r{i}", json.dumps(i), **scores))
+    return rows
+
+
+def asking(rung: str, model: Model, **changes: Any) -> Asking:
+    """How a rung asks this model, with a record's own defaults."""
+    return Asking().for_rung(rung, model.spec).model_copy(update=changes)
+
+
+def session(
+    task: Task, run: store.Run, *models: Model, limit_usd: float = 0.0, **changes: Any
+) -> evaluate.Session:
+    """A session that knows these models."""
+    known = {model.spec: model for model in models}
+    return evaluate.Session(task, run, Budget(run, limit_usd), models=known, **changes)
+
+
+def ask_rung(
+    model: Model,
+    rung: str,
+    rows: Sequence[TrainingExample],
+    task: Task,
+    run: store.Run,
+    **changes: Any,
+) -> RungResult:
+    """One rung asked of one model; `changes` are of the Session or of the Asking."""
+    fields = ("train", "latency_rows", "say", "limit_usd")
+    of_session = {name: changes.pop(name) for name in fields if name in changes}
+    return evaluate.ask_rung(
+        asking(rung, model, **changes), rows, session(task, run, model, **of_session)
+    )
+
+
+def trained_toy(**changes: Any) -> TrainedModel:
+    """model.json of a toy whose base is called base and whose dataset is d1."""
+    values: dict[str, Any] = {
+        "model_id": "t1-00000000",
+        "version": "t1-00000000",
+        "provider": "local",
+        "base_model": "base",
+        "dataset_version": "d1",
+        "asking": Asking().for_rung("fine_tuned", "t1-00000000"),
+        "fingerprints": {"template": "a", "tokenizer": "b", "system_prompt": "c"},
+        "hyperparameters": {},
+        "tokens": 1000,
+        "seconds": 1.0,
+        "cost_usd": 0.0,
+        "losses": {},
+    }
+    return TrainedModel(**(values | changes))
+
+
+def publish_dataset(version: str = "d1") -> None:
+    """The manifest of a dataset whose funnel adds up."""
+    row = FunnelRow(stage="read", source="human", rows_in=9, rows_out=9, rejected={})
+    manifest = Manifest(
+        version=version,
+        created_at=datetime(2026, 11, 1, tzinfo=UTC),
+        task="toy",
+        params={},
+        counts={"human": 9},
+        funnel=[row],
+        splits=Splits(train=3, validation=3, test=3),
+        fingerprint="f",
+        tool_versions={},
+    )
+    store.write_json(store.home() / "datasets" / version / Manifest.FILE, manifest)
+
+
+def measure(
+    task: Task,
+    run: store.Run,
+    tuned: Model,
+    base: Model,
+    rows: Sequence[TrainingExample],
+    *others: Model,
+    **changes: Any,
+) -> Evaluation:
+    """04 with these two models, and others that it may meet; `card` takes another model.json."""
+    publish_dataset()
+    card = changes.pop("card", trained_toy())
+    fields = ("train", "limit_usd")
+    of_session = {name: changes.pop(name) for name in fields if name in changes}
+    where = session(task, run, *others, **of_session)
+    where.models.update({"base": base, card.asking.model: tuned})
+    given = {"min_gain": 0.0, "dataset_version": "d1"} | changes
+    return evaluate.evaluate_fine_tuned_model(rows, where, card, **given)
+
+
+@pytest.fixture
+def prints(monkeypatch):
+    """The fingerprints that are found when 04 looks; `trained_toy` was trained with the same."""
+    found = dict(trained_toy().fingerprints)
+    monkeypatch.setattr("helpers.models.template_fingerprints", lambda base, task, style: found)
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -3,20 +3,27 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from evaluate_toys import BROKEN, RIGHT, constant, right_where, scored_rows, toy_rows
+from evaluate_toys import (
+    BROKEN,
+    RIGHT,
+    constant,
+    measure,
+    right_where,
+    scored_rows,
+    toy_rows,
+    toy_task,
+    trained_toy,
+)
 
 from helpers import store
-from helpers.evaluate import compare_results, evaluate_fine_tuned_model, statistics
+from helpers.evaluate import compare_results, statistics
 from helpers.evaluate.attempts import count_attempts, record_attempt
 from helpers.records import FineTunedModelVersion
 
-CARD = {"provider": "local", "base_model": "toy", "version": "t1-00000000", "fingerprints": {}}
 START = datetime(2026, 1, 4, tzinfo=UTC)
 
 
-@pytest.fixture(autouse=True)
-def prints(monkeypatch):
-    monkeypatch.setattr("helpers.models.template_fingerprints", lambda *a: {})
+pytestmark = pytest.mark.usefixtures("prints")
 
 
 def lines(weeks, rows="same"):
@@ -73,14 +80,8 @@ def test_a_later_attempt_has_to_be_surer(task):
 
 def test_the_reasons_of_a_later_attempt_name_it_and_the_rows_that_are_due(task, run):
     record_attempt(task, run, constant(RIGHT, "before"), toy_rows(100), "v0")
-    found = evaluate_fine_tuned_model(
-        right_where(lambda i: i < 40, "b", BROKEN),
-        constant(RIGHT, "t"),
-        toy_rows(100),
-        task,
-        run,
-        card=CARD,
-    )
+    base = right_where(lambda i: i < 40, "b", BROKEN)
+    found = measure(task, run, constant(RIGHT, "t"), base, toy_rows(100))
     assert found.verdict == "pass" and found.attempt.number == 2
     assert any("attempt 2 of the past year" in reason for reason in found.reasons)
 
@@ -95,15 +96,13 @@ def test_the_version_in_production_is_the_second_opponent(task, run, monkeypatch
         trained_at=START,
         status="production",
     )
-    store.open_run("old").write("model.json", CARD | {"version": "old-1"})
+    way = trained_toy().asking.model_copy(update={"model": "old-1", "max_new_tokens": 60})
+    store.open_run("old").save(trained_toy(version="old-1", asking=way))
     perfect, base = constant(RIGHT, "t"), right_where(lambda i: i < 40, "b", BROKEN)
-    monkeypatch.setattr(
-        "helpers.evaluate.compare.load_models",
-        lambda card: (base, right_where(lambda i: i < 99, "old")),
-    )
-    found = evaluate_fine_tuned_model(
-        base, perfect, toy_rows(100), task, run, card=CARD, production=serving
-    )
+    old = right_where(lambda i: i < 99, "old")
+    monkeypatch.setattr("helpers.evaluate.evaluation.load_models", lambda card: (base, old))
+    found = measure(task, run, perfect, base, toy_rows(100), production=serving)
+    assert found.rung("production").asking == way and old.limits == {60}, "as it was trained"
     assert (
         found.comparison["accuracy"].verdict == "pass"
         and found.against["production"]["accuracy"].gained == 1
@@ -115,11 +114,10 @@ def test_the_version_in_production_is_the_second_opponent(task, run, monkeypatch
     )
 
 
-def test_an_incumbent_has_to_be_beaten_too(task, run):
+def test_an_incumbent_has_to_be_beaten_too(tmp_path, run):
     base, today = right_where(lambda i: i < 40, "b", BROKEN), constant(RIGHT, "today")
-    found = evaluate_fine_tuned_model(
-        base, constant(RIGHT, "t"), toy_rows(100), task, run, card=CARD, incumbent=today
-    )
+    task = toy_task(tmp_path, incumbent={"model": "today"})
+    found = measure(task, run, constant(RIGHT, "t"), base, toy_rows(100), today)
     assert (
         found.comparison["accuracy"].verdict == "pass"
         and found.against["incumbent"]["accuracy"].verdict == "inconclusive"
@@ -140,9 +138,7 @@ def test_a_version_in_production_that_is_gone_makes_the_verdict_inconclusive_and
         status="production",
     )
     base = right_where(lambda i: i < 40, "b", BROKEN)
-    found = evaluate_fine_tuned_model(
-        base, constant(RIGHT, "t"), toy_rows(100), task, run, card=CARD, production=serving
-    )
+    found = measure(task, run, constant(RIGHT, "t"), base, toy_rows(100), production=serving)
     assert found.verdict == "inconclusive" and any(
         "gone-1, which serves now, could not be asked" in r for r in found.reasons
     )

@@ -3,7 +3,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from evaluate_toys import BROKEN, RIGHT, WRONG, constant, scored_rows, toy_rows, toy_task
+from evaluate_toys import (
+    BROKEN,
+    RIGHT,
+    WRONG,
+    answer_row,
+    constant,
+    measure,
+    scored_rows,
+    toy_rows,
+    toy_task,
+)
 
 from helpers import evaluate
 from helpers.evaluate import causes
@@ -11,65 +21,61 @@ from helpers.evaluate.slices import compare_slices
 from helpers.evaluate.statistics import holm
 from helpers.records import DatasetMetadata, FineTuningDataset, Message, Splits
 
-CARD = {"provider": "local", "base_model": "toy", "version": "t1-00000000", "fingerprints": {}}
-
 
 def answered(texts, **scores):
-    return [
-        {"id": f"r{i:04d}", "group": f"g{i}", "answer": t, "scores": dict(scores)}
-        for i, t in enumerate(texts)
-    ]
+    return [answer_row(f"r{i:04d}", text, **scores) for i, text in enumerate(texts)]
 
 
 def test_answers_equal_to_the_bases_mean_that_the_adapter_does_nothing():
     same = answered([RIGHT] * 20)
-    assert causes.broken_evaluation(same, same, [], [])[0] is True
-    assert causes.broken_evaluation(same, answered([WRONG] * 20), [], [])[0] is False
+    assert causes.broken_evaluation(same, same, [], []).verdict == "fail"
+    assert causes.broken_evaluation(same, answered([WRONG] * 20), [], []).verdict == "pass"
 
 
 def test_a_test_question_in_train_breaks_the_evaluation():
-    found, said = causes.broken_evaluation(
+    found = causes.broken_evaluation(
         answered([RIGHT]), answered([WRONG]), toy_rows(3, "train"), toy_rows(1)
     )
-    assert found and "1 test rows in train" in said
+    assert found.verdict == "fail" and "1 test rows in train" in found.evidence
 
 
 def test_endless_or_wrapped_answers_speak_for_another_template():
-    assert causes.template_mismatch(answered([RIGHT] * 20, endless=1.0))[0]
-    assert causes.template_mismatch(answered([BROKEN] * 20, accuracy=0.0, accuracy_tolerant=1.0))[0]
-    assert not causes.template_mismatch(
-        answered([RIGHT] * 20, accuracy=1.0, accuracy_tolerant=1.0)
-    )[0]
+    endless = answered([RIGHT] * 20, endless=1.0)
+    wrapped = answered([BROKEN] * 20, accuracy=0.0, accuracy_tolerant=1.0)
+    right = answered([RIGHT] * 20, accuracy=1.0, accuracy_tolerant=1.0)
+    found = [causes.template_mismatch(rows).verdict for rows in (endless, wrapped, right)]
+    assert found == ["fail", "fail", "pass"]
 
 
 @pytest.mark.parametrize(
     ("curve", "over"),
-    [([2.0, 1.0, 0.8, 1.0], True), ([2.0, 1.0, 0.8, 0.81], False), ([2.0], None), ([], None)],
+    [
+        ([2.0, 1.0, 0.8, 1.0], "fail"),
+        ([2.0, 1.0, 0.8, 0.81], "pass"),
+        ([2.0], "undecided"),
+        ([], "undecided"),
+    ],
 )
 def test_a_validation_loss_that_rose_again_is_overfitting(curve, over):
-    assert causes.overfit(curve)[0] is over
+    assert causes.overfit(curve).verdict == over
 
 
-def test_a_loss_that_still_falls_while_the_target_is_missed_is_underfitting(task, run, monkeypatch):
-    monkeypatch.setattr("helpers.models.template_fingerprints", lambda *a: {})
-    poor = evaluate.evaluate_fine_tuned_model(
-        constant(BROKEN, "b"), constant(WRONG, "t"), toy_rows(20), task, run, card=CARD
-    )
-    assert causes.underfit([2.0, 1.5, 1.0], poor)[0] is True
-    assert causes.underfit([2.0, 1.0, 0.99], poor)[0] is False
-    run.write("evaluation.json", poor)
-    found = {d.cause: d.found for d in evaluate.diagnose_run(run, toy_rows(20))}
-    assert (
-        found["data_quality"] is False
-        and found["overfit"] is None
-        and found["broken_evaluation"] is False
-    )
+def test_a_loss_that_still_falls_while_the_target_is_missed_is_underfitting(task, run, prints):
+    poor = measure(task, run, constant(WRONG, "t"), constant(BROKEN, "b"), toy_rows(20))
+    assert causes.underfit([2.0, 1.5, 1.0], poor).verdict == "fail"
+    assert causes.underfit([2.0, 1.0, 0.99], poor).verdict == "pass"
+    assert evaluate.diagnose_run(run, toy_rows(20)) == [], "nothing to diagnose yet"
+    run.save(poor)
+    found = {cause.name: cause.verdict for cause in evaluate.diagnose_run(run, toy_rows(20))}
+    assert found["data_quality"] == found["broken_evaluation"] == "pass"
+    assert found["overfit"] == "undecided"
 
 
 def test_two_models_that_agree_against_the_label_cast_doubt_on_it():
     both = answered([WRONG] * 3 + [RIGHT] * 17)
-    found, said = causes.data_quality([], toy_rows(20), both, both)
-    assert found and "3 test rows" in said and "r0001" in said
+    found = causes.data_quality([], toy_rows(20), both, both)
+    assert found.verdict == "fail" and "3 test rows" in found.evidence
+    assert "r0001" in found.evidence and "mend their labels" in found.remedy
 
 
 def test_equal_questions_with_two_answers_are_named():
@@ -77,7 +83,7 @@ def test_equal_questions_with_two_answers_are_named():
     other = one.model_copy(
         update={"id": "x", "messages": [one.messages[0], Message(role="assistant", content=WRONG)]}
     )
-    assert causes.data_quality([one, other], [], [], [])[0]
+    assert causes.data_quality([one, other], [], [], []).verdict == "fail"
 
 
 def test_other_words_and_lengths_in_the_test_part_are_a_shift():
@@ -93,9 +99,9 @@ def test_other_words_and_lengths_in_the_test_part_are_a_shift():
         )
         for i, e in enumerate(test)
     ]
-    assert causes.shift(train, test)[0] is False
-    assert causes.shift(train, longer)[0] is True
-    assert causes.shift(train[:5], test)[0] is None
+    assert causes.shift(train, test).verdict == "pass"
+    assert causes.shift(train, longer).verdict == "fail"
+    assert causes.shift(train[:5], test).verdict == "undecided"
 
 
 def test_parts_of_the_train_rows_lie_within_each_other_and_leave_the_others_alone():
@@ -138,12 +144,13 @@ def test_a_slice_that_surely_lost_is_found_below_a_good_average(tmp_path):
     ]
     hits = [(0, 1)] * 20 + [(1, 0)] * 60 + [(1, 1)] * 20
     pairs = [
-        tuple({"id": e.id, "group": e.group, "scores": {"accuracy": float(hit)}} for hit in pair)
+        tuple(answer_row(e.id, group=e.group, accuracy=float(hit)) for hit in pair)
         for e, pair in zip(blue, hits, strict=True)
     ]
     found = compare_slices(task, blue, pairs)
-    assert (found[0].slice, found[0].verdict, found[0].lost) == ("colour = blue", "worse", 20)
-    assert {s.verdict for s in found[1:]} == {"better"}
+    assert (found[0].name, found[0].verdict) == ("colour = blue", "fail")
+    assert found[0].evidence == "0 gained, 20 lost" and found[0].p < 0.05
+    assert {s.verdict for s in found[1:]} == {"pass"}
 
 
 def test_holm_corrects_for_every_look():

@@ -7,38 +7,43 @@ from evaluate_toys import (
     BROKEN,
     RIGHT,
     WRONG,
+    asking,
     constant,
+    publish_dataset,
     right_where,
     scored_rows,
     toy_rows,
     toy_task,
+    trained_toy,
 )
+from evaluate_toys import measure as measure_04
+from record_toys import decision, rung
 
 from helpers import store
-from helpers.evaluate import compare_results, evaluate_fine_tuned_model, gate
-from helpers.evaluate.compare import TargetCheck, check_fingerprints, check_targets, flips
-from helpers.records import Estimate, MetricComparison, WorkbookError
+from helpers.evaluate import compare_results
+from helpers.evaluate.compare import check_targets, flips
+from helpers.evaluate.findings import (
+    check_fingerprints,
+    dataset_is_checked,
+    findings_against,
+    has_power,
+    holds_margins,
+)
+from helpers.records import (
+    Estimate,
+    Evaluation,
+    Finding,
+    Manifest,
+    MetricComparison,
+    WorkbookError,
+    verdict_of,
+)
 
-CARD = {
-    "provider": "local",
-    "base_model": "toy",
-    "version": "t1-00000000",
-    "prompt_style": "short",
-    "dataset_version": "d1",
-    "fingerprints": {"template": "a", "tokenizer": "b", "system_prompt": "c"},
-}
+pytestmark = pytest.mark.usefixtures("prints")
 
 
-@pytest.fixture(autouse=True)
-def prints(monkeypatch):
-    prints = dict(CARD["fingerprints"])
-    monkeypatch.setattr("helpers.models.template_fingerprints", lambda base, task, style: prints)
-    return prints
-
-
-def measure(task, run, tuned, base, n=100, **options):
-    options = {"card": CARD, "dataset_version": "d1", "best_rung": "prompt"} | options
-    return evaluate_fine_tuned_model(base, tuned, toy_rows(n), task, run, **options)
+def measure(task, run, tuned, base, n=100, **changes):
+    return measure_04(task, run, tuned, base, toy_rows(n), **changes)
 
 
 def test_flips_add_up_to_the_difference(task):
@@ -102,47 +107,89 @@ def comparison(verdict, low=0.1, high=0.3, n=100):
     )
 
 
-def check(met):
-    return TargetCheck(target=0.5, met=met, estimate=Estimate(value=0.5, low=0.4, high=0.6, n=50))
+def target(verdict):
+    estimate = Estimate(value=0.5, low=0.4, high=0.6, n=50)
+    return Finding(name="target", verdict=verdict, estimate=estimate, threshold=0.5)
+
+
+def regression(findings):
+    return next(f for f in findings if f.name == "regression").verdict == "fail"
 
 
 @pytest.mark.parametrize(
     ("gain", "targets", "expected"),
     [
-        ("pass", ["yes", "yes"], "pass"),
-        ("pass", ["yes", "undecided"], "inconclusive"),
-        ("pass", ["yes", "no"], "fail"),
-        ("pass", ["undecided", "no"], "fail"),
-        ("inconclusive", ["yes", "yes"], "inconclusive"),
-        ("inconclusive", ["yes", "no"], "fail"),
-        ("fail", ["yes", "yes"], "fail"),
+        ("pass", ["pass", "pass"], "pass"),
+        ("pass", ["pass", "undecided"], "inconclusive"),
+        ("pass", ["pass", "fail"], "fail"),
+        ("pass", ["undecided", "fail"], "fail"),
+        ("inconclusive", ["pass", "pass"], "inconclusive"),
+        ("inconclusive", ["pass", "fail"], "fail"),
+        ("fail", ["pass", "pass"], "fail"),
         ("fail", ["undecided", "undecided"], "fail"),
-        (None, ["yes", "yes"], "inconclusive"),
-        (None, ["no", "yes"], "fail"),
+        (None, ["pass", "pass"], "inconclusive"),
+        (None, ["fail", "pass"], "fail"),
     ],
 )
 def test_pass_needs_everything_and_one_sure_violation_fails(task, gain, targets, expected):
     given = {"accuracy": comparison(gain)} if gain else {}
-    checks = dict(zip(["accuracy", "latency_p95"], map(check, targets), strict=True))
-    verdict, regression, reasons = gate(task, given, checks, "prompt")
-    assert (verdict, regression) == (expected, False)
-    assert len(reasons) == 3, "one reason for the gain, one for each target"
+    findings = findings_against(task, {"prompt": given})
+    assert [f.name for f in findings] == ["gain_over_prompt", "regression"]
+    assert not regression(findings)
+    assert verdict_of([*findings, *map(target, targets)]) == expected
 
 
 def test_a_format_that_is_surely_worse_is_a_regression_unless_the_margin_allows_it(tmp_path):
     given = {"accuracy": comparison("pass"), "format_compliance": comparison("fail", -0.2, -0.05)}
-    assert gate(toy_task(tmp_path), given, {"accuracy": check("yes")}, "prompt")[:2] == (
-        "fail",
-        True,
-    )
+    findings = findings_against(toy_task(tmp_path), {"prompt": given})
+    assert verdict_of([*findings, target("pass")]) == "fail" and regression(findings)
     lenient = toy_task(tmp_path, margins={"format_compliance": 0.1})
-    assert gate(lenient, given, {"accuracy": check("yes")}, "prompt")[:2] == ("pass", False)
+    findings = findings_against(lenient, {"prompt": given})
+    assert verdict_of([*findings, target("pass")]) == "pass" and not regression(findings)
 
 
 def test_nothing_measured_is_never_a_pass_nor_a_fail(task):
     nothing = {"accuracy": comparison("inconclusive", -1, 1, 0)}
-    verdict, regression, _ = gate(task, nothing, {}, "prompt")
-    assert (verdict, regression) == ("inconclusive", False)
+    findings = findings_against(task, {"prompt": nothing})
+    assert verdict_of(findings) == "inconclusive" and not regression(findings)
+
+
+def test_a_metric_beyond_its_margin_is_named():
+    lost = {"accuracy": comparison("pass"), "format_compliance": comparison("fail", -0.2, -0.05)}
+    found = holds_margins(lost)
+    assert found.verdict == "fail" and "beyond its margin: format_compliance" in found.evidence
+    assert holds_margins({"accuracy": comparison("inconclusive")}).verdict == "pass"
+    assert holds_margins({}).verdict == "undecided"
+
+
+def test_few_test_rows_decide_nothing(task, run):
+    assert has_power(29, {}).verdict == "undecided" and has_power(30, {}).verdict == "pass"
+    assert "known to ±10 points" in has_power(30, {"accuracy": comparison("pass")}).evidence
+    base = right_where(lambda i: i < 5, "base", BROKEN)
+    found = measure(task, run, constant(RIGHT, "tuned"), base, n=29)
+    assert found.verdict == "inconclusive"
+    undecided = [f.name for f in found.findings if f.verdict != "pass"]
+    assert undecided == ["power"] and all(t.verdict == "pass" for t in found.targets.values())
+
+
+def test_a_dataset_whose_rows_are_not_accounted_for_fails(task, run):
+    assert "manifest.json is missing" in dataset_is_checked("d1").evidence
+    publish_dataset()
+    assert dataset_is_checked("d1").verdict == "pass"
+    path = store.home() / "datasets" / "d1" / "manifest.json"
+    manifest = Manifest.parse(store.read_json(path), "here")
+    lossy = manifest.funnel[0].model_copy(update={"rows_out": 8})
+    store.write_json(path, manifest.model_copy(update={"funnel": [lossy]}))
+    found = dataset_is_checked("d1")
+    assert found.verdict == "fail" and "does not add up (read)" in found.evidence
+
+
+def test_every_judgement_is_written_down_also_what_passed(task, run):
+    base = right_where(lambda i: i < 40, "base", BROKEN)
+    found = measure(task, run, constant(RIGHT, "tuned"), base)
+    names = ["gain_over_prompt", "regression", "margins", "power", "fingerprints", "dataset_checks"]
+    assert [f.name for f in found.findings] == names
+    assert found.verdict == verdict_of([*found.findings, *found.targets.values()]) == "pass"
 
 
 def test_a_perfect_model_passes_and_a_copy_of_the_base_does_not(task, run):
@@ -150,7 +197,7 @@ def test_a_perfect_model_passes_and_a_copy_of_the_base_does_not(task, run):
         task, run, constant(RIGHT, "tuned"), right_where(lambda i: i < 40, "base", BROKEN)
     )
     assert good.verdict == "pass" and not good.regression
-    assert all(c.met == "yes" for c in good.targets.values())
+    assert all(c.verdict == "pass" for c in good.targets.values())
     same = measure(
         task, run, right_where(lambda i: i < 80, "b2"), right_where(lambda i: i < 80, "b1")
     )
@@ -169,8 +216,9 @@ def test_a_target_that_the_test_part_cannot_show_names_the_rows_it_needs(tmp_pat
 def test_the_evaluation_holds_what_its_readers_need(task, run):
     base = right_where(lambda i: i % 2, "base")
     result = measure(task, run, constant(RIGHT, "tuned"), base)
-    run.write("evaluation.json", result)
-    written = run.read("evaluation.json")
+    run.save(result)
+    assert run.load(Evaluation) == result
+    written = store.read_json(run.path("evaluation.json"))
     assert [r["name"] for r in written["rungs"]] == ["zero_shot", "prompt", "fine_tuned"]
     assert (
         written["n_test"] == 100
@@ -185,7 +233,10 @@ def test_the_evaluation_holds_what_its_readers_need(task, run):
 
 def test_the_base_is_asked_once_where_zero_shot_is_the_best_rung(task, run):
     base = constant(WRONG, "base")
-    result = measure(task, run, constant(RIGHT, "tuned"), base, best_rung="zero_shot")
+    run.save(
+        decision(rungs=[rung("zero_shot", asking=asking("zero_shot", base))], best_rung="zero_shot")
+    )
+    result = measure(task, run, constant(RIGHT, "tuned"), base)
     assert [r.name for r in result.rungs] == ["zero_shot", "fine_tuned"]
     assert len(base.asked) == 100
 
@@ -212,10 +263,8 @@ def test_a_changed_fingerprint_stops_the_measurement_and_is_named(task, run, pri
 
 
 def test_a_hosted_model_is_held_to_its_system_prompt(task, run):
-    card = CARD | {
-        "provider": "api",
-        "fingerprints": {"template": "", "tokenizer": "", "system_prompt": "x"},
-    }
+    trained = {"template": "", "tokenizer": "", "system_prompt": "x"}
+    card = trained_toy(provider="api", fingerprints=trained)
     with pytest.raises(WorkbookError, match="system prompt"):
         check_fingerprints(card, task, "d1")
 
@@ -240,9 +289,9 @@ def test_people_must_judge_what_no_scorer_can(tmp_path, run):
 def test_targets_are_checked_on_latency_and_cost_too(tmp_path, run):
     task = toy_task(tmp_path, targets={"accuracy": 0.5, "latency_p95": 50, "cost_per_request": 1.0})
     result = measure(task, run, constant(RIGHT, "t"), constant(BROKEN, "b"))
-    assert {k: c.met for k, c in check_targets(task, result.fine_tuned_model).items()} == {
-        "accuracy": "yes",
-        "latency_p95": "no",
-        "cost_per_request": "yes",
+    assert {k: c.verdict for k, c in check_targets(task, result.fine_tuned_model).items()} == {
+        "accuracy": "pass",
+        "latency_p95": "fail",
+        "cost_per_request": "pass",
     }
     assert result.verdict == "fail"

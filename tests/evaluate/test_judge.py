@@ -1,18 +1,14 @@
 from __future__ import annotations
 
 import pytest
-from evaluate_toys import ScriptedModel, constant, toy_rows, toy_task
+from evaluate_toys import ScriptedModel, answer_row, constant, toy_rows, toy_task
+from evaluate_toys import measure as measure_04
 
 from helpers import evaluate
 from helpers.evaluate import judge as judging
 from helpers.records import WorkbookError
 
-CARD = {"provider": "local", "base_model": "toy", "version": "t1-00000000", "fingerprints": {}}
-
-
-@pytest.fixture(autouse=True)
-def prints(monkeypatch):
-    monkeypatch.setattr("helpers.models.template_fingerprints", lambda *a: {})
+pytestmark = pytest.mark.usefixtures("prints")
 
 
 @pytest.fixture
@@ -33,10 +29,8 @@ def fair(chat):
 
 
 def measure(task, run, judge, n=30):
-    models = constant("a poor answer", "base"), constant("a good answer", "tuned")
-    return evaluate.evaluate_fine_tuned_model(
-        *models, toy_rows(n), task, run, card=CARD, judge=judge
-    )
+    tuned, base = constant("a good answer", "tuned"), constant("a poor answer", "base")
+    return measure_04(task, run, tuned, base, toy_rows(n), judge=judge)
 
 
 def test_a_judge_that_can_tell_decides(text_task, run):
@@ -62,7 +56,7 @@ def test_without_a_judge_the_verdict_is_inconclusive_and_says_why(text_task, run
 def test_agreement_with_people_is_kappa(text_task, run):
     measure(text_task, run, None)
     answers = [
-        [{"id": e.id, "answer": text} for e in toy_rows(30)]
+        [answer_row(e.id, text) for e in toy_rows(30)]
         for text in ("a good answer", "a poor answer")
     ]
     pairs = evaluate.blind_table(toy_rows(30), *answers)
@@ -76,22 +70,15 @@ def test_agreement_with_people_is_kappa(text_task, run):
 
 def test_a_judge_of_the_candidates_family_is_named(text_task, run):
     judge = ScriptedModel(fair, "qwen-big")
-    found = evaluate.evaluate_fine_tuned_model(
-        constant("a poor answer", "b"),
-        constant("a good answer", "Qwen3-0.6B"),
-        toy_rows(5),
-        text_task,
-        run,
-        card=CARD,
-        judge=judge,
-    )
+    tuned, base = constant("a good answer", "Qwen3-0.6B"), constant("a poor answer", "b")
+    found = measure_04(text_task, run, tuned, base, toy_rows(5), judge=judge)
     assert any("one family" in warning for warning in found.ratings.warnings)
     assert judging.family("gpt-5-mini") != judging.family("embedded") == "smollm"
 
 
 def test_the_blind_table_hides_whose_answer_is_whose():
     rows = toy_rows(40)
-    ours, theirs = ([{"id": e.id, "answer": text} for e in rows] for text in ("ours", "theirs"))
+    ours, theirs = ([answer_row(e.id, text) for e in rows] for text in ("ours", "theirs"))
     table = evaluate.blind_table(rows, ours, theirs)
     assert 8 < sum(row["A"] == "ours" for row in table) < 32
     assert table == evaluate.blind_table(rows, ours[::-1], theirs), (

@@ -15,24 +15,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from evaluate_toys import RIGHT, constant, toy_rows, toy_task
+from evaluate_toys import RIGHT, ask_rung, constant, toy_rows, toy_task
 
 from helpers import store
-from helpers.evaluate import running
-from helpers.evaluate.running import read_answers, run_rung
+from helpers.evaluate import answers, running
+from helpers.evaluate.running import read_answers
 from helpers.models import Answer
-from helpers.records import WorkbookError
+from helpers.records import Budget, WorkbookError
 
 ROWS = 60
 CHILD = """
 import sys
 from pathlib import Path
-from evaluate_toys import toy_rows, toy_task
+from evaluate_toys import ask_rung, toy_rows, toy_task
 from helpers import store
-from helpers.evaluate.running import run_rung
-from helpers.models.api import ApiModel
-model = ApiModel("toy", sys.argv[1])
-run_rung(model, "prompt", toy_rows(int(sys.argv[2])), toy_task(Path(sys.argv[3])), store.open_run("killed"), latency_rows=0)
+from helpers.models import ApiModel
+model, rows = ApiModel("toy", sys.argv[1]), toy_rows(int(sys.argv[2]))
+task, run = toy_task(Path(sys.argv[3])), store.open_run("killed")
+ask_rung(model, "prompt", rows, task, run, latency_rows=0)
 """
 
 
@@ -136,7 +136,7 @@ def test_after_a_kill_no_row_is_answered_twice_and_none_is_lost(endpoint, tmp_pa
 class Limited:
     """An endpoint that bears two requests at a time, and refuses more with 429."""
 
-    provider, is_loopback, name, fingerprint = "api", True, "limited", "l"
+    provider, is_loopback, name, spec, fingerprint = "api", True, "limited", "limited", "l"
 
     def __init__(self, bears=2):
         self.bears, self.now, self.most, self.refused, self.lock = bears, 0, 0, 0, threading.Lock()
@@ -160,47 +160,35 @@ class Limited:
 
 
 def test_a_refusal_for_the_rate_is_waited_for_and_asked_again(task, run, monkeypatch):
-    monkeypatch.setattr(running, "RATE_PAUSE", 0.001)
+    monkeypatch.setattr(answers, "RATE_PAUSE", 0.001)
     model = Limited()
-    rung = run_rung(model, "prompt", toy_rows(40), task, run, latency_rows=3)
-    assert model.refused > 0 and model.most <= running.MOST_AT_ONCE
+    rung = ask_rung(model, "prompt", toy_rows(40), task, run, latency_rows=3)
+    assert model.refused > 0 and model.most <= answers.MOST_AT_ONCE
     assert rung.results.quality_scores["failed"].value == 0 and rung.results.accuracy.value == 1
 
 
 def test_an_endpoint_that_refuses_for_good_is_given_up_after_a_few_tries(task, run, monkeypatch):
-    monkeypatch.setattr(running, "RATE_PAUSE", 0.0001)
+    monkeypatch.setattr(answers, "RATE_PAUSE", 0.0001)
     model = Limited(bears=0)
     with pytest.raises(WorkbookError, match="answered none") as error:
-        run_rung(model, "prompt", toy_rows(4), task, run, latency_rows=0)
-    assert error.value.exit_code == 5 and model.refused == 4 * (1 + running.RATE_RETRIES)
+        ask_rung(model, "prompt", toy_rows(4), task, run, latency_rows=0)
+    assert error.value.exit_code == 5 and model.refused == 4 * (1 + answers.RATE_RETRIES)
 
 
 def test_the_spending_limit_is_of_the_whole_run(tmp_path, run):
     prices = {"models": {"limited": {"input": 1000.0, "output": 1000.0}}}
     task, model = toy_task(tmp_path, data_may_leave=True, prices=prices), Limited(bears=99)
     model.is_loopback, model.count_tokens = False, lambda chat: 5
-    run_rung(
-        model, "prompt", toy_rows(4), task, run, latency_rows=0, max_new_tokens=3, max_cost_usd=0.05
-    )
-    assert sum(row["usd"] for row in store.read_jsonl(run.path("spent.jsonl"))) == pytest.approx(
-        4 * 0.008
-    )
-    with pytest.raises(WorkbookError, match=r"0\.0640 USD in all, more than max_cost_usd=0\.05"):
-        run_rung(
-            model,
-            "zero_shot",
-            toy_rows(4),
-            task,
-            run,
-            latency_rows=0,
-            max_new_tokens=3,
-            max_cost_usd=0.05,
-        )
+    limits = {"latency_rows": 0, "max_new_tokens": 3, "limit_usd": 0.05}
+    ask_rung(model, "prompt", toy_rows(4), task, run, **limits)
+    assert Budget(run).spent == pytest.approx(4 * 0.008) and Budget(run).reserved == 0
+    with pytest.raises(WorkbookError, match=r"max_cost_usd=0\.05; raise it to 0\.0640 or more"):
+        ask_rung(model, "zero_shot", toy_rows(4), task, run, **limits)
 
 
 def test_samples_are_written_where_only_the_owner_reads(task, run):
     rows = toy_rows(3)
-    rung = run_rung(constant(RIGHT), "prompt", rows, task, run)
+    rung = ask_rung(constant(RIGHT), "prompt", rows, task, run)
     path = running.export_samples(run, task, rows, {"prompt": read_answers(run, rung)})
     [first, *_] = store.read_jsonl(path)
     assert set(first) == {"id", "input", "target", "metadata"} and [

@@ -4,18 +4,19 @@ import pytest
 from evaluate_toys import toy_rows, toy_task
 
 from helpers import tasks
-from helpers.evaluate.rungs import (
-    LADDER,
-    available,
-    build_prompts,
-    demonstrations,
-    effort,
-    recall,
-    retrieve,
-)
-from helpers.models.tokens import count_chats
-from helpers.records import Message, WorkbookError
+from helpers.evaluate import rungs
+from helpers.evaluate.retrieval import demonstrations, recall, retrieve
+from helpers.evaluate.rungs import LADDER, available, effort
+from helpers.models import count_chats
+from helpers.records import Asking, Message, WorkbookError
 from helpers.tasks import Article
+
+
+def build_prompts(rung, task, examples, train=(), **changes):
+    """A rung's chats, asked by a record's own defaults or with changes of them."""
+    way = Asking().for_rung(rung, "toy").model_copy(update=changes)
+    return rungs.build_prompts(way, task, examples, train)
+
 
 RATIOS = {"train": 0.65, "validation": 0.12, "test": 0.23}
 
@@ -135,8 +136,8 @@ def test_the_nearest_solved_examples_are_shown_and_the_nearest_comes_last(task):
         "few_shot", task, toy_rows(1, first=117), train, few_shot_k=1, few_shot_pick="nearest"
     )[0]
     assert chat[1].content == "thing number 117" and len(chat) == 4
-    with pytest.raises(WorkbookError, match="choose fixed or nearest"):
-        build_prompts("few_shot", task, toy_rows(1), train, few_shot_pick="best")
+    with pytest.raises(WorkbookError, match="few_shot_pick.*'fixed' or 'nearest'; got 'best'"):
+        Asking.of({"few_shot_pick": "best"})
 
 
 def test_passages_stand_before_the_question_in_solved_examples_too(tmp_path):

@@ -3,10 +3,19 @@ from __future__ import annotations
 import json
 
 import pytest
-from evaluate_toys import RIGHT, constant, right_where, toy_rows, toy_task
+from evaluate_toys import (
+    RIGHT,
+    ask_rung,
+    asking,
+    constant,
+    right_where,
+    session,
+    toy_rows,
+    toy_task,
+)
 
-from helpers import store
-from helpers.evaluate.running import choose_rows, read_answers, run_rung, run_rungs
+from helpers import evaluate, store
+from helpers.evaluate.running import choose_rows, read_answers
 from helpers.evaluate.scorers import score_answer
 from helpers.models import Answer
 from helpers.records import WorkbookError
@@ -14,41 +23,35 @@ from helpers.records import WorkbookError
 
 def test_every_example_has_one_line_and_every_score_can_be_recomputed_from_it(task, run):
     rows = toy_rows(10)
-    rung = run_rung(right_where(lambda i: i % 2, "m"), "zero_shot", rows, task, run)
+    rung = ask_rung(right_where(lambda i: i % 2, "m"), "zero_shot", rows, task, run)
     lines = read_answers(run, rung)
-    assert [line["id"] for line in lines] == [e.id for e in rows]
+    assert [line.id for line in lines] == [e.id for e in rows]
     for example, line in zip(rows, lines, strict=True):
-        again = score_answer(task, example, line["answer"])[0]
-        assert again == {k: v for k, v in line["scores"].items() if k != "failed"}
-        assert set(line) >= {
-            "id",
-            "group",
-            "answer",
-            "scores",
-            "latency_ms",
-            "tokens_in",
-            "tokens_out",
-        }
+        again = score_answer(task, example, line.answer)[0]
+        assert again == {k: v for k, v in line.scores.items() if k != "failed"}
+    written = store.read_jsonl(run.path(rung.answers))
+    fields = {"id", "group", "answer", "scores", "latency_ms", "tokens_in", "tokens_out"}
+    assert all(set(line) >= fields for line in written)
     assert rung.results.accuracy.value == 0.5 and rung.n == 10
 
 
 def test_a_question_is_asked_once(task, run):
     model, rows = constant(RIGHT), toy_rows(7)
-    first = run_rung(model, "prompt", rows, task, run)
+    first = ask_rung(model, "prompt", rows, task, run)
     assert len(model.asked) == 7
-    second = run_rung(model, "prompt", rows, task, run)
+    second = ask_rung(model, "prompt", rows, task, run)
     assert len(model.asked) == 7
     assert first.results.accuracy == second.results.accuracy
 
 
 def test_another_model_prompt_or_length_is_another_question(task, run):
     model, rows = constant(RIGHT), toy_rows(3)
-    run_rung(model, "prompt", rows, task, run)
-    run_rung(model, "zero_shot", rows, task, run)
-    run_rung(model, "prompt", rows, task, run, max_new_tokens=7)
+    ask_rung(model, "prompt", rows, task, run)
+    ask_rung(model, "zero_shot", rows, task, run)
+    ask_rung(model, "prompt", rows, task, run, max_new_tokens=7)
     assert len(model.asked) == 9
     other = constant(RIGHT, "other")
-    run_rung(other, "prompt", rows, task, run)
+    ask_rung(other, "prompt", rows, task, run)
     assert len(other.asked) == 3
 
 
@@ -56,21 +59,21 @@ def test_a_killed_run_goes_on_where_it_stopped(task, run):
     model, rows = constant(RIGHT), toy_rows(80)
     model.fail_after = 40
     with pytest.raises(KeyboardInterrupt):
-        run_rung(model, "prompt", rows, task, run)
+        ask_rung(model, "prompt", rows, task, run)
     model.fail_after = None
     done = len(model.asked)
-    run_rung(model, "prompt", rows, task, run)
+    ask_rung(model, "prompt", rows, task, run)
     assert len(model.asked) - done == 48, "the first chunk of 32 was kept"
 
 
 def test_a_torn_last_line_of_the_cache_is_only_lost_work(task, run, home):
     model, rows = constant(RIGHT), toy_rows(4)
-    run_rung(model, "prompt", rows, task, run)
+    ask_rung(model, "prompt", rows, task, run)
     [file] = (home / "cache" / "answers").iterdir()
     file.write_bytes(file.read_bytes()[:-9])
-    run_rung(model, "prompt", rows, task, run)
+    ask_rung(model, "prompt", rows, task, run)
     assert len(model.asked) == 5
-    run_rung(model, "prompt", rows, task, run)
+    ask_rung(model, "prompt", rows, task, run)
     assert len(model.asked) == 5
     assert sum(1 for line in file.read_text().splitlines() if line.endswith("}}")) == 4
 
@@ -78,12 +81,12 @@ def test_a_torn_last_line_of_the_cache_is_only_lost_work(task, run, home):
 class Flaky:
     """Fails for some questions, as endpoints do."""
 
-    provider, is_loopback, name, fingerprint = "api", True, "flaky", "f"
+    provider, is_loopback, name, spec, fingerprint = "api", True, "flaky", "flaky", "f"
 
     def __init__(self, fails):
         self.fails = fails
 
-    def answer(self, chats, max_new_tokens, schema=None, progress=None):
+    def answer(self, chats, max_new_tokens):
         good = Answer(text=RIGHT, tokens_in=5, tokens_out=3, latency_ms=20, finish="stop")
         bad = Answer(
             text="",
@@ -97,26 +100,26 @@ class Flaky:
 
 
 def test_failed_requests_are_kept_counted_and_wrong(task, run):
-    rung = run_rung(Flaky(lambda i: i < 2), "prompt", toy_rows(8), task, run)
+    rung = ask_rung(Flaky(lambda i: i < 2), "prompt", toy_rows(8), task, run)
     assert rung.results.quality_scores["failed"].value == 0.25
     assert rung.results.accuracy.value == 0.75
     assert rung.results.latency_p50.n == 6
-    lines = read_answers(run, rung)
+    lines = store.read_jsonl(run.path(rung.answers))
     assert [("error" in line) for line in lines] == [True, True] + [False] * 6
     assert "sk-abc" not in json.dumps(lines)
 
 
 def test_a_failed_request_is_asked_again_next_time(task, run):
-    run_rung(Flaky(lambda i: i < 2), "prompt", toy_rows(8), task, run)
+    ask_rung(Flaky(lambda i: i < 2), "prompt", toy_rows(8), task, run)
     assert (
-        run_rung(Flaky(lambda i: False), "prompt", toy_rows(8), task, run).results.accuracy.value
+        ask_rung(Flaky(lambda i: False), "prompt", toy_rows(8), task, run).results.accuracy.value
         == 1
     )
 
 
 def test_a_provider_that_answers_nothing_is_exit_5_and_leaves_no_answers(task, run):
     with pytest.raises(WorkbookError) as error:
-        run_rung(Flaky(lambda i: True), "prompt", toy_rows(3), task, run)
+        ask_rung(Flaky(lambda i: True), "prompt", toy_rows(3), task, run)
     assert error.value.exit_code == 5
     assert not run.path("answers").exists()
 
@@ -131,26 +134,26 @@ class Remote(Flaky):
 def test_text_stays_here_unless_the_task_lets_it_go(tmp_path, run):
     model = Remote(lambda i: False)
     with pytest.raises(WorkbookError, match="data_may_leave"):
-        run_rung(model, "prompt", toy_rows(3), toy_task(tmp_path), run)
+        ask_rung(model, "prompt", toy_rows(3), toy_task(tmp_path), run)
     prices = {"models": {"flaky": {"input": 1.0, "output": 2.0}}}
     open_task = toy_task(tmp_path, data_may_leave=True, prices=prices)
     with pytest.raises(WorkbookError, match="max_cost_usd=0"):
-        run_rung(model, "prompt", toy_rows(3), open_task, run)
+        ask_rung(model, "prompt", toy_rows(3), open_task, run)
     with pytest.raises(WorkbookError, match=r"prices\.models has no entry"):
-        run_rung(
+        ask_rung(
             model,
             "prompt",
             toy_rows(3),
             toy_task(tmp_path, data_may_leave=True),
             run,
-            max_cost_usd=1.0,
+            limit_usd=1.0,
         )
-    rung = run_rung(model, "prompt", toy_rows(3), open_task, run, max_cost_usd=1.0)
+    rung = ask_rung(model, "prompt", toy_rows(3), open_task, run, limit_usd=1.0)
     assert rung.results.cost_per_request.value == pytest.approx((5 * 1 + 3 * 2) / 1e6)
 
 
 def test_latency_and_cost_come_from_single_requests(task, run):
-    results = run_rung(constant(RIGHT), "prompt", toy_rows(40), task, run, latency_rows=8).results
+    results = ask_rung(constant(RIGHT), "prompt", toy_rows(40), task, run, latency_rows=8).results
     assert results.latency_p50.n == results.latency_p95.n == results.cost_per_request.n == 8
     assert results.latency_p50.value == pytest.approx(
         104.5
@@ -177,19 +180,19 @@ def test_an_endpoint_is_timed_on_rows_asked_alone_after_a_warm_up_and_no_row_is_
     task, run
 ):
     model = Endpoint()
-    results = run_rung(model, "prompt", toy_rows(40), task, run, latency_rows=8).results
+    results = ask_rung(model, "prompt", toy_rows(40), task, run, latency_rows=8).results
     assert model.chunks == [1] * 40
     assert results.latency_p95.n == 8 and results.latency_p95.high == 20, (
         "neither the warm-up nor the crowd counts"
     )
     assert results.cost_per_request.value == pytest.approx(0.020 * 0.36 / 3600)
-    assert run_rung(model, "prompt", toy_rows(40), task, run, latency_rows=8).results == results
+    assert ask_rung(model, "prompt", toy_rows(40), task, run, latency_rows=8).results == results
     assert len(model.chunks) == 40, "nothing is asked again"
 
 
 def test_latency_can_be_left_out(task, run):
     assert (
-        run_rung(Endpoint(), "prompt", toy_rows(4), task, run, latency_rows=0).results.latency_p95.n
+        ask_rung(Endpoint(), "prompt", toy_rows(4), task, run, latency_rows=0).results.latency_p95.n
         == 0
     )
 
@@ -207,17 +210,17 @@ def test_rows_are_chosen_from_one_part_and_more_rows_keep_the_earlier_ones():
 
 def test_validation_answers_stay_when_the_test_part_is_asked(task, run):
     model = constant(RIGHT)
-    first = run_rung(model, "prompt", toy_rows(3, "validation"), task, run)
-    second = run_rung(model, "prompt", toy_rows(4, "test"), task, run)
+    first = ask_rung(model, "prompt", toy_rows(3, "validation"), task, run)
+    second = ask_rung(model, "prompt", toy_rows(4, "test"), task, run)
     assert first.answers != second.answers
     assert len(read_answers(run, first)) == 3 and len(read_answers(run, second)) == 4
 
 
 def test_each_rung_says_one_line_when_it_starts_and_one_when_it_is_done(task, run):
     said: list[str] = []
-    found = run_rungs(
-        constant(RIGHT), ["zero_shot", "rag"], toy_rows(3), task, run, say=said.append
-    )
+    model = constant(RIGHT)
+    ways = [asking("zero_shot", model), asking("rag", model)]
+    found = evaluate.ask_ladder(ways, toy_rows(3), session(task, run, model, say=said.append))
     assert [r.name for r in found] == ["zero_shot"]
     assert len(said) == 3 and "rag: left out" in said[0] and "accuracy 1.000 [" in said[2]
     assert "thing number" not in "".join(said)
@@ -225,10 +228,10 @@ def test_each_rung_says_one_line_when_it_starts_and_one_when_it_is_done(task, ru
 
 def test_a_task_judged_by_people_has_an_accuracy_of_no_rows(tmp_path, run):
     task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="human")
-    results = run_rung(constant("x"), "zero_shot", toy_rows(3), task, run).results
+    results = ask_rung(constant("x"), "zero_shot", toy_rows(3), task, run).results
     assert results.accuracy.n == 0 and results.format_compliance.value == 1
 
 
 def test_results_are_plain_json(task, run):
-    rung = run_rung(constant(RIGHT), "zero_shot", toy_rows(3), task, run)
+    rung = ask_rung(constant(RIGHT), "zero_shot", toy_rows(3), task, run)
     assert json.loads(store.dumps(rung))["results"]["accuracy"]["value"] == 1

@@ -3,28 +3,36 @@ from __future__ import annotations
 import re
 
 import pytest
-from evaluate_toys import RIGHT, WRONG, constant, right_where, toy_rows, toy_task
+from evaluate_toys import (
+    RIGHT,
+    WRONG,
+    ask_rung,
+    asking,
+    constant,
+    measure,
+    right_where,
+    session,
+    toy_rows,
+    toy_task,
+)
 
 from helpers import decide, evaluate
 from helpers.show import decide as ladder_views
 from helpers.show import evaluate as views
 
-CARD = {"provider": "local", "base_model": "toy", "version": "t1-00000000", "fingerprints": {}}
-
 
 @pytest.fixture(autouse=True)
-def quiet_pictures(monkeypatch):
+def quiet_pictures(prints):
     import matplotlib
 
     matplotlib.use("Agg")
-    monkeypatch.setattr("helpers.models.template_fingerprints", lambda *a: {})
 
 
 @pytest.fixture
 def measured(task, run):
     rows = toy_rows(40)
-    models = right_where(lambda i: i % 3, "base"), constant(RIGHT, "tuned")
-    return rows, evaluate.evaluate_fine_tuned_model(*models, rows, task, run, card=CARD)
+    base, tuned = right_where(lambda i: i % 3, "base"), constant(RIGHT, "tuned")
+    return rows, measure(task, run, tuned, base, rows)
 
 
 def overlaps(figure):
@@ -74,9 +82,9 @@ def test_headless_tables_hold_no_example_text(measured, run, monkeypatch):
 
 
 def test_flips_show_losses_first(task, run):
-    models = right_where(lambda i: i < 5, "b"), right_where(lambda i: i > 2, "t")
+    base, tuned = right_where(lambda i: i < 5, "b"), right_where(lambda i: i > 2, "t")
     rows = toy_rows(10)
-    evaluation = evaluate.evaluate_fine_tuned_model(*models, rows, task, run, card=CARD)
+    evaluation = measure(task, run, tuned, base, rows)
     answers = evaluate.read_answers(run, evaluation.rung("fine_tuned"))
     table = views.flip_table(evaluation, rows, answers, answers, show_text=True)
     assert re.findall(r"</span> (\w+) ·", table.data) == ["lost"] * 3 + ["gained"] * 5
@@ -89,7 +97,9 @@ def test_a_task_without_fixed_choices_gets_a_sentence_instead_of_a_matrix(tmp_pa
 
 def test_every_table_of_the_decision_says_what_it_rests_on(task, run):
     examples = toy_rows(40, "validation") + toy_rows(150, "test", 40)
-    rungs = evaluate.run_rungs(constant(WRONG), ["zero_shot", "prompt"], examples[:40], task, run)
+    model = constant(WRONG)
+    ways = [asking("zero_shot", model), asking("prompt", model)]
+    rungs = evaluate.ask_ladder(ways, examples[:40], session(task, run, model))
     screening = decide.screen(
         task, **dict.fromkeys(decide.Screening.model_fields.keys() - {"warnings"}, False)
     )
@@ -118,22 +128,24 @@ def test_a_click_in_the_blind_table_is_kept_and_feeds_the_same_paired_test(tmp_p
     task = toy_task(
         tmp_path, schema=None, scored_fields=[], accuracy_from="human", targets={"accuracy": 0.2}
     )
-    rows = toy_rows(12)
-    models = constant("a poor answer", "base"), constant("a good answer", "tuned")
-    evaluation = evaluate.evaluate_fine_tuned_model(*models, rows, task, run, card=CARD)
+    rows = toy_rows(40)
+    base, tuned = constant("a poor answer", "base"), constant("a good answer", "tuned")
+    evaluation = measure(task, run, tuned, base, rows)
     assert evaluation.verdict == "inconclusive" and evaluation.ratings.rated == 0
     answers = {r.name: evaluate.read_answers(run, r) for r in evaluation.rungs}
     pairs = evaluate.blind_table(rows, answers["fine_tuned"], answers["prompt"])
     box = views.rating_table(evaluation, pairs, run, True, evaluate.write_ratings)
     for pair, buttons in zip(pairs, box.children[2::2], strict=True):
         buttons.value = "A" if pair["A"] == "a good answer" else "B"
-    again = evaluate.evaluate_fine_tuned_model(*models, rows, task, run, card=CARD)
-    assert again.ratings.rated == 24 and again.comparison["accuracy"].gained == 12
+    again = measure(task, run, tuned, base, rows)
+    assert again.ratings.rated == 80 and again.comparison["accuracy"].gained == 40
     assert again.verdict == "pass" and again.fine_tuned_model.accuracy.value == 1
 
 
 def test_a_learning_curve_is_drawn_with_its_target(task, run):
-    rungs = {p: evaluate.run_rung(right_where(lambda i, k=k: i % k, f"m{p}"), "prompt", toy_rows(30), task, run)
-             for p, k in ((25, 2), (50, 3), (100, 5))}  # fmt: skip
+    rungs = {}
+    for percent, k in ((25, 2), (50, 3), (100, 5)):
+        model = right_where(lambda i, k=k: i % k, f"m{percent}")
+        rungs[percent] = ask_rung(model, "prompt", toy_rows(30), task, run)
     figure = views.learning_curve(rungs, task.targets)
     assert overlaps(figure) == [] and "target 50%" in [t.get_text() for t in figure.axes[0].texts]
