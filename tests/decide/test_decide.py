@@ -98,10 +98,10 @@ def everything(n_test=100):
     return toy_rows(60, "validation") + toy_rows(200, "train", 60) + toy_rows(n_test, "test", 260)
 
 
-def measured(model, task, run, examples, names=("zero_shot", "prompt", "few_shot")):
+def measured(model, task, run, examples, names=("zero_shot", "prompt", "few_shot"), **changes):
     train = [example for example in examples if example.part == "train"]
     rows = evaluate.choose_rows(examples, "validation", 60)
-    ways = evaluate.ways_to_ask(list(names), Asking(), task, model)
+    ways = evaluate.ways_to_ask(list(names), Asking(**changes), task, model)
     return evaluate.ask_ladder(ways, rows, session(task, run, model, train=train))
 
 
@@ -186,7 +186,16 @@ def test_decision_json_is_as_its_readers_know_it(task, run):
     assert set(written["plan"]) >= {"owner", "cadence", "review_on"}
     assert "thing number" not in json.dumps(written)
     assert run.load(Decision) == decision
-    assert run.load(Decision).asking("few_shot").few_shot_k == 3
+
+
+def test_the_decision_says_how_each_rung_was_asked(task, run):
+    examples = everything()
+    rungs = measured(constant(WRONG), task, run, examples, few_shot_k=6, max_new_tokens=77)
+    run.save(decide(task, rungs, examples, screening(), run, Choices()))
+    asking = run.load(Decision).asking("few_shot")
+    assert (asking.few_shot_k, asking.max_new_tokens, asking.style) == (6, 77, "full")
+    with pytest.raises(WorkbookError, match="asked zero_shot, prompt, few_shot, not rag"):
+        run.load(Decision).asking("rag")
 
 
 def test_training_against_advice_is_recorded(task, run):

@@ -11,6 +11,7 @@ from helpers.records import Estimate, EvalResults, Finding, Health, WorkbookErro
 from helpers.registry import FineTuneLifecycleManager
 from helpers.registry.database import open_registry
 from helpers.registry.versions import row_of, switch, update
+from helpers.show import monitor as views
 
 GOOD = '{"category":"KE","priority":"P2","product":"cam","action":"swap"}'
 BROKEN = "Sure! I think this is category KE."
@@ -205,6 +206,11 @@ def test_the_shipped_log_says_that_it_is_a_simulation(task):
     result = health(task)
     assert result.simulated
     assert "feedback_mean" in result.reasons  # a fall in the third week was put into it
+    table = views.checks_table(result)
+    assert "SIMULATED" in table.caption
+    assert table.data["verdict"].iloc[0] == "retrain"
+    figure = views.daily_quality(monitor.daily(task, monitor.read_live(task)), result)
+    assert "SIMULATED" in figure.axes[0].get_title(loc="left")
 
 
 def test_unreadable_lines_are_counted_and_doubled_requests_count_once(task):
