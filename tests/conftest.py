@@ -1,1 +1,3 @@
-"""Makes tests/record_toys.py importable from every folder of tests."""
+"""Makes record_toys.py and run_toys.py importable from every folder of tests."""
+
+from run_toys import driver, toys  # noqa: F401 (fixtures)

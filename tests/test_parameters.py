@@ -1,23 +1,25 @@
+"""The vocabulary of parameters, and what of a profile or a command line is refused."""
+
 from pathlib import Path
 
 import pytest
 
+from helpers import parameters
 from helpers.records import WorkbookError
-from helpers.run import parameters
 
 
 @pytest.fixture
-def settle(toys, tmp_path: Path):
+def resolve(toys, tmp_path: Path):
     def call(text: str, *overrides: str) -> dict:
         path = tmp_path / "p.yaml"
         path.write_text(text)
-        return parameters.settle(parameters.load_profile(str(path)), overrides)
+        return parameters.resolve(parameters.load_profile(str(path)), overrides)
 
     return call
 
 
-def test_1e_minus_4_is_a_float_and_a_date_is_a_text(settle):
-    assert settle("epochs: 1e-4\nrun_id: 2026-11-22\n") == {"epochs": 1e-4, "run_id": "2026-11-22"}
+def test_1e_minus_4_is_a_float_and_a_date_is_a_text(resolve):
+    assert resolve("epochs: 1e-4\nrun_id: 2026-11-22\n") == {"epochs": 1e-4, "run_id": "2026-11-22"}
 
 
 @pytest.mark.parametrize(
@@ -37,14 +39,14 @@ def test_1e_minus_4_is_a_float_and_a_date_is_a_text(settle):
         ("a: [1\n", "p.yaml, line 2: expected"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_file_line_and_remedy(settle, text, said):
+def test_what_cannot_be_meant_is_refused_with_file_line_and_remedy(resolve, text, said):
     with pytest.raises(WorkbookError, match=said.replace("[", r"\[")) as caught:
-        settle(text)
+        resolve(text)
     assert caught.value.exit_code == 2
 
 
-def test_overrides_are_yaml_but_a_text_stays_a_text(settle):
-    values = settle(
+def test_overrides_are_yaml_but_a_text_stays_a_text(resolve):
+    values = resolve(
         "seed: 1\n", "seed=3", "run_id=20261122", "epochs=1e-4", "time_limits={04_evaluate: 2}"
     )
     assert values == {
@@ -54,13 +56,13 @@ def test_overrides_are_yaml_but_a_text_stays_a_text(settle):
         "time_limits": {"04_evaluate": 2.0},
     }
     with pytest.raises(WorkbookError, match="-p: epochs should be float"):
-        settle("", "epochs=abc")
+        resolve("", "epochs=abc")
 
 
-def test_a_name_must_belong_to_a_notebook_of_the_run(settle, toys):
+def test_a_name_must_belong_to_a_notebook_of_the_run(resolve, toys):
     with pytest.raises(WorkbookError, match="unknown parameter 'nowhere'"):
-        settle("nowhere: 1\n")
-    assert settle("notebooks: [04_evaluate]\nseed: 1\n")["seed"] == 1
+        resolve("nowhere: 1\n")
+    assert resolve("notebooks: [04_evaluate]\nseed: 1\n")["seed"] == 1
 
 
 def test_a_short_notebook_name_must_be_unmistakable():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from helpers.records import Record
+from helpers.records import Allowance, Finding
 from helpers.show import COLOURS, table
 
 if TYPE_CHECKING:
@@ -22,14 +22,18 @@ STEPS = {
 }
 
 
-def checks_table(checks: Sequence[Record]) -> Styler:
+def checks_table(checks: Sequence[Finding]) -> Styler:
     """What the doctor found, one check a row."""
-    return table(checks, "This machine", ["name", "status", "found", "remedy"])
+    columns = ["name", "verdict", "severity", "evidence", "remedy"]
+    return table(checks, "This machine", columns)
 
 
-def budget_table(lines: Sequence[Any]) -> Styler:
+def budget_table(allowances: Sequence[Allowance]) -> Styler:
     """What the tutorial may use, and what it uses."""
-    return table(lines, "The tutorial's budget")
+    rows = []
+    for allowance in allowances:
+        rows.append(allowance.model_dump() | {"kept": "yes" if allowance.kept else "no"})
+    return table(rows, "The tutorial's budget")
 
 
 def workbook_map() -> Figure:

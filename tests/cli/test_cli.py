@@ -1,3 +1,5 @@
+"""`workbook …` as a program: what it prints, and its exit codes."""
+
 from __future__ import annotations
 
 import json
@@ -9,6 +11,9 @@ import time
 import pytest
 
 from helpers import store
+
+
+HEAVY = {"torch", "transformers", "pandas", "pydantic", "yaml"}
 
 
 @pytest.fixture
@@ -33,19 +38,16 @@ def workbook(tmp_path):
 
 
 def test_help_imports_nothing_heavy_and_is_quick(workbook):
-    heavy = "import sys; from helpers import cli; cli._parser(); bad = {'torch', 'transformers', 'pandas', 'pydantic', 'yaml'}"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", heavy + " & set(sys.modules); assert not bad, bad"]
-        ).returncode
-        == 0
-    )
+    look = "import sys; from helpers import cli; cli._parser(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)
+    assert "helpers.cli" in done.stdout.split()
+    assert not HEAVY & set(done.stdout.split())
     times = []
     for _ in range(3):
         started = time.monotonic()
         assert workbook("--help").returncode == 0
         times.append(time.monotonic() - started)
-    assert min(times) < 0.5
+    assert min(times) < 0.1 if os.getloadavg()[0] < 1 else min(times) < 0.5
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,9 @@ def test_doctor_says_what_it_found_and_whether_that_is_enough(workbook):
         "gpu",
         "lock",
     } <= set(names)
-    assert all(check["remedy"] for check in names.values() if check["status"] == "missing")
+    fatal = [c for c in names.values() if c["verdict"] == "fail" and c["severity"] == "critical"]
+    assert report["ready"] == (not fatal) and all(check["remedy"] for check in fatal)
+    assert all(check["evidence"] for check in names.values())
     assert "python" in workbook("doctor").stdout
 
 
@@ -85,6 +89,7 @@ def test_doctor_says_what_it_found_and_whether_that_is_enough(workbook):
         (("run", "smoke", "--only", "03"), "names 2 notebooks"),
         (("run", "smoke", "-p", "task=/nowhere"), "workbook new"),
         (("registry", "show", "nothing"), "nothing"),
+        (("registry", "reevaluate", "nothing", "--max-cost-usd", "2.5"), "nothing"),
     ],
 )
 def test_a_mistake_is_exit_2_and_one_message(workbook, tmp_path, arguments, said):

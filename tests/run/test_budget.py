@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
-from helpers import retrain, store, tasks
-from helpers.run import machine
-from helpers.parameters import NOTEBOOKS, RUN_LEVEL, load_profile, settle
+from helpers import tasks
+from helpers.parameters import known_parameters, load_profile, resolve
+from helpers.records import Allowance, Asking
+from helpers.run import tutorial_budget
 
 
 @pytest.fixture(scope="module")
 def values() -> dict:
     """The tutorial's parameters: the notebooks' defaults, and what the profile changes."""
-    cells = [store.declared_parameters(store.NOTEBOOKS / f"{name}.ipynb") for name in NOTEBOOKS]
-    return (
-        {k: v for cell in cells for k, v in cell.items()}
-        | RUN_LEVEL
-        | settle(load_profile("tutorial"))
-    )
+    return known_parameters() | resolve(load_profile("tutorial"))
 
 
 @pytest.fixture(scope="module")
-def lines(values: dict) -> dict:
-    names = [
-        "task",
-        "base_model",
-        "seed",
-        "split_ratios",
-        "few_shot_k",
-        "rag_k",
-        "max_validation_rows",
-        "max_train_tokens",
-    ]
-    return {
-        line["what"]: line
-        for line in retrain.tutorial_budget(**{name: values[name] for name in names})
-    }
+def lines(values: dict) -> dict[str, Allowance]:
+    names = ("task", "seed", "split_ratios", "max_validation_rows", "max_train_tokens")
+    asking = Asking.of(values).for_rung("prompt", values["base_model"])
+    budget = tutorial_budget(asking=asking, **{name: values[name] for name in names})
+    return {line.what: line for line in budget}
 
 
 def test_the_tutorial_keeps_its_budget(lines):
@@ -51,17 +39,15 @@ def test_the_tutorial_keeps_its_budget(lines):
         "test, a rung": 120,
         "training, all epochs": 60_000,
     }
-    assert {what: line["limit"] for what, line in lines.items()} == limits
+    assert {what: line.limit for what, line in lines.items()} == limits
     assert not [
-        line
-        for line in lines.values()
-        if line["largest"] > limits[line["what"]] or line["kept"] != "yes"
+        line for line in lines.values() if line.largest > limits[line.what] or not line.kept
     ]
-    assert lines["test, a rung"]["largest"] >= 100, "enough rows to decide by"
+    assert lines["test, a rung"].largest >= 100, "enough rows to decide by"
 
 
 def test_the_longest_right_answer_fits_into_what_may_be_generated(lines, values):
-    assert lines["answer"]["largest"] < values["max_new_tokens"] <= 40, (
+    assert lines["answer"].largest < values["max_new_tokens"] <= 40, (
         "one token more ends the answer"
     )
 
@@ -71,13 +57,11 @@ def test_01_asks_the_rungs_whose_length_is_known(lines, values):
 
 
 def test_a_budget_that_is_not_kept_says_so(values, monkeypatch):
-    monkeypatch.setattr(machine, "PROMPT", 10)
+    monkeypatch.setattr(importlib.import_module("helpers.run.doctor"), "PROMPT", 10)
     ratios = {"train": 0.2, "validation": 0.4, "test": 0.4}
-    found = {
-        x["what"]: x["kept"]
-        for x in retrain.tutorial_budget(values["task"], "tiny", 7, ratios, 3, 1, 0, 0)
-    }
-    assert {what for what, kept in found.items() if kept == "no"} == {
+    asking = Asking(model="tiny", few_shot_k=3, rag_k=1)
+    budget = tutorial_budget(values["task"], asking, 7, ratios, 0, 0)
+    assert {line.what for line in budget if not line.kept} == {
         "prompt, zero_shot",
         "prompt, prompt",
         "validation, a rung",

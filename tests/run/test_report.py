@@ -9,18 +9,25 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import record_toys
+from run_toys import writing
 
 from helpers import registry, store
-from helpers.records import WorkbookError
+from helpers.records import RunRecord, WorkbookError
 from helpers.run import ending, flow, report
 
-PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
-SHOW = f"from IPython.display import Image, display\nimport base64\ndisplay(Image(base64.b64decode({PNG!r})))"
+PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5E"
+    "rkJggg=="
+)
+SHOW = f"""import base64
+from IPython.display import Image, display
+display(Image(base64.b64decode({PNG!r})))"""
 
 
 @pytest.fixture
 def go(toys, tmp_path: Path):
-    def call(**options) -> dict:
+    def call(**options) -> RunRecord:
         return flow.run(str(tmp_path / "toy.yaml"), **({"run_id": "r", "only": "04"} | options))
 
     return call
@@ -57,7 +64,7 @@ def test_a_failure_leaves_a_page_and_a_digest_that_say_where_why_and_what_next(
     toys(nb04=["print('half way <b>')", "1 / 0"])
     record = go()
     digest, event = told[0]
-    assert event == f"r@{record['started_at']}"
+    assert event == f"r@{record.started_at.isoformat()}"
     for said in (
         "exit 1",
         "where: 04_evaluate",
@@ -82,9 +89,8 @@ def test_a_failure_leaves_a_page_and_a_digest_that_say_where_why_and_what_next(
 
 def test_a_success_has_its_figures_and_tells_nobody(go, toys, monkeypatch):
     monkeypatch.setattr(registry, "notify", lambda *told: pytest.fail("nobody asked"))
-    done = "from helpers import store\nstore.open_run(run_id).write('health.json', {'verdict': 'ok', 'reasons': []})"
-    toys(nb06=[SHOW, done])
-    assert go(only="06")["exit_code"] == 0
+    toys(nb06=[SHOW, writing(record_toys.health())])
+    assert go(only="06").exit_code == 0
     page = store.Run("r").path("report.html").read_text()
     assert (
         PNG in page and "What failed" not in page and "http" not in page.replace("http-equiv", "")
@@ -93,7 +99,7 @@ def test_a_success_has_its_figures_and_tells_nobody(go, toys, monkeypatch):
 
 def test_a_report_that_cannot_be_made_fails_no_run(go, monkeypatch):
     monkeypatch.setattr(report, "page", lambda *told: 1 / 0)
-    assert go()["exit_code"] == 0
+    assert go().exit_code == 0
 
 
 def test_the_heartbeat_says_start_and_how_it_ended(go, toys, beats):
@@ -110,7 +116,7 @@ def test_the_heartbeat_says_start_and_how_it_ended(go, toys, beats):
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "no url", "http://[broken"])
 def test_a_heartbeat_that_nobody_hears_costs_no_run(go, monkeypatch, url):
     monkeypatch.setenv("WORKBOOK_HEARTBEAT_URL", url)
-    assert go()["exit_code"] == 0
+    assert go().exit_code == 0
 
 
 def test_keys_and_addresses_reach_nothing_that_a_run_leaves(go, toys, monkeypatch):
@@ -120,11 +126,11 @@ def test_keys_and_addresses_reach_nothing_that_a_run_leaves(go, toys, monkeypatc
     texts = [*planted.values(), "ann.lee@example.org", "sk-abcdefghijklmnop1234"]
     told: list[str] = []
     monkeypatch.setattr(registry, "notify", lambda text, event_id: told.append(text))
-    said = "' '.join([os.environ['SOME_API_KEY'], os.environ['WORKBOOK_NOTIFY_URLS'], 'ann.lee@' + 'example.org', 'sk-abc' + "
-    said += "'defghijklmnop1234'])"
+    said = "' '.join([os.environ['SOME_API_KEY'], os.environ['WORKBOOK_NOTIFY_URLS'],"
+    said += " 'ann.lee@' + 'example.org', 'sk-abc' + 'defghijklmnop1234'])"
     toys(nb04=[f"import os\nprint({said})", f"raise ValueError({said})"])
     record = go(tell=told.append)
-    assert record["exit_code"] == 1 and told
+    assert record.exit_code == 1 and told
     written = [p.read_text() for p in store.home().rglob("*") if p.is_file() and p.suffix != ".db"]
     for text in texts:
         assert not [where for where in [*written, *told] if text in where], text
@@ -144,7 +150,7 @@ def test_a_kill_in_the_middle_leaves_no_key_in_the_copy_either(
     process.communicate()
     assert "very-secret-value" not in copy.read_text() and json.loads(copy.read_text())
     toys()
-    assert go()["exit_code"] == 0
+    assert go().exit_code == 0
 
 
 def test_causes_are_known_for_every_code():

@@ -1,14 +1,16 @@
-"""The last lines of a run: the verdict, numbers with intervals, each reason, where to look and what to do next."""
+"""The last lines of a run: verdict, numbers with intervals, reasons, where to look, what next."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from retrain_toys import CONTENT
+import record_toys
+from run_toys import ARTIFACTS
 
 from helpers import store
 from helpers.parameters import NOTEBOOKS
+from helpers.records import RunRecord
 from helpers.run.summary import summary
 
 LONG = "better_than_cheaper_rung: " + "accuracy +0.020 [-0.050, +0.090] n=97 against few_shot; " * 6
@@ -19,30 +21,19 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> store.Run:
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
     made = store.open_run("r")
     reasons = [f"rule_{k}: line one\nand line two" for k in range(8)] + [LONG]
-    held = {
-        "verdict": "fail",
-        "promoted": False,
-        "target": "production",
-        "version": "r-1",
-        "reasons": reasons,
-    }
-    for name, value in (CONTENT | {"promotion.json": held}).items():
-        made.write(name, value)
+    held = record_toys.promotion(
+        verdict="fail", promoted=False, target="production", version="r-1", reasons=reasons
+    )
+    for artifact in (*ARTIFACTS, held):
+        made.save(artifact)
     store.write_text(made.path("notebooks/04_evaluate.ipynb"), "{}")
     return made
 
 
 def record(
     run: store.Run, code: int, reason: str, names: tuple[str, ...] = tuple(NOTEBOOKS)
-) -> dict:
-    entries = [{"name": name, "status": "finished", "seconds": 2.0} for name in names]
-    return {
-        "run_id": run.id,
-        "status": "finished",
-        "exit_code": code,
-        "reason": reason,
-        "notebooks": entries,
-    }
+) -> RunRecord:
+    return record_toys.run_record(run.id, *names, exit_code=code, reason=reason)
 
 
 def test_every_reason_of_the_gate_has_a_readable_line_of_its_own(run):

@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from retrain_toys import CONTENT
+import record_toys
 
 from helpers import store
 from helpers.parameters import NOTEBOOKS
+from helpers.records import Artifact, DatasetPointer
 
 PARAMETERS = """run_id: str = "dev"
 task: str = "support_triage"
@@ -21,8 +22,36 @@ show_text: bool = True
 base_model: str = "embedded"
 epochs: float = 3.0
 seed: int = 7
+max_age_days: int = 90
+min_feedback_score: float = 4.0
 """
-TASK = "name: toy\ninstructions: {full: Answer briefly.}\noutput: {text: true}\ntargets: {accuracy: 0.5}\n"
+TASK = """name: toy
+instructions: {full: Answer briefly.}
+output: {text: true}
+targets: {accuracy: 0.5}
+"""
+# what each toy notebook writes when all goes well
+ARTIFACTS: tuple[Artifact, ...] = (
+    record_toys.environment(),
+    record_toys.decision(),
+    DatasetPointer(version="v1", fingerprint="f"),
+    record_toys.trained_model(),
+    record_toys.evaluation(),
+    record_toys.promotion(),
+    record_toys.health(),
+)
+
+
+def writing(artifact: Artifact) -> str:
+    """A cell that writes this artifact into its run."""
+    kind = type(artifact).__name__
+    content = artifact.model_dump(mode="json")
+    lines = (
+        "from helpers import store",
+        f"from helpers.records import {kind}",
+        f"store.open_run(run_id).save({kind}.model_validate({content!r}))",
+    )
+    return "\n".join(lines)
 
 
 def notebook(cells: list[str], parameters: str = PARAMETERS) -> str:
@@ -44,7 +73,10 @@ def notebook(cells: list[str], parameters: str = PARAMETERS) -> str:
 
 @pytest.fixture
 def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Eight toy notebooks and a profile `toy`; call it with NAME=[cells] to change some, or content={artifact: …}."""
+    """Eight toy notebooks and a profile `toy`; call it to write some of them anew.
+
+    `nbNAME=[cells]` changes what one does, `artifacts=[record, …]` what the others write.
+    """
     folder, home = tmp_path / "notebooks", tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("WORKBOOK_HOME", str(home))
@@ -56,19 +88,15 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     )
     (tmp_path / "toy.yaml").write_text(f"seed: 8  # a profile\ntask: {tmp_path}/task\n")
 
-    def write(content: dict[str, dict] | None = None, **changed: list[str]) -> None:
+    def write(artifacts: Iterable[Artifact] = (), **changed: list[str]) -> None:
         versions = home / "datasets" / "v1"
         versions.mkdir(parents=True, exist_ok=True)
         (versions / "manifest.json").write_text("{}")
+        to_write = {type(artifact): artifact for artifact in (*ARTIFACTS, *artifacts)}
         for name in NOTEBOOKS:
-            artifact = NOTEBOOKS[name].artifact
-            value = (CONTENT | (content or {}))[artifact]
-            done = (
-                f"from helpers import store\nstore.open_run(run_id).write({artifact!r}, {value!r})"
-            )
-            (folder / f"{name}.ipynb").write_text(
-                notebook(changed.get("nb" + name[:3].rstrip("_"), [done]))
-            )
+            short = "nb" + name[:3].rstrip("_")
+            cells = changed.get(short, [writing(to_write[NOTEBOOKS[name].writes])])
+            (folder / f"{name}.ipynb").write_text(notebook(cells))
 
     write()
     return write
@@ -80,7 +108,8 @@ def driver(tmp_path: Path) -> Callable[..., subprocess.Popen]:
     script = tmp_path / "driver.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom helpers import cli, store\n"
-        f"store.NOTEBOOKS = Path({str(tmp_path / 'notebooks')!r})\nsys.exit(cli.main(sys.argv[1:]))\n"
+        f"store.NOTEBOOKS = Path({str(tmp_path / 'notebooks')!r})\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
     )
 
     def start(*arguments: str) -> subprocess.Popen:
