@@ -55,7 +55,7 @@ def test_the_model_behind_a_rung_is_found_again_for_the_test_part(task, run):
     asked = {way.rung: where.model_of(run.load(Decision).asking(way.rung)) for way in ways}
     assert asked == {"prompt": base, "prompt@strong-1.5b": strong}
     assert ladder.label("org/big at http://127.0.0.1:9/v1") == "big"
-    with pytest.raises(WorkbookError, match="asked prompt, prompt@strong-1.5b, not prompt@gone"):
+    with pytest.raises(WorkbookError, match=r"asked prompt, prompt@strong-1\.5b, not prompt@gone"):
         run.load(Decision).asking("prompt@gone")
 
 
@@ -135,7 +135,7 @@ def test_what_01_chose_is_what_04_asks(task, run, prints):
 
 
 def test_what_was_chosen_in_01_is_what_04_asks(tmp_path, run, prints):
-    """Whatever a prompt can be made of: the best rung's chats on the test part are those of 01's choice."""
+    """The best rung's chats about the test part are made of all that 01 chose."""
     (tmp_path / "knowledge").mkdir()
     (tmp_path / "knowledge" / "thing.md").write_text("Every thing is red.")
     task, base = toy_task(tmp_path), constant(WRONG, "base")

@@ -136,7 +136,7 @@ def test_the_nearest_solved_examples_are_shown_and_the_nearest_comes_last(task):
         "few_shot", task, toy_rows(1, first=117), train, few_shot_k=1, few_shot_pick="nearest"
     )[0]
     assert chat[1].content == "thing number 117" and len(chat) == 4
-    with pytest.raises(WorkbookError, match="few_shot_pick.*'fixed' or 'nearest'; got 'best'"):
+    with pytest.raises(WorkbookError, match=r"few_shot_pick.*'fixed' or 'nearest'; got 'best'"):
         Asking.of({"few_shot_pick": "best"})
 
 

@@ -68,7 +68,7 @@ def test_flips_of_a_paired_difference_add_up():
 def test_without_rows_nothing_is_known():
     estimate, _, _ = statistics.paired_difference([], [])
     assert (estimate.low, estimate.high, estimate.n) == (-1, 1, 0)
-    assert statistics.verdict(estimate, 0.0) == "inconclusive"
+    assert statistics.verdict_against(estimate, 0.0) == "inconclusive"
     assert statistics.proportion([]).n == 0
 
 
@@ -98,7 +98,7 @@ def test_the_same_answers_differ_by_nothing_for_sure_only_with_rows():
 )
 def test_a_verdict_looks_at_bounds_and_a_tie_with_the_threshold_is_no_gain(low, high, verdict):
     assert (
-        statistics.verdict(Estimate(value=(low + high) / 2, low=low, high=high, n=9), 0.0)
+        statistics.verdict_against(Estimate(value=(low + high) / 2, low=low, high=high, n=9), 0.0)
         == verdict
     )
 
@@ -138,11 +138,18 @@ def test_quantiles_of_few_or_equal_values_stay_finite():
     assert statistics.quantile([5.0] * 8, 0.95).high == 5
 
 
-@pytest.mark.parametrize(("metric", "low", "high", "met"), [
-    ("accuracy", 0.5, 0.7, "yes"), ("accuracy", 0.4, 0.7, "undecided"), ("accuracy", 0.1, 0.49, "no"),
-    ("accuracy", 0.1, 0.5, "undecided"),
-    ("latency_p95", 0.1, 0.5, "yes"), ("latency_p95", 0.4, 0.6, "undecided"), ("latency_p95", 0.51, 0.6, "no"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("metric", "low", "high", "met"),
+    [
+        ("accuracy", 0.5, 0.7, "pass"),
+        ("accuracy", 0.4, 0.7, "undecided"),
+        ("accuracy", 0.1, 0.49, "fail"),
+        ("accuracy", 0.1, 0.5, "undecided"),
+        ("latency_p95", 0.1, 0.5, "pass"),
+        ("latency_p95", 0.4, 0.6, "undecided"),
+        ("latency_p95", 0.51, 0.6, "fail"),
+    ],
+)
 def test_targets_are_met_by_the_bound_that_hurts(metric, low, high, met):
     assert (
         statistics.target_met(

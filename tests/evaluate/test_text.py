@@ -8,6 +8,7 @@ from evaluate_toys import toy_rows, toy_task
 
 from helpers.evaluate import text
 from helpers.evaluate.scorers import score_answer
+from helpers.models import embeddings
 from helpers.records import Message, WorkbookError
 
 
@@ -114,10 +115,10 @@ def test_a_tolerance_that_is_no_number_is_named():
 )
 def test_a_missing_extra_is_named(monkeypatch, spec, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    text._embedder.cache_clear()
+    embeddings._packaged_model.cache_clear()
     with pytest.raises(WorkbookError, match=rf"\[{extra}\]"):
         text.scorer(spec)(example("a"), "b")
-    text._embedder.cache_clear()
+    embeddings._packaged_model.cache_clear()
 
 
 def test_a_scorer_of_a_fields_task_stands_beside_its_accuracy(tmp_path):

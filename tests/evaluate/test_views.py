@@ -17,6 +17,7 @@ from evaluate_toys import (
 )
 
 from helpers import decide, evaluate
+from helpers.records import Screening
 from helpers.show import decide as ladder_views
 from helpers.show import evaluate as views
 
@@ -101,9 +102,9 @@ def test_every_table_of_the_decision_says_what_it_rests_on(task, run):
     ways = [asking("zero_shot", model), asking("prompt", model)]
     rungs = evaluate.ask_ladder(ways, examples[:40], session(task, run, model))
     screening = decide.screen(
-        task, **dict.fromkeys(decide.Screening.model_fields.keys() - {"warnings"}, False)
+        task, **dict.fromkeys(Screening.model_fields.keys() - {"warnings"}, False)
     )
-    found = decide.decide(task, rungs, examples, screening, run)
+    found = decide.decide(task, rungs, examples, screening, run, decide.Choices())
     assert "0 [0, 0.0876] n=40" in ladder_views.rung_table(rungs).to_string()
     assert "150 test rows" in ladder_views.plan_table(found).to_string()
     assert "not_yet" in ladder_views.verdict_table(found).to_string()
