@@ -227,22 +227,21 @@ def _pss(pid: int) -> float:
 def child(what: str, folder: str) -> None:
     """One measured call in a process of its own; prints {seconds, …}. The parts' times exclude Python's own start."""
     from helpers import curate, tasks
-    from helpers.curate.collect import load_production
 
     config = {"task": folder, "base_model": "tiny", "split_ratios": RATIOS, "wipeout_share": 1.0}
     begun = time.perf_counter()
     if what == "pipeline":
         curated = curate.curate(curate.DataCollectionConfig(**config, use_production=False))
-        said = {"kept": len(curated.examples), "rejected": len(curated.rejected)}
+        counts = {"kept": len(curated.examples), "rejected": len(curated.rejected)}
     else:
         settings = curate.DataCollectionConfig(
             **config, date_from="2026-07-01", date_to="2026-07-31"
         )
-        found, _ = load_production(tasks.load_task(folder), settings)
-        said = {"kept": len(found.examples), "dropped": sum(found.dropped.values())}
+        logs, _ = curate.load_production(tasks.load_task(folder), settings)
+        counts = {"kept": len(logs.examples), "dropped": sum(logs.dropped.values())}
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     processor = sum(times.ru_utime + times.ru_stime for times in used)
-    print(json.dumps({"seconds": time.perf_counter() - begun, "processor": processor} | said))
+    print(json.dumps({"seconds": time.perf_counter() - begun, "processor": processor} | counts))
 
 
 def _folder(place: Path, name: str) -> Path:
@@ -308,12 +307,13 @@ DIRECT |= {"US_DRIVER_LICENSE"}
 
 def pii(data: Path, rows: int) -> Entries:
     """Does a document hold any direct personal data: the default tier, and the tier with names and addresses."""
-    from helpers.curate import names, personal
+    from helpers.curate import find_personal_data
+    from helpers.extras import names
 
     docs = rows_of(data / "pii_presidio_research" / "synth_dataset_v2.jsonl")[: rows // 50 or 20]
     truth = [any(s["entity_type"] in DIRECT for s in doc["spans"]) for doc in docs]
     found: Entries = {}
-    patterns = [bool(personal.find_personal_data(doc["full_text"])) for doc in docs]
+    patterns = [bool(find_personal_data(doc["full_text"])) for doc in docs]
     guesses = {"pii_default": patterns}
     with_names = names.find_names([doc["full_text"] for doc in docs])
     guesses["pii_ner"] = [a or bool(b) for a, b in zip(patterns, with_names, strict=True)]
@@ -326,14 +326,14 @@ def pii(data: Path, rows: int) -> Entries:
             found[f"{name}_recall{half}"] = share(hits, sum(truth[rows_]))
             found[f"{name}_precision{half}"] = share(hits, max(1, sum(guess[rows_])))
     problems = [row["question"] for row in rows_of(data / "contamination" / "gsm8k_test.jsonl")]
-    flagged = sum(bool(personal.find_personal_data(text)) for text in problems)
+    flagged = sum(bool(find_personal_data(text)) for text in problems)
     found["pii_default_gsm8k_flagged"] = entry("count", flagged, "lower", len(problems), "problems")
     return found
 
 
 def contamination(data: Path, rows: int) -> Entries:
     """Rephrased GSM8K test questions found by meaning, and test questions taken for one another: even rows chose, odd count."""
-    from helpers.curate.review import rephrased
+    from helpers.curate import rephrased
 
     tests = [row["question"] for row in rows_of(data / "contamination" / "gsm8k_test.jsonl")]
     copies = [
@@ -369,8 +369,8 @@ def exact_copies(tests: list[str]) -> Entries:
         return TrainingExample(id=f"{part}:{text[:300]}", messages=turns, part=part, **given)
 
     copies = [row(f"  {text.upper()} ", "train") for text in tests]
-    sieved, _ = deduplicate_examples([*(row(t, "test") for t in tests), *copies], lambda e: None)
-    left = sum(e.part == "train" for e in sieved.kept)
+    stage = deduplicate_examples([*(row(t, "test") for t in tests), *copies], lambda e: None)
+    left = sum(e.part == "train" for e in stage.kept)
     return {"contamination_exact_copies_found": share(len(tests) - left, len(tests))}
 
 
@@ -388,14 +388,14 @@ def near_duplicates(data: Path, rows: int) -> Entries:
     import numpy as np
     from scipy.sparse import csr_array
 
-    from helpers.curate.duplicates import _incidence, similar
+    from helpers.curate import incidence_of, similar
 
     train, test = _restaurant(data)
     texts = list(
         dict.fromkeys((train + test)[: rows // 5 or 500] if rows < 50_000 else train + test)
     )
     found = {(i, j) for i, j, _ in similar(texts, texts, 0.8) if i < j}
-    matrix = _incidence(texts)
+    matrix = incidence_of(texts)
     known, columns = np.unique(
         matrix.indices, return_inverse=True
     )  # a matrix product wants columns that are counted
@@ -416,7 +416,7 @@ def near_duplicates(data: Path, rows: int) -> Entries:
 
 def restaurant8k(data: Path, rows: int) -> Entries:
     """Published test rows that stand in train, by rule."""
-    from helpers.curate.duplicates import similar
+    from helpers.curate import similar
 
     raw = [
         [r["text"] for r in rows_of(data / "restaurant8k" / f"{part}.jsonl")]

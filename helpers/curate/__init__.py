@@ -1,10 +1,22 @@
-"""Notebook 02: from a task's sources to one immutable dataset version, with the evidence for every row."""
+"""Notebook 02: from a task's sources to one immutable dataset version, evidence for every row."""
 
 from helpers.curate.checks import validate_examples
-from helpers.curate.collect import DataCollectionConfig, collect_training_data, curate, value_of
-from helpers.curate.duplicates import deduplicate_examples, shingles, similar
-from helpers.extras.explore import learnt, positions, threshold_rows
+from helpers.curate.collect import Ask, collect_training_data, curate
+from helpers.curate.config import DataCollectionConfig
+from helpers.curate.doubts import close_in_meaning, rank_labels, rephrased
+from helpers.curate.duplicates import deduplicate_examples
+from helpers.curate.labels import Label, label_functions, label_of
+from helpers.curate.personal import Span, find_personal_data
+from helpers.curate.production import load_production
 from helpers.curate.provider_file import FileIssue, judge_provider_file
-from helpers.curate.review import close_in_meaning, rank_labels, read_decisions
-from helpers.curate.versions import check_dataset, compare_versions, content_fingerprint, publish
+from helpers.curate.review import read_decisions
+from helpers.curate.similarity import incidence_of, jaccard, shingles, similar
+from helpers.curate.stages import Question, Stage
+from helpers.curate.versions import (
+    Curated,
+    check_dataset,
+    compare_versions,
+    content_fingerprint,
+    publish_dataset,
+)
 from helpers.tasks import with_parts as create_splits

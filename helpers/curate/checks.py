@@ -1,4 +1,4 @@
-"""What every row must pass: small named checks, example -> list of issues with evidence that holds no value.
+"""What every row must pass: small named checks, example -> list of issues; no evidence holds a value.
 
 All checks run on every row; a row's first issue is the one that the funnel counts it under.
 """
@@ -6,45 +6,23 @@ All checks run on every row; a row's first issue is the one that the funnel coun
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from helpers import store
-from helpers.curate.personal import MAX_SCAN, Span, clean, excerpt
+from helpers import models, store
+from helpers.curate.personal import MAX_SCAN, Span, without_surrogates
 from helpers.curate.provider_file import SPECIAL_TOKENS
 from helpers.curate.searching import search_ahead
-from helpers.models import tokens
-from helpers.records import Issue, Message, RejectedExample, TrainingExample
+from helpers.curate.stages import Stage
+from helpers.records import Issue, Message, TrainingExample
 from helpers.tasks import Task
 
-RULE_VERSION = "curate-2"
 FINAL = ("invalid_format", "potential_leakage")  # what no accept.csv takes back
-CHARACTERS_PER_TOKEN = (
-    20  # no tokenizer packs ordinary text tighter; beyond it a row is too long, uncounted
-)
+# No tokenizer packs ordinary text tighter; beyond it a row is too long, uncounted.
+CHARACTERS_PER_TOKEN = 20
 COUNTED = 1_000  # texts tokenised at a time: an encoding is far larger than its text
 MAX_FINDINGS = 5  # findings reported per row and code
-
-
-class Sieved(NamedTuple):
-    """What a stage let through, what it held back (evidence), and (source, first code) -> rows held back."""
-
-    kept: list[TrainingExample]
-    rejected: list[RejectedExample]
-    counts: Counter[tuple[str, str]]
-
-
-def reject(example: TrainingExample, issues: list[Issue], stage: str) -> RejectedExample:
-    """The log entry of a row left out: enough to find the original and to judge the decision, nothing to leak."""
-    where = {key: example.meta.get(key) for key in ("file", "line", "sha256")}
-    summary = {
-        "id": clean(example.id),
-        "source": example.source,
-        **where,
-        "excerpt": excerpt(example.user_text),
-    }
-    return RejectedExample(example=summary, issues=issues, stage=stage, rule_version=RULE_VERSION)
+INSTRUCTIONS = ("system", "developer")
 
 
 def validate_examples(
@@ -54,154 +32,172 @@ def validate_examples(
     min_tokens: int,
     max_tokens: int,
     accepted: Mapping[str, str] | None = None,
-) -> Sieved:
-    """Run every check on every example; one issue is enough to leave it out, unless its id is `accepted` (with a reason)."""
+) -> Stage:
+    """Run every check on every example; one issue is enough to leave it out.
+
+    An id that is `accepted` (with a reason) stays in spite of issues that are not FINAL.
+    """
     from jsonschema import Draft202012Validator
 
-    kept, rejected, counts = [], [], Counter()
+    reasons = accepted or {}
     validator = Draft202012Validator(task.schema) if task.schema else None
-    longest = max_tokens * CHARACTERS_PER_TOKEN
-    findings = search_ahead(
-        text for e in examples for m in e.messages if len(text := text_of(m)) <= longest
-    )
+    findings_of = search_ahead(_searchable(examples, max_tokens * CHARACTERS_PER_TOKEN))
     special = special_tokens(base_model)
-    for example, length in zip(
-        examples, count_tokens(examples, base_model, max_tokens), strict=True
-    ):
-        scanned = example
-        if length is None:  # an endless row is cut to what is worth scanning
-            cut = [
-                m.model_copy(update={"content": (m.content or "")[:MAX_SCAN]})
-                for m in example.messages
-            ]
-            scanned = example.model_copy(update={"messages": cut})
+    token_counts = count_tokens(examples, base_model, max_tokens)
+    stage = Stage()
+    for example, count in zip(examples, token_counts, strict=True):
+        scanned = _shortened(example) if count is None else example
         issues = [
             *check_format(example),
             *check_special_tokens(example, special),
             *check_answer(example, validator),
-            *check_length(length, min_tokens, max_tokens),
-            *check_findings(scanned, "contains_pii", lambda text: findings(text)[0]),
-            *check_findings(scanned, "contains_secret", lambda text: findings(text)[1]),
+            *check_length(count, min_tokens, max_tokens),
+            *check_findings(scanned, "contains_pii", lambda text: findings_of(text).personal),
+            *check_findings(scanned, "contains_secret", lambda text: findings_of(text).secrets),
         ]
-        if accepted and example.id in accepted:
+        if example.id in reasons:
             issues = [issue for issue in issues if issue.code in FINAL]
-            example = example.model_copy(
-                update={"meta": example.meta | {"accepted": accepted[example.id]}}
-            )
+            meta = example.meta | {"accepted": reasons[example.id]}
+            example = example.model_copy(update={"meta": meta})
         if issues:
-            rejected.append(reject(example, issues, "check"))
-            counts[example.source, issues[0].code] += 1
+            stage.reject(example, issues, "check")
         else:
-            kept.append(example)
-    return Sieved(kept, rejected, counts)
+            stage.kept.append(example)
+    return stage
+
+
+def _searchable(examples: Iterable[TrainingExample], most: int) -> Iterator[str]:
+    """The texts of all messages, endless ones left out."""
+    for example in examples:
+        for message in example.messages:
+            text = text_of(message)
+            if len(text) <= most:
+                yield text
+
+
+def _shortened(example: TrainingExample) -> TrainingExample:
+    """An endless row, cut to what is worth scanning."""
+    messages = []
+    for message in example.messages:
+        content = (message.content or "")[:MAX_SCAN]
+        messages.append(message.model_copy(update={"content": content}))
+    return example.model_copy(update={"messages": messages})
 
 
 def check_format(example: TrainingExample) -> list[Issue]:
-    """A chat a model can learn from: roles in order, nothing empty, the answer last, and text that can be written."""
-    said: list[str] = []
-    turns = [m for m in example.messages if m.role not in ("system", "developer")]
-    if any(m.role in ("system", "developer") for m in example.messages[1:]):
-        said.append("a system message stands behind another message")
-    if not turns or turns[0].role != "user":
-        said.append("the first turn is not the user's")
-    if not turns or turns[-1].role != "assistant":
-        said.append("the last message is not the assistant's answer")
-    called = False  # whether the last turn that is no tool's called a tool
-    for number, message in enumerate(example.messages, 1):
-        if not (message.content or "").strip() and not message.tool_calls:
-            said.append(f"message {number} ({message.role}) is empty")
-        if message.role == "tool" and not called:
-            said.append(f"message {number} (tool) answers no tool call")
-        called = bool(message.tool_calls) if message.role != "tool" else called
+    """A chat to learn from: roles in order, nothing empty, the answer last, text that can be written."""
+    problems = [*_role_problems(example.messages), *_message_problems(example.messages)]
     try:
         store.dumps(example).encode("utf-8")
     except (ValueError, RecursionError):  # lone surrogates, NaN: no JSON reader would take the file
-        said.append("the row holds characters or numbers that cannot be written as JSON in UTF-8")
-    return [Issue(code="invalid_format", evidence=text) for text in said]
+        problems.append(
+            "the row holds characters or numbers that cannot be written as JSON in UTF-8"
+        )
+    return [_format_issue(problem) for problem in problems]
+
+
+def _format_issue(evidence: str) -> Issue:
+    return Issue(code="invalid_format", evidence=evidence)
+
+
+def _role_problems(messages: Sequence[Message]) -> Iterator[str]:
+    roles = [message.role for message in messages]
+    turns = [role for role in roles if role not in INSTRUCTIONS]
+    if any(role in INSTRUCTIONS for role in roles[1:]):
+        yield "a system message stands behind another message"
+    if not turns or turns[0] != "user":
+        yield "the first turn is not the user's"
+    if not turns or turns[-1] != "assistant":
+        yield "the last message is not the assistant's answer"
+
+
+def _message_problems(messages: Sequence[Message]) -> Iterator[str]:
+    may_answer = False  # whether the last turn that is no tool's called a tool
+    for number, message in enumerate(messages, 1):
+        if not (message.content or "").strip() and not message.tool_calls:
+            yield f"message {number} ({message.role}) is empty"
+        if message.role != "tool":
+            may_answer = bool(message.tool_calls)
+        elif not may_answer:
+            yield f"message {number} (tool) answers no tool call"
 
 
 def special_tokens(base_model: str) -> list[str]:
-    """The texts that steer a chat instead of being read: those of the base model's tokenizer and OpenAI's."""
-    own = (
-        ()
-        if tokens.is_openai(base_model)
-        else tokens.control_tokens(tokens.tokenizer_of(base_model)).values()
-    )
+    """The texts that steer a chat instead of being read: the base model's own and OpenAI's."""
+    if models.is_openai(base_model):
+        return sorted(SPECIAL_TOKENS)
+    own = models.control_tokens(models.tokenizer_of(base_model)).values()
     return sorted({*own, *SPECIAL_TOKENS})
 
 
 def check_special_tokens(example: TrainingExample, special: Iterable[str]) -> list[Issue]:
-    """No user or assistant text holds a special token: it would end a turn, or begin one, in the middle of a text."""
-    return [
-        Issue(
-            code="invalid_format",
-            evidence=f"message {number} ({m.role}) holds the special token {token}",
-        )
-        for number, m in enumerate(example.messages, 1)
-        for token in special
-        if m.role in ("user", "assistant") and token in (m.content or "")
-    ]
+    """No special token in user or assistant text: it would end a turn, or begin one, inside a text."""
+    issues = []
+    for number, message in enumerate(example.messages, 1):
+        if message.role not in ("user", "assistant"):
+            continue
+        for token in special:
+            if token in (message.content or ""):
+                evidence = f"message {number} ({message.role}) holds the special token {token}"
+                issues.append(_format_issue(evidence))
+    return issues
 
 
 def check_answer(example: TrainingExample, validator: Any) -> list[Issue]:
-    """The answer is exactly one JSON value that the task's output schema accepts (`validator`; None for a text task)."""
+    """The answer is exactly one JSON value that the task's schema accepts (`validator`; None: text)."""
     if validator is None or not example.answer.strip():
         return []
     try:
-        store.dumps(value := json.loads(example.answer))  # fails on NaN
+        value = json.loads(example.answer)
+        store.dumps(value)  # fails on NaN
         error = next(iter(validator.iter_errors(value)), None)
     except (ValueError, RecursionError):
-        return [Issue(code="invalid_format", evidence="the answer is not one JSON value")]
+        return [_format_issue("the answer is not one JSON value")]
     if error is None:
         return []
-    known = set(validator.schema.get("properties") or {})  # other keys are the row's own text
-    path = ".".join(str(p) for p in error.absolute_path if isinstance(p, int) or p in known)
-    field = f"answer.{path}" if path else "the answer"
-    return [
-        Issue(
-            code="invalid_format",
-            evidence=f"{field} breaks the output schema's rule `{error.validator}`",
-        )
-    ]
+    known = validator.schema.get("properties") or {}  # other keys are the row's own text
+    steps = [str(step) for step in error.absolute_path if isinstance(step, int) or step in known]
+    field = ".".join(["answer", *steps]) if steps else "the answer"
+    return [_format_issue(f"{field} breaks the output schema's rule `{error.validator}`")]
 
 
 def count_tokens(
     examples: Iterable[TrainingExample], base_model: str, max_tokens: int
 ) -> list[int | None]:
     """Tokens of each example without its system prompt; None where the text is endless."""
-    texts = [
-        "\n".join(clean(m.content or "") for m in e.messages if m.role != "system")
-        for e in examples
-    ]
-    countable = [
-        i for i, text in enumerate(texts) if len(text) <= max_tokens * CHARACTERS_PER_TOKEN
-    ]
-    counted: dict[int, int] = {}
-    for chunk in (countable[i : i + COUNTED] for i in range(0, len(countable), COUNTED)):
-        counted |= zip(chunk, tokens.count_text(base_model, [texts[i] for i in chunk]), strict=True)
-    return [counted.get(i) for i in range(len(texts))]
+    counts: list[int | None] = []
+    countable: list[tuple[int, str]] = []
+    for i, example in enumerate(examples):
+        turns = [message.content or "" for message in example.messages if message.role != "system"]
+        text = without_surrogates("\n".join(turns))
+        counts.append(None)
+        if len(text) <= max_tokens * CHARACTERS_PER_TOKEN:
+            countable.append((i, text))
+    for start in range(0, len(countable), COUNTED):
+        chunk = countable[start : start + COUNTED]
+        chunk_counts = models.count_text(base_model, [text for _, text in chunk])
+        for (i, _), count in zip(chunk, chunk_counts, strict=True):
+            counts[i] = count
+    return counts
 
 
-def check_length(counted: int | None, min_tokens: int, max_tokens: int) -> list[Issue]:
-    """Between min_tokens and max_tokens, by the base model's own tokenizer."""
-    if counted is not None and min_tokens <= counted <= max_tokens:
+def check_length(count: int | None, min_tokens: int, max_tokens: int) -> list[Issue]:
+    """Between min_tokens and max_tokens, by the base model's own tokenizer; None is endless."""
+    if count is not None and min_tokens <= count <= max_tokens:
         return []
-    length = (
-        f"over {max_tokens * CHARACTERS_PER_TOKEN} characters"
-        if counted is None
-        else f"{counted} tokens"
-    )
-    return [
-        Issue(
-            code="invalid_length", evidence=f"{length}; wanted {min_tokens} to {max_tokens} tokens"
-        )
-    ]
+    length = f"{count} tokens"
+    if count is None:
+        length = f"over {max_tokens * CHARACTERS_PER_TOKEN} characters"
+    evidence = f"{length}; wanted {min_tokens} to {max_tokens} tokens"
+    return [Issue(code="invalid_length", evidence=evidence)]
 
 
 def text_of(message: Message) -> str:
     """All that a message says: its content and the tool calls it makes."""
-    calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
-    return clean((message.content or "") + calls)
+    text = message.content or ""
+    if message.tool_calls:
+        text += json.dumps(message.tool_calls, ensure_ascii=False)
+    return without_surrogates(text)
 
 
 def check_findings(

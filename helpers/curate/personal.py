@@ -1,7 +1,7 @@
 """Personal data and secrets in a text: where they are, never what they are.
 
-Presidio's recognisers are used directly: its engine wants a spaCy model, and finds no more of these kinds at half the
-speed. Names and addresses are not looked for here.
+Presidio's recognisers are used directly: its engine wants a spaCy model, and finds no more of these
+kinds at half the speed. Names and addresses are not looked for here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ MAX_SCAN = 20_000  # characters looked at where a row is left out for its length
 MIN_SCORE = 0.4  # presidio's score of a phone number without context
 MIN_DIGITS = 7  # fewer are house numbers, dates and prices
 REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "SE", "PL", "IN", "BR")
-# What redact-secret leaves out: a key block that was cut off, keys of a newer shape, a bare AWS secret behind its name.
+# What redact-secret leaves out: a key block that was cut off, keys of a newer shape, a bare AWS
+# secret behind its name.
 _CUT_KEYS = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*"
     r"|\b(?:sk-[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b"
@@ -40,8 +41,11 @@ class Span(NamedTuple):
 
 @lru_cache(maxsize=8192)
 def find_personal_data(text: str) -> tuple[Span, ...]:
-    """Card, e-mail, IBAN, IP, phone and social security numbers; a recogniser runs only where its finding is possible."""
-    digits = sum(map(str.isdigit, text))
+    """Card, e-mail, IBAN, IP, phone and social security numbers.
+
+    A recogniser runs only where its finding is possible.
+    """
+    digits = _digits_in(text)
     many_digits = digits >= MIN_DIGITS
     possible = {
         "EMAIL_ADDRESS": "@" in text,
@@ -51,20 +55,27 @@ def find_personal_data(text: str) -> tuple[Span, ...]:
         "US_SSN": digits >= 9,
         "IBAN_CODE": many_digits and _IBAN.search(text) is not None,
     }
-    return _findings(
-        text, [r for r in _recognisers() if possible.get(r.supported_entities[0], many_digits)]
-    )
+    recognisers = []
+    for recogniser in _recognisers():
+        if possible.get(recogniser.supported_entities[0], many_digits):
+            recognisers.append(recogniser)
+    return _findings(text, recognisers)
+
+
+def _digits_in(text: str) -> int:
+    return sum(map(str.isdigit, text))
 
 
 def _findings(text: str, recognisers: list[Any]) -> tuple[Span, ...]:
     spans = set()
     for recogniser in recognisers:
-        for found in recogniser.analyze(text, recogniser.supported_entities, None):
-            digits = sum(c.isdigit() for c in text[found.start : found.end])
-            short = found.entity_type == "PHONE_NUMBER" and digits < MIN_DIGITS
-            if found.score >= MIN_SCORE and not short:
-                spans.add(Span(found.entity_type, found.start, found.end))
-    return tuple(sorted(spans, key=lambda s: (s.start, s.end, s.kind)))
+        for result in recogniser.analyze(text, recogniser.supported_entities, None):
+            phone = result.entity_type == "PHONE_NUMBER"
+            if phone and _digits_in(text[result.start : result.end]) < MIN_DIGITS:
+                continue
+            if result.score >= MIN_SCORE:
+                spans.add(Span(result.entity_type, result.start, result.end))
+    return tuple(sorted(spans, key=lambda span: (span.start, span.end, span.kind)))
 
 
 @cache
@@ -72,56 +83,59 @@ def _recognisers() -> list[Any]:
     from presidio_analyzer import predefined_recognizers as known
     from tldextract import TLDExtract
 
-    logging.getLogger(
-        "presidio-analyzer"
-    ).disabled = True  # it logs the values that it could not validate
+    # It logs the values that it could not validate.
+    logging.getLogger("presidio-analyzer").disabled = True
     email = known.EmailRecognizer()
     # Its own check fetches the list of public suffixes from the network; the packaged list will do.
     suffixes = TLDExtract(suffix_list_urls=(), cache_dir=None)
     email.validate_result = lambda text: suffixes(text).fqdn != ""
-    phones = [known.PhoneRecognizer(supported_regions=REGIONS)]
-    phones += [known.PhoneRecognizer(supported_regions=(None,), leniency=0)]
-    others = [
+    return [
+        email,
+        known.PhoneRecognizer(supported_regions=REGIONS),
+        known.PhoneRecognizer(supported_regions=(None,), leniency=0),
         known.CreditCardRecognizer(),
         known.IbanRecognizer(),
         known.IpRecognizer(),
         known.UsSsnRecognizer(),
     ]
-    return [email, *phones, *others]
 
 
 def find_secrets(text: str) -> tuple[Span, ...]:
-    """Keys, tokens and private keys; a merely suspicious text (`password: …`) is found but not certain."""
+    """Keys, tokens and private keys; a merely suspicious text (`password: …`) is not certain."""
     import redact_secret
 
-    found = [
-        Span(f.type, f.start, f.end, certain=f.detector != "generic-token")
-        for f in redact_secret.scan(text)
-    ]
-    found += [Span("private_key_or_token", m.start(), m.end()) for m in _CUT_KEYS.finditer(text)]
-    return tuple(sorted(found, key=lambda s: (s.start, s.end)))
+    spans = []
+    for result in redact_secret.scan(text):
+        certain = result.detector != "generic-token"
+        spans.append(Span(result.type, result.start, result.end, certain))
+    for match in _CUT_KEYS.finditer(text):
+        spans.append(Span("private_key_or_token", match.start(), match.end()))
+    return tuple(sorted(spans, key=lambda span: (span.start, span.end)))
 
 
-def clean(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """`text` without lone surrogates, which no file and no tokenizer takes."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def masked_text(text: str) -> str:
-    """`text` with every finding replaced by its kind in brackets; only the first MAX_SCAN characters are kept."""
-    text = clean(text)[:MAX_SCAN]
-    parts, at = [], 0
-    for span in sorted(
-        [*find_personal_data(text), *find_secrets(text)], key=lambda s: (s.start, -s.end)
-    ):
-        if span.start >= at:  # an overlapping finding is swallowed by the one before it
-            parts += [text[at : span.start], f"[{span.kind}]"]
-        at = max(at, span.end)
-    return "".join(parts) + text[at:]
+    """The first MAX_SCAN characters, every finding replaced by its kind in brackets."""
+    text = without_surrogates(text)[:MAX_SCAN]
+    spans = sorted(
+        (*find_personal_data(text), *find_secrets(text)), key=lambda span: (span.start, -span.end)
+    )
+    masked = ""
+    end = 0
+    for span in spans:
+        if span.start >= end:  # an overlapping finding is swallowed by the one before it
+            masked += f"{text[end : span.start]}[{span.kind}]"
+        end = max(end, span.end)
+    return masked + text[end:]
 
 
 def excerpt(text: str, length: int = 60) -> str:
-    """The masked beginning of a text: at most `length` characters, never more than two thirds of it."""
+    """The masked beginning of a text: at most `length` characters, never over two thirds of it."""
     masked = " ".join(masked_text(text[: 20 * length]).split())
-    keep = min(length, len(masked) * 2 // 3)
-    return masked[:keep] + ("…" if masked else "")
+    if not masked:
+        return ""
+    return masked[: min(length, len(masked) * 2 // 3)] + "…"

@@ -1,7 +1,7 @@
-"""The file rules of OpenAI-compatible fine-tuning APIs, so that a whole file can be judged without uploading it.
+"""The file rules of OpenAI-compatible fine-tuning APIs: a whole file is judged without uploading it.
 
-Rules and wording follow the supervised fine-tuning guide, the API's schema and the messages that the service is known
-to answer with; the codes are those of OpenAI's cookbook where it has one.
+Rules and wording follow the supervised fine-tuning guide, the API's schema and the messages that
+the service is known to answer with; the codes are those of OpenAI's cookbook where it has one.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers.records import Record
 
 MIN_EXAMPLES = 10
 MAX_FILE_BYTES = 512 * 2**20
-MAX_TOKENS = 65_536  # training tokens of one example (gpt-4o family; take the model's own limit where it is known)
+# Training tokens of one example (gpt-4o family; take the model's own limit where it is known).
+MAX_TOKENS = 65_536
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-MESSAGE_KEYS = {
+MESSAGE_KEYS = (
     "role",
     "content",
     "name",
@@ -27,28 +28,42 @@ MESSAGE_KEYS = {
     "tool_call_id",
     "function_call",
     "refusal",
-}
-EXAMPLE_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
-OPENAI_TOKENS = (
-    "endoftext",
-    "endofprompt",
-    "fim_prefix",
-    "fim_middle",
-    "fim_suffix",
-    "im_start",
-    "im_end",
-    "im_sep",
 )
-SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in OPENAI_TOKENS)
-Found = Iterator[tuple[str, str]]  # (code, message)
+EXAMPLE_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|endofprompt|>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|im_sep|>",
+)
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class FileIssue(Record):
-    """One broken rule: the line it stands on (0: the file as a whole), its code, and what is wrong (no values)."""
+    """One broken rule: its line (0: the file as a whole), its code, and what is wrong (no values)."""
 
     line: int
     code: str
     message: str
+
+
+class Problem(NamedTuple):
+    """A broken rule of one row."""
+
+    code: str
+    message: str
+
+
+class BadLine(ValueError):
+    """A line that holds no JSON object."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.problem = Problem(code, message)
 
 
 def judge_provider_file(
@@ -56,180 +71,198 @@ def judge_provider_file(
     count: Callable[[str], int] | None = None,
     max_tokens: int = MAX_TOKENS,
 ) -> list[FileIssue]:
-    """Every broken file rule of a training file (a path, or its lines), all rows, in order; [] means it would be taken.
+    """Every broken rule of a training file (a path, or its lines), in order; []: it would be taken.
 
-    `count` (text -> tokens) switches the length rule on. The rules are those of supervised fine-tuning on chats.
+    `count` (text -> tokens) switches the length rule on. The rules are those of supervised
+    fine-tuning on chats.
     """
-    path = Path(source) if isinstance(source, Path | str) else None
-    found: list[FileIssue] = []
-    if path is not None and path.stat().st_size > MAX_FILE_BYTES:
-        found.append(
-            FileIssue(
-                line=0, code="file_too_large", message=f"larger than {MAX_FILE_BYTES // 2**20} MiB"
-            )
-        )
+    issues: list[FileIssue] = []
     examples = 0
-    with open(path, "rb") if path is not None else contextlib.nullcontext(source) as lines:
+    opened: Any = contextlib.nullcontext(source)
+    if isinstance(source, Path | str):
+        opened = open(source, "rb")  # noqa: SIM115 (closed by the with below)
+        if Path(source).stat().st_size > MAX_FILE_BYTES:
+            message = f"larger than {MAX_FILE_BYTES // 2**20} MiB"
+            issues.append(FileIssue(line=0, code="file_too_large", message=message))
+    with opened as lines:
         for number, line in enumerate(lines, 1):
-            example, issues = _parse(
-                line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line, number
-            )
-            if example is not None:
+            problems: list[Problem] = []
+            if isinstance(line, str):
+                line = line.encode("utf-8", "surrogatepass")
+            if number == 1 and line.startswith(BYTE_ORDER_MARK):
+                line = line.removeprefix(BYTE_ORDER_MARK)
+                message = "the file begins with a byte order mark; save it as UTF-8 without one"
+                problems.append(Problem("byte_order_mark", message))
+            try:
+                example = _parsed(line)
+            except BadLine as error:
+                problems.append(error.problem)
+            else:
                 examples += 1
-                issues += _chat(example)
-                if (
-                    count is not None
-                    and (length := count(json.dumps(example, ensure_ascii=False))) > max_tokens
-                ):
-                    issues.append(
-                        ("too_many_tokens", f"about {length} tokens; the limit is {max_tokens}")
-                    )
-            found += [
-                FileIssue(line=number, code=code, message=message) for code, message in issues
-            ]
+                problems += _example_problems(example)
+                problems += _length_problems(example, count, max_tokens)
+            for code, message in problems:
+                issues.append(FileIssue(line=number, code=code, message=message))
     if examples < MIN_EXAMPLES:
-        said = f"Training file has {examples} example(s), but must have at least {MIN_EXAMPLES} examples"
-        found.append(FileIssue(line=0, code="invalid_n_examples", message=said))
-    return found
-
-
-def _parse(line: bytes, number: int) -> tuple[dict[str, Any] | None, list[tuple[str, str]]]:
-    """The row's object, or None and why there is none."""
-    issues = []
-    if number == 1 and line.startswith(b"\xef\xbb\xbf"):
-        issues.append(
-            (
-                "byte_order_mark",
-                "the file begins with a byte order mark; save it as UTF-8 without one",
-            )
+        message = (
+            f"Training file has {examples} example(s), but must have at least {MIN_EXAMPLES}"
+            " examples"
         )
-        line = line[3:]
+        issues.append(FileIssue(line=0, code="invalid_n_examples", message=message))
+    return issues
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """The object of a line; BadLine says why there is none."""
     try:
         value = json.loads(line.decode("utf-8"), parse_constant=_refuse)
     except UnicodeDecodeError as error:
-        return None, [*issues, ("not_utf8", f"byte {error.start} is not UTF-8")]
+        raise BadLine("not_utf8", f"byte {error.start} is not UTF-8") from None
     except RecursionError:
-        return None, [*issues, ("not_json", "nested too deeply")]
+        raise BadLine("not_json", "nested too deeply") from None
     except ValueError as error:
-        said = (
-            "an empty line"
-            if not line.strip()
-            else getattr(error, "msg", "NaN and Infinity are not JSON")
-        )
-        return None, [*issues, ("not_json", said)]
+        reason = getattr(error, "msg", "NaN and Infinity are not JSON")
+        raise BadLine("not_json", reason if line.strip() else "an empty line") from None
     if not isinstance(value, dict):
-        return None, [*issues, ("data_type", "a line must be a JSON object")]
-    return value, issues
+        raise BadLine("data_type", "a line must be a JSON object")
+    return value
 
 
 def _refuse(name: str) -> Any:
     raise ValueError(name)
 
 
-def _chat(example: dict[str, Any]) -> Found:
-    """Rules of one chat example."""
-    for key in sorted(set(example) - EXAMPLE_KEYS):
-        yield "example_unrecognized_key", f"the example holds the extra key {key[:40]!r}"
+def _length_problems(
+    example: dict[str, Any], count: Callable[[str], int] | None, max_tokens: int
+) -> Iterator[Problem]:
+    if count is None:
+        return
+    length = count(json.dumps(example, ensure_ascii=False))
+    if length > max_tokens:
+        yield Problem("too_many_tokens", f"about {length} tokens; the limit is {max_tokens}")
+
+
+def _example_problems(example: dict[str, Any]) -> Iterator[Problem]:
+    """The rules of one chat."""
+    for key in sorted(set(example).difference(EXAMPLE_KEYS)):
+        yield Problem("example_unrecognized_key", f"the example holds the extra key {key[:40]!r}")
     tools = example.get("tools")
-    yield from _tools(tools)
+    if tools is not None and not _are_tools(tools):
+        message = '"tools" must be a list of {"type": "function", "function": {"name": …}}'
+        yield Problem("invalid_tools", message)
     messages = example.get("messages")
     if not isinstance(messages, list) or not messages:
-        yield "missing_messages_list", '"messages" must be a list with at least one message'
+        message = '"messages" must be a list with at least one message'
+        yield Problem("missing_messages_list", message)
         return
-    open_calls: set[str] = set()
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict):
-            yield "data_type", f"message {number} is not an object"
-            continue
-        where = f"message {number}"
-        yield from _message(message, where)
-        calls = message.get("tool_calls")
-        if message.get("role") == "tool":
-            if (answered := str(message.get("tool_call_id"))) not in open_calls:
-                yield "tool_without_call", f"{where} answers no tool call before it"
-            open_calls.discard(answered)
-        elif open_calls:
-            yield "call_without_answer", f"{where} stands where the answer of a tool call is due"
-            open_calls = set()
-        if isinstance(calls, list):
-            open_calls = {
-                c.get("id") for c in calls if isinstance(c, dict) and isinstance(c.get("id"), str)
-            }
-            yield from _calls(calls, where, tools)
+    yield from _turn_problems(messages, _tool_names(tools))
     answers = [m for m in messages if isinstance(m, dict) and m.get("role") == "assistant"]
     if not answers:
-        yield "example_missing_assistant_message", "at least one message must be from the assistant"
-    elif all(m.get("weight") == 0 for m in answers):
-        yield "nothing_to_learn", "every assistant message has weight 0"
+        message = "at least one message must be from the assistant"
+        yield Problem("example_missing_assistant_message", message)
+    elif all(answer.get("weight") == 0 for answer in answers):
+        yield Problem("nothing_to_learn", "every assistant message has weight 0")
 
 
-def _message(message: dict[str, Any], where: str) -> Found:
-    role, content = message.get("role"), message.get("content")
-    if "role" not in message or ("content" not in message and not message.get("tool_calls")):
-        yield "message_missing_key", f"{where} lacks role or content"
-    elif role not in ROLES:
-        yield "unrecognized_role", f"{where} has an unknown role; known are {', '.join(ROLES)}"
-    for key in sorted(set(message) - MESSAGE_KEYS):
-        yield "message_unrecognized_key", f"{where} holds the extra key {key[:40]!r}"
-    texts = [content] if isinstance(content, str) else [p.get("text") for p in _parts(content)]
-    if not (isinstance(content, str) or _parts(content)) and not (
-        role == "assistant" and message.get("tool_calls")
-    ):
-        yield "missing_content", f"{where} has no content"
-    for token in SPECIAL_TOKENS:
-        if any(isinstance(text, str) and token in text for text in texts):
-            yield "invalid_token", f"{where} contains an invalid token: {token}"
-    weight = message.get("weight")
-    if "weight" in message and (
-        role != "assistant" or isinstance(weight, bool) or weight not in (0, 1)
-    ):
-        yield "invalid_weight", f"{where}: weight must be 0 or 1, on assistant messages only"
-
-
-def _parts(content: Any) -> list[dict[str, Any]]:
-    return (
-        content
-        if isinstance(content, list) and content and all(isinstance(part, dict) for part in content)
-        else []
-    )
-
-
-def _calls(calls: list[Any], where: str, tools: Any) -> Found:
-    names = (
-        {t["function"].get("name") for t in tools if _is_tool(t)}
-        if isinstance(tools, list)
-        else set()
-    )
-    for call in calls:
-        function = call.get("function") if isinstance(call, dict) else None
-        if (
-            not isinstance(function, dict)
-            or not isinstance(call.get("id"), str)
-            or call.get("type") != "function"
-        ):
-            yield (
-                "invalid_tool_call",
-                f"{where}: a tool call needs id, type `function` and function",
-            )
+def _turn_problems(messages: list[Any], tool_names: set[str]) -> Iterator[Problem]:
+    """The rules of each message, and that every tool call is answered before the chat goes on."""
+    open_calls: set[str] = set()
+    for number, message in enumerate(messages, 1):
+        place = f"message {number}"
+        if not isinstance(message, dict):
+            yield Problem("data_type", f"{place} is not an object")
             continue
-        if str(function.get("name")) not in names:
-            yield "unknown_tool", f"{where} calls a tool that `tools` does not list"
+        yield from _message_problems(message, place)
+        if message.get("role") == "tool":
+            call_id = str(message.get("tool_call_id"))
+            if call_id not in open_calls:
+                yield Problem("tool_without_call", f"{place} answers no tool call before it")
+            open_calls.discard(call_id)
+        elif open_calls:
+            open_calls = set()
+            what = "stands where the answer of a tool call is due"
+            yield Problem("call_without_answer", f"{place} {what}")
+        calls = message.get("tool_calls")
+        if isinstance(calls, list):
+            yield from _call_problems(calls, place, tool_names)
+            ids = [call.get("id") for call in calls if isinstance(call, dict)]
+            open_calls = {call_id for call_id in ids if isinstance(call_id, str)}
+
+
+def _message_problems(message: dict[str, Any], place: str) -> Iterator[Problem]:
+    role = message.get("role")
+    calls = message.get("tool_calls")
+    if "role" not in message or ("content" not in message and not calls):
+        yield Problem("message_missing_key", f"{place} lacks role or content")
+    elif role not in ROLES:
+        known = ", ".join(ROLES)
+        yield Problem("unrecognized_role", f"{place} has an unknown role; known are {known}")
+    for key in sorted(set(message).difference(MESSAGE_KEYS)):
+        yield Problem("message_unrecognized_key", f"{place} holds the extra key {key[:40]!r}")
+    texts = _texts_of(message.get("content"))
+    if texts is None and not (role == "assistant" and calls):
+        yield Problem("missing_content", f"{place} has no content")
+    for token in SPECIAL_TOKENS:
+        if any(token in text for text in texts or ()):
+            yield Problem("invalid_token", f"{place} contains an invalid token: {token}")
+    if "weight" in message and not _is_weight(message["weight"], role):
+        what = "weight must be 0 or 1, on assistant messages only"
+        yield Problem("invalid_weight", f"{place}: {what}")
+
+
+def _texts_of(content: Any) -> list[str] | None:
+    """The texts of a message's content, which is a text or a list of parts; None: it is neither."""
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list) or not content:
+        return None
+    texts = []
+    for part in content:
+        if not isinstance(part, dict):
+            return None
+        if isinstance(part.get("text"), str):
+            texts.append(part["text"])
+    return texts
+
+
+def _is_weight(weight: Any, role: Any) -> bool:
+    return role == "assistant" and not isinstance(weight, bool) and weight in (0, 1)
+
+
+def _call_problems(calls: list[Any], place: str, tool_names: set[str]) -> Iterator[Problem]:
+    for call in calls:
+        if not _is_call(call):
+            what = "a tool call needs id, type `function` and function"
+            yield Problem("invalid_tool_call", f"{place}: {what}")
+            continue
+        function = call["function"]
+        if str(function.get("name")) not in tool_names:
+            what = "calls a tool that `tools` does not list"
+            yield Problem("unknown_tool", f"{place} {what}")
         try:
             json.loads(function.get("arguments"))
         except (TypeError, ValueError, RecursionError):
-            yield "invalid_tool_call", f"{where}: the arguments of a tool call must be JSON text"
+            what = "the arguments of a tool call must be JSON text"
+            yield Problem("invalid_tool_call", f"{place}: {what}")
+
+
+def _is_call(call: Any) -> bool:
+    if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
+        return False
+    return isinstance(call.get("id"), str) and call.get("type") == "function"
+
+
+def _are_tools(tools: Any) -> bool:
+    return isinstance(tools, list) and bool(tools) and all(map(_is_tool, tools))
 
 
 def _is_tool(tool: Any) -> bool:
-    named = isinstance(tool, dict) and isinstance(tool.get("function"), dict)
-    return (
-        named and tool.get("type") == "function" and isinstance(tool["function"].get("name"), str)
-    )
+    if not isinstance(tool, dict) or not isinstance(tool.get("function"), dict):
+        return False
+    return tool.get("type") == "function" and isinstance(tool["function"].get("name"), str)
 
 
-def _tools(tools: Any) -> Found:
-    if tools is not None and not (isinstance(tools, list) and tools and all(map(_is_tool, tools))):
-        yield (
-            "invalid_tools",
-            '"tools" must be a list of {"type": "function", "function": {"name": …}}',
-        )
+def _tool_names(tools: Any) -> set[str]:
+    if not isinstance(tools, list):
+        return set()
+    return {tool["function"]["name"] for tool in tools if _is_tool(tool)}

@@ -2,108 +2,161 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from helpers import store
-from helpers.curate.review import COLUMNS
+from helpers import store, tasks
+from helpers.curate.labels import LabelCounts
+from helpers.curate.production import FeedbackReport
+from helpers.curate.review import review_csv
 from helpers.records import (
     PARTS,
     DatasetMetadata,
     FineTuningDataset,
+    FunnelRow,
+    Manifest,
+    RejectedExample,
     Splits,
     TrainingExample,
     WorkbookError,
 )
 
-if TYPE_CHECKING:
-    from helpers.curate.collect import Curated
-
 TOOLS = ("presidio-analyzer", "redact-secret", "rensa", "jsonschema", "transformers")
+CONTENT = {"id", "messages", "source", "quality", "part", "group", "parent_id"}
 LIMITS = (
-    "- Human rows are verified; production rows are not: their answers were only rated well by a customer.",
-    "- Synthetic rows, where there are any, are not either: the model that made them up only agreed with itself.",
-    "- Looked for: cards, e-mails, IBANs, IPs, phone and social security numbers, keys. Not for names and addresses.",
+    "- Human rows are verified; production rows are not: their answers were only rated well by a"
+    " customer.",
+    "- Synthetic rows, where there are any, are not either: the model that made them up only agreed"
+    " with itself.",
+    "- Looked for: cards, e-mails, IBANs, IPs, phone and social security numbers, keys. Not for"
+    " names and addresses.",
     "- rejected.jsonl says why each row was left out; review.csv lists what a person should decide.",
 )
 
 
-def content_fingerprint(examples: list[TrainingExample]) -> str:
-    """sha256 over the sorted hashes of the rows: what is learnt and judged, not when or where it was read."""
-    fields = {"id", "messages", "source", "quality", "part", "group", "parent_id"}
-    return store.fingerprint(
-        sorted(store.fingerprint(e.model_dump(mode="json", include=fields)) for e in examples)
-    )
+@dataclass(frozen=True)
+class Curated:
+    """The dataset-to-be with its evidence, before it is published."""
+
+    task: tasks.Task
+    examples: list[TrainingExample]
+    funnel: list[FunnelRow]
+    rejected: list[RejectedExample] = field(default_factory=list)
+    review: list[dict[str, str]] = field(default_factory=list)  # rows of review.csv
+    labels: LabelCounts = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    params: dict[str, Any] = field(default_factory=dict)
+    feedback: FeedbackReport = field(default_factory=FeedbackReport)
+
+    def part(self, name: str) -> list[TrainingExample]:
+        """The examples of one part."""
+        return [example for example in self.examples if example.part == name]
 
 
-def publish(curated: Curated) -> FineTuningDataset:
-    """Write datasets/<version>/ in one step; the same content published again keeps its first manifest."""
-    print_ = content_fingerprint(curated.examples)
-    name = f"{curated.task.name}-{print_[:12]}"
-    folder = store.home() / "datasets" / name
-    splits = Counter(e.part for e in curated.examples)
-    manifest = {
-        "version": name,
-        "created_at": store.now().isoformat(),
-        "task": curated.task.name,
-        "params": curated.params,
-        "counts": dict(sorted(Counter(e.source for e in curated.examples).items())),
-        "funnel": curated.funnel,
-        "splits": {part: splits[part] for part in PARTS},
-        "fingerprint": print_,
-        "tool_versions": {tool: version(tool) for tool in TOOLS},
-        "labels": curated.labels,
-        "feedback": curated.feedback,
-        "warnings": curated.warnings,
-    }
+def content_fingerprint(examples: Sequence[TrainingExample]) -> str:
+    """sha256 over the sorted hashes of the rows: what is learnt and judged, not when or where read."""
+    hashes = []
+    for example in examples:
+        hashes.append(store.fingerprint(example.model_dump(mode="json", include=CONTENT)))
+    return store.fingerprint(sorted(hashes))
+
+
+def publish_dataset(curated: Curated) -> FineTuningDataset:
+    """Write datasets/<version>/ in one step; the same content again keeps its first manifest."""
+    fingerprint = content_fingerprint(curated.examples)
+    folder = store.home() / "datasets" / f"{curated.task.name}-{fingerprint[:12]}"
+    path = folder / Manifest.FILE
     with store.lock():
-        if not (folder / "manifest.json").exists():
-            _write_folder(folder, curated, manifest)
-    manifest = store.read_json(folder / "manifest.json")
-    if manifest["fingerprint"] != print_:
+        if not path.exists():
+            _write_folder(folder, curated, _manifest_of(curated, folder.name, fingerprint))
+    manifest = Manifest.parse(store.read_json(path), str(path))
+    if manifest.fingerprint != fingerprint:
         raise WorkbookError(
             f"{folder} holds other content than its name says; move that folder away and run again"
         )
-    metadata = DatasetMetadata(**{key: manifest[key] for key in DatasetMetadata.model_fields})
-    examples = sorted(curated.examples, key=lambda e: PARTS.index(e.part or "train"))
-    return FineTuningDataset(
-        examples=examples, metadata=metadata, splits=Splits(**manifest["splits"])
+    metadata = DatasetMetadata(
+        version=manifest.version,
+        task=manifest.task,
+        created_at=manifest.created_at,
+        fingerprint=fingerprint,
+        params=manifest.params,
+    )
+    examples = sorted(curated.examples, key=lambda example: PARTS.index(example.part or "train"))
+    return FineTuningDataset(examples=examples, metadata=metadata, splits=manifest.splits)
+
+
+def _manifest_of(curated: Curated, name: str, fingerprint: str) -> Manifest:
+    sources = Counter(example.source for example in curated.examples)
+    return Manifest(
+        version=name,
+        created_at=store.now(),
+        task=curated.task.name,
+        params=curated.params,
+        counts=dict(sorted(sources.items())),
+        funnel=curated.funnel,
+        splits=Splits(**{part: len(curated.part(part)) for part in PARTS}),
+        fingerprint=fingerprint,
+        tool_versions={tool: version(tool) for tool in TOOLS},
+        labels=curated.labels,
+        feedback=curated.feedback.model_dump(exclude_none=True),
+        warnings=curated.warnings,
     )
 
 
-def _write_folder(folder: Path, curated: Curated, manifest: dict[str, Any]) -> None:
-    """The version's files in a hidden folder, then one rename: a killed run leaves no version; its leftovers go first."""
+def _write_folder(folder: Path, curated: Curated, manifest: Manifest) -> None:
+    """The version's files in a hidden folder, then one rename: a killed run leaves no version.
+
+    What killed runs left goes first.
+    """
     for leftover in [*folder.parent.glob(".*.partial"), *folder.parent.glob(folder.name)]:
         shutil.rmtree(leftover)
     partial = folder.with_name(f".{folder.name}.partial")
     for part in PARTS:
-        store.write_jsonl(
-            partial / f"{part}.jsonl", [e for e in curated.examples if e.part == part]
-        )
+        store.write_jsonl(partial / f"{part}.jsonl", curated.part(part))
     store.write_jsonl(partial / "rejected.jsonl", curated.rejected)
-    review = io.StringIO()
-    writer = csv.DictWriter(review, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(curated.review)
-    store.write_text(partial / "review.csv", review.getvalue())
-    store.write_text(partial / "card.md", data_card(manifest))
-    store.write_json(partial / "manifest.json", manifest)
+    store.write_text(partial / "review.csv", review_csv(curated.review))
+    store.write_text(partial / "card.md", data_card(manifest, curated.feedback))
+    store.write_json(partial / Manifest.FILE, manifest)
     partial.rename(folder)
 
 
+def data_card(manifest: Manifest, feedback: FeedbackReport) -> str:
+    """What the dataset is, where it came from and what is known to be wrong with it, as Markdown."""
+    lines = [
+        f"# Dataset {manifest.version}",
+        "",
+        f"Task `{manifest.task}`, made {manifest.created_at.isoformat()}.",
+        "",
+        "| part | rows |",
+        "|---|---|",
+    ]
+    for part, n in manifest.splits:
+        lines.append(f"| {part} | {n} |")
+    lines += ["", "| stage | source | in | rejected | out |", "|---|---|---|---|---|"]
+    for row in manifest.funnel:
+        cells = (row.stage, row.source, row.rows_in, row.losses, row.rows_out)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    if feedback.used:
+        lines += ["", "## Where the logged rows come from", ""]
+        lines += [f"- {note}" for note in feedback.notes]
+    lines += ["", "## Known limits", ""]
+    lines += [f"- {warning}" for warning in manifest.warnings]
+    return "\n".join([*lines, *LIMITS]) + "\n"
+
+
 def check_dataset(
-    dataset: FineTuningDataset, funnel: list[dict[str, Any]], min_examples: int
+    dataset: FineTuningDataset, funnel: Sequence[FunnelRow], min_examples: int
 ) -> str:
     """What must hold before anything is trained on a dataset; the sentence to show when it does."""
     for row in funnel:
-        if row["in"] != row["out"] + sum(row["rejected"].values()):
+        if not row.adds_up:
             raise WorkbookError(
-                f"the funnel does not add up at {row['stage']}, {row['source']}: {row}", 1
+                f"the funnel does not add up at {row.stage}, {row.source}: {row}", 1
             )
     part_of: dict[str, str | None] = {}
     for example in dataset.examples:
@@ -115,69 +168,54 @@ def check_dataset(
             raise WorkbookError(
                 f"unverified row {example.id} stands in {example.part}; only train may hold it"
             )
-    verified = sum(e.quality == "verified" for e in dataset.examples)
-    lack = " and ".join(f"no {part}" for part in PARTS if not dataset.part(part))
-    if lack or verified < min_examples:
-        lack = f"{lack} rows" if lack else f"{verified} verified rows, min_examples={min_examples}"
+    verified = sum(example.quality == "verified" for example in dataset.examples)
+    empty = [f"no {part}" for part in PARTS if not dataset.part(part)]
+    lack = ""
+    if empty:
+        lack = f"{' and '.join(empty)} rows"
+    elif verified < min_examples:
+        lack = f"{verified} verified rows, min_examples={min_examples}"
+    if lack:
         raise WorkbookError(
             f"too little data to train and judge a model: {lack}; add verified examples"
         )
-    return f"{verified} verified rows, {len(dataset.examples)} in all; every row read is kept or accounted for."
+    return (
+        f"{verified} verified rows, {len(dataset.examples)} in all; every row read is kept or"
+        " accounted for."
+    )
 
 
 def compare_versions(old: str, new: str) -> dict[str, list[str]]:
-    """Ids of the rows that version `new` has added, removed, moved to another part or given another answer."""
-    before, after = (
-        {row["id"]: row for part in PARTS for row in _part_rows(name, part)} for name in (old, new)
-    )
-    both = [row_id for row_id in after if row_id in before]
-    return {
+    """Ids of the rows that `new` has added, removed, moved to another part or given another answer."""
+    before = _rows_of(old)
+    after = _rows_of(new)
+    changes: dict[str, list[str]] = {
         "added": [row_id for row_id in after if row_id not in before],
         "removed": [row_id for row_id in before if row_id not in after],
-        "moved": [i for i in both if before[i]["part"] != after[i]["part"]],
-        "relabelled": [i for i in both if before[i]["messages"][-1] != after[i]["messages"][-1]],
+        "moved": [],
+        "relabelled": [],
     }
+    for row_id, example in after.items():
+        earlier = before.get(row_id)
+        if earlier is None:
+            continue
+        if example.part != earlier.part:
+            changes["moved"].append(row_id)
+        if example.messages[-1] != earlier.messages[-1]:
+            changes["relabelled"].append(row_id)
+    return changes
 
 
-def _part_rows(version_name: str, part: str) -> list[dict[str, Any]]:
-    path = store.home() / "datasets" / version_name / f"{part}.jsonl"
-    if not path.exists():
-        raise WorkbookError(
-            f"{path} is missing; `ls {path.parent.parent}` shows the dataset versions there are"
-        )
-    return store.read_jsonl(path)
-
-
-def data_card(manifest: dict[str, Any]) -> str:
-    """What the dataset is, where it came from and what is known to be wrong with it, as Markdown."""
-    lines = [
-        f"# Dataset {manifest['version']}",
-        "",
-        f"Task `{manifest['task']}`, made {manifest['created_at']}.",
-        "",
-    ]
-    lines += [
-        "| part | rows |",
-        "|---|---|",
-        *(f"| {p} | {n} |" for p, n in manifest["splits"].items()),
-        "",
-    ]
-    lines += ["| stage | source | in | rejected | out |", "|---|---|---|---|---|"]
-    for row in manifest["funnel"]:
-        lost = ", ".join(f"{code} {n}" for code, n in row["rejected"].items()) or "-"
-        lines.append(f"| {row['stage']} | {row['source']} | {row['in']} | {lost} | {row['out']} |")
-    if manifest["feedback"]:
-        lines += [
-            "",
-            "## Where the logged rows come from",
-            "",
-            *(f"- {said}" for said in manifest["feedback"]["said"]),
-        ]
-    lines += [
-        "",
-        "## Known limits",
-        "",
-        *(f"- {warning}" for warning in manifest["warnings"]),
-        *LIMITS,
-    ]
-    return "\n".join(lines) + "\n"
+def _rows_of(name: str) -> dict[str, TrainingExample]:
+    """id -> row of a dataset version."""
+    folder = store.home() / "datasets" / name
+    rows = {}
+    for part in PARTS:
+        path = folder / f"{part}.jsonl"
+        if not path.exists():
+            raise WorkbookError(
+                f"{path} is missing; `ls {folder.parent}` shows the dataset versions there are"
+            )
+        for row in store.read_jsonl(path):
+            rows[row["id"]] = TrainingExample(**row)
+    return rows

@@ -1,13 +1,13 @@
-"""What notebooks/more/02_explore looks at: thresholds, a map of the texts, and quality against quantity."""
+"""What notebooks/more/02_explore looks at: thresholds, a map of the texts, quality against quantity."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from helpers import tasks
-from helpers.curate.duplicates import similar
+from helpers import curate, tasks
 from helpers.records import TrainingExample
 
 DRAWS = 20
@@ -16,18 +16,21 @@ DRAWS = 20
 def threshold_rows(
     examples: Sequence[TrainingExample], thresholds: Sequence[float], each: int = 2
 ) -> list[dict[str, Any]]:
-    """For each threshold: how many pairs it merges, and the least similar of them, which show whether it is too low."""
-    texts = list(dict.fromkeys(tasks.normalise(e.user_text) for e in examples))
-    pairs = sorted(
-        (s, texts[i], texts[j]) for i, j, s in similar(texts, texts, min(thresholds)) if i < j
-    )
-    rows = []
+    """For each threshold: how many pairs it merges, and the `each` least similar of them.
+
+    They show whether it is too low.
+    """
+    texts = list(dict.fromkeys(tasks.normalise(example.user_text) for example in examples))
+    similar = curate.similar(texts, texts, min(thresholds))
+    pairs = sorted((score, texts[i], texts[j]) for i, j, score in similar if i < j)
+    rows: list[dict[str, Any]] = []
     for threshold in thresholds:
         merged = [pair for pair in pairs if pair[0] >= threshold]
-        shown = {"threshold": threshold, "pairs": len(merged)}
-        rows += [shown | {"jaccard": s, "one": a, "other": b} for s, a, b in merged[:each]] or [
-            shown
-        ]
+        summary = {"threshold": threshold, "pairs": len(merged)}
+        if not merged:
+            rows.append(summary)
+        for score, text, other in merged[:each]:
+            rows.append(summary | {"jaccard": score, "one": text, "other": other})
     return rows
 
 
@@ -37,50 +40,59 @@ def positions(texts: Sequence[str]) -> list[tuple[float, float]]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     words = TfidfVectorizer(sublinear_tf=True, stop_words="english").fit_transform(texts)
-    points = TruncatedSVD(3, random_state=7).fit_transform(
-        words
-    )  # the first direction is only the length
+    points = TruncatedSVD(3, random_state=7).fit_transform(words)
+    # The first direction is only the length.
     return [(float(x), float(y)) for x, y in points[:, 1:]]
 
 
-def learnt(
-    rows: Sequence[TrainingExample],
-    n: int,
-    wrong: float,
-    test: Sequence[TrainingExample],
-    label: Any,
+@dataclass(frozen=True)
+class Exam:
+    """The test rows of the comparison, and what labels a row."""
+
+    examples: Sequence[TrainingExample]
+    label: Callable[[TrainingExample], str]
+
+    def mark(self, rows: Sequence[TrainingExample], labels: Sequence[str]) -> float:
+        """Share of test rows that a simple text classifier gets right, learnt from these rows."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.naive_bayes import ComplementNB
+        from sklearn.pipeline import make_pipeline
+
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        model = make_pipeline(words, ComplementNB(alpha=0.3))
+        model.fit([row.user_text for row in rows], labels)
+        guesses = model.predict([example.user_text for example in self.examples])
+        right = 0
+        for guess, example in zip(guesses, self.examples, strict=True):
+            right += guess == self.label(example)
+        return right / len(self.examples)
+
+
+def learn(
+    rows: Sequence[TrainingExample], n: int, wrong_share: float, exam: Exam
 ) -> dict[str, Any]:
-    """Share of test rows that a simple text classifier gets right, learnt from n of the rows, over DRAWS random draws.
+    """What a simple text classifier gets right that learnt from n of the rows, over DRAWS draws.
 
-    A share `wrong` of the drawn labels is swapped for another one first. (ComplementNB on tf-idf words: seconds, not the
-    hours that as many adapters would take, so it shows the trade, not your model's number.)
+    A share of the drawn labels is swapped for another one first. (ComplementNB on tf-idf words:
+    seconds, not the hours that as many adapters would take, so it shows the trade, not your model's
+    number.)
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.naive_bayes import ComplementNB
-    from sklearn.pipeline import make_pipeline
-
-    scores, known = [], sorted({label(e) for e in rows})
+    known = sorted({exam.label(row) for row in rows})
+    scores = []
     for seed in range(DRAWS):
         rng = random.Random(seed)
         drawn = rng.sample(list(rows), min(n, len(rows)))
-        given = [
-            rng.choice([v for v in known if v != label(e)]) if rng.random() < wrong else label(e)
-            for e in drawn
-        ]
-        model = make_pipeline(
-            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), ComplementNB(alpha=0.3)
-        )
-        guesses = model.fit([e.user_text for e in drawn], given).predict(
-            [e.user_text for e in test]
-        )
-        scores.append(
-            sum(guess == label(e) for guess, e in zip(guesses, test, strict=True)) / len(test)
-        )
-    scores.sort()
+        labels = []
+        for row in drawn:
+            label = exam.label(row)
+            if rng.random() < wrong_share:
+                label = rng.choice([value for value in known if value != label])
+            labels.append(label)
+        scores.append(exam.mark(drawn, labels))
     return {
-        "rows": len(drawn),
-        "wrong labels": wrong,
+        "rows": min(n, len(rows)),
+        "wrong labels": wrong_share,
         "right": sum(scores) / DRAWS,
-        "lowest": scores[0],
-        "highest": scores[-1],
+        "lowest": min(scores),
+        "highest": max(scores),
     }

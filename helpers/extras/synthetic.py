@@ -1,20 +1,18 @@
-"""Rows that a model makes up, off by default: each from one human train row, kept only if it is new and its label holds.
+"""Rows that a model makes up, off by default: each from one human train row.
 
-Models answer greedily here, so variety comes from the seeds and from the ways to vary them.
+One is kept only if it is new and its label holds. Models answer greedily here, so variety comes
+from the seeds and from the ways to vary them.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from helpers import models, store, tasks
-from helpers.curate.checks import Sieved, reject
-from helpers.curate.duplicates import Label, jaccard, shingles
-from helpers.models import Answer, Model
-from helpers.records import Issue, Message, TrainingExample
+from helpers import curate, models, store, tasks
+from helpers.curate import Ask, DataCollectionConfig, Label, Stage
+from helpers.records import Asking, Issue, Message, TrainingExample
 
 WAYS = (
     "Write it as another person about another case would.",
@@ -22,65 +20,114 @@ WAYS = (
     "Write it with more detail.",
     "Write it in a hurry, with a slip of the pen.",
 )
-TRIES = 3  # questions to the model for each row wanted, at most
+TRIES = 3  # questions to the model for each row in demand, at most
 BATCH = 16  # questions asked at a time; it is stopped after the batch that brings enough
-Rows = Sequence[TrainingExample]
-Ask = Callable[[Model, Sequence[list[Message]]], Sequence[Answer]]
 
 
-def synthesise(
-    model: Model,
-    task: tasks.Task,
-    seeds: Rows,
-    rows_there: Rows,
-    label: Label,
-    ask: Ask,
-    most: int,
-    novelty: float,
-) -> Sieved:
-    """Up to `most` unverified train rows, each the child of one seed and of its group, and why others were refused.
+def make_up(
+    placed: Sequence[TrainingExample], task: tasks.Task, config: DataCollectionConfig, ask: Ask
+) -> Stage:
+    """At most `synthetic_share` new rows for each human train row that passes every check.
 
-    A row is refused when it cannot be read, is as like one of `rows_there` or of the made rows as `novelty` (Jaccard), or when
-    the model, asked the new question alone, labels it otherwise (free text has no label, so nothing can differ).
+    Those are the seeds. A new row is unverified, stands in train, and is the child of one seed and
+    of its group. It is refused when it cannot be read, when it is too like one of `placed` or of
+    the made rows, or when the model, asked the new question alone, labels it otherwise (free text
+    has no label, so nothing can differ).
     """
-    models.check_may_send(task, model)
-    formed = getattr(model, "with_schema", lambda schema: model)
-    known = [(e.id, shingles(tasks.normalise(e.user_text))) for e in rows_there]
-    ordered = sorted(seeds, key=lambda e: tasks.hash_order(f"synthetic:{e.id}"))
-    attempts = [
-        (ordered[i % len(ordered)], WAYS[i % len(WAYS)])
-        for i in range(TRIES * most if ordered else 0)
-    ]
-    kept, rejected, counts = [], [], Counter()
+    writer = models.load_model(
+        config.synthetic_model or config.base_model, base_url=config.synthetic_base_url
+    )
+    models.check_may_send(task, writer)
+    example_form = Asking(
+        rung="synthetic",
+        model=writer.spec,
+        max_new_tokens=config.max_tokens,
+        response_format=_schema(task),
+    )
+    answer_form = example_form.model_copy(update={"response_format": task.schema})
+    seeds, label = _seeds(placed, task, config)
+    most = int(config.synthetic_share * len(seeds))
+    novelty = Novelty(placed, min(config.near_duplicate_threshold, config.leakage_threshold))
+    attempts = []
+    for i in range(TRIES * most):
+        attempts.append((seeds[i % len(seeds)], WAYS[i % len(WAYS)]))
+    stage = Stage()
     for start in range(0, len(attempts), BATCH):
         batch = attempts[start : start + BATCH]
-        told = ask(formed(_schema(task)), [_request(task, seed, way) for seed, way in batch])
-        made = [
-            _child(seed, *_read(task, answer), model.name)
-            for (seed, _), answer in zip(batch, told, strict=True)
-        ]
-        again = ask(formed(task.schema), [tasks.render(task, example) for example in made])
-        for example, second in zip(made, again, strict=True):
-            issue = _refusal(
-                example,
-                _child(example, example.user_text, second.text, model.name),
-                label,
-                known,
-                novelty,
-            )
+        requests = [_request(task, seed, way) for seed, way in batch]
+        children = []
+        for (seed, _), answer in zip(batch, ask(requests, example_form), strict=True):
+            children.append(_child(seed, *_read(task, answer.text), writer.name))
+        questions = [tasks.render(task, child) for child in children]
+        for child, second in zip(children, ask(questions, answer_form), strict=True):
+            again = _child(child, child.user_text, second.text, writer.name)
+            issue = novelty.issue_of(child) or _unsure(child, again, label)
             if issue:
-                rejected.append(reject(example, [issue], "filter"))
-                counts["synthetic", issue.code] += 1
-            elif len(kept) < most:
-                kept.append(example)
-                known.append((example.id, shingles(tasks.normalise(example.user_text))))
-        if len(kept) == most:
+                stage.reject(child, [issue], "filter")
+            elif len(stage.kept) < most:
+                stage.kept.append(child)
+                novelty.add(child)
+        if len(stage.kept) == most:
             break
-    return Sieved(kept, rejected, counts)
+    return stage
+
+
+class Novelty:
+    """The texts there are, and whether another one is new: its Jaccard index below `threshold`."""
+
+    def __init__(self, examples: Sequence[TrainingExample], threshold: float) -> None:
+        self._threshold = threshold
+        self._known: list[tuple[str, set[str]]] = []
+        for example in examples:
+            self.add(example)
+
+    def add(self, example: TrainingExample) -> None:
+        """From now on nothing like this row is new."""
+        self._known.append((example.id, self._shingles(example)))
+
+    def issue_of(self, example: TrainingExample) -> Issue | None:
+        """Why a made-up row is no row, or no new one."""
+        if not example.user_text or not example.answer:
+            evidence = 'the model did not give {"input": ..., "output": ...}'
+            return Issue(code="invalid_format", evidence=evidence)
+        grams = self._shingles(example)
+        scores = ((curate.jaccard(grams, other), row_id) for row_id, other in self._known)
+        score, matched_id = max(scores)
+        if score < self._threshold:
+            return None
+        return Issue(
+            code="near_duplicate",
+            evidence=f"not new: character 5-gram Jaccard {score:.2f}",
+            matched_id=matched_id,
+            score=round(score, 4),
+        )
+
+    @staticmethod
+    def _shingles(example: TrainingExample) -> set[str]:
+        return curate.shingles(tasks.normalise(example.user_text))
+
+
+def _seeds(
+    placed: Sequence[TrainingExample], task: tasks.Task, config: DataCollectionConfig
+) -> tuple[list[TrainingExample], Label]:
+    """The human train rows that would be kept, in the order of their hash, and what labels them."""
+    human = [example for example in placed if example.source == "human"]
+    checked = curate.validate_examples(
+        human, task, config.base_model, config.min_tokens, config.max_tokens
+    ).kept
+    label = curate.label_of(task, checked)
+    unique = curate.deduplicate_examples(
+        checked, label, config.near_duplicate_threshold, config.leakage_threshold
+    ).kept
+    seeds = [example for example in unique if example.part == "train"]
+    return sorted(seeds, key=lambda seed: tasks.hash_order(f"synthetic:{seed.id}")), label
 
 
 def _schema(task: tasks.Task) -> dict[str, Any]:
-    """{input, output}, the output by the task's own schema; its definitions move to where its references point."""
+    """{input, output}, the output by the task's own schema.
+
+    The schema's definitions move to where its references point.
+    """
     output = dict(task.schema or {"type": "string"})
     shared = {key: output.pop(key) for key in ("$defs", "definitions") if key in output}
     fields = {"input": {"type": "string"}, "output": output}
@@ -95,26 +142,31 @@ def _schema(task: tasks.Task) -> dict[str, Any]:
 
 def _request(task: tasks.Task, seed: TrainingExample, way: str) -> list[Message]:
     output = seed.answer if task.schema is None else json.loads(seed.answer)
-    said = (
-        "You write examples for the task below: a new input and the one right output for it, as one JSON object"
-        f' {{"input": ..., "output": ...}} and nothing else.\n\nThe task:\n{task.instructions_full}'
-    )
     shown = store.dumps({"input": seed.user_text, "output": output})
-    asked = f"An example:\n{shown}\n\nWrite a new one with the same output and an input of its own. {way}"
-    return [Message(role="system", content=said), Message(role="user", content=asked)]
+    instructions = (
+        "You write examples for the task below: a new input and the one right output for it, as one"
+        ' JSON object {"input": ..., "output": ...} and nothing else.\n\n'
+        f"The task:\n{task.instructions_full}"
+    )
+    request = (
+        f"An example:\n{shown}\n\n"
+        f"Write a new one with the same output and an input of its own. {way}"
+    )
+    return [Message(role="system", content=instructions), Message(role="user", content=request)]
 
 
-def _read(task: tasks.Task, answer: Answer) -> tuple[str, str]:
-    """(input, output) of what the model said; ("", "") when it is not in the form that was asked for."""
+def _read(task: tasks.Task, text: str) -> tuple[str, str]:
+    """(input, output) of a model's answer; ("", "") when it is not in the form asked for."""
     try:
-        said = json.loads(answer.text[answer.text.index("{") : answer.text.rindex("}") + 1])
-        output = said["output"] if task.schema is None else store.dumps(said["output"])
-        return said["input"].strip(), output.strip()
+        row = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        output = row["output"] if task.schema is None else store.dumps(row["output"])
+        return row["input"].strip(), output.strip()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "", ""
 
 
 def _child(parent: TrainingExample, text: str, answer: str, writer: str) -> TrainingExample:
+    """The parent's row with another text and answer, made up by the model `writer`."""
     key = store.fingerprint([parent.id, text, answer])
     changes = {
         "id": f"synthetic-{key[:16]}",
@@ -129,28 +181,8 @@ def _child(parent: TrainingExample, text: str, answer: str, writer: str) -> Trai
     return parent.model_copy(update=changes)
 
 
-def _refusal(
-    example: TrainingExample,
-    again: TrainingExample,
-    label: Label,
-    known: Sequence[tuple[str, set[str]]],
-    novelty: float,
-) -> Issue | None:
-    """Why a made-up row is not wanted."""
-    if not example.user_text or not example.answer:
-        return Issue(
-            code="invalid_format", evidence='the model did not give {"input": ..., "output": ...}'
-        )
-    mine = shingles(tasks.normalise(example.user_text))
-    score, matched = max((jaccard(mine, grams), row_id) for row_id, grams in known)
-    if score >= novelty:
-        evidence = f"not new: character 5-gram Jaccard {score:.2f}"
-        return Issue(
-            code="near_duplicate", evidence=evidence, matched_id=matched, score=round(score, 4)
-        )
-    if label(example) != label(again):
-        return Issue(
-            code="low_feedback",
-            evidence="the model, asked the new question alone, labels it otherwise",
-        )
-    return None
+def _unsure(child: TrainingExample, again: TrainingExample, label: Label) -> Issue | None:
+    if label(child) == label(again):
+        return None
+    evidence = "the model, asked the new question alone, labels it otherwise"
+    return Issue(code="low_feedback", evidence=evidence)

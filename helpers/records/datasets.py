@@ -59,6 +59,11 @@ class FunnelRow(Record):
         """Whether every row that came in went out or was rejected."""
         return self.rows_in == self.rows_out + sum(self.rejected.values())
 
+    @property
+    def losses(self) -> str:
+        """The rejected rows in words, such as `low_feedback 3, contains_pii 1`; "-" for none."""
+        return ", ".join(f"{code} {n}" for code, n in self.rejected.items()) or "-"
+
 
 class Manifest(Artifact):
     """manifest.json, the last file of a dataset version."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import show, store
-from helpers.records import PARTS, FineTuningDataset, RejectedExample
+from helpers.records import PARTS, FineTuningDataset, FunnelRow, RejectedExample
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -29,39 +29,45 @@ STAGES = (
     "no leak",
 )
 MAX_BARS = 12
+Labels = Mapping[str, Mapping[str, Mapping[str, int]]]  # field -> part -> value -> rows
 
 
-def funnel_table(funnel: Iterable[Mapping[str, Any]]) -> Styler:
-    """One row per stage and source: in = out + rejected, with the rejected rows by their first code."""
+def funnel_table(funnel: Iterable[FunnelRow]) -> Styler:
+    """One row per stage and source: in = out + rejected, the rejected by their first code."""
     rows = []
-    for row in sorted(funnel, key=lambda r: r["source"]):
-        lost = ", ".join(f"{code} {n}" for code, n in row["rejected"].items()) or "-"
+    for row in sorted(funnel, key=lambda row: row.source):
         rows.append(
-            {key: row[key] for key in ("source", "stage", "in")}
-            | {"rejected": lost, "out": row["out"]}
+            {
+                "source": row.source,
+                "stage": row.stage,
+                "in": row.rows_in,
+                "rejected": row.losses,
+                "out": row.rows_out,
+            }
         )
     return show.table(rows, "Every row in, by source and stage")
 
 
-def funnel_figure(funnel: Sequence[Mapping[str, Any]]) -> Figure:
+def funnel_figure(funnel: Sequence[FunnelRow]) -> Figure:
     """Rows left after each stage, one panel per source."""
     import matplotlib.pyplot as plt
 
-    sources = sorted({row["source"] for row in funnel})
+    sources = sorted({row.source for row in funnel})
     size = (7.5, 0.9 + 1.9 * len(sources))
     figure, axes = plt.subplots(len(sources), 1, figsize=size, squeeze=False, layout="constrained")
     for axis, source in zip(axes[:, 0], sources, strict=True):
-        rows = [row for row in funnel if row["source"] == source]
-        left = [rows[0]["in"], *(row["out"] for row in rows)]
+        rows = [row for row in funnel if row.source == source]
+        left = [rows[0].rows_in, *(row.rows_out for row in rows)]
         axis.barh(["rows in the file", *STAGES], left, color=SOURCE_COLOURS[source])
+        before = left[0]
         for y, n in enumerate(left):
-            lost = f"  (−{left[y - 1] - n:,})" if y and left[y - 1] > n else ""
+            lost = f"  (−{before - n:,})" if before > n else ""
             axis.text(n, y, f" {n:,}{lost}", va="center", fontsize=9)
+            before = n
         axis.invert_yaxis()
         axis.set_xlim(0, max(left) * 1.22 + 1)
-        axis.set_title(
-            f"{source}: {left[0]:,} rows read, {left[-1]:,} kept", fontsize=10, loc="left"
-        )
+        title = f"{source}: {left[0]:,} rows read, {left[-1]:,} kept"
+        axis.set_title(title, fontsize=10, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("rows")
     plt.close(figure)
@@ -73,114 +79,127 @@ def parts_table(dataset: FineTuningDataset) -> Styler:
     rows = []
     for part in PARTS:
         examples = dataset.part(part)
-        groups, verified = (
-            len({e.group for e in examples}),
-            sum(e.quality == "verified" for e in examples),
+        verified = sum(example.quality == "verified" for example in examples)
+        rows.append(
+            {
+                "part": part,
+                "rows": len(examples),
+                "groups": len({example.group for example in examples}),
+                "verified": verified,
+                "unverified": len(examples) - verified,
+            }
         )
-        counts = {"groups": groups, "verified": verified, "unverified": len(examples) - verified}
-        rows.append({"part": part, "rows": len(examples), **counts})
     return show.table(rows, f"Dataset {dataset.metadata.version}")
 
 
-def parts_figure(
-    dataset: FineTuningDataset, labels: Mapping[str, Mapping[str, Mapping[str, int]]]
-) -> Figure:
-    """Length of the user's text per part and, for the first labelled field, each value's share of its part."""
+def parts_figure(dataset: FineTuningDataset, labels: Labels) -> Figure:
+    """Length of the user's text per part; for the first label, its values' shares of each part."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(
-        1, 2 if labels else 1, figsize=(10, 3.6), squeeze=False, layout="constrained"
-    )
-    lengths = [[len(e.user_text) for e in dataset.part(part)] for part in PARTS]
-    names = [f"{part}\nn={len(found)}" for part, found in zip(PARTS, lengths, strict=True)]
-    look = {
-        "orientation": "horizontal",
-        "patch_artist": True,
-        "whis": (2.5, 97.5),
-        "medianprops": {"color": "black"},
-    }
-    boxes = axes[0, 0].boxplot([found or [0] for found in lengths], tick_labels=names, **look)
-    for box, part in zip(boxes["boxes"], PARTS, strict=True):
-        box.set_facecolor(PART_COLOURS[part])
-    axes[0, 0].invert_yaxis()
-    axes[0, 0].set_xlabel("characters of the user's text (whiskers: 95% of rows)")
-    if labels:
-        _shares(axes[0, 1], *next(iter(labels.items())))
+    panels = 2 if labels else 1
+    figure, axes = plt.subplots(1, panels, figsize=(10, 3.6), squeeze=False, layout="constrained")
+    _draw_lengths(axes[0, 0], dataset)
+    for field, parts in list(labels.items())[:1]:
+        _draw_shares(axes[0, 1], field, parts)
     for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
     plt.close(figure)
     return figure
 
 
-def _shares(axis: Any, field: str, parts: Mapping[str, Mapping[str, int]]) -> None:
+def _draw_lengths(axis: Any, dataset: FineTuningDataset) -> None:
+    """A box for the lengths of every part."""
+    lengths = []
+    names = []
+    for part in PARTS:
+        examples = dataset.part(part)
+        lengths.append([len(example.user_text) for example in examples] or [0])
+        names.append(f"{part}\nn={len(examples)}")
+    boxes = axis.boxplot(
+        lengths,
+        tick_labels=names,
+        orientation="horizontal",
+        patch_artist=True,
+        whis=(2.5, 97.5),
+        medianprops={"color": "black"},
+    )
+    for box, part in zip(boxes["boxes"], PARTS, strict=True):
+        box.set_facecolor(PART_COLOURS[part])
+    axis.invert_yaxis()
+    axis.set_xlabel("characters of the user's text (whiskers: 95% of rows)")
+
+
+def _draw_shares(axis: Any, field: str, parts: Mapping[str, Mapping[str, int]]) -> None:
     """Grouped bars: the share of every label within each part, the most frequent labels first."""
-    totals = sum((Counter(counts) for counts in parts.values()), Counter())
+    totals: Counter[str] = Counter()
+    for counts in parts.values():
+        totals.update(counts)
     values = [value for value, _ in totals.most_common(MAX_BARS)]
     for k, part in enumerate(PARTS):
         n = max(1, sum(parts[part].values()))
-        at = [i + (k - 1) * 0.27 for i in range(len(values))]
-        axis.bar(
-            at,
-            [parts[part].get(v, 0) / n for v in values],
-            0.25,
-            label=part,
-            color=PART_COLOURS[part],
-        )
-    axis.set_xticks(
-        range(len(values)),
-        [v[:14] for v in values],
-        rotation=0 if max(map(len, values)) <= 4 else 35,
-    )
+        places = [i + (k - 1) * 0.27 for i in range(len(values))]
+        shares = [parts[part].get(value, 0) / n for value in values]
+        axis.bar(places, shares, 0.25, label=part, color=PART_COLOURS[part])
+    longest = max(map(len, values))
+    names = [value[:14] for value in values]
+    axis.set_xticks(range(len(values)), names, rotation=0 if longest <= 4 else 35)
     axis.set_ylabel("share of the part")
-    more = f" (the {MAX_BARS} most frequent of {len(totals)})" if len(totals) > MAX_BARS else ""
-    axis.set_title(f"{field}{more}", fontsize=10, loc="left")
-    axis.legend(
-        frameon=False,
-        fontsize=9,
-        ncols=3,
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        borderaxespad=0,
-    )
+    title = field
+    if len(totals) > MAX_BARS:
+        title += f" (the {MAX_BARS} most frequent of {len(totals)})"
+    axis.set_title(title, fontsize=10, loc="left")
+    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
+    axis.legend(frameon=False, fontsize=9, ncols=3, **place)
 
 
 def rejected_table(rejected: Iterable[RejectedExample], show_text: bool, each: int = 50) -> HTML:
-    """Rejected rows to browse, one fold per code: where the row is, what was seen (masked), and what it matched."""
+    """Rejected rows to browse, a fold per code: where each is, what was seen (masked), its match."""
     from IPython.display import HTML
 
     by_code: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
     for row in rejected:
-        issue, where = row.issues[0], f"{row.example['file']}:{row.example['line']}"
-        score = "" if issue.score is None else f"{issue.score:.2f}"
-        matched = {"evidence": issue.evidence, "matched": issue.matched_id or "", "score": score}
-        text = show.masked(row.example.get("excerpt") or "", show_text)
-        by_code[issue.code].append({"row": where, "id": row.example["id"], **matched, "text": text})
-    folds = []
-    for code, rows in sorted(by_code.items()):
-        shown = f" (the first {each} here, all in rejected.jsonl)" if len(rows) > each else ""
-        table = show.table(rows[:each]).to_html()
-        folds.append(
-            f"<details><summary>{escape(code)}: {len(rows)} rows{shown}</summary>{table}</details>"
+        issue = row.issues[0]
+        by_code[issue.code].append(
+            {
+                "row": f"{row.example['file']}:{row.example['line']}",
+                "id": row.example["id"],
+                "evidence": issue.evidence,
+                "matched": issue.matched_id or "",
+                "score": "" if issue.score is None else f"{issue.score:.2f}",
+                "text": show.masked(row.example.get("excerpt") or "", show_text),
+            }
         )
-    return HTML("".join(folds) or "Nothing was rejected.")
+    folds = ""
+    for code, rows in sorted(by_code.items()):
+        title = f"{escape(code)}: {len(rows)} rows"
+        if len(rows) > each:
+            title += f" (the first {each} here, all in rejected.jsonl)"
+        table = show.table(rows[:each]).to_html()
+        folds += f"<details><summary>{title}</summary>{table}</details>"
+    return HTML(folds or "Nothing was rejected.")
 
 
 def review_table(review: Sequence[Mapping[str, str]], show_text: bool, rows: int = 10) -> Styler:
     """The first rows that a person should decide about."""
-    short = []
+    shown = []
     for row in review[:rows]:
-        texts = {
-            "input": show.masked(row["input"], show_text),
-            "output": show.masked(row["output"], show_text, 90),
-        }
-        short.append({"id": row["id"], "why": row["why"], **texts})
-    return show.table(
-        short, "For a person to decide" if short else "Nothing waits for a person to decide"
-    )
+        shown.append(
+            {
+                "id": row["id"],
+                "why": row["why"],
+                "input": show.masked(row["input"], show_text),
+                "output": show.masked(row["output"], show_text, 90),
+            }
+        )
+    caption = "For a person to decide" if shown else "Nothing waits for a person to decide"
+    return show.table(shown, caption)
 
 
 def review_editor(path: Path, rows: int = 20) -> Any:
-    """review.csv as a table to decide in: keep, fix (with the right answer) or drop; Save writes the file."""
+    """review.csv as a table to decide in: keep, fix (with the right answer) or drop.
+
+    Save writes the file.
+    """
     if store.headless():
         return show.note(
             f"{path.name}: fill in `decision` and `reviewer`; the next run applies it."
@@ -188,66 +207,51 @@ def review_editor(path: Path, rows: int = 20) -> Any:
     import ipywidgets as w
 
     lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    reviewer, save, said = w.Text(description="reviewer"), w.Button(description="Save"), w.Label()
-    boxes, wide = [], w.Layout(width="28em")
+    reviewer = w.Text(description="reviewer")
+    button = w.Button(description="Save")
+    message = w.Label()
+    wide = w.Layout(width="28em")
+    narrow = w.Layout(width="6em")
+    choices = []
+    boxes = []
     for line in lines[:rows]:
-        texts = [
-            w.HTML(f"<small>{escape(line[key])}</small>", layout=wide) for key in ("input", "why")
-        ]
-        decision = w.Dropdown(
-            options=["", "keep", "fix", "drop"],
-            value=line["decision"],
-            layout=w.Layout(width="6em"),
-        )
-        boxes.append(
-            (
-                line,
-                decision,
-                w.Text(value=line["corrected_output"] or line["output"], layout=wide),
-                texts,
-            )
-        )
+        options = ["", "keep", "fix", "drop"]
+        decision = w.Dropdown(options=options, value=line["decision"], layout=narrow)
+        output = w.Text(value=line["corrected_output"] or line["output"], layout=wide)
+        choices.append((line, decision, output))
+        text = w.HTML(f"<small>{escape(line['input'])}</small>", layout=wide)
+        why = w.HTML(f"<small>{escape(line['why'])}</small>", layout=wide)
+        boxes.append(w.HBox([text, decision, output, why]))
 
-    def write(_: Any) -> None:
-        for line, decision, output, _texts in boxes:
-            fixed = output.value if decision.value == "fix" else ""
-            line |= {
-                "decision": decision.value,
-                "corrected_output": fixed,
-                "reviewer": reviewer.value,
-            }
+    def save(_: Any) -> None:
+        for line, decision, output in choices:
+            line["decision"] = decision.value
+            line["corrected_output"] = output.value if decision.value == "fix" else ""
+            line["reviewer"] = reviewer.value
         text = io.StringIO()
         writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
         store.write_text(path, text.getvalue())
-        said.value = f"saved: {sum(bool(d.value) for _, d, _, _ in boxes)} decisions"
+        message.value = f"saved: {sum(bool(d.value) for _, d, _ in choices)} decisions"
 
-    save.on_click(write)
-    return w.VBox(
-        [
-            *(w.HBox([texts[0], d, o, texts[1]]) for _, d, o, texts in boxes),
-            w.HBox([reviewer, save, said]),
-        ]
-    )
+    button.on_click(save)
+    return w.VBox([*boxes, w.HBox([reviewer, button, message])])
 
 
 def map_figure(points: Sequence[tuple[float, float]], labels: Sequence[str]) -> Figure:
     """Texts in the plane of their two strongest word patterns, coloured by label."""
     import matplotlib.pyplot as plt
 
+    by_label: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for point, label in zip(points, labels, strict=True):
+        by_label[label].append(point)
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for k, label in enumerate(sorted(set(labels))):
-        x, y = zip(*(p for p, own in zip(points, labels, strict=True) if own == label), strict=True)
-        axis.scatter(
-            x,
-            y,
-            s=14,
-            alpha=0.7,
-            label=label,
-            color=plt.cm.tab10(k % 10),
-            marker="os^Dvx"[k // 10 % 6],
-        )
+    for k, label in enumerate(sorted(by_label)):
+        x, y = zip(*by_label[label], strict=True)
+        colour = plt.cm.tab10(k % 10)
+        marker = "os^Dvx"[k // 10 % 6]
+        axis.scatter(x, y, s=14, alpha=0.7, label=label, color=colour, marker=marker)
     axis.set_xlabel("first direction")
     axis.set_ylabel("second direction")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

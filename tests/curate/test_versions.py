@@ -1,11 +1,12 @@
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 from toy_curate import chat
 
 from helpers import curate, store, tasks
-from helpers.records import RejectedExample, WorkbookError
+from helpers.records import DatasetPointer, RejectedExample, WorkbookError
 from helpers.show import curate as views
 
 FILES = {
@@ -32,11 +33,11 @@ def curated(make_task, config, sentences, home):
 
 
 def test_a_version_holds_its_files_and_is_read_back_as_it_was_published(curated, home):
-    dataset = curate.publish(curated)
+    dataset = curate.publish_dataset(curated)
     folder = home / "datasets" / dataset.metadata.version
     assert {p.name for p in folder.iterdir()} == FILES and len(list(folder.parent.iterdir())) == 1
     run = store.open_run("t")
-    run.write("dataset.json", {"version": folder.name, "fingerprint": dataset.metadata.fingerprint})
+    run.save(DatasetPointer(version=folder.name, fingerprint=dataset.metadata.fingerprint))
     assert tasks.read_dataset(run) == dataset
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (
@@ -53,9 +54,9 @@ def test_a_version_holds_its_files_and_is_read_back_as_it_was_published(curated,
 
 
 def test_publishing_the_same_content_again_reuses_the_folder(curated, home):
-    first = curate.publish(curated)
+    first = curate.publish_dataset(curated)
     before = {p: p.stat().st_mtime_ns for p in (home / "datasets").rglob("*")}
-    again = curate.publish(curated._replace(examples=list(reversed(curated.examples))))
+    again = curate.publish_dataset(replace(curated, examples=list(reversed(curated.examples))))
     assert again.metadata == first.metadata
     assert {p: p.stat().st_mtime_ns for p in (home / "datasets").rglob("*")} == before
 
@@ -87,27 +88,27 @@ def test_a_run_killed_at_any_file_leaves_no_version(curated, home, monkeypatch, 
 
     monkeypatch.setattr(store, "write_text", killed)
     with pytest.raises(KeyboardInterrupt):
-        curate.publish(curated)
+        curate.publish_dataset(curated)
     assert not list((home / "datasets").glob("[!.]*"))
     monkeypatch.setattr(store, "write_text", real)
-    curate.publish(curated)
+    curate.publish_dataset(curated)
     assert len(list((home / "datasets").iterdir())) == 1
 
 
 def test_the_checkpoint_refuses_too_little_data_and_a_funnel_that_does_not_add_up(curated):
-    dataset = curate.publish(curated)
+    dataset = curate.publish_dataset(curated)
     with pytest.raises(WorkbookError, match="min_examples=1000"):
         curate.check_dataset(dataset, curated.funnel, 1000)
     with pytest.raises(WorkbookError, match="does not add up"):
-        curate.check_dataset(dataset, [{**curated.funnel[0], "in": 0}], 1)
+        curate.check_dataset(dataset, [curated.funnel[0].model_copy(update={"rows_in": 0})], 1)
     rows = [e.model_copy(update={"group": "one"}) for e in dataset.examples]
     with pytest.raises(WorkbookError, match="two parts"):
         curate.check_dataset(dataset.model_copy(update={"examples": rows}), curated.funnel, 1)
 
 
 def test_an_empty_part_is_published_and_refused_by_the_checkpoint(curated):
-    dataset = curate.publish(
-        curated._replace(examples=[e for e in curated.examples if e.part == "train"])
+    dataset = curate.publish_dataset(
+        replace(curated, examples=[e for e in curated.examples if e.part == "train"])
     )
     assert dataset.splits.test == 0
     with pytest.raises(WorkbookError, match="no validation and no test rows"):
@@ -115,7 +116,7 @@ def test_an_empty_part_is_published_and_refused_by_the_checkpoint(curated):
 
 
 def test_the_views_show_the_counts_and_never_a_masked_value(curated):
-    dataset = curate.publish(curated)
+    dataset = curate.publish_dataset(curated)
     html = (
         views.rejected_table(curated.rejected, True).data
         + views.funnel_table(curated.funnel).to_html()

@@ -3,16 +3,16 @@ import json
 import pytest
 from toy_curate import chat
 
-from helpers import curate, models, store, tasks
-from helpers.evaluate import running
+from helpers import curate, evaluate, models, store, tasks
 from helpers.models import Answer
-from helpers.records import WorkbookError
+from helpers.records import Budget, WorkbookError
 
 
 class Writer:
     """Answers a request for a new example with what `write` makes of it, and any other question with `tell`'s label."""
 
     provider, is_loopback, name, fingerprint = "local", True, "writer", "toy-writer"
+    spec = "writer"
 
     def __init__(self, write, tell=lambda text: "yes", dies_after=10**9):
         self.write, self.tell, self.left, self.asked = write, tell, dies_after, []
@@ -47,14 +47,20 @@ def made(home, make_task, config, sentences, monkeypatch):
     """A function (writer, rows, **changes) -> what 02 would publish, with that model."""
 
     def make(writer, rows=40, run="r1", **changes):
-        monkeypatch.setattr(models, "load_model", lambda *_: writer)
+        monkeypatch.setattr(models, "load_model", lambda *_, **__: writer)
         # Dated rows: without a date of its own a row takes that of its file, which is written anew at every call.
         dated = {"created_at": "2026-01-05T08:00:00Z"}
         folder = make_task(
             [chat(s, conversation_id=f"c{i}", **dated) for i, s in enumerate(sentences(rows))]
         )
         settings = {"use_synthetic": True, "synthetic_share": 0.5} | changes
-        return curate.curate(config(folder, **settings), store.open_run(run), running.ask)
+        run = store.open_run(run)
+        session = evaluate.Session(tasks.load_task(str(folder)), run, Budget(run))
+        return curate.curate(
+            config(folder, **settings),
+            run,
+            lambda prompts, asking: evaluate.ask(prompts, asking, session, "synthetic rows"),
+        )
 
     return make
 
@@ -82,9 +88,9 @@ def test_made_up_rows_are_children_of_human_train_rows_and_may_only_teach(made):
         )
     assert len({e.part for e in rows}) == 1
     counted = next(
-        f for f in curated.funnel if f["stage"] == "leakage" and f["source"] == "synthetic"
+        row for row in curated.funnel if (row.stage, row.source) == ("leakage", "synthetic")
     )
-    assert counted["out"] == len(rows)
+    assert counted.rows_out == len(rows)
 
 
 def test_they_are_off_by_default_and_need_a_way_to_ask(home, make_task, config, sentences):

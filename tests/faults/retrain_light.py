@@ -9,8 +9,8 @@ from pathlib import Path
 import registry_toys
 
 from helpers import curate, registry, store, tasks
-from helpers.curate.collect import Curated
 from helpers.monitor import check_health
+from helpers.records import FunnelRow
 from helpers.train import launch
 
 PARAMETERS = (
@@ -91,10 +91,10 @@ def collect(run_id: str, task: str) -> None:
     rows = tasks.with_parts(
         tasks.load_examples(loaded).examples, 7, {"train": 0.6, "validation": 0.2, "test": 0.2}
     )
-    funnel = [
-        {"stage": "read", "source": "human", "in": len(rows), "out": len(rows), "rejected": {}}
-    ]
-    dataset = curate.publish(Curated(loaded, rows, [], [], funnel, {}, [], {}, {}))
+    n = len(rows)
+    funnel = [FunnelRow(stage="read", source="human", rows_in=n, rows_out=n, rejected={})]
+    curated = curate.Curated(task=loaded, examples=rows, funnel=funnel)
+    dataset = curate.publish_dataset(curated)
     made = {"version": dataset.metadata.version, "fingerprint": dataset.metadata.fingerprint}
     store.open_run(run_id).write("dataset.json", made)
 

@@ -1,0 +1,94 @@
+"""The label of a row, as duplicates, reviews and figures need it: the scored fields of its answer."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from helpers import store, tasks
+from helpers.records import PARTS, TrainingExample
+
+MAX_VALUES = 30  # more distinct values than this are free text, not labels
+FEW = 10  # test rows below which a label's score says nearly nothing
+Label = Callable[[TrainingExample], str | None]
+LabelFunctions = Mapping[str, Callable[[TrainingExample], str]]  # field -> the value a row has
+LabelCounts = dict[str, dict[str, dict[str, int]]]  # field -> part -> value -> rows
+
+
+def scored_values(task: tasks.Task, example: TrainingExample) -> dict[str, Any]:
+    """The scored fields of a row's answer; {} where it has none."""
+    try:
+        answer = json.loads(example.answer)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(answer, dict):
+        return {}
+    return {name: answer.get(name) for name in task.scored_fields}
+
+
+def label_values(task: tasks.Task, example: TrainingExample) -> dict[str, str]:
+    """Each label field's value as text; a text task has one field, `answer`."""
+    if not task.scored_fields:
+        return {"answer": tasks.normalise(example.answer)[:60]}
+    values = scored_values(task, example)
+    return {name: _as_text(value) for name, value in values.items()}
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else store.canonical(value)
+
+
+def label_functions(task: tasks.Task, names: Iterable[str]) -> LabelFunctions:
+    """For each label field a function example -> its value as text; "null" where it has none."""
+
+    def value_of(name: str, example: TrainingExample) -> str:
+        return label_values(task, example).get(name, "null")
+
+    return {name: partial(value_of, name) for name in names}
+
+
+def label_of(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label:
+    """A function example -> label, equal for equal answers; None for free text: no two conflict.
+
+    The label is the scored fields; in a text task the answer itself, when `examples` have few
+    different ones.
+    """
+    if task.scored_fields:
+        return lambda example: store.canonical(scored_values(task, example))
+    answers = {tasks.normalise(example.answer) for example in examples}
+    if task.schema is not None or len(answers) <= MAX_VALUES:
+        return lambda example: tasks.normalise(example.answer)
+    return lambda _: None
+
+
+def label_counts(task: tasks.Task, examples: Sequence[TrainingExample]) -> LabelCounts:
+    """Rows of every value in every part, for each label field that is no free text."""
+    fields: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+    for example in examples:
+        for name, value in label_values(task, example).items():
+            fields[name][example.part or "train", value] += 1
+    labels: LabelCounts = {}
+    for name, counts in fields.items():
+        if len({value for _, value in counts}) > MAX_VALUES:
+            continue
+        labels[name] = {part: {} for part in PARTS}
+        for (part, value), n in sorted(counts.items()):
+            labels[name][part][value] = n
+    return labels
+
+
+def label_warnings(labels: LabelCounts) -> list[str]:
+    """One sentence per field whose rarer values have too few test rows to be scored on their own."""
+    warnings = []
+    for name, parts in labels.items():
+        values = sorted({value for counts in parts.values() for value in counts})
+        test_rows = [(value, parts["test"].get(value, 0)) for value in values]
+        rare = [f"{value} ({n})" for value, n in test_rows if n < FEW]
+        if rare:
+            warnings.append(
+                f"fewer than {FEW} test rows for {name} {', '.join(rare)}: no score per value there"
+            )
+    return warnings

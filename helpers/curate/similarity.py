@@ -1,0 +1,144 @@
+"""Texts that are alike: MinHash proposes pairs, the exact Jaccard index of character 5-grams decides.
+
+MinHash and its bands: Broder 1997, "On the resemblance and containment of documents"; Leskovec,
+Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+SHINGLE = 5  # characters
+PERMUTATIONS = 240  # divides into bands of 2, 3, 4, 5 and 6 rows
+BAND_ROWS = ((0.8, 6), (0.71, 5), (0.6, 4), (0.5, 3), (0.0, 2))  # from a threshold on: rows a band
+CHUNK = 5_000  # texts hashed at a time, and
+PAIRS = 200_000  # pairs compared at a time: they bound the memory
+_BASE = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
+_PADDING = "\U0010ffff"
+Pair = tuple[int, int, float]  # (i, j, Jaccard) of two texts
+
+
+def shingles(text: str) -> set[str]:
+    """The character 5-grams of a normalised text (the text itself when it is shorter)."""
+    return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
+
+
+def jaccard(a: set[str], b: set[str]) -> float:
+    """Shared shingles / all shingles: 1.0 = the same set, 0.0 = nothing shared."""
+    shared = len(a & b)
+    return shared / (len(a) + len(b) - shared)
+
+
+class Sketches(NamedTuple):
+    """What texts are compared by: which holds which shingle, and their MinHashes.
+
+    `incidence` is a sparse matrix (texts, 2**62) of ones.
+    """
+
+    incidence: Any
+    minhashes: list[Any]
+
+    def of(self, rows: Sequence[int]) -> Sketches:
+        """The sketches of some of the texts."""
+        return Sketches(self.incidence[rows], [self.minhashes[row] for row in rows])
+
+
+def similar(texts: Sequence[str], others: Sequence[str], threshold: float) -> Iterator[Pair]:
+    """All (i, j, Jaccard) of texts[i] and others[j] whose Jaccard index reaches the threshold."""
+    sketches = sketched(texts)
+    others_sketches = sketches if texts is others else sketched(others)
+    yield from similar_sketches(sketches, others_sketches, threshold)
+
+
+def sketched(texts: Sequence[str]) -> Sketches:
+    """Each text's shingles and MinHash; they serve every threshold."""
+    from rensa import RMinHash
+
+    minhashes: list[Any] = []
+    for start in range(0, len(texts), CHUNK):
+        sets = [shingles(text) for text in texts[start : start + CHUNK]]
+        minhashes += RMinHash.from_token_sets(sets, PERMUTATIONS, 7)
+    return Sketches(incidence_of(texts), minhashes)
+
+
+def similar_sketches(sketches: Sketches, others: Sketches, threshold: float) -> Iterator[Pair]:
+    """`similar` for texts that are sketched already.
+
+    A pair at the threshold is missed with chance (1 - threshold^rows)^bands: below 3e-4 for each
+    line of BAND_ROWS.
+    """
+    import numpy as np
+    from rensa import RMinHashLSH
+
+    band_rows = next(rows for least, rows in BAND_ROWS if threshold >= least)
+    index = RMinHashLSH(threshold, PERMUTATIONS, PERMUTATIONS // band_rows)
+    index.insert_many(others.minhashes)
+    for start in range(0, len(sketches.minhashes), CHUNK):
+        candidates = index.query_all(sketches.minhashes[start : start + CHUNK])
+        counts = [len(neighbours) for neighbours in candidates]
+        i = np.repeat(np.arange(start, start + len(candidates)), counts)
+        j = np.fromiter((k for neighbours in candidates for k in neighbours), np.int64, len(i))
+        for at in range(0, len(i), PAIRS):
+            some = slice(at, at + PAIRS)
+            yield from _confirmed(sketches.incidence, others.incidence, i[some], j[some], threshold)
+
+
+def incidence_of(texts: Sequence[str]) -> Any:
+    """Which text holds which shingle: a sparse matrix (texts, 2**62) with a 1 per shingle.
+
+    A shingle's column is a 62-bit polynomial of its characters: two of ten million have the same
+    with chance 1e-5.
+    """
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    counts = [np.zeros(1, dtype=np.int64)]
+    columns = [np.zeros(0, dtype=np.int64)]
+    for start in range(0, len(texts), CHUNK):
+        chunk_counts, chunk_columns = _columns_of(texts[start : start + CHUNK])
+        counts.append(chunk_counts)
+        columns.append(chunk_columns)
+    column = np.concatenate(columns)
+    ones = np.ones(len(column), dtype=np.int32)
+    row_ends = np.cumsum(np.concatenate(counts))
+    return csr_array((ones, column, row_ends), shape=(len(texts), 2**62))
+
+
+def _columns_of(texts: Sequence[str]) -> tuple[Any, Any]:
+    """(number of different shingles of each text, their columns one text after the other)."""
+    import numpy as np
+
+    powers = np.array([pow(_BASE, k + 1, 2**64) for k in range(SHINGLE)], dtype=np.uint64)
+    padded = [text.ljust(SHINGLE, _PADDING) for text in texts]
+    lengths = np.array([len(text) for text in padded])
+    encoded = "".join(padded).encode("utf-32-le", "surrogatepass")
+    letters = np.frombuffer(encoded, dtype="<u4").astype(np.uint64)
+    windows = np.lib.stride_tricks.sliding_window_view(letters, SHINGLE)
+    grams = (windows * powers).sum(axis=1) >> np.uint64(2)
+    row = np.repeat(np.arange(len(padded)), lengths)[: len(grams)]
+    to_the_end = np.cumsum(lengths)[row] - np.arange(len(row))
+    inside = to_the_end >= SHINGLE  # else the window runs into the next text
+    row = row[inside]
+    grams = grams[inside].astype(np.int64)
+    order = np.lexsort((grams, row))
+    row = row[order]
+    grams = grams[order]
+    first = np.append(True, (np.diff(row) != 0) | (np.diff(grams) != 0))
+    return np.bincount(row[first], minlength=len(padded)), grams[first]
+
+
+def _confirmed(incidence: Any, others: Any, i: Any, j: Any, threshold: float) -> Iterator[Pair]:
+    """Those of the pairs (i, j) whose exact Jaccard index reaches the threshold."""
+    import numpy as np
+
+    sizes = np.diff(incidence.indptr)[i]
+    other_sizes = np.diff(others.indptr)[j]
+    least = threshold * np.maximum(sizes, other_sizes) - 1e-9
+    possible = np.minimum(sizes, other_sizes) >= least
+    i = i[possible]
+    j = j[possible]
+    shared = incidence[i].multiply(others[j]).sum(axis=1)
+    score = shared / (sizes[possible] + other_sizes[possible] - shared)
+    hit = score >= threshold
+    yield from zip(i[hit].tolist(), j[hit].tolist(), score[hit].tolist(), strict=True)

@@ -1,0 +1,122 @@
+"""What a stage of curation gives, and the funnel that adds up over all stages.
+
+Every stage takes rows and returns a Stage: the rows it kept, the evidence for the others, how many
+those are, and what a person should look at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from helpers.curate.personal import excerpt, without_surrogates
+from helpers.records import FunnelRow, Issue, RejectedExample, TrainingExample, WorkbookError
+
+RULE_VERSION = "curate-2"
+FUNNEL = ("read", "filter", "review", "check", "duplicates", "leakage")
+SOURCE_FILTERS = (
+    "low_feedback",
+    "out_of_date_range",
+)  # the reader's choices, no faults of the data
+ALARM_ROWS = 10  # a source of fewer rows raises no wipe-out alarm
+
+
+class Loss(NamedTuple):
+    """Where rows were lost, and why: the first code of each."""
+
+    stage: str
+    source: str
+    code: str
+
+
+class Question(NamedTuple):
+    """A row that a person should look at, and why."""
+
+    example: TrainingExample
+    why: str
+
+
+@dataclass
+class Stage:
+    """What one stage made of its rows; `counts` is whole where `rejected` is but a sample."""
+
+    kept: list[TrainingExample] = field(default_factory=list)
+    rejected: list[RejectedExample] = field(default_factory=list)
+    counts: Counter[Loss] = field(default_factory=Counter)
+    questions: list[Question] = field(default_factory=list)
+
+    def reject(self, example: TrainingExample, issues: list[Issue], stage: str) -> None:
+        """Leave a row out, counted under its first code."""
+        self.rejected.append(rejection(example, issues, stage))
+        self.counts[Loss(stage, example.source, issues[0].code)] += 1
+
+
+def rejection(example: TrainingExample, issues: list[Issue], stage: str) -> RejectedExample:
+    """The log entry of a row left out: enough to find and judge it again, nothing that could leak."""
+    summary = {
+        "id": without_surrogates(example.id),
+        "source": example.source,
+        "file": example.meta.get("file"),
+        "line": example.meta.get("line"),
+        "sha256": example.meta.get("sha256"),
+        "excerpt": excerpt(example.user_text),
+    }
+    return RejectedExample(example=summary, issues=issues, stage=stage, rule_version=RULE_VERSION)
+
+
+def build_funnel(stages: Sequence[Stage]) -> list[FunnelRow]:
+    """One row per stage and source; AssertionError when the counts do not lead to the rows left."""
+    losses: Counter[Loss] = Counter()
+    for stage in stages:
+        losses += stage.counts
+    left = Counter(example.source for example in stages[0].kept)
+    for loss, n in stages[0].counts.items():  # these never became examples
+        left[loss.source] += n
+    funnel = []
+    for stage_name in FUNNEL:
+        for source in sorted(left):
+            lost = {
+                loss.code: n
+                for loss, n in sorted(losses.items())
+                if (loss.stage, loss.source) == (stage_name, source)
+            }
+            row = FunnelRow(
+                stage=stage_name,
+                source=source,
+                rows_in=left[source],
+                rows_out=left[source] - sum(lost.values()),
+                rejected=lost,
+            )
+            funnel.append(row)
+            left[source] = row.rows_out
+    kept = Counter(example.source for example in stages[-1].kept)
+    if +left != kept:
+        raise AssertionError(f"the funnel loses rows: {dict(left)} by count, {dict(kept)} kept")
+    return funnel
+
+
+def alarm_on_wipeout(
+    funnel: Sequence[FunnelRow], rejected: Sequence[RejectedExample], share: float
+) -> None:
+    """Stop when one rule removes more than `share` of a source: more often a wrong rule than bad data."""
+    entered: dict[str, int] = {}
+    for row in funnel:
+        if row.source == "synthetic":  # most of what a weak model makes up may be refused
+            continue
+        if row.stage in ("read", "check"):  # what the source filters leave out does not count
+            entered[row.source] = row.rows_in
+        n = entered[row.source]
+        for code, lost in row.rejected.items():
+            if code in SOURCE_FILTERS or n < ALARM_ROWS or lost <= share * n:
+                continue
+            place = (row.stage, row.source, code)
+            seen = next(
+                r for r in rejected if (r.stage, r.example["source"], r.issues[0].code) == place
+            )
+            raise WorkbookError(
+                f"{code} would remove {lost} of {n} {row.source} rows ({lost / n:.0%}), for example"
+                f" {seen.example['file']}, line {seen.example['line']}: {seen.issues[0].evidence};"
+                f" mend the data or the rule, or raise wipeout_share={share:g}"
+            )
