@@ -1,97 +1,107 @@
-"""An optional projection into MLflow: versions as model versions, and the alias `production`. MLflow decides nothing.
+"""An optional projection into MLflow: versions as model versions, and the alias `production`.
 
-Switched on by WORKBOOK_MLFLOW_URI; best effort after a commit, and repaired by `workbook registry reconcile`.
+Switched on by WORKBOOK_MLFLOW_URI; best effort after a commit, and repaired by `workbook registry
+reconcile`. MLflow decides nothing.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from helpers import store
 from helpers.records import FineTunedModelVersion, WorkbookError
-from helpers.registry import versions
-from helpers.registry.database import Registry
 
 EXPERIMENT = "fine-tuning-workbook"
+METRICS = ("accuracy", "format_compliance", "latency_p50", "latency_p95", "cost_per_request")
 
 
-def mirror(registry: Registry) -> list[str]:
-    """Bring MLflow up to date with the registry; returns what was changed there, or why nothing could be."""
+def mirror(versions: Sequence[FineTunedModelVersion]) -> list[str]:
+    """Bring MLflow up to date with the registry's versions, newest first.
+
+    Returns what was changed there, or why nothing could be.
+    """
     uri = os.environ.get("WORKBOOK_MLFLOW_URI", "")
     if not uri:
         return []
-    if "://" not in uri or (uri.startswith("sqlite:///") and not uri.startswith("sqlite:////")):
+    is_relative_file = uri.startswith("sqlite:///") and not uri.startswith("sqlite:////")
+    if "://" not in uri or is_relative_file:
         raise WorkbookError(
-            "WORKBOOK_MLFLOW_URI has to be absolute (https://…, sqlite:////…): a relative one makes new databases"
+            "WORKBOOK_MLFLOW_URI has to be absolute (https://…, sqlite:////…):"
+            " a relative one makes new databases"
         )
-    os.environ |= {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-    }  # read when it is imported
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when mlflow is imported
+    os.environ["DO_NOT_TRACK"] = "true"
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
     except ImportError:
         return ['MLflow is not installed: pip install -e ".[mlflow]"']
+    measured = [version for version in versions if version.eval_results]
+    changes = []
     try:
-        client, done = MlflowClient(uri, uri), []
-        found = client.get_experiment_by_name(EXPERIMENT)
-        files = (
-            None if uri.startswith("http") else (store.home() / "mlflow").as_uri()
-        )  # else they go to the caller's folder
-        experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT, files)
-        everything = [version for version in versions.listed(registry) if version.eval_results]
-        for task in sorted({version.task for version in everything}):
-            name, known = task.replace("/", "."), {}  # MLflow forbids slashes
-            if not client.search_registered_models(f"name = '{name}'"):
-                client.create_registered_model(name)
-            for there in client.search_model_versions(f"name = '{name}'"):
-                known[there.tags.get("workbook_version")] = there.version
-            for version in reversed(everything):  # oldest first, as MLflow numbers them
-                if version.task == task and version.id not in known:
-                    known[version.id] = _add_version(client, experiment, name, version)
-                    done.append(f"{version.id} was added")
-            serving = next(
-                (v.id for v in everything if v.task == task and v.status == "production"), None
-            )
-            now, target = (
-                client.get_registered_model(name).aliases.get("production"),
-                known.get(serving),
-            )
-            if str(now) != str(target):
-                set_alias = (
-                    client.set_registered_model_alias
-                    if target
-                    else client.delete_registered_model_alias
-                )
-                set_alias(name, "production", *([target] if target else []))
-                done.append(f"{name}: production is {serving or 'nothing'}")
-        return done
+        client = MlflowClient(uri, uri)
+        experiment = _experiment(client, uri)
+        for task in sorted({version.task for version in measured}):
+            of_task = [version for version in measured if version.task == task]
+            changes += _mirror_task(client, experiment, task, of_task)
     except MlflowException as error:
         return [f"MLflow could not be brought up to date: {store.redact(str(error))[:200]}"]
+    return changes
+
+
+def _experiment(client: Any, uri: str) -> str:
+    """The id of the workbook's experiment, made when it is new."""
+    known = client.get_experiment_by_name(EXPERIMENT)
+    if known:
+        return known.experiment_id
+    # Without a server the files would go to the caller's folder.
+    files = None if uri.startswith("http") else (store.home() / "mlflow").as_uri()
+    return client.create_experiment(EXPERIMENT, files)
+
+
+def _mirror_task(
+    client: Any, experiment: str, task: str, versions: Sequence[FineTunedModelVersion]
+) -> list[str]:
+    """Add one task's missing versions and move its alias; what was changed."""
+    name = task.replace("/", ".")  # MLflow forbids slashes
+    changes = []
+    numbers = {}
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    for there in client.search_model_versions(f"name = '{name}'"):
+        numbers[there.tags.get("workbook_version")] = there.version
+    for version in reversed(versions):  # oldest first, as MLflow numbers them
+        if version.id not in numbers:
+            numbers[version.id] = _add_version(client, experiment, name, version)
+            changes.append(f"{version.id} was added")
+    serving = next((v.id for v in versions if v.status == "production"), None)
+    number = numbers.get(serving)
+    aliased = client.get_registered_model(name).aliases.get("production")
+    if str(aliased) == str(number):
+        return changes
+    if number:
+        client.set_registered_model_alias(name, "production", number)
+    else:
+        client.delete_registered_model_alias(name, "production")
+    return [*changes, f"{name}: production is {serving or 'nothing'}"]
 
 
 def _add_version(client: Any, experiment: str, name: str, version: FineTunedModelVersion) -> str:
-    """A run with parameters, metrics and the adapter's files, and a model version that points at it; its number."""
-    run = client.create_run(
-        experiment, run_name=version.run_id, tags={"workbook_version": version.id}
-    ).info.run_id
+    """A run with parameters, metrics and the adapter's files, and a model version of it.
+
+    Returns MLflow's number of the version.
+    """
+    tags = {"workbook_version": version.id}
+    run = client.create_run(experiment, run_name=version.run_id, tags=tags).info.run_id
     for field in ("model_id", "base_model", "dataset_version"):
         client.log_param(run, field, getattr(version, field) or "")
-    for field in (
-        "accuracy",
-        "format_compliance",
-        "latency_p50",
-        "latency_p95",
-        "cost_per_request",
-    ):
+    for field in METRICS:
         client.log_metric(run, field, getattr(version.eval_results, field).value)
     artifact = version.metadata.get("artifact")
     if artifact and (store.home() / artifact).is_dir():
         client.log_artifacts(run, str(store.home() / artifact), "adapter")
     client.set_terminated(run)
-    tags = {"workbook_version": version.id}
-    return client.create_model_version(
-        name, source=f"runs:/{run}/adapter", run_id=run, tags=tags
-    ).version
+    source = f"runs:/{run}/adapter"
+    return client.create_model_version(name, source=source, run_id=run, tags=tags).version

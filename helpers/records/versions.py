@@ -26,3 +26,13 @@ class FineTunedModelVersion(Record):
     eval_results: EvalResults | None = None
     status: Status
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class Route(Record):
+    """Which version serves a task; generation counts the changes, 0: nothing was promoted."""
+
+    task: str
+    version: str | None = None  # None: nothing serves
+    previous: str | None = None  # what a rollback goes back to
+    generation: int = 0
+    since: str = ""

@@ -1,16 +1,9 @@
-"""Notebook 05's room: which versions exist, which one serves, and why; the truth about models, in one database."""
+"""Notebook 05's room: which versions exist, which one serves, and why; the truth about models."""
 
+from helpers.registry.commands import history, list_versions, promote, rollback, routes, show
 from helpers.registry.delivery import notify, notify_team
-from helpers.registry.gate import overall, validate_for_production
-from helpers.registry.lifecycle import (
-    FineTuneLifecycleManager,
-    history,
-    list_versions,
-    promote,
-    rollback,
-    routes,
-    show,
-)
+from helpers.registry.gate import Conditions, validate_for_production
+from helpers.registry.lifecycle import FineTuneLifecycleManager
 from helpers.registry.operations import (
     backup,
     diff,

@@ -1,8 +1,8 @@
 """The registry's database, and transactions on it that are all or nothing, also under kill -9.
 
-SQLite at artifacts/registry.db, or PostgreSQL by WORKBOOK_DATABASE_URL. What must never happen is forbidden by the
-tables themselves, not only by the code above them: a second production version of a task (partial unique index), an
-unknown status (CHECK), a changed or deleted audit row (triggers).
+SQLite at artifacts/registry.db, or PostgreSQL by WORKBOOK_DATABASE_URL. What must never happen is
+forbidden by the tables themselves, not only by the code above them: a second production version of
+a task (partial unique index), an unknown status (CHECK), a changed or deleted audit row (triggers).
 """
 
 from __future__ import annotations
@@ -26,59 +26,68 @@ if TYPE_CHECKING:
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 60  # how long a writer waits for another one; a transaction here takes milliseconds
-REMEDIES = {
-    "disk is full|No space left": "free some disk space and try again",
+NO_SPACE = "disk is full|No space left"
+REMEDIES = {  # what the driver's words mean for the reader
+    NO_SPACE: "free some disk space and try again",
     "readonly|unable to open|Permission denied|Read-only": "set WORKBOOK_HOME or its permissions",
-    "not a database|malformed": "move it aside and restore it from a backup: workbook registry restore FILE",
-    "onnection.*(failed|refused)|timeout|translate host": "start the server, or correct WORKBOOK_DATABASE_URL",
+    "not a database|malformed": (
+        "move it aside and restore it from a backup: workbook registry restore FILE"
+    ),
+    "onnection.*(failed|refused)|timeout|translate host": (
+        "start the server, or correct WORKBOOK_DATABASE_URL"
+    ),
 }
-
-
 TABLES = {  # what constrains them stands in migrations/; the first column is the key
-    "versions": "id task run_id model_id base_model status trained_at created_at updated_at dataset_version evaluated_at"
-    " train_until serve_until provider artifact artifact_sha256 evaluation_sha256 reason fingerprints metadata eval_results",
+    "versions": (
+        "id task run_id model_id base_model status trained_at created_at updated_at"
+        " dataset_version evaluated_at train_until serve_until provider artifact artifact_sha256"
+        " evaluation_sha256 reason fingerprints metadata eval_results"
+    ),
     "routes": "task version previous generation since",
-    "audit": "id at actor version action because task from_status to_status evidence generation",
-    "outbox": "id event_id event created_at delivered_at sent_at retry_at attempts sent_to",
+    "audit": ("id at actor version action because task from_status to_status evidence generation"),
+    "outbox": ("id event_id event created_at delivered_at sent_at retry_at attempts sent_to"),
 }
 JSON_COLUMNS = ("fingerprints", "metadata", "eval_results", "evidence", "event")
 
 
 @functools.cache
 def table(name: str) -> TableClause:
-    """One of TABLES; moments are ISO 8601 text in UTC, which sorts, and keeps its zone in every database."""
+    """One of TABLES; moments are ISO 8601 text in UTC, which sorts and keeps its zone."""
     import sqlalchemy as sa
 
     json = sa.JSON(none_as_null=True)
-    return sa.table(
-        name, *(sa.column(c, json if c in JSON_COLUMNS else None) for c in TABLES[name].split())
-    )
+    columns = [
+        sa.column(column, json if column in JSON_COLUMNS else None)
+        for column in TABLES[name].split()
+    ]
+    return sa.table(name, *columns)
 
 
 def migrate(connection: Connection, to: str = "head") -> None:
-    """Bring the tables to this program's revision, in the caller's transaction; a new database gets all revisions."""
+    """Bring the tables to this program's revision, in the caller's transaction.
+
+    A new database gets all revisions.
+    """
     import sqlalchemy as sa
 
     tables = sa.inspect(connection).get_table_names()
     known = sorted(path.name[:4] for path in MIGRATIONS.glob("versions/0*.py"))
-    marked = "alembic_version" in tables
-    at = (
-        connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-        if marked
-        else None
-    )
-    if at == known[-1]:
+    revision = None
+    if "alembic_version" in tables:
+        revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    if revision == known[-1]:
         return
-    if at is not None and at not in known:
+    if revision is not None and revision not in known:
         raise WorkbookError(
-            f"a newer workbook made this registry (revision {at}, known up to {known[-1]}); update this one"
+            f"a newer workbook made this registry (revision {revision}, known up to {known[-1]});"
+            " update this one"
         )
     from alembic import command
     from alembic.config import Config
 
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    if at is None and "versions" in tables:  # made by release 0.1.0, which had no revisions
+    if revision is None and "versions" in tables:  # made by release 0.1.0, which had no revisions
         command.stamp(config, known[0])
     command.upgrade(config, to)
 
@@ -94,7 +103,8 @@ class Registry:
     def transaction(self, read_only: bool = False) -> Iterator[Connection]:
         """All or nothing: commits when the block ends, rolls back when it raises.
 
-        There is one writer at a time, from its first statement on: what it read stays true until it commits.
+        There is one writer at a time, from its first statement on: what it read stays true until
+        it commits.
         """
         from sqlalchemy.exc import DBAPIError
 
@@ -103,27 +113,31 @@ class Registry:
             with _engine(self.url).execution_options(read_only=read_only).begin() as connection:
                 yield connection
         except (DBAPIError, sqlite3.Error, OSError) as error:
-            said = str(getattr(error, "orig", error))
-            remedy = next(
-                (remedy for words, remedy in REMEDIES.items() if re.search(words, said)), ""
-            )
-            if not remedy:
+            problem = str(getattr(error, "orig", error))
+            words = next((words for words in REMEDIES if re.search(words, problem)), "")
+            if not words:
                 raise
-            where, code = self.url.rpartition("@")[2], 6 if "disk space" in remedy else 2
+            where = self.url.rpartition("@")[2]  # without user and password
             raise WorkbookError(
-                f"the registry at {where} cannot be used ({said}); {remedy}", code
+                f"the registry at {where} cannot be used ({problem}); {REMEDIES[words]}",
+                6 if words == NO_SPACE else 2,
             ) from error
 
     def rows(self, name: str, **where: Any) -> list[dict[str, Any]]:
         """The rows of a table whose columns have these values, in the order of its key."""
-        query = table(name).select().filter_by(**where).order_by(next(iter(table(name).c)))
+        key = TABLES[name].split()[0]
+        query = table(name).select().filter_by(**where).order_by(table(name).c[key])
         with self.transaction(read_only=True) as db:
             return [dict(row) for row in db.execute(query).mappings()]
 
     def _make_ready(self) -> None:
-        """Make the tables once, under a file's lock: SQLite's own locks do not cover the race of first openings."""
+        """Make the tables once, under a file's lock.
+
+        SQLite's own locks do not cover the race of first openings.
+        """
         file = self.url.removeprefix("sqlite:///")
-        if self.url in _ready and (file == self.url or Path(file).exists()):
+        is_server = file == self.url
+        if self.url in _ready and (is_server or Path(file).exists()):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / ".registry.lock", "a+") as lock:
@@ -144,28 +158,27 @@ def open_registry() -> Registry:
 
 @functools.cache
 def _engine(url: str) -> Engine:
-    """An engine without a pool: opening SQLite takes a millisecond, and no connection ever crosses a fork."""
+    """An engine without a pool: opening takes a millisecond, and no connection crosses a fork."""
     import sqlalchemy as sa
 
-    sqlite = url.startswith("sqlite")
-    options = {"connect_args": {"timeout": BUSY_SECONDS}} if sqlite else {}
+    is_sqlite = url.startswith("sqlite")
+    options = {"connect_args": {"timeout": BUSY_SECONDS}} if is_sqlite else {}
     try:
         engine = sa.create_engine(url, poolclass=sa.pool.NullPool, **options)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise WorkbookError(
-            f"WORKBOOK_DATABASE_URL cannot be used ({store.redact(str(error))}); install the driver it names "
-            '(PostgreSQL: pip install -e ".[postgres]"), or unset it to use SQLite'
+            f"WORKBOOK_DATABASE_URL cannot be used ({store.redact(str(error))}); install the driver"
+            ' it names (PostgreSQL: pip install -e ".[postgres]"), or unset it to use SQLite'
         ) from None
-    if sqlite:
+    if is_sqlite:
         sa.event.listen(engine, "connect", _on_connect)
     sa.event.listen(engine, "begin", _on_begin)
     return engine
 
 
 def _on_connect(connection: Any, _record: Any) -> None:
-    connection.isolation_level = (
-        None  # else the driver begins late, and read-then-write meets SQLITE_BUSY at once
-    )
+    # Else the driver begins late, and read-then-write meets SQLITE_BUSY at once.
+    connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 

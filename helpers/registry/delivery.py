@@ -1,6 +1,7 @@
-"""What follows a commit: routes.json, notifications.jsonl, the team's channels, the mirror in MLflow.
+"""What follows a commit: routes.json, notifications.jsonl, the team's channels, the mirror.
 
-Each can fail, or be cut short by a kill, without harm: the database is the truth, and the next opening catches up.
+Each can fail, or be cut short by a kill, without harm: the database is the truth, and the next
+opening catches up.
 """
 
 from __future__ import annotations
@@ -9,174 +10,191 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helpers import store
+from helpers.registry import versions
 from helpers.registry.database import Registry, open_registry, table
-from helpers.extras.mlflow_mirror import mirror
-from helpers.registry.versions import announce
+
+if TYPE_CHECKING:
+    from sqlalchemy import RowMapping
 
 FIRST_RETRY = timedelta(minutes=1)  # doubled after every failure
-MAX_ATTEMPTS = (
-    8  # about two hours; what is still waiting then is shown by `workbook registry reconcile`
-)
+MAX_ATTEMPTS = 8  # about two hours; `workbook registry reconcile` shows what still waits then
 AT_ONCE = 5  # events per opening: a slow channel delays a command by seconds, not by minutes
+BETWEEN_ADDRESSES = r"[\s,]+(?=[\w+-]+://)"  # an address may hold commas of its own
 _log = logging.getLogger(__name__)
 
 
 def catch_up(registry: Registry) -> None:
-    """Repair routes.json, deliver the outbox, mirror what is new; a failure is logged, since the commit stands."""
+    """Repair routes.json, deliver the outbox, mirror what is new; failures are logged, no more."""
     try:
         publish_routes(registry)
         if notify_team(registry) and registry.folder == store.home():
-            mirror(registry)
+            mirror_versions(registry)
     except Exception as error:  # whatever a channel or a driver throws: the commit stands
         _log.warning("what follows a commit has to wait: %s", store.redact(str(error)))
 
 
+def mirror_versions(registry: Registry) -> list[str]:
+    """Bring the optional mirror in MLflow up to date; what was changed there."""
+    from helpers.extras.mlflow_mirror import mirror
+
+    return mirror(versions.listed(registry))
+
+
 def notify(text: str, event_id: str) -> None:
-    """Tell the team something that is no change of the registry, such as a failed run; each event_id is told once."""
+    """Tell the team of what changes no registry, such as a failed run; once per event_id."""
     registry = open_registry()
     with registry.transaction() as db:
         known = db.execute(table("outbox").select().filter_by(event_id=event_id)).first()
         if known is None:
-            announce(db, {"action": "run", "task": "", "version": "", "because": text}, event_id)
+            event = {"action": "run", "task": "", "version": "", "because": text}
+            versions.announce(db, event, event_id)
     catch_up(registry)
 
 
 def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:
-    """Write routes.json from the database when it is missing, torn or stale; return the routes of what serves."""
-    path, r, v = registry.folder / "routes.json", table("routes").c, table("versions").c
-    shown = r.version, v.model_id, v.provider, r.since, r.previous, r.generation
-    query = table("versions").join(table("routes"), r.version == v.id).select().order_by(r.task)
+    """Write routes.json from the database where it is missing, torn or stale; what serves now."""
+    path = registry.folder / "routes.json"
+    routes = table("routes")
+    serving = routes.select().where(routes.c.version.is_not(None)).order_by(routes.c.task)
+    current = {}
     with registry.transaction() as db:
-        rows = db.execute(query.with_only_columns(r.task, *shown)).mappings()
-        current = {row["task"]: {column.name: row[column.name] for column in shown} for row in rows}
+        for route in db.execute(serving).mappings():
+            version = versions.row_of(db, route["version"])
+            current[route["task"]] = {
+                "version": route["version"],
+                "model_id": version["model_id"],
+                "provider": version["provider"],
+                "since": route["since"],
+                "previous": route["previous"],
+                "generation": route["generation"],
+            }
         text = store.dumps(current, indent=2) + "\n"
-        if text != (
-            path.read_text(encoding="utf-8", errors="replace") if path.exists() else "{}\n"
-        ):
+        written = path.read_text("utf-8", "replace") if path.exists() else "{}\n"
+        if text != written:
             store.write_text(path, text)
     return current
 
 
 def notify_team(registry: Registry) -> int:
-    """Tell notifications.jsonl, then the channels of WORKBOOK_NOTIFY_URLS, what waits; returns how many the file got.
+    """Tell notifications.jsonl, then the channels, what waits; returns how many the file got.
 
-    At least once: what was cut short comes again, under the same event_id. Channels are told by the home's own
-    registry alone, so that a rehearsal on a copy stays silent.
+    At least once: what was cut short comes again, under the same event_id. Channels are told by the
+    home's own registry alone, so that a rehearsal on a copy stays silent.
     """
-    told = _append(registry)
+    count = _append(registry)
     if registry.folder == store.home():
         _tell_channels(registry)
-    return told
+    return count
 
 
 def _append(registry: Registry) -> int:
     """Append every waiting event to notifications.jsonl, then mark it delivered."""
-    t = table("outbox")
+    outbox = table("outbox")
+    query = outbox.select().filter_by(delivered_at=None).order_by(outbox.c.id)
     with registry.transaction() as db:
-        waiting = (
-            db.execute(t.select().filter_by(delivered_at=None).order_by(t.c.id)).mappings().all()
-        )
+        waiting = db.execute(query).mappings().all()
         if not waiting:
             return 0
+        lines = [row["event"] | {"event_id": row["event_id"]} for row in waiting]
+        text = "".join(f"{store.dumps(line)}\n" for line in lines)
         with open(registry.folder / "notifications.jsonl", "ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a kill tore the last line; its event is still waiting
                     file.write(b"\n")
-            for row in waiting:
-                file.write(
-                    store.redact(
-                        store.dumps(row["event"] | {"event_id": row["event_id"]}) + "\n"
-                    ).encode()
-                )
+            file.write(store.redact(text).encode())
             file.flush()
             os.fsync(file.fileno())
-        db.execute(
-            t.update().filter_by(delivered_at=None).values(delivered_at=store.now().isoformat())
-        )
+        now = store.now().isoformat()
+        db.execute(outbox.update().filter_by(delivered_at=None).values(delivered_at=now))
     return len(waiting)
 
 
 def channels() -> list[str]:
     """The addresses of WORKBOOK_NOTIFY_URLS, divided by spaces, commas or line breaks."""
-    return [
-        url
-        for url in re.split(
-            r"[\s,]+(?=[\w+-]+://)", os.environ.get("WORKBOOK_NOTIFY_URLS", "").strip(" ,\n")
-        )
-        if url
-    ]
+    addresses = os.environ.get("WORKBOOK_NOTIFY_URLS", "").strip(" ,\n")
+    return re.split(BETWEEN_ADDRESSES, addresses) if addresses else []
 
 
 def _tell_channels(registry: Registry) -> None:
-    """Send what is due. An event is claimed before it is sent, outside any transaction: nobody waits for a slow channel."""
-    t, urls, now = table("outbox"), channels(), store.now()
+    """Send what is due, oldest first; a channel that is down ends it until the next opening."""
+    urls = channels()
+    outbox = table("outbox")
+    now = store.now().isoformat()
     due = (
-        t.c.sent_at.is_(None)
-        & (t.c.attempts < MAX_ATTEMPTS)
-        & (t.c.retry_at.is_(None) | (t.c.retry_at <= now.isoformat()))
+        outbox.c.sent_at.is_(None)
+        & (outbox.c.attempts < MAX_ATTEMPTS)
+        & (outbox.c.retry_at.is_(None) | (outbox.c.retry_at <= now))
     )
     with registry.transaction(read_only=True) as db:
-        waiting = (
-            db.execute(t.select().where(due).order_by(t.c.id).limit(AT_ONCE if urls else None))
-            .mappings()
-            .all()
-        )
-    if (
-        waiting and not urls
-    ):  # nobody asked to be told; an address that is set later is told of what happens from then on
+        query = outbox.select().where(due).order_by(outbox.c.id).limit(AT_ONCE)
+        waiting = db.execute(query).mappings().all()
+    if waiting and not urls:
+        # Nobody asked to be told; an address that is set later is told of what happens then.
         with registry.transaction() as db:
-            db.execute(t.update().filter_by(sent_at=None).values(sent_at=now.isoformat()))
-    for row in waiting if urls else ():
-        tries = row["attempts"] + 1
-        claim = {"attempts": tries, "retry_at": (now + FIRST_RETRY * 2 ** (tries - 1)).isoformat()}
-        with registry.transaction() as db:
-            if not db.execute(
-                t.update().where(due & (t.c.id == row["id"])).values(**claim)
-            ).rowcount:
-                continue  # another process has it
-        reached, names = (
-            set(row["sent_to"].split()),
-            {hashlib.sha256(url.encode()).hexdigest()[:16]: url for url in urls},
-        )
-        text = f"{row['event']['because']}\n{store.dumps(row['event'], indent=1)}\nevent {row['event_id']}"
-        title = "workbook: {action} {task} {version}".format(**row["event"])
-        reached |= {
-            name for name, url in names.items() if name not in reached and send(url, title, text)
-        }
-        done = {"sent_to": " ".join(sorted(reached))} | (
-            {"sent_at": now.isoformat()} if reached >= set(names) else {}
-        )
-        with registry.transaction() as db:
-            db.execute(t.update().filter_by(id=row["id"]).values(**done))
-        if "sent_at" not in done:
-            return  # a channel is down: the rest waits for the next opening
+            db.execute(outbox.update().filter_by(sent_at=None).values(sent_at=now))
+        return
+    for row in waiting:
+        if _claim(registry, row) and not _send_event(registry, row, urls):
+            return
+
+
+def _claim(registry: Registry, row: RowMapping) -> bool:
+    """Take an event, so that no other process sends it too; False where one was faster.
+
+    It is sent outside any transaction: nobody waits for a slow channel.
+    """
+    attempts = row["attempts"]
+    retry_at = (store.now() + FIRST_RETRY * 2**attempts).isoformat()
+    unclaimed = table("outbox").update().filter_by(id=row["id"], attempts=attempts, sent_at=None)
+    with registry.transaction() as db:
+        claim = unclaimed.values(attempts=attempts + 1, retry_at=retry_at)
+        return bool(db.execute(claim).rowcount)
+
+
+def _send_event(registry: Registry, row: RowMapping, urls: Sequence[str]) -> bool:
+    """Tell the channels that do not have it yet; whether all have it now."""
+    event = row["event"]
+    title = "workbook: {action} {task} {version}".format(**event)
+    text = f"{event['because']}\n{store.dumps(event, indent=1)}\nevent {row['event_id']}"
+    names = {hashlib.sha256(url.encode()).hexdigest()[:16]: url for url in urls}
+    reached = set(row["sent_to"].split())
+    for name, url in names.items():
+        if name not in reached and send(url, title, text):
+            reached.add(name)
+    is_done = reached >= names.keys()
+    sent_at = store.now().isoformat() if is_done else None
+    progress = {"sent_to": " ".join(sorted(reached)), "sent_at": sent_at}
+    with registry.transaction() as db:
+        db.execute(table("outbox").update().filter_by(id=row["id"]).values(**progress))
+    return is_done
 
 
 def send(url: str, title: str, text: str) -> bool:
-    """Send one message to one of apprise's addresses; False, and a line in the log without the address, when it failed."""
+    """Send one message to one of apprise's addresses; False, and a line in the log, when it failed.
+
+    The log never shows the address, which holds keys.
+    """
     try:
         import apprise
     except ImportError:
         _log.warning('messages to WORKBOOK_NOTIFY_URLS need apprise: pip install -e ".[notify]"')
         return False
     logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it names addresses
+    kind = url.partition("://")[0]
     client = apprise.Apprise()
     if not client.add(url):
-        _log.warning(
-            "one address of WORKBOOK_NOTIFY_URLS (%s://…) is not understood",
-            url.partition("://")[0],
-        )
+        _log.warning("one address of WORKBOOK_NOTIFY_URLS (%s://…) is not understood", kind)
         return False
     # AppriseResult is true on complete success alone
-    if sent := bool(client.notify(title=store.redact(title), body=store.redact(text))):
-        return sent
+    if client.notify(title=store.redact(title), body=store.redact(text)):
+        return True
     _log.warning(
-        "a %s:// channel of WORKBOOK_NOTIFY_URLS did not take a message; it is tried again",
-        url.partition("://")[0],
+        "a %s:// channel of WORKBOOK_NOTIFY_URLS did not take a message; it is tried again", kind
     )
     return False

@@ -1,136 +1,162 @@
-"""Around the life of versions: lineage, differences, a rehearsal on a copy, backup and restore, repair."""
+"""Around the life of versions: lineage, differences, re-evaluation, a rehearsal, backup, repair."""
 
 from __future__ import annotations
 
+import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers import evaluate, store, tasks
-from helpers.evaluate.running import run_rung
-from helpers.records import FineTunedModelVersion, WorkbookError
-from helpers.registry import gate, mirror, versions
+from helpers.records import (
+    Budget,
+    DatasetPointer,
+    FineTunedModelVersion,
+    Manifest,
+    Promotion,
+    RunRecord,
+    TrainedModel,
+    WorkbookError,
+)
+from helpers.registry import gate, versions
+from helpers.registry.commands import manager_of
 from helpers.registry.database import TABLES, Registry, open_registry, table
-from helpers.registry.delivery import MAX_ATTEMPTS, catch_up
-from helpers.registry.lifecycle import FineTuneLifecycleManager, manager_of
+from helpers.registry.delivery import MAX_ATTEMPTS, catch_up, mirror_versions
+from helpers.registry.files import load_or_reason, reevaluation, tuned_answers
+from helpers.registry.lifecycle import FineTuneLifecycleManager
 
 BACKUP = "registry of the fine-tuning workbook"
+log = logging.getLogger(__name__)
 
 
 def lineage(version_id: str) -> list[dict[str, Any]]:
-    """Where a version comes from and what became of it, in time order: data -> run -> model -> evaluation -> route."""
+    """Where a version comes from and what became of it, in time order: from data to route."""
     manager = manager_of(version_id)
-    version, route = manager.get_version(version_id), manager.route()
-    run, known = store.Run(version.run_id), version.metadata
-    manifest = store.home() / "datasets" / (version.dataset_version or "-") / "manifest.json"
-    data = store.read_json(manifest) if manifest.exists() else {}
-    parts = ", ".join(f"{part} {n}" for part, n in data.get("splits", {}).items())
-    ran = run.read("run.json") if run.has("run.json") else {}
-    told = [
-        h
-        for h in manager.history()
-        if h["version"] == version_id and h["to_status"] != h["from_status"]
+    version = manager.get_version(version_id)
+    route = manager.route()
+    history = [entry for entry in manager.history() if entry["version"] == version_id]
+    changes = [entry for entry in history if entry["to_status"] != entry["from_status"]]
+    steps = [_data_step(version), _run_step(store.Run(version.run_id), changes[0]["at"])]
+    origin = f"from {version.base_model}"
+    steps.append(Step("model", version.model_id, version.trained_at.isoformat(), origin))
+    if version.eval_results:
+        digest = version.metadata.get("evaluation_sha256", "")[:8]
+        accuracy = f"accuracy {version.eval_results.accuracy}"
+        when = version.metadata.get("evaluated_at", "")
+        steps.append(Step("evaluation", f"evaluation.json {digest}", when, accuracy))
+    steps += [
+        Step(entry["action"], entry["to_status"], entry["at"], entry["because"])
+        for entry in changes
+        if entry["to_status"] in ("staging", "production", "deprecated")
     ]
-    decided = [h for h in told if h["to_status"] in ("staging", "production", "deprecated")]
-    rows = [
-        (
-            "data",
-            version.dataset_version,
-            data.get("created_at", ""),
-            parts or "its manifest is gone",
-        ),
-        (
-            "run",
-            run.id,
-            ran.get("started_at", told[0]["at"]),
-            f"profile {ran.get('profile', 'by hand')}",
-        ),
-        ("model", version.model_id, version.trained_at.isoformat(), f"from {version.base_model}"),
-    ]
-    if results := version.eval_results:
-        sha256 = f"evaluation.json {known.get('evaluation_sha256', '')[:8]}"
-        rows.append(
-            ("evaluation", sha256, known.get("evaluated_at", ""), f"accuracy {results.accuracy}")
-        )
-    rows += [(h["action"], h["to_status"], h["at"], h["because"]) for h in decided]
-    if route["version"] == version_id:
-        rows.append(
-            (
-                "route",
-                f"generation {route['generation']}",
-                route["since"],
-                f"serves {manager.task} now",
-            )
-        )
-    return [
-        dict(zip(("step", "what", "when", "detail"), row, strict=True)) for row in rows if row[1]
-    ]
+    if route.version == version_id:
+        serves = f"serves {manager.task} now"
+        steps.append(Step("route", f"generation {route.generation}", route.since, serves))
+    return [step._asdict() for step in steps if step.what]
+
+
+class Step(NamedTuple):
+    """One line of a version's lineage."""
+
+    step: str
+    what: str | None
+    when: str
+    detail: str
+
+
+def _data_step(version: FineTunedModelVersion) -> Step:
+    name = version.dataset_version
+    path = store.home() / "datasets" / (name or "-") / Manifest.FILE
+    try:
+        manifest = Manifest.parse(store.read_json(path, "restore it from a backup"), str(path))
+    except WorkbookError as error:
+        return Step("data", name, "", str(error))
+    parts = ", ".join(f"{part} {count}" for part, count in manifest.splits)
+    return Step("data", name, manifest.created_at.isoformat(), parts)
+
+
+def _run_step(run: store.Run, opened_at: str) -> Step:
+    record, reason = load_or_reason(run, RunRecord)
+    if record is None:
+        return Step("run", run.id, opened_at, reason if run.has(RunRecord) else "profile by hand")
+    return Step("run", run.id, record.started_at.isoformat(), f"profile {record.profile}")
 
 
 def diff(one: str, other: str) -> list[dict[str, str]]:
     """{field, a, b} wherever two versions differ: data, settings, fingerprints, scores, status."""
-    facts = [_facts(manager_of(name).get_version(name)) for name in (one, other)]
+    ours = _facts(manager_of(one).get_version(one))
+    theirs = _facts(manager_of(other).get_version(other))
     rows = [
-        {"field": name, "a": str(facts[0].get(name, "")), "b": str(facts[1].get(name, ""))}
-        for name in facts[0] | facts[1]
+        {"field": name, "a": str(ours.get(name, "")), "b": str(theirs.get(name, ""))}
+        for name in ours | theirs
     ]
     return [row for row in rows if row["a"] != row["b"]]
 
 
 def _facts(version: FineTunedModelVersion) -> dict[str, Any]:
+    facts = dict(version) | version.metadata | version.metadata.get("fingerprints", {})
+    facts |= dict(version.eval_results or {})
+    for name in ("metadata", "fingerprints", "eval_results"):
+        facts.pop(name, None)
     run = store.Run(version.run_id)
-    model = run.read("model.json") if run.has("model.json") else {}
-    facts = (
-        dict(version)
-        | version.metadata
-        | version.metadata.get("fingerprints", {})
-        | dict(version.eval_results or {})
-    )
-    facts |= {
-        f"hyperparameters.{name}": value for name, value in model.get("hyperparameters", {}).items()
-    }
-    return {
-        name: value
-        for name, value in facts.items()
-        if name not in ("metadata", "fingerprints", "eval_results")
-    }
+    model, reason = load_or_reason(run, TrainedModel)
+    if model is None:
+        return facts | {"model.json": reason if run.has(TrainedModel) else ""}
+    facts |= {f"hyperparameters.{name}": value for name, value in model.hyperparameters.items()}
+    asking = model.asking.model_dump(exclude={"model"})  # which is the version's own id
+    return facts | {f"asking.{name}": value for name, value in asking.items()}
 
 
-def reevaluate(version_id: str, task: str = "", say: Any = None, **settings: Any) -> dict[str, Any]:
-    """Ask the version in production about the test rows of another version, so that the gate can compare the two.
+def reevaluate(
+    version_id: str,
+    task: str = "",
+    say: evaluate.Say | None = None,
+    max_cost_usd: float | None = None,
+) -> dict[str, Any]:
+    """Ask the version in production about the test rows of another, so that the gate can compare.
 
-    `task` is the task's name or folder, where it is not a shipped one. The answers stay beside the runs.
+    It is asked exactly as its own model.json says, and the cost goes to the ledger of the other
+    version's run; `max_cost_usd` is that run's limit (None: as in its run.json, else 0). `task` is
+    the task's name or folder, where it is not a shipped one. The answers stay beside the runs.
     """
     manager = manager_of(version_id)
-    version, incumbent = manager.get_version(version_id), manager.get_production_version()
+    version = manager.get_version(version_id)
+    incumbent = manager.get_production_version()
     if incumbent is None or incumbent.id == version.id:
         raise WorkbookError(
-            f"nothing else than {version.id} is in production for {manager.task}; there is nothing to compare with"
+            f"nothing else than {version.id} is in production for {manager.task};"
+            " there is nothing to compare with"
         )
-    run, the_task = (
-        store.Run(version.run_id),
-        tasks.load_task(task or manager.task.removeprefix("demo/")),
+    run = store.Run(version.run_id)
+    folder = store.open_run(reevaluation(run, incumbent).id)
+    folder.save(run.load(DatasetPointer))
+    dataset = tasks.read_dataset(run)
+    ids = tuned_answers(run).keys()
+    rows = [row for row in evaluate.choose_rows(dataset.examples, "test") if row.id in ids]
+    model = store.Run(incumbent.run_id).load(TrainedModel)
+    session = evaluate.Session(
+        task=tasks.load_task(task or manager.task.removeprefix("demo/")),
+        run=folder,
+        budget=Budget(run, _limit_of(run) if max_cost_usd is None else max_cost_usd),
+        train=dataset.part("train"),
+        latency_rows=0,
+        say=say or log.info,
+        models={model.asking.model: evaluate.load_models(model)[1]},
     )
-    asked = {row["id"] for row in store.read_jsonl(run.path(gate.TUNED_ANSWERS))}
-    rows = [
-        e for e in evaluate.choose_rows(tasks.read_dataset(run).examples, "test") if e.id in asked
-    ]
-    card, where = store.Run(incumbent.run_id).read("model.json"), gate.reevaluation(run, incumbent)
-    store.open_run(where.id).write("dataset.json", run.read("dataset.json"))
-    settings = (
-        {"style": card.get("prompt_style", "short"), "latency_rows": 0}
-        | ({"say": say} if say else {})
-        | settings
-    )
-    result = run_rung(
-        evaluate.load_models(card)[1], "fine_tuned", rows, the_task, where, **settings
-    )
+    result = evaluate.ask_rung(model.asking, rows, session)
     return {
         "version": version.id,
         "incumbent": incumbent.id,
         "n": result.n,
         "accuracy": result.results.accuracy,
     }
+
+
+def _limit_of(run: store.Run) -> float:
+    """What a run may spend in all, as its run.json says; one by hand has no such file."""
+    record, _ = load_or_reason(run, RunRecord)
+    return float(record.params.get("max_cost_usd", 0.0)) if record else 0.0
 
 
 def dump(registry: Registry) -> dict[str, Any]:
@@ -146,72 +172,87 @@ def load(registry: Registry, rows: dict[str, list[dict[str, Any]]]) -> None:
     """Put the rows of `dump` into a registry that has none."""
     with registry.transaction() as db:
         if db.execute(table("audit").select()).first() is not None:
-            said = "this registry has a history of its own, which is never overwritten"
             raise WorkbookError(
-                f"{said}; restore into an empty one: another WORKBOOK_HOME or WORKBOOK_DATABASE_URL"
+                "this registry has a history of its own, which is never overwritten;"
+                " restore into an empty one: another WORKBOOK_HOME or WORKBOOK_DATABASE_URL"
             )
         for name in TABLES:  # versions come before the routes, which point at them
             if rows[name]:
                 db.execute(table(name).insert(), rows[name])
         if db.dialect.name == "postgresql":
             for name in ("audit", "outbox"):
-                db.exec_driver_sql(
-                    f"SELECT setval('{name}_id_seq', (SELECT coalesce(max(id), 1) FROM {name}))"
-                )
+                highest = f"SELECT coalesce(max(id), 1) FROM {name}"
+                db.exec_driver_sql(f"SELECT setval('{name}_id_seq', ({highest}))")
 
 
 def backup(file: Path) -> dict[str, Any]:
-    """Write the whole registry to one JSON file, which `restore` reads into SQLite or PostgreSQL."""
+    """Write the whole registry to one JSON file, which `restore` reads into any database."""
     rows = dump(open_registry())
     store.write_json(file, {"format": BACKUP, "made_at": store.now(), "tables": rows})
-    return {"file": str(file)} | {name: len(rows[name]) for name in TABLES}
+    return _counts(file, rows)
 
 
 def restore(file: Path) -> dict[str, Any]:
-    """Fill an empty registry from a backup; artifacts are not part of it, and the gate will miss those that are gone."""
-    content, registry = store.read_json(file), open_registry()
-    rows = (
-        content.get("tables")
-        if isinstance(content, dict) and content.get("format") == BACKUP
-        else None
-    )
-    if rows is None or any(
-        set(row) - set(TABLES[name].split()) for name in TABLES for row in rows.get(name, [])
-    ):
+    """Fill an empty registry from a backup.
+
+    Artifacts are not part of it; the gate will miss those that are gone.
+    """
+    content = store.read_json(file)
+    registry = open_registry()
+    if not _is_backup(content):
         raise WorkbookError(
             f"{file} is no backup that this workbook can read; it may be of a newer one"
         )
-    load(registry, {name: rows.get(name, []) for name in TABLES})
+    rows = {name: content["tables"].get(name, []) for name in TABLES}
+    load(registry, rows)
     catch_up(registry)
-    return {"file": str(file)} | {name: len(rows.get(name, [])) for name in TABLES}
+    return _counts(file, rows)
+
+
+def _is_backup(content: Any) -> bool:
+    """Whether a file's JSON is a backup whose columns this workbook knows."""
+    if not isinstance(content, dict) or content.get("format") != BACKUP:
+        return False
+    return all(
+        row.keys() <= set(columns.split())
+        for name, columns in TABLES.items()
+        for row in content["tables"].get(name, [])
+    )
+
+
+def _counts(file: Path, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    return {"file": str(file)} | {name: len(rows[name]) for name in TABLES}
 
 
 def rehearse(task: str, version_id: str) -> list[dict[str, Any]]:
-    """On a scratch copy: put the version into production, roll back, and roll back again; what would serve after each.
+    """On a scratch copy: promote the version, roll back, and roll back again; what would serve.
 
-    The gate is overruled there, since the drill is about the way back. A step that cannot be done says why.
+    The gate is overruled there, since the drill is about the way back. A step that cannot be done
+    says why.
     """
     with tempfile.TemporaryDirectory(prefix="registry-drill-") as folder:
         copy = Registry(f"sqlite:///{folder}/registry.db", Path(folder))
         load(copy, dump(open_registry()))
         manager = FineTuneLifecycleManager(task, copy)
-        steps = {
+        why = "rehearsal"
+        steps: dict[str, Callable[[], Promotion | None]] = {
             "now": lambda: None,
-            "promote": lambda: manager.promote(version_id, "production", "rehearsal", force=True),
-            "roll back": lambda: manager.rollback(because="rehearsal"),
-            "and back again": lambda: manager.rollback(because="rehearsal"),
+            "promote": lambda: manager.promote(version_id, "production", why, force=True),
+            "roll back": lambda: manager.rollback(because=why),
+            "and back again": lambda: manager.rollback(because=why),
         }
-        seen = []
+        rows = []
         for name, step in steps.items():
             try:
-                done = step()
-                said = "; ".join(done.reasons) if done and not done.promoted else ""
+                promotion = step()
+                refused = promotion is not None and not promotion.promoted
+                note = "; ".join(promotion.reasons) if refused else ""
             except WorkbookError as error:
-                said = str(error)
+                note = str(error)
             route = manager.route()
-            serves = {"serves": route["version"] or "nothing", "previous": route["previous"] or "-"}
-            seen.append({"step": name} | serves | {"generation": route["generation"], "note": said})
-    return seen
+            serves = {"serves": route.version or "nothing", "previous": route.previous or "-"}
+            rows.append({"step": name, **serves, "generation": route.generation, "note": note})
+    return rows
 
 
 def reconcile() -> dict[str, Any]:
@@ -219,18 +260,17 @@ def reconcile() -> dict[str, Any]:
     registry = open_registry()
     catch_up(registry)
     waiting = [row for row in registry.rows("outbox") if row["sent_at"] is None]
-    given_up = [row["event_id"] for row in waiting if row["attempts"] >= MAX_ATTEMPTS]
     problems = [
-        f"event {event_id} did not reach every channel in {MAX_ATTEMPTS} attempts"
-        for event_id in given_up
+        f"event {row['event_id']} did not reach every channel in {MAX_ATTEMPTS} attempts"
+        for row in waiting
+        if row["attempts"] >= MAX_ATTEMPTS
     ]
     for route in registry.rows("routes"):
         for role in ("version", "previous"):
-            for version in versions.listed(registry, id=route[role]) if route[role] else ():
-                stops = [
-                    rule.evidence
+            for version in versions.listed(registry, id=route[role]):
+                problems += [
+                    f"{route['task']}, {role} {version.id}: {rule.evidence}"
                     for rule in gate.can_serve_again(version)
                     if rule.verdict == "fail"
                 ]
-                problems += [f"{route['task']}, {role} {version.id}: {said}" for said in stops]
-    return {"waiting": len(waiting), "mirrored": mirror.mirror(registry), "problems": problems}
+    return {"waiting": len(waiting), "mirrored": mirror_versions(registry), "problems": problems}

@@ -8,13 +8,12 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import re
 import socket
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from helpers import store
-from helpers.records import FineTunedModelVersion, Status, WorkbookError
+from helpers.records import FineTunedModelVersion, Route, Status, WorkbookError
 from helpers.registry.database import Registry, table
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ CHANGES: dict[Status, tuple[Status, ...]] = {
     "production": ("deprecated",),
     "deprecated": (),  # back to production by rollback alone
 }
-EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
-RECORD_FIELDS = set(FineTunedModelVersion.model_fields)
 IN_METADATA = (
     "provider",
     "artifact",
@@ -39,13 +36,14 @@ IN_METADATA = (
     "evaluation_sha256",
     "evaluated_at",
     "reason",
+    "train_until",
+    "serve_until",
 )
-IN_METADATA += ("train_until", "serve_until")
 
 
 def as_record(row: Mapping[str, Any]) -> FineTunedModelVersion:
     """A row of `versions`; columns that the record does not have stand in its metadata."""
-    fields = {name: row[name] for name in RECORD_FIELDS}
+    fields = {name: row[name] for name in FineTunedModelVersion.model_fields}
     extra = {name: row[name] for name in IN_METADATA if row[name]}
     return FineTunedModelVersion.model_validate(fields | {"metadata": row["metadata"] | extra})
 
@@ -53,14 +51,25 @@ def as_record(row: Mapping[str, Any]) -> FineTunedModelVersion:
 def listed(registry: Registry, **where: str) -> list[FineTunedModelVersion]:
     """The versions whose columns have these values, newest first."""
     rows = registry.rows("versions", **where)
-    return [as_record(row) for row in sorted(rows, key=lambda row: row["created_at"], reverse=True)]
+    rows.sort(key=lambda row: row["created_at"], reverse=True)
+    return [as_record(row) for row in rows]
+
+
+def new_row(version_id: str, task: str, run_id: str, **columns: Any) -> dict[str, Any]:
+    """A row of `versions` for a model whose training begins now; `columns`: what else is known."""
+    row = {"id": version_id, "task": task, "run_id": run_id, "status": "training"}
+    row |= {"model_id": version_id, "fingerprints": {}, "metadata": {}}
+    row |= dict.fromkeys(("trained_at", "created_at", "updated_at"), store.now().isoformat())
+    row |= dict.fromkeys(
+        ("provider", "artifact", "artifact_sha256", "evaluation_sha256", "reason"), ""
+    )
+    return row | columns
 
 
 def row_of(db: Connection, version_id: str, **where: str) -> dict[str, Any]:
     """One row, by its id and what else is known of it."""
-    row = (
-        db.execute(table("versions").select().filter_by(id=version_id, **where)).mappings().first()
-    )
+    query = table("versions").select().filter_by(id=version_id, **where)
+    row = db.execute(query).mappings().first()
     if row is None:
         of = "".join(f" of {name} {value}" for name, value in where.items())
         raise WorkbookError(
@@ -72,26 +81,25 @@ def row_of(db: Connection, version_id: str, **where: str) -> dict[str, Any]:
 def update(db: Connection, version_id: str, **values: Any) -> None:
     """Change columns of one version."""
     values |= {name: clean(values[name]) for name in ("reason", "metadata") if name in values}
-    db.execute(
-        table("versions")
-        .update()
-        .filter_by(id=version_id)
-        .values(**values, updated_at=store.now().isoformat())
-    )
+    values["updated_at"] = store.now().isoformat()
+    db.execute(table("versions").update().filter_by(id=version_id).values(**values))
 
 
 def audit(db: Connection, row: Mapping[str, Any], action: str, because: str, **more: Any) -> None:
-    """Append who did what to a version, when and why; `more`: from_status, to_status, evidence, generation."""
-    values = {
+    """Append who did what to a version, when and why.
+
+    `more`: from_status, to_status, evidence, generation.
+    """
+    entry = {
         "at": store.now().isoformat(),
         "actor": _actor(),
         "task": row["task"],
         "version": row["id"],
+        "action": action,
+        "because": clean(because),
     }
     more["evidence"] = clean(more.get("evidence", {}))
-    db.execute(
-        table("audit").insert().values(**values, action=action, because=clean(because), **more)
-    )
+    db.execute(table("audit").insert().values(**entry, **more))
 
 
 def change_status(
@@ -103,21 +111,17 @@ def change_status(
 
 
 def announce(db: Connection, event: dict[str, Any], event_id: str = "") -> None:
-    """Put an event into the outbox: it exists exactly if the change that it tells of was committed."""
+    """Put an event into the outbox: it exists exactly if the change it tells of was committed."""
     at = store.now().isoformat()
-    event = clean({"at": at} | event)
-    db.execute(
-        table("outbox")
-        .insert()
-        .values(event_id=event_id or uuid.uuid4().hex, event=event, created_at=at)
-    )
+    row = {"event_id": event_id or uuid.uuid4().hex, "created_at": at}
+    db.execute(table("outbox").insert().values(**row, event=clean({"at": at} | event)))
 
 
 def clean(value: Any) -> Any:
     """Text, or JSON, without keys, secrets and e-mail addresses."""
     if isinstance(value, str):
-        return EMAIL.sub("[e-mail]", store.redact(value))
-    return json.loads(clean(store.dumps(value)))
+        return store.without_secrets(value)
+    return json.loads(store.without_secrets(store.dumps(value)))
 
 
 def _actor() -> str:
@@ -126,32 +130,23 @@ def _actor() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):  # containers run as numbers without names
         user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}" + (" (workbook run)" if store.headless() else "")
+    by_schedule = " (workbook run)" if store.headless() else ""
+    return f"{user}@{socket.gethostname()}{by_schedule}"
 
 
-def artifact_sha256(relative: str) -> str:
-    """sha256 over the names and contents of the files of an artifact's folder; "" when there are none."""
-    folder = store.home() / relative
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if relative else []
-    contents = [[path.relative_to(folder).as_posix(), store.sha256_file(path)] for path in files]
-    return store.fingerprint(contents) if contents else ""
-
-
-def route_of(db: Connection, task: str) -> dict[str, Any]:
-    """{task, version, previous, generation, since}; generation 0 means that nothing was ever promoted."""
+def route_of(db: Connection, task: str) -> Route:
+    """A task's route; one that nothing was ever promoted to is new."""
     row = db.execute(table("routes").select().filter_by(task=task)).mappings().first()
-    return (
-        dict(row)
-        if row
-        else {"task": task, "version": None, "previous": None, "generation": 0, "since": ""}
-    )
+    return Route(**row) if row else Route(task=task)
 
 
-def expect(route: dict[str, Any], generation: int | None) -> None:
-    """Refuse when the route is not the one that the caller looked at (None: the caller does not mind)."""
-    if generation not in (None, route["generation"]):
-        said = f"production changed since you looked (generation {generation}, now {route['generation']})"
-        raise WorkbookError(f"{said}; look again (`workbook route`), then repeat")
+def expect(route: Route, generation: int | None) -> None:
+    """Refuse when the route is not the one that the caller looked at (None: any will do)."""
+    if generation not in (None, route.generation):
+        raise WorkbookError(
+            f"production changed since you looked (generation {generation}, now"
+            f" {route.generation}); look again (`workbook route`), then repeat"
+        )
 
 
 def switch(
@@ -161,39 +156,31 @@ def switch(
     action: str,
     because: str,
     evidence: dict[str, Any],
-) -> dict[str, Any]:
-    """Put `row` (None: nothing) into production: both statuses, route, generation, audit and outbox; returns the route."""
-    route = route_of(db, task)
-    generation, old, new = route["generation"] + 1, route["version"], row["id"] if row else None
-    if old is not None:  # goes first, or the one-production index refuses the new one
-        why = f"displaced by {new}: {because}".removesuffix(": ") if row else because
-        change_status(
-            db,
-            row_of(db, old),
-            "deprecated",
-            "displace" if row else action,
-            why,
-            generation=generation,
-        )
+) -> Route:
+    """Put `row` (None: nothing) into production: statuses, route, generation, audit and outbox."""
+    old = route_of(db, task)
+    version_id = row["id"] if row else None
+    previous = old.version or old.previous
+    new = Route(
+        task=task,
+        version=version_id,
+        previous=None if previous == version_id else previous,
+        generation=old.generation + 1,
+        since=store.now().isoformat(),
+    )
+    if old.version is not None:  # goes first, or the one-production index refuses the new one
+        why = f"displaced by {version_id}: {because}".removesuffix(": ") if row else because
+        told = "displace" if row else action
+        displaced = row_of(db, old.version)
+        change_status(db, displaced, "deprecated", told, why, generation=new.generation)
     if row is not None:
-        change_status(
-            db, row, "production", action, because, evidence=evidence, generation=generation
-        )
-    previous = old or route["previous"]
-    values = {
-        "version": new,
-        "previous": previous if previous != new else None,
-        "generation": generation,
-    }
-    values["since"] = store.now().isoformat()
-    t = table("routes")
-    first = route["generation"] == 0
-    db.execute(
-        t.insert().values(task=task, **values)
-        if first
-        else t.update().filter_by(task=task).values(**values)
-    )
-    announce(
-        db, {"action": action, "task": task, "target": "production", "because": because} | values
-    )
-    return {"task": task} | values
+        more = {"evidence": evidence, "generation": new.generation}
+        change_status(db, row, "production", action, because, **more)
+    routes = table("routes")
+    if old.generation == 0:
+        db.execute(routes.insert().values(**dict(new)))
+    else:
+        db.execute(routes.update().filter_by(task=task).values(**dict(new)))
+    event = {"action": action, "target": "production", "because": because}
+    announce(db, event | dict(new))
+    return new

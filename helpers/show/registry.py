@@ -8,106 +8,139 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, get_args
 
 from helpers import show
-from helpers.records import FineTunedModelVersion, Status
+from helpers.records import Evaluation, Finding, FineTunedModelVersion, Status
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas.io.formats.style import Styler
 
-COLOURS = (
-    "#999999",
-    "#56B4E9",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-)  # Okabe-Ito, in the order of a version's life
+# Okabe-Ito, in the order of a version's life
+COLOURS = ("#999999", "#56B4E9", "#E69F00", "#009E73", "#CC79A7")
 STATUS_COLOURS = dict(zip(get_args(Status), COLOURS, strict=True))
+WORST_FIRST = ("fail", "undecided", "pass")
 MOST_VERSIONS = 12  # on one time line
+MOST_TICKS = 9
 
 
 def versions_table(versions: Sequence[FineTunedModelVersion]) -> Styler:
     """One line per version: status, accuracy with its interval, dataset, when it was trained."""
     rows = []
-    for v in versions:
-        row = {"version": v.id, "status": v.status, "dataset": v.dataset_version or "-"}
-        row["accuracy"] = str(v.eval_results.accuracy) if v.eval_results else "not measured"
-        rows.append(row | {"trained": f"{v.trained_at:%Y-%m-%d %H:%M}"})
+    for version in versions:
+        results = version.eval_results
+        rows.append(
+            {
+                "version": version.id,
+                "status": version.status,
+                "dataset": version.dataset_version or "-",
+                "accuracy": str(results.accuracy) if results else "not measured",
+                "trained": f"{version.trained_at:%Y-%m-%d %H:%M}",
+            }
+        )
     return show.table(rows, f"{len(rows)} versions, newest first")
 
 
-def rules_table(rules: Sequence[Any], caption: str = "The gate, rule by rule") -> Styler:
-    """Every rule with its verdict and evidence, what stands in the way first."""
-    order = {"fail": 0, "inconclusive": 1, "pass": 2}
-    rows = [
-        {"verdict": r.verdict, "rule": r.name.replace("_", " "), "evidence": r.evidence}
-        for r in rules
+def rules_table(
+    rules: Sequence[Finding],
+    caption: str = "The gate, rule by rule",
+    evaluation: Evaluation | None = None,
+) -> Styler:
+    """Every rule with its verdict and evidence, what stands in the way first.
+
+    Below them the findings of `evaluation`, which are behind the rule `evaluation_verdict`.
+    """
+    rows = _finding_rows(rules)
+    if evaluation is not None:
+        caption += "; below it what 04 found"
+        rows += _finding_rows(evaluation.findings, "04: ")
+        rows += _finding_rows(list(evaluation.targets.values()), "04: target ")
+    return show.table(rows, caption)
+
+
+def _finding_rows(findings: Sequence[Finding], prefix: str = "") -> list[dict[str, str]]:
+    return [
+        {
+            "verdict": finding.verdict,
+            "rule": prefix + finding.name.replace("_", " "),
+            "evidence": finding.evidence,
+        }
+        for finding in sorted(findings, key=lambda finding: WORST_FIRST.index(finding.verdict))
     ]
-    return show.table(sorted(rows, key=lambda row: order[row["verdict"]]), caption)
 
 
 def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> Styler:
     """What serves each task now, and what would serve after a rollback."""
-    rows = [{"task": task} | dict(route) for task, route in routes.items()]
-    return show.table(
-        rows,
-        "Production routes" if rows else "Production routes: none yet",
-        None if rows else ["task"],
-    )
+    rows = [{"task": task, **route} for task, route in routes.items()]
+    if not rows:
+        return show.table(rows, "Production routes: none yet", ["task"])
+    return show.table(rows, "Production routes")
 
 
 def history_table(history: Sequence[Mapping[str, Any]], last: int = 12) -> Styler:
     """The last entries of the audit: who did what, when and why."""
     rows = [
         {
-            "when": h["at"][:16].replace("T", " "),
-            "who": h["actor"],
-            "version": h["version"],
-            "what": h["action"],
+            "when": entry["at"][:16].replace("T", " "),
+            "who": entry["actor"],
+            "version": entry["version"],
+            "what": entry["action"],
+            "becomes": entry["to_status"] or "",
+            "because": textwrap.shorten(entry["because"], 100, placeholder=" …"),
         }
-        | {
-            "becomes": h["to_status"] or "",
-            "because": textwrap.shorten(h["because"], 100, placeholder=" …"),
-        }
-        for h in history[-last:]
+        for entry in history[-last:]
     ]
     return show.table(rows, f"The last {len(rows)} of {len(history)} audit entries")
 
 
 def history_timeline(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """One line per version, coloured by its status over time; equal steps, since minutes and months share a picture."""
+    """One line per version, coloured by its status over time.
+
+    Steps are of equal width, since minutes and months share a picture.
+    """
     import matplotlib.pyplot as plt
+
+    changes = [e for e in history if e["to_status"] and e["to_status"] != e["from_status"]]
+    versions = list(dict.fromkeys(entry["version"] for entry in changes))[-MOST_VERSIONS:]
+    changes = [entry for entry in changes if entry["version"] in versions]
+    height = 1.9 + 0.45 * max(1, len(versions))
+    figure, axis = plt.subplots(figsize=(9, height), layout="constrained")
+    for row, version in enumerate(versions):
+        _draw_life(axis, row, version, changes)
+    _label_axes(axis, versions, changes)
+    _add_legend(figure, {entry["to_status"] for entry in changes})
+    plt.close(figure)
+    return figure
+
+
+def _draw_life(axis: Axes, row: int, version: str, changes: Sequence[Mapping[str, Any]]) -> None:
+    """One bar per status that a version had, each up to the next change of it."""
+    steps = [x for x, entry in enumerate(changes) if entry["version"] == version]
+    for start, end in zip(steps, [*steps[1:], len(changes)], strict=True):
+        colour = STATUS_COLOURS[changes[start]["to_status"]]
+        axis.barh(row, end - start, left=start, height=0.55, color=colour, edgecolor="white")
+
+
+def _label_axes(axis: Axes, versions: Sequence[str], changes: Sequence[Mapping[str, Any]]) -> None:
+    axis.set_yticks(range(len(versions)), versions)
+    axis.invert_yaxis()
+    stride = max(1, -(-len(changes) // MOST_TICKS))
+    ticks = list(range(0, len(changes), stride))
+    moments = [datetime.fromisoformat(changes[tick]["at"]) for tick in ticks]
+    axis.set_xticks(ticks, [f"{moment:%m-%d\n%H:%M}" for moment in moments])
+    axis.set_xlabel("status changes in order, each as wide as the next (UTC)")
+    plural = "" if len(versions) == 1 else "s"
+    axis.set_title(f"Every status change of {len(versions)} version{plural}", loc="left")
+    axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _add_legend(figure: Figure, statuses: set[str]) -> None:
     from matplotlib.patches import Patch
 
-    changes = [h for h in history if h["to_status"] and h["to_status"] != h["from_status"]]
-    names = list(dict.fromkeys(h["version"] for h in changes))[-MOST_VERSIONS:]
-    changes = [h for h in changes if h["version"] in names]
-    figure, axis = plt.subplots(figsize=(9, 1.9 + 0.45 * max(1, len(names))), layout="constrained")
-    for y, name in enumerate(names):
-        steps = [(x, h["to_status"]) for x, h in enumerate(changes) if h["version"] == name]
-        ends = [x for x, _ in steps[1:]] + [len(changes)]
-        for (x, status), end in zip(steps, ends, strict=True):
-            axis.barh(
-                y, end - x, left=x, height=0.55, color=STATUS_COLOURS[status], edgecolor="white"
-            )
-    axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
-    shown = range(0, len(changes), max(1, -(-len(changes) // 9)))
-    axis.set_xticks(
-        list(shown), [f"{datetime.fromisoformat(changes[x]['at']):%m-%d\n%H:%M}" for x in shown]
-    )
-    axis.set_xlabel("status changes in order, each as wide as the next (UTC)")
-    axis.set_title(
-        f"Every status change of {len(names)} version{'s' * (len(names) != 1)}", loc="left"
-    )
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    seen = {h["to_status"] for h in changes}
     handles = [
         Patch(color=colour, label=status)
         for status, colour in STATUS_COLOURS.items()
-        if status in seen
+        if status in statuses
     ]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=len(STATUS_COLOURS), frameon=False
     )
-    plt.close(figure)
-    return figure

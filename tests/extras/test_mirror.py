@@ -1,14 +1,16 @@
-"""The optional mirror in MLflow: what serves carries the alias; it is repaired, and it never stops anything."""
+"""The optional mirror in MLflow: what serves carries the alias; it never stops anything."""
 
 import os
 import sys
 from pathlib import Path
 
 import pytest
-from registry_toys import candidate
 
 from helpers import registry
 from helpers.records import WorkbookError
+
+sys.path.append(str(Path(__file__).parents[1] / "registry"))
+from registry_toys import candidate, home  # noqa: F401 (home: a fixture)
 
 
 @pytest.fixture
@@ -25,8 +27,8 @@ def client(tmp_path, monkeypatch):
 
 
 def alias(client):
-    found = client.get_registered_model("toy").aliases.get("production")
-    return found and client.get_model_version("toy", found).tags["workbook_version"]
+    number = client.get_registered_model("toy").aliases.get("production")
+    return number and client.get_model_version("toy", number).tags["workbook_version"]
 
 
 def test_the_alias_follows_promotion_and_rollback_and_is_repaired(client):

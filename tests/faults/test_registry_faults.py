@@ -1,4 +1,4 @@
-"""The registry under real processes, on SQLite and PostgreSQL: killed at any moment, changed and opened by many at once.
+"""The registry under real processes, on SQLite and PostgreSQL: killed, changed, opened by many.
 
 N=200 ROOM=registry python -m pytest tests/faults -q
 """
@@ -69,7 +69,7 @@ def promote_and_roll_back(first_done, seconds):
 
 
 def kill_at(point):
-    """Kill -9 a loop of changes at a random moment; what is wrong afterwards, and how long a promotion took before."""
+    """Kill -9 a loop of changes at a random moment; what is wrong, and what promotions took."""
     FineTuneLifecycleManager(TASK)  # makes the tables, and imports once what every loop needs
     context = multiprocessing.get_context("fork")
     first_done, seconds = context.Event(), context.SimpleQueue()
@@ -82,7 +82,7 @@ def kill_at(point):
     assert loop.exitcode == -signal.SIGKILL
     found, took = contradictions(), [seconds.get() for _ in range(2)]
     manager = FineTuneLifecycleManager(TASK)  # the next opening repairs what follows a commit
-    if store.read_json(store.home() / "routes.json")[TASK]["version"] != manager.route()["version"]:
+    if store.read_json(store.home() / "routes.json")[TASK]["version"] != manager.route().version:
         found.append("routes.json was not repaired")
     told = {row["event_id"] for row in store.read_jsonl(store.home() / "notifications.jsonl")}
     if told != {row["event_id"] for row in open_registry().rows("outbox")}:
@@ -100,7 +100,8 @@ def test_kill_9_at_any_moment_leaves_no_contradiction(monkeypatch, databases, tm
         return found
 
     more = {
-        "moment": "uniform in the 0.25 s after the first full round of register, promote, roll back, roll back"
+        "moment": "uniform in the 0.25 s after the first full round of register, promote,"
+        " roll back, roll back"
     }
     failures = every_point(f"registry_kill_{kind}", 3, one, SEED, **more)
     if took:
@@ -121,7 +122,7 @@ def change_many_times(changes):
         manager, done, refused = FineTuneLifecycleManager(TASK), 0, 0
         try:
             while done < changes:
-                seen = manager.route()["generation"]
+                seen = manager.route().generation
                 try:
                     manager.rollback(because="turn", expected_generation=seen)
                     done += 1
@@ -149,7 +150,8 @@ def test_many_processes_change_production_and_no_change_is_lost(
     seconds = time.perf_counter() - began
     assert [said for said in refused if not isinstance(said, int)] == []
     found = contradictions()
-    if (generation := manager.route()["generation"]) != 2 + processes * changes:
+    generation = manager.route().generation
+    if generation != 2 + processes * changes:
         found.append(f"generation {generation} after {processes} x {changes} changes and 2")
     more = {
         "processes": processes,

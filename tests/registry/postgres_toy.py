@@ -1,4 +1,7 @@
-"""A PostgreSQL server of our own for the tests: initdb as an unprivileged user in a temporary folder, on a free port."""
+"""A PostgreSQL server of our own for the tests, in a temporary folder, on a free port.
+
+initdb runs as an unprivileged user.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def _user() -> str | None:
 
 @contextlib.contextmanager
 def server() -> Iterator[Callable[[], str]]:
-    """Run a server as long as the block; the value makes a new, empty database and returns its URL."""
+    """Run a server as long as the block; its value makes an empty database and returns the URL."""
     bin_folder = binaries()
     if bin_folder is None:
         pytest.skip("no PostgreSQL server is installed here (apt-get install postgresql)")

@@ -1,4 +1,4 @@
-"""Messages to the team: after the commit, at least once, tried again, and never in the way of a promotion."""
+"""Messages to the team: after the commit, at least once, and never in the way of a promotion."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from registry_toys import TASK, candidate
+from registry_toys import TASK, candidate, model
 
 from helpers import registry, store
 from helpers.registry import FineTuneLifecycleManager, delivery
@@ -18,7 +18,7 @@ pytest.importorskip("apprise", reason="the extra notify is not installed")
 
 
 class Webhook:
-    """A real HTTP server on loopback that notes what it gets, and answers with `status` after `wait` seconds."""
+    """An HTTP server on loopback that notes what it gets; answers `status` after `wait` seconds."""
 
     def __init__(self):
         self.got, self.status, self.wait = [], 200, 0.0
@@ -149,13 +149,9 @@ def test_planted_secrets_and_addresses_reach_no_file_no_row_and_no_channel(hook,
         "v2", verdict="fail", reasons=["see sk-abcdefghijklmnopqrstuvwx of jane.doe@example.org"]
     )
     manager.promote("v2", "production", because="sk-abcdefghijklmnopqrstuvwx", force=True)
-    model = store.open_run("run-v1").read("model.json")
     candidate("v3")
-    manager.record_model(
-        "v3",
-        model
-        | {"model_id": "m", "base_url": "http://jane.doe@example.org/sk-abcdefghijklmnopqrstuvwx"},
-    )
+    planted_url = "http://jane.doe@example.org/sk-abcdefghijklmnopqrstuvwx"
+    manager.record_model("v3", model("v3", model_id="m", base_url=planted_url))
     manager.schedule_retrain("0 3 * * 0", because="jane.doe@example.org wants it")
     registry.backup(store.home() / "backup.json")
     files = [path for path in store.home().iterdir() if path.is_file()]

@@ -5,10 +5,10 @@ import sqlite3
 from typing import get_args
 
 import pytest
-from registry_toys import TASK, candidate, contradictions, make_run, results
+from registry_toys import TASK, candidate, contradictions, make_run, model, results
 
 from helpers import registry, store
-from helpers.records import FineTunedModelVersion, Status, WorkbookError
+from helpers.records import FineTunedModelVersion, Status, TrainedModel, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.registry.database import open_registry, table
 from helpers.registry.versions import CHANGES, update
@@ -73,7 +73,7 @@ def test_a_version_goes_from_training_to_production_and_the_record_shows_it():
     opened = manager.open_version("v1", "run-v1", "tiny", "d1")
     assert (opened.status, opened.task) == ("training", TASK)
     run = make_run("v1")
-    manager.record_model("v1", run.read("model.json"))
+    manager.record_model("v1", run.load(TrainedModel))
     measured = manager.register(run)
     assert (measured.status, measured.eval_results) == ("evaluating", results())
     assert manager.promote("v1", "staging").promoted
@@ -112,13 +112,10 @@ def test_registering_a_run_twice_changes_nothing():
 def test_what_is_in_production_keeps_its_model_and_its_evaluation():
     manager = candidate("v1")
     manager.promote("v1", "production")
-    model = store.open_run("run-v1").read("model.json") | {"fingerprints": {"template": "x"}}
     with pytest.raises(WorkbookError, match="cannot change any more"):
-        manager.record_model("v1", model)
-    assert (
-        manager.register(make_run("v1", fine_tuned_model=results(0.1).model_dump())).eval_results
-        == results()
-    )
+        manager.record_model("v1", model("v1", fingerprints={"template": "x"}))
+    again = make_run("v1", fine_tuned_model=results(0.1))
+    assert manager.register(again).eval_results == results()
     assert manager.history()[-1]["action"] == "evaluate"
 
 
@@ -168,7 +165,7 @@ def test_promoting_again_is_a_question_not_a_change():
 def test_a_stale_generation_is_refused():
     manager = candidate("v1")
     candidate("v2")
-    seen = manager.route()["generation"]
+    seen = manager.route().generation
     manager.promote("v1", "production", expected_generation=seen)
     with pytest.raises(WorkbookError, match="production changed since you looked"):
         manager.promote("v2", "production", expected_generation=seen)
@@ -203,7 +200,7 @@ def test_rollback_there_and_back_and_to_a_named_version():
     assert manager.rollback(because="drill").version == "v2"
     assert manager.rollback().version == "v3"
     assert manager.rollback("v1").previous == "v3"
-    assert (manager.route()["version"], manager.route()["generation"]) == ("v1", 6)
+    assert (manager.route().version, manager.route().generation) == ("v1", 6)
     assert sorted(v.status for v in manager.list_versions()) == [
         "deprecated",
         "deprecated",
@@ -236,7 +233,7 @@ def test_a_retired_version_leaves_no_route_and_can_come_back():
     manager = candidate("v1")
     manager.promote("v1", "production")
     manager.set_status("v1", "deprecated", "end of life")
-    assert (registry.routes(), manager.route()["generation"]) == ({}, 2)
+    assert (registry.routes(), manager.route().generation) == ({}, 2)
     assert manager.rollback().version == "v1"
     assert registry.routes()[TASK]["generation"] == 3
 
@@ -338,7 +335,7 @@ def test_the_commands_return_plain_data():
     candidate("v1")
     assert [v.id for v in registry.list_versions("toy")] == ["v1"]
     assert registry.promote("v1", "production", "go").promoted
-    assert registry.show("v1")["route"]["version"] == "v1"
+    assert registry.show("v1")["route"].version == "v1"
     candidate("v2")
     assert registry.promote("v2", "production").previous == "v1"
     assert registry.rollback(because="drill").version == "v1"

@@ -1,4 +1,4 @@
-"""The registry's tables: every released schema is brought to the newest one, with its rows, and a new one equals it."""
+"""Every released schema is brought to the newest one, with its rows, and a new one equals it."""
 
 import sqlite3
 from pathlib import Path

@@ -1,14 +1,15 @@
-"""Around versions: the way back is rehearsed on a copy, a backup restores everything, a repair repairs, lineage adds up."""
+"""Around versions: rehearsal on a copy, backup and restore, repair, lineage, differences."""
 
 import fcntl
 import json
 import shutil
 
 import pytest
-from registry_toys import TASK, candidate, contradictions, results
+import record_toys
+from registry_toys import TASK, candidate, contradictions, model, results
 
 from helpers import registry, store
-from helpers.records import WorkbookError
+from helpers.records import Asking, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.registry.database import open_registry
 from helpers.registry.operations import dump
@@ -107,13 +108,38 @@ def test_the_lineage_leads_from_the_data_to_the_route():
     json.loads(store.dumps(steps))
 
 
+def test_the_lineage_names_what_cannot_be_read_and_goes_on():
+    two_versions()
+    store.write_text(store.home() / "datasets/d1/manifest.json", "{")
+    store.write_json(store.Run("run-v2").path("run.json"), {"run_id": "run-v2"})
+    data, run, *_ = registry.lineage("v2")
+    assert "manifest.json is not valid JSON" in data["detail"]
+    assert "run.json" in run["detail"] and run["when"]
+
+
 def test_a_diff_names_what_differs_and_nothing_else():
     candidate("v1")
-    candidate("v2", dataset="d2", fine_tuned_model=results(0.6).model_dump(mode="json"))
+    candidate("v2", dataset="d2", fine_tuned_model=results(0.6))
     fields = {row["field"] for row in registry.diff("v1", "v2")}
     assert {"id", "dataset_version", "accuracy", "artifact_sha256"} <= fields
     assert not fields & {"task", "base_model", "template", "format_compliance"}
     assert registry.diff("v1", "v1") == []
+
+
+def test_a_diff_shows_how_two_versions_are_asked_and_names_a_model_that_cannot_be_read():
+    two_versions()
+    asking = Asking(max_new_tokens=120).for_rung("fine_tuned", "v2")
+    store.Run("run-v2").save(model("v2", asking=asking))
+    rows = {row["field"]: row for row in registry.diff("v1", "v2")}
+    assert rows["asking.max_new_tokens"] == {
+        "field": "asking.max_new_tokens",
+        "a": "40",
+        "b": "120",
+    }
+    assert "asking.model" not in rows
+    store.write_json(store.Run("run-v2").path("model.json"), {"version": "v2"})
+    rows = {row["field"]: row for row in registry.diff("v1", "v2")}
+    assert "model.json" in rows["model.json"]["b"] and rows["asking.max_new_tokens"]["b"] == ""
 
 
 def test_a_request_to_retrain_is_written_down_and_says_its_command():
@@ -136,7 +162,7 @@ def test_a_request_to_retrain_is_written_down_and_says_its_command():
 def open_in(run_id, by_hand=False):
     run = store.open_run(run_id)
     if not by_hand:
-        store.write_json(run.path("run.json"), {"run_id": run_id})
+        run.save(record_toys.run_record(run_id))
     return FineTuneLifecycleManager(TASK).open_version(f"v-{run_id}", run_id, "tiny", "d1")
 
 
@@ -157,7 +183,7 @@ def test_a_run_that_died_in_training_is_closed_when_the_next_one_trains():
 def test_a_run_that_can_go_on_stays_open():
     open_in("by-hand", by_hand=True)
     open_in("trained")
-    store.write_json(store.open_run("trained").path("model.json"), {})
+    store.open_run("trained").save(model("v-trained"))
     FineTuneLifecycleManager(TASK).open_version("x", "of-another-home", "tiny", "d1")
     open_in("c")
     assert set(statuses().values()) == {"training"}

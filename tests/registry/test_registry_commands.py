@@ -1,4 +1,4 @@
-"""`workbook registry …` and `workbook route`: exactly one JSON value, of the promised shape, and the promised exit code."""
+"""`workbook registry …` and `workbook route`: one JSON value, of the promised shape, and a code."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The registry under real processes: killed at any moment, opened by many at once, changed by many at once."""
+"""The registry under real processes: killed at any moment, opened and changed by many at once."""
 
 import multiprocessing
 import random
@@ -59,7 +59,7 @@ def test_sixteen_processes_may_open_a_new_database_at_once():
 def change_ten_times(_number, queue):
     manager, done, refused = FineTuneLifecycleManager(TASK), 0, 0
     while done < 10:
-        seen = manager.route()["generation"]
+        seen = manager.route().generation
         try:
             manager.rollback(because="turn", expected_generation=seen)
             done += 1
@@ -74,6 +74,6 @@ def test_four_processes_with_ten_changes_each_lose_none():
         manager = candidate(name)
         manager.promote(name, "production", because="test")
     in_processes(4, change_ten_times)
-    assert manager.route()["generation"] == 42
+    assert manager.route().generation == 42
     assert contradictions() == []
     assert store.read_json(store.home() / "routes.json")[TASK]["generation"] == 42

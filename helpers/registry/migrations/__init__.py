@@ -1,1 +1,4 @@
-"""How the registry's tables came to be: one revision per release that changed them. alembic runs them on opening."""
+"""How the registry's tables came to be: one revision per release that changed them.
+
+alembic runs them on opening.
+"""

@@ -1,4 +1,4 @@
-"""alembic's entry point: works on the connection that `database.migrate` opened, inside its transaction."""
+"""alembic's entry point: works on the connection and in the transaction of `database.migrate`."""
 
 from alembic import context
 

@@ -1,4 +1,7 @@
-"""The tables of release 0.1.0: versions, routes, an append-only audit, an outbox. The SQL beside this file says how."""
+"""The tables of release 0.1.0: versions, routes, an append-only audit, an outbox.
+
+The SQL beside this file says how.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a model may be trained on and served; how often a message was tried, and when it is tried again."""
+"""How long a model may be trained on and served; how often a message was tried, and when next."""
 
 from __future__ import annotations
 
