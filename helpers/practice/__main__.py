@@ -1,4 +1,4 @@
-"""`python -m helpers.practice`: the practice API as a process; `workbook practice-api` takes the same options."""
+"""`python -m helpers.practice`: the practice API as a process, as `workbook practice-api` is."""
 
 from __future__ import annotations
 
@@ -54,29 +54,28 @@ def options(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     """Serve until a signal comes, or the parent has gone."""
-    args, stop = options(argv), threading.Event()
+    args = options(argv)
     from helpers import models, store
     from helpers.records import WorkbookError
 
     os.environ.update(models.offline_env())
     from helpers.practice.endpoints import Settings
     from helpers.practice.server import serve
-    from helpers.practice.state import Clock
+    from helpers.practice.storage import Clock
 
+    stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if args.with_parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted cell is no reason to go
-        threading.Thread(target=lambda: (sys.stdin.buffer.read(), stop.set()), daemon=True).start()
-    settings, folder = (
-        Settings(args.mode, args.model, args.scenario),
-        args.state or store.home() / "practice",
-    )
+        threading.Thread(target=_wait_for_parent, args=(stop,), daemon=True).start()
+    settings = Settings(args.mode, args.model, args.scenario)
+    folder = args.state or store.home() / "practice"
+    clock = Clock(args.speed)
     try:
-        with serve(
-            folder, args.port, settings, Clock(args.speed), args.host, args.anywhere
-        ) as server:
+        with serve(folder, args.port, settings, clock, args.host, args.anywhere) as server:
             sys.stdout.write(
-                f"practice API ({args.mode} mode, {args.model} model, {args.scenario}) at {server.url}\n"
+                f"practice API ({args.mode} mode, {args.model} model, {args.scenario}) at"
+                f" {server.url}\n"
             )
             sys.stdout.flush()
             with contextlib.suppress(KeyboardInterrupt):
@@ -85,6 +84,12 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"practice-api: {store.redact(str(error))}\n")
         return error.exit_code
     return 0
+
+
+def _wait_for_parent(stop: threading.Event) -> None:
+    """Our stdin closes when the parent is gone."""
+    sys.stdin.buffer.read()
+    stop.set()
 
 
 if __name__ == "__main__":

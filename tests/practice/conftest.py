@@ -10,7 +10,7 @@ import pytest
 
 from helpers.practice.endpoints import Settings
 from helpers.practice.server import serve
-from helpers.practice.state import Clock
+from helpers.practice.storage import Clock
 
 FAST = 500.0  # seconds of the API in one of ours
 

@@ -32,7 +32,7 @@ def create(client: OpenAI, **options):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """One real training per mode, looked at by many tests."""
-    from helpers.practice.state import Clock
+    from helpers.practice.storage import Clock
 
     made = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -279,9 +279,9 @@ def test_a_restart_forgets_nothing_and_goes_on(start, tmp_path):
 def test_one_folder_has_one_server(start, tmp_path, monkeypatch):
     start()
     with pytest.raises(WorkbookError, match="another practice API"):
-        from helpers.practice.state import State
+        from helpers.practice.storage import Storage
 
-        State(tmp_path / "state", patience=0.2)
+        Storage(tmp_path / "state", patience=0.2)
 
 
 def test_real_keys_are_refused_and_kept_nowhere(start, tmp_path):

@@ -98,7 +98,9 @@ def test_a_home_has_one_server_which_ends_with_its_parent_however_that_ends(monk
         [sys.executable, "-c", PARENT], cwd=store.PROJECT, stdout=subprocess.PIPE, text=True
     )
     url = parent.stdout.readline().strip()
-    assert practice.resolve_base_url("practice") == url, "the server that another notebook started is shared"
+    assert practice.resolve_base_url("practice") == url, (
+        "the server that another notebook started is shared"
+    )
     pid = store.read_json(store.home() / "practice/server.json")["pid"]
     parent.kill()
     assert gone(pid), "the server outlived its parent"

@@ -13,6 +13,7 @@ from practice_toys import client_of
 
 from helpers import store
 from helpers.practice import training
+from helpers.practice.scenarios import SCENARIOS
 from helpers.records import WorkbookError
 from helpers.train import (
     OpenAIJobConfig,
@@ -47,12 +48,12 @@ EXPECTED = {
 table: list[str] = []
 
 
-def toy_training(entry, parts, on_line):
+def toy_training(tuning, parts, on_line):
     """Steps in no time: only the scenario `ok` trains for real here."""
     for step in (1, 2, 3, 4):
         on_line({"step": step, "steps": 4, "loss": 4 - step / 2})
     on_line({"step": 4, "steps": 4, "eval_loss": 2.5})
-    return {"tokens": 99, "steps": [2, 4]}
+    return training.Trained(99, [2, 4])
 
 
 def config(server, **changes) -> OpenAIJobConfig:
@@ -77,8 +78,9 @@ def run(server, **changes) -> tuple[int, str, dict]:
 
 def left(server) -> tuple[int, int]:
     """(jobs, training files) at the provider."""
-    state = server.practice.state
-    return len(state.jobs), sum(file["purpose"] == "fine-tune" for file in state.files.values())
+    storage = server.practice.storage
+    uploads = [file for file in storage.files.values() if file["purpose"] == "fine-tune"]
+    return len(storage.jobs), len(uploads)
 
 
 @MODES
@@ -144,6 +146,8 @@ def test_a_run_again_after_the_deadline_goes_on_with_the_same_job(start):
     assert caught.value.exit_code == 5 and left(server) == (1, 0)
 
 
-def test_zz_the_table_of_scenarios_is_printed(capsys):
+def test_zz_every_scenario_has_an_expected_end_and_the_table_is_printed(capsys):
+    assert EXPECTED.keys() == SCENARIOS.keys()
+    assert {line.split()[0] for line in table} <= EXPECTED.keys()
     with capsys.disabled():
         print("\n" + "\n".join(sorted(table)))

@@ -14,13 +14,16 @@ from helpers.records import WorkbookError
 
 ENDED = ("succeeded", "failed", "cancelled")
 TRAPS = {"usage_metrics": None, "shared_with_openai": False}  # undocumented, yet sent
+SAVED = ("job", "events", "checkpoints", "scenario", "base", "ready_at")  # of a TuningJob
 
 
 class Clock:
-    """The time of the practice API: `speed` of its seconds pass in one of ours, so that tests need not wait."""
+    """The time of the practice API: `speed` of its seconds pass in one of ours, for quick tests."""
 
     def __init__(self, speed: float = 1.0) -> None:
-        self.speed, self._began, self._zero = speed, time.time(), time.monotonic()
+        self.speed = speed
+        self._began = time.time()
+        self._zero = time.monotonic()
 
     def now(self) -> float:
         """Seconds since 1970."""
@@ -31,12 +34,13 @@ class Clock:
         time.sleep(seconds / self.speed)
 
 
-class Entry:
-    """One job: its wire form, its events oldest first, and what the API itself needs to know."""
+class TuningJob:
+    """A fine-tuning job: its wire form, its events oldest first, what the API itself must know."""
 
     def __init__(self, folder: Path, saved: dict[str, Any]) -> None:
-        self.folder, self.lock = folder, threading.RLock()
-        self.job: dict[str, Any] = saved["job"]
+        self.folder = folder
+        self.lock = threading.RLock()
+        self.job: dict[str, Any] = saved["job"]  # as it goes over the wire
         self.events: list[dict[str, Any]] = saved.get("events", [])
         self.checkpoints: list[dict[str, Any]] = saved.get("checkpoints", [])
         self.scenario: str = saved["scenario"]
@@ -49,12 +53,17 @@ class Entry:
         """The job's id."""
         return str(self.job["id"])
 
+    @property
+    def status(self) -> str:
+        """The job's status, `paused` included."""
+        return str(self.job["status"])
+
     def save(self, **changes: Any) -> None:
         """Change the job, and have all of it on disk."""
         with self.lock:
             self.job |= changes
-            kept = ("job", "events", "checkpoints", "scenario", "base", "ready_at")
-            store.write_json(self.folder / "job.json", {name: getattr(self, name) for name in kept})
+            content = {name: getattr(self, name) for name in SAVED}
+            store.write_json(self.folder / "job.json", content)
 
     def say(
         self, now: float, message: str, kind: str = "message", data: Any = None, level: str = "info"
@@ -64,51 +73,55 @@ class Entry:
             event = {
                 "object": "fine_tuning.job.event",
                 "id": f"ftevent-{self.id[6:14]}{len(self.events):06d}",
+                "created_at": int(now),
+                "level": level,
+                "message": message,
+                "type": kind,
+                "data": {} if data is None else data,
             }
-            event |= {"created_at": int(now), "level": level, "message": message, "type": kind}
-            self.events.append(event | {"data": {} if data is None else data})
+            self.events.append(event)
             self.save()
 
     def shown(self, live: bool) -> dict[str, Any]:
-        """The job on the wire. live: `error: {}` while healthy, undocumented fields, statuses the SDK does not know."""
+        """The job on the wire.
+
+        live: `error: {}` while healthy, undocumented fields, statuses the SDK does not know.
+        """
         if live:
             return self.job | TRAPS | {"error": self.job["error"] or {}}
-        return self.job | {
-            "status": "queued" if self.job["status"] == "paused" else self.job["status"]
-        }
+        return self.job | {"status": "queued" if self.status == "paused" else self.status}
 
     def shown_events(self, live: bool) -> list[dict[str, Any]]:
-        """Newest first. live: null where a message has no data, and a type outside the documentation."""
+        """Newest first.
+
+        live: null where a message has no data, and a type outside the documentation.
+        """
         newest = [event for event in reversed(self.events) if event["type"] != "hidden"]
-        if live:
-            return [
-                event | {"data": event["data"] or (None if n % 2 else {})}
-                for n, event in enumerate(newest)
-            ]
-        return [
-            event | ({} if event["type"] == "metrics" else {"type": "message"}) for event in newest
-        ]
+        if not live:
+            documented = {"metrics": "metrics"}
+            return [e | {"type": documented.get(e["type"], "message")} for e in newest]
+        shown = []
+        for number, event in enumerate(newest):
+            empty = None if number % 2 else {}
+            shown.append(event | {"data": event["data"] or empty})
+        return shown
 
 
-class State:
+class Storage:
     """Files and jobs in one folder that belongs to one server at a time."""
 
     def __init__(self, folder: Path, patience: float = 15.0) -> None:
-        folder.mkdir(
-            parents=True, exist_ok=True, mode=0o700
-        )  # it holds training files: example text
-        self.folder, self.lock = folder, threading.RLock()
+        # it holds training files: example text
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder = folder
+        self.lock = threading.RLock()
         self._hold(patience)
-        self.files = {
-            path.stem: store.read_json(path) for path in sorted((folder / "files").glob("*.json"))
-        }
-        saved = [
-            (path.parent, store.read_json(path)) for path in (folder / "jobs").glob("*/job.json")
-        ]
-        entries = sorted(
-            (Entry(*each) for each in saved), key=lambda entry: entry.job["created_at"]
-        )
-        self.jobs = {entry.id: entry for entry in entries}
+        self.files: dict[str, dict[str, Any]] = {}
+        for path in sorted((folder / "files").glob("*.json")):
+            self.files[path.stem] = store.read_json(path)
+        saved = [TuningJob(p.parent, store.read_json(p)) for p in folder.glob("jobs/*/job.json")]
+        saved.sort(key=lambda tuning: tuning.job["created_at"])
+        self.jobs = {tuning.id: tuning for tuning in saved}
 
     def _hold(self, patience: float) -> None:
         """Take the folder's lock; a server that is just ending gets a moment to let go of it."""
@@ -116,12 +129,14 @@ class State:
         until = time.monotonic() + patience
         while True:
             try:
-                return fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
             except BlockingIOError:
                 if time.monotonic() > until:
                     self._held.close()
                     raise WorkbookError(
-                        f"another practice API serves {self.folder}; end it, or give another --state"
+                        f"another practice API serves {self.folder}; end it, or give another"
+                        " --state"
                     ) from None
                 time.sleep(0.1)
 
@@ -136,8 +151,6 @@ class State:
             "object": "file",
             "bytes": len(data),
             "created_at": int(now),
-        }
-        file |= {
             "filename": name,
             "purpose": purpose,
             "status": "processed",
@@ -154,33 +167,30 @@ class State:
 
     def content(self, file_id: str | None) -> bytes | None:
         """A file's bytes; None when there is no such file."""
-        return (
-            (self.folder / "files" / f"{file_id}.bin").read_bytes()
-            if file_id in self.files
-            else None
-        )
+        if file_id not in self.files:
+            return None
+        return (self.folder / "files" / f"{file_id}.bin").read_bytes()
 
     def delete_file(self, file_id: str) -> None:
         """Forget a file."""
         with self.lock:
             del self.files[file_id]
-        for kind in (".json", ".bin"):
-            (self.folder / "files" / f"{file_id}{kind}").unlink(missing_ok=True)
+        for ending in (".json", ".bin"):
+            (self.folder / "files" / f"{file_id}{ending}").unlink(missing_ok=True)
 
-    def add_job(self, job: dict[str, Any], scenario: str, base: str) -> Entry:
+    def add_job(self, job: dict[str, Any], scenario: str, base: str) -> TuningJob:
         """Keep a new job."""
-        entry = Entry(
-            self.folder / "jobs" / job["id"], {"job": job, "scenario": scenario, "base": base}
-        )
-        entry.save()
+        saved = {"job": job, "scenario": scenario, "base": base}
+        tuning = TuningJob(self.folder / "jobs" / job["id"], saved)
+        tuning.save()
         with self.lock:
-            self.jobs[entry.id] = entry
-        return entry
+            self.jobs[tuning.id] = tuning
+        return tuning
 
-    def made_by(self, model: str) -> tuple[Entry, Path] | None:
+    def maker_of(self, model: str) -> tuple[TuningJob, Path] | None:
         """The job that made a tuned model or a checkpoint, and the adapter's folder."""
-        for entry in self.jobs.values():
-            for checkpoint in entry.checkpoints:
+        for tuning in self.jobs.values():
+            for checkpoint in tuning.checkpoints:
                 if model == checkpoint["fine_tuned_model_checkpoint"]:
-                    return entry, entry.folder / f"step-{checkpoint['step_number']}"
+                    return tuning, tuning.folder / f"step-{checkpoint['step_number']}"
         return None
