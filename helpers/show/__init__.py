@@ -1,4 +1,4 @@
-"""What a reader sees: tables, notes, figures. Everything here is made from records alone and changes nothing."""
+"""What a reader sees: tables, notes, figures, made from records alone; nothing is changed here."""
 
 from __future__ import annotations
 
@@ -24,57 +24,68 @@ COLOURS = {
     "good": "#009E73",
     "bad": "#CC79A7",
 }
-VERDICT_COLOURS = {"pass": COLOURS["good"], "fail": COLOURS["bad"], "inconclusive": "#E69F00"}
-CELL = "text-align: left; vertical-align: top; max-width: 60ch; white-space: pre-wrap; overflow-wrap: break-word"
+UNSURE = "#E69F00"
+VERDICT_COLOURS = {
+    "pass": COLOURS["good"],
+    "fail": COLOURS["bad"],
+    "inconclusive": UNSURE,  # of a run or a comparison
+    "undecided": UNSURE,  # of a finding
+}
+NOTE_COLOURS = {"note": COLOURS["other"], "good": COLOURS["good"], "warning": UNSURE}
+CELL = (
+    "text-align: left; vertical-align: top; max-width: 60ch; white-space: pre-wrap;"
+    " overflow-wrap: break-word"
+)
 
 
 def table(
     rows: Iterable[Record | Mapping[str, Any]], caption: str = "", columns: list[str] | None = None
 ) -> Styler:
-    """Rows (records or dicts) as an HTML table with its caption and every cell in full; `.data` is the plain frame."""
+    """Rows (records or dicts) as an HTML table with its caption and every cell in full.
+
+    `.data` is the bare frame.
+    """
     import pandas as pd
 
-    plain = [{key: _cell(value) for key, value in dict(row).items()} for row in rows]
-    frame = pd.DataFrame(plain, columns=columns or (list(plain[0]) if plain else None))
+    cells = [{name: _cell(value) for name, value in dict(row).items()} for row in rows]
+    if columns is None and cells:
+        columns = list(cells[0])
+    frame = pd.DataFrame(cells, columns=columns)
     looks = [
         {"selector": "th, td", "props": CELL},
         {"selector": "caption", "props": "text-align: left; white-space: nowrap"},
     ]
     styler = frame.style.hide(axis="index").set_caption(escape(caption)).set_table_styles(looks)
-    return styler.format(
-        lambda value: number(value) if isinstance(value, float) else value,
-        escape="html",
-        na_rep="-",
-    )
+    return styler.format(_shown, escape="html", na_rep="-")
+
+
+def _shown(value: Any) -> Any:
+    return number(value) if isinstance(value, float) else value
 
 
 def number(value: float | None) -> str:
-    """A number as short as it can be read: three digits, or all of them from 1,000 on; "-" for none."""
-    return "-" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    """Three digits, or all of them from 1,000 on; "-" for none."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, Estimate):
-        return (
-            f"{number(value.value)} [{number(value.low)}, {number(value.high)}] n={value.n}"
-            if value.n
-            else "unknown"
-        )
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        if not value.n:
+            return "unknown"
+        return f"{number(value.value)} [{number(value.low)}, {number(value.high)}] n={value.n}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return value
 
 
 def note(text: str, kind: str = "note") -> HTML:
     """A one-paragraph box below a cell: `kind` is note, good, or warning."""
     from IPython.display import HTML
 
-    colour = {
-        "note": COLOURS["other"],
-        "good": COLOURS["good"],
-        "warning": VERDICT_COLOURS["inconclusive"],
-    }[kind]
-    return HTML(
-        f'<div style="border-left:4px solid {colour};padding:.3em .8em;margin:.3em 0">{escape(text)}</div>'
-    )
+    style = f"border-left:4px solid {NOTE_COLOURS[kind]};padding:.3em .8em;margin:.3em 0"
+    return HTML(f'<div style="{style}">{escape(text)}</div>')
 
 
 def source(function: Callable[..., Any]) -> Code:
@@ -89,7 +100,9 @@ def masked(text: str, show_text: bool, length: int = 60) -> str:
     if show_text and not store.headless():
         text = store.redact(text)
         return text if len(text) <= length else text[: length - 1] + "…"
-    return f"{text[:2]}…{text[-2:]} ({len(text)} characters)" if len(text) > 8 else "…"
+    if len(text) <= 8:
+        return "…"
+    return f"{text[:2]}…{text[-2:]} ({len(text)} characters)"
 
 
 def say(text: str) -> None:
