@@ -1,18 +1,20 @@
-"""Generation for evaluation, side by side: our batches against lm-eval, transformers and llama.cpp's server.
+"""Generation for evaluation, side by side: ours against lm-eval, transformers and llama.cpp.
 
     python -m benchmarks.evaluate [--json] [--rows 32] [--rounds 5] [--only NAME,…] [--parity 200]
 
-Same model (the embedded one, in memory as fp32), same prompts, greedy, at most 40 new tokens. Every round asks each side
-once, in an order that alternates; what is compared is the median of the rounds' ratios, peer's time / our time. Loading
-and one warm-up call are not counted on any side.
+Same model (the embedded one, in memory as fp32), same prompts, greedy, at most 40 new tokens. Every
+round asks each side once, in an order that alternates; what is compared is the median of the
+rounds' ratios, peer's time / our time. Loading and one warm-up call are not counted on any side.
 
-Peers run in environments of their own, since their pins clash with ours: lm-eval's own model class for `lm_eval_short`,
-llama.cpp's server as the wheel xllamacpp holds it for `llama_server_*`. WORKBOOK_LM_EVAL and WORKBOOK_LLAMA_SERVER name
-a python that has them; else the benchmark makes one in the cache (WORKBOOK_PEERS, default ~/.cache/workbook-peers; needs
-a package index). A peer that is not there is reported as skipped.
+Peers run in environments of their own, since their pins clash with ours: lm-eval's own model class
+for `lm_eval_short`, llama.cpp's server as the wheel xllamacpp holds it for `llama_server_*`.
+WORKBOOK_LM_EVAL and WORKBOOK_LLAMA_SERVER name a python that has them; else the benchmark makes one
+in the cache (WORKBOOK_PEERS, default ~/.cache/workbook-peers; needs a package index). A peer that
+is not there is reported as skipped.
 
---parity N: our answers to N prompts against batch 1 (transformers' own generate). They must be equal; where one differs,
-the two tokens' logits at that place are compared, and only a tie (<= 1e-4) is excused. Ties are counted.
+--parity N: our answers to N prompts against batch 1 (transformers' own generate). They must be
+equal; where one differs, the two tokens' logits at that place are compared, and only a tie
+(<= 1e-4) is excused. Ties are counted.
 """
 
 from __future__ import annotations
@@ -38,9 +40,12 @@ Ask = Callable[[], list[list[int]]]
 
 
 def prompts(kind: str, rows: int) -> list[list[int]]:
-    """Token ids: short = ~170 tokens with a common beginning of ~66, long = ~680 tokens with one of ~560 (the handbook)."""
+    """Token ids: short is ~170 with a common beginning of ~66, long ~680 with one of ~560.
+
+    The long beginning is the handbook.
+    """
     from helpers import tasks
-    from helpers.models.tokens import render_tokens, tokenizer_of
+    from helpers.models import render_tokens, tokenizer_of
 
     task = tasks.load_task("support_triage")
     examples = sorted(tasks.load_examples(task).examples, key=lambda e: tasks.hash_order(e.id))
@@ -103,7 +108,7 @@ class Ours:
 
 
 class Child:
-    """A peer in a process of its own: one JSON line asks for a round, one answers with its seconds."""
+    """A peer in a process of its own: a JSON line asks for a round, one says its seconds."""
 
     def __init__(self, command: Sequence[str], env: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -132,7 +137,10 @@ class Child:
 
 
 def peer_python(peer: str, make: bool) -> str:
-    """The python that has this peer: WORKBOOK_<PEER>, else an environment in the cache, made when `make`; "" is none."""
+    """The python that has this peer: WORKBOOK_<PEER>, else one in the cache; "" is none.
+
+    It is made there when `make`.
+    """
     if named := os.environ.get(f"WORKBOOK_{peer.upper()}"):
         return named
     folder = (
@@ -156,8 +164,10 @@ lm = HFLM(pretrained=sys.argv[1], dtype="float32", device="cpu", batch_size=int(
 print("@@" + json.dumps({"threads": torch.get_num_threads()}), flush=True)
 for line in sys.stdin:
     request = json.loads(line)
-    kwargs = {"until": ["<|im_end|>"], "max_gen_toks": request["new"], "do_sample": False, "temperature": 0.0}
-    rows = [Instance("generate_until", {}, (text, dict(kwargs)), i) for i, text in enumerate(request["texts"])]
+    kwargs = {"until": ["<|im_end|>"], "max_gen_toks": request["new"], "do_sample": False}
+    kwargs["temperature"] = 0.0
+    texts = enumerate(request["texts"])
+    rows = [Instance("generate_until", {}, (text, dict(kwargs)), i) for i, text in texts]
     started = time.perf_counter()
     texts = lm.generate_until(rows, disable_tqdm=True)
     print("@@" + json.dumps({"seconds": time.perf_counter() - started, "texts": texts}), flush=True)
@@ -230,9 +240,13 @@ LLAMA_SERVER_CHILD = """
 import json, sys, time
 import xllamacpp
 params = xllamacpp.CommonParams()
-params.model.path, params.n_parallel, params.n_ctx, params.cpuparams.n_threads = sys.argv[1], 8, 8192, int(sys.argv[2])
+params.model.path = sys.argv[1]
+params.n_parallel = 8
+params.n_ctx = 8192
+params.cpuparams.n_threads = int(sys.argv[2])
 params.verbosity = 0
-params.cache_ram_mib = 0  # every round asks the same prompts: slots may share a beginning, no earlier round's answers
+# every round asks the same prompts: slots may share a beginning, no earlier round's answers
+params.cache_ram_mib = 0
 server = xllamacpp.Server(params)
 print("@@" + json.dumps({"url": server.listening_address}), flush=True)
 sys.stdin.read()
@@ -240,7 +254,7 @@ sys.stdin.read()
 
 
 def llama_server(python: str, rows: int, count: int, ours: Ours) -> dict[str, Any]:
-    """llama.cpp's server with 8 parallel slots on the embedded GGUF, asked over HTTP by as many threads."""
+    """llama.cpp's server with 8 slots on the embedded GGUF, asked over HTTP by as many threads."""
     import urllib.request
     from concurrent.futures import ThreadPoolExecutor
 
@@ -311,9 +325,10 @@ def measure(
     ):
         if case in only:
             sys.stderr.write(f"{case}\n")
-            theirs = lambda asked=asked, batch=batch: _timed(
-                lambda: ours.transformers(asked, batch)
-            )  # noqa: E731
+
+            def theirs(asked: list[list[int]] = asked, batch: int = batch) -> float:
+                return _timed(lambda: ours.transformers(asked, batch))
+
             # batch 1 is asked about fewer rows, so our side is timed on all and divided
             share = len(long) / len(asked) if batch == 1 else 1.0
             mine = (lambda: ours.ask(long)) if batch == 1 else (lambda asked=asked: ours.ask(asked))
@@ -380,9 +395,8 @@ def main() -> None:
             sys.stderr.write(f"{name}: skipped, the peer is not installed\n")
     for name, entry in found.items():
         span = f" [{entry['low']:.2f}, {entry['high']:.2f}]" if entry.get("low") is not None else ""
-        print(
-            f"{name:24} {entry['value']:8.2f} {entry['unit']}{span}  n={entry['n']}  {entry.get('peer', '')}"
-        )
+        value = f"{entry['value']:8.2f} {entry['unit']}{span}"
+        print(f"{name:24} {value}  n={entry['n']}  {entry.get('peer', '')}")
     if asked.json:
         print(json.dumps(found))
 

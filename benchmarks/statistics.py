@@ -1,11 +1,13 @@
-"""How often the gate promotes by luck, how often its interval holds the truth, how soon it sees a real gain.
+"""How often the gate promotes by luck, how often its interval holds the truth, how soon it sees
+a real gain.
 
 python -m benchmarks.statistics [--json] [--repeats N]
 
-Everything is drawn with one seed and judged by the functions that notebook 04 calls (`from_counts`, `decide`,
-`gate`, `count_attempts`), once per table of (gained, lost, rows), since what they say depends on nothing else; that
-`compare_results` says the same of whole rows is checked first. Beside them stand
-the rules in use elsewhere. With --json the last line is one object; without, the tables of docs/statistics.md.
+Everything is drawn with one seed and judged by the functions that notebook 04 calls (`from_counts`,
+`decide`, `findings_against`, `count_attempts`), once per table of (gained, lost, rows), since what
+they say depends on nothing else; that `compare_results` says the same of whole rows is checked
+first. Beside them stand the rules in use elsewhere. With --json the last line is one object;
+without, the tables of docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -23,11 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from helpers.evaluate import compare_results, gate
-from helpers.evaluate.attempts import count_attempts
-from helpers.evaluate.compare import decide
-from helpers.evaluate.statistics import TAIL, attempt_alpha, from_counts, wilson
-from helpers.records import MetricComparison
+from helpers.evaluate import TAIL, compare_results, count_attempts, decide, findings_against
+from helpers.evaluate.statistics import attempt_alpha, from_counts, wilson
+from helpers.records import AnswerRow, MetricComparison, verdict_of
 from helpers.tasks import Task
 
 SEED = 20261125
@@ -41,30 +41,39 @@ TASK = Task(
 )  # fmt: skip
 
 
-def rows(hits: list[int]) -> Table:
-    """Lines of answers/<rung>.jsonl with these scores."""
+def rows(hits: list[int]) -> list[AnswerRow]:
+    """The rows of a rung with these scores."""
     return [row(i, hit) for i, hit in enumerate(hits)]
 
 
 @cache
-def row(i: int, hit: int) -> dict[str, Any]:
-    """One such line: row i, a group of its own."""
-    return {"id": f"{i}", "group": f"{i}", "scores": {"accuracy": float(hit)}}
+def row(i: int, hit: int, size: int = 1) -> AnswerRow:
+    """Row i, which `size` rows share a group with."""
+    scores = {"accuracy": float(hit)}
+    nothing = {"answer": "", "latency_ms": 0.0, "tokens_in": 0, "tokens_out": 0}
+    return AnswerRow(id=f"{i}", group=f"{i // size}", scores=scores, **nothing)
 
 
 @cache
 def judged(gained: int, lost: int, n: int, alpha: float = TAIL) -> tuple[str, float, float]:
-    """(the gate's verdict, the interval's ends) of this table, by 04's own functions; min_gain 0, no other target."""
-    difference, surer = from_counts(gained, lost, n, n), from_counts(gained, lost, n, n, alpha)
+    """(04's verdict, the interval's ends) of this table; min_gain 0, and no target."""
+    difference = from_counts(gained, lost, n, n)
+    surer = from_counts(gained, lost, n, n, alpha)
     verdict = decide(difference, surer, 0.0)
     compared = MetricComparison(
         difference=difference, method="", gained=gained, lost=lost, margin=0.0, verdict=verdict
     )
-    return gate(TASK, {"accuracy": compared}, {}, "prompt")[0], difference.low, difference.high
+    return verdict_on({"accuracy": compared}), difference.low, difference.high
+
+
+def verdict_on(comparison: dict[str, MetricComparison]) -> str:
+    """What 04 says of a comparison with one opponent."""
+    return verdict_of(findings_against(TASK, {"prompt": comparison}))
 
 
 def check_shortcut(rng: np.random.Generator, alphas: list[float]) -> None:
-    """`judged` starts from counts to be quick; `compare_results` on whole rows has to say the same."""
+    """`judged` starts from counts to be quick; `compare_results` on whole rows has to say the
+    same."""
     for n in SIZES:
         for gained, lost in draw(rng, n, 0.3, 0.1, 20).tolist():
             alpha, same = alphas[int(rng.integers(WEEKS))], [1] * (n - gained - lost)
@@ -74,7 +83,7 @@ def check_shortcut(rng: np.random.Generator, alphas: list[float]) -> None:
             )
             compared = compare_results(ours, theirs, TASK, 0.0, alpha)
             difference = compared["accuracy"].difference
-            whole = (gate(TASK, compared, {}, "prompt")[0], difference.low, difference.high)
+            whole = (verdict_on(compared), difference.low, difference.high)
             assert whole == judged(gained, lost, n, alpha), (gained, lost, n, alpha)
 
 
@@ -138,7 +147,8 @@ INTERVALS: dict[str, Callable[[int, int, int], tuple[float, float]]] = {
 
 
 def cells(rng: np.random.Generator, repeats: int) -> Table:
-    """One row per n and share of flips: false promotions and claims of each rule, coverage of each interval, power."""
+    """One row per n and share of flips: false promotions and claims of each rule, coverage of
+    each interval, power."""
     table = []
     for n in SIZES:
         for flips in FLIPS:
@@ -179,7 +189,8 @@ def alphas_of_a_year() -> list[float]:
 
 
 def years(rng: np.random.Generator, repeats: int) -> Table:
-    """How many years of 52 candidates without a true gain promote at least one: with the budget, and at 95% each week."""
+    """How many years of 52 candidates without a true gain promote at least one: with the budget,
+    and at 95% each week."""
     table, alphas = [], alphas_of_a_year()
     for n in (50, 118, 400):
         for flips in FLIPS:
@@ -207,7 +218,8 @@ def years(rng: np.random.Generator, repeats: int) -> Table:
 
 
 def clustered(rng: np.random.Generator, repeats: int) -> Table:
-    """Conversations of four rows that flip together: claims of a difference where there is none, with and without groups."""
+    """Conversations of four rows that flip together: claims of a difference where there is none,
+    with and without groups."""
     table = []
     for conversations in (15, 30, 100):
         false = {"with groups": 0, "rows as independent": 0}
@@ -218,10 +230,8 @@ def clustered(rng: np.random.Generator, repeats: int) -> Table:
             theirs = rows((shift < 0).astype(int).tolist())
             for name in false:
                 size = 4 if name == "with groups" else 1
-                ours = [
-                    row(i, hit) | {"group": f"{i // size}"}
-                    for i, hit in enumerate((shift > 0).astype(int).tolist())
-                ]
+                hits = (shift > 0).astype(int).tolist()
+                ours = [row(i, hit, size) for i, hit in enumerate(hits)]
                 difference = compare_results(ours, theirs, TASK)["accuracy"].difference
                 false[name] += not difference.low <= 0 <= difference.high
         table.append(
@@ -268,8 +278,12 @@ def summary(table: Table, year: Table, groups: Table, repeats: int) -> dict[str,
             max(r["with groups"] for r in groups), max(100, repeats // 10), "lower"
         ),
     }
-    for peer, name in (("lift >= 5 points", "lift_5"), ("tuned >= base", "at_least_base"), ("Wald lower bound > 0", "wald"),
-                       ("bootstrap lower bound > 0", "bootstrap")):  # fmt: skip
+    for peer, name in (
+        ("lift >= 5 points", "lift_5"),
+        ("tuned >= base", "at_least_base"),
+        ("Wald lower bound > 0", "wald"),
+        ("bootstrap lower bound > 0", "bootstrap"),
+    ):
         worst = max(row[f"promoted: {peer}"] for row in table)
         out[f"{name}_false_promotion_worst"] = figure(worst, repeats, "lower", peer)
     for peer in ("Wald", "percentile bootstrap"):
@@ -318,13 +332,18 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         {k.removeprefix("coverage "): v for k, v in r.items() if k[:2] in ("n", "fl", "co")}
         for r in table
     ]
-    for title, part in {"Promoted, no true gain": promoted, "Promoted, 10 points better": power, "Coverage": covered,
-                        "Years with a false promotion": year, "Conversations": groups}.items():  # fmt: skip
+    parts = {
+        "Promoted, no true gain": promoted,
+        "Promoted, 10 points better": power,
+        "Coverage": covered,
+        "Years with a false promotion": year,
+        "Conversations": groups,
+    }
+    for title, part in parts.items():
         print(f"\n## {title}\n\n{markdown(part)}")
     named = [{"figure": k} | {x: v[x] for x in ("value", "low", "high")} for k, v in out.items()]
-    print(
-        f"\n## Worst cells\n\n{markdown(named)}\n\n{given.repeats} repeats, {time.monotonic() - started:.0f} s"
-    )
+    print(f"\n## Worst cells\n\n{markdown(named)}")
+    print(f"\n{given.repeats} repeats, {time.monotonic() - started:.0f} s")
     return out
 
 

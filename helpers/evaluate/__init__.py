@@ -1,4 +1,4 @@
-"""Notebook 04's room: scorers, the rungs as ways to ask a model, asking them, and the paired comparison."""
+"""Notebook 04's room: scorers, the rungs as ways to ask a model, and the paired comparison."""
 
 from helpers.evaluate.answers import ask
 from helpers.evaluate.attempts import count_attempts

@@ -1,7 +1,7 @@
 """Answers to prompts: remembered, or asked for, paid and written down one by one.
 
-What a model was asked before in the same way (the same Asking) is remembered. A kill -9 costs no more than the requests
-that were on their way, and their money stays reserved on the run's budget.
+What a model was asked before in the same way (the same Asking) is remembered. A kill -9 costs no
+more than the requests that were on their way, and their money stays reserved on the run's budget.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def ask(
 
 
 def model_for(asking: Asking, session: Session) -> Model:
-    """The model that is asked, held to the answer's schema where it can be; WorkbookError for what it cannot do."""
+    """The model that is asked, held to the answer's schema; WorkbookError for what none can do."""
     for name in ("tools", "stop", "template_args"):
         if getattr(asking, name):
             raise WorkbookError(

@@ -1,8 +1,10 @@
-"""How often this task's test was taken within a year: every look costs some of the year's budget of false promotions.
+"""How often a task's test was taken within a year: every look costs some of the year's budget.
 
-Fifty-two candidates that are no better than what serves would, each held to a 95% bound, promote one in up to three years
-out of four. So each attempt is written down (artifacts/attempts/<task>.jsonl) before its result is seen, and each further one
-has to be surer (`statistics.attempt_alpha`). The same model on the same rows is the same attempt: it says the same again.
+Fifty-two candidates that are no better than what serves would, each held to a 95% bound, promote
+one in up to three years out of four. So each attempt is written down
+(artifacts/attempts/<task>.jsonl) before its result is seen, and each further one has to be surer
+(`statistics.attempt_alpha`). The same model on the same rows is the same attempt: it says the same
+again.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def record_attempt(
 
 
 def count_attempts(lines: Sequence[dict[str, Any]], key: str) -> Attempt:
-    """The attempt `key` among all recorded ones, in the order of time; pure, so that it can be simulated."""
+    """The attempt `key` among all recorded ones, oldest first; pure, so it can be simulated."""
     place = next(i for i, line in enumerate(lines) if line["key"] == key)
     this = lines[place]
     since = datetime.fromisoformat(this["at"]) - YEAR

@@ -1,7 +1,7 @@
-"""When the verdict of 04 disappoints: which of the usual causes the evidence speaks for, and what to do next.
+"""When 04 disappoints: which of the usual causes the evidence speaks for, and what to do.
 
-Each check is a pure function of what the run has written down. Its finding fails where the cause is there, and is
-undecided where too little is known. None of them looks at one number alone.
+Each check is a pure function of what the run has written down. Its finding fails where the cause is
+there, and is undecided where too little is known. None of them looks at one number alone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def diagnose(
     examples: Sequence[TrainingExample],
     answers: Mapping[str, Rows],
 ) -> list[Finding]:
-    """Every cause with its evidence: `losses` are lines of training.jsonl, `answers` the rows of each rung by name."""
+    """Every cause with its evidence, from training.jsonl's lines and each rung's rows."""
     tuned = answers["fine_tuned"]
     train = [example for example in examples if example.part == "train"]
     test = [example for example in examples if example.part == "test"]
@@ -97,7 +97,7 @@ def broken_evaluation(
 
 
 def template_mismatch(tuned: Rows) -> Finding:
-    """Answers that do not end, or that are right but wrapped in other text: the prompt is not what was trained on."""
+    """Answers that never end, or right ones wrapped in other text: not the prompt of training."""
     endless = _share([row.scores.get("endless", 0) > 0 for row in tuned])
     wrapped = _share(
         [row.scores.get("accuracy_tolerant", 0) > row.scores.get("accuracy", 0) for row in tuned]
@@ -120,7 +120,7 @@ def overfit(curve: Sequence[float]) -> Finding:
 
 
 def underfit(curve: Sequence[float], evaluation: Evaluation) -> Finding:
-    """The validation loss was still falling when training ended, and the accuracy target is not met."""
+    """The validation loss was still falling when training ended, and the target is not met."""
     if len(curve) < FEW_LOOKS:
         return _unknown("underfit", f"{len(curve)} looks at the validation loss are too few")
     falls = [before / after for before, after in pairwise(curve) if after > 0]
@@ -136,7 +136,7 @@ def underfit(curve: Sequence[float], evaluation: Evaluation) -> Finding:
 def data_quality(
     train: Sequence[TrainingExample], test: Sequence[TrainingExample], tuned: Rows, other: Rows
 ) -> Finding:
-    """Equal questions with different answers in train, or test rows where two models agree against the label."""
+    """Equal questions answered differently in train, or two models agree against the label."""
     answers: dict[str, set[str]] = {}
     for example in train:
         question = tasks.normalise(example.user_text)
@@ -164,7 +164,7 @@ def _read(answer: str) -> Any:
 
 
 def shift(train: Sequence[TrainingExample], test: Sequence[TrainingExample]) -> Finding:
-    """Test questions are of another length than train questions (Kolmogorov-Smirnov), or use words train never had."""
+    """Test questions have other lengths (Kolmogorov-Smirnov), or words that train never had."""
     if min(len(train), len(test)) < FEW_ROWS:
         return _unknown("shift", f"fewer than {FEW_ROWS} rows on one side")
     from scipy.stats import ks_2samp
@@ -189,7 +189,7 @@ def _new_words(known: Sequence[Sequence[str]], texts: Sequence[Sequence[str]]) -
 
 
 def wrong_tool(evaluation: Evaluation, test: Sequence[TrainingExample]) -> Finding:
-    """The task is about facts that stand in articles, or rag is not beaten while the target is missed."""
+    """The task is about facts that stand in articles, or rag is not beaten, and the verdict is bad."""
     named = _share([bool(example.meta.get("articles")) for example in test])
     gain = evaluation.comparison.get("accuracy")
     unbeaten = evaluation.best_rung == "rag" and (gain is None or gain.verdict != "pass")

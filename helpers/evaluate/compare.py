@@ -1,4 +1,4 @@
-"""Two rungs on the same rows: the paired difference of every metric, the rows that flipped, the targets."""
+"""Two rungs on the same rows: paired differences, the rows that flipped, the targets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MET = {"pass": "met", "fail": "surely missed", "undecided": "undecided"}
 def compare_results(
     tuned: Rows, other: Rows, task: Task, min_gain: float = 0.0, alpha: float = statistics.TAIL
 ) -> dict[str, MetricComparison]:
-    """Tuned minus other on the same rows, per metric that both were scored by (rows without a rating are left out).
+    """Tuned minus other on the same rows, per metric that both were scored by.
 
     `margin` is the allowed loss, so every verdict reads: the lower bound is above -margin. Accuracy
     under `replace: better` must gain more than min_gain, which is a margin of -min_gain; its lower
@@ -57,7 +57,7 @@ def compare_results(
 
 
 def decide(difference: Estimate, surer: Estimate, margin: float) -> Verdict:
-    """pass needs the surer interval above -margin; fail is said by the 95% one; between them nothing is sure."""
+    """pass needs the surer interval above -margin; fail is said by the 95% one."""
     threshold = 0.0 - margin
     verdict = statistics.verdict_against(difference, threshold)
     if verdict == "pass" and surer.low <= threshold:
@@ -89,7 +89,7 @@ def scores_of(pairs: Sequence[Pair], metric: str) -> tuple[list[float], list[flo
 
 
 def flips(tuned: Rows, other: Rows) -> dict[str, list[str]]:
-    """Ids of the rows that only the tuned model got right (gained), and that only the other did (lost)."""
+    """Ids of rows that only the tuned model got right (gained), and that only the other did (lost)."""
     changed: dict[str, list[str]] = {"gained": [], "lost": []}
     for ours, theirs in pair_rows(tuned, other):
         if ours.scores.get("accuracy") and not theirs.scores.get("accuracy"):

@@ -15,7 +15,7 @@ FLAT = 0.03  # a doubling of the rows that surely brings less than three points
 
 
 def part_of(dataset: FineTuningDataset, percent: int) -> FineTuningDataset:
-    """The dataset with only the first `percent` of its train rows by sha256(id): smaller parts lie within larger ones."""
+    """The dataset with the first `percent` of its train rows; smaller parts lie within larger ones."""
     train = sorted(dataset.part("train"), key=lambda example: tasks.hash_order(example.id))
     kept = {example.id for example in train[: max(1, round(len(train) * percent / 100))]}
     examples = [e for e in dataset.examples if e.part != "train" or e.id in kept]
@@ -32,7 +32,7 @@ def part_of(dataset: FineTuningDataset, percent: int) -> FineTuningDataset:
 
 
 def read_curve(answers: Mapping[int, Rows], task: Task) -> str:
-    """What the last step of a learning curve says: `answers` on the same validation rows by percent of the train rows."""
+    """What the last step of a learning curve says; `answers` by percent of the train rows."""
     *_, half, whole = sorted(answers)
     task = task.model_copy(update={"replace": "better"})
     gain = compare_results(answers[whole], answers[half], task).get("accuracy")

@@ -1,7 +1,8 @@
-"""Is the tuned model better than the best cheaper rung, by how much, and are we sure? evaluation.json comes from here.
+"""Is the tuned model better than the best cheaper rung, by how much, and are we sure?
 
-Its opponents: the best cheaper rung, and what it would replace (the version in production, or what task.yaml calls the
-incumbent). It must beat them all. Everybody is asked exactly as decision.json and model.json say.
+Its opponents: the best cheaper rung, and what it would replace (the version in production, or what
+task.yaml calls the incumbent). It must beat them all. Everybody is asked exactly as decision.json
+and model.json say.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from helpers.records import (
 
 
 def rung_to_beat(run: store.Run) -> tuple[str, str]:
-    """(the cheaper rung that the tuned model has to beat, why this one): 01's best on validation, or the prompt."""
+    """(the cheaper rung to beat, why this one): 01's best on validation, or the prompt."""
     if run.has(Decision):
         name = run.load(Decision).best_rung
         reason = "scored best of the cheaper rungs on the validation part (decision.json)"
@@ -73,7 +74,7 @@ def evaluate_fine_tuned_model(
     production: FineTunedModelVersion | None = None,
     judge: Model | None = None,
 ) -> Evaluation:
-    """Ask base, best cheaper rung, tuned and what it would replace about the test rows; compare by row; judge.
+    """Ask base, best cheaper rung, tuned model and what it would replace; compare row by row.
 
     `model` is model.json; `production` is the version that serves; `judge` is asked where task.yaml
     says `accuracy_from: judge`.
@@ -152,9 +153,10 @@ def with_models_of(model: TrainedModel, session: Session) -> Session:
 
 
 def ways_of(model: TrainedModel, session: Session) -> list[Asking]:
-    """How 04 asks: base and best cheaper rung as decision.json says, the tuned model as model.json does.
+    """Base and best cheaper rung as decision.json says, the tuned model as model.json does.
 
-    Without a decision the full prompt, with the tuned model's own limits, stands in for the best rung.
+    Without a decision the full prompt, with the tuned model's own limits, stands in for the best
+    rung.
     """
     base = base_spec(model)
     task = session.task
@@ -190,7 +192,7 @@ def ask_production(
     test_set: Sequence[TrainingExample],
     session: Session,
 ) -> str:
-    """Put the version in production among the rungs, asked as its own model.json says; or say why it could not be.
+    """Put production among the rungs, asked as its own model.json says; or say why it could not be.
 
     What it was asked before is remembered. Without its answers nothing is sure, but the evaluation
     itself is not lost.
@@ -219,7 +221,7 @@ def _reasons(judgements: Iterable[Finding], targets: Iterable[Finding]) -> list[
 def _side_reasons(
     attempt: Attempt, slices: Sequence[Finding], ratings: Ratings | None
 ) -> list[str]:
-    """What does not decide, but has to be known: the budget of attempts, slices that surely lost, who judged."""
+    """What does not decide, but has to be known: attempts, slices that surely lost, who judged."""
     reasons = []
     if attempt.number > 1:
         text = (

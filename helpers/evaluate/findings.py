@@ -1,4 +1,4 @@
-"""What 04's verdict is drawn from, each judgement with its evidence: 05 shows them and derives nothing again."""
+"""What 04's verdict is drawn from, each judgement with its evidence; 05 shows them as they are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Comparison = Mapping[str, MetricComparison]  # by metric
 def findings_against(
     task: Task, opponents: Mapping[str, Comparison], alpha: float = statistics.TAIL
 ) -> list[Finding]:
-    """A surely paired gain in accuracy over every opponent is asked for, and no sure loss in any metric."""
+    """A sure paired gain in accuracy over every opponent, and no sure loss in any metric."""
     findings = []
     losses = []
     for opponent, compared in opponents.items():
@@ -111,7 +111,7 @@ def has_power(n_test: int, comparison: Comparison) -> Finding:
 
 
 def check_fingerprints(model: TrainedModel, task: Task, dataset_version: str) -> Finding:
-    """Refuse to measure a model with another template, tokenizer, system prompt or dataset than it was trained with.
+    """Refuse to measure with another template, tokenizer, prompt or dataset than in training.
 
     A wrong template alone can halve a score, and nothing in the score says so. A hosted model keeps
     its template and tokenizer to itself, so there the system prompt is compared.

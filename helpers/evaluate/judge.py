@@ -1,8 +1,9 @@
-"""Where no scorer can tell right from wrong: people, or a judging model, say which of two answers they would send.
+"""Where no scorer can tell right from wrong: people, or a judging model, compare two answers.
 
-Both see answer A and answer B without knowing whose they are, and choose A, B, both or neither. That gives each answer a
-right or wrong, so the paired test is the same as everywhere else. `ratings.csv` (in the run's folder or the task's) holds
-people's choices by the sha256 of the answers: the same answers never have to be rated again.
+Both see answer A and answer B without knowing whose they are, and choose A, B, both or neither.
+That gives each answer a right or wrong, so the paired test is the same as everywhere else.
+`ratings.csv` (in the run's folder or the task's) holds people's choices by the sha256 of the
+answers: the same answers never have to be rated again.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def write_ratings(path: Path, table: Sequence[Mapping[str, str]]) -> Path:
 
 
 def read_ratings(run: store.Run, task: Task) -> Rights:
-    """People's ratings of the run and of the task; a choice that is none of the four is an error with its line."""
+    """People's ratings of the run and of the task; another choice than the four is an error."""
     rights: Rights = {}
     for path in (task.folder / "ratings.csv", run.private / "ratings.csv", run.path("ratings.csv")):
         if path.exists():
@@ -116,7 +117,7 @@ def rate_pair(
     session: Session,
     judge: Model | None,
 ) -> tuple[dict[str, RungResult], Ratings | None]:
-    """Accuracy from ratings for the rungs `names`, the first against each other one; others and other tasks pass."""
+    """Accuracy from ratings for the rungs `names`, the first against each other one."""
     task = session.task
     run = session.run
     if task.accuracy_from not in ("judge", "human"):
@@ -192,7 +193,7 @@ def ask_judge(
     session: Session,
     by_people: Rights,
 ) -> tuple[Rights, Ratings]:
-    """Each pair in both orders: an answer is right when it is in both. Judged pairs are remembered like all answers."""
+    """Each pair in both orders: an answer is right when it is in both."""
     swapped = [row | {"A": row["B"], "B": row["A"]} for row in pairs]
     # the space makes it another question to the cache
     repeated = [row | {"B": row["B"] + " "} for row in pairs[:REPEATS]]
@@ -276,7 +277,7 @@ def _prompt(task: Task, row: Mapping[str, str], gold: str) -> list[Message]:
 
 
 def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
-    """Cohen's kappa (Educ. Psychol. Meas. 1960, 20:37-46): agreement beyond chance; None where it is not defined."""
+    """Cohen's kappa (Educ. Psychol. Meas. 1960, 20:37-46); None where it is not defined."""
     if not pairs:
         return None
     n = len(pairs)

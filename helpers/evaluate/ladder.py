@@ -1,4 +1,4 @@
-"""The whole ladder: every technique on the given model, on stronger ones, what runs today, and the search for prompts."""
+"""The whole ladder: what runs today, every technique on each model, the search for prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from helpers.tasks import Task
 def ways_to_ask(
     names: Sequence[str], basis: Asking, task: Task, model: Model, rung_models: Sequence[str] = ()
 ) -> list[Asking]:
-    """One Asking per rung: what runs today, every rung with the given model, then with each of `rung_models`.
+    """What runs today, every rung with the given model, then with each of `rung_models`.
 
     A rung model is a local folder or hub id, or `NAME at BASE_URL`; its rungs are named rung@model.
     """
@@ -35,7 +35,7 @@ def ways_to_ask(
 
 
 def way_of_today(task: Task, basis: Asking, base: str) -> Asking:
-    """How task.yaml describes what runs today: its log, its own model, or its prompt with the base model."""
+    """What runs today, as task.yaml says: its log, its own model, or its prompt with the base."""
     today = task.incumbent
     if today.get("answers"):
         spec = f"{LOG}{today['answers']}"
@@ -67,7 +67,7 @@ def ask_ladder(
 def search_prompts(
     ways: Sequence[Asking], rows: Sequence[TrainingExample], session: Session, budget: int
 ) -> list[Asking]:
-    """The same ways as they score best on validation, after asking at most `budget` times about all `rows`.
+    """The ways as they score best on validation, after asking about all `rows` `budget` times.
 
     One change at a time, kept for all rungs when it is more accurate, or as accurate and better
     formed. Scores of what was chosen are optimistic for having been chosen; 04 measures it again on

@@ -27,7 +27,7 @@ def shots(
     examples: Sequence[TrainingExample],
     train: Sequence[TrainingExample],
 ) -> list[list[TrainingExample]]:
-    """k solved examples a row: the same for all (fixed), or its nearest in train, the nearest last."""
+    """k solved examples a row: the same for all, or the nearest of train with the nearest last."""
     if asking.few_shot_pick == "fixed":
         return [demonstrations(task, train, k)] * len(examples)
     usable = {example.id: example for example in _usable(train)}
@@ -43,7 +43,7 @@ def _usable(train: Sequence[TrainingExample]) -> list[TrainingExample]:
 
 
 def demonstrations(task: Task, train: Sequence[TrainingExample], k: int) -> list[TrainingExample]:
-    """k fixed examples of the verified train part that together show as many different answers as they can.
+    """k fixed examples of the verified train part that together show many different answers.
 
     Greedy and deterministic: the shorter half (a prompt is paid for by the token), in the order of
     sha256(id), each time the one with the most field values not shown yet.
@@ -71,7 +71,7 @@ def _labels(task: Task, example: TrainingExample) -> set[str]:
 def recall(
     examples: Sequence[TrainingExample], retrieved: Sequence[Sequence[Article]]
 ) -> list[float]:
-    """Per row that names its gold articles: 1 where one of them was retrieved (recall@k), else 0."""
+    """Per row that names its gold articles: 1 where one was retrieved (recall@k), else 0."""
     hits = []
     for example, articles in zip(examples, retrieved, strict=True):
         gold = _gold_articles(example)
@@ -90,7 +90,7 @@ def _gold_articles(example: TrainingExample) -> set[str]:
 def retrieve(
     articles: Sequence[Article], questions: Sequence[str], k: int, dense: float = 0.0
 ) -> list[list[Article]]:
-    """The k best articles per question by BM25 (bm25s); a question that shares no word with any gets none.
+    """The k best articles per question by BM25; one that shares no word with any gets none.
 
     `dense` is the weight of the meaning, between 0 (words alone) and 1: cosine of packaged
     embeddings (wordllama).
@@ -130,7 +130,7 @@ def _word_scores(questions: Sequence[str], texts: Sequence[str]) -> list[list[fl
 def _blended(
     scores: list[list[float]], questions: Sequence[str], texts: Sequence[str], dense: float
 ) -> list[list[float]]:
-    """Words and meaning together; BM25 has no upper end, so it is set against the question's best text."""
+    """Words and meaning together; BM25 is set against the question's best text."""
     cosines = (models.embed(questions) @ models.embed(texts).T).tolist()
     rows = []
     for row, meanings in zip(scores, cosines, strict=True):

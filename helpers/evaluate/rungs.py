@@ -1,4 +1,4 @@
-"""The rungs of the ladder as ways to ask one model: each turns examples into chats, cheapest first."""
+"""The rungs of the ladder as ways to ask one model: each turns examples into chats."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _before_question(turns: Sequence[Message], articles: Sequence[Article]) -> l
 
 
 def effort(rung: str) -> tuple[bool, int]:
-    """The sort key of "cheapest first": the given model before others (`rung@model`), then by the ladder."""
+    """The sort key of "cheapest first": the given model before others, then by the ladder."""
     technique, at, _ = rung.partition("@")
     return bool(at), ("incumbent", *LADDER).index(technique)
 

@@ -1,7 +1,8 @@
 """Asking one rung about examples: score the answers, write answers/<rung>.jsonl, add up.
 
-p50 and p95 are of single requests in which nothing waits for anything else: of the first rows (their order is that of
-a hash, so they are a sample), asked one by one after a full-length warm-up that is not counted.
+p50 and p95 are of single requests in which nothing waits for anything else: of the first rows
+(their order is that of a hash, so they are a sample), asked one by one after a full-length warm-up
+that is not counted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from helpers.evaluate.answers import ask
 from helpers.evaluate.rungs import build_prompts
 from helpers.evaluate.session import Session
 from helpers.models import Answer, Model
-from helpers.records import AnswerRow, Asking, Estimate, EvalResults, RungResult, TrainingExample
+from helpers.records import (
+    AnswerRow,
+    Asking,
+    Estimate,
+    EvalResults,
+    Message,
+    RungResult,
+    TrainingExample,
+)
 from helpers.tasks import Task
 
 Rows = Sequence[AnswerRow]
@@ -26,7 +35,7 @@ Rows = Sequence[AnswerRow]
 def choose_rows(
     examples: Sequence[TrainingExample], part: str, limit: int = 0
 ) -> list[TrainingExample]:
-    """The verified examples of a part, or the first `limit` by sha256(id): more rows later keep these."""
+    """The verified examples of a part, or the first `limit` by sha256(id): more rows keep these."""
     rows = [e for e in examples if e.part == part and e.quality == "verified"]
     rows.sort(key=lambda example: tasks.hash_order(example.id))
     return rows[:limit] if limit else rows
@@ -35,7 +44,7 @@ def choose_rows(
 def ask_rung(
     asking: Asking, examples: Sequence[TrainingExample], session: Session, label: str = ""
 ) -> RungResult:
-    """Ask one rung about every example, score and write down the answers (under `label`, if given), add them up."""
+    """Ask one rung about every example; score, write down (under `label`) and add up the answers."""
     started = time.monotonic()
     name = label or asking.rung
     model = session.model_of(asking)
@@ -85,9 +94,10 @@ def read_answers(run: store.Run, rung: RungResult) -> list[AnswerRow]:
 def export_samples(
     run: store.Run, task: Task, examples: Sequence[TrainingExample], answers: Mapping[str, Rows]
 ) -> Path:
-    """private/samples.jsonl: one Inspect sample a row (id, input as chat, target), every rung's answer beside it.
+    """private/samples.jsonl: one Inspect sample a row, with every rung's answer beside it.
 
-    inspect_ai reads it without a mapping (`json_dataset("samples.jsonl")`); for all else it is JSON lines.
+    inspect_ai reads it without a mapping (`json_dataset("samples.jsonl")`); for all else it is JSON
+    lines.
     """
     given: dict[str, dict[str, object]] = {example.id: {} for example in examples}
     for rung, rows in answers.items():
@@ -116,7 +126,7 @@ def _latencies(
 def _costs(
     task: Task, model: Model, answers: Sequence[Answer], latencies: Sequence[float]
 ) -> list[float]:
-    """USD per request: by the token where the model has a token price, else by the second of a request asked alone."""
+    """USD per request: by the token where the model has a price, else by the second."""
     if models.token_price(task, model.name) is not None:
         timed = [(answer, 0.0) for answer in answers if answer.finish != "error"]
     else:
@@ -141,7 +151,7 @@ def _row(task: Task, example: TrainingExample, answer: Answer) -> AnswerRow:
 
 
 def _add_up(rows: Rows, latencies: Sequence[float], costs: Sequence[float]) -> EvalResults:
-    """EvalResults of scored rows; without a scorer (judge, human) accuracy is an estimate of 0 rows."""
+    """EvalResults of scored rows; accuracy without a scorer is an estimate of 0 rows."""
     groups = [row.group for row in rows]
     scores = {}
     for name in rows[0].scores if rows else ():

@@ -1,4 +1,4 @@
-"""Scorers: pure functions of (task, example, answer text). A score is 1.0 or 0.0; those of `text` may lie between."""
+"""Scorers: pure functions of (task, example, answer text), each from 0 to 1."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DECODER = json.JSONDecoder(parse_constant=_refuse)  # NaN and Infinity are Pytho
 def score_answer(
     task: Task, example: TrainingExample, answer: str, finish: str = "stop"
 ) -> tuple[dict[str, float], str]:
-    """(scores of one answer: accuracy, format_compliance and what explains them; why its format is refused, or "")."""
+    """(one answer's scores by name, why its format is refused or "")."""
     reason, tolerant = format_reason(answer, task.schema, finish), tolerant_json(answer)
     scores: dict[str, float] = {"endless": finish == "length", "empty": not answer.strip()}
     scores |= {"refusal": text.is_refusal(answer), "format_compliance": not reason}
@@ -46,7 +46,7 @@ def score_answer(
 def _field_scores(
     task: Task, example: TrainingExample, strict: Any, tolerant: Any
 ) -> dict[str, bool]:
-    """accuracy = every scored field equal in the strictly read answer, since broken JSON cannot serve."""
+    """accuracy: every scored field equal in the strictly read answer; broken JSON cannot serve."""
     gold = strict_json(example.answer)
     if gold is None:
         where = f"{task.folder / example.meta.get('file', 'example')}, line {example.meta.get('line', '?')}"
@@ -59,7 +59,7 @@ def _field_scores(
 
 
 def field_equal(gold: dict[str, Any], answer: dict[str, Any] | None, name: str) -> bool:
-    """Whether a field is there on both sides (or on neither) with the same JSON value; true is not 1."""
+    """Whether a field has the same JSON value on both sides, or is on neither; true is not 1."""
     if answer is None or (name in gold) != (name in answer):
         return False
     ours, theirs = answer.get(name), gold.get(name)
@@ -69,7 +69,7 @@ def field_equal(gold: dict[str, Any], answer: dict[str, Any] | None, name: str) 
 
 
 def strict_json(text: str) -> dict[str, Any] | None:
-    """The answer as one JSON object and nothing else but white space around it; None when it is not that."""
+    """The answer as one JSON object and nothing else but white space; None when it is not that."""
     try:
         value = DECODER.decode(text.strip())
     except (ValueError, RecursionError):
@@ -78,7 +78,7 @@ def strict_json(text: str) -> dict[str, Any] | None:
 
 
 def tolerant_json(text: str) -> dict[str, Any] | None:
-    """The first {…} block that reads as JSON, whatever stands around it (a code fence, "Sure! …")."""
+    """The first {…} block that reads as JSON, whatever stands around it."""
     for start in [i for i, character in enumerate(text) if character == "{"][:MAX_BLOCKS]:
         try:
             return DECODER.raw_decode(text, start)[0]
@@ -88,7 +88,7 @@ def tolerant_json(text: str) -> dict[str, Any] | None:
 
 
 def format_reason(text: str, schema: dict[str, Any] | None, finish: str = "stop") -> str:
-    """Why the whole answer breaks the format ("" when it keeps it); text without a schema must be there and end."""
+    """Why the whole answer breaks the format; "" when it keeps it."""
     if not text.strip():
         return "empty answer"
     if schema is None:

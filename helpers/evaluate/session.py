@@ -1,4 +1,4 @@
-"""What asking needs beside the rows: the task, the run that keeps the answers, its money, the models that are loaded."""
+"""What asking needs beside the rows: the task, the run, its money, the loaded models."""
 
 from __future__ import annotations
 

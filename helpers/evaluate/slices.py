@@ -1,4 +1,4 @@
-"""Where a good average hides a loss: the paired difference within parts of the test rows, corrected for looking at many."""
+"""Where a good average hides a loss: the paired difference within parts of the test rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIN_ROWS = 10  # in smaller ones nothing could be shown, and each look costs the
 
 
 def slices_of(task: Task, examples: Sequence[TrainingExample]) -> dict[str, set[str]]:
-    """slice -> ids: every gold value of a scored field with fixed choices, and shorter or longer questions."""
+    """slice -> ids: every gold value of a field with fixed choices, and long or short questions."""
     if not examples:
         return {}
     slices: dict[str, set[str]] = defaultdict(set)
@@ -39,7 +39,7 @@ def slices_of(task: Task, examples: Sequence[TrainingExample]) -> dict[str, set[
 def compare_slices(
     task: Task, examples: Sequence[TrainingExample], pairs: Sequence[Pair]
 ) -> list[Finding]:
-    """Every slice's paired difference in accuracy, worst first: pass is surely better, fail surely worse.
+    """Every slice's paired difference in accuracy, worst first; pass: surely better, fail: worse.
 
     The interval is of the slice alone; the verdict goes by p, corrected for all slices (Holm).
     """

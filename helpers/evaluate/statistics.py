@@ -1,7 +1,8 @@
 """The statistics behind every score and gate: proportions, paired differences, quantiles, power.
 
-All intervals are 95% and two-sided, so a gate that looks at one bound is wrong in at most 2.5% of the cases. Later
-attempts at the same task within a year get less (`attempt_alpha`), so that a year of attempts stays within 5%.
+All intervals are 95% and two-sided, so a gate that looks at one bound is wrong in at most 2.5% of
+the cases. Later attempts at the same task within a year get less (`attempt_alpha`), so that a year
+of attempts stays within 5%.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
 
 
 def proportion(hits: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
-    """Share of hits with its Wilson interval; rows of one group count as less than one independent row each."""
+    """Share of hits with its Wilson interval; rows of one group are worth less than one each."""
     value = fmean(hits) if hits else 0.0
     effective = effective_rows(hits, groups)
     low, high = wilson(value * effective, effective)
@@ -55,10 +56,11 @@ def proportion(hits: Sequence[float], groups: Sequence[str] | None = None) -> Es
 def effective_rows(values: Sequence[float], groups: Sequence[str] | None) -> float:
     """How many independent rows `values` are worth: n / design effect, never more than n.
 
-    Design effect = variance of the mean over clusters / variance over independent rows (Kish 1965); dividing n by it
-    is Korn & Graubard's way (Survey Methodology 1998, 24:193-201), which holds for rare events where a clustered
-    standard error does not. Few groups say little about their own spread, so n also shrinks by (z / t with groups - 1
-    degrees of freedom)², as they do. Where nothing varies, a group counts as one row.
+    Design effect = variance of the mean over clusters / variance over independent rows (Kish 1965);
+    dividing n by it is Korn & Graubard's way (Survey Methodology 1998, 24:193-201), which holds for
+    rare events where a clustered standard error does not. Few groups say little about their own
+    spread, so n also shrinks by (z / t with groups - 1 degrees of freedom)², as they do. Where
+    nothing varies, a group counts as one row.
     """
     n = len(values)
     if groups is None or len(set(groups)) == n:
@@ -101,10 +103,10 @@ def paired_difference(
     groups: Sequence[str] | None = None,
     alpha: float = TAIL,
 ) -> tuple[Estimate, int, int]:
-    """Ours minus theirs on the same rows, with (gained, lost): rows better only with ours, and only with theirs.
+    """Ours minus theirs on the same rows, with (gained, lost): rows better with ours, with theirs.
 
-    Scores of 0 and 1: `from_counts`. Other scores: the mean change with its cluster-robust t interval (`mean`).
-    Each bound may be wrong in `alpha` of the cases.
+    Scores of 0 and 1: `from_counts`. Other scores: the mean change with its cluster-robust t
+    interval (`mean`). Each bound may be wrong in `alpha` of the cases.
     """
     changes = [a - b for a, b in zip(ours, theirs, strict=True)]
     gained = sum(change > 0 for change in changes)
@@ -120,7 +122,7 @@ def paired_difference(
 
 
 def from_counts(gained: int, lost: int, n: int, effective: float, alpha: float = TAIL) -> Estimate:
-    """The paired difference of right and wrong answers; `effective` is what the n rows are worth (`effective_rows`)."""
+    """The paired difference of right and wrong answers; the n rows are worth `effective` ones."""
     if n == 0:
         return Estimate(value=0.0, low=-1.0, high=1.0, n=0)
     low, high = bonett_price(gained * effective / n, lost * effective / n, effective, alpha)
@@ -128,11 +130,12 @@ def from_counts(gained: int, lost: int, n: int, effective: float, alpha: float =
 
 
 def bonett_price(gained: float, lost: float, n: float, alpha: float = TAIL) -> tuple[float, float]:
-    """Interval of a paired difference of proportions (Bonett & Price, J. Educ. Behav. Stat. 2012, 37:479-488).
+    """Interval of a paired difference (Bonett & Price, J. Educ. Behav. Stat. 2012, 37:479-488).
 
-    With p = (gained + 1)/(n + 2) and q = (lost + 1)/(n + 2): p - q ± z·sqrt((p + q - (p - q)²)/(n + 2)). Exact
-    enumeration for n = 20 … 400 gives a lower bound that is too high in at most 2.5% of the cases when the true
-    difference is 0 or more; Wald and the percentile bootstrap fail there (docs/statistics.md has the table).
+    With p = (gained + 1)/(n + 2) and q = (lost + 1)/(n + 2): p - q ± z·sqrt((p + q - (p - q)²)/(n +
+    2)). Exact enumeration for n = 20 … 400 gives a lower bound that is too high in at most 2.5% of
+    the cases when the true difference is 0 or more; Wald and the percentile bootstrap fail there
+    (docs/statistics.md has the table).
     """
     middle, error = _bonett_price(gained, lost, n)
     z = Z if alpha == TAIL else upper_normal(alpha)
@@ -147,13 +150,13 @@ def _bonett_price(gained: float, lost: float, n: float) -> tuple[float, float]:
 
 
 def p_value(gained: float, lost: float, n: float) -> float:
-    """Two-sided p of "no difference": the smallest level at which the interval of `bonett_price` leaves 0 out."""
+    """Two-sided p of "no difference": the level at which `bonett_price` just leaves 0 out."""
     middle, error = _bonett_price(gained, lost, n)
     return 2 * NormalDist().cdf(-abs(middle) / error)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values adjusted for looking at all of them (Holm, Scand. J. Statist. 1979, 6:65-70), in the same order."""
+    """p values adjusted for looking at all of them (Holm, Scand. J. Statist. 1979, 6:65-70)."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     adjusted = [0.0] * len(p_values)
     largest = 0.0
@@ -164,11 +167,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def attempt_alpha(number: int) -> float:
-    """How often the bound of the year's attempt `number` (1, 2, …) may be wrong, so that a year stays within 5%.
+    """How often the bound of a year's attempt 1, 2, … may be wrong: 5% for the whole year.
 
-    The first gets the usual 2.5%. The later ones share LATER_ALPHA: in proportion to 1/k while they come weekly, and to
-    52/k² beyond, whose sum is finite, so that trying more often never buys more. Union bound: any dependence between
-    attempts is allowed. Since it falls with k, every window of a year keeps the bound, not only calendar years.
+    The first gets the usual 2.5%. The later ones share LATER_ALPHA: in proportion to 1/k while they
+    come weekly, and to 52/k² beyond, whose sum is finite, so that trying more often never buys
+    more. Union bound: any dependence between attempts is allowed. Since it falls with k, every
+    window of a year keeps the bound, not only calendar years.
     """
     if number <= 1:
         return TAIL
@@ -183,8 +187,8 @@ def detectable_difference(
 ) -> float:
     """Smallest true difference that n paired rows show in `power` of the cases.
 
-    Solves n·d² = (z·sqrt(f) + z_power·sqrt(f - d²))² (Connor, Biometrics 1987, 43:207-211) for d, where f is the share
-    of rows that flip (at least d: a difference needs flips).
+    Solves n·d² = (z·sqrt(f) + z_power·sqrt(f - d²))² (Connor, Biometrics 1987, 43:207-211) for d,
+    where f is the share of rows that flip (at least d: a difference needs flips).
     """
     from scipy.optimize import brentq
 
@@ -204,10 +208,11 @@ def detectable_difference(
 def rows_to_separate(
     gained: int, lost: int, n: int, threshold: float = 0.0, alpha: float = TAIL
 ) -> int:
-    """Rows that show in 80% of the cases on which side of the threshold the difference lies, if these rates are true.
+    """Rows that show in 80% of the cases on which side of the threshold the difference lies.
 
-    n = (z + z_power)²·(f - d²) / (d - threshold)², the same planning formula as `detectable_difference` with the
-    variance of the rates seen (one flip added to each side); 0 when the difference is the threshold itself.
+    n = (z + z_power)²·(f - d²) / (d - threshold)², the same planning formula as
+    `detectable_difference` with the variance of the rates seen (one flip added to each side); 0
+    when the difference is the threshold itself.
     """
     gap = abs((gained - lost) / max(n, 1) - threshold)
     if n == 0 or gap <= 1e-9:
@@ -218,15 +223,16 @@ def rows_to_separate(
 
 
 def rows_to_decide(target: float) -> int:
-    """Rows needed so that n right of n put the lower bound, Wilson's n / (n + z²), above `target` (0 < target < 1)."""
+    """Rows n that put the lower bound of n right of n, n / (n + z²), above `target` < 1."""
     return math.floor(Z * Z * target / (1 - target)) + 1
 
 
 def quantile(values: Sequence[float], share: float) -> Estimate:
-    """A quantile of independent measurements, with an interval that needs no distribution where n allows one.
+    """A quantile of independent measurements, with an interval without a distribution if n allows.
 
-    Order statistics with binomial ranks (David & Nagaraja, Order Statistics, 7.1); where there are too few (p95: < 72),
-    the log-normal tolerance bound (Hahn & Meeker, Statistical Intervals, 4.4), never below the largest value seen.
+    Order statistics with binomial ranks (David & Nagaraja, Order Statistics, 7.1); where there are
+    too few (p95: < 72), the log-normal tolerance bound (Hahn & Meeker, Statistical Intervals, 4.4),
+    never below the largest value seen.
     """
     n = len(values)
     if n == 0:
@@ -262,10 +268,10 @@ def _tolerance_bound(ordered: Sequence[float], share: float, confidence: float) 
 def mean(
     values: Sequence[float], groups: Sequence[str] | None = None, alpha: float = TAIL
 ) -> Estimate:
-    """Mean with its t interval (a single value, or equal ones, have no width); rows of one group count together.
+    """Mean with its t interval (equal values have no width); rows of one group count together.
 
-    Cluster-robust variance G/(G - 1)·Σ (sum of a group's residuals)² / n² with G - 1 degrees of freedom (Liang & Zeger,
-    Biometrika 1986, 73:13-22); with one row a group it is the usual s²/n.
+    Cluster-robust variance G/(G - 1)·Σ (sum of a group's residuals)² / n² with G - 1 degrees of
+    freedom (Liang & Zeger, Biometrika 1986, 73:13-22); with one row a group it is the usual s²/n.
     """
     n = len(values)
     if n == 0:
@@ -283,7 +289,7 @@ def mean(
 
 
 def score(values: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
-    """The estimate of a score: a share where every value is 0 or 1, else a mean that stays between 0 and 1."""
+    """The estimate of a score: a share where all are 0 or 1, else a mean between 0 and 1."""
     if {*values} <= {0, 1} or min(values) == max(values):
         return proportion(values, groups)
     share = mean(values, groups)
@@ -291,7 +297,7 @@ def score(values: Sequence[float], groups: Sequence[str] | None = None) -> Estim
 
 
 def verdict_against(estimate: Estimate, threshold: float) -> Verdict:
-    """pass when the interval lies above the threshold, fail when below or on it, else inconclusive."""
+    """pass when the interval lies above the threshold, fail when below or on it."""
     if estimate.n and estimate.low > threshold:
         return "pass"
     if estimate.n and estimate.high <= threshold:

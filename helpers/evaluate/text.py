@@ -1,8 +1,9 @@
-"""Scorers for answers that are not one exact JSON object, chosen by `scorer:` in task.yaml, each from 0 to 1.
+"""Scorers for answers that are not one exact JSON object, by `scorer:` in task.yaml.
 
-`exact`, `contains`, `numeric:0.01`, `chrf:0.6`, `semantic:0.8`, `tool_calls`, or `package.module:function` for your own:
-a function (TrainingExample, answer) -> number from 0 to 1. A number after the colon of chrf and semantic is the least
-that counts as right; without it the score itself is the accuracy.
+`exact`, `contains`, `numeric:0.01`, `chrf:0.6`, `semantic:0.8`, `tool_calls`, or
+`package.module:function` for your own: a function (TrainingExample, answer) -> number from 0 to 1.
+A number after the colon of chrf and semantic is the least that counts as right; without it the
+score itself is the accuracy.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def contains(_: float | None) -> Scorer:
 
 
 def numeric(tolerance: float | None) -> Scorer:
-    """The last number of the answer is the last number wanted, within a relative tolerance (1e-6 unless said)."""
+    """The last number is the gold answer's last, within a relative tolerance (1e-6 unless said)."""
 
     def score(example: TrainingExample, answer: str) -> float:
         ours, wanted = _last_number(answer), _last_number(example.answer)
@@ -141,7 +142,7 @@ def _wanted_calls(example: TrainingExample) -> list[tuple[str, Any]]:
 
 
 def called(answer: str) -> list[tuple[str, Any]]:
-    """(name, arguments) of each call in an answer: <tool_call> blocks, or JSON with `name` and `arguments`."""
+    """(name, arguments) of each call: <tool_call> blocks, or JSON with `name` and `arguments`."""
     found = []
     for block in TOOL_CALL.findall(answer) or [answer]:
         try:
