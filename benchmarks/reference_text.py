@@ -344,6 +344,18 @@ LINES = {
     "FineTunedModelVersion": Lines(
         "A version in the registry", "What `workbook registry list --json` prints, a list of these."
     ),
+    "LiveRow": Lines(
+        "live/&lt;task&gt;/YYYY-MM-DD.jsonl",
+        "The live log, a request a line, written by `workbook serve` or by whatever else serves.\n"
+        "02 learns from it and 06 judges by it; both leave `shadow` and `trial` out. Only append,\n"
+        "each line in one write; fields that are not named here are passed over. At least\n"
+        "`request_id`, `created_at`, `messages` and `answer` should be there. Ten lines that are\n"
+        "enough stand in [serving](serving.md#logs-of-systems-that-serve-without-us).",
+    ),
+    "LateFeedback": Lines(
+        "Feedback in the live log",
+        "A line of its own in the same files, whenever somebody rates or corrects an answer.",
+    ),
 }
 
 ARTIFACTS_FOOT = """
@@ -358,23 +370,6 @@ A view of the registry: task -> what serves it. Read it, but do not write it.
 | `since` | when it was put there |
 | `previous` | what served before |
 | `generation` | rises with every change |
-
-### live/&lt;task&gt;/YYYY-MM-DD.jsonl
-
-One request a line, written by whatever serves. 06 reads it.
-
-| field | meaning |
-|---|---|
-| `request_id` | a line with the same id replaces the one before |
-| `created_at` | ISO 8601; UTC if it names no zone |
-| `version` | which version answered; "" if unknown |
-| `messages` | the chat that was sent |
-| `answer` | the text that came back |
-| `status` | `ok`, `200` or `success`; anything else is an error |
-| `latency_ms` | time of the answer |
-| `feedback_score` | 1 to 5, if the user rated it |
-| `conversation_id` | which requests belong together |
-| `simulated` | true for made-up traffic |
 
 ### review.csv and accept.csv
 

@@ -48,6 +48,16 @@ from helpers.records.finding import (
     verdict_of,
 )
 from helpers.records.health import Day, Health, HealthVerdict, Window
+from helpers.records.live import (
+    GOOD_STATUS,
+    Arm,
+    LateFeedback,
+    LiveRow,
+    LiveRows,
+    LogText,
+    read_live_lines,
+    with_feedback,
+)
 from helpers.records.model import TrainedModel
 from helpers.records.promotion import Promotion, Target
 from helpers.records.runs import NotebookEntry, NotebookStatus, RunRecord, RunStatus

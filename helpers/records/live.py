@@ -1,0 +1,127 @@
+"""The live log: one line per answered request, and what people say about an answer later.
+
+artifacts/live/<task>/YYYY-MM-DD.jsonl is only ever appended to, each line in one write, so that
+many processes may write it and a kill -9 tears its last line at most. Systems that serve without
+us write the same lines; fields that they add are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator
+
+from helpers.records.base import Record
+
+GOOD_STATUS = ("ok", "200", "success")
+THUMBS = {"up": 5.0, "down": 1.0}
+Arm = Literal["production", "canary", "shadow", "trial"]
+LogText = Literal["full", "masked", "none"]
+
+
+class LiveRow(Record):
+    """One request as it was served: a line of the live log."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+    request_id: str = ""  # a line with the same id replaces the one before
+    created_at: datetime  # when the request came; UTC if it names no zone
+    conversation_id: str = ""  # which requests belong together
+    version: str = ""  # which version answered; "" if unknown
+    generation: int = 0  # of the route when it answered; 0 where nothing counts them
+    arm: Arm = "production"  # shadow: nobody saw this answer; trial: asked for by its version's id
+    messages: list[dict[str, Any]] = Field(default_factory=list)  # the chat that was sent
+    answer: str = ""  # the text that came back
+    status: str = "ok"  # `ok`, `200` or `success`; anything else is an error
+    error: str = ""  # what went wrong, without the chat's words
+    latency_ms: float | None = None  # from request to answer
+    tokens_in: int = 0  # of the prompt; 0: not counted
+    tokens_out: int = 0  # of the answer
+    feedback_score: float | None = None  # 1 to 5, if the user rated it
+    correction: str = ""  # what a user would have answered; nobody has checked it
+    comment: str = ""  # what a user said about the answer
+    text: LogText = "full"  # masked: personal data and secrets are replaced; none: left out
+    caller: str = ""  # the name of the key that asked; never the key
+    shadow_of: str = ""  # the request that a shadow answered a second time
+    simulated: bool = False  # true for made-up traffic
+
+    @field_validator("created_at")
+    @classmethod
+    def _with_zone(cls, value: datetime) -> datetime:
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the request was answered."""
+        return self.status.lower() in GOOD_STATUS
+
+
+class LateFeedback(Record):
+    """What somebody says about an answer, now or days later: a line of its own; the last counts."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+    request_id: str  # the answer that is meant
+    at: datetime  # when it was said
+    feedback_score: float | None = Field(None, ge=1, le=5)  # 1 to 5
+    thumb: Literal["up", "down"] | None = None  # counts as 5 or 1
+    correction: str | None = None  # the answer that would have been right
+    comment: str | None = None  # anything else that was said
+    caller: str = ""  # the name of the key that said it
+
+    @property
+    def score(self) -> float | None:
+        """1 to 5, from the score or the thumb; null where neither was given."""
+        return THUMBS[self.thumb] if self.thumb else self.feedback_score
+
+
+class LiveRows(NamedTuple):
+    """What a live log holds: its rows in the order of time, and how many lines nobody can read."""
+
+    rows: list[LiveRow]
+    unreadable: int
+
+
+def read_live_lines(lines: Iterable[str | bytes]) -> LiveRows:
+    """The rows of a live log, each with the last thing that was said about it.
+
+    A torn or foreign line is counted, never guessed at; feedback about a request that is not here
+    is counted as well.
+    """
+    rows: dict[str, LiveRow] = {}
+    late: list[LateFeedback] = []
+    unreadable = 0
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        try:
+            raw = json.loads(line)
+            if "created_at" not in raw and "at" in raw:
+                late.append(LateFeedback.model_validate(raw))
+                continue
+            row = LiveRow.model_validate(raw)
+            rows[row.request_id or f"line {number}"] = row
+        except (ValidationError, ValueError, TypeError):
+            unreadable += 1
+    for feedback in late:
+        row = rows.get(feedback.request_id)
+        if row is None:
+            unreadable += 1
+        else:
+            rows[feedback.request_id] = with_feedback(row, feedback)
+    return LiveRows(sorted(rows.values(), key=lambda row: row.created_at), unreadable)
+
+
+def with_feedback(row: LiveRow, feedback: LateFeedback) -> LiveRow:
+    """The row with what was said later; what was not said again stays."""
+    changes: dict[str, Any] = {}
+    if feedback.score is not None:
+        changes["feedback_score"] = feedback.score
+    if feedback.correction is not None:
+        changes["correction"] = feedback.correction
+    if feedback.comment is not None:
+        changes["comment"] = feedback.comment
+    return row.model_copy(update=changes)
