@@ -1,6 +1,7 @@
-"""kill -9 at any point of 03b, then run it again: exactly one job, no second upload, the same model as undisturbed.
+"""kill -9 at any point of 03b, then run it again: one job, no second upload, the same model.
 
-`N=20 pytest tests/faults/test_practice_kills.py` takes the full number of points and writes docs/measured/.
+`N=20 pytest tests/faults/test_practice_kills.py` takes the full number of points and writes
+docs/measured/.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from test_jobs import dataset
 from helpers.models import practice
 from helpers.train import OpenAIJobConfig, fine_tune_openai, monitor_fine_tuning
 practice.COMMAND += ["--speed", "20"]
-config = OpenAIJobConfig(base_url="practice", api_model="practice-tiny", n_epochs=2, poll_seconds=0.1)
+config = OpenAIJobConfig(
+    base_url="practice", api_model="practice-tiny", n_epochs=2, poll_seconds=0.1
+)
 monitor_fine_tuning(fine_tune_openai(dataset(16), config).job_id)
 """
 
@@ -64,7 +67,7 @@ def finish(home: Path) -> None:
 
 
 def outcome(home: Path) -> dict:
-    """What must be the same after a kill: how many jobs and uploads there are, and the adapter to the byte."""
+    """What must be the same after a kill: jobs, uploads, and the adapter to the byte."""
     jobs = list((home / "practice/jobs").glob("*/job.json"))
     files = [store.read_json(path) for path in (home / "practice/files").glob("*.json")]
     model = store.read_json(home / "runs/dev/model.json")

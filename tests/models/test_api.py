@@ -16,7 +16,10 @@ from helpers.records import Message, WorkbookError
 
 
 class Endpoint(ThreadingHTTPServer):
-    """Answers with the user's text in capitals; `refuses` are the options it does not know, `fails` its failures."""
+    """Answers with the user's text in capitals.
+
+    `refuses` are the options it does not know, `fails` its failures.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

@@ -1,4 +1,4 @@
-"""The embedded model: converted once, whole or not at all; tokenizer and template as the weights expect them."""
+"""The embedded model: converted once, whole or not at all, tokenizer and template included."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def test_a_killed_conversion_leaves_nothing_that_looks_complete_and_the_next_one
 ) -> None:
     kill = (
         "import os; from helpers.models import embedded\n"
-        "embedded._write_tokenizer = lambda *given: os.kill(os.getpid(), 9)\n"  # the weights are on disk by then
+        # the weights are on disk by then
+        "embedded._write_tokenizer = lambda *given: os.kill(os.getpid(), 9)\n"
         "embedded.ensure_tiny()"
     )
     process = python(kill, tmp_path)
@@ -121,7 +122,7 @@ def test_the_chat_template_renders_exactly_and_adds_its_own_system_turn_only_whe
 
 @pytest.mark.slow
 def test_weights_and_tokenizer_equal_what_transformers_reads_from_the_same_file() -> None:
-    """transformers leaves out the "smollm" pre-tokenizer's rule (digits one by one), so that is put in first."""
+    """transformers leaves out the "smollm" rule (digits one by one), so that is put in first."""
     import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer

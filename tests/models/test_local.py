@@ -1,4 +1,4 @@
-"""Local models: batches, shared prefixes and adapters change the time an answer takes, never the answer."""
+"""Batches and shared prefixes change the time that a local model takes, never its answer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from helpers.models import decoding
 from helpers.models.local import LocalModel, device_and_dtype
 from helpers.records import Message, WorkbookError
 
-SYSTEM = "You sort support messages for a shop. Reply with one word: billing, technical, account or other."
+SYSTEM = (
+    "You sort support messages for a shop."
+    " Reply with one word: billing, technical, account or other."
+)
 TEXTS = [
     "I was charged twice this month",
-    "The app crashes when it starts, every single time, on two phones, and the latest update changed nothing at all",
+    "The app crashes when it starts, every single time, on two phones, and the latest update"
+    " changed nothing at all",
     "How do I change my e-mail address?",
     "Hello",
     "My invoice 12345 over €49.99 is wrong",
@@ -97,7 +101,7 @@ def test_no_chats_no_answers_and_a_prompt_beyond_the_context_is_refused(tiny: Pa
 
 @pytest.fixture(scope="module")
 def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA adapter with random weights whose configuration names a base model nobody can fetch."""
+    """A LoRA adapter with random weights; the base it names is one that nobody can fetch."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

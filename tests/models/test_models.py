@@ -63,6 +63,14 @@ def test_a_hub_model_that_cannot_be_fetched_is_an_error_that_names_it(
         models.load_model("nobody/nothing").count_tokens([Message(role="user", content="x")])
 
 
+def test_a_models_spec_loads_it_again(tiny: Path) -> None:
+    for spec in ("tiny", str(tiny), "gpt at https://api.example.com/v1", "a at b at practice"):
+        model = models.load_model(spec)
+        assert models.load_model(model.spec).fingerprint == model.fingerprint
+    endpoint = models.load_model("a at b at practice")
+    assert (endpoint.name, endpoint.base_url, endpoint.is_loopback) == ("a at b", "practice", True)
+
+
 def test_loading_is_lazy(tiny: Path) -> None:
     model = models.load_model("tiny")
     assert isinstance(model, LocalModel)
@@ -90,10 +98,8 @@ def test_own_hardware_costs_by_the_second_and_endpoints_by_the_token(tiny: Path)
         "hardware_usd_per_hour": 2.0,
         "models": {"gpt": {"input": 3, "cached": 1, "output": 10}},
     }
-    local, remote = (
-        models.load_model("tiny"),
-        ApiModel("gpt-2026-01-01", "https://api.example.com/v1"),
-    )
+    local = models.load_model("tiny")
+    remote = ApiModel("gpt-2026-01-01", "https://api.example.com/v1")
     assert prices.request_cost(task(prices=priced), local, answer(), 0.9) == pytest.approx(
         0.9 * 2 / 3600
     )
@@ -114,6 +120,29 @@ def test_an_unknown_price_is_none_never_zero(tiny: Path) -> None:
     assert prices.request_cost(task(prices={}), models.load_model("tiny"), answer(), 1.0) is None
     free = {"models": {"other": {"input": 1, "output": 1}}}
     assert prices.request_cost(task(prices=free), remote, answer(tokens_in=0), 1.0) is None
+
+
+def test_a_paid_request_reserves_its_worst_case_and_settles_what_was_counted(tiny: Path) -> None:
+    priced = task(prices={"models": {"gpt": {"input": 3, "output": 10}}})
+    here = ApiModel("gpt", "http://127.0.0.1:8000/v1")
+    chat = [Message(role="user", content="x" * 30)]
+    worst = models.worst_cost(priced, here, chat, 40)
+    assert worst == pytest.approx((here.count_tokens(chat) * 3 + 40 * 10) / 1e6)
+    counted = (1000 * 3 + 100 * 10) / 1e6
+    assert models.real_cost(priced, here, answer(), worst) == pytest.approx(counted)
+    assert models.real_cost(priced, here, answer(tokens_in=0), worst) == worst
+    failed = answer(tokens_in=0, tokens_out=0, finish="error")
+    assert models.real_cost(priced, here, failed, worst) == 0.0
+    with pytest.raises(WorkbookError, match=r"prices\.models has no entry for other"):
+        models.worst_cost(priced, ApiModel("other", "https://api.example.com/v1"), chat, 40)
+
+
+def test_paid_is_what_is_elsewhere_or_has_a_price(tiny: Path) -> None:
+    priced = task(prices={"models": {"gpt": {"input": 3, "output": 10}, "tiny": {"input": 1}}})
+    assert models.is_paid(priced, ApiModel("other", "https://api.example.com/v1"))
+    assert models.is_paid(priced, ApiModel("gpt", "http://127.0.0.1:8000/v1"))
+    assert not models.is_paid(priced, ApiModel("other", "http://127.0.0.1:8000/v1"))
+    assert not models.is_paid(priced, models.load_model("tiny"))
 
 
 def test_old_or_undated_prices_are_warned_about() -> None:

@@ -1,4 +1,4 @@
-"""A practice API in this process, asked by the real SDK over real HTTP; its waiting takes no time."""
+"""A practice API in this process, asked by the real SDK over HTTP; waiting takes no time."""
 
 from __future__ import annotations
 

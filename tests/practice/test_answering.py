@@ -10,7 +10,10 @@ from helpers.records import Message
 
 
 class Counting:
-    """A model that says which chats it was asked together; it waits until it is let go, and may fail once."""
+    """A model that says which chats it was asked together.
+
+    It waits until it is let go, and may fail once.
+    """
 
     def __init__(self) -> None:
         self.batches, self.go, self.fails = [], threading.Event(), False

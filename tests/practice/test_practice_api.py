@@ -1,4 +1,4 @@
-"""What any client of the practice API may rely on, in both modes: spec (strictly typed) and live (with the traps)."""
+"""What clients of the practice API may rely on, in both modes: spec (strict) and live (traps)."""
 
 from __future__ import annotations
 
@@ -46,8 +46,14 @@ def trained(tmp_path_factory):
                 "type": "supervised",
                 "supervised": {"hyperparameters": {"n_epochs": 4, "learning_rate_multiplier": 2.0}},
             }
-            job = create(client, model="gpt-4.1-mini", method=method, suffix="My_words", metadata={"run": "a"},
-                         validation_file=upload(client, 3))  # fmt: skip
+            job = create(
+                client,
+                model="gpt-4.1-mini",
+                method=method,
+                suffix="My_words",
+                metadata={"run": "a"},
+                validation_file=upload(client, 3),
+            )
             made[mode] = server, client, job
         yield {
             mode: (server, client, first, until_ended(client, first.id))

@@ -89,7 +89,12 @@ def gone(pid: int) -> bool:
     return False
 
 
-PARENT = "from helpers.models import practice; import time; print(practice.resolve_base_url('practice'), flush=True); time.sleep(300)"
+PARENT = """
+import time
+from helpers.models import practice
+print(practice.resolve_base_url("practice"), flush=True)
+time.sleep(300)
+"""
 
 
 def test_a_home_has_one_server_which_ends_with_its_parent_however_that_ends(monkeypatch):

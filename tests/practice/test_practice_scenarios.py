@@ -1,4 +1,6 @@
-"""Every way in which a provider can fail, met by our own jobs code: exit code, remedy, no orphan upload, one job at most.
+"""Every way in which a provider can fail, met by our own jobs code.
+
+Each has its exit code and remedy, leaves no orphan upload, and one job at most.
 
 The table of all scenarios is printed (`pytest -s -k scenario`).
 """
@@ -95,7 +97,8 @@ def test_each_scenario_ends_as_it_should(start, monkeypatch, scenario, mode):
     wanted, word, jobs_there, files_there = EXPECTED[scenario]
     found = left(server)
     table.append(
-        f"{scenario:<24} {mode:<5} exit {code:<4} jobs {found[0]}  uploads left {found[1]}  {message[-90:]}"
+        f"{scenario:<24} {mode:<5} exit {code:<4} jobs {found[0]}  uploads left {found[1]}"
+        f"  {message[-90:]}"
     )
     assert (code, found) == (wanted, (jobs_there, files_there)), message
     assert word in message
@@ -125,7 +128,8 @@ def test_what_can_be_known_here_is_found_before_any_upload(start, scenario):
         fine_tune_openai(rows, config(server))
     assert caught.value.exit_code == 2 and left(server) == (0, 0)
     table.append(
-        f"{scenario:<24} local exit {caught.value.exit_code:<4} jobs 0  uploads left 0  {str(caught.value)[-90:]}"
+        f"{scenario:<24} local exit {caught.value.exit_code:<4} jobs 0  uploads left 0"
+        f"  {str(caught.value)[-90:]}"
     )
 
 

@@ -7,9 +7,10 @@ import re
 
 import pytest
 
-from helpers import evaluate, tasks
-from helpers.evaluate import rungs
+from helpers import evaluate, models, tasks
+from helpers.evaluate import retrieval
 from helpers.parameters import load_profile
+from helpers.records import Asking
 
 SETTINGS = load_profile("policy_qa").values
 
@@ -48,17 +49,17 @@ def test_every_article_is_asked_about_and_is_short(task, examples):
 
 def test_retrieval_finds_the_right_article(task, examples):
     rows = evaluate.choose_rows(examples, "validation")
-    found = rungs.retrieve(tasks.knowledge(task), [e.user_text for e in rows], 1)
-    hits = rungs.recall(rows, found)
+    articles = retrieval.retrieve(tasks.knowledge(task), [e.user_text for e in rows], 1)
+    hits = retrieval.recall(rows, articles)
     assert len(hits) == len(rows) >= 60 and sum(hits) / len(hits) >= 0.95
 
 
 def test_an_article_reaches_the_rag_prompt_and_no_other(task, examples):
     rows = evaluate.choose_rows(examples, "validation", 20)
     train = [e for e in examples if e.part == "train"]
-    asking = {"rag_shots": SETTINGS["rag_shots"], "few_shot_pick": SETTINGS["few_shot_pick"]}
-    for rung in rungs.LADDER:
-        chats = rungs.build_prompts(rung, task, rows, train, **asking)
+    for rung in evaluate.LADDER:
+        asking = Asking.of(SETTINGS).for_rung(rung, "tiny")
+        chats = evaluate.build_prompts(asking, task, rows, train)
         holds = [
             json.loads(e.answer)["answer"] in c[-1].content
             for e, c in zip(rows, chats, strict=True)
@@ -73,8 +74,5 @@ def test_a_perfect_model_could_be_shown_to_meet_every_target(task, examples, met
 
 
 def test_the_right_answers_keep_the_format_and_fit_into_what_may_be_generated(task, examples):
-    from helpers.evaluate.scorers import format_reason
-    from helpers.models.tokens import count_text
-
-    assert not [e.id for e in examples if format_reason(e.answer, task.schema)]
-    assert max(count_text("tiny", [e.answer for e in examples])) < SETTINGS["max_new_tokens"]
+    assert not [e.id for e in examples if evaluate.format_reason(e.answer, task.schema)]
+    assert max(models.count_text("tiny", [e.answer for e in examples])) < SETTINGS["max_new_tokens"]

@@ -1,4 +1,4 @@
-"""Every form a source may have becomes the same examples; whatever cannot be read is told apart by file and line."""
+"""Every form of a source becomes the same examples; what cannot be read is named by its line."""
 
 import json
 from datetime import UTC, datetime
@@ -65,7 +65,10 @@ def test_every_kind_of_file_gives_the_same_rows_also_through_a_filter(tmp_path, 
 
 
 def test_a_nested_gateway_log_is_read_by_paths(tmp_path):
-    columns = "{input: request.messages, output: response.choices.0.message.content, feedback_score: user.stars, created_at: at}"
+    columns = (
+        "{input: request.messages, output: response.choices.0.message.content,"
+        " feedback_score: user.stars, created_at: at}"
+    )
     task = task_of(tmp_path / "t", columns)
     answer = {"role": "assistant", "content": "yes", "refusal": None, "annotations": []}
     row = {

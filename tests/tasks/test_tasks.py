@@ -15,8 +15,9 @@ RATIOS = {"train": 0.65, "validation": 0.12, "test": 0.23}
 def make_task(folder: Path, rows: list[str] | None = None, drop: str = "", extra: str = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     text = (
-        "name: toy\ninstructions: {full: Answer., short: Go.}\noutput:\n  schema:\n    type: object\n"
-        "    properties: {a: {type: string}}\ntargets: {accuracy: 0.5}\n" + extra
+        "name: toy\ninstructions: {full: Answer., short: Go.}\n"
+        "output:\n  schema:\n    type: object\n    properties: {a: {type: string}}\n"
+        "targets: {accuracy: 0.5}\n" + extra
     )
     (folder / "task.yaml").write_text(
         "\n".join(line for line in text.splitlines() if not (drop and line.startswith(drop)))

@@ -1,7 +1,8 @@
-"""On PYTHONPATH of every process of a run: counts the moments around each write, and at one of them kills.
+"""On PYTHONPATH of every process of a run: counts the moments around each write, kills at one.
 
-KILL_COUNT names a file that grows by a byte at every moment (before a file is flushed, after it got its name);
-at moment KILL_AT the process whose pid stands in KILL_PID_FILE is killed, or this one if there is none.
+KILL_COUNT names a file that grows by a byte at every moment (before a file is flushed, after it got
+its name); at moment KILL_AT the process whose pid stands in KILL_PID_FILE is killed, or this one if
+there is none.
 """
 
 import json
@@ -9,13 +10,14 @@ import os
 import signal
 from pathlib import Path
 
-COUNT, AT = os.environ.get("KILL_COUNT"), int(os.environ.get("KILL_AT") or 0)
+COUNT = os.environ.get("KILL_COUNT")
+AT = int(os.environ.get("KILL_AT") or 0)
 
 
 def _pid() -> int:
     try:
-        found = json.loads(Path(os.environ["KILL_PID_FILE"]).read_text())
-        return found[0]["pid"] if isinstance(found, list) else found
+        content = json.loads(Path(os.environ["KILL_PID_FILE"]).read_text())
+        return content[0]["pid"] if isinstance(content, list) else content
     except (OSError, ValueError, KeyError):
         return os.getpid()
 
