@@ -27,6 +27,7 @@ VERDICT_CODE = {"fail": FAILED_GATE, "inconclusive": INCONCLUSIVE}
 _EXIT = re.compile(r"\s*\[exit (\d+)\]\s*$")
 _MEMORY = re.compile("^(MemoryError|OutOfMemoryError)|" + NO_MEMORY, re.IGNORECASE)
 _DISK = re.compile(r"\[Errno (28|122)\]|no space left on device", re.IGNORECASE)
+_FILE_LIMIT = re.compile(r"\[Errno 27\]|file too large", re.IGNORECASE)
 _PROVIDER = re.compile(
     r"(API\w*|Authentication|BadRequest|Conflict|InternalServer|NotFound|PermissionDenied"
     r"|RateLimit|UnprocessableEntity)Error"
@@ -91,14 +92,19 @@ def of_outcome(notebook: str, outcome: Outcome, resume: str, copy: str) -> Endin
     where = f"{notebook}, cell [{outcome.cell}]" if outcome.cell else notebook
     if _DISK.search(message):
         return Ending(OUT_OF_ROOM, f"{where}: the disk is full; free some space, then `{resume}`")
+    if _FILE_LIMIT.search(message):
+        reason = "a file would have passed this machine's file size limit"
+        return Ending(OUT_OF_ROOM, f"{where}: {reason}; raise it (ulimit -f), then `{resume}`")
     if _MEMORY.search(f"{error}: {message}") or outcome.kernel_exit == -signal.SIGKILL:
         reason = "its kernel was killed from outside, most likely out of memory"
         if outcome.cell:
             reason = "out of memory"
         remedy = f"lower batch_size, max_length or max_new_tokens, then `{resume}`"
         return Ending(OUT_OF_ROOM, f"{where}: {reason}; {remedy}")
-    if outcome.kernel_exit is not None:
-        reason = f"its kernel ended by itself (exit code {outcome.kernel_exit})"
+    if error == "DeadKernelError":
+        reason = f"its kernel did not answer ({first_line(message)})"
+        if outcome.kernel_exit is not None:
+            reason = f"its kernel ended by itself (exit code {outcome.kernel_exit})"
         return Ending(UNEXPECTED, f"{where}: {reason}; `workbook doctor` checks the installation")
     if _PROVIDER.fullmatch(error):
         reason = f"the provider refused or failed ({error}: {first_line(message)})"

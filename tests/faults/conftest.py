@@ -1,4 +1,4 @@
-"""What fault tests share: `from fault_points import points, record, every_point`; ROOM=name takes one room's tests alone."""
+"""What fault tests share (see fault_points.py); ROOM=name takes one room's tests alone."""
 
 from __future__ import annotations
 

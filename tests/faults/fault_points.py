@@ -1,4 +1,6 @@
-"""Fault tests take few seeded points by default and the full number from N; a long run can be stopped and goes on.
+"""Fault tests take few seeded points by default, and the full number from N.
+
+A long run can be stopped and goes on.
 
 N=200 ROOM=registry python -m pytest tests/faults -q      (or: make faults N=200 ROOM=registry)
 """
@@ -58,9 +60,10 @@ def record(name: str, n: int, failures: list[Any], seed: int = 0, **more: Any) -
 def every_point(
     name: str, default: int, work: Callable[[int], Any], seed: int = 0, **more: Any
 ) -> list[Any]:
-    """Call `work(point)` at every point and return what it found wrong (falsy: nothing); resumable, recorded under N.
+    """Call `work(point)` at every point; return what it found wrong (falsy: nothing).
 
-    A run with N that was stopped goes on after the last point that it finished for the same commit.
+    Under N it is recorded, and a run that was stopped goes on after the last point that it finished
+    for the same commit.
     """
     log = PROGRESS / f"{name}.jsonl"
     done: dict[int, Any] = {}

@@ -1,7 +1,8 @@
-"""papermill without `workbook run`: as strict, from any folder."""
+"""papermill without `workbook run`: as strict, from any folder, for every notebook and profile."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,21 +11,56 @@ from pathlib import Path
 import pytest
 
 from helpers import store
+from helpers.parameters import declared_parameters, load_profile, resolve
+
+NOTEBOOKS = sorted((store.PROJECT / "notebooks").rglob("[0-9]*.ipynb"))
+PROFILES = sorted((store.PROJECT / "params").glob("*.yaml"))
+FOLDERS = (".", "notebooks")  # where papermill is started
+# What papermill does to a notebook and a kernel with it, up to the first helper call: the cells are
+# papermill's own, `In` is IPython's history. A kernel for each of 240 pairs would take 10 minutes.
+BEGIN = """
+import ast, json, sys
+from pathlib import Path
+from helpers.parameters import declared_parameters
+from papermill.iorw import load_notebook_node, read_yaml_file
+from papermill.parameterize import parameterize_notebook
+
+def until_begin(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        statements = ast.parse(cell.source).body
+        for number, statement in enumerate(statements):
+            if "parameters.begin(" in ast.unparse(statement):
+                yield ast.unparse(ast.Module(statements[: number + 1], []))
+                return
+        yield cell.source
+
+values = {}
+for path, profile in json.load(sys.stdin):
+    notebook = parameterize_notebook(load_notebook_node(path), read_yaml_file(profile))
+    sources = list(until_begin(notebook))
+    space = {"In": ["", *sources]}
+    try:
+        for source in sources:
+            exec(source, space)
+    except Exception as error:
+        raise SystemExit(f"{path} with {profile}: {type(error).__name__}: {error}")
+    values[f"{path} {profile}"] = {name: space[name] for name in declared_parameters(Path(path))}
+print(json.dumps(values))
+"""
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    return os.environ | {"WORKBOOK_HOME": str(tmp_path / "home"), "PYTHONPATH": str(store.PROJECT)}
 
 
 def papermill(tmp_path: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess:
-    notebook = store.PROJECT / "notebooks" / "00_start_here.ipynb"
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(notebook),
-        str(tmp_path / "out.ipynb"),
-        "--no-progress-bar",
-    ]
-    env = os.environ | {"WORKBOOK_HOME": str(tmp_path / "home"), "PYTHONPATH": str(store.PROJECT)}
+    notebook = str(store.PROJECT / "notebooks" / "00_start_here.ipynb")
+    copy = str(tmp_path / "out.ipynb")
+    command = [sys.executable, "-m", "papermill", notebook, copy, "--no-progress-bar", *arguments]
     return subprocess.run(
-        [*command, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+        command, cwd=cwd, env=environment(tmp_path), capture_output=True, text=True, timeout=300
     )
 
 
@@ -35,8 +71,32 @@ def test_an_unknown_name_stops_at_the_first_helper_call(tmp_path):
     assert not (tmp_path / "home" / "runs").exists()
 
 
-@pytest.mark.parametrize("folder", [".", "notebooks"])
-def test_a_profile_with_the_names_of_other_notebooks_works(tmp_path, folder):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_notebook_begins_with_the_values_of_every_profile(tmp_path, folder):
+    pairs = [(str(path), str(profile)) for path in NOTEBOOKS for profile in PROFILES]
+    assert len(pairs) >= 11 * 11
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN],
+        input=json.dumps(pairs),
+        cwd=store.PROJECT / folder,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    values = json.loads(done.stdout)
+    for path in NOTEBOOKS:
+        defaults = declared_parameters(path)
+        for profile in PROFILES:
+            settings = resolve(load_profile(str(profile)))
+            expected = {name: settings.get(name, value) for name, value in defaults.items()}
+            assert values[f"{path} {profile}"] == expected, f"{path.stem} with {profile.stem}"
+    assert (tmp_path / "home" / "runs" / "dev").is_dir()
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_notebook_runs_to_its_end_with_a_profile_that_names_others(tmp_path, folder):
     profile = store.PROJECT / "params" / "smoke.yaml"
     done = papermill(tmp_path, store.PROJECT / folder, "-f", str(profile))
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,6 +1,7 @@
-"""kill -9 of driver, kernel and training child at any moment: the run that goes on ends like one that nobody disturbed.
+"""kill -9 of driver, kernel and training child at any moment: the next run makes up for it.
 
-N points over a flow without a model (`N_SMOKE`, or a third of N, over the smoke profile); see fault_points.py.
+It ends like one that nobody disturbed. N points over a flow without a model (`N_SMOKE`, or a third
+of N, over the smoke profile); see fault_points.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pytest
 from fault_points import every_point, wanted
 
 from helpers import store
+from helpers.records import budget
 
 HERE = Path(__file__).parent
 DRIVER = """import sys
@@ -111,12 +113,12 @@ class Flow(NamedTuple):
 
 
 def lasting(value: Any) -> Any:
-    """Without what is measured by the clock: it differs between any two runs, and so does what is said about it."""
+    """Without what is measured by the clock, and what is said about it: no two runs agree in it."""
     if isinstance(value, dict):
         return {
             key: lasting(item)
             for key, item in value.items()
-            if key not in (*MEASURED, "reasons", "targets")
+            if key not in (*MEASURED, "reasons", "targets", "evidence")
         }
     return [lasting(item) for item in value] if isinstance(value, list) else value
 
@@ -124,13 +126,14 @@ def lasting(value: Any) -> Any:
 def torn(home: Path) -> list[str]:
     """Files that are not what their name says, and half-written ones that were left.
 
-    The cache of answers is a log that is only added to: whoever reads it passes over a torn line (tests/evaluate/test_resume.py).
+    The cache of answers and the ledger are logs that are only added to: whoever reads them passes
+    over a torn line (tests/evaluate/test_resume.py, tests/records/test_budget.py).
     """
     found = [str(p) for p in home.rglob("*.partial")] + [
         str(p) for p in home.rglob("k*.json") if p.name == "kernel.json"
     ]
     for path in [*home.rglob("*.json"), *home.rglob("*.ipynb"), *home.rglob("*.jsonl")]:
-        if path.parent == home / "cache" / "answers":
+        if path.parent == home / "cache" / "answers" or path.name == budget.FILE:
             continue
         try:
             text = path.read_text(encoding="utf-8")
@@ -172,7 +175,7 @@ def kill(pid: int) -> None:
 
 
 def disturb(flow: Flow, home: Path, point: int, writes: int, seconds: float) -> str:
-    """Start the run and kill one of its processes at a moment of this point; returns what was done."""
+    """Start the run and kill one of its processes at a moment of this point; says what it did."""
     chance = random.Random(f"kills-{point}")
     target, by_write = ("driver", "kernel", "child")[point % 3], point % 2 == 0 and point % 3 != 2
     pids = home.with_suffix(".pid")
@@ -229,9 +232,9 @@ def examine(
 
 @pytest.fixture
 def light(tmp_path: Path) -> Flow:
-    import retrain_light
+    import run_light
 
-    retrain_light.write_notebooks(tmp_path / "notebooks", tmp_path / "task")
+    run_light.write_notebooks(tmp_path / "notebooks", tmp_path / "task")
     return Flow(tmp_path, str(tmp_path / "notebooks"), str(tmp_path / "light.yaml"), 0)
 
 
@@ -255,7 +258,7 @@ def test_after_a_kill_the_run_ends_like_an_undisturbed_one(light):
     how = {"flow": "without a model", "moments_around_writes": writes}
     assert (
         every_point(
-            "retrain_kills", 3, lambda point: examine(light, base, point, writes, seconds), **how
+            "run_kills", 3, lambda point: examine(light, base, point, writes, seconds), **how
         )
         == []
     )
@@ -274,10 +277,7 @@ def test_after_a_kill_the_smoke_run_ends_like_an_undisturbed_one(tmp_path, monke
     how = {"flow": "smoke", "moments_around_writes": writes}
     assert (
         every_point(
-            "retrain_kills_smoke",
-            1,
-            lambda point: examine(flow, base, point, writes, seconds),
-            **how,
+            "run_kills_smoke", 1, lambda point: examine(flow, base, point, writes, seconds), **how
         )
         == []
     )

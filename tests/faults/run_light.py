@@ -1,22 +1,28 @@
-"""A flow without a model: notebooks under the real names that do what the real ones do with files, database and child."""
+"""A flow without a model: notebooks that do what the real ones do with files, database, child."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
+import record_toys
 import registry_toys
 
-from helpers import curate, registry, store, tasks
+from helpers import curate, processes, registry, store, tasks
 from helpers.monitor import check_health
-from helpers.records import FunnelRow
-from helpers.train import launch
+from helpers.records import DatasetPointer, FunnelRow, TrainedModel
 
 PARAMETERS = (
     'run_id: str = "dev"\ntask: str = "support_triage"\nshow_text: bool = True\nseed: int = 7\n'
 )
-TASK = "name: toy\ninstructions: {full: Answer briefly.}\noutput: {text: true}\ntargets: {accuracy: 0.5}\n"
+TASK = """name: toy
+instructions: {full: Answer briefly.}
+output: {text: true}
+targets: {accuracy: 0.5}
+"""
+SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 STEPS = {
     "00_start_here": "start",
     "01_decide": "decide",
@@ -45,7 +51,7 @@ def write_notebooks(folder: Path, task: Path) -> None:
     folder.mkdir(parents=True)
     spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     for name, step in STEPS.items():
-        work = f"import retrain_light\nretrain_light.{step}(run_id, task)"
+        work = f"import run_light\nrun_light.{step}(run_id, task)"
         cells = [
             {
                 "cell_type": "code",
@@ -72,60 +78,49 @@ def write_notebooks(folder: Path, task: Path) -> None:
 
 
 def start(run_id: str, task: str) -> None:
-    store.open_run(run_id).write("environment.json", {"ready": True, "checks": ["none"]})
+    store.open_run(run_id).save(record_toys.environment())
 
 
 def decide(run_id: str, task: str) -> None:
-    decision = {
-        "recommendation": "fine_tuning",
-        "trainer": "lora",
-        "best_rung": "few_shot",
-        "train_anyway_because": "",
-    }
-    store.open_run(run_id).write("decision.json", decision | {"status": "predicted", "reasons": []})
+    store.open_run(run_id).save(record_toys.decision())
 
 
 def collect(run_id: str, task: str) -> None:
     """Read, divide and publish the rows, as 02 does; no rule looks at them."""
     loaded = tasks.load_task(task)
-    rows = tasks.with_parts(
-        tasks.load_examples(loaded).examples, 7, {"train": 0.6, "validation": 0.2, "test": 0.2}
+    rows = tasks.with_parts(tasks.load_examples(loaded).examples, 7, SHARES)
+    funnel = FunnelRow(
+        stage="read", source="human", rows_in=len(rows), rows_out=len(rows), rejected={}
     )
-    n = len(rows)
-    funnel = [FunnelRow(stage="read", source="human", rows_in=n, rows_out=n, rejected={})]
-    curated = curate.Curated(task=loaded, examples=rows, funnel=funnel)
-    dataset = curate.publish_dataset(curated)
-    made = {"version": dataset.metadata.version, "fingerprint": dataset.metadata.fingerprint}
-    store.open_run(run_id).write("dataset.json", made)
+    dataset = curate.publish_dataset(curate.Curated(loaded, rows, [funnel])).metadata
+    pointer = DatasetPointer(version=dataset.version, fingerprint=dataset.fingerprint)
+    store.open_run(run_id).save(pointer)
 
 
 def train(run_id: str, task: str) -> None:
     """Open the version, let a child process train, publish what it made by one rename."""
-    run, loaded = store.open_run(run_id), tasks.load_task(task)
-    version, dataset = f"toy-{run_id}", run.read("dataset.json")["version"]
-    manager = registry.FineTuneLifecycleManager(loaded.registry_name)
+    run = store.open_run(run_id)
+    version = f"toy-{run_id}"
+    dataset = run.load(DatasetPointer).version
+    manager = registry.FineTuneLifecycleManager(tasks.load_task(task).registry_name)
     manager.open_version(version, run_id, "tiny", dataset)
     adapter = store.home() / "models" / version / "adapter"
-    if not (run.has("model.json") and adapter.is_dir()):
+    if not (run.has(TrainedModel) and adapter.is_dir()):
         work = run.path("training")
-        launch.shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        launch.run_child([sys.executable, "-c", CHILD, str(work)], run, "tiny", None)
-        launch.shutil.rmtree(adapter, ignore_errors=True)
+        program = processes.Program(
+            [sys.executable, "-c", CHILD, str(work)],
+            processes.child_environment(),
+            work / "program.log",
+            work / "training.jsonl",
+        )
+        assert processes.run_child(program, run.folder) == 0
+        shutil.rmtree(adapter, ignore_errors=True)
         adapter.parent.mkdir(parents=True, exist_ok=True)
         (work / "adapter").rename(adapter)
-    model = {
-        "version": version,
-        "model_id": f"local/{version}",
-        "provider": "local",
-        "base_model": "tiny",
-    }
-    model |= {
-        "adapter": f"models/{version}/adapter",
-        "dataset_version": dataset,
-        "fingerprints": registry_toys.FINGERPRINTS,
-    }
-    run.write("model.json", model)
+    model = registry_toys.model(version, dataset_version=dataset)
+    run.save(model)
     manager.record_model(version, model)
 
 
@@ -133,14 +128,10 @@ def evaluate(run_id: str, task: str) -> None:
     run = store.open_run(run_id)
     manager = registry.FineTuneLifecycleManager(tasks.load_task(task).registry_name)
     version = manager.register(run)
-    answers = [
-        {"id": i, "group": i, "scores": {"accuracy": float(k < 48)}}
-        for k, i in enumerate(registry_toys.TEST_IDS)
-    ]
-    store.write_jsonl(run.path("answers/fine_tuned.jsonl"), answers)
-    run.write(
-        "evaluation.json", registry_toys.evaluation(version.id) | {"timing": {"at": store.now()}}
-    )
+    registry_toys.write_answers(run)
+    dataset = run.load(DatasetPointer).version
+    timing = {"at": store.now().isoformat()}
+    run.save(registry_toys.evaluation(version.id, dataset_version=dataset, timing=timing))
     manager.register(run)
 
 
@@ -148,10 +139,10 @@ def promote(run_id: str, task: str) -> None:
     run = store.open_run(run_id)
     manager = registry.FineTuneLifecycleManager(tasks.load_task(task).registry_name)
     version = manager.register(run)
-    run.write("promotion.json", manager.promote(version.id, "production"))
+    run.save(manager.promote(version.id, "production"))
     registry.routes()
 
 
 def monitor(run_id: str, task: str) -> None:
     run = store.open_run(run_id)
-    run.write("health.json", check_health(tasks.load_task(task), run))
+    run.save(check_health(tasks.load_task(task), run))

@@ -1,4 +1,4 @@
-"""Debian's cron, for real: an installed schedule runs, in cron's bare environment. Takes up to 75 seconds."""
+"""Debian's cron, for real: an installed schedule runs, in cron's bare environment (75 s)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_cron_starts_what_was_scheduled(tmp_path):
-    """A profile that nothing has to be computed for: what is tested is the way from the crontab to run.json."""
+    """Nothing has to be computed: what is tested is the way from the crontab to run.json."""
     if os.getuid() or not shutil.which("cron") or not shutil.which("crontab"):
         pytest.skip("needs Debian's cron, and root to start it")
     profile = tmp_path / "every.yaml"
