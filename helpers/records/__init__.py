@@ -1,7 +1,7 @@
 """The frozen records that notebooks hand to each other, and the one error type they raise."""
 
 from helpers.records.asking import Asking, Style
-from helpers.records.base import SCHEMA_VERSION, Artifact, Record
+from helpers.records.base import SCHEMA_VERSION, Artifact, Record, from_parameters
 from helpers.records.budget import Budget, Expense
 from helpers.records.datasets import (
     DatasetMetadata,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from helpers.records.base import Record
+from helpers.records.base import Record, from_parameters
 from helpers.records.errors import WorkbookError
 
 Style = Literal["short", "full"]
@@ -53,14 +53,7 @@ class Asking(Record):
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Asking:
         """What a notebook's parameters (its globals()) say of asking; an odd value is named."""
-        try:
-            return cls(**{name: parameters[name] for name in PARAMETERS if name in parameters})
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            where = ".".join(map(str, problem["loc"]))
-            raise WorkbookError(
-                f"parameter {where}: {problem['msg']}; got {problem['input']!r}"
-            ) from None
+        return from_parameters(cls, parameters, PARAMETERS)
 
     def for_rung(self, rung: str, model: str) -> Asking:
         """The same way for another rung and model; the instructions' style follows the rung."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,6 +16,21 @@ class Record(BaseModel):
     """Base of all records: immutable, and unknown fields are errors rather than typos that pass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+R = TypeVar("R", bound=Record)
+
+
+def from_parameters(kind: type[R], parameters: Mapping[str, Any], names: Iterable[str]) -> R:
+    """What a notebook's parameters (its globals()) say of a record; an odd value is named."""
+    try:
+        return kind(**{name: parameters[name] for name in names if name in parameters})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise WorkbookError(
+            f"parameter {where}: {problem['msg']}; got {problem['input']!r}"
+        ) from None
 
 
 class Artifact(Record):

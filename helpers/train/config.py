@@ -6,62 +6,46 @@ import json
 import math
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from helpers import store
-from helpers.records import FineTuningDataset, Record, WorkbookError
+from helpers.records import FineTuningDataset, Record, Style, from_parameters
 from helpers.tasks import Task
 
-TOKENS_AT_ONCE = (
-    2048  # of accumulated rows; on a CPU they are computed in smaller pieces (trainer.PIECE)
-)
-SHARES = {
-    "warmup_steps": 0.1,
-    "logging_steps": 0.05,
-    "eval_steps": 0.2,
-    "save_steps": 0.1,
-}  # of all steps, at most
-NOT_DECIDING = {
+TOKENS_AT_ONCE = 2048  # of accumulated rows; on a CPU they are micro-batches (kernels/loss.py)
+SHARES = {"warmup_steps": 0.1, "logging_steps": 0.05, "eval_steps": 0.2, "save_steps": 0.1}
+NOT_DECIDING = {  # limits, waiting times, and what is done with the model later
     "run_id",
     "task",
+    "max_new_tokens",
     "max_cost_usd",
     "job_deadline_minutes",
     "poll_seconds",
     "min_served_days",
-}
-NOT_DECIDING |= {
     "discard_unfinished",
     "gpu_wait_minutes",
     "main_address",
     "logging_steps",
     "save_steps",
+    "checkpoint_rows",  # it picks among what one job made: no reason to pay for another job
 }
-NOT_DECIDING |= {
-    "checkpoint_rows"
-}  # it picks among what one job made: another number is no reason to pay for another job
 
 
 class Hyperparameters(Record):
     """What both ways of training share; every field has the name of a notebook's parameter."""
 
     seed: int = Field(7, ge=0, le=2**31 - 1)
-    prompt_style: Literal["short", "full"] = "short"
+    prompt_style: Style = "short"
+    max_new_tokens: int = Field(40, ge=1)  # of an answer, where 01 has not decided it
 
     @classmethod
-    def of(cls, namespace: dict[str, Any]) -> Self:
+    def of(cls, parameters: dict[str, Any]) -> Self:
         """The config that a notebook's globals() spell; an impossible value is named."""
-        try:
-            return cls(**{name: namespace[name] for name in cls.model_fields if name in namespace})
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
-            raise WorkbookError(
-                f"parameter {where}: {problem['msg']}; got {problem['input']!r}"
-            ) from None
+        return from_parameters(cls, parameters, cls.model_fields)
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """What decides the resulting model; limits and waiting times do not."""
+        """What decides the resulting model."""
         return self.model_dump(exclude=NOT_DECIDING)
 
 
@@ -105,9 +89,7 @@ class OpenAIJobConfig(Hyperparameters):
     run_id: str = "dev"
     base_url: str = ""  # "" = https://api.openai.com/v1; "practice" = the practice API of this home
     api_model: str = ""
-    api_extra_body: str = (
-        ""  # JSON that is merged into the create request: what this provider wants besides
-    )
+    api_extra_body: str = ""  # JSON that this provider wants in the create request besides
     n_epochs: int = Field(0, ge=0, le=50)  # 0 = auto, here and below
     api_batch_size: int = Field(0, ge=0, le=256)
     learning_rate_multiplier: float = Field(0.0, ge=0)
@@ -116,9 +98,7 @@ class OpenAIJobConfig(Hyperparameters):
     job_deadline_minutes: float = Field(240.0, gt=0)
     poll_seconds: float = Field(30.0, gt=0)
     min_served_days: int = Field(60, ge=0)  # a base model that retires sooner is refused
-    checkpoint_rows: int = Field(
-        0, ge=0
-    )  # validation rows that each checkpoint is asked; 0 = the final one is taken
+    checkpoint_rows: int = Field(0, ge=0)  # validation rows a checkpoint is asked; 0 = none is
 
     @field_validator("api_extra_body")
     @classmethod
@@ -128,35 +108,43 @@ class OpenAIJobConfig(Hyperparameters):
         return text
 
     @classmethod
-    def of(cls, namespace: dict[str, Any]) -> Self:
-        """As for any config; at the practice API a model without a name is the small one that `base_model` names."""
-        config, small = super().of(namespace), namespace.get("base_model", "")
-        if config.base_url == "practice" and not config.api_model and small:
-            return config.model_copy(update={"api_model": f"practice-{small}"})
+    def of(cls, parameters: dict[str, Any]) -> Self:
+        """As for any config; a practice model without a name is the one that base_model names."""
+        config = super().of(parameters)
+        base_model = parameters.get("base_model", "")
+        if config.base_url == "practice" and not config.api_model and base_model:
+            return config.model_copy(update={"api_model": f"practice-{base_model}"})
         return config
 
 
 def plan_schedule(config: LoraTrainingConfig, lengths: list[int]) -> dict[str, int]:
-    """The number of optimiser steps for rows of these token lengths, and the settings that are fitted to it.
+    """The number of optimiser steps for rows of these token lengths, and what is fitted to it.
 
-    On short data the configured warm-up and intervals would never be reached, so they become shares of all steps.
-    Accumulated rows are computed at once while they fit: the gradient is the same, the matrices are larger. batch_size
-    counts the rows of each process.
+    On short data the configured warm-up and intervals would never be reached, so they become
+    shares of all steps. Accumulated rows are computed at once while they fit: the gradient is the
+    same, the matrices are larger. batch_size counts the rows of each process.
     """
-    batch, accumulation = config.batch_size, config.gradient_accumulation
-    steps = math.ceil(
-        config.epochs * math.ceil(len(lengths) / (batch * accumulation * config.world))
-    )
-    if max(lengths) * batch * accumulation <= TOKENS_AT_ONCE:
-        batch, accumulation = batch * accumulation, 1
-    fitted = {
-        name: min(getattr(config, name), math.ceil(share * steps)) for name, share in SHARES.items()
+    rows = config.batch_size * config.gradient_accumulation
+    steps = math.ceil(config.epochs * math.ceil(len(lengths) / (rows * config.world)))
+    schedule = {
+        "steps": steps,
+        "batch_size": config.batch_size,
+        "gradient_accumulation": config.gradient_accumulation,
     }
-    return {"steps": steps, "batch_size": batch, "gradient_accumulation": accumulation} | fitted
+    if max(lengths) * rows <= TOKENS_AT_ONCE:
+        schedule |= {"batch_size": rows, "gradient_accumulation": 1}
+    for name, share in SHARES.items():
+        schedule[name] = min(getattr(config, name), math.ceil(share * steps))
+    return schedule
+
+
+def auto_epochs(rows: int) -> int:
+    """The passes that OpenAI's "auto" is known to mean: three, and more on very few rows."""
+    return max(3, min(25, 100 // rows))
 
 
 def version_id(run_id: str, task: Task, dataset: FineTuningDataset, config: Hyperparameters) -> str:
-    """The registry id of what this training makes: the same inputs in the same run give the same id."""
+    """The registry id of what this training makes: the same inputs in one run give the same id."""
     inputs = [task.registry_name, task.fingerprint, dataset.metadata.fingerprint, config.deciding]
     return f"{run_id}-{store.fingerprint(inputs)[:8]}"
 
