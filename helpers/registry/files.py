@@ -21,7 +21,7 @@ TUNED_ANSWERS = "answers/fine_tuned.jsonl"
 def load_or_reason(run: store.Run, kind: type[A]) -> tuple[A | None, str]:
     """An artifact of a run; or None, and why there is none that can be read."""
     if not run.has(kind):
-        return None, f"run {run.id} has no {kind.FILE}"
+        return None, f"run {run.id} has no {kind.FILE}; run {kind.WRITTEN_BY}"
     try:
         return run.load(kind), ""
     except WorkbookError as error:
@@ -31,11 +31,9 @@ def load_or_reason(run: store.Run, kind: type[A]) -> tuple[A | None, str]:
 def evaluation_of(version_id: str, run: store.Run) -> tuple[Evaluation | None, str]:
     """A version's evaluation; that of another version counts as none."""
     evaluation, reason = load_or_reason(run, Evaluation)
-    if evaluation is not None and evaluation.version == version_id:
-        return evaluation, ""
-    if reason and run.has(Evaluation):
-        return None, reason
-    return None, f"run {run.id} has no evaluation.json of {version_id}; run 04_evaluate"
+    if evaluation is not None and evaluation.version != version_id:
+        return None, f"run {run.id} has no evaluation.json of {version_id}; run 04_evaluate"
+    return evaluation, reason
 
 
 def tuned_answers(run: store.Run) -> dict[str, AnswerRow]:

@@ -70,7 +70,10 @@ def validate_for_production(
         "serve_until": may_serve_long_enough(version),
         "evaluation_age": is_recent(version, conditions.max_age_days),
         "decision": advice_of_01(run),
-        "not_broken_on_purpose": is_not_broken(conditions.break_it),
+        "not_broken_on_purpose": (
+            "fail" if conditions.break_it else "pass",
+            f"break_it: {conditions.break_it or 'nothing'}",
+        ),
     }
     rules = as_findings(judgements)
     return [rule for rule in rules if target != "staging" or rule.name in FOR_STAGING]
@@ -112,10 +115,10 @@ def may_become(version: FineTunedModelVersion, target: Target) -> Judgement:
         return "pass", f"it is {status} already"
     if becomes in CHANGES[status]:
         return "pass", f"from {status} to {becomes}"
-    evidence = f"it is {status} and cannot become {becomes}"
+    way_back = ""
     if status == "deprecated":
-        evidence += f" ({version.metadata.get('reason')}); a rollback can bring it back"
-    return "fail", evidence
+        way_back = f" ({version.metadata.get('reason')}); a rollback can bring it back"
+    return "fail", f"it is {status} and cannot become {becomes}{way_back}"
 
 
 def is_as_registered(
@@ -305,17 +308,9 @@ def is_recent(version: FineTunedModelVersion, max_age_days: int) -> Judgement:
 
 def advice_of_01(run: store.Run) -> Judgement:
     """Shows what 01 advised and why training went on; 04, not 01, has the final word."""
-    if not run.has(Decision):
-        return "pass", "this run made no decision of its own"
     decision, reason = load_or_reason(run, Decision)
     if decision is None:
-        return "pass", f"what 01 advised cannot be read: {reason}"
-    evidence = f"advised: {decision.recommendation}"
-    if decision.train_anyway_because:
-        evidence += f"; trained because {decision.train_anyway_because}"
-    return "pass", evidence
-
-
-def is_not_broken(break_it: str) -> Judgement:
-    """A run whose data or training was broken on purpose never serves."""
-    return "fail" if break_it else "pass", f"break_it: {break_it or 'nothing'}"
+        return "pass", f"nothing is known of 01's advice: {reason}"
+    because = decision.train_anyway_because
+    reason = f"; trained because {because}" if because else ""
+    return "pass", f"advised: {decision.recommendation}{reason}"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from helpers import store
@@ -157,9 +156,7 @@ class FineTuneLifecycleManager:
             row = versions.row_of(db, evaluation.version, task=self.task)
             if digest == row["evaluation_sha256"]:
                 return
-            status: Status = row["status"]
-            if status == "training":
-                status = "evaluating"
+            status: Status = "evaluating" if row["status"] == "training" else row["status"]
             if status in ("evaluating", "staging"):
                 versions.update(
                     db,
@@ -260,8 +257,7 @@ class FineTuneLifecycleManager:
         self, answer: Promotion, version: FineTunedModelVersion, because: str
     ) -> Promotion:
         """Write the gate's answer down in one transaction, with everything that follows from it."""
-        evidence = answer.model_dump(include={"target", "verdict", "forced"})
-        evidence["rules"] = _as_evidence(answer.rules)
+        evidence = answer.model_dump(include={"target", "verdict", "forced", "rules"})
         with self.registry.transaction() as db:
             row = versions.row_of(db, version.id, task=self.task)
             route = versions.route_of(db, self.task)
@@ -321,7 +317,7 @@ class FineTuneLifecycleManager:
         with self.registry.transaction() as db:
             versions.expect(versions.route_of(db, self.task), seen.generation)
             row = versions.row_of(db, version_id, task=self.task)
-            evidence = {"rules": _as_evidence(rules)}
+            evidence = {"rules": rules}
             route = versions.switch(db, self.task, row, "rollback", because, evidence)
         catch_up(self.registry)
         return Promotion(
@@ -357,7 +353,3 @@ class FineTuneLifecycleManager:
             versions.announce(db, event | request)
         catch_up(self.registry)
         return {"task": self.task} | request
-
-
-def _as_evidence(rules: Sequence[Finding]) -> list[dict[str, Any]]:
-    return [rule.model_dump(mode="json", exclude_defaults=True) for rule in rules]

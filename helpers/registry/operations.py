@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from helpers import evaluate, store, tasks
 from helpers.records import (
@@ -39,48 +39,43 @@ def lineage(version_id: str) -> list[dict[str, Any]]:
     changes = [entry for entry in history if entry["to_status"] != entry["from_status"]]
     steps = [_data_step(version), _run_step(store.Run(version.run_id), changes[0]["at"])]
     origin = f"from {version.base_model}"
-    steps.append(Step("model", version.model_id, version.trained_at.isoformat(), origin))
+    steps.append(_step("model", version.model_id, version.trained_at.isoformat(), origin))
     if version.eval_results:
         digest = version.metadata.get("evaluation_sha256", "")[:8]
         accuracy = f"accuracy {version.eval_results.accuracy}"
         when = version.metadata.get("evaluated_at", "")
-        steps.append(Step("evaluation", f"evaluation.json {digest}", when, accuracy))
+        steps.append(_step("evaluation", f"evaluation.json {digest}", when, accuracy))
     steps += [
-        Step(entry["action"], entry["to_status"], entry["at"], entry["because"])
+        _step(entry["action"], entry["to_status"], entry["at"], entry["because"])
         for entry in changes
         if entry["to_status"] in ("staging", "production", "deprecated")
     ]
     if route.version == version_id:
         serves = f"serves {manager.task} now"
-        steps.append(Step("route", f"generation {route.generation}", route.since, serves))
-    return [step._asdict() for step in steps if step.what]
+        steps.append(_step("route", f"generation {route.generation}", route.since, serves))
+    return [step for step in steps if step["what"]]
 
 
-class Step(NamedTuple):
-    """One line of a version's lineage."""
-
-    step: str
-    what: str | None
-    when: str
-    detail: str
+def _step(step: str, what: str | None, when: str, detail: str) -> dict[str, Any]:
+    return {"step": step, "what": what, "when": when, "detail": detail}
 
 
-def _data_step(version: FineTunedModelVersion) -> Step:
+def _data_step(version: FineTunedModelVersion) -> dict[str, Any]:
     name = version.dataset_version
     path = store.home() / "datasets" / (name or "-") / Manifest.FILE
     try:
         manifest = Manifest.parse(store.read_json(path, "restore it from a backup"), str(path))
     except WorkbookError as error:
-        return Step("data", name, "", str(error))
+        return _step("data", name, "", str(error))
     parts = ", ".join(f"{part} {count}" for part, count in manifest.splits)
-    return Step("data", name, manifest.created_at.isoformat(), parts)
+    return _step("data", name, manifest.created_at.isoformat(), parts)
 
 
-def _run_step(run: store.Run, opened_at: str) -> Step:
+def _run_step(run: store.Run, opened_at: str) -> dict[str, Any]:
     record, reason = load_or_reason(run, RunRecord)
     if record is None:
-        return Step("run", run.id, opened_at, reason if run.has(RunRecord) else "profile by hand")
-    return Step("run", run.id, record.started_at.isoformat(), f"profile {record.profile}")
+        return _step("run", run.id, opened_at, reason if run.has(RunRecord) else "profile by hand")
+    return _step("run", run.id, record.started_at.isoformat(), f"profile {record.profile}")
 
 
 def diff(one: str, other: str) -> list[dict[str, str]]:
@@ -129,6 +124,9 @@ def reevaluate(
             " there is nothing to compare with"
         )
     run = store.Run(version.run_id)
+    if max_cost_usd is None:
+        record, _ = load_or_reason(run, RunRecord)  # a run by hand has none
+        max_cost_usd = record.params.get("max_cost_usd", 0.0) if record else 0.0
     folder = store.open_run(reevaluation(run, incumbent).id)
     folder.save(run.load(DatasetPointer))
     dataset = tasks.read_dataset(run)
@@ -138,7 +136,7 @@ def reevaluate(
     session = evaluate.Session(
         task=tasks.load_task(task or manager.task.removeprefix("demo/")),
         run=folder,
-        budget=Budget(run, _limit_of(run) if max_cost_usd is None else max_cost_usd),
+        budget=Budget(run, max_cost_usd),
         train=dataset.part("train"),
         latency_rows=0,
         say=say or log.info,
@@ -151,12 +149,6 @@ def reevaluate(
         "n": result.n,
         "accuracy": result.results.accuracy,
     }
-
-
-def _limit_of(run: store.Run) -> float:
-    """What a run may spend in all, as its run.json says; one by hand has no such file."""
-    record, _ = load_or_reason(run, RunRecord)
-    return float(record.params.get("max_cost_usd", 0.0)) if record else 0.0
 
 
 def dump(registry: Registry) -> dict[str, Any]:
@@ -211,7 +203,7 @@ def restore(file: Path) -> dict[str, Any]:
 
 def _is_backup(content: Any) -> bool:
     """Whether a file's JSON is a backup whose columns this workbook knows."""
-    if not isinstance(content, dict) or content.get("format") != BACKUP:
+    if not isinstance(content, dict) or content.get("format") != BACKUP or "tables" not in content:
         return False
     return all(
         row.keys() <= set(columns.split())

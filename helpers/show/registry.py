@@ -20,7 +20,6 @@ COLOURS = ("#999999", "#56B4E9", "#E69F00", "#009E73", "#CC79A7")
 STATUS_COLOURS = dict(zip(get_args(Status), COLOURS, strict=True))
 WORST_FIRST = ("fail", "undecided", "pass")
 MOST_VERSIONS = 12  # on one time line
-MOST_TICKS = 9
 
 
 def versions_table(versions: Sequence[FineTunedModelVersion]) -> Styler:
@@ -106,8 +105,7 @@ def history_timeline(history: Sequence[Mapping[str, Any]]) -> Figure:
     figure, axis = plt.subplots(figsize=(9, height), layout="constrained")
     for row, version in enumerate(versions):
         _draw_life(axis, row, version, changes)
-    _label_axes(axis, versions, changes)
-    _add_legend(figure, {entry["to_status"] for entry in changes})
+    _label(figure, axis, versions, changes)
     plt.close(figure)
     return figure
 
@@ -120,10 +118,15 @@ def _draw_life(axis: Axes, row: int, version: str, changes: Sequence[Mapping[str
         axis.barh(row, end - start, left=start, height=0.55, color=colour, edgecolor="white")
 
 
-def _label_axes(axis: Axes, versions: Sequence[str], changes: Sequence[Mapping[str, Any]]) -> None:
+def _label(
+    figure: Figure, axis: Axes, versions: Sequence[str], changes: Sequence[Mapping[str, Any]]
+) -> None:
+    """Versions down, moments along, and a legend of the statuses that occur."""
+    from matplotlib.patches import Patch
+
     axis.set_yticks(range(len(versions)), versions)
     axis.invert_yaxis()
-    stride = max(1, -(-len(changes) // MOST_TICKS))
+    stride = max(1, -(-len(changes) // 9))  # at most nine ticks
     ticks = list(range(0, len(changes), stride))
     moments = [datetime.fromisoformat(changes[tick]["at"]) for tick in ticks]
     axis.set_xticks(ticks, [f"{moment:%m-%d\n%H:%M}" for moment in moments])
@@ -131,16 +134,10 @@ def _label_axes(axis: Axes, versions: Sequence[str], changes: Sequence[Mapping[s
     plural = "" if len(versions) == 1 else "s"
     axis.set_title(f"Every status change of {len(versions)} version{plural}", loc="left")
     axis.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _add_legend(figure: Figure, statuses: set[str]) -> None:
-    from matplotlib.patches import Patch
-
+    occurring = {entry["to_status"] for entry in changes}
     handles = [
         Patch(color=colour, label=status)
         for status, colour in STATUS_COLOURS.items()
-        if status in statuses
+        if status in occurring
     ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(STATUS_COLOURS), frameon=False
-    )
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(COLOURS), frameon=False)

@@ -3,13 +3,14 @@
 import fcntl
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import record_toys
 from registry_toys import TASK, candidate, contradictions, model, results
 
 from helpers import registry, store
-from helpers.records import Asking, WorkbookError
+from helpers.records import Asking, DatasetPointer, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.registry.database import open_registry
 from helpers.registry.operations import dump
@@ -140,6 +141,22 @@ def test_a_diff_shows_how_two_versions_are_asked_and_names_a_model_that_cannot_b
     store.write_json(store.Run("run-v2").path("model.json"), {"version": "v2"})
     rows = {row["field"]: row for row in registry.diff("v1", "v2")}
     assert "model.json" in rows["model.json"]["b"] and rows["asking.max_new_tokens"]["b"] == ""
+
+
+def test_a_run_of_0_1_0_is_registered_compared_and_told_from_its_files():
+    released = Path(__file__).parents[1] / "released/0.1.0"
+    run = store.open_run(store.read_json(released / "run/run.json")["run_id"])
+    shutil.copytree(released / "run", run.folder, dirs_exist_ok=True)
+    pointer = run.load(DatasetPointer)
+    shutil.copytree(released / "dataset", store.home() / "datasets" / pointer.version)
+    version = FineTuneLifecycleManager("demo/support_triage").register(run)
+    assert (version.status, version.dataset_version) == ("evaluating", pointer.version)
+    data, ran, *_ = registry.lineage(version.id)
+    assert data["detail"].startswith("train ") and ran["detail"].startswith("profile ")
+    candidate("v1")
+    rows = {row["field"]: row["a"] for row in registry.diff(version.id, "v1")}
+    assert rows["hyperparameters.lora_r"] == "4"
+    assert "model.json" not in rows
 
 
 def test_a_request_to_retrain_is_written_down_and_says_its_command():
