@@ -52,13 +52,9 @@ def key_of(
     """
     name = notebook.stem
     written_later = {NOTEBOOKS[other].writes for other in later}
-    inputs = []
-    for kind in NOTEBOOKS[name].reads:
-        if kind not in written_later:
-            inputs.append(_digest(run.path(kind.FILE)))
-    folders = []
-    if name != "00_start_here":
-        folders.append(task_folder)
+    kinds = [kind for kind in NOTEBOOKS[name].reads if kind not in written_later]
+    inputs = [_digest(run.path(kind.FILE)) for kind in kinds]
+    folders = [] if name == "00_start_here" else [task_folder]
     base_model = Path(parameters.get("base_model", ""))
     if base_model.is_absolute():
         folders.append(base_model)
@@ -100,11 +96,9 @@ def _digest(path: Path) -> str:
 
 def _listing(folder: Path) -> list[Any]:
     """Names, sizes and times: enough to see a change, and quick on gigabytes."""
-    listing = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            listing.append([str(path), path.stat().st_size, path.stat().st_mtime_ns])
-    return listing
+    paths = [path for path in folder.rglob("*") if "__pycache__" not in path.parts]
+    files = sorted(path for path in paths if path.is_file())
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
 @cache

@@ -58,10 +58,11 @@ def should_retrain(
             return RetrainAdvice(
                 False, f"nothing to retrain: {version.id} waits for approval: `{command}`"
             )
+    days = (store.now() - serving.trained_at).days
     circumstances = [
         _health(run),
         _new_rows(task, serving, min_new_rows, min_feedback),
-        _age(serving, max_age_days),
+        Circumstance(days > max_age_days, f"trained {days} days ago (max_age_days {max_age_days})"),
         *_retirements(serving),
     ]
     reasons = [circumstance.text for circumstance in circumstances if circumstance.is_reason]
@@ -87,21 +88,14 @@ def _new_rows(
     return Circumstance(rows >= min_new_rows, f"{rows} new eligible rows {limit}")
 
 
-def _age(serving: FineTunedModelVersion, max_age_days: int) -> Circumstance:
-    days = (store.now() - serving.trained_at).days
-    return Circumstance(
-        days > max_age_days, f"trained {days} days ago (max_age_days {max_age_days})"
-    )
-
-
 def _retirements(serving: FineTunedModelVersion) -> list[Circumstance]:
     soon = (store.now() + timedelta(days=RETIRING_DAYS)).date().isoformat()
-    circumstances = []
-    for name, text in RETIREMENTS.items():
-        day = str(serving.metadata.get(name) or "")[:10]
-        if day:
-            circumstances.append(Circumstance(day <= soon, f"{text} on {day}"))
-    return circumstances
+    dates = {name: str(serving.metadata.get(name) or "")[:10] for name in RETIREMENTS}
+    return [
+        Circumstance(day <= soon, f"{RETIREMENTS[name]} on {day}")
+        for name, day in dates.items()
+        if day
+    ]
 
 
 def new_rows(task: Task, serving: FineTunedModelVersion, min_feedback: float) -> int | None:
@@ -112,14 +106,12 @@ def new_rows(task: Task, serving: FineTunedModelVersion, min_feedback: float) ->
     folder = store.home() / "datasets" / (serving.dataset_version or "-")
     if not (folder / "manifest.json").exists():
         return None
-    known = set()
-    for path in folder.glob("*.jsonl"):
-        for row in store.read_jsonl(path):
-            known.add((row.get("example") or row).get("id"))  # rejected.jsonl wraps its rows
-    ids = {row.id for row in load_examples(task, "human").examples}
-    for row in load_examples(task, "production").examples:
-        if row.feedback_score is not None and row.feedback_score >= min_feedback:
-            ids.add(row.id)
+    rows = [row for path in folder.glob("*.jsonl") for row in store.read_jsonl(path)]
+    known = {(row.get("example") or row).get("id") for row in rows}  # rejected rows are wrapped
+    ids = {example.id for example in load_examples(task, "human").examples}
+    for example in load_examples(task, "production").examples:
+        if example.feedback_score is not None and example.feedback_score >= min_feedback:
+            ids.add(example.id)
     return len(ids - known)
 
 
@@ -150,12 +142,9 @@ def reuse_decision(task: Task, run: store.Run, base_model: str, max_age_days: in
 
 def _newest_decision(task: Task, base_model: str) -> store.Run | None:
     """The run with the newest decision among those of the registered versions."""
-    runs = []
-    for version in FineTuneLifecycleManager(task.registry_name).list_versions():
-        run = store.Run(version.run_id)
-        if version.base_model == base_model and run.has(Decision):
-            runs.append(run)
-    return max(runs, key=_written_at, default=None)
+    versions = FineTuneLifecycleManager(task.registry_name).list_versions()
+    runs = [store.Run(v.run_id) for v in versions if v.base_model == base_model]
+    return max((run for run in runs if run.has(Decision)), key=_written_at, default=None)
 
 
 def _written_at(run: store.Run) -> datetime:

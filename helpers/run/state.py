@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Collection
@@ -42,22 +43,20 @@ def _versions() -> list[FineTunedModelVersion]:
 
 
 def _waiting_approvals(versions: list[FineTunedModelVersion]) -> list[dict[str, Any]]:
-    waiting = []
-    for version in versions:
-        if version.status == "staging":
-            waiting.append(
-                {
-                    "version": version.id,
-                    "task": version.task,
-                    "since": version.trained_at.isoformat(),
-                    "next": f"workbook registry promote {version.id} --to production",
-                }
-            )
-    return waiting
+    return [
+        {
+            "version": version.id,
+            "task": version.task,
+            "since": version.trained_at.isoformat(),
+            "next": f"workbook registry promote {version.id} --to production",
+        }
+        for version in versions
+        if version.status == "staging"
+    ]
 
 
 def _open_requests(versions: list[FineTunedModelVersion]) -> list[dict[str, Any]]:
-    """Versions in production whose newest health.json asks for a retrain, and no newer one came."""
+    """Versions in production whose newest health.json asks for a retrain that did not come yet."""
     requests = []
     newest = _newest_health()
     for version in versions:
@@ -65,30 +64,24 @@ def _open_requests(versions: list[FineTunedModelVersion]) -> list[dict[str, Any]
             continue
         run_id, health = newest[version.id]
         if health.verdict == "retrain" and not _has_successor(version, versions):
-            requests.append(
-                {
-                    "task": version.task,
-                    "version": version.id,
-                    "run_id": run_id,
-                    "reasons": health.reasons,
-                }
-            )
+            request = {"task": version.task, "version": version.id, "run_id": run_id}
+            requests.append(request | {"reasons": health.reasons})
     return requests
 
 
 def _newest_health() -> dict[str, tuple[str, Health]]:
     """By version: the run that looked at it last, and what it said."""
-    paths = list((store.home() / "runs").glob(f"*/{Health.FILE}"))
-    newest = {}
+    newest: dict[str, tuple[str, Health]] = {}
+    paths = (store.home() / "runs").glob(f"*/{Health.FILE}")
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-        run = store.Run(path.parent.name)
+        run_id = path.parent.name
         try:
-            health = run.load(Health)
+            health = store.Run(run_id).load(Health)
         except WorkbookError as error:
             log.warning("a look at production is left out: %s", error)
             continue
         if health.version is not None:
-            newest[health.version] = (run.id, health)
+            newest[health.version] = (run_id, health)
     return newest
 
 
@@ -108,16 +101,13 @@ def collect(keep: int, yes: bool) -> dict[str, Any]:
     """
     with store.lock():
         folders = garbage(keep)
-        size = 0
-        for folder in folders:
-            size += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        if yes:
-            for folder in folders:
-                doomed = folder.with_name(f".{folder.name}.deleted")
-                folder.rename(doomed)
-                shutil.rmtree(doomed)
-    names = [str(folder) for folder in folders]
-    return {"deleted" if yes else "would_delete": names, "bytes": size}
+        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        for folder in folders if yes else []:
+            doomed = folder.with_name(f".{folder.name}.deleted")
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
+    return {"deleted" if yes else "would_delete": list(map(str, folders)), "bytes": size}
 
 
 def garbage(keep: int) -> list[Path]:
@@ -128,17 +118,12 @@ def garbage(keep: int) -> list[Path]:
     """
     runs = past_runs()
     versions = _versions()
-    kept_runs = _kept_runs(runs, keep) | {version.run_id for version in versions}
-    named = _named_by_registry(versions) | _named_by_runs(kept_runs)
-    folders = []
-    for run in runs:
-        if run.run_id not in kept_runs:
-            folders.append(store.home() / "runs" / run.run_id)
-    for kind in ("models", "datasets"):
-        for path in sorted((store.home() / kind).glob("*")):
-            if path.is_dir() and path.name not in named:
-                folders.append(path)
-    return folders
+    kept = _kept_runs(runs, keep) | {version.run_id for version in versions}
+    named = _named_by_registry(versions) | _named_by_runs(kept)
+    home = store.home()
+    made = sorted(home.glob("models/*")) + sorted(home.glob("datasets/*"))
+    folders = [home / "runs" / run.run_id for run in runs if run.run_id not in kept]
+    return folders + [path for path in made if path.is_dir() and path.name not in named]
 
 
 def _kept_runs(runs: list[RunRecord], keep: int) -> set[str]:
@@ -146,34 +131,24 @@ def _kept_runs(runs: list[RunRecord], keep: int) -> set[str]:
 
     (`workbook status` counts from that success.)
     """
-    kept = {"dev"}
-    last_success = {}
-    for place, run in enumerate(runs):  # oldest first
-        if place >= len(runs) - keep or run.status == "running":
-            kept.add(run.run_id)
-        if run.status in SUCCESS:
-            last_success[run.profile] = run.run_id
-    return kept | set(last_success.values())
+    newest = runs[max(0, len(runs) - keep) :]
+    running = [run for run in runs if run.status == "running"]
+    last_success = {run.profile: run for run in runs if run.status in SUCCESS}  # oldest first
+    return {"dev"} | {run.run_id for run in (*newest, *running, *last_success.values())}
 
 
 def _named_by_registry(versions: list[FineTunedModelVersion]) -> set[str]:
     """The folders of models and datasets that registered versions need."""
-    names = set()
-    for version in versions:
-        names.add(version.id)
-        if version.metadata.get("artifact"):
-            names.add(Path(version.metadata["artifact"]).parent.name)
-        if version.dataset_version:
-            names.add(version.dataset_version)
-    return names
+    names = {version.id for version in versions} | {v.dataset_version or "" for v in versions}
+    artifacts = [version.metadata.get("artifact") for version in versions]
+    return names | {Path(artifact).parent.name for artifact in artifacts if artifact}
 
 
 def _named_by_runs(run_ids: Collection[str]) -> set[str]:
-    """The models and datasets of these runs, those that were run by hand too."""
+    """The models and datasets of these runs; what cannot be read names none."""
     names = set()
-    for run_id in run_ids:
-        run = store.Run(run_id)
+    for run in map(store.Run, run_ids):
         for kind in (TrainedModel, DatasetPointer):
-            if run.has(kind):
+            with contextlib.suppress(WorkbookError):
                 names.add(run.load(kind).version)
     return names

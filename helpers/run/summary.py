@@ -29,11 +29,9 @@ INDENT = " " * 13
 def summary(record: RunRecord) -> str:
     """A run's result in a few lines, from run.json and the artifacts it names."""
     run = store.Run(record.run_id)
-    done = [entry.name for entry in record.notebooks if entry.status in ("finished", "reused")]
-    seconds = 0.0
-    for entry in record.notebooks:
-        if entry.status in ("finished", "failed"):
-            seconds += entry.seconds or 0.0
+    entries = record.notebooks
+    done = [entry.name for entry in entries if entry.status in ("finished", "reused")]
+    seconds = sum(e.seconds or 0.0 for e in entries if e.status in ("finished", "failed"))
     status = record.status.replace("_", " ")
     lines = [f"run {run.id}: {status} (exit {record.exit_code}) after {seconds:.0f} s"]
     if record.reason and record.exit_code not in VERDICT_CODE.values():
@@ -72,10 +70,9 @@ def _lines_of(name: str, result: Artifact, was_judged: bool) -> list[str]:
     lines += [INDENT + line for line in numbers]
     if isinstance(result, Evaluation) and was_judged:
         return lines
-    for reason in result.reasons:
-        line = textwrap.shorten(f"- {reason}", WIDTH - len(INDENT), placeholder=" …")
-        lines.append(INDENT + line)
-    return lines
+    width = WIDTH - len(INDENT)
+    reasons = [textwrap.shorten(f"- {r}", width, placeholder=" …") for r in result.reasons]
+    return lines + [INDENT + reason for reason in reasons]
 
 
 def _numbers(evaluation: Evaluation) -> list[str]:
@@ -95,10 +92,9 @@ def _numbers(evaluation: Evaluation) -> list[str]:
 
 
 def _scores(results: EvalResults) -> str:
-    scores = []
-    for metric, label in METRICS.items():
-        scores.append(f"{label} {_interval(getattr(results, metric))}")
-    return ", ".join(scores)
+    return ", ".join(
+        f"{label} {_interval(getattr(results, metric))}" for metric, label in METRICS.items()
+    )
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
