@@ -62,4 +62,5 @@ from helpers.records.model import TrainedModel
 from helpers.records.promotion import Promotion, Target
 from helpers.records.runs import NotebookEntry, NotebookStatus, RunRecord, RunStatus
 from helpers.records.screening import GOOD_USES, POOR_USES, WEIGHTS, Screening
+from helpers.records.trial import Trial
 from helpers.records.versions import FineTunedModelVersion, Route, Status

@@ -13,4 +13,12 @@ from helpers.registry.operations import (
     rehearse,
     restore,
 )
+from helpers.registry.serving import (
+    Serving,
+    begin_trial,
+    check_files,
+    end_trial,
+    serving,
+    version_of,
+)
 from helpers.registry.versions import switch
