@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -120,9 +120,9 @@ class Till:
         """USD that one request costs at most."""
         return models.worst_cost(self.task, self.model, prompt, self.asking.max_new_tokens)
 
-    def check(self, prompts: Iterable[list[Message]]) -> None:
+    def check(self, prompts: Collection[list[Message]]) -> None:
         """Refuse to start what could cost more than what is left of the run's limit."""
-        if self.is_paid:
+        if self.is_paid and prompts:
             total = sum(self.worst(prompt) for prompt in prompts)
             key = self.budget.reserve(total, self.who)
             self.budget.settle(key, 0.0)  # each request reserves its own

@@ -189,7 +189,7 @@ def _new_words(known: Sequence[Sequence[str]], texts: Sequence[Sequence[str]]) -
 
 
 def wrong_tool(evaluation: Evaluation, test: Sequence[TrainingExample]) -> Finding:
-    """The task is about facts that stand in articles, or rag is not beaten, and the verdict is bad."""
+    """The task is about facts in articles, or rag is not beaten, and the verdict is bad."""
     named = _share([bool(example.meta.get("articles")) for example in test])
     gain = evaluation.comparison.get("accuracy")
     unbeaten = evaluation.best_rung == "rag" and (gain is None or gain.verdict != "pass")

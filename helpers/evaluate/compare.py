@@ -89,7 +89,7 @@ def scores_of(pairs: Sequence[Pair], metric: str) -> tuple[list[float], list[flo
 
 
 def flips(tuned: Rows, other: Rows) -> dict[str, list[str]]:
-    """Ids of rows that only the tuned model got right (gained), and that only the other did (lost)."""
+    """Ids of rows that only the tuned model got right (gained), or only the other (lost)."""
     changed: dict[str, list[str]] = {"gained": [], "lost": []}
     for ours, theirs in pair_rows(tuned, other):
         if ours.scores.get("accuracy") and not theirs.scores.get("accuracy"):

@@ -15,7 +15,7 @@ FLAT = 0.03  # a doubling of the rows that surely brings less than three points
 
 
 def part_of(dataset: FineTuningDataset, percent: int) -> FineTuningDataset:
-    """The dataset with the first `percent` of its train rows; smaller parts lie within larger ones."""
+    """The dataset with the first `percent` of its train rows; smaller parts lie in larger ones."""
     train = sorted(dataset.part("train"), key=lambda example: tasks.hash_order(example.id))
     kept = {example.id for example in train[: max(1, round(len(train) * percent / 100))]}
     examples = [e for e in dataset.examples if e.part != "train" or e.id in kept]

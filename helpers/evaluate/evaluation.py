@@ -8,7 +8,7 @@ and model.json say.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -92,10 +92,7 @@ def evaluate_fine_tuned_model(
     attempt = record_attempt(task, session.run, tuned, test_set, model.version)
     serving = production if production and production.id != model.version else None
     unasked = ask_production(serving, rungs, test_set, session) if serving else ""
-    opponents = [best_rung]
-    for name in ("production", "incumbent"):
-        if name in rungs and name != best_rung:
-            opponents.append(name)
+    opponents = _opponents(best_rung, rungs)
     rungs, ratings = rate_pair(rungs, ["fine_tuned", *opponents], test_set, session, judge)
     answers = {name: read_answers(session.run, rung) for name, rung in rungs.items()}
     ours = answers["fine_tuned"]
@@ -129,7 +126,7 @@ def evaluate_fine_tuned_model(
         reasons=reasons + _side_reasons(attempt, slices, ratings),
         findings=judgements,
         targets=targets,
-        regression=any(f.name == "regression" and f.verdict == "fail" for f in judgements),
+        regression=findings.regressed(judgements),
         min_gain=min_gain,
         production=serving.id if serving else "",
         against={name: compared for name, compared in against.items() if name != best_rung},
@@ -141,6 +138,12 @@ def evaluate_fine_tuned_model(
         version=model.version,
         timing=timing,
     )
+
+
+def _opponents(best_rung: str, rungs: Mapping[str, RungResult]) -> list[str]:
+    """What it has to beat: the best cheaper rung, and what it would replace."""
+    replaced = [name for name in ("production", "incumbent") if name in rungs]
+    return list(dict.fromkeys([best_rung, *replaced]))
 
 
 def with_models_of(model: TrainedModel, session: Session) -> Session:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from helpers import models, store
 from helpers.evaluate import statistics
@@ -43,6 +43,11 @@ def findings_against(
         evidence = f"regression: {'; '.join(losses)}"
         regression = Finding(name="regression", verdict="fail", evidence=evidence)
     return [*findings, regression]
+
+
+def regressed(findings: Iterable[Finding]) -> bool:
+    """Whether something is surely worse than an opponent, beyond its margin."""
+    return any(f.name == "regression" and f.verdict == "fail" for f in findings)
 
 
 def _gain_over(opponent: str, gain: MetricComparison | None, task: Task, alpha: float) -> Finding:

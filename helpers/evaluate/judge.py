@@ -21,7 +21,7 @@ from helpers.evaluate import statistics
 from helpers.evaluate.answers import ask
 from helpers.evaluate.running import Rows, read_answers
 from helpers.evaluate.session import Session
-from helpers.models import Answer, Model
+from helpers.models import Model
 from helpers.records import (
     AnswerRow,
     Asking,
@@ -206,33 +206,17 @@ def ask_judge(
     answers = ask(prompts, asking, session, "judge")
     votes = [_vote(answer.text) for answer in answers]
     n = len(pairs)
-    rights: Rights = {}
-    same_swapped = []
-    for row, vote, other in zip(pairs, votes[:n], votes[n : 2 * n], strict=True):
-        if vote and other:
-            b_again, a_again = other
-            same_swapped.append(float(vote == (a_again, b_again)))
-            rights.setdefault((row["id"], row["a_sha"]), vote[0] and a_again)
-            rights.setdefault((row["id"], row["b_sha"]), vote[1] and b_again)
+    rights, same_swapped = _agreed(pairs, votes[:n], votes[n : 2 * n])
     same_again = []
     for vote, again in zip(votes[: len(repeated)], votes[2 * n :], strict=True):
         if vote and again:
             same_again.append(float(vote == again))
     rated_by_both = [(right, by_people[key]) for key, right in rights.items() if key in by_people]
     agreement = kappa(rated_by_both)
-    warnings = []
+    warnings = [_trust_warning(agreement, len(rated_by_both))]
     if len(same_swapped) < n:
         warnings.append(f"the judge gave no choice for {n - len(same_swapped)} of {n} pairs")
-    if agreement is None:
-        warnings.append(
-            "the judge was not compared with people: rate some rows (ratings.csv) before you trust"
-            " it"
-        )
-    elif agreement < TRUSTED:
-        warnings.append(
-            f"the judge agrees with people at kappa {agreement:.2f} only"
-            f" ({len(rated_by_both)} ratings)"
-        )
+    cost = sum(models.real_cost(session.task, judge, answer, 0.0) for answer in answers)
     return rights, Ratings(
         by="judge",
         rated=len(rights),
@@ -240,25 +224,40 @@ def ask_judge(
         repeat_consistency=statistics.score(same_again),
         kappa=agreement,
         kappa_rows=len(rated_by_both),
-        cost_usd=_cost(session.task, judge, answers),
-        warnings=warnings,
+        cost_usd=cost,
+        warnings=[warning for warning in warnings if warning],
     )
+
+
+def _agreed(
+    pairs: Sequence[Mapping[str, str]], votes: Sequence[Vote], swapped: Sequence[Vote]
+) -> tuple[Rights, list[float]]:
+    """(which answers are right in both orders, whether the choice was the same in both)."""
+    rights: Rights = {}
+    same = []
+    for row, vote, other in zip(pairs, votes, swapped, strict=True):
+        if vote and other:
+            b_again, a_again = other
+            same.append(float(vote == (a_again, b_again)))
+            rights.setdefault((row["id"], row["a_sha"]), vote[0] and a_again)
+            rights.setdefault((row["id"], row["b_sha"]), vote[1] and b_again)
+    return rights, same
+
+
+def _trust_warning(agreement: float | None, rows: int) -> str:
+    if agreement is None:
+        return (
+            "the judge was not compared with people: rate some rows (ratings.csv) before you trust"
+            " it"
+        )
+    if agreement < TRUSTED:
+        return f"the judge agrees with people at kappa {agreement:.2f} only ({rows} ratings)"
+    return ""
 
 
 def _vote(text: str) -> Vote:
     choice = CHOICE.search(text)
     return RIGHT[choice[0]] if choice else None
-
-
-def _cost(task: Task, judge: Model, answers: Sequence[Answer]) -> float:
-    """USD by the token, also of what was remembered; 0 for a judge without a price."""
-    price = models.token_price(task, judge.name)
-    if price is None:
-        return 0.0
-    cost = 0.0
-    for answer in answers:
-        cost += models.token_cost(price, answer.tokens_in, answer.tokens_out, answer.tokens_cached)
-    return cost
 
 
 def _prompt(task: Task, row: Mapping[str, str], gold: str) -> list[Message]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from helpers import tasks
 from helpers.evaluate.retrieval import demonstrations, passage, retrieve, shots
@@ -11,58 +11,36 @@ from helpers.tasks import Article, Task
 
 LADDER = ("zero_shot", "prompt", "few_shot", "rag")  # by the effort they cost
 KNOWN = (*LADDER, "incumbent")  # what runs today: a prompt, a model or both, as task.yaml names it
+Chats = list[list[Message]]
+Examples = Sequence[TrainingExample]
 
 
-def build_prompts(
-    asking: Asking,
-    task: Task,
-    examples: Sequence[TrainingExample],
-    train: Sequence[TrainingExample] = (),
-) -> list[list[Message]]:
-    """The chats of one rung, in the order of `examples`.
+def build_prompts(asking: Asking, task: Task, examples: Examples, train: Examples = ()) -> Chats:
+    """The chats of one rung, in the order of `examples`: the instructions and the question.
 
-    few_shot: k solved examples of `train` before the question, the same for all rows or the most
-    similar ones · rag: the best k passages, after `rag_shots` solved examples with their passages ·
-    all others: the instructions and the question.
+    What a rung puts between them, from `train` or the task's articles, its builder adds.
     """
     if asking.wording:
         task = task.model_copy(update={"instructions_full": asking.wording})
     chats = [tasks.render(task, example, asking.style) for example in examples]
-    if asking.rung_kind == "few_shot":
-        shown = shots(asking, asking.few_shot_k, task, examples, train)
-        turns = {e.id: tasks.render(task, e, answer=True)[1:] for e in _all_of(shown)}
-        return _with_turns(chats, shown, turns)
-    if asking.rung_kind == "rag":
-        return _with_passages(asking, task, examples, train, chats)
-    return chats
+    if asking.rung_kind not in BUILDERS:
+        return chats
+    return BUILDERS[asking.rung_kind](chats, asking, task, examples, train)
 
 
-def _all_of(shown: Sequence[Sequence[TrainingExample]]) -> list[TrainingExample]:
-    """Every solved example that any row is shown, once."""
-    return list({example.id: example for row in shown for example in row}.values())
+def with_shots(
+    chats: Chats, asking: Asking, task: Task, examples: Examples, train: Examples
+) -> Chats:
+    """few_shot: solved examples of train, the same for all rows or the most similar ones."""
+    shown = shots(asking, asking.few_shot_k, task, examples, train)
+    turns = {e.id: tasks.render(task, e, answer=True)[1:] for e in _all_of(shown)}
+    return _with_turns(chats, shown, turns)
 
 
-def _with_turns(
-    chats: Sequence[list[Message]],
-    shown: Sequence[Sequence[TrainingExample]],
-    turns: Mapping[str, Sequence[Message]],
-) -> list[list[Message]]:
-    """Solved examples as earlier turns, the shape that a chat model was trained on."""
-    longer = []
-    for chat, examples in zip(chats, shown, strict=True):
-        before = [turn for example in examples for turn in turns[example.id]]
-        longer.append([chat[0], *before, *chat[1:]])
-    return longer
-
-
-def _with_passages(
-    asking: Asking,
-    task: Task,
-    examples: Sequence[TrainingExample],
-    train: Sequence[TrainingExample],
-    chats: list[list[Message]],
-) -> list[list[Message]]:
-    """Passages in the system turn; with solved examples before the question, in theirs too.
+def with_passages(
+    chats: Chats, asking: Asking, task: Task, examples: Examples, train: Examples
+) -> Chats:
+    """rag: the best passages after the instructions; with solved examples, before each question.
 
     What a small model sees done, it does.
     """
@@ -80,6 +58,28 @@ def _with_passages(
     for example, articles in zip(solved, found, strict=True):
         turns[example.id] = _before_question(tasks.render(task, example, answer=True)[1:], articles)
     return _with_turns(chats, shown, turns)
+
+
+BUILDERS: dict[str, Callable[[Chats, Asking, Task, Examples, Examples], Chats]] = {
+    "few_shot": with_shots,
+    "rag": with_passages,
+}
+
+
+def _all_of(shown: Sequence[Examples]) -> list[TrainingExample]:
+    """Every solved example that any row is shown, once."""
+    return list({example.id: example for row in shown for example in row}.values())
+
+
+def _with_turns(
+    chats: Chats, shown: Sequence[Examples], turns: Mapping[str, Sequence[Message]]
+) -> Chats:
+    """Solved examples as earlier turns, the shape that a chat model was trained on."""
+    longer = []
+    for chat, examples in zip(chats, shown, strict=True):
+        before = [turn for example in examples for turn in turns[example.id]]
+        longer.append([chat[0], *before, *chat[1:]])
+    return longer
 
 
 def _in_system_turn(chat: list[Message], articles: Sequence[Article]) -> list[Message]:
@@ -106,7 +106,7 @@ def effort(rung: str) -> tuple[bool, int]:
     return bool(at), ("incumbent", *LADDER).index(technique)
 
 
-def available(rungs: Sequence[str], task: Task, train: Sequence[TrainingExample]) -> dict[str, str]:
+def available(rungs: Sequence[str], task: Task, train: Examples) -> dict[str, str]:
     """rung -> why it cannot be asked here ("" when it can); an unknown name is an error."""
     missing = {}
     if not tasks.knowledge(task):

@@ -44,7 +44,7 @@ def choose_rows(
 def ask_rung(
     asking: Asking, examples: Sequence[TrainingExample], session: Session, label: str = ""
 ) -> RungResult:
-    """Ask one rung about every example; score, write down (under `label`) and add up the answers."""
+    """Ask one rung about every example; score, write down (as `label`) and add up the answers."""
     started = time.monotonic()
     name = label or asking.rung
     model = session.model_of(asking)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from functools import lru_cache
 from typing import Any
@@ -11,9 +12,7 @@ from helpers.evaluate import text
 from helpers.records import TrainingExample, WorkbookError
 from helpers.tasks import Task
 
-MAX_BLOCKS = (
-    20  # opening braces that the tolerant reading tries, so that an endless answer stays cheap
-)
+MAX_BLOCKS = 20  # braces that the tolerant reading tries, so that endless answers stay cheap
 
 
 def _refuse(constant: str) -> float:
@@ -27,13 +26,17 @@ def score_answer(
     task: Task, example: TrainingExample, answer: str, finish: str = "stop"
 ) -> tuple[dict[str, float], str]:
     """(one answer's scores by name, why its format is refused or "")."""
-    reason, tolerant = format_reason(answer, task.schema, finish), tolerant_json(answer)
-    scores: dict[str, float] = {"endless": finish == "length", "empty": not answer.strip()}
-    scores |= {"refusal": text.is_refusal(answer), "format_compliance": not reason}
+    reason = format_reason(answer, task.schema, finish)
+    scores: dict[str, float] = {
+        "endless": finish == "length",
+        "empty": not answer.strip(),
+        "refusal": text.is_refusal(answer),
+        "format_compliance": not reason,
+    }
     if task.schema is not None:
-        scores["format_tolerant"] = tolerant is not None and not schema_reason(
-            tolerant, task.schema
-        )
+        tolerant = tolerant_json(answer)
+        fits = tolerant is not None and not schema_reason(tolerant, task.schema)
+        scores["format_tolerant"] = fits
         if task.accuracy_from == "fields":
             scores |= _field_scores(task, example, strict_json(answer), tolerant)
     if task.accuracy_from == "scorer":
@@ -49,9 +52,10 @@ def _field_scores(
     """accuracy: every scored field equal in the strictly read answer; broken JSON cannot serve."""
     gold = strict_json(example.answer)
     if gold is None:
-        where = f"{task.folder / example.meta.get('file', 'example')}, line {example.meta.get('line', '?')}"
+        path = task.folder / example.meta.get("file", "example")
         raise WorkbookError(
-            f"{where}: the answer of {example.id} is not one JSON object; mend that row"
+            f"{path}, line {example.meta.get('line', '?')}: the answer of {example.id} is not one"
+            " JSON object; mend that row"
         )
     hits = {f"field_{name}": field_equal(gold, strict, name) for name in task.scored_fields}
     tolerated = all(field_equal(gold, tolerant, name) for name in task.scored_fields)
@@ -62,10 +66,11 @@ def field_equal(gold: dict[str, Any], answer: dict[str, Any] | None, name: str) 
     """Whether a field has the same JSON value on both sides, or is on neither; true is not 1."""
     if answer is None or (name in gold) != (name in answer):
         return False
-    ours, theirs = answer.get(name), gold.get(name)
-    if isinstance(ours, int | float) and isinstance(theirs, int | float):
-        return isinstance(ours, bool) == isinstance(theirs, bool) and ours == theirs
-    return store.canonical(ours) == store.canonical(theirs)
+    value = answer.get(name)
+    expected = gold.get(name)
+    if isinstance(value, int | float) and isinstance(expected, int | float):
+        return isinstance(value, bool) == isinstance(expected, bool) and value == expected
+    return store.canonical(value) == store.canonical(expected)
 
 
 def strict_json(text: str) -> dict[str, Any] | None:
@@ -79,11 +84,13 @@ def strict_json(text: str) -> dict[str, Any] | None:
 
 def tolerant_json(text: str) -> dict[str, Any] | None:
     """The first {…} block that reads as JSON, whatever stands around it."""
-    for start in [i for i, character in enumerate(text) if character == "{"][:MAX_BLOCKS]:
-        try:
+    start = -1
+    for _ in range(MAX_BLOCKS):
+        start = text.find("{", start + 1)
+        if start < 0:
+            break
+        with contextlib.suppress(ValueError, RecursionError):
             return DECODER.raw_decode(text, start)[0]
-        except (ValueError, RecursionError):
-            continue
     return None
 
 
@@ -94,13 +101,11 @@ def format_reason(text: str, schema: dict[str, Any] | None, finish: str = "stop"
     if schema is None:
         return "cut off at the token limit" if finish == "length" else ""
     value = strict_json(text)
-    if value is None:
-        return (
-            "text around the JSON object"
-            if tolerant_json(text) is not None
-            else "not one JSON object"
-        )
-    return schema_reason(value, schema)
+    if value is not None:
+        return schema_reason(value, schema)
+    if tolerant_json(text) is not None:
+        return "text around the JSON object"
+    return "not one JSON object"
 
 
 def schema_reason(value: dict[str, Any], schema: dict[str, Any]) -> str:
@@ -108,11 +113,10 @@ def schema_reason(value: dict[str, Any], schema: dict[str, Any]) -> str:
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator(store.canonical(schema)).iter_errors(value))
-    return (
-        ""
-        if error is None
-        else f"{'.'.join(map(str, error.absolute_path)) or 'object'}: {error.message}"[:200]
-    )
+    if error is None:
+        return ""
+    path = ".".join(map(str, error.absolute_path)) or "object"
+    return f"{path}: {error.message}"[:200]
 
 
 @lru_cache(maxsize=32)

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from helpers import models, tasks
@@ -22,10 +22,12 @@ from helpers.records import TrainingExample, WorkbookError
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 TOOL_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.S)
 REFUSAL = re.compile(
-    r"\b(I(?:'m| am) (?:sorry|afraid|unable|not able)|I (?:can(?:'|no)t|won't|will not)|as an AI|I apologi[sz]e)\b",
+    r"\b(I(?:'m| am) (?:sorry|afraid|unable|not able)|I (?:can(?:'|no)t|won't|will not)|as an AI"
+    r"|I apologi[sz]e)\b",
     re.I,
 )
 Scorer = Callable[[TrainingExample, str], float]
+Call = tuple[str, Any]  # a function's name and its arguments
 
 
 def is_refusal(answer: str) -> bool:
@@ -36,20 +38,20 @@ def is_refusal(answer: str) -> bool:
 def scorer(spec: str) -> Scorer:
     """The scorer that task.yaml names."""
     name, _, value = spec.partition(":")
-    if name in SCORERS:
-        try:
-            number = float(value) if value else None
-        except ValueError:
-            raise WorkbookError(f"task.yaml: scorer {spec!r}: {value!r} is not a number") from None
-        return SCORERS[name](number)
-    return _custom(spec)
+    if name not in SCORERS:
+        return _custom(spec)
+    try:
+        number = float(value) if value else None
+    except ValueError:
+        raise WorkbookError(f"task.yaml: scorer {spec!r}: {value!r} is not a number") from None
+    return partial(SCORERS[name], number=number)
 
 
 @lru_cache(maxsize=8)
 def _custom(spec: str) -> Scorer:
     module, _, name = spec.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         known = ", ".join(SCORERS)
         raise WorkbookError(
@@ -57,7 +59,7 @@ def _custom(spec: str) -> Scorer:
         ) from None
 
     def checked(example: TrainingExample, answer: str) -> float:
-        score = float(found(example, answer))
+        score = float(function(example, answer))
         if not 0 <= score <= 1:
             raise WorkbookError(
                 f"scorer {spec} gave {score} for {example.id}; a score is from 0 to 1"
@@ -67,104 +69,99 @@ def _custom(spec: str) -> Scorer:
     return checked
 
 
-def exact(_: float | None) -> Scorer:
+def exact(example: TrainingExample, answer: str, number: float | None) -> float:
     """Equal after normalising case, white space and Unicode."""
-    return lambda example, answer: float(tasks.normalise(answer) == tasks.normalise(example.answer))
+    return float(tasks.normalise(answer) == tasks.normalise(example.answer))
 
 
-def contains(_: float | None) -> Scorer:
-    """The wanted answer stands somewhere in the answer, as whole words."""
-
-    def score(example: TrainingExample, answer: str) -> float:
-        wanted = tasks.normalise(example.answer)
-        return float(
-            bool(wanted)
-            and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", tasks.normalise(answer)) is not None
-        )
-
-    return score
+def contains(example: TrainingExample, answer: str, number: float | None) -> float:
+    """The gold answer stands somewhere in the answer, as whole words."""
+    gold = tasks.normalise(example.answer)
+    words = rf"(?<!\w){re.escape(gold)}(?!\w)"
+    return float(gold != "" and re.search(words, tasks.normalise(answer)) is not None)
 
 
-def numeric(tolerance: float | None) -> Scorer:
+def numeric(example: TrainingExample, answer: str, number: float | None) -> float:
     """The last number is the gold answer's last, within a relative tolerance (1e-6 unless said)."""
-
-    def score(example: TrainingExample, answer: str) -> float:
-        ours, wanted = _last_number(answer), _last_number(example.answer)
-        close = None not in (ours, wanted) and math.isclose(
-            ours, wanted, rel_tol=tolerance or 1e-6, abs_tol=1e-9
-        )
-        return float(close)
-
-    return score
+    gold = _last_number(example.answer)
+    last = _last_number(answer)
+    if gold is None or last is None:
+        return 0.0
+    return float(math.isclose(last, gold, rel_tol=number or 1e-6, abs_tol=1e-9))
 
 
 def _last_number(text: str) -> float | None:
-    found = NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    numbers = NUMBER.findall(text)
+    return float(numbers[-1].replace(",", "")) if numbers else None
 
 
-def chrf(least: float | None) -> Scorer:
-    """Overlap of character n-grams (chrF, Popović 2015) with the wanted answer, by sacrebleu."""
+def chrf(example: TrainingExample, answer: str, number: float | None) -> float:
+    """Overlap of character n-grams (chrF, Popović 2015) with the gold answer, by sacrebleu."""
     try:
         from sacrebleu import sentence_chrf
     except ImportError:
         raise WorkbookError('scorer chrf needs sacrebleu: pip install -e ".[text]"') from None
-    return _threshold(lambda wanted, answer: sentence_chrf(answer, [wanted]).score / 100, least)
+    return _similarity(
+        lambda gold, answer: sentence_chrf(answer, [gold]).score / 100, example, answer, number
+    )
 
 
-def semantic(least: float | None) -> Scorer:
+def semantic(example: TrainingExample, answer: str, number: float | None) -> float:
     """Cosine of two embeddings (wordllama's packaged weights), never below 0."""
     embedder = models.load_embedder("scorer semantic")
-    return _threshold(lambda gold, answer: float(embedder.similarity(gold, answer)), least)
+    return _similarity(embedder.similarity, example, answer, number)
 
 
-def _threshold(measure: Callable[[str, str], float], least: float | None) -> Scorer:
-    def score(example: TrainingExample, answer: str) -> float:
-        if not (
-            example.answer.strip() and answer.strip()
-        ):  # nothing has no direction: its embedding is not a number
-            return float(example.answer.strip() == answer.strip())
-        value = min(1.0, max(0.0, measure(example.answer, answer)))
-        return value if least is None else float(value >= least)
+def _similarity(
+    measure: Callable[[str, str], float], example: TrainingExample, answer: str, least: float | None
+) -> float:
+    """A similarity from 0 to 1, or whether it is at least `least`; only nothing is like nothing."""
+    gold = example.answer.strip()
+    if not gold or not answer.strip():  # nothing has no direction: its embedding is not a number
+        return float(gold == answer.strip())
+    value = min(1.0, max(0.0, float(measure(example.answer, answer))))
+    return value if least is None else float(value >= least)
 
-    return score
 
-
-def tool_calls(_: float | None) -> Scorer:
+def tool_calls(example: TrainingExample, answer: str, number: float | None) -> float:
     """The same functions called with the same arguments, in the same order."""
-    return lambda example, answer: float(_wanted_calls(example) == called(answer))
+    gold = [_call(call) for call in example.messages[-1].tool_calls or []]
+    return float((gold or called(example.answer)) == called(answer))
 
 
-def _wanted_calls(example: TrainingExample) -> list[tuple[str, Any]]:
-    last = example.messages[-1]
-    calls = [call.get("function", call) for call in last.tool_calls or []]
-    return [_call(call) for call in calls] if calls else called(example.answer)
-
-
-def called(answer: str) -> list[tuple[str, Any]]:
+def called(answer: str) -> list[Call]:
     """(name, arguments) of each call: <tool_call> blocks, or JSON with `name` and `arguments`."""
-    found = []
+    calls = []
     for block in TOOL_CALL.findall(answer) or [answer]:
-        try:
-            value = json.loads(block)
-        except (ValueError, RecursionError):
-            continue
-        calls = value if isinstance(value, list) else [value]
-        found += [_call(call.get("function", call)) for call in calls if isinstance(call, dict)]
-    return found
+        value = _json_or_text(block)
+        for call in value if isinstance(value, list) else [value]:
+            if isinstance(call, dict):
+                calls.append(_call(call))
+    return calls
 
 
-def _call(call: Any) -> tuple[str, Any]:
-    call = call if isinstance(call, dict) else {}
-    arguments = call.get("arguments", call.get("parameters", {}))
+def _call(call: dict[str, Any]) -> Call:
+    function = call.get("function", call)
+    if not isinstance(function, dict):
+        function = {}
+    arguments = function.get("arguments", function.get("parameters", {}))
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            return str(call.get("name")), arguments
-    return str(call.get("name")), arguments
+        arguments = _json_or_text(arguments)
+    return str(function.get("name")), arguments
 
 
-SCORERS: dict[str, Callable[[float | None], Scorer]] = {
-    make.__name__: make for make in (exact, contains, numeric, chrf, semantic, tool_calls)
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+SCORERS: dict[str, Callable[..., float]] = {  # (example, answer, the number after the colon)
+    "exact": exact,
+    "contains": contains,
+    "numeric": numeric,
+    "chrf": chrf,
+    "semantic": semantic,
+    "tool_calls": tool_calls,
 }
