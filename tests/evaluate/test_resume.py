@@ -24,6 +24,7 @@ from helpers.models import Answer
 from helpers.records import Budget, WorkbookError
 
 ROWS = 60
+PRICE = 0.014  # USD of one answer
 CHILD = """
 import sys
 from pathlib import Path
@@ -31,8 +32,9 @@ from evaluate_toys import ask_rung, toy_rows, toy_task
 from helpers import store
 from helpers.models import ApiModel
 model, rows = ApiModel("toy", sys.argv[1]), toy_rows(int(sys.argv[2]))
-task, run = toy_task(Path(sys.argv[3])), store.open_run("killed")
-ask_rung(model, "prompt", rows, task, run, latency_rows=0)
+prices = {"models": {"toy": {"input": 1000.0, "output": 1000.0}}}
+task, run = toy_task(Path(sys.argv[3]), prices=prices), store.open_run("killed")
+ask_rung(model, "prompt", rows, task, run, latency_rows=0, limit_usd=100.0)
 """
 
 
@@ -127,6 +129,10 @@ def test_after_a_kill_no_row_is_answered_twice_and_none_is_lost(endpoint, tmp_pa
         assert wanted <= sum(endpoint.answered.values()) < ROWS
     assert start(endpoint, tmp_path).wait(timeout=120) == 0
     assert set(endpoint.answered.values()) == {1} and len(endpoint.answered) == ROWS
+    budget = Budget(store.open_run("killed"))
+    assert budget.spent == pytest.approx(ROWS * PRICE), "each answer is booked once"
+    assert 0 < budget.reserved <= 2 * answers.MOST_AT_ONCE * 0.1, "what was on its way at the kills"
+    assert set(budget.by_whom()) == {"rung prompt"}
     lines = store.read_jsonl(store.open_run("killed").path("answers/test_prompt.jsonl"))
     assert [line["id"] for line in lines] == [e.id for e in toy_rows(ROWS)] and all(
         line["answer"] == RIGHT for line in lines

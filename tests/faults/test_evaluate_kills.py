@@ -1,4 +1,6 @@
-"""kill -9 of an evaluation after a random number of answers, then the same call again: none answered twice, none lost.
+"""kill -9 of an evaluation after a random number of answers, then the same call again.
+
+No question is answered twice, none is lost, and each answer is booked once.
 
 2 points by default; `N=50 pytest tests/faults -k evaluate` runs and records more.
 """
@@ -15,9 +17,10 @@ import sys
 import pytest
 
 from helpers import store
+from helpers.records import Budget
 
 sys.path.insert(0, str(store.PROJECT / "tests" / "evaluate"))
-from test_resume import ROWS, Endpoint, kill_after, start
+from test_resume import PRICE, ROWS, Endpoint, kill_after, start
 
 SEED = 3
 N = int(os.environ.get("N") or 2)
@@ -36,11 +39,11 @@ def test_a_kill_after_any_answer_asks_nothing_twice_and_loses_nothing(point, tmp
     endpoint.server.shutdown()
     endpoint.server.server_close()
     twice, lost = sum(v > 1 for v in endpoint.answered.values()), ROWS - len(endpoint.answered)
-    if code or twice or lost:
-        failures.append(
-            {"point": point, "after": wanted, "exit": code, "twice": twice, "lost": lost}
-        )
-    assert (code, twice, lost) == (0, 0, 0)
+    unbooked = round(ROWS * PRICE - Budget(store.open_run("killed")).spent, 6)
+    if code or twice or lost or unbooked:
+        failure = {"point": point, "after": wanted, "exit": code, "twice": twice, "lost": lost}
+        failures.append(failure | {"unbooked_usd": unbooked})
+    assert (code, twice, lost, unbooked) == (0, 0, 0, 0)
 
 
 @pytest.fixture(scope="module", autouse=True)
