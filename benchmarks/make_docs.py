@@ -50,16 +50,22 @@ class Row(NamedTuple):
 
 
 def comments(kind: type[BaseModel]) -> dict[str, str]:
-    """field -> the comment beside it in the source of its class."""
+    """field -> the comment beside it, or right above it, in the source of its class."""
     source = getsource(kind)
     beside: dict[int, str] = {}
+    alone = set()  # lines that hold nothing but a comment
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             beside[token.start[0]] = token.string.lstrip("# ").rstrip()
+            if token.line.lstrip().startswith("#"):
+                alone.add(token.start[0])
     spoken = {}
     for node in ast.parse(source).body[0].body:  # type: ignore[attr-defined]
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            first = node.lineno
+            while first - 1 in alone:
+                first -= 1
+            lines = range(first, (node.end_lineno or node.lineno) + 1)
             spoken[node.target.id] = " ".join(beside[line] for line in lines if line in beside)
     return spoken
 

@@ -11,8 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from helpers import cli, records, store
-
-LADDER = ("zero_shot", "prompt", "few_shot", "rag")
+from helpers.evaluate import LADDER
 
 ROOT = store.PROJECT
 PAPERS = sorted(
