@@ -16,6 +16,7 @@ from helpers.evaluate.session import Say, Session
 from helpers.evaluate.statistics import (
     AT_LEAST,
     TAIL,
+    any_time_p,
     detectable_difference,
     holm,
     mean,

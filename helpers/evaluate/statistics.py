@@ -18,6 +18,7 @@ LEVEL = 0.95
 Z = 1.959963984540054  # the normal quantile of (1 + LEVEL) / 2
 TAIL = 0.025  # what one bound of such an interval may miss
 LATER_ALPHA = 0.0225  # shared by all attempts of a year after the first: 0.025 + 0.0225 < 5%
+STAKES = 19  # bets of the any-time test, from small to large
 WEEKS = 52  # attempts that are planned for
 ASSUMED_FLIPS = 0.20  # share of rows that change between two models, until it has been measured
 METHOD = "paired difference, Bonett-Price 2012"
@@ -164,6 +165,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = largest
     return adjusted
+
+
+def any_time_p(values: Sequence[float], at_least: float) -> float:
+    """p of "the mean is at least `at_least`" for values in [0, 1], valid however often one looks.
+
+    Betting e-process (Waudby-Smith & Ramdas, JRSS-B 2024, 86:1-27): capital Π(1 + λ(m - x)),
+    averaged over 19 stakes λ in (0, 1/(1 - m)). When the mean is m or more it rarely grows, and
+    p = 1 / the highest capital ever held.
+    """
+    import numpy
+
+    if not values or at_least <= 0:
+        return 1.0
+    m = min(at_least, 1 - 1e-9)
+    stakes = numpy.linspace(0.05, 0.95, STAKES)[:, None] / (1 - m)  # (stakes, 1)
+    shortfalls = m - numpy.asarray(values, dtype=float)[None, :]  # (1, rows)
+    log_capital = numpy.cumsum(numpy.log1p(stakes * shortfalls), axis=1)  # (stakes, rows)
+    log_average = numpy.logaddexp.reduce(log_capital, axis=0) - numpy.log(STAKES)  # (rows,)
+    return float(min(1.0, numpy.exp(-numpy.max(log_average))))
 
 
 def attempt_alpha(number: int) -> float:
