@@ -1,11 +1,12 @@
-"""Our training against stock TRL on the tutorial's rows, side by side, and the embedded model's start.
+"""Our training against stock TRL on the tutorial's rows, and the embedded model's start.
 
 `python -m benchmarks.train [--json] [--rounds 5] [--steps 6] [--base embedded] [--profile default]`
 
-Each system is a process of its own that trains the same rows with the same effective batch. They take turns: a block of
-`steps` optimiser steps each, `rounds` times, after one step that is not counted. A matrix product of 1024x576x1536 is
-timed beside every step of ours, in the same process. About half an hour at full size; `--rounds 1 --steps 1 --base tiny` is
-a quick look. LLaMA-Factory joins when LLAMAFACTORY_PYTHON names a Python in whose environment it is installed.
+Each system is a process of its own that trains the same rows with the same effective batch. They
+take turns: a block of `steps` optimiser steps each, `rounds` times, after one step that is not
+counted. A matrix product of 1024x576x1536 is timed beside every step of ours, in the same process.
+About half an hour at full size; `--rounds 1 --steps 1 --base tiny` is a quick look. LLaMA-Factory
+joins when LLAMAFACTORY_PYTHON names a Python in whose environment it is installed.
 """
 
 from __future__ import annotations
@@ -24,52 +25,47 @@ from statistics import median
 from typing import Any
 
 from helpers import models, store
+from helpers.train.job import TrainingJob
 from helpers.train.launch import SPINS
 
 SHAPE = (1024, 576, 1536)
 PROFILES = {"default": {}, "tutorial": None}  # None: what params/tutorial.yaml says
 
 
-def make_job(folder: Path, base: str, profile: str, steps: int) -> dict[str, Any]:
-    """job.json for the shipped task's verified train rows, as notebook 03a would write it, without validation."""
+def make_job(folder: Path, base: str, profile: str, steps: int) -> TrainingJob:
+    """The job of notebook 03a for the shipped task's verified train rows, without validation."""
     from helpers import tasks
     from helpers.parameters import load_profile
-    from helpers.train import LoraTrainingConfig
-    from helpers.train.config import plan_schedule
-    from helpers.train.rows import TrainingRow, make_row, tokenizer_of
+    from helpers.train import LoraTrainingConfig, plan_schedule
+    from helpers.train.rows import TrainingRow, make_row
 
     task = tasks.load_task("support_triage")
-    given = PROFILES[profile] if PROFILES[profile] is not None else load_profile(profile).values
-    config = LoraTrainingConfig.of({**given, "base_model": base})
+    parameters = PROFILES[profile]
+    if parameters is None:
+        parameters = load_profile(profile).values
+    config = LoraTrainingConfig.of(parameters | {"base_model": base})
     examples = tasks.with_parts(
         tasks.load_examples(task, source="human").examples,
         config.seed,
         {"train": 0.65, "validation": 0.12, "test": 0.23},
     )
-    tokenizer = tokenizer_of(base)
+    tokenizer = models.tokenizer_of(base)
     made = [make_row(tokenizer, task, e, config) for e in examples if e.part == "train"]
     rows = [row for row in made if isinstance(row, TrainingRow)]
-    schedule = plan_schedule(config, [len(row.input_ids) for row in rows]) | {
-        "steps": steps,
-        "save_steps": 10**6,
-        "eval_steps": 10**6,
-    }
-    path = store.write_json(
-        folder / "rows.json",
-        {"train": [r.model_dump(exclude={"id"}) for r in rows], "validation": []},
+    schedule = plan_schedule(config, [len(row.input_ids) for row in rows])
+    schedule |= {"steps": steps, "save_steps": 10**6, "eval_steps": 10**6}
+    train = [row.model_dump(exclude={"id"}) for row in rows]
+    return TrainingJob(
+        folder=folder,
+        rows=store.write_json(folder / "rows.json", {"train": train, "validation": []}),
+        base_path=models.base_path(base),
+        config=config,
+        schedule=schedule,
     )
-    return {
-        "folder": str(folder),
-        "rows": str(path),
-        "base_path": models.base_path(base),
-        "config": config.model_dump(),
-        "schedule": schedule,
-        "resume": None,
-    }
 
 
 def matmul_rate(repeats: int = 12) -> float:
-    """FLOP/s of the reference product, now: the mean of a few, as a step is a mean over its noise too."""
+    """FLOP/s of the reference product, now: the mean of a few, as a step is a mean too."""
     import torch
 
     a, b = torch.randn(SHAPE[0], SHAPE[1]), torch.randn(SHAPE[1], SHAPE[2])
@@ -81,14 +77,15 @@ def matmul_rate(repeats: int = 12) -> float:
 
 
 def needed_flops(config: Any, ids: Any, labels: Any, full_tokens: int) -> float:
-    """Multiply-adds x 2 that a LoRA step on this batch cannot avoid: 2 forward and 2 backward per weight and token.
+    """Multiply-adds x 2 that a LoRA step on this batch cannot avoid.
 
-    Counted: the shared beginning once, no padding, the head and the last layer (but for its keys and values) on
-    supervised positions alone. Not counted, though needed: attention scores, norms, the adapter itself. Frozen weights
+    Two forward and two backward per weight and token. Counted: the shared beginning once, no
+    padding, the head and the last layer (but for its keys and values) on supervised positions
+    alone. Not counted, though needed: attention scores, norms, the adapter itself. Frozen weights
     need no gradient of their own; the backward pass goes down to the first layer.
     """
+    from helpers.train.kernels.loss import shared_prefix
     from helpers.train.rows import IGNORED
-    from helpers.train.trainer import shared_prefix
 
     h, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     q, kv = (
@@ -102,8 +99,8 @@ def needed_flops(config: Any, ids: Any, labels: Any, full_tokens: int) -> float:
     return 4.0 * (block + config.vocab_size * h * supervised)
 
 
-def work(system: str, job: dict[str, Any], steps: int) -> None:
-    """The child: train in blocks, each begun by a line on stdin and answered by a JSON line on stdout."""
+def work(system: str, job: TrainingJob, steps: int) -> None:
+    """The child: train in blocks, each begun by a line on stdin and answered by one on stdout."""
     import torch
     from transformers import TrainerCallback
 
@@ -159,51 +156,54 @@ def work(system: str, job: dict[str, Any], steps: int) -> None:
     trainer.train()
 
 
-def our_trainer(job: dict[str, Any]) -> Any:
-    """As the training program builds and settles it."""
-    from helpers.train.program import build_trainer, settle
+def our_trainer(job: TrainingJob) -> Any:
+    """As the training program builds it, on the path that it chooses."""
+    from helpers.train.program import build_trainer, choose_path
 
-    parts = store.read_json(Path(job["rows"]))
+    parts = store.read_json(job.rows)
     trainer = build_trainer(job, parts, lambda **line: None)
-    settle(trainer, parts)
+    choose_path(trainer, parts["train"])
     return trainer
 
 
-def stock_trainer(job: dict[str, Any]) -> Any:
-    """SFTTrainer as it comes but for bf16=False: its own loss, checkpointing, batches; the same rows and settings."""
+def stock_trainer(job: TrainingJob) -> Any:
+    """SFTTrainer as it comes but for bf16=False: its own loss, checkpointing and batches.
+
+    The rows and settings are the same.
+    """
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, set_seed
     from trl import SFTConfig, SFTTrainer
 
-    from helpers.models.tokens import load_tokenizer
+    from helpers.models import load_tokenizer
 
-    config = job["config"]
-    set_seed(config["seed"])
+    config = job.config
+    set_seed(config.seed)
     return SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(job["base_path"], dtype="float32"),
+        model=AutoModelForCausalLM.from_pretrained(job.base_path, dtype="float32"),
         args=SFTConfig(
-            output_dir=job["folder"] + "/stock",
+            output_dir=str(job.folder / "stock"),
             bf16=False,
-            max_steps=job["schedule"]["steps"],
-            per_device_train_batch_size=config["batch_size"],
-            gradient_accumulation_steps=config["gradient_accumulation"],
-            learning_rate=config["learning_rate"],
-            warmup_steps=job["schedule"]["warmup_steps"],
+            max_steps=job.schedule["steps"],
+            per_device_train_batch_size=config.batch_size,
+            gradient_accumulation_steps=config.gradient_accumulation,
+            learning_rate=config.learning_rate,
+            warmup_steps=job.schedule["warmup_steps"],
             save_strategy="no",
-            max_length=config["max_length"],
+            max_length=config.max_length,
             dataset_kwargs={"skip_prepare_dataset": True},
             report_to="none",
             disable_tqdm=True,
         ),
-        train_dataset=Dataset.from_list(store.read_json(Path(job["rows"]))["train"]),
-        processing_class=load_tokenizer(job["base_path"]),
+        train_dataset=Dataset.from_list(store.read_json(job.rows)["train"]),
+        processing_class=load_tokenizer(job.base_path),
         peft_config=LoraConfig(
             task_type="CAUSAL_LM",
-            r=config["lora_r"],
-            lora_alpha=config["lora_alpha"],
-            lora_dropout=config["lora_dropout"],
-            target_modules=config["target_modules"],
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=config.target_modules,
         ),
     )
 
@@ -225,7 +225,7 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, list[dict[str, 
         )
         for system in ("ours", "stock_trl")
     }
-    found: dict[str, list[dict[str, Any]]] = {system: [] for system in children}
+    blocks: dict[str, list[dict[str, Any]]] = {system: [] for system in children}
     try:
         for number in range(args.rounds + 1):
             for system in list(children)[:: 1 if number % 2 else -1]:
@@ -236,15 +236,15 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, list[dict[str, 
                 if not line:
                     raise SystemExit(f"{system} ended with code {child.wait()}")
                 if number:  # the first step warms up
-                    found[system].append(json.loads(line))
-                    say(
-                        f"round {number}: {system} {found[system][-1]['tokens'] / found[system][-1]['seconds']:.1f} tokens/s"
-                    )
+                    block = json.loads(line)
+                    blocks[system].append(block)
+                    rate = block["tokens"] / block["seconds"]
+                    say(f"round {number}: {system} {rate:.1f} tokens/s")
     finally:
         for child in children.values():
             child.kill()
             child.wait()
-    return found
+    return blocks
 
 
 FIRST = """
@@ -265,7 +265,10 @@ print(ready - begun, time.perf_counter() - ready)
 
 
 def starts(times: int) -> tuple[list[float], list[float]]:
-    """Seconds from the packed file to a ready folder, in an empty cache; then cached, from imports done to a first token."""
+    """Seconds from the packed file to a ready folder; then cached, to a first token.
+
+    The latter from the moment when the imports are done.
+    """
     made, cached = [], []
     for _ in range(times):
         with tempfile.TemporaryDirectory() as cache:
@@ -284,10 +287,11 @@ def starts(times: int) -> tuple[list[float], list[float]]:
 
 
 def llama_factory(folder: Path, args: argparse.Namespace, python: str) -> dict[str, Any]:
-    """The same rows in its own environment and form, fp32: tokens per second of `steps` steps, start not counted."""
+    """The same rows in its own environment and form, fp32; its start is not counted."""
     from helpers import tasks
 
-    task, job = tasks.load_task("support_triage"), store.read_json(folder / "job.json")
+    task = tasks.load_task("support_triage")
+    job = TrainingJob(**store.read_json(folder / "job.json"))
     rows = [
         [
             m.model_dump(include={"role", "content"})
@@ -314,27 +318,27 @@ def llama_factory(folder: Path, args: argparse.Namespace, python: str) -> dict[s
             }
         },
     )
-    config = job["config"]
+    config = job.config
     settings = {
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
         "template": "chatml",
         "dataset": "rows",
-        "model_name_or_path": job["base_path"],
+        "model_name_or_path": job.base_path,
         "dataset_dir": str(folder),
         "output_dir": str(folder / "lf"),
-        "lora_rank": config["lora_r"],
-        "lora_alpha": config["lora_alpha"],
-        "lora_target": ",".join(config["target_modules"]),
-        "per_device_train_batch_size": config["batch_size"],
-        "gradient_accumulation_steps": config["gradient_accumulation"],
+        "lora_rank": config.lora_r,
+        "lora_alpha": config.lora_alpha,
+        "lora_target": ",".join(config.target_modules),
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
         "max_steps": args.steps,
-        "learning_rate": config["learning_rate"],
+        "learning_rate": config.learning_rate,
         "report_to": "none",
         "save_strategy": "no",
         "include_num_input_tokens_seen": "non_padding",  # as ours are counted
-        "cutoff_len": config["max_length"],
+        "cutoff_len": config.max_length,
     }
     path = store.write_json(
         folder / "lf.yaml", settings
@@ -350,21 +354,20 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Everything, as the benchmark's JSON."""
     folder = Path(tempfile.mkdtemp())
     try:
-        found, result = compare(folder, args), {}
+        blocks = compare(folder, args)
         peer_python = os.environ.get("LLAMAFACTORY_PYTHON", "")
         peer = llama_factory(folder, args, peer_python) if peer_python else None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    speeds = {
-        system: [b["tokens"] / b["seconds"] for b in blocks] for system, blocks in found.items()
-    }
+    speeds = {system: [b["tokens"] / b["seconds"] for b in own] for system, own in blocks.items()}
     ratios = [a / b for a, b in zip(speeds["ours"], speeds["stock_trl"], strict=True)]
     by_cpu = [
         (a["tokens"] / a["cpu"]) / (b["tokens"] / b["cpu"])
-        for a, b in zip(found["ours"], found["stock_trl"], strict=True)
+        for a, b in zip(blocks["ours"], blocks["stock_trl"], strict=True)
     ]
-    shares = [b["flops"] / b["seconds"] / b["matmul"] for b in found["ours"]]
-    memory = {system: blocks[-1]["memory"] for system, blocks in found.items()}
+    shares = [b["flops"] / b["seconds"] / b["matmul"] for b in blocks["ours"]]
+    memory = {system: own[-1]["memory"] for system, own in blocks.items()}
+    result: dict[str, dict[str, Any]] = {}
     result["stock_trl"] = entry(
         "ratio", ratios, "x tokens/s", "higher", peer="trl SFTTrainer, bf16=False"
     )
@@ -408,14 +411,15 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def entry(kind: str, values: list[float], unit: str, better: str, peer: str = "") -> dict[str, Any]:
     """One line of the table: the median, and the lowest and highest value."""
-    found = {
+    line = {
         "kind": kind,
         "value": median(values),
         "low": min(values),
         "high": max(values),
         "n": len(values),
     }
-    return found | {"unit": unit, "better": better} | ({"peer": peer} if peer else {})
+    line |= {"unit": unit, "better": better}
+    return line | {"peer": peer} if peer else line
 
 
 def say(line: str) -> None:
@@ -439,13 +443,12 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, metavar=("SYSTEM", "JOB"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        work(args.child[0], store.read_json(Path(args.child[1])), args.steps)
+        work(args.child[0], TrainingJob(**store.read_json(Path(args.child[1]))), args.steps)
         return
     result = measure(args)
     for name, line in result.items():
-        say(
-            f"{name:28} {line['value']:10.3g} [{line['low']:.3g}, {line['high']:.3g}] {line['unit']}  n={line['n']}"
-        )
+        interval = f"[{line['low']:.3g}, {line['high']:.3g}]"
+        say(f"{name:28} {line['value']:10.3g} {interval} {line['unit']}  n={line['n']}")
     if args.json:
         print(json.dumps(result))
 

@@ -1,4 +1,4 @@
-"""What 03 shows: the rows with their loss mask, what will happen and how long it takes, and how the loss fell."""
+"""What 03 shows: the rows with their loss mask, what will happen, how the loss fell."""
 
 from __future__ import annotations
 
@@ -8,18 +8,25 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from helpers import show, store
+from helpers.records import Record, TrainedModel
 
 if TYPE_CHECKING:
     from IPython.display import HTML
     from matplotlib.figure import Figure
     from pandas.io.formats.style import Styler
 
-LEARNT = "background:#F6C9A8;font-weight:600"  # the tokens that carry loss: a tint of the tuned model's colour
+Line = Mapping[str, Any]  # of training.jsonl, or an event of a job
+LEARNT = "background:#F6C9A8;font-weight:600"  # tokens that carry loss: a tint of the tuned colour
+GIVEN = "color:#555"
+BOX = "white-space:pre-wrap;padding:.5em;border:1px solid #ddd"
 EVENTS = {
     "loading": "loading {base} and {rows} rows",
     "started": "training {steps} steps ({path} path)",
     "resumed": "going on after step {step}, from the last checkpoint",
-    "smaller": "out of memory: now {batch_size} rows a pass and {gradient_accumulation} passes a step, the same gradient",
+    "smaller": (
+        "out of memory: now {batch_size} rows a pass and {gradient_accumulation} passes a step,"
+        " the same gradient"
+    ),
     "stopped": "stopped early at step {step}: no lower validation loss since step {best}",
     "checked": "merged and 4-bit weights compared with the adapter, general questions asked",
     "finished": "trained {steps} steps on {tokens:,} tokens; lowest validation loss at step {best}",
@@ -27,146 +34,150 @@ EVENTS = {
 
 
 def seen_rows(report: Any, show_text: bool) -> HTML:
-    """Some rows exactly as the model gets them; what carries loss stands on colour (headless: masked excerpts)."""
+    """Some rows of a train.Preflight exactly as the model gets them; what carries loss is coloured.
+
+    Headless, only masked excerpts are shown.
+    """
     from IPython.display import HTML
 
-    page = [f'<p>Grey: given. <span style="{LEARNT}">On colour: carries loss.</span></p>']
-    for name, pieces in report.samples.items():
-        spans = [
-            f'<span style="{LEARNT if carries else "color:#555"}">{escape(show.masked(text, show_text, 2000))}</span>'
-            for text, carries in pieces
-        ]
+    page = [f'<p>Grey: given. <span style="{LEARNT}">Coloured: carries loss.</span></p>']
+    for name, spans in report.samples.items():
+        html = ""
+        for text, carries in spans:
+            style = LEARNT if carries else GIVEN
+            html += f'<span style="{style}">{escape(show.masked(text, show_text, 2000))}</span>'
         page.append(f'<p style="margin:.6em 0 .1em"><b>{escape(name)}</b></p>')
-        page.append(
-            f'<pre style="white-space:pre-wrap;padding:.5em;border:1px solid #ddd">{"".join(spans)}</pre>'
-        )
+        page.append(f'<pre style="{BOX}">{html}</pre>')
     return HTML("".join(page))
 
 
 def checks_table(report: Any) -> Styler:
-    """What the preflight found, one line per question."""
-    per_row = [row.trained for row in report.train]
+    """What the train.Preflight found, one line per question."""
+    trained = [row.trained for row in report.train]
     refused = [f"{name}: {reason}" for name, reason in report.refused.items()]
-    rows = {
-        "rows that are trained on": f"{len(per_row)} (validation {len(report.validation)})",
+    answers = {
+        "rows that are trained on": f"{len(trained)} (validation {len(report.validation)})",
         "rows refused": "; ".join([str(len(refused)), *refused[:3]]),
-        "rows beyond the token budget": str(report.left_out),
+        "rows beyond the token budget": report.left_out,
         "answers cut at max_length": "; ".join([str(len(report.shortened)), *report.shortened[:3]]),
-        "tokens, all epochs together": f"{report.tokens:,}",
-        "tokens with loss, per row": f"{min(per_row)} to {max(per_row)}, median {median(per_row):g}",
+        "tokens, all epochs together": report.tokens,
+        "tokens with loss, per row": (
+            f"{min(trained)} to {max(trained)}, median {median(trained):g}"
+        ),
         "end of turn is learnt": f"yes ({report.end_token})" if report.end_token else "NO",
-        "same tokens as the template's": f"{report.round_trip} of {len(per_row)} rows",
+        "same tokens as the template's": f"{report.round_trip} of {len(trained)} rows",
     }
-    return show.table(
-        [{"question": q, "answer": a} for q, a in rows.items()], "What the model will see"
-    )
+    return _pairs("question", "answer", answers, "What the model will see")
 
 
-def settings_table(config: Any, schedule: Mapping[str, Any] | None = None) -> Styler:
+def settings_table(config: Record, schedule: Mapping[str, int] | None = None) -> Styler:
     """Hyperparameters as asked for and, where the schedule changed one, as used."""
     rows = []
     for name, asked in config.model_dump().items():
         used = (schedule or {}).get(name, asked)
-        rows.append(
-            {
-                "parameter": name,
-                "asked": _plain(asked),
-                "used": "" if used == asked else _plain(used),
-            }
-        )
+        row = {"parameter": name, "asked": _text(asked), "used": ""}
+        if used != asked:
+            row["used"] = _text(used)
+        rows.append(row)
     return show.table(rows, "Settings; `used` is empty where it equals what was asked for")
 
 
 def estimate_table(estimate: Mapping[str, Any]) -> Styler:
     """How long and at what cost, with the basis of the forecast."""
-    flat = {name: value for name, value in estimate.items() if not isinstance(value, dict)}
+    flat = {name: value for name, value in estimate.items() if name != "memory_parts_mb"}
     for part, size in estimate.get("memory_parts_mb", {}).items():
         flat[f"memory mb, {part}"] = size
-    rows = [
-        {"what": name.replace("_", " "), "forecast": _plain(value)} for name, value in flat.items()
-    ]
-    return show.table(rows, "Before it starts")
+    return _pairs("what", "forecast", flat, "Before it starts")
 
 
-def after_note(model: Any) -> HTML:
-    """Whether merged and 4-bit weights behave as the adapter does, and what general knowledge was lost."""
-    said, warns = [], False
-    for name, found in model.details.get("agreement", {}).items():
-        within = "within" if found["within"] else "BEYOND"
-        said.append(
-            f"{name} weights: {found['nats_per_token']:.4f} nats per token from the adapter, {within} {found['bound']}"
-        )
-        warns |= not found["within"]
-    if general := model.details.get("general"):
+def after_note(model: TrainedModel) -> HTML:
+    """Whether merged and 4-bit weights behave as the adapter does, and what it cost elsewhere."""
+    sentences = []
+    warns = False
+    for name, agreement in model.details.get("agreement", {}).items():
+        distance = f"{agreement['nats_per_token']:.4f} nats per token from the adapter"
+        within = "within" if agreement["within"] else "BEYOND"
+        sentences.append(f"{name} weights: {distance}, {within} {agreement['bound']}")
+        warns = warns or not agreement["within"]
+    general = model.details.get("general")
+    if general:
         counts = f"{general['tuned']} of {general['questions']} right, the base {general['base']}"
-        said.append(
-            f"general questions: {counts} ({general['lost']} lost, {general['gained']} gained)"
-        )
-        warns |= general["forgot"]
-    return show.note(
-        "; ".join(said) or "no comparison was made for a quantised or sharded base",
-        "warning" if warns else "good",
-    )
+        changes = f"{general['lost']} lost, {general['gained']} gained"
+        sentences.append(f"general questions: {counts} ({changes})")
+        warns = warns or general["forgot"]
+    text = "; ".join(sentences) or "no comparison was made for a quantised or sharded base"
+    return show.note(text, "warning" if warns else "good")
 
 
-def result_table(model: Any) -> Styler:
+def result_table(model: TrainedModel) -> Styler:
     """model.json in short: what came out and what it took."""
     names = ("version", "model_id", "provider", "tokens", "seconds", "cost_usd")
-    values = {name: getattr(model, name) for name in names} | {
-        f"loss, {k}": v for k, v in model.losses.items()
-    }
-    rows = [
-        {"what": name.replace("_", " "), "value": _plain(value)} for name, value in values.items()
-    ]
-    return show.table(rows, "What training made")
+    values = {name: getattr(model, name) for name in names}
+    for part, loss in model.losses.items():
+        values[f"loss, {part}"] = loss
+    return _pairs("what", "value", values, "What training made")
 
 
-def _plain(value: Any) -> str:
+def _pairs(left: str, right: str, values: Mapping[str, Any], caption: str) -> Styler:
+    """A table of two columns."""
+    rows = []
+    for name, value in values.items():
+        rows.append({left: name.replace("_", " "), right: _text(value)})
+    return show.table(rows, caption)
+
+
+def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return (
-        ", ".join(map(str, value))
-        if isinstance(value, list)
-        else f"{value:,}"
-        if type(value) is int
-        else str(value)
-    )
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if type(value) is int else str(value)
 
 
-def progress() -> Callable[[dict[str, Any]], None]:
-    """A callback for training lines and for a job's events: by hand a live curve, headless every message and evaluation."""
-    done, curve = -1, None if store.headless() else LiveCurve()
+def progress() -> Callable[[Line], None]:
+    """A callback for training lines and for a job's events.
 
-    def on_line(line: dict[str, Any]) -> None:
-        nonlocal done
+    By hand a live curve, headless every message and evaluation.
+    """
+    return _Progress().on_line
+
+
+class _Progress:
+    """What was said so far."""
+
+    def __init__(self) -> None:
+        self.tenth = -1  # of the steps, the last that was told
+        self.curve = None if store.headless() else LiveCurve()
+
+    def on_line(self, line: Line) -> None:
+        """Tell one line of training, or one event of a job."""
         data = line.get("data") or line
-        step, steps = data.get("step"), data.get("steps") or data.get("total_steps")
+        step = data.get("step")
+        steps = data.get("steps") or data.get("total_steps") or 1
         if line.get("event") in EVENTS:
             show.say(EVENTS[line["event"]].format(**line))
-        elif curve is not None and ("loss" in line or "eval_loss" in line):
-            curve.add(line)
+        elif self.curve is not None and ("loss" in line or "eval_loss" in line):
+            self.curve.add(line)
         elif "eval_loss" in line:
             show.say(f"step {step}/{steps}: validation loss {line['eval_loss']:.3f}")
         elif step is None:
             show.say(line["message"])
-        elif (tenth := 10 * step // max(1, steps or 0)) > done:
-            done = tenth
-            show.say(
-                line.get("message")
-                or f"step {step}/{steps}: loss {line['loss']:.3f}, {line['seconds']:.0f} s"
-            )
-
-    return on_line
+        elif 10 * step // steps > self.tenth:
+            self.tenth = 10 * step // steps
+            message = line.get("message")
+            if not message:
+                message = f"step {step}/{steps}: loss {line['loss']:.3f}, {line['seconds']:.0f} s"
+            show.say(message)
 
 
 class LiveCurve:
-    """A picture of the loss so far that is drawn again as lines come in, with tokens per second and the time left."""
+    """A picture of the loss so far, drawn again as lines come in, with the pace and time left."""
 
     def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
+        self.lines: list[Line] = []
         self.handle: Any = None
 
-    def add(self, line: dict[str, Any]) -> None:
+    def add(self, line: Line) -> None:
         """Draw with one more point."""
         from IPython.display import display
 
@@ -180,141 +191,126 @@ class LiveCurve:
             self.handle.update(figure)
 
 
-def pace(lines: Sequence[Mapping[str, Any]]) -> str:
+def pace(lines: Sequence[Line]) -> str:
     """Step, tokens per second and time left, from the lines so far."""
-    last = lines[-1]
+    text = f"step {lines[-1]['step']} of {lines[-1]['steps']}"
     timed = [line for line in lines if "tokens" in line and "step" in line]
     if len(timed) < 2 or timed[-1]["seconds"] <= timed[0]["seconds"]:
-        return f"step {last['step']} of {last['steps']}"
-    first, now = timed[0], timed[-1]
-    seconds = now["seconds"] - first["seconds"]
-    rate, left = (
-        (now["tokens"] - first["tokens"]) / seconds,
-        seconds / (now["step"] - first["step"] or 1),
-    )
-    minutes = left * (now["steps"] - now["step"]) / 60
-    return f"step {last['step']} of {last['steps']} · {rate:.0f} tokens/s · {minutes:.1f} min left"
-
-
-def _rows(name: str, count: int) -> str:
-    return f"{name}, {count} rows" if count else name
-
-
-JOB_ENDS = {"succeeded": "good", "failed": "bad", "cancelled": "bad"}
+        return text
+    first, last = timed[0], timed[-1]
+    seconds = last["seconds"] - first["seconds"]
+    rate = (last["tokens"] - first["tokens"]) / seconds
+    steps = last["step"] - first["step"] or 1
+    minutes = seconds / steps * (last["steps"] - last["step"]) / 60
+    return f"{text} · {rate:.0f} tokens/s · {minutes:.1f} min left"
 
 
 class JobView:
-    """A job while it runs. By hand a widget: status, cost, curve, last messages, a button to cancel. Headless: a line
-    per change. It shows and never feeds a later cell. A click is heard while the cell waits where Jupyter has
-    subshells (ipykernel 7); elsewhere interrupt the cell first.
+    """A job while it runs; it shows and never feeds a later cell.
+
+    By hand a widget: status, cost, curve, last messages, a button to cancel. Headless: a line per
+    change. A click is heard while the cell waits where Jupyter has subshells (ipykernel 7);
+    elsewhere interrupt the cell first.
     """
 
     def __init__(self, job_id: str, cancel: Callable[[str], str]) -> None:
-        self.job_id, self.status, self.messages, self._line, self._widget = (
-            job_id,
-            "",
-            ["waiting for news"],
-            progress(),
-            None,
-        )
+        self.job_id = job_id
+        self.status = ""
+        self.messages = ["waiting for news"]
+        self._cancel = cancel
+        self._on_line = progress()
+        self._widget: Any = None
         if not store.headless():
-            import ipywidgets as widgets
-            from IPython.display import display
+            self._open()
 
-            self._widget, self._button = (
-                widgets.HTML(),
-                widgets.Button(description="Cancel the job", icon="stop"),
-            )
-            self._button.on_click(
-                lambda _: self.messages.append(f"cancel was asked for: {cancel(job_id)}")
-            )
-            # ipykernel 7.4 lets the busy main shell answer a comm that it has opened; without this note the front end's
-            # own choice holds, which is a subshell
-            vars(self._button.comm).pop("_reply_subshell_id", None)
-            display(widgets.VBox([self._widget, self._button]))
+    def _open(self) -> None:
+        import ipywidgets as widgets
+        from IPython.display import display
 
-    def event(self, event: dict[str, Any]) -> None:
+        self._widget = widgets.HTML()
+        self._button = widgets.Button(description="Cancel the job", icon="stop")
+        self._button.on_click(self._on_click)
+        # ipykernel 7.4 lets the busy main shell answer a comm that it has opened; without this
+        # note the front end's own choice holds, which is a subshell
+        vars(self._button.comm).pop("_reply_subshell_id", None)
+        display(widgets.VBox([self._widget, self._button]))
+
+    def _on_click(self, button: Any) -> None:
+        self.messages.append(f"cancel was asked for: {self._cancel(self.job_id)}")
+
+    def event(self, event: Line) -> None:
         """A new event of the job."""
         if self._widget is None:
-            self._line(event)
+            self._on_line(event)
         elif event.get("type") != "metrics":
             self.messages.append(event["message"])
 
-    def look(self, now: Mapping[str, Any]) -> None:
-        """What a look at the job found: status, minutes, usd, curve."""
+    def look(self, now: Line) -> None:
+        """What a look at the job found: status, ended, minutes, usd, curve."""
         if self._widget is not None:
-            self._widget.value, self._button.disabled = self.page(now), now["status"] in JOB_ENDS
+            self._widget.value = self.page(now)
+            self._button.disabled = now["ended"]
         elif now["status"] != self.status:
             show.say(f"{self.job_id}: {now['status']} after {now['minutes']:.1f} min")
         self.status = now["status"]
 
-    def page(self, now: Mapping[str, Any]) -> str:
+    def page(self, now: Line) -> str:
         """The widget's HTML."""
-        colour = JOB_ENDS.get(now["status"], "other")
-        head = f'<b style="color:{show.COLOURS[colour]}">{escape(now["status"])}</b> · {escape(self.job_id)}'
-        facts = f"{now['minutes']:.1f} min · " + (
-            f"at most {now['usd']:.2f} USD" if now["usd"] else "costs nothing"
-        )
-        said = "<br>".join(escape(show.masked(text, True, 110)) for text in self.messages[-3:])
-        return f'<div style="line-height:1.5">{head} · {facts}</div>{_sparkline(now["curve"])}<small>{said}</small>'
+        colour = "other"
+        if now["ended"]:
+            colour = "good" if now["status"] == "succeeded" else "bad"
+        status = f'<b style="color:{show.COLOURS[colour]}">{escape(now["status"])}</b>'
+        cost = f"at most {now['usd']:.2f} USD" if now["usd"] else "costs nothing"
+        head = f"{status} · {escape(self.job_id)} · {now['minutes']:.1f} min · {cost}"
+        texts = [escape(show.masked(text, True, 110)) for text in self.messages[-3:]]
+        messages = f"<small>{'<br>'.join(texts)}</small>"
+        return f'<div style="line-height:1.5">{head}</div>{_sparkline(now["curve"])}{messages}'
 
 
-def _sparkline(curve: Sequence[Mapping[str, Any]], width: int = 420, height: int = 90) -> str:
+CURVES = (("loss", "train", "other", 130), ("eval_loss", "validation", "tuned", 260))
+
+
+def _sparkline(curve: Sequence[Line], width: int = 420, height: int = 90) -> str:
     """Train and validation loss over the steps as SVG; nothing before there are two points."""
-    points = {
-        key: [(line["step"], line[key]) for line in curve if key in line]
-        for key in ("loss", "eval_loss")
-    }
-    every = points["loss"] + points["eval_loss"]
-    if len(every) < 2:
+    points = {}
+    for key, *_ in CURVES:
+        points[key] = [(line["step"], line[key]) for line in curve if key in line]
+    steps, losses = zip(*points["loss"], *points["eval_loss"], strict=True) if curve else ((), ())
+    if len(steps) < 2:
         return ""
-    last, top = max(x for x, _ in every), max(y for _, y in every) or 1
-    lines = []
-    for key, name, colour, x in (
-        ("loss", "train", "other", 130),
-        ("eval_loss", "validation", "tuned", 260),
-    ):
-        at = " ".join(
-            f"{step / last * width:.1f},{height - y / top * (height - 14):.1f}"
-            for step, y in points[key]
-        )
+    top = max(losses) or 1
+    svg = ""
+    for key, name, colour, x in CURVES:
+        at = ""
+        for step, loss in points[key]:
+            y = height - loss / top * (height - 14)
+            at += f"{step / max(steps) * width:.1f},{y:.1f} "
         ink = show.COLOURS[colour]
-        lines.append(f'<polyline fill="none" stroke="{ink}" stroke-width="2" points="{at}"/>')
+        svg += f'<polyline fill="none" stroke="{ink}" stroke-width="2" points="{at}"/>'
         if points[key]:
-            lines.append(
-                f'<text x="{x}" y="11" font-size="12" fill="{ink}">{name} {points[key][-1][1]:.3f}</text>'
-            )
-    return (
-        f'<svg width="{width}" height="{height + 4}" style="display:block">{"".join(lines)}</svg>'
-    )
+            label = f"{name} {points[key][-1][1]:.3f}"
+            svg += f'<text x="{x}" y="11" font-size="12" fill="{ink}">{label}</text>'
+    return f'<svg width="{width}" height="{height + 4}" style="display:block">{svg}</svg>'
 
 
-def loss_figure(lines: Sequence[Mapping[str, Any]], n_train: int, n_validation: int) -> Figure:
-    """Loss per supervised token over the steps, on train batches and on the validation rows; the lowest is marked."""
+def loss_figure(lines: Sequence[Line], n_train: int, n_validation: int) -> Figure:
+    """Loss per supervised token over the steps; the lowest on the validation rows is marked."""
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
-    train = {line["step"]: line["loss"] for line in lines if "loss" in line}
-    validation = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
-    axis.plot(
-        train.keys(),
-        train.values(),
-        "-",
-        color=show.COLOURS["other"],
-        label=_rows("train", n_train),
-    )
-    if validation:
-        label = _rows("validation", n_validation)
-        axis.plot(
-            validation.keys(),
-            validation.values(),
-            "o-",
-            color=show.COLOURS["tuned"],
-            label=label,
-            markersize=5,
-        )
-        best = min(validation, key=validation.__getitem__)
-        label = f"lowest: step {best}, {validation[best]:.3f}"
+    for key, name, colour, _ in CURVES:
+        losses = {line["step"]: line[key] for line in lines if key in line}
+        rows = n_train if key == "loss" else n_validation
+        label = f"{name}, {rows} rows" if rows else name
+        if key == "loss" or losses:
+            marker = "" if key == "loss" else "o"
+            ink = show.COLOURS[colour]
+            axis.plot(
+                losses.keys(), losses.values(), color=ink, label=label, marker=marker, markersize=5
+            )
+    if losses:
+        best = min(losses, key=losses.__getitem__)
+        label = f"lowest: step {best}, {losses[best]:.3f}"
         axis.axvline(best, color=show.COLOURS["target"], linestyle=":", linewidth=1, label=label)
     axis.set(xlabel="optimiser step", ylabel="loss per learnt token (nats)", ylim=(0, None))
     axis.grid(alpha=0.3)

@@ -1,14 +1,24 @@
-"""Notebooks 03a and 03b: what the model will see, how long it takes, LoRA in a process of its own, OpenAI-compatible jobs."""
+"""Notebooks 03a and 03b: what the model will see, how long it takes, LoRA here, jobs elsewhere."""
 
-from helpers.train.config import LoraTrainingConfig, OpenAIJobConfig, version_id
-from helpers.train.fitting import check_base, estimate, what_fits
-from helpers.train.jobs import (
+from helpers.train.asking import asking_to_serve
+from helpers.train.config import (
+    LoraTrainingConfig,
+    OpenAIJobConfig,
+    auto_epochs,
+    plan_schedule,
+    version_id,
+)
+from helpers.train.export import export_model
+from helpers.train.fitting import check_base, estimate
+from helpers.train.follow import (
     cancel_fine_tuning,
     choose_checkpoint,
-    create_once,
-    fine_tune_openai,
     monitor_fine_tuning,
     steer_fine_tuning,
 )
-from helpers.train.launch import fine_tune_lora
+from helpers.train.job import TrainingJob, TrainingResult
+from helpers.train.jobs import FineTuningJob, create_once, fine_tune_openai
+from helpers.train.launch import check_adapter, fine_tune_lora, run_program
+from helpers.train.memory import what_fits
+from helpers.train.prove import prove_gpu
 from helpers.train.rows import encode, preflight

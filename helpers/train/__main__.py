@@ -5,16 +5,12 @@ Exit codes: 0 trained, 2 wrong input, 6 out of memory or disk, 1 anything else.
 
 from __future__ import annotations
 
-import os
 import re
-import select
-import stat
 import sys
 import threading
-import time
 from pathlib import Path
 
-from helpers import store
+from helpers import processes, store
 from helpers.records import NO_MEMORY, WorkbookError
 
 NO_ROOM = re.compile(NO_MEMORY + "|no space left|quota exceeded", re.IGNORECASE)
@@ -22,20 +18,21 @@ NO_ROOM = re.compile(NO_MEMORY + "|no space left|quota exceeded", re.IGNORECASE)
 
 def main(argv: list[str]) -> int:
     """Run the job and turn what went wrong into an exit code."""
+    path = Path(argv[0])
     try:
+        from helpers.train.job import TrainingJob
         from helpers.train.program import train
 
-        train(store.read_json(Path(argv[0])))
+        train(TrainingJob(**store.read_json(path)))
         return 0
     except Exception as error:
         code = exit_code(error)
         if code == 1:
             raise
-        said = store.redact(str(error) or "out of memory")
-        print(said, file=sys.stderr)
-        store.write_json(
-            Path(argv[0]).with_name("failure.json"), {"code": code, "said": said}
-        )  # torchrun hides the code
+        message = store.redact(str(error) or "out of memory")
+        print(message, file=sys.stderr)
+        # torchrun hides the code
+        store.write_json(path.with_name("failure.json"), {"code": code, "message": message})
         return code
 
 
@@ -43,24 +40,13 @@ def exit_code(error: Exception) -> int:
     """What an error means for the caller."""
     if isinstance(error, WorkbookError):
         return error.exit_code
-    if (
-        isinstance(error, ValueError) and "target modules" in str(error).lower()
-    ):  # peft: the base model lacks them
-        return 2
-    return 6 if isinstance(error, MemoryError) or NO_ROOM.search(str(error)) else 1
-
-
-def end_with_parent() -> None:
-    """The notebook holds our stdin open; when it (or torchrun, our parent) dies, however it dies, so do we."""
-    parent, piped = os.getppid(), stat.S_ISFIFO(os.fstat(0).st_mode)
-    while os.getppid() == parent:
-        if not piped:  # started by hand
-            time.sleep(1.0)
-        elif select.select([0], [], [], 1.0)[0] and not os.read(0, 4096):
-            break
-    os._exit(143)
+    if isinstance(error, ValueError) and "target modules" in str(error).lower():
+        return 2  # peft: the base model lacks them
+    if isinstance(error, MemoryError) or NO_ROOM.search(str(error)):
+        return 6
+    return 1
 
 
 if __name__ == "__main__":
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=processes.end_with_parent, daemon=True).start()
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""kill -9 of the training program at a random moment, then the same call again: the same adapter bytes.
+"""kill -9 of the training program at any moment, then the same call again: the same adapter bytes.
 
 2 points by default; `N=20 ROOM=train pytest tests/faults` runs and records more.
 """
@@ -19,7 +19,7 @@ import pytest
 from fault_points import every_point
 
 from helpers import store
-from helpers.records import WorkbookError
+from helpers.records import TrainedModel, WorkbookError
 from helpers.train import LoraTrainingConfig, fine_tune_lora, launch
 
 sys.path.insert(0, str(store.PROJECT / "tests" / "train"))
@@ -44,12 +44,12 @@ def home(tmp_path_factory):
 
 
 def adapter_of(home: Path, run_id: str) -> str:
-    model = store.read_json(home / "runs" / run_id / "model.json")
-    return store.sha256_file(home / model["adapter"] / "adapter_model.safetensors")
+    model = store.Run(run_id).load(TrainedModel)
+    return store.sha256_file(home / model.adapter / "adapter_model.safetensors")
 
 
 def kill_when(folder: Path, lines: int, delay: float, ended: threading.Event) -> None:
-    """kill -9 the program of this run as soon as it has written so many lines, and a moment more."""
+    """kill -9 the program of this run a moment after it has written so many lines."""
     path, children = folder / "training/training.jsonl", folder / "children.json"
     while not ended.is_set():
         if path.exists() and path.read_bytes().count(b"\n") >= lines and children.exists():
@@ -73,18 +73,21 @@ def kill_and_go_on(home: Path, point: int) -> str:
     ended.set()
     killer.join()
     model = fine_tune_lora(rows(), CONFIG, TASK, run)
-    whole = store.read_json(home / "runs/whole/model.json")
+    whole = store.Run("whole").load(TrainedModel)
     steps = [
         line["step"]
         for line in store.read_jsonl(run.path("training/training.jsonl"))
         if "loss" in line
     ]
-    where = f"killed after line {lines} + {delay:.3f} s (died: {died}), resumed at step {model.details['resumed_at']}"
+    where = (
+        f"killed after line {lines} + {delay:.3f} s (died: {died}),"
+        f" resumed at step {model.details['resumed_at']}"
+    )
     print(f"point {point}: {where}")
     wrong = {
         "the adapter differs": adapter_of(home, run.id) != adapter_of(home, "whole"),
         "tokens or best step differ": (model.tokens, model.losses["best_step"])
-        != (whole["tokens"], whole["losses"]["best_step"]),
+        != (whole.tokens, whole.losses["best_step"]),
         "a step is missing in the curve, or there twice": steps
         != list(range(1, model.details["steps"] + 1)),
     }

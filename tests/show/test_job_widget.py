@@ -1,14 +1,13 @@
-"""The widget's button while its cell waits: as JupyterLab 4.4 and later send it, through a subshell of the kernel."""
+"""The widget's button while its cell waits, as JupyterLab 4.4 and later send it: by a subshell."""
 
 from __future__ import annotations
 
-import os
 import queue
 import time
 
 from jupyter_client.manager import start_new_kernel
 
-from helpers import store
+from helpers import processes
 
 CELL = """
 import time
@@ -17,18 +16,14 @@ asked = []
 view = JobView("ftjob-1", lambda job_id: asked.append(job_id) or "cancelled")
 until = time.monotonic() + 60
 while not asked and time.monotonic() < until:
-    view.look({"status": "running", "minutes": 0.1, "usd": 0.0, "curve": []})
+    view.look({"status": "running", "ended": False, "minutes": 0.1, "usd": 0.0, "curve": []})
     time.sleep(0.2)
 print("asked:", asked)
 """
 
 
 def test_cancel_is_heard_while_the_cell_waits(tmp_path):
-    env = os.environ | {
-        "PYTHONPATH": str(store.PROJECT),
-        "WORKBOOK_HEADLESS": "0",
-        "WORKBOOK_HOME": str(tmp_path),
-    }
+    env = processes.child_environment({"WORKBOOK_HEADLESS": "0", "WORKBOOK_HOME": str(tmp_path)})
     manager, client = start_new_kernel(kernel_name="python3", env=env, startup_timeout=120)
     try:
         control = client.session.msg("create_subshell_request", {})

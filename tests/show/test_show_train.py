@@ -90,7 +90,7 @@ def looks() -> dict:
         {"step": s, "loss": 3 - s / 5, **({"eval_loss": 2.5 - s / 9} if s % 4 == 0 else {})}
         for s in range(1, 11)
     ]
-    return {"status": "running", "minutes": 1.5, "usd": 0.25, "curve": curve}
+    return {"status": "running", "ended": False, "minutes": 1.5, "usd": 0.25, "curve": curve}
 
 
 def test_a_job_is_shown_by_hand_with_status_cost_and_curve_and_nothing_of_it_is_markup(monkeypatch):
@@ -108,7 +108,7 @@ def test_a_job_is_shown_by_hand_with_status_cost_and_curve_and_nothing_of_it_is_
     assert "<svg" not in view.page(looks() | {"curve": []})
     view.look(looks())
     assert not view._button.disabled
-    view.look(looks() | {"status": "succeeded"})
+    view.look(looks() | {"status": "succeeded", "ended": True})
     assert view._button.disabled, "there is nothing left to cancel"
 
 

@@ -3,15 +3,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import record_toys
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from helpers import models, store
-from helpers.models.local import load_network
-from helpers.models.tokens import load_tokenizer
+from helpers.extras.gguf import read_back
+from helpers.models import load_network, load_tokenizer
 from helpers.records import Message, WorkbookError
-from helpers.train.export import export_model, read_back
+from helpers.train import export_model
 
 CHAT = [
     [Message(role="user", content="My hub is dead")],
@@ -21,7 +22,7 @@ CHAT = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(model.json, adapter folder) of a made-up version with an adapter that has an effect."""
+    """(model.json, home) of a made-up version with an adapter that has an effect."""
     home = tmp_path_factory.mktemp("export")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBOOK_HOME", str(home))
@@ -34,15 +35,10 @@ def made(tmp_path_factory):
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.3)
         tuned.save_pretrained(str(home / "models/v1/adapter"))
-        yield (
-            {
-                "adapter": "models/v1/adapter",
-                "base_model": "tiny",
-                "version": "v1",
-                "model_id": "v1",
-            },
-            home,
+        model = record_toys.trained_model(
+            adapter="models/v1/adapter", base_model="tiny", version="v1", model_id="v1"
         )
+        yield model, home
 
 
 def test_a_merged_export_answers_as_base_and_adapter_do(made):
@@ -50,7 +46,7 @@ def test_a_merged_export_answers_as_base_and_adapter_do(made):
     folder = export_model(model, "merged")
     alone, together = (
         models.load_model(str(folder)),
-        models.load_model("tiny", home / model["adapter"]),
+        models.load_model("tiny", home / model.adapter),
     )
     assert [a.text for a in alone.answer(CHAT, 8)] == [a.text for a in together.answer(CHAT, 8)]
     assert [a.text for a in alone.answer(CHAT, 8)] != [
@@ -68,7 +64,7 @@ def test_the_weights_read_back_from_the_gguf_are_those_of_the_merged_model(made,
         tensor.name: tensor for tensor in gguf.GGUFReader(export_model(model, "gguf", kind)).tensors
     }
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
-    ours = load_network(models.base_path("tiny"), home / model["adapter"]).state_dict()
+    ours = load_network(models.base_path("tiny"), home / model.adapter).state_dict()
     del ours["lm_head.weight"]  # the head is the embedding
     assert len(read) == len(ours)
     for name, weight in ours.items():
@@ -90,7 +86,7 @@ def test_transformers_reads_the_gguf_and_finds_the_merged_model(made, kind, tole
         str(path.parent), gguf_file=path.name, dtype=torch.float32, output_loading_info=True
     )
     assert not any(about.values()), "a tensor it does not know is silently replaced by noise"
-    ours = load_network(models.base_path("tiny"), home / model["adapter"])
+    ours = load_network(models.base_path("tiny"), home / model.adapter)
     with torch.no_grad():
         difference = (read(ids).logits - ours(ids).logits).abs().max()
     assert difference <= tolerance
@@ -115,7 +111,7 @@ def test_our_own_reader_makes_the_merged_model_of_the_gguf(made, tmp_path, monke
     monkeypatch.setattr(models.embedded, "CONFIG", models.embedded.CONFIG | models.embedded.TINY)
     models.embedded._make(tmp_path, {}, lambda text: None)
     ours, ids = (
-        load_network(models.base_path("tiny"), home / model["adapter"]),
+        load_network(models.base_path("tiny"), home / model.adapter),
         torch.arange(5, 85).view(2, 40),
     )
     with torch.no_grad():
@@ -143,13 +139,11 @@ def test_the_gguf_carries_the_template_and_every_key_of_the_file_we_know(made):
 
 def test_what_cannot_be_exported_says_what_to_do(made, monkeypatch):
     with pytest.raises(WorkbookError, match="provider"):
-        export_model({"model_id": "ft:x", "adapter": None}, "merged")
+        export_model(record_toys.trained_model(model_id="ft:x", adapter=None), "merged")
     with pytest.raises(WorkbookError, match="f16"):
         export_model(made[0], "gguf", "q2")
-    monkeypatch.setattr(
-        "helpers.train.export.load_tokenizer",
-        lambda path: SimpleNamespace(convert_ids_to_tokens=list),
-    )
+    other = SimpleNamespace(convert_ids_to_tokens=list)
+    monkeypatch.setattr(models, "load_tokenizer", lambda path: other)
     with pytest.raises(WorkbookError, match="convert_hf_to_gguf"):
         export_model(made[0], "gguf", "f16")
     assert not list((store.home() / "models/v1").glob("*.partial"))

@@ -16,11 +16,13 @@ from helpers.train import (
     check_base,
     estimate,
     fitting,
+    memory,
     preflight,
     prove,
     what_fits,
 )
-from helpers.train.fitting import memory_parts, shape_of
+from helpers.train.job import TrainingJob
+from helpers.train.memory import memory_parts, shape_of
 from helpers.train.program import arguments, halved
 
 TINY = LoraTrainingConfig(base_model="tiny", epochs=1)
@@ -36,7 +38,7 @@ def test_parameters_counted_from_the_shape_are_those_of_the_model():
 
 
 def test_four_bits_and_sharding_shrink_the_weights():
-    shape, config = fitting.KNOWN["70B"], LoraTrainingConfig()
+    shape, config = memory.KNOWN["70B"], LoraTrainingConfig()
     full, four = (
         memory_parts(shape, config.model_copy(update={"load_in_4bit": q}), 512, 99, True)
         for q in (False, True)
@@ -71,7 +73,7 @@ def test_the_estimate_counts_memory_before_the_first_training(tmp_path, monkeypa
         "activations",
         "logits",
     }
-    monkeypatch.setattr(fitting, "gpu_state", lambda: {"free_mb": 1, "total_mb": 1, "holders": []})
+    monkeypatch.setattr(fitting, "gpu_state", lambda: fitting.Gpu(1, 1, []))
     with pytest.raises(WorkbookError, match="does not fit") as error:
         estimate(preflight(rows(8), TASK, TINY), TINY, TASK)
     assert error.value.exit_code == 6
@@ -163,11 +165,13 @@ def test_settings_for_gpus_can_be_made_here_though_not_run(tmp_path):
         "warmup_steps": 1,
         "logging_steps": 1,
     }
-    job = {
-        "folder": str(tmp_path),
-        "config": config.model_dump(),
-        "schedule": schedule | {"eval_steps": 2, "save_steps": 1},
-    }
+    job = TrainingJob(
+        folder=tmp_path,
+        rows=tmp_path / "rows.json",
+        base_path="somewhere",
+        config=config,
+        schedule=schedule | {"eval_steps": 2, "save_steps": 1},
+    )
     sharded = arguments(job, True, gpu=True)
     assert (
         sharded.fsdp
@@ -175,8 +179,8 @@ def test_settings_for_gpus_can_be_made_here_though_not_run(tmp_path):
         and not sharded.gradient_checkpointing
     )
     assert sharded.optim == "paged_adamw_8bit"
-    job["config"]["sharding"] = "none"
-    alone = arguments(job, True, gpu=True)
+    unsharded = config.model_copy(update={"sharding": "none"})
+    alone = arguments(job.model_copy(update={"config": unsharded}), True, gpu=True)
     assert alone.gradient_checkpointing and not alone.fsdp
 
 
@@ -188,12 +192,13 @@ def test_halving_keeps_the_rows_of_a_step():
 
 
 def test_qlora_trains_the_embedded_model_on_the_cpu():
-    _, found, good, _ = prove.prove("nf4 QLoRA", True, "cpu")
-    assert good, found
-    assert found.startswith("2 steps on cpu")
+    finding = prove.prove("nf4 QLoRA", True, "cpu")
+    assert finding.verdict == "pass", finding.evidence
+    assert finding.evidence.startswith("2 steps on cpu")
 
 
 def test_without_a_gpu_the_doctor_says_so_with_the_remedy(monkeypatch):
     monkeypatch.setattr(prove, "PROBE", "print(False, None)")
-    ((_, found, good, remedy),) = prove.prove_gpu()
-    assert not good and "not proven" in found and "CPU build" in remedy
+    (finding,) = prove.prove_gpu()
+    assert finding.verdict == "fail" and finding.severity == "warning"
+    assert "not proven" in finding.evidence and "CPU build" in finding.remedy

@@ -10,13 +10,14 @@ import pytest
 import torch
 from test_rows import ANSWER, TASK, dataset, example
 
-from helpers import models, registry, store
-from helpers.records import WorkbookError
+from helpers import models, processes, registry, store
+from helpers.records import TrainedModel, WorkbookError
 from helpers.train import (
     LoraTrainingConfig,
     __main__,
     estimate,
     fine_tune_lora,
+    job,
     launch,
     preflight,
     version_id,
@@ -53,7 +54,7 @@ def killed(*_):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(home, model, its lines, statuses): a training that died once and was tried again under the same run id."""
+    """(home, model, its lines, statuses) of a training that died once and was tried again."""
     home, lines = tmp_path_factory.mktemp("trained"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBOOK_HOME", str(home))
@@ -64,11 +65,11 @@ def trained(tmp_path_factory):
         opened = [version_id(run.id, TASK, rows(), FAST), run.id, "tiny", "v1"]
         statuses = [manager.open_version(*opened).status]
         with pytest.MonkeyPatch.context() as dying, pytest.raises(WorkbookError):
-            dying.setattr(launch, "run_child", killed)
+            dying.setattr(launch, "run_program", killed)
             fine_tune_lora(rows(), FAST, TASK, run)
         statuses.append(manager.open_version(*opened).status)
         model = fine_tune_lora(rows(), FAST, TASK, run, on_line=lines.append)
-        statuses.append(manager.record_model(model.version, run.read("model.json")).status)
+        statuses.append(manager.record_model(model.version, run.load(TrainedModel)).status)
         yield home, model, lines, statuses
 
 
@@ -82,12 +83,10 @@ def test_a_trained_adapter_is_published_with_its_evidence(trained):
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    saved = store.read_json(home / "runs/one/model.json")
-    assert saved["fingerprints"] == models.template_fingerprints("tiny", TASK)
-    assert saved["tokens"] == preflight(rows(), TASK, FAST).tokens and saved["cost_usd"] > 0
-    assert saved["losses"]["eval"] == min(
-        line["eval_loss"] for line in lines if "eval_loss" in line
-    )
+    saved = store.Run("one").load(TrainedModel)
+    assert saved == model and saved.fingerprints == models.template_fingerprints("tiny", TASK)
+    assert saved.tokens == preflight(rows(), TASK, FAST).tokens and saved.cost_usd > 0
+    assert saved.losses["eval"] == min(line["eval_loss"] for line in lines if "eval_loss" in line)
     assert not (home / "runs/one/children.json").exists()
     assert oct((home / "runs/one/private").stat().st_mode)[-3:] == "700"
 
@@ -97,7 +96,7 @@ def test_a_run_that_died_goes_on_under_its_run_id(trained):
 
 
 def test_what_was_trained_already_is_not_trained_again(trained, monkeypatch):
-    monkeypatch.setattr(launch, "run_child", killed)
+    monkeypatch.setattr(launch, "run_program", killed)
     run = store.open_run("one")
     before = store.sha256_file(run.path("model.json")), run.path("model.json").stat().st_mtime_ns
     assert fine_tune_lora(rows(), FAST, TASK, run) == trained[1]
@@ -119,13 +118,13 @@ def test_the_forecast_is_unknown_at_first_and_a_measurement_afterwards(
 
 def repeat(trained, tmp_path, steps: int | None = None, **changes) -> int:
     """Run the program of the trained run once more, in this process; its exit code."""
-    job = store.read_json(trained[0] / "runs/one/training/job.json")
-    job["schedule"]["steps"] = steps or job["schedule"]["steps"]
-    job |= {"folder": str(tmp_path), "config": job["config"] | changes}
+    again = store.read_json(trained[0] / "runs/one/training/job.json")
+    again["schedule"]["steps"] = steps or again["schedule"]["steps"]
+    again |= {"folder": str(tmp_path), "config": again["config"] | changes}
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return __main__.main([str(store.write_json(tmp_path / "job.json", job))])
+        return __main__.main([str(store.write_json(tmp_path / "job.json", again))])
     finally:
         torch.set_num_threads(before)
 
@@ -173,7 +172,7 @@ def test_exit_codes_of_the_program_become_errors_that_say_what_to_do(
     tmp_path, code, kind, exit_code
 ):
     (tmp_path / "log").write_text("first\nlast line with sk-abcdefghijklmnopqrstuvwx\n")
-    error = launch._failure(code, tmp_path / "log")
+    error = launch.failure(code, tmp_path / "log")
     assert isinstance(error, kind) and getattr(error, "exit_code", 1) == exit_code
     assert "last line" in str(error) and "sk-abc" not in str(error)
 
@@ -190,13 +189,14 @@ def test_the_program_says_by_its_exit_code_when_there_is_no_room(error, code):
     assert __main__.exit_code(error) == code
 
 
-CHILD = """
+WATCHES = "from helpers import processes; processes.end_with_parent()"
+CHILD = f"""
 import sys
 from helpers import store
-from helpers.train import launch
+from helpers.train import run_program
 run = store.open_run("kill")
 run.path("training").mkdir()
-launch.run_child([sys.executable, "-c", "import helpers.train.__main__ as m; m.end_with_parent()"], run, "tiny", None)
+run_program([sys.executable, "-c", {WATCHES!r}], run, "tiny")
 """
 
 
@@ -207,15 +207,16 @@ def test_the_program_ends_when_its_parent_is_killed_outright(tmp_path, monkeypat
     while not listed.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     entry = json.loads(listed.read_text())[0]
-    assert entry["started"] == launch.process_start_time(entry["pid"])
+    assert entry["started"] == processes.process_start_time(entry["pid"])
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     deadline = time.monotonic() + 15
     while (
-        launch.process_start_time(entry["pid"]) == entry["started"] and time.monotonic() < deadline
+        processes.process_start_time(entry["pid"]) == entry["started"]
+        and time.monotonic() < deadline
     ):
         time.sleep(0.1)
-    assert launch.process_start_time(entry["pid"]) != entry["started"], "still running"
+    assert processes.process_start_time(entry["pid"]) != entry["started"], "still running"
 
 
 def test_an_unfinished_training_of_other_inputs_is_neither_continued_nor_thrown_away(
@@ -223,16 +224,14 @@ def test_an_unfinished_training_of_other_inputs_is_neither_continued_nor_thrown_
 ):
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
     run, report = store.open_run("half"), preflight(rows(), TASK, FAST)
-    folder = launch.prepare_job(run, FAST, report)
+    folder = job.prepare_job(run, FAST, report).folder
     lines = [
         {"event": "started", "seconds": 1},
         *({"step": s, "seconds": s, "loss": 1.0} for s in range(1, 9)),
     ]
     store.write_jsonl(folder / "training.jsonl", lines)
     for step in (3, 6):
-        store.write_json(
-            folder / f"checkpoints/checkpoint-{step}/{launch.COMPLETE}", {"step": step}
-        )
+        store.write_json(folder / f"checkpoints/checkpoint-{step}/{job.COMPLETE}", {"step": step})
     (folder / "checkpoints/checkpoint-9").mkdir()  # was being written
     other = preflight(rows(36), TASK, FAST)
     for config, seen, named in (
@@ -241,24 +240,16 @@ def test_an_unfinished_training_of_other_inputs_is_neither_continued_nor_thrown_
         (FAST.model_copy(update={"batch_size": 8}), report, "rows per step"),
     ):
         with pytest.raises(WorkbookError, match=f"after step 6.*\\({named}\\).*discard_unfinished"):
-            launch.prepare_job(run, config, seen)
+            job.prepare_job(run, config, seen)
     assert (folder / "checkpoints/checkpoint-6").exists()
     same = FAST.model_copy(update={"batch_size": 2, "gradient_accumulation": 8})
-    job = store.read_json(launch.prepare_job(run, same, report) / "job.json")
-    assert job["resume"].endswith("checkpoint-6")
-    assert [line["step"] for line in store.read_jsonl(folder / "training.jsonl")] == [
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-    ]
-    job = store.read_json(
-        launch.prepare_job(run, FAST.model_copy(update={"discard_unfinished": True}), other)
-        / "job.json"
-    )
-    assert job["resume"] is None and not (folder / "checkpoints").exists()
+    resumed = job.prepare_job(run, same, report)
+    assert resumed.resume.name == "checkpoint-6"
+    assert job.TrainingJob(**store.read_json(folder / "job.json")) == resumed
+    steps = [line["step"] for line in store.read_jsonl(folder / "training.jsonl")]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    anew = job.prepare_job(run, FAST.model_copy(update={"discard_unfinished": True}), other)
+    assert anew.resume is None and not (folder / "checkpoints").exists()
 
 
 def test_out_of_memory_halves_the_rows_of_a_pass_and_goes_on(trained, tmp_path, monkeypatch):
@@ -270,7 +261,8 @@ def test_out_of_memory_halves_the_rows_of_a_pass_and_goes_on(trained, tmp_path, 
         steps.append(len(inputs["input_ids"]))
         if len(steps) == 2:
             raise RuntimeError(
-                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory:"
+                " you tried to allocate 9 bytes"
             )
         return stock(self, model, inputs, *args)
 

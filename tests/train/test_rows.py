@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from helpers.models.tokens import tokenizer_of
+from helpers.models import tokenizer_of
 from helpers.records import (
     DatasetMetadata,
     FineTuningDataset,

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from test_launch import rows
 from test_rows import TASK
 
-from helpers import models, store
+from helpers import models, processes, store
 from helpers.records import WorkbookError
 from helpers.train import LoraTrainingConfig, preflight
-from helpers.train.launch import command, prepare_job
+from helpers.train.job import TrainingResult, prepare_job
+from helpers.train.launch import command
 
 ONE = LoraTrainingConfig(
     base_model="tiny",
@@ -29,16 +28,13 @@ ONE = LoraTrainingConfig(
 
 
 def environment() -> dict[str, str]:
-    return (
-        os.environ
-        | models.offline_env()
-        | {"PYTHONPATH": str(store.PROJECT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    )
+    changes = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return processes.child_environment(models.offline_env() | changes)
 
 
-def train(home: Path, name: str, config: LoraTrainingConfig) -> tuple[list[float], dict]:
+def train(name: str, config: LoraTrainingConfig) -> tuple[list[float], TrainingResult]:
     """The program on each of the machines, which share the home: its losses and its result."""
-    folder = prepare_job(store.open_run(name), config, preflight(rows(), TASK, config))
+    folder = prepare_job(store.open_run(name), config, preflight(rows(), TASK, config)).folder
     with open(folder / "log", "wb") as log:
         children = [
             subprocess.Popen(
@@ -53,9 +49,8 @@ def train(home: Path, name: str, config: LoraTrainingConfig) -> tuple[list[float
         codes = [child.wait(timeout=500) for child in children]
     assert not any(codes), (folder / "log").read_text()[-3000:]
     lines = store.read_jsonl(folder / "training.jsonl")
-    return [line["loss"] for line in lines if "loss" in line], store.read_json(
-        folder / "result.json"
-    )
+    losses = [line["loss"] for line in lines if "loss" in line]
+    return losses, TrainingResult(**store.read_json(folder / "result.json"))
 
 
 def free_port() -> int:
@@ -66,32 +61,32 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """(home, losses, result) of one process."""
+    """(losses, result) of one process."""
     home = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBOOK_HOME", str(home))
-        yield home, *train(home, "one", ONE)
+        yield train("one", ONE)
 
 
 @pytest.mark.parametrize("kind", ["processes", "machines"])
 def test_two_of_them_give_the_loss_of_one_process(alone, kind):
-    home, expected, whole = alone
+    expected, whole = alone
     config = ONE.model_copy(
         update={"batch_size": 4, kind: 2, "main_address": f"127.0.0.1:{free_port()}"}
     )
-    losses, result = train(home, kind, config)
+    losses, result = train(kind, config)
     assert len(expected) == 4 and losses == pytest.approx(expected, abs=1e-3)
-    assert result["tokens"] == whole["tokens"]
+    assert result.tokens == whole.tokens
 
 
 def test_fewer_processes_than_asked_are_refused_at_the_start():
     from helpers.train.program import assert_processes
 
-    assert_processes(ONE.model_dump())
+    assert_processes(ONE)
     with pytest.raises(WorkbookError, match="1 processes of type NO instead of 2"):
-        assert_processes(ONE.model_copy(update={"processes": 2}).model_dump())
+        assert_processes(ONE.model_copy(update={"processes": 2}))
     with pytest.raises(WorkbookError, match="fsdp"):
-        assert_processes(ONE.model_copy(update={"sharding": "fsdp"}).model_dump())
+        assert_processes(ONE.model_copy(update={"sharding": "fsdp"}))
 
 
 def test_several_machines_need_an_address(tmp_path):

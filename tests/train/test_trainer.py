@@ -6,9 +6,10 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 
-from helpers.models import products
-from helpers.train.lean import AdaptedLinear, _lost, slim
-from helpers.train.trainer import LengthGrouped, _pieces, shared_prefix, supervised_loss
+from helpers.models.kernels import products
+from helpers.train.kernels.lean import AdaptedLinear, dropout_mask, slim
+from helpers.train.kernels.loss import micro_batches, shared_prefix, supervised_loss
+from helpers.train.trainer import LengthGrouped
 
 SHAPE = dict(
     vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4
@@ -78,7 +79,7 @@ def test_loss_and_gradients_are_those_of_the_stock_model(kind, share_prefix):
 @pytest.mark.parametrize("share_prefix", [False, True], ids=["head", "prefix"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("onednn", [False, True], ids=["mkl", "onednn"])
-def test_lean_layers_and_pieces_give_the_gradients_of_the_stock_model(
+def test_lean_layers_and_micro_batches_give_the_gradients_of_the_stock_model(
     kind, share_prefix, targets, onednn, monkeypatch
 ):
     monkeypatch.setattr(products, "prefers_onednn", lambda: onednn)
@@ -89,14 +90,14 @@ def test_lean_layers_and_pieces_give_the_gradients_of_the_stock_model(
     expected = gradients(model)
     undo = slim(model)
     ours = (
-        supervised_loss(model.get_base_model(), ids, labels, share_prefix, at_once=20)
+        supervised_loss(model.get_base_model(), ids, labels, share_prefix, most_tokens=20)
         / (labels != -100).sum()
     )
     (ours * 0.5).backward()
     found = gradients(model) / 0.5
     with torch.no_grad():
         told = (
-            supervised_loss(model.get_base_model(), ids, labels, share_prefix, at_once=20)
+            supervised_loss(model.get_base_model(), ids, labels, share_prefix, most_tokens=20)
             / (labels != -100).sum()
         )
     assert (
@@ -111,18 +112,19 @@ def test_lean_layers_and_pieces_give_the_gradients_of_the_stock_model(
 @pytest.mark.parametrize(
     "lengths", [[7] * 16, [40, 9, 0, 12, 12, 3, 25], [5], [0, 0], [100, 1], [3, 50, 50, 50]]
 )
-@pytest.mark.parametrize("at_once", [0, 20, 56, 10_000])
-def test_every_labelled_row_is_in_one_piece_and_the_first_is_the_largest(lengths, at_once):
-    pieces = _pieces(lengths, at_once)
-    assert sorted(row for piece in pieces for row in piece) == [
-        row for row, length in enumerate(lengths) if length
-    ]
-    sizes = [len(piece) * max(lengths[row] for row in piece) for piece in pieces]
-    assert all(size < sizes[0] for size in sizes[1:]) or len(pieces[0]) == 1
-    assert not at_once or all(
-        size <= at_once or len(piece) == 1 for size, piece in zip(sizes, pieces, strict=True)
-    )
-    assert at_once or len(pieces) <= 1
+@pytest.mark.parametrize("most", [0, 20, 56, 10_000])
+def test_every_labelled_row_is_in_one_micro_batch_and_the_first_is_the_largest(lengths, most):
+    batches = micro_batches(lengths, most)
+    rows = sorted(row for batch in batches for row in batch)
+    assert rows == [row for row, length in enumerate(lengths) if length]
+    sizes = [len(batch) * max(lengths[row] for row in batch) for batch in batches]
+    assert all(size < sizes[0] for size in sizes[1:]) or len(batches[0]) == 1
+    if most:
+        assert all(
+            size <= most or len(batch) == 1 for size, batch in zip(sizes, batches, strict=True)
+        )
+    else:
+        assert len(batches) <= 1
 
 
 def test_an_adapted_layer_with_dropout_is_the_layer_with_its_mask_written_out():
@@ -133,7 +135,7 @@ def test_an_adapted_layer_with_dropout_is_the_layer_with_its_mask_written_out():
     torch.manual_seed(1)
     ours = AdaptedLinear.apply(x, weight, bias, a, b, 2.0, 0.3)
     torch.manual_seed(1)
-    kept = ~_lost(x.reshape(21, 11), 0.3).view(3, 7, 11)
+    kept = ~dropout_mask(x.reshape(21, 11), 0.3).view(3, 7, 11)
     plain = functional.linear(x, weight, bias) + 2.0 * (x * kept / 0.7 @ a.t() @ b.t())
     assert 0 < int(kept.sum()) < kept.numel() and torch.allclose(ours, plain, atol=1e-5)
     for one, other in zip(
@@ -146,10 +148,12 @@ def test_an_adapted_layer_with_dropout_is_the_layer_with_its_mask_written_out():
 
 def test_dropout_loses_the_asked_share():
     torch.manual_seed(0)
-    lost = _lost(torch.ones(499, 201), 0.05)  # not a multiple of four values
+    lost = dropout_mask(torch.ones(499, 201), 0.05)  # not a multiple of four values
     assert lost.shape == (499, 201) and abs(float(lost.float().mean()) - 0.05) <= 0.004
     torch.manual_seed(0)
-    assert torch.equal(lost, _lost(torch.ones(499, 201), 0.05)), "a resumed training draws the same"
+    assert torch.equal(lost, dropout_mask(torch.ones(499, 201), 0.05)), (
+        "a resumed training draws the same"
+    )
 
 
 def test_the_shared_prefix_ends_before_the_first_position_that_predicts_a_label():

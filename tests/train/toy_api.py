@@ -1,4 +1,4 @@
-"""A toy fine-tuning endpoint: enough of files, jobs and events, over real HTTP, for the real SDK to walk through."""
+"""A toy fine-tuning endpoint over real HTTP: enough of it for the real SDK to walk through."""
 
 from __future__ import annotations
 
@@ -19,13 +19,20 @@ REFUSAL["code"] = "training_not_available"
 
 
 class ToyApi:
-    """State of the endpoint; `scenario` is ok, forbidden, broken, slow_create, no_listing, failed or stuck."""
+    """State of the endpoint.
+
+    `scenario` is ok, forbidden, broken, slow_create, no_listing, failed or stuck.
+    """
 
     def __init__(self, scenario: str = "ok") -> None:
         self.scenario, self.files, self.jobs, self.events = scenario, {}, {}, {}
         self.creates, self.polls, self.lock = 0, 0, threading.Lock()
         self.model: dict[str, Any] = {}  # what models.retrieve says besides
         self.asked: dict[str, Any] = {}  # the last create request
+        self.answers: dict[
+            str, dict[str, str]
+        ] = {}  # model -> {a word of the question: its answer}
+        self.chats: list[dict[str, Any]] = []  # what was asked
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -104,6 +111,17 @@ class ToyApi:
             job |= {"status": "succeeded", "finished_at": 1060, "trained_tokens": 1234}
             job["fine_tuned_model"] = f"ft:{job['model']}:toy::abcd1234"
 
+    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.chats.append(asked)
+        question = asked["messages"][-1]["content"]
+        known = self.answers[asked["model"]]
+        text = next((answer for word, answer in known.items() if word in question), "no idea")
+        choice = {"index": 0, "finish_reason": "stop"}
+        choice["message"] = {"role": "assistant", "content": text}
+        reply = {"id": "chat", "object": "chat.completion", "created": 1, "model": asked["model"]}
+        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+        return reply | {"choices": [choice], "usage": usage}
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         toy = self
 
@@ -132,6 +150,8 @@ class ToyApi:
                         "purpose": "fine-tune",
                     }
                     return self.send(reply | {"filename": toy.files[name], "status": "processed"})
+                if self.path == "/v1/chat/completions":
+                    return self.send(toy.answer(json.loads(body)))
                 if toy.scenario == "forbidden":
                     return self.send({"error": REFUSAL}, 403)
                 toy.asked = json.loads(body)

@@ -1,0 +1,208 @@
+"""A fine-tuning job once it is created: followed to its end, steered, its checkpoints compared."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from helpers import evaluate, store
+from helpers.records import Budget, FineTuningDataset, TrainedModel, WorkbookError
+from helpers.tasks import load_task
+from helpers.train.asking import asking_to_serve
+from helpers.train.config import OpenAIJobConfig
+from helpers.train.jobs import ENDED_BADLY, FineTuningJob, client_of, take_back
+from helpers.train.provider import (
+    checkpoints_of,
+    curve_of,
+    curve_of_file,
+    refusal,
+    wait_until_served,
+)
+
+Tell = Callable[[dict[str, Any]], None]
+_log = logging.getLogger(__name__)
+
+
+def monitor_fine_tuning(
+    job_id: str, on_event: Tell | None = None, on_status: Tell | None = None
+) -> TrainedModel:
+    """Follow a job of this home to its end and write its run's model.json.
+
+    `on_event` gets every event, oldest first; `on_status` gets {status, ended, minutes, usd, curve}
+    after every look.
+    WorkbookError 5 when the provider failed it, 124 at job_deadline_minutes: it goes on there, a
+    re-run re-attaches.
+    """
+    job = job_of(job_id)
+    client = client_of(job.base_url)
+    path = job.run.path("training") / "training.jsonl"
+    started = time.monotonic()
+    events: dict[str, dict[str, Any]] = {}
+    while True:
+        state = _look(client, job_id, events, on_event)
+        curve = curve_of(events.values())
+        store.write_jsonl(path, curve)
+        minutes = (time.monotonic() - started) / 60
+        if state is not None:
+            if state.status != job.status:
+                job = job.save(status=state.status)
+            succeeded = state.status == "succeeded" and bool(state.fine_tuned_model)
+            failed = state.status in ENDED_BADLY
+            if on_status is not None:
+                usd = _cost(job, state) or job.most_usd
+                look = {"status": job.status, "minutes": minutes, "usd": usd, "curve": curve}
+                on_status(look | {"ended": succeeded or failed})
+            if succeeded:
+                job.settle(_cost(job, state))
+                curve = curve or curve_of_file(client, state.result_files)
+                store.write_jsonl(path, curve)
+                wait_until_served(client, state.fine_tuned_model, job.config.poll_seconds)
+                return _publish(job, state, curve, checkpoints_of(client, job_id))
+            if failed:  # `error` is an empty, truthy object on healthy jobs: the status counts
+                take_back(client, job, state.status, _cost(job, state))
+                raise refusal(state.error, f"job {job_id} ended as {state.status} at the provider")
+        if minutes > job.config.job_deadline_minutes:
+            raise _too_late(job)
+        time.sleep(job.config.poll_seconds)
+
+
+def _too_late(job: FineTuningJob) -> WorkbookError:
+    resume = "resume it there, or " if job.status in ("paused", "pausing") else ""
+    return WorkbookError(
+        f"job {job.job_id} is still {job.status} after {job.config.job_deadline_minutes:g} minutes"
+        f" and is left as it is: {resume}run again with the same run_id to wait on, or cancel it at"
+        " the provider",
+        124,
+    )
+
+
+def steer_fine_tuning(job_id: str, action: Literal["cancel", "pause", "resume"]) -> str:
+    """Cancel, pause or resume a job of this home; its status then. Not every provider can pause."""
+    import openai
+
+    job = job_of(job_id)
+    jobs = client_of(job.base_url).fine_tuning.jobs
+    try:
+        return str(getattr(jobs, action)(job_id).status)
+    except openai.OpenAIError as error:
+        raise refusal(error, f"{job.base_url} did not {action} job {job_id}") from None
+
+
+def cancel_fine_tuning(job_id: str) -> str:
+    """Cancel a job of this home; its status then."""
+    return steer_fine_tuning(job_id, "cancel")
+
+
+def choose_checkpoint(
+    model: TrainedModel, dataset: FineTuningDataset, config: OpenAIJobConfig
+) -> TrainedModel:
+    """The checkpoint with the best accuracy on validation rows by our own scorers.
+
+    It is asked as the model will be, and stands in model.json from then on. With checkpoint_rows =
+    0, or one checkpoint alone, that is the final one. Ties go to the later one.
+    """
+    checkpoints = model.details.get("checkpoints", [])
+    if not config.checkpoint_rows or len(checkpoints) < 2:
+        return model
+    run = store.open_run(config.run_id)
+    rows = evaluate.choose_rows(dataset.examples, "validation", config.checkpoint_rows)
+    session = evaluate.Session(
+        task=load_task(config.task),
+        run=run,
+        budget=Budget(run, config.max_cost_usd),
+        latency_rows=0,
+    )
+    measured = []
+    for checkpoint in checkpoints:
+        name = f"{checkpoint['model']} at {model.base_url}"
+        asking = model.asking.model_copy(update={"model": name})
+        rung = evaluate.ask_rung(asking, rows, session, f"checkpoint_{checkpoint['step']}")
+        accuracy = rung.results.accuracy.value
+        measured.append(checkpoint | {"accuracy": accuracy, "rows": rung.n})
+    best = max(measured, key=lambda checkpoint: (checkpoint["accuracy"], checkpoint["step"]))
+    details = model.details | {"checkpoints": measured}
+    chosen = model.model_copy(update={"model_id": best["model"], "details": details})
+    run.save(chosen)
+    return chosen
+
+
+def job_of(job_id: str) -> FineTuningJob:
+    """The job of this home that has this id at its provider."""
+    for path in (store.home() / "runs").glob(f"*/{FineTuningJob.FILE}"):
+        raw = store.read_json(path)
+        if raw["job_id"] == job_id:
+            return FineTuningJob.parse(raw, str(path))
+    raise WorkbookError(
+        f"no run in {store.home()} has created job {job_id!r}; run 03b_train_openai first"
+    )
+
+
+def _cost(job: FineTuningJob, state: Any) -> float:
+    """USD of the tokens trained so far; the most it can be where the provider never counts them."""
+    if state.status == "succeeded" and state.trained_tokens is None:
+        return job.most_usd
+    return round(int(state.trained_tokens or 0) * job.price / 1e6, 6)
+
+
+def _look(client: Any, job_id: str, seen: dict[str, Any], on_event: Tell | None) -> Any:
+    """The job now; its new events are added to `seen`, oldest first.
+
+    None while the provider cannot be reached.
+    """
+    import openai
+
+    unreachable = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
+    new = []
+    try:
+        jobs = client.fine_tuning.jobs
+        state = jobs.retrieve(job_id)
+        for event in jobs.list_events(job_id, limit=100):  # newest first, pages by itself
+            if event.id in seen:
+                break
+            new.append(event.to_dict())
+    except unreachable as error:
+        _log.warning("job %s could not be looked at: %s; trying on", job_id, type(error).__name__)
+        return None
+    except openai.OpenAIError as error:
+        raise refusal(error, f"job {job_id} cannot be followed") from None
+    for event in reversed(new):
+        seen[event["id"]] = event
+        if on_event is not None:
+            on_event(event)
+    return state
+
+
+def _publish(
+    job: FineTuningJob, state: Any, curve: list[dict[str, Any]], checkpoints: list[dict[str, Any]]
+) -> TrainedModel:
+    config = job.config
+    losses: dict[str, float | None] = {"train": None, "eval": None}
+    for line in curve:
+        losses["train"] = line.get("loss", losses["train"])
+        losses["eval"] = line.get("eval_loss", losses["eval"])
+    model = TrainedModel(
+        model_id=state.fine_tuned_model,
+        version=job.version,
+        provider="api",
+        base_model=config.api_model,
+        base_url=job.base_url,
+        dataset_version=job.dataset_version,
+        asking=asking_to_serve(job.run, job.version, config, load_task(config.task)),
+        fingerprints={"template": "", "tokenizer": "", "system_prompt": job.system_prompt},
+        hyperparameters=config.deciding | {"used": state.to_dict().get("hyperparameters")},
+        tokens=int(state.trained_tokens or 0),
+        seconds=float((state.finished_at or state.created_at) - state.created_at),
+        cost_usd=_cost(job, state),
+        losses=losses,
+        details={
+            "job_id": job.job_id,
+            "model": state.model,
+            "seed": state.seed,
+            "checkpoints": checkpoints,
+            "served_until": job.served_until,
+        },
+    )
+    job.run.save(model)
+    return model

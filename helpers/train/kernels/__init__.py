@@ -1,0 +1,1 @@
+"""The arithmetic of a training step with less work and less memory (docs/kernels.md)."""
