@@ -48,6 +48,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="workbook", description="The Fine-Tuning Workbook's command line."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_first_steps(commands)
+    _add_runs(commands)
+    _add_upkeep(commands)
+    commands.add_parser(
+        "practice-api", help="a fine-tuning API on this machine, to learn with and to test on"
+    )
+    registry = commands.add_parser(
+        "registry", help="versions, their history, promotion and rollback"
+    )
+    _registry_actions(registry.add_subparsers(metavar="ACTION", dest="action", required=True))
+    _add(commands, "route", _route, "the production routes")
+    return parser
+
+
+def _add_first_steps(commands: Any) -> None:
     doctor = _add(
         commands, "doctor", _doctor, "is this machine ready; what is missing and how to get it"
     )
@@ -71,6 +86,17 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--logs", type=Path, metavar="LOGS", help="production logs, in the same columns"
     )
+    learner = _add(
+        commands,
+        "learner",
+        _learner,
+        "write the notebooks with exercises instead of solutions",
+        as_json=False,
+    )
+    learner.add_argument("folder", type=Path, metavar="DIR")
+
+
+def _add_runs(commands: Any) -> None:
     run = _add(commands, "run", _run, "run a profile's notebooks headless")
     run.add_argument(
         "profile", metavar="PROFILE", help="a name in params/, or a path to a YAML file"
@@ -99,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
         _status,
         "schedules, open requests and waiting approvals; exit 1 when a run is overdue",
     )
+
+
+def _add_upkeep(commands: Any) -> None:
     plan = _add(commands, "schedule", _schedule, "run a profile at fixed times, by cron or systemd")
     plan.add_argument("profile", metavar="PROFILE", nargs="?", default="")
     plan.add_argument(
@@ -119,23 +148,6 @@ def _parser() -> argparse.ArgumentParser:
         "--keep", type=int, required=True, metavar="N", help="how many of the newest runs stay"
     )
     gc.add_argument("--yes", action="store_true", help="delete; without it, only say what would go")
-    learner = _add(
-        commands,
-        "learner",
-        _learner,
-        "write the notebooks with exercises instead of solutions",
-        as_json=False,
-    )
-    learner.add_argument("folder", type=Path, metavar="DIR")
-    commands.add_parser(
-        "practice-api", help="a fine-tuning API on this machine, to learn with and to test on"
-    )
-    registry = commands.add_parser(
-        "registry", help="versions, their history, promotion and rollback"
-    )
-    _registry_actions(registry.add_subparsers(metavar="ACTION", dest="action", required=True))
-    _add(commands, "route", _route, "the production routes")
-    return parser
 
 
 def _registry_actions(actions: Any) -> None:

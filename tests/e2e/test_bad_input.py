@@ -1,4 +1,4 @@
-"""What a user gets wrong: exit 2, one message with file, line and remedy, and nothing left behind."""
+"""What a user gets wrong: exit 2, one message with file, line and remedy, and nothing left."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from run_toys import TASK
 
 from helpers import store
 
-TASK = "name: toy\ninstructions: {full: Answer briefly.}\noutput: {text: true}\ntargets: {accuracy: 0.5}\n"
 ROW = '{"prompt": "how are you?", "completion": "well"}\n'
 
 

@@ -10,20 +10,24 @@ from typing import Any
 import pytest
 
 from helpers import store
+from helpers.learn import edition
 from helpers.records import WorkbookError
-from helpers.run import learner
 
 NOTEBOOKS = sorted(store.NOTEBOOKS.rglob("[0-9]*.ipynb"))
 # One answer for each exercise that somebody might well give, and that the checkpoint must refuse.
 WRONG = {
     "monthly_prompt_tokens": "return prompt_tokens * requests_per_day",
     "rows_needed": "import math\nreturn math.ceil(target * 100)",
-    "likeness": "one, two = curate.shingles(a), curate.shingles(b)\nreturn len(one & two) / len(one)",
+    "likeness": "one, two = curate.shingles(a), curate.shingles(b)\n"
+    "return len(one & two) / len(one)",
     "lora_numbers": "return sum(r * d_in * d_out for d_in, d_out in layers)",
-    "flips": "gained, lost = sum(ours), sum(theirs)\nreturn gained, lost, (gained - lost) / len(ours)",
+    "flips": "gained, lost = sum(ours), sum(theirs)\n"
+    "return gained, lost, (gained - lost) / len(ours)",
     "way_back": "return switches[0][1] if len(switches) > 1 else None",
-    "gate_says": "return 'pass' if 'pass' in verdicts else 'fail' if 'fail' in verdicts else 'inconclusive'",
-    "survivors": "return [name for name, p in sorted(p_values.items(), key=lambda item: item[1]) if p <= alpha]",
+    "gate_says": "return 'pass' if 'pass' in verdicts else 'fail' if 'fail' in verdicts"
+    " else 'inconclusive'",
+    "survivors": "return [name for name, p in sorted(p_values.items(), key=lambda item: item[1])"
+    " if p <= alpha]",
 }
 
 
@@ -53,12 +57,12 @@ def name_of(source: str) -> str:
 
 
 def wrong_answers(source: str) -> list[str]:
-    """The table's answer; of an exercise that is not in the table, its solution with one operator or number changed."""
+    """The table's answer; of another exercise, its solution with one operator or number changed."""
     if name_of(source) in WRONG:
-        indented = lambda found: "\n".join(
-            found[1] + line for line in WRONG[name_of(source)].splitlines()
-        )  # noqa: E731
-        return [learner.SOLUTION.sub(indented, source)]
+        lines = WRONG[name_of(source)].splitlines()
+        indent = edition.SOLUTION.search(source)[1]
+        answer = "\n".join(indent + line for line in lines)
+        return [edition.SOLUTION.sub(lambda _: answer, source)]
     swaps = {
         ast.Add: ast.Sub,
         ast.Sub: ast.Add,
@@ -92,7 +96,7 @@ def wrong_answers(source: str) -> list[str]:
 
 
 def passes(path, source: str, check: str) -> bool:
-    """Whether the checkpoint lets an answer through; an assert that needs the notebook's objects is left out."""
+    """Whether the checkpoint lets an answer through; what needs notebook objects is left out."""
     space: dict[str, Any] = {"display": lambda *shown: None}
     for _, cell in cells_of(path):
         imports = [
@@ -117,7 +121,7 @@ def test_a_checkpoint_accepts_the_solution_and_refuses_the_stub_and_a_plausible_
 ):
     assert "assert " in check, "the cell after an exercise checks it"
     assert passes(path, source, check)
-    assert not passes(path, learner.SOLUTION.sub(learner.STUB, source), check), "the stub"
+    assert not passes(path, edition.SOLUTION.sub(edition.STUB, source), check), "the stub"
     wrong = wrong_answers(source)
     assert wrong and not all(passes(path, answer, check) for answer in wrong)
     if name_of(source) in WRONG:
@@ -137,13 +141,13 @@ def test_every_core_notebook_has_an_exercise():
 
 
 def test_the_edition_holds_no_line_of_a_solution_and_is_otherwise_the_same(tmp_path):
-    written = learner.write_edition(tmp_path / "mine")
+    written = edition.write_edition(tmp_path / "mine")
     assert [path.name for path in written] == [path.name for path in NOTEBOOKS]
     for source, target in zip(NOTEBOOKS, written, strict=True):
         theirs = json.loads(target.read_text())
         texts = ["".join(cell["source"]) for cell in theirs["cells"]]
         solutions = [
-            found[0] for _, cell in cells_of(source) for found in learner.SOLUTION.finditer(cell)
+            found[0] for _, cell in cells_of(source) for found in edition.SOLUTION.finditer(cell)
         ]
         for line in (line.strip() for text in solutions for line in text.splitlines()[1:-1]):
             assert not any(line in text.splitlines() for text in texts), line
@@ -152,10 +156,10 @@ def test_the_edition_holds_no_line_of_a_solution_and_is_otherwise_the_same(tmp_p
 
 
 def test_work_that_is_there_is_not_overwritten(tmp_path):
-    learner.write_edition(tmp_path)
+    edition.write_edition(tmp_path)
     (tmp_path / "01_decide.ipynb").write_text("my answers")
     with pytest.raises(WorkbookError, match="empty folder"):
-        learner.write_edition(tmp_path)
+        edition.write_edition(tmp_path)
     assert (tmp_path / "01_decide.ipynb").read_text() == "my answers"
 
 
@@ -167,4 +171,4 @@ def test_an_exercise_without_a_whole_solution_region_is_refused(source):
         "cells": [{"cell_type": "code", "metadata": {"tags": ["exercise"]}, "source": source}]
     }
     with pytest.raises(WorkbookError, match="solution"):
-        learner.without_solutions(notebook, "x.ipynb")
+        edition.without_solutions(notebook, "x.ipynb")

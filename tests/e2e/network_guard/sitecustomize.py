@@ -1,6 +1,7 @@
-"""On PYTHONPATH of every Python child: refuses connections and name look-ups beyond this machine, and notes both.
+"""On PYTHONPATH of every Python child: refuses connections and look-ups beyond this machine.
 
-NETWORK_GUARD names a folder: `process-PID` says that the guard was active there, `refused-PID` what was refused.
+NETWORK_GUARD names a folder: `process-PID` says that the guard was active there, `refused-PID` what
+was refused.
 """
 
 import ipaddress
