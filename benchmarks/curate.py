@@ -1,8 +1,9 @@
-"""Curation measured: `python -m benchmarks.curate [--json] [--quick] [--rows N] [--only pipeline,pii,…]`.
+"""Curation measured: `python -m benchmarks.curate [--json] [--quick] [--rows N] [--only pii,…]`.
 
-Sections: pipeline (all rows through all stages), growth, production (a big log by score and date), pii, contamination,
-near_duplicates, restaurant8k. The data sets lie outside the project (`--data`, or WORKBOOK_DATA); a section whose data
-is missing is left out and said. Time-critical sections run in a child process whose memory is summed over its tree.
+Sections: pipeline (all rows through all stages), growth, production (a big log by score and date),
+pii, contamination, near_duplicates, restaurant8k. The data sets lie outside the project (`--data`,
+or WORKBOOK_DATA); a section whose data is missing is left out and said. Time-critical sections run
+in a child process whose memory is summed over its tree.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def entry(
     low: float | None = None,
     high: float | None = None,
 ) -> dict:
-    """One figure in the form that all benchmarks share; without an interval low and high are the value."""
+    """One figure in the form that all benchmarks share; low and high are the value unless given."""
     bounds = {"low": value if low is None else low, "high": value if high is None else high}
     return {"kind": kind, "value": value, **bounds, "n": n, "unit": unit, "better": better}
 
@@ -69,11 +70,14 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-# --- made-up rows -------------------------------------------------------------------------------------------------
+# --- made-up rows ---------------------------------------------------------------------------------
 
 
 def bookings(data: Path, n: int, seed: int = 7) -> Iterator[dict[str, Any]]:
-    """n chat rows: two of restaurant8k's sentences each, their slots refilled; every tenth is a near-copy (<= 5 alike)."""
+    """n chat rows: two of restaurant8k's sentences each, their slots refilled.
+
+    Every tenth is a near-copy (at most 5 are alike).
+    """
     rng = random.Random(seed)
     source = [
         row for row in rows_of(data / "restaurant8k" / "train.jsonl") if len(row["text"]) >= 20
@@ -121,7 +125,10 @@ def _refilled(rng: random.Random, source: list, values: dict) -> tuple[str, dict
 
 
 def logs(path: Path, n: int, seed: int = 7) -> None:
-    """n rows of a production log, as JSONL or Parquet by the path's ending: a third rated, half a year, 400 bytes a row."""
+    """n rows of a production log: a third rated, half a year, 400 bytes a row.
+
+    The path's ending says whether it is JSONL or Parquet.
+    """
     rng = random.Random(seed)
     words = [
         "my",
@@ -177,11 +184,11 @@ def logs(path: Path, n: int, seed: int = 7) -> None:
         writer.close()
 
 
-# --- measuring ----------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
 def watched(*command: str) -> tuple[float, float, dict[str, Any]]:
-    """Run this module's child `command`; (its seconds, highest PSS of its process tree in GiB, what it printed)."""
+    """Run this module's child: (its seconds, its tree's highest PSS in GiB, what it printed)."""
     child = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.curate", "--child", *command],
         stdout=subprocess.PIPE,
@@ -225,7 +232,7 @@ def _pss(pid: int) -> float:
 
 
 def child(what: str, folder: str) -> None:
-    """One measured call in a process of its own; prints {seconds, …}. The parts' times exclude Python's own start."""
+    """One measured call in a process of its own; prints {seconds, …} without Python's start."""
     from helpers import curate, tasks
 
     config = {"task": folder, "base_model": "tiny", "split_ratios": RATIOS, "wipeout_share": 1.0}
@@ -269,7 +276,7 @@ def pipeline(data: Path, rows: int) -> Entries:
 
 
 def growth(data: Path, rows: int) -> Entries:
-    """How much faster than n log n the time grows from 10,000 rows (a tenth of --rows) to three times --rows."""
+    """How much faster than n log n the time grows from a tenth of --rows to three times --rows."""
     import math
 
     few, many = max(1000, rows // 10), rows * 3
@@ -306,7 +313,7 @@ DIRECT |= {"US_DRIVER_LICENSE"}
 
 
 def pii(data: Path, rows: int) -> Entries:
-    """Does a document hold any direct personal data: the default tier, and the tier with names and addresses."""
+    """Does a document hold any direct personal data: the default tier, and the tier with names."""
     from helpers.curate import find_personal_data
     from helpers.extras import names
 
@@ -332,8 +339,11 @@ def pii(data: Path, rows: int) -> Entries:
 
 
 def contamination(data: Path, rows: int) -> Entries:
-    """Rephrased GSM8K test questions found by meaning, and test questions taken for one another: even rows chose, odd count."""
-    from helpers.curate import rephrased
+    """Rephrased GSM8K test questions found by meaning, and test questions taken for one another.
+
+    The even rows chose the thresholds, the odd ones count.
+    """
+    from helpers.extras.doubts import rephrased
 
     tests = [row["question"] for row in rows_of(data / "contamination" / "gsm8k_test.jsonl")]
     copies = [
@@ -351,7 +361,7 @@ def contamination(data: Path, rows: int) -> Entries:
 
 
 def exact_copies(tests: list[str]) -> Entries:
-    """Every test question copied into train, in other case and spacing, must be rejected as a leak."""
+    """Every test question copied into train, in other case and spacing, must be found a leak."""
     from datetime import UTC, datetime
 
     from helpers.curate import deduplicate_examples
@@ -384,7 +394,7 @@ def _restaurant(data: Path) -> tuple[list[str], list[str]]:
 
 
 def near_duplicates(data: Path, rows: int) -> Entries:
-    """Pairs at Jaccard >= .8 against all pairs by a sparse matrix product, on restaurant8k's distinct texts."""
+    """Pairs at Jaccard >= .8 against all pairs by a sparse matrix product, on restaurant8k."""
     import numpy as np
     from scipy.sparse import csr_array
 

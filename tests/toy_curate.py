@@ -13,7 +13,7 @@ from helpers.records import Message, TrainingExample
 
 
 def shared(name):
-    """A folder of real data beside the project (or in WORKBOOK_DATA); it may be missing, then its tests skip."""
+    """A folder of real data beside the project (or in WORKBOOK_DATA); without it its tests skip."""
     places = [
         Path(os.environ.get("WORKBOOK_DATA", "/none")),
         *(p / "shared" / "data" for p in store.PROJECT.parents),
@@ -25,7 +25,12 @@ RATIOS = {"train": 0.5, "validation": 0.2, "test": 0.3}
 TASK = """
 name: toy
 instructions: {full: "Answer with JSON.", short: "JSON."}
-output: {schema: {type: object, required: [label], additionalProperties: false, properties: {label: {enum: ["yes", "no"]}}}}
+output:
+  schema:
+    type: object
+    required: [label]
+    additionalProperties: false
+    properties: {label: {enum: ["yes", "no"]}}
 targets: {accuracy: 0.8}
 """
 

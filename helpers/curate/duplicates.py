@@ -8,7 +8,7 @@ row it matches itself.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from helpers.curate.labels import Label
@@ -20,7 +20,7 @@ from helpers.tasks import normalise
 RUN = 13  # words in a row that are a quotation (GPT-3's rule)
 SHORT_RUN = 8  # texts of fewer words are compared by likeness alone
 PROTECTION = {"test": 0, "validation": 1, "train": 2}
-Neighbours = Mapping[str, Sequence[tuple[str, float]]]  # text -> like texts (itself too), Jaccard
+Neighbours = defaultdict[str, list[tuple[str, float]]]  # text -> like texts (itself too), Jaccard
 
 
 class Match(NamedTuple):
@@ -34,12 +34,11 @@ class KeptRows:
     """The rows kept so far, found by what a later row may share with them."""
 
     def __init__(self, protected_texts: Iterable[str]) -> None:
-        """`protected_texts`: those of validation and test rows, which nobody may quote."""
         counts = {len(text.split()) for text in protected_texts}
         self._run_lengths = sorted({min(RUN, n) for n in counts if n >= SHORT_RUN})
         self._by_text: defaultdict[str, list[TrainingExample]] = defaultdict(list)
         self._by_group: dict[str, TrainingExample] = {}
-        self._quotations: dict[tuple[str, ...], TrainingExample] = {}
+        self._by_run: dict[tuple[str, ...], TrainingExample] = {}  # protected rows alone
 
     def add(self, example: TrainingExample, text: str) -> None:
         """Keep a row; `text` is its normalised user text."""
@@ -47,31 +46,31 @@ class KeptRows:
         self._by_group.setdefault(example.group, example)
         words = text.split()
         if example.part != "train" and len(words) >= SHORT_RUN:
-            length = min(RUN, len(words))
-            for start in range(len(words) - length + 1):
-                self._quotations.setdefault(tuple(words[start : start + length]), example)
+            for run in _runs(words, min(RUN, len(words))):
+                self._by_run.setdefault(run, example)
 
     def like(self, neighbours: Iterable[tuple[str, float]]) -> list[Match]:
         """The kept rows with one of these texts."""
-        matches = []
-        for text, score in neighbours:
-            for example in self._by_text.get(text, ()):
-                matches.append(Match(example, score))
-        return matches
+        return [
+            Match(example, score) for text, score in neighbours for example in self._by_text[text]
+        ]
 
     def of_group(self, group: str) -> TrainingExample | None:
         """The first kept row of a conversation."""
         return self._by_group.get(group)
 
     def quoted_in(self, text: str) -> TrainingExample | None:
-        """The protected row of which `text` holds RUN words in a row, or the whole of a short one."""
+        """The protected row of which a text holds RUN words in a row, or all of a short one."""
         words = text.split()
         for length in self._run_lengths:
-            for start in range(len(words) - length + 1):
-                example = self._quotations.get(tuple(words[start : start + length]))
-                if example is not None:
-                    return example
+            for run in _runs(words, length):
+                if run in self._by_run:
+                    return self._by_run[run]
         return None
+
+
+def _runs(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
+    return (tuple(words[k : k + length]) for k in range(len(words) - length + 1))
 
 
 def deduplicate_examples(
@@ -93,19 +92,17 @@ def deduplicate_examples(
     protected = {
         text for text, example in zip(texts, ordered, strict=True) if example.part != "train"
     }
-    near, across = _neighbours(texts, protected, near_threshold, leakage_threshold)
+    near, across = _compare(texts, protected, near_threshold, leakage_threshold)
     kept_rows = KeptRows(protected)
     stage = Stage()
     for example, text in zip(ordered, texts, strict=True):
-        matches = sorted(kept_rows.like(near.get(text, ())), key=lambda match: -match.score)
-        leak = _leak(example, kept_rows.like(across.get(text, ())), kept_rows, text)
-        copy = None
-        if example.id not in accepted:
-            copy = _duplicate(example, matches, label)
+        matches = sorted(kept_rows.like(near[text]), key=lambda match: -match.score)
+        leak = _leak(example, kept_rows.like(across[text]), kept_rows, text)
+        copy = None if example.id in accepted else _duplicate(example, matches, label)
         if leak or not copy:
             stage.questions += _conflicts(example, matches, label)
-        issues = [issue for issue in (leak, copy) if issue is not None]
-        if issues:
+        if leak or copy:
+            issues = [issue for issue in (leak, copy) if issue]
             stage.reject(example, issues, "leakage" if leak else "duplicates")
         else:
             stage.kept.append(example)
@@ -122,22 +119,22 @@ def _protection(example: TrainingExample) -> int:
     return PROTECTION[example.part or "train"]
 
 
-def _neighbours(
-    texts: Sequence[str], protected: Container[str], near: float, leakage: float
+def _compare(
+    texts: Sequence[str], protected: Container[str], near_threshold: float, leakage_threshold: float
 ) -> tuple[Neighbours, Neighbours]:
-    """What each text is like at the threshold `near`, and which protected texts at the lower one."""
+    """The texts near each text, and the protected ones that give it away."""
     distinct = list(dict.fromkeys(texts))
     places = [i for i, text in enumerate(distinct) if text in protected]
     sketches = sketched(distinct)
-    lower = min(near, leakage)  # so that no near-duplicate stands in two parts
-    everywhere = similar_sketches(sketches, sketches, near)
+    near = similar_sketches(sketches, sketches, near_threshold)
+    lower = min(near_threshold, leakage_threshold)  # so that no near-duplicate stands in two parts
     across = similar_sketches(sketches, sketches.of(places), lower)
     protected_texts = [distinct[i] for i in places]
-    return (_by_text(distinct, distinct, everywhere), _by_text(distinct, protected_texts, across))
+    return _neighbours(distinct, distinct, near), _neighbours(distinct, protected_texts, across)
 
 
-def _by_text(texts: Sequence[str], others: Sequence[str], pairs: Iterable[Pair]) -> Neighbours:
-    neighbours: defaultdict[str, list[tuple[str, float]]] = defaultdict(list)
+def _neighbours(texts: Sequence[str], others: Sequence[str], pairs: Iterable[Pair]) -> Neighbours:
+    neighbours: Neighbours = defaultdict(list)
     for i, j, score in pairs:
         neighbours[texts[i]].append((others[j], score))
     return neighbours
@@ -146,25 +143,27 @@ def _by_text(texts: Sequence[str], others: Sequence[str], pairs: Iterable[Pair])
 def _leak(
     example: TrainingExample, matches: Sequence[Match], kept_rows: KeptRows, text: str
 ) -> Issue | None:
-    """The row of a more protected part that this row repeats, quotes or shares its conversation with."""
+    """The row of a more protected part that this row repeats, quotes or shares its group with."""
     own = _protection(example)
     above = [match for match in matches if _protection(match.example) < own]
     if above:
         other, score = max(above, key=lambda match: match.score)
         what = "the same user text as" if score == 1 else "close to"
-        return _leaked(f"{what} a {other.part} row", other, round(score, 4))
+        return _issue("potential_leakage", f"{what} a {other.part} row", other, score)
     quoted = kept_rows.quoted_in(text)
     if quoted is not None and _protection(quoted) < own:
         what = f"quotes a {quoted.part} row: {RUN} words in a row, or the whole of a shorter one"
-        return _leaked(what, quoted)
+        return _issue("potential_leakage", what, quoted)
     groupmate = kept_rows.of_group(example.group)
     if groupmate is not None and _protection(groupmate) < own:
-        return _leaked(f"the same conversation as a {groupmate.part} row", groupmate)
+        what = f"the same conversation as a {groupmate.part} row"
+        return _issue("potential_leakage", what, groupmate)
     return None
 
 
-def _leaked(evidence: str, other: TrainingExample, score: float | None = None) -> Issue:
-    return Issue(code="potential_leakage", evidence=evidence, matched_id=other.id, score=score)
+def _issue(code: str, evidence: str, other: TrainingExample, score: float | None = None) -> Issue:
+    rounded = None if score is None else round(score, 4)
+    return Issue(code=code, evidence=evidence, matched_id=other.id, score=rounded)
 
 
 def _duplicate(example: TrainingExample, matches: Sequence[Match], label: Label) -> Issue | None:
@@ -174,26 +173,17 @@ def _duplicate(example: TrainingExample, matches: Sequence[Match], label: Label)
             continue
         same_text = normalise(example.user_text) == normalise(other.user_text)
         if same_text and normalise(example.answer) == normalise(other.answer):
-            return Issue(
-                code="exact_duplicate",
-                evidence="same text and answer",
-                matched_id=other.id,
-                score=1.0,
-            )
+            return _issue("exact_duplicate", "same text and answer", other, 1.0)
         evidence = f"character 5-gram Jaccard {score:.2f} with a kept row of the same label"
-        return Issue(
-            code="near_duplicate", evidence=evidence, matched_id=other.id, score=round(score, 4)
-        )
+        return _issue("near_duplicate", evidence, other, score)
     return None
 
 
-def _conflicts(example: TrainingExample, matches: Sequence[Match], label: Label) -> list[Question]:
+def _conflicts(
+    example: TrainingExample, matches: Sequence[Match], label: Label
+) -> Iterator[Question]:
     """Both rows of every pair that is alike but has different labels: one of the two is wrong."""
-    questions = []
     for other, score in matches:
-        if label(other) == label(example):
-            continue
-        for one, two in ((example, other), (other, example)):
-            why = f"label_conflict with {two.id} (Jaccard {score:.2f})"
-            questions.append(Question(one, why))
-    return questions
+        if label(other) != label(example):
+            yield Question(example, f"label_conflict with {other.id} (Jaccard {score:.2f})")
+            yield Question(other, f"label_conflict with {example.id} (Jaccard {score:.2f})")

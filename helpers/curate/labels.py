@@ -1,4 +1,4 @@
-"""The label of a row, as duplicates, reviews and figures need it: the scored fields of its answer."""
+"""The label of a row, as duplicates, reviews and figures need it: its answer's scored fields."""
 
 from __future__ import annotations
 
@@ -34,11 +34,9 @@ def label_values(task: tasks.Task, example: TrainingExample) -> dict[str, str]:
     if not task.scored_fields:
         return {"answer": tasks.normalise(example.answer)[:60]}
     values = scored_values(task, example)
-    return {name: _as_text(value) for name, value in values.items()}
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else store.canonical(value)
+    for name, value in values.items():
+        values[name] = value if isinstance(value, str) else store.canonical(value)
+    return values
 
 
 def label_functions(task: tasks.Task, names: Iterable[str]) -> LabelFunctions:
@@ -72,23 +70,22 @@ def label_counts(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label
             fields[name][example.part or "train", value] += 1
     labels: LabelCounts = {}
     for name, counts in fields.items():
-        if len({value for _, value in counts}) > MAX_VALUES:
-            continue
-        labels[name] = {part: {} for part in PARTS}
-        for (part, value), n in sorted(counts.items()):
-            labels[name][part][value] = n
+        if len({value for _, value in counts}) <= MAX_VALUES:
+            labels[name] = {part: {} for part in PARTS}
+            for (part, value), n in sorted(counts.items()):
+                labels[name][part][value] = n
     return labels
 
 
 def label_warnings(labels: LabelCounts) -> list[str]:
-    """One sentence per field whose rarer values have too few test rows to be scored on their own."""
+    """One sentence per field whose rarer values have too few test rows for scores of their own."""
     warnings = []
     for name, parts in labels.items():
         values = sorted({value for counts in parts.values() for value in counts})
-        test_rows = [(value, parts["test"].get(value, 0)) for value in values]
-        rare = [f"{value} ({n})" for value, n in test_rows if n < FEW]
+        counts = [(value, parts["test"].get(value, 0)) for value in values]
+        rare = ", ".join(f"{value} ({n})" for value, n in counts if n < FEW)
         if rare:
             warnings.append(
-                f"fewer than {FEW} test rows for {name} {', '.join(rare)}: no score per value there"
+                f"fewer than {FEW} test rows for {name} {rare}: no score per value there"
             )
     return warnings

@@ -24,8 +24,10 @@ _CUT_KEYS = re.compile(
     re.DOTALL,
 )
 
-# A phone number's digits stand close together, or behind a word for an extension (phonenumbers' own limits).
-_GAP = r"(?:[^0-9A-Za-z]{0,4}|\D{0,3}(?:e?xt\w{0,7}|[xX#~ｘ＃～;,]|int|ｉｎｔ|доб|anexo|ｅ?ｘｔ)\D{0,5})"
+# A phone number's digits stand close together, or behind a word for an extension (phonenumbers' own
+# limits).
+_EXTENSION = r"(?:e?xt\w{0,7}|[xX#~ｘ＃～;,]|int|ｉｎｔ|доб|anexo|ｅ?ｘｔ)"
+_GAP = rf"(?:[^0-9A-Za-z]{{0,4}}|\D{{0,3}}{_EXTENSION}\D{{0,5}})"
 _IBAN = re.compile(r"[A-Za-z]{2}[ -]?\d{2}")
 _DIALLED = re.compile(rf"\d(?:{_GAP}\d){{{MIN_DIGITS - 1}}}", re.IGNORECASE)
 
@@ -55,10 +57,7 @@ def find_personal_data(text: str) -> tuple[Span, ...]:
         "US_SSN": digits >= 9,
         "IBAN_CODE": many_digits and _IBAN.search(text) is not None,
     }
-    recognisers = []
-    for recogniser in _recognisers():
-        if possible.get(recogniser.supported_entities[0], many_digits):
-            recognisers.append(recogniser)
+    recognisers = [r for r in _recognisers() if possible.get(r.supported_entities[0], many_digits)]
     return _findings(text, recognisers)
 
 
@@ -104,10 +103,10 @@ def find_secrets(text: str) -> tuple[Span, ...]:
     """Keys, tokens and private keys; a merely suspicious text (`password: …`) is not certain."""
     import redact_secret
 
-    spans = []
-    for result in redact_secret.scan(text):
-        certain = result.detector != "generic-token"
-        spans.append(Span(result.type, result.start, result.end, certain))
+    spans = [
+        Span(result.type, result.start, result.end, certain=result.detector != "generic-token")
+        for result in redact_secret.scan(text)
+    ]
     for match in _CUT_KEYS.finditer(text):
         spans.append(Span("private_key_or_token", match.start(), match.end()))
     return tuple(sorted(spans, key=lambda span: (span.start, span.end)))

@@ -1,4 +1,4 @@
-"""The production log: which of its rows may teach, and how choosing them by feedback bends the data."""
+"""The production log: which of its rows may teach, and how choosing by feedback bends the data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
 from statistics import median
+
+from pydantic import Field
 
 from helpers import tasks
 from helpers.curate.config import DataCollectionConfig
@@ -21,10 +23,10 @@ class FeedbackReport(Record):
 
     rows: int = 0  # readable rows of the log
     used: int = 0
-    written_by: dict[str, int] = {}
+    written_by: dict[str, int] = Field(default_factory=dict)
     median_length_rated: float | None = None
     median_length_unrated: float | None = None
-    notes: list[str] = ["No production rows were used."]
+    notes: list[str] = Field(default=["No production rows were used."])
 
 
 def load_production(
@@ -35,20 +37,18 @@ def load_production(
     The others are counted, with a sample as evidence.
     """
     if not config.use_production:
-        return tasks.LoadedRows([], [], [], Counter(), []), []
+        return tasks.LoadedRows([], [], Counter(), []), []
     rated = tasks.has_feedback(task)
     logs = tasks.load_examples(task, "production", _filter_of(config, rated))
     if not (logs.examples or logs.dropped or logs.unreadable):
         return logs, ["no production rows: the dataset holds the human examples alone"]
-    if not rated:
-        return logs, [
-            "no production row carries feedback, so min_feedback_score could not be applied"
-        ]
-    return logs, []
+    if rated:
+        return logs, []
+    return logs, ["no production row carries feedback, so min_feedback_score could not be applied"]
 
 
 def _filter_of(config: DataCollectionConfig, rated: bool) -> Filter:
-    """Why a row is left out, by its score and time; without any rated row scores are not looked at."""
+    """Why a row is left out, by its score and time; scores count where any row is rated."""
     least = config.min_feedback_score if rated else 0
     start, end = config.date_range
 
@@ -80,59 +80,44 @@ def feedback_report(
     used = [example for example in kept if example.source == "production"]
     if not used:
         return FeedbackReport()
-    seen = list(logs.examples)
-    for row, _ in logs.sample:
-        if isinstance(row, TrainingExample):
-            seen.append(row)
-    rated = [example for example in seen if example.feedback_score is not None]
-    unrated = [example for example in seen if example.feedback_score is None]
-    writers = Counter(str(example.meta.get("model_version") or "unknown") for example in used)
+    rated, unrated = _by_rating(logs)
     rows = len(logs.examples) + sum(logs.dropped.values())
-    report = FeedbackReport(
-        rows=rows,
-        used=len(used),
-        written_by=dict(writers.most_common()),
-        notes=_notes(rows, rated, writers),
-    )
-    if not (rated and unrated):
-        return report
-    rated_length = median(len(example.user_text) for example in rated)
-    unrated_length = median(len(example.user_text) for example in unrated)
-    comparison = (
-        f"rated messages have a median of {rated_length:g} characters,"
-        f" unrated ones {unrated_length:g}"
-    )
-    notes = [*report.notes, comparison, *_widest_gap(task, rated, unrated)]
-    return report.model_copy(
-        update={
-            "median_length_rated": rated_length,
-            "median_length_unrated": unrated_length,
-            "notes": notes,
-        }
-    )
-
-
-def _notes(rows: int, rated: Sequence[TrainingExample], writers: Counter[str]) -> list[str]:
-    used = writers.total()
-    rating = f"{used} of {rows} readable rows, none rated"
+    rating = ", none rated"
     if rated:
         score = median(example.feedback_score for example in rated)
-        rating = (
-            f"{used} of {rows} readable rows are used; the rated ones have a median score of"
-            f" {score:g}"
-        )
-    [(writer, n)] = writers.most_common(1)
-    return [
-        rating,
-        f"{n / used:.0%} of the used answers were written by {writer}: what it gets wrong, a new"
-        " model would learn",
+        rating = f" are used; the rated ones have a median score of {score:g}"
+    writers = Counter(str(example.meta.get("model_version") or "unknown") for example in used)
+    writer, n = writers.most_common(1)[0]
+    notes = [
+        f"{len(used)} of {rows} readable rows{rating}",
+        f"{n / len(used):.0%} of the used answers were written by {writer}: what it gets wrong, a"
+        " new model would learn",
     ]
+    lengths = {}
+    if rated and unrated:
+        one = lengths["median_length_rated"] = _median_length(rated)
+        other = lengths["median_length_unrated"] = _median_length(unrated)
+        comparison = f"a median of {one:g} characters, unrated ones {other:g}"
+        notes += [f"rated messages have {comparison}", *_widest_gap(task, rated, unrated)]
+    written_by = dict(writers.most_common())
+    return FeedbackReport(rows=rows, used=len(used), written_by=written_by, notes=notes, **lengths)
+
+
+def _by_rating(logs: tasks.LoadedRows) -> tuple[list[TrainingExample], list[TrainingExample]]:
+    """The rows of a log that can be looked at: rated, and unrated."""
+    seen = [*logs.examples, *(row for row, _ in logs.sample if isinstance(row, TrainingExample))]
+    rated = [example for example in seen if example.feedback_score is not None]
+    return rated, [example for example in seen if example.feedback_score is None]
+
+
+def _median_length(examples: Sequence[TrainingExample]) -> float:
+    return median(len(example.user_text) for example in examples)
 
 
 def _widest_gap(
     task: tasks.Task, rated: Sequence[TrainingExample], unrated: Sequence[TrainingExample]
 ) -> list[str]:
-    """The label whose share differs most between rated and unrated rows, in words; [] for free text."""
+    """In words, the label whose share differs most between the two; [] where there is none."""
     shares = _label_shares(task, rated)
     others = _label_shares(task, unrated)
     gaps = {label: shares[label] - others[label] for label in shares | others}
@@ -141,8 +126,8 @@ def _widest_gap(
     (name, value), gap = max(gaps.items(), key=lambda item: (abs(item[1]), item[0]))
     direction = "more" if gap > 0 else "fewer"
     return [
-        f"the widest gap: {name} {value} stands in {abs(gap):.0%} of the rows {direction} than among"
-        " the unrated; ratings are no fair sample of the traffic"
+        f"the widest gap: {name} {value} stands in {abs(gap):.0%} of the rows {direction} than"
+        " among the unrated; ratings are no fair sample of the traffic"
     ]
 
 
@@ -150,10 +135,9 @@ def _label_shares(
     task: tasks.Task, examples: Sequence[TrainingExample]
 ) -> Counter[tuple[str, str]]:
     """(field, value) -> share of the rows."""
-    shares: Counter[tuple[str, str]] = Counter()
-    for example in examples:
-        for name, value in scored_values(task, example).items():
-            shares[name, str(value)] += 1
-    for label, n in shares.items():
-        shares[label] = n / len(examples)
-    return shares
+    counts = Counter(
+        (name, str(value))
+        for example in examples
+        for name, value in scored_values(task, example).items()
+    )
+    return Counter({label: n / len(examples) for label, n in counts.items()})

@@ -1,4 +1,4 @@
-"""The file rules of OpenAI-compatible fine-tuning APIs: a whole file is judged without uploading it.
+"""The file rules of OpenAI-compatible fine-tuning APIs: files are judged without uploading them.
 
 Rules and wording follow the supervised fine-tuning guide, the API's schema and the messages that
 the service is known to answer with; the codes are those of OpenAI's cookbook where it has one.
@@ -6,11 +6,10 @@ the service is known to answer with; the codes are those of OpenAI's cookbook wh
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from helpers.records import Record
 
@@ -41,29 +40,15 @@ SPECIAL_TOKENS = (
     "<|im_sep|>",
 )
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+Problems = Iterator[tuple[str, str]]  # (code, message) of broken rules
 
 
 class FileIssue(Record):
-    """One broken rule: its line (0: the file as a whole), its code, and what is wrong (no values)."""
+    """One broken rule: its line (0: the whole file), its code, and what is wrong (no values)."""
 
     line: int
     code: str
     message: str
-
-
-class Problem(NamedTuple):
-    """A broken rule of one row."""
-
-    code: str
-    message: str
-
-
-class BadLine(ValueError):
-    """A line that holds no JSON object."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.problem = Problem(code, message)
 
 
 def judge_provider_file(
@@ -76,56 +61,46 @@ def judge_provider_file(
     `count` (text -> tokens) switches the length rule on. The rules are those of supervised
     fine-tuning on chats.
     """
-    issues: list[FileIssue] = []
-    examples = 0
-    opened: Any = contextlib.nullcontext(source)
     if isinstance(source, Path | str):
-        opened = open(source, "rb")  # noqa: SIM115 (closed by the with below)
+        issues = []
         if Path(source).stat().st_size > MAX_FILE_BYTES:
             message = f"larger than {MAX_FILE_BYTES // 2**20} MiB"
-            issues.append(FileIssue(line=0, code="file_too_large", message=message))
-    with opened as lines:
-        for number, line in enumerate(lines, 1):
-            problems: list[Problem] = []
-            if isinstance(line, str):
-                line = line.encode("utf-8", "surrogatepass")
-            if number == 1 and line.startswith(BYTE_ORDER_MARK):
-                line = line.removeprefix(BYTE_ORDER_MARK)
-                message = "the file begins with a byte order mark; save it as UTF-8 without one"
-                problems.append(Problem("byte_order_mark", message))
-            try:
-                example = _parsed(line)
-            except BadLine as error:
-                problems.append(error.problem)
-            else:
-                examples += 1
-                problems += _example_problems(example)
-                problems += _length_problems(example, count, max_tokens)
-            for code, message in problems:
-                issues.append(FileIssue(line=number, code=code, message=message))
+            issues = [FileIssue(line=0, code="file_too_large", message=message)]
+        with open(source, "rb") as lines:
+            return issues + judge_provider_file(lines, count, max_tokens)
+    issues = []
+    examples = 0
+    for number, line in enumerate(source, 1):
+        data = line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line
+        if number == 1 and data.startswith(BYTE_ORDER_MARK):
+            data = data.removeprefix(BYTE_ORDER_MARK)
+            message = "the file begins with a byte order mark; save it as UTF-8 without one"
+            issues.append(FileIssue(line=1, code="byte_order_mark", message=message))
+        example = _parsed(data)
+        problems = [example]
+        if isinstance(example, dict):
+            examples += 1
+            problems = [*_example_problems(example), *_length_problems(example, count, max_tokens)]
+        for code, message in problems:
+            issues.append(FileIssue(line=number, code=code, message=message))
     if examples < MIN_EXAMPLES:
-        message = (
-            f"Training file has {examples} example(s), but must have at least {MIN_EXAMPLES}"
-            " examples"
-        )
-        issues.append(FileIssue(line=0, code="invalid_n_examples", message=message))
+        message = f"Training file has {examples} example(s), but must have at least {MIN_EXAMPLES}"
+        issues.append(FileIssue(line=0, code="invalid_n_examples", message=f"{message} examples"))
     return issues
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
-    """The object of a line; BadLine says why there is none."""
+def _parsed(line: bytes) -> dict[str, Any] | tuple[str, str]:
+    """The line's object, or why there is none."""
     try:
         value = json.loads(line.decode("utf-8"), parse_constant=_refuse)
     except UnicodeDecodeError as error:
-        raise BadLine("not_utf8", f"byte {error.start} is not UTF-8") from None
+        return "not_utf8", f"byte {error.start} is not UTF-8"
     except RecursionError:
-        raise BadLine("not_json", "nested too deeply") from None
+        return "not_json", "nested too deeply"
     except ValueError as error:
         reason = getattr(error, "msg", "NaN and Infinity are not JSON")
-        raise BadLine("not_json", reason if line.strip() else "an empty line") from None
-    if not isinstance(value, dict):
-        raise BadLine("data_type", "a line must be a JSON object")
-    return value
+        return "not_json", reason if line.strip() else "an empty line"
+    return value if isinstance(value, dict) else ("data_type", "a line must be a JSON object")
 
 
 def _refuse(name: str) -> Any:
@@ -134,54 +109,52 @@ def _refuse(name: str) -> Any:
 
 def _length_problems(
     example: dict[str, Any], count: Callable[[str], int] | None, max_tokens: int
-) -> Iterator[Problem]:
-    if count is None:
-        return
-    length = count(json.dumps(example, ensure_ascii=False))
+) -> Problems:
+    length = count(json.dumps(example, ensure_ascii=False)) if count else 0
     if length > max_tokens:
-        yield Problem("too_many_tokens", f"about {length} tokens; the limit is {max_tokens}")
+        yield "too_many_tokens", f"about {length} tokens; the limit is {max_tokens}"
 
 
-def _example_problems(example: dict[str, Any]) -> Iterator[Problem]:
+def _example_problems(example: dict[str, Any]) -> Problems:
     """The rules of one chat."""
     for key in sorted(set(example).difference(EXAMPLE_KEYS)):
-        yield Problem("example_unrecognized_key", f"the example holds the extra key {key[:40]!r}")
+        yield "example_unrecognized_key", f"the example holds the extra key {key[:40]!r}"
     tools = example.get("tools")
-    if tools is not None and not _are_tools(tools):
-        message = '"tools" must be a list of {"type": "function", "function": {"name": …}}'
-        yield Problem("invalid_tools", message)
+    are_tools = isinstance(tools, list) and bool(tools) and all(map(_is_tool, tools))
+    if tools is not None and not are_tools:
+        yield (
+            "invalid_tools",
+            '"tools" must be a list of {"type": "function", "function": {"name": …}}',
+        )
     messages = example.get("messages")
     if not isinstance(messages, list) or not messages:
-        message = '"messages" must be a list with at least one message'
-        yield Problem("missing_messages_list", message)
+        yield "missing_messages_list", '"messages" must be a list with at least one message'
         return
     yield from _turn_problems(messages, _tool_names(tools))
     answers = [m for m in messages if isinstance(m, dict) and m.get("role") == "assistant"]
     if not answers:
-        message = "at least one message must be from the assistant"
-        yield Problem("example_missing_assistant_message", message)
+        yield "example_missing_assistant_message", "at least one message must be from the assistant"
     elif all(answer.get("weight") == 0 for answer in answers):
-        yield Problem("nothing_to_learn", "every assistant message has weight 0")
+        yield "nothing_to_learn", "every assistant message has weight 0"
 
 
-def _turn_problems(messages: list[Any], tool_names: set[str]) -> Iterator[Problem]:
+def _turn_problems(messages: list[Any], tool_names: set[str]) -> Problems:
     """The rules of each message, and that every tool call is answered before the chat goes on."""
     open_calls: set[str] = set()
     for number, message in enumerate(messages, 1):
         place = f"message {number}"
         if not isinstance(message, dict):
-            yield Problem("data_type", f"{place} is not an object")
+            yield "data_type", f"{place} is not an object"
             continue
         yield from _message_problems(message, place)
         if message.get("role") == "tool":
             call_id = str(message.get("tool_call_id"))
             if call_id not in open_calls:
-                yield Problem("tool_without_call", f"{place} answers no tool call before it")
+                yield "tool_without_call", f"{place} answers no tool call before it"
             open_calls.discard(call_id)
         elif open_calls:
+            yield "call_without_answer", f"{place} stands where the answer of a tool call is due"
             open_calls = set()
-            what = "stands where the answer of a tool call is due"
-            yield Problem("call_without_answer", f"{place} {what}")
         calls = message.get("tool_calls")
         if isinstance(calls, list):
             yield from _call_problems(calls, place, tool_names)
@@ -189,25 +162,29 @@ def _turn_problems(messages: list[Any], tool_names: set[str]) -> Iterator[Proble
             open_calls = {call_id for call_id in ids if isinstance(call_id, str)}
 
 
-def _message_problems(message: dict[str, Any], place: str) -> Iterator[Problem]:
+def _message_problems(message: dict[str, Any], place: str) -> Problems:
     role = message.get("role")
     calls = message.get("tool_calls")
     if "role" not in message or ("content" not in message and not calls):
-        yield Problem("message_missing_key", f"{place} lacks role or content")
+        yield "message_missing_key", f"{place} lacks role or content"
     elif role not in ROLES:
-        known = ", ".join(ROLES)
-        yield Problem("unrecognized_role", f"{place} has an unknown role; known are {known}")
+        yield "unrecognized_role", f"{place} has an unknown role; known are {', '.join(ROLES)}"
     for key in sorted(set(message).difference(MESSAGE_KEYS)):
-        yield Problem("message_unrecognized_key", f"{place} holds the extra key {key[:40]!r}")
+        yield "message_unrecognized_key", f"{place} holds the extra key {key[:40]!r}"
     texts = _texts_of(message.get("content"))
     if texts is None and not (role == "assistant" and calls):
-        yield Problem("missing_content", f"{place} has no content")
+        yield "missing_content", f"{place} has no content"
+    whole = "\0".join(texts or ())
     for token in SPECIAL_TOKENS:
-        if any(token in text for text in texts or ()):
-            yield Problem("invalid_token", f"{place} contains an invalid token: {token}")
-    if "weight" in message and not _is_weight(message["weight"], role):
-        what = "weight must be 0 or 1, on assistant messages only"
-        yield Problem("invalid_weight", f"{place}: {what}")
+        if token in whole:
+            yield "invalid_token", f"{place} contains an invalid token: {token}"
+    if "weight" in message and not _may_weigh(message):
+        yield "invalid_weight", f"{place}: weight must be 0 or 1, on assistant messages only"
+
+
+def _may_weigh(message: dict[str, Any]) -> bool:
+    weight = message["weight"]
+    return message.get("role") == "assistant" and weight in (0, 1) and not isinstance(weight, bool)
 
 
 def _texts_of(content: Any) -> list[str] | None:
@@ -216,53 +193,37 @@ def _texts_of(content: Any) -> list[str] | None:
         return [content]
     if not isinstance(content, list) or not content:
         return None
-    texts = []
-    for part in content:
-        if not isinstance(part, dict):
-            return None
-        if isinstance(part.get("text"), str):
-            texts.append(part["text"])
-    return texts
+    if not all(isinstance(part, dict) for part in content):
+        return None
+    return [part["text"] for part in content if isinstance(part.get("text"), str)]
 
 
-def _is_weight(weight: Any, role: Any) -> bool:
-    return role == "assistant" and not isinstance(weight, bool) and weight in (0, 1)
-
-
-def _call_problems(calls: list[Any], place: str, tool_names: set[str]) -> Iterator[Problem]:
+def _call_problems(calls: list[Any], place: str, tool_names: set[str]) -> Problems:
     for call in calls:
-        if not _is_call(call):
-            what = "a tool call needs id, type `function` and function"
-            yield Problem("invalid_tool_call", f"{place}: {what}")
+        if not (_is_function(call) and isinstance(call.get("id"), str)):
+            yield (
+                "invalid_tool_call",
+                f"{place}: a tool call needs id, type `function` and function",
+            )
             continue
-        function = call["function"]
-        if str(function.get("name")) not in tool_names:
-            what = "calls a tool that `tools` does not list"
-            yield Problem("unknown_tool", f"{place} {what}")
+        if str(call["function"].get("name")) not in tool_names:
+            yield "unknown_tool", f"{place} calls a tool that `tools` does not list"
         try:
-            json.loads(function.get("arguments"))
+            json.loads(call["function"].get("arguments"))
         except (TypeError, ValueError, RecursionError):
-            what = "the arguments of a tool call must be JSON text"
-            yield Problem("invalid_tool_call", f"{place}: {what}")
+            yield "invalid_tool_call", f"{place}: the arguments of a tool call must be JSON text"
 
 
-def _is_call(call: Any) -> bool:
-    if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
-        return False
-    return isinstance(call.get("id"), str) and call.get("type") == "function"
-
-
-def _are_tools(tools: Any) -> bool:
-    return isinstance(tools, list) and bool(tools) and all(map(_is_tool, tools))
+def _is_function(value: Any) -> bool:
+    """Whether a tool, or the call of one, is of the form {"type": "function", "function": {…}}."""
+    is_object = isinstance(value, dict) and isinstance(value.get("function"), dict)
+    return is_object and value.get("type") == "function"
 
 
 def _is_tool(tool: Any) -> bool:
-    if not isinstance(tool, dict) or not isinstance(tool.get("function"), dict):
-        return False
-    return tool.get("type") == "function" and isinstance(tool["function"].get("name"), str)
+    return _is_function(tool) and isinstance(tool["function"].get("name"), str)
 
 
 def _tool_names(tools: Any) -> set[str]:
-    if not isinstance(tools, list):
-        return set()
-    return {tool["function"]["name"] for tool in tools if _is_tool(tool)}
+    listed = tools if isinstance(tools, list) else []
+    return {tool["function"]["name"] for tool in listed if _is_tool(tool)}

@@ -41,12 +41,12 @@ class Decisions(NamedTuple):
 
 def read_decisions(task: tasks.Task) -> Decisions:
     """All decisions about a task's rows; a row without a decision still waits and says nothing."""
-    created: dict[Path, Any] = {}
-    for path in sorted(store.home().glob(f"datasets/{task.name}-*/{Manifest.FILE}")):
-        manifest = Manifest.parse(store.read_json(path), str(path))
-        created[path.parent] = manifest.created_at
+    paths = store.home().glob(f"datasets/{task.name}-*/{Manifest.FILE}")
+    manifests = [Manifest.parse(store.read_json(path), str(path)) for path in paths]
+    manifests.sort(key=lambda manifest: (manifest.created_at, manifest.version))
+    versions = [store.home() / "datasets" / manifest.version for manifest in manifests]
     decisions = Decisions({}, {})
-    for folder in [*sorted(created, key=created.__getitem__), task.folder]:
+    for folder in [*versions, task.folder]:
         decisions.reviewed.update(_reviews(folder / "review.csv"))
         decisions.accepted.update(_acceptances(folder / "accept.csv"))
     return decisions
@@ -84,7 +84,7 @@ def _acceptances(path: Path) -> dict[str, str]:
 
 
 def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, row) of a CSV file that may be missing and must have these columns; no cell is None."""
+    """(line, row) of a CSV file with these columns, if it is there; an empty cell is ""."""
     if not path.exists():
         return
     for line, row, _ in tasks.read_rows(path):

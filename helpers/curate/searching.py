@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
@@ -39,12 +39,11 @@ def search_ahead(texts: Iterable[str]) -> Callable[[str], Findings]:
     could not start, it searches itself.
     """
     distinct = list(dict.fromkeys(texts))
-    searches: list[Future[dict[str, Findings]]] = []
+    pool = ThreadPoolExecutor(CHILDREN)
+    searches = []
     if len(distinct) >= AT_LEAST:
-        pool = ThreadPoolExecutor(CHILDREN)
-        for first in range(CHILDREN):
-            searches.append(pool.submit(_search_in_child, distinct[first::CHILDREN]))
-        pool.shutdown(wait=False)
+        searches = [pool.submit(_search_in_child, distinct[i::CHILDREN]) for i in range(CHILDREN)]
+    pool.shutdown(wait=False)
     known: dict[str, Findings] = {}
 
     def look_up(text: str) -> Findings:

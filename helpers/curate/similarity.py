@@ -1,4 +1,4 @@
-"""Texts that are alike: MinHash proposes pairs, the exact Jaccard index of character 5-grams decides.
+"""Texts that are alike: MinHash proposes pairs, the exact Jaccard index of 5-grams decides.
 
 MinHash and its bands: Broder 1997, "On the resemblance and containment of documents"; Leskovec,
 Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3.
@@ -15,7 +15,6 @@ BAND_ROWS = ((0.8, 6), (0.71, 5), (0.6, 4), (0.5, 3), (0.0, 2))  # from a thresh
 CHUNK = 5_000  # texts hashed at a time, and
 PAIRS = 200_000  # pairs compared at a time: they bound the memory
 _BASE = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
-_PADDING = "\U0010ffff"
 Pair = tuple[int, int, float]  # (i, j, Jaccard) of two texts
 
 
@@ -31,12 +30,9 @@ def jaccard(a: set[str], b: set[str]) -> float:
 
 
 class Sketches(NamedTuple):
-    """What texts are compared by: which holds which shingle, and their MinHashes.
+    """What texts are compared by, at every threshold: their shingles and their MinHashes."""
 
-    `incidence` is a sparse matrix (texts, 2**62) of ones.
-    """
-
-    incidence: Any
+    incidence: Any  # sparse (texts, 2**62), a 1 per shingle
     minhashes: list[Any]
 
     def of(self, rows: Sequence[int]) -> Sketches:
@@ -47,12 +43,13 @@ class Sketches(NamedTuple):
 def similar(texts: Sequence[str], others: Sequence[str], threshold: float) -> Iterator[Pair]:
     """All (i, j, Jaccard) of texts[i] and others[j] whose Jaccard index reaches the threshold."""
     sketches = sketched(texts)
-    others_sketches = sketches if texts is others else sketched(others)
-    yield from similar_sketches(sketches, others_sketches, threshold)
+    yield from similar_sketches(
+        sketches, sketches if texts is others else sketched(others), threshold
+    )
 
 
 def sketched(texts: Sequence[str]) -> Sketches:
-    """Each text's shingles and MinHash; they serve every threshold."""
+    """The sketches of normalised texts."""
     from rensa import RMinHash
 
     minhashes: list[Any] = []
@@ -76,8 +73,7 @@ def similar_sketches(sketches: Sketches, others: Sketches, threshold: float) -> 
     index.insert_many(others.minhashes)
     for start in range(0, len(sketches.minhashes), CHUNK):
         candidates = index.query_all(sketches.minhashes[start : start + CHUNK])
-        counts = [len(neighbours) for neighbours in candidates]
-        i = np.repeat(np.arange(start, start + len(candidates)), counts)
+        i = np.repeat(np.arange(start, start + len(candidates)), list(map(len, candidates)))
         j = np.fromiter((k for neighbours in candidates for k in neighbours), np.int64, len(i))
         for at in range(0, len(i), PAIRS):
             some = slice(at, at + PAIRS)
@@ -96,49 +92,45 @@ def incidence_of(texts: Sequence[str]) -> Any:
     counts = [np.zeros(1, dtype=np.int64)]
     columns = [np.zeros(0, dtype=np.int64)]
     for start in range(0, len(texts), CHUNK):
-        chunk_counts, chunk_columns = _columns_of(texts[start : start + CHUNK])
-        counts.append(chunk_counts)
-        columns.append(chunk_columns)
+        row, grams = _grams(texts[start : start + CHUNK])
+        order = np.lexsort((grams, row))
+        row, grams = row[order], grams[order]
+        first = np.append(True, (np.diff(row) != 0) | (np.diff(grams) != 0))
+        counts.append(np.bincount(row[first], minlength=min(CHUNK, len(texts) - start)))
+        columns.append(grams[first])
     column = np.concatenate(columns)
     ones = np.ones(len(column), dtype=np.int32)
     row_ends = np.cumsum(np.concatenate(counts))
     return csr_array((ones, column, row_ends), shape=(len(texts), 2**62))
 
 
-def _columns_of(texts: Sequence[str]) -> tuple[Any, Any]:
-    """(number of different shingles of each text, their columns one text after the other)."""
+def _grams(texts: Sequence[str]) -> tuple[Any, Any]:
+    """(number of its text, column) of every 5-gram."""
     import numpy as np
 
-    powers = np.array([pow(_BASE, k + 1, 2**64) for k in range(SHINGLE)], dtype=np.uint64)
-    padded = [text.ljust(SHINGLE, _PADDING) for text in texts]
-    lengths = np.array([len(text) for text in padded])
+    padded = [text.ljust(SHINGLE, "\U0010ffff") for text in texts]
     encoded = "".join(padded).encode("utf-32-le", "surrogatepass")
     letters = np.frombuffer(encoded, dtype="<u4").astype(np.uint64)
+    powers = np.array([pow(_BASE, k + 1, 2**64) for k in range(SHINGLE)], dtype=np.uint64)
     windows = np.lib.stride_tricks.sliding_window_view(letters, SHINGLE)
     grams = (windows * powers).sum(axis=1) >> np.uint64(2)
+    lengths = np.array([len(text) for text in padded])
     row = np.repeat(np.arange(len(padded)), lengths)[: len(grams)]
     to_the_end = np.cumsum(lengths)[row] - np.arange(len(row))
     inside = to_the_end >= SHINGLE  # else the window runs into the next text
-    row = row[inside]
-    grams = grams[inside].astype(np.int64)
-    order = np.lexsort((grams, row))
-    row = row[order]
-    grams = grams[order]
-    first = np.append(True, (np.diff(row) != 0) | (np.diff(grams) != 0))
-    return np.bincount(row[first], minlength=len(padded)), grams[first]
+    return row[inside], grams[inside].astype(np.int64)
 
 
 def _confirmed(incidence: Any, others: Any, i: Any, j: Any, threshold: float) -> Iterator[Pair]:
     """Those of the pairs (i, j) whose exact Jaccard index reaches the threshold."""
     import numpy as np
 
-    sizes = np.diff(incidence.indptr)[i]
-    other_sizes = np.diff(others.indptr)[j]
-    least = threshold * np.maximum(sizes, other_sizes) - 1e-9
-    possible = np.minimum(sizes, other_sizes) >= least
-    i = i[possible]
-    j = j[possible]
+    sizes = np.diff(incidence.indptr)
+    other_sizes = np.diff(others.indptr)
+    least = threshold * np.maximum(sizes[i], other_sizes[j]) - 1e-9
+    possible = np.minimum(sizes[i], other_sizes[j]) >= least
+    i, j = i[possible], j[possible]
     shared = incidence[i].multiply(others[j]).sum(axis=1)
-    score = shared / (sizes[possible] + other_sizes[possible] - shared)
+    score = shared / (sizes[i] + other_sizes[j] - shared)
     hit = score >= threshold
     yield from zip(i[hit].tolist(), j[hit].tolist(), score[hit].tolist(), strict=True)

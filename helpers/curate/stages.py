@@ -16,10 +16,7 @@ from helpers.records import FunnelRow, Issue, RejectedExample, TrainingExample, 
 
 RULE_VERSION = "curate-2"
 FUNNEL = ("read", "filter", "review", "check", "duplicates", "leakage")
-SOURCE_FILTERS = (
-    "low_feedback",
-    "out_of_date_range",
-)  # the reader's choices, no faults of the data
+SOURCE_FILTERS = ("low_feedback", "out_of_date_range")  # choices, no faults of the data
 ALARM_ROWS = 10  # a source of fewer rows raises no wipe-out alarm
 
 
@@ -40,7 +37,7 @@ class Question(NamedTuple):
 
 @dataclass
 class Stage:
-    """What one stage made of its rows; `counts` is whole where `rejected` is but a sample."""
+    """What one stage made of its rows; `counts` is whole where `rejected` is only a sample."""
 
     kept: list[TrainingExample] = field(default_factory=list)
     rejected: list[RejectedExample] = field(default_factory=list)
@@ -54,7 +51,7 @@ class Stage:
 
 
 def rejection(example: TrainingExample, issues: list[Issue], stage: str) -> RejectedExample:
-    """The log entry of a row left out: enough to find and judge it again, nothing that could leak."""
+    """The log entry of a row left out: enough to find and judge it again, nothing that leaks."""
     summary = {
         "id": without_surrogates(example.id),
         "source": example.source,
@@ -68,29 +65,22 @@ def rejection(example: TrainingExample, issues: list[Issue], stage: str) -> Reje
 
 def build_funnel(stages: Sequence[Stage]) -> list[FunnelRow]:
     """One row per stage and source; AssertionError when the counts do not lead to the rows left."""
-    losses: Counter[Loss] = Counter()
-    for stage in stages:
-        losses += stage.counts
+    losses: Counter[Loss] = sum((stage.counts for stage in stages), Counter())
     left = Counter(example.source for example in stages[0].kept)
     for loss, n in stages[0].counts.items():  # these never became examples
         left[loss.source] += n
     funnel = []
-    for stage_name in FUNNEL:
+    for name in FUNNEL:
         for source in sorted(left):
-            lost = {
-                loss.code: n
-                for loss, n in sorted(losses.items())
-                if (loss.stage, loss.source) == (stage_name, source)
-            }
-            row = FunnelRow(
-                stage=stage_name,
-                source=source,
-                rows_in=left[source],
-                rows_out=left[source] - sum(lost.values()),
-                rejected=lost,
+            place = (name, source)
+            lost = {loss.code: n for loss, n in sorted(losses.items()) if loss[:2] == place}
+            rows_in = left[source]
+            left[source] -= sum(lost.values())
+            funnel.append(
+                FunnelRow(
+                    stage=name, source=source, rows_in=rows_in, rows_out=left[source], rejected=lost
+                )
             )
-            funnel.append(row)
-            left[source] = row.rows_out
     kept = Counter(example.source for example in stages[-1].kept)
     if +left != kept:
         raise AssertionError(f"the funnel loses rows: {dict(left)} by count, {dict(kept)} kept")
@@ -100,7 +90,10 @@ def build_funnel(stages: Sequence[Stage]) -> list[FunnelRow]:
 def alarm_on_wipeout(
     funnel: Sequence[FunnelRow], rejected: Sequence[RejectedExample], share: float
 ) -> None:
-    """Stop when one rule removes more than `share` of a source: more often a wrong rule than bad data."""
+    """Stop when one rule removes more than `share` of a source.
+
+    That is far more often a wrong rule than such bad data.
+    """
     entered: dict[str, int] = {}
     for row in funnel:
         if row.source == "synthetic":  # most of what a weak model makes up may be refused

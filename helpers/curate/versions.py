@@ -35,7 +35,7 @@ LIMITS = (
     " with itself.",
     "- Looked for: cards, e-mails, IBANs, IPs, phone and social security numbers, keys. Not for"
     " names and addresses.",
-    "- rejected.jsonl says why each row was left out; review.csv lists what a person should decide.",
+    "- rejected.jsonl says why each row was left out; review.csv lists what a person is to decide.",
 )
 
 
@@ -59,11 +59,9 @@ class Curated:
 
 
 def content_fingerprint(examples: Sequence[TrainingExample]) -> str:
-    """sha256 over the sorted hashes of the rows: what is learnt and judged, not when or where read."""
-    hashes = []
-    for example in examples:
-        hashes.append(store.fingerprint(example.model_dump(mode="json", include=CONTENT)))
-    return store.fingerprint(sorted(hashes))
+    """sha256 over the rows' sorted hashes: what is learnt and judged, not when it was read."""
+    rows = (example.model_dump(mode="json", include=CONTENT) for example in examples)
+    return store.fingerprint(sorted(map(store.fingerprint, rows)))
 
 
 def publish_dataset(curated: Curated) -> FineTuningDataset:
@@ -79,15 +77,11 @@ def publish_dataset(curated: Curated) -> FineTuningDataset:
         raise WorkbookError(
             f"{folder} holds other content than its name says; move that folder away and run again"
         )
-    metadata = DatasetMetadata(
-        version=manifest.version,
-        task=manifest.task,
-        created_at=manifest.created_at,
-        fingerprint=fingerprint,
-        params=manifest.params,
-    )
+    facts = manifest.model_dump(include=set(DatasetMetadata.model_fields))
     examples = sorted(curated.examples, key=lambda example: PARTS.index(example.part or "train"))
-    return FineTuningDataset(examples=examples, metadata=metadata, splits=manifest.splits)
+    return FineTuningDataset(
+        examples=examples, metadata=DatasetMetadata(**facts), splits=manifest.splits
+    )
 
 
 def _manifest_of(curated: Curated, name: str, fingerprint: str) -> Manifest:
@@ -126,7 +120,11 @@ def _write_folder(folder: Path, curated: Curated, manifest: Manifest) -> None:
 
 
 def data_card(manifest: Manifest, feedback: FeedbackReport) -> str:
-    """What the dataset is, where it came from and what is known to be wrong with it, as Markdown."""
+    """What the dataset is, where it came from and what is known to be wrong with it: Markdown."""
+    funnel = [
+        f"| {row.stage} | {row.source} | {row.rows_in} | {row.losses} | {row.rows_out} |"
+        for row in manifest.funnel
+    ]
     lines = [
         f"# Dataset {manifest.version}",
         "",
@@ -134,19 +132,18 @@ def data_card(manifest: Manifest, feedback: FeedbackReport) -> str:
         "",
         "| part | rows |",
         "|---|---|",
+        *(f"| {part} | {n} |" for part, n in manifest.splits),
+        "",
+        "| stage | source | in | rejected | out |",
+        "|---|---|---|---|---|",
+        *funnel,
+        "",
     ]
-    for part, n in manifest.splits:
-        lines.append(f"| {part} | {n} |")
-    lines += ["", "| stage | source | in | rejected | out |", "|---|---|---|---|---|"]
-    for row in manifest.funnel:
-        cells = (row.stage, row.source, row.rows_in, row.losses, row.rows_out)
-        lines.append(f"| {' | '.join(map(str, cells))} |")
     if feedback.used:
-        lines += ["", "## Where the logged rows come from", ""]
-        lines += [f"- {note}" for note in feedback.notes]
-    lines += ["", "## Known limits", ""]
-    lines += [f"- {warning}" for warning in manifest.warnings]
-    return "\n".join([*lines, *LIMITS]) + "\n"
+        lines += ["## Where the logged rows come from", ""]
+        lines += [*(f"- {note}" for note in feedback.notes), ""]
+    warnings = [f"- {warning}" for warning in manifest.warnings]
+    return "\n".join([*lines, "## Known limits", "", *warnings, *LIMITS]) + "\n"
 
 
 def check_dataset(
@@ -169,53 +166,35 @@ def check_dataset(
                 f"unverified row {example.id} stands in {example.part}; only train may hold it"
             )
     verified = sum(example.quality == "verified" for example in dataset.examples)
-    empty = [f"no {part}" for part in PARTS if not dataset.part(part)]
-    lack = ""
-    if empty:
-        lack = f"{' and '.join(empty)} rows"
-    elif verified < min_examples:
-        lack = f"{verified} verified rows, min_examples={min_examples}"
-    if lack:
+    lack = " and ".join(f"no {part}" for part in PARTS if not dataset.part(part))
+    if lack or verified < min_examples:
+        lack = f"{lack} rows" if lack else f"{verified} verified rows, min_examples={min_examples}"
         raise WorkbookError(
             f"too little data to train and judge a model: {lack}; add verified examples"
         )
-    return (
-        f"{verified} verified rows, {len(dataset.examples)} in all; every row read is kept or"
-        " accounted for."
-    )
+    everything = f"{verified} verified rows, {len(dataset.examples)} in all"
+    return f"{everything}; every row read is kept or accounted for."
 
 
 def compare_versions(old: str, new: str) -> dict[str, list[str]]:
-    """Ids of the rows that `new` has added, removed, moved to another part or given another answer."""
+    """Ids of the rows that `new` has added, removed, moved to another part or answered anew."""
     before = _rows_of(old)
     after = _rows_of(new)
-    changes: dict[str, list[str]] = {
+    both = [row_id for row_id in after if row_id in before]
+    return {
         "added": [row_id for row_id in after if row_id not in before],
         "removed": [row_id for row_id in before if row_id not in after],
-        "moved": [],
-        "relabelled": [],
+        "moved": [i for i in both if before[i].part != after[i].part],
+        "relabelled": [i for i in both if before[i].messages[-1] != after[i].messages[-1]],
     }
-    for row_id, example in after.items():
-        earlier = before.get(row_id)
-        if earlier is None:
-            continue
-        if example.part != earlier.part:
-            changes["moved"].append(row_id)
-        if example.messages[-1] != earlier.messages[-1]:
-            changes["relabelled"].append(row_id)
-    return changes
 
 
 def _rows_of(name: str) -> dict[str, TrainingExample]:
     """id -> row of a dataset version."""
     folder = store.home() / "datasets" / name
-    rows = {}
-    for part in PARTS:
-        path = folder / f"{part}.jsonl"
-        if not path.exists():
-            raise WorkbookError(
-                f"{path} is missing; `ls {folder.parent}` shows the dataset versions there are"
-            )
-        for row in store.read_jsonl(path):
-            rows[row["id"]] = TrainingExample(**row)
-    return rows
+    if not folder.is_dir():
+        raise WorkbookError(
+            f"{folder} is missing; `ls {folder.parent}` shows the dataset versions there are"
+        )
+    rows = [row for part in PARTS for row in store.read_jsonl(folder / f"{part}.jsonl")]
+    return {row["id"]: TrainingExample(**row) for row in rows}

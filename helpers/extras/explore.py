@@ -1,4 +1,4 @@
-"""What notebooks/more/02_explore looks at: thresholds, a map of the texts, quality against quantity."""
+"""What notebooks/more/02_explore looks at: thresholds, a map, quality against quantity."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from helpers import curate, models, store, tasks
-from helpers.curate import Ask, DataCollectionConfig, Label, Stage
-from helpers.records import Asking, Issue, Message, TrainingExample
+from helpers.curate import Ask, DataCollectionConfig, Decisions, Label, Stage
+from helpers.records import Asking, Issue, Message, TrainingExample, WorkbookError
 
 WAYS = (
     "Write it as another person about another case would.",
@@ -22,6 +22,31 @@ WAYS = (
 )
 TRIES = 3  # questions to the model for each row in demand, at most
 BATCH = 16  # questions asked at a time; it is stopped after the batch that brings enough
+
+
+def add_rows(
+    collected: Stage,
+    decisions: Decisions,
+    task: tasks.Task,
+    config: DataCollectionConfig,
+    run: store.Run | None,
+    ask: Ask | None,
+) -> Stage:
+    """The collected rows and those that a model makes up from them; the run keeps these too."""
+    if run is None or ask is None:
+        raise WorkbookError(
+            "use_synthetic needs a run and a way to ask: curate.curate(config, run, ask), where"
+            " ask(prompts, asking) gives the answers, as notebook 02 does"
+        )
+    reviewed = curate.apply_decisions(collected.kept, decisions)
+    placed = tasks.with_parts(reviewed.kept, config.seed, config.split_ratios)
+    made = make_up(placed, task, config, ask)
+    store.write_jsonl(run.private / "synthetic.jsonl", made.kept)
+    return Stage(
+        collected.kept + made.kept,
+        collected.rejected + made.rejected,
+        collected.counts + made.counts,
+    )
 
 
 def make_up(

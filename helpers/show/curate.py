@@ -153,7 +153,7 @@ def _draw_shares(axis: Any, field: str, parts: Mapping[str, Mapping[str, int]]) 
 
 
 def rejected_table(rejected: Iterable[RejectedExample], show_text: bool, each: int = 50) -> HTML:
-    """Rejected rows to browse, a fold per code: where each is, what was seen (masked), its match."""
+    """Rejected rows, a fold per code: where each is, what was seen (masked), what it matched."""
     from IPython.display import HTML
 
     by_code: defaultdict[str, list[dict[str, str]]] = defaultdict(list)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from toy_curate import RATIOS, chat, example, shared
 
 from helpers import curate, tasks
-from helpers.curate import doubts, review
-from helpers.extras import names
+from helpers.curate import review
+from helpers.extras import doubts, names
 from helpers.records import WorkbookError
 
 
@@ -71,7 +71,7 @@ def test_a_decided_row_keeps_id_group_and_part_and_no_decision_is_lost(decisions
             assert new.answer == '{"label": "no"}' and new.meta["review"]["original"] == old.answer
 
 
-def test_decisions_of_a_published_review_are_applied_by_the_next_run_and_the_task_folder_has_the_last_word(
+def test_the_next_run_applies_a_published_review_and_the_task_folder_has_the_last_word(
     make_task, config, sentences, home
 ):
     texts = sentences(60)
@@ -156,7 +156,7 @@ def test_wrong_labels_are_ranked_before_right_ones(sentences):
         for i, t in enumerate(sentences(120))
     ]
     rows[5] = example(rows[5].user_text, "y")
-    worst = curate.rank_labels(rows, {"label": lambda e: e.answer})
+    worst = doubts.rank_labels(rows, {"label": lambda e: e.answer})
     assert worst and worst[0][0] is rows[5]
 
 

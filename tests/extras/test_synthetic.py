@@ -9,7 +9,7 @@ from helpers.records import Budget, WorkbookError
 
 
 class Writer:
-    """Answers a request for a new example with what `write` makes of it, and any other question with `tell`'s label."""
+    """Answers a request for a new example by `write`, and any other question by `tell`'s label."""
 
     provider, is_loopback, name, fingerprint = "local", True, "writer", "toy-writer"
     spec = "writer"
@@ -48,7 +48,7 @@ def made(home, make_task, config, sentences, monkeypatch):
 
     def make(writer, rows=40, run="r1", **changes):
         monkeypatch.setattr(models, "load_model", lambda *_, **__: writer)
-        # Dated rows: without a date of its own a row takes that of its file, which is written anew at every call.
+        # Dated rows: without a date of its own a row takes its file's, which is written anew.
         dated = {"created_at": "2026-01-05T08:00:00Z"}
         folder = make_task(
             [chat(s, conversation_id=f"c{i}", **dated) for i, s in enumerate(sentences(rows))]

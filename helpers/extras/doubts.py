@@ -1,4 +1,7 @@
-"""Rows that only a person can judge: labels that may be wrong, and texts that may say the same."""
+"""Rows that only a person can judge: labels that may be wrong, texts that may say the same.
+
+Both need the extra `curate`; without it there are none.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from helpers import models, tasks
-from helpers.curate.labels import LabelFunctions
-from helpers.curate.stages import Question
+from helpers.curate import LabelFunctions, Question
 from helpers.records import TrainingExample, WorkbookError
 
 MAX_RANKED = 20_000  # rows ranked for label errors and compared by meaning; more are a sample
@@ -34,7 +36,7 @@ def rank_labels(examples: Sequence[TrainingExample], labels: LabelFunctions) -> 
     """(example, field, quality) of probable label errors, worst first.
 
     cleanlab on out-of-fold ComplementNB chances: Northcutt et al. 2021, "Confident learning".
-    Without the extra `curate`, or with labels too rare to learn: [].
+    Labels too rare to learn are left out.
     """
     try:
         from cleanlab.filter import find_label_issues
@@ -72,10 +74,7 @@ def _out_of_fold_chances(examples: Sequence[TrainingExample], classes: Any) -> A
 
 
 def close_in_meaning(examples: Sequence[TrainingExample]) -> list[Question]:
-    """Train rows that may say in other words what a validation or test row says, closest first.
-
-    [] without the extra `curate`.
-    """
+    """Train rows that may say in other words what a validation or test row says, closest first."""
     train = [example for example in examples if example.part == "train"][:MAX_RANKED]
     judged = [example for example in examples if example.part != "train"][: MAX_RANKED // 4]
     texts = [example.user_text for example in train]
