@@ -45,7 +45,7 @@ def doctor(fix: bool = False, tell: Tell = lambda line: None, gpu: bool = False)
     import psutil
 
     if gpu:
-        from helpers.train import prove_gpu
+        from helpers.extras.prove import prove_gpu
 
         return prove_gpu()
     if fix:

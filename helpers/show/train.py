@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 Line = Mapping[str, Any]  # of training.jsonl, or an event of a job
 LEARNT = "background:#F6C9A8;font-weight:600"  # tokens that carry loss: a tint of the tuned colour
-GIVEN = "color:#555"
 BOX = "white-space:pre-wrap;padding:.5em;border:1px solid #ddd"
 EVENTS = {
     "loading": "loading {base} and {rows} rows",
@@ -40,15 +39,14 @@ def seen_rows(report: Any, show_text: bool) -> HTML:
     """
     from IPython.display import HTML
 
-    page = [f'<p>Grey: given. <span style="{LEARNT}">Coloured: carries loss.</span></p>']
+    page = f'<p>Grey: given. <span style="{LEARNT}">Coloured: carries loss.</span></p>'
     for name, spans in report.samples.items():
-        html = ""
+        page += f'<p style="margin:.6em 0 .1em"><b>{escape(name)}</b></p><pre style="{BOX}">'
         for text, carries in spans:
-            style = LEARNT if carries else GIVEN
-            html += f'<span style="{style}">{escape(show.masked(text, show_text, 2000))}</span>'
-        page.append(f'<p style="margin:.6em 0 .1em"><b>{escape(name)}</b></p>')
-        page.append(f'<pre style="{BOX}">{html}</pre>')
-    return HTML("".join(page))
+            style = LEARNT if carries else "color:#555"
+            page += f'<span style="{style}">{escape(show.masked(text, show_text, 2000))}</span>'
+        page += "</pre>"
+    return HTML(page)
 
 
 def checks_table(report: Any) -> Styler:
@@ -75,17 +73,15 @@ def settings_table(config: Record, schedule: Mapping[str, int] | None = None) ->
     rows = []
     for name, asked in config.model_dump().items():
         used = (schedule or {}).get(name, asked)
-        row = {"parameter": name, "asked": _text(asked), "used": ""}
-        if used != asked:
-            row["used"] = _text(used)
-        rows.append(row)
+        changed = "" if used == asked else _text(used)
+        rows.append({"parameter": name, "asked": _text(asked), "used": changed})
     return show.table(rows, "Settings; `used` is empty where it equals what was asked for")
 
 
 def estimate_table(estimate: Mapping[str, Any]) -> Styler:
     """How long and at what cost, with the basis of the forecast."""
-    flat = {name: value for name, value in estimate.items() if name != "memory_parts_mb"}
-    for part, size in estimate.get("memory_parts_mb", {}).items():
+    flat = dict(estimate)
+    for part, size in flat.pop("memory_parts_mb", {}).items():
         flat[f"memory mb, {part}"] = size
     return _pairs("what", "forecast", flat, "Before it starts")
 
@@ -120,9 +116,7 @@ def result_table(model: TrainedModel) -> Styler:
 
 def _pairs(left: str, right: str, values: Mapping[str, Any], caption: str) -> Styler:
     """A table of two columns."""
-    rows = []
-    for name, value in values.items():
-        rows.append({left: name.replace("_", " "), right: _text(value)})
+    rows = [{left: key.replace("_", " "), right: _text(value)} for key, value in values.items()]
     return show.table(rows, caption)
 
 
@@ -139,35 +133,32 @@ def progress() -> Callable[[Line], None]:
 
     By hand a live curve, headless every message and evaluation.
     """
-    return _Progress().on_line
+    told = -1  # the last tenth of the steps of which a line was said
+    curve = None if store.headless() else LiveCurve()
 
-
-class _Progress:
-    """What was said so far."""
-
-    def __init__(self) -> None:
-        self.tenth = -1  # of the steps, the last that was told
-        self.curve = None if store.headless() else LiveCurve()
-
-    def on_line(self, line: Line) -> None:
-        """Tell one line of training, or one event of a job."""
+    def on_line(line: Line) -> None:
+        nonlocal told
         data = line.get("data") or line
         step = data.get("step")
         steps = data.get("steps") or data.get("total_steps") or 1
         if line.get("event") in EVENTS:
             show.say(EVENTS[line["event"]].format(**line))
-        elif self.curve is not None and ("loss" in line or "eval_loss" in line):
-            self.curve.add(line)
+        elif curve is not None and ("loss" in line or "eval_loss" in line):
+            curve.add(line)
         elif "eval_loss" in line:
             show.say(f"step {step}/{steps}: validation loss {line['eval_loss']:.3f}")
         elif step is None:
             show.say(line["message"])
-        elif 10 * step // steps > self.tenth:
-            self.tenth = 10 * step // steps
-            message = line.get("message")
-            if not message:
-                message = f"step {step}/{steps}: loss {line['loss']:.3f}, {line['seconds']:.0f} s"
-            show.say(message)
+        elif 10 * step // steps > told:
+            told = 10 * step // steps
+            show.say(line.get("message") or _step(line))
+
+    return on_line
+
+
+def _step(line: Line) -> str:
+    where = f"step {line['step']}/{line['steps']}"
+    return f"{where}: loss {line['loss']:.3f}, {line['seconds']:.0f} s"
 
 
 class LiveCurve:
@@ -217,26 +208,22 @@ class JobView:
         self.job_id = job_id
         self.status = ""
         self.messages = ["waiting for news"]
-        self._cancel = cancel
         self._on_line = progress()
         self._widget: Any = None
-        if not store.headless():
-            self._open()
-
-    def _open(self) -> None:
+        if store.headless():
+            return
         import ipywidgets as widgets
         from IPython.display import display
 
         self._widget = widgets.HTML()
         self._button = widgets.Button(description="Cancel the job", icon="stop")
-        self._button.on_click(self._on_click)
+        self._button.on_click(
+            lambda _: self.messages.append(f"cancel was asked for: {cancel(job_id)}")
+        )
         # ipykernel 7.4 lets the busy main shell answer a comm that it has opened; without this
         # note the front end's own choice holds, which is a subshell
         vars(self._button.comm).pop("_reply_subshell_id", None)
         display(widgets.VBox([self._widget, self._button]))
-
-    def _on_click(self, button: Any) -> None:
-        self.messages.append(f"cancel was asked for: {self._cancel(self.job_id)}")
 
     def event(self, event: Line) -> None:
         """A new event of the job."""
@@ -272,24 +259,22 @@ CURVES = (("loss", "train", "other", 130), ("eval_loss", "validation", "tuned", 
 
 def _sparkline(curve: Sequence[Line], width: int = 420, height: int = 90) -> str:
     """Train and validation loss over the steps as SVG; nothing before there are two points."""
-    points = {}
-    for key, *_ in CURVES:
-        points[key] = [(line["step"], line[key]) for line in curve if key in line]
-    steps, losses = zip(*points["loss"], *points["eval_loss"], strict=True) if curve else ((), ())
-    if len(steps) < 2:
+    losses = [line[key] for line in curve for key, *_ in CURVES if key in line]
+    if len(losses) < 2:
         return ""
-    top = max(losses) or 1
+    last = max(line["step"] for line in curve)
     svg = ""
     for key, name, colour, x in CURVES:
-        at = ""
-        for step, loss in points[key]:
-            y = height - loss / top * (height - 14)
-            at += f"{step / max(steps) * width:.1f},{y:.1f} "
         ink = show.COLOURS[colour]
-        svg += f'<polyline fill="none" stroke="{ink}" stroke-width="2" points="{at}"/>'
-        if points[key]:
-            label = f"{name} {points[key][-1][1]:.3f}"
-            svg += f'<text x="{x}" y="11" font-size="12" fill="{ink}">{label}</text>'
+        points = ""
+        label = ""
+        for line in curve:
+            if key in line:
+                y = height - line[key] / (max(losses) or 1) * (height - 14)
+                points += f"{line['step'] / last * width:.1f},{y:.1f} "
+                label = f"{name} {line[key]:.3f}"
+        svg += f'<polyline fill="none" stroke="{ink}" stroke-width="2" points="{points}"/>'
+        svg += f'<text x="{x}" y="11" font-size="12" fill="{ink}">{label}</text>'
     return f'<svg width="{width}" height="{height + 4}" style="display:block">{svg}</svg>'
 
 
@@ -298,22 +283,22 @@ def loss_figure(lines: Sequence[Line], n_train: int, n_validation: int) -> Figur
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
-    for key, name, colour, _ in CURVES:
-        losses = {line["step"]: line[key] for line in lines if key in line}
-        rows = n_train if key == "loss" else n_validation
-        label = f"{name}, {rows} rows" if rows else name
-        if key == "loss" or losses:
-            marker = "" if key == "loss" else "o"
-            ink = show.COLOURS[colour]
-            axis.plot(
-                losses.keys(), losses.values(), color=ink, label=label, marker=marker, markersize=5
-            )
-    if losses:
-        best = min(losses, key=losses.__getitem__)
-        label = f"lowest: step {best}, {losses[best]:.3f}"
-        axis.axvline(best, color=show.COLOURS["target"], linestyle=":", linewidth=1, label=label)
+    train = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    validation = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+    looks = {"color": show.COLOURS["other"], "label": _rows("train", n_train)}
+    axis.plot(train.keys(), train.values(), **looks)
+    if validation:
+        looks = {"color": show.COLOURS["tuned"], "label": _rows("validation", n_validation)}
+        axis.plot(validation.keys(), validation.values(), "o-", markersize=5, **looks)
+        best = min(validation, key=validation.__getitem__)
+        looks = {"color": show.COLOURS["target"], "linestyle": ":", "linewidth": 1}
+        axis.axvline(best, label=f"lowest: step {best}, {validation[best]:.3f}", **looks)
     axis.set(xlabel="optimiser step", ylabel="loss per learnt token (nats)", ylim=(0, None))
     axis.grid(alpha=0.3)
     axis.legend(loc="upper right", frameon=False)
     plt.close(figure)
     return figure
+
+
+def _rows(name: str, count: int) -> str:
+    return f"{name}, {count} rows" if count else name

@@ -21,7 +21,7 @@ from helpers.train.rows import IGNORED
 # Nats per answer token. Merging only rounds. At the 0.25 measured for the embedded model in 4 bits
 # one answer token in ten gets another likeliest word; in proportion 0.05 is one in fifty: beyond it
 # the evaluation says little about the 4-bit model.
-BOUNDS = {"merged": 1e-3, "4bit": 0.05}
+MERGED_BOUND, FOUR_BIT_BOUND = 1e-3, 0.05
 FORGOT = 4  # questions lost, net; below that it is noise among 40
 QUESTIONS = Path(__file__).with_name("general.jsonl")
 
@@ -50,10 +50,17 @@ def look_back(
         round_to_4bit(merged)
         rounded_losses = answer_losses(merged, probes)
     agreement = {
-        "merged": _agreement(losses, merged_losses, BOUNDS["merged"]),
-        "4bit": _agreement(losses, rounded_losses, BOUNDS["4bit"]),
+        "merged": _agreement(losses, merged_losses, MERGED_BOUND),
+        "4bit": _agreement(losses, rounded_losses, FOUR_BIT_BOUND),
     }
-    general = _general(base, tuned)
+    changes = [after - before for before, after in zip(base, tuned, strict=True)]
+    general = {
+        "questions": len(questions),
+        "base": sum(base),
+        "tuned": sum(tuned),
+        "lost": changes.count(-1),
+        "gained": changes.count(1),
+    }
     tell(event="checked", agreement=agreement, general=general)
     forgot = general["lost"] - general["gained"] >= FORGOT
     return {"agreement": agreement, "general": general | {"forgot": forgot}}
@@ -63,18 +70,6 @@ def _agreement(losses: torch.Tensor, others: torch.Tensor, bound: float) -> dict
     difference = float((others - losses).abs().mean())
     within = difference <= bound
     return {"nats_per_token": round(difference, 6), "bound": bound, "within": within}
-
-
-def _general(base: list[bool], tuned: list[bool]) -> dict[str, int]:
-    """How many questions are answered right, and how many changed."""
-    changes = [after - before for before, after in zip(base, tuned, strict=True)]
-    return {
-        "questions": len(base),
-        "base": sum(base),
-        "tuned": sum(tuned),
-        "lost": changes.count(-1),
-        "gained": changes.count(1),
-    }
 
 
 def answer_losses(model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
@@ -98,18 +93,17 @@ def right_answers(model: Any, tokenizer: Any, questions: list[dict[str, Any]]) -
     right = []
     for question in questions:
         prompt = tokenizer(question["text"])["input_ids"]
-        answers = []
-        for text in question["answers"]:
-            answers.append(tokenizer(" " + text, add_special_tokens=False)["input_ids"])
+        texts = [" " + text for text in question["answers"]]
+        answers = tokenizer(texts, add_special_tokens=False)["input_ids"]
         width = max(map(len, answers))
         padded = [prompt + ids + [0] * (width - len(ids)) for ids in answers]
         rows = torch.tensor(padded, device=model.device)
         logits = model(input_ids=rows, logits_to_keep=width + 1).logits[:, :-1].float()
         losses = cross_entropy(logits.transpose(1, 2), rows[:, -width:], reduction="none")
-        scores = []
-        for number, ids in enumerate(answers):
-            characters = len(question["answers"][number])
-            scores.append(float(losses[number, : len(ids)].sum()) / characters)
+        scores = [
+            float(row[: len(ids)].sum()) / len(text[1:])
+            for row, ids, text in zip(losses, answers, texts, strict=True)
+        ]
         right.append(scores.index(min(scores)) == 0)
     return right
 

@@ -91,9 +91,8 @@ def check_base(config: LoraTrainingConfig) -> dict[str, str]:
     path = models.base_path(base)
     if not Path(path).is_dir():
         return _ask_hub(base)
-    licence = "see the model's own card"
-    if base in ("embedded", "tiny"):
-        licence = models.embedded.LICENCE
+    own = base in ("embedded", "tiny")
+    licence = models.embedded.LICENCE if own else "see the model's own card"
     return {"base": base, "where": path, "download": "nothing", "licence": licence}
 
 
@@ -145,10 +144,8 @@ def _room_for(base: str, info: Any) -> str:
     from huggingface_hub import constants
 
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    weights = [name for name in sizes if name.endswith(".safetensors")]
-    if not weights:
-        weights = [name for name in sizes if name.endswith(".bin")]
-    needed = sum(sizes[name] for name in weights)
+    kind = ".safetensors" if any(name.endswith(".safetensors") for name in sizes) else ".bin"
+    needed = sum(size for name, size in sizes.items() if name.endswith(kind))
     cache = Path(constants.HF_HUB_CACHE)
     there = next(path for path in (cache, *cache.parents) if path.exists())
     free = shutil.disk_usage(there).free

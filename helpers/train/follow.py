@@ -178,10 +178,9 @@ def _publish(
     job: FineTuningJob, state: Any, curve: list[dict[str, Any]], checkpoints: list[dict[str, Any]]
 ) -> TrainedModel:
     config = job.config
-    losses: dict[str, float | None] = {"train": None, "eval": None}
+    last: dict[str, Any] = {}
     for line in curve:
-        losses["train"] = line.get("loss", losses["train"])
-        losses["eval"] = line.get("eval_loss", losses["eval"])
+        last |= line
     model = TrainedModel(
         model_id=state.fine_tuned_model,
         version=job.version,
@@ -195,7 +194,7 @@ def _publish(
         tokens=int(state.trained_tokens or 0),
         seconds=float((state.finished_at or state.created_at) - state.created_at),
         cost_usd=_cost(job, state),
-        losses=losses,
+        losses={"train": last.get("loss"), "eval": last.get("eval_loss")},
         details={
             "job_id": job.job_id,
             "model": state.model,

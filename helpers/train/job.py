@@ -61,9 +61,10 @@ def prepare_job(run: store.Run, config: LoraTrainingConfig, report: Preflight) -
     unasked.
     """
     folder = run.path("training")
-    rows = {}
-    for part, part_rows in (("train", report.train), ("validation", report.validation)):
-        rows[part] = [row.model_dump(exclude={"id"}) for row in part_rows]
+    rows = {
+        part: [row.model_dump(exclude={"id"}) for row in part_rows]
+        for part, part_rows in (("train", report.train), ("validation", report.validation))
+    }
     inputs = _inputs(config, rows)
     checkpoint = last_checkpoint(folder)
     if config.discard_unfinished:
@@ -90,9 +91,8 @@ def prepare_job(run: store.Run, config: LoraTrainingConfig, report: Preflight) -
 def _inputs(config: LoraTrainingConfig, rows: dict[str, Any]) -> dict[str, Any]:
     """What decides the adapter: settings, rows per step, base model and data."""
     base = models.base_path(config.base_model)
-    files = {}
-    if Path(base).is_dir():
-        files = {path.name: path.stat().st_size for path in Path(base).glob("*") if path.is_file()}
+    # none of a hub id
+    files = {path.name: path.stat().st_size for path in Path(base).glob("*") if path.is_file()}
     inputs = {name: value for name, value in config.deciding.items() if name not in MAY_CHANGE}
     inputs["rows per step"] = config.batch_size * config.gradient_accumulation * config.world
     inputs["base"] = [base, files]
@@ -128,9 +128,6 @@ def _drop_after(folder: Path, step: int) -> None:
     """Leave only the lines of training.jsonl that a checkpoint knows of; later steps come again."""
     path = folder / "training.jsonl"
     data = path.read_bytes()
-    lines = []
-    for text in data[: data.rfind(b"\n") + 1].splitlines():
-        line = json.loads(text)
-        if "event" not in line and line["step"] <= step:
-            lines.append(line)
-    store.write_jsonl(path, lines)
+    lines = [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+    known = [line for line in lines if "event" not in line and line["step"] <= step]
+    store.write_jsonl(path, known)

@@ -180,9 +180,8 @@ def _upload(client: Any, job: FineTuningJob, data: dict[str, bytes]) -> FineTuni
     import openai
 
     try:
-        uploads = {}
-        if job.resumed:
-            uploads = {file.filename: file.id for file in client.files.list(purpose="fine-tune")}
+        listed = client.files.list(purpose="fine-tune") if job.resumed else ()
+        uploads = {file.filename: file.id for file in listed}
         for part, content in data.items():
             if not content or part in job.files:
                 continue
@@ -236,17 +235,16 @@ def job_request(job: FineTuningJob, task: Task) -> dict[str, Any]:
         "learning_rate_multiplier": config.learning_rate_multiplier,
     }
     chosen = {name: value for name, value in hyperparameters.items() if value}
-    body: dict[str, Any] = {
+    body = {
         "model": config.api_model,
         "training_file": job.files["train"],
+        "validation_file": job.files.get("validation"),
+        "suffix": config.model_suffix,
         "method": {"type": "supervised", "supervised": {"hyperparameters": chosen}},
         "seed": config.seed,
         "metadata": {TOKEN: job.token, "task": task.name},
     }
-    if "validation" in job.files:
-        body["validation_file"] = job.files["validation"]
-    if config.model_suffix:
-        body["suffix"] = config.model_suffix
+    body = {name: value for name, value in body.items() if value not in ("", None)}
     return _merged(body, json.loads(config.api_extra_body or "{}"))
 
 

@@ -73,19 +73,12 @@ def memory_parts(
     input alone, and one layer at a time in full. Logits: raw, float, gradient.
     """
     size = 2 if gpu else 4
-    block = size
-    if config.load_in_4bit:
-        block = NF4
-    block *= sum(rows * columns for rows, columns in shape.linear.values())
-    embedding = size * shape.vocabulary * shape.hidden
-    if not shape.tied:
-        embedding *= 2
-    adapter = 0.0
-    for name in config.target_modules:
-        adapter += 4.0 * config.lora_r * shape.layers * sum(shape.linear.get(name, (0, 0)))
-    optimiser = 2 * adapter
-    if gpu and config.load_in_4bit:
-        optimiser = 0.5 * adapter  # 8 bits a value
+    block = sum(rows * columns for rows, columns in shape.linear.values())
+    block *= NF4 if config.load_in_4bit else size
+    embedding = size * shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
+    widths = [sum(shape.linear.get(name, (0, 0))) for name in config.target_modules]
+    adapter = 4.0 * config.lora_r * shape.layers * sum(widths)
+    eight_bit = gpu and config.load_in_4bit
     activations = tokens * (10 * shape.hidden + 4 * shape.inner) * size
     if gpu:
         activations += shape.layers * tokens * shape.hidden * size
@@ -96,7 +89,7 @@ def memory_parts(
         "weights": (embedding + shape.layers * block) / shards,
         "adapter": adapter / shards,
         "gradients": adapter / shards,
-        "optimiser": optimiser / shards,
+        "optimiser": adapter * (0.5 if eight_bit else 2) / shards,
         "activations": activations,
         "logits": 12.0 * supervised * shape.vocabulary,
         "program": PROGRAM,

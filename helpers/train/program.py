@@ -41,6 +41,11 @@ from helpers.train.trainer import WorkbookTrainer
 Tell = Callable[..., None]
 Rows = list[dict[str, Any]]  # {input_ids, labels}
 BATCH = ("batch_size", "gradient_accumulation")
+FSDP = {
+    "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+    "activation_checkpointing": True,
+    "state_dict_type": "FULL_STATE_DICT",
+}
 PROBES = 4  # rows on which adapter and merged weights are compared
 
 
@@ -77,7 +82,8 @@ class Attempt:
         self.fallback = ""  # why a faster path was not taken
         self.seconds = 0.0
         self.trainer = build_trainer(job, parts, tell)
-        self.trainer.go_on_from(self.start)
+        self.trainer.best = dict(self.start.best)
+        self.trainer._total_train_tokens = self.start.tokens
 
     def succeeds(self) -> bool:
         """Train; False when memory ran out and a smaller batch could help."""
@@ -118,9 +124,10 @@ class Attempt:
         tokens = int(trainer._total_train_tokens)
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         steps = trainer.state.global_step or self.start.step
-        rate = None
-        if tokens > self.start.tokens:
-            rate = round((tokens - self.start.tokens) / self.seconds, 1)
+        new = tokens - self.start.tokens
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated()
         details = {
             "steps": steps,
             "device": str(trainer.args.device),
@@ -128,24 +135,16 @@ class Attempt:
             "fallback": self.fallback,
             "resumed_at": self.start.step,
             "training_seconds": round(self.seconds, 2),
-            "tokens_per_second": rate,
-            "memory_mb": peak_memory() // 2**20,
+            "tokens_per_second": round(new / self.seconds, 1) if new else None,
+            "memory_mb": peak // 2**20,
             "used": {name: self.job.schedule[name] for name in BATCH},
         }
-        by_length = sorted(self.parts["validation"] or self.parts["train"], key=_length)
-        adapter = self.job.folder / "adapter"
-        details |= look_back(trainer, adapter, by_length[:PROBES], self.tell)
-        losses_of = {"train": losses[-1] if losses else None, **trainer.best}
-        result = TrainingResult(tokens=tokens, losses=losses_of, details=details)
+        probes = sorted(self.parts["validation"] or self.parts["train"], key=_length)[:PROBES]
+        details |= look_back(trainer, self.job.folder / "adapter", probes, self.tell)
+        curve_ends = {"train": losses[-1] if losses else None, **trainer.best}
+        result = TrainingResult(tokens=tokens, losses=curve_ends, details=details)
         store.write_json(self.job.folder / "result.json", result)
         self.tell(event="finished", tokens=tokens, steps=steps, best=trainer.best["best_step"])
-
-
-def peak_memory() -> int:
-    """Bytes that this process held at most: of the GPU where there is one."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _length(row: dict[str, Any]) -> int:
@@ -248,12 +247,7 @@ def arguments(job: TrainingJob, validates: bool, gpu: bool | None = None) -> SFT
         gpu = torch.cuda.is_available()
     special: dict[str, Any] = {}
     if config.sharding == "fsdp":
-        special["fsdp"] = True
-        special["fsdp_config"] = {
-            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "activation_checkpointing": True,
-            "state_dict_type": "FULL_STATE_DICT",
-        }
+        special = {"fsdp": True, "fsdp_config": FSDP}
     if gpu and config.load_in_4bit:
         special["optim"] = "paged_adamw_8bit"
     return SFTConfig(

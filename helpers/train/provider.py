@@ -60,9 +60,8 @@ def refusal(error: Any, what: str) -> WorkbookError:
 
     `error` is the SDK's exception, or a job's error object.
     """
-    code = getattr(error, "code", None)
-    if not code:
-        code = type(error).__name__ if isinstance(error, Exception) else "no code"
+    unnamed = type(error).__name__ if isinstance(error, Exception) else "no code"
+    code = getattr(error, "code", None) or unnamed
     text = store.redact(str(getattr(error, "message", None) or "no reason given"))[:300]
     remedy = REMEDIES.get(str(code), "mend that, then run again")
     return WorkbookError(f"{what}: {text} ({code}); {remedy}", 5)
@@ -161,21 +160,15 @@ def curve_of_file(client: Any, files: list[str]) -> list[dict[str, Any]]:
             data = client.files.content(name).read()
             if not data.lstrip().startswith(b"step"):
                 data = base64.b64decode(data)
-            return _lines(_numbers(data.decode()))
+            table = csv.DictReader(io.StringIO(data.decode()))
+            return _lines([_numbers(cells) for cells in table])
     return []
 
 
-def _numbers(table: str) -> list[dict[str, Any]]:
-    rows = []
-    for cells in csv.DictReader(io.StringIO(table)):
-        row: dict[str, Any] = {}
-        for name, text in cells.items():
-            if name in METRICS and text:
-                row[name] = float(text)
-        if "step" in row:
-            row["step"] = int(row["step"])
-            rows.append(row)
-    return rows
+def _numbers(cells: dict[str, str]) -> dict[str, Any]:
+    """The metrics of one line of the file."""
+    row = {name: float(text) for name, text in cells.items() if name in METRICS and text}
+    return row | {"step": int(row["step"])} if "step" in row else row
 
 
 def checkpoints_of(client: Any, job_id: str) -> list[dict[str, Any]]:
@@ -188,9 +181,11 @@ def checkpoints_of(client: Any, job_id: str) -> list[dict[str, Any]]:
         _log.warning("no checkpoints of %s: %s", job_id, type(error).__name__)
         return []
     checkpoints.sort(key=lambda checkpoint: checkpoint.step_number, reverse=True)
-    rows = []
-    for checkpoint in checkpoints:
-        model = checkpoint.fine_tuned_model_checkpoint
-        metrics = checkpoint.metrics.to_dict()
-        rows.append({"model": model, "step": checkpoint.step_number, "metrics": metrics})
-    return rows
+    return [
+        {
+            "model": checkpoint.fine_tuned_model_checkpoint,
+            "step": checkpoint.step_number,
+            "metrics": checkpoint.metrics.to_dict(),
+        }
+        for checkpoint in checkpoints
+    ]

@@ -73,6 +73,14 @@ def encode(tokenizer: Any, prompt: list[Message], answer: str) -> tuple[list[int
     return prompt_ids, [*answer_ids, tokenizer.eos_token_id]
 
 
+def token_row(
+    prompt_ids: list[int], answer_ids: list[int], most: int | None = None
+) -> dict[str, list[int]]:
+    """{input_ids, labels} with loss on the answer alone, cut after `most` tokens."""
+    labels = [IGNORED] * len(prompt_ids) + answer_ids
+    return {"input_ids": (prompt_ids + answer_ids)[:most], "labels": labels[:most]}
+
+
 def make_row(
     tokenizer: Any, task: Task, example: TrainingExample, config: LoraTrainingConfig
 ) -> TrainingRow | str:
@@ -91,9 +99,7 @@ def make_row(
             f"no trainable token left: its prompt has {len(prompt_ids)} tokens,"
             f" max_length is {most}"
         )
-    ids = prompt_ids + answer_ids
-    labels = [IGNORED] * len(prompt_ids) + answer_ids
-    return TrainingRow(id=example.id, input_ids=ids[:most], labels=labels[:most])
+    return TrainingRow(id=example.id, **token_row(prompt_ids, answer_ids, most))
 
 
 def choose_rows(
@@ -135,7 +141,11 @@ def preflight(
     train, left_out = choose_rows(rows["train"], verified, config.epochs, config.max_train_tokens)
     validation, _ = choose_rows(rows["validation"], verified, 1, 0)
     if not train:
-        raise _no_row(refused)
+        first = next((f": {name} ({reason})" for name, reason in refused.items()), "")
+        raise WorkbookError(
+            "no trainable row; raise max_length or max_train_tokens."
+            f" Rows refused: {len(refused)}{first}"
+        )
     ends = {row.labels[-1] for row in train} & set(control_tokens(tokenizer))
     round_trip = 0
     for row in train:
@@ -158,22 +168,11 @@ def preflight(
     )
 
 
-def _no_row(refused: dict[str, str]) -> WorkbookError:
-    message = (
-        f"no trainable row; raise max_length or max_train_tokens. Rows refused: {len(refused)}"
-    )
-    for name, reason in refused.items():
-        return WorkbookError(f"{message}: {name} ({reason})")
-    return WorkbookError(message)
-
-
 def _spans(tokenizer: Any, row: TrainingRow) -> list[tuple[str, bool]]:
     """The row's text, cut where loss begins or ends."""
-    spans = []
     tokens = zip(row.input_ids, row.labels, strict=True)
-    for carries, run in groupby(tokens, key=lambda token: token[1] != IGNORED):
-        spans.append((tokenizer.decode([token for token, _ in run]), carries))
-    return spans
+    runs = groupby(tokens, key=lambda token: token[1] != IGNORED)
+    return [(tokenizer.decode([token for token, _ in run]), carries) for carries, run in runs]
 
 
 def training_file(

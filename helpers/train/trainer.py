@@ -88,15 +88,11 @@ class WorkbookTrainer(SFTTrainer):
         self.best = Progress().best
         self._tell = tell
         super().__init__(*args, **kwargs)
-        if not self.args.bf16:
-            self._adapter_to_float()
-        self._add_supervised_loss()
-
-    def _adapter_to_float(self) -> None:
-        """trl makes the adapter of a quantised base bf16, on hardware without bf16 too."""
         for weight in self.model.parameters():
-            if weight.requires_grad:
+            if weight.requires_grad and not self.args.bf16:
+                # trl makes the adapter of a quantised base bf16, on hardware without bf16 too
                 weight.data = weight.data.float()
+        self._add_supervised_loss()
 
     def _add_supervised_loss(self) -> None:
         """Give the model's forward a second mode: wrappers (PEFT, DDP) see every step as a call."""
@@ -107,17 +103,10 @@ class WorkbookTrainer(SFTTrainer):
         def forward(*args: Any, supervised: LossPath | None = None, **kwargs: Any) -> Any:
             if supervised is None:
                 return stock(*args, **kwargs)
-            most = MICRO_BATCH if self.lean else 0
-            ids, labels = kwargs["input_ids"], kwargs["labels"]
-            loss = supervised_loss(causal, ids, labels, supervised == "prefix", most)
-            return {"loss": loss}
+            batch = kwargs["input_ids"], kwargs["labels"], supervised == "prefix"
+            return {"loss": supervised_loss(causal, *batch, MICRO_BATCH if self.lean else 0)}
 
         causal.forward = forward
-
-    def go_on_from(self, progress: Progress) -> None:
-        """Count on from a checkpoint; from nothing on a fresh start."""
-        self.best = dict(progress.best)
-        self._total_train_tokens = progress.tokens
 
     def choose_path(self, rows: Sequence[dict[str, Any]]) -> str:
         """Take the fastest path whose loss agrees with the stock loss on `rows`.
@@ -143,23 +132,19 @@ class WorkbookTrainer(SFTTrainer):
 
     def _path_that_agrees(self, batch: Any, stock: float, reasons: list[str]) -> LossPath:
         paths: tuple[LossPath, ...] = ("prefix", "head")
-        if self.args.gradient_checkpointing:
-            paths = ("head",)
-        for path in paths:
+        for path in paths[self.args.gradient_checkpointing :]:
             reason = self._disagreement(path, batch, stock)
             if not reason:
                 return path
-            name = f"lean {path}" if self.lean else path
-            reasons.append(f"{name}: {reason}")
+            reasons.append(f"{'lean ' if self.lean else ''}{path}: {reason}")
         return "stock"
 
     def _disagreement(self, path: LossPath, batch: Any, stock: float) -> str:
         """How the loss of a path differs from the stock loss; "" when it does not."""
-        tolerance = 1e-4
-        if self.args.bf16 or getattr(self.model, "is_loaded_in_4bit", False):
-            tolerance = 2e-2
+        coarse = self.args.bf16 or getattr(self.model, "is_loaded_in_4bit", False)
+        tolerance = 2e-2 if coarse else 1e-4
+        tokens = (batch["labels"] != IGNORED).sum()
         try:
-            tokens = (batch["labels"] != IGNORED).sum()
             ours = float(self._supervised(self.model, batch, path) / tokens)
         except (AttributeError, TypeError, ValueError, RuntimeError) as error:
             return type(error).__name__
@@ -181,40 +166,36 @@ class WorkbookTrainer(SFTTrainer):
         """Mean loss per supervised token, as trl computes it."""
         if self.path == "stock" or return_outputs or self.aux_loss_enabled:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss = self._supervised(model, inputs, self.path)
-        if num_items_in_batch is None:
-            loss = loss / (inputs["labels"] != IGNORED).sum().clamp(min=1)
-        else:  # counted over all processes, whose gradients are then averaged
-            loss = loss / torch.as_tensor(num_items_in_batch).clamp(min=1)
+        tokens = num_items_in_batch
+        if tokens is None:
+            tokens = (inputs["labels"] != IGNORED).sum()
+        loss = self._supervised(model, inputs, self.path) / torch.as_tensor(tokens).clamp(min=1)
+        if num_items_in_batch is not None:
+            # counted over all processes, whose gradients are then averaged
             loss = loss * self.accelerator.num_processes
-        part = "eval"
         if model.training:
-            part = "train"
             seen = self.accelerator.gather(inputs["attention_mask"].sum())
             self._total_train_tokens += int(seen.sum())
+        part = "train" if model.training else "eval"
         self._metrics[part]["num_tokens"] = [self._total_train_tokens]
         return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        dataset = train_dataset or self.train_dataset
-        lengths = [len(ids) for ids in dataset["input_ids"]]
+        lengths = [len(ids) for ids in (train_dataset or self.train_dataset)["input_ids"]]
         batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         return LengthGrouped(lengths, batch * self.args.world_size, self.args.seed)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, and keep the adapter when none before it was better."""
         metrics = super().evaluate(*args, **kwargs)
-        loss = metrics["eval_loss"]
-        step = self.state.global_step
-        if self.best["eval"] is None or loss < self.best["eval"]:
-            self.best = {"eval": loss, "best_step": step}
+        lowest, step = self.best["eval"], self.state.global_step
+        if lowest is None or metrics["eval_loss"] < lowest:
+            self.best = {"eval": metrics["eval_loss"], "best_step": step}
             self.keep_adapter()
-            return metrics
-        without_better = step - self.best["best_step"]
-        if self.patience and without_better >= self.patience * self.args.eval_steps:
+        waited = step - self.best["best_step"]
+        if self.patience and waited >= self.patience * self.args.eval_steps:
             self._tell(event="stopped", step=step, best=self.best["best_step"])
-            self.control.should_training_stop = True
-            self.control.should_save = True
+            self.control.should_training_stop = self.control.should_save = True
         return metrics
 
     def keep_adapter(self) -> None:
@@ -234,12 +215,8 @@ class WorkbookTrainer(SFTTrainer):
         super()._save_checkpoint(*args, **kwargs)
         if self.is_world_process_zero():
             step = self.state.global_step
-            progress = Progress(
-                step=step,
-                tokens=int(self._total_train_tokens),
-                stopped=self.control.should_training_stop,
-                best=self.best,
-            )
+            tokens, stopped = int(self._total_train_tokens), self.control.should_training_stop
+            progress = Progress(step=step, tokens=tokens, stopped=stopped, best=self.best)
             store.write_json(Path(self.args.output_dir) / f"checkpoint-{step}" / COMPLETE, progress)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

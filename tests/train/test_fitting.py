@@ -10,6 +10,7 @@ from test_launch import rows
 from test_rows import TASK
 
 from helpers import models
+from helpers.extras import prove
 from helpers.records import WorkbookError
 from helpers.train import (
     LoraTrainingConfig,
@@ -18,7 +19,6 @@ from helpers.train import (
     fitting,
     memory,
     preflight,
-    prove,
     what_fits,
 )
 from helpers.train.job import TrainingJob

@@ -215,11 +215,8 @@ def _adapted(module: Any, stock: Forward) -> Forward:
             return stock(x, *args, **kwargs)
         name = active[0]
         base = module.base_layer
-        a = module.lora_A[name].weight
-        b = module.lora_B[name].weight
-        dropout = 0.0
-        if module.training:
-            dropout = getattr(module.lora_dropout[name], "p", 0.0)
+        a, b = module.lora_A[name].weight, module.lora_B[name].weight
+        dropout = getattr(module.lora_dropout[name], "p", 0.0) if module.training else 0.0
         return AdaptedLinear.apply(x, base.weight, base.bias, a, b, module.scaling[name], dropout)
 
     return forward
@@ -235,7 +232,4 @@ def _normed(module: Any, stock: Forward) -> Forward:
 
 
 def _gated(module: Any) -> Forward:
-    def forward(x: Any) -> Any:
-        return module.down_proj(GatedProduct.apply(module.gate_proj(x), module.up_proj(x)))
-
-    return forward
+    return lambda x: module.down_proj(GatedProduct.apply(module.gate_proj(x), module.up_proj(x)))

@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -21,7 +21,6 @@ from helpers.train.kernels.lean import HeadLoss
 from helpers.train.rows import IGNORED
 
 SHORTEST_PREFIX = 8  # tokens; below this a second pass through the layers costs more than it saves
-Gradients = Sequence[torch.Tensor | None]
 
 
 def shared_prefix(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
@@ -39,76 +38,49 @@ def shared_prefix(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
 
 
 def supervised_loss(
-    causal: Any,
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    share_prefix: bool,
-    most_tokens: int = 0,
+    causal: Any, input_ids: torch.Tensor, labels: torch.Tensor, prefix: bool, most_tokens: int = 0
 ) -> torch.Tensor:
     """Sum of the token losses of a right-padded batch; both (rows, length).
 
-    No causal model can look at padding on the right: it needs no mask. `most_tokens` > 0 computes
-    micro-batches of about so many and keeps the intermediate results of one at a time. With
-    dropout, the rows of a batch see one mask over the shared prefix: the expected gradient is
-    unchanged.
+    No causal model can look at padding on the right: it needs no mask. With `prefix` the tokens
+    that all rows begin with are computed once; with dropout, the rows then see one mask over them:
+    the expected gradient is unchanged. `most_tokens` > 0 computes micro-batches of about so many
+    and keeps the intermediate results of one at a time.
     """
-    prefix = shared_prefix(input_ids, labels) if share_prefix else 0
-    if prefix < SHORTEST_PREFIX:
-        prefix = 0
+    backbone = causal.base_model
+    shared = shared_prefix(input_ids, labels) if prefix else 0
     cache = None
-    states: list[torch.Tensor] = []
-    if prefix:
-        cache = causal.base_model(input_ids=input_ids[:1, :prefix], use_cache=True).past_key_values
-        for layer in cache.layers:
-            states += [layer.keys, layer.values]
-    labels = labels[:, prefix:]
-    lengths = labelled_lengths(labels)
-    batch = _Batch(causal, input_ids[:, prefix:], labels, lengths, cache, most_tokens > 0)
-    losses = [functools.partial(batch.loss, rows) for rows in micro_batches(lengths, most_tokens)]
+    states: list[torch.Tensor] = []  # its keys, values, keys, ...
+    if shared >= SHORTEST_PREFIX:
+        cache = backbone(input_ids=input_ids[:1, :shared], use_cache=True).past_key_values
+        states = [state for layer in cache.layers for state in (layer.keys, layer.values)]
+        input_ids = input_ids[:, shared:]
+        labels = labels[:, shared:]
+    lengths = _labelled_lengths(labels)
+
+    def loss(rows: list[int], states: Sequence[torch.Tensor]) -> torch.Tensor:
+        end = max(lengths[row] for row in rows)  # what follows the last label matters to nothing
+        goals = labels[rows, :end]
+        predicts = functional.pad(goals[:, 1:] != IGNORED, (0, 1))  # the last position: nothing
+        inputs = {"input_ids": input_ids[rows, :end], "use_cache": cache is not None}
+        if cache is not None:
+            inputs["past_key_values"] = _repeated(cache, states, len(rows))
+        with last_mlp_at(backbone, predicts) if most_tokens else contextlib.nullcontext():
+            hidden = backbone(**inputs).last_hidden_state
+        return _head_loss(causal, hidden[predicts], goals.roll(-1, 1)[predicts])
+
+    losses = [functools.partial(loss, rows) for rows in micro_batches(lengths, most_tokens)]
     if len(losses) == 1 or not torch.is_grad_enabled():
-        total = labels.new_zeros((), dtype=torch.float32)
-        for loss in losses:
-            total = total + loss(states)
-        return total
+        zero = labels.new_zeros((), dtype=torch.float32)
+        return sum((loss_of(states) for loss_of in losses), zero)
     weights = [weight for weight in causal.parameters() if weight.requires_grad]
     return SumOfLosses.apply(losses, states, *weights)
 
 
-def labelled_lengths(labels: torch.Tensor) -> list[int]:
-    """Up to and including its last label, the tokens of every row; 0 for one without a label."""
-    lengths = []
-    for row in (labels != IGNORED).cpu():
-        lengths.append(int(row.nonzero().max()) + 1 if row.any() else 0)
-    return lengths
-
-
-class _Batch(NamedTuple):
-    """The rows of a batch behind their shared prefix."""
-
-    causal: Any
-    input_ids: torch.Tensor  # (rows, length)
-    labels: torch.Tensor  # (rows, length)
-    lengths: list[int]  # what follows the last label matters to nothing
-    cache: Any  # the prefix's keys and values, or None
-    lean: bool
-
-    def loss(self, rows: list[int], states: list[torch.Tensor]) -> torch.Tensor:
-        """Sum of the token losses of these rows, whose prefix has these keys and values."""
-        end = max(self.lengths[row] for row in rows)
-        labels = self.labels[rows, :end]
-        predicts = functional.pad(labels[:, 1:] != IGNORED, (0, 1))  # the last position: nothing
-        cache = None
-        if self.cache is not None:
-            cache = _repeated(self.cache, states, len(rows))
-        backbone = self.causal.base_model
-        with last_mlp_at(backbone, predicts) if self.lean else contextlib.nullcontext():
-            out = backbone(
-                input_ids=self.input_ids[rows, :end],
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
-        targets = labels.roll(-1, 1)[predicts]
-        return _head_loss(self.causal, out.last_hidden_state[predicts], targets)
+def _labelled_lengths(labels: torch.Tensor) -> list[int]:
+    """The tokens of every row up to and including its last label; 0 without a label."""
+    labelled = (labels != IGNORED).cpu()
+    return [int(row.nonzero().max()) + 1 if row.any() else 0 for row in labelled]
 
 
 def micro_batches(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
@@ -119,10 +91,8 @@ def micro_batches(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
     """
     order = [row for row, length in enumerate(lengths) if length]
     order.sort(key=lambda row: -lengths[row])
-    if not order:
-        return []
-    if not most_tokens:
-        return [order]
+    if not most_tokens or not order:
+        return [order] if order else []
     fewest = _pack(order, lengths, most_tokens)
     for limit in range(1, most_tokens):
         batches = _pack(order, lengths, limit)
@@ -158,38 +128,31 @@ class SumOfLosses(torch.autograd.Function):
         with torch.enable_grad():
             leaves = [state.detach().requires_grad_(state.requires_grad) for state in states]
             sources = [*weights, *(leaf for leaf in leaves if leaf.requires_grad)]
-            gradients: Gradients = [None] * len(sources)
+            gradients: list[Any] = [None] * len(sources)
             for loss_of in losses:
                 loss = loss_of(leaves)
                 new = torch.autograd.grad(loss, sources, allow_unused=True)
-                gradients = _sums(gradients, new)
+                gradients = list(map(_sum, gradients, new))
                 total += loss.detach()
-            to_weights = gradients[: len(weights)]
-            to_states = gradients[len(weights) :]
+            to_weights, to_states = gradients[: len(weights)], gradients[len(weights) :]
             learnt = [state for state in states if state.requires_grad]
             if learnt:
                 new = torch.autograd.grad(learnt, weights, to_states, allow_unused=True)
-                to_weights = _sums(to_weights, new)
+                to_weights = list(map(_sum, to_weights, new))
         ctx.gradients = to_weights
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
-        scaled = []
-        for weight_gradient in ctx.gradients:
-            scaled.append(None if weight_gradient is None else weight_gradient * gradient)
+        scaled = (None if known is None else known * gradient for known in ctx.gradients)
         return None, None, *scaled
 
 
-def _sums(some: Gradients, others: Gradients) -> Gradients:
-    """Pairwise sums, where None is nothing."""
-    sums = []
-    for one, other in zip(some, others, strict=True):
-        if one is None or other is None:
-            sums.append(other if one is None else one)
-        else:
-            sums.append(one + other)
-    return sums
+def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
+    """None is nothing."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 @contextlib.contextmanager
@@ -200,7 +163,7 @@ def last_mlp_at(backbone: Any, positions: torch.Tensor) -> Iterator[None]:
     """
     mlp = backbone.layers[-1].mlp
     before = vars(mlp).get("forward")
-    whole: Callable[[Any], Any] = mlp.forward
+    whole = mlp.forward
     mlp.forward = lambda x: x.new_zeros(x.shape).index_put((positions,), whole(x[positions]))
     try:
         yield
@@ -210,18 +173,14 @@ def last_mlp_at(backbone: Any, positions: torch.Tensor) -> Iterator[None]:
             mlp.forward = before
 
 
-def _repeated(cache: Any, states: list[torch.Tensor], rows: int) -> Any:
-    """A copy of the prefix's key-value cache for so many rows, made of `states`.
-
-    States are keys, values, keys, ...; each (1, heads, prefix, head size).
-    """
+def _repeated(cache: Any, states: Sequence[torch.Tensor], rows: int) -> Any:
+    """A copy of the prefix's cache for so many rows, made of `states`: (1, heads, prefix, size)."""
     repeated = copy.copy(cache)
-    repeated.layers = []
-    for number, layer in enumerate(cache.layers):
-        layer = copy.copy(layer)
-        layer.keys = states[2 * number].expand(rows, -1, -1, -1)
-        layer.values = states[2 * number + 1].expand(rows, -1, -1, -1)
-        repeated.layers.append(layer)
+    repeated.layers = [copy.copy(layer) for layer in cache.layers]
+    each = iter(states)
+    for layer in repeated.layers:
+        layer.keys = next(each).expand(rows, -1, -1, -1)
+        layer.values = next(each).expand(rows, -1, -1, -1)
     return repeated
 
 

@@ -12,9 +12,14 @@ from pathlib import Path
 
 from helpers import models, store
 from helpers.records import Finding, Message
-from helpers.train.config import LoraTrainingConfig, plan_schedule
-from helpers.train.job import TrainingJob, TrainingResult
-from helpers.train.rows import IGNORED, encode
+from helpers.train import (
+    LoraTrainingConfig,
+    TrainingJob,
+    TrainingResult,
+    encode,
+    plan_schedule,
+    token_row,
+)
 
 PROBE = (
     "import torch;"
@@ -74,9 +79,8 @@ def _two_steps(folder: Path, load_in_4bit: bool) -> TrainingJob:
     tokenizer = models.tokenizer_of("embedded")
     rows = []
     for word in ("one", "two", "three", "four"):
-        prompt, answer = encode(tokenizer, [Message(role="user", content=f"Say {word}")], word)
-        labels = [IGNORED] * len(prompt) + answer
-        rows.append({"input_ids": prompt + answer, "labels": labels})
+        prompt = [Message(role="user", content=f"Say {word}")]
+        rows.append(token_row(*encode(tokenizer, prompt, word)))
     config = LoraTrainingConfig(
         load_in_4bit=load_in_4bit, batch_size=2, gradient_accumulation=1, epochs=1
     )
