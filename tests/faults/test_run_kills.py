@@ -49,7 +49,7 @@ class Flow(NamedTuple):
     code: int  # how the undisturbed run ends
 
     def start(self, home: Path, **kill: str) -> subprocess.Popen:
-        paths = [HERE / "kill_guard", HERE, HERE.parent / "registry", store.PROJECT]
+        paths = [HERE / "kill_guard", HERE, HERE.parent, HERE.parent / "registry", store.PROJECT]
         env = (
             os.environ
             | {"WORKBOOK_HOME": str(home), "PYTHONPATH": os.pathsep.join(map(str, paths))}
