@@ -31,7 +31,7 @@ FLIP_COLOURS = {"lost": "bad", "gained": "good", "both wrong": "base"}
 
 
 def comparison(evaluation: Evaluation, targets: Mapping[str, float]) -> Figure:
-    """Base, best cheaper rung and tuned with intervals and targets; below, the paired differences."""
+    """Base, best cheaper rung and tuned with intervals; below, the paired differences."""
     import matplotlib.pyplot as plt
 
     rungs = evaluation.rungs
@@ -168,7 +168,7 @@ def _flip(kind: str, row_id: str, texts: Mapping[str, str], reason: str) -> str:
 
 
 def slice_table(evaluation: Evaluation) -> Styler:
-    """Slices of the test rows, the worst first; p is corrected for looking at all of them (Holm)."""
+    """Slices of the test rows, the worst first; p is corrected for looking at all (Holm)."""
     rows = []
     for finding in evaluation.slices:
         rows.append(
@@ -293,11 +293,7 @@ def confusion(task: Task, examples: Sequence[TrainingExample], rows: Rows) -> Fi
             "No scored field has a fixed list of values, so there is nothing to mix up."
         )
     field = fields[0]
-    answers = {row.id: row.answer for row in rows}
-    counts: Counter[tuple[str, str]] = Counter()
-    for example in examples:
-        if example.id in answers:
-            counts[_value(example.answer, field), _value(answers[example.id], field)] += 1
+    counts = _confusions(field, examples, rows)
     named = [*map(str, properties[field]["enum"]), *(gold for gold, _ in counts)]
     labels = list(dict.fromkeys(named))
     columns = labels + sorted({answered for _, answered in counts} - set(labels))
@@ -317,6 +313,14 @@ def confusion(task: Task, examples: Sequence[TrainingExample], rows: Rows) -> Fi
     axis.set_title(f"{field}: {right} of {sum(counts.values())} right", loc="left", fontsize=11)
     plt.close(figure)
     return figure
+
+
+def _confusions(
+    field: str, examples: Sequence[TrainingExample], rows: Rows
+) -> Counter[tuple[str, str]]:
+    """How often each pair of gold and answered value occurs."""
+    gold = {example.id: _value(example.answer, field) for example in examples}
+    return Counter((gold[row.id], _value(row.answer, field)) for row in rows if row.id in gold)
 
 
 def _value(answer: str, field: str) -> str:

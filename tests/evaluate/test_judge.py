@@ -6,7 +6,7 @@ from evaluate_toys import measure as measure_04
 
 from helpers import evaluate
 from helpers.evaluate import judge as judging
-from helpers.records import WorkbookError
+from helpers.records import Budget, WorkbookError
 
 pytestmark = pytest.mark.usefixtures("prints")
 
@@ -98,3 +98,19 @@ def test_judged_text_stays_here_unless_the_task_lets_it_go(text_task, run):
     with pytest.raises(WorkbookError, match="data_may_leave"):
         measure(text_task, run, judge)
     assert judge.asked == []
+
+
+class PaidJudge(ScriptedModel):
+    provider = "api"
+
+
+def test_a_paid_judge_is_paid_from_the_runs_budget(text_task, run):
+    prices = {"models": {"judge": {"input": 1.0, "output": 2.0}}}
+    task, judge = text_task.model_copy(update={"prices": prices}), PaidJudge(fair, "judge")
+    with pytest.raises(WorkbookError, match=r"judge may cost .* max_cost_usd=0;"):
+        measure(task, run, judge)
+    assert judge.asked == []
+    tuned, base = constant("a good answer", "tuned"), constant("a poor answer", "base")
+    found = measure_04(task, run, tuned, base, toy_rows(30), judge=judge, limit_usd=1.0)
+    assert set(Budget(run).by_whom()) == {"judge"} and judge.limits == {8}
+    assert found.ratings.cost_usd == pytest.approx(Budget(run).spent) and Budget(run).reserved == 0

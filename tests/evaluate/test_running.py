@@ -18,7 +18,7 @@ from helpers import evaluate, store
 from helpers.evaluate.running import choose_rows, read_answers
 from helpers.evaluate.scorers import score_answer
 from helpers.models import Answer
-from helpers.records import WorkbookError
+from helpers.records import Budget, WorkbookError
 
 
 def test_every_example_has_one_line_and_every_score_can_be_recomputed_from_it(task, run):
@@ -150,6 +150,48 @@ def test_text_stays_here_unless_the_task_lets_it_go(tmp_path, run):
         )
     rung = ask_rung(model, "prompt", toy_rows(3), open_task, run, limit_usd=1.0)
     assert rung.results.cost_per_request.value == pytest.approx((5 * 1 + 3 * 2) / 1e6)
+
+
+PRICED = {"models": {"flaky": {"input": 1.0, "output": 2.0}}}
+
+
+class Priced(Remote):
+    """An endpoint on this machine, which costs what task.yaml says."""
+
+    is_loopback = True
+
+
+def test_a_paid_endpoint_is_booked_also_on_this_machine_and_failures_cost_nothing(tmp_path, run):
+    task = toy_task(tmp_path, prices=PRICED)
+    ask_rung(Priced(lambda i: i < 2), "prompt", toy_rows(8), task, run, limit_usd=1.0)
+    budget = Budget(run)
+    assert budget.spent == pytest.approx(6 * (5 * 1 + 3 * 2) / 1e6) and budget.reserved == 0
+    assert set(budget.by_whom()) == {"rung prompt"}
+
+
+def test_what_is_remembered_is_not_paid_again_even_over_the_limit(tmp_path, run):
+    task, model = toy_task(tmp_path, prices=PRICED), Priced(lambda i: False)
+    ask_rung(model, "prompt", toy_rows(8), task, run, limit_usd=1.0)
+    spent = Budget(run).spent
+    ask_rung(model, "prompt", toy_rows(8), task, run, limit_usd=0.0)
+    assert Budget(run).spent == spent
+
+
+def test_an_endpoint_without_a_price_on_this_machine_costs_nothing(task, run):
+    ask_rung(Flaky(lambda i: False), "prompt", toy_rows(3), task, run)
+    assert not run.has("budget.jsonl")
+
+
+class Unreachable(Priced):
+    def answer(self, chats, max_new_tokens):
+        raise WorkbookError("nobody is there", 5)
+
+
+def test_money_for_a_request_that_reached_nobody_is_given_back(tmp_path, run):
+    task = toy_task(tmp_path, prices=PRICED)
+    with pytest.raises(WorkbookError, match="nobody is there"):
+        ask_rung(Unreachable(bool), "prompt", toy_rows(3), task, run, limit_usd=1.0)
+    assert Budget(run).spent == Budget(run).reserved == 0
 
 
 def test_latency_and_cost_come_from_single_requests(task, run):
