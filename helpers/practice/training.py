@@ -67,9 +67,7 @@ def _training_rows(base: str, data: bytes | None) -> list[dict[str, list[int]]]:
     rows = []
     for chat in chats(data):
         prompt, answer = trainer.encode(tokenizer, chat[:-1], chat[-1].content or "")
-        ids = [*prompt, *answer]
-        labels = [-100] * len(prompt) + answer
-        rows.append({"input_ids": ids[:MAX_TOKENS], "labels": labels[:MAX_TOKENS]})
+        rows.append(trainer.token_row(prompt, answer, MAX_TOKENS))
     return rows
 
 

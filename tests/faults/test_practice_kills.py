@@ -30,7 +30,7 @@ pytestmark = [
 ]
 PROGRAM = """
 import sys
-sys.path[:0] = [{tests!r}]
+sys.path[:0] = {folders!r}
 from test_jobs import dataset
 from helpers.models import practice
 from helpers.train import OpenAIJobConfig, fine_tune_openai, monitor_fine_tuning
@@ -43,13 +43,13 @@ monitor_fine_tuning(fine_tune_openai(dataset(16), config).job_id)
 
 
 def begin(home: Path) -> subprocess.Popen:
-    tests = str(store.PROJECT / "tests" / "train")
+    folders = [str(store.PROJECT / "tests" / "train"), str(store.PROJECT / "tests")]
     env = os.environ | {
         "WORKBOOK_HOME": str(home),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(store.PROJECT),
     }
-    command = [sys.executable, "-c", PROGRAM.format(tests=tests)]
+    command = [sys.executable, "-c", PROGRAM.format(folders=folders)]
     return subprocess.Popen(
         command,
         cwd=store.PROJECT,
