@@ -176,6 +176,10 @@ MEANINGS = {
     "Promotion.reasons": "the rules that did not pass",
     "Promotion.generation": "the route's number after this change",
     "Promotion.forced": "promoted against the gate, by a person, with a reason",
+    "Parity.version": "which version was checked",
+    "Parity.checked_at": "when",
+    "Parity.latency_p50": "ms; half of the answers come sooner",
+    "Parity.latency_p95": "ms; 95 of 100 answers come sooner",
     "Health.verdict": "whether all is well",
     "Health.reasons": "the checks that did not pass, or why there is nothing to check",
     "Health.checks": "a failed critical one asks for a retrain, a failed warning for a look",
@@ -309,6 +313,8 @@ ARTIFACTS = {
     "evaluation.json": "Is it better, by how much, are we sure? Two runs with one seed write the"
     " same values, apart from latencies, measured costs and `timing`.",
     "promotion.json": "What was asked of the registry, what the gate said, and what happened.",
+    "parity.json": "Does the engine that serves the version answer as the trained model does? The"
+    " gate reads it.",
     "health.json": "Is the model in production still good? The runner reads it, to ask whether"
     " there is a reason to retrain.",
 }

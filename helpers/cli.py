@@ -26,6 +26,10 @@ def main(argv: list[str] | None = None) -> int:
         from helpers.practice.__main__ import main as practice_api
 
         return practice_api(given[1:])
+    if given[:1] == ["serve"]:
+        from helpers.serve.__main__ import main as serve
+
+        return serve(given[1:])
     args = _parser().parse_args(given)
     from helpers.records import WorkbookError
     from helpers.run import message_for_person
@@ -53,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_upkeep(commands)
     commands.add_parser(
         "practice-api", help="a fine-tuning API on this machine, to learn with and to test on"
+    )
+    commands.add_parser(
+        "serve", help="answer requests with the versions in production (OpenAI-compatible)"
     )
     registry = commands.add_parser(
         "registry", help="versions, their history, promotion and rollback"

@@ -59,6 +59,7 @@ from helpers.records.live import (
     with_feedback,
 )
 from helpers.records.model import TrainedModel
+from helpers.records.parity import Parity
 from helpers.records.promotion import Promotion, Target
 from helpers.records.runs import NotebookEntry, NotebookStatus, RunRecord, RunStatus
 from helpers.records.screening import GOOD_USES, POOR_USES, WEIGHTS, Screening

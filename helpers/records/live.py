@@ -36,6 +36,8 @@ class LiveRow(Record):
     messages: list[dict[str, Any]] = Field(default_factory=list)  # the chat that was sent
     answer: str = ""  # the text that came back
     status: str = "ok"  # `ok`, `200` or `success`; anything else is an error
+    well_formed: bool | None = None  # whether the answer, unmasked, has the task's format
+    agrees: bool | None = None  # of a shadow: whether it said the same as production
     error: str = ""  # what went wrong, without the chat's words
     latency_ms: float | None = None  # from request to answer
     tokens_in: int = 0  # of the prompt; 0: not counted

@@ -22,7 +22,9 @@ class Trial(Record):
     # how often a promotion may be wrong: this attempt's share of the year's 5%
     alpha: float = 0.025
     harm_alpha: float = 0.05  # how often a rollback may be wrong
-    # what the candidate may lose, by metric
+    # what the candidate may lose, by metric: less is asked for before a promotion
     margins: dict[str, float] = Field(default_factory=dict)
+    # and more than this, surely lost, ends the trial
+    harm_margins: dict[str, float] = Field(default_factory=dict)
     max_requests: int = Field(2000, ge=1)  # answered by the candidate: then it ends undecided
     promote: bool = False  # ask the gate for production when it surely holds its margins

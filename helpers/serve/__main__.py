@@ -1,0 +1,152 @@
+"""`workbook serve …` and `python -m helpers.serve …`: a program of its own."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import get_args
+
+from helpers import store
+from helpers.records import LogText, WorkbookError
+from helpers.serve.settings import KEYS, Settings
+from helpers.serve.starting import serve
+
+UNIT = """[Unit]
+Description=Fine-Tuning Workbook: the gateway
+After=network.target
+
+[Service]
+WorkingDirectory={folder}
+Environment=WORKBOOK_HOME={home}
+EnvironmentFile=-{home}/serve.env
+ExecStart={python} -m helpers.serve {arguments}
+Restart=on-failure
+TimeoutStopSec=45
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, then serve."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True
+    )
+    for noisy in ("httpx", "httpx2", "alembic", "presidio-analyzer"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        if args.how == "systemd":
+            sys.stdout.write(unit(argv))
+            return 0
+        if args.check:
+            from helpers.serve.parity import check_parity
+
+            findings = check_parity(args.check, args.engine, args.rows)
+            sys.stdout.write(store.dumps(findings, indent=2) + "\n")
+            return 3 if any(finding.verdict == "fail" for finding in findings) else 0
+        return serve(settings_of(args))
+    except WorkbookError as error:
+        sys.stderr.write(f"workbook: {error}\n")
+        return error.exit_code
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """What the arguments say."""
+    default: LogText = "masked"
+    by_task: dict[str, LogText] = {}
+    for text in args.log_text:
+        task, _, level = text.rpartition("=")
+        if level not in get_args(LogText):
+            raise WorkbookError(f"--log-text {text!r}: give [TASK=]full, masked or none")
+        if task:
+            by_task[task] = level
+        else:
+            default = level
+    return Settings(
+        tasks=tuple(args.task),
+        host=args.host,
+        port=args.port,
+        engine=args.engine,
+        anywhere=args.anywhere,
+        host_names=tuple(args.host_name),
+        log_text=default,
+        log_text_of=by_task,
+        keep_days=args.keep_days,
+        most_waiting=args.most_waiting,
+        timeout=args.timeout,
+        max_cost_usd=args.max_cost_usd,
+    )
+
+
+def unit(argv: Sequence[str]) -> str:
+    """A systemd unit that starts the gateway with the same arguments."""
+    words = list(argv)
+    place = words.index("--as")
+    del words[place : place + 2]
+    arguments = " ".join(word.replace("%", "%%") for word in words)
+    return UNIT.format(
+        folder=store.PROJECT, home=store.home(), python=sys.executable, arguments=arguments
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="workbook serve",
+        description="Answer requests with the versions in production (OpenAI-compatible).",
+    )
+    add = parser.add_argument
+    add(
+        "--task",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a shipped task or a task folder; several may be named (default: all that are routed)",
+    )
+    add("--host", default="127.0.0.1", help="address to listen at")
+    add("--port", type=int, default=8600, help="0: any free one")
+    add(
+        "--engine",
+        default="auto",
+        metavar="auto|local|llamacpp|URL",
+        help="what computes: llama.cpp where it is installed, our own models, or a server",
+    )
+    add(
+        "--anywhere",
+        action="store_true",
+        help=f"let other machines in; needs {KEYS}=NAME:KEY,… in the environment",
+    )
+    add(
+        "--host-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name under which callers reach this gateway",
+    )
+    add(
+        "--log-text",
+        action="append",
+        default=[],
+        metavar="[TASK=]full|masked|none",
+        help="how much text the live log holds (default: masked)",
+    )
+    add("--keep-days", type=int, default=90, help="of the live log; 0: for ever")
+    add("--most-waiting", type=int, default=64, help="requests of a task at once; more get 429")
+    add("--timeout", type=float, default=120.0, help="seconds for one answer")
+    add(
+        "--max-cost-usd",
+        type=float,
+        default=0.0,
+        help="a month and task, for versions that live at a provider",
+    )
+    add("--check", default="", metavar="VERSION", help="is what would serve what was trained?")
+    add("--rows", type=int, default=40, help="validation rows that --check asks")
+    add("--as", dest="how", choices=("systemd",), help="print a unit instead of serving")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

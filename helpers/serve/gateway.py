@@ -1,0 +1,405 @@
+"""The gateway: an OpenAI-compatible API over the versions that the registry has in production."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from helpers import models, registry, store, tasks
+from helpers.models import Answer
+from helpers.records import LateFeedback, LiveRow, Message, WorkbookError
+from helpers.serve import openapi, wire
+from helpers.serve.engines import Engine
+from helpers.serve.guards import Guard
+from helpers.serve.lanes import Lane, Loader, Place, Ready
+from helpers.serve.livelog import LiveLog, ask_for_review, new_id
+from helpers.serve.metrics import Metrics
+from helpers.serve.settings import Keys, Settings
+from helpers.serve.trials import TrialJudge
+from helpers.serve.wire import ApiError, Stamp
+
+PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+SCRIPT = PAGE.partition("<script>")[2].partition("</script>")[0]
+STYLE = PAGE.partition("<style>")[2].partition("</style>")[0]
+_log = logging.getLogger(__name__)
+
+
+def _sha256(text: str) -> str:
+    import base64
+
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+POLICY = (
+    f"default-src 'none'; connect-src 'self'; script-src 'sha256-{_sha256(SCRIPT)}';"
+    f" style-src 'sha256-{_sha256(STYLE)}'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def registered_folders(names: Sequence[str]) -> dict[str, str]:
+    """registered name -> folder of the tasks that the command line names."""
+    folders = {}
+    for name in names:
+        task = tasks.load_task(name.removeprefix("demo/"))
+        folders[task.registry_name] = str(task.folder) if not task.shipped else task.name
+    return folders
+
+
+class Gateway:
+    """All that lives as long as the server does."""
+
+    def __init__(self, settings: Settings, keys: Keys, engine: Engine) -> None:
+        self.settings = settings
+        self.keys = keys
+        self.folders = registered_folders(settings.tasks)
+        self.loader = Loader(engine, settings, self.folders)
+        self.lanes: dict[str, Lane] = {}
+        self.problem = "starting"  # why the registry cannot be followed at present
+        self.metrics = Metrics()
+        self.log = LiveLog(settings.text_of, settings.keep_days)
+        self.judge = TrialJudge(settings.judge_every)
+        self._answering = ThreadPoolExecutor(settings.most_waiting, "serve-answer")
+        self._chores = ThreadPoolExecutor(4, "serve-chores")
+        self._running: set[asyncio.Task[None]] = set()
+
+    # following the registry
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Follow the registry from the first request to the last; end tidily."""
+        await self.look()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.in_thread(self.log.warm_up, list(self.lanes))
+        following = asyncio.create_task(self.follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+            await self.in_thread(self.log.close)
+            for lane in self.lanes.values():
+                await lane.close()
+
+    async def follow(self) -> None:
+        """Look at the registry for ever; one that is away for a while changes nothing."""
+        while True:
+            await asyncio.sleep(self.settings.follow_every)
+            await self.look()
+
+    async def look(self) -> None:
+        """See what serves now, and have each task go there on its own."""
+        try:
+            states = await self.in_thread(registry.serving, tuple(self.folders))
+        except WorkbookError as error:
+            self.problem = store.without_secrets(str(error))
+            return
+        self.problem = ""
+        for task, state in states.items():
+            lane = self.lanes.get(task)
+            if lane is None:
+                lane = Lane(task, self.loader, self._chores)
+                self.lanes[task] = lane
+            if not lane.is_moving:
+                self.go(self._move(lane, state))
+
+    async def _move(self, lane: Lane, state: registry.Serving) -> None:
+        await lane.follow(state)
+        self.metrics.generation.labels(lane.task).set(lane.generation)
+        if lane.trial is not None and lane.current is not None:
+            await self.in_thread(self.judge.look, lane.trial)
+
+    def go(self, work: Any) -> None:
+        """Do something beside the requests."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("beside the requests: %s", store.without_secrets(repr(task.exception())))
+
+    async def in_thread(self, function: Any, *arguments: Any) -> Any:
+        """Wait for something that blocks."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._chores, function, *arguments)
+
+    # answering
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions"""
+        started = time.perf_counter()
+        came_at = store.now()
+        asked = wire.parse(wire.ChatRequest, await request.body())
+        turns = [turn.as_message() for turn in asked.messages]
+        if len(turns) > self.settings.most_turns:
+            raise ApiError(400, "The chat has too many turns.", "too_many_turns", "messages")
+        conversation = conversation_of(asked, turns, request.headers)
+        lane, place = await self.place(asked.model, conversation)
+        served = place.ready.served
+        chat = served.chat(turns)
+        limit = min(asked.limit or served.asking.max_new_tokens, served.asking.max_new_tokens)
+        stamp = Stamp(
+            request_id=new_id(came_at),
+            task=lane.task,
+            version=served.id,
+            generation=place.generation,
+            arm=place.arm,
+            ignored=asked.ignored,
+        )
+        row = LiveRow(
+            request_id=stamp.request_id,
+            created_at=came_at,
+            conversation_id=conversation,
+            version=served.id,
+            generation=place.generation,
+            arm=place.arm,
+            messages=models.as_dicts(turns),
+            caller=request.state.caller,
+        )
+        shadow = lane.shadow(conversation) if place.arm == "production" else None
+        answer = await self.answer(lane, place.ready, chat, limit)
+        self.note(lane, place.ready, row, answer, time.perf_counter() - started)
+        if shadow is not None and lane.waiting < self.settings.most_waiting // 2:
+            self.go(self.answer_unseen(lane, shadow, row, answer.text))
+        if answer.finish == "error":
+            raise self.failure(answer, stamp)
+        if asked.stream:
+            with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+            pieces = stamp.pieces(answer, with_usage)
+            return StreamingResponse(pieces, media_type="text/event-stream", headers=stamp.headers)
+        return JSONResponse(stamp.completion(answer), headers=stamp.headers)
+
+    async def place(self, model: str, conversation: str) -> tuple[Lane, Place]:
+        """Who answers: `model` is a task's name, or the id of a version that may be tried."""
+        lane = self.lanes.get(model) or self.lanes.get(f"demo/{model}")
+        if lane is not None:
+            place = lane.place(conversation)
+            if place is None:
+                raise ApiError(404, f"Nothing is in production for {model}.", "model_not_found")
+            return lane, place
+        with contextlib.suppress(WorkbookError):
+            version = await self.in_thread(registry.version_of, model)
+            lane = self.lanes.get(version.task)
+            if lane is not None and version.status in ("staging", "production"):
+                try:
+                    return lane, await lane.by_id(version)
+                except WorkbookError as error:
+                    reason = store.without_secrets(str(error))
+                    raise ApiError(409, reason, "cannot_be_loaded", "model") from None
+        known = ", ".join(sorted(self.lanes)) or "none"
+        raise ApiError(404, f"No such model. Tasks served: {known}.", "model_not_found", "model")
+
+    async def answer(self, lane: Lane, ready: Ready, chat: list[Message], limit: int) -> Answer:
+        """One answer in time; 429 where too many wait already."""
+        if lane.waiting >= self.settings.most_waiting:
+            self.metrics.refused.labels("too_many_wait").inc()
+            raise ApiError(429, "Too many requests wait; try again in a second.", "overloaded")
+        lane.waiting += 1
+        ready.users += 1
+        waiting = self.metrics.waiting.labels(lane.task)
+        waiting.set(lane.waiting)
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._answering, ready.loaded.answer, chat, limit)
+
+        def ended(_: object) -> None:  # also when nobody waits for it any more
+            lane.waiting -= 1
+            ready.users -= 1
+            waiting.set(lane.waiting)
+
+        future.add_done_callback(ended)
+        started = time.perf_counter()
+        try:
+            return await asyncio.wait_for(asyncio.shield(future), self.settings.timeout)
+        except TimeoutError:
+            reason = f"no answer within {self.settings.timeout:g} s"
+        except WorkbookError as error:  # a prompt that is too long, a limit that is reached
+            reason = store.without_secrets(str(error))
+        except Exception as error:  # its message may quote the chat
+            _log.error("%s failed: %s", ready.served.id, type(error).__name__)
+            reason = f"the engine failed ({type(error).__name__})"
+        return Answer(
+            text="",
+            tokens_in=0,
+            tokens_out=0,
+            latency_ms=1000 * (time.perf_counter() - started),
+            finish="error",
+            error=reason,
+        )
+
+    async def answer_unseen(self, lane: Lane, ready: Ready, row: LiveRow, seen: str) -> None:
+        """Have the shadow answer what production has answered; the log alone sees it."""
+        started = time.perf_counter()
+        turns = [Message.model_validate(turn) for turn in row.messages]
+        changes: dict[str, Any] = {
+            "request_id": new_id(row.created_at),
+            "version": ready.served.id,
+            "arm": "shadow",
+            "shadow_of": row.request_id,
+        }
+        limit = ready.served.asking.max_new_tokens
+        with contextlib.suppress(ApiError):
+            answer = await self.answer(lane, ready, ready.served.chat(turns), limit)
+            changes["agrees"] = ready.served.says_the_same(answer.text, seen)
+            shadow = row.model_copy(update=changes)
+            self.note(lane, ready, shadow, answer, time.perf_counter() - started)
+
+    def note(self, lane: Lane, ready: Ready, row: LiveRow, answer: Answer, seconds: float) -> None:
+        """Log and count one request that was answered, or failed."""
+        failed = answer.finish == "error"
+        changes = {
+            "answer": answer.text,
+            "well_formed": ready.served.is_well_formed(answer),
+            "status": "error" if failed else "ok",
+            "error": (answer.error or "")[:200],
+            "latency_ms": round(1000 * seconds, 2),
+            "tokens_in": answer.tokens_in,
+            "tokens_out": answer.tokens_out,
+        }
+        self.log.write(lane.task, row.model_copy(update=changes))
+        self.metrics.count((lane.task, row.version, row.arm), answer, seconds)
+
+    def failure(self, answer: Answer, stamp: Stamp) -> ApiError:
+        """What a caller is told of an answer that failed."""
+        reason = answer.error or ""
+        if "max_new_tokens exceed" in reason or "exceeds the" in reason:
+            error = ApiError(400, "The chat is too long for this model.", "context_length_exceeded")
+        elif reason.startswith("429"):
+            error = ApiError(429, "The engine is overloaded; try again soon.", "overloaded")
+        elif reason.startswith("no answer within"):
+            error = ApiError(504, reason, "timeout")
+        else:
+            error = ApiError(502, f"The engine gave no answer ({reason}).", "engine_failed")
+        error.headers = stamp.headers
+        return error
+
+    # everything else
+
+    async def feedback(self, request: Request) -> Response:
+        """POST /v1/feedback"""
+        said = wire.parse(wire.FeedbackRequest, await request.body())
+        found = await self.in_thread(self.log.find, said.request_id, list(self.lanes))
+        if found is None:
+            raise ApiError(404, "No such request was answered here.", "unknown_request")
+        task, row = found
+        caller = request.state.caller
+        late = LateFeedback(
+            request_id=said.request_id,
+            at=store.now(),
+            feedback_score=said.score,
+            thumb=said.thumb,
+            correction=said.correction,
+            comment=said.comment,
+            caller=caller,
+        )
+        self.log.write(task, late)
+        if said.correction is not None and self.settings.text_of(task) != "none":
+            await self.in_thread(ask_for_review, task, row, self.log.hidden(task, late), caller)
+        kind = said.thumb or ("score" if said.score is not None else "text")
+        self.metrics.feedback.labels(task, row.version, kind).inc()
+        return JSONResponse({"request_id": said.request_id, "version": row.version, "kept": True})
+
+    async def models(self, request: Request) -> Response:
+        """GET /v1/models"""
+        rows = []
+        for task, lane in sorted(self.lanes.items()):
+            if lane.current is not None:
+                version = lane.current.served.version
+                created = int(version.trained_at.timestamp())
+                facts = {"version": version.id, "generation": lane.generation}
+                for name in (task, version.id):
+                    row = {"id": name, "object": "model", "created": created, "owned_by": task}
+                    rows.append(row | {"workbook": facts})
+        return JSONResponse({"object": "list", "data": rows})
+
+    async def healthy(self, request: Request) -> Response:
+        """GET /healthz: the process answers."""
+        return JSONResponse({"ok": True})
+
+    async def readiness(self, request: Request) -> Response:
+        """GET /readyz: every task is served by the version that the registry names."""
+        lanes = {task: lane.state() for task, lane in sorted(self.lanes.items())}
+        problems = [lane.problem for lane in self.lanes.values() if lane.problem]
+        problems += [problem for problem in (self.problem, self.log.problem) if problem]
+        if not lanes and not problems:
+            problems.append("no task is in production")
+        content = {"ready": not problems, "problems": problems, "tasks": lanes}
+        return JSONResponse(content, 503 if problems else 200)
+
+    async def numbers(self, request: Request) -> Response:
+        """GET /metrics"""
+        self.metrics.log_problem.set(bool(self.log.problem))
+        return Response(self.metrics.page(), media_type="text/plain; version=0.0.4")
+
+    async def page(self, request: Request) -> Response:
+        """GET /: try the model by hand, rate and correct it."""
+        return HTMLResponse(PAGE, headers={"content-security-policy": POLICY})
+
+    async def description(self, request: Request) -> Response:
+        """GET /openapi.json"""
+        return JSONResponse(openapi.document())
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        routes = [
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/feedback", self.feedback, methods=["POST"]),
+            Route("/v1/models", self.models),
+            Route("/healthz", self.healthy),
+            Route("/readyz", self.readiness),
+            Route("/metrics", self.numbers),
+            Route("/openapi.json", self.description),
+            Route("/", self.page),
+        ]
+        return Starlette(
+            routes=routes,
+            middleware=[
+                Middleware(TrustedHostMiddleware, allowed_hosts=self.settings.allowed_hosts),
+                Middleware(Guard, settings=self.settings, keys=self.keys),
+            ],
+            exception_handlers={ApiError: refuse, 404: not_found, 405: wrong_method},
+            lifespan=self.lifespan,
+        )
+
+
+async def refuse(request: Request, error: Exception) -> Response:
+    """An ApiError as OpenAI spells it."""
+    assert isinstance(error, ApiError)
+    headers = dict(error.headers)
+    if error.status == 429:
+        headers["retry-after"] = "1"
+    return JSONResponse(error.body, error.status, headers=headers)
+
+
+async def not_found(request: Request, error: Exception) -> Response:
+    """No such path."""
+    return JSONResponse(ApiError(404, "No such path.", "unknown_url").body, 404)
+
+
+async def wrong_method(request: Request, error: Exception) -> Response:
+    """A path that takes another method."""
+    headers = getattr(error, "headers", None)
+    return JSONResponse(ApiError(405, "Another method.", "wrong_method").body, 405, headers=headers)
+
+
+def conversation_of(asked: wire.ChatRequest, turns: Sequence[Message], headers: Any) -> str:
+    """What a request belongs to: as the caller says, else the user, else its first question."""
+    named = (asked.metadata or {}).get("conversation_id") or headers.get("x-conversation-id")
+    if named:
+        return str(named)[:200]
+    first = next((turn.content or "" for turn in turns if turn.role == "user"), "")
+    return hashlib.sha256(f"{asked.user or ''} {first}".encode(errors="replace")).hexdigest()[:16]

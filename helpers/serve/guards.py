@@ -1,0 +1,63 @@
+"""What stands before every request: keys, the size of a body, other sites' pages."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from helpers.serve.settings import Keys, Settings
+from helpers.serve.wire import ApiError
+
+OPEN = ("/", "/healthz", "/readyz", "/openapi.json")  # nothing of anybody stands there
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+
+
+class Guard:
+    """ASGI middleware; what it lets through carries the caller's name in the request's state."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, keys: Keys) -> None:
+        self._app = app
+        self._settings = settings
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        try:
+            scope.setdefault("state", {})["caller"] = self._checked(scope)
+        except ApiError as error:
+            await JSONResponse(error.body, error.status)(scope, receive, send_safely)
+            return
+        await self._app(scope, receive, send_safely)
+
+    def _checked(self, scope: Scope) -> str:
+        """The caller's name; ApiError for a request that must not go on."""
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            raise ApiError(403, "Pages of other sites may not ask here.", "cross_origin")
+        caller = self._keys.name_of(headers.get("authorization", ""))
+        if caller is None and scope["path"] not in OPEN:
+            raise ApiError(401, "A valid key is needed: Authorization: Bearer KEY.", "invalid_key")
+        if scope["method"] == "POST":
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json":  # a form of another page cannot say this
+                raise ApiError(415, "Send application/json.", "unsupported_media_type")
+            length = headers.get("content-length", "")
+            if not length.isdecimal():
+                raise ApiError(411, "Send a content-length.", "length_required")
+            if int(length) > self._settings.most_bytes:
+                limit = self._settings.most_bytes
+                raise ApiError(413, f"The body is longer than {limit} bytes.", "too_large")
+        return caller or ""

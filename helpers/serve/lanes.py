@@ -1,0 +1,204 @@
+"""The versions that serve one task: the one in production, one that is tried, and how they change.
+
+A new version is loaded beside the old one, put in its place in one step, and the old one leaves
+when its last request is answered. What cannot be loaded changes nothing: the old one serves on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+from helpers import registry, store
+from helpers.records import Arm, FineTunedModelVersion, Trial, WorkbookError
+from helpers.registry import Serving
+from helpers.serve.engines import Engine, Hosted, Loaded
+from helpers.serve.served import Served, open_version
+from helpers.serve.settings import Settings
+
+AGAIN = 30.0  # seconds before a version that could not be loaded is tried again
+_log = logging.getLogger(__name__)
+
+
+class Ready:
+    """A loaded version and the number of requests that it still owes an answer."""
+
+    def __init__(self, served: Served, loaded: Loaded) -> None:
+        self.served = served
+        self.loaded = loaded
+        self.users = 0
+
+
+class Place(NamedTuple):
+    """Who answers a request, in which role, under which generation of the route."""
+
+    ready: Ready
+    arm: Arm
+    generation: int
+
+
+class Loader:
+    """Makes versions ready, in a thread: hosted ones at their provider, others by the engine."""
+
+    def __init__(self, engine: Engine, settings: Settings, folders: Mapping[str, str]) -> None:
+        self.engine = engine
+        self._settings = settings
+        self._folders = folders
+
+    def load(self, version: FineTunedModelVersion) -> Ready:
+        """A version whose bytes are the registered ones; WorkbookError when it cannot serve."""
+        served = open_version(version, self._folders)
+        if served.model.provider == "api":
+            return Ready(served, Hosted(served, self._settings.max_cost_usd))
+        return Ready(served, self.engine.load(served))
+
+
+class Lane:
+    """One task."""
+
+    def __init__(self, task: str, loader: Loader, pool: Executor) -> None:
+        self.task = task
+        self.waiting = 0  # requests without an answer
+        self.generation = 0  # of the route that is followed
+        self.current: Ready | None = None
+        self.trial: Trial | None = None
+        self.problem = ""  # why the route cannot be followed at present
+        self._ready: dict[str, Ready] = {}  # by the version's id
+        self._by_hand = ""  # the version that was last asked for by its id
+        self._loader = loader
+        self._pool = pool
+        self._turn = asyncio.Lock()
+        self._tried: tuple[int, float] = (-1, 0.0)  # generation and time of the last failure
+
+    async def follow(self, serving: Serving) -> None:
+        """Go where the registry's route and trial point."""
+        async with self._turn:
+            if serving.route.generation != self.generation:
+                await self._switch(serving)
+            await self._follow_trial(serving.trial)
+            await self._retire()
+
+    async def _switch(self, serving: Serving) -> None:
+        generation = serving.route.generation
+        tried, at = self._tried
+        if tried == generation and time.monotonic() < at + AGAIN:
+            return
+        ready = None
+        if serving.version is not None:
+            try:
+                ready = await self._load(serving.version)
+            except Exception as error:  # whatever a loader throws: the old one serves on
+                self._tried = (generation, time.monotonic())
+                await self._complain(serving, error)
+                return
+        self.current = ready
+        self.generation = generation
+        self.problem = ""
+        _log.info("%s: %s serves (generation %d)", self.task, serving.route.version, generation)
+
+    async def _complain(self, serving: Serving, error: Exception) -> None:
+        """Say on /readyz, and to the team once, that the route cannot be followed."""
+        reason = str(error) if isinstance(error, WorkbookError) else type(error).__name__
+        still = self.current.served.id if self.current else "nothing"
+        self.problem = store.without_secrets(
+            f"{self.task}: {serving.route.version} cannot be served ({reason}); {still} serves on"
+        )
+        _log.error("%s", self.problem)
+        event = f"serve {self.task} {serving.route.generation}"
+        try:
+            await self._in_thread(registry.notify, self.problem, event)
+        except WorkbookError as trouble:
+            _log.error("the team could not be told: %s", trouble)
+
+    async def _follow_trial(self, trial: Trial | None) -> None:
+        if trial == self.trial:
+            return
+        self.trial = None
+        if trial is None:
+            return
+        if self.current is None or self.current.served.id != trial.against:
+            await self._in_thread(registry.end_trial, trial, f"{trial.against} serves no more")
+            return
+        try:
+            await self._load(await self._in_thread(registry.version_of, trial.version))
+        except WorkbookError as error:
+            await self._in_thread(registry.end_trial, trial, f"it cannot be loaded: {error}")
+            return
+        self.trial = trial
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether a change is under way."""
+        return self._turn.locked()
+
+    def state(self) -> dict[str, Any]:
+        """What /readyz shows."""
+        return {
+            "version": self.current.served.id if self.current else None,
+            "generation": self.generation,
+            "trial": self.trial.version if self.trial else None,
+            "problem": self.problem or None,
+            "waiting": self.waiting,
+        }
+
+    async def by_id(self, version: FineTunedModelVersion) -> Place:
+        """A version that was asked for by its id, whatever serves."""
+        if self.current is not None and self.current.served.id == version.id:
+            return Place(self.current, "production", self.generation)
+        async with self._turn:
+            self._by_hand = version.id
+            ready = await self._load(version)
+            await self._retire()
+        return Place(ready, "trial", self.generation)
+
+    def place(self, conversation: str) -> Place | None:
+        """Who answers a conversation: production, or the canary for its share of them, for good."""
+        trial = self.trial
+        if trial is not None and trial.kind == "canary" and drawn(trial, conversation):
+            return Place(self._ready[trial.version], "canary", self.generation)
+        if self.current is None:
+            return None
+        return Place(self.current, "production", self.generation)
+
+    def shadow(self, conversation: str) -> Ready | None:
+        """Who answers a second time, unseen."""
+        trial = self.trial
+        if trial is None or trial.kind != "shadow" or not drawn(trial, conversation):
+            return None
+        return self._ready[trial.version]
+
+    async def _load(self, version: FineTunedModelVersion) -> Ready:
+        if version.id not in self._ready:
+            self._ready[version.id] = await self._in_thread(self._loader.load, version)
+        return self._ready[version.id]
+
+    async def _retire(self) -> None:
+        """Close what nobody needs, once its last request is answered."""
+        needed = {self._by_hand}
+        if self.current is not None:
+            needed.add(self.current.served.id)
+        if self.trial is not None:
+            needed.add(self.trial.version)
+        for version_id, ready in list(self._ready.items()):
+            if version_id not in needed and not ready.users:
+                del self._ready[version_id]
+                await self._in_thread(ready.loaded.close)
+
+    async def close(self) -> None:
+        """Close all."""
+        for ready in self._ready.values():
+            await self._in_thread(ready.loaded.close)
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+
+def drawn(trial: Trial, conversation: str) -> bool:
+    """Whether a conversation belongs to the share of a trial; the same each time it is asked."""
+    digest = hashlib.sha256(f"{trial.version} {conversation}".encode(errors="replace")).digest()
+    return int.from_bytes(digest[:8]) < trial.share * 2**64

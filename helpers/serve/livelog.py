@@ -1,0 +1,224 @@
+"""Writes the live log: every answered request once, whoever else writes, whatever is killed.
+
+A row is written within milliseconds by a thread of its own, since masking takes longer than
+answering may. A lock around each write makes sure that a line which a kill has torn is ended before
+the next one begins.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import logging
+import mmap
+import os
+import queue
+import re
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from helpers import curate, store
+from helpers.records import LateFeedback, LiveRow, LogText, read_live_lines
+
+REMEMBERED = 10_000  # ids of requests that need not be on the disk yet
+PATIENCE = 1.0  # seconds before a write that failed is tried again
+MOST_AT_ONCE = 200  # rows of one write
+ID = re.compile(r"req-(\d{4})(\d\d)(\d\d)-[0-9a-f]{20}")
+REVIEW = ("id", "source", "input", "output", "why", "decision", "corrected_output", "reviewer")
+Line = LiveRow | LateFeedback
+_log = logging.getLogger(__name__)
+
+
+def new_id(moment: datetime) -> str:
+    """The id of a request; it tells on which day it was logged."""
+    return f"req-{moment:%Y%m%d}-{secrets.token_hex(10)}"
+
+
+def folder_of(task: str) -> Path:
+    """Where a task's live log is."""
+    return store.home() / "live" / task
+
+
+class LiveLog:
+    """The log of every task that this gateway serves."""
+
+    def __init__(self, text_of: Callable[[str], LogText], keep_days: int) -> None:
+        self._text_of = text_of
+        self._keep_days = keep_days
+        self._lines: queue.SimpleQueue[tuple[str, Line] | None] = queue.SimpleQueue()
+        self._recent: OrderedDict[str, tuple[str, LiveRow]] = OrderedDict()
+        self._swept = date.min
+        self.problem = ""  # why nothing can be written at present
+        self._thread = threading.Thread(target=self._work, name="live-log", daemon=True)
+        self._thread.start()
+
+    def write(self, task: str, line: Line) -> None:
+        """Have a line written; returns at once."""
+        if isinstance(line, LiveRow):
+            self._recent[line.request_id] = (task, line)
+            if len(self._recent) > REMEMBERED:
+                self._recent.popitem(last=False)
+        self._lines.put((task, line))
+
+    def close(self) -> None:
+        """Write what waits, then end."""
+        self._lines.put(None)
+        self._thread.join()
+
+    def find(self, request_id: str, tasks: Iterable[str]) -> tuple[str, LiveRow] | None:
+        """(task, row) of an answered request, as it was logged; None where nobody logged it."""
+        recent = self._recent.get(request_id)
+        if recent is not None:
+            task, row = recent
+            return task, masked(row, self._text_of(task))
+        day = ID.fullmatch(request_id)
+        if day is None:
+            return None
+        for task in tasks:
+            row = _row_in(folder_of(task) / f"{'-'.join(day.groups())}.jsonl", request_id)
+            if row is not None:
+                return task, row
+        return None
+
+    def hidden(self, task: str, late: LateFeedback) -> str:
+        """A correction with as much of it as the task's log may hold."""
+        return str(masked(late, self._text_of(task)).correction or "")
+
+    def warm_up(self, tasks: Iterable[str]) -> None:
+        """Load what masking takes, which is seconds of imports, before the first request."""
+        if any(self._text_of(task) == "masked" for task in tasks):
+            curate.masked_text("mail someone@example.org or call +49 170 1234567")
+
+    def _work(self) -> None:
+        is_open = True
+        while is_open:
+            batch = [self._lines.get()]
+            while len(batch) < MOST_AT_ONCE and not self._lines.empty():
+                batch.append(self._lines.get())
+            is_open = None not in batch
+            lines: dict[Path, list[str]] = {}
+            for entry in batch:
+                if entry is not None:
+                    task, line = entry
+                    path = folder_of(task) / f"{_moment(line):%Y-%m-%d}.jsonl"
+                    lines.setdefault(path, []).append(_spelt(masked(line, self._text_of(task))))
+            for path, texts in lines.items():
+                self._append(path, texts, is_open)
+            self._sweep({path.parent for path in lines})
+
+    def _append(self, path: Path, texts: Sequence[str], is_open: bool) -> None:
+        """Write until it is done; a disk that is full stops the log, not the answers."""
+        while True:
+            try:
+                append(path, "".join(f"{text}\n" for text in texts))
+            except OSError as error:
+                if not self.problem:
+                    _log.error("the live log cannot be written: %s", error.strerror)
+                self.problem = f"the live log cannot be written ({error.strerror})"
+                if not is_open:
+                    return
+                time.sleep(PATIENCE)
+            else:
+                self.problem = ""
+                return
+
+    def _sweep(self, folders: Iterable[Path]) -> None:
+        """Once a day: delete the files that are older than the log is kept."""
+        today = store.now().date()
+        if self._swept == today or not self._keep_days:
+            return
+        self._swept = today
+        oldest = (today - timedelta(days=self._keep_days)).isoformat()
+        for folder in folders:
+            for path in folder.glob("????-??-??.jsonl"):
+                if path.stem < oldest:
+                    path.unlink(missing_ok=True)
+
+
+def append(path: Path, text: str) -> None:
+    """Add whole lines to a file that others write too, in one write after ending a torn line."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            text = f"\n{text}"
+        data = text.encode("utf-8", "replace")
+        while data:
+            data = data[os.write(descriptor, data) :]
+    finally:
+        os.close(descriptor)
+
+
+def _spelt(line: Line) -> str:
+    """A line of JSON without what is empty; an answer is there in any case."""
+    content = line.model_dump(mode="json", exclude_defaults=True)
+    if isinstance(line, LiveRow):
+        content = {"answer": "", "status": "ok"} | content
+    return store.dumps(content)
+
+
+def _moment(line: Line) -> datetime:
+    return line.created_at if isinstance(line, LiveRow) else line.at
+
+
+def masked(line: Any, text: LogText) -> Any:
+    """A line with as much text as a task's log may hold; masked by 02's rules."""
+    if text == "full" or (isinstance(line, LiveRow) and line.text != "full"):
+        return line
+    hide = curate.masked_text if text == "masked" else _nothing
+    if isinstance(line, LateFeedback):
+        spoken = {"correction": line.correction, "comment": line.comment}
+        return line.model_copy(
+            update={name: hide(value) for name, value in spoken.items() if value is not None}
+        )
+    turns = []  # names, tool calls and their arguments may hold anything: left out
+    for turn in line.messages:
+        turns.append({"role": turn["role"], "content": hide(str(turn.get("content") or ""))})
+    changes = {"messages": turns, "answer": hide(line.answer), "text": text}
+    if line.conversation_id:  # callers may put an e-mail address there
+        changes["conversation_id"] = curate.masked_text(line.conversation_id)
+    return line.model_copy(update=changes)
+
+
+def _nothing(text: str) -> str:
+    return ""
+
+
+def _row_in(path: Path, request_id: str) -> LiveRow | None:
+    """The row of one request in a day's file."""
+    key = f'"request_id": "{request_id}", "created_at"'.encode()
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as day:
+            place = day.find(key)
+            if place < 0:
+                return None
+            line = day[day.rfind(b"\n", 0, place) + 1 : day.find(b"\n", place)]
+    except (OSError, ValueError):  # no such day, or nothing in it
+        return None
+    rows = read_live_lines([line]).rows
+    return rows[0] if rows else None
+
+
+def ask_for_review(task: str, row: LiveRow, correction: str, reviewer: str) -> None:
+    """A row of live/<task>/review.csv: a correction waits there until a person decides."""
+    path = folder_of(task) / "review.csv"
+    question = "\n".join(
+        str(turn.get("content") or "") for turn in row.messages if turn.get("role") == "user"
+    )
+    why = "corrected by a user"
+    cells = (row.request_id, "production", question, row.answer, why, "", correction, reviewer)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if not path.exists():
+        writer.writerow(REVIEW)
+    writer.writerow(cells)
+    append(path, text.getvalue())

@@ -1,0 +1,106 @@
+"""llama.cpp's server in a process of its own, from a GGUF file of the version.
+
+`python -m helpers.serve.llamacpp FILE NAME` is that process (package xllamacpp, optional).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers import processes, store, train
+from helpers.records import WorkbookError
+from helpers.serve.served import Served
+from helpers.serve.upstream import Server, Upstream
+
+SLOTS = 4  # requests that it decodes side by side
+CONTEXT = 4096  # tokens of each
+KIND = "f16"  # of the file's matrices: its answers equal the evaluation's, smaller kinds drift
+INSTALL = "pip install xllamacpp"
+
+
+def is_installed() -> bool:
+    """Whether this machine can do it."""
+    return importlib.util.find_spec("xllamacpp") is not None
+
+
+class LlamaEngine:
+    """Starts one server for each version."""
+
+    name = "llamacpp"
+
+    def __init__(self, timeout: float) -> None:
+        if not is_installed():
+            raise WorkbookError(f"--engine llamacpp needs the package xllamacpp: {INSTALL}")
+        self._timeout = timeout
+
+    def load(self, served: Served) -> Child:
+        """A server that has the version's own file loaded."""
+        return Child(gguf_of(served), served.id, self._timeout)
+
+
+def gguf_of(served: Served) -> Path:
+    """The version's GGUF file: the one that was made from its adapter, else a new one."""
+    sha256 = str(served.version.metadata.get("artifact_sha256", ""))
+    folder = served.adapter.parent if served.adapter else Path()
+    path = folder / f"{served.id}-{KIND}.gguf"
+    note = path.with_suffix(".json")
+    if path.exists() and note.exists():
+        known = store.read_json(note)
+        if known == {"adapter": sha256, "gguf": store.sha256_file(path)}:
+            return path
+    path = train.export_model(served.model, "gguf", KIND)
+    store.write_json(note, {"adapter": sha256, "gguf": store.sha256_file(path)})
+    return path
+
+
+class Child(Upstream):
+    """A version in a llama.cpp server that ends with this process."""
+
+    def __init__(self, path: Path, name: str, timeout: float) -> None:
+        command = [sys.executable, "-m", "helpers.serve.llamacpp", str(path), name]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=processes.child_environment(without=("_KEY", "_KEYS", "_TOKEN", "_URL")),
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise WorkbookError(
+                f"llama.cpp could not load {path} (exit {self._process.wait()}); serve it with"
+                " --engine local"
+            )
+        super().__init__(Server(json.loads(line)["address"] + "/v1", timeout, SLOTS), name)
+
+    def close(self) -> None:
+        """End the server."""
+        self._process.terminate()
+        self._process.wait()
+
+
+def main(path: str, name: str) -> None:
+    """Serve one file until the parent is gone."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.model_alias = {name}
+    params.n_parallel = SLOTS
+    params.n_ctx = SLOTS * CONTEXT
+    params.cpuparams.n_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    params.ui = False
+    server = xllamacpp.Server(params)
+    sys.stdout.write(json.dumps({"address": server.listening_address}) + "\n")
+    sys.stdout.flush()
+    processes.end_with_parent()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

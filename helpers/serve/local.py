@@ -1,0 +1,102 @@
+"""Our own models on this machine: an adapter merged into its base, requests answered in batches."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from helpers import models
+from helpers.models import Answer, Model
+from helpers.records import Message, WorkbookError
+from helpers.serve.served import Served
+
+MOST_ROWS = 16  # of one batch: what decoding takes at once
+
+
+class Waiting(NamedTuple):
+    """A chat that waits for its answer."""
+
+    chat: list[Message]
+    limit: int
+    answer: Future[Answer]
+
+
+class Batched:
+    """A model behind one thread: whatever waits when it is free is answered together."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._waiting: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="serve-local", daemon=True)
+        self._thread.start()
+
+    def answer(self, chat: list[Message], limit: int) -> Answer:
+        """One answer, in the batch of those that wait at the same time."""
+        request = Waiting(chat, limit, Future())
+        self._waiting.put(request)
+        return request.answer.result()
+
+    def close(self) -> None:
+        """Answer what waits, then end."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        later: list[Waiting] = []  # another limit than the batch's, or too many
+        is_open = True
+        while is_open or later:
+            if not later:
+                first = self._waiting.get()
+                if first is None:
+                    return
+                later.append(first)
+            while not self._waiting.empty():
+                request = self._waiting.get()
+                if request is None:
+                    is_open = False
+                else:
+                    later.append(request)
+            limit = later[0].limit
+            batch = [request for request in later if request.limit == limit][:MOST_ROWS]
+            later = [request for request in later if request not in batch]
+            self._answer_together(batch)
+
+    def _answer_together(self, batch: Sequence[Waiting]) -> None:
+        """One batch; where it fails each is asked alone, so that one bad chat harms no other."""
+        try:
+            answers = self._model.answer([request.chat for request in batch], batch[0].limit)
+        except Exception as error:  # whatever a model throws belongs to the requests that met it
+            if len(batch) == 1:
+                batch[0].answer.set_exception(error)
+                return
+            for request in batch:
+                self._answer_together([request])
+            return
+        for request, answer in zip(batch, answers, strict=True):
+            request.answer.set_result(answer)
+
+
+class LocalEngine:
+    """Loads adapters by transformers and peft, the way that evaluation does."""
+
+    name = "local"
+
+    def load(self, served: Served) -> Batched:
+        """The version's merged model, warmed up."""
+        model = served.model
+        fingerprints = models.template_fingerprints(
+            model.base_model, served.task, served.asking.style
+        )
+        for name in ("template", "tokenizer"):
+            trained = model.fingerprints.get(name, "")
+            if trained and trained != fingerprints[name]:
+                raise WorkbookError(
+                    f"the {name} of {model.base_model} is not the one that {served.id} was trained"
+                    f" with ({fingerprints[name][:12]} instead of {trained[:12]}); restore it"
+                )
+        loaded = models.load_model(model.base_model, adapter=served.adapter)
+        loaded.answer([served.chat([Message(role="user", content="Hello")])], 1)
+        return Batched(loaded)

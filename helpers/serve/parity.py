@@ -1,0 +1,181 @@
+"""Served = trained: validation rows through the engine that will serve, against the model itself.
+
+What is known to go wrong has a name: another template, an adapter without effect, answers that are
+cut off; what remains is other weights, or the same ones in another precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from helpers import evaluate, registry, store, tasks
+from helpers.models import Answer
+from helpers.records import Finding, FindingVerdict, Parity, TrainingExample, WorkbookError
+from helpers.serve.engines import Engine, Loaded
+from helpers.serve.served import Served, open_version
+from helpers.serve.starting import engine_of
+
+MARGIN = 0.02  # what accuracy may differ, where task.yaml has no margin of its own
+AT_ONCE = 8  # requests side by side: batching is part of what is checked
+ALONE = 12  # rows that are asked one by one, for their latency
+
+
+def check_parity(version_id: str, engine: str = "auto", rows: int = 40) -> Parity:
+    """Ask the validation rows both ways, and write parity.json, which the gate reads."""
+    version = registry.version_of(version_id)
+    served = open_version(version, {})
+    examples = validation_rows(served, rows)
+    chosen = engine_of(engine)
+    if served.model.provider == "api":
+        raise WorkbookError(
+            f"{version_id} lives at its provider, which evaluation asked as well: there is nothing"
+            " to compare"
+        )
+    loaded = chosen.load(served)
+    try:
+        parity = compare(served, examples, loaded, chosen)
+    finally:
+        loaded.close()
+    store.Run(version.run_id).save(parity)
+    return parity
+
+
+def validation_rows(served: Served, limit: int) -> list[TrainingExample]:
+    """The verified validation rows of the dataset that the version learnt from."""
+    run = store.Run(served.version.run_id)
+    rows = evaluate.choose_rows(tasks.read_dataset(run).examples, "validation", limit)
+    if not rows:
+        raise WorkbookError(f"run {run.id} has no verified validation row; run 02_curate again")
+    return rows
+
+
+def compare(
+    served: Served, examples: Sequence[TrainingExample], loaded: Loaded, engine: Engine
+) -> Parity:
+    """The engine's answers against those of the model as evaluation loads it, and of its base."""
+    limit = served.asking.max_new_tokens
+    chats = [served.chat(example.prompt) for example in examples]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(pool.map(lambda chat: loaded.answer(chat, limit), chats))
+    alone = [loaded.answer(chat, limit).latency_ms for chat in chats[:ALONE]]
+    base, tuned = evaluate.load_models(served.model)
+    expected = tuned.answer(chats, limit)
+    untuned = base.answer(chats, limit)
+    equal = sum(ours.text == theirs.text for ours, theirs in zip(answers, expected, strict=True))
+    findings = [
+        _failures(answers),
+        _template(answers, expected),
+        _effect(answers, expected, untuned),
+        _truncation(answers, expected),
+    ]
+    explained = any(finding.verdict == "fail" for finding in findings)
+    findings.append(_sameness(served, examples, answers, expected, explained))
+    return Parity(
+        version=served.id,
+        engine=engine.name,
+        artifact_sha256=str(served.version.metadata.get("artifact_sha256", "")),
+        checked_at=store.now(),
+        n=len(answers),
+        equal=equal,
+        findings=findings,
+        latency_p50=evaluate.quantile(alone, 0.5),
+        latency_p95=evaluate.quantile(alone, 0.95),
+    )
+
+
+def _finding(name: str, failed: bool, evidence: str, remedy: str) -> Finding:
+    if not failed:
+        return Finding(name=name, verdict="pass", evidence=evidence)
+    return Finding(name=name, verdict="fail", severity="critical", evidence=evidence, remedy=remedy)
+
+
+def _failures(answers: Sequence[Answer]) -> Finding:
+    """Every row is answered."""
+    errors = [answer.error or "" for answer in answers if answer.finish == "error"]
+    evidence = f"{len(errors)} of {len(answers)} requests failed"
+    if errors:
+        evidence += f": {errors[0]}"
+    return _finding("answered", bool(errors), evidence, "mend the engine, then check again")
+
+
+def _template(answers: Sequence[Answer], expected: Sequence[Answer]) -> Finding:
+    """The engine reads as many tokens as the model was trained to read."""
+    pairs = [
+        (ours.tokens_in, theirs.tokens_in) for ours, theirs in zip(answers, expected, strict=True)
+    ]
+    others = [pair for pair in pairs if pair[0] and pair[0] != pair[1]]
+    evidence = f"{len(others)} of {len(pairs)} prompts have another number of tokens"
+    if others:
+        evidence += f", such as {others[0][0]} instead of {others[0][1]}"
+    remedy = "give the engine the chat template and tokenizer of the base model, unchanged"
+    return _finding("template", bool(others), evidence, remedy)
+
+
+def _effect(
+    answers: Sequence[Answer], expected: Sequence[Answer], untuned: Sequence[Answer]
+) -> Finding:
+    """Where the tuned model answers otherwise than its base, the engine does too."""
+    rows = zip(answers, expected, untuned, strict=True)
+    changed = [(ours.text, base.text) for ours, tuned, base in rows if tuned.text != base.text]
+    like_base = sum(ours == base for ours, base in changed)
+    if not changed:
+        evidence = f"the adapter changes none of {len(answers)} answers of its base"
+        return _finding("adapter_effect", True, evidence, "train again: it has learnt nothing")
+    evidence = f"{like_base} of {len(changed)} answers that tuning changed are the base model's"
+    failed = like_base > len(changed) / 2
+    remedy = "the adapter has no effect at the engine: load it, and under this version's id"
+    return _finding("adapter_effect", failed, evidence, remedy)
+
+
+def _truncation(answers: Sequence[Answer], expected: Sequence[Answer]) -> Finding:
+    """No answer ends at a limit where the model itself comes to its end."""
+    cut = sum(
+        ours.finish == "length" and theirs.finish == "stop"
+        for ours, theirs in zip(answers, expected, strict=True)
+    )
+    evidence = f"{cut} of {len(answers)} answers are cut off"
+    return _finding("truncation", cut > 0, evidence, "raise the engine's own limit of tokens")
+
+
+def _sameness(
+    served: Served,
+    examples: Sequence[TrainingExample],
+    answers: Sequence[Answer],
+    expected: Sequence[Answer],
+    explained: bool,
+) -> Finding:
+    """Equal answers, or an accuracy that surely differs by no more than the margin."""
+    equal = sum(ours.text == theirs.text for ours, theirs in zip(answers, expected, strict=True))
+    evidence = f"{equal} of {len(answers)} answers are equal"
+    if equal == len(answers):
+        return Finding(name="same_answers", verdict="pass", evidence=evidence)
+    task = served.task
+    margin = max(MARGIN, task.margins.get("accuracy", 0.0))
+
+    def scores(given: Sequence[Answer]) -> list[float]:
+        metric = "accuracy" if task.accuracy_from in ("fields", "scorer") else "format_compliance"
+        rows = zip(examples, given, strict=True)
+        return [evaluate.score_answer(task, e, a.text, a.finish)[0][metric] for e, a in rows]
+
+    groups = [example.group for example in examples]
+    difference, gained, lost = evaluate.paired_difference(scores(answers), scores(expected), groups)
+    verdict: FindingVerdict = "undecided"
+    if difference.low >= -margin:
+        verdict = "pass"
+    elif difference.value < -margin or equal < len(answers) / 2:
+        verdict = "fail"
+    evidence += (
+        f"; engine minus model: {difference} ({gained} gained, {lost} lost), margin {margin:g}"
+    )
+    if not explained:
+        evidence += "; prompts and limits are equal: other weights, or another quantisation"
+    return Finding(
+        name="same_answers",
+        verdict=verdict,
+        severity=None if verdict == "pass" else "critical",
+        evidence=evidence,
+        remedy="" if verdict == "pass" else "serve it with --engine local, or check more rows",
+        estimate=difference,
+        threshold=-margin,
+    )

@@ -1,0 +1,145 @@
+"""One registered version with everything that it needs to answer as it was trained and measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from helpers import evaluate, registry, store, tasks
+from helpers.models import Answer
+from helpers.records import (
+    Asking,
+    FineTunedModelVersion,
+    Message,
+    RunRecord,
+    TrainedModel,
+    TrainingExample,
+    WorkbookError,
+)
+from helpers.serve.wire import ApiError
+from helpers.tasks import Task
+
+OWN_TURNS = ("system", "developer")  # these are the version's, not the caller's
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version, its task, and its model.json."""
+
+    task: Task
+    version: FineTunedModelVersion
+    model: TrainedModel
+
+    @property
+    def id(self) -> str:
+        """The version's id, which is also its name at an engine; never used twice."""
+        return self.version.id
+
+    @property
+    def asking(self) -> Asking:
+        """How it was trained and measured, and is asked here."""
+        return self.model.asking
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of its adapter; None for a model that lives at its provider."""
+        return store.home() / self.model.adapter if self.model.adapter else None
+
+    @cached_property
+    def own_prompt(self) -> str:
+        """The system prompt that it was trained with."""
+        return self._prompt([Message(role="user", content="")])[0].content or ""
+
+    def chat(self, turns: Sequence[Message]) -> list[Message]:
+        """The caller's turns behind the version's own instructions.
+
+        A system prompt of the caller's own is refused, since the version was never measured with
+        it; the version's own, word for word, may come along.
+        """
+        for turn in turns:
+            if turn.role in OWN_TURNS and turn.content != self.own_prompt:
+                raise ApiError(
+                    400,
+                    f"{self.id} answers with the instructions that it was trained with; send the"
+                    " user's turns alone, without a system prompt",
+                    "system_prompt_not_allowed",
+                    "messages",
+                )
+        return self._prompt(turns)
+
+    def is_well_formed(self, answer: Answer) -> bool:
+        """Whether an answer has the task's format, as 04 judged it."""
+        if answer.finish == "error":
+            return False
+        return not evaluate.format_reason(answer.text, self.task.schema, answer.finish)
+
+    def says_the_same(self, answer: str, other: str) -> bool:
+        """Whether two answers mean the same: equal scored fields, or equal texts but for spaces."""
+        ours = evaluate.strict_json(answer)
+        theirs = evaluate.strict_json(other)
+        if not self.task.scored_fields or ours is None or theirs is None:
+            return tasks.normalise(answer) == tasks.normalise(other)
+        return all(ours.get(name) == theirs.get(name) for name in self.task.scored_fields)
+
+    def _prompt(self, turns: Sequence[Message]) -> list[Message]:
+        example = TrainingExample(
+            id="live",
+            messages=list(turns),
+            source="production",
+            quality="unverified",
+            created_at=self.version.trained_at,
+            group="live",
+        )
+        return evaluate.build_prompts(self.asking, self.task, [example])[0]
+
+
+def open_version(version: FineTunedModelVersion, folders: Mapping[str, str]) -> Served:
+    """Check and read what a version is made of; WorkbookError says why it may not serve.
+
+    `folders`: registered name of a task -> its folder, where the command line gave one.
+    """
+    registry.check_files(version)
+    run = store.Run(version.run_id)
+    model = run.load(TrainedModel)
+    if model.version != version.id:
+        raise WorkbookError(
+            f"run {run.id} holds the model of {model.version}, not of {version.id}; restore its"
+            " model.json"
+        )
+    task = task_of(version, folders)
+    check_prompt(task, model)
+    return Served(task, version, model)
+
+
+def task_of(version: FineTunedModelVersion, folders: Mapping[str, str]) -> Task:
+    """The task folder of a version: as given, the shipped one, or the one that its run had."""
+    demo, slash, name = version.task.partition("/")
+    if version.task in folders:
+        return tasks.load_task(folders[version.task])
+    if slash and demo == "demo":
+        return tasks.load_task(name)
+    run = store.Run(version.run_id)
+    folder = run.load(RunRecord).params.get("task") if run.has(RunRecord) else None
+    if not folder:
+        raise WorkbookError(
+            f"nobody wrote down where the task folder of {version.task} is;"
+            " say workbook serve --task FOLDER"
+        )
+    return tasks.load_task(str(folder))
+
+
+def check_prompt(task: Task, model: TrainedModel) -> None:
+    """Refuse another system prompt than the one of training: it may halve what a model can do."""
+    style = model.asking.style
+    text = task.instructions_short if style == "short" else task.instructions_full
+    present = hashlib.sha256(text.encode()).hexdigest()
+    trained = model.fingerprints.get("system_prompt", "")
+    if trained and trained != present and not model.asking.wording:
+        raise WorkbookError(
+            f"the {style} instructions in {task.folder / 'task.yaml'} are not the ones that"
+            f" {model.version} was trained with ({present[:12]} instead of {trained[:12]});"
+            " restore them, or train again"
+        )

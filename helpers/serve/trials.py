@@ -1,0 +1,226 @@
+"""Shadow and canary: is a candidate surely harmful, or surely good enough, by live requests?
+
+Both questions are answered by tests that may be looked at as often as one likes
+(evaluate.any_time_p), about pairs of answers: a shadow's with production's to the same request, a
+canary's with the one that production gave just before. The rule of the end is the Trial, written
+down before the first request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from helpers import evaluate, registry, store
+from helpers.records import Finding, LiveRow, Trial, WorkbookError, read_live_lines
+from helpers.serve.livelog import folder_of
+from helpers.tasks import Task
+
+MARGINS = {"format_compliance": 0.02, "feedback_mean": 0.0625}  # of 0 to 1; 0.25 points of 1 to 5
+FEW_RATINGS = 10  # pairs; fewer neither promote nor stand in the way
+
+
+class Pair(NamedTuple):
+    """Two answers that are compared."""
+
+    candidate: LiveRow
+    production: LiveRow
+
+
+def start_trial(
+    kind: str, version_id: str, task: Task, share: float, max_requests: int, promote: bool = False
+) -> Trial:
+    """Write down what is tried and how it ends; a promotion spends from the year's budget."""
+    name = task.registry_name
+    state = registry.serving([name]).get(name)
+    if state is None or state.route.version is None:
+        raise WorkbookError(f"nothing is in production for {name}; there is nothing to try beside")
+    if kind == "shadow" and promote:
+        raise WorkbookError("a shadow never promotes: users have not seen it; try it as a canary")
+    allowed = {}
+    if "format_compliance" in task.margins:
+        allowed["format_compliance"] = task.margins["format_compliance"]
+    trial = Trial(
+        kind=kind,
+        task=name,
+        version=version_id,
+        against=state.route.version,
+        share=share,
+        started_at=store.now(),
+        margins=MARGINS | allowed,
+        harm_margins=allowed,
+        max_requests=max_requests,
+        promote=promote,
+    )
+    if promote:
+        trial = trial.model_copy(update={"alpha": spend(trial)})
+    registry.begin_trial(trial)
+    return trial
+
+
+def spend(trial: Trial) -> float:
+    """Write the trial down as one of the year's attempts; how often it may therefore be wrong."""
+    path = store.home() / "attempts" / f"{trial.task}.jsonl"
+    line = {
+        "key": store.fingerprint([trial.version, trial.against, trial.started_at.isoformat()]),
+        "rows": "live",
+        "n": trial.max_requests,
+        "run_id": "",
+        "version": trial.version,
+        "at": trial.started_at.isoformat(),
+    }
+    with store.lock():
+        lines = store.read_jsonl(path) if path.exists() else []
+        lines.append(line)
+        store.write_jsonl(path, lines)
+    return evaluate.count_attempts(lines, line["key"]).alpha
+
+
+def read_trial(trial: Trial) -> list[LiveRow]:
+    """The live rows since a trial began, of this home."""
+    first = f"{trial.started_at:%Y-%m-%d}.jsonl"
+    rows: list[LiveRow] = []
+    for path in sorted(folder_of(trial.task).glob("????-??-??.jsonl")):
+        if path.name >= first:
+            with open(path, "rb") as lines:
+                rows += read_live_lines(lines).rows
+    return [row for row in rows if row.created_at >= trial.started_at]
+
+
+def pairs_of(trial: Trial, rows: Sequence[LiveRow]) -> list[Pair]:
+    """Which answers are compared; which ones depends on nothing that they say."""
+    pairs = []
+    production = {row.request_id: row for row in rows if row.version == trial.against}
+    latest = None
+    for row in rows:
+        if row.version == trial.against and row.arm == "production":
+            latest = row
+        elif row.version == trial.version and row.arm == trial.kind:
+            other = latest
+            if trial.kind == "shadow":
+                other = production.get(row.shadow_of)
+            elif latest is not None:
+                latest = None  # each answer of production is compared once
+            if other is not None:
+                pairs.append(Pair(row, other))
+    return pairs
+
+
+def judge_trial(trial: Trial, rows: Sequence[LiveRow]) -> list[Finding]:
+    """harm_… fails when the candidate is surely worse; holds_… passes when it surely is not."""
+    pairs = pairs_of(trial, rows)
+    losses = {"format_compliance": _losses(pairs, _is_well_formed)}
+    if trial.kind == "canary":
+        losses["feedback_mean"] = _losses(pairs, _rating)
+    findings = []
+    for metric, values in losses.items():
+        findings.append(_harm(trial, metric, values, len(losses)))
+        findings.append(_holds(trial, metric, values))
+    agreeing = [float(pair.candidate.agrees) for pair in pairs if pair.candidate.agrees is not None]
+    if agreeing:
+        share = evaluate.proportion(agreeing)
+        evidence = f"the shadow said the same as production in {share}"
+        findings.append(
+            Finding(name="agreement", verdict="pass", severity="info", evidence=evidence,
+                    estimate=share)
+        )  # fmt: skip
+    return findings
+
+
+def _is_well_formed(row: LiveRow) -> float | None:
+    return float(row.is_ok and row.well_formed is not False)
+
+
+def _rating(row: LiveRow) -> float | None:
+    """0 to 1; None where nobody rated it."""
+    return None if row.feedback_score is None else (row.feedback_score - 1) / 4
+
+
+def _losses(pairs: Sequence[Pair], value_of: Callable[[LiveRow], float | None]) -> list[float]:
+    """Production minus candidate, -1 to 1, of the pairs in which both have a value."""
+    losses = []
+    for pair in pairs:
+        ours = value_of(pair.candidate)
+        theirs = value_of(pair.production)
+        if ours is not None and theirs is not None:
+            losses.append(theirs - ours)
+    return losses
+
+
+def harm_p(losses: Sequence[float], allowed: float) -> float:
+    """p of "the candidate loses no more than `allowed`", valid however often one looks."""
+    return evaluate.any_time_p([(1 - loss) / 2 for loss in losses], (1 - allowed) / 2)
+
+
+def hold_p(losses: Sequence[float], margin: float) -> float:
+    """p of "the candidate loses `margin` or more", valid however often one looks."""
+    return evaluate.any_time_p([(1 + loss) / 2 for loss in losses], (1 + margin) / 2)
+
+
+def _harm(trial: Trial, metric: str, losses: Sequence[float], tests: int) -> Finding:
+    allowed = trial.harm_margins.get(metric, 0.0)
+    p = min(1.0, tests * harm_p(losses, allowed))
+    surely = p <= trial.harm_alpha
+    return Finding(
+        name=f"harm_{metric}",
+        verdict="fail" if surely else "pass",
+        severity="critical" if surely else None,
+        evidence=f"{len(losses)} pairs, loss {_mean(losses)}, at most {allowed:g} is allowed;"
+        f" any-time p = {p:.2g}",
+        p=p,
+    )
+
+
+def _holds(trial: Trial, metric: str, losses: Sequence[float]) -> Finding:
+    margin = trial.margins[metric]
+    p = hold_p(losses, margin)
+    surely = p <= trial.alpha
+    if metric == "feedback_mean" and len(losses) < FEW_RATINGS:
+        surely = True  # who is hardly rated is judged by the format alone
+    return Finding(
+        name=f"holds_{metric}",
+        verdict="pass" if surely else "undecided",
+        evidence=f"{len(losses)} pairs, loss {_mean(losses)}, margin {margin:g};"
+        f" any-time p = {p:.2g}, needed {trial.alpha:g}",
+        p=p,
+    )
+
+
+def _mean(losses: Sequence[float]) -> str:
+    return f"{sum(losses) / len(losses):.3f}" if losses else "unknown"
+
+
+class TrialJudge:
+    """Ends trials by their own rule; of many gateways the first one does."""
+
+    def __init__(self, every: float) -> None:
+        self._every = every
+        self._looked: dict[str, float] = {}
+
+    def look(self, trial: Trial) -> None:
+        """Judge a trial, at most once in a while."""
+        if time.monotonic() < self._looked.get(trial.task, -self._every) + self._every:
+            return
+        self._looked[trial.task] = time.monotonic()
+        rows = read_trial(trial)
+        asked = sum(row.version == trial.version and row.arm == trial.kind for row in rows)
+        end_by_rule(trial, judge_trial(trial, rows), asked)
+
+
+def end_by_rule(trial: Trial, findings: Sequence[Finding], asked: int) -> str:
+    """End a trial where its rule says so; in what way, "" when it goes on."""
+    harm = [finding.evidence for finding in findings if finding.verdict == "fail"]
+    if harm:
+        registry.end_trial(trial, f"rolled back, surely worse: {'; '.join(harm)}", findings)
+        return "rolled back"
+    undecided = [finding.name for finding in findings if finding.verdict == "undecided"]
+    if not undecided and registry.end_trial(trial, "it surely holds its margins", findings):
+        if trial.promote:
+            because = f"{trial.kind}: it surely holds its margins on live requests"
+            registry.promote(trial.version, "production", because)
+        return "held"
+    if asked >= trial.max_requests:
+        registry.end_trial(trial, f"undecided after {asked} requests: {undecided}", findings)
+        return "undecided"
+    return ""

@@ -1,0 +1,212 @@
+"""OpenAI's wire format: what a request may say, and what answers, pieces and errors look like."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from helpers.models import Answer
+from helpers.records import Message
+
+# What a caller may say and what does not change a version's answers: it answers as it was measured.
+IGNORED = [
+    "temperature",
+    "top_p",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "stop",
+    "response_format",
+]
+
+
+class ApiError(Exception):
+    """An answer that is none, as OpenAI spells it."""
+
+    def __init__(self, status: int, message: str, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers: dict[str, str] = {}
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class TextPart(BaseModel):
+    """One part of a content that is given as a list."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Turn(BaseModel):
+    """One message of a request."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+    def as_message(self) -> Message:
+        """The turn as models read it; parts are joined."""
+        fields = self.model_dump()
+        if isinstance(self.content, list):
+            fields["content"] = "\n".join(part.text for part in self.content)
+        return Message(**fields)
+
+
+class StreamOptions(BaseModel):
+    """What else a stream tells."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """The body of POST /v1/chat/completions, as far as it matters here."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(min_length=1, max_length=200)
+    messages: list[Turn] = Field(min_length=1)
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    n: Literal[1] | None = 1
+    tools: list[Any] | None = Field(None, max_length=0)
+    metadata: dict[str, str] | None = None
+    user: str | None = Field(None, max_length=200)
+
+    @model_validator(mode="after")
+    def _ends_with_a_question(self) -> ChatRequest:
+        if self.messages[-1].role not in ("user", "tool"):
+            raise ValueError("the last message must be the user's")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """The longest answer that the caller wants, in tokens."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def ignored(self) -> list[str]:
+        """What the caller said that does not count here."""
+        extra = self.model_extra or {}
+        return [name for name in IGNORED if extra.get(name) is not None]
+
+
+class FeedbackRequest(BaseModel):
+    """The body of POST /v1/feedback: at least one of score, thumb, correction, comment."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: str = Field(min_length=1, max_length=100)
+    score: float | None = Field(None, ge=1, le=5)
+    thumb: Literal["up", "down"] | None = None
+    correction: str | None = Field(None, max_length=20_000)
+    comment: str | None = Field(None, max_length=5_000)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> FeedbackRequest:
+        if all(getattr(self, name) is None for name in ("score", "thumb", "correction", "comment")):
+            raise ValueError("give score, thumb, correction or comment")
+        if self.score is not None and self.thumb is not None:
+            raise ValueError("give a score or a thumb, not both")
+        return self
+
+
+def parse(kind: type[BaseModel], body: bytes) -> Any:
+    """A body as its record; ApiError 400 names the field, never its value."""
+    try:
+        content = json.loads(body)
+        json.dumps(content, ensure_ascii=False).encode()  # no half of a surrogate pair
+    except (ValueError, RecursionError):
+        raise ApiError(400, "The body is not valid JSON in UTF-8.", "invalid_json") from None
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ".".join(str(step) for step in problem["loc"]) or None
+        message = problem["msg"].removeprefix("Value error, ")
+        if where:
+            message = f"{where}: {message}"
+        raise ApiError(400, message, "invalid_value", where) from None
+
+
+class Stamp(BaseModel):
+    """Which version answered, for which task and route, and the id under which it is logged."""
+
+    request_id: str
+    task: str
+    version: str
+    generation: int
+    arm: str
+    ignored: list[str] = []
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The stamp as headers."""
+        headers = {
+            "x-request-id": self.request_id,
+            "x-workbook-task": self.task,
+            "x-workbook-version": self.version,
+            "x-workbook-generation": str(self.generation),
+            "x-workbook-arm": self.arm,
+        }
+        if self.ignored:
+            headers["x-workbook-ignored"] = ",".join(self.ignored)
+        return headers
+
+    def _head(self, kind: str, created: int) -> dict[str, Any]:
+        return {
+            "id": self.request_id,
+            "object": kind,
+            "created": created,
+            "model": self.version,
+            "system_fingerprint": f"{self.task}@{self.generation}",
+        }
+
+    def completion(self, answer: Answer) -> dict[str, Any]:
+        """The answer in one piece."""
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish}
+        head = self._head("chat.completion", int(time.time()))
+        return head | {"choices": [choice], "usage": usage_of(answer)}
+
+    def pieces(self, answer: Answer, with_usage: bool) -> Iterator[bytes]:
+        """The answer as server-sent events: its role, its words, why it ended."""
+        head = self._head("chat.completion.chunk", int(time.time()))
+        if with_usage:
+            head["usage"] = None
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+        deltas += [{"content": word} for word in answer.text.splitlines(keepends=True)]
+        for delta in deltas:
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+            yield event(head | {"choices": [choice]})
+        last = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": answer.finish}
+        yield event(head | {"choices": [last]})
+        if with_usage:
+            yield event(head | {"choices": [], "usage": usage_of(answer)})
+        yield b"data: [DONE]\n\n"
+
+
+def event(value: dict[str, Any]) -> bytes:
+    """One server-sent event."""
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode()
+
+
+def usage_of(answer: Answer) -> dict[str, Any]:
+    """The tokens of one answer."""
+    return {
+        "prompt_tokens": answer.tokens_in,
+        "completion_tokens": answer.tokens_out,
+        "total_tokens": answer.tokens_in + answer.tokens_out,
+        "prompt_tokens_details": {"cached_tokens": answer.tokens_cached, "audio_tokens": 0},
+    }

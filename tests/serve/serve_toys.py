@@ -1,0 +1,178 @@
+"""A registered toy task, an engine that answers at once, and a gateway before it: real HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import record_toys
+import registry_toys
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+
+from helpers import store
+from helpers.records import Asking, LiveRow, read_live_lines
+from helpers.registry import FineTuneLifecycleManager
+from helpers.serve.gateway import Gateway
+from helpers.serve.settings import Settings, checked_keys
+from helpers.serve.starting import engine_of, listen
+
+TASK = registry_toys.TASK
+INSTRUCTIONS = "Answer in one word."
+TASK_YAML = f"""
+name: {TASK}
+instructions: {{full: "Please answer in one word.", short: "{INSTRUCTIONS}"}}
+output: {{text: true}}
+accuracy_from: scorer
+targets: {{accuracy: 0.5}}
+"""
+
+
+def task_folder() -> Path:
+    folder = store.home().parent / "toy_task"
+    store.write_text(folder / "task.yaml", TASK_YAML)
+    return folder
+
+
+def register(version: str, to: str = "staging", **changes: Any) -> FineTuneLifecycleManager:
+    """A version of the toy task whose run names its task folder."""
+    prompt = hashlib.sha256(INSTRUCTIONS.encode()).hexdigest()
+    fingerprints = registry_toys.FINGERPRINTS | {"system_prompt": prompt}
+    asking = Asking().for_rung("fine_tuned", version)
+    run = registry_toys.make_run(version)
+    model = registry_toys.model(version, fingerprints=fingerprints, asking=asking, **changes)
+    run.save(model)
+    run.save(record_toys.run_record(run.id, params={"task": str(task_folder())}))
+    manager = FineTuneLifecycleManager(TASK)
+    manager.register(run)
+    if to:
+        because = "toy" if to == "production" else ""
+        assert manager.promote(version, to, because=because, force=bool(because)).promoted
+    return manager
+
+
+class ToyEngine:
+    """An OpenAI-compatible server that loads adapters as vLLM or SGLang do, and answers at once."""
+
+    def __init__(self, runtime: str = "vllm") -> None:
+        self.loaded: dict[str, str] = {}
+        self.unloaded: list[str] = []
+        self.asked: list[dict[str, Any]] = []
+        self.delay = 0.0
+        self.fails: dict[str, int] = {}  # name -> the status that it answers with
+        self.answers: Any = lambda body: f"{body['model']} {body['messages'][-1]['content']}"
+        self.gate = threading.Event()
+        self.gate.set()
+        prefix = "/v1" if runtime == "vllm" else ""
+        routes = [
+            Route("/v1/models", self.models),
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+        ]
+        if runtime in ("vllm", "sglang"):
+            routes += [
+                Route(f"{prefix}/load_lora_adapter", self.load, methods=["POST"]),
+                Route(f"{prefix}/unload_lora_adapter", self.unload, methods=["POST"]),
+            ]
+        self.runtime = runtime
+        self.app = Starlette(routes=routes)
+
+    async def models(self, request: Request) -> JSONResponse:
+        rows = [{"id": name, "object": "model"} for name in ("base", *self.loaded)]
+        return JSONResponse({"object": "list", "data": rows})
+
+    async def load(self, request: Request) -> Any:
+        body = await request.json()
+        if body["lora_name"] in self.loaded or not Path(body["lora_path"]).is_dir():
+            return JSONResponse({"error": "no"}, 400)
+        self.loaded[body["lora_name"]] = body["lora_path"]
+        if self.runtime == "sglang":
+            return JSONResponse({"success": True})
+        return PlainTextResponse(f"Success: LoRA adapter '{body['lora_name']}' added.")
+
+    async def unload(self, request: Request) -> Any:
+        name = (await request.json())["lora_name"]
+        self.unloaded.append(name)
+        self.loaded.pop(name, None)
+        return JSONResponse({"success": True})
+
+    async def chat(self, request: Request) -> JSONResponse:
+        import anyio
+
+        body = await request.json()
+        self.asked.append(body)
+        while not self.gate.is_set():
+            await anyio.sleep(0.01)
+        await anyio.sleep(self.delay)
+        if body["model"] in self.fails:
+            return JSONResponse({"error": {"message": "no"}}, self.fails[body["model"]])
+        if body["model"] not in (*self.loaded, "base"):
+            return JSONResponse({"error": {"message": "no such model"}}, 404)
+        message = {"role": "assistant", "content": self.answers(body)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        return JSONResponse({"id": "x", "choices": [choice], "usage": usage})
+
+
+@contextlib.contextmanager
+def running(app: Any, settings: Settings | None = None) -> Iterator[str]:
+    """Serve an ASGI app in a thread; its address."""
+    listener = listen(settings or Settings(port=0))
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    until = time.monotonic() + 60
+    while not server.started and thread.is_alive() and time.monotonic() < until:
+        time.sleep(0.01)
+    try:
+        host, port = listener.getsockname()[:2]
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(60)
+
+
+@contextlib.contextmanager
+def gateway(engine: str, **changes: Any) -> Iterator[tuple[str, Gateway]]:
+    """(address, gateway) of a gateway over an engine at `engine`."""
+    settings = Settings(
+        **({"port": 0, "engine": engine, "follow_every": 0.05, "log_text": "full"} | changes)
+    )
+    made = Gateway(settings, checked_keys(settings), engine_of(settings.engine))
+    with running(made.app(), settings) as address:
+        yield address, made
+
+
+def log_of(task: str = TASK) -> list[LiveRow]:
+    """What the live log holds."""
+    rows = []
+    for path in sorted((store.home() / "live" / task).glob("*.jsonl")):
+        result = read_live_lines(path.read_bytes().splitlines())
+        assert result.unreadable == 0
+        rows += result.rows
+    return rows
+
+
+def until(true: Any, seconds: float = 10.0) -> None:
+    """Wait for something."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.01)
+
+
+def chat_body(text: str = "Hello", **more: Any) -> dict[str, Any]:
+    return {"model": TASK, "messages": [{"role": "user", "content": text}], **more}
+
+
+def dumps(value: Any) -> bytes:
+    return json.dumps(value).encode()
