@@ -401,9 +401,7 @@ def near_duplicates(data: Path, rows: int) -> Entries:
     from helpers.curate import incidence_of, similar
 
     train, test = _restaurant(data)
-    texts = list(
-        dict.fromkeys((train + test)[: rows // 5 or 500] if rows < 50_000 else train + test)
-    )
+    texts = list(dict.fromkeys((train + test)[:rows] if rows < 50_000 else train + test))
     found = {(i, j) for i, j, _ in similar(texts, texts, 0.8) if i < j}
     matrix = incidence_of(texts)
     known, columns = np.unique(
