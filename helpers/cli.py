@@ -125,6 +125,7 @@ def _add_runs(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="set a parameter",
     )
+    _add_limit(run, "spending limit of the whole run; the same as -p max_cost_usd=USD")
     _add(commands, "runs", _runs, "past runs")
     _add(
         commands,
@@ -183,12 +184,7 @@ def _registry_actions(actions: Any) -> None:
         _registry,
         "ask the version in production about another version's test part",
     )
-    again.add_argument(
-        "--max-cost-usd",
-        type=float,
-        metavar="USD",
-        help="spending limit of that version's whole run; by default the one it had",
-    )
+    _add_limit(again, "spending limit of that version's whole run; by default the one it had")
     for action in (show, promote, lineage, again):
         action.add_argument("id", metavar="ID")
     for action in (promote, back):
@@ -221,6 +217,11 @@ def _add(
             "--json", action="store_true", help="print exactly one JSON value on stdout"
         )
     return sub
+
+
+def _add_limit(command: Any, text: str) -> None:
+    """Every command that may spend money takes the same limit."""
+    command.add_argument("--max-cost-usd", type=float, metavar="USD", help=text)
 
 
 def _tell(line: str) -> None:
@@ -287,7 +288,10 @@ def _new(args: Args) -> int:
 def _run(args: Args) -> int:
     from helpers.run import run, summary
 
-    record = run(args.profile, args.only, args.from_, args.run_id, args.overrides, _tell)
+    overrides = args.overrides
+    if args.max_cost_usd is not None:
+        overrides = [*overrides, f"max_cost_usd={args.max_cost_usd}"]
+    record = run(args.profile, args.only, args.from_, args.run_id, overrides, _tell)
     if args.json:
         _tell(summary(record))
         _show(args, record)

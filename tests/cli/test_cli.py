@@ -135,3 +135,15 @@ def test_gc_says_what_would_go_and_learner_writes_notebooks(workbook, tmp_path):
     }
     assert "00_start_here.ipynb" in workbook("learner", str(tmp_path / "mine")).stdout
     assert workbook("learner", str(tmp_path / "mine")).returncode == 2
+
+
+def test_the_spending_limit_of_a_run_is_a_parameter_like_any_other(driver, toys, tmp_path):
+    process = driver(
+        *("run", str(tmp_path / "toy.yaml"), "--run-id", "r", "--only", "00"),
+        *("--max-cost-usd", "1.5", "--json"),
+    )
+    out, errors = process.communicate(timeout=60)
+    record = json.loads(out)
+    assert record["params"]["max_cost_usd"] == 1.5, errors
+    assert record["schema_version"] == 2 and record["status"] == "finished"
+    assert record == json.loads((store.home() / "runs/r/run.json").read_text())
