@@ -1,0 +1,160 @@
+"""What was answered, and what people say of it, comes back as data: masked, once, whole."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+from datetime import timedelta
+
+import httpx2
+from registry_toys import TASK
+from serve_toys import chat_body, gateway, log_of, register, until
+
+from helpers import store
+from helpers.records import LateFeedback, LiveRow, read_live_lines
+from helpers.serve.livelog import LiveLog, append, folder_of, new_id
+
+PERSONAL = "Call me at +49 170 1234567 or jane.doe@example.com, key sk-abcdefghijklmnopqrstuvwx"
+KEY = "a-very-long-key-of-a-caller"
+
+
+def row(**changes):
+    now = store.now()
+    return LiveRow(**({"request_id": new_id(now), "created_at": now, "answer": "yes"} | changes))
+
+
+def raw_log():
+    return "".join(p.read_text() for p in folder_of(TASK).glob("*"))
+
+
+def test_personal_data_and_keys_are_found_nowhere(engine, home, monkeypatch, caplog):
+    monkeypatch.setenv("WORKBOOK_SERVE_KEYS", f"alice:{KEY}")
+    register("v1", "production")
+    engine.answers = lambda body: f"You said: {body['messages'][-1]['content']}"
+    headers = {"authorization": f"Bearer {KEY}"}
+    with gateway(engine.url, log_text="masked") as (address, _):
+        body = chat_body(PERSONAL, metadata={"conversation_id": "jane.doe@example.com"})
+        reply = httpx2.post(f"{address}/v1/chat/completions", json=body, headers=headers)
+        said = {"request_id": reply.json()["id"], "correction": PERSONAL, "comment": PERSONAL}
+        assert httpx2.post(f"{address}/v1/feedback", json=said, headers=headers).is_success
+        engine.fails["v1"] = 500
+        failed = httpx2.post(f"{address}/v1/chat/completions", json=body, headers=headers)
+        assert failed.status_code == 502
+        wrong = httpx2.post(f"{address}/v1/feedback", json={"x": PERSONAL}, headers=headers)
+        texts = [failed.text, wrong.text, caplog.text]
+        texts.append(httpx2.get(f"{address}/metrics", headers=headers).text)
+    texts += [path.read_text(errors="replace") for path in home.rglob("*.jsonl")]
+    texts.append((folder_of(TASK) / "review.csv").read_text())
+    for text in texts:
+        for secret in ("1234567", "jane.doe", "sk-abcdef", KEY):
+            assert secret not in text
+    first = log_of()[0]
+    assert first.caller == "alice" and first.text == "masked"
+    assert "[EMAIL_ADDRESS]" in first.messages[0]["content"] and "[PHONE" in first.answer
+
+
+def test_a_task_may_log_no_text_at_all(engine):
+    register("v1", "production")
+    with gateway(engine.url, log_text="none") as (address, _):
+        httpx2.post(f"{address}/v1/chat/completions", json=chat_body("Hello there"))
+    [only] = log_of()
+    assert only.answer == "" and only.messages == [{"role": "user", "content": ""}]
+    assert only.text == "none" and only.well_formed and "Hello" not in raw_log()
+
+
+def test_feedback_may_come_late_again_and_changed_and_the_last_word_counts(served):
+    address, made, _ = served
+    request_id = httpx2.post(f"{address}/v1/chat/completions", json=chat_body()).json()["id"]
+
+    def say(**words):
+        body = {"request_id": request_id, **words}
+        return httpx2.post(f"{address}/v1/feedback", json=body).status_code
+
+    assert say(thumb="up") == say(thumb="up") == say(score=2) == 200
+    made.log._recent.clear()  # as after a restart: found in the file
+    until(lambda: log_of() and log_of()[0].feedback_score == 2)
+    assert say(correction="No.", comment="wrong") == 200
+    until(lambda: log_of()[0].correction == "No.")
+    assert log_of()[0].feedback_score == 2 and log_of()[0].comment == "wrong"
+    assert say() == say(score=9) == say(thumb="up", score=1) == 400
+    for unknown in (new_id(store.now()), "../../etc/passwd", "req-20260101-x"):
+        body = {"request_id": unknown, "thumb": "up"}
+        assert httpx2.post(f"{address}/v1/feedback", json=body).status_code == 404
+
+
+def test_a_correction_waits_in_review_csv_for_a_persons_decision(served):
+    address, _, _ = served
+    request_id = httpx2.post(f"{address}/v1/chat/completions", json=chat_body("Why?")).json()["id"]
+    body = {"request_id": request_id, "correction": "Because."}
+    httpx2.post(f"{address}/v1/feedback", json=body)
+    with open(folder_of(TASK) / "review.csv", newline="") as file:
+        [only] = csv.DictReader(file)
+    assert (only["id"], only["input"], only["corrected_output"]) == (request_id, "Why?", "Because.")
+    assert only["decision"] == ""
+
+
+def test_a_torn_last_line_is_ended_and_never_read_as_something_else(home):
+    path = folder_of(TASK) / "2026-11-01.jsonl"
+    append(path, '{"request_id": "a", "created_at": "2026-11-01T00:00:00Z", "answer": "x"}\n')
+    with open(path, "a") as file:
+        file.write('{"request_id": "torn", "created_at": "2026-1')
+    append(path, '{"request_id": "b", "created_at": "2026-11-01T00:00:01Z", "answer": "y"}\n')
+    result = read_live_lines(path.read_bytes().splitlines())
+    assert [r.request_id for r in result.rows] == ["a", "b"] and result.unreadable == 1
+
+
+def write_rows(number):
+    log = LiveLog(lambda task: "full", 0)
+    for _ in range(200):
+        log.write(TASK, row(answer="z" * 3000, caller=str(number)))
+    log.close()
+
+
+def test_many_processes_write_one_log_and_no_line_is_lost(home):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write_rows, args=(n,)) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    rows = log_of()
+    assert len(rows) == 800 and {r.caller for r in rows} == {"0", "1", "2", "3"}
+
+
+def test_old_days_are_deleted_and_a_file_that_is_no_day_stays(home):
+    old = folder_of(TASK) / f"{store.now() - timedelta(days=8):%Y-%m-%d}.jsonl"
+    young = folder_of(TASK) / f"{store.now() - timedelta(days=6):%Y-%m-%d}.jsonl"
+    review = folder_of(TASK) / "review.csv"
+    for path in (old, young, review):
+        store.write_text(path, "")
+    log = LiveLog(lambda task: "full", keep_days=7)
+    log.write(TASK, row())
+    log.close()
+    assert not old.exists() and young.exists() and review.exists()
+
+
+def test_a_disk_that_is_full_stops_the_log_and_not_the_answers(served, monkeypatch):
+    address, made, _ = served
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("helpers.serve.livelog.PATIENCE", 0.02)
+    with monkeypatch.context() as patch:
+        patch.setattr("helpers.serve.livelog.append", full)
+        assert httpx2.post(f"{address}/v1/chat/completions", json=chat_body()).is_success
+        until(lambda: made.log.problem)
+        state = httpx2.get(f"{address}/readyz")
+        assert state.status_code == 503 and "live log" in state.json()["problems"][0]
+        assert "workbook_log_problem 1.0" in httpx2.get(f"{address}/metrics").text
+    until(lambda: len(log_of()) == 1)  # what waited is written when there is room again
+    assert httpx2.get(f"{address}/readyz").status_code == 200
+
+
+def test_late_feedback_of_foreign_systems_is_merged_and_strangers_are_counted():
+    first = '{"request_id": "a", "created_at": "2026-11-01T00:00:00", "answer": "x", "extra": 1}'
+    thumb = '{"request_id": "a", "thumb": "down", "at": "2026-11-03T00:00:00Z"}'
+    lost = '{"request_id": "zz", "thumb": "up", "at": "2026-11-03T00:00:00Z"}'
+    rows, unreadable = read_live_lines([thumb, first, "", lost, "[1]", "{"])
+    assert [(r.request_id, r.feedback_score) for r in rows] == [("a", 1.0)] and unreadable == 3
+    assert LateFeedback.model_validate({"request_id": "a", "at": store.now()}).score is None

@@ -1,0 +1,163 @@
+"""Safe by default: this machine alone, with keys elsewhere, and no page of another site."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+from registry_toys import TASK
+from serve_toys import chat_body, gateway, log_of, register
+
+from helpers.records import WorkbookError
+from helpers.serve.__main__ import main
+from helpers.serve.settings import Keys, Settings, checked_keys
+
+GOOD = "k" * 20
+
+
+def post(address, body=None, **options):
+    return httpx2.post(f"{address}/v1/chat/completions", json=body or chat_body(), **options)
+
+
+def test_other_machines_are_let_in_only_on_purpose_and_with_keys(monkeypatch):
+    with pytest.raises(WorkbookError, match="--anywhere"):
+        checked_keys(Settings(host="0.0.0.0"))
+    with pytest.raises(WorkbookError, match="WORKBOOK_SERVE_KEYS"):
+        checked_keys(Settings(host="0.0.0.0", anywhere=True))
+    monkeypatch.setenv("WORKBOOK_SERVE_KEYS", "bob:short")
+    with pytest.raises(WorkbookError, match="fewer than 16"):
+        checked_keys(Settings())
+    monkeypatch.setenv("WORKBOOK_SERVE_KEYS", f"bob:{GOOD}")
+    assert checked_keys(Settings(host="0.0.0.0", anywhere=True))
+
+
+def test_a_key_is_known_by_its_name_alone():
+    keys = Keys(f"alice:{GOOD}\nbob:{'b' * 20}, {'c' * 20}")
+    assert keys.name_of(f"Bearer {GOOD}") == "alice"
+    assert keys.name_of(f"bearer {'b' * 20}") == "bob"
+    assert keys.name_of(f"Bearer {'c' * 20}") == "key 3"
+    for wrong in ("", "Bearer ", f"Basic {GOOD}", f"Bearer {GOOD}x", GOOD):
+        assert keys.name_of(wrong) is None
+    assert Keys("").name_of("") == ""
+
+
+def test_without_a_valid_key_nothing_is_answered(engine, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_SERVE_KEYS", f"alice:{GOOD}")
+    register("v1", "production")
+    with gateway(engine.url) as (address, _):
+        assert post(address).status_code == 401
+        assert post(address, headers={"authorization": "Bearer wrong"}).status_code == 401
+        assert httpx2.get(f"{address}/metrics").status_code == 401
+        assert httpx2.get(f"{address}/v1/models").status_code == 401
+        assert httpx2.get(f"{address}/healthz").status_code == 200
+        assert httpx2.get(f"{address}/").status_code == 200
+        assert post(address, headers={"authorization": f"Bearer {GOOD}"}).status_code == 200
+
+
+def test_names_that_are_not_ours_and_pages_of_other_sites_are_refused(served):
+    address, _, _ = served
+    assert post(address, headers={"host": "evil.example"}).status_code == 400
+    assert post(address, headers={"origin": "http://evil.example"}).status_code == 403
+    assert post(address, headers={"origin": address}).status_code == 200
+    form = httpx2.post(
+        f"{address}/v1/chat/completions", content=b"{}", headers={"content-type": "text/plain"}
+    )
+    assert form.status_code == 415
+    allowed = httpx2.options(
+        f"{address}/v1/chat/completions",
+        headers={"origin": "http://evil.example", "access-control-request-method": "POST"},
+    )
+    assert "access-control-allow-origin" not in allowed.headers
+
+
+def test_bodies_are_limited_before_they_are_read(engine):
+    register("v1", "production")
+    with gateway(engine.url, most_bytes=1000, most_turns=3) as (address, _):
+        assert post(address, chat_body("x" * 2000)).status_code == 413
+        turns = [{"role": "user", "content": "x"}] * 4
+        assert post(address, {"model": TASK, "messages": turns}).status_code == 400
+        connection = http.client.HTTPConnection(address.removeprefix("http://"))
+        chunks = iter([b'{"model": ', b'"toy"}'])
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", chunks, headers, encode_chunked=True)
+        assert connection.getresponse().status == 411
+        assert post(address).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"model": 1}',
+        b'{"model": "toy", "messages": []}',
+        b'{"model": "toy", "messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"model": "toy", "messages": [{"role": "assistant", "content": "x"}]}',
+        b'{"model": "toy", "messages": [{"role": "user", "content": "x"}], "n": 2}',
+        b'{"model": "toy", "messages": [{"role": "user", "content": "x"}], "max_tokens": 0}',
+        b'{"model": "toy", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+        b'{"a":' * 5000,
+    ],
+)
+def test_what_cannot_be_meant_is_a_400_that_does_not_repeat_it(served, body):
+    address, _, _ = served
+    headers = {"content-type": "application/json"}
+    reply = httpx2.post(f"{address}/v1/chat/completions", content=body, headers=headers)
+    assert reply.status_code == 400 and reply.json()["error"]["code"]
+
+
+def test_the_page_runs_its_own_script_alone(served):
+    address, _, _ = served
+    reply = httpx2.get(f"{address}/")
+    policy = reply.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert "<script>" in reply.text and "http" not in reply.text.replace("http-equiv", "")
+
+
+def test_a_unit_starts_the_gateway_with_the_same_arguments(capsys, home):
+    assert main(["--port", "8700", "--as", "systemd", "--log-text", "toy=none"]) == 0
+    unit = capsys.readouterr().out
+    assert "-m helpers.serve --port 8700 --log-text toy=none\n" in unit
+    assert f"WORKBOOK_HOME={home}" in unit and "--as" not in unit
+
+
+def test_a_wrong_setting_is_a_message_and_exit_2(capsys):
+    for wrong in (["--host", "0.0.0.0"], ["--log-text", "much"], ["--engine", "nonsense"]):
+        assert main([*wrong, "--port", "0"]) == 2
+        assert capsys.readouterr().err.startswith("workbook: ")
+
+
+def test_sigterm_answers_what_was_asked_and_writes_the_log(engine, home):
+    register("v1", "production")
+    command = [sys.executable, "-m", "helpers.serve", "--port", "0", "--engine", engine.url]
+    child = subprocess.Popen(
+        [*command, "--log-text", "full"], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    try:
+        line = next(text for text in child.stderr if "listening at" in text)
+        address = line.split("listening at ")[1].split()[0]
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            try:
+                httpx2.get(f"{address}/healthz")
+                break
+            except httpx2.ConnectError:
+                time.sleep(0.05)
+        engine.delay = 1.0
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(post, address, timeout=30)
+            time.sleep(0.4)
+            child.send_signal(signal.SIGTERM)
+            assert slow.result().status_code == 200
+        assert child.wait(30) in (0, -signal.SIGTERM)  # it ends by the signal that it was sent
+    finally:
+        child.kill()
+    assert [row.request_id for row in log_of()] == [slow.result().json()["id"]]
