@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from helpers import parameters, store
 from helpers.records import Record, RunRecord, WorkbookError
@@ -186,7 +186,12 @@ def _status(schedule: Schedule, all_runs: list[RunRecord]) -> ScheduleStatus:
 
 
 def _read(path: Path) -> Schedule:
-    return Schedule.model_validate(store.read_json(path))
+    try:
+        return Schedule.model_validate(store.read_json(path))
+    except ValidationError:
+        raise WorkbookError(
+            f"{path} is no schedule of this workbook; delete it and schedule its profile again"
+        ) from None
 
 
 def _at_work() -> bool:

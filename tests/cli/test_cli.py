@@ -12,7 +12,6 @@ import pytest
 
 from helpers import store
 
-
 HEAVY = {"torch", "transformers", "pandas", "pydantic", "yaml"}
 
 
