@@ -88,7 +88,7 @@ def evaluate_fine_tuned_model(
     session = with_models_of(model, session)
     best_rung = rung_to_beat(session.run)[0]
     rungs, timing = ask_rungs(ways_of(model, session), test_set, session)
-    tuned = session.model_of(model.asking)
+    tuned = session.models[model.asking.model]
     attempt = record_attempt(task, session.run, tuned, test_set, model.version)
     serving = production if production and production.id != model.version else None
     unasked = ask_production(serving, rungs, test_set, session) if serving else ""
@@ -96,34 +96,28 @@ def evaluate_fine_tuned_model(
     rungs, ratings = rate_pair(rungs, ["fine_tuned", *opponents], test_set, session, judge)
     answers = {name: read_answers(session.run, rung) for name, rung in rungs.items()}
     ours = answers["fine_tuned"]
-    against = {}
-    for name in opponents:
-        against[name] = compare_results(ours, answers[name], task, min_gain, attempt.alpha)
+    against = {
+        name: compare_results(ours, answers[name], task, min_gain, attempt.alpha)
+        for name in opponents
+    }
     if unasked:
         against["production"] = {}
-    comparison = against[best_rung]
-    judgements = [
-        *findings.findings_against(task, against, attempt.alpha),
-        findings.holds_margins(comparison),
-        findings.has_power(len(test_set), comparison),
-        fingerprints,
-        findings.dataset_is_checked(dataset_version),
-    ]
+    judgements = findings.judge_comparisons(task, against, len(test_set), attempt.alpha)
+    judgements += [fingerprints, findings.dataset_is_checked(dataset_version)]
     targets = check_targets(task, rungs["fine_tuned"].results)
     slices = compare_slices(task, test_set, pair_rows(ours, answers[best_rung]))
     reasons = _reasons(judgements, targets.values())
-    if unasked:
-        reasons.append(unasked)
+    reasons += _side_reasons(unasked, attempt, slices, ratings)
     return Evaluation(
         base_model=rungs["zero_shot"].results,
         fine_tuned_model=rungs["fine_tuned"].results,
-        comparison=comparison,
+        comparison=against[best_rung],
         n_test=len(test_set),
         rungs=list(rungs.values()),
         best_rung=best_rung,
         flips=flips(ours, answers[best_rung]),
         verdict=verdict_of([*judgements, *targets.values()]),
-        reasons=reasons + _side_reasons(attempt, slices, ratings),
+        reasons=reasons,
         findings=judgements,
         targets=targets,
         regression=findings.regressed(judgements),
@@ -222,10 +216,10 @@ def _reasons(judgements: Iterable[Finding], targets: Iterable[Finding]) -> list[
 
 
 def _side_reasons(
-    attempt: Attempt, slices: Sequence[Finding], ratings: Ratings | None
+    unasked: str, attempt: Attempt, slices: Sequence[Finding], ratings: Ratings | None
 ) -> list[str]:
     """What does not decide, but has to be known: attempts, slices that surely lost, who judged."""
-    reasons = []
+    reasons = [unasked] if unasked else []
     if attempt.number > 1:
         text = (
             f"attempt {attempt.number} of the past year, {attempt.looks_at_these_rows} on these"

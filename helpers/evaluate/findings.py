@@ -26,6 +26,15 @@ GAIN = {  # what a verdict says of a gain
 Comparison = Mapping[str, MetricComparison]  # by metric
 
 
+def judge_comparisons(
+    task: Task, against: Mapping[str, Comparison], n_test: int, alpha: float
+) -> list[Finding]:
+    """What the comparisons say; the first opponent is the best cheaper rung."""
+    comparison = next(iter(against.values()))
+    gains = findings_against(task, against, alpha)
+    return [*gains, holds_margins(comparison), has_power(n_test, comparison)]
+
+
 def findings_against(
     task: Task, opponents: Mapping[str, Comparison], alpha: float = statistics.TAIL
 ) -> list[Finding]:
