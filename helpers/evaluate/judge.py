@@ -207,10 +207,7 @@ def ask_judge(
     votes = [_vote(answer.text) for answer in answers]
     n = len(pairs)
     rights, same_swapped = _agreed(pairs, votes[:n], votes[n : 2 * n])
-    same_again = []
-    for vote, again in zip(votes[: len(repeated)], votes[2 * n :], strict=True):
-        if vote and again:
-            same_again.append(float(vote == again))
+    same_again = _same(votes[: len(repeated)], votes[2 * n :])
     rated_by_both = [(right, by_people[key]) for key, right in rights.items() if key in by_people]
     agreement = kappa(rated_by_both)
     warnings = [_trust_warning(agreement, len(rated_by_both))]
@@ -242,6 +239,12 @@ def _agreed(
             rights.setdefault((row["id"], row["a_sha"]), vote[0] and a_again)
             rights.setdefault((row["id"], row["b_sha"]), vote[1] and b_again)
     return rights, same
+
+
+def _same(votes: Sequence[Vote], again: Sequence[Vote]) -> list[float]:
+    """Per pair with two choices: 1 where they are the same, else 0."""
+    pairs = zip(votes, again, strict=True)
+    return [float(vote == other) for vote, other in pairs if vote and other]
 
 
 def _trust_warning(agreement: float | None, rows: int) -> str:
