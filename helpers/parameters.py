@@ -3,14 +3,20 @@
 A profile is a YAML file of `name: value` that holds only what differs from the defaults. What a
 name means and what type it has stands in the notebooks' `parameters` cells; the run-level names
 below are declared here and only here.
+
+Those cells are also where people try things, and Jupyter saves what they try. So the defaults are
+kept in params/declared.json as well: headless runs take them from there, and names are checked
+against it. `python -m helpers.parameters` writes it anew after a cell was changed on purpose.
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import difflib
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +37,9 @@ from helpers.records import (
 )
 
 PROFILES = store.PROJECT / "params"
+PROJECT_NOTEBOOKS = store.PROJECT / "notebooks"
+DECLARED = PROFILES / "declared.json"
+INJECTED = "# Parameters\n"  # how the cell begins that papermill adds
 
 
 class Notebook(NamedTuple):
@@ -135,6 +144,10 @@ def resolve(profile: Profile, overrides: Sequence[str] = ()) -> dict[str, Any]:
         settings.append(("-p", *_override(text, vocabulary)))
     values: dict[str, Any] = {}
     for where, name, value in settings:
+        if name == "profile":
+            raise WorkbookError(
+                f"{where}: `profile` is for notebooks run by hand; say `workbook run PROFILE`"
+            )
         if isinstance(value, date) and isinstance(vocabulary.get(name), str):
             value = value.isoformat()  # YAML reads 2026-11-22 as a date
         values |= check_parameters(vocabulary, {name: value}, where)
@@ -205,29 +218,103 @@ def begin(notebook: str, namespace: dict[str, Any]) -> store.Run:
 
     Also refuses names that papermill injected and no notebook declares: papermill itself only
     warns. Names that other notebooks of a profile declare are let through, so that
-    `papermill -f params/P.yaml` works for every notebook.
+    `papermill -f params/P.yaml` works for every notebook. By hand the values of the notebook's
+    `profile` hold wherever its cell still has the default.
     """
     path = next(store.NOTEBOOKS.rglob(f"{notebook}.ipynb"), store.NOTEBOOKS / notebook)
     declared = declared_parameters(path)
     values = {name: namespace[name] for name in declared if name in namespace}
     injected = _injected(namespace)
+    if "In" in namespace:
+        _check_cell(notebook, declared, {*values, *injected}, namespace["In"])
     if injected.keys() - declared.keys():
         elsewhere = set(RUN_LEVEL)
         for other in store.NOTEBOOKS.rglob("*.ipynb"):
             elsewhere |= declared_parameters(other).keys()
         for name in elsewhere - declared.keys():
             injected.pop(name, None)
-    namespace |= check_parameters(declared, values | injected, where=notebook)
+    values = check_parameters(declared, values | injected, where=notebook)
+    if injected:
+        _refuse_edits(notebook, declared, values, injected)
+    elif values.get("profile") and not store.headless():
+        values |= _by_profile(values, declared)
+    namespace |= values
     return store.open_run(namespace["run_id"])
+
+
+def _check_cell(
+    notebook: str, declared: Mapping[str, Any], known: set[str], history: Sequence[str]
+) -> None:
+    """Refuse a parameter that was renamed: a kernel that is warm still knows its old value."""
+    cell: dict[str, Any] = {}
+    injected: dict[str, Any] = {}
+    for source in history:
+        values = _values_of(source)
+        if source.startswith(INJECTED):
+            injected |= values
+        elif 2 * len(values.keys() & declared.keys()) > len(declared):
+            cell = values  # the newest one that sets most of the parameters
+    if injected.keys() >= declared.keys():  # `workbook run` says them all
+        return
+    for name in cell.keys() - declared.keys():
+        names = ", ".join(sorted(declared))
+        alike = difflib.get_close_matches(name, declared, 1)
+        hint = f"did you mean {alike[0]!r}? Known" if alike else "known"
+        raise WorkbookError(f"{notebook}: unknown parameter {name!r}; {hint} are {names}")
+    present = cell.keys() | injected.keys() if cell else known
+    for name in declared.keys() - present:
+        raise WorkbookError(
+            f"{notebook}: the parameter {name!r} is not set; run the cell at the top first, and"
+            " give it its name back if it was changed there"
+        )
+
+
+def _refuse_edits(
+    notebook: str,
+    declared: Mapping[str, Any],
+    values: Mapping[str, Any],
+    injected: Mapping[str, Any],
+) -> None:
+    """Under bare papermill a value that was edited and saved by hand must not slip in."""
+    for name, value in values.items():
+        if name not in injected and value != declared[name]:
+            raise WorkbookError(
+                f"{notebook}: its parameters cell was edited by hand ({name} = {value!r}, declared"
+                f" is {declared[name]!r}); pass it with -p or in a profile, or restore the cell"
+            )
+
+
+def _by_profile(values: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
+    """What the notebook's profile sets and its cell does not; said, so that nobody wonders."""
+    profile = load_profile(values["profile"])
+    chosen = {}
+    for name, value in resolve(profile).items():
+        if name in declared and values[name] == declared[name] and value != declared[name]:
+            chosen[name] = value
+    text = ", ".join(f"{name} = {value!r}" for name, value in chosen.items())
+    if text:
+        sys.stdout.write(
+            f"profile {profile.path.stem} sets {text}. A value that you change in the parameters"
+            ' cell goes first; profile = "" takes the cell as it stands.\n'
+        )
+    return chosen
 
 
 def _injected(namespace: dict[str, Any]) -> dict[str, Any]:
     """What papermill put into a cell of its own, from the kernel's history."""
     values: dict[str, Any] = {}
     for source in namespace.get("In", []):
-        if source.startswith("# Parameters\n"):
+        if source.startswith(INJECTED):
             values |= _literals(source)
     return values
+
+
+def _values_of(source: str) -> dict[str, Any]:
+    """`_literals` of a cell that may hold anything."""
+    try:
+        return _literals(source)
+    except (ValueError, SyntaxError):
+        return {}
 
 
 def _literals(source: str) -> dict[str, Any]:
@@ -246,12 +333,40 @@ def _literals(source: str) -> dict[str, Any]:
 
 
 def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """name -> default of a `parameters` cell (papermill's own reader misses some types)."""
+    """name -> default of a notebook, whatever was tried and saved in its cell since."""
+    known = _declared().get(notebook.stem) if notebook.is_relative_to(PROJECT_NOTEBOOKS) else None
+    return written_parameters(notebook) if known is None else known
+
+
+def written_parameters(notebook: Path) -> dict[str, Any]:
+    """name -> value of its `parameters` cell as saved (papermill's reader misses some types)."""
     cells = store.read_json(notebook, "it belongs to the project; restore it with git")["cells"]
     for cell in cells:
         if "parameters" in cell.get("metadata", {}).get("tags", []):
             return _literals("".join(cell["source"]))
     raise WorkbookError(f"{notebook}: no cell is tagged `parameters`")
+
+
+def edits(notebook: Path) -> str:
+    """What was saved by hand in its `parameters` cell, and does not hold headless; "" for none."""
+    declared = declared_parameters(notebook)
+    try:
+        written = written_parameters(notebook)
+    except (ValueError, SyntaxError):
+        return "something that is no name = value"
+    changed = {name: value for name, value in written.items() if value != declared.get(name, ...)}
+    return ", ".join(f"{name} = {value!r}" for name, value in changed.items())
+
+
+def _declared() -> dict[str, dict[str, Any]]:
+    return store.read_json(DECLARED, "restore it with git") if DECLARED.exists() else {}
+
+
+def write_declared() -> None:
+    """Make the defaults of every notebook's cell the declared ones."""
+    paths = sorted(PROJECT_NOTEBOOKS.rglob("[0-9]*.ipynb"))
+    paths = [path for path in paths if ".ipynb_checkpoints" not in path.parts]
+    store.write_json(DECLARED, {path.stem: written_parameters(path) for path in paths})
 
 
 def check_parameters(
@@ -289,3 +404,7 @@ def _as_type(default: Any, value: Any, what: str) -> Any:
         sample = next(iter(default.values()))
         return {key: _as_type(sample, item, f"{what}.{key}") for key, item in value.items()}
     return value
+
+
+if __name__ == "__main__":
+    write_declared()

@@ -166,16 +166,24 @@ def _run_notebook(book: Book, name: str, label: str) -> Ending | None:
     """Run one notebook, or reuse what it wrote; None when its artifact is there and good."""
     notebook = store.NOTEBOOKS / f"{name}.ipynb"
     declared = parameters.declared_parameters(notebook)
-    values = {key: value for key, value in book.values.items() if key in declared}
+    values = declared | {key: value for key, value in book.values.items() if key in declared}
+    if "profile" in declared:
+        values["profile"] = book.record.profile
     names = [entry.name for entry in book.record.notebooks]
     later = names[names.index(name) + 1 :]
-    key = resume.key_of(notebook, declared | values, book.run, book.task_folder, later)
+    key = resume.key_of(notebook, values, book.run, book.task_folder, later)
     if resume.finished_before(name, key, book.run):
         book.mark(name, status="reused")
         book.tell(f"{label} reused: its parameters, inputs and code are unchanged")
         return None
     book.mark(name, status="running", attempts=book.record.entry(name).attempts + 1)
     book.tell(f"{label} …")
+    edits = parameters.edits(notebook)
+    if edits:
+        book.tell(
+            f"      {notebook.name} was saved with {edits} in its parameters cell; this run takes"
+            " the declared defaults (use a profile or -p to change them)"
+        )
     started = time.monotonic()
     before = resume.stamp(name, book.run)
     failure = _execute(book, name, notebook, values)

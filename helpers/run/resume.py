@@ -62,7 +62,16 @@ def key_of(
         folders.append(store.home() / "live")
         inputs.append(_digest(store.home() / "routes.json"))
     outside = [_listing(folder) for folder in folders]
-    return store.fingerprint([parameters, inputs, outside, store.sha256_file(notebook), _code()])
+    return store.fingerprint([parameters, inputs, outside, _cells(notebook), _code()])
+
+
+def _cells(notebook: Path) -> list[str]:
+    """Its code, whatever Jupyter saved beside it, and without the parameters, which are given."""
+    sources = []
+    for cell in store.read_json(notebook)["cells"]:
+        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
+            sources.append("".join(cell["source"]))
+    return sources
 
 
 def finished_before(name: str, key: str, run: store.Run) -> bool:
