@@ -80,7 +80,7 @@ class Lane:
         async with self._turn:
             if serving.route.generation != self.generation:
                 await self._switch(serving)
-            await self._follow_trial(serving.trial)
+            await self._follow_trial(serving.trial, serving.route.version)
             await self._retire()
 
     async def _switch(self, serving: Serving) -> None:
@@ -115,14 +115,15 @@ class Lane:
         except WorkbookError as trouble:
             _log.error("the team could not be told: %s", trouble)
 
-    async def _follow_trial(self, trial: Trial | None) -> None:
+    async def _follow_trial(self, trial: Trial | None, routed: str | None) -> None:
+        if trial is not None and trial.against != routed:
+            self.trial = None
+            await self._in_thread(registry.end_trial, trial, f"{trial.against} serves no more")
+            return
         if trial == self.trial:
             return
         self.trial = None
         if trial is None:
-            return
-        if self.current is None or self.current.served.id != trial.against:
-            await self._in_thread(registry.end_trial, trial, f"{trial.against} serves no more")
             return
         try:
             await self._load(await self._in_thread(registry.version_of, trial.version))

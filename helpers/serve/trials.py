@@ -2,8 +2,8 @@
 
 Both questions are answered by tests that may be looked at as often as one likes
 (evaluate.any_time_p), about pairs of answers: a shadow's with production's to the same request, a
-canary's with the one that production gave just before. The rule of the end is the Trial, written
-down before the first request.
+canary's with those that production gave since the canary's last one. The rule of the end is the
+Trial, written down before the first request.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FEW_RATINGS = 10  # pairs; fewer neither promote nor stand in the way
 
 
 class Pair(NamedTuple):
-    """Two answers that are compared."""
+    """What is compared: one answer of the candidate, and one or more of production."""
 
     candidate: LiveRow
-    production: LiveRow
+    production: list[LiveRow]
 
 
 def start_trial(
@@ -91,19 +91,17 @@ def read_trial(trial: Trial) -> list[LiveRow]:
 def pairs_of(trial: Trial, rows: Sequence[LiveRow]) -> list[Pair]:
     """Which answers are compared; which ones depends on nothing that they say."""
     pairs = []
-    production = {row.request_id: row for row in rows if row.version == trial.against}
-    latest = None
+    answers = {row.request_id: row for row in rows if row.version == trial.against}
+    latest: list[LiveRow] = []  # of production, not compared yet
     for row in rows:
         if row.version == trial.against and row.arm == "production":
-            latest = row
+            latest.append(row)
         elif row.version == trial.version and row.arm == trial.kind:
-            other = latest
             if trial.kind == "shadow":
-                other = production.get(row.shadow_of)
-            elif latest is not None:
-                latest = None  # each answer of production is compared once
-            if other is not None:
-                pairs.append(Pair(row, other))
+                latest = [answers[row.shadow_of]] if row.shadow_of in answers else []
+            if latest:
+                pairs.append(Pair(row, latest))
+                latest = []
     return pairs
 
 
@@ -142,9 +140,9 @@ def _losses(pairs: Sequence[Pair], value_of: Callable[[LiveRow], float | None]) 
     losses = []
     for pair in pairs:
         ours = value_of(pair.candidate)
-        theirs = value_of(pair.production)
-        if ours is not None and theirs is not None:
-            losses.append(theirs - ours)
+        theirs = [value for value in map(value_of, pair.production) if value is not None]
+        if ours is not None and theirs:
+            losses.append(sum(theirs) / len(theirs) - ours)
     return losses
 
 

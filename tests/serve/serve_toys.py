@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import record_toys
 import registry_toys
 import uvicorn
@@ -27,6 +28,7 @@ from helpers.serve.settings import Settings, checked_keys
 from helpers.serve.starting import engine_of, listen
 
 TASK = registry_toys.TASK
+client = httpx2.Client(verify=False, timeout=60, trust_env=False)  # its connections stay open
 INSTRUCTIONS = "Answer in one word."
 TASK_YAML = f"""
 name: {TASK}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import httpx2
 import openai
 import pytest
 from registry_toys import TASK
-from serve_toys import INSTRUCTIONS, chat_body, gateway, log_of, register, until
+from serve_toys import INSTRUCTIONS, chat_body, client, gateway, log_of, register, until
 
 
 def ask(address, text="Hello", **more):
-    return httpx2.post(f"{address}/v1/chat/completions", json=chat_body(text, **more), timeout=30)
+    return client.post(f"{address}/v1/chat/completions", json=chat_body(text, **more), timeout=30)
 
 
 def test_the_official_client_works_unchanged_plain_and_streamed(served):
@@ -67,7 +66,7 @@ def test_a_promotion_and_a_rollback_are_followed_and_the_old_version_leaves(serv
     manager.rollback(because="toy")
     until(lambda: ask(address).json()["model"] == "v1")
     assert ask(address).headers["x-workbook-generation"] == "3"
-    assert httpx2.get(f"{address}/readyz").json()["ready"]
+    assert client.get(f"{address}/readyz").json()["ready"]
 
 
 def test_what_was_asked_before_a_switch_is_still_answered_by_the_old_version(served):
@@ -95,12 +94,12 @@ def test_a_version_that_cannot_be_loaded_changes_nothing_and_the_team_is_told(se
         manager.promote("v2", "production", because="toy", force=True)
     until(lambda: made.lanes[TASK].problem)
     assert ask(address).json()["model"] == "v1"
-    state = httpx2.get(f"{address}/readyz")
+    state = client.get(f"{address}/readyz")
     assert state.status_code == 503 and "sha256" in state.json()["problems"][0]
     assert "v2" not in engine.loaded
     until(lambda: "cannot be served" in (home / "notifications.jsonl").read_text())
     manager.rollback(because="toy")
-    until(lambda: httpx2.get(f"{address}/readyz").status_code == 200)
+    until(lambda: client.get(f"{address}/readyz").status_code == 200)
 
 
 def test_another_system_prompt_is_refused_and_the_versions_own_may_come_along(served):
@@ -109,10 +108,10 @@ def test_another_system_prompt_is_refused_and_the_versions_own_may_come_along(se
     other = {"role": "system", "content": "You are a pirate."}
     user = {"role": "user", "content": "Hello"}
     body = {"model": TASK, "messages": [other, user]}
-    refused = httpx2.post(f"{address}/v1/chat/completions", json=body)
+    refused = client.post(f"{address}/v1/chat/completions", json=body)
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "system_prompt_not_allowed"
-    good = httpx2.post(
+    good = client.post(
         f"{address}/v1/chat/completions", json={"model": TASK, "messages": [own, user]}
     )
     assert good.status_code == 200
@@ -179,7 +178,7 @@ def test_adapters_are_loaded_where_the_server_offers_it(runtime):
     toy = ToyEngine(runtime)
     with running(toy.app) as url, gateway(f"{url}/v1") as (address, _made):
         if runtime == "none":
-            assert "loads no adapter" in httpx2.get(f"{address}/readyz").json()["problems"][0]
+            assert "loads no adapter" in client.get(f"{address}/readyz").json()["problems"][0]
             assert ask(address).status_code == 404
         else:
             assert ask(address).json()["model"] == "v1" and list(toy.loaded) == ["v1"]

@@ -6,9 +6,8 @@ import csv
 import multiprocessing
 from datetime import timedelta
 
-import httpx2
 from registry_toys import TASK
-from serve_toys import chat_body, gateway, log_of, register, until
+from serve_toys import chat_body, client, gateway, log_of, register, until
 
 from helpers import store
 from helpers.records import LateFeedback, LiveRow, read_live_lines
@@ -34,15 +33,15 @@ def test_personal_data_and_keys_are_found_nowhere(engine, home, monkeypatch, cap
     headers = {"authorization": f"Bearer {KEY}"}
     with gateway(engine.url, log_text="masked") as (address, _):
         body = chat_body(PERSONAL, metadata={"conversation_id": "jane.doe@example.com"})
-        reply = httpx2.post(f"{address}/v1/chat/completions", json=body, headers=headers)
+        reply = client.post(f"{address}/v1/chat/completions", json=body, headers=headers)
         said = {"request_id": reply.json()["id"], "correction": PERSONAL, "comment": PERSONAL}
-        assert httpx2.post(f"{address}/v1/feedback", json=said, headers=headers).is_success
+        assert client.post(f"{address}/v1/feedback", json=said, headers=headers).is_success
         engine.fails["v1"] = 500
-        failed = httpx2.post(f"{address}/v1/chat/completions", json=body, headers=headers)
+        failed = client.post(f"{address}/v1/chat/completions", json=body, headers=headers)
         assert failed.status_code == 502
-        wrong = httpx2.post(f"{address}/v1/feedback", json={"x": PERSONAL}, headers=headers)
+        wrong = client.post(f"{address}/v1/feedback", json={"x": PERSONAL}, headers=headers)
         texts = [failed.text, wrong.text, caplog.text]
-        texts.append(httpx2.get(f"{address}/metrics", headers=headers).text)
+        texts.append(client.get(f"{address}/metrics", headers=headers).text)
     texts += [path.read_text(errors="replace") for path in home.rglob("*.jsonl")]
     texts.append((folder_of(TASK) / "review.csv").read_text())
     for text in texts:
@@ -56,7 +55,7 @@ def test_personal_data_and_keys_are_found_nowhere(engine, home, monkeypatch, cap
 def test_a_task_may_log_no_text_at_all(engine):
     register("v1", "production")
     with gateway(engine.url, log_text="none") as (address, _):
-        httpx2.post(f"{address}/v1/chat/completions", json=chat_body("Hello there"))
+        client.post(f"{address}/v1/chat/completions", json=chat_body("Hello there"))
     [only] = log_of()
     assert only.answer == "" and only.messages == [{"role": "user", "content": ""}]
     assert only.text == "none" and only.well_formed and "Hello" not in raw_log()
@@ -64,11 +63,11 @@ def test_a_task_may_log_no_text_at_all(engine):
 
 def test_feedback_may_come_late_again_and_changed_and_the_last_word_counts(served):
     address, made, _ = served
-    request_id = httpx2.post(f"{address}/v1/chat/completions", json=chat_body()).json()["id"]
+    request_id = client.post(f"{address}/v1/chat/completions", json=chat_body()).json()["id"]
 
     def say(**words):
         body = {"request_id": request_id, **words}
-        return httpx2.post(f"{address}/v1/feedback", json=body).status_code
+        return client.post(f"{address}/v1/feedback", json=body).status_code
 
     assert say(thumb="up") == say(thumb="up") == say(score=2) == 200
     made.log._recent.clear()  # as after a restart: found in the file
@@ -79,14 +78,14 @@ def test_feedback_may_come_late_again_and_changed_and_the_last_word_counts(serve
     assert say() == say(score=9) == say(thumb="up", score=1) == 400
     for unknown in (new_id(store.now()), "../../etc/passwd", "req-20260101-x"):
         body = {"request_id": unknown, "thumb": "up"}
-        assert httpx2.post(f"{address}/v1/feedback", json=body).status_code == 404
+        assert client.post(f"{address}/v1/feedback", json=body).status_code == 404
 
 
 def test_a_correction_waits_in_review_csv_for_a_persons_decision(served):
     address, _, _ = served
-    request_id = httpx2.post(f"{address}/v1/chat/completions", json=chat_body("Why?")).json()["id"]
+    request_id = client.post(f"{address}/v1/chat/completions", json=chat_body("Why?")).json()["id"]
     body = {"request_id": request_id, "correction": "Because."}
-    httpx2.post(f"{address}/v1/feedback", json=body)
+    client.post(f"{address}/v1/feedback", json=body)
     with open(folder_of(TASK) / "review.csv", newline="") as file:
         [only] = csv.DictReader(file)
     assert (only["id"], only["input"], only["corrected_output"]) == (request_id, "Why?", "Because.")
@@ -142,13 +141,13 @@ def test_a_disk_that_is_full_stops_the_log_and_not_the_answers(served, monkeypat
     monkeypatch.setattr("helpers.serve.livelog.PATIENCE", 0.02)
     with monkeypatch.context() as patch:
         patch.setattr("helpers.serve.livelog.append", full)
-        assert httpx2.post(f"{address}/v1/chat/completions", json=chat_body()).is_success
+        assert client.post(f"{address}/v1/chat/completions", json=chat_body()).is_success
         until(lambda: made.log.problem)
-        state = httpx2.get(f"{address}/readyz")
+        state = client.get(f"{address}/readyz")
         assert state.status_code == 503 and "live log" in state.json()["problems"][0]
-        assert "workbook_log_problem 1.0" in httpx2.get(f"{address}/metrics").text
+        assert "workbook_log_problem 1.0" in client.get(f"{address}/metrics").text
     until(lambda: len(log_of()) == 1)  # what waited is written when there is room again
-    assert httpx2.get(f"{address}/readyz").status_code == 200
+    assert client.get(f"{address}/readyz").status_code == 200
 
 
 def test_late_feedback_of_foreign_systems_is_merged_and_strangers_are_counted():

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 from registry_toys import TASK
-from serve_toys import chat_body, gateway, log_of, register
+from serve_toys import chat_body, client, gateway, log_of, register
 
 from helpers.records import WorkbookError
 from helpers.serve.__main__ import main
@@ -23,7 +23,7 @@ GOOD = "k" * 20
 
 
 def post(address, body=None, **options):
-    return httpx2.post(f"{address}/v1/chat/completions", json=body or chat_body(), **options)
+    return client.post(f"{address}/v1/chat/completions", json=body or chat_body(), **options)
 
 
 def test_other_machines_are_let_in_only_on_purpose_and_with_keys(monkeypatch):
@@ -54,10 +54,10 @@ def test_without_a_valid_key_nothing_is_answered(engine, monkeypatch):
     with gateway(engine.url) as (address, _):
         assert post(address).status_code == 401
         assert post(address, headers={"authorization": "Bearer wrong"}).status_code == 401
-        assert httpx2.get(f"{address}/metrics").status_code == 401
-        assert httpx2.get(f"{address}/v1/models").status_code == 401
-        assert httpx2.get(f"{address}/healthz").status_code == 200
-        assert httpx2.get(f"{address}/").status_code == 200
+        assert client.get(f"{address}/metrics").status_code == 401
+        assert client.get(f"{address}/v1/models").status_code == 401
+        assert client.get(f"{address}/healthz").status_code == 200
+        assert client.get(f"{address}/").status_code == 200
         assert post(address, headers={"authorization": f"Bearer {GOOD}"}).status_code == 200
 
 
@@ -66,11 +66,11 @@ def test_names_that_are_not_ours_and_pages_of_other_sites_are_refused(served):
     assert post(address, headers={"host": "evil.example"}).status_code == 400
     assert post(address, headers={"origin": "http://evil.example"}).status_code == 403
     assert post(address, headers={"origin": address}).status_code == 200
-    form = httpx2.post(
+    form = client.post(
         f"{address}/v1/chat/completions", content=b"{}", headers={"content-type": "text/plain"}
     )
     assert form.status_code == 415
-    allowed = httpx2.options(
+    allowed = client.options(
         f"{address}/v1/chat/completions",
         headers={"origin": "http://evil.example", "access-control-request-method": "POST"},
     )
@@ -110,13 +110,13 @@ def test_bodies_are_limited_before_they_are_read(engine):
 def test_what_cannot_be_meant_is_a_400_that_does_not_repeat_it(served, body):
     address, _, _ = served
     headers = {"content-type": "application/json"}
-    reply = httpx2.post(f"{address}/v1/chat/completions", content=body, headers=headers)
+    reply = client.post(f"{address}/v1/chat/completions", content=body, headers=headers)
     assert reply.status_code == 400 and reply.json()["error"]["code"]
 
 
 def test_the_page_runs_its_own_script_alone(served):
     address, _, _ = served
-    reply = httpx2.get(f"{address}/")
+    reply = client.get(f"{address}/")
     policy = reply.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
     assert "<script>" in reply.text and "http" not in reply.text.replace("http-equiv", "")
@@ -147,7 +147,7 @@ def test_sigterm_answers_what_was_asked_and_writes_the_log(engine, home):
         until = time.monotonic() + 30
         while time.monotonic() < until:
             try:
-                httpx2.get(f"{address}/healthz")
+                client.get(f"{address}/healthz")
                 break
             except httpx2.ConnectError:
                 time.sleep(0.05)
