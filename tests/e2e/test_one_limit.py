@@ -20,11 +20,12 @@ from toy_api import ToyApi
 GOLD = '{"label": "yes"}'
 TUNED = "ft:base-2024-07-18:toy::abcd1234"
 ANSWER_USD = 110 * 1000.0 / 1e6  # the endpoint bills 100 and 10 tokens
+LONG = "Answer yes or no as JSON. " * 15  # more than 100 tokens, so that what is reserved suffices
 JOB_USD = 1234 * 100.0 / 1e6
 TEST_ROWS = 30
 TASK_YAML = f"""
 name: mine
-instructions: {{full: Answer yes or no as JSON., short: Yes or no.}}
+instructions: {{full: {LONG}, short: {LONG}}}
 output:
   schema:
     type: object
@@ -141,10 +142,10 @@ def test_one_limit_holds_for_all_and_two_kills_lose_no_cent(endpoint, tmp_path):
     budget = Budget(store.open_run("paid"), 100.0)
     assert len(endpoint.jobs) == 1, "one wish, one job"
     assert budget.spent + budget.reserved >= billed(endpoint) - 1e-9
-    on_their_way = len(endpoint.chats) - 4 * TEST_ROWS  # answers that the kill lost, asked again
-    assert 0 <= on_their_way <= 8
-    settled = 4 * TEST_ROWS * ANSWER_USD + JOB_USD  # base, prompt, tuned; production
-    assert budget.spent == pytest.approx(settled)
+    asked_again = len(endpoint.chats) - 4 * TEST_ROWS  # answers that the kill lost
+    assert 0 <= asked_again <= 8
+    least = 4 * TEST_ROWS * ANSWER_USD + JOB_USD  # base, prompt, tuned; production
+    assert least - 1e-9 <= budget.spent <= billed(endpoint) + 1e-9
     assert set(budget.by_whom()) == {"job", "rung zero_shot", "rung prompt", "rung fine_tuned"}
     for name in endpoint.answers:
         assert sum(chat["model"] == name for chat in endpoint.chats) >= TEST_ROWS
@@ -152,8 +153,9 @@ def test_one_limit_holds_for_all_and_two_kills_lose_no_cent(endpoint, tmp_path):
 
 def test_what_the_job_took_is_missing_for_the_answers(endpoint, tmp_path):
     """A limit that the job alone fits stops the evaluation, and nothing more is sent."""
-    flow = start(tmp_path, endpoint, 0.2)
+    flow = start(tmp_path, endpoint, 3.0)
     assert flow.wait(timeout=120) == 1
-    assert "max_cost_usd=0.2" in flow.stderr.read()
-    assert billed(endpoint) <= 0.2
+    message = flow.stderr.read()
+    assert "max_cost_usd=3;" in message, message
+    assert billed(endpoint) <= 3.0
     assert (len(endpoint.jobs), endpoint.chats) == (1, [])
