@@ -127,8 +127,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def hub(monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi, close_session, constants
 
+    close_session()  # it may have been opened with the proxy of another test
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: HfApi(endpoint=address))

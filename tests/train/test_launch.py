@@ -85,6 +85,7 @@ def test_a_trained_adapter_is_published_with_its_evidence(trained):
     ]
     saved = store.Run("one").load(TrainedModel)
     assert saved == model and saved.fingerprints == models.template_fingerprints("tiny", TASK)
+    assert saved.asking.rung == "fine_tuned" and saved.asking.model == model.version
     assert saved.tokens == preflight(rows(), TASK, FAST).tokens and saved.cost_usd > 0
     assert saved.losses["eval"] == min(line["eval_loss"] for line in lines if "eval_loss" in line)
     assert not (home / "runs/one/children.json").exists()
@@ -104,6 +105,9 @@ def test_what_was_trained_already_is_not_trained_again(trained, monkeypatch):
     assert after[0] == before[0] and after[1] > before[1], "a run asks for a file that is new"
     with pytest.raises(WorkbookError, match="out of memory"):
         fine_tune_lora(rows(), FAST, TASK, store.open_run("other"))
+    longer = fine_tune_lora(rows(), FAST.model_copy(update={"max_new_tokens": 99}), TASK, run)
+    assert longer.version == trained[1].version and longer.asking.max_new_tokens == 99
+    assert fine_tune_lora(rows(), FAST, TASK, run).asking.max_new_tokens == 40
 
 
 def test_the_forecast_is_unknown_at_first_and_a_measurement_afterwards(
