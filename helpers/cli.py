@@ -65,7 +65,10 @@ def _parser() -> argparse.ArgumentParser:
         "registry", help="versions, their history, promotion and rollback"
     )
     _registry_actions(registry.add_subparsers(metavar="ACTION", dest="action", required=True))
-    _add(commands, "route", _route, "the production routes")
+    route = _add(commands, "route", _route, "the production routes, and trials beside them")
+    _trial_options(route)
+    logs = commands.add_parser("logs", help="the live log: bring in logs of others, or check it")
+    _logs_actions(logs.add_subparsers(metavar="ACTION", dest="action", required=True))
     return parser
 
 
@@ -156,6 +159,38 @@ def _add_upkeep(commands: Any) -> None:
         "--keep", type=int, required=True, metavar="N", help="how many of the newest runs stay"
     )
     gc.add_argument("--yes", action="store_true", help="delete; without it, only say what would go")
+
+
+def _trial_options(route: Any) -> None:
+    route.add_argument("task", metavar="TASK", nargs="?", default="", help="a task, or its folder")
+    kind = route.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--shadow", default="", metavar="VERSION", help="answers a second time, unseen"
+    )
+    kind.add_argument(
+        "--canary", default="", metavar="VERSION", help="answers a share of the users"
+    )
+    kind.add_argument("--end", action="store_true", help="end the trial that runs")
+    route.add_argument("--share", type=float, default=0.1, help="of the requests (default 0.1)")
+    route.add_argument("--requests", type=int, default=2000, help="then it ends undecided")
+    route.add_argument(
+        "--promote",
+        action="store_true",
+        help="ask the gate for production when the canary surely holds its margins",
+    )
+    route.add_argument("--because", default="", metavar="TEXT", help="the reason of an end")
+
+
+def _logs_actions(actions: Any) -> None:
+    bring = _add(actions, "import", _logs, "add the requests of other systems' logs, each once")
+    bring.add_argument("--format", required=True, metavar="FORMAT", help="openai, litellm, …")
+    bring.add_argument("--task", required=True, metavar="NAME", help="a task, or its folder")
+    bring.add_argument(
+        "--text", choices=("full", "masked", "none"), default="masked", help="what is kept of texts"
+    )
+    check = _add(actions, "check", _logs, "can these lines be read as a live log?")
+    for action in (bring, check):
+        action.add_argument("files", type=Path, nargs="+", metavar="FILE")
 
 
 def _registry_actions(actions: Any) -> None:
@@ -404,11 +439,45 @@ def _show_promotion(args: Args, promotion: Any) -> int:
 def _route(args: Args) -> int:
     from helpers import registry
 
+    if args.task:
+        return _trial(args)
     routes = registry.routes()
     rows = [{"task": task, **route} for task, route in routes.items()]
     columns = "task version model_id provider since previous generation"
     _show_table(args, rows, columns, "no model is in production yet", value=routes)
     return 0
+
+
+def _trial(args: Args) -> int:
+    """Begin or end a trial of a task's next version; show how it stands."""
+    from helpers import serve
+    from helpers.tasks import load_task
+
+    task = load_task(args.task.removeprefix("demo/"))
+    if args.shadow or args.canary:
+        kind = "shadow" if args.shadow else "canary"
+        version = args.shadow or args.canary
+        serve.start_trial(kind, version, task, args.share, args.requests, args.promote)
+    elif args.end:
+        serve.stop_trial(task, args.because)
+    _show(args, serve.trial_report(task))
+    return 0
+
+
+def _logs(args: Args) -> int:
+    if args.action == "import":
+        from helpers.extras.log_import import import_log
+
+        _show(args, import_log(args.files, args.format, args.task, args.text))
+        return 0
+    from helpers.records import read_live_lines
+
+    lines = [line for path in args.files for line in path.read_bytes().splitlines()]
+    rows, unreadable = read_live_lines(lines)
+    rated = sum(row.feedback_score is not None for row in rows)
+    facts = {"requests": len(rows), "rated": rated, "unreadable": unreadable}
+    _show(args, facts | {"versions": sorted({row.version for row in rows})})
+    return 1 if unreadable else 0
 
 
 if __name__ == "__main__":

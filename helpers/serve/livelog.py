@@ -158,6 +158,23 @@ def append(path: Path, text: str) -> None:
         os.close(descriptor)
 
 
+def add_rows(task: str, rows: Sequence[LiveRow], text: LogText = "masked") -> int:
+    """Log requests that others served, each once; how many are new."""
+    added = 0
+    by_day: dict[str, list[LiveRow]] = {}
+    for row in rows:
+        by_day.setdefault(f"{row.created_at:%Y-%m-%d}", []).append(row)
+    for day, those in by_day.items():
+        path = folder_of(task) / f"{day}.jsonl"
+        known = set()
+        if path.exists():
+            known = {row.request_id for row in read_live_lines(path.read_bytes().splitlines()).rows}
+        new = {row.request_id: row for row in those if row.request_id not in known}
+        append(path, "".join(f"{_spelt(masked(row, text))}\n" for row in new.values()))
+        added += len(new)
+    return added
+
+
 def _spelt(line: Line) -> str:
     """A line of JSON without what is empty; an answer is there in any case."""
     content = line.model_dump(mode="json", exclude_defaults=True)

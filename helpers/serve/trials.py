@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from helpers import evaluate, registry, store
 from helpers.records import Finding, LiveRow, Trial, WorkbookError, read_live_lines
@@ -32,6 +32,10 @@ def start_trial(
     kind: str, version_id: str, task: Task, share: float, max_requests: int, promote: bool = False
 ) -> Trial:
     """Write down what is tried and how it ends; a promotion spends from the year's budget."""
+    if not 0 < share <= 1 or max_requests < 1:
+        raise WorkbookError(
+            f"--share {share:g} of {max_requests}: give a share up to 1, and requests"
+        )
     name = task.registry_name
     state = registry.serving([name]).get(name)
     if state is None or state.route.version is None:
@@ -57,6 +61,25 @@ def start_trial(
         trial = trial.model_copy(update={"alpha": spend(trial)})
     registry.begin_trial(trial)
     return trial
+
+
+def stop_trial(task: Task, because: str = "") -> None:
+    """End a trial by hand."""
+    state = registry.serving([task.registry_name]).get(task.registry_name)
+    if state is None or state.trial is None:
+        raise WorkbookError(f"nothing is tried for {task.registry_name}")
+    registry.end_trial(state.trial, because or "ended by hand")
+
+
+def trial_report(task: Task) -> dict[str, Any]:
+    """A task's route, its trial, and what live requests say of it so far."""
+    state = registry.serving([task.registry_name]).get(task.registry_name)
+    if state is None:
+        raise WorkbookError(f"nothing is in production for {task.registry_name} yet")
+    findings: list[Finding] = []
+    if state.trial is not None:
+        findings = judge_trial(state.trial, read_trial(state.trial))
+    return {"route": state.route, "trial": state.trial, "findings": findings}
 
 
 def spend(trial: Trial) -> float:

@@ -1,0 +1,202 @@
+"""Logs that exist already, as rows of the live log: gateways, tracing products, OpenTelemetry.
+
+`workbook logs import FILE --format litellm|langfuse|langsmith|otel|openai --task TASK`. Written
+against the exports that these products document; a line that says something else is counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from helpers import serve, tasks
+from helpers.records import LiveRow, LogText, WorkbookError
+
+ANSWER = (
+    "choices.0.message.content",
+    "content",
+    "text",
+    "output",
+    "0.content",
+    "generations.0.0.text",
+)
+# field of LiveRow -> where it may stand, in the order of trust
+FORMATS: dict[str, dict[str, Sequence[str]]] = {
+    "openai": {  # request and response beside each other, as most gateways write them
+        "request_id": ("id", "request_id", "response.id"),
+        "created_at": ("created_at", "timestamp", "response.created", "created"),
+        "messages": ("request.messages", "messages", "body.messages"),
+        "answer": ("response.choices.0.message.content", "choices.0.message.content", "answer"),
+        "version": ("response.model", "model", "request.model"),
+        "latency_ms": ("latency_ms",),
+        "tokens_in": ("response.usage.prompt_tokens", "usage.prompt_tokens"),
+        "tokens_out": ("response.usage.completion_tokens", "usage.completion_tokens"),
+        "feedback_score": ("feedback_score",),
+    },
+    "litellm": {  # StandardLoggingPayload
+        "request_id": ("id", "litellm_call_id"),
+        "created_at": ("startTime",),
+        "ended_at": ("endTime",),
+        "messages": ("messages", "request.messages"),
+        "answer": ("response.choices.0.message.content", "response"),
+        "version": ("model",),
+        "status": ("status",),
+        "conversation_id": ("metadata.session_id", "trace_id"),
+        "tokens_in": ("prompt_tokens",),
+        "tokens_out": ("completion_tokens",),
+    },
+    "langfuse": {  # observations, exported as JSON lines
+        "request_id": ("id",),
+        "created_at": ("startTime", "start_time"),
+        "ended_at": ("endTime", "end_time"),
+        "messages": ("input.messages", "input"),
+        "answer": ("output",),
+        "version": ("model",),
+        "conversation_id": ("sessionId", "traceId"),
+        "level": ("level",),
+        "tokens_in": ("usage.input", "usageDetails.input"),
+        "tokens_out": ("usage.output", "usageDetails.output"),
+        "feedback_score": ("scores.0.value",),
+    },
+    "langsmith": {  # runs of kind llm
+        "request_id": ("id",),
+        "created_at": ("start_time",),
+        "ended_at": ("end_time",),
+        "messages": ("inputs.messages.0", "inputs.messages", "inputs"),
+        "answer": ("outputs",),
+        "version": ("extra.metadata.ls_model_name", "extra.invocation_params.model"),
+        "conversation_id": ("session_id", "trace_id"),
+        "error_text": ("error",),
+        "feedback_score": ("feedback_stats.user_score.avg",),
+    },
+    "otel": {  # spans with the attributes of the GenAI conventions
+        "request_id": ("attributes.gen_ai.response.id", "span_id", "spanId"),
+        "created_at": ("start_time", "startTimeUnixNano"),
+        "ended_at": ("end_time", "endTimeUnixNano"),
+        "messages": ("attributes.gen_ai.input.messages",),
+        "answer": ("attributes.gen_ai.output.messages",),
+        "version": ("attributes.gen_ai.response.model", "attributes.gen_ai.request.model"),
+        "conversation_id": ("attributes.gen_ai.conversation.id", "trace_id", "traceId"),
+        "tokens_in": ("attributes.gen_ai.usage.input_tokens",),
+        "tokens_out": ("attributes.gen_ai.usage.output_tokens",),
+    },
+}
+ROLES = {"human": "user", "ai": "assistant", "HumanMessage": "user", "AIMessage": "assistant"}
+ROLES |= {"SystemMessage": "system"}
+
+
+def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) -> dict[str, int]:
+    """Add the requests of foreign logs to a task's live log, each once, however often asked."""
+    if form not in FORMATS:
+        raise WorkbookError(f"--format takes {', '.join(FORMATS)}; got {form!r}")
+    task = tasks.load_task(task_name.removeprefix("demo/"))
+    rows = []
+    unreadable = 0
+    for path in paths:
+        for source in tasks.read_rows(path):
+            row = None
+            if isinstance(source.content, dict):
+                row = row_of(source.content, FORMATS[form])
+            if row is None:
+                unreadable += 1
+            else:
+                rows.append(row)
+    added = serve.add_rows(task.registry_name, rows, text)
+    return {"added": added, "known": len(rows) - added, "unreadable": unreadable}
+
+
+def row_of(raw: dict[str, Any], places: dict[str, Sequence[str]]) -> LiveRow | None:
+    """One request; None where its id, its time or its chat cannot be told."""
+    said = {field: _first(raw, paths) for field, paths in places.items()}
+    try:
+        created = _moment(said["created_at"])
+        failed = bool(said.pop("error_text", None)) or said.pop("level", "") == "ERROR"
+        ended = said.pop("ended_at", None)
+        if said.get("latency_ms") is None and ended is not None:
+            said["latency_ms"] = 1000 * (_moment(ended) - created).total_seconds()
+        said["messages"] = _chat(said["messages"])
+        said["answer"] = _text(said.get("answer"))
+        said["created_at"] = created
+        if str(said.get("status") or "").lower() == "failure" or failed:
+            said["status"] = "error"
+        fields = {field: value for field, value in said.items() if value is not None}
+        row = LiveRow.model_validate(fields)
+    except (ValidationError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return row if row.request_id and row.messages else None
+
+
+def _first(raw: Any, paths: Iterable[str]) -> Any:
+    for path in paths:
+        value = _at(raw, path)
+        if value not in (None, ""):
+            return value
+    return None
+
+
+def _at(value: Any, path: str) -> Any:
+    """The value behind a dotted path; a key may itself hold dots, as OpenTelemetry's do."""
+    if not path:
+        return value
+    if isinstance(value, list):
+        step, _, rest = path.partition(".")
+        return _at(value[int(step)], rest) if step.isdecimal() and int(step) < len(value) else None
+    if not isinstance(value, dict):
+        return None
+    steps = path.split(".")
+    for end in range(len(steps), 0, -1):
+        key = ".".join(steps[:end])
+        if key in value:
+            return _at(value[key], ".".join(steps[end:]))
+    return None
+
+
+def _moment(value: Any) -> datetime:
+    """A time as ISO 8601, or as seconds, milliseconds or nanoseconds since 1970."""
+    if isinstance(value, str) and not value.isdecimal():
+        moment = datetime.fromisoformat(value)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    seconds = float(value)
+    while seconds > 1e11:
+        seconds /= 1000
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _chat(value: Any) -> list[dict[str, Any]]:
+    """A chat of any of these products as OpenAI's messages."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return [{"role": "user", "content": value}]
+    if isinstance(value, dict):
+        value = value.get("messages", [value])
+    turns = []
+    for turn in value:
+        inner = turn.get("kwargs", turn)  # LangChain's serialised messages
+        kind = inner.get("role") or inner.get("type") or (turn.get("id") or [""])[-1]
+        turns.append({"role": ROLES.get(kind, kind), "content": _text(inner)})
+    return turns
+
+
+def _text(value: Any) -> str:
+    """The text of an answer or of a turn, however deep it stands."""
+    if isinstance(value, str):
+        try:
+            inner = json.loads(value) if value[:1] == "[" else None
+        except ValueError:
+            inner = None
+        return _text(inner) if isinstance(inner, list) and inner else value
+    if isinstance(value, dict) and isinstance(value.get("parts"), list):
+        return "\n".join(str(part.get("content", "")) for part in value["parts"])
+    if isinstance(value, list) and value and all("text" in part for part in value):
+        return "\n".join(str(part["text"]) for part in value)
+    if isinstance(value, list) and value:
+        return _text(value[0])
+    found = _first(value, ANSWER)
+    return found if isinstance(found, str) else _text(found) if found else ""

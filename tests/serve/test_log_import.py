@@ -1,0 +1,102 @@
+"""Logs that exist already become rows of the live log, each once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from serve_toys import TASK, log_of, register, task_folder
+
+from helpers.cli import main
+
+CHAT = [{"role": "user", "content": "Hello"}]
+LINES = {
+    "openai": {
+        "id": "a",
+        "created_at": 1767225600,
+        "request": {"messages": CHAT},
+        "response": {"model": "m", "choices": [{"message": {"content": "Hi"}}]},
+        "latency_ms": 500,
+    },
+    "litellm": {
+        "id": "a",
+        "startTime": 1767225600.0,
+        "endTime": 1767225600.5,
+        "model": "m",
+        "messages": CHAT,
+        "response": {"choices": [{"message": {"role": "assistant", "content": "Hi"}}]},
+        "status": "success",
+    },
+    "langfuse": {
+        "id": "a",
+        "traceId": "t",
+        "startTime": "2026-01-01T00:00:00.000Z",
+        "endTime": "2026-01-01T00:00:00.500Z",
+        "model": "m",
+        "input": {"messages": CHAT},
+        "output": {"role": "assistant", "content": "Hi"},
+        "level": "DEFAULT",
+    },
+    "langsmith": {
+        "id": "a",
+        "trace_id": "t",
+        "start_time": "2026-01-01T00:00:00",
+        "end_time": "2026-01-01T00:00:00.5",
+        "inputs": {"messages": [[{"id": ["x", "HumanMessage"], "kwargs": {"content": "Hello"}}]]},
+        "outputs": {"generations": [[{"text": "Hi"}]]},
+        "extra": {"metadata": {"ls_model_name": "m"}},
+        "error": None,
+    },
+    "otel": {
+        "spanId": "a",
+        "startTimeUnixNano": "1767225600000000000",
+        "endTimeUnixNano": "1767225600500000000",
+        "attributes": {
+            "gen_ai.response.model": "m",
+            "gen_ai.input.messages": json.dumps(
+                [{"role": "user", "parts": [{"type": "text", "content": "Hello"}]}]
+            ),
+            "gen_ai.output.messages": json.dumps(
+                [{"role": "assistant", "parts": [{"type": "text", "content": "Hi"}]}]
+            ),
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("form", LINES)
+def test_a_request_of_each_product_is_the_same_row_and_stands_once(form, tmp_path, home, capsys):
+    path = tmp_path / "export.jsonl"
+    path.write_text(json.dumps(LINES[form]) + '\n{"nothing": "of use"}\nnot json\n')
+    command = ["logs", "import", str(path), "--format", form, "--task", str(task_folder())]
+    for added in (1, 0):
+        assert main([*command, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told == {"added": added, "known": 1 - added, "unreadable": 2}
+    [row] = log_of()
+    assert (row.messages, row.answer, row.version) == (CHAT, "Hi", "m")
+    assert row.created_at.isoformat() == "2026-01-01T00:00:00+00:00"
+    assert row.is_ok and abs(row.latency_ms - 500) < 1 and row.text == "masked"
+
+
+def test_logs_check_says_what_can_be_read(tmp_path, capsys):
+    path = tmp_path / "2026-01-01.jsonl"
+    path.write_text('{"request_id": "a", "created_at": "2026-01-01", "answer": "x"}\n{"to')
+    assert main(["logs", "check", str(path), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["requests"] == told["unreadable"] == 1
+
+
+def test_a_trial_is_begun_shown_and_ended_by_the_command_line(home, capsys):
+    register("v1", "production")
+    register("v2")
+    folder = str(task_folder())
+    assert main(["route", folder, "--canary", "v2", "--share", "0.2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["trial"]["version"] == "v2" and told["trial"]["share"] == 0.2
+    assert {finding["name"] for finding in told["findings"]} >= {"harm_format_compliance"}
+    assert main(["route", folder, "--end", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trial"] is None
+    assert main(["route", folder, "--canary", "v2", "--share", "2"]) == 2
+    assert main(["route", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[TASK]["version"] == "v1"
