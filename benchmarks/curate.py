@@ -314,8 +314,8 @@ DIRECT |= {"US_DRIVER_LICENSE"}
 
 def pii(data: Path, rows: int) -> Entries:
     """Does a document hold any direct personal data: the default tier, and the tier with names."""
-    from helpers.curate import find_personal_data
     from helpers.extras import names
+    from helpers.redaction import find_personal_data
 
     docs = rows_of(data / "pii_presidio_research" / "synth_dataset_v2.jsonl")[: rows // 50 or 20]
     truth = [any(s["entity_type"] in DIRECT for s in doc["spans"]) for doc in docs]

@@ -19,9 +19,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from helpers.records import Artifact, WorkbookError
+from helpers.redaction import as_csv_cell as as_csv_cell
+from helpers.redaction import clean as clean
+from helpers.redaction import from_csv_cell as from_csv_cell
+from helpers.redaction import outline as outline
+from helpers.redaction import printable as printable
+from helpers.redaction import redact as redact
+from helpers.redaction import without_secrets as without_secrets
 
 PROJECT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = PROJECT / "notebooks"
+SPELT = "backslashreplace"
 A = TypeVar("A", bound=Artifact)
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -50,12 +58,26 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def make_folder(folder: Path) -> Path:
+    """The folder, made with what is missing above it; in the home, for its owner alone (0700)."""
+    mode = 0o700 if folder.is_relative_to(home()) else 0o777
+    for path in (*reversed(folder.parents), folder):
+        if not path.exists():
+            path.mkdir(mode=mode, exist_ok=True)
+    return folder
+
+
 def write_text(path: Path, text: str) -> Path:
-    """Write `text` so that a reader sees the old file or the whole new one, come what may."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `text` so that a reader sees the old file or the whole new one, come what may.
+
+    Half of a surrogate pair, which UTF-8 cannot spell, is spelt as JSON does: \\ud800.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    mode = 0o600 if path.is_relative_to(home()) else 0o666
     try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as file:
+        make_folder(path.parent)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+        with open(descriptor, "w", encoding="utf-8", errors=SPELT, newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -114,38 +136,49 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
 def read_json(path: Path, remedy: str = "") -> Any:
     """Read one JSON value; a missing or torn file is an error that says what to do."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise WorkbookError(f"{path} is missing" + (f"; {remedy}" if remedy else "")) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise WorkbookError(f"{path} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise WorkbookError(
-            f"{path} is not valid JSON ({error}); delete it and run its notebook again"
+            f"{path} is not valid JSON ({_problem(error)}); delete it and run its notebook again"
         ) from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong with a JSON text, without quoting it."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8, byte {error.start}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def read_jsonl(path: Path) -> list[Any]:
     """Read a file that we wrote ourselves: one JSON value a line."""
     rows = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise WorkbookError(
-                    f"{path}, line {number}: not valid JSON ({error.msg})"
+                    f"{path}, line {number}: not valid JSON ({_problem(error)})"
                 ) from None
     return rows
 
 
 def canonical(value: Any) -> str:
-    """One spelling per value: sorted keys, NFC text, no spaces."""
+    """One spelling per value: sorted keys, NFC text, no spaces.
+
+    To compare by and never read back, so that a number without end (1e999) has one too.
+    """
     text = json.dumps(
-        value,
-        default=_json_default,
-        ensure_ascii=False,
-        allow_nan=False,
-        sort_keys=True,
-        separators=(",", ":"),
+        value, default=_json_default, ensure_ascii=False, sort_keys=True, separators=(",", ":")
     )
     return unicodedata.normalize("NFC", text)
 
@@ -159,28 +192,6 @@ def sha256_file(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|DATABASE_URL|NOTIFY_URLS?)$")
-_SECRET_SHAPE = re.compile(
-    r"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|ghp_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})\b"
-)
-
-
-def redact(text: str) -> str:
-    """Replace keys by [secret]: values of *_KEY, *_TOKEN, … in the environment, known shapes."""
-    for name, value in os.environ.items():
-        if _SECRET_NAME.search(name) and len(value) >= 8:
-            text = text.replace(value, "[secret]")
-    return _SECRET_SHAPE.sub("[secret]", text)
-
-
-_EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]+(\.[\w-]+)+")
-
-
-def without_secrets(text: str) -> str:
-    """`redact`, and e-mail addresses as [e-mail]: for messages, which may quote anything."""
-    return _EMAIL.sub("[e-mail]", redact(text))
 
 
 _held: dict[Path, Any] = {}
@@ -249,19 +260,18 @@ class Run:
         params = None
         if isinstance(raw, dict) and "schema_version" not in raw and self.has("run.json"):
             # 0.1.0 did not write down how models were asked; the run's own parameters tell it
-            params = read_json(self.path("run.json")).get("params")
+            record = read_json(self.path("run.json"))
+            params = record.get("params") if isinstance(record, dict) else None
         return kind.parse(raw, str(path), params)
 
     @property
     def private(self) -> Path:
         """The one place for full example text of a headless run (mode 0700)."""
-        folder = self.path("private")
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder
+        return make_folder(self.path("private"))
 
 
 def open_run(run_id: str) -> Run:
     """The run's folder, made when it is new."""
     run = Run(run_id)
-    run.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(run.folder)
     return run

@@ -15,7 +15,7 @@ from helpers import records, store
 
 HELPERS = store.PROJECT / "helpers"
 FLOORS = {
-    1: ("records", "store", "processes", "parameters"),
+    1: ("records", "redaction", "store", "processes", "parameters"),
     2: ("tasks",),
     3: ("models", "show"),
     4: ("curate", "evaluate"),

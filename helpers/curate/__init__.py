@@ -5,7 +5,7 @@ from helpers.curate.collect import Ask, collect_training_data, curate
 from helpers.curate.config import DataCollectionConfig
 from helpers.curate.duplicates import deduplicate_examples
 from helpers.curate.labels import Label, LabelFunctions, label_functions, label_of
-from helpers.curate.personal import Span, find_personal_data, masked_text
+from helpers.curate.personal import masked_text
 from helpers.curate.production import load_production
 from helpers.curate.provider_file import FileIssue, judge_provider_file
 from helpers.curate.review import Decisions, apply_decisions, read_decisions

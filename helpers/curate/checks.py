@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from helpers import models, store
-from helpers.curate.personal import MAX_SCAN, Span, without_surrogates
+from helpers.curate.personal import MAX_SCAN
 from helpers.curate.provider_file import SPECIAL_TOKENS
 from helpers.curate.searching import search_ahead
 from helpers.curate.stages import Stage
 from helpers.records import Issue, Message, TrainingExample
+from helpers.redaction import Span, without_surrogates
 from helpers.tasks import Task
 
 FINAL = ("invalid_format", "potential_leakage")  # what no accept.csv takes back

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from helpers import processes
-from helpers.curate.personal import Span, find_personal_data, find_secrets
+from helpers.redaction import Span, find_personal_data, find_secrets
 
 # Texts, of some 10,000 rows: fewer are searched before two children have started, which takes 6 s
 # of processor each.

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from helpers.curate.personal import excerpt, without_surrogates
+from helpers.curate.personal import excerpt
 from helpers.records import FunnelRow, Issue, RejectedExample, TrainingExample, WorkbookError
+from helpers.redaction import without_surrogates
 
 RULE_VERSION = "curate-2"
 FUNNEL = ("read", "filter", "review", "check", "duplicates", "leakage")

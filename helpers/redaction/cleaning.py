@@ -1,0 +1,167 @@
+"""Texts and values without what others must not see."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from helpers.redaction.keys import NAMES, Span, find_secrets
+
+SECRET_VARIABLE = re.compile(
+    r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS|DATABASE_URL|NOTIFY_URLS?|HEARTBEAT_URL)$",
+    re.IGNORECASE,
+)
+SECRET_NAME = re.compile(
+    rf"(?i)(?:.*[_ -])?{NAMES}|authorization|(?:database|notify|heartbeat)_urls?"
+)
+LEAST = 8  # characters of a value: shorter ones would turn up everywhere
+MARK = "[secret]"
+PERSONAL = {  # mark -> a part that must be there, its shape, and what proves it
+    "[e-mail]": ("@", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")),
+    "[card]": ("", re.compile(r"(?<![\w.])[3-6]\d{3}(?:[ -]?\d{4,6}){2,3}(?![\w])")),
+    "[iban]": (
+        "",
+        re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?"),
+    ),
+    "[id number]": ("-", re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")),
+    "[phone]": (
+        "+",
+        re.compile(r"(?<![\w+.])\+\d{1,3}[ ./()-]{0,2}\d(?:[ ./()-]{0,2}\d){6,12}(?!\d)"),
+    ),
+}
+# what moves a terminal's cursor or turns its text around; a tab and a line break may stay
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
+
+Hide = Callable[[str], str]
+
+
+def redact(text: str) -> str:
+    """Replace keys by [secret]: values of *_KEY, *_TOKEN, … in the environment, known shapes."""
+    for value in _secret_values():
+        text = text.replace(value, MARK)
+    return _masked(without_surrogates(text), ((span, MARK) for span in find_secrets(text)))
+
+
+def without_secrets(text: str) -> str:
+    """`redact`, and what is surely personal: for messages, which may quote anything."""
+    text = redact(text)
+    for mark, (part, shape) in PERSONAL.items():
+        if part in text:
+            text = shape.sub(lambda match, mark=mark: _hidden(mark, match[0]), text)
+    return text
+
+
+def _hidden(mark: str, text: str) -> str:
+    """The mark, or the text itself where its check digits say that it is something else."""
+    digits = re.sub(r"[ -]", "", text)
+    if mark == "[card]" and not _is_card(digits):
+        return text
+    if mark == "[iban]" and not _is_iban(digits):
+        return text
+    return mark
+
+
+def _is_card(digits: str) -> bool:
+    """Luhn's check digit, of 15 or 16 digits."""
+    doubled = [int(d) * (1 + i % 2) for i, d in enumerate(reversed(digits))]
+    return len(digits) in (15, 16) and sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
+
+
+def _is_iban(text: str) -> bool:
+    """ISO 7064's check: the number, letters as 10 to 35, is 1 modulo 97."""
+    return int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
+
+
+def _secret_values() -> list[str]:
+    """What the environment keeps secret, each address of a list alone, as others may spell it."""
+    values = set()
+    for name, value in os.environ.items():
+        if SECRET_VARIABLE.search(name):
+            for part in {value, *re.split(r"[\s,]+", value)}:
+                encoded = base64.b64encode(part.encode(errors="replace")).decode().rstrip("=")
+                values |= {part, unquote(part), encoded}
+    return sorted((value for value in values if len(value) >= LEAST), key=len, reverse=True)
+
+
+def _masked(text: str, marked: Iterable[tuple[Span, str]]) -> str:
+    parts = []
+    end = 0
+    for span, mark in marked:
+        if span.start >= end:  # an overlapping finding is swallowed by the one before it
+            parts += [text[end : span.start], mark]
+        end = max(end, span.end)
+    return "".join(parts) + text[end:]
+
+
+def clean(value: Any, hide: Hide = without_secrets) -> Any:
+    """A value for others to read: every text in it, keys included, through `hide`.
+
+    Records become what they are spelt as; the lines of a notebook's cell are judged together.
+    """
+    if isinstance(value, str):
+        return hide(value)
+    if hasattr(value, "model_dump"):
+        return clean(value.model_dump(mode="json"), hide)
+    if isinstance(value, Mapping):
+        return {clean(key, hide): _clean_entry(key, entry, hide) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        if _is_one_text(value):
+            return hide("".join(value)).splitlines(keepends=True)
+        return [clean(entry, hide) for entry in value]
+    if isinstance(value, int) and len(str(value)) > 12:
+        text = hide(str(value))
+        return value if text == str(value) else text
+    return value
+
+
+def _is_one_text(lines: Any) -> bool:
+    """Whether a list is how notebooks spell a text: its lines, each but the last with its end."""
+    is_text = len(lines) > 1 and all(isinstance(line, str) for line in lines)
+    return is_text and all(line.endswith("\n") for line in lines[:-1])
+
+
+def _clean_entry(key: Any, entry: Any, hide: Hide) -> Any:
+    if isinstance(entry, str):
+        if key == "image/png":  # no text, and long
+            return entry
+        if entry and SECRET_NAME.fullmatch(str(key)):
+            return MARK
+    return clean(entry, hide)
+
+
+def outline(value: Any, most: int = 24) -> str:
+    """What a cell looks like, for an error that must not quote it: kind, length, and its shape.
+
+    Letters are shown as x and X, digits as 9, and the rest as it is.
+    """
+    if value is None or isinstance(value, bool):
+        return str(value)
+    text = str(value)
+    kind = "text" if isinstance(value, str) else type(value).__name__
+    shape = re.sub(r"[^\W\d_]", "x", re.sub(r"\d", "9", text[:most]))
+    return f"{kind} of {len(text)} characters, like {printable(shape)!r}"
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: nothing in it moves the cursor or turns the line around."""
+    return _CONTROL.sub("�", text)
+
+
+def without_surrogates(text: str) -> str:
+    """`text` without lone surrogates, which no file and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def as_csv_cell(text: str) -> str:
+    """A cell that spreadsheets show and do not compute: ' before what begins like a formula."""
+    return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
+
+
+def from_csv_cell(cell: str) -> str:
+    """What `as_csv_cell` was given; cells that people typed stay as they are."""
+    return cell[1:] if cell.startswith(tuple(f"'{start}" for start in (*_FORMULA, "'"))) else cell
