@@ -1,4 +1,5 @@
 """Notebook 06's room: whether the model in production is still good, by the logs of its answers."""
 
-from helpers.monitor.health import any_time_p, check_health, correct, judge
-from helpers.monitor.windows import LiveLog, LiveRow, Windows, cut, daily, read_live
+from helpers.monitor.evidence import log_evidence
+from helpers.monitor.health import check_health, judge, publish, read_live
+from helpers.monitor.windows import LiveLog, daily

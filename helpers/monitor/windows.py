@@ -1,73 +1,153 @@
-"""Live logs as rows, cut into the window that is judged and the time before it."""
+"""The live log as counts per day and version: all that the evidence needs, a year in little room.
+
+A day that is older than LATE_DAYS is counted once and kept (artifacts/monitor/<task>.jsonl); its
+file is not read again, and may be deleted. Without that file everything is counted anew.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from helpers import evaluate, store
-from helpers.records import Day, WorkbookError
+from helpers.monitor.watched import Reading, numbers_of, question_of, stars
+from helpers.records import (
+    Day,
+    Estimate,
+    LateFeedback,
+    LiveRow,
+    WorkbookError,
+    read_live_line,
+    with_feedback,
+)
 from helpers.tasks import Task
 
-EARLIER_WINDOWS = 4  # how many windows before the judged one it is compared with
-GOOD_STATUS = ("ok", "200", "success")
+LATE_DAYS = 14  # what is said about an answer later than this does not count
+SERVED = ("production", "canary")  # answers that somebody got without asking for that version
+NOTHING = LiveRow(created_at=datetime(2000, 1, 1, tzinfo=UTC))
+DATED = re.compile(r"\d{4}-\d\d-\d\d")
+Numbers = dict[str, Counter[float]]  # by quantity: how often each value came
+Counts = dict[str, dict[date, Numbers]]  # by version and day
 
 
-class LiveRow(NamedTuple):
-    """One request as it was served."""
+@dataclass
+class LiveLog:
+    """What was served, by version and day; "" is a version that the log does not name."""
 
-    created_at: datetime
-    version: str
-    answer: str
-    ok: bool
-    latency_ms: float | None
-    feedback: float | None  # 1 to 5
-    words: frozenset[str] = frozenset()  # of the user's turns
+    days: Counts = field(default_factory=dict)
+    requests: int = 0
+    unreadable: int = 0
+    doubled: int = 0  # rows of a request that was there already
+    simulated: bool = False
+    newest: datetime | None = None
+    files: list[Path] = field(default_factory=list)
+    by_file: dict[Path, Counts] = field(default_factory=dict)  # what was read, not kept before
+    settings: str = ""
 
-
-class LiveLog(NamedTuple):
-    """All readable rows in time order, where they came from, and whether they are a simulation."""
-
-    rows: list[LiveRow]
-    unreadable: int
-    simulated: bool
-    files: list[Path]
-
-
-class Windows(NamedTuple):
-    """The window that is judged, and the rows before it."""
-
-    start: datetime
-    end: datetime
-    recent: list[LiveRow]
-    earlier: list[LiveRow]
+    def of(self, versions: Iterable[str]) -> dict[date, Numbers]:
+        """The days of some versions together, in order."""
+        merged: dict[date, Numbers] = {}
+        for version in versions:
+            for day, numbers in self.days.get(version, {}).items():
+                _merge(merged.setdefault(day, {}), numbers)
+        return dict(sorted(merged.items()))
 
 
-def read_live(task: Task, live_path: str = "") -> LiveLog:
-    """Read the live log: `live_path`, else artifacts/live/<task>/, else the task's simulation.
+class Pending(NamedTuple):
+    """A request that late feedback may still change."""
 
-    A row that cannot be read is counted; a request that was logged twice counts once.
+    row: LiveRow
+    file: Path
+
+
+def read_log(
+    task: Task, live_path: str, reading: Reading, is_judged: Callable[[date], bool]
+) -> LiveLog:
+    """Count the live log: `live_path`, else artifacts/live/<task>/, else the task's simulation.
+
+    Of files that are named by a day only the judged ones are read, and of those only the ones that
+    were not kept. A line that cannot be read is counted; a request that was logged twice counts
+    once.
     """
-    files = live_files(task, live_path)
-    rows: dict[str, LiveRow] = {}
-    unreadable = 0
-    simulated = False
-    for file in files:
+    log = LiveLog(files=live_files(task, live_path), settings=reading.settings)
+    kept = {} if live_path else _kept_counts(task, log.settings, log.files)
+    pending: dict[str, Pending] = {}
+    twins: set[int] = set()
+    for file in log.files:
+        day = day_of(file)
+        if day is not None:
+            if file.stem in kept or not is_judged(day):
+                continue
+            _count(log, pending, reading, before=day - timedelta(days=LATE_DAYS))
         with open(file, encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines):
-                try:
-                    raw = json.loads(line)
-                    rows[str(raw.get("request_id") or f"{file.name}:{number}")] = _row(raw)
-                    simulated = simulated or bool(raw.get("simulated"))
-                except (ValueError, TypeError, KeyError, AttributeError):
-                    unreadable += 1
-    in_order = sorted(rows.values(), key=lambda row: row.created_at)
-    return LiveLog(in_order, unreadable, simulated, files)
+                entry = read_live_line(line)
+                if isinstance(entry, LiveRow):
+                    _take(log, pending, twins, Pending(entry, file), f"{file.name}:{number}")
+                elif isinstance(entry, LateFeedback):
+                    _join(pending, entry)
+                else:
+                    log.unreadable += bool(line.strip())
+    _count(log, pending, reading, before=date.max)
+    for counts in (*kept.values(), *log.by_file.values()):
+        for version, days in counts.items():
+            for day, numbers in days.items():
+                _merge(log.days.setdefault(version, {}).setdefault(day, {}), numbers)
+                log.requests += requests_of(numbers)
+    return log
+
+
+def _take(
+    log: LiveLog, pending: dict[str, Pending], twins: set[int], entry: Pending, name: str
+) -> None:
+    """Note a request, once; what nobody got, or somebody tried by hand, says nothing."""
+    row = entry.row
+    if row.arm not in SERVED:
+        return
+    twin = hash((row.created_at, row.answer, question_of(row)))
+    if twin in twins:
+        log.doubled += 1
+        return
+    twins.add(twin)
+    pending[row.request_id or name] = entry
+
+
+def _join(pending: dict[str, Pending], late: LateFeedback) -> None:
+    known = pending.get(late.request_id)
+    if known is not None:  # else its day is closed
+        pending[late.request_id] = known._replace(row=with_feedback(known.row, late))
+
+
+def _count(log: LiveLog, pending: dict[str, Pending], reading: Reading, before: date) -> None:
+    """Count the requests of earlier days, and forget their rows."""
+    for request_id in list(pending):
+        row, file = pending[request_id]
+        day = row.created_at.astimezone(UTC).date()
+        if day >= before:
+            continue
+        del pending[request_id]
+        log.simulated = log.simulated or row.simulated
+        log.newest = max(log.newest or row.created_at, row.created_at)
+        days = log.by_file.setdefault(file, {}).setdefault(row.version, {})
+        numbers = days.setdefault(day, {})
+        for name, value in numbers_of(row, reading).items():
+            numbers.setdefault(name, Counter())[value] += 1
+
+
+def _merge(into: Numbers, numbers: Numbers) -> None:
+    for name, counts in numbers.items():
+        into.setdefault(name, Counter()).update(counts)
+
+
+def requests_of(numbers: Numbers) -> int:
+    """How many requests a day had: each tells whether it failed."""
+    return sum(numbers.get("error_rate", Counter()).values())
 
 
 def live_files(task: Task, live_path: str = "") -> list[Path]:
@@ -83,96 +163,80 @@ def live_files(task: Task, live_path: str = "") -> list[Path]:
     return logged or sorted(task.folder.glob("live.jsonl"))
 
 
-def _row(raw: dict[str, Any]) -> LiveRow:
-    created_at = datetime.fromisoformat(raw["created_at"])
-    if created_at.tzinfo is None:
-        created_at = created_at.replace(tzinfo=UTC)
-    latency = raw.get("latency_ms")
-    if not isinstance(latency, int | float) or latency <= 0:
-        latency = None
-    feedback = raw.get("feedback_score")
-    if not isinstance(feedback, int | float) or not 1 <= feedback <= 5:
-        feedback = None
-    turns = [turn for turn in raw.get("messages") or [] if turn.get("role") == "user"]
-    text = " ".join(str(turn.get("content") or "") for turn in turns)
-    return LiveRow(
-        created_at=created_at,
-        version=str(raw.get("version") or ""),
-        answer=str(raw.get("answer") or ""),
-        ok=str(raw.get("status", "ok")).lower() in GOOD_STATUS,
-        latency_ms=latency,
-        feedback=feedback,
-        words=frozenset(re.findall(r"\w{3,}", text.lower())),
-    )
+def day_of(file: Path) -> date | None:
+    """The day that a file is named by."""
+    return date.fromisoformat(file.stem) if DATED.fullmatch(file.stem) else None
 
 
-def cut(log: LiveLog, window_days: int, version: str = "") -> Windows:
-    """The last `window_days` and the rows before them, of one version where the rows name theirs.
+def _kept_path(task: Task) -> Path:
+    return store.home() / "monitor" / f"{task.registry_name.replace('/', '.')}.jsonl"
 
-    A simulation stands still, so its window ends at its newest row; a real one ends now.
+
+def keep(task: Task, log: LiveLog) -> None:
+    """Keep the counts of files whose days are over, a line each, so that nobody reads them again.
+
+    A line that a kill has torn is no line: its file is counted again.
     """
-    if window_days < 1:
-        raise WorkbookError(f"window_days is {window_days}; give at least 1")
-    rows = log.rows
-    end = store.now()
-    if log.simulated and rows:
-        end = rows[-1].created_at
-    elif version:  # what other versions answered says nothing about this one
-        rows = [row for row in rows if row.version in ("", version)]
-    start = end - timedelta(days=window_days)
-    oldest = start - timedelta(days=window_days * EARLIER_WINDOWS)
-    return Windows(
-        start,
-        end,
-        recent=[row for row in rows if start < row.created_at <= end],
-        earlier=[row for row in rows if oldest < row.created_at <= start],
-    )
+    last = store.now().date() - timedelta(days=LATE_DAYS)
+    lines = []
+    for file, counts in log.by_file.items():
+        day = day_of(file)
+        if day is not None and day < last and not log.simulated:
+            spelt = {
+                version: {
+                    str(at): {name: list(c.items()) for name, c in numbers.items()}
+                    for at, numbers in days.items()
+                }
+                for version, days in counts.items()
+            }
+            line = {"file": file.stem, "settings": log.settings, "counts": spelt}
+            lines.append(f"\n{store.dumps(line)}\n")
+    if not lines:
+        return
+    path = _kept_path(task)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(lines))
 
 
-def well_formed(task: Task, rows: Sequence[LiveRow]) -> list[float]:
-    """1.0 for an answer in the task's format, 0.0 for another; failed requests are left out."""
-    answers = [row.answer for row in rows if row.ok]
-    if task.schema is None:
-        return [float(bool(answer.strip())) for answer in answers]
-    return [float(not evaluate.format_reason(answer, task.schema)) for answer in answers]
+def _kept_counts(task: Task, settings: str, files: Sequence[Path]) -> dict[str, Counts]:
+    """By file: what was counted by the same settings, or of a file that is gone."""
+    path = _kept_path(task)
+    there = {file.stem for file in files}
+    kept: dict[str, Counts] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # empty, or torn
+        if entry["settings"] == settings or entry["file"] not in there:
+            kept[entry["file"]] = {
+                version: {
+                    date.fromisoformat(at): {name: Counter(dict(c)) for name, c in numbers.items()}
+                    for at, numbers in days.items()
+                }
+                for version, days in entry["counts"].items()
+            }
+    return kept
 
 
-def ratings(rows: Sequence[LiveRow]) -> list[float]:
-    """The ratings, 1 to 5, of the rows that have one."""
-    return [row.feedback for row in rows if row.feedback is not None]
-
-
-def answer_lengths(rows: Sequence[LiveRow]) -> list[float]:
-    """Characters of each answer; failed requests are left out."""
-    return [float(len(row.answer)) for row in rows if row.ok]
-
-
-def new_words(windows: Windows) -> tuple[list[float], list[float]]:
-    """Share of each request's words that were never seen before, now and in the time before.
-
-    The older half of the time before is the vocabulary; its younger half says how many new words
-    are usual.
-    """
-    half = len(windows.earlier) // 2
-    vocabulary: set[str] = set()
-    for row in windows.earlier[:half]:
-        vocabulary |= row.words
-    usual = windows.earlier[half:] if vocabulary else []
-    return _new_shares(windows.recent, vocabulary), _new_shares(usual, vocabulary)
-
-
-def _new_shares(rows: Sequence[LiveRow], vocabulary: set[str]) -> list[float]:
-    return [len(row.words - vocabulary) / len(row.words) for row in rows if row.words]
-
-
-def daily(task: Task, log: LiveLog) -> list[Day]:
+def daily(log: LiveLog) -> list[Day]:
     """Format and feedback per day with intervals; a day without ratings has n = 0 there."""
-    rows_by_day: dict[str, list[LiveRow]] = defaultdict(list)
-    for row in log.rows:
-        rows_by_day[row.created_at.astimezone(UTC).date().isoformat()].append(row)
     days = []
-    for day, rows in rows_by_day.items():
-        compliance = evaluate.proportion(well_formed(task, rows))
-        feedback = evaluate.mean(ratings(rows))
-        days.append(Day(day=day, n=len(rows), format_compliance=compliance, feedback=feedback))
+    for day, numbers in log.of(log.days).items():
+        compliance = estimate(numbers.get("format_compliance", Counter()))
+        feedback = estimate(numbers.get("feedback_mean", Counter()), stars)
+        n = requests_of(numbers)
+        days.append(Day(day=str(day), n=n, format_compliance=compliance, feedback=feedback))
     return days
+
+
+def estimate(counts: Counter[float], shown: Callable[[float], float] = float) -> Estimate:
+    """The mean of what was counted, as people read it, with its interval."""
+    values = list(counts.elements())
+    judge = evaluate.proportion if set(counts) <= {0.0, 1.0} else evaluate.mean
+    found = judge(values)
+    if not values:
+        return found.model_copy(update={"low": 0.0, "high": 0.0})
+    low, high = max(0.0, found.low), min(1.0, found.high)
+    return Estimate(value=shown(found.value), low=shown(low), high=shown(high), n=found.n)

@@ -1,14 +1,17 @@
 """The frozen records that notebooks hand to each other, and the one error type they raise."""
 
+from helpers.records.alarm import Alarm, AlarmState
 from helpers.records.asking import Asking, Style
 from helpers.records.base import SCHEMA_VERSION, Artifact, Record, from_parameters
 from helpers.records.budget import Budget, Expense
 from helpers.records.datasets import (
+    ColumnReading,
     DatasetMetadata,
     DatasetPointer,
     FineTuningDataset,
     FunnelRow,
     Manifest,
+    SourceReading,
     Splits,
 )
 from helpers.records.decision import (
@@ -34,6 +37,7 @@ from helpers.records.examples import (
     Issue,
     Message,
     Part,
+    Preference,
     Quality,
     RejectedExample,
     Source,
@@ -55,6 +59,7 @@ from helpers.records.live import (
     LiveRow,
     LiveRows,
     LogText,
+    read_live_line,
     read_live_lines,
     with_feedback,
 )

@@ -45,6 +45,8 @@ class Health(Artifact):
     window: Window
     simulated: bool
     unreadable: int
+    causes: list[Finding] = Field(default_factory=list)  # fail: it is there; remedy: what to do
+    alarms: list[str] = Field(default_factory=list)  # ids of the alarms that are not resolved
 
     @classmethod
     def upgrade(cls, old: dict[str, Any], params: dict[str, Any] | None) -> dict[str, Any]:

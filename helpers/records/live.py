@@ -87,6 +87,17 @@ class LiveRows(NamedTuple):
     unreadable: int
 
 
+def read_live_line(line: str | bytes) -> LiveRow | LateFeedback | None:
+    """One line of a live log: an answered request, or what was said later; None: unreadable."""
+    try:
+        raw = json.loads(line)
+        if "created_at" not in raw and "at" in raw:
+            return LateFeedback.model_validate(raw)
+        return LiveRow.model_validate(raw)
+    except (ValidationError, ValueError, TypeError):
+        return None
+
+
 def read_live_lines(lines: Iterable[str | bytes]) -> LiveRows:
     """The rows of a live log, each with the last thing that was said about it.
 
@@ -99,15 +110,13 @@ def read_live_lines(lines: Iterable[str | bytes]) -> LiveRows:
     for number, line in enumerate(lines):
         if not line.strip():
             continue
-        try:
-            raw = json.loads(line)
-            if "created_at" not in raw and "at" in raw:
-                late.append(LateFeedback.model_validate(raw))
-                continue
-            row = LiveRow.model_validate(raw)
-            rows[row.request_id or f"line {number}"] = row
-        except (ValidationError, ValueError, TypeError):
+        entry = read_live_line(line)
+        if entry is None:
             unreadable += 1
+        elif isinstance(entry, LateFeedback):
+            late.append(entry)
+        else:
+            rows[entry.request_id or f"line {number}"] = entry
     for feedback in late:
         row = rows.get(feedback.request_id)
         if row is None:

@@ -1,5 +1,6 @@
 """Notebook 05's room: which versions exist, which one serves, and why; the truth about models."""
 
+from helpers.registry.alarms import close_alarm, list_alarms, raise_alarms
 from helpers.registry.commands import history, list_versions, promote, rollback, routes, show
 from helpers.registry.delivery import notify, notify_team
 from helpers.registry.gate import Conditions, validate_for_production

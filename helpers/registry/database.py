@@ -46,8 +46,12 @@ TABLES = {  # what constrains them stands in migrations/; the first column is th
     "routes": "task version previous generation since",
     "audit": ("id at actor version action because task from_status to_status evidence generation"),
     "outbox": ("id event_id event created_at delivered_at sent_at retry_at attempts sent_to"),
+    "alarms": (
+        "id task version name severity state finding opened_at seen_at told_at changed_at actor"
+        " because"
+    ),
 }
-JSON_COLUMNS = ("fingerprints", "metadata", "eval_results", "evidence", "event")
+JSON_COLUMNS = ("fingerprints", "metadata", "eval_results", "evidence", "event", "finding")
 
 
 @functools.cache

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FIRST_RETRY = timedelta(minutes=1)  # doubled after every failure
 MAX_ATTEMPTS = 8  # about two hours; `workbook registry reconcile` shows what still waits then
+WAITING = timedelta(days=14)  # how long a message waits for a channel that somebody configures
 AT_ONCE = 5  # events per opening: a slow channel delays a command by seconds, not by minutes
 BETWEEN_ADDRESSES = r"[\s,]+(?=[\w+-]+://)"  # an address may hold commas of its own
 _log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def notify(text: str, event_id: str) -> None:
     with registry.transaction() as db:
         known = db.execute(table("outbox").select().filter_by(event_id=event_id)).first()
         if known is None:
-            event = {"action": "run", "task": "", "version": "", "because": text}
+            event = {"action": "run", "target": "", "task": "", "version": "", "because": text}
             versions.announce(db, event, event_id)
     catch_up(registry)
 
@@ -122,23 +123,25 @@ def channels() -> list[str]:
 
 
 def _tell_channels(registry: Registry) -> None:
-    """Send what is due, oldest first; a channel that is down ends it until the next opening."""
+    """Send what is due, oldest first; a channel that is down ends it until the next opening.
+
+    A process without a channel leaves everything to those that have one; what is older than
+    WAITING is history, and is told to nobody.
+    """
     urls = channels()
+    if not urls:
+        return
     outbox = table("outbox")
-    now = store.now().isoformat()
+    now = store.now()
     due = (
         outbox.c.sent_at.is_(None)
         & (outbox.c.attempts < MAX_ATTEMPTS)
-        & (outbox.c.retry_at.is_(None) | (outbox.c.retry_at <= now))
+        & (outbox.c.created_at >= (now - WAITING).isoformat())
+        & (outbox.c.retry_at.is_(None) | (outbox.c.retry_at <= now.isoformat()))
     )
     with registry.transaction(read_only=True) as db:
         query = outbox.select().where(due).order_by(outbox.c.id).limit(AT_ONCE)
         waiting = db.execute(query).mappings().all()
-    if waiting and not urls:
-        # Nobody asked to be told; an address that is set later is told of what happens then.
-        with registry.transaction() as db:
-            db.execute(outbox.update().filter_by(sent_at=None).values(sent_at=now))
-        return
     for row in waiting:
         if _claim(registry, row) and not _send_event(registry, row, urls):
             return

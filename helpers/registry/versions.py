@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from helpers import store
-from helpers.records import FineTunedModelVersion, Route, Status, WorkbookError
+from helpers.records import AlarmState, FineTunedModelVersion, Route, Status, WorkbookError
 from helpers.registry.database import Registry, table
 
 if TYPE_CHECKING:
@@ -114,7 +114,17 @@ def announce(db: Connection, event: dict[str, Any], event_id: str = "") -> None:
     """Put an event into the outbox: it exists exactly if the change it tells of was committed."""
     at = store.now().isoformat()
     row = {"event_id": event_id or uuid.uuid4().hex, "created_at": at}
-    db.execute(table("outbox").insert().values(**row, event=clean({"at": at} | event)))
+    event = {"at": at, "by": _actor()} | event
+    db.execute(table("outbox").insert().values(**row, event=clean(event)))
+
+
+def change_alarms(db: Connection, where: dict[str, str], state: AlarmState, because: str) -> None:
+    """Give every alarm that is not resolved, and is meant by `where`, another state."""
+    alarms = table("alarms")
+    changes = {"state": state, "because": clean(because), "actor": _actor()}
+    changes["changed_at"] = store.now().isoformat()
+    query = alarms.update().filter_by(**where).where(alarms.c.state != "resolved")
+    db.execute(query.values(**changes))
 
 
 def clean(value: Any) -> Any:
@@ -173,6 +183,7 @@ def switch(
         told = "displace" if row else action
         displaced = row_of(db, old.version)
         change_status(db, displaced, "deprecated", told, why, generation=new.generation)
+        change_alarms(db, {"task": task, "version": old.version}, "resolved", why or action)
     if row is not None:
         more = {"evidence": evidence, "generation": new.generation}
         change_status(db, row, "production", action, because, **more)

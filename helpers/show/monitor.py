@@ -11,14 +11,13 @@ from helpers.records import Day, Estimate, Finding, Health
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas.io.formats.style import Styler
 
 MOST_DAYS = 60  # the newest ones, so that labels stay readable
 MOST_COUNTS = 25  # more of them above the days would overlap
 MEANING = {None: "ok", "info": "ok", "warning": "watch", "critical": "retrain"}  # of a severity
 
 
-def checks_table(health: Health) -> Styler:
+def checks_table(health: Health) -> show.Table:
     """Every check with its value, interval, baseline, n and meaning, what needs a look first."""
     order = ["retrain", "watch", "ok"]
     rows = [_row(check) for check in health.checks]
@@ -26,6 +25,16 @@ def checks_table(health: Health) -> Styler:
     version = health.version or "no version"
     caption = f"Health of {version}: {health.verdict}{_simulated(health)}"
     return show.table(rows, caption)
+
+
+def causes_table(health: Health) -> show.Table:
+    """What stands behind the changes, with its rows, and what to do about it."""
+    rows = [
+        {"cause": cause.name.replace("_", " "), "rows": cause.evidence, "what to do": cause.remedy}
+        for cause in health.causes
+    ]
+    nothing = [{"cause": "none was found", "rows": "-", "what to do": "-"}]
+    return show.table(rows or nothing, f"Causes{_simulated(health)}")
 
 
 def _row(check: Finding) -> dict[str, str | int]:

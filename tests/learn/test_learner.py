@@ -26,8 +26,7 @@ WRONG = {
     "way_back": "return switches[0][1] if len(switches) > 1 else None",
     "gate_says": "return 'pass' if 'pass' in verdicts else 'fail' if 'fail' in verdicts"
     " else 'inconclusive'",
-    "survivors": "return [name for name, p in sorted(p_values.items(), key=lambda item: item[1])"
-    " if p <= alpha]",
+    "answers_until_alarm": "return answers.index(0) + 1 if 0 in answers else None",
 }
 
 

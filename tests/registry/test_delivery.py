@@ -123,12 +123,28 @@ def test_of_two_channels_the_one_that_has_it_is_not_told_again(hook, monkeypatch
     other.close()
 
 
-def test_what_happened_before_a_channel_was_set_is_not_told(hook, monkeypatch):
+def test_what_happened_waits_for_a_channel_and_is_marked_sent_by_none_without(hook, monkeypatch):
+    monkeypatch.delenv("WORKBOOK_NOTIFY_URLS")
+    candidate("v1").promote("v1", "production")
+    FineTuneLifecycleManager(TASK)
+    assert open_registry().rows("outbox")[0]["sent_at"] is None
+    monkeypatch.setenv("WORKBOOK_NOTIFY_URLS", hook.url)
+    candidate("v2").promote("v2", "production")
+    assert ["v1" in said["title"] for said in hook.got] == [True, False]
+
+
+def test_what_happened_long_before_a_channel_was_set_is_not_told(hook, monkeypatch):
     monkeypatch.delenv("WORKBOOK_NOTIFY_URLS")
     candidate("v1").promote("v1", "production")
     monkeypatch.setenv("WORKBOOK_NOTIFY_URLS", hook.url)
+    later(monkeypatch, 60 * 24 * 15)
     candidate("v2").promote("v2", "production")
     assert ["v2" in said["title"] for said in hook.got] == [True]
+
+
+def test_a_message_says_who_did_it(hook):
+    candidate("v1").promote("v1", "production")
+    assert "@" in json.loads(hook.got[0]["message"].split("\n", 1)[1].rpartition("\n")[0])["by"]
 
 
 def test_an_address_that_is_not_understood_is_reported_without_itself(monkeypatch, caplog):

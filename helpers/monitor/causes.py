@@ -1,0 +1,247 @@
+"""What stands behind a change: faults of the log itself, one slice, new topics, broken formats.
+
+A cause is a finding: `fail` means that it is there, its evidence names rows, and its remedy says
+what to do. A fault of the log, or of how people rate, is never a reason to train.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, timedelta
+
+from helpers import curate, evaluate
+from helpers.monitor.checks import Served
+from helpers.monitor.evidence import REFERENCE_DAYS
+from helpers.monitor.service import Service
+from helpers.monitor.watched import SLICE, Reading, question_of, rating_of, reading_of, words_of
+from helpers.monitor.windows import SERVED, LiveLog, day_of, estimate, requests_of
+from helpers.records import Finding, LiveRow, read_live_line
+from helpers.tasks import Task
+
+DOUBLED = 0.1  # of the rows were there already
+NAMELESS = 0.5  # of the requests since the promotion name a version that nobody registered
+ODD_RATINGS = 0.5  # of the ratings are no number from 1 to 5
+MIRRORED = 0.25  # points between the mean now and the reference's, seen in a mirror
+FEW = 20  # ratings, requests: fewer show no fault of a log
+MOST_SHOWN = 5
+EXCERPT = 90  # characters
+FAULTS = {  # what each explains away
+    "rating_scale": ("feedback_mean",),
+    "odd_ratings": ("feedback_mean", "feedback_rate"),
+    "unknown_version": ("volume",),
+}
+
+
+def find_causes(
+    task: Task, log: LiveLog, service: Service, served: Served, checks: Sequence[Finding]
+) -> list[Finding]:
+    """Every cause that is there; rows are read once more only where a check failed."""
+    causes = [
+        _logged_twice(log),
+        _unknown_version(log, service, served),
+        _odd_ratings(served),
+        _rating_scale(served, checks),
+        _one_slice(checks),
+    ]
+    failed = {check.name.partition(SLICE)[0] for check in checks if check.verdict == "fail"}
+    if failed & {"format_compliance", "feedback_mean", "new_words"}:
+        rows = list(_rows_of_window(log, service, served))
+        dataset_version = service.version.dataset_version if service.version else None
+        reading = reading_of(task, dataset_version)
+        if "format_compliance" in failed:
+            causes.append(_broken_formats(task, rows))
+        if "feedback_mean" in failed:
+            causes.append(_worst_rated(rows))
+        causes.append(_new_topics(rows, reading, "new_words" in failed))
+    return [cause for cause in causes if cause is not None]
+
+
+def explain(checks: Sequence[Finding], causes: Sequence[Finding]) -> list[Finding]:
+    """The checks, each failed one with its remedy; what a fault explains asks for no retrain.
+
+    A slice whose whole has changed as well is a cause, no check of its own.
+    """
+    changed = {check.name for check in checks if check.verdict == "fail"}
+    remedies = {name: cause.remedy for cause in causes for name in FAULTS.get(cause.name, ())}
+    explained = []
+    for check in checks:
+        whole = check.name.partition(SLICE)[0]
+        if check.name != whole and whole in changed:
+            continue
+        if check.verdict == "fail":
+            if whole in remedies:
+                check = check.model_copy(update={"severity": "warning", "remedy": remedies[whole]})
+            elif not check.remedy:
+                remedy = "retrain on new, verified examples"
+                if check.severity != "critical":
+                    remedy = "look at the newest conversations before anything is changed"
+                check = check.model_copy(update={"remedy": remedy})
+        explained.append(check)
+    return explained
+
+
+def _cause(name: str, evidence: str, remedy: str) -> Finding:
+    return Finding(name=name, verdict="fail", severity="warning", evidence=evidence, remedy=remedy)
+
+
+def _logged_twice(log: LiveLog) -> Finding | None:
+    if log.doubled < max(FEW, DOUBLED * (log.requests + log.doubled)):
+        return None
+    return _cause(
+        "logged_twice",
+        f"{log.doubled} rows repeat another one's moment, question and answer; each counts once",
+        "find out which two writers log the same requests",
+    )
+
+
+def _unknown_version(log: LiveLog, service: Service, served: Served) -> Finding | None:
+    if service.version is None or service.since is None or log.simulated:
+        return None
+    start = max(service.since, served.last - timedelta(days=served.window_days - 1))
+    counts: Counter[str] = Counter()
+    for version, days in log.days.items():
+        counts[version] += sum(requests_of(n) for day, n in days.items() if day >= start)
+    strangers = {v: n for v, n in counts.items() if v and n and v not in service.known}
+    if sum(strangers.values()) < max(FEW, NAMELESS * counts.total()):
+        return None
+    names = ", ".join(f"{name!r} ({n} requests)" for name, n in strangers.items())
+    return _cause(
+        "unknown_version",
+        f"since {start} the log names {names}, which nobody registered;"
+        f" {service.version.id} serves",
+        f"have the logger write version {service.version.id!r}; until then nothing is judged",
+    )
+
+
+def _odd_ratings(served: Served) -> Finding | None:
+    series = served.series("odd_rating")
+    rated = served.series("feedback_mean")
+    if series is None:
+        return None
+    days = len(series.counts)
+    odd = series.between(days - served.window_days, days)[1.0]
+    good = 0
+    if rated is not None:
+        good = rated.between(max(0, len(rated.counts) - served.window_days), days).total()
+    if odd < max(FEW, ODD_RATINGS * (odd + good)):
+        return None
+    return _cause(
+        "odd_ratings",
+        f"{odd} of {odd + good} ratings of the window are no number from 1 to 5",
+        "map the new scale to 1 to 5 where the log is written",
+    )
+
+
+def _rating_scale(served: Served, checks: Sequence[Finding]) -> Finding | None:
+    """Ratings that fell to their own mirror image, while nothing else did: the scale was turned."""
+    failed = {check.name for check in checks if check.verdict == "fail"}
+    series = served.series("feedback_mean")
+    if "feedback_mean" not in failed or "format_compliance" in failed or series is None:
+        return None
+    days = len(series.counts)
+    recent = max(0, days - served.window_days)
+    before = series.between(0, min(REFERENCE_DAYS, recent))
+    now = series.between(recent, days)
+    if min(before.total(), now.total()) < FEW:
+        return None
+    mirrored = Counter({1 - value: count for value, count in before.items()})
+    distance = sum(
+        abs(mirrored[value] / mirrored.total() - now[value] / now.total())
+        for value in mirrored | now
+    )
+    if distance / 2 > MIRRORED:
+        return None
+    return _cause(
+        "rating_scale",
+        f"ratings are what they were, turned round ({estimate(now)} of full marks,"
+        f" {estimate(before)} before), and the format is as it was",
+        "turn the scale back where ratings are written, then resolve the alarm",
+    )
+
+
+def _one_slice(checks: Sequence[Finding]) -> Finding | None:
+    slices = [check for check in checks if check.verdict == "fail" and SLICE in check.name]
+    wholes = {check.name for check in checks if check.verdict == "fail"}
+    alone = [check for check in slices if check.name.partition(SLICE)[0] not in wholes]
+    if not slices:
+        return None
+    names = "; ".join(f"{check.name}: {check.estimate}" for check in slices)
+    others = "the whole is as it was" if alone else "it takes the whole down with it"
+    return _cause(
+        "one_slice",
+        f"{names}; {others}",
+        "look at what changed for these requests first (a template, a source, a form)",
+    )
+
+
+def _rows_of_window(log: LiveLog, service: Service, served: Served) -> Iterator[LiveRow]:
+    """The rows of the last days once more, with their texts."""
+    start = served.last - timedelta(days=served.window_days - 1)
+    names = None
+    if service.version is not None and not log.simulated:
+        names = {service.version.id, service.version.model_id, ""}
+    for file in log.files:
+        day: date | None = day_of(file)
+        if day is not None and day < start:
+            continue
+        with open(file, encoding="utf-8", errors="replace") as lines:
+            for row in map(read_live_line, lines):
+                if not isinstance(row, LiveRow) or row.arm not in SERVED:
+                    continue
+                if row.created_at.astimezone(UTC).date() < start:
+                    continue
+                if names is None or row.version in names:
+                    yield row
+
+
+def _excerpt(text: str) -> str:
+    """The beginning of a text, without personal data."""
+    masked = " ".join(curate.masked_text(text).split())
+    return masked if len(masked) <= EXCERPT else masked[: EXCERPT - 1] + "…"
+
+
+def _broken_formats(task: Task, rows: Sequence[LiveRow]) -> Finding | None:
+    kinds: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for row in rows:
+        reason = evaluate.format_reason(row.answer, task.schema)
+        if row.is_ok and row.text != "none" and reason:
+            kind = reason.partition(":")[0]
+            kinds[kind] += 1
+            example[kind] = f"{row.request_id}: {_excerpt(row.answer)}"
+    if not kinds:
+        return None
+    parts = [f"{n} x {kind} ({example[kind]})" for kind, n in kinds.most_common(MOST_SHOWN)]
+    return _cause(
+        "broken_formats",
+        "; ".join(parts),
+        "if one kind leads, look for a change of prompt, template or length limit before a retrain",
+    )
+
+
+def _worst_rated(rows: Sequence[LiveRow]) -> Finding | None:
+    rated = [(rating_of(row), row) for row in rows]
+    worst = sorted((r, row.request_id, _excerpt(question_of(row))) for r, row in rated if r)
+    if not worst:
+        return None
+    shown = "; ".join(f"{score:g}: {name} {text}" for score, name, text in worst[:MOST_SHOWN])
+    return _cause("worst_rated", shown, "read these first; corrected, they are new examples")
+
+
+def _new_topics(rows: Sequence[LiveRow], reading: Reading, is_new: bool) -> Finding | None:
+    counts: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for row in rows if reading.vocabulary else []:
+        for word in words_of(question_of(row)) - reading.vocabulary:
+            counts[word] += 1
+            example.setdefault(word, f"{row.request_id}: {_excerpt(question_of(row))}")
+    terms = [(word, n) for word, n in counts.most_common(MOST_SHOWN) if n >= MOST_SHOWN]
+    if not terms or not is_new:
+        return None
+    names = ", ".join(f"{word!r} in {n} requests" for word, n in terms)
+    return _cause(
+        "new_topics",
+        f"words that training never saw: {names} ({example[terms[0][0]]})",
+        "verify examples of the new topic, then retrain",
+    )

@@ -1,0 +1,276 @@
+"""The checks of 06: what changed since some day, what was promised, how much, how old."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
+
+from helpers import evaluate, store
+from helpers.monitor.evidence import REFERENCE_DAYS, YEAR, likeliest_start, log_evidence
+from helpers.monitor.watched import SLICE, SLICE_BUDGET, SLICED, WATCHED, Watched
+from helpers.monitor.windows import Numbers, estimate, requests_of
+from helpers.records import Estimate, EvalResults, Finding, FineTunedModelVersion
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+FEW_ROWS = 5  # fewer requests in a window say that nothing is served, or nothing is logged
+MOST_SLICES = 12  # the largest ones; each more costs the others some power
+SMALLEST_SLICE, LARGEST_SLICE = 0.05, 0.9  # of all rows
+PROMISE_DAYS = 28  # a new version's first days are held against what was known before
+PROMISE_BUDGET = 0.005  # of each of the two promises
+VOLUME_BUDGET = 0.01
+FEW_RATINGS = 30  # of the version before: fewer promise nothing
+DAY = 86400  # seconds
+WATCHED_BY_NAME = {watched.name: watched for watched in WATCHED}
+
+
+class Series(NamedTuple):
+    """One quantity's counts, day by day without gaps."""
+
+    first: date
+    values: ndarray  # the different values, in [0, 1]
+    counts: ndarray  # (days, values)
+
+    def between(self, start: int, end: int) -> Counter[float]:
+        """What came on these days."""
+        sums = self.counts[start:end].sum(axis=0)
+        pairs = zip(self.values.tolist(), sums.astype(int).tolist(), strict=True)
+        return Counter({value: count for value, count in pairs if count})
+
+    def in_order(self, days: int) -> list[float]:
+        """The values of the first days, a day after the other."""
+        return [x for day in range(days) for x in self.between(day, day + 1).elements()]
+
+
+@dataclass(frozen=True)
+class Served:
+    """All that a version served: its days, the last one, and the days that are shown as now.
+
+    `restarts`: from when on a check counts anew, because an alarm of it was resolved then.
+    """
+
+    days: Mapping[date, Numbers]
+    last: date
+    window_days: int
+    restarts: Mapping[str, date] = field(default_factory=dict)
+
+    def series(self, name: str) -> Series | None:
+        """A quantity's counts from the first day on; None where nothing was counted."""
+        import numpy
+
+        values = sorted({value for day in self.days.values() for value in day.get(name, ())})
+        if not values:
+            return None
+        start = max(min(self.days), self.restarts.get(name, date.min))
+        place = {value: i for i, value in enumerate(values)}
+        counts = numpy.zeros(((self.last - start).days + 1, len(values)))
+        for day, numbers in self.days.items():
+            if start <= day <= self.last:
+                for value, count in numbers.get(name, {}).items():
+                    counts[(day - start).days, place[value]] += count
+        return Series(start, numpy.array(values), counts)
+
+
+def change_checks(served: Served) -> list[Finding]:
+    """Every watched quantity, and the slices of those that have some."""
+    checks = [_change_check(watched, watched.name, served) for watched in WATCHED]
+    slices = slices_of(served)
+    for watched in WATCHED:
+        for name in slices:
+            if name.startswith(f"{watched.name}{SLICE}"):
+                small = replace(watched, budget=SLICE_BUDGET / len(slices))
+                check = _change_check(small, name, served)
+                if check.verdict == "fail":  # one that is well is not worth a line
+                    checks.append(check)
+    return checks
+
+
+def slices_of(served: Served) -> list[str]:
+    """The slices that are large enough to be watched, the largest first; each with its quantity."""
+    sizes: Counter[str] = Counter()
+    for numbers in served.days.values():
+        sizes.update({name: counts.total() for name, counts in numbers.items() if SLICE in name})
+    wholes = {name: 0 for name in SLICED}
+    for numbers in served.days.values():
+        for name in SLICED:
+            wholes[name] += numbers.get(name, Counter()).total()
+    large = []
+    for name, size in sizes.most_common():
+        whole = wholes[name.partition(SLICE)[0]]
+        if SMALLEST_SLICE * whole <= size <= LARGEST_SLICE * whole:
+            large.append(name)
+    return large[:MOST_SLICES]
+
+
+def _change_check(watched: Watched, name: str, served: Served) -> Finding:
+    """Whether a quantity changed since some day, by evidence that may be looked at every day."""
+    series = served.series(name)
+    if series is None:
+        return Finding(name=name, verdict="pass", evidence=f"{watched.unit}; nothing was measured")
+    days = len(series.counts)
+    recent = max(0, days - served.window_days)
+    reference = series.between(0, min(REFERENCE_DAYS, recent))
+    now = series.between(recent, days)
+    signs = {"fall": (1,), "rise": (-1,), "shift": (1, -1)}[watched.change]
+    needed = math.log(len(signs) / watched.budget)
+    log_capital, sign = max((_log_capital(series, sign), sign) for sign in signs)
+    evidence = f"{watched.unit}; {_odds(log_capital)} for a change, {_odds(needed)} are needed"
+    changed = log_capital >= needed
+    if changed:
+        start = likeliest_start(*_turned(series, sign))
+        reference = series.between(0, min(REFERENCE_DAYS, start))
+        now = series.between(start, days)
+        evidence += f"; since about {series.first + timedelta(days=start)}"
+        if sign * (_mean(reference) - _mean(now)) < watched.matters:
+            changed = False
+            evidence += ", too small a change to matter"
+    before = estimate(reference, watched.shown)
+    current = estimate(now, watched.shown)
+    if before.n:
+        evidence += f"; reference {before}"
+    return Finding(
+        name=name,
+        verdict="fail" if changed else "pass",
+        severity=watched.severity if changed else None,
+        evidence=evidence,
+        estimate=current if current.n else None,
+        threshold=before.value if before.n else None,
+        p=min(1.0, math.exp(-log_capital)),
+    )
+
+
+def _log_capital(series: Series, sign: int) -> float:
+    values, counts = _turned(series, sign)
+    return float(log_evidence(values, counts[None])[0, -1])
+
+
+def _turned(series: Series, sign: int) -> tuple[ndarray, ndarray]:
+    """A rise is a fall of what is left to 1."""
+    return (series.values if sign > 0 else 1 - series.values), series.counts
+
+
+def _mean(counts: Counter[float]) -> float:
+    return sum(value * n for value, n in counts.items()) / max(1, counts.total())
+
+
+def _odds(log_odds: float) -> str:
+    return f"{math.exp(min(30.0, max(-5.0, log_odds))):.2g} to 1"
+
+
+def promise_checks(
+    served: Served, before: Mapping[date, Numbers], measured: EvalResults | None, margin: float
+) -> list[Finding]:
+    """Whether a new version is as good in its first weeks as 04 and its predecessor promise.
+
+    The format is held against the test part, ratings against those of the version before; each less
+    a margin, since other people ask other things.
+    """
+    checks = []
+    if measured is not None:
+        floor = measured.format_compliance.low - margin
+        checks.append(_promise("format_compliance", "evaluation", floor, served))
+    ratings: Counter[float] = Counter()
+    for numbers in before.values():
+        ratings.update(numbers.get("feedback_mean", Counter()))
+    if ratings.total() >= FEW_RATINGS:
+        floor = estimate(ratings).low - WATCHED_BY_NAME["feedback_mean"].matters
+        checks.append(_promise("feedback_mean", "predecessor", floor, served))
+    return checks
+
+
+def _promise(name: str, promised_by: str, floor: float, served: Served) -> Finding:
+    watched = WATCHED_BY_NAME[name]
+    label = f"{name}_against_{promised_by}"
+    series = served.series(name)
+    first = Counter() if series is None else series.between(0, PROMISE_DAYS)
+    values = [] if series is None else series.in_order(PROMISE_DAYS)
+    p = evaluate.any_time_p(values, floor)
+    now = estimate(first, watched.shown)
+    failed = p <= PROMISE_BUDGET
+    return Finding(
+        name=label,
+        verdict="fail" if failed else "pass",
+        severity="critical" if failed else None,
+        evidence=(
+            f"{watched.unit}, of the first {PROMISE_DAYS} days; must not fall below"
+            f" {watched.shown(floor):.3g}; any-time p = {p:.2g}"
+        ),
+        remedy="roll back to the version that served before" if failed else "",
+        estimate=now if now.n else None,
+        threshold=watched.shown(floor),
+        p=p,
+    )
+
+
+def volume_check(served: Served) -> Finding:
+    """Enough requests to say anything, and no collapse against the same days of the week before."""
+    start = served.last - timedelta(days=served.window_days - 1)
+    counts = {day: requests_of(numbers) for day, numbers in served.days.items()}
+    n = sum(count for day, count in counts.items() if day >= start)
+    usual = None
+    p = None
+    days_before = (start - min(counts)).days if counts else 0
+    low = n < FEW_ROWS
+    if days_before >= 7:
+        by_weekday: dict[int, list[int]] = {}
+        for back in range(1, days_before + 1):
+            day = start - timedelta(days=back)
+            by_weekday.setdefault(day.weekday(), []).append(counts.get(day, 0))
+        means = {weekday: fmean(values) for weekday, values in by_weekday.items()}
+        window = [start + timedelta(days=i) for i in range(served.window_days)]
+        usual = sum(means[day.weekday()] for day in window)
+        p = _poisson_tail(n, usual, _overdispersion(by_weekday))
+        low = low or (n < usual / 2 and p <= VOLUME_BUDGET / YEAR)
+    expected = "unknown" if usual is None else f"{usual:.0f}"
+    return Finding(
+        name="volume",
+        verdict="fail" if low else "pass",
+        severity="warning" if low else None,
+        evidence=f"{n} requests in {served.window_days} days, usually {expected}",
+        estimate=Estimate(value=n, low=n, high=n, n=n),
+        threshold=usual,
+        p=p,
+    )
+
+
+def _overdispersion(by_weekday: Mapping[int, Sequence[int]]) -> float:
+    """How much more the days of a weekday differ than Poisson's would; at least 1."""
+    squares = 0.0
+    expected = 0.0
+    for values in by_weekday.values():
+        if len(values) > 1:
+            mean = fmean(values)
+            squares += (
+                sum((value - mean) ** 2 for value in values) * len(values) / (len(values) - 1)
+            )
+            expected += mean * len(values)
+    return max(1.0, squares / expected) if expected else 1.0
+
+
+def _poisson_tail(n: int, usual: float, overdispersion: float) -> float:
+    """P(at most n requests), with counts divided by what they vary more than Poisson's."""
+    from scipy.stats import poisson
+
+    return float(poisson.cdf(math.floor(n / overdispersion), usual / overdispersion))
+
+
+def age_check(serving: FineTunedModelVersion | None, max_age_days: int) -> Finding:
+    """Days since the version in production was trained."""
+    if serving is None:
+        return Finding(name="model_age", verdict="pass", evidence="nothing is in production")
+    days = round((store.now() - serving.trained_at).total_seconds() / DAY, 2)
+    old = days > max_age_days
+    return Finding(
+        name="model_age",
+        verdict="fail" if old else "pass",
+        severity="warning" if old else None,
+        evidence="days since training",
+        estimate=Estimate(value=days, low=days, high=days, n=1),
+        threshold=max_age_days,
+    )

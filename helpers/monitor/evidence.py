@@ -1,0 +1,136 @@
+"""Evidence that a mean has fallen since some day, against a reference that stands still.
+
+Everything is judged from counts per day of values in [0, 1], from the day of promotion on. The
+first weeks are the reference; after REFERENCE_DAYS it never changes again, so a slow drift cannot
+take it along. From every later day on an e-process bets that the mean is now lower than the
+reference's lower bound; a year's starts share one capital (docs/statistics.md says why that may be
+looked at as often as one likes, and what it costs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+YEAR = 365  # starts that share one capital
+REFERENCE_DAYS = 84  # the reference is complete then, and stays
+BLOCK = 7  # days by which it grows until then
+EARLY_DAYS = 35  # how long a start that had only part of the reference is followed
+STAKES = (0.3, 0.6)  # bets are for shifts of so many standard deviations, times two
+MOST = 0.8  # of the capital is at risk in one bet
+CAUTION = 1.0  # standard errors between the reference's mean and the mean that is bet against
+EARLY_CAUTION = 2.0  # the same while the reference is not complete
+
+
+class Reference(NamedTuple):
+    """Against what is bet: the lower bound of a mean, and its standard deviation, by feature."""
+
+    floor: ndarray  # (series, features)
+    deviation: ndarray
+
+
+class Block(NamedTuple):
+    """The starts that share one reference: the steps they are followed over, and their bets."""
+
+    first: int  # step
+    end: int
+    starts: ndarray  # log capital of every start's day: (series, starts, stakes)
+    capital: ndarray  # log capital at every step: (series, 1 + steps, stakes)
+
+
+def log_evidence(values: ndarray, counts: ndarray, looks: int = 1) -> ndarray:
+    """Log capital against "the mean is as in the reference", by look: (series, days * looks).
+
+    `values` are the different values, in [0, 1]; `counts` how often each came: (series, days *
+    looks, values), where a day is cut into `looks` parts. A capital of 1 / a or more comes in at
+    most a share a of quiet years.
+    """
+    import numpy
+
+    total = numpy.full(counts.shape[:2], -numpy.inf)
+    for block in _blocks(values, counts, looks):
+        steps = block.end - block.first
+        opened = numpy.logaddexp.accumulate(-numpy.log(YEAR) - block.starts, axis=1)
+        newest = numpy.minimum(numpy.arange(steps) // looks, block.starts.shape[1] - 1)
+        evidence = _log_mean(block.capital[:, 1:] + opened[:, newest])
+        place = numpy.s_[:, block.first : block.end]
+        total[place] = numpy.logaddexp(total[place], evidence)
+    return total
+
+
+def likeliest_start(values: ndarray, counts: ndarray) -> int:
+    """The day since which the last day's evidence is largest; one series, one look a day."""
+    best, day = float("-inf"), 0
+    for block in _blocks(values, counts[None], looks=1):
+        if block.end == len(counts):
+            gains = _log_mean(block.capital[:, -1:] - block.starts)[0]
+            if gains.max() > best:
+                best, day = float(gains.max()), block.first + int(gains.argmax())
+    return day
+
+
+def _blocks(values: ndarray, counts: ndarray, looks: int) -> Iterator[Block]:
+    import numpy
+
+    steps = counts.shape[1]
+    features = features_of(values)
+    before = numpy.concatenate([numpy.zeros_like(counts[:, :1]), counts.cumsum(axis=1)], axis=1)
+    for day in range(BLOCK, REFERENCE_DAYS + 1, BLOCK):
+        first = day * looks
+        if first >= steps:
+            return
+        complete = day == REFERENCE_DAYS
+        end = steps if complete else min(steps, (day + EARLY_DAYS) * looks)
+        reference = reference_of(features, before[:, first], CAUTION if complete else EARLY_CAUTION)
+        capital = before[:, first : end + 1] @ bets(features, reference)
+        starts = capital[:, :-1:looks]
+        yield Block(first, end, starts if complete else starts[:, :BLOCK], capital)
+
+
+def features_of(values: ndarray) -> ndarray:
+    """What is bet on: the mean, and where values are not only 0 and 1 also the share above half."""
+    import numpy
+
+    if set(numpy.unique(values)) <= {0.0, 1.0}:
+        return values[None].astype(float)
+    return numpy.stack([values, (values >= 0.5).astype(float)])
+
+
+def reference_of(features: ndarray, counts: ndarray, caution: float) -> Reference:
+    """The lower bound of each feature's mean: Wilson's, with the rows' own spread.
+
+    One row of each end is added, so that a reference without a single bad row does not promise that
+    there will never be one.
+    """
+    import numpy
+
+    n = counts.sum(axis=-1, keepdims=True) + 2
+    mean = (counts @ features.T + 1) / n
+    variance = (counts @ (features**2).T + 1) / n - mean**2
+    worth = n * mean * (1 - mean) / variance  # rows with values of 0 and 1 that say as much
+    zz = caution * caution / worth
+    middle = mean + zz / 2
+    half = numpy.sqrt(zz * mean * (1 - mean) + zz * zz / 4)
+    return Reference((middle - half) / (1 + zz), numpy.sqrt(variance))
+
+
+def bets(features: ndarray, reference: Reference) -> ndarray:
+    """log(1 + stake * (floor - x)) of every value: (series, values, features * stakes)."""
+    import numpy
+
+    floor = reference.floor[:, :, None]
+    stakes = numpy.asarray(STAKES) / reference.deviation[:, :, None]
+    stakes = numpy.minimum(stakes, MOST / (1 - floor))[:, :, :, None]
+    gains = numpy.log1p(stakes * (floor[..., None] - features[None, :, None, :]))
+    series, _, _, values = gains.shape
+    return gains.reshape(series, -1, values).transpose(0, 2, 1)
+
+
+def _log_mean(logs: ndarray) -> ndarray:
+    """Log of the mean over the last axis."""
+    import numpy
+
+    return numpy.logaddexp.reduce(logs, axis=-1) - numpy.log(logs.shape[-1])

@@ -1,0 +1,49 @@
+"""What serves a task: which version, since when, and which one served before it."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import NamedTuple
+
+from helpers.monitor.windows import LiveLog, Numbers
+from helpers.records import FineTunedModelVersion, Route
+from helpers.registry import FineTuneLifecycleManager
+from helpers.tasks import Task
+
+
+class Service(NamedTuple):
+    """The version in production, its route, and everything that was promoted before."""
+
+    version: FineTunedModelVersion | None
+    route: Route
+    known: frozenset[str]  # names that any version of the task is logged under
+
+    @property
+    def since(self) -> date | None:
+        """The day of promotion."""
+        return datetime.fromisoformat(self.route.since).date() if self.version else None
+
+    def is_judged(self, day: date, around: int, lately: date) -> bool:
+        """Whether a day's log is needed: `around` days around the promotion, or from `lately`."""
+        return self.since is None or day >= lately or abs((day - self.since).days) < around
+
+    def days_of(self, log: LiveLog) -> dict[date, Numbers]:
+        """The version's own days; of rows that name no version those since its promotion."""
+        if self.version is None or log.simulated:
+            return log.of(log.days)
+        own = log.of({self.version.id, self.version.model_id})
+        nameless = {d: n for d, n in log.of([""]).items() if self.since and d >= self.since}
+        both = LiveLog(days={"own": own, "": nameless})
+        return both.of(["own", ""])
+
+    def days_before(self, log: LiveLog) -> dict[date, Numbers]:
+        """The days of the version that served before."""
+        return log.of([self.route.previous]) if self.route.previous else {}
+
+
+def service_of(task: Task) -> Service:
+    """What the registry says."""
+    manager = FineTuneLifecycleManager(task.registry_name)
+    version = manager.get_production_version()
+    names = {name for v in manager.list_versions() for name in (v.id, v.model_id)}
+    return Service(version, manager.route(), frozenset(names))

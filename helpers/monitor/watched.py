@@ -1,0 +1,152 @@
+"""What is watched: every quantity that one answered request tells, as a number from 0 to 1."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from helpers import evaluate, store
+from helpers.records import LiveRow, Severity, TrainingExample
+from helpers.tasks import Task, load_examples
+
+STEPS = 200  # values are rounded to so many, so that a year of them stays a short list
+LONGEST = 5.0  # powers of ten: of an answer's characters, and of its milliseconds
+MOST_FORMATS = 10_000  # answers whose format is remembered
+SLICE = ", "  # between a quantity and its slice: `feedback_mean, category = KE`
+SLICED = ("format_compliance", "feedback_mean")
+WORD = re.compile(r"\w{3,}")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One quantity, and what a change of it means.
+
+    `budget` is its share of a year's false alarms (by Ville's bound; docs/statistics.md says what
+    was measured), `matters` the least change that is worth telling, both on the scale of 0 to 1.
+    """
+
+    name: str
+    change: Literal["fall", "rise", "shift"]
+    budget: float
+    matters: float
+    unit: str
+    severity: Severity = "warning"
+    shown: Callable[[float], float] = float  # as people read it
+
+
+def stars(share: float) -> float:
+    """A rating as people gave it, 1 to 5."""
+    return 1 + 4 * share
+
+
+def _power(share: float) -> float:
+    return 10 ** (LONGEST * share)
+
+
+WATCHED = (
+    Watched("format_compliance", "fall", 0.03, 0.02, "share of answers in format", "critical"),
+    Watched("feedback_mean", "fall", 0.06, 0.0625, "rating, 1 to 5", "critical", stars),
+    Watched("error_rate", "rise", 0.01, 0.05, "share of failed requests"),
+    Watched("feedback_rate", "shift", 0.01, 0.15, "share of rated requests"),
+    Watched("correction_rate", "rise", 0.01, 0.05, "share of corrected answers"),
+    Watched("answer_length", "shift", 0.01, 0.023, "characters, geometric mean", shown=_power),
+    Watched("new_words", "rise", 0.01, 0.15, "share of words that training never saw"),
+    Watched("latency_p95", "rise", 0.01, 0.05, "share of answers slower than task.yaml allows"),
+)
+SLICE_BUDGET = 0.01  # shared by all slices of all quantities
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What turning a row into numbers needs to know of the task."""
+
+    task: Task
+    vocabulary: frozenset[str] = frozenset()  # of the training inputs; empty: not known
+    formats: dict[str, tuple[float, str]] = field(default_factory=dict)  # of answers seen before
+
+    @property
+    def settings(self) -> str:
+        """Changes whenever the same row would give other numbers."""
+        return store.fingerprint([self.task.fingerprint, self.task.targets.get("latency_p95")])
+
+
+def reading_of(task: Task, dataset_version: str | None) -> Reading:
+    """With the words of the training part that the version saw, else of the task's own examples."""
+    folder = store.home() / "datasets" / (dataset_version or "-")
+    words: set[str] = set()
+    if (folder / "train.jsonl").exists():
+        for row in store.read_jsonl(folder / "train.jsonl"):
+            words |= words_of(TrainingExample.model_validate(row).user_text)
+    elif task.data_file("human"):
+        for example in load_examples(task, "human").examples:
+            words |= words_of(example.user_text)
+    return Reading(task, frozenset(words))
+
+
+def words_of(text: str) -> set[str]:
+    """The different words of a text."""
+    return set(WORD.findall(text.lower()))
+
+
+def question_of(row: LiveRow) -> str:
+    """What the user's turns say."""
+    turns = [turn for turn in row.messages if turn.get("role") == "user"]
+    return " ".join(str(turn.get("content") or "") for turn in turns)
+
+
+def rating_of(row: LiveRow) -> float | None:
+    """1 to 5; what is no such number is no rating."""
+    score = row.feedback_score
+    return score if score is not None and 1 <= score <= 5 else None
+
+
+def numbers_of(row: LiveRow, reading: Reading) -> dict[str, float]:
+    """Every watched quantity that this row tells, for the whole and for its slices."""
+    rating = rating_of(row)
+    numbers = {
+        "error_rate": float(not row.is_ok),
+        "feedback_rate": float(rating is not None),
+        "correction_rate": float(bool(row.correction)),
+        "odd_rating": float(rating is None and row.feedback_score is not None),
+    }
+    if rating is not None:
+        numbers["feedback_mean"] = (rating - 1) / 4
+    label = ""
+    if row.is_ok and row.text != "none":
+        numbers["format_compliance"], label = _format(row.answer, reading)
+        numbers["answer_length"] = math.log10(1 + len(row.answer)) / LONGEST
+    ceiling = reading.task.targets.get("latency_p95")
+    if row.is_ok and row.latency_ms and ceiling is not None:
+        numbers["latency_p95"] = float(row.latency_ms > ceiling)
+    words = words_of(question_of(row)) if reading.vocabulary else set()
+    if words:
+        numbers["new_words"] = len(words - reading.vocabulary) / len(words)
+    caller = f"caller = {row.caller}" if row.caller else ""
+    for part in filter(None, (label, caller)):
+        for name in SLICED:
+            if name in numbers:
+                numbers[f"{name}{SLICE}{part}"] = numbers[name]
+    return {name: round(min(1.0, x) * STEPS) / STEPS for name, x in numbers.items()}
+
+
+def _format(answer: str, reading: Reading) -> tuple[float, str]:
+    """(1.0 if the answer is in the task's format, its slice); most answers come many times."""
+    if answer not in reading.formats:
+        if len(reading.formats) > MOST_FORMATS:
+            reading.formats.clear()
+        reading.formats[answer] = _judge_format(answer, reading.task)
+    return reading.formats[answer]
+
+
+def _judge_format(answer: str, task: Task) -> tuple[float, str]:
+    if task.schema is None:
+        return float(bool(answer.strip())), ""
+    if evaluate.format_reason(answer, task.schema):
+        return 0.0, ""
+    for name in task.scored_fields[:1]:
+        if "enum" in task.schema["properties"][name]:
+            return 1.0, f"{name} = {evaluate.strict_json(answer)[name]}"
+    return 1.0, ""

@@ -1,0 +1,131 @@
+"""Alarms about what serves: opened once, told once, repeated while nobody has looked, closed.
+
+An alarm and the message about it are one transaction: whatever is killed, none is lost, and a
+channel hears of it twice at most where the kill came between sending and noting that it was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from helpers import store
+from helpers.records import Alarm, AlarmState, Finding, WorkbookError
+from helpers.registry import versions
+from helpers.registry.database import open_registry, table
+from helpers.registry.delivery import catch_up
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+REPEAT = timedelta(days=7)  # an alarm that nobody looked at is told again
+ACTIONS: dict[AlarmState, str] = {"acknowledged": "acknowledge", "resolved": "resolve"}
+
+
+def list_alarms(task: str = "", version: str | None = None, state: str = "") -> list[Alarm]:
+    """The alarms of a task, of one version, in one state; oldest first."""
+    where = {"task": task, "state": state}
+    where = {name: value for name, value in where.items() if value}
+    if version is not None:
+        where["version"] = version
+    rows = open_registry().rows("alarms", **where)
+    return [Alarm(**row) for row in sorted(rows, key=lambda row: row["opened_at"])]
+
+
+def raise_alarms(task: str, version: str, findings: Sequence[Finding]) -> list[Alarm]:
+    """Open an alarm for every finding that has none, and tell the team of all new ones at once.
+
+    Those that nobody looked at for REPEAT are told again. Returns what is not resolved.
+    """
+    registry = open_registry()
+    now = store.now().isoformat()
+    with registry.transaction() as db:
+        known = {row["name"]: row for row in _unresolved(db, task, version)}
+        new = [finding for finding in findings if finding.name not in known]
+        for finding in new:
+            db.execute(table("alarms").insert().values(**_row(db, task, version, finding, now)))
+        seen = [finding.name for finding in findings]
+        _update(db, {"seen_at": now}, task, version, seen)
+        due = [name for name, row in known.items() if _is_due(row)]
+        if new or due:
+            _update(db, {"told_at": now}, task, version, due)
+            versions.announce(db, _event(task, version, new, due))
+        rows = _unresolved(db, task, version)
+    catch_up(registry)
+    return [Alarm(**row) for row in rows]
+
+
+def close_alarm(alarm_id: str, state: AlarmState, because: str) -> Alarm:
+    """Acknowledge or resolve an alarm, with the reason; the audit keeps who did it."""
+    if not because.strip():
+        raise WorkbookError("say why, for whoever looks next: --because TEXT")
+    registry = open_registry()
+    with registry.transaction() as db:
+        row = db.execute(table("alarms").select().filter_by(id=alarm_id)).mappings().first()
+        if row is None:
+            raise WorkbookError(
+                f"there is no alarm {alarm_id!r}; `workbook registry alarms` shows which there are"
+            )
+        if row["state"] == "resolved":
+            raise WorkbookError(f"alarm {alarm_id} was resolved already: {row['because']}")
+        subject = {"task": row["task"], "id": row["version"]}
+        evidence = {"alarm": alarm_id, "name": row["name"]}
+        versions.audit(db, subject, ACTIONS[state], because, evidence=evidence)
+        versions.change_alarms(db, {"id": alarm_id}, state, because)
+        row = db.execute(table("alarms").select().filter_by(id=alarm_id)).mappings().one()
+    catch_up(registry)
+    return Alarm(**row)
+
+
+def _unresolved(db: Connection, task: str, version: str) -> list[dict[str, Any]]:
+    query = table("alarms").select().filter_by(task=task, version=version)
+    query = query.where(table("alarms").c.state != "resolved")
+    rows = db.execute(query.order_by(table("alarms").c.opened_at, table("alarms").c.name)).mappings()
+    return [dict(row) for row in rows]
+
+
+def _row(db: Connection, task: str, version: str, finding: Finding, now: str) -> dict[str, Any]:
+    """A new alarm; its id says which one of its check it is."""
+    query = table("alarms").select().filter_by(task=task, version=version, name=finding.name)
+    number = len(db.execute(query).all())
+    row = dict.fromkeys(("opened_at", "seen_at", "told_at", "changed_at"), now)
+    return row | {
+        "id": store.fingerprint([task, version, finding.name, number])[:10],
+        "task": task,
+        "version": version,
+        "name": finding.name,
+        "severity": finding.severity or "warning",
+        "state": "open",
+        "finding": versions.clean(finding.model_dump(mode="json")),
+        "actor": "",
+        "because": "",
+    }
+
+
+def _update(
+    db: Connection, values: dict[str, str], task: str, version: str, names: Sequence[str]
+) -> None:
+    alarms = table("alarms")
+    query = alarms.update().filter_by(task=task, version=version)
+    query = query.where(alarms.c.name.in_(names) & (alarms.c.state != "resolved"))
+    db.execute(query.values(**values))
+
+
+def _is_due(row: dict[str, Any]) -> bool:
+    told_at = datetime.fromisoformat(row["told_at"])
+    return row["state"] == "open" and store.now() - told_at >= REPEAT
+
+
+def _event(task: str, version: str, new: Sequence[Finding], due: Sequence[str]) -> dict[str, Any]:
+    lines = []
+    for finding in new:
+        ask = "asks for a retrain" if finding.severity == "critical" else "needs a look"
+        lines.append(f"{finding.name} {ask}: {finding.evidence}")
+        if finding.remedy:
+            lines.append(f"what to do: {finding.remedy}")
+    if due:
+        lines.append(f"still open, and nobody has looked: {', '.join(due)}")
+    lines.append("next: workbook registry alarms")
+    event = {"action": "alarm", "target": "", "task": task, "version": version}
+    return event | {"because": "\n".join(lines)}

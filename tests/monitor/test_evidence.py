@@ -1,0 +1,68 @@
+"""The evidence: silent in quiet times however often one looks, and quick when something falls."""
+
+import random
+
+import numpy
+import pytest
+
+from helpers import evaluate, monitor
+from helpers.monitor.evidence import REFERENCE_DAYS, likeliest_start
+
+BINARY = numpy.array([0.0, 1.0])
+
+
+def days(chance, series, good):
+    """Counts of 30 answers a day, of which a share `good[day]` is in format."""
+    hits = chance.binomial(30, numpy.asarray(good), (series, len(good)))
+    return numpy.stack([30 - hits, hits], axis=-1).astype(float)
+
+
+def test_quiet_years_seldom_gather_evidence_though_looked_at_daily():
+    counts = days(numpy.random.default_rng(1), 200, [0.95] * 365)
+    highest = monitor.log_evidence(BINARY, counts).max(axis=1)
+    assert (highest >= numpy.log(1 / 0.03)).mean() <= 0.03
+
+
+def test_a_fall_is_found_within_days_and_dated():
+    change = REFERENCE_DAYS + 20
+    counts = days(numpy.random.default_rng(2), 40, [0.95] * change + [0.8] * 10)
+    found = monitor.log_evidence(BINARY, counts)[:, -1] >= numpy.log(1 / 0.03)
+    assert found.all()
+    starts = [likeliest_start(BINARY, one) for one in counts]
+    assert abs(numpy.median(starts) - change) <= 2
+
+
+def test_a_slow_decline_does_not_take_the_reference_along():
+    slow = [0.98] * REFERENCE_DAYS + [0.98 - 0.15 * day / 60 for day in range(40)]
+    counts = days(numpy.random.default_rng(3), 40, slow)
+    assert (monitor.log_evidence(BINARY, counts)[:, -1] >= numpy.log(1 / 0.03)).all()
+
+
+def test_hourly_looks_see_at_night_what_daily_looks_see():
+    chance = numpy.random.default_rng(4)
+    hits = chance.binomial(2, 0.9, (3, 120 * 24))
+    hourly = numpy.stack([2 - hits, hits], axis=-1).astype(float)
+    daily = hourly.reshape(3, 120, 24, 2).sum(axis=2)
+    at_night = monitor.log_evidence(BINARY, hourly, looks=24)[:, 23::24]
+    assert at_night == pytest.approx(monitor.log_evidence(BINARY, daily))
+
+
+def test_without_a_reference_there_is_no_evidence():
+    counts = days(numpy.random.default_rng(5), 2, [0.1] * 7)
+    assert numpy.isneginf(monitor.log_evidence(BINARY, counts)).all()
+
+
+def test_peeking_after_every_row_does_not_raise_false_alarms():
+    chance = random.Random(7)
+    alarms = sum(
+        evaluate.any_time_p([float(chance.random() < 0.85) for _ in range(400)], 0.85) <= 0.05
+        for _ in range(300)
+    )
+    assert alarms <= 15  # 5% of 300
+
+
+@pytest.mark.parametrize(
+    ("values", "at_least"), [([], 0.9), ([1.0] * 50, 0.9), ([0.0], 0.0), ([1.0] * 9, 1.0)]
+)
+def test_no_evidence_of_a_fall_gives_p_1(values, at_least):
+    assert evaluate.any_time_p(values, at_least) == pytest.approx(1.0)
