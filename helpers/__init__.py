@@ -1,3 +1,3 @@
 """The code behind the fine-tuning workbook's notebooks, one room per folder (the map is in README.md)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
