@@ -1,6 +1,7 @@
 """Where a text holds keys, tokens and passwords.
 
-KINDS is data: for each kind a word that must be there, in small letters, and its published shape.
+KINDS is data: for each kind words of which one must be there, in small letters and divided by |,
+and its published shape.
 Every shape is bounded on both sides of that word, so that searching takes time linear in the text.
 """
 
@@ -32,29 +33,38 @@ NAMES = (
 )
 KINDS = {
     "openai_key": ("sk-", rf"{START}sk-{WORD}{{16,300}}"),
-    "aws_key_id": ("a", START + r"(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![0-9A-Za-z])"),
+    "aws_key_id": (
+        "akia|asia|abia|acca",
+        START + r"(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![0-9A-Za-z])",
+    ),
     "aws_secret": (
-        "",
+        "aws|secret",
         r"(?i:\b(?:aws|secret))\W[^\n]{0,20}?(?<![A-Za-z0-9/+])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])",
     ),
-    "github_token": ("gh", r"gh[pousr]_[A-Za-z0-9]{30,255}"),
+    "github_token": ("ghp_|gho_|ghu_|ghs_|ghr_", r"gh[pousr]_[A-Za-z0-9]{30,255}"),
     "github_fine_grained": ("github_pat_", r"github_pat_\w{22,255}"),
-    "gitlab_token": ("gl", r"gl(?:pat|dt|ft|soat|rt|cbt|ptt|imt|agent|oas)-[\w.-]{20,300}"),
+    "gitlab_token": (
+        "glpat-|gldt-|glft-|glsoat-|glrt-|glcbt-|glptt-|glimt-|glagent-|gloas-",
+        r"gl(?:pat|dt|ft|soat|rt|cbt|ptt|imt|agent|oas)-[\w.-]{20,300}",
+    ),
     "huggingface_token": ("hf_", START + r"(?:api_org|hf)_[A-Za-z0-9]{20,64}"),
     "slack_token": ("xox", r"xox[abeoprs](?:\.xox[bp])?-[A-Za-z0-9-]{10,250}"),
     "slack_app_token": ("xapp-", r"xapp-\d-[A-Za-z0-9-]{20,200}"),
     "slack_webhook": ("hooks.slack.com/", r"hooks\.slack\.com/[a-z]{5,12}/[\w/+-]{20,120}"),
     "teams_webhook": ("webhook.office.com/", r"webhook\.office\.com/[\w/@-]{30,250}"),
     "discord_webhook": ("/api/webhooks/", r"/api/webhooks/\d{15,22}/[\w-]{40,100}"),
-    "discord_token": ("", START + r"[MNO][\w-]{23,27}\.[\w-]{6}\.[\w-]{27,40}"),
+    "discord_token": (".", r"\.(?<=[\w-]{23}\.)[\w-]{6}\.[\w-]{27,40}"),
     "telegram_token": (":aa", START + r"\d{8,10}:AA[\w-]{32,34}"),
-    "stripe_key": ("k_", START + r"(?:sk|rk|pk)_(?:live|test|prod)_[A-Za-z0-9]{10,247}"),
+    "stripe_key": (
+        "k_live_|k_test_|k_prod_",
+        START + r"(?:sk|rk|pk)_(?:live|test|prod)_[A-Za-z0-9]{10,247}",
+    ),
     "webhook_secret": ("whsec_", r"whsec_[A-Za-z0-9+/=]{24,90}"),
     "google_key": ("aiza", r"AIza[\w-]{35}"),
     "google_client_secret": ("gocspx-", r"GOCSPX-[\w-]{28}"),
     "google_token": ("ya29.", START + r"ya29\.[\w-]{20,300}"),
     "sendgrid_key": ("sg.", START + r"SG\.[\w-]{16,32}\.[\w-]{30,64}"),
-    "twilio_key": ("", START + r"(?:SK|AC)[0-9a-f]{32}(?![0-9A-Za-z])"),
+    "twilio_key": ("sk|ac", r"[0-9a-f]{32}(?<=[SA][KC][0-9a-f]{32})(?![0-9A-Za-z])"),
     "mailgun_key": ("key-", START + r"key-[0-9a-f]{32}"),
     "mailchimp_key": ("-us", START + r"[0-9a-f]{32}-us\d{1,2}"),
     "npm_token": ("npm_", r"npm_[A-Za-z0-9]{36}"),
@@ -65,10 +75,13 @@ KINDS = {
     "azure_key": ("key=", r"(?:Account|SharedAccess)Key=[A-Za-z0-9+/]{40,90}={0,2}"),
     "azure_client_secret": ("q~", START + r"[\w~.]{3}\dQ~[\w~.-]{31,34}"),
     "signed_url": (
-        "sig",
+        "sig=|signature=",
         r"(?i)[?&](?:sig|signature|x-amz-signature|x-goog-signature)=[\w%+/=-]{20,600}",
     ),
-    "shopify_token": ("shp", r"shp(?:at|ca|pa|ss|ua)_[0-9a-fA-F]{32}"),
+    "shopify_token": (
+        "shpat_|shpca_|shppa_|shpss_|shpua_",
+        r"shp(?:at|ca|pa|ss|ua)_[0-9a-fA-F]{32}",
+    ),
     "square_token": ("sq0", r"sq0(?:atp|csp|idp)-[\w-]{22,43}"),
     "groq_key": ("gsk_", START + r"gsk_[A-Za-z0-9]{32,64}"),
     "xai_key": ("xai-", START + r"xai-[A-Za-z0-9]{40,120}"),
@@ -81,11 +94,11 @@ KINDS = {
     "notion_token": ("ntn_", START + r"ntn_[A-Za-z0-9]{40,60}"),
     "linear_key": ("lin_", START + r"lin_(?:api|oauth)_[A-Za-z0-9]{32,64}"),
     "atlassian_token": ("atatt3", r"ATATT3[\w=-]{50,250}"),
-    "grafana_token": ("gl", START + r"gl(?:sa|c)_[\w+/=-]{30,200}"),
+    "grafana_token": ("glsa_|glc_", START + r"gl(?:sa|c)_[\w+/=-]{30,200}"),
     "newrelic_key": ("nra", r"NRA[KAL]-[A-Z0-9]{27}"),
-    "vault_token": ("hv", START + r"hv[sb]\.[\w-]{20,300}"),
+    "vault_token": ("hvs.|hvb.", START + r"hv[sb]\.[\w-]{20,300}"),
     "doppler_token": ("dp.", START + r"dp\.(?:pt|st|ct|sa|scim|audit)\.[\w.-]{40,70}"),
-    "supabase_key": ("sb", START + r"(?:sbp_[0-9a-f]{40}|sb_secret_[\w-]{20,60})"),
+    "supabase_key": ("sbp_|sb_secret_", START + r"(?:sbp_[0-9a-f]{40}|sb_secret_[\w-]{20,60})"),
     "airtable_token": ("pat", START + r"pat[A-Za-z0-9]{14}\.[0-9a-f]{64}"),
     "heroku_key": ("hrku-", r"HRKU-[\w-]{36,70}"),
     "artifactory_key": ("akcp", START + r"AKCp[A-Za-z0-9]{60,80}"),
@@ -124,8 +137,8 @@ _REMAINDER = re.compile(r"(?=\S{0,300}\d)(?=\S{0,300}[A-Za-z])[\w/+=.-]{6,}")
 
 
 @cache
-def _patterns() -> list[tuple[str, str, re.Pattern[str]]]:
-    return [(kind, word, re.compile(shape)) for kind, (word, shape) in KINDS.items()]
+def _patterns() -> list[tuple[str, list[str], re.Pattern[str]]]:
+    return [(kind, words.split("|"), re.compile(shape)) for kind, (words, shape) in KINDS.items()]
 
 
 def find_secrets(text: str) -> tuple[Span, ...]:
@@ -140,8 +153,8 @@ def find_secrets(text: str) -> tuple[Span, ...]:
 def _plain(text: str) -> list[Span]:
     lower = text.lower()
     spans = []
-    for kind, word, pattern in _patterns():
-        if word in lower:
+    for kind, words, pattern in _patterns():
+        if any(word in lower for word in words):
             spans += [Span(kind, *match.span()) for match in pattern.finditer(text)]
     if any(hint in lower for hint in NAME_HINTS):
         spans += [Span("named_secret", *m.span(1), False) for m in SUSPICIOUS.finditer(text)]
