@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import get_args
 
 from helpers import store
-from helpers.records import LogText, WorkbookError
+from helpers.records import LogText, WorkbookError, verdict_of
 from helpers.serve.settings import KEYS, Settings
 from helpers.serve.starting import serve
 
+EXIT = {"pass": 0, "fail": 3, "inconclusive": 4}  # as `workbook run` ends
 UNIT = """[Unit]
 Description=Fine-Tuning Workbook: the gateway
 After=network.target
@@ -45,9 +46,9 @@ def main(argv: Sequence[str]) -> int:
         if args.check:
             from helpers.serve.parity import check_parity
 
-            findings = check_parity(args.check, args.engine, args.rows)
-            sys.stdout.write(store.dumps(findings, indent=2) + "\n")
-            return 3 if any(finding.verdict == "fail" for finding in findings) else 0
+            parity = check_parity(args.check, args.engine, args.rows)
+            sys.stdout.write(store.dumps(parity, indent=2) + "\n")
+            return EXIT[verdict_of(parity.findings)]
         return serve(settings_of(args))
     except WorkbookError as error:
         sys.stderr.write(f"workbook: {error}\n")

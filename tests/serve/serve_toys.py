@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,14 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from helpers import store
-from helpers.records import Asking, LiveRow, read_live_lines
+from helpers.records import (
+    Asking,
+    DatasetPointer,
+    LiveRow,
+    Message,
+    TrainingExample,
+    read_live_lines,
+)
 from helpers.registry import FineTuneLifecycleManager
 from helpers.serve.gateway import Gateway
 from helpers.serve.settings import Settings, checked_keys
@@ -45,13 +53,18 @@ def task_folder() -> Path:
     return folder
 
 
-def register(version: str, to: str = "staging", **changes: Any) -> FineTuneLifecycleManager:
+def register(
+    version: str, to: str = "staging", make_adapter: Any = None, **changes: Any
+) -> FineTuneLifecycleManager:
     """A version of the toy task whose run names its task folder."""
     prompt = hashlib.sha256(INSTRUCTIONS.encode()).hexdigest()
-    fingerprints = registry_toys.FINGERPRINTS | {"system_prompt": prompt}
-    asking = Asking().for_rung("fine_tuned", version)
+    changes = {"fingerprints": registry_toys.FINGERPRINTS | {"system_prompt": prompt}} | changes
+    changes = {"asking": Asking().for_rung("fine_tuned", version)} | changes
     run = registry_toys.make_run(version)
-    model = registry_toys.model(version, fingerprints=fingerprints, asking=asking, **changes)
+    if make_adapter is not None:
+        shutil.rmtree(store.home() / f"models/{version}/adapter")
+        make_adapter()
+    model = registry_toys.model(version, **changes)
     run.save(model)
     run.save(record_toys.run_record(run.id, params={"task": str(task_folder())}))
     manager = FineTuneLifecycleManager(TASK)
@@ -60,6 +73,31 @@ def register(version: str, to: str = "staging", **changes: Any) -> FineTuneLifec
         because = "toy" if to == "production" else ""
         assert manager.promote(version, to, because=because, force=bool(because)).promoted
     return manager
+
+
+def publish_dataset(run: store.Run, rows: int = 12) -> None:
+    """A dataset of validation rows, as 02 writes it."""
+    manifest = registry_toys.manifest("d1", rows)
+    folder = store.home() / "datasets" / "d1"
+    examples = [
+        TrainingExample(
+            id=f"row{n}",
+            messages=[
+                Message(role="user", content=f"Question number {n} of many"),
+                Message(role="assistant", content="yes"),
+            ],
+            source="human",
+            quality="verified",
+            created_at=record_toys.WHEN,
+            group=f"row{n}",
+            part="validation",
+        )
+        for n in range(rows)
+    ]
+    for part in ("train", "validation", "test"):
+        store.write_jsonl(folder / f"{part}.jsonl", examples if part == "validation" else [])
+    store.write_json(folder / "manifest.json", manifest)
+    run.save(DatasetPointer(version="d1", fingerprint=manifest.fingerprint))
 
 
 class ToyEngine:

@@ -1,0 +1,177 @@
+"""Served = trained: what goes wrong on the way to an engine is found and named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from serve_toys import publish_dataset, register, task_folder
+
+from helpers import models, store
+from helpers.models import embedded
+from helpers.records import Asking, Message, Parity, WorkbookError
+from helpers.serve.engines import Loaded
+from helpers.serve.local import LocalEngine
+from helpers.serve.parity import check_parity, compare, validation_rows
+from helpers.serve.served import open_version
+from helpers.tasks import load_task
+
+
+def write_adapter(version, scale=1.0):
+    """A LoRA adapter of the tiny model with random weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(7)
+    network = models.load_network(str(embedded.ensure_tiny()))
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"], r=4)
+    tuned = get_peft_model(network, config)
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=scale)
+            weight.data *= bool(scale)
+    folder = store.home() / f"models/{version}/adapter"
+    tuned.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture
+def version(home):
+    """v1, trained for real (a random adapter), in staging, with validation rows."""
+    return tuned_version("v1")
+
+
+def tuned_version(name, scale=1.0):
+    task = load_task(str(task_folder()))
+    fingerprints = models.template_fingerprints("tiny", task)
+
+    def make_adapter():
+        write_adapter(name, scale)
+
+    asking = Asking(max_new_tokens=6).for_rung("fine_tuned", name)
+    manager = register(name, "", make_adapter, fingerprints=fingerprints, asking=asking)
+    version = manager.get_version(name)
+    publish_dataset(store.Run(version.run_id))
+    return version
+
+
+class Engine(Loaded):
+    """Answers through `change`, which is what goes wrong at an engine."""
+
+    name = "toy"
+
+    def __init__(self, served, change):
+        self.model = models.load_model("tiny", adapter=served.adapter)
+        self.change = change
+
+    def answer(self, chat, limit):
+        return self.change(self.model, chat, limit)
+
+    def close(self):
+        pass
+
+
+def findings_of(version, change):
+    served = open_version(version, {})
+    engine = Engine(served, change)
+    parity = compare(served, validation_rows(served, 6), engine, engine)
+    return parity, {f.name: f.verdict for f in parity.findings}
+
+
+def right(model, chat, limit):
+    return model.answer([chat], limit)[0]
+
+
+def test_the_same_model_is_the_same_and_its_latency_is_measured(version):
+    parity, verdicts = findings_of(version, right)
+    assert parity.equal == parity.n == 6
+    assert set(verdicts.values()) == {"pass"} and parity.latency_p95.value > 0
+
+
+def test_another_template_is_named(version):
+    def other_template(model, chat, limit):
+        chat = [*chat[:-1], Message(role="user", content=f"### {chat[-1].content}")]
+        return model.answer([chat], limit)[0]
+
+    _, verdicts = findings_of(version, other_template)
+    assert verdicts["template"] == "fail" and verdicts["truncation"] == "pass"
+
+
+def test_an_adapter_without_effect_at_the_engine_is_named(version):
+    base = models.load_model("tiny")
+    _, verdicts = findings_of(version, lambda model, chat, limit: base.answer([chat], limit)[0])
+    assert verdicts["adapter_effect"] == "fail" and verdicts["template"] == "pass"
+
+
+def test_an_adapter_that_learnt_nothing_is_named(home):
+    _, verdicts = findings_of(tuned_version("v2", scale=0.0), right)
+    assert verdicts["adapter_effect"] == "fail" and verdicts["same_answers"] == "pass"
+
+
+def test_answers_that_are_cut_off_are_named(version):
+    def cut(model, chat, limit):
+        answer = model.answer([chat], limit)[0]
+        return answer.model_copy(update={"text": answer.text[:5], "finish": "length"})
+
+    def whole(model, chat, limit):
+        return model.answer([chat], limit)[0].model_copy(update={"finish": "stop"})
+
+    served = open_version(version, {})
+    with pytest.MonkeyPatch.context() as patch:
+        tuned = Engine(served, whole).model
+        real = type(tuned).answer
+        stopped = lambda self, chats, n: [  # noqa: E731
+            a.model_copy(update={"finish": "stop"}) for a in real(self, chats, n)
+        ]
+        patch.setattr(type(tuned), "answer", stopped)
+        _, verdicts = findings_of(version, cut)
+    assert verdicts["truncation"] == "fail"
+
+
+def test_other_weights_or_another_precision_are_what_remains(version):
+    other = models.load_model("tiny", adapter=write_adapter("other", scale=3.0))
+    parity, verdicts = findings_of(version, lambda m, chat, n: other.answer([chat], n)[0])
+    assert verdicts["template"] == verdicts["truncation"] == "pass"
+    assert verdicts["same_answers"] == "fail"
+    assert "other weights, or another quantisation" in parity.findings[-1].evidence
+
+
+def test_a_swapped_adapter_file_is_refused_before_it_is_asked(version):
+    write_adapter("v1", scale=2.0)
+    with pytest.raises(WorkbookError, match=r"sha256 .* is not the one that was registered"):
+        check_parity("v1", "local")
+
+
+def test_the_check_by_command_writes_what_the_gate_reads(version, capsys):
+    from helpers.serve.__main__ import main
+
+    assert main(["--check", "v1", "--engine", "local", "--rows", "6"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["n"] == told["equal"] == 6 and told["engine"] == "local"
+    assert store.Run(version.run_id).load(Parity).version == "v1"
+
+
+def test_requests_that_wait_together_get_the_answers_that_they_get_alone(version):
+    from concurrent.futures import ThreadPoolExecutor
+
+    served = open_version(version, {})
+    loaded = LocalEngine().load(served)
+    chats = [
+        served.chat([Message(role="user", content=f"row {n}" * (1 + n % 3))]) for n in range(12)
+    ]
+    limits = [4 + n % 2 for n in range(12)]
+    pairs = list(zip(chats, limits, strict=True))
+    alone = [loaded.answer(*pair).text for pair in pairs]
+    with ThreadPoolExecutor(12) as pool:
+        together = list(
+            pool.map(lambda pair: loaded.answer(*pair).text, zip(chats, limits, strict=True))
+        )
+        too_long = pool.submit(
+            loaded.answer, served.chat([Message(role="user", content="x " * 9000)]), 4
+        )
+        fine = pool.submit(loaded.answer, chats[0], 4)
+        assert fine.result().text == alone[0]
+        with pytest.raises(WorkbookError, match="exceeds the"):
+            too_long.result()
+    loaded.close()
+    assert together == alone
