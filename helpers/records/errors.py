@@ -18,3 +18,7 @@ class WorkbookError(Exception):
     def __init__(self, message: str, exit_code: int = 2) -> None:
         self.exit_code = exit_code
         super().__init__(message if exit_code == 2 else f"{message} [exit {exit_code}]")
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the message, which says the remedy, and no frames of helpers."""
+        return [f"WorkbookError: {self}"]

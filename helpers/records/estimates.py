@@ -18,7 +18,9 @@ class Estimate(Record):
     n: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}"
+        largest = max(abs(self.value), abs(self.low), abs(self.high))
+        form = ".2g" if 0 < largest < 0.01 else ".3f"  # a request's cost is no 0.000
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}] n={self.n}"
 
 
 class EvalResults(Record):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +17,11 @@ from helpers.records import Estimate, Record
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Code
-    from pandas.io.formats.style import Styler
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
-# Okabe-Ito: told apart by colour-blind readers, and in grey print by their lightness.
+# Okabe-Ito: told apart by colour-blind readers, and in grey print by their lightness. They mark
+# lines, bars and borders, never letters: on one of the two themes each is too pale to be read.
 COLOURS = {
     "base": "#999999",
     "other": "#56B4E9",
@@ -32,35 +38,58 @@ VERDICT_COLOURS = {
     "undecided": UNSURE,  # of a finding
 }
 NOTE_COLOURS = {"note": COLOURS["other"], "good": COLOURS["good"], "warning": UNSURE}
+CAPTION = "text-align: left; font-weight: bold; white-space: nowrap"
 CELL = (
     "text-align: left; vertical-align: top; max-width: 60ch; white-space: pre-wrap;"
     " overflow-wrap: break-word"
 )
 
 
+@dataclass(frozen=True)
+class Table:
+    """A frame with its caption; its looks stand in the cells, so that no viewer takes them away."""
+
+    data: DataFrame
+    caption: str = ""
+
+    def to_html(self) -> str:
+        """Every cell in full, without the index; headings say that they are of columns."""
+        page = ""
+        if self.caption:
+            page = f'<caption style="{CAPTION}">{escape(self.caption)}</caption>'
+        names = [f'<th scope="col" style="{CELL}">{escape(str(c))}</th>' for c in self.data.columns]
+        page += f"<thead><tr>{''.join(names)}</tr></thead><tbody>"
+        for row in self._rows():
+            cells = [f'<td style="{CELL}">{escape(cell)}</td>' for cell in row]
+            page += f"<tr>{''.join(cells)}</tr>"
+        return f"<table>{page}</tbody></table>"
+
+    _repr_html_ = to_html
+
+    def to_string(self) -> str:
+        """The same as plain text."""
+        return "\n".join(" ".join(row) for row in [map(str, self.data.columns), *self._rows()])
+
+    def _rows(self) -> list[list[str]]:
+        return [[_shown(value) for value in row] for row in self.data.itertuples(index=False)]
+
+
 def table(
     rows: Iterable[Record | Mapping[str, Any]], caption: str = "", columns: list[str] | None = None
-) -> Styler:
-    """Rows (records or dicts) as an HTML table with its caption and every cell in full.
-
-    `.data` is the bare frame.
-    """
+) -> Table:
+    """Rows (records or dicts) as a table with its caption; `.data` is the bare frame."""
     import pandas as pd
 
     cells = [{name: _cell(value) for name, value in dict(row).items()} for row in rows]
     if columns is None and cells:
         columns = list(cells[0])
-    frame = pd.DataFrame(cells, columns=columns)
-    looks = [
-        {"selector": "th, td", "props": CELL},
-        {"selector": "caption", "props": "text-align: left; white-space: nowrap"},
-    ]
-    styler = frame.style.hide(axis="index").set_caption(escape(caption)).set_table_styles(looks)
-    return styler.format(_shown, escape="html", na_rep="-")
+    return Table(pd.DataFrame(cells, columns=columns), caption)
 
 
-def _shown(value: Any) -> Any:
-    return number(value) if isinstance(value, float) else value
+def _shown(value: Any) -> str:
+    if value is None or value != value:  # NaN, where a row has no such cell
+        return "-"
+    return number(value) if isinstance(value, float) else str(value)
 
 
 def number(value: float | None) -> str:
@@ -95,9 +124,14 @@ def source(function: Callable[..., Any]) -> Code:
     return Code(inspect.getsource(function), language="python")
 
 
+def may_show(show_text: bool) -> bool:
+    """Whether texts may be seen: by hand, and headless those that come with the workbook."""
+    return show_text and (not store.headless() or os.environ.get("WORKBOOK_SHIPPED_TASK") == "1")
+
+
 def masked(text: str, show_text: bool, length: int = 60) -> str:
-    """`text` by hand; headless only its first and last characters and its length."""
-    if show_text and not store.headless():
+    """`text` where it may be seen; else only its first and last characters and its length."""
+    if may_show(show_text):
         text = store.redact(text)
         return text if len(text) <= length else text[: length - 1] + "…"
     if len(text) <= 8:
@@ -109,3 +143,37 @@ def say(text: str) -> None:
     """One progress line: to the notebook by hand, to the run's log headless."""
     sys.stdout.write(store.redact(text) + "\n")
     sys.stdout.flush()
+
+
+def alt_text(figure: Figure) -> str:
+    """What a figure shows, in words, from its own titles, axes and legends."""
+    words = [figure.get_suptitle()]
+    for axis in figure.axes:
+        words += [axis.get_title(loc) for loc in ("left", "center", "right")]
+        names = {"across": axis.get_xlabel(), "up": axis.get_ylabel()}
+        words += [f"{way}: {name}" for way, name in names.items() if name]
+        legend = axis.get_legend()
+        words += [text.get_text() for text in legend.get_texts()] if legend else []
+        words += [text.get_text() for text in axis.texts[:40]]
+    return "; ".join(" ".join(word.split()) for word in words if word.strip()) or "a figure"
+
+
+def figure_html(figure: Figure) -> str:
+    """The figure as an image with its alt text, for readers who do not see it."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=figure.dpi, facecolor="white", bbox_inches="tight")
+    data = base64.b64encode(picture.getvalue()).decode()
+    alt = escape(alt_text(figure), quote=True)
+    return f'<img alt="{alt}" style="max-width: 100%" src="data:image/png;base64,{data}">'
+
+
+def _tell_jupyter() -> None:
+    """In a kernel, figures are shown with their alt text."""
+    if "IPython" in sys.modules:
+        shell = sys.modules["IPython"].get_ipython()
+        if shell is not None:
+            formatter = shell.display_formatter.formatters["text/html"]
+            formatter.for_type_by_name("matplotlib.figure", "Figure", figure_html)
+
+
+_tell_jupyter()

@@ -16,7 +16,6 @@ from helpers.records import PARTS, FineTuningDataset, FunnelRow, RejectedExample
 if TYPE_CHECKING:
     from IPython.display import HTML
     from matplotlib.figure import Figure
-    from pandas.io.formats.style import Styler
 
 PART_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
 SOURCE_COLOURS = {"human": "#0072B2", "production": "#E69F00", "synthetic": "#CC79A7"}
@@ -32,7 +31,7 @@ MAX_BARS = 12
 Labels = Mapping[str, Mapping[str, Mapping[str, int]]]  # field -> part -> value -> rows
 
 
-def funnel_table(funnel: Iterable[FunnelRow]) -> Styler:
+def funnel_table(funnel: Iterable[FunnelRow]) -> show.Table:
     """One row per stage and source: in = out + rejected, the rejected by their first code."""
     rows = []
     for row in sorted(funnel, key=lambda row: row.source):
@@ -74,7 +73,7 @@ def funnel_figure(funnel: Sequence[FunnelRow]) -> Figure:
     return figure
 
 
-def parts_table(dataset: FineTuningDataset) -> Styler:
+def parts_table(dataset: FineTuningDataset) -> show.Table:
     """Rows, groups and sources per part."""
     rows = []
     for part in PARTS:
@@ -152,8 +151,16 @@ def _draw_shares(axis: Any, field: str, parts: Mapping[str, Mapping[str, int]]) 
     axis.legend(frameon=False, fontsize=9, ncols=3, **place)
 
 
-def rejected_table(rejected: Iterable[RejectedExample], show_text: bool, each: int = 50) -> HTML:
-    """Rejected rows, a fold per code: where each is, what was seen (masked), what it matched."""
+def rejected_table(
+    rejected: Iterable[RejectedExample],
+    show_text: bool,
+    funnel: Iterable[FunnelRow] = (),
+    each: int = 50,
+) -> HTML:
+    """Rejected rows, a fold per code: where each is, what was seen (masked), what it matched.
+
+    `funnel` says how many there are of each code: of some stages only a sample is kept.
+    """
     from IPython.display import HTML
 
     by_code: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
@@ -169,17 +176,26 @@ def rejected_table(rejected: Iterable[RejectedExample], show_text: bool, each: i
                 "text": show.masked(row.example.get("excerpt") or "", show_text),
             }
         )
+    totals: Counter[str] = Counter()
+    for stage in funnel:
+        totals.update(stage.rejected)
     folds = ""
     for code, rows in sorted(by_code.items()):
-        title = f"{escape(code)}: {len(rows)} rows"
+        title = f"{code}: {max(totals[code], len(rows)):,} rows"
+        if totals[code] > len(rows):
+            title += f"; {len(rows):,} of them are a sample in rejected.jsonl"
+        elif len(rows) > each:
+            title += "; all of them are in rejected.jsonl"
         if len(rows) > each:
-            title += f" (the first {each} here, all in rejected.jsonl)"
+            title += f", the first {each} here"
         table = show.table(rows[:each]).to_html()
-        folds += f"<details><summary>{title}</summary>{table}</details>"
+        folds += f"<details><summary>{escape(title)}</summary>{table}</details>"
     return HTML(folds or "Nothing was rejected.")
 
 
-def review_table(review: Sequence[Mapping[str, str]], show_text: bool, rows: int = 10) -> Styler:
+def review_table(
+    review: Sequence[Mapping[str, str]], show_text: bool, rows: int = 10
+) -> show.Table:
     """The first rows that a person should decide about."""
     shown = []
     for row in review[:rows]:
@@ -195,48 +211,112 @@ def review_table(review: Sequence[Mapping[str, str]], show_text: bool, rows: int
     return show.table(shown, caption)
 
 
-def review_editor(path: Path, rows: int = 20) -> Any:
-    """review.csv as a table to decide in: keep, fix (with the right answer) or drop.
+def review_editor(path: Path, rows: int = 10) -> Any:
+    """review.csv as pages to decide in: keep, fix (with the right answer) or drop.
 
-    Save writes the file.
+    Every decision is in the file as soon as it is signed: a kernel that restarts loses none.
     """
     if store.headless():
         return show.note(
             f"{path.name}: fill in `decision` and `reviewer`; the next run applies it."
         )
-    import ipywidgets as w
+    if path.read_text(encoding="utf-8").count("\n") < 2:
+        return show.note("Nothing waits for a person to decide.")
+    return ReviewEditor(path, rows).widget
 
-    lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    reviewer = w.Text(description="reviewer")
-    button = w.Button(description="Save")
-    message = w.Label()
-    wide = w.Layout(width="28em")
-    narrow = w.Layout(width="6em")
-    choices = []
-    boxes = []
-    for line in lines[:rows]:
-        options = ["", "keep", "fix", "drop"]
-        decision = w.Dropdown(options=options, value=line["decision"], layout=narrow)
-        output = w.Text(value=line["corrected_output"] or line["output"], layout=wide)
-        choices.append((line, decision, output))
-        text = w.HTML(f"<small>{escape(line['input'])}</small>", layout=wide)
-        why = w.HTML(f"<small>{escape(line['why'])}</small>", layout=wide)
-        boxes.append(w.HBox([text, decision, output, why]))
 
-    def save(_: Any) -> None:
-        for line, decision, output in choices:
-            line["decision"] = decision.value
-            line["corrected_output"] = output.value if decision.value == "fix" else ""
-            line["reviewer"] = reviewer.value
+class ReviewEditor:
+    """The widget over one review.csv; rows that nobody touched here stay as they are."""
+
+    def __init__(self, path: Path, per_page: int) -> None:
+        import ipywidgets as w
+
+        self.path = path
+        self.per_page = per_page
+        self.lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        self.first = 0  # row on top of the page
+        self.unsaved: dict[str, dict[str, str]] = {}  # id -> its line as decided here
+        self.name = w.Text(description="your name", placeholder="signs your decisions")
+        self.back = w.Button(description="Earlier rows", icon="arrow-left")
+        self.further = w.Button(description="More rows", icon="arrow-right")
+        self.message = w.HTML("Decide and sign: each decision is saved at once.")
+        self.place = w.HTML()
+        self.page = w.VBox()
+        self.name.observe(lambda _: self.save(), "value")
+        self.back.on_click(lambda _: self.turn(-per_page))
+        self.further.on_click(lambda _: self.turn(per_page))
+        buttons = w.HBox([self.back, self.further])
+        self.widget = w.VBox([self.name, self.message, self.place, self.page, buttons])
+        self.turn(0)
+
+    def turn(self, by: int) -> None:
+        """Show another page of rows."""
+        self.first = max(0, min(self.first + by, len(self.lines) - 1))
+        last = min(self.first + self.per_page, len(self.lines))
+        self.back.disabled = self.first == 0
+        self.further.disabled = last == len(self.lines)
+        boxes = [self._row(number) for number in range(self.first, last)]
+        self.page.children = boxes
+        self.place.value = f"<b>Rows {self.first + 1} to {last} of {len(self.lines)}</b>"
+
+    def _row(self, number: int) -> Any:
+        import ipywidgets as w
+
+        line = self.unsaved.get(self.lines[number]["id"], self.lines[number])
+        signed = f" · decided by {line['reviewer']}" if line["reviewer"] else ""
+        title = f"Row {number + 1} of {len(self.lines)}: {line['why']}{signed}"
+        text = w.HTML(f"<b>{escape(title)}</b><br>{escape(line['input'])}")
+        decision = w.Dropdown(
+            options=["", "keep", "fix", "drop"], value=line["decision"], description="decision"
+        )
+        shown = line["corrected_output"] or line["output"]
+        answer = w.Textarea(
+            value=shown,
+            description="answer",
+            rows=min(8, 2 + len(shown) // 80),
+            layout=w.Layout(width="60em", max_width="100%"),
+        )
+
+        def decide(_: Any) -> None:
+            correction = answer.value if decision.value == "fix" else ""
+            changed = {"decision": decision.value, "corrected_output": correction}
+            self.unsaved[line["id"]] = self.lines[number] | changed
+            self.save()
+
+        decision.observe(decide, "value")
+        answer.observe(decide, "value")
+        return w.VBox([text, w.HBox([decision, answer], layout=w.Layout(flex_flow="row wrap"))])
+
+    def save(self) -> None:
+        """Write what was decided here, signed; without a name, or a correction, say so."""
+        name = self.name.value.strip()
+        if self.unsaved and not name:
+            return self.say(f"NOT saved yet: {len(self.unsaved)} decisions wait for your name.")
+        waiting = []
+        for number, line in enumerate(self.lines):
+            decided = self.unsaved.get(line["id"])
+            if decided is None:
+                continue
+            correction = decided["corrected_output"].strip()
+            if decided["decision"] == "fix" and correction in ("", line["output"].strip()):
+                waiting.append(number + 1)
+                continue
+            self.lines[number] = self.unsaved.pop(line["id"]) | {"reviewer": name}
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, list(self.lines[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(lines)
-        store.write_text(path, text.getvalue())
-        message.value = f"saved: {sum(bool(d.value) for _, d, _ in choices)} decisions"
+        writer.writerows(self.lines)
+        store.write_text(self.path, text.getvalue())
+        decided_rows = sum(bool(line["decision"]) for line in self.lines)
+        said = f"Saved at {store.now():%H:%M:%S} UTC: {decided_rows} of {len(self.lines)} decided."
+        if waiting:
+            said += f" NOT saved: row {', '.join(map(str, waiting))}, `fix` needs the right answer."
+        self.say(said)
 
-    button.on_click(save)
-    return w.VBox([*boxes, w.HBox([reviewer, button, message])])
+    def say(self, text: str) -> None:
+        """One line under the name."""
+        again = "After a kernel restart run this cell again: what is saved comes back."
+        self.message.value = f"{escape(text)} {again}"
 
 
 def map_figure(points: Sequence[tuple[float, float]], labels: Sequence[str]) -> Figure:

@@ -13,7 +13,6 @@ from helpers.tasks import Task
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas.io.formats.style import Styler
 
 
 # metric: symbol, filled, line of its target, offset in its row
@@ -21,7 +20,7 @@ SCORES = {"accuracy": ("o", True, "--", -0.13), "format_compliance": ("s", False
 VOLUMES = (2, 7)  # of requests a month, as powers of ten
 
 
-def rung_table(rungs: Sequence[RungResult]) -> Styler:
+def rung_table(rungs: Sequence[RungResult]) -> show.Table:
     """One row per rung: scores with intervals, and a request's latency, tokens and cost."""
     rows = [
         {
@@ -87,20 +86,15 @@ def cost_over_volume(decision: Decision) -> Figure:
     volumes = numpy.logspace(*VOLUMES, 120)
     usual = [show.COLOURS[name] for name in ("base", "other", "good", "bad")]
     colours = cycle([*usual, "#0072B2", "#F0E442", "#999999"])
-    for (name, way), colour in zip(numbers.ways.items(), colours, strict=False):
-        style = {"color": colour, "lw": 1.8, "label": name}
+    looks = zip(colours, cycle(["-", "--", "-.", ":"]), strict=False)
+    width = 2.0 + 0.9 * len(numbers.ways)  # each thinner than the last: none hides another
+    for (name, way), (colour, dashes) in zip(numbers.ways.items(), looks, strict=False):
+        style = {"color": colour, "lw": width, "ls": dashes, "label": name}
         if name == "fine_tuned":
             style = {"color": show.COLOURS["tuned"], "lw": 3, "label": f"{name} (predicted)"}
         axis.plot(volumes, way.upkeep + volumes * way.cost_per_request, **style)
-    for needed in numbers.break_even_against.values():
-        if needed and volumes[0] <= needed <= volumes[-1]:
-            tuned = numbers.ways["fine_tuned"]
-            point = (needed, tuned.upkeep + needed * tuned.cost_per_request)
-            edge = {"mfc": "white", "mec": show.COLOURS["tuned"], "mew": 2}
-            axis.plot(*point, "o", ms=9, zorder=5, **edge)
-            axis.annotate(
-                f"{needed:,}", point, xytext=(6, -14), textcoords="offset points", fontsize=9
-            )
+        width -= 0.9
+    _mark_break_evens(axis, decision)
     if numbers.volume_per_month:
         line = {"color": show.COLOURS["target"], "ls": "--", "lw": 1.2}
         axis.axvline(numbers.volume_per_month, label="the task's own volume", **line)
@@ -116,11 +110,39 @@ def cost_over_volume(decision: Decision) -> Figure:
     return figure
 
 
+def _mark_break_evens(axis: Axes, decision: Decision) -> None:
+    """Circles where tuning becomes the cheaper way; neighbours share one label, inside the axes."""
+    numbers = decision.economics
+    least, most = (10**power for power in VOLUMES)
+    points = sorted(n for n in numbers.break_even_against.values() if n and least <= n <= most)
+    tuned = numbers.ways["fine_tuned"]
+    groups: list[list[int]] = []
+    for needed in points:
+        cost = tuned.upkeep + needed * tuned.cost_per_request
+        edge = {"mfc": "white", "mec": show.COLOURS["tuned"], "mew": 2}
+        axis.plot(needed, cost, "o", ms=9, zorder=5, **edge)
+        if groups and needed < 4 * groups[-1][-1]:
+            groups[-1].append(needed)
+        else:
+            groups.append([needed])
+    for group in groups:
+        point = (group[0], tuned.upkeep + group[0] * tuned.cost_per_request)
+        near_the_end = group[-1] > most / 30
+        axis.annotate(
+            "cheaper from " + ", ".join(f"{needed:,}" for needed in group),
+            point,
+            xytext=(-10 if near_the_end else 8, -20),
+            textcoords="offset points",
+            ha="right" if near_the_end else "left",
+            fontsize=9,
+        )
+
+
 def _price_date(decision: Decision) -> str:
     return decision.economics.prices_as_of or "an unknown day"
 
 
-def ways_table(decision: Decision) -> Styler:
+def ways_table(decision: Decision) -> show.Table:
     """Per way: a request, the work before and after, its time, and tuning's break-even volume."""
     numbers = decision.economics
     rows = []
@@ -202,7 +224,7 @@ def draw_scores(
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=9)
 
 
-def parts_and_targets(task: Task, examples: Sequence[TrainingExample]) -> Styler:
+def parts_and_targets(task: Task, examples: Sequence[TrainingExample]) -> show.Table:
     """What the verdict can rest on: verified rows per part, and what the task needs."""
     parts = [example.part for example in examples if example.quality == "verified"]
     values: dict[str, float] = {f"{part} rows": parts.count(part) for part in PARTS}
@@ -212,7 +234,7 @@ def parts_and_targets(task: Task, examples: Sequence[TrainingExample]) -> Styler
     return show.table(rows, f"{task.name}: verified rows and targets")
 
 
-def screening_table(screening: Screening) -> Styler:
+def screening_table(screening: Screening) -> show.Table:
     """The questionnaire's two columns."""
     rows = [("for fine-tuning", str(weight), reason) for reason, weight in screening.weighed]
     rows += [("against", "decides", reason) for reason, _ in screening.poor]
@@ -222,7 +244,7 @@ def screening_table(screening: Screening) -> Styler:
     return show.table(table, "What kind of problem is this?", columns)
 
 
-def verdict_table(decision: Decision) -> Styler:
+def verdict_table(decision: Decision) -> show.Table:
     """The recommendation with its reasons, what to do next, and what to keep in mind."""
     rows = [("recommendation", f"{decision.recommendation} ({decision.status})")]
     rows += [("because", reason) for reason in decision.reasons]
@@ -231,7 +253,7 @@ def verdict_table(decision: Decision) -> Styler:
     return show.table([{"": what, "said": text} for what, text in rows], "The verdict")
 
 
-def plan_table(decision: Decision) -> Styler:
+def plan_table(decision: Decision) -> show.Table:
     """Upkeep, break-even and power: what saying yes would mean."""
     numbers, power, plan = decision.economics, decision.power, decision.plan
     needed = numbers.break_even_requests_per_month

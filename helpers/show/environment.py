@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from helpers.records import Allowance, Finding
-from helpers.show import COLOURS, table
+from helpers.show import COLOURS, Table, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from pandas.io.formats.style import Styler
 
 STEPS = {
     "01 decide": ("should we\nfine-tune at all?", "decision.json"),
@@ -22,13 +21,13 @@ STEPS = {
 }
 
 
-def checks_table(checks: Sequence[Finding]) -> Styler:
+def checks_table(checks: Sequence[Finding]) -> Table:
     """What the doctor found, one check a row."""
     columns = ["name", "verdict", "severity", "evidence", "remedy"]
     return table(checks, "This machine", columns)
 
 
-def budget_table(allowances: Sequence[Allowance]) -> Styler:
+def budget_table(allowances: Sequence[Allowance]) -> Table:
     """What the tutorial may use, and what it uses."""
     rows = []
     for allowance in allowances:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ipywidgets import Widget
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas.io.formats.style import Styler
 
 Rows = Sequence[AnswerRow]
 MOST_FLIPS = 12  # in a table
@@ -47,7 +46,6 @@ def comparison(evaluation: Evaluation, targets: Mapping[str, float]) -> Figure:
         f"Is {evaluation.version} good enough, and better? {evaluation.verdict}",
         x=0.01,
         ha="left",
-        color=show.VERDICT_COLOURS[evaluation.verdict],
         weight="bold",
     )
     plt.close(figure)
@@ -93,7 +91,7 @@ def _draw_differences(axis: Axes, evaluation: Evaluation) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def target_table(evaluation: Evaluation) -> Styler:
+def target_table(evaluation: Evaluation) -> show.Table:
     """Every target with the tuned model's estimate and whether the whole interval keeps it."""
     rows = []
     for metric, finding in evaluation.targets.items():
@@ -108,7 +106,7 @@ def target_table(evaluation: Evaluation) -> Styler:
     return show.table(rows, "Targets of task.yaml, decided by the bound of the interval")
 
 
-def reason_table(evaluation: Evaluation) -> Styler:
+def reason_table(evaluation: Evaluation) -> show.Table:
     """The verdict and every sentence it rests on."""
     rows = [{"because": reason} for reason in evaluation.reasons]
     return show.table(rows, f"04's verdict: {evaluation.verdict}")
@@ -144,7 +142,7 @@ def flip_table(
             }
             shown = {name: show.masked(text, show_text, 2000) for name, text in texts.items()}
             reason = ours[row_id].format_reason or ""
-            if store.headless() or not show_text:
+            if not show.may_show(show_text):
                 reason = ""
             parts.append(_flip(kind, row_id, shown, reason))
     return HTML("\n".join(parts))
@@ -161,13 +159,13 @@ def _flip(kind: str, row_id: str, texts: Mapping[str, str], reason: str) -> str:
         style = f"{show.CELL};width:25%"
         cells += f'<td style="{style}"><b>{escape(name)}</b><br>{escape(text)}</td>'
     colour = show.COLOURS[FLIP_COLOURS[kind]]
-    square = f'<span style="color:{colour}">■</span>'
-    title = f"{kind} · {escape(row_id)} · {escape(texts['asked'])[:90]}"
+    square = f'<span aria-hidden="true" style="color:{colour}">■</span>'
+    title = escape(f"{kind} · {row_id} · {texts['asked'][:90]}")
     row = f'<table style="width:100%"><tr>{cells}</tr></table>'
     return f"<details><summary>{square} {title}</summary>{row}{escape(reason)}</details>"
 
 
-def slice_table(evaluation: Evaluation) -> Styler:
+def slice_table(evaluation: Evaluation) -> show.Table:
     """Slices of the test rows, the worst first; p is corrected for looking at all (Holm)."""
     rows = []
     for finding in evaluation.slices:
@@ -215,7 +213,7 @@ def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]
     return figure
 
 
-def diagnosis_table(causes: Sequence[Finding]) -> Styler:
+def diagnosis_table(causes: Sequence[Finding]) -> show.Table:
     """Every usual cause, whether the evidence speaks for it, and what to do if it does."""
     rows = []
     for cause in sorted(causes, key=lambda cause: cause.verdict != "fail"):
@@ -264,8 +262,9 @@ def rating_table(
             write(run.private / "ratings.csv", rows)
 
         buttons = ipywidgets.ToggleButtons(
-            options=["", "A", "B", "both", "neither"],
+            options=[("open", ""), *((name, name) for name in ("A", "B", "both", "neither"))],
             value=row["choice"],
+            description="better",
             style={"button_width": "70px"},
         )
         buttons.observe(keep, names="value")
@@ -300,11 +299,11 @@ def confusion(task: Task, examples: Sequence[TrainingExample], rows: Rows) -> Fi
     size = (2.4 + 0.55 * len(columns), 1.8 + 0.45 * len(labels))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
     shades = [[counts[gold, answered] for answered in columns] for gold in labels]
-    axis.imshow(shades, cmap="Blues", vmin=0, aspect="auto")
+    image = axis.imshow(shades, cmap="Blues", vmin=0, aspect="auto")
     for (gold, answered), n in counts.items():
         x = columns.index(answered)
         y = labels.index(gold)
-        colour = "white" if n > 0.6 * max(counts.values()) else "black"
+        colour = _readable_on(image.to_rgba(n))
         axis.text(x, y, n, ha="center", va="center", fontsize=9, color=colour)
     axis.set_xticks(range(len(columns)), [c[:12] for c in columns], rotation=45, ha="right")
     axis.set_yticks(range(len(labels)), labels)
@@ -313,6 +312,13 @@ def confusion(task: Task, examples: Sequence[TrainingExample], rows: Rows) -> Fi
     axis.set_title(f"{field}: {right} of {sum(counts.values())} right", loc="left", fontsize=11)
     plt.close(figure)
     return figure
+
+
+def _readable_on(colour: Sequence[float]) -> str:
+    """Black or white, whichever has the better contrast (WCAG's relative luminance)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if luminance > 0.179 else "white"
 
 
 def _confusions(

@@ -13,7 +13,6 @@ from helpers.records import Evaluation, Finding, FineTunedModelVersion, Status
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from pandas.io.formats.style import Styler
 
 # Okabe-Ito, in the order of a version's life
 COLOURS = ("#999999", "#56B4E9", "#E69F00", "#009E73", "#CC79A7")
@@ -22,7 +21,7 @@ WORST_FIRST = ("fail", "undecided", "pass")
 MOST_VERSIONS = 12  # on one time line
 
 
-def versions_table(versions: Sequence[FineTunedModelVersion]) -> Styler:
+def versions_table(versions: Sequence[FineTunedModelVersion]) -> show.Table:
     """One line per version: status, accuracy with its interval, dataset, when it was trained."""
     rows = []
     for version in versions:
@@ -43,7 +42,7 @@ def rules_table(
     rules: Sequence[Finding],
     caption: str = "The gate, rule by rule",
     evaluation: Evaluation | None = None,
-) -> Styler:
+) -> show.Table:
     """Every rule with its verdict and evidence, what stands in the way first.
 
     Below them the findings of `evaluation`, which are behind the rule `evaluation_verdict`.
@@ -67,7 +66,7 @@ def _finding_rows(findings: Sequence[Finding], prefix: str = "") -> list[dict[st
     ]
 
 
-def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> Styler:
+def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> show.Table:
     """What serves each task now, and what would serve after a rollback."""
     rows = [{"task": task, **route} for task, route in routes.items()]
     if not rows:
@@ -75,7 +74,7 @@ def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> Styler:
     return show.table(rows, "Production routes")
 
 
-def history_table(history: Sequence[Mapping[str, Any]], last: int = 12) -> Styler:
+def history_table(history: Sequence[Mapping[str, Any]], last: int = 12) -> show.Table:
     """The last entries of the audit: who did what, when and why."""
     rows = [
         {

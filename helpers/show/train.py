@@ -13,10 +13,10 @@ from helpers.records import Record, TrainedModel
 if TYPE_CHECKING:
     from IPython.display import HTML
     from matplotlib.figure import Figure
-    from pandas.io.formats.style import Styler
 
 Line = Mapping[str, Any]  # of training.jsonl, or an event of a job
-LEARNT = "background:#F6C9A8;font-weight:600"  # tokens that carry loss: a tint of the tuned colour
+# tokens that carry loss: a tint of the tuned colour, with letters that both themes can show on it
+LEARNT = "background:#F6C9A8;color:#111;font-weight:600"
 BOX = "white-space:pre-wrap;padding:.5em;border:1px solid #ddd"
 EVENTS = {
     "loading": "loading {base} and {rows} rows",
@@ -39,17 +39,17 @@ def seen_rows(report: Any, show_text: bool) -> HTML:
     """
     from IPython.display import HTML
 
-    page = f'<p>Grey: given. <span style="{LEARNT}">Coloured: carries loss.</span></p>'
+    page = f'<p>Plain: given. <span style="{LEARNT}">Coloured: carries loss.</span></p>'
     for name, spans in report.samples.items():
         page += f'<p style="margin:.6em 0 .1em"><b>{escape(name)}</b></p><pre style="{BOX}">'
         for text, carries in spans:
-            style = LEARNT if carries else "color:#555"
+            style = LEARNT if carries else ""
             page += f'<span style="{style}">{escape(show.masked(text, show_text, 2000))}</span>'
         page += "</pre>"
     return HTML(page)
 
 
-def checks_table(report: Any) -> Styler:
+def checks_table(report: Any) -> show.Table:
     """What the train.Preflight found, one line per question."""
     trained = [row.trained for row in report.train]
     refused = [f"{name}: {reason}" for name, reason in report.refused.items()]
@@ -68,7 +68,7 @@ def checks_table(report: Any) -> Styler:
     return _pairs("question", "answer", answers, "What the model will see")
 
 
-def settings_table(config: Record, schedule: Mapping[str, int] | None = None) -> Styler:
+def settings_table(config: Record, schedule: Mapping[str, int] | None = None) -> show.Table:
     """Hyperparameters as asked for and, where the schedule changed one, as used."""
     rows = []
     for name, asked in config.model_dump().items():
@@ -78,7 +78,7 @@ def settings_table(config: Record, schedule: Mapping[str, int] | None = None) ->
     return show.table(rows, "Settings; `used` is empty where it equals what was asked for")
 
 
-def estimate_table(estimate: Mapping[str, Any]) -> Styler:
+def estimate_table(estimate: Mapping[str, Any]) -> show.Table:
     """How long and at what cost, with the basis of the forecast."""
     flat = dict(estimate)
     for part, size in flat.pop("memory_parts_mb", {}).items():
@@ -105,7 +105,7 @@ def after_note(model: TrainedModel) -> HTML:
     return show.note(text, "warning" if warns else "good")
 
 
-def result_table(model: TrainedModel) -> Styler:
+def result_table(model: TrainedModel) -> show.Table:
     """model.json in short: what came out and what it took."""
     names = ("version", "model_id", "provider", "tokens", "seconds", "cost_usd")
     values = {name: getattr(model, name) for name in names}
@@ -114,7 +114,7 @@ def result_table(model: TrainedModel) -> Styler:
     return _pairs("what", "value", values, "What training made")
 
 
-def _pairs(left: str, right: str, values: Mapping[str, Any], caption: str) -> Styler:
+def _pairs(left: str, right: str, values: Mapping[str, Any], caption: str) -> show.Table:
     """A table of two columns."""
     rows = [{left: key.replace("_", " "), right: _text(value)} for key, value in values.items()]
     return show.table(rows, caption)
@@ -246,7 +246,8 @@ class JobView:
         colour = "other"
         if now["ended"]:
             colour = "good" if now["status"] == "succeeded" else "bad"
-        status = f'<b style="color:{show.COLOURS[colour]}">{escape(now["status"])}</b>'
+        mark = f'<span aria-hidden="true" style="color:{show.COLOURS[colour]}">●</span>'
+        status = f"{mark} <b>{escape(now['status'])}</b>"
         cost = f"at most {now['usd']:.2f} USD" if now["usd"] else "costs nothing"
         head = f"{status} · {escape(self.job_id)} · {now['minutes']:.1f} min · {cost}"
         texts = [escape(show.masked(text, True, 110)) for text in self.messages[-3:]]
@@ -274,8 +275,10 @@ def _sparkline(curve: Sequence[Line], width: int = 420, height: int = 90) -> str
                 points += f"{line['step'] / last * width:.1f},{y:.1f} "
                 label = f"{name} {line[key]:.3f}"
         svg += f'<polyline fill="none" stroke="{ink}" stroke-width="2" points="{points}"/>'
-        svg += f'<text x="{x}" y="11" font-size="12" fill="{ink}">{label}</text>'
-    return f'<svg width="{width}" height="{height + 4}" style="display:block">{svg}</svg>'
+        mark = f'<tspan fill="{ink}">■</tspan>'
+        svg += f'<text x="{x}" y="11" font-size="12" fill="currentColor">{mark} {label}</text>'
+    size = f'width="{width}" height="{height + 4}"'
+    return f'<svg {size} role="img" aria-label="the loss so far" style="display:block">{svg}</svg>'
 
 
 def loss_figure(lines: Sequence[Line], n_train: int, n_validation: int) -> Figure:
@@ -286,14 +289,17 @@ def loss_figure(lines: Sequence[Line], n_train: int, n_validation: int) -> Figur
     train = {line["step"]: line["loss"] for line in lines if "loss" in line}
     validation = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
     looks = {"color": show.COLOURS["other"], "label": _rows("train", n_train)}
-    axis.plot(train.keys(), train.values(), **looks)
+    point = "o" if len(train) < 2 else ""  # a line of one point would be invisible
+    axis.plot(train.keys(), train.values(), marker=point, **looks)
     if validation:
         looks = {"color": show.COLOURS["tuned"], "label": _rows("validation", n_validation)}
         axis.plot(validation.keys(), validation.values(), "o-", markersize=5, **looks)
         best = min(validation, key=validation.__getitem__)
         looks = {"color": show.COLOURS["target"], "linestyle": ":", "linewidth": 1}
         axis.axvline(best, label=f"lowest: step {best}, {validation[best]:.3f}", **looks)
-    axis.set(xlabel="optimiser step", ylabel="loss per learnt token (nats)", ylim=(0, None))
+    axis.set(xlabel="optimiser step", ylabel="loss per learnt token (nats)")
+    highest = max([*train.values(), *validation.values()], default=1.0)
+    axis.set_ylim(0, 1.1 * highest or 1.0)
     axis.grid(alpha=0.3)
     axis.legend(loc="upper right", frameon=False)
     plt.close(figure)

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pytest
+
 from helpers import show
 from helpers.records import Estimate
-from helpers.show import environment
+from helpers.show import environment, evaluate, train
 
 LONG = "a whole sentence that is longer than the fifty characters at which a plain frame cuts " * 2
 
@@ -12,9 +17,10 @@ def test_a_table_shows_its_caption_and_every_cell_in_full_without_the_index():
     page = table.to_html()
     assert (
         LONG in page
-        and "<caption>What was &lt;found&gt;</caption>" in page
-        and "row_heading" not in page
+        and ">What was &lt;found&gt;</caption>" in page
+        and page.count('<th scope="col"') == 2
     )
+    assert "<style" not in page, "looks stand in the cells: an untrusted notebook keeps them"
     assert table.data["why"].tolist() == [LONG]
 
 
@@ -41,3 +47,41 @@ def test_the_map_is_a_picture_where_nothing_else_was_drawn():
     figure = environment.workbook_map()
     assert hasattr(figure, "number"), "made by pyplot, so that a notebook draws it"
     assert sum("\n" in text.get_text() for text in figure.axes[0].texts) == len(environment.STEPS)
+
+
+def test_a_figure_says_in_words_what_it_shows():
+    text = show.alt_text(environment.workbook_map())
+    assert "01 decide" in text and "a new run of 02 to 05" in text
+    page = show.figure_html(environment.workbook_map())
+    assert page.startswith('<img alt="') and "data:image/png;base64," in page
+
+
+def test_letters_on_a_tinted_ground_can_be_read_in_both_themes():
+    def luminance(colour: str) -> float:
+        shades = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shades]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    ground, ink = re.search(r"background:(#\w{6});color:(#\w{3});", train.LEARNT).groups()
+    ink = "#" + "".join(2 * c for c in ink[1:])
+    assert (luminance(ground) + 0.05) / (luminance(ink) + 0.05) >= 4.5
+    for path in Path(show.__file__).parent.glob("*.py"):
+        assert not re.search(r'[;"]color:', path.read_text().replace(train.LEARNT, "")) or (
+            'aria-hidden="true" style="color:' in path.read_text()
+        ), f"{path.name}: letters keep the theme's own colour"
+
+
+@pytest.mark.parametrize("n", range(0, 101, 5))
+def test_numbers_on_a_picture_of_counts_have_the_better_contrast(n):
+    import matplotlib
+
+    colour = matplotlib.colormaps["Blues"](n / 100)
+    shades = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    ground = 0.2126 * shades[0] + 0.7152 * shades[1] + 0.0722 * shades[2]
+    contrast = {"black": (ground + 0.05) / 0.05, "white": 1.05 / (ground + 0.05)}
+    assert contrast[evaluate._readable_on(colour)] >= 4.5
+
+
+def test_a_small_cost_is_not_shown_as_nothing():
+    cost = Estimate(value=0.00021, low=0.0002, high=0.00022, n=12)
+    assert str(cost) == "0.00021 [0.0002, 0.00022] n=12"
