@@ -2,8 +2,10 @@
 
 from helpers.registry.alarms import close_alarm, list_alarms, raise_alarms
 from helpers.registry.commands import history, list_versions, promote, rollback, routes, show
+from helpers.registry.database import open_registry
 from helpers.registry.delivery import notify, notify_team
 from helpers.registry.gate import Conditions, validate_for_production
+from helpers.registry.identity import check_is_ours
 from helpers.registry.lifecycle import FineTuneLifecycleManager
 from helpers.registry.operations import (
     backup,

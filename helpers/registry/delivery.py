@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from helpers import store
 from helpers.registry import versions
 from helpers.registry.database import Registry, open_registry, table
+from helpers.registry.identity import check_is_ours, remember
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
@@ -33,6 +34,7 @@ def catch_up(registry: Registry) -> None:
     """Repair routes.json, deliver the outbox, mirror what is new; failures are logged, no more."""
     try:
         publish_routes(registry)
+        remember(registry)
         if notify_team(registry) and registry.folder == store.home():
             mirror_versions(registry)
     except Exception as error:  # whatever a channel or a driver throws: the commit stands
@@ -59,6 +61,7 @@ def notify(text: str, event_id: str) -> None:
 
 def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:
     """Write routes.json from the database where it is missing, torn or stale; what serves now."""
+    check_is_ours(registry)  # an absent truth is no empty one
     path = registry.folder / "routes.json"
     routes = table("routes")
     serving = routes.select().where(routes.c.version.is_not(None)).order_by(routes.c.task)
@@ -101,14 +104,14 @@ def _append(registry: Registry) -> int:
         waiting = db.execute(query).mappings().all()
         if not waiting:
             return 0
-        lines = [row["event"] | {"event_id": row["event_id"]} for row in waiting]
+        lines = [store.clean(row["event"] | {"event_id": row["event_id"]}) for row in waiting]
         text = "".join(f"{store.dumps(line)}\n" for line in lines)
         with open(registry.folder / "notifications.jsonl", "ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a kill tore the last line; its event is still waiting
                     file.write(b"\n")
-            file.write(store.redact(text).encode())
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
         now = store.now().isoformat()

@@ -24,6 +24,7 @@ from helpers.registry.commands import manager_of
 from helpers.registry.database import TABLES, Registry, open_registry, table
 from helpers.registry.delivery import MAX_ATTEMPTS, catch_up, mirror_versions
 from helpers.registry.files import load_or_reason, reevaluation, tuned_answers
+from helpers.registry.identity import remember
 from helpers.registry.lifecycle import FineTuneLifecycleManager
 
 BACKUP = "registry of the fine-tuning workbook"
@@ -197,6 +198,7 @@ def restore(file: Path) -> dict[str, Any]:
         )
     rows = {name: content["tables"].get(name, []) for name in TABLES}
     load(registry, rows)
+    remember(registry, restored_from=str(file))
     catch_up(registry)
     return _counts(file, rows)
 

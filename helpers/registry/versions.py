@@ -129,9 +129,7 @@ def change_alarms(db: Connection, where: dict[str, str], state: AlarmState, beca
 
 def clean(value: Any) -> Any:
     """Text, or JSON, without keys, secrets and e-mail addresses."""
-    if isinstance(value, str):
-        return store.without_secrets(value)
-    return json.loads(store.without_secrets(store.dumps(value)))
+    return store.clean(json.loads(store.dumps(value)))
 
 
 def _actor() -> str:
