@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from helpers import models, store
+from helpers import models, show, store
 from helpers.evaluate.session import Session
 from helpers.models import Answer, Model
 from helpers.records import Asking, Message, WorkbookError
@@ -27,8 +26,6 @@ RATE_PAUSE = 0.5  # seconds before that, doubled each time
 CACHE_VERSION = "answers-2"  # raise it when the meaning of a stored answer changes
 Prompts = dict[str, list[Message]]  # by the fingerprint of everything that decides their answers
 Answers = dict[str, Answer]
-
-log = logging.getLogger(__name__)
 
 
 def ask(
@@ -53,12 +50,14 @@ def ask(
     else:
         batches = _ask_local(model, asking, new)
     failed: Answers = {}
-    for batch in batches:
-        good = {key: answer for key, answer in batch.items() if answer.finish != "error"}
-        _remember(path, good)
-        failed |= {key: answer for key, answer in batch.items() if key not in good}
-        known |= batch
-        log.info("%s: %d of %d answers", model.name, len(known.keys() & new.keys()), len(new))
+    progress = show.Progress(asking.rung or model.name, len(new), session.say)
+    with models.follow_rows(progress.add):
+        for batch in batches:
+            good = {key: answer for key, answer in batch.items() if answer.finish != "error"}
+            _remember(path, good)
+            failed |= {key: answer for key, answer in batch.items() if key not in good}
+            known |= batch
+            progress.reach(len(known.keys() & new.keys()))
     if failed and len(failed) == len(set(keys)):
         reason = failed[keys[0]].error
         raise WorkbookError(f"{model.name} answered none of {len(keys)} requests: {reason}", 5)

@@ -6,16 +6,29 @@ What all prompts begin with is computed once, and rows leave when they are done.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 BATCH_ROWS = 16
 BATCH_TOKENS = 16_384  # rows x padded length: bounds the memory of a batch of long prompts
 MIN_PREFIX = 16  # a shorter common beginning is not worth a forward pass of its own
 KNOWN = ("llama", "qwen2", "qwen3", "mistral", "olmo2", "granite", "smollm3")
+_on_rows: ContextVar[Callable[[int], None]] = ContextVar("on_rows", default=lambda rows: None)
 MOST_ALIVE = 0.75  # dropping rows copies the cache: at this share of rows left, not for every one
+
+
+@contextlib.contextmanager
+def follow_rows(tell: Callable[[int], None]) -> Iterator[None]:
+    """Within it, `tell` hears how many rows each batch has answered, long before a call returns."""
+    before = _on_rows.set(tell)
+    try:
+        yield
+    finally:
+        _on_rows.reset(before)
 
 
 class Decoded(NamedTuple):
@@ -45,6 +58,7 @@ def decode(
         else:
             results = generate_batch(model, rows, max_new_tokens, stop, pad_id)
         decoded |= dict(zip(batch, results, strict=True))
+        _on_rows.get()(len(batch))
     return [decoded[i] for i in range(len(prompts))], shared
 
 

@@ -7,6 +7,7 @@ import inspect
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -145,6 +146,64 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+class Progress:
+    """Rows done, their rate and the time left: a bar in a notebook, else lines.
+
+    A line is said at each tenth, or after half a minute; nothing of what takes two seconds.
+    """
+
+    def __init__(self, label: str, total: int, say: Callable[[str], Any] = say) -> None:
+        self.label = label
+        self.total = total
+        self.done = 0
+        self._say = say
+        self._started = time.monotonic()
+        self._told = (0, self._started)  # rows and time of the last line
+        self._bar: Any = None
+
+    def add(self, rows: int) -> None:
+        """So many more are done."""
+        self.reach(self.done + rows)
+
+    def reach(self, rows: int) -> None:
+        """So many are done in all; to be told less than before changes nothing."""
+        now = time.monotonic()
+        if not self.done < rows <= self.total:
+            return
+        self.done = rows
+        told, at = self._told
+        if _in_notebook():
+            self._draw(now)
+        elif now - self._started > 2 and (10 * (rows - told) >= self.total or now - at >= 30):
+            self._told = (rows, now)
+            self._say(self.text(now))
+
+    def text(self, now: float) -> str:
+        """few_shot: 24 of 60 rows, 1.2 a second, 30 s left."""
+        seconds = max(now - self._started, 1e-9)
+        left = seconds / self.done * (self.total - self.done)
+        amount = f"{self.label}: {self.done} of {self.total} rows"
+        return f"{amount}, {self.done / seconds:.3g} a second, {left:.0f} s left"
+
+    def _draw(self, now: float) -> None:
+        from IPython.display import HTML, display
+
+        text = escape(self.text(now))
+        name = escape(self.label, quote=True)
+        bar = f'<progress max="{self.total}" value="{self.done}" aria-label="{name}"></progress>'
+        page = HTML(f"{bar} {text}")
+        if self._bar is None:
+            self._bar = display(page, display_id=True)
+        else:
+            self._bar.update(page)
+
+
+def _in_notebook() -> bool:
+    """Whether a person looks at a kernel's output."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and not store.headless()
+
+
 def alt_text(figure: Figure) -> str:
     """What a figure shows, in words, from its own titles, axes and legends."""
     words = [figure.get_suptitle()]
@@ -169,11 +228,10 @@ def figure_html(figure: Figure) -> str:
 
 def _tell_jupyter() -> None:
     """In a kernel, figures are shown with their alt text."""
-    if "IPython" in sys.modules:
-        shell = sys.modules["IPython"].get_ipython()
-        if shell is not None:
-            formatter = shell.display_formatter.formatters["text/html"]
-            formatter.for_type_by_name("matplotlib.figure", "Figure", figure_html)
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        formatter = shell.display_formatter.formatters["text/html"]
+        formatter.for_type_by_name("matplotlib.figure", "Figure", figure_html)
 
 
 _tell_jupyter()

@@ -85,3 +85,36 @@ def test_numbers_on_a_picture_of_counts_have_the_better_contrast(n):
 def test_a_small_cost_is_not_shown_as_nothing():
     cost = Estimate(value=0.00021, low=0.0002, high=0.00022, n=12)
     assert str(cost) == "0.00021 [0.0002, 0.00022] n=12"
+
+
+def test_progress_tells_rows_rate_and_time_left_by_tenths_and_half_minutes(monkeypatch):
+    clock = iter([0.0, *(3.0 * n for n in range(1, 101))])
+    monkeypatch.setattr(show.time, "monotonic", lambda: next(clock))
+    lines: list[str] = []
+    progress = show.Progress("few_shot", 100, lines.append)
+    for _ in range(100):
+        progress.add(1)
+    assert len(lines) == 10
+    assert lines[0] == "few_shot: 10 of 100 rows, 0.333 a second, 270 s left"
+    assert lines[-1].startswith("few_shot: 100 of 100 rows") and lines[-1].endswith(" 0 s left")
+
+
+def test_a_slow_thing_says_a_line_each_half_minute_and_a_quick_one_none(monkeypatch):
+    clock = iter([0.0, *(20.0 * n for n in range(1, 9))])
+    monkeypatch.setattr(show.time, "monotonic", lambda: next(clock))
+    lines: list[str] = []
+    progress = show.Progress("judge", 1000, lines.append)
+    for _ in range(8):
+        progress.add(1)
+    assert len(lines) == 4
+    monkeypatch.undo()
+    lines.clear()
+    show.Progress("quick", 3, lines.append).reach(3)
+    assert lines == []
+
+
+def test_progress_never_goes_back():
+    progress = show.Progress("rows", 10, lambda line: None)
+    for rows in (4, 2, 40, 5):
+        progress.reach(rows)
+    assert progress.done == 5
