@@ -78,7 +78,8 @@ def listen(settings: Settings) -> socket.socket:
     """The listening socket; port 0 is any free one."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # said to be TCP, since asyncio sends small pieces at once only where it knows that
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
     except OSError as error:

@@ -8,7 +8,6 @@ import pytest
 from serve_toys import publish_dataset, register, task_folder
 
 from helpers import models, store
-from helpers.models import embedded
 from helpers.records import Asking, Message, Parity, WorkbookError
 from helpers.serve.engines import Loaded
 from helpers.serve.local import LocalEngine
@@ -17,19 +16,19 @@ from helpers.serve.served import open_version
 from helpers.tasks import load_task
 
 
-def write_adapter(version, scale=1.0):
-    """A LoRA adapter of the tiny model with random weights."""
+def write_adapter(version, scale=1.0, base="tiny"):
+    """A LoRA adapter with random weights."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(7)
-    network = models.load_network(str(embedded.ensure_tiny()))
+    network = models.load_network(models.base_path(base))
     config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"], r=4)
     tuned = get_peft_model(network, config)
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=scale)
-            weight.data *= bool(scale)
+            torch.nn.init.normal_(weight, std=1.0)
+            weight.data *= scale
     folder = store.home() / f"models/{version}/adapter"
     tuned.save_pretrained(str(folder))
     return folder
@@ -41,18 +40,24 @@ def version(home):
     return tuned_version("v1")
 
 
-def tuned_version(name, scale=1.0):
+def tuned_version(name, scale=1.0, base="tiny", tokens=6, to=""):
     task = load_task(str(task_folder()))
-    fingerprints = models.template_fingerprints("tiny", task)
+    fingerprints = models.template_fingerprints(base, task)
+    asking = Asking(max_new_tokens=tokens).for_rung("fine_tuned", name)
 
     def make_adapter():
-        write_adapter(name, scale)
+        write_adapter(name, scale, base)
 
-    asking = Asking(max_new_tokens=6).for_rung("fine_tuned", name)
-    manager = register(name, "", make_adapter, fingerprints=fingerprints, asking=asking)
+    facts = {"fingerprints": fingerprints, "asking": asking, "base_model": base}
+    manager = register(name, to, make_adapter, **facts)
     version = manager.get_version(name)
     publish_dataset(store.Run(version.run_id))
     return version
+
+
+def embedded_version(name):
+    """The embedded model with a small random adapter, in production."""
+    return tuned_version(name, 0.01, "embedded", 40, "production")
 
 
 class Engine(Loaded):
