@@ -38,11 +38,12 @@ def load_production(
     """
     if not config.use_production:
         return tasks.LoadedRows([], [], Counter(), []), []
-    rated = tasks.has_feedback(task)
-    logs = tasks.load_examples(task, "production", _filter_of(config, rated))
+    logs = tasks.load_examples(
+        task, "production", make_filter=lambda rated: _filter_of(config, rated)
+    )
     if not (logs.examples or logs.dropped or logs.unreadable):
         return logs, ["no production rows: the dataset holds the human examples alone"]
-    if rated:
+    if logs.rated:
         return logs, []
     return logs, ["no production row carries feedback, so min_feedback_score could not be applied"]
 

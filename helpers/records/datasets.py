@@ -65,6 +65,26 @@ class FunnelRow(Record):
         return ", ".join(f"{code} {n}" for code, n in self.rejected.items()) or "-"
 
 
+class ColumnReading(Record):
+    """What one column of a source was taken for; `use` is our name for it, or "not used"."""
+
+    name: str
+    use: str
+    how: str = ""  # its convention in words, with examples
+
+
+class SourceReading(Record):
+    """What was read, and how: one source file."""
+
+    file: str
+    source: str
+    rows: int
+    format: str
+    form: str  # encoding and dialect
+    columns: list[ColumnReading] = Field(default_factory=list)
+    changes: dict[str, int] = Field(default_factory=dict)  # what was reinterpreted: rows
+
+
 class Manifest(Artifact):
     """manifest.json, the last file of a dataset version."""
 
@@ -83,6 +103,7 @@ class Manifest(Artifact):
     labels: dict[str, dict[str, dict[str, int]]] = Field(default_factory=dict)
     feedback: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
+    readings: list[SourceReading] = Field(default_factory=list)
 
 
 class DatasetPointer(Artifact):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from helpers.records.base import Record
 
@@ -28,6 +28,13 @@ ISSUE_CODES = (
 )
 
 
+def _without(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    for name in names:
+        if fields.get(name) is None:
+            fields.pop(name, None)
+    return fields
+
+
 class Message(Record):
     """One turn of a chat, in OpenAI's field names."""
 
@@ -36,6 +43,20 @@ class Message(Record):
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     name: str | None = None
+    weight: Literal[0, 1] | None = None  # 0: an answer that is shown and never learnt
+    reasoning: str | None = None  # what the model thought before it answered
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: Any) -> dict[str, Any]:
+        """What most rows lack is left out: their files and fingerprints stay as they are."""
+        return _without(handler(self), ("weight", "reasoning"))
+
+
+class Preference(Record):
+    """What somebody thinks of the answer: liked or not, and the answer that is worse than it."""
+
+    label: bool | None = None
+    rejected: list[Message] | None = None
 
 
 class TrainingExample(Record):
@@ -50,12 +71,24 @@ class TrainingExample(Record):
     part: Part | None = None
     parent_id: str | None = None
     feedback_score: float | None = None
+    tools: list[dict[str, Any]] | None = None  # that the assistant may call
+    preference: Preference | None = None
     meta: dict[str, Any] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: Any) -> dict[str, Any]:
+        return _without(handler(self), ("tools", "preference"))
 
     @property
     def user_text(self) -> str:
         """The user's turns, joined: what duplicates and leaks are judged by."""
         return "\n".join(m.content or "" for m in self.messages if m.role == "user")
+
+    @property
+    def context(self) -> str:
+        """What the row's own system and tool turns say: part of the question, not of its words."""
+        turns = [m for m in self.prompt if m.role in ("system", "developer", "tool")]
+        return "\n".join(m.content or "" for m in turns)
 
     @property
     def answer(self) -> str:

@@ -1,7 +1,8 @@
 """A task folder: what the model is asked, by which rules it is judged, and its rows."""
 
-from helpers.tasks.examples import LoadedRows, has_feedback, load_examples, read_dataset, to_example
+from helpers.tasks.examples import LoadedRows, load_examples, read_dataset
 from helpers.tasks.knowledge import Article, knowledge
+from helpers.tasks.logs import LogReader, read_log
 from helpers.tasks.new import new_task
 from helpers.tasks.parts import assign_part, group_of, hash_order, normalise, with_parts
 from helpers.tasks.prompt import render

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,19 +19,44 @@ from helpers.records import (
     FineTuningDataset,
     Issue,
     Manifest,
+    Message,
+    Part,
     RejectedExample,
     Source,
+    SourceReading,
     TrainingExample,
     WorkbookError,
 )
+from helpers.tasks.csvs import RowError
 from helpers.tasks.parts import group_of
-from helpers.tasks.reading import RowError, SourceRow, batches, digest, read_rows
-from helpers.tasks.rows import cell, chat_of, created_at, feedback_score
+from helpers.tasks.reading import (
+    FileForm,
+    SourceRow,
+    batches,
+    contents_of,
+    digest,
+    integer_columns,
+    read_rows,
+)
+from helpers.tasks.rows import (
+    SPLITS,
+    HowRead,
+    as_json,
+    cell,
+    chat_of,
+    created_at,
+    feedback_score,
+    file_date,
+    preference_of,
+    spelled_chat,
+)
+from helpers.tasks.survey import check_columns, reading_of, survey, used_columns
 from helpers.tasks.task import Task
 
 RULES = "tasks-1"
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
 KEPT_AS_META = ("model_version", "articles", "conversation_id")
+SYSTEM = ("system", "developer")
 # why a row is dropped, by its score, its time and whether that time is a guess; None: it stays
 RowFilter = Callable[[float | None, datetime, bool], Issue | None]
 
@@ -43,6 +68,8 @@ class LoadedRows(NamedTuple):
     unreadable: list[RejectedExample]
     dropped: Counter[str]  # rows by the code of their issue
     sample: list[tuple[TrainingExample | RejectedExample, Issue]]  # up to SAMPLE of the dropped
+    reading: SourceReading | None = None  # how it was read; None: there is no such file
+    rated: bool = False  # whether any row of it was rated
 
 
 class _Sample:
@@ -72,15 +99,21 @@ class _Sample:
 
 
 def load_examples(
-    task: Task, source: Source = "human", row_filter: RowFilter | None = None
+    task: Task,
+    source: Source = "human",
+    row_filter: RowFilter | None = None,
+    make_filter: Callable[[bool], RowFilter] | None = None,
+    path: Path | None = None,
 ) -> LoadedRows:
-    """Read human.* or production.* of the task, one row at a time.
+    """Read human.* or production.* of the task, or the file `path`, one row at a time.
 
     A broken human row raises WorkbookError with file and line (somebody wrote it and can mend it);
     a broken production row is kept as `unreadable` with its reason, since nobody can mend a log. A
-    row that `row_filter` drops is only counted and sampled, so a log may be larger than memory.
+    row that `row_filter` drops is only counted and sampled, so a log may be larger than memory;
+    `make_filter` makes one once it is known whether any row is rated. How columns are read is
+    judged over the whole file first; WorkbookError where two readings fit.
     """
-    path = task.data_file(source)
+    path = path or task.data_file(source)
     if path is None:
         if source == "human":
             raise WorkbookError(
@@ -88,140 +121,235 @@ def load_examples(
                 " row looks"
             )
         return LoadedRows([], [], Counter(), [])
-    loaded = LoadedRows([], [], Counter(), [])
-    file = path.name  # asked once: pathlib takes it apart each time, and a log has a million rows
-    sample = _Sample(file)
-    for row, issue in _filtered_rows(task, path, row_filter):
-        if issue is not None:
-            loaded.dropped[issue.code] += 1
-            sample.offer(row, issue)
-            continue
+    form, how = survey(task, path)
+    if make_filter is not None:
+        row_filter = make_filter(how.scale.rated > 0)
+    read = _Reading(how, form, source, row_filter)
+    read.all_rows()
+    return read.loaded()
+
+
+class _Reading:
+    """One file on its way to examples."""
+
+    def __init__(
+        self, how: HowRead, form: FileForm, source: Source, row_filter: RowFilter | None
+    ) -> None:
+        self._how = how
+        self._form = form
+        self._source: Source = source
+        self._filter = row_filter
+        # asked once: pathlib takes it apart each time, and a log has a million rows
+        self._file = how.path.name
+        self._date = file_date(how.path)
+        self._used = used_columns(how)
+        self._groups: Counter[str] = Counter()
+        self._splits: Counter[str] = Counter()
+        self._rows = 0
+        self._examples: list[TrainingExample] = []
+        self._unreadable: list[RejectedExample] = []
+        self._dropped: Counter[str] = Counter()
+        self._sample = _Sample(self._file)
+
+    def all_rows(self) -> None:
+        """Every row is an example, unreadable or dropped."""
+        for row, issue in self._filtered():
+            self._rows += 1
+            if issue is not None:
+                self._dropped[issue.code] += 1
+                self._sample.offer(row, issue)
+                continue
+            try:
+                self._examples.append(self._example(row))
+            except RowError as error:
+                if self._source == "human":
+                    raise WorkbookError(
+                        f"{self._how.path}, line {row.line}: {error}; mend or delete that row"
+                    ) from None
+                issue = Issue(code="invalid_format", evidence=str(error))
+                self._unreadable.append(self._rejected(row, issue, "read"))
+
+    def loaded(self) -> LoadedRows:
+        """What all the rows became."""
+        sample: list[tuple[TrainingExample | RejectedExample, Issue]] = []
+        changes = self._how.changes.copy()
+        for row, issue in self._sample.rows():
+            try:
+                sample.append((self._example(row), issue))
+            except RowError:  # dropped before it was read whole
+                sample.append((self._rejected(row, issue, "filter"), issue))
+        self._how.changes = changes
+        check_columns(self._how, self._groups, self._splits, len(self._examples))
+        examples = _with_own_context(_with_own_ids(self._examples, self._how), self._how)
+        reading = reading_of(self._how, self._form, self._source, self._rows)
+        rated = self._how.scale.rated > 0
+        return LoadedRows(examples, self._unreadable, self._dropped, sample, reading, rated)
+
+    def _filtered(self) -> Iterator[tuple[SourceRow, Issue | None]]:
+        """Every row with the reason to drop it."""
+        path = self._how.path
+        if path.suffix == ".parquet" and self._filter is not None:
+            yield from _filtered_parquet(self._how, self._issue_of)
+            return
+        for row in read_rows(path, self._form):
+            yield row, self._issue_of(row.content)
+
+    def _issue_of(self, content: Any) -> Issue | None:
+        if self._filter is None or not isinstance(content, dict):
+            return None
         try:
-            loaded.examples.append(to_example(task, row.content, source, _where(row, file), path))
-        except RowError as error:
-            if source == "human":
-                raise WorkbookError(
-                    f"{path}, line {row.line}: {error}; mend or delete that row"
-                ) from None
-            issue = Issue(code="invalid_format", evidence=str(error))
-            loaded.unreadable.append(_rejected(row, source, file, issue, "read"))
-    for row, issue in sample.rows():
+            score = feedback_score(self._how, content)
+            return self._filter(score, *created_at(self._how, content, self._date))
+        except RowError:  # what cannot be judged is read, and fails there
+            return None
+
+    def _example(self, row: SourceRow) -> TrainingExample:
+        """One row as a TrainingExample; RowError says what is wrong with it."""
+        if isinstance(row.content, RowError):
+            raise row.content
         try:
-            loaded.sample.append(
-                (to_example(task, row.content, source, _where(row, file), path), issue)
-            )
-        except RowError:  # dropped before it was read whole
-            loaded.sample.append((_rejected(row, source, file, issue, "filter"), issue))
-    return loaded
+            return self._example_of(row.content, _where(row, self._file))
+        except RecursionError:
+            raise RowError("nested too deeply") from None
+
+    def _example_of(self, raw: dict[str, Any], where: dict[str, Any]) -> TrainingExample:
+        how = self._how
+        messages = chat_of(how, raw)
+        moment, guessed = created_at(how, raw, self._date)
+        meta = {**where, "created_at_guessed": guessed}
+        for name in KEPT_AS_META:
+            value = cell(how.task, raw, name)
+            if value is not None:
+                meta[name] = as_json(value)
+        fields = {name: value for name, value in raw.items() if name not in self._used}
+        fields = {name: as_json(value) for name, value in fields.items() if _is_there(value)}
+        if fields:
+            how.unused.update(fields.keys())
+            meta["fields"] = fields
+        user_id = cell(how.task, raw, "id")
+        if user_id is not None:
+            meta["user_id"] = str(user_id)
+        user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
+        return TrainingExample(
+            id=meta.get("user_id") or content_id(messages),
+            messages=messages,
+            source=self._source,
+            quality="verified" if self._source == "human" else "unverified",
+            created_at=moment,
+            group=group_of(user_text, self._conversation(raw)),
+            part=self._part(raw),
+            feedback_score=feedback_score(how, raw),
+            tools=_tools(cell(how.task, raw, "tools")),
+            preference=preference_of(how, raw),
+            meta=meta,
+        )
+
+    def _conversation(self, raw: dict[str, Any]) -> str:
+        group = cell(self._how.task, raw, "group")
+        if group is not None:
+            self._groups[str(group)] += 1
+            return str(group)
+        conversation = cell(self._how.task, raw, "conversation_id")
+        return "" if conversation is None else str(conversation)  # 0 is a conversation
+
+    def _part(self, raw: dict[str, Any]) -> Part | None:
+        part = cell(self._how.task, raw, "split")
+        if part is None or self._source != "human":
+            return None
+        self._splits[str(part)] += 1
+        return SPLITS.get(str(part).strip().casefold())
+
+    def _rejected(self, row: SourceRow, issue: Issue, stage: str) -> RejectedExample:
+        where = _where(row, self._file)
+        example = {"id": f"{self._file}:{row.line}", "source": self._source, **where}
+        return RejectedExample(example=example, issues=[issue], stage=stage, rule_version=RULES)
+
+
+def content_id(messages: Sequence[Message]) -> str:
+    """An id that says what a chat holds, so that another text never has it."""
+    return store.fingerprint([m.model_dump(exclude_none=True) for m in messages])[:16]
+
+
+def _is_there(value: Any) -> bool:
+    return value is not None and value != "" and bool(value == value)
+
+
+def _tools(value: Any) -> list[dict[str, Any]] | None:
+    tools = spelled_chat(value) if isinstance(value, str) else value
+    is_list = isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)
+    return tools if is_list and tools else None
+
+
+def _with_own_ids(examples: list[TrainingExample], how: HowRead) -> list[TrainingExample]:
+    """A user's ids where each names one row, else ids by content; no two rows share one."""
+    counts = Counter(example.meta.get("user_id") for example in examples)
+    twice = sum(n for user_id, n in counts.items() if user_id is not None and n > 1)
+    if twice:
+        how.changes["rows whose id other rows have too: an id by content is used"] = twice
+    copies: Counter[str] = Counter()
+    named = []
+    for example in examples:
+        user_id = example.meta.get("user_id")
+        row_id = example.id
+        if user_id is not None and counts[user_id] > 1:
+            row_id = content_id(example.messages)
+        copies[row_id] += 1
+        if copies[row_id] > 1:
+            row_id = f"{row_id}-{copies[row_id]}"
+        named.append(example.model_copy(update={"id": row_id}))
+    return named
+
+
+def _with_own_context(examples: list[TrainingExample], how: HowRead) -> list[TrainingExample]:
+    """Rows without the system message that all of them share: task.yaml's instructions replace it.
+
+    One that differs from row to row is part of the question.
+    """
+    firsts = {
+        example.messages[0].content if example.messages[0].role in SYSTEM else None
+        for example in examples
+    }
+    if len(firsts) != 1 or None in firsts:
+        return examples
+    change = "one system message in all rows: task.yaml's instructions replace it"
+    how.changes[change] = len(examples)
+    return [example.model_copy(update={"messages": example.messages[1:]}) for example in examples]
 
 
 def _where(row: SourceRow, file: str) -> dict[str, Any]:
     return {"file": file, "line": row.line, "sha256": row.sha256}
 
 
-def _rejected(
-    row: SourceRow, source: Source, file: str, issue: Issue, stage: str
-) -> RejectedExample:
-    example = {"id": f"{file}:{row.line}", "source": source, **_where(row, file)}
-    return RejectedExample(example=example, issues=[issue], stage=stage, rule_version=RULES)
-
-
-def has_feedback(task: Task, source: Source = "production") -> bool:
-    """Whether any row of the source was rated; reads no further than the first that was."""
-    path = task.data_file(source)
-    if path is None:
-        return False
-    for row in read_rows(path):
-        if isinstance(row.content, dict) and cell(task, row.content, "feedback_score") is not None:
-            return True
-    return False
-
-
-def _filtered_rows(
-    task: Task, path: Path, row_filter: RowFilter | None
-) -> Iterator[tuple[SourceRow, Issue | None]]:
-    """Every row with the reason to drop it."""
-    judge = partial(_issue_of, task, path, row_filter)
-    if path.suffix == ".parquet" and row_filter is not None:
-        yield from _filtered_parquet(task, path, judge)
-        return
-    for row in read_rows(path):
-        yield row, judge(row.content)
-
-
-def _issue_of(task: Task, path: Path, row_filter: RowFilter | None, content: Any) -> Issue | None:
-    if row_filter is None or not isinstance(content, dict):
-        return None
-    try:
-        return row_filter(feedback_score(task, content), *created_at(task, content, path))
-    except RowError:  # what cannot be judged is read, and fails there
-        return None
-
-
 def _filtered_parquet(
-    task: Task, path: Path, judge: Callable[[Any], Issue | None]
+    how: HowRead, judge: Callable[[Any], Issue | None]
 ) -> Iterator[tuple[SourceRow, Issue | None]]:
-    """The same for a big table: the judged columns first, and whole only the rows that stay.
+    """The rows of a big table: the judged columns first, and whole only the rows that stay.
 
     The content of a row that is dropped is a function that reads it.
     """
     import pyarrow
 
-    names = [str(task.columns.get(n, n)).split(".")[0] for n in ("feedback_score", "created_at")]
+    columns = how.task.columns
+    names = [str(columns.get(n, n)).split(".")[0] for n in ("feedback_score", "created_at")]
+    whole = integer_columns(how.path)
     line = 0
-    for batch in batches(path):
+    for batch in batches(how.path):
         there = [name for name in dict.fromkeys(names) if name in batch.schema.names]
         judged = batch.select(there).to_pylist() or [{}] * batch.num_rows
         issues = [judge(row) for row in judged]
         stays = pyarrow.array([issue is None for issue in issues], pyarrow.bool_())
-        kept = iter(batch.filter(stays).to_pylist())
+        kept = iter(contents_of(batch.filter(stays), whole))
         for place, issue in enumerate(issues):
             line += 1
             if issue is None:
                 content = next(kept)
                 yield SourceRow(line, content, digest(content)), None
             else:
-                yield SourceRow(line, partial(_row_at, batch, place), ""), issue
+                yield SourceRow(line, partial(_row_at, batch, place, whole), ""), issue
 
 
-def _row_at(batch: Any, place: int) -> dict[str, Any]:
-    return batch.slice(place, 1).to_pylist()[0]
-
-
-def to_example(
-    task: Task, raw: dict[str, Any] | RowError, source: Source, where: dict[str, Any], path: Path
-) -> TrainingExample:
-    """One row as a TrainingExample; RowError says what is wrong with it.
-
-    `where` (file, line, sha256) goes into its meta; the date of `path` stands for a missing time.
-    """
-    if isinstance(raw, RowError):
-        raise raw
-    messages = chat_of(task, raw)
-    user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
-    moment, guessed = created_at(task, raw, path)
-    conversation = str(cell(task, raw, "group") or cell(task, raw, "conversation_id") or "")
-    part = cell(task, raw, "split")
-    if part not in (None, *PARTS):
-        raise RowError(f"split is {part!r}; it must be one of {', '.join(PARTS)}")
-    meta = {**where, "created_at_guessed": guessed}
-    for name in KEPT_AS_META:
-        value = cell(task, raw, name)
-        if value is not None:
-            meta[name] = value
-    content_hash = store.fingerprint([m.model_dump(exclude_none=True) for m in messages])
-    verified = source == "human"
-    return TrainingExample(
-        id=str(cell(task, raw, "id") or content_hash[:16]),
-        messages=messages,
-        source=source,
-        quality="verified" if verified else "unverified",
-        created_at=moment,
-        group=group_of(user_text, conversation),
-        part=part if verified else None,
-        feedback_score=feedback_score(task, raw),
-        meta=meta,
-    )
+def _row_at(batch: Any, place: int, whole: frozenset[str]) -> dict[str, Any]:
+    return contents_of(batch.slice(place, 1), whole)[0]
 
 
 def read_dataset(run: store.Run) -> FineTuningDataset:

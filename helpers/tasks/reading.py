@@ -1,23 +1,24 @@
-"""From a source file to raw rows, one at a time: JSONL, CSV, Excel, Parquet."""
+"""From a source file to raw rows, one at a time: JSONL, a JSON array, CSV, Excel, Parquet."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
+import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers import store
 from helpers.records import WorkbookError
+from helpers.tasks.csvs import MAX_CELL, RowError, csv_rows, header_of, judge_dialect
+from helpers.tasks.encodings import Encoding, encoding_of
 
-MAX_LINE_BYTES = 8 * 2**20  # a longer line is a broken export, not an example
-
-
-class RowError(ValueError):
-    """One row that cannot become an example; the message says what is wrong with it."""
+MAX_LINE_BYTES = MAX_CELL  # a longer line is a broken export, not an example
+_ZEROS = re.compile("0{2,}")  # a number format that shows 7 as 007
+TABLES = (".csv", ".tsv")
 
 
 class SourceRow(NamedTuple):
@@ -28,19 +29,60 @@ class SourceRow(NamedTuple):
     sha256: str
 
 
-def read_rows(path: Path) -> Iterator[SourceRow]:
-    """Every row of a JSONL, CSV, Excel or Parquet file, one at a time."""
-    if path.suffix == ".jsonl":
-        yield from _json_rows(path)
-    elif path.suffix == ".csv":
-        yield from _csv_rows(path)
-    elif path.suffix == ".xlsx":
-        for line, content in enumerate(_excel_rows(path), 2):
-            yield SourceRow(line, content, digest(content))
-    else:
-        contents = (content for batch in batches(path) for content in batch.to_pylist())
-        for line, content in enumerate(contents, 1):
-            yield SourceRow(line, content, digest(content))
+class FileForm(NamedTuple):
+    """How a file is written, as far as it is judged before it is read."""
+
+    encoding: Encoding | None = None
+    dialect: Any = None
+    note: str = ""
+
+    @property
+    def description(self) -> str:
+        """In words, such as `UTF-8 (all of its bytes), semicolon`."""
+        parts = [self.note] if self.note else []
+        if self.encoding is not None:
+            parts.append(f"{self.encoding.name} ({self.encoding.why})")
+        if self.dialect is not None:
+            parts.append(self.dialect.description)
+        return ", ".join(parts)
+
+
+def form_of(path: Path, encoding: str = "") -> FileForm:
+    """How a file is written; WorkbookError where that is ambiguous."""
+    suffix = path.suffix.lower()
+    if suffix in TABLES:
+        name = encoding_of(path, encoding)
+        return FileForm(name, judge_dialect(path, name))
+    if suffix in (".jsonl", ".json"):
+        name = encoding_of(path, encoding) if encoding or _has_mark(path) else None
+        return FileForm(name, note="a JSON array" if _is_array(path, name) else "JSON Lines")
+    return FileForm(note="Excel, first sheet" if suffix == ".xlsx" else "Parquet")
+
+
+def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
+    """Every row of a JSON, CSV, Excel or Parquet file, one at a time."""
+    suffix = path.suffix.lower()
+    form = form or form_of(path)
+    try:
+        if suffix in (".jsonl", ".json"):
+            rows = _array_rows if form.note == "a JSON array" else _json_rows
+            yield from rows(path, form.encoding)
+        elif suffix in TABLES:
+            for line, content in csv_rows(path, form.encoding, form.dialect):
+                spelling = repr(content).encode("utf-8", "surrogatepass")
+                yield SourceRow(line, content, hashlib.sha256(spelling).hexdigest())
+        elif suffix == ".xlsx":
+            for line, content in _excel_rows(path):
+                yield SourceRow(line, content, digest(content))
+        else:
+            whole = integer_columns(path)
+            contents = (c for batch in batches(path) for c in contents_of(batch, whole))
+            for line, content in enumerate(contents, 1):
+                yield SourceRow(line, content, digest(content))
+    except UnicodeError as error:
+        name = form.encoding.name if form.encoding else "UTF-8"
+        place = f", byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
+        raise WorkbookError(f"{path} is not {name} all through{place}; save it as UTF-8") from None
 
 
 def digest(content: dict[str, Any]) -> str:
@@ -48,13 +90,17 @@ def digest(content: dict[str, Any]) -> str:
     return store.fingerprint(repr(sorted(content.items(), key=str)))
 
 
-def batches(path: Path) -> Iterator[Any]:
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:
     """A Parquet file in record batches."""
     import pyarrow
     from pyarrow import parquet
 
     try:
-        yield from parquet.ParquetFile(path).iter_batches(batch_size=10_000)
+        file = parquet.ParquetFile(path)
+        yield from file.iter_batches(batch_size=10_000, columns=columns)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:120]
         raise WorkbookError(
@@ -62,28 +108,197 @@ def batches(path: Path) -> Iterator[Any]:
         ) from None
 
 
-def _excel_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of the first sheet; its first row holds the names of the columns."""
+def integer_columns(path: Path) -> frozenset[str]:
+    """Columns of floats that are integers but for empty cells: pandas has no other way."""
+    import pyarrow
+    from pyarrow import compute, parquet
+
+    try:
+        schema = parquet.read_schema(path)
+    except (pyarrow.ArrowException, OSError):
+        return frozenset()  # reading it says why
+    names = [field.name for field in schema if pyarrow.types.is_floating(field.type)]
+    whole = dict.fromkeys(names, False)
+    for batch in batches(path, names) if names else ():
+        for name in names:
+            values = batch.column(name)
+            full = values.drop_null().filter(compute.is_finite(values.drop_null()))
+            if len(full) < len(values):
+                whole[name] = whole.get(name, True) is not None
+            if not compute.all(compute.equal(full, compute.floor(full)), min_count=0).as_py():
+                whole[name] = None
+                names = [each for each in names if each != name]
+    return frozenset(name for name, is_whole in whole.items() if is_whole)
+
+
+def contents_of(batch: Any, whole: frozenset[str]) -> list[dict[str, Any]]:
+    """The rows of a batch, its whole floats as integers."""
+    contents = batch.to_pylist()
+    for name in whole.intersection(batch.schema.names):
+        for content in contents:
+            value = content[name]
+            if value is not None:
+                content[name] = int(value) if value == value else None
+    return contents
+
+
+def _excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row number, row) of the first sheet; its first row holds the names of the columns."""
     try:
         import openpyxl
     except ImportError:
         raise WorkbookError(
             f'{path}: Excel needs the package openpyxl: pip install -e ".[curate]"'
         ) from None
+
+    def sheet_of(data_only: bool) -> Any:
+        return openpyxl.load_workbook(path, read_only=True, data_only=data_only).worksheets[0]
+
     try:
-        sheet = openpyxl.load_workbook(path, read_only=True, data_only=True).worksheets[0]
+        sheet = sheet_of(data_only=True)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         raise WorkbookError(
             f"{path} cannot be read as an Excel workbook; save it again as .xlsx or .csv"
         ) from None
-    rows = sheet.iter_rows(values_only=True)
-    names = [str(name) for name in next(rows, ())]
-    for row in rows:
+    rows = [[_shown(cell) for cell in row] for row in sheet.iter_rows()]
+    if not rows:
+        return
+    _refuse_title(path, rows)
+    names = header_of(path, rows[0])
+    for place, name in enumerate(names):
+        column = [row[place] for row in rows[1:] if place < len(row)]
+        if column and all(value is None for value in column):
+            _refuse_formulas(path, name, place, sheet_of(data_only=False))
+    dates = _date_columns(rows[1:], len(names))
+    for number, row in enumerate(rows[1:], 2):
         if any(value is not None for value in row):
-            yield dict(zip(names, row, strict=False))
+            cells = [
+                cell.date() if i in dates and cell is not None else cell
+                for i, cell in enumerate(row)
+            ]
+            content = dict(zip(names, cells, strict=False))
+            content.pop("", None)
+            yield number, content
 
 
-def _json_rows(path: Path) -> Iterator[SourceRow]:
+def _shown(cell: Any) -> Any:
+    """A cell's value, a number with leading zeros as it is shown."""
+    value = cell.value
+    form = getattr(cell, "number_format", "") or ""
+    if isinstance(value, int) and not isinstance(value, bool) and _ZEROS.fullmatch(form):
+        return str(value).zfill(len(form))
+    return value
+
+
+def _date_columns(rows: Sequence[Sequence[Any]], width: int) -> set[int]:
+    """Columns that hold days without a time of day."""
+    columns = set()
+    for place in range(width):
+        values = [row[place] for row in rows if place < len(row) and row[place] is not None]
+        if values and all(map(_is_day, values)):
+            columns.add(place)
+    return columns
+
+
+def _is_day(value: Any) -> bool:
+    return isinstance(value, datetime) and value.time() == datetime.min.time()
+
+
+def _refuse_title(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    filled = [sum(value is not None for value in row) for row in rows[:10]]
+    if filled[0] < 2 <= max(filled):
+        first = next((value for value in rows[0] if value is not None), "")
+        raise WorkbookError(
+            f"{path}: row 1 holds {filled[0]} cells ({str(first)[:30]!r}) and the rows below up to"
+            f" {max(filled)}: it looks like a title; delete what stands above the column names"
+        )
+
+
+def _refuse_formulas(path: Path, name: str, place: int, sheet: Any) -> None:
+    for row in sheet.iter_rows(min_row=2, max_row=50, values_only=True):
+        if place < len(row) and str(row[place] or "").startswith("="):
+            raise WorkbookError(
+                f"{path}: column {name!r} holds formulas without their results; open the file in a"
+                " spreadsheet program and save it, or paste the column as values"
+            )
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def _has_mark(path: Path) -> bool:
+    """Whether a JSON file is UTF-16: a broken first line must not look like it."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+    return head.removeprefix(b"\xff\xfe")[:2] in (b"{\0", b"[\0") or (
+        head.removeprefix(b"\xfe\xff")[:2] in (b"\0{", b"\0[")
+    )
+
+
+def _text_of(path: Path, encoding: Encoding | None) -> str:
+    return path.read_bytes().decode(encoding.name if encoding else "utf-8-sig")
+
+
+def _is_array(path: Path, encoding: Encoding | None) -> bool:
+    """Whether a file is one JSON value with a list of objects, whatever its name says."""
+    if encoding is None:
+        with open(path, "rb") as file:
+            head = file.read(200).removeprefix(b"\xef\xbb\xbf").lstrip()
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 200))
+            tail = file.read().rstrip()
+        wrapped = path.suffix.lower() == ".json" and head[:1] == b"{"
+        if not wrapped and not (head[:1] == b"[" and tail[-1:] == b"]"):
+            return False
+    try:
+        return _holds_rows(_items(json.loads(_text_of(path, encoding))))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _items(value: Any) -> list[Any]:
+    """The rows of a JSON file: the list that it is, or the one list of objects that it holds."""
+    if isinstance(value, list):
+        return value
+    lists = [each for each in value.values() if isinstance(each, list) and _holds_rows(each)]
+    return lists[0] if len(lists) == 1 else []
+
+
+def _holds_rows(items: list[Any]) -> bool:
+    return any(isinstance(item, dict) for item in items)
+
+
+def _array_rows(path: Path, encoding: Encoding | None) -> Iterator[SourceRow]:
+    text = _text_of(path, encoding)
+    value = json.loads(text)
+    items = _items(value)
+    place = text.index("[")
+    if isinstance(value, dict):
+        key = next(key for key, each in value.items() if each is items)
+        place = text.index("[", text.index(f'"{key}"'))
+    decoder = json.JSONDecoder()
+    line = 1 + text.count("\n", 0, place)
+    for item in items:
+        start = place + 1
+        while text[start] in " \t\r\n,":
+            start += 1
+        line += text.count("\n", place, start)
+        _, end = decoder.raw_decode(text, start)
+        spelling = text[start:end]
+        content = item if isinstance(item, dict) else RowError("a row must be a JSON object")
+        sha256 = hashlib.sha256(spelling.encode("utf-8", "surrogatepass")).hexdigest()
+        yield SourceRow(line, content, sha256)
+        line += spelling.count("\n")
+        place = end - 1
+
+
+def _json_rows(path: Path, encoding: Encoding | None) -> Iterator[SourceRow]:
+    if encoding is not None and encoding.name not in ("utf-8", "utf-8-sig"):
+        for line, text in enumerate(_text_of(path, encoding).split("\n"), 1):
+            if text.strip():
+                chunk = text.encode("utf-8", "surrogatepass")
+                yield SourceRow(line, _parse(chunk, "utf-8"), hashlib.sha256(chunk).hexdigest())
+        return
     with open(path, "rb") as file:
         line = 0
         while chunk := file.readline(MAX_LINE_BYTES + 1):
@@ -111,42 +326,3 @@ def _parse(chunk: bytes, encoding: str) -> dict[str, Any] | RowError:
     if not isinstance(content, dict):
         return RowError("a row must be a JSON object")
     return content
-
-
-def _csv_rows(path: Path) -> Iterator[SourceRow]:
-    """Rows of a CSV: comma, semicolon or tab, whichever the header uses."""
-    csv.field_size_limit(MAX_LINE_BYTES)
-    with open(path, encoding=_encoding_of(path), errors="replace", newline="") as file:
-        header = file.readline(MAX_LINE_BYTES)
-        file.seek(0)
-        reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        line = reader.line_num + 1
-        while True:
-            try:
-                content: dict[str, Any] | RowError = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                content = RowError(f"not a CSV row ({error})")
-            if isinstance(content, dict) and None in content:
-                content = RowError(
-                    "has more cells than the header has names; quote cells that hold the separator"
-                )
-            # spreadsheets leave rows of empty cells behind
-            if isinstance(content, RowError) or any(content.values()):
-                spelling = repr(content).encode("utf-8", "surrogatepass")
-                yield SourceRow(line, content, hashlib.sha256(spelling).hexdigest())
-            line = reader.line_num + 1
-
-
-def _encoding_of(path: Path) -> str:
-    """UTF-8 or, failing that, Windows-1252."""
-    encoding = "utf-8-sig"
-    try:
-        with open(path, encoding=encoding) as file:
-            while file.read(2**20):
-                pass
-    except UnicodeDecodeError:
-        return "cp1252"
-    return encoding

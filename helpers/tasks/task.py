@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,8 @@ from helpers import store
 from helpers.records import Record, WorkbookError
 
 SHIPPED = Path(__file__).resolve().parent
-ENDINGS = (".jsonl", ".csv", ".parquet", ".xlsx")  # of human.* and production.*
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")  # of human.* and production.*
+Format = Literal["chat", "sharegpt", "prompt_completion", "kto", "preference", "alpaca", "columns"]
 METRICS = ("accuracy", "format_compliance", "latency_p95", "cost_per_request")
 
 
@@ -37,12 +39,27 @@ class Task(Record):
     margins: dict[str, float] = Field(default_factory=dict)
     replace: Literal["better", "not_worse"] = "better"
     columns: dict[str, Any] = Field(default_factory=dict)
+    format: Literal["", Format] = ""  # of the rows; "" judges it by what they hold
+    encoding: str = ""  # of text files; "" judges it by their bytes
+    # what looks like personal data and is the task's subject: {name: regular expression}
+    allow: dict[str, str] = Field(default_factory=dict)
     volume_per_month: int = Field(0, ge=0)
     prices: dict[str, Any] = Field(default_factory=dict)
     data_may_leave: bool = False
     screening: dict[str, Any] = Field(default_factory=dict)
     # what runs today: {instructions, model, base_url} or {answers}
     incumbent: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("allow")
+    @classmethod
+    def _regular_expressions(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, pattern in value.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                problem = f"{name}: {pattern!r} is no regular expression ({error})"
+                raise ValueError(problem) from None
+        return value
 
     @field_validator("targets", "margins")
     @classmethod
@@ -127,9 +144,29 @@ def load_task(name_or_path: str) -> Task:
         raise _error(path, key, problem["msg"].removeprefix("Value error, ")) from None
 
 
+class _Plain(yaml.SafeLoader):
+    """YAML as people mean it: no, 007, 12:30 and 2026-01-05 are texts, as labels have to be."""
+
+
+_MEANT = {
+    "tag:yaml.org,2002:bool": (re.compile("true|True|TRUE|false|False|FALSE"), "tTfF"),
+    "tag:yaml.org,2002:int": (re.compile("[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)"), "-+0123456789"),
+}
+_Plain.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in _MEANT and tag != "tag:yaml.org,2002:timestamp"
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, (_pattern, _firsts) in _MEANT.items():
+    _Plain.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern.pattern})\\Z"), list(_firsts))
+
+
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Plain)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1

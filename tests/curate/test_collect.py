@@ -171,9 +171,13 @@ def test_whatever_a_log_holds_every_row_ends_in_exactly_one_place(lines, good):
             "base_model": "tiny",
             "split_ratios": {"train": 1.0, "validation": 0.0, "test": 0.0},
         }
-        curated = curate.curate(
-            curate.DataCollectionConfig(task=str(folder), wipeout_share=1.0, **setting)
-        )
+        try:
+            curated = curate.curate(
+                curate.DataCollectionConfig(task=str(folder), wipeout_share=1.0, **setting)
+            )
+        except WorkbookError as error:  # two scales fit the few ratings: it asks
+            assert "two ways" in str(error)
+            return
     rows = [row for row in curated.funnel if row.source == "production"]
     for row in curated.funnel:
         assert row.rows_in == row.rows_out + sum(row.rejected.values()) and row.adds_up

@@ -1,0 +1,178 @@
+"""Live logs of any system as LiveRows and LateFeedback: judged as columns, read line by line."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from helpers.records import GOOD_STATUS, LateFeedback, LiveRow
+from helpers.tasks.moments import day_order, moment_of
+from helpers.tasks.rows import as_text, as_turns, cell
+from helpers.tasks.scales import WORDS, is_unrated, judge_scale
+from helpers.tasks.survey import json_values
+from helpers.tasks.task import Task
+
+JUDGED = 20_000  # lines by which it is judged what a repeated request_id means
+RATINGS = ("feedback_score", "thumb")
+SAID = (*RATINGS, "correction", "comment")  # what late feedback may say
+LATE = {"request_id", "created_at", "at", "caller", *SAID}  # a line of these alone is late feedback
+DONE = (*GOOD_STATUS, "completed", "complete", "done", "finished", "succeeded", "stop", "none", "")
+# what lines of one request_id are: a later line replaces (once), one trace of many requests, or the
+# pieces of one answer
+Repeats = Literal["once", "trace", "pieces"]
+
+
+class LogReader:
+    """Reads the lines of one task's live log; the columns are judged over all of its files."""
+
+    def __init__(self, task: Task, files: Sequence[Path]) -> None:
+        self._task = task
+        self._lines = 0
+        self._pieces: dict[str, str] = {}
+        self.problems: Counter[str] = Counter()  # what a line said and nobody can read
+        sample = list(_parsed(files))
+        self.repeats: Repeats = _repeats_of(task, sample)
+        where = str(files[0].parent if len(files) > 1 else files[0]) if files else ""
+        column = str(task.columns.get("feedback_score", "feedback_score"))
+        counts: Counter[tuple[type, Any]] = Counter()
+        for path in files:
+            for value in json_values(path, column.split(".")[-1]):
+                counts[type(value), value] += 1
+        setting = task.columns.get("feedback")
+        if setting is None and any("arm" in raw for raw in sample):
+            setting = [1, 5]  # our own gateway writes stars
+        self.scale = judge_scale(counts, setting, column, where)
+        self._thumbs = judge_scale(_thumbs(files), setting, "thumb", where)
+        name = str(task.columns.get("created_at", "created_at"))
+        moments = (cell(task, raw, "created_at") for raw in sample)
+        self._order = day_order(moments, task.columns.get("dates"), name, where)
+
+    def __call__(self, line: str | bytes) -> LiveRow | LateFeedback | None:
+        """One line: an answered request, or what was said later; None: nobody can read it."""
+        self._lines += 1
+        try:
+            raw = json.loads(line)
+            if not isinstance(raw, dict):
+                return None
+            if _is_late(raw):
+                return LateFeedback.model_validate(self._late(raw))
+            return LiveRow.model_validate(self._row(raw))
+        except (ValidationError, ValueError, TypeError, OverflowError, RecursionError):
+            return None
+
+    def _late(self, raw: dict[str, Any]) -> dict[str, Any]:
+        at = raw.get("at") or cell(self._task, raw, "created_at")
+        return raw | {
+            "at": moment_of(at, self._order),
+            "feedback_score": self._score(raw),
+            "thumb": None,
+        }
+
+    def _row(self, raw: dict[str, Any]) -> dict[str, Any]:
+        answer = raw["answer"] if "answer" in raw else cell(self._task, raw, "output")
+        text = "" if answer is None else as_text(answer)
+        request_id = "" if raw.get("request_id") is None else str(raw["request_id"])
+        if self.repeats == "trace":
+            request_id = f"{request_id}#{self._lines}"
+        elif self.repeats == "pieces":
+            before = self._pieces.get(request_id, "")
+            text = text if text.startswith(before) else before + text
+            self._pieces[request_id] = text
+        messages = raw.get("messages")
+        if messages is None:
+            messages = as_turns(cell(self._task, raw, "input"), "user")
+        latency = raw.get("latency_ms")
+        is_latency = isinstance(latency, int | float) and latency > 0
+        return raw | {
+            "request_id": request_id,
+            "created_at": moment_of(cell(self._task, raw, "created_at"), self._order),
+            "conversation_id": raw.get("conversation_id", ""),
+            "answer": text,
+            "messages": messages,
+            "status": _status(raw.get("status", "ok")),
+            "latency_ms": latency if is_latency else None,
+            "feedback_score": self._score(raw),
+        }
+
+    def _score(self, raw: dict[str, Any]) -> float | None:
+        """1 to 5 from the rating or the thumb."""
+        for scale, value in (
+            (self.scale, cell(self._task, raw, "feedback_score")),
+            (self._thumbs, raw.get("thumb")),
+        ):
+            if is_unrated(value):
+                continue
+            try:
+                return scale.score(value)
+            except (ValueError, TypeError):
+                self.problems["ratings that are none"] += 1
+        return None
+
+
+def read_log(task: Task, files: Sequence[Path]) -> Iterator[LiveRow | LateFeedback | None]:
+    """Every line of a live log that is not empty, in the order of the files."""
+    reader = LogReader(task, files)
+    for path in files:
+        with open(path, "rb") as lines:
+            for line in lines:
+                if line.strip():
+                    yield reader(line)
+
+
+def _is_late(raw: dict[str, Any]) -> bool:
+    if "created_at" not in raw and "at" in raw:
+        return True
+    return "request_id" in raw and set(raw) <= LATE and bool(raw.keys() & set(SAID))
+
+
+def _status(value: Any) -> str:
+    """`ok` for what other systems call a good end; anything else as it is."""
+    text = str(value).strip().casefold()
+    return "ok" if text in DONE or (text.isdecimal() and 200 <= int(text) < 300) else str(value)
+
+
+def _parsed(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """The first JUDGED objects of a log."""
+
+    def objects() -> Iterator[dict[str, Any]]:
+        for path in files:
+            with open(path, "rb") as lines:
+                for line in lines:
+                    try:
+                        raw = json.loads(line)
+                    except (ValueError, RecursionError):
+                        continue
+                    if isinstance(raw, dict):
+                        yield raw
+
+    return islice(objects(), JUDGED)
+
+
+def _repeats_of(task: Task, sample: Sequence[dict[str, Any]]) -> Repeats:
+    """What the lines have in common that share a request_id."""
+    groups: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for raw in sample:
+        if raw.get("request_id") is not None and not _is_late(raw):
+            question = raw.get("messages") or cell(task, raw, "input")
+            groups[str(raw["request_id"])].append((as_text(question), as_text(raw.get("answer"))))
+    kinds: Counter[Repeats] = Counter()
+    for lines in groups.values():
+        if len(set(lines)) > 1:
+            kinds["trace" if len({question for question, _ in lines}) > 1 else "pieces"] += 1
+    often = sum(kinds.values()) > len(groups) / 5
+    return kinds.most_common(1)[0][0] if often else "once"
+
+
+def _thumbs(files: Sequence[Path]) -> Counter[tuple[type, Any]]:
+    counts: Counter[tuple[type, Any]] = Counter()
+    for path in files:
+        for value in json_values(path, "thumb"):
+            counts[type(value), value] += 1
+    counts.update({(str, word): 0 for word in WORDS})
+    return counts

@@ -1,0 +1,107 @@
+"""Times of every convention: ISO 8601, epochs, `… UTC`, and days that are written with slashes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+
+from helpers.records import WorkbookError
+
+DayOrder = Literal["", "day_first", "month_first"]
+YEAR_5138 = 1e11  # in seconds: a larger number counts milliseconds, then micro, then nano
+_DAY = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?:[ T,]+(.*))?")
+_EPOCH = re.compile(r"\d{9,19}(?:\.\d+)?")
+_ZONES = re.compile(r"\s*(?:UTC|GMT|Z)$", re.IGNORECASE)
+
+
+def moment_of(value: Any, order: DayOrder = "") -> datetime:
+    """The time that a cell spells, with a zone (UTC where it names none), or ValueError."""
+    if isinstance(value, datetime):
+        moment = value
+    elif isinstance(value, date):
+        moment = datetime.combine(value, time.min)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        return _of_epoch(float(value))
+    else:
+        text = str(value).strip()
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            moment = _spelled(text, order)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _of_epoch(seconds: float) -> datetime:
+    while seconds > YEAR_5138:
+        seconds /= 1000
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError):
+        raise ValueError(f"{seconds} is no time") from None
+
+
+def _spelled(text: str, order: DayOrder) -> datetime:
+    if _EPOCH.fullmatch(text):
+        return _of_epoch(float(text))
+    day = _DAY.fullmatch(text)
+    if day:
+        first, separator, second, year, clock = day.groups()
+        if separator == "." or order == "day_first" or int(first) > 12:
+            number, month = int(first), int(second)
+        elif order == "month_first" or int(second) > 12:
+            number, month = int(second), int(first)
+        else:
+            raise ValueError("day and month cannot be told apart")
+        start = datetime(int(year), month, number)
+        if not clock:
+            return start
+        return datetime.combine(start.date(), _clock(clock))
+    bare = _ZONES.sub("", text)
+    if bare != text:
+        return datetime.fromisoformat(bare).replace(tzinfo=UTC)
+    try:
+        return parsedate_to_datetime(text)
+    except (TypeError, IndexError):
+        raise ValueError(f"{text[:40]!r} is no time") from None
+
+
+def _clock(text: str) -> time:
+    bare = _ZONES.sub("", text)
+    for form in ("%I:%M:%S %p", "%I:%M %p"):
+        if bare[-1:] in "mM":
+            try:
+                return datetime.strptime(bare, form).time()
+            except ValueError:
+                continue
+    return time.fromisoformat(bare)
+
+
+def day_order(values: Iterable[Any], setting: Any, column: str, where: str) -> DayOrder:
+    """Whether 05/11/2026 is a day of November or of May: what all the values of a column allow.
+
+    `setting` is task.yaml's columns.dates. WorkbookError when both fit.
+    """
+    if setting in ("day_first", "month_first"):
+        return setting
+    day_first = month_first = True
+    seen = ""
+    for value in values:
+        match = _DAY.fullmatch(value.strip()) if isinstance(value, str) else None
+        if match is None or match[2] == ".":
+            continue
+        seen = seen or value
+        day_first = day_first and int(match[3]) <= 12
+        month_first = month_first and int(match[1]) <= 12
+    if not seen:
+        return ""
+    if day_first != month_first:
+        return "day_first" if day_first else "month_first"
+    why = "can be read in two ways" if day_first else "cannot be read in one way"
+    raise WorkbookError(
+        f"{where}: column `{column}` holds dates such as {seen!r}, which {why}: day first, or month"
+        " first; say which in task.yaml: `columns: {dates: day_first}` or `columns: {dates:"
+        " month_first}`"
+    )
