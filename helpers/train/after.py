@@ -79,8 +79,8 @@ def answer_losses(model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
         ids = torch.tensor([row["input_ids"]], device=model.device)
         labels = torch.tensor(row["labels"][1:], device=model.device)
         logits = model(input_ids=ids).logits[0, :-1].float()
-        learnt = labels != IGNORED
-        losses.append(cross_entropy(logits[learnt], labels[learnt], reduction="none"))
+        supervised = labels != IGNORED
+        losses.append(cross_entropy(logits[supervised], labels[supervised], reduction="none"))
     return torch.cat(losses)
 
 

@@ -36,7 +36,7 @@ class Hyperparameters(Record):
 
     seed: int = Field(7, ge=0, le=2**31 - 1)
     prompt_style: Style = "short"
-    max_new_tokens: int = Field(40, ge=1)  # of an answer, where 01 has not decided it
+    max_new_tokens: int = Field(0, ge=0)  # where 01 has not decided it; 0 = by the gold answers
 
     @classmethod
     def of(cls, parameters: dict[str, Any]) -> Self:

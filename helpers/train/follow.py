@@ -114,15 +114,15 @@ def choose_checkpoint(
         budget=Budget(run, config.max_cost_usd),
         latency_rows=0,
     )
-    measured = []
+    scores = []
     for checkpoint in checkpoints:
         name = f"{checkpoint['model']} at {model.base_url}"
         asking = model.asking.model_copy(update={"model": name})
         rung = evaluate.ask_rung(asking, rows, session, f"checkpoint_{checkpoint['step']}")
         accuracy = rung.results.accuracy.value
-        measured.append(checkpoint | {"accuracy": accuracy, "rows": rung.n})
-    best = max(measured, key=lambda checkpoint: (checkpoint["accuracy"], checkpoint["step"]))
-    details = model.details | {"checkpoints": measured}
+        scores.append(checkpoint | {"accuracy": accuracy, "rows": rung.n})
+    best = max(scores, key=lambda checkpoint: (checkpoint["accuracy"], checkpoint["step"]))
+    details = model.details | {"checkpoints": scores}
     chosen = model.model_copy(update={"model_id": best["model"], "details": details})
     run.save(chosen)
     return chosen
@@ -146,8 +146,8 @@ def _cost(job: FineTuningJob, state: Any) -> float:
     return round(int(state.trained_tokens or 0) * job.price / 1e6, 6)
 
 
-def _look(client: Any, job_id: str, seen: dict[str, Any], on_event: Tell | None) -> Any:
-    """The job now; its new events are added to `seen`, oldest first.
+def _look(client: Any, job_id: str, events: dict[str, Any], on_event: Tell | None) -> Any:
+    """The job now; its new events are added to `events`, oldest first.
 
     None while the provider cannot be reached.
     """
@@ -159,7 +159,7 @@ def _look(client: Any, job_id: str, seen: dict[str, Any], on_event: Tell | None)
         jobs = client.fine_tuning.jobs
         state = jobs.retrieve(job_id)
         for event in jobs.list_events(job_id, limit=100):  # newest first, pages by itself
-            if event.id in seen:
+            if event.id in events:
                 break
             new.append(event.to_dict())
     except unreachable as error:
@@ -168,7 +168,7 @@ def _look(client: Any, job_id: str, seen: dict[str, Any], on_event: Tell | None)
     except openai.OpenAIError as error:
         raise refusal(error, f"job {job_id} cannot be followed") from None
     for event in reversed(new):
-        seen[event["id"]] = event
+        events[event["id"]] = event
         if on_event is not None:
             on_event(event)
     return state

@@ -103,8 +103,8 @@ def _inputs(config: LoraTrainingConfig, rows: dict[str, Any]) -> dict[str, Any]:
 def _refuse_other_inputs(
     run_id: str, folder: Path, checkpoint: Path, inputs: dict[str, Any]
 ) -> None:
-    begun = store.read_json(folder / "job.json").get("inputs", {})
-    changed = sorted(name for name in inputs if begun.get(name) != inputs[name])
+    old_inputs = store.read_json(folder / "job.json").get("inputs", {})
+    changed = sorted(name for name in inputs if old_inputs.get(name) != inputs[name])
     if changed:
         raise WorkbookError(
             f"run {run_id} holds a training that stopped after step {step_of(checkpoint)}, begun"
@@ -129,5 +129,5 @@ def _drop_after(folder: Path, step: int) -> None:
     path = folder / "training.jsonl"
     data = path.read_bytes()
     lines = [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
-    known = [line for line in lines if "event" not in line and line["step"] <= step]
-    store.write_jsonl(path, known)
+    earlier = [line for line in lines if "event" not in line and line["step"] <= step]
+    store.write_jsonl(path, earlier)

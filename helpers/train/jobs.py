@@ -142,9 +142,9 @@ def _begin(wish: FineTuningJob) -> FineTuningJob:
     """The wish, or what an earlier attempt did for it: on disk, and its money set aside."""
     job = wish
     if wish.run.has(FineTuningJob):
-        known = wish.run.load(FineTuningJob)
-        if known.version == wish.version and known.status not in ENDED_BADLY:
-            job = known.model_copy(update={"config": wish.config, "resumed": True})
+        earlier = wish.run.load(FineTuningJob)
+        if earlier.version == wish.version and earlier.status not in ENDED_BADLY:
+            job = earlier.model_copy(update={"config": wish.config, "resumed": True})
     job = job.save()  # before its money is set aside: a kill in between loses no cent
     try:
         job.reserve()

@@ -161,14 +161,14 @@ def check_adapter(folder: Path) -> None:
     """Refuse an adapter without effect: LoRA's B matrices are zero until something was learnt."""
     from safetensors.torch import load_file
 
-    learnt = False
+    has_effect = False
     for name, weight in load_file(folder / "adapter_model.safetensors").items():
         if not weight.isfinite().all():
             raise WorkbookError(
                 "the adapter holds values that are not finite; lower learning_rate and train again"
             )
-        learnt = learnt or ("lora_B" in name and bool(weight.any()))
-    if not learnt:
+        has_effect = has_effect or ("lora_B" in name and bool(weight.any()))
+    if not has_effect:
         raise WorkbookError(
             "the adapter has no effect (its lora_B weights are zero): check learning_rate and"
             " target_modules"

@@ -174,8 +174,8 @@ class WorkbookTrainer(SFTTrainer):
             # counted over all processes, whose gradients are then averaged
             loss = loss * self.accelerator.num_processes
         if model.training:
-            seen = self.accelerator.gather(inputs["attention_mask"].sum())
-            self._total_train_tokens += int(seen.sum())
+            tokens_seen = self.accelerator.gather(inputs["attention_mask"].sum())
+            self._total_train_tokens += int(tokens_seen.sum())
         part = "train" if model.training else "eval"
         self._metrics[part]["num_tokens"] = [self._total_train_tokens]
         return loss

@@ -135,9 +135,9 @@ class SumOfLosses(torch.autograd.Function):
                 gradients = list(map(_sum, gradients, new))
                 total += loss.detach()
             to_weights, to_states = gradients[: len(weights)], gradients[len(weights) :]
-            learnt = [state for state in states if state.requires_grad]
-            if learnt:
-                new = torch.autograd.grad(learnt, weights, to_states, allow_unused=True)
+            trainable = [state for state in states if state.requires_grad]
+            if trainable:
+                new = torch.autograd.grad(trainable, weights, to_states, allow_unused=True)
                 to_weights = list(map(_sum, to_weights, new))
         ctx.gradients = to_weights
         return total
