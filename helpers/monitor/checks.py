@@ -10,8 +10,14 @@ from datetime import date, timedelta
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from helpers import evaluate, store
-from helpers.monitor.evidence import REFERENCE_DAYS, YEAR, likeliest_start, log_evidence
+from helpers import store
+from helpers.monitor.evidence import (
+    REFERENCE_DAYS,
+    YEAR,
+    likeliest_start,
+    log_evidence,
+    log_evidence_below,
+)
 from helpers.monitor.watched import SLICE, SLICE_BUDGET, SLICED, WATCHED, Watched
 from helpers.monitor.windows import Numbers, estimate, requests_of
 from helpers.records import Estimate, EvalResults, Finding, FineTunedModelVersion
@@ -42,10 +48,6 @@ class Series(NamedTuple):
         sums = self.counts[start:end].sum(axis=0)
         pairs = zip(self.values.tolist(), sums.astype(int).tolist(), strict=True)
         return Counter({value: count for value, count in pairs if count})
-
-    def in_order(self, days: int) -> list[float]:
-        """The values of the first days, a day after the other."""
-        return [x for day in range(days) for x in self.between(day, day + 1).elements()]
 
 
 @dataclass(frozen=True)
@@ -186,15 +188,17 @@ def promise_checks(
 
 def _promise(name: str, promised_by: str, floor: float, served: Served) -> Finding:
     watched = WATCHED_BY_NAME[name]
-    label = f"{name}_against_{promised_by}"
     series = served.series(name)
-    first = Counter() if series is None else series.between(0, PROMISE_DAYS)
-    values = [] if series is None else series.in_order(PROMISE_DAYS)
-    p = evaluate.any_time_p(values, floor)
+    first: Counter[float] = Counter()
+    p = 1.0
+    if series is not None:
+        first = series.between(0, PROMISE_DAYS)
+        days = series.counts[:PROMISE_DAYS]
+        p = math.exp(-float(log_evidence_below(series.values, days, floor)[-1]))
     now = estimate(first, watched.shown)
     failed = p <= PROMISE_BUDGET
     return Finding(
-        name=label,
+        name=f"{name}_against_{promised_by}",
         verdict="fail" if failed else "pass",
         severity="critical" if failed else None,
         evidence=(

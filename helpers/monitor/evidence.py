@@ -20,6 +20,7 @@ REFERENCE_DAYS = 84  # the reference is complete then, and stays
 BLOCK = 7  # days by which it grows until then
 EARLY_DAYS = 35  # how long a start that had only part of the reference is followed
 STAKES = (0.3, 0.6)  # bets are for shifts of so many standard deviations, times two
+FIXED_STAKES = 19  # bets against a known mean, from careful to bold
 MOST = 0.8  # of the capital is at risk in one bet
 CAUTION = 1.0  # standard errors between the reference's mean and the mean that is bet against
 EARLY_CAUTION = 2.0  # the same while the reference is not complete
@@ -59,6 +60,20 @@ def log_evidence(values: ndarray, counts: ndarray, looks: int = 1) -> ndarray:
         place = numpy.s_[:, block.first : block.end]
         total[place] = numpy.logaddexp(total[place], evidence)
     return total
+
+
+def log_evidence_below(values: ndarray, counts: ndarray, floor: float) -> ndarray:
+    """The highest log capital ever held against "the mean is at least `floor`", by day: (days,).
+
+    `counts` are (days, values). Within a day nobody knows the order, so bets are settled at night.
+    """
+    import numpy
+
+    floor = min(max(floor, 0.0), 1 - 1e-9)
+    stakes = numpy.linspace(0.05, 0.95, FIXED_STAKES) / (1 - floor)
+    gains = numpy.log1p(stakes * (floor - values[:, None]))
+    capital = _log_mean(counts.cumsum(axis=0) @ gains)
+    return numpy.maximum.accumulate(numpy.maximum(capital, 0.0))
 
 
 def likeliest_start(values: ndarray, counts: ndarray) -> int:

@@ -1,12 +1,10 @@
 """The evidence: silent in quiet times however often one looks, and quick when something falls."""
 
-import random
-
 import numpy
 import pytest
 
-from helpers import evaluate, monitor
-from helpers.monitor.evidence import REFERENCE_DAYS, likeliest_start
+from helpers import monitor
+from helpers.monitor.evidence import REFERENCE_DAYS, likeliest_start, log_evidence_below
 
 BINARY = numpy.array([0.0, 1.0])
 
@@ -52,17 +50,15 @@ def test_without_a_reference_there_is_no_evidence():
     assert numpy.isneginf(monitor.log_evidence(BINARY, counts)).all()
 
 
-def test_peeking_after_every_row_does_not_raise_false_alarms():
-    chance = random.Random(7)
-    alarms = sum(
-        evaluate.any_time_p([float(chance.random() < 0.85) for _ in range(400)], 0.85) <= 0.05
-        for _ in range(300)
-    )
-    assert alarms <= 15  # 5% of 300
+def test_a_promise_is_held_against_a_known_mean_night_by_night():
+    counts = days(numpy.random.default_rng(6), 200, [0.9] * 28)
+    quiet = [log_evidence_below(BINARY, one, 0.9)[-1] >= numpy.log(20) for one in counts]
+    assert sum(quiet) <= 10  # 5% of 200
+    bad = days(numpy.random.default_rng(7), 40, [0.6] * 3)
+    assert all(log_evidence_below(BINARY, one, 0.9)[-1] >= numpy.log(200) for one in bad)
 
 
-@pytest.mark.parametrize(
-    ("values", "at_least"), [([], 0.9), ([1.0] * 50, 0.9), ([0.0], 0.0), ([1.0] * 9, 1.0)]
-)
-def test_no_evidence_of_a_fall_gives_p_1(values, at_least):
-    assert evaluate.any_time_p(values, at_least) == pytest.approx(1.0)
+@pytest.mark.parametrize("floor", [0.0, 0.5, 1.0])
+def test_good_days_are_no_evidence_against_any_promise(floor):
+    counts = numpy.array([[0.0, 30.0]] * 28)
+    assert log_evidence_below(BINARY, counts, floor)[-1] == pytest.approx(0.0)

@@ -1,0 +1,157 @@
+"""What a change is put down to: faults of the log are named, and never ask for a retrain."""
+
+from datetime import timedelta
+
+import pytest
+from test_health import BROKEN, EARLIER, GOOD, NEW, RECENT, check, health, log, rows, serve
+
+from helpers import monitor, registry, store, tasks
+
+
+@pytest.fixture
+def task():
+    return tasks.load_task("support_triage")
+
+
+def causes(result):
+    return {cause.name: cause for cause in result.causes}
+
+
+def test_a_rating_scale_that_was_turned_round_is_named_and_asks_for_no_retrain(task):
+    serve(task)
+    turned = rows(RECENT, seed=2, per_day=25)
+    for row in turned:
+        if row["feedback_score"]:
+            row["feedback_score"] = 6 - row["feedback_score"]
+    log(task, rows(EARLIER, per_day=25) + turned)
+    result = health(task)
+    assert (result.verdict, result.reasons) == ("watch", ["feedback_mean"])
+    assert "turned round" in causes(result)["rating_scale"].evidence
+    assert "turn the scale back" in check(result, "feedback_mean").remedy
+
+
+def test_a_scale_of_its_own_is_named(task):
+    serve(task)
+    other = rows(RECENT, seed=2, per_day=25)
+    for row in other:
+        row["feedback_score"] = row["feedback_score"] and row["feedback_score"] * 20
+    log(task, rows(EARLIER, per_day=25) + other)
+    result = health(task)
+    assert result.verdict == "watch"
+    assert "no number from 1 to 5" in causes(result)["odd_ratings"].evidence
+
+
+def test_a_doubled_log_counts_each_request_once_and_is_named(task):
+    serve(task)
+    made = rows(EARLIER) + rows(RECENT, seed=2)
+    log(task, made, "a.jsonl")
+    log(task, [row | {"request_id": f"again-{row['request_id']}"} for row in made], "b.jsonl")
+    result = health(task)
+    assert result.verdict == "ok"
+    assert monitor.read_live(task).requests == len(made)
+    assert f"{len(made)} rows repeat" in causes(result)["logged_twice"].evidence
+
+
+def test_a_logger_that_writes_another_versions_name_is_named(task):
+    serve(task)
+    log(task, rows(range(1), per_day=60, version="model-2026", rating=1.0))
+    result = health(task)
+    assert result.verdict == "watch"
+    evidence = causes(result)["unknown_version"].evidence
+    assert "'model-2026' (60 requests), which nobody registered; v1 serves" in evidence
+    assert "write version 'v1'" in check(result, "volume").remedy
+
+
+def test_one_slice_that_fell_alone_is_told_as_this_slice(task):
+    serve(task)
+    other = GOOD.replace("KE", "MU")
+    made = rows(EARLIER, per_day=90) + rows(EARLIER, per_day=6, seed=3, answer=other)
+    made += rows(RECENT, per_day=90, seed=4)
+    made += rows(RECENT, per_day=6, seed=5, answer=other, rating=1.0)
+    log(task, made)
+    result = health(task)
+    assert result.verdict == "retrain"
+    assert "feedback_mean, category = MU" in result.reasons
+    assert "the whole is as it was" in causes(result)["one_slice"].evidence
+
+
+def test_new_terms_come_with_rows_and_personal_data_is_masked(task):
+    serve(task)
+    asked = [*NEW, "jane.doe@example.org"]
+    log(task, rows(EARLIER, words=NEW[:1] * 8) + rows(RECENT, seed=2, words=asked, broken=0.5))
+    result = health(task)
+    everything = result.model_dump_json()
+    assert "jane.doe" not in everything
+    assert BROKEN in causes(result)["broken_formats"].evidence
+    assert "not one JSON object" in causes(result)["broken_formats"].evidence
+
+
+def test_words_that_training_never_saw_are_named(task):
+    serve(task)
+    log(task, rows(EARLIER) + rows(RECENT, seed=2, words=NEW))
+    evidence = causes(health(task))["new_topics"].evidence
+    assert sum(f"'{word}' in" in evidence for word in NEW) == 5
+
+
+def test_a_version_that_is_bad_from_its_first_day_is_sent_back(task):
+    serve(task)
+    log(task, rows(range(5), broken=0.6))
+    result = health(task)
+    assert result.reasons == ["format_compliance_against_evaluation"]
+    assert check(result, result.reasons[0]).remedy.startswith("roll back")
+
+
+def test_a_version_is_held_against_the_ratings_of_the_one_before(task):
+    serve(task)
+    from helpers.registry import FineTuneLifecycleManager
+    from helpers.registry.database import open_registry
+    from helpers.registry.versions import row_of, switch
+
+    FineTuneLifecycleManager(task.registry_name).open_version("v2", "r2", "tiny", "d1")
+    with open_registry().transaction() as db:
+        switch(db, task.registry_name, row_of(db, "v2"), "promote", "test", {})
+    log(task, rows(range(3, 40)) + rows(range(3), seed=2, rating=2.0, version="v2"))
+    result = health(task)
+    assert (result.version, result.reasons) == ("v2", ["feedback_mean_against_predecessor"])
+
+
+def publish(task, **options):
+    log = monitor.read_live(task)
+    result = health(task, log=log, **options)
+    monitor.publish(task, store.open_run("dev"), result, log)
+    return result
+
+
+def test_an_alarm_goes_on_after_the_window_is_well_again_until_it_is_resolved(task):
+    serve(task)
+    log(task, rows(EARLIER, per_day=25) + rows(RECENT, per_day=25, seed=2, rating=2.0))
+    assert publish(task).verdict == "retrain"
+    log(task, rows(EARLIER, per_day=25) + rows(RECENT, per_day=25, seed=3))
+    for _ in range(2):
+        assert "feedback_mean" in publish(task).reasons
+    (alarm,) = registry.list_alarms(task.registry_name, state="open")
+    assert alarm.name == "feedback_mean"
+    registry.close_alarm(alarm.id, "acknowledged", "the strike of May")
+    assert publish(task).verdict == "watch"
+    registry.close_alarm(alarm.id, "resolved", "it is over")
+    assert publish(task).verdict == "ok"
+
+
+def test_days_that_are_over_are_kept_and_their_files_may_go(task):
+    serve(task)
+    folder = store.home() / "live" / task.registry_name
+    for day in range(40):
+        name = f"{(store.now() - timedelta(days=day)).date()}.jsonl"
+        made = [row for row in rows([day]) if row["created_at"][:10] == name[:10]]
+        store.write_jsonl(folder / name, made)
+    before = monitor.read_live(task)
+    publish(task)
+    kept = (store.home() / "monitor" / "demo.support_triage.jsonl").read_text()
+    assert kept.count('"file"') == 25
+    for path in sorted(folder.glob("*.jsonl"))[:20]:
+        path.unlink()
+    again = monitor.read_live(task)
+    assert (again.days, again.requests) == (before.days, before.requests)
+    torn = store.home() / "monitor" / "demo.support_triage.jsonl"
+    torn.write_text(kept + '\n{"file": "2020')
+    assert monitor.read_live(task).requests == before.requests
