@@ -142,8 +142,10 @@ class Budget:
                 event = json.loads(line)
             except ValueError:
                 continue  # an empty line, or one that a kill has torn
+            key = event["key"]
             if "reserved" in event:
-                self._expenses[event["key"]] = Expense(**event)
-            else:
-                known = self._expenses[event["key"]]
-                self._expenses[event["key"]] = known.model_copy(update={"spent": event["spent"]})
+                self._expenses[key] = Expense(**event)
+                continue
+            # what was never reserved (a job of an older workbook) counts all the same
+            known = self._expenses.get(key) or Expense(key=key, who="unknown", reserved=0.0)
+            self._expenses[key] = known.model_copy(update={"spent": event["spent"]})

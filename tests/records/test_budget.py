@@ -74,6 +74,12 @@ def test_a_torn_line_is_no_expense_and_hides_no_other(run):
     assert Budget(run, 1.0).reserved == pytest.approx(0.5)
 
 
+def test_what_was_never_reserved_is_still_booked(run):
+    budget = Budget(run, 1.0)
+    budget.settle("job:old", 0.4)
+    assert (budget.spent, budget.by_whom()) == (0.4, {"unknown": 0.4})
+
+
 def test_threads_together_keep_to_the_limit(run):
     budget = Budget(run, 1.0)
     refused = []
