@@ -131,10 +131,18 @@ def test_an_alarm_goes_on_after_the_window_is_well_again_until_it_is_resolved(ta
         assert "feedback_mean" in publish(task).reasons
     (alarm,) = registry.list_alarms(task.registry_name, state="open")
     assert alarm.name == "feedback_mean"
-    registry.close_alarm(alarm.id, "acknowledged", "the strike of May")
-    assert publish(task).verdict == "watch"
-    registry.close_alarm(alarm.id, "resolved", "it is over")
+    registry.close_alarm(alarm.id, "resolved", "the strike of May is over")
     assert publish(task).verdict == "ok"
+
+
+def test_an_acknowledged_fall_asks_for_no_retrain_though_it_goes_on(task):
+    serve(task)
+    log(task, rows(EARLIER, per_day=25) + rows(RECENT, per_day=25, seed=2, rating=2.0))
+    assert publish(task).verdict == "retrain"
+    (alarm,) = registry.list_alarms(task.registry_name, state="open")
+    registry.close_alarm(alarm.id, "acknowledged", "a strike; it will pass")
+    result = publish(task)
+    assert (result.verdict, result.reasons) == ("watch", ["feedback_mean"])
 
 
 def test_days_that_are_over_are_kept_and_their_files_may_go(task):
