@@ -30,7 +30,7 @@ NO_SPACE = "disk is full|No space left"
 REMEDIES = {  # what the driver's words mean for the reader
     NO_SPACE: "free some disk space and try again",
     "readonly|unable to open|Permission denied|Read-only": "set WORKBOOK_HOME or its permissions",
-    "not a database|malformed": (
+    "not a database|malformed|no such table": (
         "move it aside and restore it from a backup: workbook registry restore FILE"
     ),
     "onnection.*(failed|refused)|timeout|translate host": (

@@ -115,7 +115,8 @@ def _seen(registry: Registry) -> Seen | None:
 
 def _trained_here(registry: Registry) -> set[str]:
     """The versions that this home's files speak of."""
-    names = {path.name for path in registry.folder.glob("models/*") if path.is_dir()}
+    folders = registry.folder.glob("models/*")
+    names = {path.name for path in folders if path.is_dir() and not path.is_symlink()}
     for path in (*registry.folder.glob("runs/*/model.json"), registry.folder / "routes.json"):
         with contextlib.suppress(WorkbookError):
             content = store.read_json(path)

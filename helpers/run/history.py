@@ -17,7 +17,9 @@ def past_runs() -> list[RunRecord]:
     records = []
     for path in (store.home() / "runs").glob("*/run.json"):
         try:
-            records.append(store.Run(path.parent.name).load(RunRecord))
+            record = store.Run(path.parent.name).load(RunRecord)
+            # a copied folder is a run of its own, whatever its file says
+            records.append(record.model_copy(update={"run_id": path.parent.name}))
         except WorkbookError as error:
             log.warning("a run is left out: %s", error)
     return sorted(records, key=lambda record: record.started_at)

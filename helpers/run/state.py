@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shutil
 from collections.abc import Collection
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from helpers.records import (
 from helpers.run.history import past_runs
 from helpers.run.schedule import SUCCESS, schedules
 
+TRASH_DAYS = 7  # until then what gc took can be put back
 log = logging.getLogger(__name__)
 
 
@@ -95,35 +96,66 @@ def _has_successor(version: FineTunedModelVersion, versions: list[FineTunedModel
 
 
 def collect(keep: int, yes: bool) -> dict[str, Any]:
-    """Delete the garbage under the lock, or say what would be deleted.
+    """Move the garbage to the home's trash under the lock, or say what would go.
 
-    Each folder goes by one rename first.
+    Only folders of this home go, each by one rename, after the journal has named them all; what
+    lay in the trash for TRASH_DAYS is deleted. A registry that is not this home's stops it.
     """
+    if keep < 0:
+        raise WorkbookError(f"--keep {keep}: say how many runs stay, 0 or more")
     with store.lock():
+        if store.home().exists():
+            _check_registry()
         folders = garbage(keep)
-        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-        size = sum(path.stat().st_size for path in files)
-        for folder in folders if yes else []:
-            doomed = folder.with_name(f".{folder.name}.deleted")
-            folder.rename(doomed)
-            shutil.rmtree(doomed)
-    return {"deleted" if yes else "would_delete": list(map(str, folders)), "bytes": size}
+        size = sum(path.lstat().st_size for folder in folders for path in folder.rglob("*"))
+        answer = {"deleted" if yes else "would_delete": list(map(str, folders)), "bytes": size}
+        if yes and folders:
+            answer["trash"] = str(_to_trash(folders))
+        if yes:
+            _empty_trash()
+    return answer
+
+
+def _check_registry() -> None:
+    from helpers import registry
+
+    registry.check_is_ours(registry.open_registry(), complete=True)
+
+
+def _to_trash(folders: list[Path]) -> Path:
+    now = store.now()
+    trash = store.home() / "trash" / f"{now:%Y%m%dT%H%M%S.%fZ}"
+    names = [str(folder.relative_to(store.home())) for folder in folders]
+    store.write_json(trash / "journal.json", {"at": now, "moved": names})
+    for folder, name in zip(folders, names, strict=True):
+        folder.rename(store.make_folder((trash / name).parent) / folder.name)
+    return trash
+
+
+def _empty_trash() -> None:
+    oldest = store.now() - timedelta(days=TRASH_DAYS)
+    for trash in (store.home() / "trash").glob("*T*Z"):
+        if trash.name < f"{oldest:%Y%m%dT%H%M%S}" and not trash.is_symlink():
+            shutil.rmtree(trash)
 
 
 def garbage(keep: int) -> list[Path]:
     """What may go: runs but the newest `keep`, and models and datasets that no other run names.
 
     Nothing that the registry names goes: no version's run, adapter or dataset, so no route and no
-    way back either.
+    way back either; nor what is named by a folder in runs/ that stays for whatever reason.
     """
     runs = past_runs()
     versions = _versions()
-    kept = _kept_runs(runs, keep) | {version.run_id for version in versions}
-    named = _named_by_registry(versions) | _named_by_runs(kept)
     home = store.home()
+    kept = _kept_runs(runs, keep) | {version.run_id for version in versions}
+    old = [home / "runs" / run.run_id for run in runs if run.run_id not in kept]
+    old = [folder for folder in old if not folder.is_symlink()]
+    remaining = [path for path in home.glob("runs/*") if path.is_dir() and path not in old]
+    named = _named_by_registry(versions) | _named_by_runs(remaining)
     made = sorted(home.glob("models/*")) + sorted(home.glob("datasets/*"))
-    folders = [home / "runs" / run.run_id for run in runs if run.run_id not in kept]
-    return folders + [path for path in made if path.is_dir() and path.name not in named]
+    unnamed = [path for path in made if path.is_dir() and path.name not in named]
+    return old + [path for path in unnamed if not path.is_symlink()]
 
 
 def _kept_runs(runs: list[RunRecord], keep: int) -> set[str]:
@@ -144,11 +176,18 @@ def _named_by_registry(versions: list[FineTunedModelVersion]) -> set[str]:
     return names | {Path(artifact).parent.name for artifact in artifacts if artifact}
 
 
-def _named_by_runs(run_ids: Collection[str]) -> set[str]:
-    """The models and datasets of these runs; what cannot be read names none."""
+def _named_by_runs(folders: Collection[Path]) -> set[str]:
+    """The models and datasets of these runs; what cannot be read might name any: WorkbookError."""
     names = set()
-    for run in map(store.Run, run_ids):
+    for folder in folders:
         for kind in (TrainedModel, DatasetPointer):
-            with contextlib.suppress(WorkbookError):
-                names.add(run.load(kind).version)
+            if (folder / kind.FILE).exists():
+                content = store.read_json(folder / kind.FILE)
+                version = content.get("version") if isinstance(content, dict) else None
+                if not isinstance(version, str):
+                    raise WorkbookError(
+                        f"{folder / kind.FILE} does not say which version it is of, so that nothing"
+                        " can be deleted; delete this file or its run by hand"
+                    )
+                names.add(version)
     return names
