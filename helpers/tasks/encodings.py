@@ -26,6 +26,10 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # in no text
 _SIGN_IN_WORD = re.compile("[a-zA-Z][°²³½¼×«»„“”¿¡®©·][a-zA-Z]")
 
 
+class TwoReadings(WorkbookError):
+    """A file that can be read in two ways; the message says both, and the line that decides."""
+
+
 class Encoding(NamedTuple):
     """How a file's bytes are read, and in words why."""
 
@@ -94,7 +98,7 @@ def _guessed(path: Path, head: bytes, broken: int) -> Encoding:
         with suppress(UnicodeDecodeError):
             head.decode(name)
             shown.append(f"{name} ({some.decode(name, 'ignore')!r})")
-    raise WorkbookError(
+    raise TwoReadings(
         f"{path} is not UTF-8 from byte {start} on, and may be {', or '.join(shown)}; say which in"
         f" task.yaml, such as `encoding: {OFTEN[0]}`, or save the file as UTF-8"
     )

@@ -144,7 +144,7 @@ class _Reading:
         self._date = file_date(how.path)
         self._used = used_columns(how)
         self._groups: Counter[str] = Counter()
-        self._splits: Counter[str] = Counter()
+        self._splits: dict[str, int] = {}  # value of `split` -> the first line with it
         self._rows = 0
         self._examples: list[TrainingExample] = []
         self._unreadable: list[RejectedExample] = []
@@ -237,7 +237,7 @@ class _Reading:
             quality="verified" if self._source == "human" else "unverified",
             created_at=moment,
             group=group_of(user_text, self._conversation(raw)),
-            part=self._part(raw),
+            part=self._part(raw, where["line"]),
             feedback_score=feedback_score(how, raw),
             tools=_tools(cell(how.task, raw, "tools")),
             preference=preference_of(how, raw),
@@ -252,11 +252,11 @@ class _Reading:
         conversation = cell(self._how.task, raw, "conversation_id")
         return "" if conversation is None else str(conversation)  # 0 is a conversation
 
-    def _part(self, raw: dict[str, Any]) -> Part | None:
+    def _part(self, raw: dict[str, Any], line: int) -> Part | None:
         part = cell(self._how.task, raw, "split")
         if part is None or self._source != "human":
             return None
-        self._splits[str(part)] += 1
+        self._splits.setdefault(str(part), line)
         return SPLITS.get(str(part).strip().casefold())
 
     def _rejected(self, row: SourceRow, issue: Issue, stage: str) -> RejectedExample:

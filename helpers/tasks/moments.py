@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, time
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from helpers.records import WorkbookError
+from helpers.tasks.encodings import TwoReadings
 
 DayOrder = Literal["", "day_first", "month_first"]
 YEAR_5138 = 1e11  # in seconds: a larger number counts milliseconds, then micro, then nano
@@ -100,7 +100,7 @@ def day_order(values: Iterable[Any], setting: Any, column: str, where: str) -> D
     if day_first != month_first:
         return "day_first" if day_first else "month_first"
     why = "can be read in two ways" if day_first else "cannot be read in one way"
-    raise WorkbookError(
+    raise TwoReadings(
         f"{where}: column `{column}` holds dates such as {seen!r}, which {why}: day first, or month"
         " first; say which in task.yaml: `columns: {dates: day_first}` or `columns: {dates:"
         " month_first}`"

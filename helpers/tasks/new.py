@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from helpers import store
-from helpers.records import WorkbookError
-from helpers.tasks.examples import load_examples
+from helpers.records import TrainingExample, WorkbookError
+from helpers.tasks.encodings import TwoReadings
+from helpers.tasks.examples import LoadedRows, load_examples
+from helpers.tasks.infer import (
+    are_labels,
+    are_numbers,
+    infer_output,
+    json_or_text,
+    property_names,
+    spellings,
+)
 from helpers.tasks.prompt import render
-from helpers.tasks.reading import read_rows
-from helpers.tasks.task import ENDINGS, load_task
+from helpers.tasks.reading import form_of, read_rows
+from helpers.tasks.rows import as_json, chat_of
+from helpers.tasks.survey import format_of, survey
+from helpers.tasks.task import ENDINGS, Task, load_task
 
-MAX_ENUM = 30  # more distinct values than this are free text, not labels
 INPUTS = [
     "input",
     "text",
@@ -48,14 +57,9 @@ HEADER = """\
 # set, from what the work needs, before anything is measured.
 # `workbook run tutorial -p task=DIR` runs it.
 """
-JSON_TYPES = {
-    "str": "string",
-    "int": "integer",
-    "float": "number",
-    "bool": "boolean",
-    "NoneType": "null",
-    "list": "array",
-}
+ASKED = ("label", "group", "split", "feedback_score", "created_at")  # columns that may be asked for
+SHOWN = 5  # rendered examples
+Rows = Sequence[dict[str, Any]]
 
 
 def new_task(
@@ -67,158 +71,230 @@ def new_task(
 ) -> list[str]:
     """Write a task folder and return lines to print: what was inferred, and five rendered examples.
 
-    With `data` (.jsonl, .csv, .parquet, .xlsx) the file is copied as human.*, its columns are
-    mapped and the output's schema or list of labels is inferred from all rows. An existing
-    task.yaml is never overwritten.
+    With `data` the file is copied as human.*, its columns are mapped and the output's schema or
+    list of labels is inferred from all rows. All files are written or none; an existing task.yaml
+    is never overwritten.
     """
-    if (folder / "task.yaml").exists():
-        raise WorkbookError(f"{folder}/task.yaml exists already; choose another folder or edit it")
+    taken = [path for path in folder.glob("*") if path.stem in ("task", "human", "production")]
+    if taken:
+        raise WorkbookError(f"{taken[0]} exists already; choose another folder or edit it")
     for path in (data, logs):
-        if path is not None and (path.suffix not in ENDINGS or not path.exists()):
+        is_one = path is not None and path.suffix.lower() in ENDINGS and path.is_file()
+        if path is not None and not is_one:
             raise WorkbookError(f"{path}: give an existing file that ends in {', '.join(ENDINGS)}")
-    if data is None:
-        return _empty_task(folder)
-    columns = find_columns(data, input_column, output_column)
-    output = _map_output(data, columns)
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(data, folder / f"human{data.suffix}")
-    if logs is not None:
-        shutil.copyfile(logs, folder / f"production{logs.suffix}")
-    _write_yaml(folder, output, columns)
-    task = load_task(str(folder))
-    examples = load_examples(task).examples
-    described = "text"
-    if task.schema is not None:
-        described = "JSON with " + ", ".join(task.schema["properties"])
-    lines = [
-        f"{folder}: {len(examples)} rows; output: {described}; edit task.yaml, above all `targets`."
-    ]
-    for example in examples[:5]:
-        turns = []
-        for message in render(task, example, answer=True):
-            text = " ".join((message.content or "").split())
-            turns.append(f"  {message.role}: {text[:160]}")
-        lines.append("\n".join(turns))
+    place = folder.parent / f".{folder.name}.partial"
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        if data is None:
+            _write_empty_task(place, folder.name)
+            lines = [
+                f"{folder}: fill in task.yaml and human.jsonl (one row is there as a pattern);"
+                " knowledge/ may hold articles."
+            ]
+        else:
+            place.mkdir(parents=True)
+            shutil.copyfile(data, place / f"human{data.suffix.lower()}")
+            if logs is not None:
+                shutil.copyfile(logs, place / f"production{logs.suffix.lower()}")
+            lines = _infer_task(place, folder, data, input_column, output_column)
+        _move(place, folder)
+    except WorkbookError as error:
+        for source, name in ((data, "human"), (logs, "production")):
+            if source is not None:
+                copy = str(place.resolve() / f"{name}{source.suffix.lower()}")
+                error.args = (str(error).replace(copy, str(source)),)
+        raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
     return lines
 
 
-def find_columns(data: Path, input_column: str, output_column: str) -> dict[str, Any]:
+def _move(place: Path, folder: Path) -> None:
+    """The finished files to where they belong: by one rename, or task.yaml as the last of them."""
+    if not folder.exists():
+        place.rename(folder)
+        return
+    for path in sorted(place.iterdir(), key=lambda path: path.name == "task.yaml"):
+        if path.is_dir():
+            (folder / path.name).mkdir(exist_ok=True)
+        else:
+            path.replace(folder / path.name)
+
+
+def _infer_task(
+    place: Path, folder: Path, data: Path, input_column: str, output_column: str
+) -> list[str]:
+    """task.yaml in `place`, and what to print."""
+    form = form_of(data)
+    rows = []
+    for row in read_rows(data, form):
+        if not isinstance(row.content, dict):
+            raise WorkbookError(f"{data}, line {row.line}: {row.content}; mend or delete that row")
+        rows.append(row.content)
+    if not rows:
+        raise WorkbookError(f"{data} holds no rows")
+    draft = _draft(place, {})
+    columns = find_columns(data, draft, rows, input_column, output_column)
+    draft = _draft(place, columns)
+    outputs = str(columns.get("output", "")).split(",")
+    if columns:
+        answers = [as_json(row.get(outputs[0])) for row in rows]
+        answers = [json_or_text(answer) for answer in answers if answer not in (None, "")]
+        bare = not all(isinstance(answer, dict) for answer in answers)
+        if len(outputs) > 1 or (bare and are_labels(answers)):
+            columns["output"] = property_names(outputs)
+            answers = [
+                {
+                    name: as_json(row[column])
+                    for name, column in columns["output"].items()
+                    if row.get(column) not in (None, "")
+                }
+                for row in rows
+            ]
+            answers = [answer for answer in answers if answer]
+    else:
+        draft = _draft(place, dict.fromkeys(ASKED))  # what is asked below does not matter here
+        chats = load_examples(draft).examples
+        answers = [json_or_text(example.answer) for example in chats if example.answer]
+    output = infer_output(answers)
+    instructions = _shared_instructions(draft, data) if not columns else ""
+    _write_yaml(place, folder.name, output, columns, instructions, answers)
+    task = load_task(str(place))
+    lines = [f"{folder}: {len(rows)} rows of {data.name} ({form.description})"]
+    try:
+        lines += _described(task, load_examples(task), columns)
+    except TwoReadings as question:
+        lines.append(f"To decide in task.yaml before it runs: {question}")
+    lines += _label_lines(answers)
+    if task.data_file("production") is not None:
+        try:
+            _, how = survey(task, task.data_file("production"))
+            if how.scale.rows:
+                lines.append(f"production: feedback: {how.scale.description}")
+        except TwoReadings as question:
+            lines.append(f"To decide in task.yaml before it runs: {question}")
+    return [line.replace(str(place.resolve()), str(folder)) for line in lines]
+
+
+def _draft(place: Path, columns: dict[str, Any]) -> Task:
+    """A task that only says which columns there are."""
+    return Task(
+        name="draft",
+        folder=place.resolve(),
+        shipped=False,
+        instructions_full="-",
+        instructions_short="-",
+        targets={"accuracy": 0.8},
+        columns=dict(columns),
+    )
+
+
+def find_columns(
+    data: Path, draft: Task, rows: Rows, input_column: str, output_column: str
+) -> dict[str, Any]:
     """Which columns hold input and output: those asked for, else well-known names among them.
 
-    {} for chat rows, which need none.
+    {} for rows of a known form (chats, Alpaca, …), which need none.
     """
-    first = next((row.content for row in read_rows(data) if isinstance(row.content, dict)), None)
-    if first is None:
-        raise WorkbookError(f"{data} holds no rows")
-    if not input_column and ("messages" in first or {"prompt", "completion"} <= set(first)):
+    form = format_of(draft, rows)
+    if not input_column and not output_column and form != "columns":
         return {}
+    names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {
-        "input": input_column or _well_known(first, INPUTS),
-        "output": output_column or _well_known(first, OUTPUTS),
+        "input": input_column or _well_known(names, INPUTS),
+        "output": output_column or _well_known(names, OUTPUTS),
     }
-    there = ", ".join(map(str, first))
-    for name in [columns["input"], *columns["output"].split(",")]:
-        if name and name not in first:
+    if len(names) == 2 and bool(columns["input"]) != bool(columns["output"]):
+        for name in names:  # the other one of two
+            if name not in columns.values():
+                columns["input" if not columns["input"] else "output"] = name
+    there = ", ".join(map(str, names))
+    inputs = columns["input"].split(",")
+    for name in [*inputs, *columns["output"].split(",")]:
+        if name and name not in names:
             raise WorkbookError(f"{data}: no column {name!r}; it has {there}")
-    if not all(columns.values()) or columns["input"] == columns["output"]:
+    if not all(columns.values()) or columns["output"] in inputs:
         raise WorkbookError(
             f"{data}: say which columns to use: --input COL --output COL (it has {there})"
         )
+    if len(inputs) > 1:
+        template = "\n\n".join(f"{{{name}}}" for name in inputs)
+        return {"input": inputs, "template": template, "output": columns["output"]}
     return columns
 
 
-def _well_known(row: dict[str, Any], names: list[str]) -> str:
-    columns = {str(column).lower(): str(column) for column in row}
-    return next((columns[name] for name in names if name in columns), "")
+def _well_known(names: Sequence[str], known: list[str]) -> str:
+    columns = {str(column).lower(): str(column) for column in names}
+    return next((columns[name] for name in known if name in columns), "")
 
 
-def _map_output(data: Path, columns: dict[str, Any]) -> dict[str, Any]:
-    """task.yaml's `output`; columns of bare labels become the properties of an object."""
-    answers = _answers(data, columns)
-    output = infer_output(answers)
-    labels = columns.get("output", "").split(",")
-    if columns and (len(labels) > 1 or ("text" in output and _are_labels(answers))):
-        columns["output"] = {
-            re.sub(r"\W+", "_", name.lower()).strip("_") or "label": name for name in labels
-        }
-        output = infer_output(_answers(data, columns))
-    return output
+def _shared_instructions(draft: Task, data: Path) -> str:
+    """The system message that all rows share: it is what the task has been asked with so far."""
+    form, how = survey(draft, draft.data_file("human") or data)
+    texts = set()
+    for row in read_rows(how.path, form):
+        first = chat_of(how, row.content)[0]
+        texts.add(first.content if first.role in ("system", "developer") else None)
+        if len(texts) > 1:
+            return ""
+    return texts.pop() or ""
 
 
-def _answers(data: Path, columns: dict[str, Any]) -> list[Any]:
-    """The gold answer of every row that has one, as text or as the JSON value it holds."""
-    answers: list[Any] = []
-    output = columns.get("output")
-    for line, raw, _ in read_rows(data):
-        if not isinstance(raw, dict):
-            raise WorkbookError(f"{data}, line {line}: {raw}; mend or delete that row")
-        if isinstance(output, dict):
-            answer = {name: raw[column] for name, column in output.items() if raw.get(column)}
-        elif output:
-            answer = _parsed(raw.get(output))
-        else:
-            last_turn = (raw.get("messages") or [{}])[-1]
-            answer = _parsed(raw.get("completion", last_turn.get("content")))
-        if answer not in (None, "", {}):
-            answers.append(answer)
-    return answers
+def _described(task: Task, loaded: LoadedRows, columns: dict[str, Any]) -> list[str]:
+    described = "text"
+    if task.schema is not None:
+        described = "JSON with " + ", ".join(task.schema["properties"])
+    form = loaded.reading.format if loaded.reading else ""
+    lines = [f"read as {form}; output: {described}; edit task.yaml, above all `targets`."]
+    if "template" in columns:
+        lines.append(f"the input is composed as {columns['template']!r} (columns.template)")
+    unused = [column.name for column in loaded.reading.columns if column.use == "not used"]
+    if unused:
+        lines.append(f"not used: {', '.join(unused)}")
+    for change, n in loaded.reading.changes.items():
+        lines.append(f"{change} ({n})")
+    lines += [_shown(task, example) for example in loaded.examples[:SHOWN]]
+    return lines
 
 
-def _are_labels(answers: list[Any]) -> bool:
-    """Few values that repeat: an enumeration, not free text."""
-    counts = Counter(map(str, answers))
-    return 1 < len(counts) <= MAX_ENUM and len(answers) >= 3 * len(counts)
+def _shown(task: Task, example: TrainingExample) -> str:
+    turns = []
+    for message in render(task, example, answer=True):
+        text = " ".join((message.content or "").split())
+        turns.append(f"  {message.role}: {text[:160]}")
+    return "\n".join(turns)
 
 
-def _parsed(answer: Any) -> Any:
-    """The object that a text spells, else the answer as it is."""
-    try:
-        value = json.loads(answer)
-    except (TypeError, ValueError):
-        return answer
-    return value if isinstance(value, dict) else answer
+def _label_lines(answers: Sequence[Any]) -> list[str]:
+    """Labels that are spelled in several ways."""
+    lines = []
+    for name in dict.fromkeys(key for a in answers if isinstance(a, dict) for key in a):
+        values = [a[name] for a in answers if isinstance(a, dict) and isinstance(a.get(name), str)]
+        if are_labels(values):
+            for group in spellings(values):
+                shown = ", ".join(map(repr, group))
+                lines.append(f"{name}: {shown} look like one label; 02 asks in review.csv")
+    return lines
 
 
-def infer_output(answers: list[Any]) -> dict[str, Any]:
-    """task.yaml's `output`: a JSON Schema when every answer is an object, else {"text": true}.
-
-    A property whose values are few and repeat becomes an enumeration.
-    """
-    values: dict[str, list[Any]] = {}
-    for answer in answers:
-        if not isinstance(answer, dict):
-            return {"text": True}
-        for name, value in answer.items():
-            values.setdefault(name, []).append(value)
-    properties = {name: _property_of(each) for name, each in values.items()}
-    schema = {
-        "type": "object",
-        "additionalProperties": False,
-        "required": [name for name, each in values.items() if len(each) == len(answers)],
-        "properties": properties,
-    }
-    return {"schema": schema}
-
-
-def _property_of(values: list[Any]) -> dict[str, Any]:
-    labels = {value for value in values if isinstance(value, str)}
-    all_texts = all(isinstance(value, str) for value in values)
-    if all_texts and len(labels) <= MAX_ENUM and len(values) >= 3 * len(labels):
-        return {"enum": sorted(labels)}
-    types = sorted({JSON_TYPES.get(type(value).__name__, "object") for value in values})
-    return {"type": types[0] if len(types) == 1 else types}
-
-
-def _write_yaml(folder: Path, output: dict[str, Any], columns: dict[str, Any]) -> None:
-    name = re.sub(r"[^a-z0-9_]+", "_", folder.name.lower()).strip("_") or "task"
+def _write_yaml(
+    place: Path,
+    name: str,
+    output: dict[str, Any],
+    columns: dict[str, Any],
+    instructions: str = "",
+    answers: Sequence[Any] = (),
+) -> None:
+    name = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "task"
     if not name[0].isalpha():
         name = f"task_{name}"
-    instructions = "Answer the message."
+    default = "Answer the message."
     targets = {"accuracy": 0.8}
     if "schema" in output:
         keys = ", ".join(output["schema"]["properties"])
-        instructions = f"Reply with one JSON object only, with the keys {keys}."
+        default = f"Reply with one JSON object only, with the keys {keys}."
         targets["format_compliance"] = 0.95
+    instructions = instructions or default
     content: dict[str, Any] = {
         "name": name,
         "instructions": {"full": instructions, "short": instructions},
@@ -226,6 +302,8 @@ def _write_yaml(folder: Path, output: dict[str, Any], columns: dict[str, Any]) -
     }
     if "schema" not in output:
         content["accuracy_from"] = "scorer"
+        if answers and are_numbers(answers):
+            content["scorer"] = "numeric"
     content["targets"] = targets
     if columns:
         content["columns"] = columns
@@ -241,18 +319,14 @@ def _write_yaml(folder: Path, output: dict[str, Any], columns: dict[str, Any]) -
         },
     }
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
-    store.write_text(folder / "task.yaml", HEADER + text)
+    store.write_text(place / "task.yaml", HEADER + text)
 
 
-def _empty_task(folder: Path) -> list[str]:
+def _write_empty_task(place: Path, name: str) -> None:
     label = {"enum": ["yes", "no"]}
     schema = {"type": "object", "required": ["label"], "properties": {"label": label}}
-    _write_yaml(folder, {"schema": schema}, {})
+    _write_yaml(place, name, {"schema": schema}, {})
     question = {"role": "user", "content": "A question?"}
     answer = {"role": "assistant", "content": '{"label":"yes"}'}
-    store.write_jsonl(folder / "human.jsonl", [{"messages": [question, answer]}])
-    (folder / "knowledge").mkdir(exist_ok=True)
-    return [
-        f"{folder}: fill in task.yaml and human.jsonl (one row is there as a pattern); knowledge/"
-        " may hold articles."
-    ]
+    store.write_jsonl(place / "human.jsonl", [{"messages": [question, answer]}])
+    (place / "knowledge").mkdir(exist_ok=True)

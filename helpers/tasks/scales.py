@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from helpers.records import WorkbookError
+from helpers.tasks.encodings import TwoReadings
 
 GOOD = (
     "up",
@@ -200,9 +201,9 @@ def _range_of(
 
 def _ambiguous(
     where: str, counts: Mapping[float, int], one: tuple[str, str], other: tuple[str, str]
-) -> WorkbookError:
+) -> TwoReadings:
     shown = ", ".join(f"{value:g} ({n} times)" for value, n in Counter(counts).most_common(4))
-    return WorkbookError(
+    return TwoReadings(
         f"{where} holds the ratings {shown}, which can be read in two ways: {one[0]}, or"
         f" {other[0]}; say which in task.yaml: `columns: {{feedback: {one[1]}}}` or `columns:"
         f" {{feedback: {other[1]}}}` (lowest, highest)"

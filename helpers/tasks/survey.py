@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from helpers.records import ColumnReading, SourceReading, WorkbookError
+from helpers.records import ColumnReading, SourceReading
+from helpers.tasks.encodings import TwoReadings
 from helpers.tasks.moments import day_order
 from helpers.tasks.reading import FileForm, batches, form_of, read_rows
 from helpers.tasks.rows import SPLITS, HowRead, cell, is_chat, spelled_chat
@@ -157,29 +158,31 @@ def _ask_about_verdicts(how: HowRead, rows: Sequence[dict[str, Any]]) -> None:
         scores = {WORDS.get(value) for value in values}
         if values and scores == {5.0, 1.0}:
             words = " or ".join(sorted(values)[:2])
-            raise WorkbookError(
+            raise TwoReadings(
                 f"{how.path}: column `{name}` says {words} of each answer: shall only the good ones"
                 " be learnt, or is it an ordinary column? Say which in task.yaml: `columns:"
                 f" {{label: {name}}}` or `columns: {{label: null}}`"
             )
 
 
-def check_columns(how: HowRead, groups: Counter[str], splits: Counter[str], n: int) -> None:
+def check_columns(how: HowRead, groups: Counter[str], splits: Mapping[str, int], n: int) -> None:
     """WorkbookError where `group` or `split` is an ordinary column of that name, and not ours."""
     columns = how.task.columns
     if "group" not in columns and n >= MANY and groups and n > PER_GROUP * len(groups):
         shown = ", ".join(f"{value[:20]} ({count})" for value, count in groups.most_common(3))
-        raise WorkbookError(
+        raise TwoReadings(
             f"{how.path}: column `group` has {len(groups)} values in {n} rows ({shown}): shall all"
             " rows with the same value stand in one part, or is it an ordinary column? Say which"
             " in task.yaml: `columns: {group: group}` or `columns: {group: null}`"
         )
     unknown = [value for value in splits if value.strip().casefold() not in SPLITS]
     if unknown:
-        raise WorkbookError(
-            f"{how.path}: column `{columns.get('split', 'split')}` holds {unknown[0][:20]!r}, which"
-            f" is no part ({', '.join(dict.fromkeys(SPLITS.values()))}): rename its values, or, if"
-            " it is an ordinary column, write in task.yaml: `columns: {split: null}`"
+        column = columns.get("split", "split")
+        parts = ", ".join(dict.fromkeys(SPLITS.values()))
+        raise TwoReadings(
+            f"{how.path}, line {splits[unknown[0]]}: column `{column}` holds {unknown[0][:20]!r},"
+            f" which is no part ({parts}): mend that row, or, if it is an ordinary column, write in"
+            " task.yaml: `columns: {split: null}`"
         )
 
 

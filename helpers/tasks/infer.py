@@ -1,0 +1,118 @@
+"""From answers to task.yaml's `output`: a schema of all rows, with enumerations of any size."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from helpers.records import WorkbookError
+from helpers.tasks.parts import normalise
+from helpers.tasks.rows import THOUGHT
+
+FEW = 30  # labels; more of them have to repeat more often
+REPEATED = 3  # rows of a label, on average; fewer are free text
+REPEATED_OFTEN = 5
+LONG = 80  # characters: longer texts are no labels, however often they repeat
+MANY_NUMBERS = 20  # different numbers; more are quantities, not codes
+_NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*%?")
+_INVISIBLE = re.compile("[\u200b-\u200d\u2060\ufeff\u00ad]")
+JSON_TYPES = {
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "NoneType": "null",
+    "list": "array",
+}
+
+
+def infer_output(answers: Sequence[Any]) -> dict[str, Any]:
+    """task.yaml's `output`: a JSON Schema when every answer is an object, else {"text": true}.
+
+    A property whose values are few and repeat becomes an enumeration; one that some row lacks is
+    not required.
+    """
+    values: dict[str, list[Any]] = {}
+    for answer in answers:
+        if not isinstance(answer, dict):
+            return {"text": True}
+        for name, value in answer.items():
+            values.setdefault(name, []).append(value)
+    schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [name for name, each in values.items() if len(each) == len(answers)],
+        "properties": {name: _property_of(each) for name, each in values.items()},
+    }
+    return {"schema": schema} if values else {"text": True}
+
+
+def _property_of(values: Sequence[Any]) -> dict[str, Any]:
+    if all(isinstance(value, str) for value in values) and are_labels(values):
+        return {"enum": sorted(set(values))}
+    types = sorted({JSON_TYPES.get(type(value).__name__, "object") for value in values})
+    if types == ["integer", "number"]:
+        types = ["number"]
+    return {"type": types[0] if len(types) == 1 else types}
+
+
+def are_labels(answers: Iterable[Any]) -> bool:
+    """Few short values that repeat, however many they are: an enumeration, not free text."""
+    counts = Counter(map(str, answers))
+    least = REPEATED if len(counts) <= FEW else REPEATED_OFTEN
+    if not counts or sum(counts.values()) < least * len(counts):
+        return False
+    if max(map(len, counts)) > LONG:
+        return False
+    return len(counts) <= MANY_NUMBERS or not are_numbers(counts)
+
+
+def are_numbers(answers: Iterable[Any]) -> bool:
+    """Whether every answer is a number."""
+    return all(_NUMBER.fullmatch(str(answer).strip()) for answer in answers)
+
+
+def json_or_text(answer: Any) -> Any:
+    """The object that a text spells (behind its thoughts, if any), else the answer as it is."""
+    if isinstance(answer, str):
+        answer = THOUGHT.sub("", answer, count=1)
+    try:
+        value = json.loads(answer)
+    except (TypeError, ValueError, RecursionError):
+        return answer
+    return value if isinstance(value, dict) else answer
+
+
+def property_names(columns: Sequence[str]) -> dict[str, str]:
+    """property of the answer -> column; WorkbookError where two columns become one."""
+    names: dict[str, str] = {}
+    for column in columns:
+        name = re.sub(r"\W+", "_", column.lower()).strip("_") or "label"
+        if name in names:
+            raise WorkbookError(
+                f"columns {names[name]!r} and {column!r} would both be the property {name!r};"
+                " rename one"
+            )
+        names[name] = column
+    return names
+
+
+def spellings(labels: Iterable[str]) -> list[list[str]]:
+    """Labels that differ in case, spaces, accents' encoding or invisible characters alone.
+
+    The most frequent spelling of each stands first.
+    """
+    counts = Counter(labels)
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for label, _ in counts.most_common():
+        groups[one_spelling(label)].append(label)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def one_spelling(label: str) -> str:
+    """What two spellings of one label have in common."""
+    return normalise(_INVISIBLE.sub("", unicodedata.normalize("NFKC", label)))
