@@ -104,6 +104,8 @@ def _add_first_steps(commands: Any) -> None:
         as_json=False,
     )
     learner.add_argument("folder", type=Path, metavar="DIR")
+    check = _add(commands, "check", _check, "exercises of a learner or a class: right, wrong, open")
+    check.add_argument("folder", type=Path, metavar="DIR")
 
 
 def _add_runs(commands: Any) -> None:
@@ -390,6 +392,18 @@ def _learner(args: Args) -> int:
     from helpers.learn import write_edition
 
     print("\n".join(map(str, write_edition(args.folder))))
+    return 0
+
+
+def _check(args: Args) -> int:
+    from helpers.learn import check_folder
+
+    results = [result._asdict() for result in check_folder(args.folder)]
+    _show_table(args, results, "learner notebook exercise state message")
+    if not args.json:
+        states = [result["state"] for result in results]
+        counts = [f"{states.count(name)} {name}" for name in ("right", "wrong", "open", "missing")]
+        print(", ".join(counts))
     return 0
 
 

@@ -50,12 +50,12 @@ def after_save(os_path: str = "", **_: Any) -> None:
     path = Path(os_path)
     if path.suffix != ".ipynb":
         return
-    listed = _git(path, "ls-files", "-s", "--", path.name).split()
-    if listed and _git(path, "hash-object", "--", path.name).strip() == listed[1]:
-        _git(path, "add", "--", path.name)
+    listed = git(path, "ls-files", "-s", "--", path.name).split()
+    if listed and git(path, "hash-object", "--", path.name).strip() == listed[1]:
+        git(path, "add", "--", path.name)
 
 
-def _git(path: Path, *arguments: str) -> str:
+def git(path: Path, *arguments: str) -> str:
     """What git prints; nothing where it is missing, busy, or knows no such file."""
     try:
         done = subprocess.run(["git", *arguments], cwd=path.parent, capture_output=True, text=True)

@@ -1,173 +1,237 @@
-"""The learner edition, and whether the checkpoints after the exercises have teeth."""
+"""The learner edition, what a class has done, and whether the checkpoints have teeth."""
 
 from __future__ import annotations
 
-import ast
 import json
-from itertools import pairwise
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers import store
-from helpers.learn import edition
+from helpers import learn, parameters, store
+from helpers.learn import clean, edition, feedback, grading
 from helpers.records import WorkbookError
 
-NOTEBOOKS = sorted(store.NOTEBOOKS.rglob("[0-9]*.ipynb"))
-# One answer for each exercise that somebody might well give, and that the checkpoint must refuse.
-WRONG = {
-    "monthly_prompt_tokens": "return prompt_tokens * requests_per_day",
-    "rows_needed": "import math\nreturn math.ceil(target * 100)",
-    "likeness": "one, two = curate.shingles(a), curate.shingles(b)\n"
-    "return len(one & two) / len(one)",
-    "lora_numbers": "return sum(r * d_in * d_out for d_in, d_out in layers)",
-    "flips": "gained, lost = sum(ours), sum(theirs)\n"
-    "return gained, lost, (gained - lost) / len(ours)",
-    "way_back": "return switches[0][1] if len(switches) > 1 else None",
-    "gate_says": "return 'pass' if 'pass' in verdicts else 'fail' if 'fail' in verdicts"
-    " else 'inconclusive'",
-    "answers_until_alarm": "return answers.index(0) + 1 if 0 in answers else None",
-}
+# Answers that somebody might well give, six for each exercise; every one must be refused.
+WRONG = json.loads((Path(__file__).parent / "wrong_answers.json").read_text())
+NOTEBOOKS = [
+    path
+    for path in sorted(parameters.PROJECT_NOTEBOOKS.rglob("[0-9]*.ipynb"))
+    if ".ipynb_checkpoints" not in path.parts
+]
 
 
-def cells_of(path) -> list[tuple[list[str], str]]:
-    cells = json.loads(path.read_text())["cells"]
-    return [
-        (c["metadata"].get("tags", []), "".join(c["source"]))
-        for c in cells
-        if c["cell_type"] == "code"
-    ]
+def documents() -> dict[Path, dict[str, Any]]:
+    """The notebooks of this working tree, as git would keep them."""
+    return {path: clean.cleaned(json.loads(path.read_text())) for path in NOTEBOOKS}
 
 
-def exercises() -> list[Any]:
-    """(notebook, source of the exercise, source of its checkpoint) of every exercise."""
-    found = []
-    for path in NOTEBOOKS:
-        cells = cells_of(path)
-        for (tags, source), (_, check) in pairwise(cells):
-            if "exercise" in tags and "# --- solution" in source:
-                found.append(pytest.param(path, source, check, id=f"{path.stem}-{name_of(source)}"))
-    return found
+def all_exercises() -> list[Any]:
+    params = []
+    for path, document in documents().items():
+        for exercise in grading.exercises(document):
+            name = f"{path.stem}-{exercise.name}"
+            params.append(pytest.param(grading._imports(document), exercise, id=name))
+    return params
 
 
-def name_of(source: str) -> str:
-    made = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
-    return made[-1] if made else source.splitlines()[0][:30]
+def with_answer(exercise: grading.Exercise, body: str) -> str:
+    indent = edition.SOLUTION.search(exercise.source)[1]
+    answer = "\n".join(indent + line for line in body.splitlines())
+    return edition.SOLUTION.sub(lambda _: answer, exercise.source)
 
 
-def wrong_answers(source: str) -> list[str]:
-    """The table's answer; of another exercise, its solution with one operator or number changed."""
-    if name_of(source) in WRONG:
-        lines = WRONG[name_of(source)].splitlines()
-        indent = edition.SOLUTION.search(source)[1]
-        answer = "\n".join(indent + line for line in lines)
-        return [edition.SOLUTION.sub(lambda _: answer, source)]
-    swaps = {
-        ast.Add: ast.Sub,
-        ast.Sub: ast.Add,
-        ast.Mult: ast.Add,
-        ast.Div: ast.Mult,
-        ast.Lt: ast.GtE,
-        ast.Gt: ast.LtE,
-    }
-    swaps |= {
-        ast.LtE: ast.Gt,
-        ast.GtE: ast.Lt,
-        ast.Eq: ast.NotEq,
-        ast.BitAnd: ast.BitOr,
-        ast.In: ast.NotIn,
-        ast.NotIn: ast.In,
-    }
-    made = []
-    for index in range(len(list(ast.walk(ast.parse(source))))):
-        tree = ast.parse(source)
-        node = list(ast.walk(tree))[index]
-        if isinstance(node, ast.BinOp) and type(node.op) in swaps:
-            node.op = swaps[type(node.op)]()
-        elif isinstance(node, ast.Compare) and type(node.ops[0]) in swaps:
-            node.ops[0] = swaps[type(node.ops[0])]()
-        elif isinstance(node, ast.Return):
-            node.value = ast.Constant(None)
-        else:
-            continue
-        made.append(ast.unparse(tree))
-    return made
-
-
-def passes(path, source: str, check: str) -> bool:
-    """Whether the checkpoint lets an answer through; what needs notebook objects is left out."""
-    space: dict[str, Any] = {"display": lambda *shown: None}
-    for _, cell in cells_of(path):
-        imports = [
-            node for node in ast.parse(cell).body if isinstance(node, ast.Import | ast.ImportFrom)
-        ]
-        exec(compile(ast.Module(imports, []), "imports", "exec"), space)
-    try:
-        exec(source, space)
-        for statement in ast.parse(check).body:
-            try:
-                exec(compile(ast.Module([statement], []), "check", "exec"), space)
-            except NameError:
-                continue
-    except Exception:
-        return False
-    return True
-
-
-@pytest.mark.parametrize(("path", "source", "check"), exercises())
-def test_a_checkpoint_accepts_the_solution_and_refuses_the_stub_and_a_plausible_mistake(
-    path, source, check
+@pytest.mark.parametrize(("imports", "exercise"), all_exercises())
+def test_a_checkpoint_accepts_the_solution_and_refuses_six_answers_that_people_give(
+    imports, exercise
 ):
-    assert "assert " in check, "the cell after an exercise checks it"
-    assert passes(path, source, check)
-    assert not passes(path, edition.SOLUTION.sub(edition.STUB, source), check), "the stub"
-    wrong = wrong_answers(source)
-    assert wrong and not all(passes(path, answer, check) for answer in wrong)
-    if name_of(source) in WRONG:
-        assert not passes(path, wrong[0], check)
+    def judge(source: str) -> tuple[str, str]:
+        return grading.judge(imports, source, exercise.check)
+
+    assert judge(exercise.source) == ("right", "")
+    stub = edition.SOLUTION.sub(rf"\1{feedback.STUB}", exercise.source)
+    assert judge(stub) == ("wrong", f"{exercise.name} is still open: complete the function above.")
+    assert len(WRONG[exercise.name]) >= 5
+    for body in WRONG[exercise.name]:
+        state, message = judge(with_answer(exercise, body))
+        assert state == "wrong", body
+        assert "should" in message or "stopped" in message, "expected against got"
 
 
-def test_every_core_notebook_has_an_exercise():
-    assert {param.values[0].stem[:2] for param in exercises()} >= {
-        "00",
-        "01",
-        "02",
-        "03",
-        "04",
-        "05",
-        "06",
-    }
-
-
-def test_the_edition_holds_no_line_of_a_solution_and_is_otherwise_the_same(tmp_path):
-    written = edition.write_edition(tmp_path / "mine")
-    assert [path.name for path in written] == [path.name for path in NOTEBOOKS]
-    for source, target in zip(NOTEBOOKS, written, strict=True):
-        theirs = json.loads(target.read_text())
-        texts = ["".join(cell["source"]) for cell in theirs["cells"]]
-        solutions = [
-            found[0] for _, cell in cells_of(source) for found in edition.SOLUTION.finditer(cell)
+def test_every_core_notebook_has_three_exercises_and_hints_and_every_notebook_its_answers():
+    for path, document in documents().items():
+        texts = ["".join(cell["source"]) for cell in document["cells"]]
+        count = len(list(grading.exercises(document)))
+        assert count >= 3 or path.parent.name == "more", path.name
+        assert sum(text.count("<summary>Hint 1</summary>") for text in texts) == count
+        keys = [
+            cell for cell in document["cells"] if "solution" in cell["metadata"].get("tags", [])
         ]
-        for line in (line.strip() for text in solutions for line in text.splitlines()[1:-1]):
-            assert not any(line in text.splitlines() for text in texts), line
-        assert sum('NotImplementedError("your turn")' in text for text in texts) == len(solutions)
-        assert len(theirs["cells"]) == len(json.loads(source.read_text())["cells"])
+        questions = next(text for text in texts if "## Questions" in text).split("## Questions")[1]
+        asked = sum(line[:1].isdigit() for line in questions.splitlines())
+        answered = sum(line[:1].isdigit() for line in "".join(keys[0]["source"]).splitlines())
+        assert len(keys) == 1 and asked == answered >= 3, path.name
 
 
-def test_work_that_is_there_is_not_overwritten(tmp_path):
-    edition.write_edition(tmp_path)
+def test_the_marks_are_nbgrader_s_and_each_exercise_has_a_name_of_its_own():
+    for document in documents().values():
+        marks = [
+            c["metadata"]["nbgrader"] for c in document["cells"] if "nbgrader" in c["metadata"]
+        ]
+        names = [mark["grade_id"] for mark in marks]
+        assert len(names) == len(set(names))
+        for mark in marks:
+            assert mark["schema_version"] == 3 and mark["grade"] is not mark["solution"]
+            assert mark["locked"] is mark["grade"] and ("points" in mark) is mark["grade"]
+
+
+def test_right_is_said_aloud_and_what_was_expected_stands_beside_what_came():
+    assert "Right: abs gives" in learn.check(abs, ((-2,), 2, "no sign")).data
+    with pytest.raises(feedback.NotYet, match=r"abs\(-2\) should be 3, yours gives 2: why"):
+        learn.check(abs, ((-2,), 3, "why"))
+    with pytest.raises(feedback.NotYet, match="stopped with TypeError"):
+        learn.check(abs, (("x",), 3, "why"))
+
+
+def test_true_is_no_one_and_numbers_are_equal_up_to_rounding():
+    assert not feedback.same(1, True) and not feedback.same(True, 1)
+    assert feedback.same(0.1 + 0.2, 0.3) and feedback.same((0.1 + 0.2, "a"), (0.3, "a"))
+    assert not feedback.same([1], (1,)) and not feedback.same([1, 2], [1])
+
+
+def test_after_a_syntax_error_the_older_attempt_is_not_judged(monkeypatch):
+    from types import SimpleNamespace
+
+    history = ["def double(n):\n    return 2 * n", "def double(n)\n    return 3 * n"]
+    shell = SimpleNamespace(user_ns={"In": history})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    space: dict[str, Any] = {}
+    exec(history[0], space)
+    with pytest.raises(feedback.NotYet, match="newest double has a syntax error in line 1"):
+        learn.check(space["double"], ((2,), 4, "twice"))
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """The edition of this working tree, whatever is committed."""
+    monkeypatch.setattr(clean, "git", lambda *arguments: "")
+
+
+def test_the_edition_holds_no_line_of_a_solution_and_no_answer(here, tmp_path):
+    written = learn.write_edition(tmp_path / "mine")
+    assert sorted(path.name for path in written) == sorted(path.name for path in NOTEBOOKS)
+    for path, document in documents().items():
+        target = tmp_path / "mine" / path.relative_to(parameters.PROJECT_NOTEBOOKS)
+        texts = ["".join(cell["source"]) for cell in json.loads(target.read_text())["cells"]]
+        stubs = sum(feedback.STUB in text for text in texts)
+        assert stubs == len(list(grading.exercises(document)))
+        for exercise in grading.exercises(document):
+            solution = edition.SOLUTION.search(exercise.source)[0].splitlines()[1:-1]
+            lines = [line for text in texts for line in text.splitlines()]
+            assert not any(line in lines for line in solution if len(line.strip()) > 12)
+        assert not any("Answers to the questions" in text for text in texts)
+        assert len(texts) == len(document["cells"]) - 1
+
+
+def test_the_edition_is_clean_whatever_was_run_tried_and_left_here(tmp_path, monkeypatch):
+    folder = tmp_path / "notebooks"
+    copies = {path: folder / path.relative_to(parameters.PROJECT_NOTEBOOKS) for path in NOTEBOOKS}
+    for path, copy in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(path.read_text())
+    monkeypatch.setattr(store, "NOTEBOOKS", folder)
+    monkeypatch.setattr(clean, "git", lambda *arguments: "")
+    used = copies[parameters.PROJECT_NOTEBOOKS / "01_decide.ipynb"]
+    document = json.loads(used.read_text())
+    for cell in document["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["secret"]}]
+    used.write_text(json.dumps(document))
+    (folder / "99_scratch.ipynb").write_text(json.dumps(document))
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "01_decide.ipynb").write_text("{}")
+    written = learn.write_edition(tmp_path / "mine")
+    assert len(written) == len(NOTEBOOKS)
+    assert "secret" not in (tmp_path / "mine" / "01_decide.ipynb").read_text()
+
+
+def test_parameters_that_were_tried_here_reach_no_learner(tmp_path):
+    repository = tmp_path / "repository"
+    path = repository / "notebooks" / "01_decide.ipynb"
+    path.parent.mkdir(parents=True)
+    committed = (parameters.PROJECT_NOTEBOOKS / path.name).read_text()
+    path.write_text(committed)
+    for command in (
+        ["init", "-q"],
+        ["add", "-A"],
+        ["-c", "user.email=a@b", "-c", "user.name=a", "commit", "-qm", "first"],
+    ):
+        subprocess.run(["git", *command], cwd=repository, check=True)
+    path.write_text(committed.replace("seed: int = 7", "seed: int = 8"))
+    assert edition._committed(path) == clean.cleaned(json.loads(committed))
+
+
+def test_without_git_an_edited_parameter_is_named(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(parameters, "PROJECT_NOTEBOOKS", tmp_path)
+    path = tmp_path / "01_decide.ipynb"
+    text = (store.PROJECT / "notebooks" / path.name).read_text()
+    path.write_text(text.replace("seed: int = 7", "seed: int = 8"))
+    with pytest.raises(WorkbookError, match=r"was edited \(seed = 8\)"):
+        edition._committed(path)
+
+
+def test_work_that_is_there_is_not_overwritten(here, tmp_path):
+    learn.write_edition(tmp_path)
     (tmp_path / "01_decide.ipynb").write_text("my answers")
     with pytest.raises(WorkbookError, match="empty folder"):
-        edition.write_edition(tmp_path)
+        learn.write_edition(tmp_path)
     assert (tmp_path / "01_decide.ipynb").read_text() == "my answers"
 
 
 @pytest.mark.parametrize(
-    "source", ["def f():\n    return 1", "def f():\n    # --- solution\n    return 1\n"]
+    "source", ["def f():\n    return 1", "def f():\n    ### BEGIN SOLUTION\n    return 1\n"]
 )
 def test_an_exercise_without_a_whole_solution_region_is_refused(source):
     notebook = {
         "cells": [{"cell_type": "code", "metadata": {"tags": ["exercise"]}, "source": source}]
     }
-    with pytest.raises(WorkbookError, match="solution"):
+    with pytest.raises(WorkbookError, match="SOLUTION"):
         edition.without_solutions(notebook, "x.ipynb")
+
+
+def answer(notebook: Path, exercise: str, source: str) -> None:
+    """What a learner types and saves."""
+    document = json.loads(notebook.read_text())
+    for cell in document["cells"]:
+        mark = cell["metadata"].get("nbgrader", {})
+        if mark.get("solution") and mark["grade_id"] == exercise:
+            cell["source"] = source
+        if mark.get("grade") and mark["grade_id"] == f"check-{exercise}":
+            cell["source"] = "pass  # a checkpoint that somebody bent"
+    notebook.write_text(json.dumps(document))
+
+
+def test_a_class_is_judged_by_the_workbook_s_own_checkpoints(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "SECONDS", 8)
+    first = list(grading.course_notebooks().items())[:1]
+    monkeypatch.setattr(grading, "course_notebooks", lambda: dict(first))
+    for learner in ("ann", "bea"):
+        learn.write_edition(tmp_path / learner)
+    exercise, *_ = grading.exercises(first[0][1])
+    answer(tmp_path / "ann" / "00_start_here.ipynb", exercise.name, exercise.source)
+    broken = "def monthly_prompt_tokens(*a):\n    while True:\n        pass"
+    answer(tmp_path / "bea" / "00_start_here.ipynb", exercise.name, broken)
+    wrong = "def is_ready(checks):\n    print('noise')\n    raise SystemExit(0)"
+    answer(tmp_path / "bea" / "00_start_here.ipynb", "is_ready", wrong)
+    states = {(r.learner, r.exercise): (r.state, r.message) for r in learn.check_folder(tmp_path)}
+    assert states["ann", exercise.name] == ("right", "")
+    assert states["ann", "is_ready"][0] == "open"
+    assert states["bea", exercise.name][0] == "wrong"
+    assert states["bea", "is_ready"][0] == "wrong" and "SystemExit" in states["bea", "is_ready"][1]
+    (tmp_path / "bea" / "00_start_here.ipynb").unlink()
+    (tmp_path / "bea" / "01_decide.ipynb").touch()
+    assert {r.state for r in learn.check_folder(tmp_path / "bea")} == {"missing"}
+    with pytest.raises(WorkbookError, match="holds no notebook"):
+        learn.check_folder(Path(__file__).parent)

@@ -155,11 +155,8 @@ def test_a_notebook_begins_with_its_goals_and_ends_with_recap_and_questions(path
 def test_exercises_are_solved_offline_and_marked(path):
     for cell in cells(path):
         if is_exercise(cell) and "checkpoint" not in tags(cell):
-            assert (
-                source(cell).count("# --- solution")
-                == source(cell).count("# --- end solution")
-                == 1
-            )
+            marks = ("### BEGIN SOLUTION", "### END SOLUTION")
+            assert [source(cell).count(mark) for mark in marks] == [1, 1]
 
 
 def test_a_name_has_the_same_meaning_type_and_default_everywhere():

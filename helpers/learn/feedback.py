@@ -1,0 +1,82 @@
+"""What a checkpoint says after an exercise: right, or what was expected and what came instead."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from helpers import show
+
+STUB = 'raise NotImplementedError("your turn")'
+LONGEST = 120  # characters of a value that is quoted
+
+
+class NotYet(AssertionError):
+    """An answer that is not right yet; the message says what was expected, and what came."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Not yet. {self}"]
+
+
+def check(function: Callable[..., Any], *cases: Sequence[Any]) -> Any:
+    """Try a learner's function on cases (arguments, expected result, why); say "right" aloud.
+
+    A fourth item of a case is what the arguments should be afterwards. NotYet for the first case
+    that fails, and for a newer attempt at the same function that could not be run.
+    """
+    name = function.__name__
+    _refuse_older_attempt(name)
+    for arguments, expected, why, *after in cases:
+        call = f"{name}({', '.join(map(_quoted, arguments))})"
+        mine = copy.deepcopy(list(arguments))
+        try:
+            result = function(*mine)
+        except NotImplementedError:
+            raise NotYet(f"{name} is still open: complete the function above.") from None
+        except Exception as error:
+            stopped = f"{type(error).__name__}: {error}"
+            raise NotYet(f"{call} stopped with {stopped}. Expected is {expected!r}.") from None
+        if not same(result, expected):
+            text = f"{call} should be {_quoted(expected)}, yours gives {_quoted(result)}: {why}."
+            raise NotYet(text)
+        if after and not same(mine, list(after[0])):
+            changed = f"{name} should leave {_quoted(after[0])} behind, yours leaves"
+            raise NotYet(f"{changed} {_quoted(tuple(mine))}: {why}.")
+    return show.note(f"Right: {name} gives what is expected in all {len(cases)} cases.", "good")
+
+
+def same(result: Any, expected: Any) -> bool:
+    """Equal, of the same kind, and numbers up to rounding; True is no 1."""
+    if isinstance(expected, bool) or isinstance(result, bool):
+        return result is expected
+    if isinstance(expected, float) and isinstance(result, int | float):
+        return math.isclose(result, expected, rel_tol=1e-6, abs_tol=1e-9)
+    if isinstance(expected, list | tuple) and type(result) is type(expected):
+        pairs = zip(result, expected, strict=False)
+        return len(result) == len(expected) and all(same(mine, theirs) for mine, theirs in pairs)
+    return bool(result == expected)
+
+
+def _quoted(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+
+
+def _refuse_older_attempt(name: str) -> None:
+    """A cell with a syntax error defines nothing: the kernel would judge the attempt before it."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    history = shell.user_ns.get("In", []) if shell is not None else []
+    attempts = [source for source in history if f"def {name}(" in source]
+    if not attempts:
+        return
+    try:
+        ast.parse(attempts[-1])
+    except SyntaxError as error:
+        raise NotYet(
+            f"Your newest {name} has a syntax error in line {error.lineno} ({error.msg}), so the"
+            " older one would be judged; mend it, run its cell, then this one."
+        ) from None

@@ -1,0 +1,45 @@
+"""Made-up material for exercises: leaks that were planted, and candidates that are no better."""
+
+from __future__ import annotations
+
+import random
+
+from helpers import tasks
+
+Scores = list[int]  # 1 right, 0 wrong, row by row
+SEED = 20
+
+
+def planted_leaks(leaks: int = 11) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """(train texts by id, test texts by id, ids of the train rows that repeat a test row).
+
+    Messages of the shipped task; the leaks are test messages with a greeting, other case or one
+    word less, as they come back in real data.
+    """
+    task = tasks.load_task("support_triage")
+    texts = [example.user_text for example in tasks.load_examples(task, source="human").examples]
+    rng = random.Random(SEED)
+    picked = rng.sample(list(dict.fromkeys(texts)), 120)
+    test = {f"test-{n}": text for n, text in enumerate(picked[:40])}
+    train = {f"train-{n}": text for n, text in enumerate(picked[40:])}
+    leaked = sorted(rng.sample(list(train), leaks))
+    for n, (row, source) in enumerate(zip(leaked, rng.sample(list(test), leaks), strict=True)):
+        shorter = " ".join(test[source].split()[:-1])
+        train[row] = [f"Hello, {test[source]}", test[source].upper(), shorter][n % 3]
+    return train, test, leaked
+
+
+def null_candidates(count: int = 20, rows: int = 118) -> list[tuple[Scores, Scores]]:
+    """(tuned, other) scores of candidates that are no better: each row a coin of its own."""
+    rng = random.Random(SEED)
+    return [(_scores(rng, rows, 0.45), _scores(rng, rows, 0.45)) for _ in range(count)]
+
+
+def good_candidates(count: int = 5, rows: int = 118) -> list[tuple[Scores, Scores]]:
+    """The same of candidates that are better by thirty points."""
+    rng = random.Random(SEED)
+    return [(_scores(rng, rows, 0.65), _scores(rng, rows, 0.35)) for _ in range(count)]
+
+
+def _scores(rng: random.Random, rows: int, share: float) -> Scores:
+    return [int(rng.random() < share) for _ in range(rows)]
