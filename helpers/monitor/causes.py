@@ -22,8 +22,8 @@ from helpers.tasks import Task
 DOUBLED = 0.1  # of the rows were there already
 NAMELESS = 0.5  # of the requests since the promotion name a version that nobody registered
 ODD_RATINGS = 0.5  # of the ratings are no number from 1 to 5
-MIRRORED = 0.25  # points between the mean now and the reference's, seen in a mirror
-FEW = 20  # ratings, requests: fewer show no fault of a log
+MIRRORED = 0.15  # of the ratings differ at most between now and the reference, seen in a mirror
+FEW = 30  # ratings, requests: fewer show no fault of a log
 MOST_SHOWN = 5
 EXCERPT = 90  # characters
 FAULTS = {  # what each explains away

@@ -19,11 +19,11 @@ def causes(result):
 
 def test_a_rating_scale_that_was_turned_round_is_named_and_asks_for_no_retrain(task):
     serve(task)
-    turned = rows(RECENT, seed=2, per_day=25)
+    turned = rows(RECENT, seed=2, per_day=60)
     for row in turned:
         if row["feedback_score"]:
             row["feedback_score"] = 6 - row["feedback_score"]
-    log(task, rows(EARLIER, per_day=25) + turned)
+    log(task, rows(EARLIER, per_day=60) + turned)
     result = health(task)
     assert (result.verdict, result.reasons) == ("watch", ["feedback_mean"])
     assert "turned round" in causes(result)["rating_scale"].evidence
