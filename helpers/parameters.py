@@ -225,6 +225,7 @@ def begin(notebook: str, namespace: dict[str, Any]) -> store.Run:
     declared = declared_parameters(path)
     values = {name: namespace[name] for name in declared if name in namespace}
     injected = _injected(namespace)
+    is_by_hand = not injected and not store.headless()
     if "In" in namespace:
         _check_cell(notebook, declared, {*values, *injected}, namespace["In"])
     if injected.keys() - declared.keys():
@@ -236,7 +237,7 @@ def begin(notebook: str, namespace: dict[str, Any]) -> store.Run:
     values = check_parameters(declared, values | injected, where=notebook)
     if injected:
         _refuse_edits(notebook, declared, values, injected)
-    elif values.get("profile") and not store.headless():
+    elif values.get("profile") and is_by_hand:
         values |= _by_profile(values, declared)
     namespace |= values
     return store.open_run(namespace["run_id"])
@@ -285,8 +286,17 @@ def _refuse_edits(
 
 
 def _by_profile(values: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
-    """What the notebook's profile sets and its cell does not; said, so that nobody wonders."""
+    """What the notebook's profile sets and its cell does not; said, so that nobody wonders.
+
+    The tutorial's values, which are there unless another profile is named, are for its task alone.
+    """
     profile = load_profile(values["profile"])
+    meant_for = profile.values.get("task", declared.get("task"))
+    if values["profile"] == declared["profile"] and values.get("task") != meant_for:
+        sys.stdout.write(
+            f"profile {profile.path.stem} is for {meant_for}; it sets nothing for another task\n"
+        )
+        return {}
     chosen = {}
     for name, value in resolve(profile).items():
         if name in declared and values[name] == declared[name] and value != declared[name]:

@@ -19,6 +19,7 @@ HOURS = {
     "retraining_monthly": 1.0,
 }
 ELAPSED = {  # as the strategy says
+    "classical": "hours",
     "prompting": "hours",
     "rag": "days",
     "fine_tuning": "weeks",
@@ -103,7 +104,7 @@ def economics(
 
 def _way(kind: str, cost: float, per_hour: float, hours: Mapping[str, float]) -> Way:
     """A rung's work: none worth counting for zero_shot, else a prompt's, and rag's articles too."""
-    work = {"zero_shot": (), "rag": ("prompt", "rag")}.get(kind, ("prompt",))
+    work = {"zero_shot": (), "classical": (), "rag": ("prompt", "rag")}.get(kind, ("prompt",))
     return Way(
         cost_per_request=cost,
         one_off_usd=per_hour * sum(hours[f"{name}_once"] for name in work),

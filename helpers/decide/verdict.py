@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 
 from helpers import evaluate, store
 from helpers.decide.economics import ELAPSED, OWN_SIZE, compute_estimate, economics, training_cost
+from helpers.decide.noise import label_noise
 from helpers.decide.screening import contradictions
 from helpers.decide.trainer import choose_trainer
 from helpers.models import price_warnings, provider_of
 from helpers.records import (
+    GOOD_USES,
     WEIGHTS,
     Decision,
+    Finding,
     MetricComparison,
     Plan,
     Power,
@@ -29,6 +32,19 @@ from helpers.tasks import Task
 
 REVIEW_DAYS = 90
 MOVE_DAYS = 30  # to move away before a provider's lights go out
+EPOCHS = 3  # of a training without a limit
+MANY_CUT = 0.02  # of a rung's answers, by a limit below the gold answer's length
+FAMILY: dict[str, Recommendation] = {"rag": "rag", evaluate.CLASSICAL: "classical"}
+SERVE = {  # a family's next action
+    "classical": (
+        "serve the classical rung: evaluate.ClassicalModel(task, train).answer(chats, 0), on any"
+        " processor"
+    )
+}
+DECIDED_BY = {  # targets that validation rows do not decide
+    "latency_p95": "time more requests (latency_rows=80)",
+    "cost_per_request": "say what a request costs (prices in task.yaml)",
+}
 UPKEEP = {  # of what is advised: the hours of work a month
     "fine_tuning": ("labelling_monthly", "retraining_monthly"),
     "rag": ("prompt_monthly", "rag_monthly"),
@@ -42,7 +58,8 @@ class Choices(Record):
     trainer: str = "auto"
     base_url: str = ""
     api_model: str = ""
-    max_train_tokens: int = 60_000  # they price one training run
+    max_train_tokens: int = 60_000  # they price one training run; 0: every row, three times
+    prompt_search_budget: int = 1  # 0: the rungs were not searched, which the verdict says
     train_anyway_because: str = ""
 
     @classmethod
@@ -55,11 +72,18 @@ class Evidence(Record):
     """What the verdict is drawn from, so that `recommend` is a pure function."""
 
     meeting: list[str]  # rungs whose bounds meet every target, cheapest first
-    undecided: dict[str, str]  # rung -> its undecided targets, where it surely misses none
+    # rung -> its undecided targets with the rows that would decide them (0: rows alone do not),
+    # where it surely misses none
+    undecided: dict[str, dict[str, int]]
+    unrated: bool  # accuracy is by people or a judge, and nobody has judged yet
     rag_gains: bool  # rag is surely more accurate than the best other rung
     knowledge_task: bool  # most examples name the articles that answer them
     undecidable: dict[str, int]  # metric -> test rows that its target would need
+    noisy_labels: list[Finding]  # fields whose labels are surely noisy
+    pays_from: int | None  # requests a month from which tuning is cheaper than the best rung
+    volume: int  # requests a month; 0: not known
     n_test: int
+    n_validation: int
     n_examples: int
     min_examples: int
     best_rung: str
@@ -78,8 +102,8 @@ def recommend(screening: Screening, evidence: Evidence) -> Advice:
     if evidence.meeting:
         rung = evidence.meeting[0]
         reason = f"{rung} is the cheapest rung whose bounds meet every target"
-        way: Recommendation = "rag" if rung.startswith("rag") else "prompting"
-        return Advice(way, [reason], f"serve the {rung} rung")
+        way = FAMILY.get(rung.partition("@")[0], "prompting")
+        return Advice(way, [reason], SERVE.get(way, f"serve the {rung} rung"))
     if evidence.rag_gains and (evidence.knowledge_task or screening.new_knowledge):
         reason = (
             "the answers stand in the articles, and rag surely gains,"
@@ -91,15 +115,42 @@ def recommend(screening: Screening, evidence: Evidence) -> Advice:
         return Advice("not_yet", [reason for reason, _ in blocks], blocks[0][1])
     if screening.own_architecture:
         return _advise_own_model()
-    weight = sum(weight for _, weight in screening.weighed)
+    uses = _uses_that_pay(screening, evidence)
+    weight = sum(weight for _, weight in uses)
     reasons = [
         f"no cheaper rung surely meets the targets; {evidence.best_rung} is the one to beat",
-        *screening.good,
+        *(reason for reason, _ in uses),
         f"what speaks for tuning weighs {weight} of {sum(WEIGHTS.values())},"
         " and nothing speaks against it",
     ]
+    if _never_pays(evidence):
+        reasons.append(f"{_break_even(evidence)}, so better answers have to pay for it")
     action = "run 02_curate, train, and let 04_evaluate say whether it is better"
     return Advice("fine_tuning", reasons, action)
+
+
+def _uses_that_pay(screening: Screening, evidence: Evidence) -> list[tuple[str, int]]:
+    """The good uses with their weights; a shorter prompt is none where requests are too few."""
+    uses = screening.weighed
+    if _never_pays(evidence):
+        uses = [use for use in uses if use[0] != GOOD_USES["shorter_prompt"]]
+    return uses
+
+
+def _never_pays(evidence: Evidence) -> bool:
+    """Whether cheaper requests never pay for tuning at the volume that task.yaml expects."""
+    return evidence.volume > 0 and (
+        evidence.pays_from is None or evidence.pays_from > evidence.volume
+    )
+
+
+def _break_even(evidence: Evidence) -> str:
+    if evidence.pays_from is None:
+        return f"tuning saves nothing per request against {evidence.best_rung}"
+    return (
+        f"tuning is cheaper than {evidence.best_rung} from {evidence.pays_from:,} requests a month"
+        f" on, and task.yaml expects {evidence.volume:,}"
+    )
 
 
 def _advise_own_model() -> Advice:
@@ -120,6 +171,14 @@ def _advise_own_model() -> Advice:
 def _blocks(screening: Screening, evidence: Evidence) -> list[tuple[str, str]]:
     """(why not to train now, what to do instead), the first thing to do at the front."""
     blocks = []
+    if evidence.unrated:
+        reason = "nobody has rated the answers, so no rung has an accuracy"
+        remedy = "rate them (`workbook rate RUN`) or name a judge (judge_model), and run 01 again"
+        blocks.append((reason, remedy))
+    else:
+        blocks += [_ask_more(rung, evidence) for rung in list(evidence.undecided)[:1]]
+    for noise in evidence.noisy_labels:
+        blocks.append((noise.evidence, noise.remedy))
     for metric, n in evidence.undecidable.items():
         reason = (
             f"the {metric} target cannot be shown with {evidence.n_test} test rows:"
@@ -138,10 +197,34 @@ def _blocks(screening: Screening, evidence: Evidence) -> list[tuple[str, str]]:
         reason = "the examples name the articles that answer them: this is about facts"
         blocks.append((reason, "improve retrieval"))
     blocks += screening.poor
-    if not screening.good and not screening.own_architecture:
+    if not _uses_that_pay(screening, evidence) and not screening.own_architecture:
         reason = "no good use of fine-tuning was named"
+        if screening.good:
+            reason = f"a shorter prompt is all that speaks for tuning: {_break_even(evidence)}"
         blocks.append((reason, "improve the prompt, or try a stronger model"))
     return blocks
+
+
+def _ask_more(rung: str, evidence: Evidence) -> tuple[str, str]:
+    """A rung that may be enough already, and the cheapest thing that decides it."""
+    targets = evidence.undecided[rung]
+    reason = f"{rung} may already meet the targets: {', '.join(targets)} undecided"
+    remedies = [DECIDED_BY[metric] for metric in targets if metric in DECIDED_BY]
+    rows = [targets[metric] for metric in targets if metric not in DECIDED_BY]
+    if rows and min(rows) == 0:
+        remedies.append(
+            f"{rung} is at the target itself, which no number of rows decides: take it, or set the"
+            " target that the task needs"
+        )
+    elif rows and max(rows) <= evidence.n_validation:
+        remedies.append(f"ask {max(rows)} validation rows (max_validation_rows={max(rows)})")
+    elif rows:
+        remedies.append(
+            f"{max(rows)} validation rows would decide it, {evidence.n_validation} are there:"
+            f" label {max(rows) - evidence.n_validation} more for validation, or give it a larger"
+            " share (split_ratios)"
+        )
+    return reason, "; ".join(remedies)
 
 
 def undecidable_targets(task: Task, n_test: int) -> dict[str, int]:
@@ -163,6 +246,10 @@ def compare_rungs(
     without_margins = task.model_copy(update={"margins": {}, "replace": "better"})
     ours = evaluate.read_answers(run, rung)
     theirs = evaluate.read_answers(run, against)
+    if rung.n != against.n:  # one was asked about more rows, to decide its targets
+        common = {row.id for row in ours} & {row.id for row in theirs}
+        ours = [row for row in ours if row.id in common]
+        theirs = [row for row in theirs if row.id in common]
     return evaluate.compare_results(ours, theirs, without_margins)
 
 
@@ -174,7 +261,7 @@ def best_rung(rungs: Sequence[RungResult]) -> RungResult:
 def rag_gains(task: Task, run: store.Run, rungs: Sequence[RungResult]) -> bool:
     """Whether retrieval is surely more accurate than the best other rung of the same model."""
     # What a stronger model adds is no work of retrieval, so other models are left out.
-    own = [rung for rung in rungs if "@" not in rung.name and rung.name != "incumbent"]
+    own = [rung for rung in rungs if rung.name in evaluate.LADDER]
     rag = [rung for rung in own if rung.name == "rag"]
     others = [rung for rung in own if rung.name != "rag"]
     if not (rag and others):
@@ -188,7 +275,7 @@ def gather(
     rungs: Sequence[RungResult],
     examples: Sequence[TrainingExample],
     run: store.Run,
-    min_examples: int,
+    choices: Choices,
 ) -> Evidence:
     """Everything the verdict needs, counted and compared."""
     meeting = []
@@ -200,8 +287,8 @@ def gather(
         if verdicts <= {"pass"}:
             meeting.append(rung.name)
         elif "fail" not in verdicts:
-            names = [name for name in targets if targets[name].verdict == "undecided"]
-            undecided[rung.name] = ", ".join(names)
+            undecided[rung.name] = _rows_that_decide(targets)
+    best = best_rung(rungs).name
     verified = [example for example in examples if example.quality == "verified"]
     n_test = sum(example.part == "test" for example in verified)
     naming_articles = sum(bool(example.meta.get("articles")) for example in verified)
@@ -210,12 +297,29 @@ def gather(
         undecided=undecided,
         rag_gains=rag_gains(task, run, rungs),
         knowledge_task=naming_articles > len(verified) / 2,
+        unrated=task.accuracy_from in ("judge", "human")
+        and not any(rung.results.accuracy.n for rung in rungs),
         undecidable=undecidable_targets(task, n_test),
+        noisy_labels=[f for f in label_noise(task, examples) if f.verdict == "fail"],
+        pays_from=economics(task, rungs, best).break_even_requests_per_month,
+        volume=task.volume_per_month,
         n_test=n_test,
+        n_validation=sum(example.part == "validation" for example in verified),
         n_examples=len(verified),
-        min_examples=min_examples,
-        best_rung=best_rung(rungs).name,
+        min_examples=choices.min_examples,
+        best_rung=best,
     )
+
+
+def _rows_that_decide(targets: Mapping[str, Finding]) -> dict[str, int]:
+    """metric -> rows that would decide it, of the undecided targets."""
+    rows = {}
+    for metric, finding in targets.items():
+        if finding.verdict == "undecided":
+            rows[metric] = 0
+            if metric in evaluate.AT_LEAST and finding.estimate and finding.estimate.n:
+                rows[metric] = evaluate.rows_that_decide(finding.estimate, finding.threshold or 0.0)
+    return rows
 
 
 def decide(
@@ -233,19 +337,23 @@ def decide(
     """
     if not rungs:
         raise WorkbookError("no rung could be asked; put at least zero_shot into `rungs`")
-    evidence = gather(task, rungs, examples, run, choices.min_examples)
-    advice = recommend(screening, evidence)
+    evidence = gather(task, rungs, examples, run, choices)
     base_url, api_model = choices.base_url, choices.api_model
     trainer, warnings = choose_trainer(choices.trainer, base_url, api_model, task)
+    tokens = choices.max_train_tokens or _train_tokens(rungs, examples)
+    training_usd = training_cost(task, trainer, api_model, tokens)
+    numbers = economics(task, rungs, evidence.best_rung, training_usd)
+    evidence = evidence.model_copy(update={"pays_from": numbers.break_even_requests_per_month})
+    advice = recommend(screening, evidence)
     warnings += [*screening.warnings, *price_warnings(task)]
     for rung, targets in evidence.undecided.items():
-        warnings.append(f"{rung} may meet the targets: {targets} undecided at n={rungs[0].n}")
+        n = next(r.n for r in rungs if r.name == rung)
+        warnings.append(f"{rung} may meet the targets: {', '.join(targets)} undecided at n={n}")
+    warnings += _fairness_warnings(task, rungs, examples, run, choices)
     warnings += contradictions(screening, task, rungs, evidence.rag_gains, evidence.knowledge_task)
     because = choices.train_anyway_because
     if because and advice.recommendation != "fine_tuning":
         warnings.append(f"training goes on against this advice, because: {because}")
-    training_usd = training_cost(task, trainer, api_model, choices.max_train_tokens)
-    numbers = economics(task, rungs, evidence.best_rung, training_usd)
     provider = provider_of(base_url) if trainer == "openai" else None
     served_until = provider.serve_until if provider else None
     predicted = advice.recommendation in ("fine_tuning", "custom_model")
@@ -270,6 +378,43 @@ def decide(
         screening=screening,
         train_anyway_because=because,
     )
+
+
+def _train_tokens(rungs: Sequence[RungResult], examples: Sequence[TrainingExample]) -> int:
+    """Tokens of a training without a limit: each train row as long as the shortest rung's."""
+    rows = sum(example.part == "train" for example in examples)
+    lengths = [rung.tokens_per_request for rung in rungs if rung.tokens_per_request]
+    return round(EPOCHS * rows * min(lengths, default=0.0))
+
+
+def _fairness_warnings(
+    task: Task,
+    rungs: Sequence[RungResult],
+    examples: Sequence[TrainingExample],
+    run: store.Run,
+    choices: Choices,
+) -> list[str]:
+    """What the cheaper rungs were not given: a search, a classifier, room for the answer."""
+    warnings = []
+    if not choices.prompt_search_budget:
+        warnings.append(
+            "this is against an unsearched baseline (prompt_search_budget is 0): nearest examples"
+            " or another wording may do better"
+        )
+    train = [example for example in examples if example.part == "train"]
+    asked = {rung.name for rung in rungs}
+    if evaluate.CLASSICAL not in asked and not evaluate.why_not(task, train):
+        warnings.append(
+            "the answers are labels and the classical rung was not asked: add `classical` to rungs"
+        )
+    for rung in rungs:
+        cut = len(evaluate.cut_short(examples, evaluate.read_answers(run, rung)))
+        if cut > MANY_CUT * rung.n:
+            warnings.append(
+                f"{rung.name}: {cut} of {rung.n} answers were cut at max_new_tokens="
+                f"{rung.asking.max_new_tokens} before they were as long as the gold answer"
+            )
+    return warnings
 
 
 def _compare_each(task: Task, run: store.Run, rungs: Sequence[RungResult]) -> list[RungComparison]:

@@ -3,12 +3,23 @@
 from helpers.evaluate.answers import ask
 from helpers.evaluate.attempts import count_attempts
 from helpers.evaluate.causes import data_quality, diagnose, diagnose_run
+from helpers.evaluate.classical import (
+    CLASSICAL,
+    CONVERGED,
+    LEAST_REPEATED,
+    ClassicalModel,
+    labels_of,
+    repeated,
+    vectoriser,
+    why_not,
+)
 from helpers.evaluate.compare import check_targets, compare_results, decide
 from helpers.evaluate.curve import part_of, read_curve
 from helpers.evaluate.evaluation import evaluate_fine_tuned_model, load_models, rung_to_beat
 from helpers.evaluate.findings import findings_against
-from helpers.evaluate.judge import blind_table, load_judge, write_ratings
-from helpers.evaluate.ladder import ask_ladder, search_prompts, ways_to_ask
+from helpers.evaluate.judge import blind_table, load_judge, rate_rungs, read_ratings, write_ratings
+from helpers.evaluate.ladder import ask_ladder, ask_more, search_prompts, ways_to_ask
+from helpers.evaluate.limits import answer_limit, cut_short, limit_of, with_answer_limit
 from helpers.evaluate.rungs import LADDER, available, build_prompts, effort
 from helpers.evaluate.running import Rows, ask_rung, choose_rows, export_samples, read_answers
 from helpers.evaluate.scorers import format_reason, score_answer, strict_json
@@ -23,6 +34,7 @@ from helpers.evaluate.statistics import (
     paired_difference,
     proportion,
     quantile,
+    rows_that_decide,
     rows_to_decide,
     rows_to_separate,
     verdict_against,

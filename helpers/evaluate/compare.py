@@ -119,7 +119,11 @@ def _target_evidence(metric: str, estimate: Estimate, target: float, met: str) -
     n = estimate.n
     if metric not in statistics.AT_LEAST:  # no measured numbers: they differ from run to run
         text = f"{metric}: target at most {target:g}: {met}"
+        if metric == "latency_p95" and 0 < n < statistics.FEW_TIMED:
+            text += f", {n} timed rows say nothing of a p95; {statistics.FEW_TIMED} at least"
         return text if n else f"{text}, it was not measured"
+    if not n:
+        return f"{metric}: target at least {target:g}: {met}, no answer was scored by it"
     text = f"{metric}: {estimate}, target at least {target:g}: {met}"
     needed = statistics.rows_to_decide(target) if target < 1 else 0
     if needed > n:

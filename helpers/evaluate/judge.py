@@ -1,9 +1,10 @@
 """Where no scorer can tell right from wrong: people, or a judging model, compare two answers.
 
 Both see answer A and answer B without knowing whose they are, and choose A, B, both or neither.
-That gives each answer a right or wrong, so the paired test is the same as everywhere else.
-`ratings.csv` (in the run's folder or the task's) holds people's choices by the sha256 of the
-answers: the same answers never have to be rated again.
+That gives each answer a right or wrong, so the paired test is the same as everywhere else. Where
+both say the same, one question is left: both, or neither? `ratings.csv` (in the run's folder or the
+task's; `ratings-NAME.csv` for further people) holds the choices by the sha256 of the answers: the
+same answers never have to be rated again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import csv
 import hashlib
 import io
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +37,8 @@ from helpers.tasks import Task, hash_order
 
 CHOICES = ("A", "B", "both", "neither")
 COLUMNS = ("id", "asked", "A", "B", "a_sha", "b_sha", "choice")
+TEXTS = ("asked", "A", "B")
+SAME = "(the same answer as A: choose both or neither)"
 RIGHT = {"A": (True, False), "B": (False, True), "both": (True, True), "neither": (False, False)}
 REPEATS = 20  # pairs that the judge sees a second time in the same order
 # kappa: "substantial" agreement begins here (Landis & Koch, Biometrics 1977, 33:159-174)
@@ -62,7 +66,10 @@ def sha(answer: str) -> str:
 
 
 def blind_table(examples: Sequence[TrainingExample], ours: Rows, theirs: Rows) -> Table:
-    """Rows to rate, in the order of a hash, which also decides who is A."""
+    """Rows to rate, in the order of a hash, which also decides who is A.
+
+    Equal answers stand once.
+    """
     questions = {example.id: example.user_text for example in examples}
     other = {row.id: row.answer for row in theirs}
     table = []
@@ -70,7 +77,8 @@ def blind_table(examples: Sequence[TrainingExample], ours: Rows, theirs: Rows) -
         a, b = row.answer, other[row.id]
         if int(sha(f"{row.id} {row.answer}"), 16) % 2:
             a, b = b, a
-        line = {"id": row.id, "asked": questions[row.id], "A": a, "B": b}
+        shown = SAME if a == b else b
+        line = {"id": row.id, "asked": questions[row.id], "A": a, "B": shown}
         table.append(line | {"a_sha": sha(a), "b_sha": sha(b), "choice": ""})
     return table
 
@@ -80,17 +88,47 @@ def write_ratings(path: Path, table: Sequence[Mapping[str, str]]) -> Path:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    for row in table:
+        texts = {name: store.as_csv_cell(row[name]) for name in TEXTS if name in row}
+        writer.writerow({**row, **texts})
     return store.write_text(path, text.getvalue())
 
 
 def read_ratings(run: store.Run, task: Task) -> Rights:
-    """People's ratings of the run and of the task; another choice than the four is an error."""
-    rights: Rights = {}
-    for path in (task.folder / "ratings.csv", run.private / "ratings.csv", run.path("ratings.csv")):
-        if path.exists():
-            rights |= _read_ratings(path)
-    return rights
+    """People's ratings of the run and of the task: what most of them say, no majority being wrong.
+
+    Another choice than the four is an error.
+    """
+    votes: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for ratings in by_rater(run, task).values():
+        for key, right in ratings.items():
+            votes[key].append(right)
+    return {key: 2 * sum(rights) > len(rights) for key, rights in votes.items()}
+
+
+def by_rater(run: store.Run, task: Task) -> dict[str, Rights]:
+    """Ratings by the name of their file; of one file, the run's own copy goes first."""
+    raters: dict[str, Rights] = {}
+    for folder in (task.folder, run.private, run.path("")):
+        for path in sorted(folder.glob("ratings*.csv")):
+            raters[path.name] = raters.get(path.name, {}) | _read_ratings(path)
+    return raters
+
+
+def _raters_warnings(run: store.Run, task: Task) -> list[str]:
+    """What to know where the first two people agree too little; one rates alone: nothing."""
+    everybody = list(by_rater(run, task).values())
+    if len(everybody) < 2:
+        return []
+    first, second = everybody[:2]
+    pairs = [(right, second[key]) for key, right in first.items() if key in second]
+    agreement = kappa(pairs)
+    if agreement is None or agreement >= TRUSTED:
+        return []
+    return [
+        f"two people agree at kappa {agreement:.2f} only ({len(pairs)} answers): say in `rubric`"
+        " when an answer is right"
+    ]
 
 
 def _read_ratings(path: Path) -> Rights:
@@ -105,6 +143,8 @@ def _read_ratings(path: Path) -> Rights:
                 known = ", ".join(CHOICES)
                 raise WorkbookError(f"{path}, line {number}: choice {choice!r} is none of {known}")
             a_is_right, b_is_right = RIGHT[choice]
+            if row["a_sha"] == row["b_sha"]:
+                a_is_right = b_is_right = choice != "neither"
             rights[row["id"], row["a_sha"]] = a_is_right
             rights[row["id"], row["b_sha"]] = b_is_right
     return rights
@@ -126,11 +166,12 @@ def rate_pair(
     first, *others = names
     tables = [blind_table(examples, rows[first], rows[other]) for other in others]
     by_people = read_ratings(run, task)
-    if not (run.private / "ratings.csv").exists():
-        write_ratings(run.private / "blind.csv", tables[0])
+    unrated = _unrated(tables, by_people)
+    if unrated:
+        write_ratings(run.private / "blind.csv", unrated)
     rights = by_people
     if task.accuracy_from == "human":
-        ratings = _nothing_compared("human", rated=len(by_people))
+        ratings = _nothing_compared("human", len(by_people), _raters_warnings(run, task))
     elif judge is None:
         rights = {}
         warning = "no judge is set (judge_model, judge_base_url): nothing was judged"
@@ -145,6 +186,36 @@ def rate_pair(
     for name in names:
         updated[name] = _with_accuracy(rungs[name], rows[name], rights, run)
     return updated, ratings
+
+
+def rate_rungs(
+    measured: Sequence[RungResult],
+    examples: Sequence[TrainingExample],
+    session: Session,
+    judge: Model | None,
+) -> list[RungResult]:
+    """01's rungs with the accuracy that people or the judge give them; others as they are.
+
+    What nobody has rated yet stands in private/blind.csv.
+    """
+    if session.task.accuracy_from not in ("judge", "human") or len(measured) < 2:
+        return list(measured)
+    asked = min(result.n for result in measured)
+    rungs = {result.name: result for result in measured}
+    rated, ratings = rate_pair(rungs, list(rungs), examples[:asked], session, judge)
+    for warning in ratings.warnings if ratings else ():
+        session.say(warning)
+    return list(rated.values())
+
+
+def _unrated(tables: Sequence[Table], by_people: Rights) -> Table:
+    """The pairs of all tables that somebody has still to rate, each once."""
+    pairs = {}
+    for row in (row for table in tables for row in table):
+        keys = [(row["id"], row["a_sha"]), (row["id"], row["b_sha"])]
+        if any(key not in by_people for key in keys):
+            pairs[frozenset(keys)] = row
+    return list(pairs.values())
 
 
 def _with_accuracy(rung: RungResult, rows: Rows, rights: Rights, run: store.Run) -> RungResult:
@@ -194,6 +265,8 @@ def ask_judge(
     by_people: Rights,
 ) -> tuple[Rights, Ratings]:
     """Each pair in both orders: an answer is right when it is in both."""
+    # a judge sees two answers, also where they are equal
+    pairs = [row | {"B": row["A"] if row["B"] == SAME else row["B"]} for row in pairs]
     swapped = [row | {"A": row["B"], "B": row["A"]} for row in pairs]
     # the space makes it another question to the cache
     repeated = [row | {"B": row["B"] + " "} for row in pairs[:REPEATS]]
@@ -236,6 +309,9 @@ def _agreed(
         if vote and other:
             b_again, a_again = other
             same.append(float(vote == (a_again, b_again)))
+            if row["a_sha"] == row["b_sha"]:
+                rights.setdefault((row["id"], row["a_sha"]), any(vote) and any(other))
+                continue
             rights.setdefault((row["id"], row["a_sha"]), vote[0] and a_again)
             rights.setdefault((row["id"], row["b_sha"]), vote[1] and b_again)
     return rights, same

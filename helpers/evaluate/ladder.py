@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from helpers import store
 from helpers.evaluate import rungs
+from helpers.evaluate.classical import CLASSICAL
+from helpers.evaluate.compare import check_targets
 from helpers.evaluate.running import ask_rung
 from helpers.evaluate.session import LOG, Session
+from helpers.evaluate.statistics import AT_LEAST, rows_that_decide
 from helpers.models import Model
 from helpers.records import Asking, RungResult, TrainingExample
 from helpers.tasks import Task
+
+MANY = 100_000  # rows that a tie would take: as many as there are
 
 
 def ways_to_ask(
@@ -22,12 +29,15 @@ def ways_to_ask(
     """What runs today, every rung with the given model, then with each of `rung_models`.
 
     A rung model is a local folder or hub id, or `NAME at BASE_URL`; its rungs are named rung@model.
+    What task.yaml calls the incumbent is always asked.
     """
     basis = basis.model_copy(update={"response_format": task.schema})
-    own = [name for name in names if name != "incumbent"]
+    own = [name for name in names if name not in ("incumbent", CLASSICAL)]
     ways = []
-    if "incumbent" in names:
+    if "incumbent" in names or task.incumbent:
         ways.append(way_of_today(task, basis, model.spec))
+    if CLASSICAL in names:
+        ways.append(basis.for_rung(CLASSICAL, CLASSICAL))
     ways += [basis.for_rung(name, model.spec) for name in own]
     for spec in rung_models:
         ways += [basis.for_rung(f"{name}@{label(spec)}", spec) for name in own]
@@ -64,6 +74,46 @@ def ask_ladder(
     return [ask_rung(way, rows, session) for way in ways if not reasons[way.rung]]
 
 
+def ask_more(
+    measured: Sequence[RungResult], rows: Sequence[TrainingExample], session: Session, most: int
+) -> list[RungResult]:
+    """Rungs whose targets are undecided, asked again about as many of `rows` as would decide them.
+
+    Cheapest first, until one surely meets the targets; no rung is asked about more than `most`.
+    """
+    results = {result.name: result for result in measured}
+    for result in sorted(measured, key=lambda result: rungs.effort(result.name)):
+        n = min(rows_to_ask(session.task, result), most, len(rows))
+        if n > result.n:
+            session.say(f"{result.name}: undecided at n = {result.n}, so {n} rows are asked")
+            result = ask_rung(result.asking, rows[:n], session)
+            results[result.name] = result
+        verdicts = {f.verdict for f in check_targets(session.task, result.results).values()}
+        if verdicts == {"pass"}:
+            break
+    return list(results.values())
+
+
+def rows_to_ask(task: Task, result: RungResult) -> int:
+    """Rows that would decide every target of a rung; 0 where it surely misses one, or none helps.
+
+    A tenth more than the estimate says, since the share will not stay quite as it is. Where people
+    or a judge decide, rows cost more than answers.
+    """
+    if task.accuracy_from in ("judge", "human"):
+        return 0
+    targets = check_targets(task, result.results)
+    if any(finding.verdict == "fail" for finding in targets.values()):
+        return 0
+    needed = 0
+    for metric, finding in targets.items():
+        estimate = finding.estimate
+        if finding.verdict == "undecided" and metric in AT_LEAST and estimate and estimate.n:
+            target = finding.threshold or 0.0
+            needed = max(needed, rows_that_decide(estimate, target) or MANY)
+    return math.ceil(1.1 * needed)
+
+
 def search_prompts(
     ways: Sequence[Asking], rows: Sequence[TrainingExample], session: Session, budget: int
 ) -> list[Asking]:
@@ -76,12 +126,17 @@ def search_prompts(
     if budget < 1 or not rows:
         return list(ways)
     session = replace(session, latency_rows=0)
+    session.say(f"searching prompts on validation: at most {budget} times {len(rows)} rows")
     scores: dict[str, tuple[float, float]] = {}
 
     def score(asking: Asking) -> tuple[float, float]:
         key = store.fingerprint(asking)
         if key not in scores:
+            started = time.monotonic()
             results = ask_rung(asking, rows, session).results
+            if not scores:
+                minutes = (time.monotonic() - started) * (budget - 1) / 60
+                session.say(f"the rest of the search takes about {minutes:.0f} min at most")
             scores[key] = (results.accuracy.value, results.format_compliance.value)
         return scores[key]
 
@@ -109,7 +164,8 @@ def _changes(task: Task, ways: dict[str, Asking]) -> Iterator[tuple[str, dict[st
         for wording in task.wordings:
             yield "prompt", {"wording": wording}
     if "few_shot" in ways:
-        yield "few_shot", {"few_shot_pick": "nearest"}
+        if ways["few_shot"].few_shot_pick == "fixed":
+            yield "few_shot", {"few_shot_pick": "nearest"}
         yield "few_shot", {"few_shot_k": ways["few_shot"].few_shot_k + 2}
         yield "few_shot", {"few_shot_k": 1}
     if "rag" in ways:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from helpers import tasks
+from helpers.evaluate.classical import CLASSICAL, why_not
 from helpers.evaluate.retrieval import demonstrations, passage, retrieve, shots
 from helpers.records import Asking, Message, TrainingExample, WorkbookError
 from helpers.tasks import Article, Task
 
 LADDER = ("zero_shot", "prompt", "few_shot", "rag")  # by the effort they cost
-KNOWN = (*LADDER, "incumbent")  # what runs today: a prompt, a model or both, as task.yaml names it
+CHEAPEST_FIRST = ("incumbent", CLASSICAL, *LADDER)
+KNOWN = (
+    *LADDER,
+    CLASSICAL,
+    "incumbent",
+)  # what runs today: a prompt, a model or both, as task.yaml names it
 Chats = list[list[Message]]
 Examples = Sequence[TrainingExample]
 
@@ -103,7 +109,7 @@ def _before_question(turns: Sequence[Message], articles: Sequence[Article]) -> l
 def effort(rung: str) -> tuple[bool, int]:
     """The sort key of "cheapest first": the given model before others, then by the ladder."""
     technique, at, _ = rung.partition("@")
-    return bool(at), ("incumbent", *LADDER).index(technique)
+    return bool(at), CHEAPEST_FIRST.index(technique)
 
 
 def available(rungs: Sequence[str], task: Task, train: Examples) -> dict[str, str]:
@@ -113,6 +119,8 @@ def available(rungs: Sequence[str], task: Task, train: Examples) -> dict[str, st
         missing["rag"] = f"{task.folder.name}/knowledge holds no articles"
     if not demonstrations(task, train, 1):
         missing["few_shot"] = "the train part holds no verified example"
+    if CLASSICAL in rungs:
+        missing[CLASSICAL] = why_not(task, train)
     if not task.incumbent:
         missing["incumbent"] = "task.yaml names no incumbent"
     reasons = {}

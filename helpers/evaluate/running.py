@@ -61,8 +61,10 @@ def ask_rung(
             session.run.path(path), [row.model_dump(exclude_none=True) for row in rows]
         )
     results = _add_up(rows, latencies, _costs(session.task, model, answers, latencies))
+    cut = sum(answer.finish == "length" for answer in answers)
+    limit = f", {cut} cut off at max_new_tokens={asking.max_new_tokens}" if cut else ""
     session.say(
-        f"{name}: accuracy {results.accuracy}, format {results.format_compliance},"
+        f"{name}: accuracy {results.accuracy}, format {results.format_compliance}{limit},"
         f" {time.monotonic() - started:.0f} s"
     )
     tokens = statistics.mean([answer.tokens_in + answer.tokens_out for answer in answers])
@@ -137,6 +139,8 @@ def _costs(
 
 def _row(task: Task, example: TrainingExample, answer: Answer) -> AnswerRow:
     scores, format_reason = scorers.score_answer(task, example, answer.text, answer.finish)
+    if answer.finish == "length" and format_reason and task.schema is not None:
+        format_reason = f"cut off at the token limit: {format_reason}"
     return AnswerRow(
         id=example.id,
         group=example.group,

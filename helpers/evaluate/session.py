@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helpers import models, store, tasks
+from helpers.evaluate.classical import CLASSICAL, ClassicalModel
 from helpers.models import Model
 from helpers.records import Asking, Budget, TrainingExample
 from helpers.tasks import Task
@@ -40,6 +41,8 @@ class Session:
         if spec not in self.models:
             if spec.startswith(LOG):
                 self.models[spec] = logged_answers(self.task, spec)
+            elif spec == CLASSICAL:
+                self.models[spec] = ClassicalModel(self.task, self.train)
             else:
                 self.models[spec] = models.load_model(spec)
         return self.models[spec]
@@ -49,7 +52,6 @@ def logged_answers(task: Task, spec: str) -> Model:
     """The answers of the file that task.yaml names under `incumbent.answers`, as a model."""
     path = task.folder / spec.removeprefix(LOG)
     answers = {}
-    for raw in store.read_jsonl(path):
-        example = tasks.to_example(task, raw, "human", {}, path)
+    for example in tasks.load_examples(task, "human", path=path).examples:
         answers[models.question(example.messages)] = example.answer
     return models.LoggedModel(answers, spec)

@@ -23,6 +23,7 @@ WEEKS = 52  # attempts that are planned for
 ASSUMED_FLIPS = 0.20  # share of rows that change between two models, until it has been measured
 METHOD = "paired difference, Bonett-Price 2012"
 METHOD_MEAN = "paired mean difference, t interval, cluster-robust"
+FEW_TIMED = 6  # measurements: of fewer, no bound of a quantile is known
 AT_LEAST = ("accuracy", "format_compliance")  # targets of all other metrics are upper limits
 
 
@@ -247,12 +248,26 @@ def rows_to_decide(target: float) -> int:
     return math.floor(Z * Z * target / (1 - target)) + 1
 
 
+def rows_that_decide(estimate: Estimate, target: float) -> int:
+    """Rows that take a share's bound past its target if the share stays as it is; 0 for a tie.
+
+    Wilson's bound is the target where (p - t)² = z²·t(1 - t)/n. Rows in groups count for less, so
+    where n rows should have been enough and were not, twice as many.
+    """
+    gap = abs(estimate.value - target)
+    if gap < 1e-9:
+        return 0
+    needed = math.ceil(Z * Z * target * (1 - target) / gap**2 - 1e-9)
+    return needed if needed > estimate.n else 2 * estimate.n
+
+
 def quantile(values: Sequence[float], share: float) -> Estimate:
     """A quantile of independent measurements, with an interval without a distribution if n allows.
 
     Order statistics with binomial ranks (David & Nagaraja, Order Statistics, 7.1); where there are
     too few (p95: < 72), the log-normal tolerance bound (Hahn & Meeker, Statistical Intervals, 4.4),
-    never below the largest value seen.
+    never below the largest value seen. Fewer than FEW_TIMED say nothing of a tail: their interval
+    is what was seen, and no target is decided by it (`target_met`).
     """
     n = len(values)
     if n == 0:
@@ -263,6 +278,8 @@ def quantile(values: Sequence[float], share: float) -> Estimate:
     ordered = sorted(values)
     tail = (1 - LEVEL) / 2
     value = float(numpy.quantile(ordered, share))
+    if n < FEW_TIMED:
+        return Estimate(value=value, low=ordered[0], high=ordered[-1], n=n)
     low_rank = int(binom.ppf(tail, n, share))  # the largest with P(too high) <= tail; 0 = none
     high_rank = int(binom.ppf(1 - tail, n, share)) + 1
     low = ordered[low_rank - 1] if low_rank >= 1 else _tolerance_bound(ordered, share, tail)
@@ -327,7 +344,7 @@ def verdict_against(estimate: Estimate, threshold: float) -> Verdict:
 
 def target_met(metric: str, estimate: Estimate, target: float) -> FindingVerdict:
     """Whether the whole interval keeps the target: at least (AT_LEAST), or at most."""
-    if estimate.n == 0:
+    if estimate.n == 0 or (metric == "latency_p95" and estimate.n < FEW_TIMED):
         return "undecided"
     if metric in AT_LEAST:
         surely_met = estimate.low >= target

@@ -40,14 +40,14 @@ class Asking(Record):
     template_args: dict[str, Any] = Field(default_factory=dict)
     tools: list[dict[str, Any]] = Field(default_factory=list)
     response_format: dict[str, Any] | None = None  # the JSON Schema that endpoints are held to
-    max_new_tokens: int = Field(40, ge=1)
+    max_new_tokens: int = Field(40, ge=0)  # 0 in a parameter: from the gold answers
     stop: list[str] = Field(default_factory=list)
     decoding: Literal["greedy"] = "greedy"
     compute: Literal["fp32", "bf16"] = "fp32"
 
     @property
     def rung_kind(self) -> str:
-        """zero_shot, prompt, few_shot, rag, incumbent or fine_tuned."""
+        """zero_shot, prompt, few_shot, rag, classical, incumbent or fine_tuned."""
         return self.rung.partition("@")[0]
 
     @classmethod

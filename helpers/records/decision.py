@@ -13,7 +13,7 @@ from helpers.records.errors import WorkbookError
 from helpers.records.estimates import EvalResults, MetricComparison
 from helpers.records.screening import Screening
 
-Recommendation = Literal["prompting", "rag", "fine_tuning", "custom_model", "not_yet"]
+Recommendation = Literal["classical", "prompting", "rag", "fine_tuning", "custom_model", "not_yet"]
 Trainer = Literal["lora", "openai"]
 
 

@@ -12,7 +12,7 @@ from helpers.decide.economics import HOURS, compute_estimate, training_cost
 from helpers.decide.screening import contradictions
 from helpers.decide.trainer import provider_warnings
 from helpers.decide.verdict import Evidence, best_rung, plan, undecidable_targets
-from helpers.records import Asking, Decision, Estimate, Screening, WorkbookError
+from helpers.records import Asking, Decision, Estimate, Finding, Screening, WorkbookError
 
 ANSWERS = {
     "new_knowledge": False,
@@ -22,6 +22,11 @@ ANSWERS = {
     "one_off": False,
     "changing_requirements": False,
 }
+
+
+NOISE = Finding(
+    name="label_noise_answer", verdict="fail", evidence="a third is wrong", remedy="fix labels"
+)
 
 
 def screening(**changes):
@@ -34,8 +39,13 @@ def evidence(**changes):
         "undecided": {},
         "rag_gains": False,
         "knowledge_task": False,
+        "unrated": False,
         "undecidable": {},
+        "noisy_labels": [],
+        "pays_from": None,
+        "volume": 0,
         "n_test": 100,
+        "n_validation": 60,
         "n_examples": 400,
         "min_examples": 100,
         "best_rung": "prompt",
@@ -70,6 +80,18 @@ def evidence(**changes):
         ({"own_architecture": True}, {}, "custom_model"),
         ({"own_architecture": True, "one_off": True}, {}, "not_yet"),
         ({"own_architecture": True, "format_or_style": False}, {}, "custom_model"),
+        ({}, {"meeting": ["classical", "prompt"]}, "classical"),
+        ({}, {"undecided": {"prompt": {"accuracy": 73}}}, "not_yet"),
+        ({}, {"meeting": ["rag"], "undecided": {"prompt": {"accuracy": 73}}}, "rag"),
+        ({}, {"unrated": True}, "not_yet"),
+        ({}, {"noisy_labels": [NOISE]}, "not_yet"),
+        ({"format_or_style": False, "shorter_prompt": True}, {"volume": 0}, "fine_tuning"),
+        (
+            {"format_or_style": False, "shorter_prompt": True},
+            {"volume": 1000, "pays_from": 415_000_000},
+            "not_yet",
+        ),
+        ({"shorter_prompt": True}, {"volume": 1000, "pays_from": 415_000_000}, "fine_tuning"),
     ],
 )
 def test_the_cheapest_thing_that_works_and_never_tuning_by_elimination(answers, changes, expected):
@@ -133,7 +155,7 @@ def test_nothing_works_and_the_questionnaire_allows_it_so_tuning_is_predicted(ta
 
 def test_a_rung_that_may_meet_the_targets_is_named(task, run):
     decision = verdict(right_where(lambda i: i % 2, "half"), task, run)
-    assert decision.recommendation == "fine_tuning"
+    assert decision.recommendation == "not_yet", "more rows decide it, not a training"
     assert any("may meet the targets: accuracy undecided at n=60" in w for w in decision.warnings)
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import csv
+
 import pytest
-from evaluate_toys import ScriptedModel, answer_row, constant, toy_rows, toy_task
+from evaluate_toys import ScriptedModel, answer_row, constant, session, toy_rows, toy_task
 from evaluate_toys import measure as measure_04
 
 from helpers import evaluate
 from helpers.evaluate import judge as judging
-from helpers.records import Budget, WorkbookError
+from helpers.records import Asking, Budget, WorkbookError
 
 pytestmark = pytest.mark.usefixtures("prints")
 
@@ -114,3 +116,76 @@ def test_a_paid_judge_is_paid_from_the_runs_budget(text_task, run):
     found = measure_04(task, run, tuned, base, toy_rows(30), judge=judge, limit_usd=1.0)
     assert set(Budget(run).by_whom()) == {"judge"} and judge.limits == {8}
     assert found.ratings.cost_usd == pytest.approx(Budget(run).spent) and Budget(run).reserved == 0
+
+
+def human_task(tmp_path):
+    return toy_task(
+        tmp_path, schema=None, scored_fields=[], accuracy_from="human", targets={"accuracy": 0.2}
+    )
+
+
+def rated(pairs, choose):
+    """The rows of private/blind.csv as a person hands them back."""
+    return [row | {"choice": choose(row)} for row in pairs]
+
+
+def test_equal_answers_are_one_question_whose_answer_counts_for_both(tmp_path, run):
+    """One key for both sides marked right ones wrong: 10% where 97.5% was true."""
+    task, rows = human_task(tmp_path), toy_rows(20)
+    same = [answer_row(e.id, "the same answer") for e in rows]
+    pairs = evaluate.blind_table(rows, same, same)
+    assert all(row["a_sha"] == row["b_sha"] and "the same answer as A" in row["B"] for row in pairs)
+    for choice, right in (("A", True), ("B", True), ("both", True), ("neither", False)):
+        evaluate.write_ratings(
+            run.private / "ratings.csv", rated(pairs, lambda row, choice=choice: choice)
+        )
+        assert set(judging.read_ratings(run, task).values()) == {right}, choice
+    tuned, base = constant("the same answer", "tuned"), constant("the same answer", "base")
+    evaluate.write_ratings(run.private / "ratings.csv", rated(pairs, lambda row: "both"))
+    found = measure_04(task, run, tuned, base, rows)
+    assert found.fine_tuned_model.accuracy.value == 1.0
+    assert found.comparison["accuracy"].difference.value == 0.0
+
+
+def test_what_is_still_to_rate_stands_in_the_blind_table_until_it_is_rated(tmp_path, run):
+    task, rows = human_task(tmp_path), toy_rows(20)
+    tuned, base = constant("good", "tuned"), constant("=poor", "base")
+    measure_04(task, run, tuned, base, rows)
+    blind = list(csv.DictReader((run.private / "blind.csv").read_text().splitlines()))
+    assert len(blind) == 20 and {row["choice"] for row in blind} == {""}
+    assert "=poor" not in {row["A"] for row in blind}, "no spreadsheet takes it for a formula"
+    evaluate.write_ratings(
+        run.private / "ratings.csv", rated(blind, lambda row: "A" if row["A"] == "good" else "B")
+    )
+    found = measure_04(task, run, tuned, base, rows)
+    assert (found.ratings.rated, found.fine_tuned_model.accuracy.value) == (40, 1.0)
+
+
+def test_several_people_decide_by_majority_and_their_agreement_is_said(tmp_path, run):
+    task, rows = human_task(tmp_path), toy_rows(20)
+    ours = [answer_row(e.id, "x") for e in rows]
+    theirs = [answer_row(e.id, "y") for e in rows]
+    pairs = evaluate.blind_table(rows, ours, theirs)
+    people = {"ratings.csv": "A", "ratings-ann.csv": "A", "ratings-bob.csv": "B"}
+    for name, choice in people.items():
+        table = rated(pairs, lambda row, choice=choice: choice)
+        evaluate.write_ratings(run.private / name, table)
+    rights = judging.read_ratings(run, task)
+    assert all(rights[row["id"], row["a_sha"]] for row in pairs)
+    assert not any(rights[row["id"], row["b_sha"]] for row in pairs)
+    assert "kappa -1.00" in judging._raters_warnings(run, task)[0]
+
+
+def test_rungs_of_01_get_their_accuracy_from_the_same_ratings(tmp_path, run):
+    task, rows = human_task(tmp_path), toy_rows(12, "validation")
+    model = ScriptedModel(lambda chat: "good" if "As JSON." in chat[0].content else "poor")
+    where = session(task, run, model)
+    ways = evaluate.ways_to_ask(["zero_shot", "prompt"], Asking(), task, model)
+    measured = evaluate.ask_ladder(ways, rows, where)
+    unrated = evaluate.rate_rungs(measured, rows, where, None)
+    assert [rung.results.accuracy.n for rung in unrated] == [0, 0]
+    blind = list(csv.DictReader((run.private / "blind.csv").read_text().splitlines()))
+    choices = rated(blind, lambda row: "A" if row["A"] == "good" else "B")
+    evaluate.write_ratings(run.private / "ratings.csv", choices)
+    zero_shot, prompt = evaluate.rate_rungs(measured, rows, where, None)
+    assert (zero_shot.results.accuracy.value, prompt.results.accuracy.value) == (1.0, 0.0)

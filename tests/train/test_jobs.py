@@ -302,7 +302,7 @@ def test_a_tuned_model_is_asked_as_01_asked_the_best_rung():
         store.Run("dev").save(decision(rungs=[rung("zero_shot"), best], best_rung="few_shot"))
         job = fine_tune_openai(dataset(), config(toy, max_new_tokens=9, prompt_style="full"))
         decided = monitor_fine_tuning(job.job_id).asking
-    assert (undecided.max_new_tokens, undecided.style, undecided.stop) == (40, "short", [])
+    assert (undecided.max_new_tokens, undecided.style, undecided.stop) == (64, "short", [])
     assert undecided.response_format == tasks.load_task("support_triage").schema
     assert (decided.max_new_tokens, decided.style, decided.stop) == (123, "full", ["##"])
     assert (decided.rung, decided.model) == ("fine_tuned", job.version)

@@ -1,0 +1,99 @@
+"""How many labels are wrong? Asked before any training is paid for.
+
+A cross-validated classifier (TF-IDF, logistic regression) tells each row's label from the others.
+Where it is surest it should be right: errors of a hard task lie where it is unsure, wrong labels
+lie anywhere. So the share of given labels that it contradicts in its surest rows estimates the
+share of wrong labels (confident learning: Northcutt, Jiang & Chuang, JAIR 2021, 70:1373-1411).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from helpers import evaluate, models
+from helpers.records import Finding, TrainingExample
+from helpers.tasks import Task
+
+SUREST = 3  # the surest 1 in 3 rows of each predicted label
+FEWEST_ROWS = 100
+FEWEST_OF_LABEL = 5  # rows; rarer labels are left out
+FOLDS = 5
+NOISY = 0.15  # surely more wrong labels than this: mend them first
+LEAST_SKILL = 0.25  # of the way from guessing to perfect; below, words do not tell the labels
+REMEDY = "fix labels first: look at the rows that 02's review lists, and label them again"
+
+
+def label_noise(task: Task, examples: Sequence[TrainingExample]) -> list[Finding]:
+    """A finding per scored field that has labels: fail where they are surely noisy.
+
+    Verified rows of train and validation alone; the test part is left alone.
+    """
+    rows = [e for e in examples if e.quality == "verified" and e.part in ("train", "validation")]
+    if task.accuracy_from in ("judge", "human") or len(rows) < FEWEST_ROWS:
+        return []
+    features = evaluate.vectoriser().fit_transform([models.question(e.messages) for e in rows])
+    findings = []
+    labels = evaluate.labels_of(task, rows)
+    for name in task.scored_fields or labels:
+        values = labels.get(name, [])
+        if values and evaluate.repeated(values) >= evaluate.LEAST_REPEATED:
+            finding = noise_of(name, features, values)
+            if finding is not None:
+                findings.append(finding)
+    return findings
+
+
+def noise_of(name: str, features: Any, labels: Sequence[str]) -> Finding | None:
+    """What the surest rows say of one field; None where too few rows share their labels.
+
+    `features` is a sparse matrix (rows, words); `labels` has a label a row.
+    """
+    import numpy
+
+    counts = Counter(labels)
+    places = [i for i, label in enumerate(labels) if counts[label] >= FEWEST_OF_LABEL]
+    given = numpy.array([labels[i] for i in places])
+    if len(places) < FEWEST_ROWS or len(set(given)) < 2:
+        return None
+    predicted, sureness = _out_of_fold(features[places], given)
+    surest: list[int] = []
+    for label in sorted(set(predicted)):
+        own = numpy.flatnonzero(predicted == label)
+        own = own[numpy.argsort(-sureness[own], kind="stable")]
+        surest += own[: -(-len(own) // SUREST)].tolist()
+    wrong = evaluate.proportion([float(given[i] != predicted[i]) for i in surest])
+    chance = max(counts.values()) / len(labels)
+    skill = (1 - wrong.value - chance) / (1 - chance)
+    what = f"field {name}" if name else "the answers"
+    if skill < LEAST_SKILL:
+        verdict, evidence = "undecided", f"{what}: the words alone do not tell the labels"
+    else:
+        verdict = "fail" if wrong.low > NOISY else "pass"
+        evidence = (
+            f"{what}: about {wrong.value:.0%} of the labels are wrong"
+            f" [{wrong.low:.0%}, {wrong.high:.0%}], by {wrong.n} rows of which a cross-validated"
+            " classifier is surest"
+        )
+    return Finding(
+        name=f"label_noise_{name or 'answer'}",
+        verdict=verdict,
+        evidence=evidence,
+        remedy=REMEDY,
+        estimate=wrong,
+        threshold=NOISY,
+    )
+
+
+def _out_of_fold(features: Any, given: Any) -> tuple[Any, Any]:
+    """(predicted label, its probability) of each row, by models that did not see it."""
+    import numpy
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    model = LogisticRegression(C=1, max_iter=evaluate.CONVERGED)
+    chances = cross_val_predict(model, features, given, cv=folds, method="predict_proba")
+    classes = numpy.unique(given)  # in the order of the columns
+    return classes[chances.argmax(axis=1)], chances.max(axis=1)

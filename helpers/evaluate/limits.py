@@ -1,0 +1,76 @@
+"""How long an answer may get: from the gold answers, since a limit below them fails right ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from helpers.evaluate.running import Rows
+from helpers.evaluate.session import Say
+from helpers.models import Model
+from helpers.records import Asking, Message, TrainingExample
+
+TALL = 0.995  # the share of the gold answers that surely fit
+SLACK = 0.25  # a right answer may be spaced or worded at greater length
+LEAST_SLACK = 8  # tokens
+FEW = 0.005  # of the gold answers: longer ones are an exception
+
+
+def limit_of(counts: Sequence[int]) -> int:
+    """The limit for gold answers of these many tokens: p99.5, and a quarter more; 64 for none."""
+    if not counts:
+        return 64
+    ordered = sorted(counts)
+    long = ordered[math.ceil(TALL * len(ordered)) - 1]
+    return long + max(LEAST_SLACK, math.ceil(SLACK * long))
+
+
+def answer_limit(answers: Sequence[str], model: Model) -> int:
+    """`limit_of` the answers as this model counts them."""
+    return limit_of(tokens_of(answers, model))
+
+
+def tokens_of(answers: Sequence[str], model: Model) -> list[int]:
+    """Tokens of each answer, without the turn around it; endpoints are counted cautiously."""
+
+    def chat(text: str) -> list[Message]:
+        return [Message(role="user", content=text)]
+
+    frame = model.count_tokens(chat(""))
+    counts = {text: model.count_tokens(chat(text)) - frame for text in set(answers)}
+    return [max(0, counts[text]) for text in answers]
+
+
+def with_answer_limit(
+    basis: Asking, examples: Sequence[TrainingExample], model: Model, say: Say
+) -> Asking:
+    """The basis with the limit that the gold answers of train and validation need.
+
+    A limit that a profile sets is kept; when gold answers are longer, that is said.
+    """
+    answers = []
+    for example in examples:
+        if example.quality == "verified" and example.part != "test" and example.answer:
+            answers.append(example.answer)
+    counts = tokens_of(answers, model)
+    needed = limit_of(counts)
+    if not basis.max_new_tokens:
+        say(f"longest answer: {needed} tokens, from {len(answers)} gold answers (max_new_tokens)")
+        return basis.model_copy(update={"max_new_tokens": needed})
+    longer = sum(count > basis.max_new_tokens for count in counts)
+    if longer > FEW * len(counts):
+        say(
+            f"max_new_tokens={basis.max_new_tokens} is less than {longer} of {len(counts)} gold"
+            f" answers take, so right ones are cut; {needed} would do (0 takes that)"
+        )
+    return basis
+
+
+def cut_short(examples: Sequence[TrainingExample], rows: Rows) -> list[str]:
+    """Ids of answers that met the limit before they were as long as the gold answer."""
+    gold = {example.id: len(example.answer) for example in examples}
+    cut = []
+    for row in rows:
+        if row.scores.get("endless") and len(row.answer) < gold.get(row.id, 0):
+            cut.append(row.id)
+    return cut
