@@ -92,7 +92,7 @@ def _guessed(path: Path, head: bytes, broken: int) -> Encoding:
     if broken < LETTERS:
         return Encoding("utf-8", f"but for {broken} broken bytes")
     start = next(place for place, byte in enumerate(head) if byte > 0x7F)
-    some = head[max(0, start - 10) : start + 30]
+    some = head[start : start + 12]
     shown = []
     for name in OFTEN:
         with suppress(UnicodeDecodeError):

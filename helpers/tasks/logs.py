@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from helpers.records import GOOD_STATUS, LateFeedback, LiveRow
 from helpers.tasks.moments import day_order, moment_of
 from helpers.tasks.rows import as_text, as_turns, cell
-from helpers.tasks.scales import WORDS, is_unrated, judge_scale
+from helpers.tasks.scales import WORDS, is_unrated, judge_scale, token_of
 from helpers.tasks.survey import json_values
 from helpers.tasks.task import Task
 
@@ -43,7 +43,7 @@ class LogReader:
         counts: Counter[tuple[type, Any]] = Counter()
         for path in files:
             for value in json_values(path, column.split(".")[-1]):
-                counts[type(value), value] += 1
+                counts[token_of(value)] += 1
         setting = task.columns.get("feedback")
         if setting is None and any("arm" in raw for raw in sample):
             setting = [1, 5]  # our own gateway writes stars
@@ -173,6 +173,6 @@ def _thumbs(files: Sequence[Path]) -> Counter[tuple[type, Any]]:
     counts: Counter[tuple[type, Any]] = Counter()
     for path in files:
         for value in json_values(path, "thumb"):
-            counts[type(value), value] += 1
+            counts[token_of(value)] += 1
     counts.update({(str, word): 0 for word in WORDS})
     return counts

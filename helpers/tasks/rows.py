@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from helpers import store
 from helpers.records import Message, Part, Preference
 from helpers.tasks.csvs import RowError
 from helpers.tasks.moments import DayOrder, moment_of
@@ -123,7 +124,7 @@ def created_at(how: HowRead, raw: Mapping[str, Any], default: datetime) -> tuple
     try:
         return moment_of(value, how.day_order), False
     except (ValueError, OverflowError):
-        raise RowError(f"created_at {str(value)[:40]!r} is not an ISO 8601 time") from None
+        raise RowError(f"created_at is no time: {store.outline(value)}") from None
 
 
 def file_date(path: Path) -> datetime:
@@ -140,7 +141,7 @@ def feedback_score(how: HowRead, raw: Mapping[str, Any]) -> float | None:
         return how.scale.score(value)
     except (ValueError, TypeError):
         raise RowError(
-            f"feedback_score {str(value)[:20]!r} is not known, the column reads as"
+            f"feedback_score is not known ({store.outline(value)}), the column reads as"
             f" {how.scale.name}; map it in task.yaml under columns.feedback"
         ) from None
 
@@ -156,8 +157,8 @@ def preference_of(how: HowRead, raw: Mapping[str, Any]) -> Preference | None:
         if isinstance(value, int | float) and not isinstance(value, bool):
             score = {1: 5.0, 0: 1.0, -1: 1.0}.get(value)
         if value is not None and score is None:
-            shown = str(value)[:20]
-            raise RowError(f"label {shown!r} is neither good nor bad; write true or false")
+            shown = store.outline(value)
+            raise RowError(f"label is neither good nor bad ({shown}); write true or false")
         label = None if score is None else score > 3
     if how.format == "preference":
         turns = as_turns(raw.get("rejected"), "assistant")

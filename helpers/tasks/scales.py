@@ -42,7 +42,7 @@ _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)?")
 _OF = re.compile(r"(\d+(?:[.,]\d+)?)\s*(?:/|of|out of)\s*(\d+)(?:\s*stars?)?")
 FEW = 0.05  # of the numbers: so few outside of 1-5 are slips, not another scale
 ENOUGH = 20  # ratings from which a scale that is never used to its end is doubted
-Token = tuple[type, Any]  # a rating as the file has it: true, 1 and 1.0 are equal in Python
+Token = tuple[type, Any]  # true and 1 are equal in Python
 
 
 class Scale(NamedTuple):
@@ -52,26 +52,39 @@ class Scale(NamedTuple):
     scores: Mapping[Token, float]
     rated: int = 0
     rows: int = 0
-    unknown: tuple[str, ...] = ()  # values that are no rating, shortened
+    unknown: int = 0  # cells that hold no rating of this scale
 
     def score(self, value: Any) -> float | None:
         """1 to 5; None: not rated. ValueError for a value that is no rating of this scale."""
         if is_unrated(value):
             return None
-        score = self.scores.get((type(value), value))
+        score = self.scores.get(token_of(value))
         if score is None:
-            raise ValueError(str(value)[:20])
+            raise ValueError(self.name)
         return score
 
     @property
     def description(self) -> str:
         """Such as `thumbs, 1 -> 5, 0 -> 1; 38 of 90 rated`."""
         examples = sorted(self.scores.items(), key=lambda item: -item[1])
-        shown = [f"{value} -> {score:.3g}" for (_, value), score in examples]
+        shown = [f"{_shown(value)} -> {score:.3g}" for (_, value), score in examples]
         if len(shown) > 4:
             shown = [*shown[:2], "…", *shown[-2:]]
         text = ", ".join([self.name, *shown])
         return f"{text}; {self.rated} of {self.rows} rated"
+
+
+def token_of(value: Any) -> Token:
+    """A rating as a key: 1 and 1.0 are one number, and true is none."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float, float(value)
+    if isinstance(value, bool):
+        return bool, value
+    return str, str(value)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def is_unrated(value: Any) -> bool:
@@ -94,7 +107,7 @@ def judge_scale(counts: Mapping[Token, int], setting: Any, column: str, where: s
     names = []
     words = mapped_words(setting)
     for token in rated:
-        text = _plain(token[1])
+        text = _plain(_shown(token[1]))
         own = words.get(text, WORDS.get(text) if not isinstance(token[1], int | float) else None)
         fraction = _fraction(text)
         if own is None and isinstance(token[1], bool):
@@ -116,7 +129,7 @@ def judge_scale(counts: Mapping[Token, int], setting: Any, column: str, where: s
         for token, number in numbers.items():
             if low <= number <= high:
                 scores[token] = 1 + 4 * (number - low) / (high - low)
-    unknown = tuple(str(token[1])[:20] for token in rated if token not in scores)
+    unknown = sum(n for token, n in rated.items() if token not in scores)
     n_rated = sum(n for token, n in rated.items() if token in scores)
     return Scale(" and ".join(names) or "no ratings", scores, n_rated, rows, unknown)
 

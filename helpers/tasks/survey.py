@@ -10,12 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from helpers import store
 from helpers.records import ColumnReading, SourceReading
 from helpers.tasks.encodings import TwoReadings
 from helpers.tasks.moments import day_order
 from helpers.tasks.reading import FileForm, batches, form_of, read_rows
 from helpers.tasks.rows import SPLITS, HowRead, cell, is_chat, spelled_chat
-from helpers.tasks.scales import WORDS, judge_scale
+from helpers.tasks.scales import WORDS, judge_scale, token_of
 from helpers.tasks.task import Task
 
 SAMPLE = 200  # rows that the format is judged by
@@ -100,9 +101,7 @@ def column_counts(
     """How often each value of one of our columns occurs in a file, empty cells too."""
     counts: Counter[tuple[type, Any]] = Counter()
     for value in _values(task, path, form, name):
-        if isinstance(value, dict | list):
-            value = str(value)
-        key = (type(value), value)
+        key = token_of(value)
         if key in counts or len(counts) < DISTINCT:
             counts[key] += 1
     return counts
@@ -169,20 +168,19 @@ def check_columns(how: HowRead, groups: Counter[str], splits: Mapping[str, int],
     """WorkbookError where `group` or `split` is an ordinary column of that name, and not ours."""
     columns = how.task.columns
     if "group" not in columns and n >= MANY and groups and n > PER_GROUP * len(groups):
-        shown = ", ".join(f"{value[:20]} ({count})" for value, count in groups.most_common(3))
         raise TwoReadings(
-            f"{how.path}: column `group` has {len(groups)} values in {n} rows ({shown}): shall all"
-            " rows with the same value stand in one part, or is it an ordinary column? Say which"
-            " in task.yaml: `columns: {group: group}` or `columns: {group: null}`"
+            f"{how.path}: column `group` has {len(groups)} values in {n} rows: shall all rows with"
+            " the same value stand in one part, or is it an ordinary column? Say which in"
+            " task.yaml: `columns: {group: group}` or `columns: {group: null}`"
         )
     unknown = [value for value in splits if value.strip().casefold() not in SPLITS]
     if unknown:
         column = columns.get("split", "split")
         parts = ", ".join(dict.fromkeys(SPLITS.values()))
         raise TwoReadings(
-            f"{how.path}, line {splits[unknown[0]]}: column `{column}` holds {unknown[0][:20]!r},"
-            f" which is no part ({parts}): mend that row, or, if it is an ordinary column, write in"
-            " task.yaml: `columns: {split: null}`"
+            f"{how.path}, line {splits[unknown[0]]}: column `{column}` holds a"
+            f" {store.outline(unknown[0])}, which is no part ({parts}): mend that row, or, if it is"
+            " an ordinary column, write in task.yaml: `columns: {split: null}`"
         )
 
 
@@ -195,7 +193,7 @@ def reading_of(how: HowRead, form: FileForm, source: str, rows: int) -> SourceRe
             scale = how.scale._replace(rows=rows)
             columns.append(ColumnReading(name=str(column), use=name, how=scale.description))
             if how.scale.unknown:
-                how.changes["ratings that are none"] += len(how.scale.unknown)
+                how.changes["ratings that are none"] += how.scale.unknown
         elif name in how.task.columns or (name == "created_at" and how.day_order):
             detail = how.day_order if name == "created_at" else ""
             shown = column if isinstance(column, str) else json.dumps(column, ensure_ascii=False)
