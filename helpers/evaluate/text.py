@@ -9,25 +9,21 @@ score itself is the accuracy.
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import re
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
 
 from helpers import models, tasks
-from helpers.records import TrainingExample, WorkbookError
+from helpers.records import TrainingExample, WorkbookError, read_calls, same_calls
 
 NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
-TOOL_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.S)
 REFUSAL = re.compile(
     r"\b(I(?:'m| am) (?:sorry|afraid|unable|not able)|I (?:can(?:'|no)t|won't|will not)|as an AI"
     r"|I apologi[sz]e)\b",
     re.I,
 )
 Scorer = Callable[[TrainingExample, str], float]
-Call = tuple[str, Any]  # a function's name and its arguments
 
 
 def is_refusal(answer: str) -> bool:
@@ -124,37 +120,10 @@ def _similarity(
 
 
 def tool_calls(example: TrainingExample, answer: str, number: float | None) -> float:
-    """The same functions called with the same arguments, in the same order."""
-    gold = [_call(call) for call in example.messages[-1].tool_calls or []]
-    return float((gold or called(example.answer)) == called(answer))
-
-
-def called(answer: str) -> list[Call]:
-    """(name, arguments) of each call: <tool_call> blocks, or JSON with `name` and `arguments`."""
-    calls = []
-    for block in TOOL_CALL.findall(answer) or [answer]:
-        value = _json_or_text(block)
-        for call in value if isinstance(value, list) else [value]:
-            if isinstance(call, dict):
-                calls.append(_call(call))
-    return calls
-
-
-def _call(call: dict[str, Any]) -> Call:
-    function = call.get("function", call)
-    if not isinstance(function, dict):
-        function = {}
-    arguments = function.get("arguments", function.get("parameters", {}))
-    if isinstance(arguments, str):
-        arguments = _json_or_text(arguments)
-    return str(function.get("name")), arguments
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    """The same functions called with the same arguments, in any order; text where gold is text."""
+    gold = example.calls or read_calls(example.answer)[1]
+    calls = read_calls(answer)[1]
+    return float(same_calls(gold, calls) and bool(calls or answer.strip()))
 
 
 SCORERS: dict[str, Callable[..., float]] = {  # (example, answer, the number after the colon)

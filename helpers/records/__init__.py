@@ -4,6 +4,7 @@ from helpers.records.alarm import Alarm, AlarmState
 from helpers.records.asking import Asking, Style
 from helpers.records.base import SCHEMA_VERSION, Artifact, Record, from_parameters
 from helpers.records.budget import Budget, Expense
+from helpers.records.calls import call_of, read_calls, same_calls, with_calls
 from helpers.records.datasets import (
     ColumnReading,
     DatasetMetadata,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_serializer
 
 from helpers.records.base import Record
+from helpers.records.calls import with_calls
 
 Part = Literal["train", "validation", "test"]
 Source = Literal["human", "synthetic", "production"]
@@ -45,11 +46,13 @@ class Message(Record):
     name: str | None = None
     weight: Literal[0, 1] | None = None  # 0: an answer that is shown and never learnt
     reasoning: str | None = None  # what the model thought before it answered
+    # what the assistant may call; on the system turn of a chat that is about to be asked
+    tools: list[dict[str, Any]] | None = None
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: Any) -> dict[str, Any]:
         """What most rows lack is left out: their files and fingerprints stay as they are."""
-        return _without(handler(self), ("weight", "reasoning"))
+        return _without(handler(self), ("weight", "reasoning", "tools"))
 
 
 class Preference(Record):
@@ -92,9 +95,16 @@ class TrainingExample(Record):
 
     @property
     def answer(self) -> str:
-        """The last assistant turn's text ("" when there is none)."""
+        """The last assistant turn's text, then what it calls ("" when there is none)."""
         last = self.messages[-1] if self.messages else None
-        return (last.content or "") if last is not None and last.role == "assistant" else ""
+        if last is None or last.role != "assistant":
+            return ""
+        return with_calls(last.content, last.tool_calls)
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """What the answer calls, in OpenAI's form."""
+        return (self.messages[-1].tool_calls or []) if self.messages else []
 
     @property
     def prompt(self) -> list[Message]:
