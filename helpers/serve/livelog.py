@@ -30,15 +30,23 @@ from helpers.records import LateFeedback, LiveRow, LogText, read_live_lines
 REMEMBERED = 10_000  # ids of requests that need not be on the disk yet
 PATIENCE = 1.0  # seconds before a write that failed is tried again
 MOST_AT_ONCE = 200  # rows of one write
+ID_BYTES = 10
 ID = re.compile(r"req-(\d{4})(\d\d)(\d\d)-[0-9a-f]{20}")
 REVIEW = ("id", "source", "input", "output", "why", "decision", "corrected_output", "reviewer")
 Line = LiveRow | LateFeedback
 _log = logging.getLogger(__name__)
 
 
+_random = bytearray()  # of the system, fetched many bytes at a time
+
+
 def new_id(moment: datetime) -> str:
-    """The id of a request; it tells on which day it was logged."""
-    return f"req-{moment:%Y%m%d}-{secrets.token_hex(10)}"
+    """The id of a request; it tells on which day it was logged, and nobody can guess it."""
+    if len(_random) < ID_BYTES:
+        _random.extend(secrets.token_bytes(200 * ID_BYTES))
+    mine = bytes(_random[-ID_BYTES:])
+    del _random[-ID_BYTES:]
+    return f"req-{moment:%Y%m%d}-{mine.hex()}"
 
 
 def folder_of(task: str) -> Path:

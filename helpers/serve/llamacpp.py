@@ -94,7 +94,9 @@ def main(path: str, name: str) -> None:
     params.model_alias = {name}
     params.n_parallel = SLOTS
     params.n_ctx = SLOTS * CONTEXT
-    params.cpuparams.n_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    # its threads wait by spinning: one core is left for everything else
+    cores = max(1, (os.cpu_count() or 2) - 1)
+    params.cpuparams.n_threads = int(os.environ.get("OMP_NUM_THREADS") or cores)
     params.ui = False
     server = xllamacpp.Server(params)
     sys.stdout.write(json.dumps({"address": server.listening_address}) + "\n")
