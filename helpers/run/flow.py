@@ -29,6 +29,7 @@ from helpers.run.doctor import check_commit, versions
 from helpers.run.ending import Ending, Stop
 from helpers.run.history import end_dead_runs
 
+SHIPPED = store.PROJECT / "helpers" / "tasks"
 FINISHED = (ending.OK, *ending.VERDICT_CODE.values())
 
 
@@ -217,6 +218,8 @@ def _execute(book: Book, name: str, notebook: Path, values: dict[str, Any]) -> E
             "WORKBOOK_HOME": str(store.home()),
             "WORKBOOK_CACHE": str(store.cache()),
             "WORKBOOK_LOCK_HELD": str(store.home() / ".lock"),
+            # its texts are made up, so that `show_text` may show them; those of no other task
+            "WORKBOOK_SHIPPED_TASK": str(int(book.task_folder.is_relative_to(SHIPPED))),
         }
     )
     outcome = engine.execute(

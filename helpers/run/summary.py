@@ -64,6 +64,8 @@ def _lines_of(name: str, result: Artifact, was_judged: bool) -> list[str]:
             headline = f"{result.verdict}: {result.version} {done}"
         case Health():
             headline = result.verdict
+            if result.simulated:
+                headline += " (SIMULATED traffic)"
         case _:
             return []
     lines = [f"{name[:2]} {name[3:]:<10}{headline}"]

@@ -118,3 +118,12 @@ def test_progress_never_goes_back():
     for rows in (4, 2, 40, 5):
         progress.reach(rows)
     assert progress.done == 5
+
+
+def test_headless_only_texts_of_a_shipped_task_can_be_shown(monkeypatch):
+    text = "My hub is offline again and nobody answers"
+    monkeypatch.setenv("WORKBOOK_HEADLESS", "1")
+    assert text not in show.masked(text, show_text=True)
+    monkeypatch.setenv("WORKBOOK_SHIPPED_TASK", "1")
+    assert show.masked(text, show_text=True) == text
+    assert text not in show.masked(text, show_text=False)
