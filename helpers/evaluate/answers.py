@@ -58,9 +58,14 @@ def ask(
             failed |= {key: answer for key, answer in batch.items() if key not in good}
             known |= batch
             progress.reach(len(known.keys() & new.keys()))
+    held_back = [a.error for a in failed.values() if (a.error or "").startswith(models.HELD_BACK)]
+    if held_back:
+        kinds = ", ".join(sorted({error.removeprefix(models.HELD_BACK) for error in held_back}))
+        session.say(f"{model.name}: {len(held_back)} of {len(new)} chats were not sent{kinds}")
     if failed and len(failed) == len(set(keys)):
         reason = failed[keys[0]].error
-        raise WorkbookError(f"{model.name} answered none of {len(keys)} requests: {reason}", 5)
+        code = 2 if len(held_back) == len(failed) else 5
+        raise WorkbookError(f"{model.name} answered none of {len(keys)} requests: {reason}", code)
     return [known[key] for key in keys]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from helpers.models import embedded as embedded
 from helpers.models.answers import Answer, Model
-from helpers.models.api import ApiModel, is_loopback, openai_client
+from helpers.models.api import ApiModel, api_key, is_loopback, openai_client
 from helpers.models.decoding import follow_rows
 from helpers.models.embeddings import embed, load_embedder
+from helpers.models.leaving import HELD_BACK, permission_of
 from helpers.models.loading import check_may_send, load_model
 from helpers.models.local import LocalModel, load_network
 from helpers.models.logged import LoggedModel, question

@@ -13,8 +13,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel, Field, ValidationError
+
 from helpers import store
 from helpers.models.answers import Answer
+from helpers.models.leaving import HELD_BACK, Permission, key_for
 from helpers.models.practice import PRACTICE, resolve_base_url
 from helpers.models.tokens import as_dicts
 from helpers.records import Message, WorkbookError
@@ -47,27 +50,61 @@ def is_loopback(base_url: str) -> bool:
 
 
 def openai_client(base_url: str, timeout: float = TIMEOUT_SECONDS) -> openai.OpenAI:
-    """An SDK client with the key of WORKBOOK_API_KEY or OPENAI_API_KEY; `timeout` in seconds.
+    """An SDK client with the key that was given for this host; `timeout` in seconds.
 
-    A loopback endpoint is spoken to directly: neither a proxy of the environment nor a redirect may
-    carry its text away, and OPENAI_API_KEY is not shown to it.
+    No redirect is followed: it could carry text and key to another host. A loopback endpoint is
+    spoken to directly, round the proxies of the environment.
     """
     import openai
 
-    key = os.environ.get("WORKBOOK_API_KEY", "")
-    client = None
-    if is_loopback(base_url):
-        client = openai.DefaultHttpx2Client(trust_env=False, follow_redirects=False)
-        if base_url == PRACTICE or not key:
-            key = LOCAL_KEY
-    elif not key:
-        key = os.environ.get("OPENAI_API_KEY", "")
-    if not key:
-        raise WorkbookError(
-            f"{base_url} needs a key: set WORKBOOK_API_KEY (or OPENAI_API_KEY) in the environment"
-        )
+    is_here = is_loopback(base_url)
+    key = api_key(base_url) or LOCAL_KEY
+    client = openai.DefaultHttpx2Client(trust_env=not is_here, follow_redirects=False)
     address = resolve_base_url(base_url)
     return openai.OpenAI(base_url=address, api_key=key, timeout=timeout, http_client=client)
+
+
+def api_key(base_url: str) -> str:
+    """The key for an endpoint; a loopback one gets WORKBOOK_API_KEY or none ("")."""
+    if base_url == PRACTICE:
+        return ""
+    if is_loopback(base_url):
+        return os.environ.get("WORKBOOK_API_KEY", "")
+    return key_for(base_url)
+
+
+class ReplyMessage(BaseModel):
+    """Of a reply: the answer's text."""
+
+    content: str | None = None
+
+
+class ReplyChoice(BaseModel):
+    """Of a reply: one answer, and why it ended."""
+
+    message: ReplyMessage
+    finish_reason: str | None = None
+
+
+class PromptDetails(BaseModel):
+    """Of a reply's usage: what the endpoint did not compute again."""
+
+    cached_tokens: int | None = None
+
+
+class ReplyUsage(BaseModel):
+    """Of a reply: its tokens, by the endpoint's own count."""
+
+    prompt_tokens: int = Field(0, ge=0)
+    completion_tokens: int = Field(0, ge=0)
+    prompt_tokens_details: PromptDetails | None = None
+
+
+class Reply(BaseModel):
+    """What is used of an endpoint's JSON; anything else in it is not looked at."""
+
+    choices: list[ReplyChoice] = Field(default_factory=list)
+    usage: ReplyUsage | None = None
 
 
 class ApiModel:
@@ -92,6 +129,7 @@ class ApiModel:
         # all that can be known from here
         self.fingerprint = store.fingerprint({"base_url": base_url, "model": name})
         self._reached = False
+        self.permission: Permission | None = None  # see check_may_send
         self._unsupported: set[str] = set()  # options that this endpoint refused
         self._schema: dict[str, Any] | None = None
 
@@ -121,23 +159,35 @@ class ApiModel:
         """Answers at temperature 0 in the order of `chats`.
 
         A request that fails becomes an Answer with finish "error". When the first request of all is
-        refused or reaches nobody, nothing else is sent: WorkbookError, exit 5.
+        refused or reaches nobody, nothing else is sent: WorkbookError, exit 5. A chat that may not
+        leave this machine is not sent: an Answer with its kinds as error.
         """
+        if not self.is_loopback and self.permission is None:
+            raise WorkbookError(
+                f"no task has allowed its text to go to {self.base_url} (check_may_send)"
+            )
         rest = list(chats)
         answers = []
         if rest and not self._reached:
             answers.append(self._ask(rest.pop(0), max_new_tokens))
-            self._reached = True
+            self._reached = not (answers[0].error or "").startswith(HELD_BACK)
         with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
             return answers + list(pool.map(lambda chat: self._ask(chat, max_new_tokens), rest))
 
     def _ask(self, chat: list[Message], max_new_tokens: int) -> Answer:
         import openai
 
+        if self.permission is not None and not self.is_loopback:
+            kinds = self.permission.held_back(_texts(chat))
+            if kinds:
+                return _failed(f"{HELD_BACK}: {kinds}", 0.0)
         started = time.perf_counter()
         try:
             reply = self._create(chat, max_new_tokens)
             return _as_answer(reply, 1000 * (time.perf_counter() - started))
+        except ValidationError as error:
+            milliseconds = 1000 * (time.perf_counter() - started)
+            return _failed(f"the endpoint's answer is odd ({_oddity(error)})", milliseconds)
         except openai.OpenAIError as error:
             milliseconds = 1000 * (time.perf_counter() - started)
             reason = _reason(error, chat)
@@ -147,16 +197,9 @@ class ApiModel:
                     " check base_url, api_model and the key",
                     5,
                 ) from None
-            return Answer(
-                text="",
-                tokens_in=0,
-                tokens_out=0,
-                latency_ms=milliseconds,
-                finish="error",
-                error=reason,
-            )
+            return _failed(reason, milliseconds)
 
-    def _create(self, chat: list[Message], max_new_tokens: int) -> Any:
+    def _create(self, chat: list[Message], max_new_tokens: int) -> Reply:
         """One request; an option that the endpoint refuses is dropped, and not sent to it again."""
         import openai
 
@@ -164,7 +207,7 @@ class ApiModel:
         while True:
             options = self._options(max_new_tokens, without)
             try:
-                reply = self._client.chat.completions.create(
+                reply = self._client.chat.completions.with_raw_response.create(
                     model=self.name, messages=as_dicts(chat), **options
                 )  # type: ignore[arg-type]
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
@@ -175,7 +218,7 @@ class ApiModel:
                 without |= refused
             else:
                 self._unsupported |= without
-                return reply
+                return Reply.model_validate_json(reply.http_response.content)
 
     def _options(self, max_new_tokens: int, without: set[str]) -> dict[str, Any]:
         # newer OpenAI models know max_tokens only by its other name
@@ -218,15 +261,35 @@ def _reason(error: Exception, chat: list[Message]) -> str:
     return f"{what}: {text[:200]}"
 
 
-def _as_answer(reply: Any, latency_ms: float) -> Answer:
+def _texts(chat: list[Message]) -> list[str]:
+    """Every text of a chat, also what tools were called with."""
+    return [
+        text
+        for message in chat
+        for text in (message.content or "", store.dumps(message.tool_calls or ""))
+    ]
+
+
+def _failed(reason: str, latency_ms: float) -> Answer:
+    took = {"tokens_in": 0, "tokens_out": 0, "latency_ms": latency_ms}
+    return Answer(text="", finish="error", error=reason, **took)
+
+
+def _oddity(error: ValidationError) -> str:
+    """Where a reply is not what it should be, and how; never what it says."""
+    problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'the whole'}: {problem['msg'][:100]}"
+
+
+def _as_answer(reply: Reply, latency_ms: float) -> Answer:
     choice = reply.choices[0] if reply.choices else None
     reason = choice.finish_reason if choice else "no choices"
-    usage = reply.usage
-    cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
+    usage = reply.usage or ReplyUsage()
+    details = usage.prompt_tokens_details or PromptDetails()
     took = {
-        "tokens_in": usage.prompt_tokens if usage else 0,
-        "tokens_out": usage.completion_tokens if usage else 0,
-        "tokens_cached": cached or 0,
+        "tokens_in": usage.prompt_tokens,
+        "tokens_out": usage.completion_tokens,
+        "tokens_cached": details.cached_tokens or 0,
         "latency_ms": latency_ms,
     }
     if choice is None or reason == "content_filter":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.models.answers import Model
 from helpers.models.api import AT, ApiModel, is_address
+from helpers.models.leaving import permission_of
 from helpers.models.local import LocalModel
 from helpers.models.weights import base_path
 from helpers.records import WorkbookError
@@ -34,11 +36,25 @@ def load_model(spec: str, adapter: Path | None = None, base_url: str = "") -> Mo
     return LocalModel(spec, base_path(spec), adapter)
 
 
-def check_may_send(task: Task, model: Model) -> None:
-    """Refuse to send a task's text off this machine unless its task.yaml allows that."""
-    if not model.is_loopback and not task.data_may_leave:
+def check_may_send(task: Task, model: Model, texts: Iterable[str] = ()) -> None:
+    """Let a model have a task's text; WorkbookError where it may not leave this machine.
+
+    The model is given the task's permission, by which it holds back single chats with personal
+    data or secrets. `texts` are judged at once: what is uploaded whole.
+    """
+    if model.is_loopback:
+        return
+    if not task.data_may_leave:
         raise WorkbookError(
             f"task {task.name}: data_may_leave is false, so its text may not go to {model.name};"
             " use a local model or a loopback base_url, or set `data_may_leave: true` in task.yaml"
             " if that is allowed"
+        )
+    permission = permission_of(task)
+    model.permission = permission
+    kinds = permission.held_back(texts)
+    if kinds:
+        raise WorkbookError(
+            f"task {task.name}: rows that were to go to {model.name} hold {kinds}; run 02_curate"
+            " again, which leaves such rows out, or say under `allow` in task.yaml what is none"
         )

@@ -91,8 +91,10 @@ def fine_tune_openai(dataset: FineTuningDataset, config: OpenAIJobConfig) -> Fin
     """
     task = load_task(config.task)
     base_url = config.base_url or OPENAI
-    models.check_may_send(task, ApiModel(config.api_model, base_url))
     train = dataset.part("train")
+    rows = [*train, *dataset.part("validation")]
+    texts = (message.content or "" for row in rows for message in row.messages)
+    models.check_may_send(task, ApiModel(config.api_model, base_url), texts)
     data = {
         "train": training_file(train, task, config),
         "validation": training_file(dataset.part("validation"), task, config, "validation"),

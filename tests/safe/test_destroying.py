@@ -15,6 +15,7 @@ from helpers import registry, store
 from helpers.records import DatasetPointer, WorkbookError
 from helpers.registry import database, delivery, operations, versions
 from helpers.run import collect
+from helpers.tasks import new_task
 
 TASK = "toy"
 HISTORIES = int(os.environ.get("WORKBOOK_HISTORIES", "18"))  # 200: about two minutes
@@ -161,7 +162,7 @@ def test_line_01_what_a_route_a_way_back_or_a_remaining_run_names_is_never_delet
         draw = random.Random(number)
         home = tmp_path / str(number)
         monkeypatch.setenv("WORKBOOK_HOME", str(home))
-        history, registered = live(draw, home, empty_registry)
+        _, registered = live(draw, home, empty_registry)
         (home / "runs/run-1/run.json").write_text(draw.choice(["{}", "[]", "1", '"x"', "\x00"]))
         before = files(home)
         answer = collect(draw.randint(0, 2), yes=True)
@@ -212,8 +213,22 @@ def test_line_02_a_negative_number_of_runs_to_keep_is_refused(home):
 def test_line_02_what_an_unreadable_pointer_may_name_is_kept(home):
     run = old_run("r1")
     run.path("dataset.json").write_text("{")
-    old_run("r0", started_at=store.now() - timedelta(hours=1))
+    old_run("r0", started_at=record_toys.WHEN - timedelta(hours=1))
     store.write_text(home / "datasets/d/train.jsonl", "x")
     with pytest.raises(WorkbookError, match=r"dataset\.json"):
         collect(1, yes=True)
     assert (home / "datasets/d/train.jsonl").exists() and (home / "runs/r0").exists()
+
+
+@pytest.mark.parametrize("name", ["human.jsonl", "production.csv", "human.parquet", "task.yaml"])
+@pytest.mark.parametrize("through_link", [False, True])
+def test_line_06_new_overwrites_nothing_of_a_folder(tmp_path, name, through_link):
+    folder = store.make_folder(tmp_path / "mine")
+    kept = tmp_path / "elsewhere" if through_link else folder / name
+    kept.write_text("fifty rows")
+    if through_link:
+        (folder / name).symlink_to(kept)
+    with pytest.raises(WorkbookError, match=name):
+        new_task(folder)
+    assert kept.read_text() == "fifty rows"
+    assert [path.name for path in folder.iterdir()] == [name]

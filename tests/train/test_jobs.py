@@ -188,6 +188,7 @@ def test_a_bad_file_is_found_before_anything_is_uploaded(rows, text, words):
 
 def test_text_and_money_stay_here_unless_both_were_allowed(monkeypatch, tmp_path):
     monkeypatch.setenv("WORKBOOK_API_KEY", "sk-test-not-a-key")
+    monkeypatch.setenv("WORKBOOK_API_HOST", "example.invalid")
     away = OpenAIJobConfig(base_url="https://example.invalid/v1", api_model="gpt-4o-mini")
     with pytest.raises(WorkbookError, match="data_may_leave"):
         fine_tune_openai(dataset(), away)
