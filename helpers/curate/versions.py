@@ -26,7 +26,7 @@ from helpers.records import (
     WorkbookError,
 )
 
-TOOLS = ("presidio-analyzer", "redact-secret", "rensa", "jsonschema", "transformers")
+TOOLS = ("phonenumbers", "rensa", "jsonschema", "transformers")
 CONTENT = {"id", "messages", "source", "quality", "part", "group", "parent_id"}
 LIMITS = (
     "- Human rows are verified; production rows are not: their answers were only rated well by a"

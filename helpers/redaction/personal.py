@@ -1,21 +1,18 @@
 """Personal data in a text: where it is, never what it is.
 
-Presidio's recognisers are used directly: its engine wants a spaCy model, and finds no more of these
-kinds at half the speed. Names and addresses are not looked for here.
+Names and addresses of people are not looked for here.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-from functools import cache, lru_cache
-from typing import Any
+from collections.abc import Collection
+from functools import lru_cache
 
 from helpers.redaction.keys import Span
+from helpers.redaction.recognisers import RECOGNISERS
 
-MIN_SCORE = 0.4  # presidio's score of a phone number without context
 MIN_DIGITS = 7  # fewer are house numbers, dates and prices
-REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "SE", "PL", "IN", "BR")
 
 # A phone number's digits stand close together, or behind a word for an extension (phonenumbers' own
 # limits).
@@ -41,43 +38,18 @@ def find_personal_data(text: str) -> tuple[Span, ...]:
         "US_SSN": digits >= 9,
         "IBAN_CODE": many_digits and _IBAN.search(text) is not None,
     }
-    recognisers = [r for r in _recognisers() if possible.get(r.supported_entities[0], many_digits)]
-    return _findings(text, recognisers)
+    return _findings(text, [kind for kind in RECOGNISERS if possible[kind]])
 
 
 def _digits_in(text: str) -> int:
     return sum(map(str.isdigit, text))
 
 
-def _findings(text: str, recognisers: list[Any]) -> tuple[Span, ...]:
+def _findings(text: str, kinds: Collection[str]) -> tuple[Span, ...]:
     spans = set()
-    for recogniser in recognisers:
-        for result in recogniser.analyze(text, recogniser.supported_entities, None):
-            phone = result.entity_type == "PHONE_NUMBER"
-            if phone and _digits_in(text[result.start : result.end]) < MIN_DIGITS:
-                continue
-            if result.score >= MIN_SCORE:
-                spans.add(Span(result.entity_type, result.start, result.end))
+    for kind in kinds:
+        for recogniser in RECOGNISERS[kind]:
+            for start, end in recogniser(text):
+                if kind != "PHONE_NUMBER" or _digits_in(text[start:end]) >= MIN_DIGITS:
+                    spans.add(Span(kind, start, end))
     return tuple(sorted(spans, key=lambda span: (span.start, span.end, span.kind)))
-
-
-@cache
-def _recognisers() -> list[Any]:
-    from presidio_analyzer import predefined_recognizers as known
-    from tldextract import TLDExtract
-
-    # It logs the values that it could not validate.
-    logging.getLogger("presidio-analyzer").disabled = True
-    email = known.EmailRecognizer()
-    # Its own check fetches the list of public suffixes from the network; the packaged list will do.
-    suffixes = TLDExtract(suffix_list_urls=(), cache_dir=None)
-    email.validate_result = lambda text: suffixes(text).fqdn != ""
-    return [
-        email,
-        known.PhoneRecognizer(supported_regions=REGIONS),
-        known.PhoneRecognizer(supported_regions=(None,), leniency=0),
-        known.CreditCardRecognizer(),
-        known.IbanRecognizer(),
-        known.IpRecognizer(),
-        known.UsSsnRecognizer(),
-    ]

@@ -1,0 +1,186 @@
+"""E-mail, card, IBAN, IP, phone and social security numbers: their shapes, and what holds for them.
+
+Shapes and checks of presidio-analyzer 2.2 (MIT, Microsoft), without the language models that its
+package brings; phone numbers by phonenumbers. Each takes a text and gives the ends of its findings.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+Ends = tuple[int, int]
+Recogniser = Callable[[str], Iterator[Ends]]
+
+# countries whose phone numbers are known without a prefix
+REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "SE", "PL", "IN", "BR")
+# What follows a country's two check digits: n digits, a letters, c either.
+IBANS = """
+AD:8n12c AE:19n AL:8n16c AT:16n AZ:4c20n BA:16n BE:12n BG:4a6n8c BH:4a14c BR:23n1a1c BY:4c4n16c
+CH:5n12c CR:18n CY:8n16c CZ:20n DE:18n DK:14n DO:4a20n EE:16n EG:25n ES:20n FI:14n FO:14n
+FR:10n11c2n GB:4a14n GE:2c16n GI:4a15c GL:14n GR:7n16c GT:24c HR:17n HU:24n IE:4c14n IL:19n IQ:4a15n
+IS:22n IT:1a10n12c JO:4a22n KW:4a22c KZ:3n13c LB:4n20c LC:4a24c LI:5n12c LT:16n LU:3n13c LV:4a13c
+LY:21n MC:10n11c2n MD:20c ME:18n MK:3n10c2n MR:23n MT:4a5n18c MU:4a19n1a NL:4a10n NO:11n PK:4c16n
+PL:24n PS:4c17n PT:17n QA:4a17c RO:4a16c RS:18n SA:2n18c SC:4a20n3a SE:20n SI:15n SK:20n SM:1a10n12c
+TL:19n TN:20n TR:5n17c UA:6n19c VA:18n VG:4c16n XK:16n
+"""
+_IBAN = re.compile(
+    r"(?<![A-Z0-9])([A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]{4}){2,6})"
+    r"((?:[ -]?[A-Z0-9]{4})?)((?:[ -]?[A-Z0-9]{1,3})?)(?![A-Z0-9])"
+)
+_LOCAL = r"[!#$%&'*+\-/=?^_`{|}~\w]"
+_EMAIL = re.compile(
+    rf"\b(?:{_LOCAL}[!#$%&'*+\-/=?^_`{{|}}~.\w]{{0,126}}{_LOCAL}|{_LOCAL})"
+    r"@(\w+(?:-+\w+)*(?:\.\w+(?:-+\w+)*)+)\b"
+)
+_CARD = re.compile(
+    r"\b(?!1\d{12}(?!\d))(?:4\d{3}|5[0-5]\d{2}|6\d{3}|1\d{3}|3\d{3})"
+    r"[- ]?\d{3,4}[- ]?\d{3,4}[- ]?\d{3,5}\b"
+)
+_SSN = re.compile(r"\b\d{3}([- .])\d{2}\1\d{4}\b")
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)"
+_IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
+_H = "[0-9A-Fa-f]{1,4}"
+_NET = r"(?:/(?:12[0-8]|1[01]\d|[1-9]?\d))?"
+_IPV6 = "|".join(
+    [rf"(?:{_H}:){{7}}{_H}", rf"(?:{_H}:){{1,7}}:", rf":(?::{_H}){{1,7}}"]
+    + [rf"(?:{_H}:){{1,{7 - n}}}(?::{_H}){{1,{n}}}" for n in range(1, 6)]
+    + [rf"{_H}:(?::{_H}){{1,6}}"]
+)
+_IPS = [
+    re.compile(rf"(?<![\w:])::(?:[fF]{{4}}(?::0{{1,4}})?:)?{_IPV4}{_NET}\b"),
+    re.compile(rf"(?<![\w:])(?:(?:{_H}:){{1,5}}:(?:{_H}:){{0,4}}|(?:{_H}:){{6}}){_IPV4}{_NET}\b"),
+    re.compile(rf"\b{_IPV4}(?:/(?:[0-2]?\d|3[0-2]))?\b"),
+    re.compile(rf"(?<![\w:])(?:{_IPV6})(?:%[0-9a-zA-Z]+)?{_NET}(?![\w:]|\.\d)"),
+]
+
+
+def emails(text: str) -> Iterator[Ends]:
+    """Addresses whose last part is a domain that exists."""
+    for match in _EMAIL.finditer(text):
+        if _top_level(match[1].rpartition(".")[2]):
+            yield match.span()
+
+
+def _top_level(name: str) -> bool:
+    if name.lower().startswith("xn--"):
+        try:
+            name = name.lower().encode("ascii").decode("idna")
+        except UnicodeError:
+            return False
+    return name.lower() in _top_level_domains()
+
+
+@cache
+def _top_level_domains() -> frozenset[str]:
+    lines = Path(__file__).with_name("top_level_domains.txt").read_text(encoding="utf-8")
+    return frozenset(lines.partition("\n")[2].split())
+
+
+def cards(text: str) -> Iterator[Ends]:
+    """Numbers of cards, whose last digit is a check digit (Luhn)."""
+    for match in _CARD.finditer(text):
+        total = 0
+        for place, digit in enumerate(reversed(re.sub("[- ]", "", match[0]))):
+            total += sum(divmod(2 * int(digit), 10)) if place % 2 else int(digit)
+        if total % 10 == 0:
+            yield match.span()
+
+
+def ibans(text: str) -> Iterator[Ends]:
+    """Account numbers with right check digits (ISO 7064) in their country's form.
+
+    What looks like a last group may be the next word, so that shorter ones are tried as well.
+    """
+    for match in _IBAN.finditer(text):
+        for group in (3, 2, 1):
+            end = match.end(group)
+            if _is_iban(re.sub("[- ]", "", text[match.start() : end])):
+                yield match.start(), end
+                break
+
+
+def _is_iban(text: str) -> bool:
+    country = _forms().get(text[:2])
+    if country is None or not country.match(text, 4):
+        return False
+    number = "".join(str(int(sign, 36)) for sign in text[4:] + text[:2])
+    return f"{98 - int(number + '00') % 97:02}" == text[2:4]
+
+
+@cache
+def _forms() -> dict[str, re.Pattern[str]]:
+    signs = {"n": "[0-9]", "a": "[A-Z]", "c": "[a-zA-Z0-9]"}
+    forms = {}
+    for entry in IBANS.split():
+        country, _, form = entry.partition(":")
+        parts = re.findall(r"(\d+)([nac])", form)
+        forms[country] = re.compile("".join(f"{signs[kind]}{{{n}}}" for n, kind in parts))
+    return forms
+
+
+def addresses(text: str) -> Iterator[Ends]:
+    """IP addresses of both versions; one inside another is not named."""
+    spans = set()
+    for shape in _IPS:
+        for match in shape.finditer(text):
+            try:
+                ipaddress.ip_interface(match[0])
+            except ValueError:
+                continue
+            spans.add(match.span())
+    yield from _outermost(spans)
+
+
+def security_numbers(text: str) -> Iterator[Ends]:
+    """US social security numbers that may have been issued."""
+    for match in _SSN.finditer(text):
+        digits = re.sub(r"\D", "", match[0])
+        impossible = digits[3:5] == "00" or digits[5:] == "0000" or digits[:3] in ("000", "666")
+        example = len(set(digits)) == 1 or digits in ("123456789", "987654320", "078051120")
+        if not impossible and not example:
+            yield match.span()
+
+
+def phones(text: str) -> Iterator[Ends]:
+    """Numbers that are valid in one of REGIONS."""
+    yield from _outermost(_numbers(text, REGIONS, 1))
+
+
+def phones_abroad(text: str) -> Iterator[Ends]:
+    """Numbers that begin with a country's prefix."""
+    yield from _outermost(_numbers(text, (None,), 0))
+
+
+def _numbers(text: str, regions: tuple[str | None, ...], leniency: int) -> set[Ends]:
+    from phonenumbers import PhoneNumberMatcher
+
+    return {
+        (match.start, match.end)
+        for region in regions
+        for match in PhoneNumberMatcher(text, region, leniency=leniency)
+    }
+
+
+def _outermost(spans: set[Ends]) -> list[Ends]:
+    """The spans that no other one holds, from left to right."""
+    kept: list[Ends] = []
+    right = 0  # no other one that began so far ends behind this
+    for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if end > right:
+            kept.append((start, end))
+            right = end
+    return kept
+
+
+RECOGNISERS: dict[str, tuple[Recogniser, ...]] = {
+    "EMAIL_ADDRESS": (emails,),
+    "PHONE_NUMBER": (phones, phones_abroad),
+    "CREDIT_CARD": (cards,),
+    "IBAN_CODE": (ibans,),
+    "IP_ADDRESS": (addresses,),
+    "US_SSN": (security_numbers,),
+}
