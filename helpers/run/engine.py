@@ -10,6 +10,7 @@ addresses, so that a kill leaves neither half a file nor a secret.
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import sys
 import threading
@@ -57,7 +58,7 @@ class Execution:
         """Short whole lines go to the terminal as well."""
         for line in text.splitlines():
             if line.strip() and len(line) <= LONGEST_LINE:
-                self.tell("      " + store.without_secrets(line.rstrip()))
+                self.tell("      " + store.printable(store.without_secrets(line.rstrip())))
 
     def flush(self) -> None:
         """Nothing is held back."""
@@ -133,8 +134,9 @@ class CopyWriter:
 
     @classmethod
     def write(cls, text: str, path: str) -> None:
-        """Write the notebook's JSON."""
-        store.write_text(Path(path.removeprefix(COPY)), store.without_secrets(text))
+        """Write the notebook's JSON; its texts are cleaned as values, so that it stays JSON."""
+        notebook = store.clean(json.loads(text))
+        store.write_json(Path(path.removeprefix(COPY)), notebook)
 
     @classmethod
     def pretty_path(cls, path: str) -> str:
