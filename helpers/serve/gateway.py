@@ -278,6 +278,8 @@ class Gateway:
         reason = answer.error or ""
         if "max_new_tokens exceed" in reason or "exceeds the" in reason:
             error = ApiError(400, "The chat is too long for this model.", "context_length_exceeded")
+        elif reason.startswith("held back"):  # by the rules of what may leave this machine
+            error = ApiError(422, f"The chat was not sent on ({reason}).", "held_back", "messages")
         elif reason.startswith("429"):
             error = ApiError(429, "The engine is overloaded; try again soon.", "overloaded")
         elif reason.startswith("no answer within"):

@@ -9,7 +9,6 @@ endpoints and tested against a stand-in that speaks them.
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,9 +32,7 @@ class Server:
         self.base_url = base_url.rstrip("/")
         self._root = self.base_url.removesuffix("/v1")
         self._headers = {"content-type": "application/json"}
-        key = os.environ.get("WORKBOOK_API_KEY", "")
-        if not key and not models.is_loopback(base_url):
-            key = os.environ.get("OPENAI_API_KEY", "")
+        key = models.api_key(base_url)
         if key:
             self._headers["authorization"] = f"Bearer {key}"
         # once more where a connection that had stayed open was closed on the other side
@@ -87,9 +84,10 @@ class Upstream:
     It is not held to a JSON Schema there, since it was measured without.
     """
 
-    def __init__(self, server: Server, name: str) -> None:
+    def __init__(self, server: Server, name: str, gate: models.ApiModel | None = None) -> None:
         self._server = server
         self._name = name
+        self._gate = gate  # of another machine: knows what may leave this one
 
     def answer(self, chat: list[Message], limit: int) -> Answer:
         """One greedy answer; what goes wrong is told without the chat's words."""
@@ -100,15 +98,17 @@ class Upstream:
             "temperature": 0,
         }
         started = time.perf_counter()
+        if self._gate is not None and self._gate.permission is not None:
+            kinds = self._gate.permission.held_back(turn.content or "" for turn in chat)
+            if kinds:
+                return _failed(f"held back: {kinds}", 0.0)
         status, content = self._server.ask("POST", "/chat/completions", body)
         took = 1000 * (time.perf_counter() - started)
         try:
             return _as_answer(content, took)
         except (LookupError, TypeError, AttributeError):
             reason = content if status == 0 else f"{status} from the engine"
-            return Answer(
-                text="", tokens_in=0, tokens_out=0, latency_ms=took, finish="error", error=reason
-            )
+            return _failed(reason, took)
 
     def close(self) -> None:
         """The server keeps what it listed by itself."""
@@ -120,6 +120,10 @@ class Adapter(Upstream):
     def close(self) -> None:
         """Have it unloaded."""
         self._server.call_either(UNLOAD, {"lora_name": self._name})
+
+
+def _failed(reason: str, took: float) -> Answer:
+    return Answer(text="", tokens_in=0, tokens_out=0, latency_ms=took, finish="error", error=reason)
 
 
 def _as_answer(content: Any, latency_ms: float) -> Answer:
@@ -151,9 +155,10 @@ class UrlEngine:
 
     def load(self, served: Served) -> Upstream:
         """The version as the server lists it, else its adapter, loaded under the version's id."""
-        models.check_may_send(served.task, models.ApiModel(served.id, self.name))
+        gate = models.ApiModel(served.id, self.name)
+        models.check_may_send(served.task, gate)
         if served.id in self._server.names():
-            return Upstream(self._server, served.id)
+            return Upstream(self._server, served.id, gate)
         body = {"lora_name": served.id, "lora_path": str(served.adapter)}
         loaded = served.adapter is not None and self._server.call_either(LOAD, body)
         if not loaded or served.id not in self._server.names():
@@ -162,4 +167,4 @@ class UrlEngine:
                 " it with that version under that name, or allow runtime loading (vLLM:"
                 " --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; SGLang: --enable-lora)"
             )
-        return Adapter(self._server, served.id)
+        return Adapter(self._server, served.id, gate)
