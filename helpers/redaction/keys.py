@@ -133,7 +133,7 @@ SUSPICIOUS = re.compile(
 NAME_HINTS = ("pass", "pwd", "secret", "key", "token", "credential")
 _ENCODED = re.compile(r"(?:\\[nrtbf])?([A-Za-z0-9+/_-]{24,65536}={0,2})")
 _BREAK = re.compile(r"[ \t]{0,100}(?:\r?\n|\\r\\n|\\n)[ \t>|]{0,100}")
-_REMAINDER = re.compile(r"(?=\S{0,300}\d)(?=\S{0,300}[A-Za-z])[\w/+=.-]{6,}")
+_REMAINDER = re.compile(r"(?=\S{0,300}(?:\d|[a-z][A-Z]))[\w/+=.-]{6,}")
 
 
 @cache
