@@ -110,16 +110,20 @@ def end_with_parent() -> None:
     os._exit(143)
 
 
-def process_start_time(pid: int) -> int | None:
-    """Clock ticks since boot at which a live process began (Linux).
+def process_start_time(pid: int) -> float | None:
+    """Seconds from boot to a live process's start, in hundredths; the clock's setting is no part.
 
     With the pid it names one process for ever. None when there is no such process, or a dead one.
     """
+    import psutil
+
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return None
+        return round(process.create_time() - psutil.boot_time(), 2)
+    except psutil.Error:
         return None
-    return None if fields[0] in ("Z", "X") else int(fields[19])
 
 
 def record(path: Path, pid: int) -> None:

@@ -7,7 +7,6 @@ checked, and nothing else does.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -202,31 +201,31 @@ def lock() -> Iterator[None]:
     """Hold the home's one lock, or raise with exit code 75 at once.
 
     Reentrant in a process; a notebook started by `workbook run` works under its parent's lock.
-    flock dies with its holder, so a killed run leaves no stale lock; the descriptor is
-    close-on-exec (PEP 446).
+    The system's lock on a file dies with its holder, so a killed run leaves no stale lock; the
+    descriptor is close-on-exec (PEP 446).
     """
     path = home() / ".lock"
     if path in _held or os.environ.get("WORKBOOK_LOCK_HELD") == str(path):
         yield
         return
+    from filelock import FileLock, Timeout
+
+    holder = FileLock(path, timeout=0, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115 (kept open as long as the lock is held)
-    except OSError as error:
-        raise _disk_error(path, error) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        holder.acquire()
+    except Timeout:
         raise WorkbookError(
             f"another run holds {path}; wait until it has finished (`workbook runs` shows it)", 75
         ) from None
-    _held[path] = file
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    _held[path] = holder
     try:
         yield
     finally:
         del _held[path]
-        file.close()
+        holder.release()
 
 
 class Run:

@@ -8,7 +8,6 @@ a task (partial unique index), an unknown status (CHECK), a changed or deleted a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
 import re
@@ -143,11 +142,11 @@ class Registry:
         is_server = file == self.url
         if self.url in _ready and (is_server or Path(file).exists()):
             return
+        from filelock import FileLock
+
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".registry.lock", "a+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with _engine(self.url).begin() as connection:
-                migrate(connection)
+        with FileLock(self.folder / ".registry.lock"), _engine(self.url).begin() as connection:
+            migrate(connection)
         _ready.add(self.url)
 
 
