@@ -167,7 +167,10 @@ def _engine(url: str) -> Engine:
     is_sqlite = url.startswith("sqlite")
     options = {"connect_args": {"timeout": BUSY_SECONDS}} if is_sqlite else {}
     try:
-        engine = sa.create_engine(url, poolclass=sa.pool.NullPool, **options)
+        place: str | sa.URL = url
+        if is_sqlite:  # a folder's name may hold what a URL would read as its query
+            place = sa.URL.create("sqlite", database=url.removeprefix("sqlite:///"))
+        engine = sa.create_engine(place, poolclass=sa.pool.NullPool, **options)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise WorkbookError(
             f"WORKBOOK_DATABASE_URL cannot be used ({store.redact(str(error))}); install the driver"

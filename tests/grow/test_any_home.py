@@ -1,0 +1,65 @@
+"""A home may be any folder's name: spaces, other scripts, signs that mean something to URLs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import registry_toys
+
+from helpers import processes, registry, store
+from helpers.records import WorkbookError
+
+NAMES = ["mein Büro", "実験 #1", "50%20?a=b", 'it\'s "quoted" & $HOME']
+
+
+@pytest.fixture(params=NAMES)
+def odd_home(request, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / request.param))
+    return store.home()
+
+
+def test_a_registry_keeps_and_finds_a_version_there(odd_home):
+    registry_toys.candidate("v1")
+    assert [known.id for known in registry.list_versions()] == ["v1"]
+    assert (odd_home / "registry.db").exists()
+
+
+def test_the_lock_is_one_for_all_processes_there(odd_home):
+    program = (
+        "from helpers import store\n"
+        "try:\n    with store.lock(): print('free')\n"
+        "except Exception as error: print(error.exit_code)"
+    )
+
+    def ask() -> str:
+        environment = processes.child_environment()
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    with store.lock():
+        assert ask() == "75"
+        with store.lock():  # again in this process
+            assert ask() == "75"
+        assert ask() == "75"
+    assert ask() == "free"
+
+
+def test_a_run_goes_through_there(toys, driver, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / NAMES[0]))
+    process = driver("run", str(tmp_path / "toy.yaml"), "--run-id", "r", "--only", "04", "--json")
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert json.loads(out)["status"] == "finished"
+    assert (tmp_path / NAMES[0] / "runs" / "r" / "evaluation.json").exists()
+
+
+def test_a_home_that_cannot_be_made_is_said_so(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(WorkbookError, match="set WORKBOOK_HOME"), store.lock():
+        pass
