@@ -204,6 +204,14 @@ def _in_notebook() -> bool:
     return shell is not None and not store.headless()
 
 
+def pyplot() -> Any:
+    """matplotlib, which is to draw the $ of a label as it stands, and not as a formula."""
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["text.parse_math"] = False
+    return plt
+
+
 def alt_text(figure: Figure) -> str:
     """What a figure shows, in words, from its own titles, axes and legends."""
     words = [figure.get_suptitle()]

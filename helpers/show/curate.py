@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import show, store
-from helpers.records import PARTS, FineTuningDataset, FunnelRow, RejectedExample
+from helpers.records import PARTS, FineTuningDataset, FunnelRow, RejectedExample, SourceReading
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -29,6 +29,20 @@ STAGES = (
 )
 MAX_BARS = 12
 Labels = Mapping[str, Mapping[str, Mapping[str, int]]]  # field -> part -> value -> rows
+
+
+def readings_table(readings: Iterable[SourceReading]) -> Styler:
+    """What was read, and how: each file, its columns, and what was reinterpreted."""
+    rows = []
+    for reading in readings:
+        file = {"file": reading.file, "what": f"{reading.rows} rows of {reading.source}"}
+        rows.append(file | {"how": f"{reading.format}; {reading.form}"})
+        for column in reading.columns:
+            what = f"column {column.name}: {column.use}"
+            rows.append({"file": reading.file, "what": what, "how": column.how or "as it is"})
+        for change, n in reading.changes.items():
+            rows.append({"file": reading.file, "what": change, "how": f"{n} rows"})
+    return show.table(rows, "What was read, and how")
 
 
 def funnel_table(funnel: Iterable[FunnelRow]) -> show.Table:
@@ -49,7 +63,7 @@ def funnel_table(funnel: Iterable[FunnelRow]) -> show.Table:
 
 def funnel_figure(funnel: Sequence[FunnelRow]) -> Figure:
     """Rows left after each stage, one panel per source."""
-    import matplotlib.pyplot as plt
+    plt = show.pyplot()
 
     sources = sorted({row.source for row in funnel})
     size = (7.5, 0.9 + 1.9 * len(sources))
@@ -93,7 +107,7 @@ def parts_table(dataset: FineTuningDataset) -> show.Table:
 
 def parts_figure(dataset: FineTuningDataset, labels: Labels) -> Figure:
     """Length of the user's text per part; for the first label, its values' shares of each part."""
-    import matplotlib.pyplot as plt
+    plt = show.pyplot()
 
     panels = 2 if labels else 1
     figure, axes = plt.subplots(1, panels, figsize=(10, 3.6), squeeze=False, layout="constrained")
@@ -321,7 +335,7 @@ class ReviewEditor:
 
 def map_figure(points: Sequence[tuple[float, float]], labels: Sequence[str]) -> Figure:
     """Texts in the plane of their two strongest word patterns, coloured by label."""
-    import matplotlib.pyplot as plt
+    plt = show.pyplot()
 
     by_label: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for point, label in zip(points, labels, strict=True):

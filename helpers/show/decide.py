@@ -47,7 +47,7 @@ def _usd_per_1000(rung: RungResult) -> float | str:
 
 def ladder(rungs: Sequence[RungResult], targets: Mapping[str, float]) -> Figure:
     """Every rung's scores against the targets (left), and what a request takes (right)."""
-    import matplotlib.pyplot as plt
+    plt = show.pyplot()
 
     figure, (scores, costs) = plt.subplots(
         1, 2, sharey=True, width_ratios=[3, 1], layout="constrained"
@@ -78,7 +78,7 @@ def _draw_costs(axis: Axes, rungs: Sequence[RungResult]) -> None:
 
 def cost_over_volume(decision: Decision) -> Figure:
     """What a month costs by each way, work included; where tuning gets cheaper is marked."""
-    import matplotlib.pyplot as plt
+    plt = show.pyplot()
     import numpy
 
     numbers = decision.economics

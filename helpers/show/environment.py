@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from helpers.records import Allowance, Finding
-from helpers.show import COLOURS, Table, table
+from helpers.show import COLOURS, Table, pyplot, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def budget_table(allowances: Sequence[Allowance]) -> Table:
 
 def workbook_map() -> Figure:
     """The six questions in order, what each hands to the next, and the one way back."""
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(figsize=(11, 2.4), layout="constrained")
     axes.set(xlim=(-0.9, 10.9), ylim=(-0.6, 2.1))

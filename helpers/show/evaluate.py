@@ -31,7 +31,7 @@ FLIP_COLOURS = {"lost": "bad", "gained": "good", "both wrong": "base"}
 
 def comparison(evaluation: Evaluation, targets: Mapping[str, float]) -> Figure:
     """Base, best cheaper rung and tuned with intervals; below, the paired differences."""
-    import matplotlib.pyplot as plt
+    plt = show.pyplot()
 
     rungs = evaluation.rungs
     differences = _differences(evaluation)
@@ -187,7 +187,7 @@ def slice_table(evaluation: Evaluation) -> show.Table:
 
 def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]) -> Figure:
     """Validation accuracy, with its interval, over the percent of train rows that the model saw."""
-    import matplotlib.pyplot as plt
+    plt = show.pyplot()
 
     percents = sorted(rungs)
     scores = [rungs[percent].results.accuracy for percent in percents]
@@ -283,7 +283,7 @@ def _pair(row: Mapping[str, str]) -> str:
 
 def confusion(task: Task, examples: Sequence[TrainingExample], rows: Rows) -> Figure | HTML:
     """Gold against answered values of the task's first scored field that has fixed choices."""
-    import matplotlib.pyplot as plt
+    plt = show.pyplot()
 
     properties = (task.schema or {}).get("properties", {})
     fields = [name for name in task.scored_fields if "enum" in properties[name]]

@@ -56,7 +56,7 @@ def _row(check: Finding) -> dict[str, str | int]:
 
 def daily_quality(days: Sequence[Day], health: Health) -> Figure:
     """Well-formed answers and mean rating per day, with intervals and n; the window is shaded."""
-    import matplotlib.pyplot as plt
+    plt = show.pyplot()
 
     days = days[-MOST_DAYS:]
     start = health.window.start.date().isoformat()

@@ -95,7 +95,7 @@ def history_timeline(history: Sequence[Mapping[str, Any]]) -> Figure:
 
     Steps are of equal width, since minutes and months share a picture.
     """
-    import matplotlib.pyplot as plt
+    plt = show.pyplot()
 
     changes = [e for e in history if e["to_status"] and e["to_status"] != e["from_status"]]
     versions = list(dict.fromkeys(entry["version"] for entry in changes))[-MOST_VERSIONS:]

@@ -283,7 +283,7 @@ def _sparkline(curve: Sequence[Line], width: int = 420, height: int = 90) -> str
 
 def loss_figure(lines: Sequence[Line], n_train: int, n_validation: int) -> Figure:
     """Loss per supervised token over the steps; the lowest on the validation rows is marked."""
-    import matplotlib.pyplot as plt
+    plt = show.pyplot()
 
     figure, axis = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
     train = {line["step"]: line["loss"] for line in lines if "loss" in line}

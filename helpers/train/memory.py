@@ -48,7 +48,7 @@ def shape_of(base_path: str) -> Shape:
     """Read from config.json, in the folder or on the hub."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(base_path).get_text_config()
+    config = AutoConfig.from_pretrained(base_path, trust_remote_code=False).get_text_config()
     heads = config.num_attention_heads
     key_heads = getattr(config, "num_key_value_heads", None) or heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads

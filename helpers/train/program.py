@@ -228,14 +228,16 @@ def load_base(path: str, load_in_4bit: bool) -> Any:
     """The frozen base model: nf4 when asked for, bf16 where the hardware has it, else fp32."""
     dtype = torch.bfloat16 if bf16() else torch.float32
     if not load_in_4bit:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, quantization_config=nf4)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, quantization_config=nf4, trust_remote_code=False
+    )
     return prepare_model_for_kbit_training(model, torch.cuda.is_available())
 
 

@@ -1,0 +1,139 @@
+"""Lines 7, 9, 11, 12 and 17: odd data, odd files and odd folders end in a message."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import stat
+
+import pytest
+import record_toys
+
+from helpers import models, show, store
+from helpers.evaluate import strict_json
+from helpers.records import (
+    Decision,
+    Evaluation,
+    Health,
+    Promotion,
+    RunRecord,
+    TrainedModel,
+    WorkbookError,
+)
+from helpers.run import collect, past_runs, schedules, status
+from helpers.tasks.task import Task
+
+FUZZ = int(os.environ.get("WORKBOOK_FUZZ", "500"))  # inputs; 10,000 take a minute
+ODD_JSON = ["{}", "[]", "1", '"x"', "null", "", "{", "\x00", "[" * 100_000, "9" * 5_000, "NaN"]
+ODD_JSON += ['{"schema_version": 99}', '{"schema_version": "2"}', '{"schema_version": null}']
+ODD_JSON += [json.dumps({"schema_version": 2, "run_id": [], "params": 1, "notebooks": {}})]
+ODD_JSON += [json.dumps({"checks": 1, "window": [], "rules": "x", "rungs": None})]
+
+
+def test_line_07_a_number_without_end_and_half_a_character_are_values_like_others(home):
+    value = strict_json("1e999")
+    assert store.fingerprint(value) == store.fingerprint(strict_json("2e999"))
+    assert store.canonical([float("nan")]) == store.canonical([float("nan")])
+    text = json.loads('"half \\ud800 of it"')
+    path = store.write_json(home / "x.json", {"text": text})
+    assert store.read_json(path) == {"text": text}
+    store.write_jsonl(home / "x.jsonl", [text])
+    assert store.read_jsonl(home / "x.jsonl") == [text]
+    assert store.without_secrets(text) == "half ? of it"
+
+
+def test_line_07_a_label_with_dollars_is_drawn_as_it_stands():
+    plt = show.pyplot()
+    figure, axis = plt.subplots()
+    axis.bar(["under $50_$100", "over $\\frac{1}"], [1, 2])
+    axis.set_title("$x_")
+    figure.savefig(io.BytesIO(), format="png")
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("text", ODD_JSON, ids=range(len(ODD_JSON)))
+def test_line_09_one_odd_file_stops_no_command(home, text):
+    good = store.open_run("good")
+    good.save(record_toys.run_record("good"))
+    bad = store.open_run("bad")
+    kinds = (RunRecord, Decision, Evaluation, Health, Promotion)
+    for kind in kinds:
+        bad.path(kind.FILE).write_text(text)
+        good.path(kind.FILE if kind is not RunRecord else "x.json").write_text(text)
+    for kind in kinds:
+        with pytest.raises(WorkbookError, match=kind.FILE):
+            bad.load(kind)
+    (home / "runs" / "a folder that is no run").mkdir()
+    (home / "runs" / "a file").write_text(text)
+    assert [run.run_id for run in past_runs()] == ["good"]
+    assert status()["overdue"] is False and schedules() == []
+    assert collect(5, yes=True)["deleted"] == []
+
+
+def test_line_09_damaged_artifacts_end_in_a_message(home):
+    draw = random.Random(7)
+    run = store.open_run("r")
+    records = [record_toys.run_record("r"), record_toys.decision(), record_toys.trained_model()]
+    kinds = (RunRecord, Decision, TrainedModel)
+    texts = [store.dumps(record) for record in records]
+    for number in range(FUZZ):
+        kind, text = kinds[number % 3], texts[number % 3]
+        for _ in range(draw.randint(1, 3)):
+            at = draw.randrange(len(text))
+            odd = draw.choice(['"', "{", "]", "null", "-", "1e999", ""])
+            text = text[:at] + odd + text[at + 1 :]
+        run.path(kind.FILE).write_text(text)
+        with contextlib.suppress(WorkbookError):
+            run.load(kind)
+
+
+def test_line_11_a_model_folders_own_code_is_never_run(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass A: pass\n")
+    names = {"AutoConfig": "evil.A", "AutoModelForCausalLM": "evil.A", "AutoTokenizer": "evil.A"}
+    config = {"model_type": "evil", "auto_map": names}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    model = models.load_model(str(folder))
+    for use in (lambda: model.network, lambda: model.tokenizer):
+        with pytest.raises(WorkbookError):
+            use()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("ref", ["http://evil.example/s.json", "file:///etc/passwd", "other.json"])
+def test_line_11_a_schema_refers_to_nothing_but_itself(ref, tmp_path):
+    fields = {
+        "name": "t",
+        "folder": tmp_path,
+        "shipped": False,
+        "instructions_full": "x",
+        "instructions_short": "x",
+        "targets": {"accuracy": 0.5},
+    }
+    for schema in ({"$ref": ref}, {"properties": {"a": {"anyOf": [{"$dynamicRef": ref}]}}}):
+        with pytest.raises(ValueError, match="no part of this schema"):
+            Task(**fields, schema={"type": "object"} | schema)
+
+
+def test_line_12_a_cell_that_spreadsheets_would_compute_is_text_and_reads_back_equal():
+    for text in ('=HYPERLINK("x")', "=1+1|cmd", "+1", "-1", "@a", "\tx", "\rx", "'=1", "''", "a=1"):
+        cell = store.as_csv_cell(text)
+        assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+        assert store.from_csv_cell(cell) == text
+    assert store.from_csv_cell("'tis typed by hand") == "'tis typed by hand"
+
+
+def test_line_17_what_holds_example_text_is_its_owners_alone(home):
+    run = store.open_run("r")
+    store.write_jsonl(home / "datasets/d/train.jsonl", [{"text": "x"}])
+    run.save(record_toys.run_record("r"))
+    assert run.private.exists()
+    for path in [home, *home.rglob("*")]:
+        open_to_others = stat.S_IMODE(path.stat().st_mode) & 0o077
+        assert not open_to_others or path.name.startswith("."), path

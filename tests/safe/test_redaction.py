@@ -1,0 +1,256 @@
+"""Lines 3, 4, 14 and 20: keys and personal data reach nothing that is written, in no spelling."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import random
+import string
+import time
+
+import pytest
+import record_toys
+
+from helpers import redaction, registry, store
+from helpers.records import RunRecord
+from helpers.redaction import KINDS, find_secrets
+from helpers.registry import delivery
+from helpers.run import message_for_person, report
+from helpers.run.engine import COPY, CopyWriter
+
+WORD, HEX, LETTERS = string.ascii_letters + string.digits, "0123456789abcdef", string.ascii_letters
+DIGITS, UPPER = string.digits, string.ascii_uppercase + string.digits
+PEM = "-----BEGIN {}PRIVATE KEY-----\n{}\n{}\n-----END {}PRIVATE KEY-----"
+
+
+def made(n: int, of: str = WORD) -> str:
+    return "".join(random.Random(n).choices(of, k=n))
+
+
+KEYS = {  # as their issuers make them; put together here, so that no file holds one
+    "openai": "sk-" + made(48),
+    "openai project": "sk-" + "proj-" + made(74),
+    "anthropic": "sk-" + "ant-api03-" + made(93) + "AA",
+    "openrouter": "sk-" + "or-v1-" + made(64, HEX),
+    "aws id": "AKIA" + made(16, UPPER),
+    "aws temporary": "ASIA" + made(16, UPPER),
+    "github": "ghp_" + made(36),
+    "github app": "ghs_" + made(36),
+    "github fine": "github_pat_" + made(22) + "_" + made(59),
+    "gitlab": "glpat-" + made(20),
+    "hugging face": "hf_" + made(34, LETTERS),
+    "slack": "xoxb-" + made(12, DIGITS) + "-" + made(13, DIGITS) + "-" + made(24),
+    "slack hook": f"hooks.slack.com/services/T{made(8)}/B{made(8)}/{made(24)}",
+    "discord hook": f"discord.com/api/webhooks/{made(18, DIGITS)}/{made(68)}",
+    "telegram": made(10, DIGITS) + ":AA" + made(33),
+    "stripe": "sk_live_" + made(24),
+    "stripe hook": "whsec_" + made(32),
+    "google": "AIza" + made(35),
+    "google client": "GOCSPX-" + made(28),
+    "sendgrid": "SG." + made(22) + "." + made(43),
+    "twilio": "SK" + made(32, HEX),
+    "mailgun": "key-" + made(32, HEX),
+    "mailchimp": made(32, HEX) + "-us12",
+    "npm": "npm_" + made(36),
+    "pypi": "pypi-AgEIcHlwaS5vcmc" + made(80),
+    "docker": "dckr_pat_" + made(27),
+    "digitalocean": "dop_v1_" + made(64, HEX),
+    "databricks": "dapi" + made(32, HEX),
+    "azure storage": "AccountKey=" + made(86) + "==",
+    "shopify": "shpat_" + made(32, HEX),
+    "groq": "gsk_" + made(52),
+    "xai": "xai-" + made(80),
+    "replicate": "r8_" + made(37),
+    "nvidia": "nvapi-" + made(64),
+    "notion": "ntn_" + made(46),
+    "linear": "lin_api_" + made(40),
+    "atlassian": "ATATT3" + made(186),
+    "grafana": "glsa_" + made(32) + "_" + made(8, HEX),
+    "vault": "hvs." + made(90),
+    "airtable": "pat" + made(14) + "." + made(64, HEX),
+    "jwt": "eyJ" + made(30) + ".eyJ" + made(60) + "." + made(43),
+    "age": "AGE-SECRET-KEY-1" + made(58, UPPER),
+}
+PLACES = {  # how a text comes by it
+    "alone": lambda key: key,
+    "in a sentence": lambda key: f"The key is {key}, keep it.",
+    "in quotes": lambda key: f"key='{key}'",
+    "in JSON": lambda key: json.dumps({"a": [key]}),
+    "in JSON in JSON": lambda key: json.dumps(json.dumps({"a": f"x\n{key}\ny"})),
+    "after an escaped line break": lambda key: f"first\\n{key}\\nlast",
+    "after an escaped tab": lambda key: f"\\t{key}",
+    "after an escaped character": lambda key: f"\\u000a{key}",
+    "after a percent escape": lambda key: f"q=%0A{key}%0A",
+    "in a URL": lambda key: f"https://example.com/x?api_key={key}&page=2",
+    "as a URL's password": lambda key: f"postgres://user:{key}@db.example.com/x",
+    "in a header": lambda key: f"Authorization: Bearer {key}",
+    "in HTML": lambda key: f"<td title='x'>{html.escape(key)}</td>",
+    "in YAML": lambda key: f"a:\n  - {key}\n",
+    "in CSV": lambda key: f'1,"{key}",2',
+    "in a shell": lambda key: f"export X={key}; run",
+    "in Markdown": lambda key: f"**`{key}`**",
+    "in a traceback": lambda key: f'File "x.py", line 3\n    call("{key}")\nError: {key!r}',
+    "between other letters' words": lambda key: f"übermäßig {key} größer",
+    "in base64": lambda key: base64.b64encode(f"my key: {key}".encode()).decode(),
+    "in a URL's base64": lambda key: base64.urlsafe_b64encode(f'{{"k":"{key}"}}'.encode()).decode(),
+    "broken over lines": lambda key: f"see {key[: len(key) // 2]}\n    {key[len(key) // 2 :]}",
+    "quoted in a mail": lambda key: f"> {key[: len(key) // 2]}\n> {key[len(key) // 2 :]}",
+}
+
+
+def is_hidden(text: str, key: str) -> bool:
+    """Neither the key, nor its half, nor its base64 is left."""
+    half = key[len(key) // 2 :]
+    encoded = base64.b64encode(f"my key: {key}".encode()).decode()[20:60]
+    return not any(part in text for part in (key, half, encoded))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_line_03_no_kind_of_key_is_seen_in_any_place(place):
+    for name, key in KEYS.items():
+        text = PLACES[place](key)
+        assert is_hidden(store.without_secrets(text), key), f"{name}: {text}"
+        assert find_secrets(text), name
+
+
+def test_line_03_a_private_key_is_hidden_whole_also_when_it_was_cut_off():
+    for kind in ("", "RSA ", "OPENSSH ", "EC "):
+        pem = PEM.format(kind, made(64), made(40), kind)
+        for text in (pem, pem.replace("\n", "\\n"), pem[:120], json.dumps(pem)):
+            hidden = store.without_secrets(f"before {text} after")
+            assert made(64)[10:30] not in hidden and "[secret]" in hidden
+
+
+PASSWORDS = (
+    "postgresql://me:hunter2horse@db/x",
+    "postgresql://me:p@ss@w0rd@db/x",
+    "redis://:hunter2horse@db:6379",
+    "https://db/x?user=me&password=hunter2horse",
+    "https://db/x?a=1&sslpassword=hunter2horse#z",
+    "http://me:hunter2horse@127.0.0.1:8000/v1",
+    "password: hunter2horse",
+    '{"password": "hunter2horse"}',
+    "client_secret=hunter2horse",
+    "api key is hunter2horse",
+    "Proxy-Authorization: Basic hunter2horse",
+    "X-Amz-Signature=hunter2horsehunter2horse".replace("X-", "?X-"),
+)
+
+
+@pytest.mark.parametrize("text", PASSWORDS)
+def test_line_14_passwords_of_urls_and_names_are_hidden(text):
+    hidden = store.without_secrets(text)
+    assert "hunter2" not in hidden and "w0rd" not in hidden and "[secret]" in hidden
+
+
+def test_line_14_what_the_environment_keeps_secret_is_hidden_however_it_is_spelt(monkeypatch):
+    monkeypatch.setenv("WORKBOOK_HEARTBEAT_URL", "https://beat.example.com/3f2a-77")
+    monkeypatch.setenv("WORKBOOK_NOTIFY_URLS", "slack://one/two/three, mailto://x%40y:pw%21@z")
+    monkeypatch.setenv("SOME_API_KEY", "an ordinary sentence")
+    for value in (
+        "https://beat.example.com/3f2a-77",
+        "slack://one/two/three",
+        "mailto://x@y:pw!@z",
+        "an ordinary sentence",
+        base64.b64encode(b"an ordinary sentence").decode().rstrip("="),
+    ):
+        assert value not in store.redact(f"failed: {value} is down")
+
+
+def test_line_14_ordinary_texts_stay_as_they_are():
+    for text in (
+        "task toy, part test: 1,234 rows, accuracy 0.912 [0.880, 0.940]",
+        "http://127.0.0.1:8000/v1 did not serve model m",
+        "m at https://api.example.com:8443/v1",
+        "sha256 " + made(64, HEX) + " commit " + made(40, HEX),
+        "2026-11-28T20:19:47.123456+00:00 run tutorial-20261128T201947Z took 1764366000123456 ns",
+        "risk-averse desk-top task-oriented people keep keyboards",
+        "max_new_tokens: 40, tokenizer: abcdef, key: value, few_shot_k=3",
+        "see /home/user/models/support-v12/adapter/adapter_model.safetensors",
+        "3f2a77aa-1b2c-4d5e-8f90-123456789abc",
+        "the secret of good support is patience",
+    ):
+        assert store.without_secrets(text) == text
+
+
+PERSONAL = (
+    "mara.lindqvist@example.com",
+    "4111 1111 1111 1111",
+    "4111-1111-1111-1111",
+    "378282246310005",
+    "DE89 3704 0044 0532 0130 00",
+    "DE89370400440532013000",
+    "536-90-4399",
+    "+44 7700 900123",
+)
+
+
+@pytest.mark.parametrize("value", PERSONAL)
+def test_line_04_errors_show_kind_and_outline_of_a_cell_and_never_its_text(value):
+    for holder in (f"bad cell {value}", f"bad cell ({value})", f'"{value}"'):
+        assert value not in store.without_secrets(holder)
+    shape = store.outline(value)
+    assert f"text of {len(value)} characters" in shape
+    assert not set(value) & set(WORD) & set(shape.partition("like ")[2]) - {"x", "9"}
+
+
+def planted() -> str:
+    """All of it in one text, with a line break and an e-mail address."""
+    return "\n".join([*KEYS.values(), PERSONAL[0], PERSONAL[1]])
+
+
+def test_line_03_nothing_that_was_written_holds_a_planted_value(home, monkeypatch):
+    secret = made(24)
+    monkeypatch.setenv("SOME_API_KEY", secret)
+    text = f"{planted()}\n{secret}"
+    run = store.open_run("r")
+    record = record_toys.run_record("r", status="failed", exit_code=1, reason=text)
+    record = record.model_copy(update={"params": store.clean({"task": text, secret: [text]})})
+    run.save(record.model_copy(update={"reason": store.without_secrets(text)}))
+    report.logged(run, lambda line: None)(text)
+    store.write_text(run.path(report.PAGE), report.page(record, report.digest(record, "again")))
+    cell = {"cell_type": "code", "source": text.splitlines(keepends=True), "outputs": []}
+    cell["outputs"] = [{"text": [f"{text}\n", text], "data": {"image/png": "iVBORw0KGgo="}}]
+    notebook = json.dumps({"cells": [cell], text: 1})
+    CopyWriter.write(notebook, f"{COPY}{run.path('notebooks/n.ipynb')}")
+    delivery.notify(text, "e1")
+    history = registry.open_registry()
+    (home / "error.txt").write_text(message_for_person(ValueError(text)))
+    assert run.load(RunRecord).params.keys() == {"task", "[secret]"}
+    copy = store.read_json(run.path("notebooks/n.ipynb"))
+    assert copy["cells"][0]["outputs"][0]["data"]["image/png"] == "iVBORw0KGgo="
+    assert json.loads((home / "notifications.jsonl").read_text())["action"] == "run"
+    written = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
+    written += store.dumps(history.rows("outbox")).encode()
+    for name, value in {**KEYS, "of the environment": secret, "mail": PERSONAL[0]}.items():
+        assert value.encode() not in written, name
+    assert PERSONAL[1].encode() not in written
+
+
+HOSTILE = {
+    "spaces": " " * 60_000,
+    "breaks": "\n" * 60_000,
+    "ats": "a@" * 30_000,
+    "digits": "4111 " * 12_000,
+    "dots": "eyJ-" * 15_000,
+    "urls": "://" * 20_000,
+    "keys": "-----BEGIN PRIVATE KEY-----" * 2_000,
+    "names": "password " * 7_000,
+    "base64": "A" * 60_000,
+    "exit": "[exit " * 10_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_line_19_searching_takes_time_linear_in_the_text(name):
+    started = time.process_time()
+    message_for_person(ValueError(HOSTILE[name]))
+    assert time.process_time() - started < 3, "measured: below 0.5 s"
+
+
+def test_line_20_every_kind_of_key_has_a_published_shape_and_a_word_to_look_for():
+    for kind, (words, shape) in KINDS.items():
+        assert words == words.lower() and all(words.split("|")), kind
+        assert "*" not in shape.replace(r"\*", "") and "{0,}" not in shape, "bounded"
+    assert len(KINDS) > 50 and redaction.find_secrets("plain text") == ()
