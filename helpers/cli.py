@@ -214,6 +214,9 @@ def _registry_actions(actions: Any) -> None:
     compare = _add(actions, "diff", _registry, "what differs between two versions")
     compare.add_argument("id", metavar="A")
     compare.add_argument("other", metavar="B")
+    alarms = _add(actions, "alarms", _registry, "what was found about versions that serve")
+    seen = _add(actions, "acknowledge", _registry, "an alarm was looked at: no more reminders")
+    over = _add(actions, "resolve", _registry, "an alarm is over: its check begins anew")
     lineage = _add(actions, "lineage", _registry, "data, run, evaluation and route of a version")
     again = _add(
         actions,
@@ -222,13 +225,13 @@ def _registry_actions(actions: Any) -> None:
         "ask the version in production about another version's test part",
     )
     _add_limit(again, "spending limit of that version's whole run; by default the one it had")
-    for action in (show, promote, lineage, again):
+    for action in (show, promote, lineage, again, seen, over):
         action.add_argument("id", metavar="ID")
-    for action in (promote, back):
+    for action in (promote, back, seen, over):
         action.add_argument(
             "--because", default="", metavar="TEXT", help="the reason, kept in the history"
         )
-    for action in (listed, history, promote, back, again):
+    for action in (listed, history, promote, back, again, alarms):
         action.add_argument(
             "--task", default="", metavar="NAME", help="for example demo/support_triage"
         )
@@ -352,6 +355,8 @@ def _status(args: Args) -> int:
     empty = "no schedule; `workbook schedule PROFILE --cron …` makes one"
     _show_table(args, state["schedules"], SCHEDULES, empty, value=state)
     if not args.json:
+        for alarm in state["alarms"]:
+            print(f"alarm {alarm.id} ({alarm.state}): {alarm.name} of {alarm.version}")
         for title in ("open_requests", "waiting_approvals"):
             for row in state[title]:
                 facts = ", ".join(f"{key} {value}" for key, value in row.items())
@@ -429,6 +434,13 @@ def _registry(args: Args) -> int:
         case "diff":
             differences = registry.diff(args.id, args.other)
             _show_table(args, differences, "field a b", "they differ in nothing")
+        case "alarms":
+            columns = "id state severity name version opened_at because"
+            _show_table(args, registry.list_alarms(args.task), columns, "no alarm was ever raised")
+        case "acknowledge":
+            _show(args, registry.close_alarm(args.id, "acknowledged", args.because))
+        case "resolve":
+            _show(args, registry.close_alarm(args.id, "resolved", args.because))
         case "lineage":
             _show_table(args, registry.lineage(args.id), "when step what detail")
         case "reevaluate":

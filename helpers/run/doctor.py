@@ -193,10 +193,15 @@ def check_commit() -> None:
     if not pinned:
         return
     present = commit().partition("+")[0]
+    if not present:
+        raise WorkbookError(
+            f"the schedule was installed for commit {pinned[:12]}, and git could not say which one"
+            " this is; see whether `git rev-parse HEAD` works here for the user of the schedule"
+        )
     if present != pinned:
         raise WorkbookError(
             f"the schedule was installed for commit {pinned[:12]}, the code is now"
-            f" {present[:12] or 'unknown'}; run its `workbook schedule …` command again to accept"
+            f" {present[:12]}; run its `workbook schedule …` command again to accept"
             " this code"
         )
 

@@ -18,13 +18,15 @@ FAILED_GATE = 3
 INCONCLUSIVE = 4
 PROVIDER = 5
 OUT_OF_ROOM = 6
+NEEDS_PERSON = 7  # all went well, and an alarm about what serves is open
+LOCKED = 75  # another run was at work
 TIME_LIMIT = 124
 INTERRUPTED = 130  # by Ctrl-C
 KILLED = 137
 TERMINATED = 143
 VERDICT_CODE = {"fail": FAILED_GATE, "inconclusive": INCONCLUSIVE}
 
-_EXIT = re.compile(r"\s*\[exit (\d+)\]\s*$")
+_EXIT = re.compile(r" ?\[exit (\d+)\]\s{0,3}$")
 _MEMORY = re.compile("^(MemoryError|OutOfMemoryError)|" + NO_MEMORY, re.IGNORECASE)
 _DISK = re.compile(r"\[Errno (28|122)\]|no space left on device", re.IGNORECASE)
 _FILE_LIMIT = re.compile(r"\[Errno 27\]|file too large", re.IGNORECASE)
@@ -115,7 +117,7 @@ def of_outcome(notebook: str, outcome: Outcome, resume: str, copy: str) -> Endin
 
 def message_for_person(error: WorkbookError) -> str:
     """The error's message without its exit code, keys and e-mail addresses."""
-    return store.without_secrets(_EXIT.sub("", str(error)))
+    return store.printable(store.without_secrets(_EXIT.sub("", str(error))))
 
 
 def first_line(message: str, most: int = 300) -> str:

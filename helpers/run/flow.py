@@ -30,7 +30,7 @@ from helpers.run.ending import Ending, Stop
 from helpers.run.history import end_dead_runs
 
 SHIPPED = store.PROJECT / "helpers" / "tasks"
-FINISHED = (ending.OK, *ending.VERDICT_CODE.values())
+FINISHED = (ending.OK, ending.NEEDS_PERSON, *ending.VERDICT_CODE.values())
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
     tell: Tell = lambda line: None,
 ) -> RunRecord:
     """Execute a profile's notebooks; bad settings raise before anything is written."""
-    with store.lock(), report.heartbeat() as beat:
+    with report.heartbeat() as beat, report.refusals(profile), store.lock():
         check_commit()
         loaded = parameters.load_profile(profile)
         values = parameters.RUN_LEVEL | parameters.resolve(loaded, overrides)
@@ -110,7 +110,7 @@ def _first_record(
     record = RunRecord(
         run_id=run.id,
         profile=profile,
-        params=json.loads(store.redact(store.dumps(values))),
+        params=store.clean(json.loads(store.dumps(values))),
         status="running",
         started_at=store.now(),
         notebooks=[
@@ -126,13 +126,29 @@ def _first_record(
 
 def _run_to_an_end(book: Book) -> Ending:
     try:
-        return _run_queue(book)
+        return _look_for_alarms(book, _run_queue(book))
     except WorkbookError as error:  # what a user can mend: a full disk, a torn artifact
         return Ending(error.exit_code, ending.message_for_person(error))
     except Exception as error:  # a fault of ours: run.json must not say `running` for ever
         problem = f"the runner itself failed ({type(error).__name__}); please report it"
         _finish(book, Ending(ending.UNEXPECTED, problem))
+        report.publish(book.record, book.resume)
         raise
+
+
+def _look_for_alarms(book: Book, end: Ending) -> Ending:
+    """A run that looked at production and went well needs a person while an alarm is open."""
+    if end.code != ending.OK or "06_monitor" not in book.queue:
+        return end
+    from helpers import registry, tasks
+
+    task = tasks.load_task(book.values["task"]).registry_name
+    names = [alarm.name for alarm in registry.list_alarms(task, state="open")]
+    if not names:
+        return end
+    message = f"open alarms: {', '.join(names)}; `workbook registry alarms` shows them"
+    before = f"{end.message}; " if end.message else ""
+    return end._replace(code=ending.NEEDS_PERSON, message=before + message)
 
 
 def _run_queue(book: Book) -> Ending:

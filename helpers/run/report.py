@@ -9,17 +9,21 @@ import html
 import json
 import logging
 import os
+import re
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from helpers import store
 from helpers.records import RunRecord, WorkbookError
 from helpers.run import ending
+from helpers.run.doctor import versions
 from helpers.run.summary import summary
 
 LOG, PAGE = "log.jsonl", "report.html"
 LAST_LINES = 8
+KNOWN_ALREADY = (ending.INTERRUPTED, ending.NEEDS_PERSON)  # who pressed Ctrl-C knows
 CAUSE = {
     ending.UNEXPECTED: "a fault in a notebook or in the program: the traceback in the executed"
     " notebook says where",
@@ -30,6 +34,8 @@ CAUSE = {
     " stays as it is",
     ending.PROVIDER: "the provider: its limits, the key, the network, or the job itself",
     ending.OUT_OF_ROOM: "memory or disk: something else on this machine may use it too",
+    ending.NEEDS_PERSON: "what serves has changed: the alarm says how, and what to do",
+    ending.LOCKED: "another run was still at work: leave more time between them",
     ending.TIME_LIMIT: "more rows than usual, a busy machine, or a limit that is too short",
     ending.INTERRUPTED: "somebody pressed Ctrl-C",
     ending.KILLED: "the process was killed from outside",
@@ -59,6 +65,42 @@ def heartbeat() -> Iterator[list[int]]:
         raise
     finally:
         _ping(str(codes[0] if codes else ending.UNEXPECTED))
+
+
+@contextlib.contextmanager
+def refusals(profile: str) -> Iterator[None]:
+    """A scheduled run that is refused before it begins leaves run.json and a message, like others.
+
+    (By hand, whoever started it reads the error; WORKBOOK_COMMIT says that it was a schedule.)
+    """
+    try:
+        yield
+    except WorkbookError as error:
+        if os.environ.get("WORKBOOK_COMMIT"):
+            _record_refusal(profile, error)
+        raise
+
+
+def _record_refusal(profile: str, error: WorkbookError) -> None:
+    """Without the lock, which may be what was missing: the folder is new, and nobody else's."""
+    now = store.now()
+    name = re.sub(r"[^A-Za-z0-9-]+", "-", Path(profile).stem).strip("-")[:40] or "run"
+    with contextlib.suppress(WorkbookError):
+        run = store.open_run(f"{name}-{now:%Y%m%dT%H%M%S%fZ}")
+        record = RunRecord(
+            run_id=run.id,
+            profile=name,
+            params={},
+            status="failed",
+            reason=ending.message_for_person(error),
+            exit_code=error.exit_code,
+            started_at=now,
+            finished_at=now,
+            notebooks=[],
+            versions=versions(),
+        )
+        store.write_json(run.path(RunRecord.FILE), record)
+        publish(record, f"workbook run {profile}")
 
 
 def _ping(what: str) -> None:
@@ -99,14 +141,14 @@ def digest(record: RunRecord, resume: str) -> str:
 
 
 def publish(record: RunRecord, resume: str) -> None:
-    """Write report.html; a run that needs a person is also told to the team.
+    """Write report.html; a run that did not go well is also told to the team.
 
-    Neither can fail a run.
+    Of an open alarm the team has been told when it was raised. Neither can fail a run.
     """
     try:
         failure = digest(record, resume) if record.exit_code else ""
         store.write_text(store.Run(record.run_id).path(PAGE), page(record, failure))
-        if failure and record.exit_code != ending.INTERRUPTED:  # who pressed Ctrl-C knows
+        if failure and record.exit_code not in KNOWN_ALREADY:
             from helpers import registry
 
             registry.notify(failure, f"{record.run_id}@{record.started_at.isoformat()}")
@@ -120,7 +162,7 @@ def page(record: RunRecord, failure: str) -> str:
     run = store.Run(record.run_id)
     run_id = html.escape(run.id)
     status = record.status.replace("_", " ")
-    versions = html.escape(store.dumps(record.versions, indent=1))
+    packages = html.escape(store.dumps(store.clean(record.versions), indent=1))
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         f"<title>{run_id}</title><style>{STYLE}</style>",
@@ -128,24 +170,26 @@ def page(record: RunRecord, failure: str) -> str:
     ]
     if failure:
         parts.append(f"<h2>What failed</h2><pre>{html.escape(failure)}</pre>")
-    parts.append(f"<h2>Result</h2><pre>{html.escape(summary(record))}</pre><h2>Notebooks</h2>")
+    result = html.escape(store.without_secrets(summary(record)))
+    parts.append(f"<h2>Result</h2><pre>{result}</pre><h2>Notebooks</h2>")
     parts.append("<table><tr><th>notebook<th>status<th>seconds<th>attempts")
     for entry in record.notebooks:
         seconds = "" if entry.seconds is None else entry.seconds
+        name = html.escape(entry.name)
         parts.append(
-            f"<tr><td><a href='notebooks/{entry.name}.ipynb'>{entry.name}</a>"
+            f"<tr><td><a href='notebooks/{name}.ipynb'>{name}</a>"
             f"<td class={entry.status}>{entry.status}<td>{seconds}<td>{entry.attempts}"
         )
     parts.append("</table>")
     for entry in record.notebooks:
         images = [
-            f"<img alt='figure of {entry.name}' src='data:image/png;base64,{data}'>"
+            f"<img alt='figure of {html.escape(entry.name)}' src='data:image/png;base64,{data}'>"
             for data in _figures(run, entry.name)
         ]
         if images:
-            parts += [f"<h2>{entry.name}</h2>", *images]
-    parts.append(f"<h2>Versions</h2><pre>{versions}</pre>")
-    return store.without_secrets("".join(parts))
+            parts += [f"<h2>{html.escape(entry.name)}</h2>", *images]
+    parts.append(f"<h2>Versions</h2><pre>{packages}</pre>")
+    return "".join(parts)
 
 
 def _figures(run: store.Run, name: str) -> Iterator[str]:

@@ -266,7 +266,7 @@ Type=oneshot
 WorkingDirectory={project}
 EnvironmentFile={environment}
 ExecStart={command}
-SuccessExitStatus=3 4 75
+SuccessExitStatus=3 4 7 75
 KillMode=mixed
 TimeoutStopSec=60
 """

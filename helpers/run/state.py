@@ -11,9 +11,9 @@ from typing import Any
 
 from helpers import store
 from helpers.records import (
+    Alarm,
     DatasetPointer,
     FineTunedModelVersion,
-    Health,
     RunRecord,
     TrainedModel,
     WorkbookError,
@@ -26,13 +26,15 @@ log = logging.getLogger(__name__)
 
 
 def status() -> dict[str, Any]:
-    """{overdue, schedules, open_requests, waiting_approvals}: what `workbook status` shows."""
+    """{overdue, schedules, alarms, open_requests, waiting_approvals}: what `status` shows."""
     plans = schedules()
     versions = _versions()
+    alarms = _open_alarms()
     return {
         "overdue": any(plan.overdue for plan in plans),
         "schedules": plans,
-        "open_requests": _open_requests(versions),
+        "alarms": alarms,
+        "open_requests": _open_requests(alarms),
         "waiting_approvals": _waiting_approvals(versions),
     }
 
@@ -56,43 +58,20 @@ def _waiting_approvals(versions: list[FineTunedModelVersion]) -> list[dict[str, 
     ]
 
 
-def _open_requests(versions: list[FineTunedModelVersion]) -> list[dict[str, Any]]:
-    """Versions in production whose newest health.json asks for a retrain that did not come yet."""
-    requests = []
-    newest = _newest_health()
-    for version in versions:
-        if version.status != "production" or version.id not in newest:
-            continue
-        run_id, health = newest[version.id]
-        if health.verdict == "retrain" and not _has_successor(version, versions):
-            request = {"task": version.task, "version": version.id, "run_id": run_id}
-            requests.append(request | {"reasons": health.reasons})
-    return requests
+def _open_requests(alarms: list[Alarm]) -> list[dict[str, Any]]:
+    """Retrains that are asked for: critical alarms that nobody has acknowledged or resolved."""
+    return [
+        {"task": alarm.task, "version": alarm.version, "alarm": alarm.id, "reason": alarm.name}
+        for alarm in alarms
+        if alarm.severity == "critical" and alarm.state == "open"
+    ]
 
 
-def _newest_health() -> dict[str, tuple[str, Health]]:
-    """By version: the run that looked at it last, and what it said."""
-    newest: dict[str, tuple[str, Health]] = {}
-    paths = (store.home() / "runs").glob(f"*/{Health.FILE}")
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-        run_id = path.parent.name
-        try:
-            health = store.Run(run_id).load(Health)
-        except WorkbookError as error:
-            log.warning("a look at production is left out: %s", error)
-            continue
-        if health.version is not None:
-            newest[health.version] = (run_id, health)
-    return newest
+def _open_alarms() -> list[Alarm]:
+    from helpers import registry
 
-
-def _has_successor(version: FineTunedModelVersion, versions: list[FineTunedModelVersion]) -> bool:
-    return any(
-        other.task == version.task
-        and other.trained_at > version.trained_at
-        and other.status != "deprecated"
-        for other in versions
-    )
+    alarms = registry.list_alarms() if store.home().exists() else []
+    return [alarm for alarm in alarms if alarm.state != "resolved"]
 
 
 def collect(keep: int, yes: bool) -> dict[str, Any]:
