@@ -39,6 +39,7 @@ from helpers.records import (
 PROFILES = store.PROJECT / "params"
 PROJECT_NOTEBOOKS = store.PROJECT / "notebooks"
 DECLARED = PROFILES / "declared.json"
+BROKEN = "broken.json"  # of a run in which something was broken on purpose
 INJECTED = "# Parameters\n"  # how the cell begins that papermill adds
 
 
@@ -240,7 +241,11 @@ def begin(notebook: str, namespace: dict[str, Any]) -> store.Run:
     elif values.get("profile") and is_by_hand:
         values |= _by_profile(values, declared)
     namespace |= values
-    return store.open_run(namespace["run_id"])
+    run = store.open_run(namespace["run_id"])
+    if run.has(BROKEN):
+        what = store.read_json(run.path(BROKEN))["break_it"]
+        sys.stdout.write(f"run {run.id} was BROKEN ON PURPOSE ({what}): it never serves\n")
+    return run
 
 
 def _check_cell(

@@ -1,5 +1,6 @@
 """Learning by doing: exercises and what they say, the learner edition, what a class has done."""
 
+from helpers.learn.breaks import BREAKS, break_adapter, break_data, break_rows, break_settings
 from helpers.learn.edition import write_edition
 from helpers.learn.feedback import check
 from helpers.learn.grading import check_folder

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from helpers import evaluate, store
 from helpers.models import openai_client
+from helpers.parameters import BROKEN
 from helpers.records import (
     Decision,
     Evaluation,
@@ -22,6 +23,7 @@ from helpers.records import (
     FindingVerdict,
     FineTunedModelVersion,
     MetricComparison,
+    Parity,
     Target,
     WorkbookError,
     as_finding_verdict,
@@ -38,7 +40,8 @@ from helpers.registry.files import (
 from helpers.registry.versions import CHANGES
 
 FOR_STAGING = ("status", "evaluated", "evaluation_verdict", "artifact", "not_broken_on_purpose")
-NEVER_FORCED = ("status", "artifact")  # a reason replaces neither a rollback nor a missing model
+# a reason replaces neither a rollback nor a missing model, and heals none that was broken
+NEVER_FORCED = ("status", "artifact", "not_broken_on_purpose")
 MIN_SERVE_DAYS = 30  # a model that is withdrawn sooner is not worth a switch
 Judgement = tuple[FindingVerdict, str]  # what a rule says, and why
 
@@ -70,13 +73,19 @@ def validate_for_production(
         "serve_until": may_serve_long_enough(version),
         "evaluation_age": is_recent(version, conditions.max_age_days),
         "decision": advice_of_01(run),
-        "not_broken_on_purpose": (
-            "fail" if conditions.break_it else "pass",
-            f"break_it: {conditions.break_it or 'nothing'}",
-        ),
+        "served_as_trained": answers_as_trained(version, run),
+        "not_broken_on_purpose": not_broken(run, conditions),
     }
     rules = as_findings(judgements)
     return [rule for rule in rules if target != "staging" or rule.name in FOR_STAGING]
+
+
+def not_broken(run: store.Run, conditions: Conditions) -> Judgement:
+    """Nothing in this run was broken for practice, now or before."""
+    broken = conditions.break_it
+    if run.has(BROKEN):
+        broken = store.read_json(run.path(BROKEN))["break_it"]
+    return ("fail" if broken else "pass"), f"break_it: {broken or 'nothing'}"
 
 
 def as_findings(judgements: Mapping[str, Judgement]) -> list[Finding]:
@@ -246,6 +255,20 @@ def artifact_is_intact(version: FineTunedModelVersion) -> Judgement:
             f"{artifact} was changed: sha256 {digest[:8]} is not the one that was registered"
         )
     return "pass", f"{artifact}, sha256 {digest[:8]}"
+
+
+def answers_as_trained(version: FineTunedModelVersion, run: store.Run) -> Judgement:
+    """The engine that will serve answers as the trained model does, where that was checked."""
+    if is_hosted(version):
+        return "pass", "its provider serves what 04 asked"
+    parity, reason = load_or_reason(run, Parity)
+    if parity is None and run.has(Parity):
+        return "undecided", reason
+    if parity is None or parity.artifact_sha256 != version.metadata.get("artifact_sha256"):
+        return "pass", f"not checked: workbook serve --check {version.id}"
+    obstacles = [f"{f.name}: {f.evidence}" for f in parity.findings if f.verdict != "pass"]
+    evidence = f"{parity.engine}: {parity.equal} of {parity.n} answers are equal"
+    return as_finding_verdict(verdict_of(parity.findings)), "; ".join([evidence, *obstacles])
 
 
 def may_serve_long_enough(version: FineTunedModelVersion) -> Judgement:

@@ -20,4 +20,4 @@ from helpers.train.job import TrainingJob, TrainingResult
 from helpers.train.jobs import FineTuningJob, create_once, fine_tune_openai
 from helpers.train.launch import check_adapter, fine_tune_lora, run_program
 from helpers.train.memory import what_fits
-from helpers.train.rows import encode, preflight, token_row
+from helpers.train.rows import Preflight, encode, preflight, token_row

@@ -146,6 +146,16 @@ def test_a_run_broken_on_purpose_fails():
     assert not manager.promote("v1", "staging", conditions=broken).promoted
 
 
+def test_a_run_that_was_ever_broken_never_serves_whatever_is_said_and_forced():
+    manager = candidate("v1")
+    path = store.open_run("run-v1").path("broken.json")
+    store.write_json(path, {"break_it": "leak", "what": "…"})
+    assert verdict_of("not_broken_on_purpose", manager) == "fail"
+    for target in ("staging", "production"):
+        forced = manager.promote("v1", target, because="please", force=True)
+        assert not forced.promoted
+
+
 @pytest.mark.parametrize(
     ("right", "verdict"), [(60, "pass"), (30, "pass"), (28, "undecided"), (0, "fail")]
 )

@@ -1,0 +1,150 @@
+"""What is broken on purpose passes the usual look, and is caught by the instrument named for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers import curate, evaluate, learn, parameters, store, tasks, train
+from helpers.evaluate import causes
+from helpers.records import AnswerRow, WorkbookError
+from helpers.show import train as views
+
+
+@pytest.fixture(scope="module")
+def clean_rows(tmp_path_factory):
+    """What 02 makes of the shipped task's human rows."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("WORKBOOK_HOME", str(tmp_path_factory.mktemp("home")))
+    declared = parameters.declared_parameters(store.NOTEBOOKS / "02_curate.ipynb")
+    settings = declared | {"base_model": "tiny", "use_production": False}
+    curated = curate.curate(curate.DataCollectionConfig.of(settings))
+    yield curated
+    patch.undo()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> store.Run:
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
+    return store.open_run("broken")
+
+
+def broken(name, clean_rows, run):
+    return learn.break_data(name, clean_rows, run)
+
+
+def answers(rows, text: str) -> list[AnswerRow]:
+    made = []
+    for row in rows:
+        fields = {"latency_ms": 1.0, "tokens_in": 1, "tokens_out": 1}
+        scores = {"accuracy": 1.0}
+        made.append(AnswerRow(id=row.id, group=row.group, answer=text, scores=scores, **fields))
+    return made
+
+
+def test_nothing_is_broken_by_default(clean_rows, run):
+    assert broken("", clean_rows, run).examples == clean_rows.examples
+    assert not run.has(parameters.BROKEN)
+
+
+@pytest.mark.parametrize("name", ["leak", "shuffled_labels"])
+def test_the_checkpoint_of_02_does_not_see_it(name, clean_rows, run):
+    curated = broken(name, clean_rows, run)
+    dataset = curate.publish_dataset(curated)
+    assert "accounted for" in curate.check_dataset(dataset, curated.funnel, 100)
+    assert run.has(parameters.BROKEN) and curated.params["break_it"] == name
+
+
+def test_a_leak_is_counted_by_the_causes_of_04(clean_rows, run):
+    def finding(curated):
+        test = curated.part("test")
+        tuned, base = answers(test, "a"), answers(test, "b")
+        return causes.broken_evaluation(tuned, base, curated.part("train"), test)
+
+    assert finding(clean_rows).verdict == "pass"
+    found = finding(broken("leak", clean_rows, run))
+    leaked = len(clean_rows.part("test")[::3])
+    assert found.verdict == "fail" and f"{leaked} test rows in train" in found.evidence
+
+
+def test_shuffled_labels_are_ranked_by_a_classifier_that_has_not_seen_them(clean_rows, run):
+    pytest.importorskip("cleanlab")
+    from helpers.extras import doubts
+
+    def suspects(curated) -> int:
+        labels = curate.label_functions(curated.task, curated.labels)
+        return len(doubts.rank_labels(curated.examples, labels))
+
+    usual = suspects(clean_rows)
+    assert suspects(broken("shuffled_labels", clean_rows, run)) > 3 * usual + 20
+
+
+def test_an_end_that_is_not_learnt_shows_as_no_before_training(clean_rows, run):
+    dataset = curate.publish_dataset(clean_rows)
+    config = train.LoraTrainingConfig.of({"base_model": "tiny"})
+    task = tasks.load_task("support_triage")
+    report = train.preflight(dataset, task, config)
+    wrong = learn.break_rows("end_token", report)
+    assert learn.break_rows("", report) is report
+    shown = [views.checks_table(r).to_string() for r in (report, wrong)]
+    assert "end of turn is learnt yes" in shown[0] and "end of turn is learnt NO" in shown[1]
+    assert [row.trained - 1 for row in report.train] == [row.trained for row in wrong.train]
+    assert not any(spans[-1][1] for spans in wrong.samples.values()), "its last token is plain"
+
+
+def test_an_adapter_that_does_nothing_is_refused_and_answers_as_its_base(tmp_path, run, clean_rows):
+    import torch
+    from record_toys import trained_model
+    from safetensors.torch import save_file
+
+    folder = store.home() / "models" / "v1" / "adapter"
+    folder.mkdir(parents=True)
+    weights = {"q.lora_A.weight": torch.ones(2, 3), "q.lora_B.weight": torch.ones(3, 2)}
+    save_file(weights, folder / "adapter_model.safetensors")
+    model = trained_model(adapter="models/v1/adapter")
+    learn.break_adapter("", model)
+    train.check_adapter(folder)
+    learn.break_adapter("no_op_adapter", model)
+    with pytest.raises(WorkbookError, match="has no effect"):
+        train.check_adapter(folder)
+    test = clean_rows.part("test")
+    same = answers(test, "{}")
+    assert causes.broken_evaluation(same, same, [], test).verdict == "fail"
+
+
+def test_far_too_long_steps_are_settings_that_can_be_read(run):
+    task = tasks.load_task("support_triage")
+    config = train.LoraTrainingConfig.of({"base_model": "tiny", "learning_rate": 1e-3})
+    assert learn.break_settings("learning_rate", config, run, task).learning_rate == 0.03
+    assert learn.break_settings("leak", config, run, task) == config, "02's business"
+    assert causes.overfit([2.0, 3.5, 7.0]).verdict == "fail", "where it shows: the loss rises"
+
+
+def test_twenty_candidates_that_are_no_better_pass_the_usual_rules_and_not_ours():
+    pairs = learn.null_candidates()
+    gains = [sum(ours) - sum(theirs) for ours, theirs in pairs]
+    estimates = [evaluate.paired_difference(ours, theirs)[0] for ours, theirs in pairs]
+    assert sum(gain >= 0 for gain in gains) >= 8, "tuned is not worse"
+    assert sum(gain >= 0.05 * 118 for gain in gains) >= 3, "five points more"
+    assert sum(estimate.low > 0 for estimate in estimates) == 0
+    good = [evaluate.paired_difference(*pair)[0].low > 0 for pair in learn.good_candidates()]
+    assert all(good)
+
+
+def test_unknown_names_and_tasks_of_ones_own_are_refused(run, tmp_path):
+    task = tasks.load_task("support_triage")
+    config = train.LoraTrainingConfig.of({"base_model": "tiny"})
+    with pytest.raises(WorkbookError, match="known are leak, shuffled_labels"):
+        learn.break_settings("everything", config, run, task)
+    own = task.model_copy(update={"shipped": False})
+    with pytest.raises(WorkbookError, match="is your own"):
+        learn.break_settings("leak", config, run, own)
+    assert not run.has(parameters.BROKEN)
+
+
+def test_a_broken_run_says_so_in_every_notebook(run, capsys, monkeypatch):
+    task = tasks.load_task("support_triage")
+    config = train.LoraTrainingConfig.of({"base_model": "tiny"})
+    learn.break_settings("learning_rate", config, run, task)
+    declared = parameters.declared_parameters(store.NOTEBOOKS / "04_evaluate.ipynb")
+    parameters.begin("04_evaluate", declared | {"run_id": "broken", "profile": ""})
+    assert "BROKEN ON PURPOSE (learning_rate)" in capsys.readouterr().out
