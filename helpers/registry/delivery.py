@@ -76,7 +76,14 @@ def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:
                 "since": route["since"],
                 "previous": route["previous"],
                 "generation": route["generation"],
+                "base_model": version["base_model"],
+                "artifact": version["artifact"],
+                "sha256": version["artifact_sha256"],
             }
+            trial = versions.trial_of(db, route["task"])
+            if trial is not None:
+                beside = {"version": trial.version, "share": trial.share}
+                current[route["task"]][trial.kind] = beside
         text = store.dumps(current, indent=2) + "\n"
         written = path.read_text("utf-8", "replace") if path.exists() else "{}\n"
         if text != written:

@@ -18,9 +18,6 @@ from helpers.registry.gate import artifact_is_intact
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-BEGIN = ("shadow", "canary")  # actions of the audit, with the Trial as their evidence
-END = "trial_ended"
-
 
 class Serving(Record):
     """One task: its route, the version that it names, and the trial that runs beside it."""
@@ -41,19 +38,9 @@ def serving(tasks: Sequence[str] = ()) -> dict[str, Serving]:
             version = None
             if route.version:
                 version = versions.as_record(versions.row_of(db, route.version))
-            trial = _trial_of(db, route.task)
+            trial = versions.trial_of(db, route.task)
             states[route.task] = Serving(route=route, version=version, trial=trial)
     return states
-
-
-def _trial_of(db: Connection, task: str) -> Trial | None:
-    """The trial that runs; None where none was begun since the last one ended."""
-    audit = table("audit")
-    query = audit.select().filter_by(task=task).where(audit.c.action.in_([*BEGIN, END]))
-    last = db.execute(query.order_by(audit.c.id.desc()).limit(1)).mappings().first()
-    if last is None or last["action"] == END:
-        return None
-    return Trial.model_validate(last["evidence"])
 
 
 def version_of(version_id: str) -> FineTunedModelVersion:
@@ -84,7 +71,7 @@ def begin_trial(trial: Trial, because: str = "") -> None:
                 f"{trial.against or 'nothing'} is not in production for {trial.task} (any more);"
                 " look again (`workbook route`), then repeat"
             )
-        running = _trial_of(db, trial.task)
+        running = versions.trial_of(db, trial.task)
         if running is not None:
             raise WorkbookError(
                 f"{running.version} is tried as {running.kind} already; end that first:"
@@ -101,11 +88,11 @@ def end_trial(trial: Trial, because: str, findings: Sequence[Finding] = ()) -> b
     """End a trial, once: False when it is not the one that runs (any more)."""
     judged = [finding.model_dump(mode="json", exclude_defaults=True) for finding in findings]
     with open_registry().transaction() as db:
-        if _trial_of(db, trial.task) != trial:
+        if versions.trial_of(db, trial.task) != trial:
             return False
         row = versions.row_of(db, trial.version, task=trial.task)
-        versions.audit(db, row, END, because, evidence={"findings": judged})
-        _announce(db, trial, END, because)
+        versions.audit(db, row, versions.TRIAL_ENDED, because, evidence={"findings": judged})
+        _announce(db, trial, versions.TRIAL_ENDED, because)
     catch_up(open_registry())
     return True
 

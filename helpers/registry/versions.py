@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from helpers import store
-from helpers.records import AlarmState, FineTunedModelVersion, Route, Status, WorkbookError
+from helpers.records import AlarmState, FineTunedModelVersion, Route, Status, Trial, WorkbookError
 from helpers.registry.database import Registry, table
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ CHANGES: dict[Status, tuple[Status, ...]] = {
     "production": ("deprecated",),
     "deprecated": (),  # back to production by rollback alone
 }
+TRIAL_BEGINS = ("shadow", "canary")  # actions of the audit, with the Trial as their evidence
+TRIAL_ENDED = "trial_ended"
 IN_METADATA = (
     "provider",
     "artifact",
@@ -146,6 +148,18 @@ def route_of(db: Connection, task: str) -> Route:
     """A task's route; one that nothing was ever promoted to is new."""
     row = db.execute(table("routes").select().filter_by(task=task)).mappings().first()
     return Route(**row) if row else Route(task=task)
+
+
+def trial_of(db: Connection, task: str) -> Trial | None:
+    """The trial that runs; None where none was begun since the last one ended."""
+    audit = table("audit")
+    query = (
+        audit.select().filter_by(task=task).where(audit.c.action.in_([*TRIAL_BEGINS, TRIAL_ENDED]))
+    )
+    last = db.execute(query.order_by(audit.c.id.desc()).limit(1)).mappings().first()
+    if last is None or last["action"] == TRIAL_ENDED:
+        return None
+    return Trial.model_validate(last["evidence"])
 
 
 def expect(route: Route, generation: int | None) -> None:

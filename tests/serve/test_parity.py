@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from serve_toys import publish_dataset, register, task_folder
+from serve_toys import TASK, publish_dataset, register, task_folder
 
 from helpers import models, store
 from helpers.records import Asking, Message, Parity, WorkbookError
+from helpers.registry import FineTuneLifecycleManager
 from helpers.serve.engines import Loaded
 from helpers.serve.local import LocalEngine
 from helpers.serve.parity import check_parity, compare, validation_rows
@@ -154,6 +155,21 @@ def test_the_check_by_command_writes_what_the_gate_reads(version, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["n"] == told["equal"] == 6 and told["engine"] == "local"
     assert store.Run(version.run_id).load(Parity).version == "v1"
+
+
+def test_the_gate_takes_the_word_of_the_check(version):
+    def rule():
+        findings = FineTuneLifecycleManager(TASK).validate_for_production("v1")
+        [finding] = [f for f in findings if f.name == "served_as_trained"]
+        return finding.verdict, finding.evidence
+
+    assert rule() == ("pass", "not checked: workbook serve --check v1")
+    base = models.load_model("tiny")
+    parity, _ = findings_of(version, lambda model, chat, limit: base.answer([chat], limit)[0])
+    store.Run(version.run_id).save(parity)
+    assert rule()[0] == "fail" and "adapter_effect" in rule()[1]
+    store.Run(version.run_id).save(parity.model_copy(update={"artifact_sha256": "other"}))
+    assert rule()[0] == "pass"  # what was checked is not what would serve
 
 
 def test_requests_that_wait_together_get_the_answers_that_they_get_alone(version):

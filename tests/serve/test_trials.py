@@ -96,6 +96,8 @@ def test_only_what_is_in_staging_is_tried_and_one_at_a_time(two):
     with pytest.raises(WorkbookError, match="a shadow never promotes"):
         start("shadow", promote=True)
     trial = start("shadow")
+    shown = registry.routes()[TASK]
+    assert shown["shadow"] == {"version": "v2", "share": 0.5} and shown["sha256"]
     with pytest.raises(WorkbookError, match="is tried as shadow already"):
         start("canary")
     assert registry.end_trial(trial, "enough") and not registry.end_trial(trial, "enough")
