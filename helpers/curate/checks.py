@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from helpers import models, store
+from helpers.curate.codes import without_codes
 from helpers.curate.personal import MAX_SCAN
 from helpers.curate.provider_file import SPECIAL_TOKENS
 from helpers.curate.searching import search_ahead
@@ -42,6 +43,10 @@ def validate_examples(
 
     reasons = accepted or {}
     validator = Draft202012Validator(task.schema) if task.schema else None
+
+    def personal_data_in(text: str) -> list[Span]:
+        return without_codes(text, findings_of(text).personal, task)
+
     texts = (text_of(message) for example in examples for message in example.messages)
     longest = max_tokens * CHARACTERS_PER_TOKEN
     findings_of = search_ahead(text for text in texts if len(text) <= longest)
@@ -55,7 +60,7 @@ def validate_examples(
             *check_special_tokens(example, special),
             *check_answer(example, validator),
             *check_length(count, min_tokens, max_tokens),
-            *check_findings(scanned, "contains_pii", lambda text: findings_of(text).personal),
+            *check_findings(scanned, "contains_pii", personal_data_in),
             *check_findings(scanned, "contains_secret", lambda text: findings_of(text).secrets),
         ]
         if example.id in reasons:
@@ -137,7 +142,7 @@ def check_special_tokens(example: TrainingExample, special: Iterable[str]) -> li
 
 def check_answer(example: TrainingExample, validator: Any) -> list[Issue]:
     """The answer is one JSON value that the task's schema accepts (None: any text)."""
-    if validator is None or not example.answer.strip():
+    if validator is None or example.calls or not example.answer.strip():
         return []
     try:
         value = json.loads(example.answer)

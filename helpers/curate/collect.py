@@ -8,12 +8,33 @@ from helpers import models, store, tasks
 from helpers.curate.checks import validate_examples
 from helpers.curate.config import DataCollectionConfig
 from helpers.curate.duplicates import deduplicate_examples
-from helpers.curate.labels import label_counts, label_functions, label_of, label_warnings
+from helpers.curate.labels import (
+    label_counts,
+    label_functions,
+    label_of,
+    label_warnings,
+    misspelled,
+)
 from helpers.curate.production import feedback_report, load_production
 from helpers.curate.review import ASK, apply_decisions, read_decisions, review_rows, spot_checks
-from helpers.curate.stages import Loss, Stage, alarm_on_wipeout, build_funnel, rejection
+from helpers.curate.stages import (
+    Loss,
+    Question,
+    Stage,
+    alarm_on_lost_label,
+    alarm_on_wipeout,
+    build_funnel,
+    rejection,
+)
 from helpers.curate.versions import Curated, publish_dataset
-from helpers.records import Asking, FineTuningDataset, Message, TrainingExample
+from helpers.records import (
+    Asking,
+    FineTuningDataset,
+    Issue,
+    Message,
+    RejectedExample,
+    TrainingExample,
+)
 
 Ask = Callable[[Sequence[list[Message]], Asking], Sequence[models.Answer]]
 
@@ -33,10 +54,12 @@ def curate(
     """
     task = tasks.load_task(config.task)
     decisions = read_decisions(task)
-    accepted = decisions.accepted
     logs, warnings = load_production(task, config)
 
-    collected = collect(tasks.load_examples(task, "human"), logs)
+    human = tasks.load_examples(task, "human")
+    collected = collect(human, logs)
+    decisions, changed = decisions.about(collected.kept)
+    accepted = decisions.accepted
     if config.use_synthetic:
         from helpers.extras import synthetic
 
@@ -59,6 +82,7 @@ def curate(
     rejected = [row for stage in stages for row in stage.rejected]
     funnel = build_funnel(stages)
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
+    alarm_on_lost_labels(task, placed, rejected, config.wipeout_share)
     labels = label_counts(task, unique.kept)
     return Curated(
         task=task,
@@ -67,24 +91,61 @@ def curate(
         review=review_of(task, unique, named, list(labels)),
         funnel=funnel,
         labels=labels,
-        warnings=[*warnings, *decisions.without_rows(collected.kept), *label_warnings(labels)],
+        warnings=[
+            *warnings,
+            *changed,
+            *decisions.without_rows(collected.kept),
+            *label_warnings(labels),
+        ],
         params=config.model_dump(),
         feedback=feedback_report(unique.kept, logs, task),
+        readings=[rows.reading for rows in (human, logs) if rows.reading is not None],
     )
 
 
 def collect(human: tasks.LoadedRows, logs: tasks.LoadedRows) -> Stage:
-    """The rows of both sources: unreadable lines and what the source filters drop are left out."""
-    stage = Stage([*human.examples, *logs.examples], [*human.unreadable, *logs.unreadable])
+    """The rows of both sources: unreadable lines and what the source filters drop are left out.
+
+    A logged row whose id a human row has gets one by its content; an answer that somebody called
+    bad is nothing to learn from.
+    """
+    human_ids = {example.id for example in human.examples}
+    logged = []
+    for example in logs.examples:
+        if example.id in human_ids:
+            own_id = f"{tasks.content_id(example.messages)}-{example.meta['line']}"
+            example = example.model_copy(update={"id": own_id})
+        logged.append(example)
+    stage = Stage([], [*human.unreadable, *logs.unreadable])
     for row in stage.rejected:
         stage.counts[Loss("read", row.example["source"], row.issues[0].code)] += 1
     for row, issue in logs.sample:
         if isinstance(row, TrainingExample):
             row = rejection(row, [issue], "filter")
         stage.rejected.append(row)
+    for example in [*human.examples, *logged]:
+        if example.preference is not None and example.preference.label is False:
+            issue = Issue(code="low_feedback", evidence="its label says that the answer is bad")
+            stage.reject(example, [issue], "filter")
+        else:
+            stage.kept.append(example)
     for code, n in logs.dropped.items():
         stage.counts[Loss("filter", "production", code)] += n
     return stage
+
+
+def alarm_on_lost_labels(
+    task: tasks.Task,
+    placed: Sequence[TrainingExample],
+    rejected: Sequence[RejectedExample],
+    share: float,
+) -> None:
+    """Stop when one rule removes most of a label's human rows, or all of its test rows."""
+    human = [example for example in placed if example.source == "human"]
+    parts = {example.id: example.part or "train" for example in human}
+    for name, value_of in label_functions(task, label_counts(task, human)).items():
+        labels = {example.id: f"{value_of(example)!r} of {name}" for example in human}
+        alarm_on_lost_label(labels, parts, rejected, share)
 
 
 def check_names(examples: list[TrainingExample], mode: str) -> Stage:
@@ -106,6 +167,7 @@ def review_of(
     questions = [
         *unique.questions,
         *named.questions,
+        *(Question(*row) for row in misspelled(task, drawn, label_fields)),
         *doubts.doubtful_labels(drawn, label_functions(task, label_fields))[:ASK],
         *doubts.close_in_meaning(drawn)[:ASK],
         *spot_checks(drawn),

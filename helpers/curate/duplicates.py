@@ -96,8 +96,8 @@ def deduplicate_examples(
     kept_rows = KeptRows(protected)
     stage = Stage()
     for example, text in zip(ordered, texts, strict=True):
-        matches = sorted(kept_rows.like(near[text]), key=lambda match: -match.score)
-        leak = _leak(example, kept_rows.like(across[text]), kept_rows, text)
+        matches = sorted(_asked_alike(example, kept_rows.like(near[text])), key=_by_score)
+        leak = _leak(example, _asked_alike(example, kept_rows.like(across[text])), kept_rows, text)
         copy = None if example.id in accepted else _duplicate(example, matches, label)
         if leak or not copy:
             stage.questions += _conflicts(example, matches, label)
@@ -108,6 +108,15 @@ def deduplicate_examples(
             stage.kept.append(example)
             kept_rows.add(example, text)
     return stage
+
+
+def _asked_alike(example: TrainingExample, matches: Iterable[Match]) -> list[Match]:
+    """Those whose own system and tool turns are the same: with others it is another question."""
+    return [match for match in matches if match.example.context == example.context]
+
+
+def _by_score(match: Match) -> float:
+    return -match.score
 
 
 def _precedence(example: TrainingExample) -> tuple[int, bool, float, str]:

@@ -56,8 +56,8 @@ def label_of(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label:
     """
     if task.scored_fields:
         return lambda example: store.canonical(scored_values(task, example))
-    answers = {tasks.normalise(example.answer) for example in examples}
-    if task.schema is not None or len(answers) <= MAX_VALUES:
+    answers = [tasks.normalise(example.answer) for example in examples]
+    if task.schema is not None or len(set(answers)) <= MAX_VALUES or tasks.are_labels(answers):
         return lambda example: tasks.normalise(example.answer)
     return lambda _: None
 
@@ -70,11 +70,40 @@ def label_counts(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label
             fields[name][example.part or "train", value] += 1
     labels: LabelCounts = {}
     for name, counts in fields.items():
-        if len({value for _, value in counts}) <= MAX_VALUES:
+        values = Counter({value: 0 for _, value in counts})
+        for (_, value), n in counts.items():
+            values[value] += n
+        few = len(values) <= MAX_VALUES and bool(task.scored_fields)
+        if few or tasks.are_labels(values.elements()):
             labels[name] = {part: {} for part in PARTS}
             for (part, value), n in sorted(counts.items()):
                 labels[name][part][value] = n
     return labels
+
+
+def misspelled(
+    task: tasks.Task, examples: Sequence[TrainingExample], names: Iterable[str]
+) -> list[tuple[TrainingExample, str, str]]:
+    """(example, why, the answer in the usual spelling) of labels that are spelled in two ways."""
+    rows = []
+    for name, value_of in label_functions(task, names).items():
+        values = [value_of(example) for example in examples]
+        usual = {}
+        for first, *others in tasks.spellings(values):
+            usual |= dict.fromkeys(others, first)
+        for example, value in zip(examples, values, strict=True):
+            if value in usual:
+                why = f"{name} is spelled {value!r}, most rows say {usual[value]!r}"
+                rows.append((example, why, _with_label(example, name, usual[value])))
+    return rows
+
+
+def _with_label(example: TrainingExample, name: str, value: str) -> str:
+    try:
+        answer = json.loads(example.answer)
+    except (ValueError, RecursionError):
+        return value
+    return store.dumps(answer | {name: value}) if isinstance(answer, dict) else value
 
 
 def label_warnings(labels: LabelCounts) -> list[str]:
@@ -82,6 +111,9 @@ def label_warnings(labels: LabelCounts) -> list[str]:
     warnings = []
     for name, parts in labels.items():
         values = sorted({value for counts in parts.values() for value in counts})
+        for group in tasks.spellings(values):
+            shown = ", ".join(map(repr, group))
+            warnings.append(f"{name}: {shown} look like one label; review.csv asks")
         counts = [(value, parts["test"].get(value, 0)) for value in values]
         rare = ", ".join(f"{value} ({n})" for value, n in counts if n < FEW)
         if rare:

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from helpers import store, tasks
 from helpers.curate.personal import masked_text
 from helpers.curate.stages import Question, Stage
-from helpers.records import Issue, Manifest, TrainingExample, WorkbookError
+from helpers.records import Issue, Manifest, TrainingExample, WorkbookError, read_calls
 
 COLUMNS = ("id", "source", "input", "output", "why", "decision", "corrected_output", "reviewer")
+COLUMNS += ("content",)  # of the row that was judged: another row with its id is not meant
 DECISIONS = ("keep", "fix", "drop")
 ASK = 20  # rows asked for each reason, conflicts and names apart
 
@@ -28,6 +29,28 @@ class Decisions(NamedTuple):
 
     reviewed: dict[str, dict[str, str]]
     accepted: dict[str, str]
+    rejected: dict[str, set[str]]  # id -> sha256 of the rows that were rejected under it
+
+    def about(self, examples: Iterable[TrainingExample]) -> tuple[Decisions, list[str]]:
+        """The decisions about these very rows, and a warning for those about other content."""
+        of_id = {example.id: example for example in examples}
+        reviewed = dict(self.reviewed)
+        for row_id, row in self.reviewed.items():
+            if row_id in of_id and not _is_about(row, of_id[row_id]):
+                del reviewed[row_id]
+        accepted = dict(self.accepted)
+        for row_id in self.accepted.keys() & of_id.keys() & self.rejected.keys():
+            sha256 = of_id[row_id].meta.get("sha256")
+            if sha256 and sha256 not in self.rejected[row_id]:
+                del accepted[row_id]
+        changed = len(self.reviewed) - len(reviewed) + len(self.accepted) - len(accepted)
+        warnings = []
+        if changed:
+            warnings.append(
+                f"{changed} decisions are not applied: the row with that id holds something else"
+                " now; decide again"
+            )
+        return Decisions(reviewed, accepted, self.rejected), warnings
 
     def without_rows(self, examples: Iterable[TrainingExample]) -> list[str]:
         """A warning when decisions name rows that no source holds."""
@@ -45,11 +68,26 @@ def read_decisions(task: tasks.Task) -> Decisions:
     manifests = [Manifest.parse(store.read_json(path), str(path)) for path in paths]
     manifests.sort(key=lambda manifest: (manifest.created_at, manifest.version))
     versions = [store.home() / "datasets" / manifest.version for manifest in manifests]
-    decisions = Decisions({}, {})
+    decisions = Decisions({}, {}, {})
     for folder in [*versions, task.folder]:
         decisions.reviewed.update(_reviews(folder / "review.csv"))
         decisions.accepted.update(_acceptances(folder / "accept.csv"))
+    if decisions.accepted:
+        for folder in versions:
+            for row in store.read_jsonl(folder / "rejected.jsonl"):
+                if row["example"]["id"] in decisions.accepted and row["example"].get("sha256"):
+                    hashes = decisions.rejected.setdefault(row["example"]["id"], set())
+                    hashes.add(row["example"]["sha256"])
     return decisions
+
+
+def _is_about(row: dict[str, str], example: TrainingExample) -> bool:
+    """Whether a row of review.csv was written about what the example holds."""
+    if row.get("content"):
+        return row["content"] == tasks.content_id(example.messages)
+    if not row.get("input") or "[" in row["input"]:  # written by hand, or masked by older rules
+        return True
+    return row["input"] == masked_text(example.user_text)
 
 
 def _reviews(path: Path) -> dict[str, dict[str, str]]:
@@ -126,7 +164,9 @@ def _reviewed(example: TrainingExample, row: dict[str, str]) -> TrainingExample:
     if row["decision"] == "fix":
         review["original"] = example.answer
         corrected = row["corrected_output"].strip()
-        answer = example.messages[-1].model_copy(update={"content": corrected})
+        content, calls = read_calls(corrected) if example.calls else (corrected, [])
+        fixed = {"content": content, "tool_calls": calls or None}
+        answer = example.messages[-1].model_copy(update=fixed)
         changes["messages"] = [*example.prompt, answer]
     changes["meta"] = example.meta | {"review": review}
     return example.model_copy(update=changes)
@@ -141,8 +181,10 @@ def review_rows(
     """
     open_rows = {example.id: example for example in examples if "review" not in example.meta}
     reasons: dict[str, list[str]] = {}
-    for example, why in questions:
+    corrections: dict[str, str] = {}
+    for example, why, correction in questions:
         if example.id in open_rows:
+            corrections.setdefault(example.id, correction)
             whys = reasons.setdefault(example.id, [])
             if why not in whys:
                 whys.append(why)
@@ -156,6 +198,9 @@ def review_rows(
                 "input": masked_text(example.user_text),
                 "output": masked_text(example.answer),
                 "why": "; ".join(whys),
+                "corrected_output": corrections[example_id],
+                # masked since it was read: the source has no such content
+                "content": "" if "masked" in example.meta else tasks.content_id(example.messages),
             }
         )
     return rows

@@ -7,7 +7,7 @@ those are, and what a person should look at.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ from helpers.redaction import without_surrogates
 RULE_VERSION = "curate-2"
 FUNNEL = ("read", "filter", "review", "check", "duplicates", "leakage")
 SOURCE_FILTERS = ("low_feedback", "out_of_date_range")  # choices, no faults of the data
+COPIES = ("exact_duplicate", "near_duplicate", "potential_leakage")  # say nothing about a label
+FEW_TEST_ROWS = 5  # of a label: losing fewer says nothing
 ALARM_ROWS = 10  # a source of fewer rows raises no wipe-out alarm
 
 
@@ -30,10 +32,11 @@ class Loss(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A row that a person should look at, and why."""
+    """A row that a person should look at, and why; and the answer that may be the right one."""
 
     example: TrainingExample
     why: str
+    correction: str = ""
 
 
 @dataclass
@@ -86,6 +89,50 @@ def build_funnel(stages: Sequence[Stage]) -> list[FunnelRow]:
     if +left != kept:
         raise AssertionError(f"the funnel loses rows: {dict(left)} by count, {dict(kept)} kept")
     return funnel
+
+
+def alarm_on_lost_label(
+    label_of: Mapping[str, str],
+    parts: Mapping[str, str],
+    rejected: Iterable[RejectedExample],
+    share: float,
+) -> None:
+    """Stop when one rule removes more than `share` of a label's rows, or all of its test rows.
+
+    A rule that is wrong for one label alone is lost in the sums over a source. Both mappings are by
+    id: of the human rows that were read.
+    """
+    if share >= 1:
+        return
+    rows = Counter(label_of.values())
+    test_rows = Counter(label for row_id, label in label_of.items() if parts[row_id] == "test")
+    losses: Counter[tuple[str, str]] = Counter()
+    test_losses: Counter[tuple[str, str]] = Counter()
+    evidence: dict[tuple[str, str], RejectedExample] = {}
+    for row in rejected:
+        label = label_of.get(row.example["id"])
+        code = row.issues[0].code
+        if label is None or code in SOURCE_FILTERS or code in COPIES:
+            continue
+        losses[label, code] += 1
+        test_losses[label, code] += parts[row.example["id"]] == "test"
+        evidence.setdefault((label, code), row)
+    for (label, code), lost in losses.items():
+        all_test = test_losses[label, code] == test_rows[label] >= FEW_TEST_ROWS
+        if rows[label] < ALARM_ROWS or not (lost > share * rows[label] or all_test):
+            continue
+        seen = evidence[label, code]
+        loses = f"{lost} of its {rows[label]} rows"
+        if lost <= share * rows[label]:
+            loses = f"all of its {test_rows[label]} test rows"
+        remedy = ""
+        if code == "contains_pii":
+            remedy = " (codes are allowed in task.yaml: `allow: {order_number: 'REGEX'}`)"
+        raise WorkbookError(
+            f"the label {label[:40]} would lose {loses} to {code}, for example"
+            f" {seen.example['file']}, line {seen.example['line']}: {seen.issues[0].evidence}; mend"
+            f" the data or the rule{remedy}, or raise wipeout_share={share:g}"
+        )
 
 
 def alarm_on_wipeout(

@@ -21,6 +21,7 @@ from helpers.records import (
     FunnelRow,
     Manifest,
     RejectedExample,
+    SourceReading,
     Splits,
     TrainingExample,
     WorkbookError,
@@ -52,6 +53,7 @@ class Curated:
     warnings: list[str] = field(default_factory=list)
     params: dict[str, Any] = field(default_factory=dict)
     feedback: FeedbackReport = field(default_factory=FeedbackReport)
+    readings: list[SourceReading] = field(default_factory=list)  # what was read, and how
 
     def part(self, name: str) -> list[TrainingExample]:
         """The examples of one part."""
@@ -99,6 +101,7 @@ def _manifest_of(curated: Curated, name: str, fingerprint: str) -> Manifest:
         labels=curated.labels,
         feedback=curated.feedback.model_dump(exclude_none=True),
         warnings=curated.warnings,
+        readings=curated.readings,
     )
 
 

@@ -1,10 +1,12 @@
 """A task folder: what the model is asked, by which rules it is judged, and its rows."""
 
-from helpers.tasks.examples import LoadedRows, load_examples, read_dataset
+from helpers.tasks.examples import LoadedRows, content_id, load_examples, read_dataset
+from helpers.tasks.infer import are_labels, spellings
 from helpers.tasks.knowledge import Article, knowledge
 from helpers.tasks.logs import LogReader, read_log
 from helpers.tasks.new import new_task
 from helpers.tasks.parts import assign_part, group_of, hash_order, normalise, with_parts
-from helpers.tasks.prompt import render
+from helpers.tasks.prompt import learnt_turns, render
 from helpers.tasks.reading import read_rows
 from helpers.tasks.task import Task, load_task, shipped_tasks
+from helpers.tasks.tools import calls_reason

@@ -50,7 +50,7 @@ def test_a_decided_row_keeps_id_group_and_part_and_no_decision_is_lost(decisions
         for i, d in enumerate(decisions)
         if d
     }
-    stage = review.apply_decisions(rows, review.Decisions(said, {}))
+    stage = review.apply_decisions(rows, review.Decisions(said, {}, {}))
     before = {e.id: e for e in tasks.with_parts(rows, 7, RATIOS)}
     after = {e.id: e for e in tasks.with_parts(stage.kept, 7, RATIOS)}
     assert len(after) + len(stage.rejected) == len(rows)

@@ -1,0 +1,77 @@
+"""Which findings of personal data are codes: order numbers, dates, versions, coordinates.
+
+A phone number is written like one, or stands behind a word for it; a bare run of digits, a number
+behind `order` or `version`, and a date are none. What a task is about can be allowed by name in
+task.yaml: `allow: {order_number: "[0-9]{10}"}`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from helpers.redaction import Span
+from helpers.tasks import Task
+
+BEFORE = 24  # characters before a number in which its name is looked for
+_CODE_WORD = re.compile(
+    r"\b(?:orders?|parcels?|track(?:ing)?|shipments?|deliver(?:y|ies)|invoices?|tickets?|cases?"
+    r"|ref(?:erence)?|serial|isbn|issn|ean|upc|sku|part|articles?|items?|products?|versions?"
+    r"|release|build|v|rev|id|uuid|hash|epoch|timestamp|paid|amount|total|price|bestell\w*|auftrag"
+    r"\w*|sendung\w*|rechnung\w*|commande|facture|pedido|factura)\b[\s:#.°-]*"
+    r"(?:(?:number|numbers|no|nr|num|code|id|nummer|is|was|and)\b[\s:#.°-]*)*$",
+    re.IGNORECASE,
+)
+_PHONE_WORD = re.compile(
+    r"\b(?:phone|telephone|tel|mobile|cell|call(?:ed|ing)?|dial|ring|text|sms|whatsapp|signal|fax"
+    r"|desk|office|home|work|card|account|konto|reach|contact|telefon\w*|handy|mobil|ruf\w*|appel\w*|llam\w*|hotline|number)\b",
+    re.IGNORECASE,
+)
+_PLAIN = re.compile(r"\d+")
+_DATE = re.compile(
+    r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})"
+    r"(?:[T ,]*\d{1,2}(?::\d{2}){0,2}(?:\.\d+)?)?"
+)
+_DECIMALS = re.compile(r"[-+]?\d{1,6}[.,]\d{1,8}(?:[ ,;andy&]+[-+]?\d{1,6}(?:[.,]\d{1,8})?)*")
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
+NEVER_CODES = ("EMAIL_ADDRESS",)
+
+
+def without_codes(text: str, spans: Sequence[Span], task: Task) -> list[Span]:
+    """The findings that are personal data, and not a code or what the task allows."""
+    allowed = [re.compile(pattern) for pattern in task.allow.values()]
+    return [
+        span for span in spans if not _is_allowed(text, span, allowed) and not is_code(text, span)
+    ]
+
+
+def _is_allowed(text: str, span: Span, allowed: Iterable[re.Pattern[str]]) -> bool:
+    """Whether an allowed text holds the whole finding."""
+    for pattern in allowed:
+        for match in pattern.finditer(text):
+            if match.start() <= span.start and span.end <= match.end():
+                return True
+    return False
+
+
+def is_code(text: str, span: Span) -> bool:
+    """Whether what was taken for a phone, a card or an address of a machine is a code."""
+    if span.kind in NEVER_CODES:
+        return False
+    number = text[span.start : span.end].strip()
+    before = text[max(0, span.start - BEFORE) : span.start]
+    if _CODE_WORD.search(before):
+        return True
+    if span.kind == "IP_ADDRESS":
+        return _CLOCK.fullmatch(number) is not None
+    if span.kind != "PHONE_NUMBER":
+        return False
+    start = max(0, span.start - 1)
+    around = text[start : span.end + 12]
+    if number.startswith("+") or text[start : start + 1] == "+":
+        return False
+    for pattern in (_DATE, _DECIMALS, _CLOCK):
+        match = pattern.search(around)
+        if match and start + match.start() <= span.start and match.end() >= len(number):
+            return True
+    return _PLAIN.fullmatch(number) is not None and not _PHONE_WORD.search(before)
