@@ -82,7 +82,8 @@ def write_text(path: Path, text: str) -> Path:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise _disk_error(path, error) from error
     return path
 

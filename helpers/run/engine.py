@@ -69,8 +69,8 @@ def execute(execution: Execution) -> Outcome:
     try:
         with _watched(execution):
             document = papermill.execute_notebook(
-                str(execution.notebook),
-                f"{COPY}{execution.copy}",
+                _as_it_stands(str(execution.notebook)),
+                _as_it_stands(f"{COPY}{execution.copy}"),
                 execution.parameters,
                 cwd=str(execution.notebook.parent),
                 engine_name="workbook",
@@ -95,6 +95,11 @@ def execute(execution: Execution) -> Outcome:
         if cell.cell_type == "code" and cell.source.strip() and not cell.execution_count:
             return Outcome("Unfinished", "a cell ended the notebook early (SystemExit)")
     return Outcome()
+
+
+def _as_it_stands(path: str) -> str:
+    """For papermill, which puts parameters into a path's braces."""
+    return path.replace("{", "{{").replace("}", "}}")
 
 
 @contextlib.contextmanager

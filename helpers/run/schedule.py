@@ -27,6 +27,7 @@ DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 FIELDS = ("minute", "hour", "day of month", "month", "day of week")
 EXAMPLE = '"0 3 * * 0"'
+ODD = re.compile("[\x00-\x1f\x7f\"'\\\\#$`]")
 _FIELD = re.compile(r"(\*|\d+|[a-z]{3})(-(\d+|[a-z]{3}))?(/\d+)?", re.IGNORECASE)
 OURS = ("WORKBOOK_HOME", "WORKBOOK_CACHE", "WORKBOOK_COMMIT", "PATH", "LANG")
 KEYS = (
@@ -107,6 +108,7 @@ def add_schedule(profile: str, cron: str, how: Literal["cron", "systemd"] = "cro
             f"the profile's name {name!r} must be made of letters, digits, dot, dash and underscore"
         )
     shipped = loaded.path.parent == parameters.PROFILES
+    _check_paths(loaded.path.resolve())
     code = commit().partition("+")[0]
     schedule = Schedule(
         profile=name,
@@ -122,8 +124,8 @@ def add_schedule(profile: str, cron: str, how: Literal["cron", "systemd"] = "cro
         environment=str(_write_environment(_file(name, "env"), code)),
         log=str(_file(name, "log")),
     )
-    if _file(name, "json").exists():
-        _take_out(_read(_file(name, "json")))
+    path = _file(name, "json")
+    old = _read(path) if path.exists() else None
     if how == "systemd":
         schedule = schedule.model_copy(update={"units": _write_units(schedule)})
     else:
@@ -131,8 +133,21 @@ def add_schedule(profile: str, cron: str, how: Literal["cron", "systemd"] = "cro
         tab.remove_all(comment=_tag(name))
         tab.new(command=_line(schedule), comment=_tag(name)).setall(cron)
         tab.write()
-    store.write_json(_file(name, "json"), schedule)
+    store.write_json(path, schedule)
+    if old is not None and old.how != how:  # the last step: a refused change leaves the old one
+        _take_out(old)
     return schedule
+
+
+def _check_paths(profile: Path) -> None:
+    """Refuse what a crontab, a unit and a shell read in different ways, or as a line of its own."""
+    for path in (profile, store.PROJECT, store.home(), store.cache(), Path(sys.executable)):
+        odd = ODD.search(str(path))
+        if odd:
+            raise WorkbookError(
+                f"{str(path)!r} holds {odd[0]!r}, which crontabs and units cannot carry safely; use"
+                " another folder or name"
+            )
 
 
 def remove_schedule(profile: str) -> None:
