@@ -1,15 +1,15 @@
 """How often a task's test was taken within a year: every look costs some of the year's budget.
 
 Fifty-two candidates that are no better than what serves would, each held to a 95% bound, promote
-one in up to three years out of four. So each attempt is written down
-(artifacts/attempts/<task>.jsonl) before its result is seen, and each further one has to be surer
+one in up to three years out of four. So each attempt is written down (in the registry, which a team
+shares) before its result is seen, and each further one has to be surer
 (`statistics.attempt_alpha`). The same model on the same rows is the same attempt: it says the same
 again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,11 +23,30 @@ YEAR = timedelta(days=365)
 DULLED = 1.5  # fresh rows are due when the smallest gain that can be shown has grown by this factor
 
 
+Line = dict[str, Any]
+Ledger = Callable[[str, Line], list[Line]]  # writes one of a task down, once; all of them, in order
+
+
+def in_file(task: str, attempt: Line) -> list[Line]:
+    """The ledger of this home alone, attempts/TASK.jsonl; `registry.record_attempt` is a team's."""
+    path = store.home() / "attempts" / f"{task}.jsonl"
+    with store.lock():
+        lines = store.read_jsonl(path) if path.exists() else []
+        if all(known["key"] != attempt["key"] for known in lines):
+            lines.append(attempt)
+            store.write_jsonl(path, lines)
+    return lines
+
+
 def record_attempt(
-    task: Task, run: store.Run, model: Model, rows: Sequence[TrainingExample], version: str
+    task: Task,
+    run: store.Run,
+    model: Model,
+    rows: Sequence[TrainingExample],
+    version: str,
+    ledger: Ledger = in_file,
 ) -> Attempt:
     """Write this attempt down, once, and say which of the past year it is."""
-    path = store.home() / "attempts" / f"{task.registry_name}.jsonl"
     about = store.fingerprint(sorted(example.id for example in rows))
     line = {
         "key": store.fingerprint([model.fingerprint, about]),
@@ -37,15 +56,10 @@ def record_attempt(
         "version": version,
         "at": store.now().isoformat(),
     }
-    with store.lock():
-        lines = store.read_jsonl(path) if path.exists() else []
-        if all(known["key"] != line["key"] for known in lines):
-            lines.append(line)
-            store.write_jsonl(path, lines)
-    return count_attempts(lines, line["key"])
+    return count_attempts(ledger(task.registry_name, line), line["key"])
 
 
-def count_attempts(lines: Sequence[dict[str, Any]], key: str) -> Attempt:
+def count_attempts(lines: Sequence[Line], key: str) -> Attempt:
     """The attempt `key` among all recorded ones, oldest first; pure, so it can be simulated."""
     place = next(i for i, line in enumerate(lines) if line["key"] == key)
     this = lines[place]

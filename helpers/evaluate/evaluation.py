@@ -89,7 +89,7 @@ def evaluate_fine_tuned_model(
     best_rung = rung_to_beat(session.run)[0]
     rungs, timing = ask_rungs(ways_of(model, session), test_set, session)
     tuned = session.models[model.asking.model]
-    attempt = record_attempt(task, session.run, tuned, test_set, model.version)
+    attempt = record_attempt(task, session.run, tuned, test_set, model.version, session.attempts)
     serving = production if production and production.id != model.version else None
     unasked = ask_production(serving, rungs, test_set, session) if serving else ""
     opponents = _opponents(best_rung, rungs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helpers import models, store, tasks
+from helpers.evaluate.attempts import Ledger, in_file
 from helpers.evaluate.classical import CLASSICAL, ClassicalModel
 from helpers.models import Model
 from helpers.records import Asking, Budget, TrainingExample
@@ -34,6 +35,7 @@ class Session:
     latency_rows: int = 12  # rows asked one by one to measure latency; 0 leaves it out
     say: Say = log.info
     models: dict[str, Model] = field(default_factory=dict)
+    attempts: Ledger = in_file  # where measuring on the test rows is written down
 
     def model_of(self, asking: Asking) -> Model:
         """The model that an Asking names."""

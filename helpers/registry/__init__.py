@@ -1,6 +1,7 @@
 """Notebook 05's room: which versions exist, which one serves, and why; the truth about models."""
 
 from helpers.registry.alarms import close_alarm, list_alarms, raise_alarms
+from helpers.registry.attempts import record_attempt
 from helpers.registry.commands import history, list_versions, promote, rollback, routes, show
 from helpers.registry.database import open_registry
 from helpers.registry.delivery import notify, notify_team

@@ -28,6 +28,9 @@ BUSY_SECONDS = 60  # how long a writer waits for another one; a transaction here
 NO_SPACE = "disk is full|No space left"
 REMEDIES = {  # what the driver's words mean for the reader
     NO_SPACE: "free some disk space and try again",
+    "permission denied for|read-only transaction|must be owner": (
+        "this database role may only read; act with one that may write (docs/scaling.md, Roles)"
+    ),
     "readonly|unable to open|Permission denied|Read-only": "set WORKBOOK_HOME or its permissions",
     "not a database|malformed|no such table": (
         "move it aside and restore it from a backup: workbook registry restore FILE"
@@ -49,6 +52,7 @@ TABLES = {  # what constrains them stands in migrations/; the first column is th
         "id task version name severity state finding opened_at seen_at told_at changed_at actor"
         " because"
     ),
+    "attempts": "id task key rows n run_id version at",
 }
 JSON_COLUMNS = ("fingerprints", "metadata", "eval_results", "evidence", "event", "finding")
 

@@ -173,7 +173,7 @@ def load(registry: Registry, rows: dict[str, list[dict[str, Any]]]) -> None:
             if rows[name]:
                 db.execute(table(name).insert(), rows[name])
         if db.dialect.name == "postgresql":
-            for name in ("audit", "outbox"):
+            for name in ("audit", "outbox", "attempts"):
                 highest = f"SELECT coalesce(max(id), 1) FROM {name}"
                 db.exec_driver_sql(f"SELECT setval('{name}_id_seq', ({highest}))")
 
