@@ -104,8 +104,8 @@ class Gateway:
         """See what serves now, and have each task go there on its own."""
         try:
             states = await self.in_thread(registry.serving, tuple(self.folders))
-        except WorkbookError as error:
-            self.problem = store.without_secrets(str(error))
+        except Exception as error:  # whatever a driver throws: what serves goes on, and says so
+            self.problem = store.without_secrets(f"the registry cannot be followed: {error}")
             return
         self.problem = ""
         for task, state in states.items():
@@ -280,6 +280,8 @@ class Gateway:
             error = ApiError(400, "The chat is too long for this model.", "context_length_exceeded")
         elif reason.startswith("held back"):  # by the rules of what may leave this machine
             error = ApiError(422, f"The chat was not sent on ({reason}).", "held_back", "messages")
+        elif "max_cost_usd" in reason:
+            error = ApiError(429, "This month's spending limit is reached.", "insufficient_quota")
         elif reason.startswith("429"):
             error = ApiError(429, "The engine is overloaded; try again soon.", "overloaded")
         elif reason.startswith("no answer within"):

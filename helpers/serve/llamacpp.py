@@ -10,10 +10,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from helpers import processes, store, train
-from helpers.records import WorkbookError
+from helpers.models import Answer
+from helpers.records import Message, WorkbookError
 from helpers.serve.served import Served
 from helpers.serve.upstream import Server, Upstream
 
@@ -62,22 +64,36 @@ class Child(Upstream):
     """A version in a llama.cpp server that ends with this process."""
 
     def __init__(self, path: Path, name: str, timeout: float) -> None:
-        command = [sys.executable, "-m", "helpers.serve.llamacpp", str(path), name]
-        self._process = subprocess.Popen(
+        self._path = path
+        self._timeout = timeout
+        self._turn = threading.Lock()
+        self._process = self._start(name)
+
+    def _start(self, name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "helpers.serve.llamacpp", str(self._path), name]
+        process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=processes.child_environment(without=("_KEY", "_KEYS", "_TOKEN", "_URL")),
         )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        assert process.stdout is not None
+        line = process.stdout.readline()
         if not line:
             raise WorkbookError(
-                f"llama.cpp could not load {path} (exit {self._process.wait()}); serve it with"
+                f"llama.cpp could not load {self._path} (exit {process.wait()}); serve it with"
                 " --engine local"
             )
-        super().__init__(Server(json.loads(line)["address"] + "/v1", timeout, SLOTS), name)
+        super().__init__(Server(json.loads(line)["address"] + "/v1", self._timeout, SLOTS), name)
+        return process
+
+    def answer(self, chat: list[Message], limit: int) -> Answer:
+        """One answer; a server that has died is started again first."""
+        with self._turn:
+            if self._process.poll() is not None:
+                self._process = self._start(self._name)
+        return super().answer(chat, limit)
 
     def close(self) -> None:
         """End the server."""
