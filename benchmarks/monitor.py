@@ -296,11 +296,14 @@ def quiet_years(
     """
     seen: dict[str, list[np.ndarray]] = {}
     plain: list[np.ndarray] = []
+    told: Counter[str] = Counter()
     for runs in chunks(years):
         counts = draw(rng, quiet(YEAR, requests), runs)
         failing = alarms(counts)
         rated, formats = promise_broken(rng, quiet(28, requests), runs)
         promised = (rated >= 0) | (formats >= 0)
+        told.update({name: int(fails.any(axis=1).sum()) for name, fails in failing.items()})
+        told["a promise"] += int(promised.sum())
         less = volume_alarms(counts)
         hourly = draw(rng, quiet(YEAR, requests), runs, looks=24)
         by_hour = alarms(hourly, looks=24)
@@ -315,6 +318,8 @@ def quiet_years(
             seen.setdefault(f"false_retrain{rhythm}_{requests}", []).append(retrain)
             seen.setdefault(f"false_watch{rhythm}_{requests}", []).append(watch)
         plain.append(np.maximum(*[plain_monitor(name, counts).max(axis=1) for name in SLICED]))
+    wrong = {name: count for name, count in told.items() if count}
+    print(f"{requests} a day, quiet years in which something failed: {wrong}", file=sys.stderr)
     highest = np.concatenate(plain)
     seen[f"plain_false_{requests}"] = [highest > PLAIN_Z]
     out = {

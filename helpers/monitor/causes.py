@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, timedelta
+from datetime import UTC, timedelta
 
 from helpers import curate, evaluate
 from helpers.monitor.checks import Served
@@ -16,19 +16,19 @@ from helpers.monitor.evidence import REFERENCE_DAYS
 from helpers.monitor.service import Service
 from helpers.monitor.watched import SLICE, Reading, question_of, rating_of, reading_of, words_of
 from helpers.monitor.windows import SERVED, LiveLog, day_of, estimate, requests_of
-from helpers.records import Finding, LiveRow, read_live_line
-from helpers.tasks import Task
+from helpers.records import Finding, LiveRow
+from helpers.tasks import Task, read_log
 
 DOUBLED = 0.1  # of the rows were there already
 NAMELESS = 0.5  # of the requests since the promotion name a version that nobody registered
-ODD_RATINGS = 0.5  # of the ratings are no number from 1 to 5
+UNREAD_RATINGS = 0.1  # of the ratings are none on the scale of the others
 MIRRORED = 0.15  # of the ratings differ at most between now and the reference, seen in a mirror
 FEW = 30  # ratings, requests: fewer show no fault of a log
 MOST_SHOWN = 5
 EXCERPT = 90  # characters
 FAULTS = {  # what each explains away
     "rating_scale": ("feedback_mean",),
-    "odd_ratings": ("feedback_mean", "feedback_rate"),
+    "unread_ratings": ("feedback_mean", "feedback_rate"),
     "unknown_version": ("volume",),
 }
 
@@ -40,13 +40,13 @@ def find_causes(
     causes = [
         _logged_twice(log),
         _unknown_version(log, service, served),
-        _odd_ratings(served),
+        _unread_ratings(log, served),
         _rating_scale(served, checks),
         _one_slice(checks),
     ]
     failed = {check.name.partition(SLICE)[0] for check in checks if check.verdict == "fail"}
     if failed & {"format_compliance", "feedback_mean", "new_words"}:
-        rows = list(_rows_of_window(log, service, served))
+        rows = list(_rows_of_window(task, log, service, served))
         dataset_version = service.version.dataset_version if service.version else None
         reading = reading_of(task, dataset_version)
         if "format_compliance" in failed:
@@ -114,22 +114,15 @@ def _unknown_version(log: LiveLog, service: Service, served: Served) -> Finding 
     )
 
 
-def _odd_ratings(served: Served) -> Finding | None:
-    series = served.series("odd_rating")
+def _unread_ratings(log: LiveLog, served: Served) -> Finding | None:
     rated = served.series("feedback_mean")
-    if series is None:
-        return None
-    days = len(series.counts)
-    odd = series.between(days - served.window_days, days)[1.0]
-    good = 0
-    if rated is not None:
-        good = rated.between(max(0, len(rated.counts) - served.window_days), days).total()
-    if odd < max(FEW, ODD_RATINGS * (odd + good)):
+    good = 0 if rated is None else int(rated.counts.sum())
+    if log.unread_ratings < max(FEW, UNREAD_RATINGS * (log.unread_ratings + good)):
         return None
     return _cause(
-        "odd_ratings",
-        f"{odd} of {odd + good} ratings of the window are no number from 1 to 5",
-        "map the new scale to 1 to 5 where the log is written",
+        "unread_ratings",
+        f"{log.unread_ratings} ratings are none on the scale of the others",
+        "say in task.yaml (columns: feedback) what the ratings of this log mean",
     )
 
 
@@ -175,24 +168,21 @@ def _one_slice(checks: Sequence[Finding]) -> Finding | None:
     )
 
 
-def _rows_of_window(log: LiveLog, service: Service, served: Served) -> Iterator[LiveRow]:
+def _rows_of_window(
+    task: Task, log: LiveLog, service: Service, served: Served
+) -> Iterator[LiveRow]:
     """The rows of the last days once more, with their texts."""
     start = served.last - timedelta(days=served.window_days - 1)
     names = None
     if service.version is not None and not log.simulated:
         names = {service.version.id, service.version.model_id, ""}
-    for file in log.files:
-        day: date | None = day_of(file)
-        if day is not None and day < start:
+    files = [file for file in log.files if (day_of(file) or start) >= start]
+    for row in read_log(task, files):
+        if not isinstance(row, LiveRow) or row.arm not in SERVED:
             continue
-        with open(file, encoding="utf-8", errors="replace") as lines:
-            for row in map(read_live_line, lines):
-                if not isinstance(row, LiveRow) or row.arm not in SERVED:
-                    continue
-                if row.created_at.astimezone(UTC).date() < start:
-                    continue
-                if names is None or row.version in names:
-                    yield row
+        is_recent = row.created_at.astimezone(UTC).date() >= start
+        if is_recent and (names is None or row.version in names):
+            yield row
 
 
 def _excerpt(text: str) -> str:

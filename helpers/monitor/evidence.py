@@ -22,7 +22,7 @@ EARLY_DAYS = 35  # how long a start that had only part of the reference is follo
 STAKES = (0.3, 0.6)  # bets are for shifts of so many standard deviations, times two
 FIXED_STAKES = 19  # bets against a known mean, from careful to bold
 MOST = 0.8  # of the capital is at risk in one bet
-CAUTION = 1.0  # standard errors between the reference's mean and the mean that is bet against
+CAUTION = 1.125  # standard errors between the reference's mean and the mean that is bet against
 EARLY_CAUTION = 2.0  # the same while the reference is not complete
 
 

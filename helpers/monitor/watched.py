@@ -110,7 +110,6 @@ def numbers_of(row: LiveRow, reading: Reading) -> dict[str, float]:
         "error_rate": float(not row.is_ok),
         "feedback_rate": float(rating is not None),
         "correction_rate": float(bool(row.correction)),
-        "odd_rating": float(rating is None and row.feedback_score is not None),
     }
     if rating is not None:
         numbers["feedback_mean"] = (rating - 1) / 4

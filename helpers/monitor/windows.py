@@ -17,16 +17,8 @@ from typing import NamedTuple
 
 from helpers import evaluate, store
 from helpers.monitor.watched import Reading, numbers_of, question_of, stars
-from helpers.records import (
-    Day,
-    Estimate,
-    LateFeedback,
-    LiveRow,
-    WorkbookError,
-    read_live_line,
-    with_feedback,
-)
-from helpers.tasks import Task
+from helpers.records import Day, Estimate, LateFeedback, LiveRow, WorkbookError, with_feedback
+from helpers.tasks import LogReader, Task
 
 LATE_DAYS = 14  # what is said about an answer later than this does not count
 SERVED = ("production", "canary")  # answers that somebody got without asking for that version
@@ -43,6 +35,7 @@ class LiveLog:
     days: Counts = field(default_factory=dict)
     requests: int = 0
     unreadable: int = 0
+    unread_ratings: int = 0  # said something that is no rating on the log's scale
     doubled: int = 0  # rows of a request that was there already
     simulated: bool = False
     newest: datetime | None = None
@@ -79,21 +72,22 @@ def read_log(
     kept = {} if live_path else _kept_counts(task, log.settings, log.files)
     pending: dict[str, Pending] = {}
     twins: set[int] = set()
-    for file in log.files:
+    needed = [file for file in log.files if _is_needed(file, kept, is_judged)]
+    read = LogReader(task, needed)
+    for file in needed:
         day = day_of(file)
         if day is not None:
-            if file.stem in kept or not is_judged(day):
-                continue
             _count(log, pending, reading, before=day - timedelta(days=LATE_DAYS))
         with open(file, encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines):
-                entry = read_live_line(line)
+                entry = read(line)
                 if isinstance(entry, LiveRow):
                     _take(log, pending, twins, Pending(entry, file), f"{file.name}:{number}")
                 elif isinstance(entry, LateFeedback):
                     _join(pending, entry)
                 else:
                     log.unreadable += bool(line.strip())
+    log.unread_ratings = read.problems.total()
     _count(log, pending, reading, before=date.max)
     for counts in (*kept.values(), *log.by_file.values()):
         for version, days in counts.items():
@@ -101,6 +95,11 @@ def read_log(
                 _merge(log.days.setdefault(version, {}).setdefault(day, {}), numbers)
                 log.requests += requests_of(numbers)
     return log
+
+
+def _is_needed(file: Path, kept: dict[str, Counts], is_judged: Callable[[date], bool]) -> bool:
+    day = day_of(file)
+    return day is None or (file.stem not in kept and is_judged(day))
 
 
 def _take(

@@ -30,15 +30,15 @@ def test_a_rating_scale_that_was_turned_round_is_named_and_asks_for_no_retrain(t
     assert "turn the scale back" in check(result, "feedback_mean").remedy
 
 
-def test_a_scale_of_its_own_is_named(task):
+def test_ratings_that_nobody_can_read_are_named(task):
     serve(task)
     other = rows(RECENT, seed=2, per_day=25)
     for row in other:
-        row["feedback_score"] = row["feedback_score"] and row["feedback_score"] * 20
+        row["feedback_score"] = row["feedback_score"] and f"grade {row['feedback_score']}"
     log(task, rows(EARLIER, per_day=25) + other)
     result = health(task)
     assert result.verdict == "watch"
-    assert "no number from 1 to 5" in causes(result)["odd_ratings"].evidence
+    assert "are none on the scale" in causes(result)["unread_ratings"].evidence
 
 
 def test_a_doubled_log_counts_each_request_once_and_is_named(task):
@@ -54,7 +54,7 @@ def test_a_doubled_log_counts_each_request_once_and_is_named(task):
 
 def test_a_logger_that_writes_another_versions_name_is_named(task):
     serve(task)
-    log(task, rows(range(1), per_day=60, version="model-2026", rating=1.0))
+    log(task, rows(range(1), per_day=60, version="model-2026", rating=3.5))
     result = health(task)
     assert result.verdict == "watch"
     evidence = causes(result)["unknown_version"].evidence
