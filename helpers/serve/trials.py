@@ -84,7 +84,6 @@ def trial_report(task: Task) -> dict[str, Any]:
 
 def spend(trial: Trial) -> float:
     """Write the trial down as one of the year's attempts; how often it may therefore be wrong."""
-    path = store.home() / "attempts" / f"{trial.task}.jsonl"
     line = {
         "key": store.fingerprint([trial.version, trial.against, trial.started_at.isoformat()]),
         "rows": "live",
@@ -93,11 +92,8 @@ def spend(trial: Trial) -> float:
         "version": trial.version,
         "at": trial.started_at.isoformat(),
     }
-    with store.lock():
-        lines = store.read_jsonl(path) if path.exists() else []
-        lines.append(line)
-        store.write_jsonl(path, lines)
-    return evaluate.count_attempts(lines, line["key"]).alpha
+    attempts = registry.record_attempt(trial.task, line)
+    return evaluate.count_attempts(attempts, str(line["key"])).alpha
 
 
 def read_trial(trial: Trial) -> list[LiveRow]:
