@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from helpers.records import (
     GOOD_USES,
     WEIGHTS,
     Decision,
+    Economics,
     Finding,
     MetricComparison,
     Plan,
@@ -80,7 +82,8 @@ class Evidence(Record):
     knowledge_task: bool  # most examples name the articles that answer them
     undecidable: dict[str, int]  # metric -> test rows that its target would need
     noisy_labels: list[Finding]  # fields whose labels are surely noisy
-    pays_from: int | None  # requests a month from which tuning is cheaper than the best rung
+    # requests a month from which tuning is cheaper than the best rung: inf never, None unknown
+    pays_from: float | None
     volume: int  # requests a month; 0: not known
     n_test: int
     n_validation: int
@@ -139,17 +142,16 @@ def _uses_that_pay(screening: Screening, evidence: Evidence) -> list[tuple[str, 
 
 def _never_pays(evidence: Evidence) -> bool:
     """Whether cheaper requests never pay for tuning at the volume that task.yaml expects."""
-    return evidence.volume > 0 and (
-        evidence.pays_from is None or evidence.pays_from > evidence.volume
-    )
+    pays_from = evidence.pays_from
+    return evidence.volume > 0 and pays_from is not None and pays_from > evidence.volume
 
 
 def _break_even(evidence: Evidence) -> str:
-    if evidence.pays_from is None:
+    if evidence.pays_from == math.inf:
         return f"tuning saves nothing per request against {evidence.best_rung}"
     return (
-        f"tuning is cheaper than {evidence.best_rung} from {evidence.pays_from:,} requests a month"
-        f" on, and task.yaml expects {evidence.volume:,}"
+        f"tuning is cheaper than {evidence.best_rung} from {evidence.pays_from:,.0f} requests a"
+        f" month on, and task.yaml expects {evidence.volume:,}"
     )
 
 
@@ -301,7 +303,7 @@ def gather(
         and not any(rung.results.accuracy.n for rung in rungs),
         undecidable=undecidable_targets(task, n_test),
         noisy_labels=[f for f in label_noise(task, examples) if f.verdict == "fail"],
-        pays_from=economics(task, rungs, best).break_even_requests_per_month,
+        pays_from=_pays_from(economics(task, rungs, best), best),
         volume=task.volume_per_month,
         n_test=n_test,
         n_validation=sum(example.part == "validation" for example in verified),
@@ -309,6 +311,14 @@ def gather(
         min_examples=choices.min_examples,
         best_rung=best,
     )
+
+
+def _pays_from(numbers: Economics, best: str) -> float | None:
+    """Requests a month from which tuning is the cheaper one: inf never, None costs unknown."""
+    if numbers.predicted_tuned_cost_per_request is None or best not in numbers.ways:
+        return None
+    needed = numbers.break_even_against.get(best)
+    return math.inf if needed is None else needed
 
 
 def _rows_that_decide(targets: Mapping[str, Finding]) -> dict[str, int]:
@@ -343,10 +353,11 @@ def decide(
     tokens = choices.max_train_tokens or _train_tokens(rungs, examples)
     training_usd = training_cost(task, trainer, api_model, tokens)
     numbers = economics(task, rungs, evidence.best_rung, training_usd)
-    evidence = evidence.model_copy(update={"pays_from": numbers.break_even_requests_per_month})
+    pays_from = _pays_from(numbers, evidence.best_rung)
+    evidence = evidence.model_copy(update={"pays_from": pays_from})
     advice = recommend(screening, evidence)
     warnings += [*screening.warnings, *price_warnings(task)]
-    for rung, targets in evidence.undecided.items():
+    for rung, targets in evidence.undecided.items() if not evidence.unrated else ():
         n = next(r.n for r in rungs if r.name == rung)
         warnings.append(f"{rung} may meet the targets: {', '.join(targets)} undecided at n={n}")
     warnings += _fairness_warnings(task, rungs, examples, run, choices)

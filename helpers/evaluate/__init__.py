@@ -14,10 +14,10 @@ from helpers.evaluate.classical import (
     why_not,
 )
 from helpers.evaluate.compare import check_targets, compare_results, decide
-from helpers.evaluate.curve import part_of, read_curve
 from helpers.evaluate.evaluation import evaluate_fine_tuned_model, load_models, rung_to_beat
 from helpers.evaluate.findings import findings_against
 from helpers.evaluate.judge import blind_table, load_judge, rate_rungs, read_ratings, write_ratings
+from helpers.evaluate.labels import FieldScores, label_scores
 from helpers.evaluate.ladder import ask_ladder, ask_more, search_prompts, ways_to_ask
 from helpers.evaluate.limits import answer_limit, cut_short, limit_of, with_answer_limit
 from helpers.evaluate.rungs import LADDER, available, build_prompts, effort

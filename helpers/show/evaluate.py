@@ -281,6 +281,22 @@ def _pair(row: Mapping[str, str]) -> str:
     return f'<table style="width:100%"><tr>{cells}</tr></table>'
 
 
+def label_table(fields: Sequence[Any]) -> show.Table:
+    """Each label's precision and recall, out of scope first, then the rarest; macro-F1 on top.
+
+    `fields` are evaluate's FieldScores (rooms above show are not imported here).
+    """
+    rows = []
+    for field in fields:
+        name = field.field or "answer"
+        rows.append({"label": f"{name}: macro-F1", "precision": field.macro_f1, "recall": "-"})
+        for label in field.labels:
+            shown = f"{label.label} (out of scope)" if label.is_out_of_scope else label.label
+            rows.append({"label": shown, "precision": label.precision, "recall": label.recall})
+    caption = "Label by label: each counts alike, however rare (95% intervals; n = rows)"
+    return show.table(rows, caption, None if rows else ["label", "precision", "recall"])
+
+
 def confusion(task: Task, examples: Sequence[TrainingExample], rows: Rows) -> Figure | HTML:
     """Gold against answered values of the task's first scored field that has fixed choices."""
     plt = show.pyplot()

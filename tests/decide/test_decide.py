@@ -1,18 +1,27 @@
 from __future__ import annotations
 
 import json
+import random
 from datetime import date, timedelta
 
 import pytest
 from evaluate_toys import RIGHT, WRONG, constant, right_where, session, toy_rows, toy_task
 
 from helpers import evaluate, store
-from helpers.decide import Choices, choose_trainer, decide, economics, recommend, screen
+from helpers.decide import (
+    Choices,
+    choose_trainer,
+    decide,
+    economics,
+    label_noise,
+    recommend,
+    screen,
+)
 from helpers.decide.economics import HOURS, compute_estimate, training_cost
 from helpers.decide.screening import contradictions
 from helpers.decide.trainer import provider_warnings
 from helpers.decide.verdict import Evidence, best_rung, plan, undecidable_targets
-from helpers.records import Asking, Decision, Estimate, Finding, Screening, WorkbookError
+from helpers.records import Asking, Decision, Estimate, Finding, Message, Screening, WorkbookError
 
 ANSWERS = {
     "new_knowledge": False,
@@ -92,6 +101,7 @@ def evidence(**changes):
             "not_yet",
         ),
         ({"shorter_prompt": True}, {"volume": 1000, "pays_from": 415_000_000}, "fine_tuning"),
+        ({"format_or_style": False, "shorter_prompt": True}, {"volume": 1000}, "fine_tuning"),
     ],
 )
 def test_the_cheapest_thing_that_works_and_never_tuning_by_elimination(answers, changes, expected):
@@ -373,3 +383,82 @@ def test_of_equally_accurate_rungs_the_better_formed_one_is_to_beat(task, run):
     broken = measured(constant("no JSON"), task, run, everything(), ("zero_shot",))
     formed = measured(constant(WRONG, "formed"), task, run, everything(), ("prompt", "few_shot"))
     assert best_rung([*broken, *formed]).name == "prompt"
+
+
+def test_a_break_even_far_above_the_volume_is_a_reason_that_is_said():
+    told = {"volume": 1000, "pays_from": 415_000_000}
+    reasons = recommend(screening(shorter_prompt=True), evidence(**told)).reasons
+    assert any(
+        "from 415,000,000 requests a month on, and task.yaml expects 1,000" in r for r in reasons
+    )
+    assert "weighs 3 of 6" in reasons[-2], "the shorter prompt does not count"
+    unknown = recommend(screening(shorter_prompt=True), evidence(volume=1000)).reasons
+    assert "weighs 4 of 6" in unknown[-1], "what costs are not known, nothing is said of"
+
+
+def test_undecided_names_the_rows_and_where_to_take_them_from():
+    def action(**changes):
+        return recommend(screening(), evidence(**changes)).next_action
+
+    rows = {"undecided": {"prompt": {"format_compliance": 73}}}
+    assert action(**rows, n_validation=112) == "ask 73 validation rows (max_validation_rows=73)"
+    assert "label 13 more for validation" in action(**rows, n_validation=60)
+    assert "no number of rows decides" in action(undecided={"prompt": {"accuracy": 0}})
+    assert "latency_rows=80" in action(undecided={"prompt": {"latency_p95": 0}})
+    assert "prices in task.yaml" in action(undecided={"prompt": {"cost_per_request": 0}})
+
+
+def test_a_text_task_that_nobody_rated_is_not_sent_to_training(tmp_path, run):
+    changes = {"schema": None, "scored_fields": [], "accuracy_from": "human"}
+    task = toy_task(tmp_path, targets={"accuracy": 0.5}, **changes)
+    decision = verdict(constant("some text"), task, run)
+    assert decision.recommendation == "not_yet" and "workbook rate" in decision.next_action
+    assert not any("undecided at n=0" in warning for warning in decision.warnings)
+
+
+def test_what_the_cheaper_rungs_were_not_given_is_said(task, run):
+    decision = verdict(constant(WRONG), task, run, prompt_search_budget=0)
+    assert any("unsearched baseline" in warning for warning in decision.warnings)
+    assert any("classical rung was not asked" in warning for warning in decision.warnings)
+    searched = verdict(constant(WRONG), task, run, prompt_search_budget=6)
+    assert not any("unsearched" in warning for warning in searched.warnings)
+
+
+def noisy(n, share):
+    """Labels that a word tells, a share of them replaced."""
+    rows = []
+    rng = random.Random(0)
+    for i, example in enumerate(toy_rows(n, "train")):
+        colour = "red" if i % 2 else "blue"
+        text = f"{'rose' if i % 2 else 'sea'} thing number{i}"
+        if rng.random() < share:
+            colour = "blue" if colour == "red" else "red"
+        answer = json.dumps({"colour": colour, "size": 1})
+        messages = [Message(role="user", content=text), Message(role="assistant", content=answer)]
+        rows.append(example.model_copy(update={"messages": messages}))
+    return rows
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, "pass"), (0.3, "fail")])
+def test_wrong_labels_are_estimated_before_a_training_is_paid(task, run, share, expected):
+    (finding,) = label_noise(task, noisy(240, share))
+    assert finding.verdict == expected and finding.name == "label_noise_colour"
+    assert finding.estimate.low <= share <= finding.estimate.high
+    rows = noisy(260, share)
+    validation = [row.model_copy(update={"part": "validation"}) for row in rows[240:]]
+    examples = rows[:240] + validation + toy_rows(100, "test", 2000)
+    decision = verdict(constant("no JSON"), task, run, examples)
+    assert (decision.recommendation == "not_yet") is (expected == "fail")
+    if expected == "fail":
+        assert "fix labels first" in decision.next_action
+
+
+def test_labels_that_words_do_not_tell_are_left_undecided(task):
+    rows = []
+    for i, example in enumerate(toy_rows(200, "train")):
+        colour = "red" if i * i % 11 < 5 else "blue"
+        answer = Message(role="assistant", content=json.dumps({"colour": colour, "size": 1}))
+        question = Message(role="user", content=f"thing {'abcdefgh'[i % 8]}")
+        rows.append(example.model_copy(update={"messages": [question, answer]}))
+    (finding,) = label_noise(task, rows)
+    assert finding.verdict != "fail"

@@ -1,25 +1,13 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
-from evaluate_toys import (
-    BROKEN,
-    RIGHT,
-    WRONG,
-    answer_row,
-    constant,
-    measure,
-    scored_rows,
-    toy_rows,
-    toy_task,
-)
+from evaluate_toys import BROKEN, RIGHT, WRONG, answer_row, constant, measure, toy_rows, toy_task
 
 from helpers import evaluate
 from helpers.evaluate import causes
 from helpers.evaluate.slices import compare_slices
 from helpers.evaluate.statistics import holm
-from helpers.records import DatasetMetadata, FineTuningDataset, Message, Splits
+from helpers.records import Message
 
 
 def answered(texts, **scores):
@@ -102,35 +90,6 @@ def test_other_words_and_lengths_in_the_test_part_are_a_shift():
     assert causes.shift(train, test).verdict == "pass"
     assert causes.shift(train, longer).verdict == "fail"
     assert causes.shift(train[:5], test).verdict == "undecided"
-
-
-def test_parts_of_the_train_rows_lie_within_each_other_and_leave_the_others_alone():
-    meta = DatasetMetadata(
-        version="d1",
-        task="toy",
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        fingerprint="f",
-        params={},
-    )
-    rows = toy_rows(40, "train") + toy_rows(10, "validation", 40)
-    dataset = FineTuningDataset(
-        examples=rows, metadata=meta, splits=Splits(train=40, validation=10, test=0)
-    )
-    quarter, half = evaluate.part_of(dataset, 25), evaluate.part_of(dataset, 50)
-    ids = [{e.id for e in d.part("train")} for d in (quarter, half)]
-    assert (len(ids[0]), len(ids[1])) == (10, 20) and ids[0] < ids[1]
-    assert quarter.part("validation") == dataset.part("validation")
-    assert len({d.metadata.fingerprint for d in (dataset, quarter, half)}) == 3
-
-
-def test_a_learning_curve_is_read_by_its_interval(task):
-    low, high = scored_rows([1] * 20 + [0] * 80), scored_rows([1] * 60 + [0] * 40)
-    assert "still help" in evaluate.read_curve({25: low, 50: low, 100: high}, task)
-    assert "validation rows would show" in evaluate.read_curve(
-        {50: low, 100: scored_rows([1] * 23 + [0] * 77)}, task
-    )
-    many = scored_rows([1] * 500)
-    assert "flat" in evaluate.read_curve({50: many, 100: many}, task)
 
 
 def test_a_slice_that_surely_lost_is_found_below_a_good_average(tmp_path):

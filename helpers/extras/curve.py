@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from helpers import store, tasks
-from helpers.evaluate.compare import compare_results
-from helpers.evaluate.running import Rows
-from helpers.evaluate.statistics import rows_to_separate
-from helpers.records import FineTuningDataset
+from helpers import evaluate, store, tasks
+from helpers.records import AnswerRow, FineTuningDataset
 from helpers.tasks import Task
 
 FLAT = 0.03  # a doubling of the rows that surely brings less than three points
@@ -31,11 +28,11 @@ def part_of(dataset: FineTuningDataset, percent: int) -> FineTuningDataset:
     return dataset.model_copy(update=changes)
 
 
-def read_curve(answers: Mapping[int, Rows], task: Task) -> str:
+def read_curve(answers: Mapping[int, Sequence[AnswerRow]], task: Task) -> str:
     """What the last step of a learning curve says; `answers` by percent of the train rows."""
     *_, half, whole = sorted(answers)
     task = task.model_copy(update={"replace": "better"})
-    gain = compare_results(answers[whole], answers[half], task).get("accuracy")
+    gain = evaluate.compare_results(answers[whole], answers[half], task).get("accuracy")
     if gain is None:
         return "the answers have no accuracy, so the curve says nothing"
     step = f"from {half}% to {whole}% of the train rows: {gain.difference}"
@@ -47,7 +44,7 @@ def read_curve(answers: Mapping[int, Rows], task: Task) -> str:
             " model"
         )
     else:
-        needed = rows_to_separate(gain.gained, gain.lost, gain.difference.n)
+        needed = evaluate.rows_to_separate(gain.gained, gain.lost, gain.difference.n)
         advice = "Undecided: a tie"
         if needed:
             advice = f"Undecided; about {needed} validation rows would show it"

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from evaluate_toys import answer_row, toy_rows
+
+from helpers import evaluate
+from helpers.evaluate.labels import macro_f1
+from helpers.records import Message
+
+
+def labelled(labels):
+    rows = []
+    for example, label in zip(toy_rows(len(labels)), labels, strict=True):
+        answer = Message(role="assistant", content=json.dumps({"colour": label, "size": 1}))
+        rows.append(example.model_copy(update={"messages": [example.messages[0], answer]}))
+    return rows
+
+
+def answers(labels):
+    return [
+        answer_row(f"r{i:04d}", json.dumps({"colour": label, "size": 1}))
+        for i, label in enumerate(labels)
+    ]
+
+
+def test_a_rare_label_that_is_always_missed_shows_where_the_average_does_not(task):
+    gold = ["red"] * 90 + ["out_of_scope"] * 10
+    scores = evaluate.label_scores(task, labelled(gold), answers(["red"] * 100))
+    colour = next(field for field in scores if field.field == "colour")
+    outside, red = colour.labels
+    assert outside.is_out_of_scope and (outside.label, outside.rows) == ("out_of_scope", 10)
+    assert outside.recall.value == 0 and outside.recall.high < 0.35 and outside.precision.n == 0
+    assert red.recall.value == 1.0 and red.precision.value == 0.9
+    assert colour.macro_f1.value == pytest.approx((0 + 2 * 90 / 190) / 2)
+    assert colour.macro_f1.low <= colour.macro_f1.value <= colour.macro_f1.high < 0.6
+
+
+def test_macro_f1_is_that_of_the_textbook():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    pairs = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "c"), ("c", "c"), ("c", "c"), ("c", "")]
+    gold, said = zip(*pairs, strict=True)
+    expected = sklearn.f1_score(gold, said, labels=["a", "b", "c"], average="macro")
+    assert macro_f1(pairs).value == pytest.approx(expected)
+
+
+def test_broken_answers_have_no_label_and_texts_have_no_table(task):
+    rows = labelled(["red", "red", "blue", "blue"])
+    broken = [answer_row(e.id, "no JSON") for e in rows]
+    colour = evaluate.label_scores(task, rows, broken)[0]
+    assert colour.macro_f1.value == 0.0 and {label.recall.value for label in colour.labels} == {0.0}
+    texts = labelled([f"text {i}" for i in range(30)])
+    names = [f.field for f in evaluate.label_scores(task, texts, [answer_row(e.id) for e in texts])]
+    assert "colour" not in names
