@@ -9,15 +9,14 @@ score itself is the accuracy.
 from __future__ import annotations
 
 import importlib
-import math
 import re
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-from helpers import models, tasks
+from helpers import models
+from helpers.evaluate import equality
 from helpers.records import TrainingExample, WorkbookError, read_calls, same_calls
 
-NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
 REFUSAL = re.compile(
     r"\b(I(?:'m| am) (?:sorry|afraid|unable|not able)|I (?:can(?:'|no)t|won't|will not)|as an AI"
     r"|I apologi[sz]e)\b",
@@ -66,29 +65,18 @@ def _custom(spec: str) -> Scorer:
 
 
 def exact(example: TrainingExample, answer: str, number: float | None) -> float:
-    """Equal after normalising case, white space and Unicode."""
-    return float(tasks.normalise(answer) == tasks.normalise(example.answer))
+    """Equal after normalising case, white space and Unicode; JSON is equal by its values."""
+    return float(equality.same_text(example.answer, answer))
 
 
 def contains(example: TrainingExample, answer: str, number: float | None) -> float:
-    """The gold answer stands somewhere in the answer, as whole words."""
-    gold = tasks.normalise(example.answer)
-    words = rf"(?<!\w){re.escape(gold)}(?!\w)"
-    return float(gold != "" and re.search(words, tasks.normalise(answer)) is not None)
+    """The gold answer stands somewhere in the answer, as whole words or numbers."""
+    return float(equality.holds(answer, example.answer))
 
 
 def numeric(example: TrainingExample, answer: str, number: float | None) -> float:
     """The last number is the gold answer's last, within a relative tolerance (1e-6 unless said)."""
-    gold = _last_number(example.answer)
-    last = _last_number(answer)
-    if gold is None or last is None:
-        return 0.0
-    return float(math.isclose(last, gold, rel_tol=number or 1e-6, abs_tol=1e-9))
-
-
-def _last_number(text: str) -> float | None:
-    numbers = NUMBER.findall(text)
-    return float(numbers[-1].replace(",", "")) if numbers else None
+    return float(equality.same_number(example.answer, answer, number or 1e-6))
 
 
 def chrf(example: TrainingExample, answer: str, number: float | None) -> float:
@@ -123,7 +111,9 @@ def tool_calls(example: TrainingExample, answer: str, number: float | None) -> f
     """The same functions called with the same arguments, in any order; text where gold is text."""
     gold = example.calls or read_calls(example.answer)[1]
     calls = read_calls(answer)[1]
-    return float(same_calls(gold, calls) and bool(calls or answer.strip()))
+    if not gold and not calls:
+        return exact(example, answer, None)
+    return float(same_calls(gold, calls))
 
 
 SCORERS: dict[str, Callable[..., float]] = {  # (example, answer, the number after the colon)

@@ -47,7 +47,7 @@ def read_calls(text: str) -> tuple[str, list[dict[str, Any]]]:
     calls: list[dict[str, Any]] = []
 
     def take(match: re.Match[str]) -> str:
-        found = _calls_in(match[1])
+        found = _calls_in(match[1], in_block=True)
         calls.extend(found)
         return "" if found else match[0]
 
@@ -77,15 +77,18 @@ def _as_equal(value: Any) -> Any:
         return int(value)
     if isinstance(value, dict):
         return {key: _as_equal(each) for key, each in value.items()}
+    if isinstance(value, str) and value[:1] in ("{", "["):  # JSON as text inside of the arguments
+        spelled = _json_or_text(value)
+        return value if isinstance(spelled, str) else _as_equal(spelled)
     return [_as_equal(each) for each in value] if isinstance(value, list) else value
 
 
-def _calls_in(text: str) -> list[dict[str, Any]]:
+def _calls_in(text: str, in_block: bool = False) -> list[dict[str, Any]]:
     value = _json_or_text(text)
     calls = []
     for raw in value if isinstance(value, list) else [value]:
         is_call = isinstance(raw, dict) and isinstance(raw.get("name"), str)
-        if not is_call or not raw.keys() & {"arguments", "parameters"}:
+        if not is_call or not (in_block or raw.keys() & {"arguments", "parameters"}):
             return []
         name, arguments = call_of(raw)
         text = arguments if isinstance(arguments, str) else json.dumps(arguments)

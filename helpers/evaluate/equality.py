@@ -1,0 +1,219 @@
+"""When two answers are the same: JSON by value at every depth, text by script, numbers by value."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from typing import Any, NamedTuple
+
+from helpers import tasks
+
+# Scripts without spaces between words (Han, kana, Thai, Lao, Khmer, Burmese), and Hangul, whose
+# words carry their particles.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+)
+_RUN = re.compile(f"[{UNSPACED}]+")
+_MINUS = str.maketrans("−–—‒﹣－⁄", "------/")
+_SPELLED = {"thousand": 1e3, "k": 1e3, "million": 1e6, "mio": 1e6, "billion": 1e9, "bn": 1e9}
+_SPELLED |= {"mrd": 1e9, "trillion": 1e12}
+_DIGITS = r"(?:\d{1,3}(?: \d{3})+(?!\d)|\d+(?:[.,'’]\d+)*)(?:[.,]\d+)?(?:e[-+]?\d+)?"
+_DATE = re.compile(r"(?<!\d)(?:(\d{4})-(\d{1,2})-(\d{1,2})|(\d{1,2})\.(\d{1,2})\.(\d{4}))(?!\d)")
+_QUANTITY = re.compile(
+    rf"(?P<sign>(?<![\w)])[-+])?(?P<first>{_DIGITS})"
+    rf"(?:(?P<join>/| ?- ?| to )(?P<second>{_DIGITS}))?"
+    r"(?P<percent> ?%)?(?: ?(?P<word>thousand|k|million|mio|billion|bn|mrd|trillion)\b)?"
+)
+_ASIDE = re.compile(r"\([^()]*\)")
+
+
+class Quantity(NamedTuple):
+    """The last number of a text, or what is no single number: a range, a list, a date."""
+
+    value: float | None
+    text: str
+    is_percent: bool = False
+
+
+def plain_text(text: str) -> str:
+    """One spelling: compatibility forms and width, one minus sign, ASCII digits, single spaces."""
+    text = unicodedata.normalize("NFKC", text).translate(_MINUS)
+    if not text.isascii():
+        text = "".join(str(unicodedata.decimal(c, c)) for c in text)
+    return " ".join(text.split())
+
+
+def same_json(gold: Any, answer: Any, schema: dict[str, Any] | None = None) -> bool:
+    """Whether two JSON values are equal: numbers by value, keys in any order; true is not 1.
+
+    Lists are equal in order, or in any order where the schema says `uniqueItems` or `x-order:
+    any`, or where there is no schema to ask.
+    """
+    if isinstance(gold, bool) or isinstance(answer, bool):
+        return gold is answer
+    if isinstance(gold, int | float) and isinstance(answer, int | float):
+        return gold == answer or float(gold) == float(answer)
+    if isinstance(gold, str) and isinstance(answer, str):
+        return plain_text(gold) == plain_text(answer)
+    if isinstance(gold, dict) and isinstance(answer, dict):
+        properties = None if schema is None else schema.get("properties", {})
+        return gold.keys() == answer.keys() and all(
+            same_json(value, answer[key], None if properties is None else properties.get(key, {}))
+            for key, value in gold.items()
+        )
+    if isinstance(gold, list) and isinstance(answer, list):
+        return _same_list(gold, answer, schema)
+    return gold is None and answer is None
+
+
+def _same_list(gold: list[Any], answer: list[Any], schema: dict[str, Any] | None) -> bool:
+    if len(gold) != len(answer):
+        return False
+    items = None if schema is None else schema.get("items", {})
+    items = items if isinstance(items, dict) else {}
+    in_order = schema is not None and not (
+        schema.get("uniqueItems") or schema.get("x-order") == "any"
+    )
+    if schema is None:
+        items = None
+    if in_order:
+        return all(same_json(a, b, items) for a, b in zip(gold, answer, strict=True))
+    left = list(answer)
+    for value in gold:
+        place = next((i for i, other in enumerate(left) if same_json(value, other, items)), None)
+        if place is None:
+            return False
+        del left[place]
+    return True
+
+
+def same_text(gold: str, answer: str) -> bool:
+    """Equal after normalising, or as JSON where the gold answer is an object or a list."""
+    if _folded(gold) == _folded(answer):
+        return _folded(gold) != ""
+    try:
+        values = json.loads(gold), json.loads(answer)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(values[0], dict | list) and same_json(*values, {})
+
+
+def _folded(text: str) -> str:
+    return tasks.normalise(plain_text(text))
+
+
+def holds(answer: str, gold: str) -> bool:
+    """Whether the gold answer stands in the answer as words or numbers of their own, by script."""
+    text = _folded(answer)
+    word = _folded(gold)
+    start = text.find(word) if word else -1
+    while start >= 0:
+        if _begins(text, start, word[0]) and _ends(text, start + len(word), word[-1]):
+            return True
+        start = text.find(word, start + 1)
+    return False
+
+
+def _begins(text: str, start: int, edge: str) -> bool:
+    before = text[max(0, start - 2) : start]
+    if edge.isdigit() and re.search(r"[-\d]$|\d[.,]$", before):
+        return False
+    return not _joined(before[-1:], edge)
+
+
+def _ends(text: str, end: int, edge: str) -> bool:
+    after = text[end : end + 2]
+    if edge.isdigit() and re.match(r"\d|[.,]\d", after):
+        return False
+    return not _joined(edge, after[:1])
+
+
+def _joined(left: str, right: str) -> bool:
+    """Whether two neighbours belong to one word: of a script that has words at all."""
+    if not (left and right) or _RUN.match(left) or _RUN.match(right):
+        return False
+    return all(char.isalnum() or char == "_" for char in (left, right))
+
+
+def spaced_out(text: str) -> str:
+    """Runs of scripts without spaces as pairs of characters, so that a word index knows them."""
+
+    def pairs(match: re.Match[str]) -> str:
+        run = match[0]
+        grams = [run[i : i + 2] for i in range(max(1, len(run) - 1))]
+        return f" {' '.join(grams)} "
+
+    return _RUN.sub(pairs, text)
+
+
+def same_number(gold: str, answer: str, tolerance: float) -> bool:
+    """Whether the last number, date or range of both is the same."""
+    one = last_quantity(gold)
+    other = last_quantity(answer)
+    if one is None or other is None:
+        return False
+    if one.value is None or other.value is None:
+        return one.text == other.text
+    values = {other.value, other.value / 100} if other.is_percent else {other.value}
+    if one.is_percent:
+        values = {other.value} if other.is_percent else {other.value, other.value * 100}
+    return any(math.isclose(v, one.value, rel_tol=tolerance, abs_tol=1e-9) for v in values)
+
+
+def last_quantity(text: str) -> Quantity | None:
+    """The last number of a text; what stands in brackets counts only where nothing else does."""
+    text = plain_text(text).casefold()
+    outside = _ASIDE.sub(" ", text)
+    text = outside if any(char.isdigit() for char in outside) else text
+    dates = list(_DATE.finditer(text))
+    quantities = list(_QUANTITY.finditer(text))
+    if dates and (not quantities or quantities[-1].start() <= dates[-1].end()):
+        year, month, day, *german = dates[-1].groups()
+        if year is None:
+            day, month, year = german
+        return Quantity(None, f"{int(year)}-{int(month):02}-{int(day):02}")
+    if not quantities:
+        return None
+    match = quantities[-1]
+    value = _number(match["first"])
+    if value is None:
+        return Quantity(None, match["first"])
+    if match["join"]:
+        second = _number(match["second"])
+        if match["join"] != "/" or not second:
+            return Quantity(None, f"{match['first']}-{match['second']}")
+        value /= second
+    if match["sign"] == "-":
+        value = -value
+    value *= _SPELLED.get(match["word"] or "", 1)
+    return Quantity(value, match[0], match["percent"] is not None)
+
+
+def _number(text: str) -> float | None:
+    """A number in English or continental spelling; None: a list, or no grouping at all.
+
+    A point is decimal unless there are several; a comma before exactly three digits groups them.
+    """
+    text = re.sub(r"['’ ]", "", text)
+    head, mark, exponent = text.partition("e")
+    separators = re.findall(r"[.,]", head)
+    kinds = set(separators)
+    if len(kinds) == 2:
+        decimal = separators[-1]
+        whole, _, rest = head.rpartition(decimal)
+        grouped = whole.replace("." if decimal == "," else ",", ",")
+        if not re.fullmatch(r"\d{1,3}(?:,\d{3})+", grouped):
+            return None
+        head = grouped.replace(",", "") + "." + rest
+    elif len(separators) > 1 or (kinds == {","} and re.fullmatch(r"[1-9]\d{0,2},\d{3}", head)):
+        if not re.fullmatch(r"\d{1,3}(?:[.,]\d{3})+", head):
+            return None
+        head = re.sub("[.,]", "", head)
+    else:
+        head = head.replace(",", ".")
+    try:
+        return float(head + mark + exponent)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,135 @@
+"""What is equal scores 1, whatever its spelling; what is not scores 0."""
+
+import json
+import random
+from datetime import UTC, datetime
+
+import pytest
+
+from helpers.evaluate import equality, retrieval, text
+from helpers.evaluate.scorers import field_equal
+from helpers.records import Message, TrainingExample
+from helpers.tasks import Article
+
+
+def example(gold):
+    chat = [Message(role="user", content="q"), Message(role="assistant", content=gold)]
+    now = datetime(2026, 11, 1, tzinfo=UTC)
+    return TrainingExample(
+        id="1", messages=chat, source="human", quality="verified", created_at=now, group="g"
+    )
+
+
+def call(arguments):
+    return f'<tool_call>{{"name": "f", "arguments": {arguments}}}</tool_call>'
+
+
+CASES = [
+    ("contains", "上海", "我住在上海市中心。", 1),
+    ("contains", "上海", "我住在北京。", 0),
+    ("contains", "เชียงใหม่", "ฉันอยู่ที่เชียงใหม่ครับ", 1),
+    ("contains", "부산", "저는 부산에 삽니다", 1),
+    ("contains", "Oslo", "저는 Oslo에 삽니다", 1),
+    ("contains", "cat", "concatenate", 0),
+    ("contains", "500", "it costs 1,500", 0),
+    ("contains", "7", "about 0.7 or -7", 0),
+    ("contains", "7", "7% of them", 1),
+    ("contains", "C#", "write C# here", 1),
+    ("numeric", "-8", "it is −8 degrees", 1),
+    ("numeric", "8", "it is −8 degrees", 0),
+    ("numeric", "2.5", "2,5 Meter", 1),
+    ("numeric", "25", "2,5 Meter", 0),
+    ("numeric", "4-6", "6", 0),
+    ("numeric", "6", "in 4–6 weeks", 0),
+    ("numeric", "4-6", "4 – 6", 1),
+    ("numeric", "3/4", "0.75", 1),
+    ("numeric", "20%", "0.2", 1),
+    ("numeric", "50", "50%", 1),
+    ("numeric", "2300000", "2.3 million", 1),
+    ("numeric", "4,5,6", "456", 0),
+    ("numeric", "1.234,5", "1234.5", 1),
+    ("numeric", "12345", "12’345", 1),
+    ("numeric", "72", "72 (as on page 9)", 1),
+    ("numeric", "2025-06-07", "2024-06-07", 0),
+    ("numeric", "2025-06-07", "07.06.2025", 1),
+    ("numeric", "٧", "7", 1),
+    ("exact", '{"a": [1, 2]}', '{"a":[1.0,2]}', 1),
+    ("exact", '{"a": [1, 2]}', '{"a":[2,1]}', 0),
+    ("exact", "ＡＢＣ", "abc", 1),
+    ("exact", "", "", 0),
+    ("tool_calls", call('{"n": 1}'), call('{"n": 1.0}'), 1),
+    ("tool_calls", call('{"n": true}'), call('{"n": 1}'), 0),
+    ("tool_calls", call("{}"), '<tool_call>{"name": "f"}</tool_call>', 1),
+    ("tool_calls", call('{"q": "{\\"a\\": 1}"}'), call('{"q": "{\\"a\\":1}"}'), 1),
+    ("tool_calls", "No call.", "nonsense", 0),
+]
+
+
+@pytest.mark.parametrize(("scorer", "gold", "answer", "score"), CASES)
+def test_an_answer_scores_by_what_it_means(scorer, gold, answer, score):
+    score_of = text.scorer(scorer)
+    assert score_of(example(gold), answer) == score
+    assert score_of(example(gold), gold) == (gold != "")
+
+
+FIELDS = [
+    (10, 10.0, True),
+    ({"a": {"b": 10}}, {"a": {"b": 10.0}}, True),
+    ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
+    ("café", "cafe\u0301", True),
+    (True, 1, False),
+    ({"a": [True]}, {"a": [1]}, False),
+    (12345678901234567890, 1.2345678901234567e19, True),
+    (None, 0, False),
+]
+
+
+@pytest.mark.parametrize(("gold", "answer", "equal"), FIELDS)
+def test_a_field_is_compared_as_json_at_every_depth(gold, answer, equal):
+    assert field_equal({"f": gold}, {"f": answer}, "f", {"properties": {}}) is equal
+
+
+def test_a_list_is_a_set_only_where_the_schema_says_so():
+    tags = {"type": "array", "items": {"type": "string"}}
+    for schema, equal in ((tags, False), (tags | {"uniqueItems": True}, True)):
+        whole = {"properties": {"tags": schema}}
+        gold, answer = {"tags": ["a", "b"]}, {"tags": ["b", "a"]}
+        assert field_equal(gold, answer, "tags", whole) is equal
+    assert field_equal({"tags": ["a", "a"]}, {"tags": ["a"]}, "tags", whole) is False
+
+
+def test_gold_equals_itself_and_none_of_200_mutations():
+    rng = random.Random(3)
+    gold = {"id": 7, "name": "Zoë", "tags": ["x", "y"], "box": {"w": 1.5, "ok": True, "none": None}}
+    spelled = json.dumps(gold)
+    assert equality.same_text(spelled, json.dumps(gold, indent=2, sort_keys=True))
+    wrong = 0
+    for _ in range(200):
+        mutant = json.loads(spelled)
+        place = rng.choice([mutant, mutant["box"]])
+        key = rng.choice(list(place))
+        if rng.random() < 0.3:
+            del place[key]
+        elif isinstance(place[key], bool):
+            place[key] = int(place[key])
+        elif isinstance(place[key], int | float):
+            place[key] += rng.choice([-1, 1])
+        else:
+            place[key] = [place[key]]
+        wrong += not equality.same_text(spelled, json.dumps(mutant))
+    assert wrong == 200
+
+
+@pytest.mark.parametrize(
+    ("texts", "question"),
+    [
+        (["如何退货和退款", "配送需要几天"], "我想退货"),
+        (["返品の方法", "配達の日数"], "返品したい"),
+        (["วิธีคืนสินค้า", "เวลาจัดส่ง"], "อยากคืนสินค้า"),
+        (["반품하는 방법", "배송 기간"], "반품을 원해요"),
+    ],
+)
+def test_articles_are_found_in_scripts_without_spaces(texts, question):
+    articles = [Article(id=str(i), title="", text=each) for i, each in enumerate(texts)]
+    (result,) = retrieval.retrieve(articles, [question], 1)
+    assert [article.id for article in result] == ["0"]
