@@ -444,9 +444,9 @@ def test_wrong_labels_are_estimated_before_a_training_is_paid(task, run, share, 
     (finding,) = label_noise(task, noisy(240, share))
     assert finding.verdict == expected and finding.name == "label_noise_colour"
     assert finding.estimate.low <= share <= finding.estimate.high
-    rows = noisy(260, share)
-    validation = [row.model_copy(update={"part": "validation"}) for row in rows[240:]]
-    examples = rows[:240] + validation + toy_rows(100, "test", 2000)
+    rows = noisy(400, share)
+    validation = [row.model_copy(update={"part": "validation"}) for row in rows[360:]]
+    examples = rows[:360] + validation + toy_rows(100, "test", 2000)
     decision = verdict(constant("no JSON"), task, run, examples)
     assert (decision.recommendation == "not_yet") is (expected == "fail")
     if expected == "fail":
