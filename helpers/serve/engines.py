@@ -42,7 +42,7 @@ class Hosted:
         self._limit_usd = limit_usd
         model = models.ApiModel(served.model.model_id, served.model.base_url)
         models.check_may_send(served.task, model)
-        self._model = model.with_schema(asking.response_format)
+        self._model = model.with_asking(asking)
         self._is_paid = models.is_paid(served.task, model)
         if self._is_paid:  # a price that is not known is told now, not at the first request
             models.worst_cost(served.task, model, [], asking.max_new_tokens)

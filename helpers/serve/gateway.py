@@ -171,11 +171,11 @@ class Gateway:
             messages=models.as_dicts(turns),
             caller=request.state.caller,
         )
-        shadow = lane.shadow(conversation) if place.arm == "production" else None
         answer = await self.answer(lane, place.ready, chat, limit)
         self.note(lane, place.ready, row, answer, time.perf_counter() - started)
-        if shadow is not None and lane.waiting < self.settings.most_waiting // 2:
-            self.go(self.answer_unseen(lane, shadow, row, answer.text))
+        is_shadowed = place.arm == "production" and lane.shadow(conversation) is not None
+        if is_shadowed and lane.waiting < self.settings.most_waiting // 2:
+            self.go(self.answer_unseen(lane, row, answer.text))
         if answer.finish == "error":
             raise self.failure(answer, stamp)
         if asked.stream:
@@ -241,8 +241,11 @@ class Gateway:
             error=reason,
         )
 
-    async def answer_unseen(self, lane: Lane, ready: Ready, row: LiveRow, seen: str) -> None:
+    async def answer_unseen(self, lane: Lane, row: LiveRow, seen: str) -> None:
         """Have the shadow answer what production has answered; the log alone sees it."""
+        ready = lane.shadow(row.conversation_id)
+        if ready is None:  # the trial has ended meanwhile
+            return
         started = time.perf_counter()
         turns = [Message.model_validate(turn) for turn in row.messages]
         changes: dict[str, Any] = {

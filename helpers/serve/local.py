@@ -98,5 +98,6 @@ class LocalEngine:
                     f" with ({fingerprints[name][:12]} instead of {trained[:12]}); restore it"
                 )
         loaded = models.load_model(model.base_model, adapter=served.adapter)
+        loaded = loaded.with_asking(served.asking)
         loaded.answer([served.chat([Message(role="user", content="Hello")])], 1)
         return Batched(loaded)
