@@ -132,6 +132,9 @@ def _add_runs(commands: Any) -> None:
     )
     _add_limit(run, "spending limit of the whole run; the same as -p max_cost_usd=USD")
     _add(commands, "runs", _runs, "past runs")
+    rate = _add(commands, "rate", _rate, "rate a run's answers, blind, in the terminal", False)
+    rate.add_argument("run", metavar="RUN", help="a run id, as `workbook runs` shows it")
+    rate.add_argument("--rater", default="", metavar="NAME", help="a further person's own table")
     _add(
         commands,
         "status",
@@ -345,6 +348,14 @@ def _runs(args: Args) -> int:
 
     columns = "run_id status verdict exit_code started_at reason"
     _show_table(args, past_runs(), columns, "no run yet")
+    return 0
+
+
+def _rate(args: Args) -> int:
+    from helpers import store
+    from helpers.extras.rate import rate_run
+
+    rate_run(store.Run(args.run), rater=args.rater)
     return 0
 
 

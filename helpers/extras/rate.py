@@ -25,7 +25,7 @@ def rate_run(
     Every choice is written to private/ratings.csv at once (ratings-RATER.csv for a further person),
     so that stopping loses nothing. The next run of 01 or 04 with this run id counts them.
     """
-    table = _read(run.private / "blind.csv")
+    table = _read(run.path("private/blind.csv"))
     if not table:
         raise WorkbookError(
             f"run {run.id} has nothing to rate: its task's accuracy_from has to be human or judge,"

@@ -58,6 +58,9 @@ def key_of(
     base_model = Path(parameters.get("base_model", ""))
     if base_model.is_absolute():
         folders.append(base_model)
+    if name in ("01_decide", "04_evaluate"):  # what people rate is counted
+        for folder in (run.path("private"), run.path("")):
+            inputs += [_digest(path) for path in sorted(folder.glob("ratings*.csv"))]
     if name == "06_monitor":
         folders.append(store.home() / "live")
         inputs.append(_digest(store.home() / "routes.json"))

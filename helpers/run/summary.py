@@ -23,6 +23,7 @@ from helpers.run.ending import VERDICT_CODE
 METRICS = {"accuracy": "accuracy", "format_compliance": "format", "latency_p95": "latency p95 (ms)"}
 COMPARED = ("accuracy", "format_compliance")
 WIDTH = 160
+MOST_WARNINGS = 6  # of a decision; all of them stand in decision.json
 INDENT = " " * 13
 
 
@@ -47,7 +48,7 @@ def summary(record: RunRecord) -> str:
     lines.append(
         'next         your own task: README, "Your own task"; or `make lab` to open the notebooks'
     )
-    return store.redact("\n".join(lines))
+    return store.printable(store.without_secrets("\n".join(lines)))
 
 
 def _lines_of(name: str, result: Artifact, was_judged: bool) -> list[str]:
@@ -72,9 +73,11 @@ def _lines_of(name: str, result: Artifact, was_judged: bool) -> list[str]:
     lines += [INDENT + line for line in numbers]
     if isinstance(result, Evaluation) and was_judged:
         return lines
+    notes = [f"- {reason}" for reason in result.reasons]
+    if isinstance(result, Decision):
+        notes += [f"! {warning}" for warning in result.warnings[:MOST_WARNINGS]]
     width = WIDTH - len(INDENT)
-    reasons = [textwrap.shorten(f"- {r}", width, placeholder=" …") for r in result.reasons]
-    return lines + [INDENT + reason for reason in reasons]
+    return lines + [INDENT + textwrap.shorten(note, width, placeholder=" …") for note in notes]
 
 
 def _numbers(evaluation: Evaluation) -> list[str]:
