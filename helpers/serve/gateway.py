@@ -35,6 +35,7 @@ from helpers.serve.wire import ApiError, Stamp
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 SCRIPT = PAGE.partition("<script>")[2].partition("</script>")[0]
 STYLE = PAGE.partition("<style>")[2].partition("</style>")[0]
+BODY_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
@@ -144,7 +145,7 @@ class Gateway:
         """POST /v1/chat/completions"""
         started = time.perf_counter()
         came_at = store.now()
-        asked = wire.parse(wire.ChatRequest, await request.body())
+        asked = wire.parse(wire.ChatRequest, await body_of(request))
         turns = [turn.as_message() for turn in asked.messages]
         if len(turns) > self.settings.most_turns:
             raise ApiError(400, "The chat has too many turns.", "too_many_turns", "messages")
@@ -298,7 +299,7 @@ class Gateway:
 
     async def feedback(self, request: Request) -> Response:
         """POST /v1/feedback"""
-        said = wire.parse(wire.FeedbackRequest, await request.body())
+        said = wire.parse(wire.FeedbackRequest, await body_of(request))
         found = await self.in_thread(self.log.find, said.request_id, list(self.lanes))
         if found is None:
             raise ApiError(404, "No such request was answered here.", "unknown_request")
@@ -344,7 +345,9 @@ class Gateway:
         problems += [problem for problem in (self.problem, self.log.problem) if problem]
         if not lanes and not problems:
             problems.append("no task is in production")
-        content = {"ready": not problems, "problems": problems, "tasks": lanes}
+        content: dict[str, Any] = {"ready": not problems}
+        if request.state.caller or not self.keys:  # paths and names are not for strangers
+            content |= {"problems": problems, "tasks": lanes}
         return JSONResponse(content, 503 if problems else 200)
 
     async def numbers(self, request: Request) -> Response:
@@ -401,6 +404,14 @@ async def wrong_method(request: Request, error: Exception) -> Response:
     """A path that takes another method."""
     headers = getattr(error, "headers", None)
     return JSONResponse(ApiError(405, "Another method.", "wrong_method").body, 405, headers=headers)
+
+
+async def body_of(request: Request) -> bytes:
+    """A body that comes in time: who sends it by the drop holds nothing for long."""
+    try:
+        return await asyncio.wait_for(request.body(), BODY_SECONDS)
+    except TimeoutError:
+        raise ApiError(408, "The body did not come in time.", "timeout") from None
 
 
 def conversation_of(asked: wire.ChatRequest, turns: Sequence[Message], headers: Any) -> str:

@@ -11,7 +11,6 @@ import csv
 import fcntl
 import io
 import logging
-import mmap
 import os
 import queue
 import re
@@ -38,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 _random = bytearray()  # of the system, fetched many bytes at a time
+os.register_at_fork(after_in_child=_random.clear)  # no two processes give the same ids
 
 
 def new_id(moment: datetime) -> str:
@@ -220,17 +220,12 @@ def _nothing(text: str) -> str:
 
 def _row_in(path: Path, request_id: str) -> LiveRow | None:
     """The row of one request in a day's file."""
-    key = f'"request_id": "{request_id}", "created_at"'.encode()
-    try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as day:
-            place = day.find(key)
-            if place < 0:
-                return None
-            line = day[day.rfind(b"\n", 0, place) + 1 : day.find(b"\n", place)]
-    except (OSError, ValueError):  # no such day, or nothing in it
+    if not path.exists():
         return None
-    rows = read_live_lines([line]).rows
-    return rows[0] if rows else None
+    key = f'"{request_id}"'.encode()
+    with open(path, "rb") as lines:
+        rows = read_live_lines(line for line in lines if key in line).rows
+    return next((row for row in rows if row.request_id == request_id), None)
 
 
 def ask_for_review(task: str, row: LiveRow, correction: str, reviewer: str) -> None:

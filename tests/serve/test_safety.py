@@ -57,6 +57,7 @@ def test_without_a_valid_key_nothing_is_answered(engine, monkeypatch):
         assert client.get(f"{address}/metrics").status_code == 401
         assert client.get(f"{address}/v1/models").status_code == 401
         assert client.get(f"{address}/healthz").status_code == 200
+        assert client.get(f"{address}/readyz").json() == {"ready": True}  # to strangers no more
         assert client.get(f"{address}/").status_code == 200
         assert post(address, headers={"authorization": f"Bearer {GOOD}"}).status_code == 200
 
@@ -112,6 +113,17 @@ def test_what_cannot_be_meant_is_a_400_that_does_not_repeat_it(served, body):
     headers = {"content-type": "application/json"}
     reply = client.post(f"{address}/v1/chat/completions", content=body, headers=headers)
     assert reply.status_code == 400 and reply.json()["error"]["code"]
+
+
+def test_a_body_that_comes_by_the_drop_is_given_up(served, monkeypatch):
+    address, _, _ = served
+    monkeypatch.setattr("helpers.serve.gateway.BODY_SECONDS", 0.2)
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+    connection.putrequest("POST", "/v1/chat/completions")
+    connection.putheader("content-type", "application/json")
+    connection.putheader("content-length", "100")
+    connection.endheaders(b"{")
+    assert connection.getresponse().status == 408
 
 
 def test_the_page_runs_its_own_script_alone(served):
