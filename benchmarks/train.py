@@ -37,7 +37,7 @@ def make_job(folder: Path, base: str, profile: str, steps: int) -> TrainingJob:
     from helpers import tasks
     from helpers.parameters import load_profile
     from helpers.train import LoraTrainingConfig, plan_schedule
-    from helpers.train.rows import TrainingRow, make_row
+    from helpers.train.rows import make_rows
 
     task = tasks.load_task("support_triage")
     parameters = PROFILES[profile]
@@ -50,8 +50,11 @@ def make_job(folder: Path, base: str, profile: str, steps: int) -> TrainingJob:
         {"train": 0.65, "validation": 0.12, "test": 0.23},
     )
     tokenizer = models.tokenizer_of(base)
-    made = [make_row(tokenizer, task, e, config) for e in examples if e.part == "train"]
-    rows = [row for row in made if isinstance(row, TrainingRow)]
+    rows = []
+    for example in examples:
+        made = make_rows(tokenizer, task, example, config)
+        if example.part == "train" and not isinstance(made, str):
+            rows += made
     schedule = plan_schedule(config, [len(row.input_ids) for row in rows])
     schedule |= {"steps": steps, "save_steps": 10**6, "eval_steps": 10**6}
     train = [row.model_dump(exclude={"id"}) for row in rows]

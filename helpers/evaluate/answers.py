@@ -70,16 +70,15 @@ def ask(
 
 
 def model_for(asking: Asking, session: Session) -> Model:
-    """The model that is asked, held to the answer's schema; WorkbookError for what none can do."""
-    for name in ("tools", "stop", "template_args"):
-        if getattr(asking, name):
-            raise WorkbookError(
-                f"rung {asking.rung} is to be asked with {name}, which no model of this workbook"
-                f" takes yet; leave {name} out"
-            )
+    """The model that is asked, told what the asking says beside the chat."""
     model = session.model_of(asking)
-    if asking.response_format is not None and hasattr(model, "with_schema"):
-        return model.with_schema(asking.response_format)
+    if hasattr(model, "with_asking"):
+        return model.with_asking(asking)
+    if asking.stop:
+        raise WorkbookError(
+            f"rung {asking.rung} is to be asked with stop, which {model.name} does not take; leave"
+            " it out"
+        )
     return model
 
 
@@ -90,7 +89,12 @@ def _keys(
     # what answers behind a name can change, so an endpoint's answers are good for one run
     run_id = session.run.id if model.provider == "api" else ""
     decided_by = [model.fingerprint, store.fingerprint(asking), CACHE_VERSION, run_id]
-    return [store.fingerprint([*decided_by, models.as_dicts(prompt)]) for prompt in prompts]
+    keys = []
+    for prompt in prompts:
+        tools = models.tools_of(prompt)
+        chat = [models.as_dicts(prompt), tools] if tools else [models.as_dicts(prompt)]
+        keys.append(store.fingerprint([*decided_by, *chat]))
+    return keys
 
 
 def _ask_local(model: Model, asking: Asking, new: Prompts) -> Iterator[Answers]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from helpers import store
+from helpers import models, store
 from helpers.evaluate import rungs
 from helpers.evaluate.classical import CLASSICAL
 from helpers.evaluate.compare import check_targets
@@ -31,7 +31,7 @@ def ways_to_ask(
     A rung model is a local folder or hub id, or `NAME at BASE_URL`; its rungs are named rung@model.
     What task.yaml calls the incumbent is always asked.
     """
-    basis = basis.model_copy(update={"response_format": task.schema})
+    basis = basis.model_copy(update={"response_format": task.schema, "tools": task.tools})
     own = [name for name in names if name not in ("incumbent", CLASSICAL)]
     ways = []
     if "incumbent" in names or task.incumbent:
@@ -41,7 +41,11 @@ def ways_to_ask(
     ways += [basis.for_rung(name, model.spec) for name in own]
     for spec in rung_models:
         ways += [basis.for_rung(f"{name}@{label(spec)}", spec) for name in own]
-    return ways
+    told = []
+    for way in ways:
+        template_args = models.template_args(task, way.model)
+        told.append(way.model_copy(update={"template_args": template_args}))
+    return told
 
 
 def way_of_today(task: Task, basis: Asking, base: str) -> Asking:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from helpers import models, tasks
+from helpers.evaluate.equality import spaced_out
 from helpers.evaluate.scorers import strict_json
 from helpers.records import Asking, TrainingExample
 from helpers.tasks import Article, Task
@@ -39,7 +40,8 @@ def shots(
 
 
 def _usable(train: Sequence[TrainingExample]) -> list[TrainingExample]:
-    return [e for e in train if e.quality == "verified" and e.part == "train" and e.answer]
+    usable = [e for e in train if e.quality == "verified" and e.part == "train" and e.answer]
+    return [example for example in usable if not example.calls]  # endpoints want their results
 
 
 def demonstrations(task: Task, train: Sequence[TrainingExample], k: int) -> list[TrainingExample]:
@@ -113,7 +115,8 @@ def _word_scores(questions: Sequence[str], texts: Sequence[str]) -> list[list[fl
     import bm25s
 
     def words(of: Sequence[str]) -> list[list[str]]:
-        return bm25s.tokenize(list(of), stopwords="en", return_ids=False, show_progress=False)
+        texts = [spaced_out(text) for text in of]
+        return bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
 
     index = bm25s.BM25()
     index.index(words(texts), show_progress=False)

@@ -28,6 +28,8 @@ def build_prompts(asking: Asking, task: Task, examples: Examples, train: Example
     """
     if asking.wording:
         task = task.model_copy(update={"instructions_full": asking.wording})
+    if asking.tools:
+        task = task.model_copy(update={"tools": asking.tools})
     chats = [tasks.render(task, example, asking.style) for example in examples]
     if asking.rung_kind not in BUILDERS:
         return chats

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from helpers import models, store, tasks
 from helpers.evaluate import scorers, statistics
-from helpers.evaluate.answers import ask
+from helpers.evaluate.answers import ask, model_for
 from helpers.evaluate.rungs import build_prompts
 from helpers.evaluate.session import Session
 from helpers.models import Answer, Model
@@ -26,6 +26,7 @@ from helpers.records import (
     Message,
     RungResult,
     TrainingExample,
+    WorkbookError,
 )
 from helpers.tasks import Task
 
@@ -47,11 +48,16 @@ def ask_rung(
     """Ask one rung about every example; score, write down (as `label`) and add up the answers."""
     started = time.monotonic()
     name = label or asking.rung
-    model = session.model_of(asking)
+    model = model_for(asking, session)
     prompts = build_prompts(asking, session.task, examples, session.train)
     session.say(f"{name}: asking {model.name} about {len(examples)} rows")
     alone = session.latency_rows + 1 if session.latency_rows else 0
-    answers = ask(prompts, asking, session, f"rung {name}", alone)
+    try:
+        answers = ask(prompts, asking, session, f"rung {name}", alone)
+    except WorkbookError:
+        if model.provider != "api":
+            _name_refused(model, examples, prompts)
+        raise
     latencies = _latencies(model, asking, prompts[:alone], answers[:alone])
     rows = [_row(session.task, e, a) for e, a in zip(examples, answers, strict=True)]
     part = (examples[0].part if examples else None) or "validation"
@@ -78,6 +84,17 @@ def ask_rung(
         answers=path,
         asking=asking,
     )
+
+
+def _name_refused(
+    model: Model, examples: Sequence[TrainingExample], prompts: Sequence[list[Message]]
+) -> None:
+    """Say which row a template refuses, where that is what went wrong."""
+    for example, prompt in zip(examples, prompts, strict=True):
+        try:
+            model.count_tokens(prompt)
+        except WorkbookError as error:
+            raise WorkbookError(f"{example.where}: {error}") from None
 
 
 def _answers_file(name: str, part: str) -> str:

@@ -7,9 +7,10 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from helpers import store
+from helpers import store, tasks
 from helpers.evaluate import text
-from helpers.records import TrainingExample, WorkbookError
+from helpers.evaluate.equality import same_json
+from helpers.records import TrainingExample, WorkbookError, read_calls
 from helpers.tasks import Task
 
 MAX_BLOCKS = 20  # braces that the tolerant reading tries, so that endless answers stay cheap
@@ -27,6 +28,9 @@ def score_answer(
 ) -> tuple[dict[str, float], str]:
     """(one answer's scores by name, why its format is refused or "")."""
     reason = format_reason(answer, task.schema, finish)
+    calls = read_calls(answer)[1] if example.tools or task.tools else []
+    if calls or example.calls:
+        reason = tasks.calls_reason(calls, example.tools or task.tools) if calls else "no call"
     scores: dict[str, float] = {
         "endless": finish == "length",
         "empty": not answer.strip(),
@@ -36,41 +40,54 @@ def score_answer(
     if task.schema is not None:
         tolerant = tolerant_json(answer)
         fits = tolerant is not None and not schema_reason(tolerant, task.schema)
-        scores["format_tolerant"] = fits
+        scores["format_tolerant"] = fits or not reason
         if task.accuracy_from == "fields":
-            scores |= _field_scores(task, example, strict_json(answer), tolerant)
+            scores |= _field_scores(task, example, answer, tolerant)
     if task.accuracy_from == "scorer":
-        scores["accuracy"] = text.scorer(task.scorer)(example, answer)
+        how = text.scorer("tool_calls" if example.calls else task.scorer)
+        scores["accuracy"] = how(example, answer) if answer.strip() else 0.0
     elif task.scorer != "exact":  # shown beside an accuracy that comes from elsewhere
         scores[task.scorer.partition(":")[0]] = text.scorer(task.scorer)(example, answer)
     return {name: float(value) for name, value in scores.items()}, reason
 
 
 def _field_scores(
-    task: Task, example: TrainingExample, strict: Any, tolerant: Any
+    task: Task, example: TrainingExample, answer: str, tolerant: Any
 ) -> dict[str, bool]:
-    """accuracy: every scored field equal in the strictly read answer; broken JSON cannot serve."""
+    """accuracy: every scored field equal in the strictly read answer; broken JSON cannot serve.
+
+    Where the gold answer calls tools, the calls are all that counts.
+    """
+    if example.calls:
+        is_right = bool(text.tool_calls(example, answer, None))
+        names = ["accuracy", "accuracy_tolerant", *(f"field_{n}" for n in task.scored_fields)]
+        return dict.fromkeys(names, is_right)
     gold = strict_json(example.answer)
+    strict = strict_json(answer)
     if gold is None:
         path = task.folder / example.meta.get("file", "example")
         raise WorkbookError(
             f"{path}, line {example.meta.get('line', '?')}: the answer of {example.id} is not one"
             " JSON object; mend that row"
         )
-    hits = {f"field_{name}": field_equal(gold, strict, name) for name in task.scored_fields}
-    tolerated = all(field_equal(gold, tolerant, name) for name in task.scored_fields)
+    hits = {
+        f"field_{name}": field_equal(gold, strict, name, task.schema) for name in task.scored_fields
+    }
+    tolerated = all(field_equal(gold, tolerant, name, task.schema) for name in task.scored_fields)
     return {"accuracy": all(hits.values()), "accuracy_tolerant": tolerated} | hits
 
 
-def field_equal(gold: dict[str, Any], answer: dict[str, Any] | None, name: str) -> bool:
+def field_equal(
+    gold: dict[str, Any],
+    answer: dict[str, Any] | None,
+    name: str,
+    schema: dict[str, Any] | None = None,
+) -> bool:
     """Whether a field has the same JSON value on both sides, or is on neither; true is not 1."""
     if answer is None or (name in gold) != (name in answer):
         return False
-    value = answer.get(name)
-    expected = gold.get(name)
-    if isinstance(value, int | float) and isinstance(expected, int | float):
-        return isinstance(value, bool) == isinstance(expected, bool) and value == expected
-    return store.canonical(value) == store.canonical(expected)
+    field = None if schema is None else schema.get("properties", {}).get(name, {})
+    return same_json(gold.get(name), answer.get(name), field)
 
 
 def strict_json(text: str) -> dict[str, Any] | None:

@@ -10,11 +10,12 @@ from typing import Any
 from helpers.models import embedded as embedded
 from helpers.models.answers import Answer, Model
 from helpers.models.api import ApiModel, api_key, is_loopback, openai_client
+from helpers.models.chats import read_answer
 from helpers.models.decoding import follow_rows
 from helpers.models.embeddings import embed, load_embedder
 from helpers.models.leaving import HELD_BACK, permission_of
 from helpers.models.loading import check_may_send, load_model
-from helpers.models.local import LocalModel, load_network
+from helpers.models.local import END_TOKENS, LocalModel, load_network
 from helpers.models.logged import LoggedModel, question
 from helpers.models.practice import PRACTICE, resolve_base_url
 from helpers.models.prices import (
@@ -35,9 +36,12 @@ from helpers.models.tokens import (
     count_text,
     is_openai,
     load_tokenizer,
+    render_text,
     render_tokens,
+    template_args,
     template_fingerprints,
     tokenizer_of,
+    tools_of,
 )
 from helpers.models.weights import base_path, offline_env
 

@@ -11,7 +11,8 @@ from helpers.records import Message, Record
 class Answer(Record):
     """One answer and what it took."""
 
-    text: str
+    text: str  # what it says, then what it calls
+    thoughts: str = ""
     tokens_in: int
     tokens_out: int
     tokens_cached: int = 0  # of the prompt, not computed again: shared prefix, provider's cache

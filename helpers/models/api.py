@@ -17,10 +17,11 @@ from pydantic import BaseModel, Field, ValidationError
 
 from helpers import store
 from helpers.models.answers import Answer
+from helpers.models.chats import split_thoughts
 from helpers.models.leaving import HELD_BACK, Permission, key_for
 from helpers.models.practice import PRACTICE, resolve_base_url
-from helpers.models.tokens import as_dicts
-from helpers.records import Message, WorkbookError
+from helpers.models.tokens import as_dicts, tools_of
+from helpers.records import Asking, Message, WorkbookError, with_calls
 
 if TYPE_CHECKING:
     import openai
@@ -74,9 +75,12 @@ def api_key(base_url: str) -> str:
 
 
 class ReplyMessage(BaseModel):
-    """Of a reply: the answer's text."""
+    """Of a reply: the answer's text, what it calls, and what it thought."""
 
     content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None  # the same, as newer servers call it
 
 
 class ReplyChoice(BaseModel):
@@ -132,12 +136,27 @@ class ApiModel:
         self.permission: Permission | None = None  # see check_may_send
         self._unsupported: set[str] = set()  # options that this endpoint refused
         self._schema: dict[str, Any] | None = None
+        self._told: dict[str, Any] = {}  # options of every request
 
     def with_schema(self, schema: dict[str, Any] | None) -> ApiModel:
         """The same model, asked for answers of this JSON Schema where the endpoint offers that."""
         other = copy.copy(self)
         other._schema = schema
         other.fingerprint = store.fingerprint([self.fingerprint, schema])
+        return other
+
+    def with_asking(self, asking: Asking) -> ApiModel:
+        """The same model, told what an Asking says beside the chat."""
+        other = self
+        if asking.response_format is not None:
+            other = self.with_schema(asking.response_format)
+        if asking.stop or asking.template_args:
+            other = copy.copy(other)
+            other._told = {}
+            if asking.stop:
+                other._told["stop"] = asking.stop
+            if asking.template_args:  # as vLLM, SGLang and llama.cpp take them
+                other._told["extra_body"] = {"chat_template_kwargs": asking.template_args}
         return other
 
     @cached_property
@@ -152,6 +171,8 @@ class ApiModel:
         total = 3
         for message in chat:
             size = len((message.content or "").encode(errors="replace"))
+            for beside in (message.tool_calls, message.tools):
+                size += len(store.dumps(beside).encode()) if beside else 0
             total += -(-size // 3) + 4
         return total
 
@@ -208,7 +229,7 @@ class ApiModel:
             options = self._options(max_new_tokens, without)
             try:
                 reply = self._client.chat.completions.with_raw_response.create(
-                    model=self.name, messages=as_dicts(chat), **options
+                    model=self.name, messages=as_dicts(chat), **options, **_tools(chat)
                 )  # type: ignore[arg-type]
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 about = f"{error.param or ''} {error.message}"
@@ -223,13 +244,18 @@ class ApiModel:
     def _options(self, max_new_tokens: int, without: set[str]) -> dict[str, Any]:
         # newer OpenAI models know max_tokens only by its other name
         limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
-        options: dict[str, Any] = {limit: max_new_tokens}
+        options: dict[str, Any] = {limit: max_new_tokens, **self._told}
         if "temperature" not in without:
             options["temperature"] = 0
         if self._schema is not None and "response_format" not in without:
             schema = {"name": "answer", "schema": self._schema, "strict": True}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
         return options
+
+
+def _tools(chat: list[Message]) -> dict[str, Any]:
+    tools = tools_of(chat)
+    return {"tools": tools} if tools else {}
 
 
 def _is_final(error: Exception) -> bool:
@@ -266,7 +292,7 @@ def _texts(chat: list[Message]) -> list[str]:
     return [
         text
         for message in chat
-        for text in (message.content or "", store.dumps(message.tool_calls or ""))
+        for text in (message.content or "", store.dumps([message.tool_calls, message.tools]))
     ]
 
 
@@ -295,5 +321,11 @@ def _as_answer(reply: Reply, latency_ms: float) -> Answer:
     if choice is None or reason == "content_filter":
         error = f"the endpoint gave no answer ({reason})"
         return Answer(text="", finish="error", error=error, **took)
-    text = (choice.message.content or "").strip()
-    return Answer(text=text, finish="length" if reason == "length" else "stop", **took)
+    message = choice.message
+    thoughts, said = split_thoughts((message.content or "").strip())
+    return Answer(
+        text=with_calls(said, message.tool_calls),
+        thoughts=message.reasoning_content or message.reasoning or thoughts,
+        finish="length" if reason == "length" else "stop",
+        **took,
+    )

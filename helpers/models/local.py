@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,10 +13,12 @@ from typing import Any
 from helpers import store
 from helpers.models import decoding
 from helpers.models.answers import Answer
-from helpers.models.tokens import load_tokenizer, render_tokens
-from helpers.records import NO_MEMORY, Message, WorkbookError
+from helpers.models.chats import read_answer
+from helpers.models.tokens import load_tokenizer, render_tokens, tools_of
+from helpers.records import NO_MEMORY, Asking, Message, WorkbookError
 
-END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
+# <|end|> ends a part of a turn where <|return|> ends the turn (gpt-oss)
+END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|return|>", "<|call|>")
 WEIGHT_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model")
 
 
@@ -33,6 +36,19 @@ class LocalModel:
         if adapter is not None:
             self.spec = adapter.parent.name  # the version's id
             self.name = f"{base_model}+{self.spec}"
+        self.template_args: dict[str, Any] = {}
+        self.stop: list[str] = []
+        self._original: LocalModel | None = None  # whose weights these are
+
+    def with_asking(self, asking: Asking) -> LocalModel:
+        """The same model, told what an Asking says beside the chat."""
+        if not asking.template_args and not asking.stop:
+            return self
+        other = copy.copy(self)
+        other._original = self
+        other.template_args = asking.template_args
+        other.stop = asking.stop
+        return other
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -42,6 +58,8 @@ class LocalModel:
     @cached_property
     def network(self) -> Any:
         """The transformers model, adapter merged in, ready to answer."""
+        if self._original is not None:
+            return self._original.network
         return load_network(self.path, self.adapter)
 
     @cached_property
@@ -51,7 +69,8 @@ class LocalModel:
         ids = set(configured) if isinstance(configured, list) else {configured}
         ids.add(self.tokenizer.eos_token_id)
         special = self.tokenizer.get_added_vocab()
-        ids.update(special[token] for token in END_TOKENS if token in special)
+        ends = END_TOKENS if "<|return|>" in special else (*END_TOKENS, "<|end|>")
+        ids.update(special[token] for token in ends if token in special)
         return ids - {None}
 
     @cached_property
@@ -62,11 +81,14 @@ class LocalModel:
 
     def count_tokens(self, chat: list[Message]) -> int:
         """Tokens of the rendered prompt, generation prompt included."""
-        return len(render_tokens(self.tokenizer, chat))
+        return len(self._prompt(chat))
+
+    def _prompt(self, chat: list[Message]) -> list[int]:
+        return render_tokens(self.tokenizer, chat, template_args=self.template_args)
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
         """Greedy answers in the order of `chats`, decoded in batches of like length."""
-        prompts = [render_tokens(self.tokenizer, chat) for chat in chats]
+        prompts = [self._prompt(chat) for chat in chats]
         self._check_lengths(prompts, max_new_tokens)
         pad = self.tokenizer.pad_token_id
         try:
@@ -76,9 +98,13 @@ class LocalModel:
         except (MemoryError, RuntimeError) as error:
             raise _memory_error(error, self.name) from error
         answers = []
-        for prompt, row in zip(prompts, rows, strict=True):
+        for chat, prompt, row in zip(chats, prompts, rows, strict=True):
+            text, thoughts = read_answer(self.tokenizer, prompt, row.tokens, tools_of(chat))
+            for stop in self.stop:
+                text = text.partition(stop)[0].strip()
             answer = Answer(
-                text=self.tokenizer.decode(row.tokens, skip_special_tokens=True).strip(),
+                text=text,
+                thoughts=thoughts,
                 tokens_in=len(prompt),
                 tokens_out=len(row.tokens),
                 tokens_cached=shared,
@@ -133,7 +159,7 @@ def load_network(path: str, adapter: Path | None = None) -> Any:
     device, dtype = device_and_dtype()
     try:
         network = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, local_files_only=Path(path).is_dir()
+            path, dtype=dtype, local_files_only=Path(path).is_dir(), trust_remote_code=False
         )
         if adapter is not None:
             network = _merged(network, adapter)

@@ -2,45 +2,159 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import store
 from helpers.models.weights import base_path
-from helpers.records import Message, WorkbookError
+from helpers.records import Message, WorkbookError, call_of
 
 if TYPE_CHECKING:
     from helpers.tasks import Task
 
 
 def as_dicts(chat: Sequence[Message]) -> list[dict[str, Any]]:
-    """OpenAI message dicts without empty keys."""
-    return [m.model_dump(exclude_none=True) | {"content": m.content} for m in chat]
+    """OpenAI message dicts without empty keys; tools stand beside them (`tools_of`)."""
+    turns = []
+    for message in chat:
+        fields = message.model_dump(exclude_none=True) | {"content": message.content}
+        fields.pop("tools", None)
+        turns.append(fields)
+    return turns
+
+
+def tools_of(chat: Sequence[Message]) -> list[dict[str, Any]] | None:
+    """The tools that a chat's assistant may call."""
+    return chat[0].tools if chat else None
 
 
 def render_tokens(
-    tokenizer: Any, chat: Sequence[Message], generation_prompt: bool = True
+    tokenizer: Any,
+    chat: Sequence[Message],
+    generation_prompt: bool = True,
+    template_args: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Token ids of a chat by the tokenizer's own template.
+    """Token ids of a chat by the tokenizer's own template; WorkbookError where it refuses it.
 
     Templates know no "developer" role and choke on a missing content, so these become "system" and
     "". A chat without a system turn gets the template's default one where it has one (SmolLM2's
     has).
     """
+    return _rendered(tokenizer, chat, generation_prompt, template_args, True)
+
+
+def render_text(
+    tokenizer: Any,
+    chat: Sequence[Message],
+    generation_prompt: bool = True,
+    template_args: Mapping[str, Any] | None = None,
+) -> str:
+    """The same as text, control tokens included."""
+    return _rendered(tokenizer, chat, generation_prompt, template_args, False)
+
+
+def _rendered(
+    tokenizer: Any,
+    chat: Sequence[Message],
+    generation_prompt: bool,
+    template_args: Mapping[str, Any] | None,
+    tokenize: bool,
+) -> Any:
+    from jinja2 import TemplateError
+
+    options = {"tools": tools_of(chat), "add_generation_prompt": generation_prompt}
+    options |= {"return_dict": False, **(template_args or {})}
+    turns = _for_template(tokenizer, chat)
+    try:
+        shown = _must_show(chat)
+        text = tokenizer.apply_chat_template(turns, tokenize=False, **options) if shown else ""
+        for (what, words), times in shown.items():
+            if text.count(words) < times:
+                raise TemplateError(f"it leaves {what} out")
+        return tokenizer.apply_chat_template(turns, tokenize=tokenize, **options)
+    except (TemplateError, TypeError) as error:
+        raise WorkbookError(_refusal(tokenizer, str(error))) from None
+
+
+def _for_template(tokenizer: Any, chat: Sequence[Message]) -> list[dict[str, Any]]:
+    """The turns in the spelling that templates know: arguments are objects, thoughts have names."""
+    wants_nine = "with length 9" in str(tokenizer.chat_template)  # Mistral's ids of calls
+    names: dict[str, str] = {}
     turns = as_dicts(chat)
     for turn in turns:
         turn["content"] = turn["content"] or ""
         if turn["role"] == "developer":
             turn["role"] = "system"
-    return tokenizer.apply_chat_template(
-        turns, add_generation_prompt=generation_prompt, return_dict=False
+        if "reasoning" in turn:
+            turn["reasoning_content"] = turn["thinking"] = turn.pop("reasoning")
+        for call in turn.get("tool_calls", ()):
+            name, arguments = call_of(call)
+            names[call.get("id", "")] = name
+            call["function"] = {"name": name, "arguments": arguments}
+            if wants_nine:
+                call["id"] = store.fingerprint(call.get("id", ""))[:9]
+        if "tool_call_id" in turn:
+            turn.setdefault("name", names.get(turn["tool_call_id"], ""))
+            if wants_nine:
+                turn["tool_call_id"] = store.fingerprint(turn["tool_call_id"])[:9]
+    return turns
+
+
+def _must_show(chat: Sequence[Message]) -> Counter[tuple[str, str]]:
+    """(what, its words) of all that some templates drop without a word, and how often it is due."""
+    shown = Counter(("the tools", tool["function"]["name"]) for tool in tools_of(chat) or ())
+    for message in chat:
+        for call in message.tool_calls or ():
+            name = call_of(call).name
+            shown["calls of tools", name] += 1 + shown["the tools", name]
+            shown["the tools", name] = 0
+        if message.role == "tool":  # some write it as JSON
+            words = json.dumps(message.content or "")[1:-1].split()
+            shown.update(("results of tools", word) for word in words[:1] if "\\" not in word)
+        if message.reasoning:
+            shown["thoughts", message.reasoning.strip()] += 1
+    return shown
+
+
+def _refusal(tokenizer: Any, reason: str) -> str:
+    """What to do about a chat that a template does not take."""
+    remedy = "leave it out"
+    if "alternat" in reason:
+        remedy = (
+            "join turns of one speaker, put an opening of the assistant into the instructions, or"
+            " leave it out"
+        )
+    elif "ystem" in reason:
+        remedy = "it has no place for the instructions"
+    elif "thoughts" in reason:
+        remedy = "set `reasoning: strip` in task.yaml"
+    return (
+        f"the chat template of {Path(tokenizer.name_or_path).name} does not take this chat"
+        f" ({reason.rstrip('.')}); {remedy}, or use a base_model whose template takes it"
     )
+
+
+def template_args(task: Task, spec: str) -> dict[str, Any]:
+    """What the template of a model is told besides, by the task.
+
+    Where thoughts are stripped, a template that can is told not to have the model think.
+    """
+    arguments = dict(task.template_args)
+    if task.reasoning == "strip" and " at " not in spec:
+        with contextlib.suppress(WorkbookError):  # no such model: that is told when it is asked
+            template = str(tokenizer_of(spec).chat_template)
+            if "enable_thinking" in template:
+                arguments.setdefault("enable_thinking", False)
+    return arguments
 
 
 @cache
@@ -52,7 +166,7 @@ def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise WorkbookError(f"no tokenizer could be loaded from {path}: {reason}") from None

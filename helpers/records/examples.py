@@ -83,6 +83,14 @@ class TrainingExample(Record):
         return _without(handler(self), ("tools", "preference"))
 
     @property
+    def where(self) -> str:
+        """Where the row is found: its id, and the line of its file."""
+        line = (
+            f" ({self.meta['file']}, line {self.meta.get('line')})" if "file" in self.meta else ""
+        )
+        return f"row {self.id}{line}"
+
+    @property
     def user_text(self) -> str:
         """The user's turns, joined: what duplicates and leaks are judged by."""
         return "\n".join(m.content or "" for m in self.messages if m.role == "user")

@@ -52,6 +52,7 @@ from helpers.tasks.rows import (
 )
 from helpers.tasks.survey import check_columns, reading_of, survey, used_columns
 from helpers.tasks.task import Task
+from helpers.tasks.tools import check_calls, check_tools
 
 RULES = "tasks-1"
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
@@ -215,6 +216,8 @@ class _Reading:
     def _example_of(self, raw: dict[str, Any], where: dict[str, Any]) -> TrainingExample:
         how = self._how
         messages = chat_of(how, raw)
+        tools = _tools(cell(how.task, raw, "tools"))
+        check_calls(messages, tools or how.task.tools)
         moment, guessed = created_at(how, raw, self._date)
         meta = {**where, "created_at_guessed": guessed}
         for name in KEPT_AS_META:
@@ -239,7 +242,7 @@ class _Reading:
             group=group_of(user_text, self._conversation(raw)),
             part=self._part(raw, where["line"]),
             feedback_score=feedback_score(how, raw),
-            tools=_tools(cell(how.task, raw, "tools")),
+            tools=tools,
             preference=preference_of(how, raw),
             meta=meta,
         )
@@ -275,9 +278,16 @@ def _is_there(value: Any) -> bool:
 
 
 def _tools(value: Any) -> list[dict[str, Any]] | None:
+    """The tools of a row; a table's cell holds them as text."""
     tools = spelled_chat(value) if isinstance(value, str) else value
-    is_list = isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)
-    return tools if is_list and tools else None
+    if value is not None and not (
+        isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)
+    ):
+        raise RowError("`tools` is no list of tools")
+    try:
+        return check_tools(tools) if tools else None
+    except ValueError as error:
+        raise RowError(f"tools: {error}") from None
 
 
 def _with_own_ids(examples: list[TrainingExample], how: HowRead) -> list[TrainingExample]:

@@ -12,12 +12,14 @@ def render(
     """[system: the task's instructions, the example's turns, its answer if `answer`].
 
     A system message of the row's own (one that differs from row to row) stands below the
-    instructions. `style` picks instructions.short or instructions.full of task.yaml; `example` may
-    be the bare user text. Thoughts are never shown, weights only where the answer is.
+    instructions, whose turn also holds the tools that may be called. `style` picks
+    instructions.short or instructions.full of task.yaml; `example` may be the bare user text.
+    Thoughts are shown with the answer alone, where the task's `reasoning` has them; weights only
+    where the answer is.
     """
     instructions = task.instructions_short if style == "short" else task.instructions_full
     if isinstance(example, str):
-        system = Message(role="system", content=instructions)
+        system = Message(role="system", content=instructions, tools=task.tools or None)
         return [system, Message(role="user", content=example)]
     turns = []
     for message in example.prompt:
@@ -29,5 +31,29 @@ def render(
             message = message.model_copy(update={"reasoning": None, "weight": weight})
         turns.append(message)
     if answer:
-        turns.append(Message(role="assistant", content=example.answer))
-    return [Message(role="system", content=instructions), *turns]
+        turns.append(_answer(task, example))
+    tools = example.tools or task.tools or None
+    return [Message(role="system", content=instructions, tools=tools), *turns]
+
+
+def _answer(task: Task, example: TrainingExample) -> Message:
+    if not example.answer:
+        return Message(role="assistant", content="")
+    last = example.messages[-1]
+    thoughts = None if task.reasoning == "strip" else last.reasoning
+    return last.model_copy(update={"reasoning": thoughts, "weight": None})
+
+
+def learnt_turns(task: Task, example: TrainingExample) -> list[TrainingExample]:
+    """The chat up to each answer that is learnt, by the task's `train_on`; the whole is the last.
+
+    An answer of weight 0 never is.
+    """
+    if not example.answer.strip():
+        return []
+    chats = []
+    for number, message in enumerate(example.messages[:-1], 1):
+        is_answer = message.role == "assistant" and message.weight != 0
+        if task.train_on == "all" and is_answer:
+            chats.append(example.model_copy(update={"messages": example.messages[:number]}))
+    return [*chats, example]

@@ -12,11 +12,22 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from helpers import store
 from helpers.records import Record, WorkbookError
+from helpers.tasks.tools import check_tools
 
 SHIPPED = Path(__file__).resolve().parent
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")  # of human.* and production.*
 Format = Literal["chat", "sharegpt", "prompt_completion", "kto", "preference", "alpaca", "columns"]
 METRICS = ("accuracy", "format_compliance", "latency_p95", "cost_per_request")
+
+
+def references(schema: Any) -> list[str]:
+    """What a JSON Schema points at: nothing but itself may be, since the rest would be fetched."""
+    if isinstance(schema, list):
+        return [ref for part in schema for ref in references(part)]
+    if not isinstance(schema, dict):
+        return []
+    refs = [schema[key] for key in ("$ref", "$dynamicRef") if isinstance(schema.get(key), str)]
+    return refs + [ref for part in schema.values() for ref in references(part)]
 
 
 class Task(Record):
@@ -47,8 +58,28 @@ class Task(Record):
     prices: dict[str, Any] = Field(default_factory=dict)
     data_may_leave: bool = False
     screening: dict[str, Any] = Field(default_factory=dict)
+    # what the chat template of a local model, or an endpoint that serves one, is told besides
+    template_args: dict[str, Any] = Field(default_factory=dict)
+    # that the assistant may call, where a row brings none of its own
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    train_on: Literal["last", "all"] = "last"  # which of a chat's answers are learnt
+    # thoughts before an answer are left out, shown to learn from without being learnt, or learnt
+    reasoning: Literal["strip", "keep", "train"] = "strip"
     # what runs today: {instructions, model, base_url} or {answers}
     incumbent: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("tools")
+    @classmethod
+    def _are_tools(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return check_tools(value)
+
+    @field_validator("schema_")
+    @classmethod
+    def _refers_to_itself(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        foreign = [ref for ref in references(value) if not ref.startswith("#")]
+        if foreign:
+            raise ValueError(f"$ref {foreign[0]!r} is no part of this schema (#/$defs/…)")
+        return value
 
     @field_validator("allow")
     @classmethod
@@ -100,9 +131,11 @@ class Task(Record):
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever what the model is asked for changes."""
-        return store.fingerprint(
-            [self.instructions_full, self.instructions_short, self.schema_, self.scored_fields]
+        asked = [self.instructions_full, self.instructions_short, self.schema_, self.scored_fields]
+        chats = self.model_dump(
+            include={"template_args", "tools", "train_on", "reasoning"}, exclude_defaults=True
         )
+        return store.fingerprint([*asked, chats] if chats else asked)
 
     def data_file(self, source: str) -> Path | None:
         """human.* or production.* of the folder (None when there is none; two are an error)."""

@@ -23,12 +23,15 @@ def asking_to_serve(run: store.Run, version: str, config: Hyperparameters, task:
     else:
         limit = config.max_new_tokens or _limit_by_gold(run, config)
         asking = Asking(max_new_tokens=limit, response_format=task.schema)
+    template_args = task.template_args
+    if isinstance(config, LoraTrainingConfig):  # as its rows are rendered
+        template_args = models.template_args(task, config.base_model)
     return Asking(
         rung="fine_tuned",
         model=version,
         style=config.prompt_style,
-        template_args=asking.template_args,
-        tools=asking.tools,
+        template_args=template_args,
+        tools=task.tools,
         response_format=asking.response_format,
         max_new_tokens=asking.max_new_tokens,
         stop=asking.stop,

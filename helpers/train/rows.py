@@ -2,19 +2,31 @@
 
 A row is the prompt exactly as it is served, then the answer and its end-of-turn token. Only the
 latter two carry loss: the prompt is given at serving time, and a model that never learns to stop
-runs on.
+runs on. Where every answer of a chat is learnt (`train_on: all`), each is such a row; those that
+continue each other token by token are one.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Mapping
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers import models, store
 from helpers.curate import judge_provider_file
 from helpers.models import control_tokens
-from helpers.records import FineTuningDataset, Message, Part, Record, TrainingExample, WorkbookError
-from helpers.tasks import Task, hash_order, render
+from helpers.records import (
+    FineTuningDataset,
+    Message,
+    Part,
+    Record,
+    TrainingExample,
+    WorkbookError,
+    read_calls,
+    same_calls,
+)
+from helpers.tasks import Task, hash_order, learnt_turns, normalise, render
 from helpers.train.config import LoraTrainingConfig, OpenAIJobConfig, plan_schedule
 
 IGNORED = -100  # the label of a position without loss
@@ -50,27 +62,51 @@ class Preflight(Record):
     schedule: dict[str, int]
 
 
-def encode(tokenizer: Any, prompt: list[Message], answer: str) -> tuple[list[int], list[int]]:
+def encode(
+    tokenizer: Any,
+    prompt: list[Message],
+    answer: Message | str,
+    template_args: Mapping[str, Any] | None = None,
+) -> tuple[list[int], list[int]]:
     """(prompt ids as served, answer ids up to and including the end-of-turn token).
 
     Both are tokenized apart, as serving tokenizes the prompt alone. The end of turn is the
     template's own; a template that does not continue its own prompt (some hide a reasoning part)
     gets answer + eos_token.
     """
-    chat = models.as_dicts([*prompt, Message(role="assistant", content=answer)])
-    turns = [turn | {"content": turn["content"] or ""} for turn in chat]
-    head = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, tokenize=False)
-    whole = tokenizer.apply_chat_template(turns, tokenize=False)
-    tail = answer + tokenizer.eos_token
+    if isinstance(answer, str):
+        answer = Message(role="assistant", content=answer)
+    prompt_ids = models.render_tokens(tokenizer, prompt, template_args=template_args)
+    head = models.render_text(tokenizer, prompt, template_args=template_args)
+    whole = models.render_text(tokenizer, [*prompt, answer], False, template_args)
     if whole.startswith(head):
         tail = whole[len(head) :]
-    prompt_ids = models.render_tokens(tokenizer, prompt)
+    elif answer.tool_calls or answer.reasoning:
+        raise WorkbookError(
+            "the chat template does not continue its own prompt with calls or thoughts; use a"
+            " base_model whose template does"
+        )
+    else:
+        tail = (answer.content or "") + tokenizer.eos_token
     answer_ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    end = _end_of_turn(tokenizer, answer_ids)
+    return prompt_ids, answer_ids[:end] if end else [*answer_ids, tokenizer.eos_token_id]
+
+
+def _end_of_turn(tokenizer: Any, ids: list[int]) -> int:
+    """How many tokens there are up to the control token that ends the turn; 0: none does.
+
+    Of the control tokens behind the last word it is the first that models stop at.
+    """
     controls = control_tokens(tokenizer)
-    for position, token in enumerate(answer_ids):
+    ends = []
+    for position in range(len(ids), 0, -1):
+        token = ids[position - 1]
         if token in controls:
-            return prompt_ids, answer_ids[: position + 1]
-    return prompt_ids, [*answer_ids, tokenizer.eos_token_id]
+            ends.append((controls[token] in models.END_TOKENS, -position))
+        elif tokenizer.decode([token]).strip():
+            break
+    return -max(ends)[1] if ends else 0
 
 
 def token_row(
@@ -81,25 +117,95 @@ def token_row(
     return {"input_ids": (prompt_ids + answer_ids)[:most], "labels": labels[:most]}
 
 
-def make_row(
+def make_rows(
     tokenizer: Any, task: Task, example: TrainingExample, config: LoraTrainingConfig
-) -> TrainingRow | str:
-    """The token row of one example, or why it has none."""
-    if not example.answer.strip():
+) -> list[TrainingRow] | str:
+    """The token rows of one example, or why it has none; WorkbookError where its template fails.
+
+    One row, unless several answers are learnt whose prompts do not continue each other.
+    """
+    chats = [render(task, c, config.prompt_style, answer=True) for c in learnt_turns(task, example)]
+    if not chats:
         return "no answer to learn"
-    prompt = render(task, example, config.prompt_style)
-    text = "\n".join([*(m.content or "" for m in prompt), example.answer])
+    turns = [f"{m.content or ''}\n{m.reasoning or ''}" for m in chats[-1]]
+    text = "\n".join([*turns, example.answer])
     for control in control_tokens(tokenizer).values():
         if control and control in text:
             return f"its text holds the control token {control}"
-    most = config.max_length
-    prompt_ids, answer_ids = encode(tokenizer, prompt, example.answer)
-    if len(prompt_ids) >= most:
-        return (
-            f"no trainable token left: its prompt has {len(prompt_ids)} tokens,"
-            f" max_length is {most}"
-        )
-    return TrainingRow(id=example.id, **token_row(prompt_ids, answer_ids, most))
+    template_args = models.template_args(task, config.base_model)
+    pieces: list[Piece] = []
+    for *prompt, answer in chats:
+        try:
+            prompt_ids, answer_ids = encode(tokenizer, prompt, answer, template_args)
+        except WorkbookError as error:
+            raise WorkbookError(f"{example.where}: {error}") from None
+        if not _reads_back(tokenizer, prompt, answer, prompt_ids, answer_ids):
+            return "what would be learnt, read back, is not its answer: another base_model may do"
+        given = len(prompt_ids)
+        if task.reasoning == "keep" and answer.reasoning:
+            given += _length_of_thoughts(tokenizer, answer, answer_ids)
+        piece = Piece.of(prompt_ids + answer_ids, given)
+        if pieces and piece.continues(pieces[-1]):
+            piece = piece.joined(pieces.pop())
+        pieces.append(piece)
+    rows = []
+    for number, piece in enumerate(pieces, 1):
+        name = f"{example.id}#{number}" if len(pieces) > 1 else example.id
+        row = TrainingRow(id=name, **piece.cut(config.max_length))
+        if row.trained:
+            rows.append(row)
+    if rows:
+        return rows
+    return (
+        f"no trainable token left: its prompt has {pieces[0].prompt} tokens, max_length is"
+        f" {config.max_length}"
+    )
+
+
+def _reads_back(
+    tokenizer: Any,
+    prompt: list[Message],
+    answer: Message,
+    prompt_ids: list[int],
+    answer_ids: list[int],
+) -> bool:
+    """Whether an answer that is learnt to the letter would be scored as the gold answer."""
+    text, _ = models.read_answer(tokenizer, prompt_ids, answer_ids, models.tools_of(prompt))
+    says, calls = read_calls(text) if answer.tool_calls else (text, [])
+    is_said = normalise(says) == normalise(answer.content or "")
+    return is_said and same_calls(answer.tool_calls or [], calls)
+
+
+class Piece(NamedTuple):
+    """A prompt and what is learnt after it, before it is cut."""
+
+    ids: list[int]
+    labels: list[int]
+    prompt: int  # tokens before the first that is learnt
+
+    @classmethod
+    def of(cls, ids: list[int], given: int) -> Piece:
+        """The tokens, of which the first `given` are not learnt."""
+        return cls(ids, [IGNORED] * given + ids[given:], given)
+
+    def continues(self, other: Piece) -> bool:
+        """Whether this prompt begins with all that the other row holds."""
+        return self.ids[: len(other.ids)] == other.ids
+
+    def joined(self, other: Piece) -> Piece:
+        """Both as one row, where this continues the other."""
+        return Piece(self.ids, other.labels + self.labels[len(other.ids) :], other.prompt)
+
+    def cut(self, most: int) -> dict[str, list[int]]:
+        """{input_ids, labels} of the first `most` tokens."""
+        return {"input_ids": self.ids[:most], "labels": self.labels[:most]}
+
+
+def _length_of_thoughts(tokenizer: Any, answer: Message, answer_ids: list[int]) -> int:
+    """How many tokens of an answer its thoughts take."""
+    thoughts = (answer.reasoning or "").strip()
+    lengths = range(len(answer_ids))
+    return bisect_left(lengths, True, key=lambda n: thoughts in tokenizer.decode(answer_ids[:n]))
 
 
 def choose_rows(
@@ -131,26 +237,27 @@ def preflight(
     refused = {}
     for part, part_rows in rows.items():
         for example in dataset.part(part):
-            examples[example.id] = example
-            row = make_row(tokenizer, task, example, config)
-            if isinstance(row, TrainingRow):
-                part_rows.append(row)
-            else:
-                refused[example.id] = row
-    verified = {example.id for example in examples.values() if example.quality == "verified"}
+            own_rows = make_rows(tokenizer, task, example, config)
+            if isinstance(own_rows, str):
+                refused[example.id] = own_rows
+                continue
+            part_rows += own_rows
+            examples |= {row.id: example for row in own_rows}
+    verified = {name for name, example in examples.items() if example.quality == "verified"}
     train, left_out = choose_rows(rows["train"], verified, config.epochs, config.max_train_tokens)
     validation, _ = choose_rows(rows["validation"], verified, 1, 0)
     if not train:
         first = next((f": {name} ({reason})" for name, reason in refused.items()), "")
-        raise WorkbookError(
-            "no trainable row; raise max_length or max_train_tokens."
-            f" Rows refused: {len(refused)}{first}"
+        remedy = (
+            "raise max_length or max_train_tokens. " if "max_length" in first or left_out else ""
         )
+        raise WorkbookError(f"no trainable row; {remedy}Rows refused: {len(refused)}{first}")
     ends = {row.labels[-1] for row in train} & set(control_tokens(tokenizer))
     round_trip = 0
+    template_args = models.template_args(task, config.base_model)
     for row in train:
         chat = render(task, examples[row.id], config.prompt_style, answer=True)
-        whole = models.render_tokens(tokenizer, chat, False)
+        whole = models.render_tokens(tokenizer, chat, False, template_args)
         round_trip += whole[: len(row.input_ids)] == row.input_ids
     lengths = [len(row.input_ids) for row in train]
     return Preflight(
@@ -178,14 +285,22 @@ def _spans(tokenizer: Any, row: TrainingRow) -> list[tuple[str, bool]]:
 def training_file(
     examples: list[TrainingExample], task: Task, config: OpenAIJobConfig, part: Part = "train"
 ) -> bytes:
-    """The JSONL of a hosted job, as the model will be asked later, judged by every rule we know."""
+    """The JSONL of a hosted job, as the model will be asked later, judged by every rule we know.
+
+    Providers learn every answer of a chat: one that is not to be learnt gets weight 0.
+    """
     lines = []
     problems = []
     for example in examples:
         chat = render(task, example, config.prompt_style, answer=True)
-        lines.append(store.dumps({"messages": models.as_dicts(chat)}) + "\n")
+        line: dict[str, Any] = {"messages": _weighed(task, models.as_dicts(chat))}
+        if models.tools_of(chat):
+            line["tools"] = models.tools_of(chat)
+        lines.append(store.dumps(line) + "\n")
         if not example.answer.strip():
             problems.append(f"{example.id}: no answer of the assistant")
+        if chat[-1].reasoning:
+            problems.append(f"{example.id}: no file has room for thoughts (reasoning: strip has)")
     issues = judge_provider_file(lines, lambda text: most_tokens(text.encode()))
     of_lines = [f"{examples[i.line - 1].id}: {i.message}" for i in issues if i.line]
     of_the_file = [issue.message for issue in issues if not issue.line]
@@ -198,6 +313,15 @@ def training_file(
             " leave them out in 02"
         )
     return "".join(lines).encode()
+
+
+def _weighed(task: Task, turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The turns, where the last answer alone is learnt: with weight 0 on the others."""
+    if task.train_on == "last":
+        for turn in turns[:-1]:
+            if turn["role"] == "assistant":
+                turn["weight"] = 0
+    return turns
 
 
 def most_tokens(data: bytes) -> int:
