@@ -12,6 +12,7 @@ from typing import Any
 
 from helpers import store, tasks
 from helpers.evaluate.compare import pair_rows
+from helpers.evaluate.limits import cut_short
 from helpers.evaluate.running import Rows, read_answers
 from helpers.evaluate.scorers import strict_json
 from helpers.records import Evaluation, Finding, TrainingExample
@@ -50,7 +51,7 @@ def diagnose(
             curve.append(float(line["eval_loss"]))
     return [
         broken_evaluation(tuned, answers["zero_shot"], train, test),
-        template_mismatch(tuned),
+        template_mismatch(test, tuned),
         overfit(curve),
         underfit(curve, evaluation),
         data_quality(train, test, tuned, answers[evaluation.best_rung]),
@@ -83,7 +84,7 @@ def _unknown(name: str, reason: str) -> Finding:
 def broken_evaluation(
     tuned: Rows, base: Rows, train: Sequence[TrainingExample], test: Sequence[TrainingExample]
 ) -> Finding:
-    """The adapter does nothing, requests failed, or test questions stand in the train part."""
+    """The adapter does nothing, requests failed, right answers were cut, train knows the test."""
     seen = {tasks.normalise(example.user_text) for example in train}
     leaked = sum(tasks.normalise(example.user_text) in seen for example in test)
     same = _share([ours.answer == theirs.answer for ours, theirs in pair_rows(tuned, base)])
@@ -92,13 +93,20 @@ def broken_evaluation(
         f"{same:.0%} of the answers are the base model's own, {failed:.0%} of the requests failed,"
         f" {leaked} test rows in train"
     )
-    is_there = same > 1 - SHARE or failed > SHARE or leaked > 0
+    cut = len(cut_short(test, tuned))
+    if cut:
+        evidence += f", {cut} answers cut at max_new_tokens before the gold answer's length"
+    is_there = same > 1 - SHARE or failed > SHARE or leaked > 0 or cut > SHARE * len(tuned)
     return _finding("broken_evaluation", is_there, evidence)
 
 
-def template_mismatch(tuned: Rows) -> Finding:
-    """Answers that never end, or right ones wrapped in other text: not the prompt of training."""
-    endless = _share([row.scores.get("endless", 0) > 0 for row in tuned])
+def template_mismatch(test: Sequence[TrainingExample], tuned: Rows) -> Finding:
+    """Answers that never end, or right ones wrapped in other text: not the prompt of training.
+
+    What the limit cut short is no sign of it.
+    """
+    cut = set(cut_short(test, tuned))
+    endless = _share([row.scores.get("endless", 0) > 0 and row.id not in cut for row in tuned])
     wrapped = _share(
         [row.scores.get("accuracy_tolerant", 0) > row.scores.get("accuracy", 0) for row in tuned]
     )

@@ -27,11 +27,19 @@ def test_a_test_question_in_train_breaks_the_evaluation():
     assert found.verdict == "fail" and "1 test rows in train" in found.evidence
 
 
+def test_answers_cut_before_the_gold_length_break_the_evaluation_and_blame_no_template():
+    cut = answered([RIGHT[:5]] * 20, endless=1.0)
+    test = toy_rows(20)
+    found = causes.broken_evaluation(cut, answered([WRONG] * 20), [], test)
+    assert found.verdict == "fail" and "20 answers cut at max_new_tokens" in found.evidence
+    assert causes.template_mismatch(test, cut).verdict == "pass"
+
+
 def test_endless_or_wrapped_answers_speak_for_another_template():
     endless = answered([RIGHT] * 20, endless=1.0)
     wrapped = answered([BROKEN] * 20, accuracy=0.0, accuracy_tolerant=1.0)
     right = answered([RIGHT] * 20, accuracy=1.0, accuracy_tolerant=1.0)
-    found = [causes.template_mismatch(rows).verdict for rows in (endless, wrapped, right)]
+    found = [causes.template_mismatch([], rows).verdict for rows in (endless, wrapped, right)]
     assert found == ["fail", "fail", "pass"]
 
 
