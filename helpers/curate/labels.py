@@ -111,7 +111,8 @@ def label_warnings(labels: LabelCounts) -> list[str]:
     warnings = []
     for name, parts in labels.items():
         values = sorted({value for counts in parts.values() for value in counts})
-        for group in tasks.spellings(values):
+        totals: Counter[str] = sum((Counter(counts) for counts in parts.values()), Counter())
+        for group in tasks.spellings(totals.elements()):
             shown = ", ".join(map(repr, group))
             warnings.append(f"{name}: {shown} look like one label; review.csv asks")
         counts = [(value, parts["test"].get(value, 0)) for value in values]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
@@ -59,13 +60,12 @@ def _spelled(text: str, order: DayOrder) -> datetime:
         if not clock:
             return start
         return datetime.combine(start.date(), _clock(clock))
-    bare = _ZONES.sub("", text)
-    if bare != text:
-        return datetime.fromisoformat(bare).replace(tzinfo=UTC)
+    with suppress(ValueError):
+        return datetime.fromisoformat(_ZONES.sub("", text)).replace(tzinfo=UTC)
     try:
         return parsedate_to_datetime(text)
     except (TypeError, IndexError):
-        raise ValueError(f"{text[:40]!r} is no time") from None
+        raise ValueError("no time that is known") from None
 
 
 def _clock(text: str) -> time:

@@ -1,0 +1,142 @@
+"""Curation of what people bring: alarms per label, codes that are no phones, bound decisions."""
+
+import csv
+import json
+
+import pytest
+from toy_curate import RATIOS, TASK, chat
+
+from helpers import curate, store
+from helpers.curate.codes import is_code
+from helpers.records import Manifest, WorkbookError
+from helpers.redaction import find_personal_data
+
+WORDS = ["amber", "brick", "cedar", "delta", "ember", "flint", "grove", "heron", "ivory", "joker"]
+WORDS += ["kayak", "lemon", "mango"]
+
+
+def sentence(number):
+    picked = [WORDS[(number * step + step) % len(WORDS)] for step in (1, 3, 4, 6, 9)]
+    return f"{' '.join(picked)} case {chr(97 + number % 26) * 3} {chr(97 + number // 26) * 4}"
+
+
+@pytest.mark.parametrize(
+    ("text", "personal"),
+    [
+        ("my order 4123807367 is late", False),
+        ("parcel no. 616948804011 is lost", False),
+        ("we run version 14.12.0.8 here", False),
+        ("it was on 13.07.2026", False),
+        ("it stands at 29.866314, -134.919420", False),
+        ("logged at 1732184874", False),
+        ("serial 107-7712-429 is broken", False),
+        ("call me on 0301 234567890 please", True),
+        ("my phone is 6502530000", True),
+        ("+1 650 253 0000", True),
+        ("(650) 253-0000 is mine", True),
+        ("the server is 203.0.113.77", True),
+        ("card 4111 1111 1111 1111", True),
+        ("write to ann@example.org", True),
+    ],
+)
+def test_a_code_is_no_phone_and_a_phone_is_no_code(text, personal):
+    found = [span for span in find_personal_data(text) if not is_code(text, span)]
+    assert bool(found) is personal
+
+
+def rows_with(numbers):
+    """40 rows of yes, of which some hold what looks like a phone, and 40 of no."""
+    for number in range(80):
+        text = sentence(number)
+        if number < 40 and number in numbers:
+            text += f" ring 0301 23456{number:02} 90"
+        yield chat(text, "yes" if number < 40 else "no")
+
+
+def test_a_label_that_loses_most_of_its_rows_to_one_rule_stops_and_names_the_remedy(
+    make_task, config, home
+):
+    folder = make_task(list(rows_with(range(30))))
+    with pytest.raises(WorkbookError, match=r"'yes' of label would lose 30 of its 40 rows.*allow:"):
+        curate.curate(config(folder, wipeout_share=0.5))
+    allowed = TASK + "allow: {hotline: 'ring [0-9 ]{12,}'}\n"
+    (folder / "task.yaml").write_text(allowed)
+    kept = curate.curate(config(folder, wipeout_share=0.5))
+    assert sum(row.rejected.get("contains_pii", 0) for row in kept.funnel) == 0
+
+
+def test_answers_that_somebody_called_bad_are_not_learnt(make_task, config, home):
+    rows = []
+    for number in range(20):
+        answer = json.dumps({"label": "yes"})
+        rows.append({"prompt": sentence(number), "completion": answer, "label": number % 4 > 0})
+    curated = curate.curate(config(make_task(rows)))
+    assert len(curated.examples) + sum(r.stage != "filter" for r in curated.rejected) == 15
+    lost = [row for row in curated.rejected if row.stage == "filter"]
+    assert len(lost) == 5 and {row.issues[0].code for row in lost} == {"low_feedback"}
+
+
+def test_rows_that_differ_in_their_system_message_alone_are_no_copies(make_task, config, home):
+    rows = []
+    for number in range(12):
+        for plan in ("gold", "basic"):
+            row = chat(sentence(number), "yes" if plan == "gold" else "no")
+            row["messages"].insert(0, {"role": "system", "content": f"Plan: {plan}"})
+            rows.append(row)
+    curated = curate.curate(config(make_task(rows)))
+    assert len(curated.examples) == 24 and not curated.rejected
+    assert not any("label_conflict" in row["why"] for row in curated.review)
+
+
+def decided(folder, curated, decision):
+    dataset = curate.publish_dataset(curated)
+    path = store.home() / "datasets" / dataset.metadata.version / "review.csv"
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(folder / "review.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | {"decision": decision, "reviewer": "ann"} for row in rows)
+    return len(rows)
+
+
+def test_a_decision_is_about_what_the_row_held_and_not_about_its_number(make_task, config, home):
+    first = [chat(sentence(number), id=number) for number in range(30)]
+    folder = make_task(first)
+    n = decided(folder, curate.curate(config(folder)), "drop")
+    again = curate.curate(config(folder))
+    assert sum(row.stage == "review" for row in again.rejected) == n > 0
+    make_task([chat(sentence(number + 40), id=number) for number in range(30)])
+    other = curate.curate(config(folder))
+    assert not any(row.stage == "review" for row in other.rejected)
+    assert any("decisions are not applied" in warning for warning in other.warnings)
+
+
+def test_a_logged_row_never_takes_the_id_of_a_human_one(make_task, config, home):
+    human = [chat(sentence(number), id=number) for number in range(10)]
+    logged = [chat(sentence(number + 40), id=number, feedback_score=5) for number in range(10)]
+    curated = curate.curate(config(make_task(human, logged)))
+    assert len({example.id for example in curated.examples}) == len(curated.examples)
+    assert {example.source for example in curated.examples} == {"human", "production"}
+
+
+def test_labels_in_two_spellings_are_named_and_can_be_merged_in_review(make_task, config, home):
+    rows = [chat(sentence(number), "yes" if number % 5 else "Yes") for number in range(40)]
+    folder = make_task(rows)
+    (folder / "task.yaml").write_text(TASK.replace('["yes", "no"]', '["yes", "Yes"]'))
+    curated = curate.curate(config(folder))
+    assert any("'yes', 'Yes' look like one label" in warning for warning in curated.warnings)
+    asked = [row for row in curated.review if "is spelled 'Yes'" in row["why"]]
+    assert 0 < len(asked) <= 8 and json.loads(asked[0]["corrected_output"]) == {"label": "yes"}
+
+
+def test_the_manifest_says_what_was_read_and_how(make_task, config, home):
+    human = [chat(sentence(number), priority=3) for number in range(10)]
+    logged = [chat(sentence(number + 40), feedback_score=number % 2) for number in range(10)]
+    dataset = curate.publish_dataset(curate.curate(config(make_task(human, logged))))
+    path = store.home() / "datasets" / dataset.metadata.version / Manifest.FILE
+    one, two = Manifest.parse(store.read_json(path), "manifest").readings
+    assert (one.file, one.rows, one.format) == ("human.jsonl", 10, "chat")
+    assert ("priority", "not used") in [(column.name, column.use) for column in one.columns]
+    assert [column.how for column in two.columns] == ["thumbs, 1 -> 5, 0 -> 1; 10 of 10 rated"]
+    assert set(RATIOS) == {"train", "validation", "test"}
