@@ -20,7 +20,7 @@ After=network.target
 
 [Service]
 WorkingDirectory={folder}
-Environment=WORKBOOK_HOME={home}
+Environment="WORKBOOK_HOME={home}"
 EnvironmentFile=-{home}/serve.env
 ExecStart={python} -m helpers.serve {arguments}
 Restart=on-failure
@@ -88,10 +88,21 @@ def unit(argv: Sequence[str]) -> str:
     words = list(argv)
     place = words.index("--as")
     del words[place : place + 2]
-    arguments = " ".join(word.replace("%", "%%") for word in words)
     return UNIT.format(
-        folder=store.PROJECT, home=store.home(), python=sys.executable, arguments=arguments
+        folder=_unit_word(str(store.PROJECT))[1:-1],
+        home=_unit_word(str(store.home()))[1:-1],
+        python=_unit_word(sys.executable),
+        arguments=" ".join(_unit_word(word) for word in words),
     )
+
+
+def _unit_word(text: str) -> str:
+    """A word of a unit, quoted; what would end its line is refused."""
+    if any(ord(character) < 32 for character in text):
+        raise WorkbookError(f"{text!r} cannot stand in a systemd unit; use another path")
+    for special, spelt in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", "$$")):
+        text = text.replace(special, spelt)
+    return f'"{text}"'
 
 
 def _parser() -> argparse.ArgumentParser:

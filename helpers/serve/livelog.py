@@ -235,7 +235,8 @@ def ask_for_review(task: str, row: LiveRow, correction: str, reviewer: str) -> N
         str(turn.get("content") or "") for turn in row.messages if turn.get("role") == "user"
     )
     why = "corrected by a user"
-    cells = (row.request_id, "production", question, row.answer, why, "", correction, reviewer)
+    words = (row.request_id, "production", question, row.answer, why, "", correction, reviewer)
+    cells = [store.as_csv_cell(word) for word in words]  # a spreadsheet runs nothing of it
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if not path.exists():

@@ -84,11 +84,15 @@ def test_feedback_may_come_late_again_and_changed_and_the_last_word_counts(serve
 def test_a_correction_waits_in_review_csv_for_a_persons_decision(served):
     address, _, _ = served
     request_id = client.post(f"{address}/v1/chat/completions", json=chat_body("Why?")).json()["id"]
-    body = {"request_id": request_id, "correction": "Because."}
+    body = {"request_id": request_id, "correction": "=Because."}
     client.post(f"{address}/v1/feedback", json=body)
     with open(folder_of(TASK) / "review.csv", newline="") as file:
         [only] = csv.DictReader(file)
-    assert (only["id"], only["input"], only["corrected_output"]) == (request_id, "Why?", "Because.")
+    assert (only["id"], only["input"], only["corrected_output"]) == (
+        request_id,
+        "Why?",
+        "'=Because.",
+    )
     assert only["decision"] == ""
 
 
