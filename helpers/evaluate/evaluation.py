@@ -41,8 +41,12 @@ from helpers.records import (
 def rung_to_beat(run: store.Run) -> tuple[str, str]:
     """(the cheaper rung to beat, why this one): 01's best on validation, or the prompt."""
     if run.has(Decision):
-        name = run.load(Decision).best_rung
+        decision = run.load(Decision)
+        name = decision.best_rung
+        scored = [rung.results.accuracy.n for rung in decision.rungs if rung.name == name]
         reason = "scored best of the cheaper rungs on the validation part (decision.json)"
+        if scored == [0]:
+            reason = "stands in for the best cheaper rung: 01 scored none (decision.json)"
         return name, f"{name} {reason}"
     reason = "this run has no decision.json, so the full prompt stands in for the best cheaper rung"
     return "prompt", reason

@@ -16,6 +16,7 @@ from helpers.decide import (
     label_noise,
     recommend,
     screen,
+    without_leaks,
 )
 from helpers.decide.economics import HOURS, compute_estimate, training_cost
 from helpers.decide.screening import contradictions
@@ -462,3 +463,29 @@ def test_labels_that_words_do_not_tell_are_left_undecided(task):
         rows.append(example.model_copy(update={"messages": [question, answer]}))
     (finding,) = label_noise(task, rows)
     assert finding.verdict != "fail"
+
+
+def test_01_leaves_out_the_leaks_that_02_rejects(task):
+    """A copy of a test question in train would be a solved example that gives the answer away."""
+    train, test = toy_rows(30, "train", 100), toy_rows(20, "test", 400)
+    asked = test[3].messages
+    leak = train[5].model_copy(update={"messages": asked, "group": "other"})
+    unverified = train[6].model_copy(
+        update={"messages": asked, "group": "log", "quality": "unverified", "id": "log1"}
+    )
+    rows = [*spread(train[:5]), leak, *spread(train[7:]), *spread(test[:3]), test[3], unverified]
+    messages: list[str] = []
+    kept = without_leaks(task, rows, messages.append)
+    assert {row.id for row in rows} - {row.id for row in kept} == {leak.id}
+    assert "1 potential_leakage" in messages[0]
+    assert without_leaks(task, kept, messages.append) == kept and len(messages) == 1
+
+
+def spread(rows):
+    """The rows with questions that share no words."""
+    apart = []
+    for row in rows:
+        words = " ".join(f"{letter}{row.id}{letter}" for letter in "abcdefgh")
+        question = row.messages[0].model_copy(update={"content": words})
+        apart.append(row.model_copy(update={"messages": [question, *row.messages[1:]]}))
+    return apart
