@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
@@ -25,14 +25,14 @@ import numpy as np
 
 from helpers.evaluate import proportion
 from helpers.evaluate.statistics import wilson
-from helpers.monitor.checks import PROMISE_BUDGET, Served, change_checks, volume_check
+from helpers.monitor.checks import PROMISE_BUDGET, Served, change_checks, slice_of, volume_check
 from helpers.monitor.evidence import (
     REFERENCE_DAYS,
     likeliest_start,
     log_evidence,
     log_evidence_below,
 )
-from helpers.monitor.watched import SLICE_BUDGET, SLICED, WATCHED, Watched
+from helpers.monitor.watched import SLICED, WATCHED, Watched
 
 SEED = 20261128
 YEAR = 365
@@ -146,7 +146,7 @@ def judged_names() -> list[tuple[str, Watched]]:
     slices = [f"{name}, slice = {number}" for name in SLICED for number in range(SLICES)]
     for name in slices:
         whole = BY_NAME[name.partition(",")[0]]
-        names.append((name, replace(whole, budget=SLICE_BUDGET / len(slices))))
+        names.append((name, slice_of(whole, len(slices))))
     return names
 
 

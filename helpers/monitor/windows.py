@@ -6,6 +6,7 @@ file is not read again, and may be deleted. Without that file everything is coun
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -57,6 +58,7 @@ class Pending(NamedTuple):
 
     row: LiveRow
     file: Path
+    day: date  # of the file; date.max: it is named by none
 
 
 def read_log(
@@ -82,7 +84,13 @@ def read_log(
             for number, line in enumerate(lines):
                 entry = read(line)
                 if isinstance(entry, LiveRow):
-                    _take(log, pending, twins, Pending(entry, file), f"{file.name}:{number}")
+                    _take(
+                        log,
+                        pending,
+                        twins,
+                        Pending(entry, file, day or date.max),
+                        f"{file.name}:{number}",
+                    )
                 elif isinstance(entry, LateFeedback):
                     _join(pending, entry)
                 else:
@@ -124,19 +132,20 @@ def _join(pending: dict[str, Pending], late: LateFeedback) -> None:
 
 
 def _count(log: LiveLog, pending: dict[str, Pending], reading: Reading, before: date) -> None:
-    """Count the requests of earlier days, and forget their rows."""
-    for request_id in list(pending):
-        row, file = pending[request_id]
+    """Count the requests of earlier files (date.max: of all), and forget their rows."""
+    closed = dict(pending)
+    if before < date.max:
+        closed = dict(itertools.takewhile(lambda item: item[1].day < before, pending.items()))
+    for row, file, _ in closed.values():
         day = row.created_at.astimezone(UTC).date()
-        if day >= before:
-            continue
-        del pending[request_id]
         log.simulated = log.simulated or row.simulated
         log.newest = max(log.newest or row.created_at, row.created_at)
         days = log.by_file.setdefault(file, {}).setdefault(row.version, {})
         numbers = days.setdefault(day, {})
         for name, value in numbers_of(row, reading).items():
             numbers.setdefault(name, Counter())[value] += 1
+    for request_id in closed:
+        del pending[request_id]
 
 
 def _merge(into: Numbers, numbers: Numbers) -> None:
