@@ -234,12 +234,16 @@ def figure_html(figure: Figure) -> str:
     return f'<img alt="{alt}" style="max-width: 100%" src="data:image/png;base64,{data}">'
 
 
-def _tell_jupyter() -> None:
-    """In a kernel, figures are shown with their alt text."""
+def finished(figure: Figure) -> Figure:
+    """The figure as a cell's value: shown once, and in a kernel with its alt text.
+
+    (matplotlib's inline backend forgets other formatters when it starts: hence for each figure.)
+    """
+    import matplotlib.pyplot as plt
+
+    plt.close(figure)
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
         formatter = shell.display_formatter.formatters["text/html"]
         formatter.for_type_by_name("matplotlib.figure", "Figure", figure_html)
-
-
-_tell_jupyter()
+    return figure

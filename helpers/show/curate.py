@@ -31,7 +31,7 @@ MAX_BARS = 12
 Labels = Mapping[str, Mapping[str, Mapping[str, int]]]  # field -> part -> value -> rows
 
 
-def readings_table(readings: Iterable[SourceReading]) -> Styler:
+def readings_table(readings: Iterable[SourceReading]) -> show.Table:
     """What was read, and how: each file, its columns, and what was reinterpreted."""
     rows = []
     for reading in readings:
@@ -83,8 +83,7 @@ def funnel_figure(funnel: Sequence[FunnelRow]) -> Figure:
         axis.set_title(title, fontsize=10, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("rows")
-    plt.close(figure)
-    return figure
+    return show.finished(figure)
 
 
 def parts_table(dataset: FineTuningDataset) -> show.Table:
@@ -116,8 +115,7 @@ def parts_figure(dataset: FineTuningDataset, labels: Labels) -> Figure:
         _draw_shares(axes[0, 1], field, parts)
     for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
-    plt.close(figure)
-    return figure
+    return show.finished(figure)
 
 
 def _draw_lengths(axis: Any, dataset: FineTuningDataset) -> None:
@@ -350,5 +348,4 @@ def map_figure(points: Sequence[tuple[float, float]], labels: Sequence[str]) -> 
     axis.set_ylabel("second direction")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.spines[["top", "right"]].set_visible(False)
-    plt.close(figure)
-    return figure
+    return show.finished(figure)

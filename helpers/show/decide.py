@@ -57,8 +57,7 @@ def ladder(rungs: Sequence[RungResult], targets: Mapping[str, float]) -> Figure:
     _draw_costs(costs, rungs)
     title = f"What each rung scores and costs ({rungs[0].part} part, n = {rungs[0].n})"
     figure.suptitle(title, x=0.01, ha="left")
-    plt.close(figure)
-    return figure
+    return show.finished(figure)
 
 
 def _draw_costs(axis: Axes, rungs: Sequence[RungResult]) -> None:
@@ -106,8 +105,7 @@ def cost_over_volume(decision: Decision) -> Figure:
     axis.legend(frameon=False, fontsize=9)
     title = f"Cost over volume, prices of {_price_date(decision)}"
     axis.set_title(title, loc="left", fontsize=11)
-    plt.close(figure)
-    return figure
+    return show.finished(figure)
 
 
 def _mark_break_evens(axis: Axes, decision: Decision) -> None:

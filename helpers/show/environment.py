@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from helpers.records import Allowance, Finding
-from helpers.show import COLOURS, Table, pyplot, table
+from helpers.show import COLOURS, Table, finished, pyplot, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,5 +69,4 @@ def workbook_map() -> Figure:
         ha="center",
         fontsize=8.5,
     )
-    plt.close(figure)
-    return figure
+    return finished(figure)

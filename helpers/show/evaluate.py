@@ -48,8 +48,7 @@ def comparison(evaluation: Evaluation, targets: Mapping[str, float]) -> Figure:
         ha="left",
         weight="bold",
     )
-    plt.close(figure)
-    return figure
+    return show.finished(figure)
 
 
 def _differences(evaluation: Evaluation) -> dict[str, Any]:
@@ -209,8 +208,7 @@ def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]
     title = f"Learning curve on {scores[0].n} validation rows, 95% intervals"
     axis.set_title(title, loc="left", fontsize=11)
     axis.spines[["top", "right"]].set_visible(False)
-    plt.close(figure)
-    return figure
+    return show.finished(figure)
 
 
 def diagnosis_table(causes: Sequence[Finding]) -> show.Table:
@@ -326,8 +324,7 @@ def confusion(task: Task, examples: Sequence[TrainingExample], rows: Rows) -> Fi
     axis.set(xlabel="answered", ylabel="gold")
     right = sum(counts[label, label] for label in labels)
     axis.set_title(f"{field}: {right} of {sum(counts.values())} right", loc="left", fontsize=11)
-    plt.close(figure)
-    return figure
+    return show.finished(figure)
 
 
 def _readable_on(colour: Sequence[float]) -> str:

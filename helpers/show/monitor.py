@@ -81,8 +81,7 @@ def daily_quality(days: Sequence[Day], health: Health) -> Figure:
     requests = sum(day.n for day in days)
     title = f"Quality by day with 95% intervals, {requests} requests{_simulated(health)}"
     axes[0].set_title(title, loc="left", pad=18)
-    plt.close(figure)
-    return figure
+    return show.finished(figure)
 
 
 def _draw(axis: Axes, estimates: Sequence[Estimate], limits: tuple[float, float]) -> None:

@@ -105,8 +105,7 @@ def history_timeline(history: Sequence[Mapping[str, Any]]) -> Figure:
     for row, version in enumerate(versions):
         _draw_life(axis, row, version, changes)
     _label(figure, axis, versions, changes)
-    plt.close(figure)
-    return figure
+    return show.finished(figure)
 
 
 def _draw_life(axis: Axes, row: int, version: str, changes: Sequence[Mapping[str, Any]]) -> None:

@@ -275,7 +275,7 @@ def _sparkline(curve: Sequence[Line], width: int = 420, height: int = 90) -> str
                 points += f"{line['step'] / last * width:.1f},{y:.1f} "
                 label = f"{name} {line[key]:.3f}"
         svg += f'<polyline fill="none" stroke="{ink}" stroke-width="2" points="{points}"/>'
-        mark = f'<tspan fill="{ink}">■</tspan>'
+        mark = f'<tspan aria-hidden="true" fill="{ink}">■</tspan>'
         svg += f'<text x="{x}" y="11" font-size="12" fill="currentColor">{mark} {label}</text>'
     size = f'width="{width}" height="{height + 4}"'
     return f'<svg {size} role="img" aria-label="the loss so far" style="display:block">{svg}</svg>'
@@ -302,8 +302,7 @@ def loss_figure(lines: Sequence[Line], n_train: int, n_validation: int) -> Figur
     axis.set_ylim(0, 1.1 * highest or 1.0)
     axis.grid(alpha=0.3)
     axis.legend(loc="upper right", frameon=False)
-    plt.close(figure)
-    return figure
+    return show.finished(figure)
 
 
 def _rows(name: str, count: int) -> str:
