@@ -1,7 +1,8 @@
-"""2,000 requests from 16 clients over 10 promotions and rollbacks: none fails, none is lost."""
+"""Many requests from 16 clients over 10 promotions and rollbacks: none fails, none is lost."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,8 @@ from serve_toys import chat_body, dumps, gateway, log_of, register, until
 
 from helpers import registry, store
 
-REQUESTS, CLIENTS, CHANGES = 2000, 16, 10
+REQUESTS = 2000 if os.environ.get("N") else 800  # `N=1` for the number that is promised
+CLIENTS, CHANGES = 16, 10
 LAG = 2.0  # seconds from a commit in the registry to the switch at a gateway, on a busy machine
 
 
