@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from evaluate_toys import toy_rows, toy_task
@@ -51,6 +52,13 @@ def test_without_a_threshold_overlap_and_meaning_are_scores_between_0_and_1():
 
 
 CALL = '{"name": "lookup", "arguments": {"id": 7}}'
+
+
+def calls_of(*arguments):
+    return [
+        {"id": f"c{n}", "type": "function", "function": {"name": "lookup", "arguments": text}}
+        for n, text in enumerate(arguments)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -124,3 +132,71 @@ def test_a_missing_extra_is_named(monkeypatch, spec, module, extra):
 def test_a_scorer_of_a_fields_task_stands_beside_its_accuracy(tmp_path):
     scores = score_answer(toy_task(tmp_path, scorer="contains"), toy_rows(1)[0], "no")[0]
     assert scores["contains"] == 0 and scores["accuracy"] == 0
+
+
+def block(*arguments, name="lookup"):
+    """An answer that calls the function once with each of these arguments."""
+    calls = [f'{{"name": "{name}", "arguments": {text}}}' for text in arguments]
+    return "\n".join(f"<tool_call>{call}</tool_call>" for call in calls)
+
+
+TOOLS = [{"type": "function", "function": {"name": "lookup", "parameters": {"type": "object"}}}]
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "score"),
+    [
+        (['{"id": 7}', '{"id": 8}'], block('{"id": 8}', '{"id": 7}'), 1),
+        (['{"id": 7, "at": [1, 2]}'], block('{"at": [1.0, 2], "id": 7.0}'), 1),
+        (['{"id": 7}'], block('{"id": 7}') + "\nLet me see", 1),
+        (['{"id": 7}'], block('"{\\"id\\": 7}"'), 1),
+        (['{"id": 7}', '{"id": 8}'], block('{"id": 7}'), 0),
+        (['{"id": 7}'], block('{"id": 7}', '{"id": 7}'), 0),
+        (['{"id": 7}'], block('{"id": "7"}'), 0),
+        (['{"on": true}'], block('{"on": 1}'), 0),
+        (['{"at": [1, 2]}'], block('{"at": [2, 1]}'), 0),
+        (['{"id": 7}'], block('{"id": 7}', name="look_up"), 0),
+        (['{"id": 7}'], "I looked it up: 7", 0),
+        (['{"id": 7}'], "", 0),
+        (["{}"], "", 0),
+    ],
+)
+@pytest.mark.parametrize("scorer", ["exact", "tool_calls", "contains"])
+def test_calls_are_scored_by_name_and_arguments_in_any_order_by_every_scorer(
+    scorer, gold, answer, score
+):
+    task = toy_task(Path(), accuracy_from="scorer", scorer=scorer, schema=None, scored_fields=[])
+    row = example(None, tool_calls=calls_of(*gold)).model_copy(update={"tools": TOOLS})
+    scores, reason = score_answer(task, row, answer)
+    assert scores["accuracy"] == score
+    assert bool(scores["format_compliance"]) == (not reason)
+    if score:
+        assert not reason and score_answer(task, row, row.answer)[0]["accuracy"] == 1
+
+
+def test_a_text_where_no_call_is_due_is_right_as_a_text_alone():
+    task = toy_task(
+        Path(), accuracy_from="scorer", scorer="tool_calls", schema=None, scored_fields=[]
+    )
+    row = example("No tool is needed").model_copy(update={"tools": TOOLS})
+    assert score_answer(task, row, "no tool is needed")[0]["accuracy"] == 1
+    assert score_answer(task, row, block('{"id": 7}'))[0]["accuracy"] == 0
+    assert score_answer(task, row, " ")[0]["accuracy"] == 0
+
+
+def test_calls_keep_the_format_where_the_tools_can_carry_them_out():
+    task = toy_task(
+        Path(), accuracy_from="scorer", scorer="tool_calls", schema=None, scored_fields=[]
+    )
+    row = example(None, tool_calls=calls_of('{"id": 7}')).model_copy(update={"tools": TOOLS})
+    assert score_answer(task, row, block('{"id": 8}'))[1] == ""
+    assert "no tool" in score_answer(task, row, block("{}", name="other"))[1]
+    assert score_answer(task, row, "Seven")[1] == "no call"
+
+
+def test_an_empty_answer_is_never_right():
+    task = toy_task(Path(), accuracy_from="scorer", schema=None, scored_fields=[])
+    for scorer in ("exact", "contains", "tool_calls", "numeric", "semantic"):
+        scored = task.model_copy(update={"scorer": scorer})
+        for gold in ("", "Paris"):
+            assert score_answer(scored, example(gold), "")[0]["accuracy"] == 0

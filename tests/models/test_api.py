@@ -12,7 +12,7 @@ import pytest
 
 from helpers import models
 from helpers.models.api import ApiModel, is_loopback, openai_client
-from helpers.records import Message, WorkbookError
+from helpers.records import Asking, Message, WorkbookError
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -29,6 +29,7 @@ class Endpoint(ThreadingHTTPServer):
         self.fails: dict[
             str, tuple[int, dict[str, Any]]
         ] = {}  # word in the user's text -> status, error
+        self.says: dict[str, Any] = {}  # in place of the capitals
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
 
@@ -64,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         choice = {
             "index": 0,
             "finish_reason": finish,
-            "message": {"role": "assistant", "content": text.upper()},
+            "message": {"role": "assistant", "content": text.upper()} | self.server.says,
         }
         shared = {"id": "c1", "object": "chat.completion", "created": 1, "model": body["model"]}
         return self.reply(200, shared | {"choices": [choice], "usage": usage})
@@ -211,3 +212,26 @@ def test_logged_answers_are_found_by_their_question():
         5,
     )
     assert [(a.text, a.finish) for a in found] == [("1", "stop"), ("", "error")]
+
+
+def test_tools_and_what_an_asking_says_reach_the_endpoint_and_calls_and_thoughts_come_back(
+    endpoint: Endpoint,
+) -> None:
+    tool = {"type": "function", "function": {"name": "get_price", "parameters": {}}}
+    asking = Asking(stop=["END"], template_args={"enable_thinking": False})
+    model = ApiModel("m", endpoint.url).with_asking(asking)
+    system = Message(role="system", content="Shout.", tools=[tool])
+    model.answer([[system, Message(role="user", content="hi")]], 9)
+    body = endpoint.seen[-1]
+    assert body["tools"] == [tool] and "tools" not in body["messages"][0]
+    assert body["stop"] == ["END"] and body["chat_template_kwargs"] == {"enable_thinking": False}
+    function = {"name": "get_price", "arguments": '{"symbol": "AB"}'}
+    call = {"id": "c", "type": "function", "function": function}
+    endpoint.says = {"content": None, "reasoning_content": "hm", "tool_calls": [call, call]}
+    (answer,) = model.answer([[system, Message(role="user", content="hi")]], 9)
+    block = '<tool_call>{"name": "get_price", "arguments": {"symbol": "AB"}}</tool_call>'
+    assert answer.text == f"{block}\n{block}" and answer.thoughts == "hm"
+    endpoint.says = {"content": "<think>\nhm</think>\n\nTen"}
+    (answer,) = model.answer([chat("hi")], 9)
+    assert (answer.text, answer.thoughts) == ("Ten", "hm")
+    assert "tools" not in endpoint.seen[-1]
