@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 import warnings
 from collections.abc import Sequence
@@ -181,6 +182,8 @@ def load_network(path: str, adapter: Path | None = None) -> Any:
 
 
 def _merged(network: Any, adapter: Path) -> Any:
+    # bitsandbytes, which peft loads, warns of kernels for 4-bit weights that nothing here uses
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft import PeftModel
 
     with warnings.catch_warnings():
