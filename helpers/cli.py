@@ -228,7 +228,8 @@ def _registry_actions(actions: Any) -> None:
         "ask the version in production about another version's test part",
     )
     _add_limit(again, "spending limit of that version's whole run; by default the one it had")
-    for action in (show, promote, lineage, again, seen, over):
+    fetch = _add(actions, "fetch", _registry, "a version's files from the team's store")
+    for action in (show, promote, lineage, again, seen, over, fetch):
         action.add_argument("id", metavar="ID")
     for action in (promote, back, seen, over):
         action.add_argument(
@@ -454,6 +455,8 @@ def _registry(args: Args) -> int:
             _show(args, registry.close_alarm(args.id, "resolved", args.because))
         case "lineage":
             _show_table(args, registry.lineage(args.id), "when step what detail")
+        case "fetch":
+            _show(args, registry.fetch(args.id))
         case "reevaluate":
             result = registry.reevaluate(args.id, args.task, _tell, args.max_cost_usd)
             _show(args, result)

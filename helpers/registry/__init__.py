@@ -25,4 +25,5 @@ from helpers.registry.serving import (
     serving,
     version_of,
 )
+from helpers.registry.sharing import fetch
 from helpers.registry.versions import switch

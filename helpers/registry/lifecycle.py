@@ -23,7 +23,7 @@ from helpers.records import (
     WorkbookError,
     verdict_of,
 )
-from helpers.registry import gate, versions
+from helpers.registry import gate, sharing, versions
 from helpers.registry.database import Registry, open_registry, table
 from helpers.registry.delivery import catch_up
 from helpers.registry.files import artifact_sha256, evaluation_of
@@ -132,6 +132,7 @@ class FineTuneLifecycleManager:
                 )
             versions.update(db, version_id, **values, trained_at=store.now().isoformat())
             versions.audit(db, row, "model", "training ended", evidence=values)
+        sharing.share(self.registry, self.get_version(version_id))
         return self.get_version(version_id)
 
     def register(self, run: store.Run) -> FineTunedModelVersion:
@@ -148,6 +149,7 @@ class FineTuneLifecycleManager:
         evaluation, _ = evaluation_of(version_id, run)  # the gate tells why there is none
         if evaluation is not None:
             self._record_evaluation(evaluation, store.sha256_file(run.path(Evaluation.FILE)))
+        sharing.share(self.registry, self.get_version(version_id))
         return self.get_version(version_id)
 
     def _record_evaluation(self, evaluation: Evaluation, digest: str) -> None:
@@ -206,6 +208,9 @@ class FineTuneLifecycleManager:
         """The gate's rules for a version, against the version in production now."""
         version = self.get_version(version_id)
         serving = self.get_production_version()
+        sharing.bring(version)
+        if serving is not None:
+            sharing.bring(serving)
         run = store.Run(version.run_id)
         return gate.validate_for_production(version, run, serving, target, conditions)
 
@@ -306,6 +311,7 @@ class FineTuneLifecycleManager:
                     f"version {version_id} is {version.status};"
                     " only one that served before can come back"
                 )
+        sharing.bring(version)
         # Outside the transaction: this hashes files and may ask a provider.
         rules = gate.can_serve_again(version)
         obstacles = [rule.evidence for rule in rules if rule.verdict == "fail"]

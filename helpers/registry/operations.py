@@ -19,7 +19,7 @@ from helpers.records import (
     TrainedModel,
     WorkbookError,
 )
-from helpers.registry import gate, versions
+from helpers.registry import gate, sharing, versions
 from helpers.registry.commands import manager_of
 from helpers.registry.database import TABLES, Registry, open_registry, table
 from helpers.registry.delivery import MAX_ATTEMPTS, catch_up, mirror_versions
@@ -124,6 +124,8 @@ def reevaluate(
             f"nothing else than {version.id} is in production for {manager.task};"
             " there is nothing to compare with"
         )
+    sharing.bring(version)
+    sharing.bring(incumbent)
     run = store.Run(version.run_id)
     if max_cost_usd is None:
         record, _ = load_or_reason(run, RunRecord)  # a run by hand has none

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from helpers.records import Finding, FineTunedModelVersion, Record, Route, Trial, WorkbookError
-from helpers.registry import versions
+from helpers.registry import sharing, versions
 from helpers.registry.database import open_registry, table
 from helpers.registry.delivery import catch_up
 from helpers.registry.gate import artifact_is_intact
@@ -51,6 +51,7 @@ def version_of(version_id: str) -> FineTunedModelVersion:
 
 def check_files(version: FineTunedModelVersion) -> None:
     """Refuse a version whose files are not the ones that training wrote."""
+    sharing.bring(version)
     verdict, evidence = artifact_is_intact(version)
     if verdict != "pass":
         raise WorkbookError(f"version {version.id} may not serve: {evidence}; restore its files")

@@ -1,0 +1,144 @@
+"""WORKBOOK_STORE: what a team's machines share, by its content: a folder, or s3://bucket/prefix.
+
+A folder's files are objects under their sha256, and the list of its files is a tree under the
+sha256 of that list (for an adapter: the `artifact_sha256` of the registry). The objects are there
+and whole before the tree is, and the tree before anybody names it; so what is named can be fetched,
+whatever was killed in between. Nothing is changed or overwritten, and an unchanged file of the next
+dataset version is not written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from helpers import store
+from helpers.records import WorkbookError
+
+
+def address() -> str:
+    """The store of this machine; "" when it has none."""
+    return os.environ.get("WORKBOOK_STORE", "")
+
+
+def upload(folder: Path, files: Iterable[Path]) -> str:
+    """Put these files of a folder into the store; the name of their tree."""
+    entries = []
+    with _opened() as (system, root):
+        for path in sorted(files):
+            digest = store.sha256_file(path)
+            _put(system, path, f"{root}/{_object(digest)}")
+            if store.sha256_file(path) != digest:
+                raise WorkbookError(f"{path} was changed while it was uploaded; do it again")
+            entries.append([path.relative_to(folder).as_posix(), digest])
+        tree = store.fingerprint(entries)
+        listing = store.home() / f".{tree}.{uuid.uuid4().hex}.partial"
+        try:
+            _put(system, store.write_text(listing, store.canonical(entries)), _tree(root, tree))
+        finally:
+            listing.unlink(missing_ok=True)
+    return tree
+
+
+def download(tree: str, folder: Path) -> None:
+    """Fetch the files of a tree that a folder lacks; they appear when all of them were checked."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    store.make_folder(partial)
+    try:
+        with _opened() as (system, root):
+            entries = json.loads(_get(system, _tree(root, tree), partial / tree).read_text("utf-8"))
+            (partial / tree).unlink()
+            if store.fingerprint(entries) != tree:
+                raise _torn(tree)
+            missing = [(name, digest) for name, digest in entries if not (folder / name).exists()]
+            for name, digest in missing:
+                target = partial / name
+                if not target.resolve().is_relative_to(partial.resolve()):
+                    raise WorkbookError(f"{tree} in the store names {name!r}, outside its folder")
+                store.make_folder(target.parent)
+                _get(system, f"{root}/{_object(digest)}", target)
+                if store.sha256_file(target) != digest:
+                    raise _torn(digest)
+        if not folder.exists():
+            partial.rename(folder)
+            return
+        for name, _ in missing:
+            store.make_folder((folder / name).parent)
+            (partial / name).replace(folder / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _object(digest: str) -> str:
+    return f"objects/{digest[:2]}/{digest}"
+
+
+def _tree(root: str, name: str) -> str:
+    return f"{root}/trees/{name}.json"
+
+
+def _torn(name: str) -> WorkbookError:
+    return WorkbookError(
+        f"{name} in the store {_shown()} is not what its name says; delete it there and share the"
+        " version again from the machine that made it"
+    )
+
+
+def _shown() -> str:
+    return store.redact(address())
+
+
+@contextlib.contextmanager
+def _opened() -> Iterator[tuple[Any, str]]:
+    """The store's file system and root; whatever its driver throws becomes one sentence."""
+    try:
+        import fsspec
+
+        system, root = fsspec.url_to_fs(address(), use_listings_cache=False)
+        yield system, root.rstrip("/")
+    except WorkbookError:
+        raise
+    except ImportError as error:
+        raise WorkbookError(
+            f'the store {_shown()} needs a driver ({error}); pip install -e ".[s3]"'
+        ) from None
+    except Exception as error:  # each driver has errors of its own
+        problem = store.redact(f"{type(error).__name__}: {error}")
+        raise WorkbookError(
+            f"the store {_shown()} cannot be used ({problem}); look at WORKBOOK_STORE and its keys"
+        ) from error
+
+
+def _put(system: Any, path: Path, target: str) -> None:
+    """Write an object unless it is there; a reader sees all of it or nothing."""
+    if system.exists(target) and system.size(target) == path.stat().st_size:
+        return
+    if "file" not in system.protocol:
+        system.put_file(str(path), target)  # one object, or one upload of parts: atomic
+        return
+    partial = Path(f"{target}.{uuid.uuid4().hex}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(path, "rb") as source, open(partial, "wb") as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _get(system: Any, source: str, target: Path) -> Path:
+    """Read an object into a file."""
+    try:
+        system.get_file(source, str(target))
+    except FileNotFoundError:
+        name = source.rpartition("/")[2]
+        raise WorkbookError(f"{name} is missing in the store {_shown()}; share it again") from None
+    return target
