@@ -13,7 +13,14 @@ from helpers.practice import scenarios
 from helpers.practice.life import Life
 from helpers.practice.storage import ENDED, Clock, Storage, TuningJob
 from helpers.practice.training import Answering
-from helpers.practice.wire import ApiError, HttpRequest
+from helpers.practice.wire import (
+    ApiError,
+    ChatRequest,
+    HttpRequest,
+    Hyperparameters,
+    JobRequest,
+    Method,
+)
 from helpers.records import Message
 
 OWN = {"practice-embedded": "embedded", "practice-tiny": "tiny"}
@@ -23,7 +30,6 @@ PLAYED = (
     "gpt-4o-2024-08-06",
     "gpt-4o-mini-2024-07-18",
 )
-TUNABLE = ("n_epochs", "batch_size", "learning_rate_multiplier")
 ABOUT = (
     "A practice API for learning and testing: OpenAI's wire format, no OpenAI. It trains a small"
     " model on this machine, under whatever model name you ask for; losses and answers are real,"
@@ -108,7 +114,7 @@ class Practice:
         if not {"file", "purpose"} <= set(form):
             raise ApiError(400, "Both 'file' and 'purpose' are required.", param="file")
         data = form["file"].get_payload(decode=True)
-        purpose = form["purpose"].get_payload()
+        purpose = str(form["purpose"].get_payload())
         if purpose == "fine-tune":
             for number, line in enumerate(data.splitlines(), 1):
                 if not _is_json_object(line):
@@ -147,20 +153,20 @@ class Practice:
 
     def create_job(self, request: HttpRequest) -> dict[str, Any]:
         """Begin a job, or refuse it as the scenario wants."""
-        body = request.json()
-        metadata = body.get("metadata") or {}
-        suffix = body.get("suffix")
+        wish = request.read(JobRequest)
+        metadata = wish.metadata or {}
+        suffix = wish.suffix
         candidates = (metadata.get("scenario"), suffix, self.settings.scenario)
         scenario = next(name for name in candidates if name in scenarios.SCENARIOS)
-        model = self._full_name(str(body.get("model")), self.bases)
+        model = self._full_name(wish.model, self.bases)
         refusal = scenarios.refusal(scenario, model)
         if refusal is not None:
             raise refusal
-        hyperparameters = _hyperparameters(body)
-        self._file(str(body.get("training_file")))
-        if body.get("validation_file"):
-            self._file(str(body["validation_file"]))
-        seed = body.get("seed")
+        hyperparameters = _hyperparameters(wish)
+        self._file(wish.training_file)
+        if wish.validation_file:
+            self._file(wish.validation_file)
+        seed = wish.seed
         job = {
             "object": "fine_tuning.job",
             "id": f"ftjob-{secrets.token_hex(12)}",
@@ -170,8 +176,8 @@ class Practice:
             "finished_at": None,
             "fine_tuned_model": None,
             "status": "validating_files",
-            "training_file": body["training_file"],
-            "validation_file": body.get("validation_file"),
+            "training_file": wish.training_file,
+            "validation_file": wish.validation_file,
             "result_files": [],
             "hyperparameters": hyperparameters,
             "trained_tokens": None,
@@ -308,9 +314,9 @@ class Practice:
 
     def chat(self, request: HttpRequest) -> dict[str, Any]:
         """Answer greedily, whatever the temperature."""
-        body = request.json()
-        name = self._full_name(str(body.get("model")), self._models())
-        if body.get("stream") or (body.get("n") or 1) != 1:
+        wish = request.read(ChatRequest)
+        name = self._full_name(wish.model, self._models())
+        if wish.stream or wish.n not in (None, 1):
             message = "The practice API answers whole, and once: no stream, n = 1."
             raise ApiError(400, message, param="stream")
         maker = self.storage.maker_of(name)
@@ -318,8 +324,8 @@ class Practice:
             base, adapter = self.bases[name], None
         else:
             base, adapter = maker[0].base, maker[1]
-        most = body.get("max_completion_tokens") or body.get("max_tokens") or 256
-        answer = self._answering.answer(base, adapter, _chat_of(body), int(most))
+        most = wish.max_completion_tokens or wish.max_tokens or 256
+        answer = self._answering.answer(base, adapter, _chat_of(wish), most)
         message = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
         choice = {"index": 0, "message": message, "finish_reason": answer.finish, "logprobs": None}
         return {
@@ -340,24 +346,23 @@ class Practice:
 def _is_json_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
-def _hyperparameters(body: dict[str, Any]) -> dict[str, Any]:
-    """Those of a create request, in its new or its old place; "auto" where it says nothing."""
-    method = body.get("method") or {"type": "supervised"}
-    if method.get("type") != "supervised":
+def _hyperparameters(wish: JobRequest) -> dict[str, Any]:
+    """Those of a create request, in its new or its old place."""
+    method = wish.method or Method()
+    if method.type != "supervised":
         message = "The practice API trains with method 'supervised' only."
         raise ApiError(400, message, param="method")
-    supervised = method.get("supervised") or {}
-    chosen = supervised.get("hyperparameters") or body.get("hyperparameters") or {}
-    return {name: chosen.get(name) or "auto" for name in TUNABLE}
+    chosen = method.supervised.hyperparameters if method.supervised else None
+    return (chosen or wish.hyperparameters or Hyperparameters()).as_sent()
 
 
-def _chat_of(body: dict[str, Any]) -> list[Message]:
+def _chat_of(wish: ChatRequest) -> list[Message]:
     try:
-        turns = body["messages"]
+        turns = wish.messages
         return [Message(role=turn["role"], content=turn.get("content") or "") for turn in turns]
     except (KeyError, TypeError, ValueError):
         message = "messages: a list of {role, content}, with text as content."

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 from email import message_from_bytes
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+B = TypeVar("B", bound=BaseModel)
 
 
 class ApiError(Exception):
@@ -30,21 +34,21 @@ class HttpRequest(NamedTuple):
     body: bytes
     content_type: str
 
-    def json(self) -> dict[str, Any]:
-        """The body as a JSON object."""
+    def read(self, kind: type[B]) -> B:
+        """The body, which is a JSON object of this kind."""
         try:
-            value = json.loads(self.body)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            raise ApiError(400, "We could not parse the JSON body of your request.")
-        return value
+            return kind.model_validate_json(self.body)
+        except ValidationError as error:
+            problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            field = ".".join(map(str, problem["loc"]))
+            message = f"{field or 'We could not parse the JSON body'}: {problem['msg']}."
+            raise ApiError(400, message, param=field or None) from None
 
     def form(self) -> dict[str, Any]:
         """The parts of a multipart/form-data body, by name."""
         head = f"Content-Type: {self.content_type}\r\n\r\n"
         parts = message_from_bytes(head.encode() + self.body).get_payload()
-        if not isinstance(parts, list):
+        if not isinstance(parts, list) or any(part.is_multipart() for part in parts):
             raise ApiError(400, "The body is no multipart/form-data.")
         return {str(part.get_param("name", header="content-disposition")): part for part in parts}
 
@@ -57,7 +61,10 @@ class HttpRequest(NamedTuple):
             if after not in ids:
                 raise ApiError(400, f"No such cursor: {after}", param="after")
             start = ids.index(after) + 1
-        end = start + int(self.query.get("limit") or default)
+        limit = self.query.get("limit") or str(default)
+        if not re.fullmatch("[0-9]{1,9}", limit):
+            raise ApiError(400, "limit: a whole number.", param="limit")
+        end = start + int(limit)
         shown = ids[start:end]
         return {
             "object": "list",
@@ -66,3 +73,57 @@ class HttpRequest(NamedTuple):
             "first_id": shown[0] if shown else None,
             "last_id": shown[-1] if shown else None,
         }
+
+
+Number = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class Hyperparameters(BaseModel):
+    """What a job may choose; "auto" is chosen for it."""
+
+    n_epochs: Literal["auto"] | Number | None = None
+    batch_size: Literal["auto"] | Number | None = None
+    learning_rate_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, le=1000)] | None = None
+
+    def as_sent(self) -> dict[str, Any]:
+        """In a job: "auto" where nothing was chosen."""
+        return {name: value or "auto" for name, value in self}
+
+
+class Supervised(BaseModel):
+    """The new place of the hyperparameters."""
+
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(BaseModel):
+    """How to train."""
+
+    type: str = "supervised"
+    supervised: Supervised | None = None
+
+
+class JobRequest(BaseModel):
+    """POST /fine_tuning/jobs; what else is in it is ignored, as OpenAI does."""
+
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    suffix: Annotated[str, Field(max_length=64)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    metadata: dict[str, str] | None = None
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = None
+
+
+class ChatRequest(BaseModel):
+    """POST /chat/completions."""
+
+    model_config = ConfigDict(strict=True)
+
+    model: str
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    stream: bool | None = None
+    n: int | None = None
+    max_tokens: Number | None = None
+    max_completion_tokens: Number | None = None
