@@ -19,6 +19,7 @@ from helpers import processes, store
 from helpers.records import WorkbookError
 
 PRACTICE = "practice"
+HERE = ("127.0.0.1", "::1", "localhost")
 PATIENCE = 180.0  # seconds for the child to start; it may have to wait for one that is just ending
 COMMAND = [sys.executable, "-m", "helpers.practice", "--port", "0", "--with-parent"]
 SECRETS = ("_KEY", "_TOKEN", "_URL")  # endings of names that the child need not know
@@ -62,8 +63,11 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
 
 def _listening(folder: Path) -> str:
     """Where a practice API serves this folder now, or ""."""
-    with suppress(WorkbookError, OSError, http.client.HTTPException, KeyError):
+    errors = (WorkbookError, OSError, http.client.HTTPException, LookupError, TypeError, ValueError)
+    with suppress(*errors):
         url = str(store.read_json(folder / "server.json")["url"])
+        if urlsplit(url).hostname not in HERE:  # a file is no reason to talk to another machine
+            return ""
         # asked directly: no proxy of the environment stands between
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
         connection.request("GET", "/")

@@ -15,6 +15,7 @@ from helpers.records import (
     FineTunedModelVersion,
     Manifest,
     Promotion,
+    Route,
     RunRecord,
     TrainedModel,
     WorkbookError,
@@ -182,6 +183,8 @@ def load(registry: Registry, rows: dict[str, list[dict[str, Any]]]) -> None:
 
 def backup(file: Path) -> dict[str, Any]:
     """Write the whole registry to one JSON file, which `restore` reads into any database."""
+    if file.exists() and not _is_backup(store.read_json(file, "choose another file")):
+        raise WorkbookError(f"{file} exists and is no backup of a registry; choose another file")
     rows = dump(open_registry())
     store.write_json(file, {"format": BACKUP, "made_at": store.now(), "tables": rows})
     return _counts(file, rows)
@@ -199,6 +202,15 @@ def restore(file: Path) -> dict[str, Any]:
             f"{file} is no backup that this workbook can read; it may be of a newer one"
         )
     rows = {name: content["tables"].get(name, []) for name in TABLES}
+    try:
+        for row in rows["versions"]:
+            versions.as_record(row)
+        for row in rows["routes"]:
+            Route(**row)
+    except (ValueError, KeyError, TypeError):
+        raise WorkbookError(
+            f"{file} holds a version or a route that is none; nothing was restored"
+        ) from None
     load(registry, rows)
     remember(registry, restored_from=str(file))
     catch_up(registry)
@@ -209,11 +221,14 @@ def _is_backup(content: Any) -> bool:
     """Whether a file's JSON is a backup whose columns this workbook knows."""
     if not isinstance(content, dict) or content.get("format") != BACKUP or "tables" not in content:
         return False
-    return all(
-        row.keys() <= set(columns.split())
-        for name, columns in TABLES.items()
-        for row in content["tables"].get(name, [])
-    )
+    try:
+        return all(
+            row.keys() <= set(columns.split())
+            for name, columns in TABLES.items()
+            for row in content["tables"].get(name, [])
+        )
+    except (AttributeError, TypeError):
+        return False
 
 
 def _counts(file: Path, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

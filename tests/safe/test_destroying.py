@@ -12,6 +12,7 @@ import pytest
 import record_toys
 
 from helpers import registry, store
+from helpers.models import practice
 from helpers.records import DatasetPointer, WorkbookError
 from helpers.registry import database, delivery, operations, versions
 from helpers.run import collect
@@ -232,3 +233,39 @@ def test_line_06_new_overwrites_nothing_of_a_folder(tmp_path, name, through_link
         new_task(folder)
     assert kept.read_text() == "fifty rows"
     assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_line_19_backup_overwrites_nothing_else_and_restore_takes_no_odd_rows(
+    home, tmp_path, empty_registry
+):
+    history = start(home, empty_registry)
+    register(history, 1, train(history, 1, at=1))
+    thesis = tmp_path / "thesis.json"
+    for text in ('{"chapters": 9}', "plain text"):
+        thesis.write_text(text)
+        with pytest.raises(WorkbookError, match="thesis"):
+            operations.backup(thesis)
+        assert thesis.read_text() == text
+    backup = tmp_path / "backup.json"
+    operations.backup(backup)
+    operations.backup(backup)
+    content = store.read_json(backup)
+    shutil.copy(empty_registry, home / "registry.db")
+    for table, change in (("versions", {"status": "x"}), ("routes", {"generation": "many"})):
+        rows = [content["tables"]["versions"][0] | change]
+        if table == "routes":
+            rows = [{"task": TASK, "version": "v1"} | change]
+        store.write_json(backup, content | {"tables": content["tables"] | {table: rows}})
+        with pytest.raises(WorkbookError, match="nothing was restored"):
+            operations.restore(backup)
+    for tables in ([], {"versions": [1]}, {"versions": 1}, None):
+        store.write_json(backup, content | {"tables": tables})
+        with pytest.raises(WorkbookError, match="no backup"):
+            operations.restore(backup)
+    assert history.rows("versions") == []
+
+
+@pytest.mark.parametrize("url", ["http://evil.example/v1", "x", 5, None, "http://127.0.0.1:1/v1"])
+def test_line_19_a_poisoned_note_makes_practice_no_other_machine(home, url):
+    store.write_json(home / "practice/server.json", {"url": url})
+    assert practice._listening(home / "practice") == ""
