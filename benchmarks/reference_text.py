@@ -123,6 +123,14 @@ MEANINGS = {
     "Manifest.splits": "kept rows by part",
     "Manifest.fingerprint": "hash of all kept rows",
     "Manifest.tool_versions": "packages that decided about rows",
+    "Manifest.readings": "what was read, and how: each source file",
+    "SourceReading.file": "its name in the task's folder",
+    "SourceReading.source": "human or production",
+    "SourceReading.rows": "rows that were read, whatever became of them",
+    "SourceReading.format": "form of the rows: chat, columns, alpaca and so on",
+    "SourceReading.columns": "the columns that were mapped, judged, or not used",
+    "ColumnReading.name": "the column",
+    "ColumnReading.use": "our name for it, or `not used`",
     "Manifest.labels": "field -> part -> label -> rows",
     "Manifest.feedback": "who rates, and who wrote the logged answers",
     "Manifest.warnings": "what to know before using it",
@@ -231,6 +239,9 @@ MEANINGS = {
     "Message.tool_calls": "calls of tools, as OpenAI writes them",
     "Message.tool_call_id": "the call that a tool's message answers",
     "Message.name": "name of the speaker",
+    "TrainingExample.preference": "what somebody thinks of the answer",
+    "Preference.label": "whether the answer was liked",
+    "Preference.rejected": "the answer that is worse than this one",
     "RejectedExample.issues": "what is wrong with it; the funnel counts the first",
     "RejectedExample.stage": "the stage that rejected it",
     "RejectedExample.rule_version": "which rules were in force",
@@ -258,6 +269,9 @@ MEANINGS = {
     "Task.margins": "what a replacement may lose, by metric",
     "Task.replace": "whether a new model must be better, or only no worse",
     "Task.columns": "your names of our columns, see below",
+    "Task.format": "the form of the rows; judged by what they hold where it is not said",
+    "Task.encoding": "of text files; judged by their bytes where it is not said",
+    "Task.allow": "what looks like personal data and is the task's subject: name, pattern",
     "Task.volume_per_month": "requests a month",
     "Task.prices": "what things cost, see below",
     "Task.data_may_leave": "whether text may be sent to another machine",
@@ -461,6 +475,23 @@ TASK_SECTIONS = [
         "Nothing is sent elsewhere or spent, unless you say so here and in the profile.",
         ["volume_per_month", "data_may_leave", "prices", "columns", "screening"],
     ),
+    (
+        "What is learnt of a chat",
+        "Which turns carry loss, what the chat template is given, and which tools may be called.",
+        ["train_on", "reasoning", "template_args", "tools"],
+    ),
+    (
+        "How files are read",
+        "Each convention (scale of ratings, order of day and month, encoding, quotes, form of the"
+        " rows) is judged over a whole file and shown in 02. Where two readings fit, the run stops"
+        " with both and with the line that decides.\n\n"
+        "```yaml\n"
+        "format: alpaca  # or chat, sharegpt, prompt_completion, kto, preference, columns\n"
+        "encoding: cp1251\n"
+        "allow: {order_number: '[0-9]{10}'}\n"
+        "```",
+        ["format", "encoding", "allow"],
+    ),
 ]
 
 TASK_FOOT = """
@@ -495,12 +526,21 @@ columns:
   group: customer               # rows that belong together
   split: part                   # train, validation or test, where you decide it
   feedback_score: stars
-  feedback: {happy: 5, sad: 1}  # what your words of feedback mean, 1 to 5
+  feedback: {happy: 5, sad: 1}  # what your words of feedback mean, 1 to 5; or [lowest, highest]
+  dates: day_first              # 05/11/2026 is in November; or month_first
+  label: verdict                # good or bad: only the good answers are learnt
   articles: sources             # which article holds the answer
   messages: chat                # a whole chat in one column
 ```
 
-Chat lines (`{"messages": […]}`) and `prompt` / `completion` need no mapping.
+`input` may be a list of columns, with `template: "{subject}: {body}"` to compose them. An ordinary
+column that has the name of one of ours is none of ours with `group: null`. What nothing reads is
+listed as "not used" and kept in the row's `meta`. A mapped `input` goes before every other form.
+
+Chat lines (`{"messages": […]}`), `prompt` / `completion`, Alpaca, ShareGPT, KTO and preference
+pairs need no mapping, nor does a JSON array of rows. An answer with `weight: 0` is kept and never learnt,
+a `<think>` part is the answer's reasoning, and a system message that differs from row to row stands
+below the instructions.
 
 ## screening
 

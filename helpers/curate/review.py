@@ -184,7 +184,7 @@ def review_rows(
     corrections: dict[str, str] = {}
     for example, why, correction in questions:
         if example.id in open_rows:
-            corrections.setdefault(example.id, correction)
+            corrections[example.id] = correction or corrections.get(example.id, "")
             whys = reasons.setdefault(example.id, [])
             if why not in whys:
                 whys.append(why)

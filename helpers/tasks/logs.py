@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from helpers import store
 from helpers.records import GOOD_STATUS, LateFeedback, LiveRow
 from helpers.tasks.moments import day_order, moment_of
 from helpers.tasks.rows import as_text, as_turns, cell
@@ -45,8 +46,9 @@ class LogReader:
             for value in json_values(path, column.split(".")[-1]):
                 counts[token_of(value)] += 1
         setting = task.columns.get("feedback")
-        if setting is None and any("arm" in raw for raw in sample):
-            setting = [1, 5]  # our own gateway writes stars
+        ours = any(store.home() / "live" in path.parents for path in files)
+        if setting is None and (ours or any("arm" in raw for raw in sample)):
+            setting = [1, 5]  # our own form of a log says stars
         self.scale = judge_scale(counts, setting, column, where)
         self._thumbs = judge_scale(_thumbs(files), setting, "thumb", where)
         name = str(task.columns.get("created_at", "created_at"))
