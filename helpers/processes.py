@@ -126,6 +126,20 @@ def process_start_time(pid: int) -> float | None:
         return None
 
 
+def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that may still be used: of the machine, or of this container where that is less."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # no cgroup, or "max": no limit
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+        lines = (cgroup / "memory.stat").read_text().split("\n")
+        cached = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        free = min(free, max(0, limit - used + cached))  # read files are dropped when need be
+    return free
+
+
 def record(path: Path, pid: int) -> None:
     """Write down one process that leads its own group."""
     store.write_json(path, [{"pid": pid, "pgid": pid, "started": process_start_time(pid)}])

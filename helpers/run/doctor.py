@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
-from helpers import store
+from helpers import processes, store
 from helpers.records import (
     Allowance,
     Asking,
@@ -42,8 +42,6 @@ def doctor(fix: bool = False, tell: Tell = lambda line: None, gpu: bool = False)
     With `fix` the embedded model is first installed and converted; `gpu` alone: two real training
     steps.
     """
-    import psutil
-
     if gpu:
         from helpers.extras.prove import prove_gpu
 
@@ -54,7 +52,7 @@ def doctor(fix: bool = False, tell: Tell = lambda line: None, gpu: bool = False)
     home = store.home()
     place = next(path for path in (home, *home.parents) if path.exists())
     disk = shutil.disk_usage(place).free / 1e9
-    memory = psutil.virtual_memory().available / 2**30
+    memory = processes.free_memory() / 2**30
     cores = os.cpu_count() or 1
     room = f"the tutorial needs {DISK_GB:.0f} GB of disk and {MEMORY_GB:.0f} GiB of memory"
     slow = "the tutorial takes about twice as long as on two"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from helpers import models, store
+from helpers import models, processes, store
 from helpers.records import TrainedModel, WorkbookError
 from helpers.tasks import Task
 from helpers.train.config import LoraTrainingConfig, hardware_cost
@@ -175,10 +175,8 @@ def estimate(report: Preflight, config: LoraTrainingConfig, task: Task) -> dict[
 
     The latter are those of this home's newest training of the base.
     """
-    import psutil
-
     gpu = gpu_state()
-    available = gpu.total_mb * MB if gpu else psutil.virtual_memory().available
+    available = gpu.total_mb * MB if gpu else processes.free_memory()
     parts = _largest_pass(report, config, gpu is not None)
     counted = sum(parts.values())
     if parts["weights"] > available:

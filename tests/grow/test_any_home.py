@@ -63,3 +63,15 @@ def test_a_home_that_cannot_be_made_is_said_so(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(WorkbookError, match="set WORKBOOK_HOME"), store.lock():
         pass
+
+
+def test_a_container_s_limit_counts_where_it_is_less_than_the_machine_has(tmp_path):
+    everything = processes.free_memory(tmp_path / "no cgroup")
+    (tmp_path / "memory.current").write_text("300000000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 100000000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert processes.free_memory(tmp_path) == pytest.approx(everything, rel=0.2)
+    (tmp_path / "memory.max").write_text("500000000\n")
+    assert processes.free_memory(tmp_path) == 300_000_000
+    (tmp_path / "memory.max").write_text("100000000\n")
+    assert processes.free_memory(tmp_path) == 0
