@@ -100,6 +100,8 @@ def cost_over_volume(decision: Decision) -> Figure:
     labels = {"xlabel": "requests a month", "ylabel": "USD a month, work included"}
     axis.set(xscale="log", yscale="log", **labels)
     axis.set_ylim(bottom=1)
+    axis.xaxis.set_major_formatter("{x:,.0f}")  # matplotlib's own powers are formulas, as which
+    axis.yaxis.set_major_formatter("{x:,.0f}")  # show.pyplot draws nothing
     axis.grid(color="#eeeeee")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=9)
@@ -129,10 +131,12 @@ def _mark_break_evens(axis: Axes, decision: Decision) -> None:
         axis.annotate(
             "cheaper from " + ", ".join(f"{needed:,}" for needed in group),
             point,
-            xytext=(-10 if near_the_end else 8, -20),
+            xytext=(-10 if near_the_end else 8, 14),
             textcoords="offset points",
             ha="right" if near_the_end else "left",
             fontsize=9,
+            bbox={"fc": "white", "ec": "none", "pad": 1},
+            zorder=6,
         )
 
 

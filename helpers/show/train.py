@@ -18,6 +18,10 @@ Line = Mapping[str, Any]  # of training.jsonl, or an event of a job
 # tokens that carry loss: a tint of the tuned colour, with letters that both themes can show on it
 LEARNT = "background:#F6C9A8;color:#111;font-weight:600"
 BOX = "white-space:pre-wrap;padding:.5em;border:1px solid #ddd"
+GOES_ON = (
+    "Closing this tab does not stop it. When you come back, run this cell again: it waits for the"
+    " training, or shows the one that has ended."
+)
 EVENTS = {
     "loading": "loading {base} and {rows} rows",
     "started": "training {steps} steps ({path} path)",
@@ -143,6 +147,8 @@ def progress() -> Callable[[Line], None]:
         steps = data.get("steps") or data.get("total_steps") or 1
         if line.get("event") in EVENTS:
             show.say(EVENTS[line["event"]].format(**line))
+            if curve is not None and line["event"] == "started":
+                show.say(GOES_ON)
         elif curve is not None and ("loss" in line or "eval_loss" in line):
             curve.add(line)
         elif "eval_loss" in line:

@@ -127,3 +127,28 @@ def test_headless_only_texts_of_a_shipped_task_can_be_shown(monkeypatch):
     monkeypatch.setenv("WORKBOOK_SHIPPED_TASK", "1")
     assert show.masked(text, show_text=True) == text
     assert text not in show.masked(text, show_text=False)
+
+
+def test_numbers_on_the_cost_axes_are_numbers_and_break_evens_are_marked_inside_them():
+    from record_toys import decision
+
+    from helpers.records import Way
+    from helpers.show import decide as views
+
+    def way(cost: float, monthly: float) -> Way:
+        return Way(cost_per_request=cost, one_off_usd=0.0, monthly_usd=monthly, elapsed="a day")
+
+    ways = {"prompt": way(1e-3, 30.0), "few_shot": way(1e-3, 30.0), "fine_tuned": way(1e-5, 900.0)}
+    needed = {"prompt": 878_000, "few_shot": 879_000, "rag": 9_900_000}
+    toy = decision()
+    economics = toy.economics.model_copy(update={"ways": ways, "break_even_against": needed})
+    figure = views.cost_over_volume(toy.model_copy(update={"economics": economics}))
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    labels = [label.get_text() for label in (*axis.get_xticklabels(), *axis.get_yticklabels())]
+    assert "1,000" in labels and not any("$" in label for label in labels)
+    shown = [text.get_text() for text in axis.texts]
+    assert shown == ["cheaper from 878,000, 879,000", "cheaper from 9,900,000"]
+    for text in axis.texts:
+        box = text.get_window_extent()
+        assert box.x1 <= figure.bbox.x1 and box.x0 >= 0

@@ -119,3 +119,10 @@ def test_a_job_headless_is_one_line_per_change(monkeypatch, capsys):
         view.look(looks() | {"status": status})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["queued", "running", "succeeded"]
+
+
+def test_by_hand_it_is_said_that_training_outlives_the_tab(monkeypatch, capsys):
+    for headless, times in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("WORKBOOK_HEADLESS", headless)
+        views.progress()({"event": "started", "steps": 100, "path": "prefix"})
+        assert capsys.readouterr().out.count(views.GOES_ON) == times
