@@ -12,6 +12,7 @@ import json
 import os
 import re
 import unicodedata
+import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +37,14 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 def home() -> Path:
     """The folder of all runtime output: WORKBOOK_HOME, or artifacts/ beside pyproject.toml."""
     return Path(os.environ.get("WORKBOOK_HOME") or PROJECT / "artifacts").resolve()
+
+
+def home_id() -> str:
+    """What tells this home from others that share its registry: made at first use."""
+    path = home() / ".identity"
+    if not path.exists():
+        write_text(path, uuid.uuid4().hex)
+    return path.read_text(encoding="utf-8").strip()
 
 
 def cache() -> Path:

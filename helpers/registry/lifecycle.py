@@ -78,10 +78,21 @@ class FineTuneLifecycleManager:
             known = db.execute(query).mappings().first()
             if known is None:
                 self._close_dead_runs(db, run_id)
-                more = {"base_model": base_model, "dataset_version": dataset_version}
-                row = versions.new_row(version_id, self.task, run_id, **more)
+                row = versions.new_row(
+                    version_id,
+                    self.task,
+                    run_id,
+                    base_model=base_model,
+                    dataset_version=dataset_version,
+                    metadata={"home": store.home_id()},
+                )
                 db.execute(table("versions").insert().values(**row))
                 versions.audit(db, row, "open", "training begins", to_status="training")
+            elif known["metadata"].get("home", store.home_id()) != store.home_id():
+                raise WorkbookError(
+                    f"version {version_id} was opened by another home that shares this registry,"
+                    f" in a run that is called {run_id} as well; use another run_id"
+                )
             elif (known["task"], known["run_id"]) != (self.task, run_id) or (
                 known["status"] == "deprecated"
             ):

@@ -269,3 +269,21 @@ def test_line_19_backup_overwrites_nothing_else_and_restore_takes_no_odd_rows(
 def test_line_19_a_poisoned_note_makes_practice_no_other_machine(home, url):
     store.write_json(home / "practice/server.json", {"url": url})
     assert practice._listening(home / "practice") == ""
+
+
+def test_line_18_two_homes_with_one_registry_do_not_overwrite_each_others_version(
+    tmp_path, empty_registry, monkeypatch
+):
+    shared = tmp_path / "shared.db"
+    shutil.copy(empty_registry, shared)
+    monkeypatch.setenv("WORKBOOK_DATABASE_URL", f"sqlite:///{shared}")
+    for home in ("one", "other"):
+        monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / home))
+        manager = registry.FineTuneLifecycleManager(TASK)
+        if home == "one":
+            manager.open_version("v1", "dev", "tiny", "d1")
+            manager.open_version("v1", "dev", "tiny", "d1")  # a resumed run
+            continue
+        with pytest.raises(WorkbookError, match="another home"):
+            manager.open_version("v1", "dev", "tiny", "d1")
+        manager.open_version("v2", "dev-other", "tiny", "d1")
