@@ -284,7 +284,7 @@ def gather(
     undecided = {}
     # By effort, since a cost that was timed is too noisy to sort by.
     for rung in sorted(rungs, key=lambda rung: evaluate.effort(rung.name)):
-        targets = evaluate.check_targets(task, rung.results)
+        targets = evaluate.check_rung(task, rung)
         verdicts = {finding.verdict for finding in targets.values()}
         if verdicts <= {"pass"}:
             meeting.append(rung.name)

@@ -13,7 +13,7 @@ from helpers.evaluate.classical import (
     vectoriser,
     why_not,
 )
-from helpers.evaluate.compare import check_targets, compare_results, decide
+from helpers.evaluate.compare import check_rung, check_targets, compare_results, decide
 from helpers.evaluate.evaluation import evaluate_fine_tuned_model, load_models, rung_to_beat
 from helpers.evaluate.findings import findings_against
 from helpers.evaluate.judge import blind_table, load_judge, rate_rungs, read_ratings, write_ratings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from helpers.evaluate import statistics
+from helpers.evaluate.classical import CLASSICAL
 from helpers.evaluate.running import Rows
 from helpers.records import (
     AnswerRow,
@@ -12,6 +13,7 @@ from helpers.records import (
     EvalResults,
     Finding,
     MetricComparison,
+    RungResult,
     Verdict,
     WorkbookError,
 )
@@ -111,6 +113,26 @@ def check_targets(task: Task, results: EvalResults) -> dict[str, Finding]:
             evidence=_target_evidence(metric, estimate, target, MET[verdict]),
             estimate=estimate,
             threshold=target,
+        )
+    return findings
+
+
+def check_rung(task: Task, result: RungResult) -> dict[str, Finding]:
+    """`check_targets` of a measured rung.
+
+    A classifier's form is no matter of chance: its answers are put together from labels that the
+    schema accepted, so that one broken answer would be needed to doubt it.
+    """
+    findings = check_targets(task, result.results)
+    form = findings.get("format_compliance")
+    if (
+        result.name == CLASSICAL
+        and form is not None
+        and result.results.format_compliance.value == 1
+    ):
+        evidence = "format_compliance: met by construction"
+        findings["format_compliance"] = form.model_copy(
+            update={"verdict": "pass", "evidence": evidence}
         )
     return findings
 

@@ -12,7 +12,7 @@ from typing import Any
 from helpers import models, store
 from helpers.evaluate import rungs
 from helpers.evaluate.classical import CLASSICAL
-from helpers.evaluate.compare import check_targets
+from helpers.evaluate.compare import check_rung
 from helpers.evaluate.running import ask_rung
 from helpers.evaluate.session import LOG, Session
 from helpers.evaluate.statistics import AT_LEAST, rows_that_decide
@@ -92,7 +92,7 @@ def ask_more(
             session.say(f"{result.name}: undecided at n = {result.n}, so {n} rows are asked")
             result = ask_rung(result.asking, rows[:n], session)
             results[result.name] = result
-        verdicts = {f.verdict for f in check_targets(session.task, result.results).values()}
+        verdicts = {f.verdict for f in check_rung(session.task, result).values()}
         if verdicts == {"pass"}:
             break
     return list(results.values())
@@ -106,7 +106,7 @@ def rows_to_ask(task: Task, result: RungResult) -> int:
     """
     if task.accuracy_from in ("judge", "human"):
         return 0
-    targets = check_targets(task, result.results)
+    targets = check_rung(task, result)
     if any(finding.verdict == "fail" for finding in targets.values()):
         return 0
     needed = 0

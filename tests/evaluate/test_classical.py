@@ -94,3 +94,13 @@ def test_a_whole_answer_can_be_the_label(tmp_path, run):
     task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer")
     (rung,), _ = climb(task, run, telling_rows(6, "validation"), train)
     assert rung.results.accuracy.value == 1.0
+
+
+def test_the_form_of_labels_is_no_matter_of_chance(tmp_path, run):
+    """12 of 12 would never show 95%, but labels that the schema accepted cannot break it."""
+    task = toy_task(tmp_path, targets={"accuracy": 0.5, "format_compliance": 0.95})
+    (rung,), _ = climb(task, run, telling_rows(12, "validation"), telling_rows(60, "train", 100))
+    verdicts = {name: f.verdict for name, f in evaluate.check_rung(task, rung).items()}
+    assert verdicts == {"accuracy": "pass", "format_compliance": "pass"}
+    model = rung.model_copy(update={"name": "prompt"})
+    assert evaluate.check_rung(task, model)["format_compliance"].verdict == "undecided"
