@@ -81,7 +81,9 @@ def close_alarm(alarm_id: str, state: AlarmState, because: str) -> Alarm:
 def _unresolved(db: Connection, task: str, version: str) -> list[dict[str, Any]]:
     query = table("alarms").select().filter_by(task=task, version=version)
     query = query.where(table("alarms").c.state != "resolved")
-    rows = db.execute(query.order_by(table("alarms").c.opened_at, table("alarms").c.name)).mappings()
+    rows = db.execute(
+        query.order_by(table("alarms").c.opened_at, table("alarms").c.name)
+    ).mappings()
     return [dict(row) for row in rows]
 
 
