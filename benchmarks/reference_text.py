@@ -538,9 +538,9 @@ column that has the name of one of ours is none of ours with `group: null`. What
 listed as "not used" and kept in the row's `meta`. A mapped `input` goes before every other form.
 
 Chat lines (`{"messages": […]}`), `prompt` / `completion`, Alpaca, ShareGPT, KTO and preference
-pairs need no mapping, nor does a JSON array of rows. An answer with `weight: 0` is kept and never learnt,
-a `<think>` part is the answer's reasoning, and a system message that differs from row to row stands
-below the instructions.
+pairs need no mapping, nor does a JSON array of rows. An answer with `weight: 0` is kept and never
+learnt, a `<think>` part is the answer's reasoning, and a system message that differs from row to
+row stands below the instructions.
 
 ## screening
 

@@ -1,5 +1,6 @@
 """A task folder: what the model is asked, by which rules it is judged, and its rows."""
 
+from helpers.tasks.csvs import header_of
 from helpers.tasks.examples import LoadedRows, content_id, load_examples, read_dataset
 from helpers.tasks.infer import are_labels, spellings
 from helpers.tasks.knowledge import Article, knowledge

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from helpers import store
-from helpers.records import TrainingExample, WorkbookError
+from helpers.records import TrainingExample, WorkbookError, with_calls
 from helpers.tasks.encodings import TwoReadings
 from helpers.tasks.examples import LoadedRows, load_examples
 from helpers.tasks.infer import (
@@ -133,47 +133,44 @@ def _infer_task(
         rows.append(row.content)
     if not rows:
         raise WorkbookError(f"{data} holds no rows")
-    draft = _draft(place, {})
-    columns = find_columns(data, draft, rows, input_column, output_column)
-    draft = _draft(place, columns)
-    outputs = str(columns.get("output", "")).split(",")
+    columns = find_columns(data, _draft(place, {}), rows, input_column, output_column)
+    instructions = ""
     if columns:
-        answers = [as_json(row.get(outputs[0])) for row in rows]
-        answers = [json_or_text(answer) for answer in answers if answer not in (None, "")]
-        bare = not all(isinstance(answer, dict) for answer in answers)
-        if len(outputs) > 1 or (bare and are_labels(answers)):
-            columns["output"] = property_names(outputs)
-            answers = [
-                {
-                    name: as_json(row[column])
-                    for name, column in columns["output"].items()
-                    if row.get(column) not in (None, "")
-                }
-                for row in rows
-            ]
-            answers = [answer for answer in answers if answer]
+        answers = _answers_of_columns(rows, columns)
     else:
         draft = _draft(place, dict.fromkeys(ASKED))  # what is asked below does not matter here
         chats = load_examples(draft).examples
         answers = [json_or_text(example.answer) for example in chats if example.answer]
-    output = infer_output(answers)
-    instructions = _shared_instructions(draft, data) if not columns else ""
-    _write_yaml(place, folder.name, output, columns, instructions, answers)
+        instructions = _shared_instructions(draft, data)
+    _write_yaml(place, folder.name, infer_output(answers), columns, instructions, answers)
     task = load_task(str(place))
     lines = [f"{folder}: {len(rows)} rows of {data.name} ({form.description})"]
     try:
         lines += _described(task, load_examples(task), columns)
+        logs = task.data_file("production")
+        how = survey(task, logs)[1] if logs is not None else None
+        if how is not None and how.scale.rows:
+            lines.append(f"production: feedback: {how.scale.description}")
     except TwoReadings as question:
         lines.append(f"To decide in task.yaml before it runs: {question}")
     lines += _label_lines(answers)
-    if task.data_file("production") is not None:
-        try:
-            _, how = survey(task, task.data_file("production"))
-            if how.scale.rows:
-                lines.append(f"production: feedback: {how.scale.description}")
-        except TwoReadings as question:
-            lines.append(f"To decide in task.yaml before it runs: {question}")
     return [line.replace(str(place.resolve()), str(folder)) for line in lines]
+
+
+def _answers_of_columns(rows: Rows, columns: dict[str, Any]) -> list[Any]:
+    """The answers; columns of bare labels, and several, become the properties of an object."""
+    outputs = columns["output"].split(",")
+    answers = [as_json(row.get(outputs[0])) for row in rows]
+    answers = [json_or_text(answer) for answer in answers if answer not in (None, "")]
+    are_objects = all(isinstance(answer, dict) for answer in answers)
+    if len(outputs) == 1 and (are_objects or not are_labels(answers)):
+        return answers
+    columns["output"] = property_names(outputs)
+    objects = []
+    for row in rows:
+        values = {name: as_json(row.get(column)) for name, column in columns["output"].items()}
+        objects.append({name: v for name, v in values.items() if v not in (None, "")})
+    return [answer for answer in objects if answer]
 
 
 def _draft(place: Path, columns: dict[str, Any]) -> Task:
@@ -196,31 +193,27 @@ def find_columns(
 
     {} for rows of a known form (chats, Alpaca, …), which need none.
     """
-    form = format_of(draft, rows)
-    if not input_column and not output_column and form != "columns":
+    if not input_column and not output_column and format_of(draft, rows) != "columns":
         return {}
     names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {
-        "input": input_column or _well_known(names, INPUTS),
-        "output": output_column or _well_known(names, OUTPUTS),
-    }
-    if len(names) == 2 and bool(columns["input"]) != bool(columns["output"]):
-        for name in names:  # the other one of two
-            if name not in columns.values():
-                columns["input" if not columns["input"] else "output"] = name
+    question = input_column or _well_known(names, INPUTS)
+    answer = output_column or _well_known(names, OUTPUTS)
+    if len(names) == 2 and bool(question) != bool(answer):  # the other one of two
+        question = question or next(name for name in names if name != answer)
+        answer = answer or next(name for name in names if name != question)
+    inputs = question.split(",")
     there = ", ".join(map(str, names))
-    inputs = columns["input"].split(",")
-    for name in [*inputs, *columns["output"].split(",")]:
+    for name in [*inputs, *answer.split(",")]:
         if name and name not in names:
             raise WorkbookError(f"{data}: no column {name!r}; it has {there}")
-    if not all(columns.values()) or columns["output"] in inputs:
+    if not question or not answer or answer in inputs:
         raise WorkbookError(
             f"{data}: say which columns to use: --input COL --output COL (it has {there})"
         )
-    if len(inputs) > 1:
-        template = "\n\n".join(f"{{{name}}}" for name in inputs)
-        return {"input": inputs, "template": template, "output": columns["output"]}
-    return columns
+    if len(inputs) == 1:
+        return {"input": question, "output": answer}
+    template = "\n\n".join(f"{{{name}}}" for name in inputs)
+    return {"input": inputs, "template": template, "output": answer}
 
 
 def _well_known(names: Sequence[str], known: list[str]) -> str:
@@ -260,7 +253,7 @@ def _described(task: Task, loaded: LoadedRows, columns: dict[str, Any]) -> list[
 def _shown(task: Task, example: TrainingExample) -> str:
     turns = []
     for message in render(task, example, answer=True):
-        text = " ".join((message.content or "").split())
+        text = " ".join(with_calls(message.content, message.tool_calls).split())
         turns.append(f"  {message.role}: {text[:160]}")
     return "\n".join(turns)
 

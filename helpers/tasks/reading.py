@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import zipfile
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers import store
 from helpers.records import WorkbookError
-from helpers.tasks.csvs import MAX_CELL, RowError, csv_rows, header_of, judge_dialect
+from helpers.tasks.csvs import MAX_CELL, RowError, csv_rows, judge_dialect
 from helpers.tasks.encodings import Encoding, encoding_of
 
 MAX_LINE_BYTES = MAX_CELL  # a longer line is a broken export, not an example
-_ZEROS = re.compile("0{2,}")  # a number format that shows 7 as 007
 TABLES = (".csv", ".tsv")
 
 
@@ -72,7 +68,9 @@ def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
                 spelling = repr(content).encode("utf-8", "surrogatepass")
                 yield SourceRow(line, content, hashlib.sha256(spelling).hexdigest())
         elif suffix == ".xlsx":
-            for line, content in _excel_rows(path):
+            from helpers.extras.excel import excel_rows
+
+            for line, content in excel_rows(path):
                 yield SourceRow(line, content, digest(content))
         else:
             whole = integer_columns(path)
@@ -140,87 +138,6 @@ def contents_of(batch: Any, whole: frozenset[str]) -> list[dict[str, Any]]:
             if value is not None:
                 content[name] = int(value) if value == value else None
     return contents
-
-
-def _excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row number, row) of the first sheet; its first row holds the names of the columns."""
-    try:
-        import openpyxl
-    except ImportError:
-        raise WorkbookError(
-            f'{path}: Excel needs the package openpyxl: pip install -e ".[curate]"'
-        ) from None
-
-    def sheet_of(data_only: bool) -> Any:
-        return openpyxl.load_workbook(path, read_only=True, data_only=data_only).worksheets[0]
-
-    try:
-        sheet = sheet_of(data_only=True)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        raise WorkbookError(
-            f"{path} cannot be read as an Excel workbook; save it again as .xlsx or .csv"
-        ) from None
-    rows = [[_shown(cell) for cell in row] for row in sheet.iter_rows()]
-    if not rows:
-        return
-    _refuse_title(path, rows)
-    names = header_of(path, rows[0])
-    for place, name in enumerate(names):
-        column = [row[place] for row in rows[1:] if place < len(row)]
-        if column and all(value is None for value in column):
-            _refuse_formulas(path, name, place, sheet_of(data_only=False))
-    dates = _date_columns(rows[1:], len(names))
-    for number, row in enumerate(rows[1:], 2):
-        if any(value is not None for value in row):
-            cells = [
-                cell.date() if i in dates and cell is not None else cell
-                for i, cell in enumerate(row)
-            ]
-            content = dict(zip(names, cells, strict=False))
-            content.pop("", None)
-            yield number, content
-
-
-def _shown(cell: Any) -> Any:
-    """A cell's value, a number with leading zeros as it is shown."""
-    value = cell.value
-    form = getattr(cell, "number_format", "") or ""
-    if isinstance(value, int) and not isinstance(value, bool) and _ZEROS.fullmatch(form):
-        return str(value).zfill(len(form))
-    return value
-
-
-def _date_columns(rows: Sequence[Sequence[Any]], width: int) -> set[int]:
-    """Columns that hold days without a time of day."""
-    columns = set()
-    for place in range(width):
-        values = [row[place] for row in rows if place < len(row) and row[place] is not None]
-        if values and all(map(_is_day, values)):
-            columns.add(place)
-    return columns
-
-
-def _is_day(value: Any) -> bool:
-    return isinstance(value, datetime) and value.time() == datetime.min.time()
-
-
-def _refuse_title(path: Path, rows: Sequence[Sequence[Any]]) -> None:
-    filled = [sum(value is not None for value in row) for row in rows[:10]]
-    if filled[0] < 2 <= max(filled):
-        first = next((value for value in rows[0] if value is not None), "")
-        raise WorkbookError(
-            f"{path}: row 1 holds {filled[0]} cells ({str(first)[:30]!r}) and the rows below up to"
-            f" {max(filled)}: it looks like a title; delete what stands above the column names"
-        )
-
-
-def _refuse_formulas(path: Path, name: str, place: int, sheet: Any) -> None:
-    for row in sheet.iter_rows(min_row=2, max_row=50, values_only=True):
-        if place < len(row) and str(row[place] or "").startswith("="):
-            raise WorkbookError(
-                f"{path}: column {name!r} holds formulas without their results; open the file in a"
-                " spreadsheet program and save it, or paste the column as values"
-            )
 
 
 # --- JSON -----------------------------------------------------------------------------------------

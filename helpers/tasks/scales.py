@@ -100,38 +100,40 @@ def judge_scale(counts: Mapping[Token, int], setting: Any, column: str, where: s
     `setting` is task.yaml's columns.feedback: {value: 1 to 5}, or [lowest, highest]. WorkbookError
     when the values fit two conventions.
     """
-    rows = sum(counts.values())
     rated = {token: n for token, n in counts.items() if not is_unrated(token[1])}
-    scores: dict[Token, float] = {}
-    numbers: dict[Token, float] = {}
-    names = []
     words = mapped_words(setting)
-    for token in rated:
+    scores: dict[Token, float] = {}
+    numbers: Counter[float] = Counter()
+    number_of: dict[Token, float] = {}
+    for token, n in rated.items():
         text = _plain(_shown(token[1]))
-        own = words.get(text, WORDS.get(text) if not isinstance(token[1], int | float) else None)
-        fraction = _fraction(text)
-        if own is None and isinstance(token[1], bool):
-            own = WORDS[text]
-        if own is not None:
-            scores[token] = own
-        elif fraction is not None:
-            scores[token] = 1 + 4 * fraction
+        score = _said(token, text, words)
+        if score is not None:
+            scores[token] = score
         elif _NUMBER.fullmatch(text):
-            numbers[token] = float(text.replace(",", "."))
-    if scores:
-        names.append("words")
+            number_of[token] = float(text.replace(",", "."))
+            numbers[number_of[token]] += n
+    names = ["words"] if scores else []
     if numbers:
-        n_of = {numbers[token]: 0 for token in numbers}
-        for token, number in numbers.items():
-            n_of[number] += rated[token]
-        name, low, high = _range_of(n_of, setting, bool(scores), f"{where}: column `{column}`")
-        names.append(name)
-        for token, number in numbers.items():
-            if low <= number <= high:
-                scores[token] = 1 + 4 * (number - low) / (high - low)
-    unknown = sum(n for token, n in rated.items() if token not in scores)
+        scale = _range_of(numbers, setting, bool(scores), f"{where}: column `{column}`")
+        names.append(scale.name)
+        for token, number in number_of.items():
+            if scale.low <= number <= scale.high:
+                scores[token] = 1 + 4 * (number - scale.low) / (scale.high - scale.low)
     n_rated = sum(n for token, n in rated.items() if token in scores)
-    return Scale(" and ".join(names) or "no ratings", scores, n_rated, rows, unknown)
+    unknown = sum(rated.values()) - n_rated
+    name = " and ".join(names) or "no ratings"
+    return Scale(name, scores, n_rated, sum(counts.values()), unknown)
+
+
+def _said(token: Token, text: str, words: Mapping[str, float]) -> float | None:
+    """1 to 5 of a value that says its own meaning: a mapped one, a word, 4/5, 80%."""
+    if text in words:
+        return words[text]
+    if token[0] is not float and text in WORDS:
+        return WORDS[text]
+    fraction = _fraction(text)
+    return None if fraction is None else 1 + 4 * fraction
 
 
 def mapped_words(setting: Any) -> dict[str, float]:
@@ -164,60 +166,59 @@ def _fraction(text: str) -> float | None:
     return None
 
 
-def _range_of(
-    counts: Mapping[float, int], setting: Any, has_words: bool, where: str
-) -> tuple[str, float, float]:
-    """(name, lowest, highest) of numbers that occur so often."""
+class _Range(NamedTuple):
+    """A scale of numbers."""
+
+    name: str
+    low: float
+    high: float
+
+    @property
+    def setting(self) -> str:
+        """How task.yaml spells it."""
+        return f"[{self.low:g}, {self.high:g}]"
+
+
+THUMBS = _Range("thumbs", 0, 1)
+STARS = _Range("stars", 1, 5)
+HUNDRED = _Range("percent", 0, 100)
+
+
+def _range_of(numbers: Counter[float], setting: Any, has_words: bool, where: str) -> _Range:
+    """The scale of numbers that occur so often: the one that fits, or TwoReadings."""
     if isinstance(setting, list | tuple):
         if len(setting) != 2 or not all(isinstance(end, int | float) for end in setting):
             raise WorkbookError(
                 "task.yaml: columns.feedback is {value: 1 to 5} or [lowest, highest]"
             )
         low, high = sorted(map(float, setting))
-        return f"{low:g} to {high:g}, as task.yaml says", low, high
-    n = sum(counts.values())
-    values = set(counts)
+        return _Range(f"{low:g} to {high:g}, as task.yaml says", low, high)
+    values = set(numbers)
     low, high = min(values), max(values)
-    if values <= {0, 1} and (0 in values or has_words):
-        return "thumbs", 0, 1
-    if values == {1}:
-        raise _ambiguous(where, counts, ("a thumb up", "[0, 1]"), ("one star of five", "[1, 5]"))
-    if -1 in values and values <= {-1, 0, 1}:
-        return "thumbs", -1, 1
-    if low >= 0 and high <= 1:
-        return "shares of 1", 0, 1
-    outside = sum(count for value, count in counts.items() if not 1 <= value <= 5)
-    if outside <= FEW * n and any(1 < value <= 5 for value in values):
-        if n >= ENOUGH and high <= 3:
-            raise _ambiguous(
-                where, counts, (f"1 to {high:g}", f"[1, {high:g}]"), ("stars of five", "[1, 5]")
-            )
-        return "stars", 1, 5
-    if low >= 0 and high <= 5:
-        raise _ambiguous(
-            where, counts, ("0 is the worst", "[0, 5]"), ("0 is not rated, 1 the worst", "[1, 5]")
-        )
-    if low >= 0 and high == 10:
-        least = 0.0 if 0 in values else 1.0
-        return f"{least:g} to 10", least, 10
-    if low >= 0 and 50 < high <= 100:
-        return "percent", 0, 100
-    if low >= 0 and high < 10:
-        raise _ambiguous(where, counts, (f"1 to {high:g}", f"[1, {high:g}]"), ("of ten", "[1, 10]"))
-    raise _ambiguous(
-        where,
-        counts,
-        (f"{low:g} to {high:g}", f"[{low:g}, {high:g}]"),
-        ("of a hundred", "[0, 100]"),
-    )
-
-
-def _ambiguous(
-    where: str, counts: Mapping[float, int], one: tuple[str, str], other: tuple[str, str]
-) -> TwoReadings:
-    shown = ", ".join(f"{value:g} ({n} times)" for value, n in Counter(counts).most_common(4))
-    return TwoReadings(
-        f"{where} holds the ratings {shown}, which can be read in two ways: {one[0]}, or"
-        f" {other[0]}; say which in task.yaml: `columns: {{feedback: {one[1]}}}` or `columns:"
-        f" {{feedback: {other[1]}}}` (lowest, highest)"
+    outside = sum(n for value, n in numbers.items() if not 1 <= value <= 5)
+    are_stars = outside <= FEW * numbers.total() and any(1 < value <= 5 for value in values)
+    whole = _Range(f"{low:g} to {high:g}", low, high)
+    from_one = _Range(f"1 to {high:g}", 1, high)
+    fits = [  # the first that holds counts; two scales in one line are asked for
+        (values <= {0, 1} and (0 in values or has_words), [THUMBS]),
+        (values == {1}, [THUMBS, STARS]),
+        (-1 in values and values <= {-1, 0, 1}, [_Range("thumbs", -1, 1)]),
+        (low >= 0 and high <= 1, [_Range("shares of 1", 0, 1)]),
+        (are_stars and numbers.total() >= ENOUGH and high <= 3, [from_one, STARS]),
+        (are_stars, [STARS]),
+        (low >= 0 and high <= 5, [_Range("0 to 5", 0, 5), STARS]),
+        (low >= 0 and high == 10, [_Range(f"{min(1, low):g} to 10", min(1, low), 10)]),
+        (low >= 0 and 50 < high <= 100, [HUNDRED]),
+        (low >= 0 and high < 10, [from_one, _Range("1 to 10", 1, 10)]),
+        (True, [whole, HUNDRED]),
+    ]
+    scales = next(scales for holds, scales in fits if holds)
+    if len(scales) == 1:
+        return scales[0]
+    shown = ", ".join(f"{value:g} ({n} times)" for value, n in numbers.most_common(4))
+    one, other = scales
+    raise TwoReadings(
+        f"{where} holds the ratings {shown}, which can be read in two ways: {one.name}, or"
+        f" {other.name}; say which in task.yaml: `columns: {{feedback: {one.setting}}}` or"
+        f" `columns: {{feedback: {other.setting}}}` (lowest, highest)"
     )
