@@ -181,6 +181,6 @@ def rates(runs=2000, n=1000):
 
 
 def test_looking_always_makes_no_more_errors_than_promised_and_harm_is_seen_in_time():
-    measured = rates(runs=200, n=500)
+    measured = rates(runs=80, n=300)  # benchmarks/serve.py: 2,000 of 1,000
     assert measured["false rollback"] <= 0.05 and measured["false promotion"] <= 0.05
     assert measured["rolled back in 300, of 0"] >= 0.9
