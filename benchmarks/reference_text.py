@@ -592,4 +592,39 @@ def polite(example, answer: str) -> float:
 
 It gets the example (a `TrainingExample`; its gold is `example.answer`) and the answer's text, and
 returns a number from 0 to 1. CONTRIBUTING.md shows how to add one to the workbook itself.
+
+## From a CSV with labels to advice
+
+```
+workbook new mytask --from tickets.csv --input text --output queue
+# say in mytask/task.yaml what the model is told, and which targets the task needs
+echo "task: mytask" > mine.yaml
+workbook run mine.yaml --only 01
+```
+
+01 asks a classifier (`classical`) and the language model in every cheaper way, with the nearest
+solved examples and a search of six tries; the longest answer follows from your rows. The last lines
+say what to do: `classical` or `prompting` where that is surely enough, `not_yet` with the number of
+rows that would decide, or *fix labels first* where labels contradict each other. What is not surely
+missed is never sent to training. `workbook run mine.yaml` goes on to train where 01 advises it.
+
+## Text answers that people rate
+
+`workbook new` writes `output: {text: true}` where the answers are texts. Say who decides:
+
+```yaml
+accuracy_from: human            # or judge, with judge_model in your profile
+rubric: it answers the question, in our voice, without a promise we cannot keep
+```
+
+```
+workbook run mine.yaml --run-id r1            # asks, writes runs/r1/private/blind.csv: "not yet"
+workbook rate r1                              # two answers, nobody knows whose: A, B, both, neither
+workbook rate r1 --rater ann                  # a second person: agreement is said
+workbook run mine.yaml --run-id r1            # counts the ratings and goes on
+```
+
+Equal answers are one question, which counts for both. `blind.csv` can be filled in with a
+spreadsheet too: save it as `private/ratings.csv`. Ratings of the task itself (`ratings.csv` in its
+folder) are used by every run.
 """
