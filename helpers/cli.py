@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -35,9 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     from helpers.run import message_for_person
 
     try:
-        return args.command(args)
+        code = args.command(args)
+        print(end="", flush=True)  # a full disk behind stdout is met here, and not at the very end
+        return code
     except WorkbookError as error:
-        print(f"workbook: {message_for_person(error)}", file=sys.stderr)
+        _tell(f"workbook: {message_for_person(error)}")
         return error.exit_code
     except KeyboardInterrupt:
         print("workbook: interrupted", file=sys.stderr)
@@ -45,6 +48,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `workbook runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _tell("workbook: no space left to write; free some disk space and try again")
+        return 6
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -270,7 +279,7 @@ def _add_limit(command: Any, text: str) -> None:
 
 def _tell(line: str) -> None:
     """One line of the log; a reader that went away (`… 2>&1 | head`) does not end the run."""
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
