@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -101,7 +102,7 @@ def add_schedule(profile: str, cron: str, how: Literal["cron", "systemd"] = "cro
     loaded = parameters.load_profile(profile)
     parameters.resolve(loaded)
     if how == "systemd":
-        calendar(cron)  # what systemd cannot say is refused before anything is changed
+        _check_calendar(calendar(cron))  # what systemd cannot say changes nothing
     name = loaded.path.stem
     if not store.RUN_ID.fullmatch(name):
         raise WorkbookError(
@@ -224,7 +225,11 @@ def _file(name: str, kind: str) -> Path:
 
 def _tag(name: str) -> str:
     """What marks our line; two homes of one user keep theirs apart."""
-    return f"workbook:{name}:{store.fingerprint(str(store.home()))[:8]}"
+    return f"workbook:{name}:{_home_mark()}"
+
+
+def _home_mark() -> str:
+    return store.fingerprint(str(store.home()))[:8]
 
 
 def _crontab() -> Any:
@@ -308,8 +313,9 @@ def _write_units(schedule: Schedule) -> list[str]:
     }
     for name, value in values.items():
         values[name] = value.replace("%", "%%")  # % begins a specifier
-    service = folder / f"workbook-{schedule.profile}.service"
-    timer = folder / f"workbook-{schedule.profile}.timer"
+    name = f"workbook-{schedule.profile}-{_home_mark()}"
+    service = folder / f"{name}.service"
+    timer = folder / f"{name}.timer"
     store.write_text(service, SERVICE.format(**values))
     store.write_text(timer, TIMER.format(**values, when=calendar(schedule.cron)))
     return [str(service), str(timer)]
@@ -333,6 +339,17 @@ def calendar(cron: str) -> str:
         return f"{date} {time}"
     weekday = re.sub(r"\d", lambda digit: DAYS[int(digit[0])], weekday).replace("-", "..")
     return f"{weekday.title()} {date} {time}"
+
+
+def _check_calendar(when: str) -> None:
+    """Ask systemd itself, where it is, whether it understands an OnCalendar."""
+    try:
+        command = ["systemd-analyze", "calendar", when]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    if done.returncode:
+        raise WorkbookError(f"systemd does not understand {when!r} ({done.stderr.strip()})")
 
 
 def _every(field: str, first: int) -> str:

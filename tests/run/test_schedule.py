@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -157,3 +158,23 @@ def test_times_are_of_this_machine_s_zone():
         2026, 1, 2, 3, tzinfo=UTC
     )
     assert schedule.now().utcoffset() == datetime.now().astimezone().utcoffset()
+
+
+def test_two_homes_of_one_user_keep_their_units_apart(tab, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    first = add_schedule("smoke", "0 3 * * *", "systemd")
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "other"))
+    second = add_schedule("smoke", "0 4 * * *", "systemd")
+    assert not set(first.units) & set(second.units)
+    assert all(Path(unit).exists() for unit in (*first.units, *second.units))
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_what_systemd_does_not_understand_is_refused_before_anything_is_written(
+    tab, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    schedule._check_calendar("Sun *-*-* 3:5:00")
+    with pytest.raises(WorkbookError, match="systemd does not understand 'Sun"):
+        add_schedule("smoke", "0 3 * * 0-6", "systemd")  # systemd's week begins on Monday
+    assert not (tmp_path / "config").exists() and not schedules()
