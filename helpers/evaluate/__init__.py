@@ -19,7 +19,13 @@ from helpers.evaluate.findings import findings_against
 from helpers.evaluate.judge import blind_table, load_judge, rate_rungs, read_ratings, write_ratings
 from helpers.evaluate.labels import FieldScores, label_scores
 from helpers.evaluate.ladder import ask_ladder, ask_more, search_prompts, ways_to_ask
-from helpers.evaluate.limits import answer_limit, cut_short, limit_of, with_answer_limit
+from helpers.evaluate.limits import (
+    answer_limit,
+    cut_short,
+    limit_of,
+    room_for_thoughts,
+    with_answer_limit,
+)
 from helpers.evaluate.rungs import LADDER, available, build_prompts, effort
 from helpers.evaluate.running import Rows, ask_rung, choose_rows, export_samples, read_answers
 from helpers.evaluate.scorers import format_reason, score_answer, strict_json

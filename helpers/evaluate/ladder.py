@@ -13,6 +13,7 @@ from helpers import models, store
 from helpers.evaluate import rungs
 from helpers.evaluate.classical import CLASSICAL
 from helpers.evaluate.compare import check_rung
+from helpers.evaluate.limits import room_for_thoughts
 from helpers.evaluate.running import ask_rung
 from helpers.evaluate.session import LOG, Session
 from helpers.evaluate.statistics import AT_LEAST, rows_that_decide
@@ -31,7 +32,9 @@ def ways_to_ask(
     A rung model is a local folder or hub id, or `NAME at BASE_URL`; its rungs are named rung@model.
     What task.yaml calls the incumbent is always asked.
     """
-    basis = basis.model_copy(update={"response_format": task.schema, "tools": task.tools})
+    limit = basis.max_new_tokens + room_for_thoughts(task)
+    asked = {"response_format": task.schema, "tools": task.tools, "max_new_tokens": limit}
+    basis = basis.model_copy(update=asked)
     own = [name for name in names if name not in ("incumbent", CLASSICAL)]
     ways = []
     if "incumbent" in names or task.incumbent:

@@ -9,10 +9,12 @@ from helpers.evaluate.running import Rows
 from helpers.evaluate.session import Say
 from helpers.models import Model
 from helpers.records import Asking, Message, TrainingExample
+from helpers.tasks import Task
 
 TALL = 0.995  # the share of the gold answers that surely fit
 SLACK = 0.25  # a right answer may be spaced or worded at greater length
 LEAST_SLACK = 8  # tokens
+THOUGHTS = 512  # tokens on top, where a task lets models think before they answer
 FEW = 0.005  # of the gold answers: longer ones are an exception
 
 
@@ -23,6 +25,11 @@ def limit_of(counts: Sequence[int]) -> int:
     ordered = sorted(counts)
     long = ordered[math.ceil(TALL * len(ordered)) - 1]
     return long + max(LEAST_SLACK, math.ceil(SLACK * long))
+
+
+def room_for_thoughts(task: Task) -> int:
+    """Tokens that thoughts may take besides the answer."""
+    return 0 if task.reasoning == "strip" else THOUGHTS
 
 
 def answer_limit(answers: Sequence[str], model: Model) -> int:

@@ -127,19 +127,19 @@ def _must_show(chat: Sequence[Message]) -> Counter[tuple[str, str]]:
 
 def _refusal(tokenizer: Any, reason: str) -> str:
     """What to do about a chat that a template does not take."""
-    remedy = "leave it out"
-    if "alternat" in reason:
-        remedy = (
-            "join turns of one speaker, put an opening of the assistant into the instructions, or"
-            " leave it out"
-        )
-    elif "ystem" in reason:
-        remedy = "it has no place for the instructions"
-    elif "thoughts" in reason:
-        remedy = "set `reasoning: strip` in task.yaml"
+    remedies = {
+        "alternat": (
+            "join turns of one speaker, put an opening of the assistant into the instructions,"
+            " leave the row out, or "
+        ),
+        "thoughts": "set `reasoning: strip` in task.yaml, or ",
+        "single tool": "leave the row out, or ",
+        "calls of": "leave the row out, or ",
+    }
+    remedy = next((text for sign, text in remedies.items() if sign in reason), "")
     return (
         f"the chat template of {Path(tokenizer.name_or_path).name} does not take this chat"
-        f" ({reason.rstrip('.')}); {remedy}, or use a base_model whose template takes it"
+        f" ({reason.rstrip('.')}); {remedy}use a base_model whose template takes it"
     )
 
 

@@ -50,14 +50,19 @@ def in_numbers(chosen: dict[str, Any], rows: int) -> dict[str, Any]:
 
 
 def chats(data: bytes | None) -> list[list[Message]]:
-    """The conversations of a training file, each up to its last answer: the one that is learnt."""
+    """The conversations of a training file, each up to an answer whose weight is not 0."""
     conversations = []
     for line in (data or b"").splitlines():
-        turns = []
-        for turn in json.loads(line)["messages"]:
-            turns.append(Message(role=turn["role"], content=turn.get("content") or ""))
-        last = max(n for n, turn in enumerate(turns) if turn.role == "assistant")
-        conversations.append(turns[: last + 1])
+        row = json.loads(line)
+        turns: list[Message] = []
+        for turn in row["messages"]:
+            fields = {name: turn.get(name) for name in ("tool_calls", "tool_call_id", "weight")}
+            turns.append(Message(role=turn["role"], content=turn.get("content") or "", **fields))
+        if row.get("tools"):
+            turns[0] = turns[0].model_copy(update={"tools": row["tools"]})
+        for number, turn in enumerate(turns, 1):
+            if turn.role == "assistant" and turn.weight != 0:
+                conversations.append(turns[:number])
     return conversations
 
 
@@ -66,7 +71,7 @@ def _training_rows(base: str, data: bytes | None) -> list[dict[str, list[int]]]:
         tokenizer = models.tokenizer_of(base)
     rows = []
     for chat in chats(data):
-        prompt, answer = trainer.encode(tokenizer, chat[:-1], chat[-1].content or "")
+        prompt, answer = trainer.encode(tokenizer, chat[:-1], chat[-1])
         rows.append(trainer.token_row(prompt, answer, MAX_TOKENS))
     return rows
 

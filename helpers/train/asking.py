@@ -22,6 +22,7 @@ def asking_to_serve(run: store.Run, version: str, config: Hyperparameters, task:
         asking = decision.asking(decision.best_rung)
     else:
         limit = config.max_new_tokens or _limit_by_gold(run, config)
+        limit += evaluate.room_for_thoughts(task)
         asking = Asking(max_new_tokens=limit, response_format=task.schema)
     template_args = task.template_args
     if isinstance(config, LoraTrainingConfig):  # as its rows are rendered

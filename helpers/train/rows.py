@@ -300,7 +300,10 @@ def training_file(
         if not example.answer.strip():
             problems.append(f"{example.id}: no answer of the assistant")
         if chat[-1].reasoning:
-            problems.append(f"{example.id}: no file has room for thoughts (reasoning: strip has)")
+            raise WorkbookError(
+                f"task.yaml: reasoning: {task.reasoning}: no file has room for thoughts"
+                f" ({example.where}); set `reasoning: strip`, or train on this machine"
+            )
     issues = judge_provider_file(lines, lambda text: most_tokens(text.encode()))
     of_lines = [f"{examples[i.line - 1].id}: {i.message}" for i in issues if i.line]
     of_the_file = [issue.message for issue in issues if not issue.line]

@@ -16,11 +16,12 @@ import torch
 import trl
 
 from helpers import models
+from helpers.practice.training import chats
 from helpers.records import Message, TrainingExample, WorkbookError, call_of, read_calls, same_calls
 from helpers.tasks import load_task, render
-from helpers.train import LoraTrainingConfig, preflight
+from helpers.train import LoraTrainingConfig, OpenAIJobConfig, preflight
 from helpers.train.kernels.loss import supervised_loss
-from helpers.train.rows import IGNORED, make_rows
+from helpers.train.rows import IGNORED, make_rows, training_file
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 CONTROL = re.compile(r"<\|[\w]+\|?>|<[\w]+\|>|<｜[^｜>]+｜>|<(?:start|end)_of_turn>")
@@ -242,6 +243,55 @@ def test_preflight_reports_rows_of_one_chat_apart(base_of):
     data = dataset(chat(said("One"), ASKED, said("Two")))
     report = preflight(data, task, LoraTrainingConfig(base_model=base, max_train_tokens=0))
     assert {row.id for row in report.train} == {"r#1", "r#2"} and report.left_out == 0
+
+
+def uploaded(*examples, **task) -> list[dict]:
+    many = [e.model_copy(update={"id": f"r{n}"}) for n, e in enumerate(examples * 10)]
+    file = training_file(many, TASK.model_copy(update=task), OpenAIJobConfig())
+    return [json.loads(line) for line in file.splitlines()][: len(examples)]
+
+
+def test_an_uploaded_file_teaches_the_answers_that_a_training_here_would():
+    example = chat(said("One"), ASKED, said("Bad", weight=0), ASKED, said("Two", weight=1))
+    weights = {}
+    for train_on in ("last", "all"):
+        (line,) = uploaded(example, train_on=train_on)
+        turns = [turn for turn in line["messages"] if turn["role"] == "assistant"]
+        weights[train_on] = [turn.get("weight") for turn in turns]
+    assert weights == {"last": [0, 0, None], "all": [None, 0, None]}
+    (line,) = uploaded(chat(said("One")))
+    assert line.keys() == {"messages"} and "weight" not in line["messages"][-1]
+
+
+def test_an_uploaded_file_holds_tools_calls_and_the_rows_own_system_message():
+    system = Message(role="system", content="Customer plan: gold.")
+    calls = [call(1, symbol="AB", days=3), call(2, symbol="CD")]
+    results = [Message(role="tool", tool_call_id=f"call_{n}", content="100") for n in (1, 2)]
+    turns = [said(None, tool_calls=calls), *results, said("Both 100")]
+    example = chat(*turns, tools=[PRICE])
+    example = example.model_copy(update={"messages": [system, *example.messages]})
+    (line,) = uploaded(example)
+    assert line["tools"] == [PRICE] and "tools" not in line["messages"][0]
+    assert line["messages"][0]["content"].endswith("\n\nCustomer plan: gold.")
+    assert [Message(**turn) for turn in line["messages"][2:]] == [
+        turns[0].model_copy(update={"weight": 0}),
+        *turns[1:],
+    ]
+
+
+def test_thoughts_that_are_to_be_learnt_are_refused_where_no_file_has_room_for_them():
+    example = chat(said("Ten", reasoning="because"))
+    assert "because" not in json.dumps(uploaded(example))
+    with pytest.raises(WorkbookError, match="no file has room for thoughts"):
+        uploaded(example, reasoning="train")
+
+
+def test_the_practice_api_learns_what_a_file_says_and_nothing_of_weight_0():
+    example = chat(said("One"), ASKED, said("Bad", weight=0), ASKED, said("Two"))
+    for train_on, learnt_words in (("last", ["Two"]), ("all", ["One", "Two"])):
+        (line,) = uploaded(example, train_on=train_on)
+        conversations = chats(json.dumps(line).encode())
+        assert [turns[-1].content for turns in conversations] == learnt_words
 
 
 def test_call_names_and_arguments_survive_the_text_form():
