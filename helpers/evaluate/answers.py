@@ -15,12 +15,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from helpers import models, show, store
-from helpers.evaluate.session import Session
+from helpers.evaluate.session import MOST_AT_ONCE, Session
 from helpers.models import Answer, Model
 from helpers.records import Asking, Message, WorkbookError
 
 CHUNK = 32  # answers asked for between two writes of the cache: what a kill can cost
-MOST_AT_ONCE = 8  # requests side by side at an endpoint
 RATE_RETRIES = 5  # times a request is asked again after 429
 RATE_PAUSE = 0.5  # seconds before that, doubled each time
 CACHE_VERSION = "answers-2"  # raise it when the meaning of a stored answer changes
@@ -122,6 +121,7 @@ class Till:
         self.task = session.task
         self.budget = session.budget
         self.who = who
+        self.at_once = max(1, session.at_once)
         self.is_paid = models.is_paid(session.task, model)
 
     def worst(self, prompt: list[Message]) -> float:
@@ -154,15 +154,15 @@ def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[A
     """One answer at a time, as it comes; those of `single` first, each asked alone.
 
     The others are asked as many side by side as the endpoint bears: a refusal for its rate (429)
-    halves that number, waits and asks again; every answer raises it by one, up to MOST_AT_ONCE.
+    halves that number, waits and asks again; every answer raises it by one, up to till.at_once.
     """
     for key in single:
         yield {key: till.ask(new[key])}
     waiting = deque(key for key in _shortest_first(new) if key not in set(single))
-    width = MOST_AT_ONCE if single else 1
+    width = min(MOST_AT_ONCE, till.at_once) if single else 1
     refused = Counter[str]()
     running: dict[Future[Answer], str] = {}
-    with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+    with ThreadPoolExecutor(till.at_once) as pool:
         try:
             while waiting or running:
                 while waiting and len(running) < width:
@@ -178,7 +178,7 @@ def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[A
                         waiting.append(key)
                         pause = max(pause, RATE_PAUSE * 2 ** refused[key])
                     else:
-                        width = min(MOST_AT_ONCE, width + 1)
+                        width = min(till.at_once, width + 1)
                         yield {key: answer}
                 time.sleep(pause)  # after what came beside the refusal has been kept
         finally:

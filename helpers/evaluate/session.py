@@ -14,6 +14,7 @@ from helpers.models import Model
 from helpers.records import Asking, Budget, TrainingExample
 from helpers.tasks import Task
 
+MOST_AT_ONCE = 8  # requests side by side at an endpoint, where nobody says another number
 LOG = "log:"  # how an Asking names the answers of a log as its model; the file follows
 Say = Callable[[str], Any]
 
@@ -35,6 +36,7 @@ class Session:
     latency_rows: int = 12  # rows asked one by one to measure latency; 0 leaves it out
     say: Say = log.info
     models: dict[str, Model] = field(default_factory=dict)
+    at_once: int = MOST_AT_ONCE  # requests side by side at an endpoint, if it bears them
     attempts: Ledger = in_file  # where measuring on the test rows is written down
 
     def model_of(self, asking: Asking) -> Model:

@@ -169,7 +169,7 @@ def ask_rung(
     **changes: Any,
 ) -> RungResult:
     """One rung asked of one model; `changes` are of the Session or of the Asking."""
-    fields = ("train", "latency_rows", "say", "limit_usd")
+    fields = ("train", "latency_rows", "say", "limit_usd", "at_once")
     of_session = {name: changes.pop(name) for name in fields if name in changes}
     return evaluate.ask_rung(
         asking(rung, model, **changes), rows, session(task, run, model, **of_session)

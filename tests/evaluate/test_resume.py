@@ -202,3 +202,10 @@ def test_samples_are_written_where_only_the_owner_reads(task, run):
     ] == ["system", "user"]
     assert first["target"] == first["metadata"]["answers"]["prompt"]["answer"] == RIGHT
     assert path.parent.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("at_once", [1, 20])
+def test_as_many_requests_are_side_by_side_as_the_parameter_says(task, run, at_once):
+    model = Limited(bears=100)
+    ask_rung(model, "prompt", toy_rows(80), task, run, latency_rows=1, at_once=at_once)
+    assert model.most <= at_once and (at_once == 1 or model.most > answers.MOST_AT_ONCE)
