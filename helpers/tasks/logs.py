@@ -15,8 +15,8 @@ from helpers import store
 from helpers.records import GOOD_STATUS, LateFeedback, LiveRow
 from helpers.tasks.moments import day_order, moment_of
 from helpers.tasks.rows import as_text, as_turns, cell
-from helpers.tasks.scales import WORDS, is_unrated, judge_scale, token_of
-from helpers.tasks.survey import json_values
+from helpers.tasks.scales import Token, is_unrated, judge_scale
+from helpers.tasks.survey import json_counts
 from helpers.tasks.task import Task
 
 JUDGED = 20_000  # lines by which it is judged what a repeated request_id means
@@ -41,16 +41,13 @@ class LogReader:
         self.repeats: Repeats = _repeats_of(task, sample)
         where = str(files[0].parent if len(files) > 1 else files[0]) if files else ""
         column = str(task.columns.get("feedback_score", "feedback_score"))
-        counts: Counter[tuple[type, Any]] = Counter()
-        for path in files:
-            for value in json_values(path, column.split(".")[-1]):
-                counts[token_of(value)] += 1
+        counts = _counts_of(files, column.split(".")[-1])
         setting = task.columns.get("feedback")
         ours = any(store.home() / "live" in path.parents for path in files)
         if setting is None and (ours or any("arm" in raw for raw in sample)):
             setting = [1, 5]  # our own form of a log says stars
         self.scale = judge_scale(counts, setting, column, where)
-        self._thumbs = judge_scale(_thumbs(files), setting, "thumb", where)
+        self._thumbs = judge_scale(_counts_of(files, "thumb"), setting, "thumb", where)
         name = str(task.columns.get("created_at", "created_at"))
         moments = (cell(task, raw, "created_at") for raw in sample)
         self._order = day_order(moments, task.columns.get("dates"), name, where)
@@ -171,10 +168,8 @@ def _repeats_of(task: Task, sample: Sequence[dict[str, Any]]) -> Repeats:
     return kinds.most_common(1)[0][0] if often else "once"
 
 
-def _thumbs(files: Sequence[Path]) -> Counter[tuple[type, Any]]:
-    counts: Counter[tuple[type, Any]] = Counter()
+def _counts_of(files: Sequence[Path], key: str) -> Counter[Token]:
+    counts: Counter[Token] = Counter()
     for path in files:
-        for value in json_values(path, "thumb"):
-            counts[token_of(value)] += 1
-    counts.update({(str, word): 0 for word in WORDS})
+        counts.update(json_counts(path, key))
     return counts

@@ -20,18 +20,19 @@ _ZONES = re.compile(r"\s*(?:UTC|GMT|Z)$", re.IGNORECASE)
 
 def moment_of(value: Any, order: DayOrder = "") -> datetime:
     """The time that a cell spells, with a zone (UTC where it names none), or ValueError."""
-    if isinstance(value, datetime):
+    if type(value) is str:  # first, as a log has a million of them
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = _spelled(value.strip(), order)
+    elif isinstance(value, datetime):
         moment = value
     elif isinstance(value, date):
         moment = datetime.combine(value, time.min)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         return _of_epoch(float(value))
     else:
-        text = str(value).strip()
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            moment = _spelled(text, order)
+        moment = _spelled(str(value).strip(), order)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

@@ -48,7 +48,7 @@ class HowRead:
     task: Task
     path: Path
     format: str = "columns"
-    scale: Scale = field(default_factory=lambda: Scale("no ratings", {}))
+    scale: Scale = field(default_factory=lambda: Scale("no ratings", {}, {}))
     day_order: DayOrder = ""
     changes: Counter[str] = field(default_factory=Counter)  # what was reinterpreted: rows
     unused: Counter[str] = field(default_factory=Counter)  # columns that nothing reads

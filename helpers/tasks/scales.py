@@ -50,17 +50,19 @@ class Scale(NamedTuple):
 
     name: str
     scores: Mapping[Token, float]
+    known: dict[Token, float]  # the same by the values themselves: a log has a million of them
     rated: int = 0
     rows: int = 0
     unknown: int = 0  # cells that hold no rating of this scale
 
     def score(self, value: Any) -> float | None:
         """1 to 5; None: not rated. ValueError for a value that is no rating of this scale."""
-        if is_unrated(value):
-            return None
-        score = self.scores.get(token_of(value))
-        if score is None:
-            raise ValueError(self.name)
+        score = self.known.get((type(value), value))
+        if score is None and not is_unrated(value):
+            score = self.scores.get(token_of(value))
+            if score is None:
+                raise ValueError(self.name)
+            self.known[type(value), value] = score
         return score
 
     @property
@@ -123,7 +125,7 @@ def judge_scale(counts: Mapping[Token, int], setting: Any, column: str, where: s
     n_rated = sum(n for token, n in rated.items() if token in scores)
     unknown = sum(rated.values()) - n_rated
     name = " and ".join(names) or "no ratings"
-    return Scale(name, scores, n_rated, sum(counts.values()), unknown)
+    return Scale(name, scores, {}, n_rated, sum(counts.values()), unknown)
 
 
 def _said(token: Token, text: str, words: Mapping[str, float]) -> float | None:

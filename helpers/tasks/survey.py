@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from helpers.tasks.encodings import TwoReadings
 from helpers.tasks.moments import day_order
 from helpers.tasks.reading import FileForm, batches, form_of, read_rows
 from helpers.tasks.rows import SPLITS, HowRead, cell, is_chat, spelled_chat
-from helpers.tasks.scales import WORDS, judge_scale, token_of
+from helpers.tasks.scales import WORDS, Token, judge_scale, token_of
 from helpers.tasks.task import Task
 
 SAMPLE = 200  # rows that the format is judged by
@@ -97,55 +97,59 @@ def _form_of_row(task: Task, row: dict[str, Any]) -> str:
 
 def column_counts(
     task: Task, path: Path, form: FileForm, name: str, rows: Sequence[dict[str, Any]] = ()
-) -> Counter[tuple[type, Any]]:
+) -> Counter[Token]:
     """How often each value of one of our columns occurs in a file, empty cells too."""
-    counts: Counter[tuple[type, Any]] = Counter()
-    for value in _values(task, path, form, name):
-        key = token_of(value)
-        if key in counts or len(counts) < DISTINCT:
-            counts[key] += 1
+    key = task.columns.get(name, name)
+    if not isinstance(key, str):
+        return Counter()
+    last = key.split(".")[-1]
+    if form.note == "JSON Lines" and not form.encoding and not last.isdecimal():
+        return json_counts(path, last)
+    counts: Counter[Token] = Counter()
+    if path.suffix.lower() == ".parquet":
+        from pyarrow import parquet
+
+        names = parquet.read_schema(path).names
+        top = key if key in names else key.split(".")[0]
+        for batch in batches(path, [top]) if top in names else ():
+            if key == top:
+                for pair in batch.column(0).value_counts().to_pylist():
+                    _count(counts, pair["values"], pair["counts"])
+            else:
+                for row in batch.to_pylist():
+                    _count(counts, cell(task, row, name))
+        return counts
+    for row in read_rows(path, form):
+        if isinstance(row.content, dict):
+            _count(counts, cell(task, row.content, name))
     return counts
 
 
-def _values(task: Task, path: Path, form: FileForm, name: str) -> Iterator[Any]:
-    key = task.columns.get(name, name)
-    if not isinstance(key, str):
-        return
-    plain_json = path.suffix.lower() == ".jsonl" and form.note == "JSON Lines" and not form.encoding
-    if plain_json and not key.split(".")[-1].isdecimal():
-        yield from json_values(path, key.split(".")[-1])
-    elif path.suffix.lower() == ".parquet":
-        from pyarrow import parquet
-
-        top = key if key in parquet.read_schema(path).names else key.split(".")[0]
-        if top in parquet.read_schema(path).names:
-            for batch in batches(path, [top]):
-                for row in batch.to_pylist():
-                    yield cell(task, row, name)
-    else:
-        for row in read_rows(path, form):
-            if isinstance(row.content, dict):
-                yield cell(task, row.content, name)
+def _count(counts: Counter[Token], value: Any, n: int = 1) -> None:
+    token = token_of(value)
+    if token in counts or len(counts) < DISTINCT:
+        counts[token] += n
 
 
-def json_values(path: Path, key: str) -> Iterator[Any]:
+def json_counts(path: Path, key: str) -> Counter[Token]:
     """The values of a key wherever it stands in a JSON Lines file, by its bytes: 10 times as fast.
 
     A key that stands inside of a text is escaped there, so it is not found.
     """
     spelled = re.escape(json.dumps(key).encode())
-    pattern = re.compile(rb"(?<!\\)" + spelled + rb'\s*:\s*("(?:[^"\\\n]|\\.)*"|[^\s,}\]]+)')
-    known: dict[bytes, Any] = {}
+    pattern = re.compile(spelled + rb'\s*:\s*("(?:[^"\\\n]|\\.)*"|[^\s,}\]]+)')
+    spellings: Counter[bytes] = Counter()
     with open(path, "rb") as file:
         while lines := file.readlines(CHUNK):
-            for token in pattern.findall(b"".join(lines)):
-                if token not in known and len(known) < DISTINCT:
-                    try:
-                        known[token] = json.loads(token)
-                    except ValueError:
-                        known[token] = None  # an object, or a broken line
-                if token in known:
-                    yield known[token]
+            if len(spellings) < DISTINCT:
+                spellings.update(pattern.findall(b"".join(lines)))
+    counts: Counter[Token] = Counter()
+    for spelling, n in spellings.items():
+        try:
+            _count(counts, json.loads(spelling), n)
+        except ValueError:
+            continue  # an object, or a broken line
+    return counts
 
 
 def _ask_about_verdicts(how: HowRead, rows: Sequence[dict[str, Any]]) -> None:
