@@ -290,6 +290,9 @@ def test_routes_json_is_the_view_that_was_promised_and_is_repaired():
         "since",
         "previous",
         "generation",
+        "base_model",
+        "artifact",
+        "sha256",
     }
     assert written == store.read_json(path) == registry.routes()
     for damage in (
