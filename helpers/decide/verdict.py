@@ -60,7 +60,7 @@ class Choices(Record):
     trainer: str = "auto"
     base_url: str = ""
     api_model: str = ""
-    max_train_tokens: int = 60_000  # they price one training run; 0: every row, three times
+    max_train_tokens: int = 0  # they price one training run; 0: every row, three times
     prompt_search_budget: int = 1  # 0: the rungs were not searched, which the verdict says
     train_anyway_because: str = ""
 
