@@ -133,7 +133,7 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, 
                 raise WorkbookError(
                     f"{path}: the column {name!r} is missing; it needs {', '.join(columns)}"
                 )
-        yield line, {name: value or "" for name, value in row.items()}
+        yield line, {name: store.from_csv_cell(value or "") for name, value in row.items()}
 
 
 def apply_decisions(examples: Sequence[TrainingExample], decisions: Decisions) -> Stage:
@@ -220,5 +220,6 @@ def review_csv(rows: Iterable[dict[str, str]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:  # a spreadsheet computes nothing of it
+        writer.writerow({name: store.as_csv_cell(cell) for name, cell in row.items()})
     return text.getvalue()

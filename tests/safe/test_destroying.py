@@ -19,7 +19,7 @@ from helpers.run import collect
 from helpers.tasks import new_task
 
 TASK = "toy"
-HISTORIES = int(os.environ.get("WORKBOOK_HISTORIES", "18"))  # 200: about two minutes
+HISTORIES = int(os.environ.get("WORKBOOK_HISTORIES", "6"))  # 200: about two minutes
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +159,7 @@ def test_line_01_gc_and_route_stop_at_a_registry_that_is_not_this_homes(
 def test_line_01_what_a_route_a_way_back_or_a_remaining_run_names_is_never_deleted(
     tmp_path, empty_registry, monkeypatch
 ):
-    for number in range(HISTORIES // 3):
+    for number in range(max(6, HISTORIES // 3)):
         draw = random.Random(number)
         home = tmp_path / str(number)
         monkeypatch.setenv("WORKBOOK_HOME", str(home))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 import record_toys
 
 from helpers import models, show, store
+from helpers.curate.review import review_csv
 from helpers.evaluate import strict_json
 from helpers.records import (
     Decision,
@@ -137,3 +139,9 @@ def test_line_17_what_holds_example_text_is_its_owners_alone(home):
     for path in [home, *home.rglob("*")]:
         open_to_others = stat.S_IMODE(path.stat().st_mode) & 0o077
         assert not open_to_others or path.name.startswith("."), path
+
+
+def test_line_12_review_csv_holds_no_formula():
+    row = {"id": "=1", "source": "human", "input": "+1+1|cmd", "output": "@x", "why": "-"}
+    lines = list(csv.reader(io.StringIO(review_csv([row]))))
+    assert [cell[:1] for cell in lines[1] if cell] == ["'", "h", "'", "'", "'"]
