@@ -179,7 +179,12 @@ def questionnaire(screening: Screening) -> Any:
         name: ipywidgets.Checkbox(value, description=name.replace("_", " "), indent=False)
         for name, value in answers.items()
     }
-    yaml = ipywidgets.Textarea(_as_yaml(answers), rows=len(boxes) + 1, description="as YAML")
+    yaml = ipywidgets.Textarea(
+        _as_yaml(answers),
+        rows=len(boxes) + 1,
+        description="as YAML",
+        layout=ipywidgets.Layout(width="28em"),
+    )
 
     def write(_: Any) -> None:
         yaml.value = _as_yaml({name: box.value for name, box in boxes.items()})
