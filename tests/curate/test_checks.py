@@ -66,8 +66,7 @@ def test_skipping_impossible_recognisers_changes_no_finding(text):
 def test_skipping_changes_no_finding_on_the_pii_file():
     texts = [json.loads(line)["full_text"] for line in PII_FILE.read_text().splitlines()]
     assert all(
-        personal.find_personal_data(t) == personal._findings(t, personal.RECOGNISERS)
-        for t in texts
+        personal.find_personal_data(t) == personal._findings(t, personal.RECOGNISERS) for t in texts
     )
 
 
