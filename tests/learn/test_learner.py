@@ -235,3 +235,17 @@ def test_a_class_is_judged_by_the_workbook_s_own_checkpoints(here, tmp_path, mon
     assert {r.state for r in learn.check_folder(tmp_path / "bea")} == {"missing"}
     with pytest.raises(WorkbookError, match="holds no notebook"):
         learn.check_folder(Path(__file__).parent)
+
+
+def test_the_command_prints_a_table_or_one_json_value(here, tmp_path, capsys):
+    from helpers.cli import main
+
+    assert main(["learner", str(tmp_path / "mine")]) == 0
+    capsys.readouterr()
+    assert main(["check", str(tmp_path / "mine")]) == 0
+    count = sum(len(list(grading.exercises(document))) for document in documents().values())
+    assert f"0 right, 0 wrong, {count} open, 0 missing" in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "mine"), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert len(results) == count and {result["state"] for result in results} == {"open"}
+    assert main(["check", str(tmp_path / "nowhere")]) == 2
