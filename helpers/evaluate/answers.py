@@ -22,7 +22,7 @@ from helpers.records import Asking, Message, WorkbookError
 CHUNK = 32  # answers asked for between two writes of the cache: what a kill can cost
 RATE_RETRIES = 5  # times a request is asked again after 429
 RATE_PAUSE = 0.5  # seconds before that, doubled each time
-CACHE_VERSION = "answers-2"  # raise it when the meaning of a stored answer changes
+CACHE_VERSION = "answers-3"  # raise it when the meaning of a stored answer changes
 Prompts = dict[str, list[Message]]  # by the fingerprint of everything that decides their answers
 Answers = dict[str, Answer]
 

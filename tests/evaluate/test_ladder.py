@@ -21,7 +21,7 @@ from record_toys import decision, rung
 from helpers import evaluate
 from helpers.evaluate import ladder
 from helpers.evaluate.running import read_answers
-from helpers.records import Asking, Decision, RungResult, WorkbookError
+from helpers.records import Asking, Decision, Message, RungResult, WorkbookError
 
 BASIS = Asking()
 
@@ -182,3 +182,37 @@ def test_a_rungs_result_says_how_it_was_asked(task, run):
     result = ask_rung(constant(RIGHT), "prompt", toy_rows(3), task, run)
     assert RungResult.model_validate_json(result.model_dump_json()).asking == result.asking
     assert result.asking.model == "scripted"
+
+
+def test_a_row_that_a_template_refuses_is_named_with_its_line(task, run):
+    model = constant(RIGHT)
+    model.provider = "local"
+
+    def refuse(chat, *args):
+        if "row 1" in chat[-1].content:
+            raise WorkbookError("the chat template does not take this chat")
+        return 1
+
+    model.count_tokens = refuse
+    model.answer = lambda chats, limit: [refuse(chat) for chat in chats]
+    rows = toy_rows(3)
+    rows[1] = rows[1].model_copy(
+        update={
+            "messages": [Message(role="user", content="row 1"), rows[1].messages[-1]],
+            "meta": {"file": "human.jsonl", "line": 9},
+        }
+    )
+    with pytest.raises(WorkbookError, match=r"\(human.jsonl, line 9\): the chat template"):
+        ask_rung(model, "prompt", rows, task, run)
+
+
+def test_a_task_that_lets_models_think_gives_thoughts_room_and_offers_its_tools(task):
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    changed = task.model_copy(update={"reasoning": "keep", "tools": tools})
+    basis = Asking(max_new_tokens=20)
+    (way,) = evaluate.ways_to_ask(["prompt"], basis, changed, constant(RIGHT))
+    assert way.max_new_tokens == 20 + 512 and way.tools == tools
+    chats = evaluate.build_prompts(way, task, toy_rows(2))
+    assert [chat[0].tools for chat in chats] == [tools, tools]
+    (way,) = evaluate.ways_to_ask(["prompt"], basis, task, constant(RIGHT))
+    assert way.max_new_tokens == 20 and way.tools == []

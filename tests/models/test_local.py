@@ -11,8 +11,9 @@ import pytest
 
 from helpers import models, store
 from helpers.models import decoding
+from helpers.models.chats import split_thoughts
 from helpers.models.local import LocalModel, device_and_dtype
-from helpers.records import Message, WorkbookError
+from helpers.records import Asking, Message, WorkbookError
 
 SYSTEM = (
     "You sort support messages for a shop."
@@ -162,3 +163,25 @@ def test_half_precision_is_used_only_where_the_hardware_has_it() -> None:
 
     device, dtype = device_and_dtype()
     assert dtype == torch.float32 if device != "cuda" else dtype in (torch.bfloat16, torch.float16)
+
+
+def test_what_an_asking_says_reaches_the_model_and_its_weights_stay_loaded_once(tiny: Path) -> None:
+    model = loaded("tiny")
+    assert model.with_asking(Asking()) is model
+    (whole,) = model.answer(chats(1), 8)
+    word = whole.text[len(whole.text) // 2 :][:2]
+    told = model.with_asking(Asking(stop=[word], template_args={"enable_thinking": False}))
+    (answer,) = told.answer(chats(1), 8)
+    assert answer.text == whole.text.partition(word)[0].strip()
+    assert told.network is model.network and told.fingerprint == model.fingerprint
+
+
+def test_thoughts_are_read_apart_and_an_answer_cut_in_them_says_nothing() -> None:
+    for text, thoughts, said in (
+        ("Ten", "", "Ten"),
+        ("<think>\nhm\n</think>\n\nTen", "hm", "Ten"),
+        ("hm\n</think>\n\nTen", "hm", "Ten"),  # where the prompt opened them
+        ("<think>\n\n</think>\n\n{}", "", "{}"),
+        ("<think>\nhm, let me", "hm, let me", ""),
+    ):
+        assert split_thoughts(text) == (thoughts, said)
