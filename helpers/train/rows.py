@@ -132,22 +132,9 @@ def make_rows(
     for control in control_tokens(tokenizer).values():
         if control and control in text:
             return f"its text holds the control token {control}"
-    template_args = models.template_args(task, config.base_model)
-    pieces: list[Piece] = []
-    for *prompt, answer in chats:
-        try:
-            prompt_ids, answer_ids = encode(tokenizer, prompt, answer, template_args)
-        except WorkbookError as error:
-            raise WorkbookError(f"{example.where}: {error}") from None
-        if not _reads_back(tokenizer, prompt, answer, prompt_ids, answer_ids):
-            return "what would be learnt, read back, is not its answer: another base_model may do"
-        given = len(prompt_ids)
-        if task.reasoning == "keep" and answer.reasoning:
-            given += _length_of_thoughts(tokenizer, answer, answer_ids)
-        piece = Piece.of(prompt_ids + answer_ids, given)
-        if pieces and piece.continues(pieces[-1]):
-            piece = piece.joined(pieces.pop())
-        pieces.append(piece)
+    pieces = _pieces(tokenizer, task, example, chats, config)
+    if not pieces:
+        return "what would be learnt, read back, is not its answer: another base_model may do"
     rows = []
     for number, piece in enumerate(pieces, 1):
         name = f"{example.id}#{number}" if len(pieces) > 1 else example.id
@@ -160,6 +147,33 @@ def make_rows(
         f"no trainable token left: its prompt has {pieces[0].prompt} tokens, max_length is"
         f" {config.max_length}"
     )
+
+
+def _pieces(
+    tokenizer: Any,
+    task: Task,
+    example: TrainingExample,
+    chats: list[list[Message]],
+    config: LoraTrainingConfig,
+) -> list[Piece]:
+    """The chats as rows, those that continue each other as one; [] where one reads back wrong."""
+    template_args = models.template_args(task, config.base_model)
+    pieces: list[Piece] = []
+    for *prompt, answer in chats:
+        try:
+            prompt_ids, answer_ids = encode(tokenizer, prompt, answer, template_args)
+        except WorkbookError as error:
+            raise WorkbookError(f"{example.where}: {error}") from None
+        if not _reads_back(tokenizer, prompt, answer, prompt_ids, answer_ids):
+            return []
+        given = len(prompt_ids)
+        if task.reasoning == "keep" and answer.reasoning:
+            given += _length_of_thoughts(tokenizer, answer, answer_ids)
+        piece = Piece.of(prompt_ids + answer_ids, given)
+        if pieces and piece.continues(pieces[-1]):
+            piece = piece.joined(pieces.pop())
+        pieces.append(piece)
+    return pieces
 
 
 def _reads_back(
@@ -253,12 +267,6 @@ def preflight(
         )
         raise WorkbookError(f"no trainable row; {remedy}Rows refused: {len(refused)}{first}")
     ends = {row.labels[-1] for row in train} & set(control_tokens(tokenizer))
-    round_trip = 0
-    template_args = models.template_args(task, config.base_model)
-    for row in train:
-        chat = render(task, examples[row.id], config.prompt_style, answer=True)
-        whole = models.render_tokens(tokenizer, chat, False, template_args)
-        round_trip += whole[: len(row.input_ids)] == row.input_ids
     lengths = [len(row.input_ids) for row in train]
     return Preflight(
         train=train,
@@ -268,11 +276,25 @@ def preflight(
         left_out=left_out,
         tokens=round(config.epochs * sum(lengths)),
         end_token=tokenizer.decode(sorted(ends)),
-        round_trip=round_trip,
+        round_trip=sum(_is_whole(tokenizer, row, examples[row.id], task, config) for row in train),
         samples={row.id: _spans(tokenizer, row) for row in train[:show]},
         fingerprints=models.template_fingerprints(config.base_model, task, config.prompt_style),
         schedule=plan_schedule(config, lengths),
     )
+
+
+def _is_whole(
+    tokenizer: Any,
+    row: TrainingRow,
+    example: TrainingExample,
+    task: Task,
+    config: LoraTrainingConfig,
+) -> bool:
+    """Whether a row's tokens are those of the template applied to the whole chat."""
+    chat = render(task, example, config.prompt_style, answer=True)
+    template_args = models.template_args(task, config.base_model)
+    whole = models.render_tokens(tokenizer, chat, False, template_args)
+    return whole[: len(row.input_ids)] == row.input_ids
 
 
 def _spans(tokenizer: Any, row: TrainingRow) -> list[tuple[str, bool]]:
