@@ -1,1 +1,1 @@
-"""Benchmarks and the makers of the shipped sample data; nothing here is needed to run the workbook."""
+"""Benchmarks and the makers of the shipped sample data; no run needs them."""

@@ -1,3 +1,3 @@
-"""The code behind the fine-tuning workbook's notebooks, one room per folder (the map is in README.md)."""
+"""The code behind the workbook's notebooks, one room per folder (README.md has the map)."""
 
 __version__ = "0.2.0"

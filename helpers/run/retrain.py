@@ -12,7 +12,7 @@ from typing import NamedTuple
 from helpers import store
 from helpers.records import Decision, FineTunedModelVersion, Health, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
-from helpers.tasks import Task, load_examples
+from helpers.tasks import Task, content_id, load_examples
 
 log = logging.getLogger(__name__)
 
@@ -108,11 +108,14 @@ def new_rows(task: Task, serving: FineTunedModelVersion, min_feedback: float) ->
         return None
     rows = [row for path in folder.glob("*.jsonl") for row in store.read_jsonl(path)]
     known = {(row.get("example") or row).get("id") for row in rows}  # rejected rows are wrapped
-    ids = {example.id for example in load_examples(task, "human").examples}
+    examples = list(load_examples(task, "human").examples)
     for example in load_examples(task, "production").examples:
         if example.feedback_score is not None and example.feedback_score >= min_feedback:
-            ids.add(example.id)
-    return len(ids - known)
+            examples.append(example)
+    ids: dict[str, str] = {}  # of the first row with a content: a row that is there twice is one
+    for example in examples:
+        ids.setdefault(content_id(example.messages), example.id)
+    return len(set(ids.values()) - known)
 
 
 def reuse_decision(task: Task, run: store.Run, base_model: str, max_age_days: int) -> bool:

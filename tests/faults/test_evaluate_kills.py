@@ -53,8 +53,7 @@ def recorded():
         told = ["git", "-C", str(store.PROJECT), "describe", "--always", "--dirty", "--exclude=*"]
         commit = subprocess.run(told, capture_output=True, text=True, check=False).stdout.strip()
         value = {"n": N, "failures": failures, "seed": SEED, "commit": commit}
-        value["machine"] = (
-            f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
-        )
+        system = f"{platform.system()} {platform.release()}"
+        value["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {system}"
         path = store.PROJECT / "docs" / "measured" / "evaluate_kills.json"
         store.write_text(path, json.dumps(value, indent=2) + "\n")

@@ -151,8 +151,8 @@ def test_a_run_that_was_ever_broken_never_serves_whatever_is_said_and_forced():
     path = store.open_run("run-v1").path("broken.json")
     store.write_json(path, {"break_it": "leak", "what": "…"})
     assert verdict_of("not_broken_on_purpose", manager) == "fail"
-    for target in ("staging", "production"):
-        forced = manager.promote("v1", target, because="please", force=True)
+    for goal in ("staging", "production"):
+        forced = manager.promote("v1", goal, because="please", force=True)
         assert not forced.promoted
 
 
