@@ -231,8 +231,8 @@ def begin(notebook: str, namespace: dict[str, Any]) -> store.Run:
         _check_cell(notebook, declared, {*values, *injected}, namespace["In"])
     if injected.keys() - declared.keys():
         elsewhere = set(RUN_LEVEL)
-        for other in store.NOTEBOOKS.rglob("*.ipynb"):
-            elsewhere |= declared_parameters(other).keys()
+        for names in _declared().values():
+            elsewhere |= names.keys()
         for name in elsewhere - declared.keys():
             injected.pop(name, None)
     values = check_parameters(declared, values | injected, where=notebook)

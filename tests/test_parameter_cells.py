@@ -110,3 +110,15 @@ def test_a_profile_cannot_name_a_profile(tmp_path):
     path.write_text("profile: smoke\n")
     with pytest.raises(WorkbookError, match="line 1: `profile` is for notebooks run by hand"):
         parameters.resolve(parameters.load_profile(str(path)))
+
+
+def test_a_notebook_of_ones_own_and_jupyter_s_copies_disturb_nobody(monkeypatch, tmp_path):
+    folder = tmp_path / "notebooks"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    text = (store.NOTEBOOKS / "03a_train_lora.ipynb").read_text()
+    (folder / "03a_train_lora.ipynb").write_text(text)
+    for name in ("scratch.ipynb", ".ipynb_checkpoints/03a_train_lora-checkpoint.ipynb"):
+        (folder / name).write_text('{"cells": []}')
+    monkeypatch.setattr(store, "NOTEBOOKS", folder)
+    space = begin(CELL, "# Parameters\nepochs = 1.0\nfew_shot_k = 2\n")
+    assert space["epochs"] == 1.0, "few_shot_k is another notebook's, and is let through"

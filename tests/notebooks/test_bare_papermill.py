@@ -13,7 +13,11 @@ import pytest
 from helpers import store
 from helpers.parameters import declared_parameters, load_profile, resolve
 
-NOTEBOOKS = sorted((store.PROJECT / "notebooks").rglob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted(
+    path
+    for path in (store.PROJECT / "notebooks").rglob("[0-9]*.ipynb")
+    if ".ipynb_checkpoints" not in path.parts  # what Jupyter leaves
+)
 PROFILES = sorted((store.PROJECT / "params").glob("*.yaml"))
 FOLDERS = (".", "notebooks")  # where papermill is started
 # What papermill does to a notebook and a kernel with it, up to the first helper call: the cells are
