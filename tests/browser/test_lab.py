@@ -70,7 +70,7 @@ def test_the_first_notebook_runs_to_its_end_and_git_sees_nothing(lab):
         assert lab.problems(page) == [], theme
     page.set_viewport_size({"width": 800, "height": 1000})
     wide = "() => [...document.querySelectorAll('.jp-OutputArea-output img')]"
-    assert page.evaluate(f"{wide}.every(image => image.getBoundingClientRect().right <= 800)")
+    page.wait_for_function(f"{wide}.every(image => image.getBoundingClientRect().right <= 800)")
     page.close()
 
 
