@@ -144,6 +144,10 @@ def _add_runs(commands: Any) -> None:
     rate = _add(commands, "rate", _rate, "rate a run's answers, blind, in the terminal", False)
     rate.add_argument("run", metavar="RUN", help="a run id, as `workbook runs` shows it")
     rate.add_argument("--rater", default="", metavar="NAME", help="a further person's own table")
+    export = _add(commands, "export", _export, "write a version as adapter, merged model or GGUF")
+    export.add_argument("version", metavar="VERSION")
+    export.add_argument("--form", required=True, choices=("adapter", "merged", "gguf"))
+    export.add_argument("--to", type=Path, metavar="DIR", help="a folder to copy it into")
     _add(
         commands,
         "status",
@@ -366,6 +370,13 @@ def _rate(args: Args) -> int:
     from helpers.extras.rate import rate_run
 
     rate_run(store.Run(args.run), rater=args.rater)
+    return 0
+
+
+def _export(args: Args) -> int:
+    from helpers import registry
+
+    _show(args, registry.export(args.version, args.form, args.to))
     return 0
 
 

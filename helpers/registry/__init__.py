@@ -2,7 +2,15 @@
 
 from helpers.registry.alarms import close_alarm, list_alarms, raise_alarms
 from helpers.registry.attempts import record_attempt
-from helpers.registry.commands import history, list_versions, promote, rollback, routes, show
+from helpers.registry.commands import (
+    export,
+    history,
+    list_versions,
+    promote,
+    rollback,
+    routes,
+    show,
+)
 from helpers.registry.database import open_registry
 from helpers.registry.delivery import notify, notify_team
 from helpers.registry.gate import Conditions, validate_for_production

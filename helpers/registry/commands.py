@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
-from helpers.records import FineTunedModelVersion, Promotion, Target, WorkbookError
+from helpers import store
+from helpers.records import FineTunedModelVersion, Promotion, Target, TrainedModel, WorkbookError
 from helpers.registry import versions
 from helpers.registry.database import open_registry
 from helpers.registry.delivery import publish_routes
@@ -44,6 +47,25 @@ def rollback(version_id: str | None = None, task: str = "", because: str = "") -
     else:
         manager = FineTuneLifecycleManager(_resolve(task))
     return manager.rollback(version_id, because)
+
+
+def export(version_id: str, form: str, to: Path | None = None) -> dict[str, str]:
+    """Write a version as adapter, merged model or GGUF beside its adapter, or into the folder `to`.
+
+    What is there under the same name is not overwritten.
+    """
+    from helpers.train import export_model
+
+    version = manager_of(version_id).get_version(version_id)
+    path = export_model(store.Run(version.run_id).load(TrainedModel), form)
+    if to is not None:
+        target = to / f"{version_id}-{path.name}"
+        if target.exists():
+            raise WorkbookError(f"{target} is there already; name another folder, or remove it")
+        to.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if path.is_dir() else shutil.copy2
+        path = Path(copy(path, target))
+    return {"version": version_id, "form": form, "path": str(path)}
 
 
 def routes() -> dict[str, dict[str, Any]]:

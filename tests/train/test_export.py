@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from helpers import models, store
+from helpers import models, registry, store
 from helpers.extras.gguf import read_back
 from helpers.models import load_network, load_tokenizer
 from helpers.records import Message, WorkbookError
@@ -147,3 +147,19 @@ def test_what_cannot_be_exported_says_what_to_do(made, monkeypatch):
     with pytest.raises(WorkbookError, match="convert_hf_to_gguf"):
         export_model(made[0], "gguf", "f16")
     assert not list((store.home() / "models/v1").glob("*.partial"))
+
+
+def test_a_registered_version_is_exported_by_its_id_and_nothing_is_overwritten(made, monkeypatch):
+    model, home = made
+    monkeypatch.setenv("WORKBOOK_HOME", str(home))
+    run = store.open_run("exported")
+    run.save(model)
+    manager = registry.FineTuneLifecycleManager("toy")
+    manager.open_version("v1", run.id, "tiny", "d1")
+    written = registry.export("v1", "merged", home / "out")
+    assert (home / "out" / "v1-merged" / "config.json").is_file()
+    assert written == {"version": "v1", "form": "merged", "path": str(home / "out" / "v1-merged")}
+    with pytest.raises(WorkbookError, match="is there already"):
+        registry.export("v1", "merged", home / "out")
+    with pytest.raises(WorkbookError, match="no version 'v9'"):
+        registry.export("v9", "adapter")
