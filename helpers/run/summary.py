@@ -62,7 +62,7 @@ def _lines_of(name: str, result: Artifact, was_judged: bool) -> list[str]:
             numbers = _numbers(result)
         case Promotion():
             done = f"put into {result.target}" if result.promoted else "held"
-            headline = f"{result.verdict}: {result.version} {done}"
+            headline = f"{result.verdict}, {result.version} {done}"
         case Health():
             headline = result.verdict
             if result.simulated:

@@ -71,3 +71,10 @@ def test_it_says_where_to_look_and_what_the_readme_says_next(run):
 def test_without_the_gate_04_tells_its_own_reasons(run):
     assert "- it is better" in summary(record(run, 0, "", ("04_evaluate",)))
     assert "- it is better" not in summary(record(run, 3, ""))
+
+
+def test_the_gates_word_makes_no_password_of_a_versions_id(run):
+    """`pass: tut-1a2b3c4d` reads like a password, and would be hidden."""
+    run.save(record_toys.promotion(version="tut-1a2b3c4d"))
+    text = summary(record(run, 0, "", ("05_registry",)))
+    assert "pass, tut-1a2b3c4d put into staging" in text
