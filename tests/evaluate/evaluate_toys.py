@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import record_toys
 
 from helpers import evaluate, store
 from helpers.models import Answer, Model
@@ -178,21 +179,16 @@ def ask_rung(
 
 def trained_toy(**changes: Any) -> TrainedModel:
     """model.json of a toy whose base is called base and whose dataset is d1."""
+    name = "t1-00000000"
     values: dict[str, Any] = {
-        "model_id": "t1-00000000",
-        "version": "t1-00000000",
-        "provider": "local",
+        "model_id": name,
+        "version": name,
         "base_model": "base",
         "dataset_version": "d1",
-        "asking": Asking().for_rung("fine_tuned", "t1-00000000"),
+        "asking": Asking().for_rung("fine_tuned", name),
         "fingerprints": {"template": "a", "tokenizer": "b", "system_prompt": "c"},
-        "hyperparameters": {},
-        "tokens": 1000,
-        "seconds": 1.0,
-        "cost_usd": 0.0,
-        "losses": {},
     }
-    return TrainedModel(**(values | changes))
+    return record_toys.trained_model(**(values | changes))
 
 
 def publish_dataset(version: str = "d1") -> None:
