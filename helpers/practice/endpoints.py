@@ -194,10 +194,11 @@ class Practice:
         tuning.say(now, f"Created fine-tuning job: {tuning.id}")
         tuning.say(now, f"This is a practice API: {model} stands for the {tuning.base} model here")
         tuning.say(now, f"Validating training file: {job['training_file']}")
+        created = tuning.shown(self.live)  # the reply: as it was made, however fast it goes on
         self.life.begin(tuning)
         if scenario == "slow_create":
             self.clock.sleep(SLOW)
-        return tuning.shown(self.live)
+        return created
 
     def _tuning(self, job_id: str) -> TuningJob:
         if job_id not in self.storage.jobs:

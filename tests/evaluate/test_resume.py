@@ -101,8 +101,9 @@ def endpoint():
 
 
 def start(endpoint, tmp_path):
-    path = os.pathsep.join([str(store.PROJECT), str(Path(__file__).parent)])
-    env = os.environ | {"PYTHONPATH": path}
+    here = Path(__file__).parent
+    paths = [store.PROJECT, here, here.parent]  # evaluate_toys is here, record_toys one higher
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, endpoint.url, str(ROWS), str(tmp_path)], env=env
     )
