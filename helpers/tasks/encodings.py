@@ -52,10 +52,9 @@ def encoding_of(path: Path, setting: str = "") -> Encoding:
     for mark, name in MARKS:
         if head.startswith(mark):
             return Encoding(name, "its byte order mark")
-    if b"\x00" in head[:2000]:
-        odd, even = head[1:2000:2].count(0), head[0:2000:2].count(0)
-        if max(odd, even) > len(head[:2000]) / 4:
-            return Encoding("utf-16-le" if odd > even else "utf-16-be", "every second byte is 0")
+    for place, name in enumerate(("utf-16-be", "utf-16-le")):
+        if head[place:2000:2].count(0) > len(head[:2000]) / 4:
+            return Encoding(name, "every second byte is 0")
     broken, letters = _utf8_faults(path)
     if not broken:
         return Encoding("utf-8", "all of its bytes")
@@ -67,17 +66,12 @@ def encoding_of(path: Path, setting: str = "") -> Encoding:
 def _utf8_faults(path: Path) -> tuple[int, int]:
     """(bytes that are no UTF-8, characters beyond ASCII that are) of a file."""
     broken = letters = 0
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    with open(path, "rb") as file:
-        while chunk := file.read(SAMPLE):
-            if chunk.isascii():
-                text = decode(b"")
-            else:
-                text = decode(chunk)
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        while text := file.read(SAMPLE):
+            if not text.isascii():
                 broken += text.count("\ufffd")
-                letters += sum(char > "\x7f" for char in text) - text.count("\ufffd")
-        broken += decode(b"", True).count("\ufffd")
-    return broken, letters
+                letters += sum(char > "\x7f" for char in text)
+    return broken, letters - broken
 
 
 def _guessed(path: Path, head: bytes, broken: int) -> Encoding:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,8 @@ from helpers.tasks.encodings import Encoding, encoding_of
 
 MAX_LINE_BYTES = MAX_CELL  # a longer line is a broken export, not an example
 TABLES = (".csv", ".tsv")
+_WIDE_JSON = re.compile(rb"(?:\xff\xfe)?[{\[]\0|(?:\xfe\xff)?\0[{\[]")  # its beginning in UTF-16
+_NEXT_ITEM = re.compile(r"[\s,]*(?=[^\s,\]])")  # of a list
 
 
 class SourceRow(NamedTuple):
@@ -35,12 +39,9 @@ class FileForm(NamedTuple):
     @property
     def description(self) -> str:
         """In words, such as `UTF-8 (all of its bytes), semicolon`."""
-        parts = [self.note] if self.note else []
-        if self.encoding is not None:
-            parts.append(f"{self.encoding.name} ({self.encoding.why})")
-        if self.dialect is not None:
-            parts.append(self.dialect.description)
-        return ", ".join(parts)
+        encoding = f"{self.encoding.name} ({self.encoding.why})" if self.encoding else ""
+        dialect = self.dialect.description if self.dialect else ""
+        return ", ".join(filter(None, (self.note, encoding, dialect)))
 
 
 def form_of(path: Path, encoding: str = "") -> FileForm:
@@ -51,7 +52,9 @@ def form_of(path: Path, encoding: str = "") -> FileForm:
         return FileForm(name, judge_dialect(path, name))
     if suffix in (".jsonl", ".json"):
         name = encoding_of(path, encoding) if encoding or _has_mark(path) else None
-        return FileForm(name, note="a JSON array" if _is_array(path, name) else "JSON Lines")
+        return FileForm(
+            name, note="JSON Lines" if _key_of_rows(path, name) is None else "a JSON array"
+        )
     return FileForm(note="Excel, first sheet" if suffix == ".xlsx" else "Parquet")
 
 
@@ -66,7 +69,7 @@ def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
         elif suffix in TABLES:
             for line, content in csv_rows(path, form.encoding, form.dialect):
                 spelling = repr(content).encode("utf-8", "surrogatepass")
-                yield SourceRow(line, content, hashlib.sha256(spelling).hexdigest())
+                yield SourceRow(line, content, _sha256(spelling))
         elif suffix == ".xlsx":
             from helpers.extras.excel import excel_rows
 
@@ -115,18 +118,15 @@ def integer_columns(path: Path) -> frozenset[str]:
         schema = parquet.read_schema(path)
     except (pyarrow.ArrowException, OSError):
         return frozenset()  # reading it says why
-    names = [field.name for field in schema if pyarrow.types.is_floating(field.type)]
-    whole = dict.fromkeys(names, False)
-    for batch in batches(path, names) if names else ():
-        for name in names:
-            values = batch.column(name)
-            full = values.drop_null().filter(compute.is_finite(values.drop_null()))
-            if len(full) < len(values):
-                whole[name] = whole.get(name, True) is not None
-            if not compute.all(compute.equal(full, compute.floor(full)), min_count=0).as_py():
-                whole[name] = None
-                names = [each for each in names if each != name]
-    return frozenset(name for name, is_whole in whole.items() if is_whole)
+    whole = set()
+    for field in schema:
+        if pyarrow.types.is_floating(field.type):
+            column = parquet.read_table(path, columns=[field.name])[field.name].drop_null()
+            full = column.filter(compute.is_finite(column))
+            has_gaps = len(full) < parquet.read_metadata(path).num_rows
+            if has_gaps and compute.all(compute.equal(full, compute.floor(full))).as_py():
+                whole.add(field.name)
+    return frozenset(whole)
 
 
 def contents_of(batch: Any, whole: frozenset[str]) -> list[dict[str, Any]]:
@@ -146,87 +146,71 @@ def contents_of(batch: Any, whole: frozenset[str]) -> list[dict[str, Any]]:
 def _has_mark(path: Path) -> bool:
     """Whether a JSON file is UTF-16: a broken first line must not look like it."""
     with open(path, "rb") as file:
-        head = file.read(4)
-    return head.removeprefix(b"\xff\xfe")[:2] in (b"{\0", b"[\0") or (
-        head.removeprefix(b"\xfe\xff")[:2] in (b"\0{", b"\0[")
-    )
+        return _WIDE_JSON.match(file.read(4)) is not None
 
 
 def _text_of(path: Path, encoding: Encoding | None) -> str:
     return path.read_bytes().decode(encoding.name if encoding else "utf-8-sig")
 
 
-def _is_array(path: Path, encoding: Encoding | None) -> bool:
-    """Whether a file is one JSON value with a list of objects, whatever its name says."""
+def _key_of_rows(path: Path, encoding: Encoding | None) -> str | None:
+    """The key of the one list of objects in a file, "" where it is that list; None: JSON Lines."""
     if encoding is None:
         with open(path, "rb") as file:
-            head = file.read(200).removeprefix(b"\xef\xbb\xbf").lstrip()
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 200))
-            tail = file.read().rstrip()
-        wrapped = path.suffix.lower() == ".json" and head[:1] == b"{"
-        if not wrapped and not (head[:1] == b"[" and tail[-1:] == b"]"):
-            return False
+            head = file.read(200).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+            file.seek(max(0, path.stat().st_size - 200))
+            tail = file.read().rstrip()[-1:]
+        if (head, tail) != (b"[", b"]") and (head, path.suffix.lower()) != (b"{", ".json"):
+            return None
     try:
-        return _holds_rows(_items(json.loads(_text_of(path, encoding))))
+        value = json.loads(_text_of(path, encoding))
     except (ValueError, RecursionError):
-        return False
-
-
-def _items(value: Any) -> list[Any]:
-    """The rows of a JSON file: the list that it is, or the one list of objects that it holds."""
-    if isinstance(value, list):
-        return value
-    lists = [each for each in value.values() if isinstance(each, list) and _holds_rows(each)]
-    return lists[0] if len(lists) == 1 else []
-
-
-def _holds_rows(items: list[Any]) -> bool:
-    return any(isinstance(item, dict) for item in items)
+        return None
+    lists = {"": value} if isinstance(value, list) else value
+    keys = [
+        key
+        for key, items in lists.items()
+        if isinstance(items, list) and any(isinstance(item, dict) for item in items)
+    ]
+    return keys[0] if len(keys) == 1 else None
 
 
 def _array_rows(path: Path, encoding: Encoding | None) -> Iterator[SourceRow]:
     text = _text_of(path, encoding)
-    value = json.loads(text)
-    items = _items(value)
-    place = text.index("[")
-    if isinstance(value, dict):
-        key = next(key for key, each in value.items() if each is items)
-        place = text.index("[", text.index(f'"{key}"'))
-    decoder = json.JSONDecoder()
-    line = 1 + text.count("\n", 0, place)
-    for item in items:
-        start = place + 1
-        while text[start] in " \t\r\n,":
-            start += 1
-        line += text.count("\n", place, start)
-        _, end = decoder.raw_decode(text, start)
-        spelling = text[start:end]
-        content = item if isinstance(item, dict) else RowError("a row must be a JSON object")
-        sha256 = hashlib.sha256(spelling.encode("utf-8", "surrogatepass")).hexdigest()
-        yield SourceRow(line, content, sha256)
+    decode = json.JSONDecoder().raw_decode
+    key = _key_of_rows(path, encoding)
+    end = text.index("[", text.index(json.dumps(key)) if key else 0) + 1
+    line = 1 + text.count("\n", 0, end)
+    while match := _NEXT_ITEM.match(text, end):
+        line += text.count("\n", end, match.end())
+        content, end = decode(text, match.end())
+        spelling = text[match.end() : end]
+        if not isinstance(content, dict):
+            content = RowError("a row must be a JSON object")
+        yield SourceRow(line, content, _sha256(spelling.encode("utf-8", "surrogatepass")))
         line += spelling.count("\n")
-        place = end - 1
 
 
 def _json_rows(path: Path, encoding: Encoding | None) -> Iterator[SourceRow]:
-    if encoding is not None and encoding.name not in ("utf-8", "utf-8-sig"):
-        for line, text in enumerate(_text_of(path, encoding).split("\n"), 1):
-            if text.strip():
-                chunk = text.encode("utf-8", "surrogatepass")
-                yield SourceRow(line, _parse(chunk, "utf-8"), hashlib.sha256(chunk).hexdigest())
-        return
+    """The rows of JSON Lines, each line read for itself; one that is too long is not held."""
     with open(path, "rb") as file:
+        lines = file
+        if encoding is not None and encoding.name not in ("utf-8", "utf-8-sig"):
+            lines = io.BytesIO(_text_of(path, encoding).encode("utf-8", "surrogatepass"))
         line = 0
-        while chunk := file.readline(MAX_LINE_BYTES + 1):
+        while chunk := lines.readline(MAX_LINE_BYTES + 1):
             line += 1
             if len(chunk) > MAX_LINE_BYTES:
                 while chunk and not chunk.endswith(b"\n"):  # the rest of it belongs to this line
-                    chunk = file.readline(MAX_LINE_BYTES)
+                    chunk = lines.readline(MAX_LINE_BYTES)
                 yield SourceRow(line, RowError(f"longer than {MAX_LINE_BYTES // 2**20} MiB"), "")
             elif chunk.strip():
                 content = _parse(chunk, "utf-8-sig" if line == 1 else "utf-8")
-                yield SourceRow(line, content, hashlib.sha256(chunk).hexdigest())
+                yield SourceRow(line, content, _sha256(chunk))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _parse(chunk: bytes, encoding: str) -> dict[str, Any] | RowError:
