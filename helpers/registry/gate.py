@@ -258,14 +258,17 @@ def artifact_is_intact(version: FineTunedModelVersion) -> Judgement:
 
 
 def answers_as_trained(version: FineTunedModelVersion, run: store.Run) -> Judgement:
-    """The engine that will serve answers as the trained model does, where that was checked."""
+    """The engine that will serve was asked, and answers as the trained model does."""
     if is_hosted(version):
         return "pass", "its provider serves what 04 asked"
     parity, reason = load_or_reason(run, Parity)
     if parity is None and run.has(Parity):
         return "undecided", reason
     if parity is None or parity.artifact_sha256 != version.metadata.get("artifact_sha256"):
-        return "pass", f"not checked: workbook serve --check {version.id}"
+        return "undecided", (
+            "these files were never asked through the engine that will serve them; run"
+            f" `workbook serve --check {version.id} --engine ENGINE`, then ask again"
+        )
     obstacles = [f"{f.name}: {f.evidence}" for f in parity.findings if f.verdict != "pass"]
     evidence = f"{parity.engine}: {parity.equal} of {parity.n} answers are equal"
     return as_finding_verdict(verdict_of(parity.findings)), "; ".join([evidence, *obstacles])

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from helpers import models, store
 from helpers.models import Answer
 from helpers.records import Budget, Message
 from helpers.serve.served import Served
 
+Logprobs = Mapping[str, Any] | None
+
 
 class Loaded(Protocol):
     """One version, ready to answer."""
 
-    def answer(self, chat: list[Message], limit: int) -> Answer:
-        """One answer; blocks, and is called from many threads at once."""
+    def answer(self, chat: list[Message], limit: int, logprobs: Logprobs = None) -> Answer:
+        """One answer; blocks, and is called from many threads at once.
+
+        `logprobs`: what OpenAI calls logprobs and top_logprobs, where somebody asks for them; a
+        Reply holds them where the engine gives any.
+        """
         ...
 
     def close(self) -> None:
@@ -47,7 +54,7 @@ class Hosted:
         if self._is_paid:  # a price that is not known is told now, not at the first request
             models.worst_cost(served.task, model, [], asking.max_new_tokens)
 
-    def answer(self, chat: list[Message], limit: int) -> Answer:
+    def answer(self, chat: list[Message], limit: int, logprobs: Logprobs = None) -> Answer:
         """Ask the provider; what it costs is booked on this month's ledger of the task."""
         if not self._is_paid:
             return self._model.answer([chat], limit)[0]

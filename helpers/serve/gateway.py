@@ -23,7 +23,7 @@ from helpers import models, registry, store, tasks
 from helpers.models import Answer
 from helpers.records import LateFeedback, LiveRow, Message, WorkbookError
 from helpers.serve import openapi, wire
-from helpers.serve.engines import Engine
+from helpers.serve.engines import Engine, Logprobs
 from helpers.serve.guards import Guard
 from helpers.serve.lanes import Lane, Loader, Place, Ready
 from helpers.serve.livelog import LiveLog, ask_for_review, new_id
@@ -152,6 +152,7 @@ class Gateway:
         conversation = conversation_of(asked, turns, request.headers)
         lane, place = await self.place(asked.model, conversation)
         served = place.ready.served
+        served.check_options(asked)
         chat = served.chat(turns)
         limit = min(asked.limit or served.asking.max_new_tokens, served.asking.max_new_tokens)
         stamp = Stamp(
@@ -161,6 +162,7 @@ class Gateway:
             generation=place.generation,
             arm=place.arm,
             ignored=asked.ignored,
+            has_tools=bool(served.tools),
         )
         row = LiveRow(
             request_id=stamp.request_id,
@@ -172,7 +174,9 @@ class Gateway:
             messages=models.as_dicts(turns),
             caller=request.state.caller,
         )
-        answer = await self.answer(lane, place.ready, chat, limit)
+        answer = await self.answer(lane, place.ready, chat, limit, asked.logprobs_wanted)
+        if asked.logprobs and wire.logprobs_of(answer) is None:
+            stamp.ignored.append("logprobs")
         self.note(lane, place.ready, row, answer, time.perf_counter() - started)
         is_shadowed = place.arm == "production" and lane.shadow(conversation) is not None
         if is_shadowed and lane.waiting < self.settings.most_waiting // 2:
@@ -205,7 +209,9 @@ class Gateway:
         known = ", ".join(sorted(self.lanes)) or "none"
         raise ApiError(404, f"No such model. Tasks served: {known}.", "model_not_found", "model")
 
-    async def answer(self, lane: Lane, ready: Ready, chat: list[Message], limit: int) -> Answer:
+    async def answer(
+        self, lane: Lane, ready: Ready, chat: list[Message], limit: int, logprobs: Logprobs = None
+    ) -> Answer:
         """One answer in time; 429 where too many wait already."""
         if lane.waiting >= self.settings.most_waiting:
             self.metrics.refused.labels("too_many_wait").inc()
@@ -215,7 +221,7 @@ class Gateway:
         waiting = self.metrics.waiting.labels(lane.task)
         waiting.set(lane.waiting)
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._answering, ready.loaded.answer, chat, limit)
+        future = loop.run_in_executor(self._answering, ready.loaded.answer, chat, limit, logprobs)
 
         def ended(_: object) -> None:  # also when nobody waits for it any more
             lane.waiting -= 1

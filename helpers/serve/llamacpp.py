@@ -16,6 +16,7 @@ from pathlib import Path
 from helpers import processes, store, train
 from helpers.models import Answer
 from helpers.records import Message, WorkbookError
+from helpers.serve.engines import Logprobs
 from helpers.serve.served import Served
 from helpers.serve.upstream import Server, Upstream
 
@@ -42,7 +43,7 @@ class LlamaEngine:
 
     def load(self, served: Served) -> Child:
         """A server that has the version's own file loaded."""
-        return Child(gguf_of(served), served.id, self._timeout)
+        return Child(gguf_of(served), served, self._timeout)
 
 
 def gguf_of(served: Served) -> Path:
@@ -63,13 +64,15 @@ def gguf_of(served: Served) -> Path:
 class Child(Upstream):
     """A version in a llama.cpp server that ends with this process."""
 
-    def __init__(self, path: Path, name: str, timeout: float) -> None:
+    def __init__(self, path: Path, served: Served, timeout: float) -> None:
         self._path = path
+        self._served = served
         self._timeout = timeout
         self._turn = threading.Lock()
-        self._process = self._start(name)
+        self._process = self._start()
 
-    def _start(self, name: str) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
+        name = self._served.id
         command = [sys.executable, "-m", "helpers.serve.llamacpp", str(self._path), name]
         process = subprocess.Popen(
             command,
@@ -85,15 +88,16 @@ class Child(Upstream):
                 f"llama.cpp could not load {self._path} (exit {process.wait()}); serve it with"
                 " --engine local"
             )
-        super().__init__(Server(json.loads(line)["address"] + "/v1", self._timeout, SLOTS), name)
+        server = Server(json.loads(line)["address"] + "/v1", self._timeout, SLOTS)
+        super().__init__(server, self._served)
         return process
 
-    def answer(self, chat: list[Message], limit: int) -> Answer:
+    def answer(self, chat: list[Message], limit: int, logprobs: Logprobs = None) -> Answer:
         """One answer; a server that has died is started again first."""
         with self._turn:
             if self._process.poll() is not None:
-                self._process = self._start(self._name)
-        return super().answer(chat, limit)
+                self._process = self._start()
+        return super().answer(chat, limit, logprobs)
 
     def close(self) -> None:
         """End the server."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from helpers import models
 from helpers.models import Answer, Model
 from helpers.records import Message, WorkbookError
+from helpers.serve.engines import Logprobs
 from helpers.serve.served import Served
 
 MOST_ROWS = 16  # of one batch: what decoding takes at once
@@ -33,7 +34,7 @@ class Batched:
         self._thread = threading.Thread(target=self._work, name="serve-local", daemon=True)
         self._thread.start()
 
-    def answer(self, chat: list[Message], limit: int) -> Answer:
+    def answer(self, chat: list[Message], limit: int, logprobs: Logprobs = None) -> Answer:
         """One answer, in the batch of those that wait at the same time."""
         request = Waiting(chat, limit, Future())
         self._waiting.put(request)

@@ -16,6 +16,7 @@ from helpers.serve.engines import Engine, Loaded
 from helpers.serve.served import Served, open_version
 from helpers.serve.starting import engine_of
 
+RULE = "served_as_trained"  # of the gate: takes parity.json's word
 MARGIN = 0.02  # what accuracy may differ, where task.yaml has no margin of its own
 AT_ONCE = 8  # requests side by side: batching is part of what is checked
 ALONE = 12  # rows that are asked one by one, for their latency
@@ -39,6 +40,23 @@ def check_parity(version_id: str, engine: str = "auto", rows: int = 40) -> Parit
         loaded.close()
     store.Run(version.run_id).save(parity)
     return parity
+
+
+def check_before_promotion(
+    version_id: str, rules: Sequence[Finding], engine: str = "auto", rows: int = 24
+) -> list[Finding]:
+    """Ask the engine that will serve where nothing else stands between a version and its promotion.
+
+    `rules`: what the gate says now. Returns what was found, [] where there was nothing to ask. An
+    engine that cannot be asked leaves the gate's rule undecided.
+    """
+    obstacles = [(rule.name, rule.verdict) for rule in rules if rule.verdict != "pass"]
+    if obstacles != [(RULE, "undecided")]:
+        return []
+    try:
+        return check_parity(version_id, engine, rows).findings
+    except WorkbookError as error:
+        return [Finding(name="answered", verdict="undecided", evidence=f"{engine}: {error}")]
 
 
 def validation_rows(served: Served, limit: int) -> list[TrainingExample]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from helpers import evaluate, registry, store, tasks
 from helpers.models import Answer
@@ -19,7 +20,7 @@ from helpers.records import (
     TrainingExample,
     WorkbookError,
 )
-from helpers.serve.wire import ApiError
+from helpers.serve.wire import ApiError, ChatRequest, ResponseFormat
 from helpers.tasks import Task
 
 OWN_TURNS = ("system", "developer")  # these are the version's, not the caller's
@@ -59,6 +60,7 @@ class Served:
         A system prompt of the caller's own is refused, since the version was never measured with
         it; the version's own, word for word, may come along.
         """
+        asked = [turn for turn in turns if turn.role not in OWN_TURNS]
         for turn in turns:
             if turn.role in OWN_TURNS and turn.content != self.own_prompt:
                 raise ApiError(
@@ -68,7 +70,40 @@ class Served:
                     "system_prompt_not_allowed",
                     "messages",
                 )
-        return self._prompt(turns)
+        return self._prompt(asked)
+
+    @cached_property
+    def tools(self) -> list[dict[str, Any]]:
+        """The tools that it may call."""
+        return self.asking.tools or self.task.tools or []
+
+    def check_options(self, asked: ChatRequest) -> None:
+        """Refuse tools, and a form of the answer, other than those that it was measured with."""
+        if asked.tools and asked.tools != self.tools:
+            raise ApiError(
+                400,
+                f"{self.id} calls the tools that it was trained with, word for word, or none"
+                f" ({len(self.tools)} here); leave `tools` away",
+                "tools_not_allowed",
+                "tools",
+            )
+        if asked.response_format and not self._gives(asked.response_format):
+            raise ApiError(
+                400,
+                f"{self.id} answers in the form of its task alone; leave `response_format` away",
+                "response_format_not_allowed",
+                "response_format",
+            )
+
+    def _gives(self, form: ResponseFormat) -> bool:
+        """Whether its answers have this form: any text, an object, or one of the same fields."""
+        schema = self.task.schema
+        if form.type == "text":
+            return True
+        if schema is None or form.type == "json_object":
+            return schema is not None
+        fields = form.json_schema.body.properties
+        return fields.keys() == schema.get("properties", {}).keys()
 
     def is_well_formed(self, answer: Answer) -> bool:
         """Whether an answer has the task's format, as 04 judged it."""

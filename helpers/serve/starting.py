@@ -30,9 +30,13 @@ class AutoEngine:
         """The version by the faster of the two that can load it."""
         if llamacpp.is_installed():
             try:
-                return llamacpp.LlamaEngine(self._timeout).load(served)
+                loaded = llamacpp.LlamaEngine(self._timeout).load(served)
             except WorkbookError as error:
                 _log.warning("llama.cpp is left out: %s", error)
+            else:
+                self.name = llamacpp.LlamaEngine.name
+                return loaded
+        self.name = LocalEngine.name
         return LocalEngine().load(served)
 
 

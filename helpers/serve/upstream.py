@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from helpers import models
+from helpers import models, store
 from helpers.models import Answer
-from helpers.records import Message, WorkbookError
+from helpers.records import Message, WorkbookError, with_calls
+from helpers.serve.engines import Logprobs
 from helpers.serve.served import Served
+from helpers.serve.wire import Reply
 
 LOAD = ("/v1/load_lora_adapter", "/load_lora_adapter")  # vLLM's path, then SGLang's
 UNLOAD = ("/v1/unload_lora_adapter", "/unload_lora_adapter")
@@ -84,22 +87,30 @@ class Upstream:
     It is not held to a JSON Schema there, since it was measured without.
     """
 
-    def __init__(self, server: Server, name: str, gate: models.ApiModel | None = None) -> None:
+    def __init__(self, server: Server, served: Served, gate: models.ApiModel | None = None) -> None:
+        asking = served.asking
+        told = {"stop": asking.stop, "chat_template_kwargs": asking.template_args}
         self._server = server
-        self._name = name
+        self._name = served.id
+        self._told = {name: value for name, value in told.items() if value}
         self._gate = gate  # of another machine: knows what may leave this one
 
-    def answer(self, chat: list[Message], limit: int) -> Answer:
+    def answer(self, chat: list[Message], limit: int, logprobs: Logprobs = None) -> Answer:
         """One greedy answer; what goes wrong is told without the chat's words."""
         body = {
             "model": self._name,
             "messages": models.as_dicts(chat),
             "max_tokens": limit,
             "temperature": 0,
+            **self._told,
+            **(logprobs or {}),
         }
+        tools = models.tools_of(chat)
+        if tools:
+            body["tools"] = tools
         started = time.perf_counter()
         if self._gate is not None and self._gate.permission is not None:
-            kinds = self._gate.permission.held_back(turn.content or "" for turn in chat)
+            kinds = self._gate.permission.held_back(_texts(chat))
             if kinds:
                 return _failed(f"held back: {kinds}", 0.0)
         status, content = self._server.ask("POST", "/chat/completions", body)
@@ -122,21 +133,31 @@ class Adapter(Upstream):
         self._server.call_either(UNLOAD, {"lora_name": self._name})
 
 
+def _texts(chat: list[Message]) -> Iterator[str]:
+    """Every text of a chat, also what tools were called with."""
+    for turn in chat:
+        yield turn.content or ""
+        yield store.dumps(turn.tool_calls)
+
+
 def _failed(reason: str, took: float) -> Answer:
     return Answer(text="", tokens_in=0, tokens_out=0, latency_ms=took, finish="error", error=reason)
 
 
 def _as_answer(content: Any, latency_ms: float) -> Answer:
     choice = content["choices"][0]
+    message = choice["message"]
     usage = content.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
-    return Answer(
-        text=(choice["message"]["content"] or "").strip(),
+    return Reply(
+        text=with_calls(message.get("content"), message.get("tool_calls")).strip(),
+        thoughts=message.get("reasoning_content") or "",
         tokens_in=usage.get("prompt_tokens") or 0,
         tokens_out=usage.get("completion_tokens") or 0,
         tokens_cached=details.get("cached_tokens") or 0,
         latency_ms=latency_ms,
         finish=FINISH.get(choice.get("finish_reason"), "stop"),
+        logprobs=choice.get("logprobs"),
     )
 
 
@@ -158,7 +179,7 @@ class UrlEngine:
         gate = models.ApiModel(served.id, self.name)
         models.check_may_send(served.task, gate)
         if served.id in self._server.names():
-            return Upstream(self._server, served.id, gate)
+            return Upstream(self._server, served, gate)
         body = {"lora_name": served.id, "lora_path": str(served.adapter)}
         loaded = served.adapter is not None and self._server.call_either(LOAD, body)
         if not loaded or served.id not in self._server.names():
@@ -167,4 +188,4 @@ class UrlEngine:
                 " it with that version under that name, or allow runtime loading (vLLM:"
                 " --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; SGLang: --enable-lora)"
             )
-        return Adapter(self._server, served.id, gate)
+        return Adapter(self._server, served, gate)

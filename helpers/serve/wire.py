@@ -10,10 +10,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers.models import Answer
-from helpers.records import Message
+from helpers.records import Message, read_calls
 
 # What a caller may say and what does not change a version's answers: it answers as it was measured.
-IGNORED = [
+IGNORED = (
     "temperature",
     "top_p",
     "seed",
@@ -21,8 +21,9 @@ IGNORED = [
     "frequency_penalty",
     "logit_bias",
     "stop",
-    "response_format",
-]
+    "parallel_tool_calls",
+)
+LOGPROBS = ("logprobs", "top_logprobs")  # ignored where an engine gives none
 
 
 class ApiError(Exception):
@@ -34,6 +35,12 @@ class ApiError(Exception):
         self.headers: dict[str, str] = {}
         kind = "invalid_request_error" if status < 500 else "server_error"
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class Reply(Answer):
+    """An answer with what an engine tells of its tokens, where it was asked for that."""
+
+    logprobs: dict[str, Any] | None = None
 
 
 class TextPart(BaseModel):
@@ -62,6 +69,25 @@ class Turn(BaseModel):
         return Message(**fields)
 
 
+class ObjectSchema(BaseModel):
+    """A JSON Schema, as far as it is compared: the fields of its object."""
+
+    properties: dict[str, Any] = {}
+
+
+class NamedSchema(BaseModel):
+    """A schema under OpenAI's wrapping."""
+
+    body: ObjectSchema = Field(ObjectSchema(), alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """The form that a caller expects of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema = NamedSchema()
+
+
 class StreamOptions(BaseModel):
     """What else a stream tells."""
 
@@ -80,7 +106,11 @@ class ChatRequest(BaseModel):
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     n: Literal[1] | None = 1
-    tools: list[Any] | None = Field(None, max_length=0)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["auto"] | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
     metadata: dict[str, str] | None = None
     user: str | None = Field(None, max_length=200)
 
@@ -96,8 +126,13 @@ class ChatRequest(BaseModel):
         return self.max_completion_tokens or self.max_tokens
 
     @property
+    def logprobs_wanted(self) -> dict[str, Any]:
+        """What the caller wants to know of the tokens' probabilities."""
+        return self.model_dump(include=set(LOGPROBS), exclude_none=True) if self.logprobs else {}
+
+    @property
     def ignored(self) -> list[str]:
-        """What the caller said that does not count here."""
+        """What the caller said that changes no answer."""
         extra = self.model_extra or {}
         return [name for name in IGNORED if extra.get(name) is not None]
 
@@ -149,6 +184,7 @@ class Stamp(BaseModel):
     generation: int
     arm: str
     ignored: list[str] = []
+    has_tools: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
@@ -173,28 +209,46 @@ class Stamp(BaseModel):
             "system_fingerprint": f"{self.task}@{self.generation}",
         }
 
-    def completion(self, answer: Answer) -> dict[str, Any]:
-        """The answer in one piece."""
-        message = {"role": "assistant", "content": answer.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish}
-        head = self._head("chat.completion", int(time.time()))
-        return head | {"choices": [choice], "usage": usage_of(answer)}
+    def said(self, reply: Answer) -> tuple[str, list[dict[str, Any]], str]:
+        """(text, calls, why it ended): the calls of a version with tools stand in its text."""
+        if not self.has_tools:
+            return reply.text, [], reply.finish
+        text, calls = read_calls(reply.text)
+        calls = [call | {"id": f"{call['id']}_{self.request_id[-12:]}"} for call in calls]
+        return text, calls, "tool_calls" if calls else reply.finish
 
-    def pieces(self, answer: Answer, with_usage: bool) -> Iterator[bytes]:
-        """The answer as server-sent events: its role, its words, why it ended."""
+    def completion(self, reply: Answer) -> dict[str, Any]:
+        """The answer in one piece."""
+        text, calls, finish = self.said(reply)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message |= {"content": text or None, "tool_calls": calls}
+        choice = {"index": 0, "message": message, "logprobs": logprobs_of(reply)}
+        head = self._head("chat.completion", int(time.time()))
+        return head | {"choices": [choice | {"finish_reason": finish}], "usage": usage_of(reply)}
+
+    def pieces(self, reply: Answer, with_usage: bool) -> Iterator[bytes]:
+        """The answer as server-sent events: its role, its words and calls, why it ended."""
+        text, calls, finish = self.said(reply)
         head = self._head("chat.completion.chunk", int(time.time()))
         if with_usage:
             head["usage"] = None
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-        deltas += [{"content": word} for word in answer.text.splitlines(keepends=True)]
+        deltas += [{"content": word} for word in text.splitlines(keepends=True)]
+        deltas += [{"tool_calls": [call | {"index": n}]} for n, call in enumerate(calls)]
         for delta in deltas:
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
             yield event(head | {"choices": [choice]})
-        last = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": answer.finish}
+        last = {"index": 0, "delta": {}, "logprobs": logprobs_of(reply), "finish_reason": finish}
         yield event(head | {"choices": [last]})
         if with_usage:
-            yield event(head | {"choices": [], "usage": usage_of(answer)})
+            yield event(head | {"choices": [], "usage": usage_of(reply)})
         yield b"data: [DONE]\n\n"
+
+
+def logprobs_of(answer: Answer) -> dict[str, Any] | None:
+    """What an engine told of the tokens' probabilities."""
+    return answer.logprobs if isinstance(answer, Reply) else None
 
 
 def event(value: dict[str, Any]) -> bytes:

@@ -18,11 +18,13 @@ from helpers.records import (
     Finding,
     FunnelRow,
     Manifest,
+    Parity,
     Splits,
     TrainedModel,
 )
 from helpers.registry import FineTuneLifecycleManager
 from helpers.registry.database import open_registry
+from helpers.registry.files import artifact_sha256
 
 TASK = "toy"
 FINGERPRINTS = {"template": "t" * 64, "tokenizer": "k" * 64, "system_prompt": "s" * 64}
@@ -111,6 +113,22 @@ def write_answers(run: store.Run, right: int = 48, ids: Sequence[str] = TEST_IDS
     store.write_jsonl(run.path("answers/fine_tuned.jsonl"), rows)
 
 
+def parity(version: str, **changes: Any) -> Parity:
+    """The files of `version`, asked through the engine that will serve: all answers are equal."""
+    values = {
+        "version": version,
+        "engine": "local",
+        "artifact_sha256": artifact_sha256(f"models/{version}/adapter"),
+        "checked_at": record_toys.WHEN,
+        "n": 40,
+        "equal": 40,
+        "findings": [Finding(name="same_answers", verdict="pass", evidence="40 of 40")],
+        "latency_p50": estimate(1.0),
+        "latency_p95": estimate(1.0),
+    }
+    return Parity(**(values | changes))
+
+
 def make_run(
     version: str, right: int = 48, dataset: str = "d1", test_part: str = "same rows", **changes: Any
 ) -> store.Run:
@@ -124,6 +142,7 @@ def make_run(
     store.write_json(folder / "manifest.json", manifest(dataset))
     write_answers(run, right)
     run.save(evaluation(version, **changes))
+    run.save(parity(version))
     return run
 
 

@@ -115,7 +115,7 @@ def test_another_system_prompt_is_refused_and_the_versions_own_may_come_along(se
         f"{address}/v1/chat/completions", json={"model": TASK, "messages": [own, user]}
     )
     assert good.status_code == 200
-    assert [turn["role"] for turn in engine.asked[-1]["messages"]] == ["system", "user"]
+    assert engine.asked[-1]["messages"] == [own, user]  # once, not twice
 
 
 def test_what_does_not_count_is_named_and_a_longer_answer_than_measured_is_not_given(served):
