@@ -156,8 +156,11 @@ class ToyEngine:
             return JSONResponse({"error": {"message": "no"}}, self.fails[body["model"]])
         if body["model"] not in (*self.loaded, "base"):
             return JSONResponse({"error": {"message": "no such model"}}, 404)
-        message = {"role": "assistant", "content": self.answers(body)}
+        said = self.answers(body)
+        message = said if isinstance(said, dict) else {"role": "assistant", "content": said}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        if body.get("logprobs"):
+            choice["logprobs"] = {"content": [{"token": "x", "logprob": -0.5, "top_logprobs": []}]}
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         return JSONResponse({"id": "x", "choices": [choice], "usage": usage})
 

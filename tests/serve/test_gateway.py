@@ -5,7 +5,20 @@ from __future__ import annotations
 import openai
 import pytest
 from registry_toys import TASK
-from serve_toys import INSTRUCTIONS, chat_body, client, gateway, log_of, register, until
+from serve_toys import (
+    INSTRUCTIONS,
+    TASK_YAML,
+    chat_body,
+    client,
+    gateway,
+    log_of,
+    register,
+    task_folder,
+    until,
+)
+
+from helpers import store
+from helpers.records import Asking
 
 
 def ask(address, text="Hello", **more):
@@ -116,6 +129,87 @@ def test_another_system_prompt_is_refused_and_the_versions_own_may_come_along(se
     )
     assert good.status_code == 200
     assert engine.asked[-1]["messages"] == [own, user]  # once, not twice
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "book",
+        "parameters": {"type": "object", "properties": {"day": {"type": "string"}}},
+    },
+}
+
+
+@pytest.mark.parametrize("parsed_by_the_engine", [True, False])
+def test_a_version_with_tools_is_told_them_and_its_calls_come_back_as_calls(
+    engine, parsed_by_the_engine
+):
+    asking = Asking(tools=[TOOL], stop=["###"], template_args={"thinking": False})
+    register("v1", "production", asking=asking.for_rung("fine_tuned", "v1"))
+    call = {"name": "book", "arguments": '{"day": "Monday"}'}
+    raw = {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "function": call}]}
+    if not parsed_by_the_engine:
+        raw = '<tool_call>{"name": "book", "arguments": {"day": "Monday"}}</tool_call>'
+    engine.answers = lambda body: raw
+    with gateway(engine.url) as (address, _):
+        sdk = openai.OpenAI(
+            base_url=f"{address}/v1", api_key="x", _strict_response_validation=True, max_retries=0
+        )
+        turns = [{"role": "user", "content": "Book Monday"}]
+        plain = sdk.chat.completions.create(model=TASK, messages=turns, tools=[TOOL])
+        said = plain.choices[0].message
+        assert said.content is None and plain.choices[0].finish_reason == "tool_calls"
+        [answer] = said.tool_calls
+        assert answer.function.name == "book" and answer.function.arguments == call["arguments"]
+        pieces = list(sdk.chat.completions.create(model=TASK, messages=turns, stream=True))
+        deltas = [p.choices[0].delta.tool_calls for p in pieces if p.choices[0].delta.tool_calls]
+        assert deltas[0][0].function.name == "book"
+        assert pieces[-1].choices[0].finish_reason == "tool_calls"
+        result = {"role": "tool", "tool_call_id": answer.id, "content": "done"}
+        turns += [said.model_dump(exclude_none=True), result]
+        sdk.chat.completions.create(model=TASK, messages=turns)
+        other = {"type": "function", "function": {"name": "pay", "parameters": {}}}
+        with pytest.raises(openai.BadRequestError, match="calls the tools that it"):
+            sdk.chat.completions.create(model=TASK, messages=turns, tools=[other])
+    first = engine.asked[0]
+    assert first["tools"] == [TOOL] and first["stop"] == ["###"]
+    assert first["chat_template_kwargs"] == {"thinking": False}
+    assert [turn["role"] for turn in engine.asked[-1]["messages"]][1:] == [
+        "user",
+        "assistant",
+        "tool",
+    ]
+
+
+def test_another_form_of_the_answer_is_refused_and_the_tasks_own_is_none_of_a_text(served):
+    address, _, _ = served
+    own = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+    for form in ({"type": "json_object"}, own):
+        refused = ask(address, response_format=form)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["code"] == "response_format_not_allowed"
+    assert ask(address, response_format={"type": "text"}).status_code == 200
+
+
+@pytest.mark.parametrize(("fields", "status"), [(("b", "a"), 200), (("a",), 400)])
+def test_a_schema_of_the_same_fields_may_come_along(engine, fields, status):
+    register("v1", "production")
+    schema = "{type: object, properties: {a: {type: string}, b: {type: string}}}"
+    text = TASK_YAML.replace("{text: true}", f"{{schema: {schema}}}").replace("scorer", "fields")
+    store.write_text(task_folder() / "task.yaml", text + "scored_fields: [a]\n")
+    with gateway(engine.url) as (address, _):
+        wanted = {"name": "x", "schema": {"properties": {name: {} for name in fields}}}
+        form = {"type": "json_schema", "json_schema": wanted}
+        assert ask(address, response_format=form).status_code == status
+        assert ask(address, response_format={"type": "json_object"}).status_code == 200
+
+
+def test_probabilities_are_passed_on_where_the_engine_gives_them(served):
+    address, _, engine = served
+    reply = ask(address, logprobs=True, top_logprobs=2)
+    assert reply.json()["choices"][0]["logprobs"]["content"][0]["logprob"] == -0.5
+    assert engine.asked[-1]["top_logprobs"] == 2
+    assert "logprobs" not in ask(address).request.content.decode()
 
 
 def test_what_does_not_count_is_named_and_a_longer_answer_than_measured_is_not_given(served):
