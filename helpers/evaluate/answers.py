@@ -11,8 +11,10 @@ import json
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import RawIOBase
 from pathlib import Path
+from queue import SimpleQueue
 
 from helpers import models, show, store
 from helpers.evaluate.session import MOST_AT_ONCE, Session
@@ -50,13 +52,15 @@ def ask(
         batches = _ask_local(model, asking, new)
     failed: Answers = {}
     progress = show.Progress(asking.rung or model.name, len(new), session.say)
-    with models.follow_rows(progress.add):
+    answered = 0
+    with models.follow_rows(progress.add), _memory(path) as memory:
         for batch in batches:
             good = {key: answer for key, answer in batch.items() if answer.finish != "error"}
-            _remember(path, good)
+            _remember(memory, good)
             failed |= {key: answer for key, answer in batch.items() if key not in good}
             known |= batch
-            progress.reach(len(known.keys() & new.keys()))
+            answered += len(batch)
+            progress.reach(answered)
     held_back = [a.error for a in failed.values() if (a.error or "").startswith(models.HELD_BACK)]
     if held_back:
         kinds = ", ".join(sorted({error.removeprefix(models.HELD_BACK) for error in held_back}))
@@ -151,7 +155,7 @@ class Till:
 
 
 def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[Answers]:
-    """One answer at a time, as it comes; those of `single` first, each asked alone.
+    """What has come since the last time, again and again; `single` first, each asked alone.
 
     The others are asked as many side by side as the endpoint bears: a refusal for its rate (429)
     halves that number, waits and asks again; every answer raises it by one, up to till.at_once.
@@ -162,14 +166,18 @@ def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[A
     width = min(MOST_AT_ONCE, till.at_once) if single else 1
     refused = Counter[str]()
     running: dict[Future[Answer], str] = {}
+    finished: SimpleQueue[Future[Answer]] = SimpleQueue()
     with ThreadPoolExecutor(till.at_once) as pool:
         try:
             while waiting or running:
                 while waiting and len(running) < width:
                     key = waiting.popleft()
-                    running[pool.submit(till.ask, new[key])] = key
+                    future = pool.submit(till.ask, new[key])
+                    running[future] = key
+                    future.add_done_callback(finished.put)
                 pause = 0.0
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                batch: Answers = {}
+                for future in _all_of(finished):
                     key = running.pop(future)
                     answer = future.result()
                     if _is_refused_for_rate(answer) and refused[key] < RATE_RETRIES:
@@ -179,11 +187,21 @@ def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[A
                         pause = max(pause, RATE_PAUSE * 2 ** refused[key])
                     else:
                         width = min(till.at_once, width + 1)
-                        yield {key: answer}
+                        batch[key] = answer
+                if batch:
+                    yield batch
                 time.sleep(pause)  # after what came beside the refusal has been kept
         finally:
             for future in running:
                 future.cancel()
+
+
+def _all_of(finished: SimpleQueue[Future[Answer]]) -> list[Future[Answer]]:
+    """What has finished; waits until something has."""
+    futures = [finished.get()]
+    while not finished.empty():
+        futures.append(finished.get())
+    return futures
 
 
 def _is_refused_for_rate(answer: Answer) -> bool:
@@ -203,9 +221,13 @@ def _remembered(path: Path) -> Answers:
     return known
 
 
-def _remember(path: Path, answers: Mapping[str, Answer]) -> None:
+def _memory(path: Path) -> RawIOBase:
+    """The cache's file, to append to; for its owner alone, since answers are example text."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return open(path, "ab", buffering=0)
+
+
+def _remember(memory: RawIOBase, answers: Mapping[str, Answer]) -> None:
     """Append in one write; the empty line before the first one ends whatever a kill has torn."""
     lines = [store.dumps({"key": key, "answer": answer}) for key, answer in answers.items()]
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # answers are example text
-    with open(path, "ab", buffering=0) as file:
-        file.write("\n".join(["", *lines, ""]).encode("utf-8", "replace"))
+    memory.write("\n".join(["", *lines, ""]).encode("utf-8", "replace"))

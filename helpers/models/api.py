@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import ipaddress
 import os
-import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from helpers import store
 from helpers.models.answers import Answer
 from helpers.models.chats import split_thoughts
+from helpers.models.connection import Connection, Refused
 from helpers.models.leaving import HELD_BACK, Permission, key_for
 from helpers.models.practice import PRACTICE, resolve_base_url
 from helpers.models.tokens import as_dicts, tools_of
@@ -156,12 +156,14 @@ class ApiModel:
             if asking.stop:
                 other._told["stop"] = asking.stop
             if asking.template_args:  # as vLLM, SGLang and llama.cpp take them
-                other._told["extra_body"] = {"chat_template_kwargs": asking.template_args}
+                other._told["chat_template_kwargs"] = asking.template_args
         return other
 
     @cached_property
-    def _client(self) -> openai.OpenAI:
-        return openai_client(self.base_url)
+    def _connection(self) -> Connection:
+        key = api_key(self.base_url) or LOCAL_KEY
+        address = resolve_base_url(self.base_url)
+        return Connection(address, key, TIMEOUT_SECONDS, use_proxy=not self.is_loopback)
 
     def count_tokens(self, chat: list[Message]) -> int:
         """A cautious estimate: 3 bytes a token, 4 tokens a turn.
@@ -187,17 +189,16 @@ class ApiModel:
             raise WorkbookError(
                 f"no task has allowed its text to go to {self.base_url} (check_may_send)"
             )
+        if len(chats) == 1:
+            return [self._ask(chats[0], max_new_tokens)]
         rest = list(chats)
         answers = []
         if rest and not self._reached:
             answers.append(self._ask(rest.pop(0), max_new_tokens))
-            self._reached = not (answers[0].error or "").startswith(HELD_BACK)
         with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
             return answers + list(pool.map(lambda chat: self._ask(chat, max_new_tokens), rest))
 
     def _ask(self, chat: list[Message], max_new_tokens: int) -> Answer:
-        import openai
-
         if self.permission is not None and not self.is_loopback:
             kinds = self.permission.held_back(_texts(chat))
             if kinds:
@@ -205,14 +206,15 @@ class ApiModel:
         started = time.perf_counter()
         try:
             reply = self._create(chat, max_new_tokens)
+            self._reached = True
             return _as_answer(reply, 1000 * (time.perf_counter() - started))
         except ValidationError as error:
             milliseconds = 1000 * (time.perf_counter() - started)
             return _failed(f"the endpoint's answer is odd ({_oddity(error)})", milliseconds)
-        except openai.OpenAIError as error:
+        except Refused as refusal:
             milliseconds = 1000 * (time.perf_counter() - started)
-            reason = _reason(error, chat)
-            if not self._reached and _is_final(error):
+            reason = _reason(refusal, chat)
+            if not self._reached and _is_final(refusal):
                 raise WorkbookError(
                     f"{self.base_url} did not serve model {self.name}: {reason};"
                     " check base_url, api_model and the key",
@@ -222,24 +224,21 @@ class ApiModel:
 
     def _create(self, chat: list[Message], max_new_tokens: int) -> Reply:
         """One request; an option that the endpoint refuses is dropped, and not sent to it again."""
-        import openai
-
         without = set(self._unsupported)
         while True:
             options = self._options(max_new_tokens, without)
+            body = {"model": self.name, "messages": as_dicts(chat), **options, **_tools(chat)}
             try:
-                reply = self._client.chat.completions.with_raw_response.create(
-                    model=self.name, messages=as_dicts(chat), **options, **_tools(chat)
-                )  # type: ignore[arg-type]
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                about = f"{error.param or ''} {error.message}"
+                reply = self._connection.post("/chat/completions", body)
+            except Refused as refusal:
+                about = f"{refusal.param} {refusal.message}"
                 refused = {name for name in OPTIONS if name in options and name in about}
-                if not refused:
+                if refusal.status not in (400, 422) or not refused:
                     raise
                 without |= refused
             else:
                 self._unsupported |= without
-                return Reply.model_validate_json(reply.http_response.content)
+                return Reply.model_validate_json(reply)
 
     def _options(self, max_new_tokens: int, without: set[str]) -> dict[str, Any]:
         # newer OpenAI models know max_tokens only by its other name
@@ -258,28 +257,17 @@ def _tools(chat: list[Message]) -> dict[str, Any]:
     return {"tools": tools} if tools else {}
 
 
-def _is_final(error: Exception) -> bool:
+def _is_final(refusal: Refused) -> bool:
     """Whether the next request would fail too: wrong key, no such model, nobody there, no money."""
-    import openai
-
-    kinds = (
-        openai.AuthenticationError,
-        openai.PermissionDeniedError,
-        openai.NotFoundError,
-        openai.APIConnectionError,
-    )
-    return isinstance(error, kinds) or getattr(error, "code", "") == "insufficient_quota"
+    return refusal.status in (0, 401, 403, 404) or refusal.code == "insufficient_quota"
 
 
-def _reason(error: Exception, chat: list[Message]) -> str:
+def _reason(refusal: Refused, chat: list[Message]) -> str:
     """What went wrong, without keys and without the chat's own words (some servers echo it)."""
-    import openai
-
-    if isinstance(error, openai.APIConnectionError):  # also when no answer came in time
-        return f"no connection ({type(error.__cause__ or error).__name__})"
-    codes = [getattr(error, "status_code", ""), getattr(error, "code", "")]
-    what = " ".join(str(code) for code in codes if code) or type(error).__name__
-    text = re.sub(r"^Error code: \d+ - ", "", store.redact(getattr(error, "message", str(error))))
+    if not refusal.status:  # also when no answer came in time
+        return refusal.message
+    what = f"{refusal.status} {store.redact(refusal.code)}".rstrip()
+    text = store.redact(refusal.message)
     for message in chat:
         for word in (message.content or "").split():
             if len(word) > 7 and word in text:

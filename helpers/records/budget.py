@@ -53,6 +53,7 @@ class Budget:
         self.run_id = run.id
         self._path = run.path(FILE)
         self._expenses: dict[str, Expense] = {}
+        self._committed = 0.0  # of all of them
         self._read = 0  # bytes of the file that _expenses knows
         self._turn = threading.Lock()  # the home's lock keeps other processes out
 
@@ -69,8 +70,8 @@ class Budget:
             known = self._expenses.get(key)
             if known is not None and known.spent is not None:
                 return key
-            others = self._committed() - (known.committed if known else 0.0)
-            if others + usd > self.limit_usd + 1e-12:
+            others = self._committed - (known.committed if known else 0.0)
+            if others + usd > self.limit_usd + 1e-9:
                 raise WorkbookError(
                     f"{who} may cost {usd:.4f} USD; run {self.run_id} has spent or reserved"
                     f" {others:.4f} of max_cost_usd={self.limit_usd:g}; raise it to"
@@ -101,7 +102,7 @@ class Budget:
     def left(self) -> float:
         """USD that may still be reserved."""
         self._refresh()
-        return max(0.0, self.limit_usd - self._committed())
+        return max(0.0, self.limit_usd - self._committed)
 
     def by_whom(self) -> dict[str, float]:
         """USD spent or reserved, by who spends it."""
@@ -114,9 +115,6 @@ class Budget:
     def _refresh(self) -> None:
         with self._turn:
             self._catch_up()
-
-    def _committed(self) -> float:
-        return sum(expense.committed for expense in self._expenses.values())
 
     def _append(self, line: dict[str, object]) -> None:
         # The empty line before it ends whatever a kill has torn.
@@ -143,9 +141,12 @@ class Budget:
             except ValueError:
                 continue  # an empty line, or one that a kill has torn
             key = event["key"]
+            known = self._expenses.get(key)
             if "reserved" in event:
-                self._expenses[key] = Expense(**event)
-                continue
-            # what was never reserved (a job of an older workbook) counts all the same
-            known = self._expenses.get(key) or Expense(key=key, who="unknown", reserved=0.0)
-            self._expenses[key] = known.model_copy(update={"spent": event["spent"]})
+                expense = Expense(**event)
+            else:
+                # what was never reserved (a job of an older workbook) counts all the same
+                reserved = known or Expense(key=key, who="unknown", reserved=0.0)
+                expense = reserved.model_copy(update={"spent": event["spent"]})
+            self._committed += expense.committed - (known.committed if known else 0.0)
+            self._expenses[key] = expense

@@ -161,7 +161,7 @@ def test_a_refusal_at_the_very_first_request_stops_with_exit_5(endpoint: Endpoin
 
 
 def test_an_endpoint_that_is_not_there_stops_with_exit_5(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("helpers.models.connection.PAUSE", 0.01)
     with pytest.raises(WorkbookError, match="no connection") as refusal:
         ApiModel("m", "http://127.0.0.1:9/v1").answer([chat("hi")], 4)
     assert refusal.value.exit_code == 5

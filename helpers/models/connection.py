@@ -1,0 +1,166 @@
+"""HTTP to one endpoint: kept connections, asked again where that helps, after the wait it names.
+
+The SDK takes 2 ms of the processor for a request, which is the whole of one core at 500 requests a
+second; this takes a fifth of that. Jobs and files go through the SDK (`openai_client`).
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import os
+import threading
+import time
+import urllib.request
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from helpers.records import WorkbookError
+
+if TYPE_CHECKING:
+    import urllib3
+
+TRIES = 3  # of one request, where another try may help
+PAUSE = 0.5  # seconds before the second try, doubled each time
+MOST_PAUSE = 120.0  # seconds of Retry-After; who wants to be left alone for longer is
+MOST_KEPT = 512  # connections
+AGAIN = (408, 409, 429)  # and every 5xx
+
+
+class Refused(Exception):
+    """An endpoint's refusal; status 0: it was not reached, or gave no answer in time."""
+
+    def __init__(self, status: int, message: str, code: str = "", param: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+
+
+class Connection:
+    """POSTs JSON to paths under one address, from any number of threads.
+
+    No redirect is followed: it could carry text and key to another host.
+    """
+
+    def __init__(self, address: str, key: str, timeout: float, use_proxy: bool) -> None:
+        if not (key.isascii() and key.isprintable()):
+            raise WorkbookError(
+                f"the key for {urlsplit(address).hostname} holds a sign that no key has, such as a"
+                " line break; set it again"
+            )
+        self._address = address.rstrip("/")
+        self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        self._pool = _pool(self._address, timeout, use_proxy)
+        self._turn = threading.Lock()
+        self._not_before = 0.0  # the clock's time until which the endpoint wants nothing
+
+    def post(self, path: str, body: dict[str, Any]) -> bytes:
+        """The body of the answer; Refused where there is none after the last try."""
+        data = json.dumps(body).encode()
+        for left in reversed(range(TRIES)):
+            self._wait()
+            try:
+                return self._post(path, data)
+            except _TryAgain as again:
+                if not left:
+                    raise again.refused from None
+                pause = again.wait or PAUSE * 2 ** (TRIES - 1 - left)
+                if again.wait:
+                    self._leave_alone(again.wait)
+            time.sleep(pause)
+        raise AssertionError("the last try answers or raises")
+
+    def _post(self, path: str, data: bytes) -> bytes:
+        import urllib3
+
+        try:
+            reply = self._pool.request(
+                "POST",
+                self._address + path,
+                body=data,
+                headers=self._headers,
+                redirect=False,
+                retries=False,
+            )
+        except urllib3.exceptions.HTTPError as error:
+            reason = f"no connection ({type(error).__name__})"
+            raise _TryAgain(Refused(0, reason), 0.0) from None
+        if reply.status in range(200, 300):
+            return reply.data
+        refused = read_refusal(reply.status, reply.data)
+        wait = seconds_to_wait(reply.headers)
+        is_passing = reply.status in AGAIN or reply.status >= 500
+        says = reply.headers.get("x-should-retry", str(is_passing).lower())
+        if says != "true" or wait > MOST_PAUSE or refused.code == "insufficient_quota":
+            raise refused
+        raise _TryAgain(refused, wait)
+
+    def _wait(self) -> None:
+        seconds = self._not_before - time.monotonic()
+        if seconds > 0:
+            time.sleep(seconds)
+
+    def _leave_alone(self, seconds: float) -> None:
+        with self._turn:
+            self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+
+class _TryAgain(Exception):
+    """A refusal that may pass, and the seconds that the endpoint wants to be left alone."""
+
+    def __init__(self, refused: Refused, wait: float) -> None:
+        super().__init__(str(refused))
+        self.refused = refused
+        self.wait = wait
+
+
+def read_refusal(status: int, body: bytes) -> Refused:
+    """What an endpoint's refusal says, in OpenAI's form or any other."""
+    text = body.decode("utf-8", "replace")
+    try:
+        problem = json.loads(text)
+    except (ValueError, RecursionError):
+        return Refused(status, text)
+    if isinstance(problem, dict):
+        problem = problem.get("error", problem)
+    if not isinstance(problem, dict):
+        return Refused(status, str(problem))
+    message, code, param = (problem.get(name) for name in ("message", "code", "param"))
+    return Refused(status, str(message or problem), str(code or ""), str(param or ""))
+
+
+def seconds_to_wait(headers: Any) -> float:
+    """Retry-After (seconds or a date) or its form in milliseconds; 0.0 where nothing is said."""
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name, "")
+        try:
+            return max(0.0, float(value) / scale)
+        except ValueError:
+            continue
+    try:
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+        return max(0.0, date.timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
+def _pool(address: str, timeout: float, use_proxy: bool) -> urllib3.PoolManager:
+    """Kept connections, through the environment's proxy where it names one for this host."""
+    import certifi
+    import urllib3
+
+    parts = urlsplit(address)
+    proxies = urllib.request.getproxies() if use_proxy else {}
+    options: dict[str, Any] = {
+        "maxsize": MOST_KEPT,
+        "timeout": urllib3.Timeout(connect=min(timeout, 30.0), read=timeout),
+        "ca_certs": os.environ.get("SSL_CERT_FILE") or certifi.where(),
+    }
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
+        return urllib3.PoolManager(**options)
+    login = unquote(urllib3.util.parse_url(proxy).auth or "")
+    headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
