@@ -233,6 +233,16 @@ def _registry_actions(actions: Any) -> None:
     alarms = _add(actions, "alarms", _registry, "what was found about versions that serve")
     seen = _add(actions, "acknowledge", _registry, "an alarm was looked at: no more reminders")
     over = _add(actions, "resolve", _registry, "an alarm is over: its check begins anew")
+    retire = _add(
+        actions, "retire", _registry, "give up the models of old versions; what was measured stays"
+    )
+    retire.add_argument(
+        "ids", metavar="ID", nargs="*", help="else refused and deprecated ones, by --days"
+    )
+    retire.add_argument(
+        "--days", type=int, default=90, metavar="N", help="nothing happened to it for so long"
+    )
+    retire.add_argument("--yes", action="store_true", help="do it; without it, only say what")
     lineage = _add(actions, "lineage", _registry, "data, run, evaluation and route of a version")
     again = _add(
         actions,
@@ -244,7 +254,7 @@ def _registry_actions(actions: Any) -> None:
     fetch = _add(actions, "fetch", _registry, "a version's files from the team's store")
     for action in (show, promote, lineage, again, seen, over, fetch):
         action.add_argument("id", metavar="ID")
-    for action in (promote, back, seen, over):
+    for action in (promote, back, seen, over, retire):
         action.add_argument(
             "--because", default="", metavar="TEXT", help="the reason, kept in the history"
         )
@@ -473,6 +483,10 @@ def _registry(args: Args) -> int:
             _show(args, registry.close_alarm(args.id, "acknowledged", args.because))
         case "resolve":
             _show(args, registry.close_alarm(args.id, "resolved", args.because))
+        case "retire":
+            from helpers.run import retire
+
+            _show(args, retire(args.ids, args.days, args.because, args.yes))
         case "lineage":
             _show_table(args, registry.lineage(args.id), "when step what detail")
         case "fetch":

@@ -249,7 +249,11 @@ def artifact_is_intact(version: FineTunedModelVersion) -> Judgement:
         return "pass", f"the provider keeps it as {version.model_id}; nothing lies here to check"
     digest = artifact_sha256(artifact)
     if not digest:
-        return "fail", f"{store.home() / artifact if artifact else 'its artifact'} is missing"
+        evidence = f"{store.home() / artifact if artifact else 'its artifact'} is missing"
+        note = version.metadata.get("retired")
+        if note:
+            evidence += f": it was retired on {note['at'][:10]} ({note['because']})"
+        return "fail", evidence
     if digest != version.metadata.get("artifact_sha256"):
         return "fail", (
             f"{artifact} was changed: sha256 {digest[:8]} is not the one that was registered"

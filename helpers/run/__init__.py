@@ -8,5 +8,5 @@ from helpers.run.ending import VERDICT_CODE, message_for_person
 from helpers.run.flow import run
 from helpers.run.history import past_runs
 from helpers.run.schedule import add_schedule, remove_schedule, schedules
-from helpers.run.state import collect, status
+from helpers.run.state import collect, retire, status
 from helpers.run.summary import summary

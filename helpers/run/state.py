@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from helpers.run.history import past_runs
 from helpers.run.schedule import SUCCESS, schedules
 
 TRASH_DAYS = 7  # until then what gc took can be put back
+EVIDENCE = (".json", ".jsonl")  # what stays of the run of a retired version, beside its answers
 log = logging.getLogger(__name__)
 
 
@@ -86,13 +87,60 @@ def collect(keep: int, yes: bool) -> dict[str, Any]:
         if store.home().exists():
             _check_registry()
         folders = garbage(keep)
-        size = sum(path.lstat().st_size for folder in folders for path in folder.rglob("*"))
-        answer = {"deleted" if yes else "would_delete": list(map(str, folders)), "bytes": size}
+        answer: dict[str, Any] = {"deleted" if yes else "would_delete": list(map(str, folders))}
+        answer["bytes"] = _size(folders)
         if yes and folders:
             answer["trash"] = str(_to_trash(folders))
         if yes:
             _empty_trash()
     return answer
+
+
+def retire(version_ids: Sequence[str], days: int, because: str, yes: bool) -> dict[str, Any]:
+    """Retire the named versions, else what the rule finds, or say which they would be.
+
+    Their models go into the trash; their runs, evaluations and rows stay. It is written down first:
+    what a kill leaves behind is taken by the next gc.
+    """
+    from helpers import registry
+
+    if days < 0:
+        raise WorkbookError(f"--days {days}: say how long nothing may have happened, 0 or more")
+    with store.lock():
+        if store.home().exists():
+            _check_registry()
+        chosen = registry.retirable(days, version_ids)
+        names = [version.id for version in chosen]
+        folders = _unneeded(_versions(), chosen)
+        answer: dict[str, Any] = {"retired" if yes else "would_retire": names}
+        answer |= {"models": list(map(str, folders)), "bytes": _size(folders)}
+        if yes and chosen:
+            registry.retire(names, because)
+            answer["trash"] = str(_to_trash(folders))
+    return answer
+
+
+def _unneeded(
+    versions: Sequence[FineTunedModelVersion], retired: Sequence[FineTunedModelVersion]
+) -> list[Path]:
+    """The folders of retired versions' models that no other version shares."""
+    ids = {version.id for version in retired}
+    others = [version for version in versions if version.id not in ids]
+    names = _models_of(retired) - _models_of(others)
+    folders = [store.home() / "models" / name for name in sorted(names)]
+    return [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
+
+
+def _models_of(versions: Sequence[FineTunedModelVersion]) -> set[str]:
+    """The names of these versions' folders in models/."""
+    artifacts = [version.metadata.get("artifact") for version in versions]
+    names = {Path(artifact).parent.name for artifact in artifacts if artifact}
+    return names | {version.id for version in versions}
+
+
+def _size(paths: Iterable[Path]) -> int:
+    """Bytes of these files and of all that lies in these folders."""
+    return sum(file.lstat().st_size for path in paths for file in (path, *path.rglob("*")))
 
 
 def _check_registry() -> None:
@@ -122,19 +170,41 @@ def garbage(keep: int) -> list[Path]:
     """What may go: runs but the newest `keep`, and models and datasets that no other run names.
 
     Nothing that the registry names goes: no version's run, adapter or dataset, so no route and no
-    way back either; nor what is named by a folder in runs/ that stays for whatever reason.
+    way back either; nor what is named by a folder in runs/ that stays for whatever reason. Of
+    versions that were retired the evidence stays: run, evaluation, answers, dataset.
     """
     runs = past_runs()
     versions = _versions()
+    retired = _retired()
     home = store.home()
-    kept = _kept_runs(runs, keep) | {version.run_id for version in versions}
+    newest = _kept_runs(runs, keep)
+    kept = newest | {version.run_id for version in versions}
     old = [home / "runs" / run.run_id for run in runs if run.run_id not in kept]
     old = [folder for folder in old if not folder.is_symlink()]
     remaining = [path for path in home.glob("runs/*") if path.is_dir() and path not in old]
+    unneeded = _unneeded(versions, retired)
     named = _named_by_registry(versions) | _named_by_runs(remaining)
     made = sorted(home.glob("models/*")) + sorted(home.glob("datasets/*"))
     unnamed = [path for path in made if path.is_dir() and path.name not in named]
-    return old + [path for path in unnamed if not path.is_symlink()]
+    old += [path for path in unnamed if not path.is_symlink()]
+    for version in retired:
+        if version.run_id not in newest:
+            old += _no_evidence(home / "runs" / version.run_id)
+    return old + unneeded
+
+
+def _retired() -> list[FineTunedModelVersion]:
+    from helpers import registry
+
+    return registry.retired_versions() if store.home().exists() else []
+
+
+def _no_evidence(folder: Path) -> list[Path]:
+    """What of a retired version's run may go: executed copies, private texts, checkpoints."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    paths = sorted(folder.iterdir())
+    return [path for path in paths if path.name != "answers" and path.suffix not in EVIDENCE]
 
 
 def _kept_runs(runs: list[RunRecord], keep: int) -> set[str]:
@@ -150,9 +220,7 @@ def _kept_runs(runs: list[RunRecord], keep: int) -> set[str]:
 
 def _named_by_registry(versions: list[FineTunedModelVersion]) -> set[str]:
     """The folders of models and datasets that registered versions need."""
-    names = {version.id for version in versions} | {v.dataset_version or "" for v in versions}
-    artifacts = [version.metadata.get("artifact") for version in versions]
-    return names | {Path(artifact).parent.name for artifact in artifacts if artifact}
+    return _models_of(versions) | {version.dataset_version or "" for version in versions}
 
 
 def _named_by_runs(folders: Collection[Path]) -> set[str]:
