@@ -15,7 +15,7 @@ from helpers.models.decoding import follow_rows
 from helpers.models.embeddings import embed, load_embedder
 from helpers.models.leaving import HELD_BACK, permission_of
 from helpers.models.loading import check_may_send, load_model
-from helpers.models.local import END_TOKENS, LocalModel, load_network
+from helpers.models.local import END_TOKENS, LocalModel, load_network, resolve_compute
 from helpers.models.logged import LoggedModel, question
 from helpers.models.practice import PRACTICE, resolve_base_url
 from helpers.models.prices import (

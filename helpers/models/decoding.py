@@ -93,6 +93,8 @@ def in_batches(lengths: Sequence[int], rows: int, tokens: int) -> Iterator[list[
 
 def _cache(model: Any, rows: int, capacity: int, prefix: Any = None) -> Any:
     """A key-value cache for `capacity` tokens, written in place, that begins with `prefix`."""
+    if _steps_of(model) is not None:
+        return _steps_of(model).buffers(rows, capacity, prefix)
     from transformers.cache_utils import Cache, DynamicLayer
 
     class Buffer(DynamicLayer):
@@ -121,6 +123,26 @@ def _cache(model: Any, rows: int, capacity: int, prefix: Any = None) -> Any:
     return Cache(layers=layers)
 
 
+def _steps_of(model: Any) -> Any:
+    """The lean forward pass that was made for this model when it was loaded, or None."""
+    return getattr(model, "lean_steps", None)
+
+
+def _logits(model: Any, ids: Any, positions: Any, cache: Any, mask: Any = None) -> Any:
+    """Of the last token of each row (rows, words); the cache then holds these tokens too."""
+    if _steps_of(model) is not None:
+        return _steps_of(model).logits(ids, positions, cache, mask)
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return output.logits[:, -1]
+
+
 def compute_prefix(model: Any, tokens: Sequence[int]) -> Any:
     """The key-value cache of the shared beginning, for one row."""
     import torch
@@ -128,7 +150,7 @@ def compute_prefix(model: Any, tokens: Sequence[int]) -> Any:
     cache = _cache(model, 1, len(tokens))
     with torch.inference_mode():
         ids = torch.tensor([list(tokens)], device=model.device)
-        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        _logits(model, ids, torch.arange(len(tokens), device=model.device)[None], cache)
     return cache
 
 
@@ -157,15 +179,7 @@ def decode_batch(
     done: dict[int, Decoded] = {}
     with torch.inference_mode():
         for step in range(max_new_tokens):
-            logits = model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits
-            best = logits[:, -1].argmax(-1)
+            best = _logits(model, ids, positions, cache, mask).argmax(-1)
             seconds = time.perf_counter() - started
             for row, token in zip(alive, best.tolist(), strict=True):
                 if row in done:
@@ -183,7 +197,10 @@ def decode_batch(
                 best, seen, positions = best[index], seen[index], positions[index]
             ids = best[:, None]
             positions = positions[:, -1:] + 1
-            mask = seen[:, None, None, : shared + width + step + 1]
+            if len(prompts) > 1:
+                mask = seen[:, None, None, : shared + width + step + 1]
+            else:
+                mask = None  # no padding: a last token looks at everything
     return [done[row] for row in range(rows)]
 
 

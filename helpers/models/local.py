@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from helpers import store
 from helpers.models import decoding
@@ -21,6 +21,7 @@ from helpers.records import NO_MEMORY, Asking, Message, WorkbookError
 # <|end|> ends a part of a turn where <|return|> ends the turn (gpt-oss)
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|return|>", "<|call|>")
 WEIGHT_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model")
+Precision = Literal["fp32", "bf16"]
 
 
 class LocalModel:
@@ -39,14 +40,16 @@ class LocalModel:
             self.name = f"{base_model}+{self.spec}"
         self.template_args: dict[str, Any] = {}
         self.stop: list[str] = []
-        self._original: LocalModel | None = None  # whose weights these are
+        self.compute: Precision = "fp32"
+        self._networks: dict[Precision, Any] = {}  # of this model, whatever it is told
 
     def with_asking(self, asking: Asking) -> LocalModel:
         """The same model, told what an Asking says beside the chat."""
-        if not asking.template_args and not asking.stop:
+        compute = resolve_compute(asking.compute)
+        if not asking.template_args and not asking.stop and compute == self.compute:
             return self
         other = copy.copy(self)
-        other._original = self
+        other.compute = compute
         other.template_args = asking.template_args
         other.stop = asking.stop
         return other
@@ -56,12 +59,12 @@ class LocalModel:
         """The tokenizer, with its chat template."""
         return load_tokenizer(self.path)
 
-    @cached_property
+    @property
     def network(self) -> Any:
-        """The transformers model, adapter merged in, ready to answer."""
-        if self._original is not None:
-            return self._original.network
-        return load_network(self.path, self.adapter)
+        """The transformers model in its precision, adapter merged in, ready to answer."""
+        if self.compute not in self._networks:
+            self._networks[self.compute] = load_network(self.path, self.adapter, self.compute)
+        return self._networks[self.compute]
 
     @cached_property
     def stop_tokens(self) -> set[int]:
@@ -134,37 +137,55 @@ class LocalModel:
             )
 
 
-def device_and_dtype() -> tuple[str, Any]:
-    """Where to compute and in which precision: bfloat16 only where the hardware has it."""
+def resolve_compute(compute: str) -> Precision:
+    """The precision that `auto` is on this machine: bf16 where the hardware has it, else fp32.
+
+    A processor is asked for its instructions, never timed; what else was asked for stays.
+    """
+    if compute != "auto":
+        return "bf16" if compute == "bf16" else "fp32"
+    import torch
+
+    from helpers.models.kernels.products import has_native_bf16
+
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = not torch.backends.mps.is_available() and has_native_bf16()
+    return "bf16" if native else "fp32"
+
+
+def device() -> str:
+    """Where to compute."""
     import torch
 
     if torch.cuda.is_available():
-        bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "cuda", torch.bfloat16 if bfloat16 else torch.float16
-    device = "mps" if torch.backends.mps.is_available() else "cpu"
-    return device, torch.float32
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_network(path: str, adapter: Path | None = None) -> Any:
-    """The transformers model on the best device, its adapter merged.
+def load_network(path: str, adapter: Path | None = None, compute: Precision = "fp32") -> Any:
+    """The transformers model on the best device, its adapter merged in fp32, then in `compute`.
 
     It comes from the disk alone unless `path` is a hub id.
     """
     import torch
     import transformers
 
-    from helpers.models.kernels.products import frozen_linear
-
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    device, dtype = device_and_dtype()
+    merges = adapter is not None and device() == "cpu"
+    dtype = torch.bfloat16 if compute == "bf16" and not merges else torch.float32
     try:
         network = transformers.AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, local_files_only=Path(path).is_dir(), trust_remote_code=False
         )
         if adapter is not None:
             network = _merged(network, adapter)
-        network = network.to(device).eval()
+        if compute == "bf16":
+            for weight in network.parameters():  # alone: the angles of positions stay fp32
+                weight.data = weight.data.bfloat16()
+        network = network.to(device()).eval()
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise WorkbookError(f"{adapter or path} could not be loaded: {reason}") from error
@@ -174,11 +195,22 @@ def load_network(path: str, adapter: Path | None = None) -> Any:
                 f"the adapter {adapter} was trained on another base model than {path}"
             ) from error
         raise _memory_error(error, path) from error
-    if device == "cpu":
-        for module in network.modules():
-            if type(module) is torch.nn.Linear:
-                module.forward = frozen_linear(module)
+    if device() == "cpu":
+        _speed_up(network)
     return network
+
+
+def _speed_up(network: Any) -> None:
+    """Give a network on the CPU our products, and the lean steps where they fit."""
+    import torch
+
+    from helpers.models.kernels.products import frozen_linear
+    from helpers.models.kernels.steps import lean_steps
+
+    for module in network.modules():
+        if type(module) is torch.nn.Linear:
+            module.forward = frozen_linear(module)
+    network.lean_steps = lean_steps(network)
 
 
 def _merged(network: Any, adapter: Path) -> Any:

@@ -19,6 +19,7 @@ PARAMETERS = (
     "rag_shots",
     "rag_dense",
     "max_new_tokens",
+    "compute",
 )  # of notebook 01, each under the name of its field
 
 
@@ -43,7 +44,7 @@ class Asking(Record):
     max_new_tokens: int = Field(40, ge=0)  # 0 in a parameter: from the gold answers
     stop: list[str] = Field(default_factory=list)
     decoding: Literal["greedy"] = "greedy"
-    compute: Literal["fp32", "bf16"] = "fp32"
+    compute: Literal["auto", "fp32", "bf16"] = "fp32"  # auto: before a machine was asked
 
     @property
     def rung_kind(self) -> str:

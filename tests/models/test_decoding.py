@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from helpers.models import decoding
+from helpers.models.kernels import products, steps
 
 STOP = {2, 7}
 
@@ -68,6 +69,40 @@ def test_known_architectures_answer_as_transformers_does_one_by_one(kind: str) -
     assert [row.tokens for row in with_prefix] == expected
     assert [row.tokens for row in without] == expected
     assert [row.stopped for row in without] == [tokens[-1] in STOP for tokens in expected]
+
+
+@pytest.mark.parametrize("onednn", [False, True], ids=["mkl", "onednn"])
+@pytest.mark.parametrize("kind", steps.KNOWN)
+def test_lean_steps_give_the_tokens_of_the_modules_alone_in_a_batch_and_after_a_prefix(
+    kind: str, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not products.has_onednn():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(steps, "prefers_onednn", lambda: onednn)
+    model = network(kind, **({"sliding_window": None} if kind == "mistral" else {}))
+    prompts = prompts_of(12, shared=20)
+    expected = [row.tokens for row in decoding.decode_batch(model, prompts, 12, STOP)]
+    model.lean_steps = steps.lean_steps(model)
+    assert model.lean_steps is not None
+    prefix = decoding.compute_prefix(model, prompts[0][:20])
+    with_prefix = decoding.decode_batch(model, [p[20:] for p in prompts], 12, STOP, prefix)
+    alone = [decoding.decode_batch(model, [prompt], 12, STOP)[0] for prompt in prompts]
+    assert [row.tokens for row in with_prefix] == expected
+    assert [row.tokens for row in alone] == expected
+
+
+def test_lean_steps_are_used_only_where_they_agree_with_the_modules() -> None:
+    import torch
+
+    model = network("llama")
+    agrees = steps.lean_steps(model) is not None
+    assert agrees == products.has_onednn()
+    assert steps.lean_steps(network("qwen3")) is None, "norms of queries and keys are not known"
+    half = model.to(torch.bfloat16)
+    assert (steps.lean_steps(half) is not None) == products.has_onednn()
+    stock = model.model.layers[0].mlp.forward
+    model.model.layers[0].mlp.forward = lambda x: 1.5 * stock(x)
+    assert steps.lean_steps(model.float()) is None
 
 
 def test_a_sliding_window_or_an_unknown_architecture_goes_to_transformers() -> None:

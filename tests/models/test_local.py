@@ -12,7 +12,8 @@ import pytest
 from helpers import models, store
 from helpers.models import decoding
 from helpers.models.chats import split_thoughts
-from helpers.models.local import LocalModel, device_and_dtype
+from helpers.models.kernels import products
+from helpers.models.local import LocalModel, resolve_compute
 from helpers.records import Asking, Message, WorkbookError
 
 SYSTEM = (
@@ -158,11 +159,31 @@ def test_a_folder_without_an_adapter_is_an_error_that_says_so(tmp_path: Path, ti
         models.load_model("tiny", tmp_path)
 
 
-def test_half_precision_is_used_only_where_the_hardware_has_it() -> None:
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx2", "fp32"), ("avx512f avx512_bf16", "bf16"), ("amx_tile amx_bf16", "bf16")],
+)
+def test_auto_is_bf16_only_where_the_processor_has_instructions_for_it(
+    flags: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
-    device, dtype = device_and_dtype()
-    assert dtype == torch.float32 if device != "cuda" else dtype in (torch.bfloat16, torch.float16)
+    monkeypatch.setattr(products, "_processor", lambda: flags)
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        assert resolve_compute("auto") == (expected if products.has_onednn() else "fp32")
+    assert (resolve_compute("fp32"), resolve_compute("bf16")) == ("fp32", "bf16")
+
+
+def test_two_precisions_are_two_sets_of_weights_each_loaded_once(tiny: Path) -> None:
+    import torch
+
+    model = loaded("tiny")
+    half = model.with_asking(Asking(compute="bf16"))
+    assert half.network is model.with_asking(Asking(compute="bf16")).network
+    assert (half.network.dtype, model.network.dtype) == (torch.bfloat16, torch.float32)
+    assert half.network.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert store.fingerprint(Asking(compute="bf16")) != store.fingerprint(Asking())
+    assert half.answer(chats(2), 6)[0].tokens_out > 0
 
 
 def test_what_an_asking_says_reaches_the_model_and_its_weights_stay_loaded_once(tiny: Path) -> None:

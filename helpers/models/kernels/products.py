@@ -1,8 +1,9 @@
 """Products with frozen weights on a CPU, by the faster of the two libraries that torch comes with.
 
 torch multiplies fp32 matrices with Intel's MKL, which leaves AVX-512 unused on AMD's processors;
-oneDNN uses it. The choice is the processor's and never a timing's, since a machine has to compute
-the same on every run.
+oneDNN uses it. In bf16 oneDNN is asked everywhere, with weights that it has laid out for itself.
+The choice is the processor's and never a timing's, since a machine has to compute the same on every
+run.
 """
 
 # ruff: noqa: D102 (forward and backward are what the class says)
@@ -21,6 +22,16 @@ import torch
 # What oneDNN remembers, half a megabyte each: every number of rows has kernels of its own, and a
 # stack of layers eight.
 KERNELS = 32
+# Instructions for bf16, as /proc/cpuinfo calls them: both were measured to pay (docs/decisions.md).
+NATIVE_BF16 = ("avx512_bf16", "amx_bf16")
+
+
+@functools.cache
+def _processor() -> str:
+    described = platform.processor()
+    with contextlib.suppress(OSError):
+        described += Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return described
 
 
 @functools.cache
@@ -31,12 +42,19 @@ def prefers_onednn() -> bool:
     """
     for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(cache, str(KERNELS))
-    processor = platform.processor()
-    with contextlib.suppress(OSError):
-        processor += Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    amd = "AuthenticAMD" in processor and "AVX512" in torch.backends.cpu.get_cpu_capability()
-    offered = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # a private operation of torch
-    return amd and torch.backends.mkldnn.is_available() and offered
+    amd = "AuthenticAMD" in _processor() and "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return amd and has_onednn()
+
+
+def has_onednn() -> bool:
+    """Whether torch offers oneDNN's linear layer, a private operation of torch."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def has_native_bf16() -> bool:
+    """Whether this processor multiplies bf16 matrices by instructions of its own."""
+    flags = _processor().split()
+    return has_onednn() and any(flag in flags for flag in NATIVE_BF16)
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -46,24 +64,66 @@ def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x @ weight.t()
 
 
+class FrozenWeight:
+    """An (out, in) matrix that does not learn, ready for products from both sides.
+
+    In bf16 oneDNN lays it out anew for each side, at the first product: at few rows that is twice
+    as fast, and the result does not depend on the number of rows it was laid out for.
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight = weight
+        self.shape = weight.shape
+
+    @functools.cached_property
+    def _forward(self) -> torch.Tensor | None:
+        return _laid_out(self.weight)
+
+    @functools.cached_property
+    def _backward(self) -> torch.Tensor | None:
+        return _laid_out(self.weight.t())
+
+    def times(self, x: torch.Tensor) -> torch.Tensor:
+        """x W': (rows, in) to (rows, out)."""
+        return _by(self._forward, x, self.weight)
+
+    def back(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient of the input, G W: (rows, out) to (rows, in)."""
+        return _by(self._backward, gradient, self.weight.t())
+
+
+def _laid_out(weight: torch.Tensor) -> torch.Tensor | None:
+    """A bf16 matrix as oneDNN likes it best; None where it is used as it is."""
+    if weight.dtype != torch.bfloat16 or not has_onednn():
+        return None
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+
+
+def _by(packed: torch.Tensor | None, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    if packed is None or not x.numel():
+        return product(x, weight)
+    return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+
 class FrozenLinear(torch.autograd.Function):
     """x W' + bias, both frozen: x is (…, in), W (out, in), the result (…, out)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> Any:
-        ctx.save_for_backward(weight)
-        out = product(x.reshape(-1, x.shape[-1]), weight)
+    def forward(ctx: Any, x: Any, weight: FrozenWeight, bias: Any) -> Any:
+        ctx.weight = weight
+        out = weight.times(x.reshape(-1, x.shape[-1]))
         if bias is not None:
             out.add_(bias)
-        return out.view(*x.shape[:-1], len(weight))
+        return out.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
-        (weight,) = ctx.saved_tensors
         flat = gradient.reshape(-1, gradient.shape[-1])
-        return product(flat, weight.t()).view(*gradient.shape[:-1], weight.shape[1]), None, None
+        to_input = ctx.weight.back(flat).view(*gradient.shape[:-1], ctx.weight.shape[1])
+        return to_input, None, None
 
 
 def frozen_linear(module: Any) -> Callable[[Any], Any]:
     """Another forward pass for a linear layer that does not learn."""
-    return lambda x: FrozenLinear.apply(x, module.weight, module.bias)
+    weight = FrozenWeight(module.weight)
+    return lambda x: FrozenLinear.apply(x, weight, module.bias)
