@@ -89,7 +89,7 @@ def records(lines: Iterator[str], dialect: Dialect) -> Iterator[tuple[int, list[
             reader = dialect.reader(feed())
         elif cells is None:
             return
-        elif any(cell.strip() for cell in cells):
+        elif "".join(cells).strip():
             width = width or len(cells)
             if len(endings) < 1000 and len(cells[-1]) <= LABEL:
                 endings.add(cells[-1].strip())

@@ -6,6 +6,7 @@ import heapq
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,9 @@ from helpers.records import (
     WorkbookError,
 )
 from helpers.tasks.csvs import RowError
-from helpers.tasks.parts import group_of
+from helpers.tasks.forms import HowRead, chat_of, preference_of
+from helpers.tasks.moments import moment_of
+from helpers.tasks.parts import group_of, part_of_time
 from helpers.tasks.reading import (
     FileForm,
     SourceRow,
@@ -38,21 +41,10 @@ from helpers.tasks.reading import (
     integer_columns,
     read_rows,
 )
-from helpers.tasks.rows import (
-    SPLITS,
-    HowRead,
-    as_json,
-    cell,
-    chat_of,
-    created_at,
-    feedback_score,
-    file_date,
-    preference_of,
-    spelled_chat,
-)
-from helpers.tasks.survey import check_columns, reading_of, survey, used_columns
+from helpers.tasks.survey import SPLITS, check_columns, reading_of, survey
 from helpers.tasks.task import Task
 from helpers.tasks.tools import check_calls, check_tools
+from helpers.tasks.values import as_json, cell, is_there, spelled_list
 
 RULES = "tasks-1"
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
@@ -93,10 +85,16 @@ class _Sample:
         else:
             heapq.heappush(self._heap, (key, row.line, row, issue))
 
-    def rows(self) -> list[tuple[SourceRow, Issue]]:
-        """The rows in the order of the file."""
-        entries = sorted(self._heap, key=lambda entry: entry[1])
-        return [(row, issue) for _, _, row, issue in entries]
+    def read(self, how: HowRead) -> list[tuple[TrainingExample | RejectedExample, Issue]]:
+        """The rows in the order of the file, as far as they can be read; nothing of it counts."""
+        apart = replace(how, changes=Counter(), unused=Counter(), groups=Counter(), splits={})
+        rows: list[tuple[TrainingExample | RejectedExample, Issue]] = []
+        for _, _, row, issue in sorted(self._heap, key=lambda entry: entry[1]):
+            try:
+                rows.append((example_of(apart, row), issue))
+            except RowError:  # dropped before it was read whole
+                rows.append((_rejected(how, row, issue, "filter"), issue))
+        return rows
 
 
 def load_examples(
@@ -122,150 +120,152 @@ def load_examples(
                 " row looks"
             )
         return LoadedRows([], [], Counter(), [])
-    form, how = survey(task, path)
+    form, how = survey(task, path, source)
     if make_filter is not None:
         row_filter = make_filter(how.scale.rated > 0)
-    read = _Reading(how, form, source, row_filter)
-    read.all_rows()
-    return read.loaded()
+    examples: list[TrainingExample] = []
+    unreadable: list[RejectedExample] = []
+    dropped: Counter[str] = Counter()
+    sample = _Sample(path.name)
+    for row, issue in _filtered(how, form, row_filter):
+        if issue is not None:
+            dropped[issue.code] += 1
+            sample.offer(row, issue)
+            continue
+        try:
+            examples.append(example_of(how, row))
+        except RowError as error:
+            if source == "human":
+                raise WorkbookError(
+                    f"{path}, line {row.line}: {error}; mend or delete that row"
+                ) from None
+            issue = Issue(code="invalid_format", evidence=str(error))
+            unreadable.append(_rejected(how, row, issue, "read"))
+    sampled = sample.read(how)
+    check_columns(how, len(examples))
+    rows = len(examples) + len(unreadable) + dropped.total()
+    examples = _with_own_context(_with_own_ids(examples, how), how)
+    reading = reading_of(how, form, rows)
+    return LoadedRows(examples, unreadable, dropped, sampled, reading, how.scale.rated > 0)
 
 
-class _Reading:
-    """One file on its way to examples."""
+def _filtered(
+    how: HowRead, form: FileForm, row_filter: RowFilter | None
+) -> Iterator[tuple[SourceRow, Issue | None]]:
+    """Every row with the reason to drop it."""
 
-    def __init__(
-        self, how: HowRead, form: FileForm, source: Source, row_filter: RowFilter | None
-    ) -> None:
-        self._how = how
-        self._form = form
-        self._source: Source = source
-        self._filter = row_filter
-        # asked once: pathlib takes it apart each time, and a log has a million rows
-        self._file = how.path.name
-        self._date = file_date(how.path)
-        self._used = used_columns(how)
-        self._groups: Counter[str] = Counter()
-        self._splits: dict[str, int] = {}  # value of `split` -> the first line with it
-        self._rows = 0
-        self._examples: list[TrainingExample] = []
-        self._unreadable: list[RejectedExample] = []
-        self._dropped: Counter[str] = Counter()
-        self._sample = _Sample(self._file)
-
-    def all_rows(self) -> None:
-        """Every row is an example, unreadable or dropped."""
-        for row, issue in self._filtered():
-            self._rows += 1
-            if issue is not None:
-                self._dropped[issue.code] += 1
-                self._sample.offer(row, issue)
-                continue
-            try:
-                self._examples.append(self._example(row))
-            except RowError as error:
-                if self._source == "human":
-                    raise WorkbookError(
-                        f"{self._how.path}, line {row.line}: {error}; mend or delete that row"
-                    ) from None
-                issue = Issue(code="invalid_format", evidence=str(error))
-                self._unreadable.append(self._rejected(row, issue, "read"))
-
-    def loaded(self) -> LoadedRows:
-        """What all the rows became."""
-        sample: list[tuple[TrainingExample | RejectedExample, Issue]] = []
-        changes = self._how.changes.copy()
-        for row, issue in self._sample.rows():
-            try:
-                sample.append((self._example(row), issue))
-            except RowError:  # dropped before it was read whole
-                sample.append((self._rejected(row, issue, "filter"), issue))
-        self._how.changes = changes
-        check_columns(self._how, self._groups, self._splits, len(self._examples))
-        examples = _with_own_context(_with_own_ids(self._examples, self._how), self._how)
-        reading = reading_of(self._how, self._form, self._source, self._rows)
-        rated = self._how.scale.rated > 0
-        return LoadedRows(examples, self._unreadable, self._dropped, sample, reading, rated)
-
-    def _filtered(self) -> Iterator[tuple[SourceRow, Issue | None]]:
-        """Every row with the reason to drop it."""
-        path = self._how.path
-        if path.suffix == ".parquet" and self._filter is not None:
-            yield from _filtered_parquet(self._how, self._issue_of)
-            return
-        for row in read_rows(path, self._form):
-            yield row, self._issue_of(row.content)
-
-    def _issue_of(self, content: Any) -> Issue | None:
-        if self._filter is None or not isinstance(content, dict):
+    def issue_of(content: Any) -> Issue | None:
+        if row_filter is None or not isinstance(content, dict):
             return None
         try:
-            score = feedback_score(self._how, content)
-            return self._filter(score, *created_at(self._how, content, self._date))
+            return row_filter(feedback_score(how, content), *created_at(how, content))
         except RowError:  # what cannot be judged is read, and fails there
             return None
 
-    def _example(self, row: SourceRow) -> TrainingExample:
-        """One row as a TrainingExample; RowError says what is wrong with it."""
-        if isinstance(row.content, RowError):
-            raise row.content
-        try:
-            return self._example_of(row.content, _where(row, self._file))
-        except RecursionError:
-            raise RowError("nested too deeply") from None
+    if how.path.suffix == ".parquet" and row_filter is not None:
+        yield from _filtered_parquet(how, issue_of)
+        return
+    for row in read_rows(how.path, form):
+        yield row, issue_of(row.content)
 
-    def _example_of(self, raw: dict[str, Any], where: dict[str, Any]) -> TrainingExample:
-        how = self._how
+
+def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
+    """One row as a TrainingExample; RowError says what is wrong with it.
+
+    It depends on the row and on `how` alone; what it reinterprets is counted there.
+    """
+    raw = row.content
+    if isinstance(raw, RowError):
+        raise raw
+    try:
         messages = chat_of(how, raw)
         tools = _tools(cell(how.task, raw, "tools"))
         check_calls(messages, tools or how.task.tools)
-        moment, guessed = created_at(how, raw, self._date)
-        meta = {**where, "created_at_guessed": guessed}
-        for name in KEPT_AS_META:
-            value = cell(how.task, raw, name)
-            if value is not None:
-                meta[name] = as_json(value)
-        fields = {name: value for name, value in raw.items() if name not in self._used}
-        fields = {name: as_json(value) for name, value in fields.items() if _is_there(value)}
-        if fields:
-            how.unused.update(fields.keys())
-            meta["fields"] = fields
-        user_id = cell(how.task, raw, "id")
-        if user_id is not None:
-            meta["user_id"] = str(user_id)
-        user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
-        return TrainingExample(
-            id=meta.get("user_id") or content_id(messages),
-            messages=messages,
-            source=self._source,
-            quality="verified" if self._source == "human" else "unverified",
-            created_at=moment,
-            group=group_of(user_text, self._conversation(raw)),
-            part=self._part(raw, where["line"]),
-            feedback_score=feedback_score(how, raw),
-            tools=tools,
-            preference=preference_of(how, raw),
-            meta=meta,
-        )
+        moment, guessed = created_at(how, raw)
+        meta = _where(how, row) | {"created_at_guessed": guessed} | _meta_of(how, raw)
+    except RecursionError:
+        raise RowError("nested too deeply") from None
+    user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
+    is_human = how.source == "human"
+    return TrainingExample(
+        id=meta.get("user_id") or content_id(messages),
+        messages=messages,
+        source=how.source,
+        quality="verified" if is_human else "unverified",
+        created_at=moment,
+        group=group_of(user_text, _conversation(how, raw)),
+        part=_part(how, raw, row.line, None if guessed else moment) if is_human else None,
+        feedback_score=feedback_score(how, raw),
+        tools=tools,
+        preference=preference_of(how, raw),
+        meta=meta,
+    )
 
-    def _conversation(self, raw: dict[str, Any]) -> str:
-        group = cell(self._how.task, raw, "group")
-        if group is not None:
-            self._groups[str(group)] += 1
-            return str(group)
-        conversation = cell(self._how.task, raw, "conversation_id")
-        return "" if conversation is None else str(conversation)  # 0 is a conversation
 
-    def _part(self, raw: dict[str, Any], line: int) -> Part | None:
-        part = cell(self._how.task, raw, "split")
-        if part is None or self._source != "human":
-            return None
-        self._splits.setdefault(str(part), line)
-        return SPLITS.get(str(part).strip().casefold())
+def created_at(how: HowRead, raw: dict[str, Any]) -> tuple[datetime, bool]:
+    """The row's time with a zone (UTC when it names none), and whether it is the file's."""
+    value = cell(how.task, raw, "created_at")
+    if value is None:
+        return how.date, True
+    try:
+        return moment_of(value, how.day_order), False
+    except (ValueError, OverflowError):
+        raise RowError(f"created_at is no time: {store.outline(value)}") from None
 
-    def _rejected(self, row: SourceRow, issue: Issue, stage: str) -> RejectedExample:
-        where = _where(row, self._file)
-        example = {"id": f"{self._file}:{row.line}", "source": self._source, **where}
-        return RejectedExample(example=example, issues=[issue], stage=stage, rule_version=RULES)
+
+def feedback_score(how: HowRead, raw: dict[str, Any]) -> float | None:
+    """1-5 by the scale of the whole column; None when the row was not rated."""
+    value = cell(how.task, raw, "feedback_score")
+    try:
+        return None if value is None else how.scale.score(value)
+    except (ValueError, TypeError):
+        raise RowError(
+            f"feedback_score is not known ({store.outline(value)}), the column reads as"
+            f" {how.scale.name}; map it in task.yaml under columns.feedback"
+        ) from None
+
+
+def _meta_of(how: HowRead, raw: dict[str, Any]) -> dict[str, Any]:
+    """What is kept beside the chat: the user's id, known columns, and those that nothing reads."""
+    known = {"user_id": cell(how.task, raw, "id")}
+    if known["user_id"] is not None:
+        known["user_id"] = str(known["user_id"])
+    known |= {name: cell(how.task, raw, name) for name in KEPT_AS_META}
+    meta = {name: as_json(value) for name, value in known.items() if value is not None}
+    fields = {name: value for name, value in raw.items() if name not in how.used}
+    fields = {name: as_json(value) for name, value in fields.items() if is_there(value)}
+    how.unused.update(fields.keys())
+    return meta | {"fields": fields} if fields else meta
+
+
+def _conversation(how: HowRead, raw: dict[str, Any]) -> str:
+    group = cell(how.task, raw, "group")
+    if group is not None:
+        how.groups[str(group)] += 1
+        return str(group)
+    conversation = cell(how.task, raw, "conversation_id")
+    return "" if conversation is None else str(conversation)  # 0 is a conversation
+
+
+def _part(how: HowRead, raw: dict[str, Any], line: int, moment: datetime | None) -> Part | None:
+    """The part that the row says, or its time where task.yaml divides by it; None: by its group."""
+    split = cell(how.task, raw, "split")
+    if split is not None:
+        how.splits.setdefault(str(split), line)
+        return SPLITS.get(str(split).strip().casefold())
+    starts = how.task.parts_by_time
+    if starts and moment is None:
+        raise RowError("created_at is missing, and task.yaml divides the rows by time")
+    return part_of_time(moment, starts) if starts else None
+
+
+def _rejected(how: HowRead, row: SourceRow, issue: Issue, stage: str) -> RejectedExample:
+    example = {"id": f"{how.path.name}:{row.line}", "source": how.source, **_where(how, row)}
+    return RejectedExample(example=example, issues=[issue], stage=stage, rule_version=RULES)
+
+
+def _where(how: HowRead, row: SourceRow) -> dict[str, Any]:
+    return {"file": how.name, "line": row.line, "sha256": row.sha256}
 
 
 def content_id(messages: Sequence[Message]) -> str:
@@ -273,19 +273,15 @@ def content_id(messages: Sequence[Message]) -> str:
     return store.fingerprint([m.model_dump(exclude_none=True) for m in messages])[:16]
 
 
-def _is_there(value: Any) -> bool:
-    return value is not None and value != "" and bool(value == value)
-
-
 def _tools(value: Any) -> list[dict[str, Any]] | None:
     """The tools of a row; a table's cell holds them as text."""
-    tools = spelled_chat(value) if isinstance(value, str) else value
-    if value is not None and not (
-        isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)
-    ):
+    tools = spelled_list(value) if isinstance(value, str) else value
+    if value is None:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise RowError("`tools` is no list of tools")
     try:
-        return check_tools(tools) if tools else None
+        return check_tools(tools) or None
     except ValueError as error:
         raise RowError(f"tools: {error}") from None
 
@@ -324,10 +320,6 @@ def _with_own_context(examples: list[TrainingExample], how: HowRead) -> list[Tra
     change = "one system message in all rows: task.yaml's instructions replace it"
     how.changes[change] = len(examples)
     return [example.model_copy(update={"messages": example.messages[1:]}) for example in examples]
-
-
-def _where(row: SourceRow, file: str) -> dict[str, Any]:
-    return {"file": file, "line": row.line, "sha256": row.sha256}
 
 
 def _filtered_parquet(

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from helpers.records import WorkbookError
+from helpers.tasks.chats import THOUGHT
 from helpers.tasks.parts import normalise
-from helpers.tasks.rows import THOUGHT
 
 FEW = 30  # labels; more of them have to repeat more often
 REPEATED = 3  # rows of a label, on average; fewer are free text

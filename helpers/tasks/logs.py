@@ -13,11 +13,12 @@ from pydantic import ValidationError
 
 from helpers import store
 from helpers.records import GOOD_STATUS, LateFeedback, LiveRow
+from helpers.tasks.chats import as_turns
 from helpers.tasks.moments import day_order, moment_of
-from helpers.tasks.rows import as_text, as_turns, cell
 from helpers.tasks.scales import Token, is_unrated, judge_scale
 from helpers.tasks.survey import json_counts
 from helpers.tasks.task import Task
+from helpers.tasks.values import as_text, cell
 
 JUDGED = 20_000  # lines by which it is judged what a repeated request_id means
 RATINGS = ("feedback_score", "thumb")

@@ -14,7 +14,7 @@ from helpers.tasks.encodings import TwoReadings
 DayOrder = Literal["", "day_first", "month_first"]
 YEAR_5138 = 1e11  # in seconds: a larger number counts milliseconds, then micro, then nano
 _DAY = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?:[ T,]+(.*))?")
-_EPOCH = re.compile(r"\d{9,19}(?:\.\d+)?")
+_EPOCH = re.compile(r"\d{9,19}(?:\.\d+)?(?:e\+?\d\d)?")
 _ZONES = re.compile(r"\s*(?:UTC|GMT|Z)$", re.IGNORECASE)
 
 
@@ -29,38 +29,20 @@ def moment_of(value: Any, order: DayOrder = "") -> datetime:
         moment = value
     elif isinstance(value, date):
         moment = datetime.combine(value, time.min)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        return _of_epoch(float(value))
     else:
-        moment = _spelled(str(value).strip(), order)
+        moment = _spelled(str(value), order)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _of_epoch(seconds: float) -> datetime:
-    while seconds > YEAR_5138:
-        seconds /= 1000
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (OverflowError, OSError):
-        raise ValueError(f"{seconds} is no time") from None
 
 
 def _spelled(text: str, order: DayOrder) -> datetime:
     if _EPOCH.fullmatch(text):
-        return _of_epoch(float(text))
+        seconds = float(text)
+        while seconds > YEAR_5138:
+            seconds /= 1000
+        return datetime.fromtimestamp(seconds, UTC)
     day = _DAY.fullmatch(text)
     if day:
-        first, separator, second, year, clock = day.groups()
-        if separator == "." or order == "day_first" or int(first) > 12:
-            number, month = int(first), int(second)
-        elif order == "month_first" or int(second) > 12:
-            number, month = int(second), int(first)
-        else:
-            raise ValueError("day and month cannot be told apart")
-        start = datetime(int(year), month, number)
-        if not clock:
-            return start
-        return datetime.combine(start.date(), _clock(clock))
+        return _of_day(*day.groups(), order)
     with suppress(ValueError):
         return datetime.fromisoformat(_ZONES.sub("", text)).replace(tzinfo=UTC)
     try:
@@ -69,15 +51,19 @@ def _spelled(text: str, order: DayOrder) -> datetime:
         raise ValueError("no time that is known") from None
 
 
-def _clock(text: str) -> time:
-    bare = _ZONES.sub("", text)
+def _of_day(
+    first: str, separator: str, second: str, year: str, clock: str | None, order: DayOrder
+) -> datetime:
+    if separator != "." and not order and int(first) <= 12 and int(second) <= 12:
+        raise ValueError("day and month cannot be told apart")
+    if separator == "." or order == "day_first" or int(first) > 12:
+        first, second = second, first
+    start = date(int(year), int(first), int(second))
+    bare = _ZONES.sub("", clock or "00:00")
     for form in ("%I:%M:%S %p", "%I:%M %p"):
-        if bare[-1:] in "mM":
-            try:
-                return datetime.strptime(bare, form).time()
-            except ValueError:
-                continue
-    return time.fromisoformat(bare)
+        with suppress(ValueError):
+            return datetime.combine(start, datetime.strptime(bare, form).time())
+    return datetime.combine(start, time.fromisoformat(bare))
 
 
 def day_order(values: Iterable[Any], setting: Any, column: str, where: str) -> DayOrder:

@@ -14,6 +14,7 @@ from helpers import store
 from helpers.records import TrainingExample, WorkbookError, with_calls
 from helpers.tasks.encodings import TwoReadings
 from helpers.tasks.examples import LoadedRows, load_examples
+from helpers.tasks.forms import chat_of, format_of
 from helpers.tasks.infer import (
     are_labels,
     are_numbers,
@@ -24,34 +25,12 @@ from helpers.tasks.infer import (
 )
 from helpers.tasks.prompt import render
 from helpers.tasks.reading import form_of, read_rows
-from helpers.tasks.rows import as_json, chat_of
-from helpers.tasks.survey import format_of, survey
+from helpers.tasks.survey import survey
 from helpers.tasks.task import ENDINGS, Task, load_task
+from helpers.tasks.values import as_json
 
-INPUTS = [
-    "input",
-    "text",
-    "message",
-    "question",
-    "prompt",
-    "query",
-    "utterance",
-    "body",
-    "description",
-    "content",
-]
-OUTPUTS = [
-    "output",
-    "label",
-    "category",
-    "class",
-    "intent",
-    "answer",
-    "completion",
-    "response",
-    "target",
-    "reply",
-]
+INPUTS = "input text message question prompt query utterance body description content"
+OUTPUTS = "output label category class intent answer completion response target reply"
 HEADER = """\
 # What the task is and when its model is good enough. Every number under `targets` is yours to
 # set, from what the work needs, before anything is measured.
@@ -148,7 +127,7 @@ def _infer_task(
     try:
         lines += _described(task, load_examples(task), columns)
         logs = task.data_file("production")
-        how = survey(task, logs)[1] if logs is not None else None
+        how = survey(task, logs, "production")[1] if logs is not None else None
         if how is not None and how.scale.rows:
             lines.append(f"production: feedback: {how.scale.description}")
     except TwoReadings as question:
@@ -198,32 +177,37 @@ def find_columns(
     names = list(dict.fromkeys(name for row in rows for name in row))
     question = input_column or _well_known(names, INPUTS)
     answer = output_column or _well_known(names, OUTPUTS)
-    if len(names) == 2 and bool(question) != bool(answer):  # the other one of two
-        question = question or next(name for name in names if name != answer)
-        answer = answer or next(name for name in names if name != question)
+    if len(names) == 2:  # the other one of two
+        question, answer = _completed(names, question, answer)
     inputs = question.split(",")
-    there = ", ".join(map(str, names))
-    for name in [*inputs, *answer.split(",")]:
-        if name and name not in names:
-            raise WorkbookError(f"{data}: no column {name!r}; it has {there}")
+    there = f"it has {', '.join(map(str, names))}"
+    unknown = {*inputs, *answer.split(",")} - {"", *names}
+    if unknown:
+        raise WorkbookError(f"{data}: no column {min(unknown)!r}; {there}")
     if not question or not answer or answer in inputs:
-        raise WorkbookError(
-            f"{data}: say which columns to use: --input COL --output COL (it has {there})"
-        )
+        raise WorkbookError(f"{data}: say which columns to use: --input COL --output COL ({there})")
     if len(inputs) == 1:
         return {"input": question, "output": answer}
     template = "\n\n".join(f"{{{name}}}" for name in inputs)
     return {"input": inputs, "template": template, "output": answer}
 
 
-def _well_known(names: Sequence[str], known: list[str]) -> str:
+def _completed(names: Sequence[str], question: str, answer: str) -> tuple[str, str]:
+    """Both of two columns, where one of them is known."""
+    if bool(question) == bool(answer):
+        return question, answer
+    other = next(name for name in names if name not in (question, answer))
+    return question or other, answer or other
+
+
+def _well_known(names: Sequence[str], known: str) -> str:
     columns = {str(column).lower(): str(column) for column in names}
-    return next((columns[name] for name in known if name in columns), "")
+    return next((columns[name] for name in known.split() if name in columns), "")
 
 
 def _shared_instructions(draft: Task, data: Path) -> str:
     """The system message that all rows share: it is what the task has been asked with so far."""
-    form, how = survey(draft, draft.data_file("human") or data)
+    form, how = survey(draft, draft.data_file("human") or data, "human")
     texts = set()
     for row in read_rows(how.path, form):
         first = chat_of(how, row.content)[0]

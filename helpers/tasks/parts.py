@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from helpers.records import PARTS, Part, TrainingExample, WorkbookError
 
@@ -42,6 +43,13 @@ def assign_part(group: str, seed: int, ratios: dict[str, float]) -> Part:
     if point < ratios["train"]:
         return "train"
     return "validation" if point < ratios["train"] + ratios["validation"] else "test"
+
+
+def part_of_time(moment: datetime, starts: Mapping[str, datetime]) -> Part:
+    """The part of a row by its time: what is newest is the test, as in use."""
+    if moment >= starts["test"]:
+        return "test"
+    return "validation" if moment >= starts["validation"] else "train"
 
 
 def with_parts(

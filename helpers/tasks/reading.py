@@ -222,8 +222,9 @@ def _parse(chunk: bytes, encoding: str) -> dict[str, Any] | RowError:
         return RowError("holds half of a surrogate pair, which no UTF-8 file can keep")
     except UnicodeDecodeError as error:
         return RowError(f"not UTF-8 (byte {error.start})")
-    except (json.JSONDecodeError, RecursionError) as error:
-        return RowError(f"not valid JSON ({getattr(error, 'msg', 'nested too deeply')})")
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
+        reason = getattr(error, "msg", "nested too deeply, or a number is too long")
+        return RowError(f"not valid JSON ({reason})")
     if not isinstance(content, dict):
         return RowError("a row must be a JSON object")
     return content

@@ -6,35 +6,27 @@ conventions is asked for.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from helpers.records import WorkbookError
 from helpers.tasks.encodings import TwoReadings
 
 GOOD = (
-    "up",
-    "thumbs_up",
-    "thumbsup",
-    "thumb_up",
-    "upvote",
-    "👍",
-    "✅",
-    "❤",
-    "😀",
-    "😊",
-    "🙂",
-    "😍",
+    "up thumbs_up thumbsup thumb_up upvote good great like liked positive helpful correct right"
+    " accept accepted yes y true 👍 ✅ ❤ 😀 😊 🙂 😍"
 )
-GOOD += ("good", "great", "like", "liked", "positive", "helpful", "correct", "right", "accept")
-GOOD += ("accepted", "yes", "y", "true", "😊", "🙂", "😍")
-BAD = ("down", "thumbs_down", "thumbsdown", "thumb_down", "downvote", "👎", "❌", "😞", "😠", "🙁")
-BAD += ("bad", "dislike", "disliked", "negative", "unhelpful", "not_helpful", "wrong", "incorrect")
-BAD += ("reject", "rejected", "no", "n", "false", "😡")
-NEUTRAL = ("neutral", "ok", "okay", "mixed", "😐")
-WORDS = dict.fromkeys(GOOD, 5.0) | dict.fromkeys(BAD, 1.0) | dict.fromkeys(NEUTRAL, 3.0)
+BAD = (
+    "down thumbs_down thumbsdown thumb_down downvote bad dislike disliked negative unhelpful"
+    " not_helpful wrong incorrect reject rejected no n false 👎 ❌ 😞 😠 🙁 😡"
+)
+NEUTRAL = "neutral ok okay mixed 😐"
+_SCORES = {GOOD: 5.0, BAD: 1.0, NEUTRAL: 3.0}
+WORDS = {word: score for words, score in _SCORES.items() for word in words.split()}
 UNRATED = ("", "none", "null", "nan", "n/a", "na", "-")
 # skin tones, variation selectors and the joiner: the same thumb in another colour
 _SHADES = re.compile("[\U0001f3fb-\U0001f3ff\ufe0e\ufe0f\u200d]")
@@ -78,11 +70,9 @@ class Scale(NamedTuple):
 
 def token_of(value: Any) -> Token:
     """A rating as a key: 1 and 1.0 are one number, and true is none."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float, float(value)
     if isinstance(value, bool):
         return bool, value
-    return str, str(value)
+    return (float, float(value)) if isinstance(value, int | float) else (str, str(value))
 
 
 def _shown(value: Any) -> str:
@@ -96,33 +86,34 @@ def is_unrated(value: Any) -> bool:
     return isinstance(value, str) and value.strip().casefold() in UNRATED
 
 
-def judge_scale(counts: Mapping[Token, int], setting: Any, column: str, where: str) -> Scale:
+def judge_scale(
+    counts: Mapping[Token, int], setting: Any, column: str, where: str, asks: bool = True
+) -> Scale:
     """The convention of a column, from how often each of its values occurs.
 
     `setting` is task.yaml's columns.feedback: {value: 1 to 5}, or [lowest, highest]. WorkbookError
-    when the values fit two conventions.
+    when the values fit two conventions. Without `asks` a column without any 4 or 5 is stars of
+    five: what is bad from its first day is told, not asked about.
     """
     rated = {token: n for token, n in counts.items() if not is_unrated(token[1])}
     words = mapped_words(setting)
     scores: dict[Token, float] = {}
     numbers: Counter[float] = Counter()
-    number_of: dict[Token, float] = {}
     for token, n in rated.items():
         text = _plain(_shown(token[1]))
         score = _said(token, text, words)
         if score is not None:
             scores[token] = score
         elif _NUMBER.fullmatch(text):
-            number_of[token] = float(text.replace(",", "."))
-            numbers[number_of[token]] += n
+            numbers[_number(text)] += n
     names = ["words"] if scores else []
     if numbers:
-        scale = _range_of(numbers, setting, bool(scores), f"{where}: column `{column}`")
-        names.append(scale.name)
-        for token, number in number_of.items():
-            if scale.low <= number <= scale.high:
-                scores[token] = 1 + 4 * (number - scale.low) / (scale.high - scale.low)
-    n_rated = sum(n for token, n in rated.items() if token in scores)
+        ranges = _configured(setting) or _ranges_of(numbers, bool(scores), asks)
+        if len(ranges) > 1:
+            raise _two_ranges(numbers, ranges, f"{where}: column `{column}`")
+        names.append(ranges[0].name)
+        scores = ranges[0].scores_of(rated) | scores
+    n_rated = sum(rated[token] for token in scores)
     unknown = sum(rated.values()) - n_rated
     name = " and ".join(names) or "no ratings"
     return Scale(name, scores, {}, n_rated, sum(counts.values()), unknown)
@@ -140,9 +131,15 @@ def _said(token: Token, text: str, words: Mapping[str, float]) -> float | None:
 
 def mapped_words(setting: Any) -> dict[str, float]:
     """columns.feedback where it maps values: value -> 1 to 5."""
-    if not isinstance(setting, Mapping):
-        return {}
-    return {_plain(word): float(score) for word, score in setting.items()}
+    words = setting if isinstance(setting, Mapping) else {}
+    return {_plain(word): _finite(score) for word, score in words.items()}
+
+
+def _finite(value: Any) -> float:
+    with suppress(TypeError, ValueError, OverflowError):
+        if math.isfinite(value):
+            return float(value)
+    raise WorkbookError("task.yaml: columns.feedback is {value: 1 to 5} or [lowest, highest]")
 
 
 def _plain(value: Any) -> str:
@@ -158,12 +155,12 @@ def _fraction(text: str) -> float | None:
         return (stars - 1) / 4 if stars <= 5 else None
     match = _OF.fullmatch(text)
     if match:
-        value = float(match[1].replace(",", "."))
+        value = _number(match[1])
         most = float(match[2])
         least = 1.0 if most <= 5 and value >= 1 else 0.0
         return (value - least) / (most - least) if least <= value <= most and most > 1 else None
     if text.endswith("%") and _NUMBER.fullmatch(text[:-1].strip()):
-        share = float(text[:-1].replace(",", ".")) / 100
+        share = _number(text[:-1].strip()) / 100
         return share if 0 <= share <= 1 else None
     return None
 
@@ -180,46 +177,78 @@ class _Range(NamedTuple):
         """How task.yaml spells it."""
         return f"[{self.low:g}, {self.high:g}]"
 
+    def scores_of(self, tokens: Iterable[Token]) -> dict[Token, float]:
+        """1 to 5 of each that is a number of this scale."""
+        scores = {}
+        for token in tokens:
+            text = _plain(_shown(token[1]))
+            if _NUMBER.fullmatch(text) and self.low <= _number(text) <= self.high:
+                scores[token] = 1 + 4 * (_number(text) - self.low) / (self.high - self.low)
+        return scores
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", "."))
+
 
 THUMBS = _Range("thumbs", 0, 1)
 STARS = _Range("stars", 1, 5)
 HUNDRED = _Range("percent", 0, 100)
 
 
-def _range_of(numbers: Counter[float], setting: Any, has_words: bool, where: str) -> _Range:
-    """The scale of numbers that occur so often: the one that fits, or TwoReadings."""
-    if isinstance(setting, list | tuple):
-        if len(setting) != 2 or not all(isinstance(end, int | float) for end in setting):
-            raise WorkbookError(
-                "task.yaml: columns.feedback is {value: 1 to 5} or [lowest, highest]"
-            )
-        low, high = sorted(map(float, setting))
-        return _Range(f"{low:g} to {high:g}, as task.yaml says", low, high)
-    values = set(numbers)
-    low, high = min(values), max(values)
-    outside = sum(n for value, n in numbers.items() if not 1 <= value <= 5)
-    are_stars = outside <= FEW * numbers.total() and any(1 < value <= 5 for value in values)
-    whole = _Range(f"{low:g} to {high:g}", low, high)
+def _configured(setting: Any) -> list[_Range]:
+    """The range that task.yaml says; [] where it says none."""
+    if not isinstance(setting, list | tuple):
+        return []
+    low, high = sorted(map(_finite, setting if len(setting) == 2 else [None]))
+    return [_Range(f"{low:g} to {high:g}, as task.yaml says", low, high)]
+
+
+def _ranges_of(numbers: Counter[float], has_words: bool, asks: bool) -> list[_Range]:
+    """The scale that numbers fit which occur so often, or two that they fit alike."""
+    low, high = min(numbers), max(numbers)
+    if low >= -1 and high <= 1:
+        return _small_ranges(set(numbers), has_words)
     from_one = _Range(f"1 to {high:g}", 1, high)
-    fits = [  # the first that holds counts; two scales in one line are asked for
-        (values <= {0, 1} and (0 in values or has_words), [THUMBS]),
-        (values == {1}, [THUMBS, STARS]),
-        (-1 in values and values <= {-1, 0, 1}, [_Range("thumbs", -1, 1)]),
-        (low >= 0 and high <= 1, [_Range("shares of 1", 0, 1)]),
-        (are_stars and numbers.total() >= ENOUGH and high <= 3, [from_one, STARS]),
-        (are_stars, [STARS]),
-        (low >= 0 and high <= 5, [_Range("0 to 5", 0, 5), STARS]),
-        (low >= 0 and high == 10, [_Range(f"{min(1, low):g} to 10", min(1, low), 10)]),
-        (low >= 0 and 50 < high <= 100, [HUNDRED]),
-        (low >= 0 and high < 10, [from_one, _Range("1 to 10", 1, 10)]),
-        (True, [whole, HUNDRED]),
-    ]
-    scales = next(scales for holds, scales in fits if holds)
-    if len(scales) == 1:
-        return scales[0]
+    if _are_stars(numbers):
+        never_good = high <= 3 and numbers.total() >= ENOUGH
+        return [from_one, STARS] if never_good and asks else [STARS]
+    whole = _Range(f"{low:g} to {high:g}", low, high)
+    if low < 0:
+        return [whole, HUNDRED]
+    ranges = {  # by the highest number that is one of them
+        5.0: [_Range("0 to 5", 0, 5), STARS],
+        9.99: [from_one, _Range("1 to 10", 1, 10)],
+        10.0: [_Range(f"{min(1, low):g} to 10", min(1, low), 10)],
+        50.0: [whole, HUNDRED],
+        100.0: [HUNDRED],
+    }
+    fitting = [each for most, each in ranges.items() if high <= most]
+    return fitting[0] if fitting else [whole, HUNDRED]
+
+
+def _are_stars(numbers: Counter[float]) -> bool:
+    """Whether all but slips are 1 to 5, and more than the 1."""
+    outside = sum(n for value, n in numbers.items() if not 1 <= value <= 5)
+    return outside <= FEW * numbers.total() and any(1 < value <= 5 for value in numbers)
+
+
+def _small_ranges(values: set[float], has_words: bool) -> list[_Range]:
+    """The scales of numbers from -1 to 1."""
+    if values <= {0, 1} and (0 in values or has_words):
+        return [THUMBS]
+    if values == {1}:
+        return [THUMBS, STARS]
+    if values <= {-1, 0, 1}:
+        return [_Range("thumbs", -1, 1)]
+    low = min(0, *values)
+    return [_Range("shares of 1", low, 1)] if low == 0 else [_Range("-1 to 1", -1, 1), HUNDRED]
+
+
+def _two_ranges(numbers: Counter[float], ranges: list[_Range], where: str) -> TwoReadings:
     shown = ", ".join(f"{value:g} ({n} times)" for value, n in numbers.most_common(4))
-    one, other = scales
-    raise TwoReadings(
+    one, other = ranges
+    return TwoReadings(
         f"{where} holds the ratings {shown}, which can be read in two ways: {one.name}, or"
         f" {other.name}; say which in task.yaml: `columns: {{feedback: {one.setting}}}` or"
         f" `columns: {{feedback: {other.setting}}}` (lowest, highest)"

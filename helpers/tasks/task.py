@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from helpers import store
 from helpers.records import Record, WorkbookError
-from helpers.tasks.tools import check_tools
+from helpers.tasks.tools import check_tools, validator_of
 
 SHIPPED = Path(__file__).resolve().parent
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")  # of human.* and production.*
@@ -52,6 +54,8 @@ class Task(Record):
     columns: dict[str, Any] = Field(default_factory=dict)
     format: Literal["", Format] = ""  # of the rows; "" judges it by what they hold
     encoding: str = ""  # of text files; "" judges it by their bytes
+    # {validation: DAY, test: DAY}: rows from that day on; {} decides by a hash of their group
+    parts_by_time: dict[Literal["validation", "test"], datetime] = Field(default_factory=dict)
     # what looks like personal data and is the task's subject: {name: regular expression}
     allow: dict[str, str] = Field(default_factory=dict)
     volume_per_month: int = Field(0, ge=0)
@@ -79,6 +83,8 @@ class Task(Record):
         foreign = [ref for ref in references(value) if not ref.startswith("#")]
         if foreign:
             raise ValueError(f"$ref {foreign[0]!r} is no part of this schema (#/$defs/…)")
+        if value is not None:
+            validator_of(json.dumps(value, sort_keys=True, default=str))
         return value
 
     @field_validator("allow")
@@ -91,6 +97,13 @@ class Task(Record):
                 problem = f"{name}: {pattern!r} is no regular expression ({error})"
                 raise ValueError(problem) from None
         return value
+
+    @field_validator("parts_by_time")
+    @classmethod
+    def _starts_in_order(cls, value: dict[str, datetime]) -> dict[str, datetime]:
+        if value and (len(value) < 2 or value["validation"] > value["test"]):
+            raise ValueError("give both days, as in {validation: 2026-06-01, test: 2026-08-01}")
+        return {k: v if v.tzinfo else v.replace(tzinfo=UTC) for k, v in value.items()}
 
     @field_validator("targets", "margins")
     @classmethod
@@ -200,6 +213,8 @@ for _tag, (_pattern, _firsts) in _MEANT.items():
 def _yaml(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Plain)
+    except (ValueError, RecursionError) as error:  # not UTF-8, a date or a number beyond all
+        raise WorkbookError(f"{path} cannot be read ({type(error).__name__})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
@@ -226,8 +241,8 @@ def _flat(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     schema = output.get("schema")
     raw["schema"] = schema
     raw.setdefault("targets", {})
-    if schema and not raw.get("scored_fields"):
-        raw["scored_fields"] = list(schema.get("properties", {}))
+    if isinstance(schema, dict) and not raw.get("scored_fields"):
+        raw["scored_fields"] = list(schema.get("properties") or ())
     prices = raw.get("prices")
     if isinstance(prices, dict) and "as_of" in prices:
         raw["prices"] = prices | {"as_of": str(prices["as_of"])}
@@ -239,4 +254,4 @@ def _error(path: Path, key: str, problem: str) -> WorkbookError:
     lines = path.read_text(encoding="utf-8").splitlines()
     keys = [line.split(":")[0].strip() for line in lines]
     number = keys.index(key) + 1 if key in keys else 1
-    return WorkbookError(f"{path}, line {number}: {key}: {problem}")
+    return WorkbookError(f"{path}, line {number}: {key[:80]}: {problem[:1000]}")

@@ -28,7 +28,7 @@ def check_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
         schema = _schema_text(function)
         if FOREIGN.search(schema):
             raise ValueError(f"tool {number}: a $ref of its parameters points outside of them")
-        _validator(schema)
+        validator_of(schema)
     return tools
 
 
@@ -57,7 +57,7 @@ def calls_reason(calls: Sequence[dict[str, Any]], tools: Tools) -> str:
             return f"{name[:40]} is no tool that may be called here (there are: {there})"
         if not isinstance(arguments, dict):
             return f"the arguments of {name} are no JSON object"
-        error = best_match(_validator(_schema_text(offered[name])).iter_errors(arguments))
+        error = best_match(validator_of(_schema_text(offered[name])).iter_errors(arguments))
         if error is not None:
             path = ".".join(map(str, error.absolute_path)) or "the arguments"
             return f"{name}: {path} breaks `{error.validator}` of the tool's parameters"
@@ -69,14 +69,17 @@ def _schema_text(function: Mapping[str, Any]) -> str:
 
 
 @lru_cache(maxsize=256)
-def _validator(schema: str) -> Any:
+def validator_of(schema: str) -> Any:
+    """What checks values by a JSON Schema; ValueError where the text is none."""
     from jsonschema import SchemaError
     from jsonschema.validators import validator_for
 
     value = json.loads(schema)
+    if not isinstance(value, dict):
+        raise ValueError("a JSON Schema is a mapping")
     try:
         kind = validator_for(value)
         kind.check_schema(value)
     except SchemaError as error:
-        raise ValueError(f"its parameters are no JSON Schema ({error.message[:100]})") from None
+        raise ValueError(f"this is no JSON Schema ({error.message[:100]})") from None
     return kind(value)

@@ -195,7 +195,7 @@ def test_what_a_chat_row_holds_stays(read):
 
 def test_an_image_is_refused_by_name(read):
     chat = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
-    with pytest.raises(WorkbookError, match="line 1: content: a part of type 'image_url'"):
+    with pytest.raises(WorkbookError, match="line 1: messages.0: content: a part of type 'image_url'"):
         read("human.jsonl", json.dumps({"messages": chat}), "")
 
 

@@ -1,0 +1,221 @@
+"""The forms in which other systems export chats: how each is known, and how its turns are built."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from helpers import store
+from helpers.records import Message, Preference, Source
+from helpers.tasks.chats import as_turns, is_chat, messages_of, with_thought
+from helpers.tasks.csvs import RowError
+from helpers.tasks.moments import DayOrder
+from helpers.tasks.scales import WORDS, Scale
+from helpers.tasks.task import Task
+from helpers.tasks.values import DecimalMark, as_text, as_typed, cell, is_there, spelled_list
+
+Row = Mapping[str, Any]
+LIKES = WORDS | {"1": 5.0, "1.0": 5.0, "0": 1.0, "0.0": 1.0, "-1": 1.0, "-1.0": 1.0}
+
+
+@dataclass
+class HowRead:
+    """How the rows of one file are read: judged before, and counted while they are."""
+
+    task: Task
+    path: Path
+    source: Source = "human"
+    format: str = "columns"
+    used: set[str] = field(default_factory=set)  # the columns that something reads
+    scale: Scale = field(default_factory=lambda: Scale("no ratings", {}, {}))
+    day_order: DayOrder = ""
+    decimal: DecimalMark = "."
+    changes: Counter[str] = field(default_factory=Counter)  # what was reinterpreted: rows
+    unused: Counter[str] = field(default_factory=Counter)  # columns that nothing reads
+    groups: Counter[str] = field(default_factory=Counter)  # values of `group`
+    splits: dict[str, int] = field(default_factory=dict)  # value of `split` -> first line with it
+
+    def __post_init__(self) -> None:
+        # asked once: pathlib takes a path apart each time, and a log has a million rows
+        self.name = self.path.name
+        # what stands for the time of a row that has none
+        modified = self.path.stat().st_mtime
+        self.date = datetime.fromtimestamp(modified, UTC).replace(microsecond=0)
+
+
+class Form(NamedTuple):
+    """One form: how the turns of its rows are made, and of which columns."""
+
+    turns: Callable[[HowRead, Row], Any]
+    columns: tuple[str, ...] = ()
+    known_by: tuple[set[str], ...] = ()  # columns of which a row has all, or all of the next
+
+
+def format_of(task: Task, rows: Sequence[Row]) -> str:
+    """The form of most of a file's rows: what task.yaml says, what it maps, or what they hold."""
+    if task.format:
+        return task.format
+    first = input_columns(task)[0]
+    there = any(first in row or cell(task, row, "input") is not None for row in rows)
+    if there and (task.columns.get("input") or task.columns.get("output")):
+        return "columns"
+    counts = Counter(_form_of_row(task, row) for row in rows)
+    return counts.most_common(1)[0][0] if counts else "columns"
+
+
+def input_columns(task: Task) -> list[str]:
+    """The columns that hold what is asked."""
+    mapped = task.columns.get("input", "input")
+    return mapped if isinstance(mapped, list) else [str(mapped)]
+
+
+def _form_of_row(task: Task, row: Row) -> str:
+    for value in (row.get("conversations"), row.get("conversation"), cell(task, row, "messages")):
+        chat = spelled_list(value) if isinstance(value, str) else value
+        if is_chat(chat):
+            is_foreign = "from" in chat[0] or value is not cell(task, row, "messages")
+            return "sharegpt" if is_foreign else "chat"
+    if isinstance(row.get("messages"), list) and "messages" not in task.columns:
+        return "chat"
+    for name, form in FORMS.items():
+        if any(row.keys() >= columns for columns in form.known_by):
+            is_other = name == "kto" and str(row["label"]).casefold() not in ("true", "false")
+            if not is_other:
+                return name
+    return "columns"
+
+
+def chat_of(how: HowRead, raw: Row) -> list[Message]:
+    """The messages of a row in the form of its file; RowError says what is wrong with it."""
+    turns = FORMS[how.format].turns(how, raw)
+    messages = messages_of(turns, "messages", how.changes)
+    if messages[-1].weight == 0:
+        raise RowError("the last answer has weight 0: there is nothing to learn")
+    return [*messages[:-1], with_thought(messages[-1], how.changes)]
+
+
+def preference_of(how: HowRead, raw: Row) -> Preference | None:
+    """Whether the answer is liked (`label`), and the one that is worse (`rejected`)."""
+    label = rejected = None
+    if how.format == "kto" or "label" in how.task.columns:
+        value = cell(how.task, raw, "label")
+        score = LIKES.get(str(value).strip().casefold())
+        if value is not None and score is None:
+            shown = store.outline(value)
+            raise RowError(f"label is neither good nor bad ({shown}); write true or false")
+        label = None if score is None else score > 3
+    if how.format == "preference" and raw.get("rejected"):
+        turns = as_turns(raw["rejected"], "assistant")
+        rejected = messages_of(turns[-1:], "rejected", how.changes)
+    if label is None and rejected is None:
+        return None
+    return Preference(label=label, rejected=rejected)
+
+
+# --- one builder of turns for each form -----------------------------------------------------------
+
+
+def _chat_turns(how: HowRead, raw: Row) -> Any:
+    turns = cell(how.task, raw, "messages")
+    if isinstance(turns, str | bytes):  # a table's cell
+        turns = spelled_list(turns)
+        if turns is None:
+            raise RowError("`messages` is neither a list nor the JSON text of one")
+    return turns
+
+
+def _sharegpt_turns(how: HowRead, raw: Row) -> Any:
+    turns = raw.get("conversations") or raw.get("conversation") or _chat_turns(how, raw)
+    if isinstance(turns, str):
+        turns = spelled_list(turns)
+    return [*_system_turns(raw), *turns] if isinstance(turns, list) else turns
+
+
+def _system_turns(raw: Row) -> list[Any]:
+    return [{"role": "system", "content": str(raw["system"])}] if raw.get("system") else []
+
+
+def _pair_turns(column: str, how: HowRead, raw: Row) -> list[Any]:
+    return _joined(raw.get("prompt"), raw.get(column), "prompt")
+
+
+def _alpaca_turns(how: HowRead, raw: Row) -> list[Any]:
+    turns = _system_turns(raw)
+    history = raw.get("history")
+    for pair in history if isinstance(history, list) else []:
+        if isinstance(pair, list | tuple) and len(pair) == 2:
+            turns += [*as_turns(pair[0], "user"), *as_turns(pair[1], "assistant")]
+    question = "\n\n".join(as_text(raw[n]) for n in ("instruction", "input") if raw.get(n))
+    answer = raw.get("output") or raw.get("response")
+    return [*turns, *_joined(question or None, answer, "instruction")]
+
+
+def _column_turns(how: HowRead, raw: Row) -> list[Any]:
+    """The chat of an input and an answer, each a text or itself a chat."""
+    question = cell(how.task, raw, "input")
+    names = input_columns(how.task)
+    if len(names) > 1:
+        question = how.task.columns.get("template") or "\n\n".join(f"{{{n}}}" for n in names)
+        for name in names:  # other braces stay
+            question = question.replace(f"{{{name}}}", as_text(raw.get(name, "")))
+        question = question.strip() or None
+    if question is None:
+        raise RowError(
+            "neither `messages`, nor prompt/completion, nor the input column of task.yaml is there"
+        )
+    return _joined(question, gold_answer(how, raw), "input")
+
+
+def gold_answer(how: HowRead, raw: Row) -> Any:
+    """The answer of a row: one column, or an object of several (`output: {property: column}`)."""
+    columns = how.task.columns.get("output")
+    if not isinstance(columns, dict):
+        return cell(how.task, raw, "output")
+    types = (how.task.schema or {}).get("properties", {})
+    values = {name: raw.get(column) for name, column in columns.items()}
+    return {
+        name: as_typed(value, types.get(name), how.decimal)
+        for name, value in values.items()
+        if is_there(value)
+    } or None
+
+
+def _joined(question: Any, answer: Any, place: str) -> list[Any]:
+    """Question and answer as one chat; an answer that repeats the question's turns is the chat."""
+    if question is None:
+        raise RowError(f"{place}: the question is empty")
+    turns = as_turns(question, "user")
+    answers = as_turns(answer, "assistant")
+    shown = [(turn.get("role", turn.get("from")), turn.get("content")) for turn in turns + answers]
+    is_whole = (
+        len(answers) > len(turns) and shown[len(turns) :][: len(turns)] == shown[: len(turns)]
+    )
+    return answers if is_whole else turns + answers
+
+
+FORMS = {  # the first that a row is known by
+    "chat": Form(_chat_turns, ("messages",)),
+    "sharegpt": Form(_sharegpt_turns, ("conversations", "conversation", "messages", "system")),
+    "preference": Form(
+        partial(_pair_turns, "chosen"), ("prompt", "chosen", "rejected"), ({"chosen", "rejected"},)
+    ),
+    "kto": Form(
+        partial(_pair_turns, "completion"),
+        ("prompt", "completion", "label"),
+        ({"prompt", "completion", "label"},),
+    ),
+    "prompt_completion": Form(
+        partial(_pair_turns, "completion"), ("prompt", "completion"), ({"prompt", "completion"},)
+    ),
+    "alpaca": Form(
+        _alpaca_turns,
+        ("instruction", "input", "output", "response", "system", "history"),
+        ({"instruction", "output"}, {"instruction", "response"}),
+    ),
+    "columns": Form(_column_turns),
+}

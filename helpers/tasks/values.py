@@ -1,0 +1,152 @@
+"""Cells of a row: found by the column that task.yaml names, and as text, JSON or a number."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, time
+from decimal import Decimal
+from typing import Any, Literal
+
+from helpers.tasks.encodings import TwoReadings
+from helpers.tasks.task import Task
+
+DecimalMark = Literal[",", "."]
+_MARKED = re.compile(r"[-+]?([\d,.]+)([,.])(\d+)")
+_OTHER: dict[str, DecimalMark] = {",": ".", ".": ","}
+_SEPARATED = {  # decimal mark -> a number whose thousands may be separated
+    mark: re.compile(rf"[-+]?(?:\d+|\d{{1,3}}(?:[{other}\s']\d{{3}})+)(?:[{mark}]\d+)?")
+    for mark, other in _OTHER.items()
+}
+PARSERS: dict[Any, Callable[[str], Any]] = {
+    "integer": int,
+    "number": float,
+    "object": json.loads,
+    "array": json.loads,
+    "boolean": lambda text: {"true": True, "false": False}[text.casefold()],
+}
+NUMBERS = ("integer", "number")
+
+
+def is_there(value: Any) -> bool:
+    """Whether a cell holds anything; NaN, an empty one of pandas, is not equal to itself."""
+    return value is not None and value != "" and bool(value == value)
+
+
+def cell(task: Task, raw: Mapping[str, Any], name: str) -> Any:
+    """A row's value of one of our columns (None where it is empty).
+
+    Its name in task.yaml may be a path such as `response.choices.0.message.content`, which reaches
+    into nested logs; a column of that very name goes first. `null` there means: not this column.
+    """
+    key = task.columns.get(name, name)
+    if not isinstance(key, str):
+        return None
+    value = raw.get(key)
+    if value is None and "." in key:
+        value = _at_path(raw, key)
+    return value if is_there(value) else None
+
+
+def _at_path(value: Any, path: str) -> Any:
+    for step in path.split("."):
+        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def as_text(value: Any) -> str:
+    """A value as a model reads it: text as it is, anything else as JSON."""
+    value = as_json(value)
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def as_json(value: Any) -> Any:
+    """A table's value as JSON has it: days and times in ISO 8601, decimals as numbers."""
+    if isinstance(value, dict):
+        return {str(key): as_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(each) for each in value]
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value) if "." in str(value) else int(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if value == value else None
+
+
+def spelled_list(text: str | bytes) -> list[Any] | None:
+    """The list that a cell spells, in JSON or in Python (as pandas writes one); None: neither."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            value = ast.literal_eval(text if isinstance(text, str) else text.decode())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
+    return value if isinstance(value, list) else None
+
+
+def as_typed(value: Any, schema: Any, mark: DecimalMark = ".") -> Any:
+    """A table's cell as the type that the property of an answer has, where it spells one."""
+    kind = kind_of(schema)
+    if not isinstance(value, str) or kind not in PARSERS:
+        return value
+    text = value.strip()
+    if kind in NUMBERS and _SEPARATED[mark].fullmatch(text):
+        text = re.sub(r"[^-+\d,.]|[,.]", lambda found: "." if found[0] == mark else "", text)
+    try:
+        return PARSERS[kind](text)
+    except (ValueError, KeyError, RecursionError):
+        return value  # the schema says what is wrong with it
+
+
+def kind_of(schema: Any) -> Any:
+    """The type that a JSON Schema names."""
+    return schema.get("type") if isinstance(schema, dict) else None
+
+
+def decimal_mark(
+    values: Iterable[Any], is_whole: bool, setting: Any, column: str, where: str
+) -> DecimalMark:
+    """Whether 1,500 is one and a half or fifteen hundred: what all the cells of a column allow.
+
+    `is_whole`: the schema wants integers. `setting` is task.yaml's columns.decimal. WorkbookError
+    when both fit.
+    """
+    if setting in _SEPARATED:
+        return setting
+    unsure: set[str] = set()  # numbers in which the mark may be either
+    marks = set()
+    for value in values:
+        number = _MARKED.fullmatch(re.sub(r"[\s']", "", value)) if isinstance(value, str) else None
+        if number is None:
+            continue
+        before, last, after = number.groups()
+        is_split = len(after) == 3 and before != "0" and len(before) <= 3
+        if last in before or (is_split and is_whole):  # 1.234.567: it stands between thousands
+            marks.add(_OTHER[last])
+        elif is_split:
+            unsure.add(number[0])
+        else:
+            marks.add(last)
+    if len(marks) == 1:
+        return marks.pop()
+    if not unsure and not marks:
+        return "."
+    shown = ", ".join(sorted(unsure)[:3]) or "1,5 and 1.5"
+    raise TwoReadings(
+        f"{where}: column `{column}` holds numbers such as {shown}, which can be read in two ways:"
+        " the mark stands before decimals, or between thousands; say which mark the decimals have"
+        ' in task.yaml: `columns: {decimal: "."}` or `columns: {decimal: ","}`'
+    )
