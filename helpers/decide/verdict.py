@@ -19,7 +19,6 @@ from helpers.records import (
     Decision,
     Economics,
     Finding,
-    MetricComparison,
     Plan,
     Power,
     Recommendation,
@@ -241,37 +240,6 @@ def undecidable_targets(task: Task, n_test: int) -> dict[str, int]:
     return rows_needed
 
 
-def compare_rungs(
-    task: Task, run: store.Run, rung: RungResult, against: RungResult
-) -> dict[str, MetricComparison]:
-    """Is one rung better than another at all? Margins and gains belong to the gate, not here."""
-    without_margins = task.model_copy(update={"margins": {}, "replace": "better"})
-    ours = evaluate.read_answers(run, rung)
-    theirs = evaluate.read_answers(run, against)
-    if rung.n != against.n:  # one was asked about more rows, to decide its targets
-        common = {row.id for row in ours} & {row.id for row in theirs}
-        ours = [row for row in ours if row.id in common]
-        theirs = [row for row in theirs if row.id in common]
-    return evaluate.compare_results(ours, theirs, without_margins)
-
-
-def best_rung(rungs: Sequence[RungResult]) -> RungResult:
-    """The one to beat: the most accurate; of equals the better formed, then the earlier."""
-    return max(rungs, key=lambda r: (r.results.accuracy.value, r.results.format_compliance.value))
-
-
-def rag_gains(task: Task, run: store.Run, rungs: Sequence[RungResult]) -> bool:
-    """Whether retrieval is surely more accurate than the best other rung of the same model."""
-    # What a stronger model adds is no work of retrieval, so other models are left out.
-    own = [rung for rung in rungs if rung.name in evaluate.LADDER]
-    rag = [rung for rung in own if rung.name == "rag"]
-    others = [rung for rung in own if rung.name != "rag"]
-    if not (rag and others):
-        return False
-    gain = compare_rungs(task, run, rag[0], best_rung(others)).get("accuracy")
-    return gain is not None and gain.verdict == "pass"
-
-
 def gather(
     task: Task,
     rungs: Sequence[RungResult],
@@ -290,19 +258,20 @@ def gather(
             meeting.append(rung.name)
         elif "fail" not in verdicts:
             undecided[rung.name] = _rows_that_decide(targets)
-    best = best_rung(rungs).name
+    noise = [] if meeting else label_noise(task, examples)  # a good prompt needs no labels
+    best = evaluate.best_rung(rungs).name
     verified = [example for example in examples if example.quality == "verified"]
     n_test = sum(example.part == "test" for example in verified)
     naming_articles = sum(bool(example.meta.get("articles")) for example in verified)
     return Evidence(
         meeting=meeting,
         undecided=undecided,
-        rag_gains=rag_gains(task, run, rungs),
+        rag_gains=evaluate.rag_gains(task, run, rungs),
         knowledge_task=naming_articles > len(verified) / 2,
         unrated=task.accuracy_from in ("judge", "human")
         and not any(rung.results.accuracy.n for rung in rungs),
         undecidable=undecidable_targets(task, n_test),
-        noisy_labels=[f for f in label_noise(task, examples) if f.verdict == "fail"],
+        noisy_labels=[f for f in noise if f.verdict == "fail"],
         pays_from=_pays_from(economics(task, rungs, best), best),
         volume=task.volume_per_month,
         n_test=n_test,
@@ -432,8 +401,8 @@ def _compare_each(task: Task, run: store.Run, rungs: Sequence[RungResult]) -> li
     """Each rung minus the best of those before it, on the same validation rows."""
     comparisons = []
     for i, rung in enumerate(rungs[1:], start=1):
-        against = best_rung(rungs[:i])
-        differences = compare_rungs(task, run, rung, against)
+        against = evaluate.best_rung(rungs[:i])
+        differences = evaluate.compare_rungs(task, run, rung, against)
         comparisons.append(RungComparison(rung=rung.name, against=against.name, **differences))
     return comparisons
 

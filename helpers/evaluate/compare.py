@@ -101,12 +101,14 @@ def flips(tuned: Rows, other: Rows) -> dict[str, list[str]]:
     return changed
 
 
-def check_targets(task: Task, results: EvalResults) -> dict[str, Finding]:
+def check_targets(
+    task: Task, results: EvalResults, alpha: float = statistics.TAIL
+) -> dict[str, Finding]:
     """Every target of task.yaml against one estimate: decided by the bound, not by the point."""
     findings = {}
     for metric, target in task.targets.items():
         estimate: Estimate = getattr(results, metric)
-        verdict = statistics.target_met(metric, estimate, target)
+        verdict = statistics.target_met(metric, estimate, target, alpha)
         findings[metric] = Finding(
             name=metric,
             verdict=verdict,
@@ -118,12 +120,12 @@ def check_targets(task: Task, results: EvalResults) -> dict[str, Finding]:
 
 
 def check_rung(task: Task, result: RungResult) -> dict[str, Finding]:
-    """`check_targets` of a measured rung.
+    """`check_targets` of a measured rung, as sure as this look at it has to be.
 
     A classifier's form is no matter of chance: its answers are put together from labels that the
     schema accepted, so that one broken answer would be needed to doubt it.
     """
-    findings = check_targets(task, result.results)
+    findings = check_targets(task, result.results, result.alpha)
     form = findings.get("format_compliance")
     if (
         result.name == CLASSICAL

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -12,16 +11,12 @@ from typing import Any
 from helpers import models, store
 from helpers.evaluate import rungs
 from helpers.evaluate.classical import CLASSICAL
-from helpers.evaluate.compare import check_rung
 from helpers.evaluate.limits import room_for_thoughts
 from helpers.evaluate.running import ask_rung
 from helpers.evaluate.session import LOG, Session
-from helpers.evaluate.statistics import AT_LEAST, rows_that_decide
 from helpers.models import Model
 from helpers.records import Asking, RungResult, TrainingExample
 from helpers.tasks import Task
-
-MANY = 100_000  # rows that a tie would take: as many as there are
 
 
 def ways_to_ask(
@@ -34,6 +29,7 @@ def ways_to_ask(
     """
     limit = basis.max_new_tokens + room_for_thoughts(task)
     asked = {"response_format": task.schema, "tools": task.tools, "max_new_tokens": limit}
+    asked["compute"] = models.resolve_compute(basis.compute)
     basis = basis.model_copy(update=asked)
     own = [name for name in names if name not in ("incumbent", CLASSICAL)]
     ways = []
@@ -79,46 +75,6 @@ def ask_ladder(
         if reason:
             session.say(f"{rung}: left out, {reason}")
     return [ask_rung(way, rows, session) for way in ways if not reasons[way.rung]]
-
-
-def ask_more(
-    measured: Sequence[RungResult], rows: Sequence[TrainingExample], session: Session, most: int
-) -> list[RungResult]:
-    """Rungs whose targets are undecided, asked again about as many of `rows` as would decide them.
-
-    Cheapest first, until one surely meets the targets; no rung is asked about more than `most`.
-    """
-    results = {result.name: result for result in measured}
-    for result in sorted(measured, key=lambda result: rungs.effort(result.name)):
-        n = min(rows_to_ask(session.task, result), most, len(rows))
-        if n > result.n:
-            session.say(f"{result.name}: undecided at n = {result.n}, so {n} rows are asked")
-            result = ask_rung(result.asking, rows[:n], session)
-            results[result.name] = result
-        verdicts = {f.verdict for f in check_rung(session.task, result).values()}
-        if verdicts == {"pass"}:
-            break
-    return list(results.values())
-
-
-def rows_to_ask(task: Task, result: RungResult) -> int:
-    """Rows that would decide every target of a rung; 0 where it surely misses one, or none helps.
-
-    A tenth more than the estimate says, since the share will not stay quite as it is. Where people
-    or a judge decide, rows cost more than answers.
-    """
-    if task.accuracy_from in ("judge", "human"):
-        return 0
-    targets = check_rung(task, result)
-    if any(finding.verdict == "fail" for finding in targets.values()):
-        return 0
-    needed = 0
-    for metric, finding in targets.items():
-        estimate = finding.estimate
-        if finding.verdict == "undecided" and metric in AT_LEAST and estimate and estimate.n:
-            target = finding.threshold or 0.0
-            needed = max(needed, rows_that_decide(estimate, target) or MANY)
-    return math.ceil(1.1 * needed)
 
 
 def search_prompts(

@@ -27,16 +27,16 @@ FEW_TIMED = 6  # measurements: of fewer, no bound of a quantile is known
 AT_LEAST = ("accuracy", "format_compliance")  # targets of all other metrics are upper limits
 
 
-def wilson(successes: float, n: float) -> tuple[float, float]:
+def wilson(successes: float, n: float, z: float = Z) -> tuple[float, float]:
     """Interval of a proportion (Wilson, JASA 1927, 22:209-212); (0, 1) without rows.
 
     low, high = (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
     """
     if n <= 0:
         return 0.0, 1.0
-    p, zz = successes / n, Z * Z
+    p, zz = successes / n, z * z
     middle = p + zz / (2 * n)
-    half = Z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
+    half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
     low = max(0.0, (middle - half) / (1 + zz / n))
     high = min(1.0, (middle + half) / (1 + zz / n))
     # At the ends the formula gives 0 and 1 exactly; floating point does not.
@@ -96,6 +96,8 @@ def _t(alpha: float, df: float) -> float:
 
 def upper_normal(alpha: float) -> float:
     """The normal quantile that is exceeded with probability alpha (1.96 for 0.025)."""
+    if alpha <= 0:
+        return math.inf
     return NormalDist().inv_cdf(1 - alpha)
 
 
@@ -243,9 +245,10 @@ def rows_to_separate(
     return math.ceil(z * z * error * error * (n + 2) / gap**2)
 
 
-def rows_to_decide(target: float) -> int:
+def rows_to_decide(target: float, alpha: float = TAIL) -> int:
     """Rows n that put the lower bound of n right of n, n / (n + z²), above `target` < 1."""
-    return math.floor(Z * Z * target / (1 - target)) + 1
+    z = Z if alpha == TAIL else upper_normal(alpha)
+    return math.floor(z * z * target / (1 - target)) + 1
 
 
 def rows_that_decide(estimate: Estimate, target: float) -> int:
@@ -259,6 +262,22 @@ def rows_that_decide(estimate: Estimate, target: float) -> int:
         return 0
     needed = math.ceil(Z * Z * target * (1 - target) / gap**2 - 1e-9)
     return needed if needed > estimate.n else 2 * estimate.n
+
+
+def surer(share: Estimate, alpha: float) -> tuple[float, float]:
+    """The bounds of a share, each of which may be wrong in `alpha` of the cases.
+
+    Its effective rows follow from the width of the interval that it has: with c = z²/n, h half of
+    the width, p the share, h²(1 + c)² = p(1 - p)c + c²/4 is Wilson's formula.
+    """
+    squared = ((share.high - share.low) / 2) ** 2
+    if alpha == TAIL or squared == 0:
+        return share.low, share.high
+    a = squared - 0.25
+    b = 2 * squared - share.value * (1 - share.value)
+    c = (b + math.sqrt(b * b - 4 * a * squared)) / (-2 * a)
+    n = Z * Z / c
+    return wilson(share.value * n, n, upper_normal(alpha))
 
 
 def quantile(values: Sequence[float], share: float) -> Estimate:
@@ -342,13 +361,19 @@ def verdict_against(estimate: Estimate, threshold: float) -> Verdict:
     return "inconclusive"
 
 
-def target_met(metric: str, estimate: Estimate, target: float) -> FindingVerdict:
-    """Whether the whole interval keeps the target: at least (AT_LEAST), or at most."""
+def target_met(
+    metric: str, estimate: Estimate, target: float, alpha: float = TAIL
+) -> FindingVerdict:
+    """Whether the whole interval keeps the target: at least (AT_LEAST), or at most.
+
+    `alpha` is what each bound of a share may miss; with 0 it can be missed, and not met.
+    """
     if estimate.n == 0 or (metric == "latency_p95" and estimate.n < FEW_TIMED):
         return "undecided"
     if metric in AT_LEAST:
-        surely_met = estimate.low >= target
-        surely_missed = estimate.high < target
+        low, high = surer(estimate, alpha or TAIL)
+        surely_met = low >= target and alpha > 0
+        surely_missed = high < target
     else:
         surely_met = estimate.high <= target
         surely_missed = estimate.low > target

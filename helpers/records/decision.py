@@ -28,6 +28,7 @@ class RungResult(Record):
     tokens_per_request: float  # mean of prompt and answer together
     answers: str  # the file of AnswerRows, in the run's folder
     asking: Asking
+    alpha: float = 0.025  # what a bound may miss at this look; less where more looks were possible
 
 
 class RungComparison(Record):

@@ -21,7 +21,7 @@ from helpers.decide import (
 from helpers.decide.economics import HOURS, compute_estimate, training_cost
 from helpers.decide.screening import contradictions
 from helpers.decide.trainer import provider_warnings
-from helpers.decide.verdict import Evidence, best_rung, plan, undecidable_targets
+from helpers.decide.verdict import Evidence, plan, undecidable_targets
 from helpers.records import Asking, Decision, Estimate, Finding, Message, Screening, WorkbookError
 
 ANSWERS = {
@@ -383,7 +383,7 @@ def test_bad_answers_and_trainers_are_errors_with_a_remedy(tmp_path, run):
 def test_of_equally_accurate_rungs_the_better_formed_one_is_to_beat(task, run):
     broken = measured(constant("no JSON"), task, run, everything(), ("zero_shot",))
     formed = measured(constant(WRONG, "formed"), task, run, everything(), ("prompt", "few_shot"))
-    assert best_rung([*broken, *formed]).name == "prompt"
+    assert evaluate.best_rung([*broken, *formed]).name == "prompt"
 
 
 def test_a_break_even_far_above_the_volume_is_a_reason_that_is_said():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from evaluate_toys import RIGHT, WRONG, answer_row, constant, session, toy_rows, toy_task
+from evaluate_toys import answer_row, constant, session, toy_rows, toy_task
 
 from helpers import evaluate
-from helpers.evaluate.ladder import rows_to_ask
 from helpers.models import Answer
 from helpers.records import Asking, Estimate, Message
 
@@ -89,27 +88,3 @@ def test_the_rows_that_decide_a_target_put_the_bound_past_it(value, n, target, e
         assert low >= target or high < target
         low, high = evaluate.statistics.wilson(value * (needed - 1), needed - 1)
         assert low < target <= high or needed == n + 1
-
-
-def test_an_undecided_rung_is_asked_more_and_only_as_much_as_that_takes(tmp_path, run):
-    """60 of 60 right cannot show 95%; 112 rows can, at the price of 20 more questions."""
-    task = toy_task(tmp_path, targets={"accuracy": 0.95, "format_compliance": 0.95})
-    model, rows = constant(RIGHT), toy_rows(112, "validation")
-    where = session(task, run, model, latency_rows=0)
-    ways = evaluate.ways_to_ask(["zero_shot", "prompt"], Asking(), task, model)
-    measured = evaluate.ask_ladder(ways, rows[:60], where)
-    assert rows_to_ask(task, measured[0]) == 81
-    more = evaluate.ask_more(measured, rows, where, 300)
-    assert [rung.n for rung in more] == [81, 60], "the cheapest is enough, so the next waits"
-    assert more[0].results.accuracy.low >= 0.95
-    assert len(model.asked) == 60 + 60 + 21, "answers are remembered"
-    assert evaluate.ask_more(measured, rows, where, 0) == measured
-
-
-def test_a_rung_that_surely_misses_is_not_asked_again(tmp_path, run):
-    task = toy_task(tmp_path, targets={"accuracy": 0.95})
-    model, rows = constant(WRONG), toy_rows(90, "validation")
-    where = session(task, run, model, latency_rows=0)
-    ways = evaluate.ways_to_ask(["prompt"], Asking(), task, model)
-    measured = evaluate.ask_ladder(ways, rows[:20], where)
-    assert evaluate.ask_more(measured, rows, where, 300) == measured
