@@ -26,7 +26,8 @@ MIRRORED = 0.15  # of the ratings differ at most between now and the reference, 
 FEW = 30  # ratings, requests: fewer show no fault of a log
 MOST_SHOWN = 5
 EXCERPT = 90  # characters
-FAULTS = {  # what each explains away
+FAULTS: dict[str, tuple[str, ...]] = {  # of the log, and the checks that each explains
+    "logged_twice": (),
     "rating_scale": ("feedback_mean",),
     "unread_ratings": ("feedback_mean", "feedback_rate"),
     "unknown_version": ("volume",),
@@ -60,7 +61,8 @@ def find_causes(
 def explain(checks: Sequence[Finding], causes: Sequence[Finding]) -> list[Finding]:
     """The checks, each failed one with its remedy; what a fault explains asks for no retrain.
 
-    A slice whose whole has changed as well is a cause, no check of its own.
+    A fault of the log that no failed check tells of is told as itself. A slice whose whole has
+    changed as well is a cause, no check of its own.
     """
     changed = {check.name for check in checks if check.verdict == "fail"}
     remedies = {name: cause.remedy for cause in causes for name in FAULTS.get(cause.name, ())}
@@ -78,7 +80,9 @@ def explain(checks: Sequence[Finding], causes: Sequence[Finding]) -> list[Findin
                     remedy = "look at the newest conversations before anything is changed"
                 check = check.model_copy(update={"remedy": remedy})
         explained.append(check)
-    return explained
+    told = changed & remedies.keys()
+    silent = [c for c in causes if c.name in FAULTS and not told & set(FAULTS[c.name])]
+    return explained + silent
 
 
 def _cause(name: str, evidence: str, remedy: str) -> Finding:

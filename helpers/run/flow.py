@@ -50,7 +50,10 @@ def run(
         made_up_id = f"{loaded.path.stem}-{store.now():%Y%m%dT%H%M%SZ}"
         values["run_id"] = run_id or values["run_id"] or made_up_id
         task_folder = _check_task(values, queue)
-        end_dead_runs(tell)
+        for dead in end_dead_runs(tell):
+            report.publish(
+                dead, shlex.join(["workbook", "run", dead.profile, "--run-id", dead.run_id])
+            )
         processes.sweep(store.home().glob(".*.partial"))
         folder = store.open_run(values["run_id"])
         processes.sweep(folder.folder.rglob(".*.partial"))

@@ -25,8 +25,9 @@ def past_runs() -> list[RunRecord]:
     return sorted(records, key=lambda record: record.started_at)
 
 
-def end_dead_runs(tell: Callable[[str], None]) -> None:
+def end_dead_runs(tell: Callable[[str], None]) -> list[RunRecord]:
     """End what is left of killed runs: those that say `running` while we hold the lock."""
+    ended = []
     for record in past_runs():
         if record.status != "running":
             continue
@@ -37,7 +38,9 @@ def end_dead_runs(tell: Callable[[str], None]) -> None:
             "exit_code": KILLED,
             "reason": "the process that ran it was killed",
         }
-        run.save(record.model_copy(update=changes))
+        ended.append(record.model_copy(update=changes))
+        run.save(ended[-1])
         tell(
             f"run {run.id} had been killed; {count} of its processes were still alive and are ended"
         )
+    return ended

@@ -47,7 +47,7 @@ def test_a_doubled_log_counts_each_request_once_and_is_named(task):
     log(task, made, "a.jsonl")
     log(task, [row | {"request_id": f"again-{row['request_id']}"} for row in made], "b.jsonl")
     result = health(task)
-    assert result.verdict == "ok"
+    assert (result.verdict, result.reasons) == ("watch", ["logged_twice"])
     assert monitor.read_live(task).requests == len(made)
     assert f"{len(made)} rows repeat" in causes(result)["logged_twice"].evidence
 

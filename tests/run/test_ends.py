@@ -126,3 +126,15 @@ def test_an_open_alarm_ends_a_good_run_with_7_and_is_told_once(go, hook, toys, p
     registry.close_alarm(alarm.id, "acknowledged", "a strike; it will pass")
     assert go(run_id="r3").exit_code == 0
     assert status()["open_requests"] == [] and status()["alarms"][0].state == "acknowledged"
+
+
+def test_a_run_that_was_killed_is_told_by_the_next_one_once(go, hook, toys, pings):
+    toys(nb06=[writing(record_toys.health())])
+    killed = record_toys.run_record("dead", status="running", finished_at=None, exit_code=None)
+    store.open_run("dead").save(killed)
+    for run_id in ("r1", "r2"):
+        assert go(run_id=run_id).exit_code == 0
+    (message,) = hook.got
+    assert "the process that ran it was killed" in message["message"]
+    assert "exit 137" in message["message"] and "--run-id dead" in message["message"]
+    assert store.Run("dead").load(RunRecord).status == "interrupted"
