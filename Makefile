@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(VERSION)
 endif
 
-.PHONY: setup run test lab lint docs bench faults lock audit hooks
+.PHONY: setup run test lab lint docs book bench faults lock audit hooks
 
 setup: $(READY) hooks
 	@echo "ready: $(BIN)/workbook doctor tells what this machine has"
@@ -73,6 +73,10 @@ lint: $(READY)
 # docs/artifacts.md and docs/task.md are made from the records and the task model.
 docs: $(READY)
 	@$(BIN)/python -m benchmarks.make_docs
+
+# The executed notebooks of the last finished run (or RUN=ID) and the guides as a site without network.
+book: $(READY)
+	@$(BIN)/python docs/book/make.py $(RUN)
 
 bench: $(READY)
 	@found=$$(grep -ls -- '--json' benchmarks/*.py || true); \
