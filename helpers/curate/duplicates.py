@@ -8,7 +8,7 @@ row it matches itself.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from helpers.curate.labels import Label
@@ -20,7 +20,11 @@ from helpers.tasks import normalise
 RUN = 13  # words in a row that are a quotation (GPT-3's rule)
 SHORT_RUN = 8  # texts of fewer words are compared by likeness alone
 PROTECTION = {"test": 0, "validation": 1, "train": 2}
-Neighbours = defaultdict[str, list[tuple[str, float]]]  # text -> like texts (itself too), Jaccard
+Neighbours = dict[str, list[tuple[str, float]]]  # text -> other texts, Jaccard; the closest first
+Pairs = Iterable[Pair]
+# distinct texts, which of them are protected, both thresholds -> the pairs that are alike, and
+# those (i, j) whose text j is protected
+PairFinder = Callable[[Sequence[str], Sequence[bool], float, float], tuple[Pairs, Pairs]]
 
 
 class Match(NamedTuple):
@@ -49,10 +53,13 @@ class KeptRows:
             for run in _runs(words, min(RUN, len(words))):
                 self._by_run.setdefault(run, example)
 
-    def like(self, neighbours: Iterable[tuple[str, float]]) -> list[Match]:
-        """The kept rows with one of these texts."""
+    def like(self, text: str, neighbours: Neighbours) -> list[Match]:
+        """The kept rows with this text or one of its neighbours, the closest first."""
+        alike = [(text, 1.0), *neighbours.get(text, ())]
         return [
-            Match(example, score) for text, score in neighbours for example in self._by_text[text]
+            Match(example, score)
+            for other, score in alike
+            for example in self._by_text.get(other, ())
         ]
 
     def of_group(self, group: str) -> TrainingExample | None:
@@ -73,12 +80,23 @@ def _runs(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
     return (tuple(words[k : k + length]) for k in range(len(words) - length + 1))
 
 
+def pairs_in_memory(
+    texts: Sequence[str], protected: Sequence[bool], near: float, across: float
+) -> tuple[Pairs, Pairs]:
+    """The PairFinder of one process, which holds the sketches of all texts."""
+    sketches = sketched(texts)
+    places = [place for place, is_protected in enumerate(protected) if is_protected]
+    above = similar_sketches(sketches, sketches.of(places), across)
+    return similar_sketches(sketches, sketches, near), ((i, places[j], s) for i, j, s in above)
+
+
 def deduplicate_examples(
     examples: Iterable[TrainingExample],
     label: Label,
     near_threshold: float = 0.8,
     leakage_threshold: float = 0.6,
     accepted: Container[str] = (),
+    pairs_of: PairFinder = pairs_in_memory,
 ) -> Stage:
     """Leave out copies, near-copies and leaks; each with the id and likeness of the kept row.
 
@@ -92,12 +110,17 @@ def deduplicate_examples(
     protected = {
         text for text, example in zip(texts, ordered, strict=True) if example.part != "train"
     }
-    near, across = _compare(texts, protected, near_threshold, leakage_threshold)
+    distinct = list(dict.fromkeys(texts))
+    marks = [text in protected for text in distinct]
+    lower = min(near_threshold, leakage_threshold)  # so that no near-duplicate stands in two parts
+    near, across = (
+        _neighbours(distinct, pairs) for pairs in pairs_of(distinct, marks, near_threshold, lower)
+    )
     kept_rows = KeptRows(protected)
     stage = Stage()
     for example, text in zip(ordered, texts, strict=True):
-        matches = sorted(_asked_alike(example, kept_rows.like(near[text])), key=_by_score)
-        leak = _leak(example, _asked_alike(example, kept_rows.like(across[text])), kept_rows, text)
+        matches = _asked_alike(example, kept_rows.like(text, near))
+        leak = _leak(example, _asked_alike(example, kept_rows.like(text, across)), kept_rows, text)
         copy = None if example.id in accepted else _duplicate(example, matches, label)
         if leak or not copy:
             stage.questions += _conflicts(example, matches, label)
@@ -115,10 +138,6 @@ def _asked_alike(example: TrainingExample, matches: Iterable[Match]) -> list[Mat
     return [match for match in matches if match.example.context == example.context]
 
 
-def _by_score(match: Match) -> float:
-    return -match.score
-
-
 def _precedence(example: TrainingExample) -> tuple[int, bool, float, str]:
     moment = example.created_at.timestamp()
     return _protection(example), example.quality != "verified", moment, example.id
@@ -128,24 +147,13 @@ def _protection(example: TrainingExample) -> int:
     return PROTECTION[example.part or "train"]
 
 
-def _compare(
-    texts: Sequence[str], protected: Container[str], near_threshold: float, leakage_threshold: float
-) -> tuple[Neighbours, Neighbours]:
-    """The texts near each text, and the protected ones that give it away."""
-    distinct = list(dict.fromkeys(texts))
-    places = [i for i, text in enumerate(distinct) if text in protected]
-    sketches = sketched(distinct)
-    near = similar_sketches(sketches, sketches, near_threshold)
-    lower = min(near_threshold, leakage_threshold)  # so that no near-duplicate stands in two parts
-    across = similar_sketches(sketches, sketches.of(places), lower)
-    protected_texts = [distinct[i] for i in places]
-    return _neighbours(distinct, distinct, near), _neighbours(distinct, protected_texts, across)
-
-
-def _neighbours(texts: Sequence[str], others: Sequence[str], pairs: Iterable[Pair]) -> Neighbours:
-    neighbours: Neighbours = defaultdict(list)
+def _neighbours(texts: Sequence[str], pairs: Pairs) -> Neighbours:
+    neighbours: Neighbours = {}
     for i, j, score in pairs:
-        neighbours[texts[i]].append((others[j], score))
+        if i != j:
+            neighbours.setdefault(texts[i], []).append((texts[j], score))
+    for others in neighbours.values():
+        others.sort(key=lambda other: (-other[1], other[0]))
     return neighbours
 
 

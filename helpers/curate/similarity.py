@@ -68,8 +68,7 @@ def similar_sketches(sketches: Sketches, others: Sketches, threshold: float) -> 
     import numpy as np
     from rensa import RMinHashLSH
 
-    band_rows = next(rows for least, rows in BAND_ROWS if threshold >= least)
-    index = RMinHashLSH(threshold, PERMUTATIONS, PERMUTATIONS // band_rows)
+    index = RMinHashLSH(threshold, PERMUTATIONS, PERMUTATIONS // rows_of_band(threshold))
     index.insert_many(others.minhashes)
     for start in range(0, len(sketches.minhashes), CHUNK):
         candidates = index.query_all(sketches.minhashes[start : start + CHUNK])
@@ -77,7 +76,12 @@ def similar_sketches(sketches: Sketches, others: Sketches, threshold: float) -> 
         j = np.fromiter((k for neighbours in candidates for k in neighbours), np.int64, len(i))
         for at in range(0, len(i), PAIRS):
             some = slice(at, at + PAIRS)
-            yield from _confirmed(sketches.incidence, others.incidence, i[some], j[some], threshold)
+            yield from confirmed(sketches.incidence, others.incidence, i[some], j[some], threshold)
+
+
+def rows_of_band(threshold: float) -> int:
+    """MinHashes that a candidate shares in a row, for pairs from a threshold on."""
+    return next(rows for least, rows in BAND_ROWS if threshold >= least)
 
 
 def incidence_of(texts: Sequence[str]) -> Any:
@@ -121,7 +125,7 @@ def _grams(texts: Sequence[str]) -> tuple[Any, Any]:
     return row[inside], grams[inside].astype(np.int64)
 
 
-def _confirmed(incidence: Any, others: Any, i: Any, j: Any, threshold: float) -> Iterator[Pair]:
+def confirmed(incidence: Any, others: Any, i: Any, j: Any, threshold: float) -> Iterator[Pair]:
     """Those of the pairs (i, j) whose exact Jaccard index reaches the threshold."""
     import numpy as np
 
