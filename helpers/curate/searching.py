@@ -32,6 +32,11 @@ class Findings(NamedTuple):
     secrets: tuple[Span, ...]
 
 
+NOTHING = Findings((), ())
+# begins to search texts, and gives the function that tells the findings of one
+Search = Callable[[Iterable[str]], Callable[[str], Findings]]
+
+
 def search_ahead(texts: Iterable[str]) -> Callable[[str], Findings]:
     """Begin to search `texts` and return at once: the function gives the findings of any text.
 
@@ -49,14 +54,21 @@ def search_ahead(texts: Iterable[str]) -> Callable[[str], Findings]:
     def look_up(text: str) -> Findings:
         while searches:
             known.update(searches.pop().result())
-        return known[text] if text in known else _search(text)
+        return known[text] if text in known else search_text(text)
 
     return look_up
 
 
 @lru_cache(maxsize=1024)
-def _search(text: str) -> Findings:
-    return Findings(find_personal_data(text), find_secrets(text))
+def search_text(text: str) -> Findings:
+    """What one text holds."""
+    findings = Findings(find_personal_data(text), find_secrets(text))
+    return findings if any(findings) else NOTHING
+
+
+def search_texts(texts: Iterable[str]) -> list[Findings]:
+    """The same of many."""
+    return [search_text(text) for text in texts]
 
 
 def _search_in_child(texts: list[str]) -> dict[str, Findings]:
@@ -72,4 +84,4 @@ def _search_in_child(texts: list[str]) -> dict[str, Findings]:
 def answer() -> None:
     """As the child: the findings of the texts on stdin."""
     texts = pickle.load(sys.stdin.buffer)
-    pickle.dump([_search(text) for text in texts], sys.stdout.buffer)
+    pickle.dump(search_texts(texts), sys.stdout.buffer)
