@@ -3,13 +3,23 @@
 from helpers.curate.checks import validate_examples
 from helpers.curate.collect import Ask, collect_training_data, curate
 from helpers.curate.config import DataCollectionConfig
-from helpers.curate.duplicates import deduplicate_examples
+from helpers.curate.duplicates import PairFinder, deduplicate_examples, pairs_in_memory
 from helpers.curate.labels import Label, LabelFunctions, label_functions, label_of
-from helpers.curate.personal import masked_text
+from helpers.curate.personal import masked_example, masked_text
 from helpers.curate.production import load_production
 from helpers.curate.provider_file import FileIssue, judge_provider_file
 from helpers.curate.review import Decisions, apply_decisions, read_decisions
-from helpers.curate.similarity import incidence_of, jaccard, shingles, similar
+from helpers.curate.searching import Findings, Search, search_ahead, search_text, search_texts
+from helpers.curate.similarity import (
+    PERMUTATIONS,
+    Pair,
+    confirmed,
+    incidence_of,
+    jaccard,
+    rows_of_band,
+    shingles,
+    similar,
+)
 from helpers.curate.stages import Question, Stage
 from helpers.curate.versions import (
     Curated,

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from helpers import models, store
-from helpers.curate.codes import without_codes
-from helpers.curate.personal import MAX_SCAN
+from helpers.curate.codes import codes_of_labels, shape_of, without_codes
+from helpers.curate.labels import label_functions
+from helpers.curate.personal import MAX_SCAN, masked_example
 from helpers.curate.provider_file import SPECIAL_TOKENS
 from helpers.curate.searching import search_ahead
 from helpers.curate.stages import Stage
@@ -25,6 +26,7 @@ CHARACTERS_PER_TOKEN = 20
 COUNTED = 1_000  # texts tokenised at a time: an encoding is far larger than its text
 MAX_FINDINGS = 5  # findings reported per row and code
 INSTRUCTIONS = ("system", "developer")
+ROLES = (*INSTRUCTIONS, "user", "assistant", "tool")
 
 
 def validate_examples(
@@ -37,7 +39,8 @@ def validate_examples(
 ) -> Stage:
     """Run every check on every example; one issue is enough to leave it out.
 
-    An id that is `accepted` (with a reason) stays in spite of issues that are not FINAL.
+    An id that is `accepted` (with a reason) stays in spite of issues that are not FINAL. Where the
+    task masks personal data, it is replaced instead.
     """
     from jsonschema import Draft202012Validator
 
@@ -45,15 +48,20 @@ def validate_examples(
     validator = Draft202012Validator(task.schema) if task.schema else None
 
     def personal_data_in(text: str) -> list[Span]:
-        return without_codes(text, findings_of(text).personal, task)
+        spans = without_codes(text, findings_of(text).personal, task)
+        return [span for span in spans if span.certain and shape_of(text, span) not in codes]
 
     texts = (text_of(message) for example in examples for message in example.messages)
     longest = max_tokens * CHARACTERS_PER_TOKEN
     findings_of = search_ahead(text for text in texts if len(text) <= longest)
+    codes: Mapping[str, str] = {}
+    codes = codes_of_labels(examples, personal_data_in, label_functions(task, task.scored_fields))
     special = special_tokens(base_model)
     token_counts = count_tokens(examples, base_model, max_tokens)
-    stage = Stage()
+    stage = Stage(notes=[*codes.values()])
     for example, count in zip(examples, token_counts, strict=True):
+        if task.personal == "mask" and example.id not in reasons:
+            example = masked_example(example, personal_data_in, ROLES)
         scanned = _shortened(example) if count is None else example
         issues = [
             *check_format(example),

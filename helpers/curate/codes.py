@@ -8,8 +8,12 @@ task.yaml: `allow: {order_number: "[0-9]{10}"}`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
+from helpers.curate.labels import LabelFunctions
+from helpers.curate.personal import MAX_SCAN
+from helpers.records import TrainingExample
 from helpers.redaction import Span
 from helpers.tasks import Task
 
@@ -35,6 +39,10 @@ _DATE = re.compile(
 _DECIMALS = re.compile(r"[-+]?\d{1,6}[.,]\d{1,8}(?:[ ,;andy&]+[-+]?\d{1,6}(?:[.,]\d{1,8})?)*")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
 NEVER_CODES = ("EMAIL_ADDRESS",)
+MANY = 10  # rows of a label that hold numbers of one shape, and
+MOST = 0.9  # of the rows with such numbers that have this label: then they are its codes
+HALF = 0.5  # of the label's rows
+_DIGIT = re.compile(r"\d")
 
 
 def without_codes(text: str, spans: Sequence[Span], task: Task) -> list[Span]:
@@ -43,6 +51,54 @@ def without_codes(text: str, spans: Sequence[Span], task: Task) -> list[Span]:
     return [
         span for span in spans if not _is_allowed(text, span, allowed) and not is_code(text, span)
     ]
+
+
+def shape_of(text: str, span: Span) -> str:
+    """What a number looks like, such as `PHONE_NUMBER 999-9999`."""
+    return f"{span.kind} {_DIGIT.sub('9', text[span.start : span.end].strip())}"
+
+
+def _is_written_as_phone(text: str, span: Span) -> bool:
+    """Whether it is surely somebody's: international, an area code in brackets, called so."""
+    before = text[max(0, span.start - BEFORE) : span.start]
+    begins = before.rstrip()[-1:] + text[span.start : span.start + 1]
+    is_called_so = "+" in begins or "(" in begins or _PHONE_WORD.search(before)
+    return span.kind != "PHONE_NUMBER" or bool(is_called_so)
+
+
+def codes_of_labels(
+    examples: Sequence[TrainingExample],
+    find: Callable[[str], Sequence[Span]],
+    labels: LabelFunctions,
+) -> dict[str, str]:
+    """Shapes that numbers have in one label alone, in most of its rows, each with what to say.
+
+    People's phone numbers stand in all kinds of rows, and are called so in some of them.
+    """
+    rows: list[tuple[TrainingExample, set[str]]] = []
+    surely: set[str] = set()
+    for example in examples:
+        shapes = set()
+        for text in (message.content or "" for message in example.messages):
+            for span in find(text) if len(text) <= MAX_SCAN else ():
+                shapes.add(shape_of(text, span))
+                if _is_written_as_phone(text, span):
+                    surely.add(shape_of(text, span))
+        if shapes:
+            rows.append((example, shapes))
+    totals = Counter(shape for _, shapes in rows for shape in shapes)
+    codes = {}
+    for name, value_of in labels.items() if totals.keys() - surely else ():
+        sizes = Counter(map(value_of, examples))
+        counts = Counter((shape, value_of(row)) for row, shapes in rows for shape in shapes)
+        for (shape, value), n in counts.items():
+            is_its_own = n >= MANY and n >= MOST * totals[shape] and n >= HALF * sizes[value]
+            if is_its_own and shape not in surely:
+                codes[shape] = (
+                    f"{n} of {sizes[value]} rows of {name} {value[:40]} hold numbers like {shape},"
+                    " nearly no others do: they are taken for codes"
+                )
+    return codes
 
 
 def _is_allowed(text: str, span: Span, allowed: Iterable[re.Pattern[str]]) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from helpers import models, store, tasks
 from helpers.curate.checks import validate_examples
 from helpers.curate.config import DataCollectionConfig
+from helpers.curate.corrections import live_corrections
 from helpers.curate.duplicates import deduplicate_examples
 from helpers.curate.labels import (
     label_counts,
@@ -33,9 +35,16 @@ from helpers.records import (
     Issue,
     Message,
     RejectedExample,
+    SourceReading,
     TrainingExample,
 )
 
+# what is written beside a row -> what was done to it
+CHANGES = {
+    "masked": "personal data replaced by its kind",
+    "review": "decided by a reviewer",
+    "accepted": "taken back by accept.csv",
+}
 Ask = Callable[[Sequence[list[Message]], Asking], Sequence[models.Answer]]
 
 
@@ -55,6 +64,10 @@ def curate(
     task = tasks.load_task(config.task)
     decisions = read_decisions(task)
     logs, warnings = load_production(task, config)
+    corrections = live_corrections(task) if config.use_production else []
+    waiting = [row for row in corrections if row.example.id not in decisions.reviewed]
+    decided = [row.example for row in corrections if row.example.id in decisions.reviewed]
+    logs = logs._replace(examples=[*logs.examples, *decided])
 
     human = tasks.load_examples(task, "human")
     collected = collect(human, logs)
@@ -67,7 +80,7 @@ def curate(
     reviewed = apply_decisions(collected.kept, decisions)
     placed = tasks.with_parts(reviewed.kept, config.seed, config.split_ratios)
     checked = validate_examples(
-        placed, task, config.base_model, config.min_tokens, config.max_tokens, accepted
+        placed, task, config.base_model, config.min_tokens, config.longest, accepted
     )
     named = check_names(checked.kept, config.check_names)
     unique = deduplicate_examples(
@@ -88,19 +101,44 @@ def curate(
         task=task,
         examples=unique.kept,
         rejected=rejected,
-        review=review_of(task, unique, named, list(labels)),
+        review=review_of(task, unique, named, list(labels), waiting),
         funnel=funnel,
         labels=labels,
         warnings=[
             *warnings,
             *changed,
             *decisions.without_rows(collected.kept),
+            *checked.notes,
             *label_warnings(labels),
         ],
         params=config.model_dump(),
         feedback=feedback_report(unique.kept, logs, task),
-        readings=[rows.reading for rows in (human, logs) if rows.reading is not None],
+        readings=[*readings_of((human, logs), named.kept), *reading_of_live(task, corrections)],
     )
+
+
+def readings_of(
+    sources: Sequence[tasks.LoadedRows], kept: Sequence[TrainingExample]
+) -> list[SourceReading]:
+    """How each file was read, and what was changed afterwards in the rows that stayed."""
+    readings = []
+    for reading in (rows.reading for rows in sources if rows.reading is not None):
+        changes: Counter[str] = Counter(reading.changes)
+        for example in kept:
+            if example.source == reading.source:
+                changes.update(CHANGES[name] for name in CHANGES if name in example.meta)
+        readings.append(reading.model_copy(update={"changes": dict(changes)}))
+    return readings
+
+
+def reading_of_live(task: tasks.Task, corrections: Sequence[Question]) -> list[SourceReading]:
+    """The live log, where users corrected answers in it."""
+    if not corrections:
+        return []
+    fields = {"source": "production", "format": "live log", "form": "answers that users corrected"}
+    changes = {"corrected by a user: asked in review.csv, learnt once decided": len(corrections)}
+    where = f"live/{task.registry_name}"
+    return [SourceReading(file=where, rows=len(corrections), changes=changes, **fields)]
 
 
 def collect(human: tasks.LoadedRows, logs: tasks.LoadedRows) -> Stage:
@@ -158,9 +196,16 @@ def check_names(examples: list[TrainingExample], mode: str) -> Stage:
 
 
 def review_of(
-    task: tasks.Task, unique: Stage, named: Stage, label_fields: Sequence[str]
+    task: tasks.Task,
+    unique: Stage,
+    named: Stage,
+    label_fields: Sequence[str],
+    waiting: Sequence[Question] = (),
 ) -> list[dict[str, str]]:
-    """What a person should decide: conflicts, names, doubtful labels, rephrasings, spot checks."""
+    """What a person should decide: conflicts, names, doubtful labels, rephrasings, spot checks.
+
+    First of all what users corrected, which is no part of the dataset before it is decided.
+    """
     from helpers.extras import doubts
 
     drawn = sorted(unique.kept, key=lambda example: tasks.hash_order(f"review:{example.id}"))
@@ -172,4 +217,5 @@ def review_of(
         *doubts.close_in_meaning(drawn)[:ASK],
         *spot_checks(drawn),
     ]
-    return review_rows(questions, unique.kept)
+    examples = [*(row.example for row in waiting), *unique.kept]
+    return review_rows([*waiting, *questions], examples)

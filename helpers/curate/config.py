@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import model_validator
 
+from helpers import models
 from helpers.records import Record, WorkbookError
 
 SHARES = {
@@ -30,7 +31,7 @@ class DataCollectionConfig(Record):
     date_from: str = ""
     date_to: str = ""
     min_tokens: int = 4
-    max_tokens: int = 512
+    max_tokens: int = 0
     near_duplicate_threshold: float = 0.8
     leakage_threshold: float = 0.6
     wipeout_share: float = 0.5
@@ -39,6 +40,8 @@ class DataCollectionConfig(Record):
     synthetic_share: float = 0.2
     synthetic_model: str = ""
     synthetic_base_url: str = ""
+    engine: str = "local"
+    engine_address: str = ""
 
     @model_validator(mode="after")
     def _sensible(self) -> DataCollectionConfig:
@@ -46,9 +49,11 @@ class DataCollectionConfig(Record):
             value = getattr(self, name)
             if not least <= value <= 1:
                 raise WorkbookError(f"{name} is {value}; give a number from {least} to 1.0")
+        if self.engine not in ("local", "ray"):
+            raise WorkbookError(f"engine is {self.engine!r}; choose local or ray")
         if self.check_names not in ("off", "review", "mask"):
             raise WorkbookError(f"check_names is {self.check_names!r}; choose off, review or mask")
-        if not 0 <= self.min_tokens <= self.max_tokens:
+        if self.min_tokens < 0 or 0 != self.max_tokens < self.min_tokens:
             raise WorkbookError(
                 f"min_tokens {self.min_tokens} must not be above max_tokens {self.max_tokens}"
             )
@@ -61,6 +66,11 @@ class DataCollectionConfig(Record):
     def of(cls, parameters: Mapping[str, Any]) -> DataCollectionConfig:
         """The configuration that a notebook's parameters (its globals()) spell, field by field."""
         return cls(**{name: parameters[name] for name in cls.model_fields if name in parameters})
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row: max_tokens, or with 0 all that the base model reads."""
+        return self.max_tokens or models.context_of(self.base_model)
 
     @property
     def date_range(self) -> tuple[datetime | None, datetime | None]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from helpers.redaction import find_personal_data, find_secrets, without_surrogates
+from collections.abc import Callable, Iterable, Sequence
+
+from helpers.records import TrainingExample
+from helpers.redaction import Span, find_personal_data, find_secrets, without_surrogates
+from helpers.tasks import content_id
 
 MAX_SCAN = 20_000  # characters looked at where a row is left out for its length anyway
 
@@ -10,16 +14,42 @@ MAX_SCAN = 20_000  # characters looked at where a row is left out for its length
 def masked_text(text: str) -> str:
     """The first MAX_SCAN characters, every finding replaced by its kind in brackets."""
     text = without_surrogates(text)[:MAX_SCAN]
-    spans = sorted(
-        (*find_personal_data(text), *find_secrets(text)), key=lambda span: (span.start, -span.end)
-    )
+    return without_spans(text, [*find_personal_data(text), *find_secrets(text)])
+
+
+def without_spans(text: str, spans: Iterable[Span]) -> str:
+    """The text with [KIND] for each of its findings."""
     masked = ""
     end = 0
-    for span in spans:
+    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
         if span.start >= end:  # an overlapping finding is swallowed by the one before it
             masked += f"{text[end : span.start]}[{span.kind}]"
         end = max(end, span.end)
     return masked + text[end:]
+
+
+def masked_example(
+    example: TrainingExample, find: Callable[[str], Sequence[Span]], roles: Sequence[str]
+) -> TrainingExample:
+    """The example with [KIND] for every finding in its turns of these roles.
+
+    It remembers which content it had, as decisions about it are decisions about that.
+    """
+    kinds: set[str] = set()
+    messages = []
+    for message in example.messages:
+        spans = find(message.content) if message.content and message.role in roles else ()
+        if spans:
+            kinds |= {span.kind for span in spans}
+            text = without_spans(message.content or "", spans)
+            message = message.model_copy(update={"content": text})
+        messages.append(message)
+    if not kinds:
+        return example
+    masked = sorted({*kinds, *example.meta.get("masked", ())})
+    content = example.meta.get("content") or content_id(example.messages)
+    meta = example.meta | {"masked": masked, "content": content}
+    return example.model_copy(update={"messages": messages, "meta": meta})
 
 
 def excerpt(text: str, length: int = 60) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers import store, tasks
+from helpers.curate.corrections import live_folder
 from helpers.curate.personal import masked_text
 from helpers.curate.stages import Question, Stage
 from helpers.records import Issue, Manifest, TrainingExample, WorkbookError, read_calls
@@ -69,7 +70,7 @@ def read_decisions(task: tasks.Task) -> Decisions:
     manifests.sort(key=lambda manifest: (manifest.created_at, manifest.version))
     versions = [store.home() / "datasets" / manifest.version for manifest in manifests]
     decisions = Decisions({}, {}, {})
-    for folder in [*versions, task.folder]:
+    for folder in [*versions, live_folder(task), task.folder]:
         decisions.reviewed.update(_reviews(folder / "review.csv"))
         decisions.accepted.update(_acceptances(folder / "accept.csv"))
     if decisions.accepted:
@@ -199,8 +200,8 @@ def review_rows(
                 "output": masked_text(example.answer),
                 "why": "; ".join(whys),
                 "corrected_output": corrections[example_id],
-                # masked since it was read: the source has no such content
-                "content": "" if "masked" in example.meta else tasks.content_id(example.messages),
+                # as it was read, where it is masked since
+                "content": example.meta.get("content") or tasks.content_id(example.messages),
             }
         )
     return rows

@@ -47,6 +47,7 @@ class Stage:
     rejected: list[RejectedExample] = field(default_factory=list)
     counts: Counter[Loss] = field(default_factory=Counter)
     questions: list[Question] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was decided over all rows
 
     def reject(self, example: TrainingExample, issues: list[Issue], stage: str) -> None:
         """Leave a row out, counted under its first code."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from helpers import store
+from helpers import curate, store
 from helpers.curate import Question, Stage
 from helpers.records import TrainingExample, WorkbookError
 from helpers.redaction import Span
@@ -73,19 +73,13 @@ def look_for_names(examples: Sequence[TrainingExample], mask: bool) -> Stage:
     spans_of_texts = iter(find_names(texts))
     stage = Stage()
     for example in examples:
-        kinds: set[str] = set()
-        messages = []
-        for message in example.messages:
-            if message.role == "user":
-                text = message.content or ""
-                spans = _telling(next(spans_of_texts), text, example.answer)
-                kinds.update(span.kind for span in spans)
-                if spans:
-                    message = message.model_copy(update={"content": _masked(text, spans)})
-            messages.append(message)
-        if kinds and mask:
-            meta = example.meta | {"masked": sorted(kinds)}
-            example = example.model_copy(update={"messages": messages, "meta": meta})
+        spans_of = {
+            text: _telling(next(spans_of_texts), text, example.answer)
+            for text in (m.content or "" for m in example.messages if m.role == "user")
+        }
+        kinds = {span.kind for spans in spans_of.values() for span in spans}
+        if mask:
+            example = curate.masked_example(example, spans_of.__getitem__, ("user",))
         elif kinds:
             why = f"may hold personal data: {', '.join(sorted(kinds))}"
             stage.questions.append(Question(example, why))
@@ -96,12 +90,3 @@ def look_for_names(examples: Sequence[TrainingExample], mask: bool) -> Stage:
 def _telling(spans: Iterable[Span], text: str, answer: str) -> list[Span]:
     """The findings that the answer does not need."""
     return [span for span in spans if text[span.start : span.end] not in answer]
-
-
-def _masked(text: str, spans: Iterable[Span]) -> str:
-    """The text with [KIND] for every finding, from its end, so that places stay right."""
-    end = len(text)
-    for span in sorted(spans, reverse=True, key=lambda span: span.start):
-        text = f"{text[: span.start]}[{span.kind}]{text[min(span.end, end) :]}"
-        end = span.start
-    return text

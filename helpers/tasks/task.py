@@ -56,6 +56,8 @@ class Task(Record):
     encoding: str = ""  # of text files; "" judges it by their bytes
     # {validation: DAY, test: DAY}: rows from that day on; {} decides by a hash of their group
     parts_by_time: dict[Literal["validation", "test"], datetime] = Field(default_factory=dict)
+    # a row with personal data is left out, or kept with [KIND] in its place
+    personal: Literal["reject", "mask"] = "reject"
     # what looks like personal data and is the task's subject: {name: regular expression}
     allow: dict[str, str] = Field(default_factory=dict)
     volume_per_month: int = Field(0, ge=0)

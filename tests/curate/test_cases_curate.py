@@ -140,3 +140,123 @@ def test_the_manifest_says_what_was_read_and_how(make_task, config, home):
     assert ("priority", "not used") in [(column.name, column.use) for column in one.columns]
     assert [column.how for column in two.columns] == ["thumbs, 1 -> 5, 0 -> 1; 10 of 10 rated"]
     assert set(RATIOS) == {"train", "validation", "test"}
+
+
+# --- masking, codes of one label, labels without a test -------------------------------------------
+
+
+def test_personal_data_is_masked_where_asked_and_counted_and_decisions_stay_bound(
+    make_task, config, home
+):
+    rows = [chat(f"{sentence(n)} write to ann{n}@example.org", id=f"r{n}") for n in range(12)]
+    folder = make_task(rows)
+    assert not curate.curate(config(folder)).examples
+    (folder / "task.yaml").write_text(TASK + "personal: mask\n")
+    curated = curate.curate(config(folder))
+    assert len(curated.examples) == 12
+    assert all("[EMAIL_ADDRESS]" in example.user_text for example in curated.examples)
+    assert not any("@example.org" in store.dumps(example) for example in curated.examples)
+    assert curated.readings[0].changes["personal data replaced by its kind"] == 12
+    decided(folder, curated, "keep")
+    again = curate.curate(config(folder))
+    assert {example.meta["review"]["decision"] for example in again.examples} == {"keep"}
+    assert all("[EMAIL_ADDRESS]" in example.user_text for example in again.examples)
+    make_task([chat(sentence(n + 20), id=f"r{n}") for n in range(12)])
+    (folder / "task.yaml").write_text(TASK + "personal: mask\n")
+    other = curate.curate(config(folder))
+    assert not any("review" in example.meta for example in other.examples)
+
+
+def numbered(shape, labelled):
+    """80 rows; those that `labelled` picks hold a number of one shape, written as phones are."""
+    for number in range(80):
+        text = sentence(number)
+        if labelled(number):
+            text += " " + shape.format(number)
+        yield chat(text, "yes" if number < 40 else "no")
+
+
+def test_numbers_of_one_shape_in_one_label_are_codes_and_the_manifest_says_so(
+    make_task, config, home
+):
+    shape = "0301 2345 {:02}9"
+    folder = make_task(list(numbered(shape, lambda number: number < 40)))
+    curated = curate.curate(config(folder))
+    assert sum(row.rejected.get("contains_pii", 0) for row in curated.funnel) == 0
+    assert any("rows of label yes hold numbers like" in note for note in curated.warnings)
+
+
+@pytest.mark.parametrize(
+    ("shape", "labelled"),
+    [
+        ("0301 2345 {:02}9", lambda number: True),  # in both labels
+        ("0301 2345 {:02}9", lambda number: number < 12),  # in few rows of the label
+        ("ring 0301 2345 {:02}9", lambda number: number < 40),  # called so
+        ("+49 301 2345 {:02}9", lambda number: number < 40),  # written so
+    ],
+)
+def test_peoples_numbers_are_no_codes(make_task, config, home, shape, labelled):
+    curated = curate.curate(config(make_task(list(numbered(shape, labelled)))))
+    lost = sum(row.rejected.get("contains_pii", 0) for row in curated.funnel)
+    assert lost == sum(map(labelled, range(80)))
+
+
+def test_a_label_that_loses_all_of_its_test_rows_to_one_rule_stops(
+    make_task, config, home, sentences
+):
+    parts = ["test", "validation", *["train"] * 8]
+    rows = []
+    for number, text in enumerate(sentences(80)):
+        if number < 50 and parts[number % 10] == "test":
+            text += " write to ann@example.org"
+        label = "yes" if number < 50 else "no"
+        rows.append(chat(text, label, split=parts[number % 10]))
+    with pytest.raises(WorkbookError, match=r"'yes' of label would lose all of its 5 test rows"):
+        curate.curate(config(make_task(rows), wipeout_share=0.5))
+
+
+# --- what users corrected -------------------------------------------------------------------------
+
+
+def test_a_users_correction_is_asked_in_review_and_learnt_once_it_is_decided(
+    make_task, config, home, sentences
+):
+    from helpers.records import LateFeedback, LiveRow
+
+    texts = sentences(23)
+    folder = make_task([chat(text) for text in texts[3:]])
+    moment = "2026-11-05T10:00:00+00:00"
+    system = {"role": "system", "content": "Answer with JSON."}
+    log = [
+        LiveRow(
+            request_id=f"req-{number}",
+            created_at=moment,
+            messages=[system, {"role": "user", "content": texts[number]}],
+            answer='{"label":"no"}',
+        )
+        for number in range(3)
+    ]
+    right = '{"label":"yes"}'
+    log.append(LateFeedback(request_id="req-1", at=moment, correction=right))
+    log.append(LateFeedback(request_id="req-2", at=moment, comment="hm", correction=""))
+    store.write_jsonl(home / "live" / "toy" / "2026-11-05.jsonl", log)
+
+    curated = curate.curate(config(folder))
+    (asked,) = [row for row in curated.review if row["why"] == "corrected by a user"]
+    assert (asked["id"], asked["input"]) == ("req-1", texts[1])
+    assert asked["corrected_output"] == right and asked["output"] == '{"label":"no"}'
+    assert {example.source for example in curated.examples} == {"human"}
+    assert curated.readings[-1].file == "live/toy" and curated.readings[-1].rows == 1
+
+    with open(home / "live" / "toy" / "review.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["id", "decision", "corrected_output", "reviewer"])
+        writer.writeheader()
+        fixed = {"decision": "fix", "corrected_output": right, "reviewer": "ann"}
+        writer.writerow({"id": "req-1"} | fixed)
+    curated = curate.curate(config(folder))
+    (learnt,) = [example for example in curated.examples if example.source == "production"]
+    assert (learnt.id, learnt.answer, learnt.part) == ("req-1", right, "train")
+    assert learnt.quality == "verified" and learnt.messages[0].role == "user"
+    assert not any(row["id"] == "req-1" for row in curated.review)
+    (folder / "review.csv").write_text("id,decision\nreq-1,drop\n")
+    assert {example.source for example in curate.curate(config(folder)).examples} == {"human"}
