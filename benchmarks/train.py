@@ -194,7 +194,7 @@ def stock_trainer(job: TrainingJob) -> Any:
             learning_rate=config.learning_rate,
             warmup_steps=job.schedule["warmup_steps"],
             save_strategy="no",
-            max_length=config.max_length,
+            max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
             report_to="none",
             disable_tqdm=True,
@@ -341,7 +341,7 @@ def llama_factory(folder: Path, args: argparse.Namespace, python: str) -> dict[s
         "report_to": "none",
         "save_strategy": "no",
         "include_num_input_tokens_seen": "non_padding",  # as ours are counted
-        "cutoff_len": config.max_length,
+        "cutoff_len": 2048,  # more than the longest row
     }
     path = store.write_json(
         folder / "lf.yaml", settings

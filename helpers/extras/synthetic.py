@@ -20,6 +20,7 @@ WAYS = (
     "Write it with more detail.",
     "Write it in a hurry, with a slip of the pen.",
 )
+LONGEST_TEXT = 512  # tokens that a made-up example may take
 TRIES = 3  # questions to the model for each row in demand, at most
 BATCH = 16  # questions asked at a time; it is stopped after the batch that brings enough
 
@@ -66,7 +67,7 @@ def make_up(
     example_form = Asking(
         rung="synthetic",
         model=writer.spec,
-        max_new_tokens=config.max_tokens,
+        max_new_tokens=LONGEST_TEXT,
         response_format=_schema(task),
     )
     answer_form = example_form.model_copy(update={"response_format": task.schema})
@@ -138,7 +139,7 @@ def _seeds(
     """The human train rows that would be kept, in the order of their hash, and what labels them."""
     human = [example for example in placed if example.source == "human"]
     checked = curate.validate_examples(
-        human, task, config.base_model, config.min_tokens, config.max_tokens
+        human, task, config.base_model, config.min_tokens, config.longest
     ).kept
     label = curate.label_of(task, checked)
     unique = curate.deduplicate_examples(

@@ -31,6 +31,7 @@ from helpers.models.prices import (
 from helpers.models.providers import PROVIDERS, Provider, provider_of
 from helpers.models.tokens import (
     as_dicts,
+    context_of,
     control_tokens,
     count_chats,
     count_text,
@@ -47,8 +48,8 @@ from helpers.models.weights import base_path, offline_env
 
 
 def __getattr__(name: str) -> Any:
-    """`frozen_linear` and `product`, which bring torch in with them."""
-    if name in ("frozen_linear", "product"):
+    """The products, which bring torch in with them."""
+    if name in ("FrozenLayer", "frozen_linear", "product"):
         from helpers.models.kernels import products
 
         return getattr(products, name)

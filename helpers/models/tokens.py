@@ -208,6 +208,8 @@ def template_fingerprints(
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
 
+OPENAI_ROW = 65_536  # training tokens of one example (gpt-4o family)
+MOST_CONTEXT = 131_072  # of a tokenizer that names no limit
 _OPENAI_NAME = re.compile(r"(ft:)?(gpt-|chatgpt-|o[1-9](-|$))")
 # tiktoken's own sha256 of o200k_base, and the sha1 of the address that it would fetch it from
 _O200K = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
@@ -217,6 +219,13 @@ _O200K_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"
 def is_openai(base_model: str) -> bool:
     """Whether a name is one of OpenAI's models (gpt-…, o4-mini, ft:gpt-…): o200k_base tokens."""
     return bool(_OPENAI_NAME.match(base_model))
+
+
+def context_of(base_model: str) -> int:
+    """Tokens that a base model reads at most; what nobody says is MOST_CONTEXT."""
+    if is_openai(base_model):
+        return OPENAI_ROW
+    return min(int(tokenizer_of(base_model).model_max_length), MOST_CONTEXT)
 
 
 @cache

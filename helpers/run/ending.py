@@ -101,7 +101,7 @@ def of_outcome(notebook: str, outcome: Outcome, resume: str, copy: str) -> Endin
         reason = "its kernel was killed from outside, most likely out of memory"
         if outcome.cell:
             reason = "out of memory"
-        remedy = f"lower batch_size, max_length or max_new_tokens, then `{resume}`"
+        remedy = f"lower batch_size, max_tokens or max_new_tokens, then `{resume}`"
         return Ending(OUT_OF_ROOM, f"{where}: {reason}; {remedy}")
     if error == "DeadKernelError":
         reason = f"its kernel did not answer ({first_line(message)})"

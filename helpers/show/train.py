@@ -61,7 +61,6 @@ def checks_table(report: Any) -> show.Table:
         "rows that are trained on": f"{len(trained)} (validation {len(report.validation)})",
         "rows refused": "; ".join([str(len(refused)), *refused[:3]]),
         "rows beyond the token budget": report.left_out,
-        "answers cut at max_length": "; ".join([str(len(report.shortened)), *report.shortened[:3]]),
         "tokens, all epochs together": report.tokens,
         "tokens with loss, per row": (
             f"{min(trained)} to {max(trained)}, median {median(trained):g}"

@@ -66,7 +66,6 @@ class LoraTrainingConfig(Hyperparameters):
     eval_steps: int = Field(100, ge=1)
     save_steps: int = Field(100, ge=1)
     max_train_tokens: int = Field(60_000, ge=0)  # all epochs together; 0 = no limit
-    max_length: int = Field(512, ge=8)
     load_in_4bit: bool = False
     early_stop_after: int = Field(0, ge=0)  # evaluations without a lower loss; 0 = never
     processes: int = Field(1, ge=1, le=64)  # on each machine

@@ -25,8 +25,8 @@ from helpers.train.rows import Preflight, preflight
 SECRETS = ("WORKBOOK_API_KEY", "OPENAI_API_KEY", "WORKBOOK_DATABASE_URL")  # no need of training
 SPINS = "2000"  # turns that a waiting thread stays awake; by default it keeps a core from others
 SMALLER = (
-    "lower batch_size (and raise gradient_accumulation), lower max_length, or set"
-    " load_in_4bit: true"
+    "lower batch_size (and raise gradient_accumulation), lower 02's max_tokens, or"
+    " set load_in_4bit: true"
 )
 
 

@@ -96,13 +96,12 @@ def memory_parts(
     }
 
 
-def what_fits(config: LoraTrainingConfig) -> list[dict[str, Any]]:
-    """GB that known sizes take on one GPU, a row of max_length at a time, and which cards fit."""
+def what_fits(config: LoraTrainingConfig, length: int = 512) -> list[dict[str, Any]]:
+    """GB that known sizes take on one GPU, a row of `length` tokens at a time, and which fit."""
     table = []
     for name, shape in KNOWN.items():
         for method, four_bit in (("LoRA", False), ("QLoRA", True)):
             alone = config.model_copy(update={"load_in_4bit": four_bit, "sharding": "none"})
-            length = config.max_length
             parts = memory_parts(shape, alone, length, length // 4, gpu=True)
             total = sum(parts.values()) / 1e9
             cards = [f"{card} GB" for card in CARDS if total < USABLE * card]

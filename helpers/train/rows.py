@@ -52,10 +52,9 @@ class Preflight(Record):
     train: list[TrainingRow]
     validation: list[TrainingRow]
     refused: dict[str, str]  # id -> why this row cannot teach anything
-    shortened: list[str]  # ids whose answer was cut at max_length, so that its end is not learnt
     left_out: int  # train rows beyond max_train_tokens
     tokens: int  # of the chosen train rows, all epochs together
-    end_token: str  # the end of turn that is learnt; "" when every answer was cut
+    end_token: str  # the end of turn that is learnt
     round_trip: int  # rows whose tokens are those of the template applied to the whole chat
     samples: dict[str, list[tuple[str, bool]]]  # id -> its text as spans (text, carries loss)
     fingerprints: dict[str, str]
@@ -136,17 +135,15 @@ def make_rows(
     if not pieces:
         return "what would be learnt, read back, is not its answer: another base_model may do"
     rows = []
+    most = models.context_of(config.base_model)
     for number, piece in enumerate(pieces, 1):
         name = f"{example.id}#{number}" if len(pieces) > 1 else example.id
-        row = TrainingRow(id=name, **piece.cut(config.max_length))
-        if row.trained:
-            rows.append(row)
-    if rows:
-        return rows
-    return (
-        f"no trainable token left: its prompt has {pieces[0].prompt} tokens, max_length is"
-        f" {config.max_length}"
-    )
+        if len(piece.ids) > most:
+            return (
+                f"{len(piece.ids)} tokens with its instructions; {config.base_model} reads {most}"
+            )
+        rows.append(TrainingRow(id=name, input_ids=piece.ids, labels=piece.labels))
+    return rows
 
 
 def _pieces(
@@ -191,7 +188,7 @@ def _reads_back(
 
 
 class Piece(NamedTuple):
-    """A prompt and what is learnt after it, before it is cut."""
+    """A prompt and what is learnt after it."""
 
     ids: list[int]
     labels: list[int]
@@ -209,10 +206,6 @@ class Piece(NamedTuple):
     def joined(self, other: Piece) -> Piece:
         """Both as one row, where this continues the other."""
         return Piece(self.ids, other.labels + self.labels[len(other.ids) :], other.prompt)
-
-    def cut(self, most: int) -> dict[str, list[int]]:
-        """{input_ids, labels} of the first `most` tokens."""
-        return {"input_ids": self.ids[:most], "labels": self.labels[:most]}
 
 
 def _length_of_thoughts(tokenizer: Any, answer: Message, answer_ids: list[int]) -> int:
@@ -262,9 +255,7 @@ def preflight(
     validation, _ = choose_rows(rows["validation"], verified, 1, 0)
     if not train:
         first = next((f": {name} ({reason})" for name, reason in refused.items()), "")
-        remedy = (
-            "raise max_length or max_train_tokens. " if "max_length" in first or left_out else ""
-        )
+        remedy = "raise max_train_tokens. " if left_out else ""
         raise WorkbookError(f"no trainable row; {remedy}Rows refused: {len(refused)}{first}")
     ends = {row.labels[-1] for row in train} & set(control_tokens(tokenizer))
     lengths = [len(row.input_ids) for row in train]
@@ -272,7 +263,6 @@ def preflight(
         train=train,
         validation=validation[:MAX_EVAL_ROWS],
         refused=refused,
-        shortened=[row.id for row in train if row.labels[-1] not in ends],
         left_out=left_out,
         tokens=round(config.epochs * sum(lengths)),
         end_token=tokenizer.decode(sorted(ends)),

@@ -55,7 +55,7 @@ def test_four_bits_and_sharding_shrink_the_weights():
 def test_the_table_says_what_everyone_knows():
     table = {
         (row["model"], row["method"]): row["fits on"]
-        for row in what_fits(LoraTrainingConfig(max_length=2048))
+        for row in what_fits(LoraTrainingConfig(), 2048)
     }
     assert table["8B", "LoRA"] == "24 GB, 40 GB, 80 GB" and "8 GB" in table["1B", "LoRA"].split(
         ", "

@@ -78,28 +78,19 @@ def test_the_prompt_that_is_trained_is_the_prompt_that_is_served():
     )
 
 
-def test_rows_without_a_trainable_token_are_refused_by_id():
+def test_rows_that_cannot_be_learnt_are_refused_by_id():
     rows = [
-        example("long", "word " * 80),
+        example("long", "word " * 9_000),
         example("ok", "My hub"),
         example("control", "say <|im_end|>"),
         example("no", "x", " "),
     ]
-    report = preflight(dataset(*rows), TASK, TINY.model_copy(update={"max_length": 70}))
+    report = preflight(dataset(*rows), TASK, TINY)
     assert [r.id for r in report.train] == ["ok"]
     assert set(report.refused) == {"long", "control", "no"}
-    assert (
-        "no trainable token" in report.refused["long"] and "<|im_end|>" in report.refused["control"]
-    )
+    assert "reads 8192" in report.refused["long"] and "<|im_end|>" in report.refused["control"]
     with pytest.raises(WorkbookError, match="no trainable row"):
-        preflight(dataset(rows[0]), TASK, TINY.model_copy(update={"max_length": 70}))
-
-
-def test_an_answer_cut_at_max_length_is_reported():
-    report = preflight(
-        dataset(example("a", "hub")), TASK, TINY.model_copy(update={"max_length": 40})
-    )
-    assert report.shortened == ["a"] and report.end_token == ""
+        preflight(dataset(rows[0]), TASK, TINY)
 
 
 def rows_of(lengths: list[int]) -> list[TrainingRow]:

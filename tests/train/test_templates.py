@@ -87,7 +87,7 @@ def chat(*messages: Message, tools=None) -> TrainingExample:
 
 
 def rows_of(base: str, example: TrainingExample, **task):
-    config = LoraTrainingConfig(base_model=base, max_length=4096)
+    config = LoraTrainingConfig(base_model=base)
     return make_rows(models.tokenizer_of(base), TASK.model_copy(update=task), example, config)
 
 
