@@ -82,7 +82,9 @@ def notebook_page(document: dict[str, Any], path: Path, executed: bool) -> str:
         for output in cell.get("outputs", []):
             output["metadata"] = {}
             if output["output_type"] == "error":
-                raise WorkbookError(f"{path}: a cell ended in {output['ename']}; choose another run")
+                raise WorkbookError(
+                    f"{path}: a cell ended in {output['ename']}; choose another run"
+                )
     opened = f"To open it: `make lab`, then `notebooks/{path}`."
     ran = "Executed; its outputs are those of the run." if executed else "Not run for this book."
     note = {"cell_type": "markdown", "metadata": {}, "source": f"*{opened} {ran}*"}
@@ -160,7 +162,7 @@ class _Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.links: list[str] = []
-        self.anchors: set[str] = set()
+        self.anchors = {"", "top"}  # known to every browser
         self.loaded: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -191,9 +193,8 @@ def faults(folder: Path) -> list[str]:
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if not target.exists():
                 found.append(f"{name}: {link} is not there")
-            elif target in pages and parts.fragment and parts.fragment not in ("", "top"):
-                if unquote(parts.fragment) not in pages[target].anchors:
-                    found.append(f"{name}: {link} has no such place")
+            elif target in pages and unquote(parts.fragment) not in pages[target].anchors:
+                found.append(f"{name}: {link} has no such place")
     return sorted(set(found))
 
 
@@ -229,7 +230,8 @@ def main() -> None:
         page = build(choose_run(choices.run), choices.to)
     except WorkbookError as error:
         sys.exit(f"{error}")
-    print(f"{page} ({time.monotonic() - started:.0f} s): open it in a browser, also without network")
+    seconds = time.monotonic() - started
+    sys.stdout.write(f"{page} ({seconds:.0f} s): open it in a browser; it needs no network\n")
 
 
 if __name__ == "__main__":

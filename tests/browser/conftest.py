@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +145,35 @@ def command_of_make_lab(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory) -> Iterator[Lab]:
+def browser() -> Iterator[Any]:
+    """Debian's chromium, one for all tests of a process."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> Callable[..., list[str]]:
+    """What axe-core finds serious or critical on a page, or in a part of it."""
+    module = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
+
+    def look(page: Any, part: str | None = None) -> list[str]:
+        found = []
+        for violation in module.Axe().run(page, context=part).response["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                nodes = [node["html"][:160] for node in violation["nodes"][:3]]
+                found.append(f"{violation['id']}, {len(violation['nodes'])} times: {nodes}")
+        return found
+
+    return look
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory, browser) -> Iterator[Lab]:
     if subprocess.run(["git", "rev-parse"], cwd=store.PROJECT, capture_output=True).returncode:
         pytest.skip("the copy is made by git, and this is no checkout")
     folder = tmp_path_factory.mktemp("lab") / "project"
@@ -204,10 +229,7 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
     )
     try:
         _wait_for(port, server, home / "lab.log")
-        with playwright.sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-            yield Lab(folder, port, browser)
-            browser.close()
+        yield Lab(folder, port, browser)
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
