@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from helpers import evaluate, store
@@ -20,6 +21,7 @@ from helpers.train.provider import (
     refusal,
     wait_until_served,
 )
+from helpers.train.wire import Event, JobState, read, read_list
 
 Tell = Callable[[dict[str, Any]], None]
 _log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ def monitor_fine_tuning(
     client = client_of(job.base_url)
     path = job.run.path("training") / "training.jsonl"
     started = time.monotonic()
-    events: dict[str, dict[str, Any]] = {}
+    events: dict[str, Event] = {}
     while True:
         state = _look(client, job_id, events, on_event)
         curve = curve_of(events.values())
@@ -56,7 +58,7 @@ def monitor_fine_tuning(
                 on_status(look | {"ended": succeeded or failed})
             if succeeded:
                 job.settle(_cost(job, state))
-                curve = curve or curve_of_file(client, state.result_files)
+                curve = curve or curve_of_file(client, state.result_files or [])
                 store.write_jsonl(path, curve)
                 wait_until_served(client, state.fine_tuned_model, job.config.poll_seconds)
                 return _publish(job, state, curve, checkpoints_of(client, job_id))
@@ -83,9 +85,9 @@ def steer_fine_tuning(job_id: str, action: Literal["cancel", "pause", "resume"])
     import openai
 
     job = job_of(job_id)
-    jobs = client_of(job.base_url).fine_tuning.jobs
+    jobs = client_of(job.base_url).fine_tuning.jobs.with_raw_response
     try:
-        return str(getattr(jobs, action)(job_id).status)
+        return read(JobState, getattr(jobs, action)(job_id)).status
     except openai.OpenAIError as error:
         raise refusal(error, f"{job.base_url} did not {action} job {job_id}") from None
 
@@ -132,21 +134,23 @@ def job_of(job_id: str) -> FineTuningJob:
     """The job of this home that has this id at its provider."""
     for path in (store.home() / "runs").glob(f"*/{FineTuningJob.FILE}"):
         raw = store.read_json(path)
-        if raw["job_id"] == job_id:
+        if isinstance(raw, dict) and raw.get("job_id") == job_id:
             return FineTuningJob.parse(raw, str(path))
     raise WorkbookError(
         f"no run in {store.home()} has created job {job_id!r}; run 03b_train_openai first"
     )
 
 
-def _cost(job: FineTuningJob, state: Any) -> float:
+def _cost(job: FineTuningJob, state: JobState) -> float:
     """USD of the tokens trained so far; the most it can be where the provider never counts them."""
     if state.status == "succeeded" and state.trained_tokens is None:
         return job.most_usd
-    return round(int(state.trained_tokens or 0) * job.price / 1e6, 6)
+    return round((state.trained_tokens or 0) * job.price / 1e6, 6)
 
 
-def _look(client: Any, job_id: str, events: dict[str, Any], on_event: Tell | None) -> Any:
+def _look(
+    client: Any, job_id: str, events: dict[str, Event], on_event: Tell | None
+) -> JobState | None:
     """The job now; its new events are added to `events`, oldest first.
 
     None while the provider cannot be reached.
@@ -156,28 +160,33 @@ def _look(client: Any, job_id: str, events: dict[str, Any], on_event: Tell | Non
     unreachable = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
     new = []
     try:
-        jobs = client.fine_tuning.jobs
-        state = jobs.retrieve(job_id)
-        for event in jobs.list_events(job_id, limit=100):  # newest first, pages by itself
+        jobs = client.fine_tuning.jobs.with_raw_response
+        state = read(JobState, jobs.retrieve(job_id))
+        ask = partial(jobs.list_events, job_id)
+        for event in read_list(Event, ask, limit=100):  # newest first
             if event.id in events:
                 break
-            new.append(event.to_dict())
+            new.append(event)
     except unreachable as error:
         _log.warning("job %s could not be looked at: %s; trying on", job_id, type(error).__name__)
         return None
     except openai.OpenAIError as error:
         raise refusal(error, f"job {job_id} cannot be followed") from None
     for event in reversed(new):
-        events[event["id"]] = event
+        events[event.id] = event
         if on_event is not None:
-            on_event(event)
+            on_event(event.model_dump())
     return state
 
 
 def _publish(
-    job: FineTuningJob, state: Any, curve: list[dict[str, Any]], checkpoints: list[dict[str, Any]]
+    job: FineTuningJob,
+    state: JobState,
+    curve: list[dict[str, Any]],
+    checkpoints: list[dict[str, Any]],
 ) -> TrainedModel:
     config = job.config
+    ended_at = state.finished_at or state.created_at
     last: dict[str, Any] = {}
     for line in curve:
         last |= line
@@ -190,9 +199,9 @@ def _publish(
         dataset_version=job.dataset_version,
         asking=asking_to_serve(job.run, job.version, config, load_task(config.task)),
         fingerprints={"template": "", "tokenizer": "", "system_prompt": job.system_prompt},
-        hyperparameters=config.deciding | {"used": state.to_dict().get("hyperparameters")},
-        tokens=int(state.trained_tokens or 0),
-        seconds=float((state.finished_at or state.created_at) - state.created_at),
+        hyperparameters=config.deciding | {"used": state.hyperparameters},
+        tokens=state.trained_tokens or 0,
+        seconds=float(max(0, ended_at - state.created_at)),
         cost_usd=_cost(job, state),
         losses={"train": last.get("loss"), "eval": last.get("eval_loss")},
         details={

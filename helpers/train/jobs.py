@@ -25,6 +25,7 @@ from helpers.train.asking import asking_to_serve
 from helpers.train.config import OpenAIJobConfig, auto_epochs, version_id
 from helpers.train.provider import OPENAI, check_offer, refusal
 from helpers.train.rows import most_tokens, training_file
+from helpers.train.wire import JobState, Uploaded, read, read_list
 
 TOKEN = "workbook_token"  # the metadata key that finds a job again
 CREATE_TIMEOUT = 60.0
@@ -182,7 +183,8 @@ def _upload(client: Any, job: FineTuningJob, data: dict[str, bytes]) -> FineTuni
     import openai
 
     try:
-        listed = client.files.list(purpose="fine-tune") if job.resumed else ()
+        files = client.files.with_raw_response
+        listed = read_list(Uploaded, files.list, purpose="fine-tune") if job.resumed else ()
         uploads = {file.filename: file.id for file in listed}
         for part, content in data.items():
             if not content or part in job.files:
@@ -190,7 +192,8 @@ def _upload(client: Any, job: FineTuningJob, data: dict[str, bytes]) -> FineTuni
             name = f"{job.token}-{part}.jsonl"
             file_id = uploads.get(name)
             if file_id is None:
-                file_id = client.files.create(file=(name, content), purpose="fine-tune").id
+                reply = files.create(file=(name, content), purpose="fine-tune")
+                file_id = read(Uploaded, reply).id
             job = job.save(files=job.files | {part: file_id})
     except openai.OpenAIError as error:
         take_back(client, job, "refused")
@@ -199,24 +202,25 @@ def _upload(client: Any, job: FineTuningJob, data: dict[str, bytes]) -> FineTuni
 
 
 def create_once(client: Any, job: FineTuningJob, task: Task) -> FineTuningJob:
-    """Create the job, once; when no answer comes, look it up by its token instead of repeating."""
+    """Create the job, once; without a good answer it is looked up by its token, not repeated."""
     import openai
 
     body = job_request(job, task)
     model, file = body.pop("model"), body.pop("training_file")
     job = job.save(status="creating")
     try:
-        create = client.with_options(max_retries=0).fine_tuning.jobs.create
-        created = create(model=model, training_file=file, extra_body=body)
+        jobs = client.with_options(max_retries=0).fine_tuning.jobs.with_raw_response
+        created = read(JobState, jobs.create(model=model, training_file=file, extra_body=body))
         return job.save(job_id=created.id, status=created.status)
-    except (openai.APIConnectionError, openai.InternalServerError) as error:
+    except (openai.APIConnectionError, openai.InternalServerError, WorkbookError) as error:
         with suppress(WorkbookError):
             if job_id := _look_for(client, job):
                 return job.save(job_id=job_id, reattached=True)
             if isinstance(error, openai.InternalServerError):
                 take_back(client, job, "refused")  # it did answer, and it lists no job of ours
+        reason = "odd answer" if isinstance(error, WorkbookError) else type(error).__name__
         raise WorkbookError(
-            f"{job.base_url} did not answer whether it created the job ({type(error).__name__});"
+            f"{job.base_url} did not answer whether it created the job ({reason});"
             " run again with the same run_id: it looks for that job first",
             5,
         ) from None
@@ -264,9 +268,10 @@ def _find(client: Any, job: FineTuningJob) -> str:
     import openai
 
     try:
-        for listed in client.fine_tuning.jobs.list(limit=50, metadata={TOKEN: job.token}):
+        ask = client.fine_tuning.jobs.with_raw_response.list
+        for listed in read_list(JobState, ask, limit=50, metadata={TOKEN: job.token}):
             if (listed.metadata or {}).get(TOKEN) == job.token:  # not every provider filters
-                return str(listed.id)
+                return listed.id
     except openai.OpenAIError as error:
         raise refusal(
             error, f"{job.base_url} did not say whether it has this run's job already"
@@ -299,7 +304,7 @@ def take_back(client: Any, job: FineTuningJob, status: str, usd: float = 0.0) ->
 
     for part, file_id in job.files.items():
         try:
-            client.files.delete(file_id)
+            client.files.with_raw_response.delete(file_id)
         except openai.OpenAIError as error:
             _log.warning("delete the %s file %s by hand: %s", part, file_id, type(error).__name__)
     job.settle(usd)

@@ -7,15 +7,19 @@ import csv
 import io
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import date
+from functools import partial
 from typing import Any
+
+from pydantic import ValidationError
 
 from helpers import store
 from helpers.models import provider_of
 from helpers.records import WorkbookError
 from helpers.train.config import OpenAIJobConfig
+from helpers.train.wire import Checkpoint, Event, JobState, Metrics, Offer, Page, read, read_list
 
 OPENAI = "https://api.openai.com/v1"
 SERVED_WITHIN = 300.0  # seconds that a new model may answer 404
@@ -77,7 +81,8 @@ def check_offer(client: Any, base_url: str, config: OpenAIJobConfig) -> str:
 
     try:
         _check_rules(client, base_url)
-        served_until = client.models.retrieve(config.api_model).shutdown_date or ""
+        reply = client.models.with_raw_response.retrieve(config.api_model)
+        served_until = read(Offer, reply).shutdown_date or ""
     except openai.NotFoundError:
         return ""  # not every provider lists what it can tune; create will say
     except openai.OpenAIError as error:
@@ -103,7 +108,8 @@ def _check_rules(client: Any, base_url: str) -> None:
         raise WorkbookError(
             f"{provider.name} creates no fine-tuning jobs after {last_day}: {ELSEWHERE}", 5
         )
-    if not provider.newcomers and not client.fine_tuning.jobs.list(limit=1).data:
+    jobs = client.fine_tuning.jobs.with_raw_response
+    if not provider.newcomers and not read(Page[JobState], jobs.list(limit=1)).data:
         raise WorkbookError(
             f"{provider.name} creates no jobs for organisations that had none before: {ELSEWHERE}",
             5,
@@ -117,7 +123,7 @@ def wait_until_served(client: Any, model: str, poll_seconds: float) -> None:
     until = time.monotonic() + SERVED_WITHIN
     while time.monotonic() < until:
         try:
-            client.models.retrieve(model)
+            client.models.with_raw_response.retrieve(model)  # whatever it says of it
             return
         except openai.NotFoundError:
             time.sleep(poll_seconds)
@@ -130,21 +136,22 @@ def wait_until_served(client: Any, model: str, poll_seconds: float) -> None:
     )
 
 
-def curve_of(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def curve_of(events: Iterable[Event]) -> list[dict[str, Any]]:
     """The metrics events as lines of training.jsonl; of a step that came twice the later one."""
-    metrics = [event.get("data") or {} for event in events if event.get("type") == "metrics"]
-    return _lines(metrics)
+    return _lines(event.data for event in events if event.type == "metrics")
 
 
-def _lines(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _lines(measured: Iterable[Any]) -> list[dict[str, Any]]:
     steps: dict[int, dict[str, Any]] = {}
-    for values in metrics:
-        if values.get("step") is None:
-            continue
-        line = steps.setdefault(int(values["step"]), {})
+    for values in measured:
+        try:
+            metrics = Metrics.model_validate(values)
+        except ValidationError:
+            continue  # a line that cannot be drawn fails no job that is paid for
+        line = steps.setdefault(metrics.step, {})
         for theirs, ours in METRICS.items():
-            if values.get(theirs) is not None:
-                line[ours] = values[theirs]
+            if getattr(metrics, theirs) is not None:
+                line[ours] = getattr(metrics, theirs)
     return list(steps.values())
 
 
@@ -156,28 +163,27 @@ def curve_of_file(client: Any, files: list[str]) -> list[dict[str, Any]]:
     import openai
 
     for name in files:
-        with suppress(openai.OpenAIError, ValueError):
+        with suppress(openai.OpenAIError, ValueError, csv.Error):
             data = client.files.content(name).read()
             if not data.lstrip().startswith(b"step"):
                 data = base64.b64decode(data)
             table = csv.DictReader(io.StringIO(data.decode()))
-            return _lines([_numbers(cells) for cells in table])
+            return _lines(_without_empty(cells) for cells in table)
     return []
 
 
-def _numbers(cells: dict[str, str]) -> dict[str, Any]:
-    """The metrics of one line of the file."""
-    row = {name: float(text) for name, text in cells.items() if name in METRICS and text}
-    return row | {"step": int(row["step"])} if "step" in row else row
+def _without_empty(cells: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in cells.items() if text}
 
 
 def checkpoints_of(client: Any, job_id: str) -> list[dict[str, Any]]:
     """{model, step, metrics} of the models that the provider kept of a job, the final one first."""
     import openai
 
+    ask = partial(client.fine_tuning.jobs.checkpoints.with_raw_response.list, job_id)
     try:
-        checkpoints = list(client.fine_tuning.jobs.checkpoints.list(job_id))
-    except openai.OpenAIError as error:
+        checkpoints = list(read_list(Checkpoint, ask))
+    except (openai.OpenAIError, WorkbookError) as error:
         _log.warning("no checkpoints of %s: %s", job_id, type(error).__name__)
         return []
     checkpoints.sort(key=lambda checkpoint: checkpoint.step_number, reverse=True)
@@ -185,7 +191,7 @@ def checkpoints_of(client: Any, job_id: str) -> list[dict[str, Any]]:
         {
             "model": checkpoint.fine_tuned_model_checkpoint,
             "step": checkpoint.step_number,
-            "metrics": checkpoint.metrics.to_dict(),
+            "metrics": checkpoint.metrics,
         }
         for checkpoint in checkpoints
     ]

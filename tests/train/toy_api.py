@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -33,6 +34,7 @@ class ToyApi:
             str, dict[str, str]
         ] = {}  # model -> {a word of the question: its answer}
         self.chats: list[dict[str, Any]] = []  # what was asked
+        self.spoil: Callable[[bytes], bytes] = lambda data: data  # what becomes of a reply
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -126,11 +128,13 @@ class ToyApi:
         toy = self
 
         class Handler(BaseHTTPRequestHandler):
+            wbufsize = -1  # head and body in one packet
+
             def log_message(self, *_: Any) -> None:
                 pass
 
             def send(self, value: Any, status: int = 200) -> None:
-                data = json.dumps(value).encode()
+                data = toy.spoil(json.dumps(value).encode())
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(data)))
