@@ -29,7 +29,7 @@ from helpers.run import past_runs
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent
 MAIN_LINE = ("00_start_here", "01_decide", "02_curate", "04_evaluate", "05_registry", "06_monitor")
-GUIDES = ("task", "headless", "serving", "scaling", "training", "teaching", "practice-api")
+GUIDES = ("task", "headless", "serving", "scaling", "training", "teaching", "practice-api", "gallery")
 REFERENCE = ("glossary", "statistics", "artifacts", "kernels", "dependencies", "decisions")
 FOLDED = {"exercise": "hide-input", "parameters": "hide-input"}  # tag: what myst-nb does with it
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|mailto:)([^)]+)\)")
