@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from helpers import models, store
-from helpers.curate.codes import codes_of_labels, shape_of, without_codes
-from helpers.curate.labels import label_functions
+from helpers.curate.codes import personal_data_finder
+from helpers.curate.config import DataCollectionConfig
 from helpers.curate.personal import MAX_SCAN, masked_example
 from helpers.curate.provider_file import SPECIAL_TOKENS
-from helpers.curate.searching import search_ahead
+from helpers.curate.searching import Search, search_ahead
 from helpers.curate.stages import Stage
 from helpers.records import Issue, Message, TrainingExample
 from helpers.redaction import Span, without_surrogates
@@ -32,42 +32,33 @@ ROLES = (*INSTRUCTIONS, "user", "assistant", "tool")
 def validate_examples(
     examples: Sequence[TrainingExample],
     task: Task,
-    base_model: str,
-    min_tokens: int,
-    max_tokens: int,
+    config: DataCollectionConfig,
     accepted: Mapping[str, str] | None = None,
+    search: Search = search_ahead,
 ) -> Stage:
     """Run every check on every example; one issue is enough to leave it out.
 
     An id that is `accepted` (with a reason) stays in spite of issues that are not FINAL. Where the
     task masks personal data, it is replaced instead.
     """
-    from jsonschema import Draft202012Validator
-
     reasons = accepted or {}
-    validator = Draft202012Validator(task.schema) if task.schema else None
-
-    def personal_data_in(text: str) -> list[Span]:
-        spans = without_codes(text, findings_of(text).personal, task)
-        return [span for span in spans if span.certain and shape_of(text, span) not in codes]
-
     texts = (text_of(message) for example in examples for message in example.messages)
-    longest = max_tokens * CHARACTERS_PER_TOKEN
-    findings_of = search_ahead(text for text in texts if len(text) <= longest)
-    codes: Mapping[str, str] = {}
-    codes = codes_of_labels(examples, personal_data_in, label_functions(task, task.scored_fields))
-    special = special_tokens(base_model)
-    token_counts = count_tokens(examples, base_model, max_tokens)
-    stage = Stage(notes=[*codes.values()])
+    longest = config.longest * CHARACTERS_PER_TOKEN
+    findings_of = search(text for text in texts if len(text) <= longest)
+    personal_data_in, notes = personal_data_finder(examples, findings_of, task)
+    special = special_tokens(config.base_model)
+    validator = answer_validator(task)
+    token_counts = count_tokens(examples, config.base_model, config.longest)
+    stage = Stage(notes=notes)
     for example, count in zip(examples, token_counts, strict=True):
-        if task.personal == "mask" and example.id not in reasons:
-            example = masked_example(example, personal_data_in, ROLES)
         scanned = _shortened(example) if count is None else example
+        if task.personal == "mask" and example.id not in reasons:
+            scanned = example = masked_example(scanned, personal_data_in, ROLES)
         issues = [
             *check_format(example),
             *check_special_tokens(example, special),
             *check_answer(example, validator),
-            *check_length(count, min_tokens, max_tokens),
+            *check_length(count, config.min_tokens, config.longest),
             *check_findings(scanned, "contains_pii", personal_data_in),
             *check_findings(scanned, "contains_secret", lambda text: findings_of(text).secrets),
         ]
@@ -80,6 +71,13 @@ def validate_examples(
         else:
             stage.kept.append(example)
     return stage
+
+
+def answer_validator(task: Task) -> Any:
+    """What checks an answer by the task's schema; None for a text task."""
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(task.schema) if task.schema else None
 
 
 def _shortened(example: TrainingExample) -> TrainingExample:

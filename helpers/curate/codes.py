@@ -11,8 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from helpers.curate.labels import LabelFunctions
+from helpers.curate.labels import LabelFunctions, label_functions
 from helpers.curate.personal import MAX_SCAN
+from helpers.curate.searching import Findings
 from helpers.records import TrainingExample
 from helpers.redaction import Span
 from helpers.tasks import Task
@@ -43,14 +44,29 @@ MANY = 10  # rows of a label that hold numbers of one shape, and
 MOST = 0.9  # of the rows with such numbers that have this label: then they are its codes
 HALF = 0.5  # of the label's rows
 _DIGIT = re.compile(r"\d")
+Find = Callable[[str], Sequence[Span]]  # the findings in a text
 
 
-def without_codes(text: str, spans: Sequence[Span], task: Task) -> list[Span]:
-    """The findings that are personal data, and not a code or what the task allows."""
+def personal_data_finder(
+    examples: Sequence[TrainingExample], findings_of: Callable[[str], Findings], task: Task
+) -> tuple[Find, list[str]]:
+    """What finds the personal data of a text, codes and what the task allows left out.
+
+    With what to say of the codes that only all rows together show to be codes.
+    """
     allowed = [re.compile(pattern) for pattern in task.allow.values()]
-    return [
-        span for span in spans if not _is_allowed(text, span, allowed) and not is_code(text, span)
-    ]
+
+    def one_by_one(text: str) -> list[Span]:
+        spans = (span for span in findings_of(text).personal if span.certain)
+        spans = (span for span in spans if not _is_allowed(text, span, allowed))
+        return [span for span in spans if not is_code(text, span)]
+
+    codes = codes_of_labels(examples, one_by_one, label_functions(task, task.scored_fields))
+
+    def find(text: str) -> list[Span]:
+        return [span for span in one_by_one(text) if shape_of(text, span) not in codes]
+
+    return find, [*codes.values()]
 
 
 def shape_of(text: str, span: Span) -> str:
@@ -67,38 +83,43 @@ def _is_written_as_phone(text: str, span: Span) -> bool:
 
 
 def codes_of_labels(
-    examples: Sequence[TrainingExample],
-    find: Callable[[str], Sequence[Span]],
-    labels: LabelFunctions,
+    examples: Sequence[TrainingExample], find: Find, labels: LabelFunctions
 ) -> dict[str, str]:
     """Shapes that numbers have in one label alone, in most of its rows, each with what to say.
 
     People's phone numbers stand in all kinds of rows, and are called so in some of them.
     """
-    rows: list[tuple[TrainingExample, set[str]]] = []
-    surely: set[str] = set()
+    rows: list[tuple[TrainingExample, dict[str, bool]]] = []
+    totals: Counter[str] = Counter()
+    phones: set[str] = set()
     for example in examples:
-        shapes = set()
-        for text in (message.content or "" for message in example.messages):
-            for span in find(text) if len(text) <= MAX_SCAN else ():
-                shapes.add(shape_of(text, span))
-                if _is_written_as_phone(text, span):
-                    surely.add(shape_of(text, span))
+        shapes = _shapes_in(example, find)
         if shapes:
             rows.append((example, shapes))
-    totals = Counter(shape for _, shapes in rows for shape in shapes)
+            totals.update(shapes.keys())
+            phones.update(shape for shape, is_phone in shapes.items() if is_phone)
     codes = {}
-    for name, value_of in labels.items() if totals.keys() - surely else ():
+    for name, value_of in labels.items() if totals.keys() - phones else ():
         sizes = Counter(map(value_of, examples))
         counts = Counter((shape, value_of(row)) for row, shapes in rows for shape in shapes)
         for (shape, value), n in counts.items():
-            is_its_own = n >= MANY and n >= MOST * totals[shape] and n >= HALF * sizes[value]
-            if is_its_own and shape not in surely:
+            least = max(MANY, MOST * totals[shape], HALF * sizes[value])
+            if n >= least and shape not in phones:
                 codes[shape] = (
                     f"{n} of {sizes[value]} rows of {name} {value[:40]} hold numbers like {shape},"
                     " nearly no others do: they are taken for codes"
                 )
     return codes
+
+
+def _shapes_in(example: TrainingExample, find: Find) -> dict[str, bool]:
+    """The shapes of the numbers in a row, each with whether one of them is surely a phone's."""
+    shapes: dict[str, bool] = {}
+    for text in (message.content or "" for message in example.messages):
+        for span in find(text) if len(text) <= MAX_SCAN else ():
+            shape = shape_of(text, span)
+            shapes[shape] = shapes.get(shape, False) or _is_written_as_phone(text, span)
+    return shapes
 
 
 def _is_allowed(text: str, span: Span, allowed: Iterable[re.Pattern[str]]) -> bool:

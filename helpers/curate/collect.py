@@ -79,9 +79,7 @@ def curate(
         collected = synthetic.add_rows(collected, decisions, task, config, run, ask)
     reviewed = apply_decisions(collected.kept, decisions)
     placed = tasks.with_parts(reviewed.kept, config.seed, config.split_ratios)
-    checked = validate_examples(
-        placed, task, config.base_model, config.min_tokens, config.longest, accepted
-    )
+    checked = validate_examples(placed, task, config, accepted)
     named = check_names(checked.kept, config.check_names)
     unique = deduplicate_examples(
         named.kept,

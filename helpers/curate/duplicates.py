@@ -107,9 +107,7 @@ def deduplicate_examples(
     """
     ordered = sorted(examples, key=_precedence)
     texts = [normalise(example.user_text) for example in ordered]
-    protected = {
-        text for text, example in zip(texts, ordered, strict=True) if example.part != "train"
-    }
+    protected = {normalise(example.user_text) for example in ordered if example.part != "train"}
     distinct = list(dict.fromkeys(texts))
     marks = [text in protected for text in distinct]
     lower = min(near_threshold, leakage_threshold)  # so that no near-duplicate stands in two parts
@@ -122,10 +120,10 @@ def deduplicate_examples(
         matches = _asked_alike(example, kept_rows.like(text, near))
         leak = _leak(example, _asked_alike(example, kept_rows.like(text, across)), kept_rows, text)
         copy = None if example.id in accepted else _duplicate(example, matches, label)
+        issues = [issue for issue in (leak, copy) if issue]
         if leak or not copy:
             stage.questions += _conflicts(example, matches, label)
-        if leak or copy:
-            issues = [issue for issue in (leak, copy) if issue]
+        if issues:
             stage.reject(example, issues, "leakage" if leak else "duplicates")
         else:
             stage.kept.append(example)

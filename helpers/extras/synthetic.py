@@ -138,9 +138,7 @@ def _seeds(
 ) -> tuple[list[TrainingExample], Label]:
     """The human train rows that would be kept, in the order of their hash, and what labels them."""
     human = [example for example in placed if example.source == "human"]
-    checked = curate.validate_examples(
-        human, task, config.base_model, config.min_tokens, config.longest
-    ).kept
+    checked = curate.validate_examples(human, task, config).kept
     label = curate.label_of(task, checked)
     unique = curate.deduplicate_examples(
         checked, label, config.near_duplicate_threshold, config.leakage_threshold

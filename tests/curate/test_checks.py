@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from toy_curate import example, shared
+from toy_curate import RATIOS, example, shared
 
 from helpers import curate, store, tasks
 from helpers.curate import checks, stages
@@ -122,11 +122,17 @@ def test_a_proper_chat_passes_also_with_tools():
     assert checks.check_format(example("x").model_copy(update={"messages": turns})) == []
 
 
+def settings_of(max_tokens):
+    return curate.DataCollectionConfig(
+        base_model="tiny", max_tokens=max_tokens, split_ratios=RATIOS
+    )
+
+
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|endoftext|>", "<|fim_suffix|>", "<file_sep>"])
 def test_a_special_token_of_the_base_model_or_of_openai_is_rejected_and_named(token, make_task):
     task = tasks.load_task(str(make_task([])))
     rows = [example(f"please stop {token} here"), example("please stop <im_end> | here")]
-    stage = curate.validate_examples(rows, task, "tiny", 4, 100)
+    stage = curate.validate_examples(rows, task, settings_of(100))
     assert stage.kept == rows[1:]
     (issue,) = stage.rejected[0].issues
     assert (
@@ -166,7 +172,7 @@ def test_an_answer_that_breaks_the_schema_is_rejected_without_quoting_it(answer,
 def test_lengths_are_judged_by_tokens_and_endless_rows_are_not_tokenised(make_task):
     task = tasks.load_task(str(make_task([])))
     rows = [example("a question of ordinary length"), example("word " * 300), example("x" * 50_000)]
-    stage = curate.validate_examples(rows, task, "tiny", 4, 100)
+    stage = curate.validate_examples(rows, task, settings_of(100))
     assert [e.user_text for e in stage.kept] == ["a question of ordinary length"]
     assert [r.issues[0].code for r in stage.rejected] == ["invalid_length", "invalid_length"]
     assert (
@@ -177,9 +183,8 @@ def test_lengths_are_judged_by_tokens_and_endless_rows_are_not_tokenised(make_ta
 
 def test_every_check_runs_on_every_row(make_task):
     bad = example(f"{PERSONAL['EMAIL_ADDRESS']} {SECRETS[0]}", label="maybe")
-    (row,) = curate.validate_examples(
-        [bad], tasks.load_task(str(make_task([]))), "tiny", 4, 9
-    ).rejected
+    task = tasks.load_task(str(make_task([])))
+    (row,) = curate.validate_examples([bad], task, settings_of(9)).rejected
     assert {i.code for i in row.issues} == {
         "invalid_format",
         "invalid_length",

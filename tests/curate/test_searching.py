@@ -21,7 +21,7 @@ def always(monkeypatch):
 
 def test_two_children_find_what_one_process_finds(always, monkeypatch):
     want = [(redaction.find_personal_data(t), redaction.find_secrets(t)) for t in TEXTS]
-    monkeypatch.setattr(searching, "_search", None)  # so that every finding is a child's
+    monkeypatch.setattr(searching, "search_text", None)  # so that every finding is a child's
     look_up = searching.search_ahead(TEXTS)
     assert [look_up(text) for text in TEXTS] == want
 
