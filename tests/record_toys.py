@@ -17,6 +17,7 @@ from helpers.records import (
     Evaluation,
     Finding,
     Health,
+    Manifest,
     MetricComparison,
     NotebookEntry,
     Plan,
@@ -25,6 +26,7 @@ from helpers.records import (
     RungResult,
     RunRecord,
     Screening,
+    Splits,
     TrainedModel,
     Versions,
     Way,
@@ -183,6 +185,23 @@ def evaluation(**changes: Any) -> Evaluation:
         "timing": {},
     }
     return Evaluation(**(values | changes))
+
+
+def manifest(version: str = "v1", **changes: Any) -> Manifest:
+    """Of a dataset of nine human rows that all passed one check."""
+    row = {"stage": "read", "source": "human", "in": 9, "out": 9, "rejected": {}}
+    values = {
+        "version": version,
+        "created_at": WHEN,
+        "task": "toy",
+        "params": {},
+        "counts": {"human": 9},
+        "funnel": [row],
+        "splits": Splits(train=3, validation=3, test=3),
+        "fingerprint": "f",
+        "tool_versions": {},
+    }
+    return Manifest.model_validate(values | changes)
 
 
 def promotion(**changes: Any) -> Promotion:

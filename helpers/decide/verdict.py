@@ -34,7 +34,6 @@ from helpers.tasks import Task
 REVIEW_DAYS = 90
 MOVE_DAYS = 30  # to move away before a provider's lights go out
 EPOCHS = 3  # of a training without a limit
-MANY_CUT = 0.02  # of a rung's answers, by a limit below the gold answer's length
 FAMILY: dict[str, Recommendation] = {"rag": "rag", evaluate.CLASSICAL: "classical"}
 SERVE = {  # a family's next action
     "classical": (
@@ -329,7 +328,7 @@ def decide(
     for rung, targets in evidence.undecided.items() if not evidence.unrated else ():
         n = next(r.n for r in rungs if r.name == rung)
         warnings.append(f"{rung} may meet the targets: {', '.join(targets)} undecided at n={n}")
-    warnings += _fairness_warnings(task, rungs, examples, run, choices)
+    warnings += _fairness_warnings(task, rungs, examples, choices)
     warnings += contradictions(screening, task, rungs, evidence.rag_gains, evidence.knowledge_task)
     because = choices.train_anyway_because
     if because and advice.recommendation != "fine_tuning":
@@ -357,7 +356,25 @@ def decide(
         plan=plan(task, advice.recommendation, screening, numbers.hours, served_until),
         screening=screening,
         train_anyway_because=because,
+        limits=_limits(rungs, examples, run, evidence.n_validation),
     )
+
+
+def _limits(
+    rungs: Sequence[RungResult],
+    examples: Sequence[TrainingExample],
+    run: store.Run,
+    n_validation: int,
+) -> list[str]:
+    """Rows that were not asked about, and answers that were cut before they could be right."""
+    limits = []
+    most = max(rung.n for rung in rungs)
+    if most < n_validation:
+        limits.append(
+            f"{most} of {n_validation} validation rows asked, by max_validation_rows and"
+            " most_validation_rows"
+        )
+    return limits + evaluate.cut_answers(rungs, examples, run)
 
 
 def _train_tokens(rungs: Sequence[RungResult], examples: Sequence[TrainingExample]) -> int:
@@ -368,13 +385,9 @@ def _train_tokens(rungs: Sequence[RungResult], examples: Sequence[TrainingExampl
 
 
 def _fairness_warnings(
-    task: Task,
-    rungs: Sequence[RungResult],
-    examples: Sequence[TrainingExample],
-    run: store.Run,
-    choices: Choices,
+    task: Task, rungs: Sequence[RungResult], examples: Sequence[TrainingExample], choices: Choices
 ) -> list[str]:
-    """What the cheaper rungs were not given: a search, a classifier, room for the answer."""
+    """What the cheaper rungs were not given: a search, a classifier."""
     warnings = []
     if not choices.prompt_search_budget:
         warnings.append(
@@ -387,13 +400,6 @@ def _fairness_warnings(
         warnings.append(
             "the answers are labels and the classical rung was not asked: add `classical` to rungs"
         )
-    for rung in rungs:
-        cut = len(evaluate.cut_short(examples, evaluate.read_answers(run, rung)))
-        if cut > MANY_CUT * rung.n:
-            warnings.append(
-                f"{rung.name}: {cut} of {rung.n} answers were cut at max_new_tokens="
-                f"{rung.asking.max_new_tokens} before they were as long as the gold answer"
-            )
     return warnings
 
 

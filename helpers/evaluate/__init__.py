@@ -21,6 +21,7 @@ from helpers.evaluate.labels import FieldScores, label_scores
 from helpers.evaluate.ladder import ask_ladder, search_prompts, ways_to_ask
 from helpers.evaluate.limits import (
     answer_limit,
+    cut_answers,
     cut_short,
     limit_of,
     room_for_thoughts,

@@ -18,6 +18,7 @@ from helpers.evaluate.attempts import record_attempt
 from helpers.evaluate.compare import check_targets, compare_results, flips, pair_rows
 from helpers.evaluate.judge import rate_pair
 from helpers.evaluate.ladder import way_of_today
+from helpers.evaluate.limits import cut_answers
 from helpers.evaluate.running import ask_rung, read_answers
 from helpers.evaluate.session import Session
 from helpers.evaluate.slices import compare_slices
@@ -135,6 +136,7 @@ def evaluate_fine_tuned_model(
         dataset_version=dataset_version,
         version=model.version,
         timing=timing,
+        limits=cut_answers(list(rungs.values()), test_set, session.run),
     )
 
 

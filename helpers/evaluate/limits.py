@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from helpers.evaluate.running import Rows
+from helpers import store
+from helpers.evaluate.running import Rows, read_answers
 from helpers.evaluate.session import Say
 from helpers.models import Model
-from helpers.records import Asking, Message, TrainingExample
+from helpers.records import Asking, Message, RungResult, TrainingExample
 from helpers.tasks import Task
 
 TALL = 0.995  # the share of the gold answers that surely fit
 SLACK = 0.25  # a right answer may be spaced or worded at greater length
 LEAST_SLACK = 8  # tokens
 THOUGHTS = 512  # tokens on top, where a task lets models think before they answer
+MANY_CUT = 0.02  # of a rung's answers, by a limit below the gold answer's length
 FEW = 0.005  # of the gold answers: longer ones are an exception
 
 
@@ -81,3 +83,18 @@ def cut_short(examples: Sequence[TrainingExample], rows: Rows) -> list[str]:
         if row.scores.get("endless") and len(row.answer) < gold.get(row.id, 0):
             cut.append(row.id)
     return cut
+
+
+def cut_answers(
+    rungs: Sequence[RungResult], examples: Sequence[TrainingExample], run: store.Run
+) -> list[str]:
+    """Which rungs lost answers to their limit, and how many, where it is more than a few."""
+    limits = []
+    for rung in rungs:
+        cut = len(cut_short(examples, read_answers(run, rung)))
+        if cut > MANY_CUT * rung.n:
+            limits.append(
+                f"{rung.name}: {cut} of {rung.n} answers were cut at max_new_tokens="
+                f"{rung.asking.max_new_tokens} before they were as long as the gold answer"
+            )
+    return limits

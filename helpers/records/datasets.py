@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -104,6 +105,21 @@ class Manifest(Artifact):
     feedback: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     readings: list[SourceReading] = Field(default_factory=list)
+
+    @property
+    def limits(self) -> list[str]:
+        """How many of the rows were kept, and what the others were rejected for."""
+        came: dict[str, int] = {}
+        stayed: dict[str, int] = {}
+        codes: Counter[str] = Counter()
+        for row in self.funnel:
+            came.setdefault(row.source, row.rows_in)
+            stayed[row.source] = row.rows_out
+            codes.update(row.rejected)
+        if not codes.total():
+            return []
+        losses = ", ".join(f"{code} {n}" for code, n in codes.most_common() if n)
+        return [f"{sum(stayed.values()):,} of {sum(came.values()):,} rows kept; {losses}"]
 
 
 class DatasetPointer(Artifact):

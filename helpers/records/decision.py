@@ -121,6 +121,7 @@ class Decision(Artifact):
     train_anyway_because: str
     reused_from: str = ""  # the run that made this decision, when it was taken over
     decided_at: datetime | None = None  # of the first decision, when it was taken over
+    limits: list[str] = Field(default_factory=list)  # what a limit cut or left out, in words
 
     def asking(self, rung: str) -> Asking:
         """How this decision asked a rung."""

@@ -72,6 +72,7 @@ class Evaluation(FineTuneEvaluation):
     dataset_version: str
     version: str
     timing: dict[str, Any]
+    limits: list[str] = Field(default_factory=list)  # what a limit cut or left out, in words
 
     def rung(self, name: str) -> RungResult:
         """One of the measured rungs."""

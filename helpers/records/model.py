@@ -31,6 +31,7 @@ class TrainedModel(Artifact):
     cost_usd: float
     losses: dict[str, Any]
     details: dict[str, Any] = Field(default_factory=dict)
+    limits: list[str] = Field(default_factory=list)  # what a limit cut or left out, in words
 
     @classmethod
     def upgrade(cls, old: dict[str, Any], params: dict[str, Any] | None) -> dict[str, Any]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
+from collections.abc import Sequence
 
 from helpers import store
 from helpers.parameters import NOTEBOOKS
 from helpers.records import (
     Artifact,
+    DatasetPointer,
     Decision,
     Estimate,
     EvalResults,
     Evaluation,
     Health,
+    Manifest,
     Promotion,
     RunRecord,
     WorkbookError,
@@ -23,6 +26,7 @@ from helpers.run.ending import VERDICT_CODE
 METRICS = {"accuracy": "accuracy", "format_compliance": "format", "latency_p95": "latency p95 (ms)"}
 COMPARED = ("accuracy", "format_compliance")
 WIDTH = 160
+MOST_LIMITS = 6  # lines; they stand within the last ten of a run
 MOST_WARNINGS = 6  # of a decision; all of them stand in decision.json
 INDENT = " " * 13
 
@@ -37,11 +41,14 @@ def summary(record: RunRecord) -> str:
     lines = [f"run {run.id}: {status} (exit {record.exit_code}) after {seconds:.0f} s"]
     if record.reason and record.exit_code not in VERDICT_CODE.values():
         lines.append(record.reason)  # the gate's reasons stand below
+    limits: list[str] = []
     for name in done:
         # what an artifact lacks must not fail a run that has ended
         with contextlib.suppress(WorkbookError):
             result = run.load(NOTEBOOKS[name].writes)
             lines += _lines_of(name, result, was_judged="05_registry" in done)
+            limits += _limits_of(name, result)
+    lines += _said("limits", limits)
     copy = run.path("notebooks/04_evaluate.ipynb")
     place = copy if copy.exists() else copy.parent
     lines.append(f"look at      {place} (executed), {run.path('run.json')}")
@@ -49,6 +56,22 @@ def summary(record: RunRecord) -> str:
         'next         your own task: README, "Your own task"; or `make lab` to open the notebooks'
     )
     return store.printable(store.without_secrets("\n".join(lines)))
+
+
+def _limits_of(name: str, result: Artifact) -> list[str]:
+    """What a notebook's limits dropped or cut."""
+    if isinstance(result, DatasetPointer):
+        path = store.home() / "datasets" / result.version / Manifest.FILE
+        return [f"{name[:2]} {line}" for line in Manifest.parse(store.read_json(path), path).limits]
+    return [f"{name.partition('_')[0]} {line}" for line in getattr(result, "limits", [])]
+
+
+def _said(title: str, texts: Sequence[str]) -> list[str]:
+    """The first few texts, a line each, behind the title."""
+    lines = [textwrap.shorten(text, WIDTH - len(INDENT), placeholder=" …") for text in texts]
+    if len(lines) > MOST_LIMITS:
+        lines[MOST_LIMITS:] = [f"… {len(lines) - MOST_LIMITS} more in the notebooks' artifacts"]
+    return [f"{title:13}{line}" if i == 0 else INDENT + line for i, line in enumerate(lines)]
 
 
 def _lines_of(name: str, result: Artifact, was_judged: bool) -> list[str]:

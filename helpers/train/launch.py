@@ -83,10 +83,27 @@ def fine_tune_lora(
             cost_usd=hardware_cost(task, seconds),
             losses=result.losses,
             details=result.details | {"predicted": forecast, "other_seconds": other_seconds},
+            limits=_limits(report, config, result.details["tokens_per_second"]),
         )
         run.save(model)
         shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
     return model
+
+
+def _limits(report: Preflight, config: LoraTrainingConfig, tokens_per_second: float) -> list[str]:
+    """The rows that were not trained on, why, and what the others would have cost in time."""
+    limits = []
+    n = len(report.train)
+    if report.left_out:
+        minutes = report.left_out_tokens / max(tokens_per_second, 1e-9) / 60
+        limits.append(
+            f"{n:,} of {n + report.left_out:,} rows trained, by max_train_tokens="
+            f"{config.max_train_tokens}; all would take {minutes:.0f} min more"
+        )
+    if report.refused:
+        name, reason = next(iter(report.refused.items()))
+        limits.append(f"{len(report.refused):,} rows refused, such as {name}: {reason}")
+    return limits
 
 
 def _seconds_of_earlier_attempts(lines: Path) -> float:

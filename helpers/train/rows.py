@@ -53,6 +53,7 @@ class Preflight(Record):
     validation: list[TrainingRow]
     refused: dict[str, str]  # id -> why this row cannot teach anything
     left_out: int  # train rows beyond max_train_tokens
+    left_out_tokens: int  # theirs, all epochs together
     tokens: int  # of the chosen train rows, all epochs together
     end_token: str  # the end of turn that is learnt
     round_trip: int  # rows whose tokens are those of the template applied to the whole chat
@@ -259,11 +260,13 @@ def preflight(
         raise WorkbookError(f"no trainable row; {remedy}Rows refused: {len(refused)}{first}")
     ends = {row.labels[-1] for row in train} & set(control_tokens(tokenizer))
     lengths = [len(row.input_ids) for row in train]
+    every_token = sum(len(row.input_ids) for row in rows["train"])
     return Preflight(
         train=train,
         validation=validation[:MAX_EVAL_ROWS],
         refused=refused,
         left_out=left_out,
+        left_out_tokens=round(config.epochs * (every_token - sum(lengths))),
         tokens=round(config.epochs * sum(lengths)),
         end_token=tokenizer.decode(sorted(ends)),
         round_trip=sum(_is_whole(tokenizer, row, examples[row.id], task, config) for row in train),

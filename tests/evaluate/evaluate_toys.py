@@ -18,11 +18,9 @@ from helpers.records import (
     Asking,
     Budget,
     Evaluation,
-    FunnelRow,
     Manifest,
     Message,
     RungResult,
-    Splits,
     TrainedModel,
     TrainingExample,
 )
@@ -193,18 +191,7 @@ def trained_toy(**changes: Any) -> TrainedModel:
 
 def publish_dataset(version: str = "d1") -> None:
     """The manifest of a dataset whose funnel adds up."""
-    row = FunnelRow(stage="read", source="human", rows_in=9, rows_out=9, rejected={})
-    manifest = Manifest(
-        version=version,
-        created_at=datetime(2026, 11, 1, tzinfo=UTC),
-        task="toy",
-        params={},
-        counts={"human": 9},
-        funnel=[row],
-        splits=Splits(train=3, validation=3, test=3),
-        fingerprint="f",
-        tool_versions={},
-    )
+    manifest = record_toys.manifest(version)
     store.write_json(store.home() / "datasets" / version / Manifest.FILE, manifest)
 
 

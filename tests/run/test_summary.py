@@ -78,3 +78,25 @@ def test_the_gates_word_makes_no_password_of_a_versions_id(run):
     run.save(record_toys.promotion(version="tut-1a2b3c4d"))
     text = summary(record(run, 0, "", ("05_registry",)))
     assert "pass, tut-1a2b3c4d put into staging" in text
+
+
+def test_what_was_dropped_cut_or_limited_stands_in_the_last_ten_lines(run):
+    cut = ["485 of 587 rows trained, by max_train_tokens=60000; all would take 9 min more"]
+    run.save(record_toys.trained_model(limits=cut))
+    run.save(record_toys.decision(limits=["60 of 112 validation rows asked"]))
+    funnel = [
+        {"stage": "filter", "source": "production", "in": 9, "out": 7, "rejected": {"a": 2}},
+        {"stage": "check", "source": "human", "in": 5, "out": 5, "rejected": {}},
+        {"stage": "check", "source": "production", "in": 7, "out": 4, "rejected": {"b": 3}},
+        {"stage": "filter", "source": "human", "in": 5, "out": 5, "rejected": {}},
+    ]
+    manifest = record_toys.manifest(funnel=funnel)
+    assert manifest.limits == ["9 of 14 rows kept; b 3, a 2"]
+    store.write_json(store.home() / "datasets/v1/manifest.json", manifest)
+    last = summary(record(run, 0, "")).splitlines()[-10:]
+    assert "limits       01 60 of 112 validation rows asked" in last
+    assert "             02 9 of 14 rows kept; b 3, a 2" in last
+    assert f"             03a {cut[0]}" in last
+    run.save(record_toys.decision(limits=[f"limit {n}" for n in range(9)]))
+    last = summary(record(run, 0, "")).splitlines()[-10:]
+    assert any("more in the notebooks' artifacts" in line for line in last)
