@@ -280,7 +280,8 @@ class Gateway:
             "tokens_in": answer.tokens_in,
             "tokens_out": answer.tokens_out,
         }
-        self.log.write(lane.task, row.model_copy(update=changes))
+        if self.settings.keeps_log:
+            self.log.write(lane.task, row.model_copy(update=changes))
         self.metrics.count((lane.task, row.version, row.arm), answer, seconds)
 
     def failure(self, answer: Answer, stamp: Stamp) -> ApiError:

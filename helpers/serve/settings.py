@@ -26,6 +26,7 @@ class Settings:
     host_names: tuple[str, ...] = ()  # further names by which callers may call it
     log_text: LogText = "masked"
     log_text_of: dict[str, LogText] = field(default_factory=dict)  # by task
+    keeps_log: bool = True  # False: what is asked is no traffic, and 06 does not see it
     keep_days: int = 90  # of the live log; 0: for ever
     most_waiting: int = 64  # requests of one task at once; the next one gets 429
     most_bytes: int = 2**20  # of a request's body

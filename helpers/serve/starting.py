@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
+from helpers import models
 from helpers.records import WorkbookError
 from helpers.serve import llamacpp
 from helpers.serve.engines import Engine, Loaded
 from helpers.serve.local import LocalEngine
 from helpers.serve.served import Served
-from helpers.serve.settings import Settings, bracketed, checked_keys
+from helpers.serve.settings import Keys, Settings, bracketed, checked_keys
 from helpers.serve.upstream import UrlEngine
+
+if TYPE_CHECKING:
+    from helpers.serve.gateway import Gateway
 
 GRACE = 30  # seconds that SIGTERM leaves for what was asked before
 EXTRA = 'the gateway needs starlette, uvicorn and prometheus-client: pip install -e ".[serve]"'
@@ -51,17 +59,65 @@ def engine_of(name: str, timeout: float = 120.0, connections: int = 64) -> Engin
     return UrlEngine(name, timeout, connections)
 
 
-def serve(settings: Settings) -> int:
-    """Answer until SIGTERM or ctrl-C; what was asked before is answered, and the log written."""
-    keys = checked_keys(settings)
-    try:
-        import uvicorn
+def ask_production(task: str, question: str, engine: str = "auto") -> dict[str, str]:
+    """Ask what is in production as a user's program would, through a gateway that then ends.
 
+    `task`: a shipped task or a task folder. The live log does not hold this: it is no traffic.
+    """
+    settings = Settings(tasks=(task,), port=0, engine=engine, keeps_log=False)
+    try:
+        gateway = gateway_of(settings, Keys(""))
+    except WorkbookError as error:
+        return {"skipped": str(error)}
+    import openai
+
+    with running(gateway.app(), settings) as address:
+        client = models.openai_client(f"{address}/v1", timeout=settings.timeout)
+        turns = [{"role": "user", "content": question}]
+        name = next(iter(gateway.folders))
+        try:
+            raw = client.chat.completions.with_raw_response.create(model=name, messages=turns)
+        except openai.APIStatusError as error:
+            return {"skipped": error.message}
+    reply = raw.parse()
+    stamp = {"answer": reply.choices[0].message.content or "", "request": reply.id}
+    for name in ("version", "generation"):
+        stamp[name] = raw.headers[f"x-workbook-{name}"]
+    return {"asked": question} | stamp
+
+
+@contextlib.contextmanager
+def running(app: Any, settings: Settings = Settings(port=0)) -> Iterator[str]:
+    """Serve an app in a thread of this process; its address, until the block ends."""
+    import uvicorn
+
+    listener = listen(settings)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    host, port = listener.getsockname()[:2]
+    try:
+        yield f"http://{bracketed(host)}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def gateway_of(settings: Settings, keys: Keys) -> Gateway:
+    """A gateway by its settings; WorkbookError where what it needs is not installed."""
+    try:
         from helpers.serve.gateway import Gateway
     except ImportError as error:
         raise WorkbookError(f"{EXTRA} ({error.name} is missing)") from None
     engine = engine_of(settings.engine, settings.timeout, settings.most_waiting)
-    gateway = Gateway(settings, keys, engine)
+    return Gateway(settings, keys, engine)
+
+
+def serve(settings: Settings) -> int:
+    """Answer until SIGTERM or ctrl-C; what was asked before is answered, and the log written."""
+    gateway = gateway_of(settings, checked_keys(settings))
+    import uvicorn
+
     listener = listen(settings)
     host, port = listener.getsockname()[:2]
     address = f"http://{bracketed(host)}:{port}"
@@ -86,6 +142,7 @@ def listen(settings: Settings) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
+        listener.listen()  # who asks while models are loaded waits, and is not refused
     except OSError as error:
         raise WorkbookError(
             f"port {settings.port} on {settings.host}: {error.strerror}; choose another --port"

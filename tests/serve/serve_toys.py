@@ -15,7 +15,6 @@ from typing import Any
 import httpx2
 import record_toys
 import registry_toys
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -33,7 +32,7 @@ from helpers.records import (
 from helpers.registry import FineTuneLifecycleManager
 from helpers.serve.gateway import Gateway
 from helpers.serve.settings import Settings, checked_keys
-from helpers.serve.starting import engine_of, listen
+from helpers.serve.starting import engine_of, running
 
 TASK = registry_toys.TASK
 client = httpx2.Client(verify=False, timeout=60, trust_env=False)  # its connections stay open
@@ -166,25 +165,6 @@ class ToyEngine:
 
 
 @contextlib.contextmanager
-def running(app: Any, settings: Settings | None = None) -> Iterator[str]:
-    """Serve an ASGI app in a thread; its address."""
-    listener = listen(settings or Settings(port=0))
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    until = time.monotonic() + 60
-    while not server.started and thread.is_alive() and time.monotonic() < until:
-        time.sleep(0.01)
-    try:
-        host, port = listener.getsockname()[:2]
-        yield f"http://{host}:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(60)
-
-
-@contextlib.contextmanager
 def gateway(engine: str, **changes: Any) -> Iterator[tuple[str, Gateway]]:
     """(address, gateway) of a gateway over an engine at `engine`."""
     settings = Settings(
@@ -192,6 +172,7 @@ def gateway(engine: str, **changes: Any) -> Iterator[tuple[str, Gateway]]:
     )
     made = Gateway(settings, checked_keys(settings), engine_of(settings.engine))
     with running(made.app(), settings) as address:
+        client.get(f"{address}/healthz")  # it answers once it has looked at the registry
         yield address, made
 
 

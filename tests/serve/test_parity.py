@@ -8,11 +8,11 @@ import pytest
 from serve_toys import TASK, publish_dataset, register, task_folder
 
 from helpers import models, store
-from helpers.records import Asking, Message, Parity, WorkbookError
+from helpers.records import Asking, Finding, Message, Parity, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.serve.engines import Loaded
 from helpers.serve.local import LocalEngine
-from helpers.serve.parity import check_parity, compare, validation_rows
+from helpers.serve.parity import check_before_promotion, check_parity, compare, validation_rows
 from helpers.serve.served import open_version
 from helpers.tasks import load_task
 
@@ -52,6 +52,7 @@ def tuned_version(name, scale=1.0, base="tiny", tokens=6, to=""):
     facts = {"fingerprints": fingerprints, "asking": asking, "base_model": base}
     manager = register(name, to, make_adapter, **facts)
     version = manager.get_version(name)
+    store.Run(version.run_id).path(Parity.FILE).unlink()  # nobody has asked it yet
     publish_dataset(store.Run(version.run_id))
     return version
 
@@ -68,6 +69,7 @@ class Engine(Loaded):
 
     def __init__(self, served, change):
         self.model = models.load_model("tiny", adapter=served.adapter)
+        self.model.network  # noqa: B018 - loaded once, before many threads ask
         self.change = change
 
     def answer(self, chat, limit, logprobs=None):
@@ -105,6 +107,7 @@ def test_another_template_is_named(version):
 
 def test_an_adapter_without_effect_at_the_engine_is_named(version):
     base = models.load_model("tiny")
+    base.network  # noqa: B018
     _, verdicts = findings_of(version, lambda model, chat, limit: base.answer([chat], limit)[0])
     assert verdicts["adapter_effect"] == "fail" and verdicts["template"] == "pass"
 
@@ -134,12 +137,43 @@ def test_answers_that_are_cut_off_are_named(version):
     assert verdicts["truncation"] == "fail"
 
 
-def test_other_weights_or_another_precision_are_what_remains(version):
+def test_other_weights_at_the_engine_are_named(version):
     other = models.load_model("tiny", adapter=write_adapter("other", scale=3.0))
+    other.network  # noqa: B018
     parity, verdicts = findings_of(version, lambda m, chat, n: other.answer([chat], n)[0])
     assert verdicts["template"] == verdicts["truncation"] == "pass"
     assert verdicts["same_answers"] == "fail"
-    assert "other weights, or another quantisation" in parity.findings[-1].evidence
+    assert "other weights (a swapped adapter?)" in parity.findings[-1].evidence
+
+
+def test_another_quantisation_at_the_engine_is_named(version):
+    import torch
+
+    def rounded(model, chat, limit):
+        with torch.no_grad():
+            for weight in model.network.parameters():
+                step = weight.abs().max() / 127  # as eight bits hold it
+                weight.copy_((weight / step).round() * step)
+        return model.answer([chat], limit)[0]
+
+    parity, verdicts = findings_of(version, rounded)
+    assert verdicts["template"] == verdicts["adapter_effect"] == "pass"
+    assert verdicts["same_answers"] != "pass"
+    assert "another quantisation" in parity.findings[-1].evidence
+
+
+def test_05_asks_the_engine_only_where_nothing_else_stands_in_the_way(version):
+    manager = FineTuneLifecycleManager(TASK)
+    rules = manager.validate_for_production("v1")
+    other = Finding(name="evaluation_age", verdict="fail", evidence="old")
+    assert check_before_promotion("v1", [*rules, other], "local") == []
+    assert not manager.promote("v1", "production").promoted
+    [trouble] = check_before_promotion("v1", rules, "http://127.0.0.1:9/v1")
+    assert trouble.verdict == "undecided" and "127.0.0.1:9" in trouble.evidence
+    findings = check_before_promotion("v1", rules, "local", rows=6)
+    assert {finding.verdict for finding in findings} == {"pass"}
+    assert manager.promote("v1", "production").promoted
+    assert check_before_promotion("v1", manager.validate_for_production("v1"), "local") == []
 
 
 def test_a_swapped_adapter_file_is_refused_before_it_is_asked(version):
@@ -165,6 +199,7 @@ def test_the_gate_takes_the_word_of_the_check(version):
 
     assert rule()[0] == "undecided" and "workbook serve --check v1" in rule()[1]
     base = models.load_model("tiny")
+    base.network  # noqa: B018
     parity, _ = findings_of(version, lambda model, chat, limit: base.answer([chat], limit)[0])
     store.Run(version.run_id).save(parity)
     assert rule()[0] == "fail" and "adapter_effect" in rule()[1]

@@ -1,0 +1,28 @@
+"""Notebook 05 asks what is in production through a gateway of its own, which then ends."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from registry_toys import TASK
+from serve_toys import log_of, register, task_folder
+
+from helpers import serve
+
+
+def test_the_question_is_answered_over_http_and_is_no_traffic(engine):
+    register("v1", "production")
+    shown = serve.ask_production(str(task_folder()), "Hello", engine.url)
+    assert shown["answer"] == "v1 Hello"
+    assert (shown["version"], shown["generation"]) == ("v1", "1")
+    assert log_of() == [] and engine.unloaded == ["v1"]
+    assert not [each for each in threading.enumerate() if each.name == "live-log"]
+
+
+def test_what_is_missing_is_said_and_stops_nothing(engine, monkeypatch):
+    register("v1")  # in staging
+    skipped = serve.ask_production(str(task_folder()), "Hello", engine.url)["skipped"]
+    assert "No such model" in skipped or f"Nothing is in production for {TASK}" in skipped
+    monkeypatch.setitem(sys.modules, "helpers.serve.gateway", None)
+    assert "[serve]" in serve.ask_production(str(task_folder()), "Hello", engine.url)["skipped"]
