@@ -14,5 +14,5 @@ from helpers.redaction.cleaning import (
     without_secrets,
     without_surrogates,
 )
-from helpers.redaction.keys import KINDS, Span, find_secrets
+from helpers.redaction.keys import Span, find_secrets, kinds
 from helpers.redaction.personal import find_personal_data

@@ -6,6 +6,7 @@ import base64
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -33,6 +34,7 @@ PERSONAL = {  # mark -> a part that must be there, its shape, and what proves it
         re.compile(r"(?<![\w+.])\+\d{1,3}[ ./()-]{0,2}\d(?:[ ./()-]{0,2}\d){6,12}(?!\d)"),
     ),
 }
+_DIGITS = re.compile(r"\d\d")  # cards and account numbers hold some
 # what moves a terminal's cursor or turns its text around; a tab and a line break may stay
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
@@ -42,18 +44,29 @@ Hide = Callable[[str], str]
 
 def redact(text: str) -> str:
     """Replace keys by [secret]: values of *_KEY, *_TOKEN, … in the environment, known shapes."""
-    for value in _secret_values():
-        text = text.replace(value, MARK)
-    return _masked(without_surrogates(text), ((span, MARK) for span in find_secrets(text)))
+    return _without_keys(text, _environment())
 
 
 def without_secrets(text: str) -> str:
     """`redact`, and what is surely personal: for messages, which may quote anything."""
-    text = redact(text)
-    for mark, (part, shape) in PERSONAL.items():
-        if part in text:
-            text = shape.sub(lambda match, mark=mark: _hidden(mark, match[0]), text)
+    return _without_any(text, _environment())
+
+
+@lru_cache(maxsize=4_000)  # an executed copy is written once a cell, with much the same texts
+def _without_any(text: str, environment: tuple[str, ...]) -> str:
+    text = _without_keys(text, environment)
+    if _DIGITS.search(text) or "@" in text or "+" in text:
+        for mark, (part, shape) in PERSONAL.items():
+            if part in text:
+                text = shape.sub(lambda match, mark=mark: _hidden(mark, match[0]), text)
     return text
+
+
+def _without_keys(text: str, environment: tuple[str, ...]) -> str:
+    for value in _spellings(environment):
+        text = text.replace(value, MARK)
+    text = without_surrogates(text)
+    return _masked(text, ((span, MARK) for span in find_secrets(text)))
 
 
 def _hidden(mark: str, text: str) -> str:
@@ -77,14 +90,24 @@ def _is_iban(text: str) -> bool:
     return int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
 
 
-def _secret_values() -> list[str]:
-    """What the environment keeps secret, each address of a list alone, as others may spell it."""
+@cache
+def _is_secret(variable: str) -> bool:
+    return SECRET_VARIABLE.search(variable) is not None
+
+
+def _environment() -> tuple[str, ...]:
+    """What the environment keeps secret at this moment."""
+    return tuple(os.environ[name] for name in os.environ if _is_secret(name))
+
+
+@lru_cache(maxsize=8)
+def _spellings(secrets: tuple[str, ...]) -> list[str]:
+    """Secret values as others may spell them, each address of a list alone; longest first."""
     values = set()
-    for name, value in os.environ.items():
-        if SECRET_VARIABLE.search(name):
-            for part in {value, *re.split(r"[\s,]+", value)}:
-                encoded = base64.b64encode(part.encode(errors="replace")).decode().rstrip("=")
-                values |= {part, unquote(part), encoded}
+    for secret in secrets:
+        for part in {secret, *re.split(r"[\s,]+", secret)}:
+            encoded = base64.b64encode(part.encode(errors="replace")).decode().rstrip("=")
+            values |= {part, unquote(part), encoded}
     return sorted((value for value in values if len(value) >= LEAST), key=len, reverse=True)
 
 

@@ -16,7 +16,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -135,17 +134,13 @@ def _record_kernel(execution: Execution) -> None:
         processes.record(execution.run.path(processes.KERNEL), execution.process.pid)
 
 
-# A copy is written once a cell, and most of its texts were judged at the cell before.
-_hide = lru_cache(maxsize=20_000)(store.without_secrets)
-
-
 class CopyWriter:
     """Where papermill sends the executed copy, once a cell: replaced whole, and without keys."""
 
     @classmethod
     def write(cls, text: str, path: str) -> None:
         """Write the notebook's JSON; its texts are cleaned as values, so that it stays JSON."""
-        notebook = store.clean(json.loads(text), _hide)
+        notebook = store.clean(json.loads(text))
         store.write_json(Path(path.removeprefix(COPY)), notebook)
 
     @classmethod
