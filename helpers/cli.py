@@ -120,7 +120,11 @@ def _add_first_steps(commands: Any) -> None:
 def _add_runs(commands: Any) -> None:
     run = _add(commands, "run", _run, "run a profile's notebooks headless")
     run.add_argument(
-        "profile", metavar="PROFILE", help="a name in params/, or a path to a YAML file"
+        "profile",
+        metavar="PROFILE",
+        nargs="?",
+        default="",
+        help="a name in params/, or a path to a YAML file; else one is chosen, and said why",
     )
     run.add_argument(
         "--only", default="", metavar="NB,…", help="run just these notebooks, for example 04"
@@ -353,12 +357,15 @@ def _new(args: Args) -> int:
 
 
 def _run(args: Args) -> int:
-    from helpers.run import run, summary
+    from helpers.run import choose_profile, run, summary
 
     overrides = args.overrides
     if args.max_cost_usd is not None:
         overrides = [*overrides, f"max_cost_usd={args.max_cost_usd}"]
-    record = run(args.profile, args.only, args.from_, args.run_id, overrides, _tell)
+    profile, reason = choose_profile(args.profile, overrides)
+    if reason:
+        _tell(reason)
+    record = run(profile, args.only, args.from_, args.run_id, overrides, _tell)
     if args.json:
         _tell(summary(record))
         _show(args, record)

@@ -12,6 +12,7 @@ import yaml
 
 from helpers import store
 from helpers.records import TrainingExample, WorkbookError, with_calls
+from helpers.tasks.csvs import UNNAMED
 from helpers.tasks.encodings import TwoReadings
 from helpers.tasks.examples import LoadedRows, load_examples
 from helpers.tasks.forms import chat_of, format_of
@@ -34,7 +35,7 @@ OUTPUTS = "output label category class intent answer completion response target 
 HEADER = """\
 # What the task is and when its model is good enough. Every number under `targets` is yours to
 # set, from what the work needs, before anything is measured.
-# `workbook run tutorial -p task=DIR` runs it.
+# `workbook run -p task=DIR` runs it.
 """
 ASKED = ("label", "group", "split", "feedback_score", "created_at")  # columns that may be asked for
 SHOWN = 5  # rendered examples
@@ -175,6 +176,7 @@ def find_columns(
     if not input_column and not output_column and format_of(draft, rows) != "columns":
         return {}
     names = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in names if not str(name).startswith(UNNAMED)]
     question = input_column or _well_known(names, INPUTS)
     answer = output_column or _well_known(names, OUTPUTS)
     if len(names) == 2:  # the other one of two

@@ -9,7 +9,7 @@ from helpers.train.config import (
     version_id,
 )
 from helpers.train.export import export_model
-from helpers.train.fitting import check_base, estimate
+from helpers.train.fitting import check_base, estimate, gpu_state
 from helpers.train.follow import (
     cancel_fine_tuning,
     choose_checkpoint,
