@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
-from helpers import store, tasks
+from helpers import monitor, store, tasks
 from helpers.curate import Curated
+from helpers.models import Answer, Model
 from helpers.parameters import BROKEN
-from helpers.records import TrainedModel, TrainingExample, WorkbookError
-from helpers.train import LoraTrainingConfig, Preflight
+from helpers.records import (
+    FineTunedModelVersion,
+    Message,
+    TrainedModel,
+    TrainingExample,
+    WorkbookError,
+)
+from helpers.train import LoraTrainingConfig, OpenAIJobConfig, Preflight
 
 BREAKS = {
     "leak": "02: a third of the test rows are copied into train, after all checks",
@@ -22,24 +33,38 @@ BREAKS = {
     "end_token": "03a: no loss is taken on the token that ends a turn",
     "learning_rate": "03a: steps are thirty times as long",
     "no_op_adapter": "03a: the adapter is published with weights that do nothing",
+    "endless_job": "03b: the job at the practice API never leaves validation",
+    "longer_wins": "04: a judge decides what is right, and prefers the longer answer",
+    "exchanged_adapter": "05: the adapter's file is another one than the one that 04 measured",
+    "turned_scale": "06: in the last week raters gave 1 for the best and 5 for the worst",
+    "drift": "06: in the last week customers asked about something new, and at length",
 }
+Config = TypeVar("Config", LoraTrainingConfig, OpenAIJobConfig)
 SEED = 20
+LAST_DAYS = 7  # of a live log, in which something is different
+NEW_TOPIC = (
+    "My scooter subscription says that its batteries are swapped weekly at the kiosk, but the kiosk"
+    " near the tramway keeps blinking and swallows my deposit. Please explain the swap voucher."
+)
 
 
-def _mark(name: str, run: store.Run, task: tasks.Task) -> None:
-    """Note in the run's folder what is broken; "" breaks nothing, and heals no run either."""
+def _mark(name: str, run: store.Run, task_name: str) -> None:
+    """Note in the run's folder what is broken; "" breaks nothing, and heals no run either.
+
+    `task_name` is the registry's: that of a shipped task begins with demo/.
+    """
     if not name:
         return
     if name not in BREAKS:
         raise WorkbookError(f"break_it {name!r}: known are {', '.join(BREAKS)}")
-    if not task.shipped:
-        raise WorkbookError(f"break_it is for the shipped tasks; {task.name} is your own")
+    if not task_name.startswith("demo/"):
+        raise WorkbookError(f"break_it is for the shipped tasks; {task_name} is your own")
     store.write_json(run.path(BROKEN), {"break_it": name, "what": BREAKS[name]})
 
 
 def break_data(name: str, curated: Curated, run: store.Run) -> Curated:
     """The curated rows with a leak, or with shuffled labels; "" leaves them as they are."""
-    _mark(name, run, curated.task)
+    _mark(name, run, curated.task.registry_name)
     examples = curated.examples
     if name == "leak":
         examples = [*examples, *map(_copy, curated.part("test")[::3])]
@@ -65,14 +90,18 @@ def _answered(example: TrainingExample, other: TrainingExample) -> TrainingExamp
     return example.model_copy(update={"messages": [*example.prompt, other.messages[-1]]})
 
 
-def break_settings(
-    name: str, config: LoraTrainingConfig, run: store.Run, task: tasks.Task
-) -> LoraTrainingConfig:
-    """The settings with steps that are far too long."""
-    _mark(name, run, task)
-    if name != "learning_rate":
-        return config
-    return config.model_copy(update={"learning_rate": 30 * config.learning_rate})
+def break_settings(name: str, config: Config, run: store.Run, task: tasks.Task) -> Config:
+    """The settings with steps that are far too long, or for a job that never ends."""
+    _mark(name, run, task.registry_name)
+    changes: dict[str, Any] = {}
+    if name == "learning_rate":
+        changes = {"learning_rate": 30 * config.learning_rate}
+    elif name == "endless_job":
+        if config.base_url != "practice":
+            raise WorkbookError('endless_job is for the practice API: base_url = "practice"')
+        # the practice API reads what shall go wrong from the model's suffix
+        changes = {"model_suffix": "stuck_validating", "job_deadline_minutes": 1.0}
+    return config.model_copy(update=changes)
 
 
 def break_rows(name: str, report: Preflight) -> Preflight:
@@ -100,3 +129,77 @@ def break_adapter(name: str, model: TrainedModel) -> None:
             if "lora_B" in key:
                 weight.zero_()
         save_file(weights, path, metadata={"format": "pt"})
+
+
+class LongerWins:
+    """A judging model that prefers the longer answer, whatever it says."""
+
+    name = spec = fingerprint = "longer-wins"
+    provider = "local"
+    is_loopback = True
+
+    def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
+        """A or B, by the number of characters."""
+        answers = []
+        for chat in chats:
+            question = chat[-1].content or ""
+            a, _, b = question.rpartition("Answer A:\n")[2].partition("\n\nAnswer B:\n")
+            choice = "A" if len(a) > len(b) else "B"
+            none = {"tokens_in": 0, "tokens_out": 0, "latency_ms": 0.0}
+            answers.append(Answer(text=choice, finish="stop", **none))
+        return answers
+
+    def count_tokens(self, chat: list[Message]) -> int:
+        """None: nothing is rendered."""
+        return 0
+
+
+def break_judge(
+    name: str, judge: Model | None, run: store.Run, task: tasks.Task
+) -> tuple[tasks.Task, Model | None]:
+    """(the task, who judges it): a scorer's task becomes one of that judge."""
+    _mark(name, run, task.registry_name)
+    if name != "longer_wins":
+        return task, judge
+    return task.model_copy(update={"accuracy_from": "judge"}), LongerWins()
+
+
+def break_version(name: str, version: FineTunedModelVersion, run: store.Run) -> None:
+    """Change a byte of the registered adapter; of a version in production nothing is changed."""
+    _mark(name, run, version.task)
+    adapter = run.load(TrainedModel).adapter
+    if name != "exchanged_adapter" or not adapter:
+        return
+    if version.status == "production":
+        raise WorkbookError(f"{version.id} serves: break a run of its own (run_id)")
+    path = store.home() / Path(adapter) / "adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def break_live(name: str, live_path: str, run: store.Run, task: tasks.Task) -> str:
+    """The path of a copy of the live log whose last week is different, or `live_path` itself."""
+    _mark(name, run, task.registry_name)
+    if name not in ("turned_scale", "drift"):
+        return live_path
+    rows: list[dict[str, Any]] = []
+    for file in monitor.read_live(task, live_path).files:
+        rows += store.read_jsonl(file)
+    rows = [row for row in rows if "messages" in row]
+    newest = max(datetime.fromisoformat(row["created_at"]) for row in rows)
+    ratings: deque[float] = deque()  # of the days before; in the last week they come again
+    for row in rows:
+        is_late = newest - datetime.fromisoformat(row["created_at"]) < timedelta(days=LAST_DAYS)
+        if is_late and name == "drift":
+            row["messages"][-1]["content"] += f" {NEW_TOPIC}"
+        if not row.get("feedback_score"):
+            continue
+        if is_late:
+            ratings.rotate(-1)
+            row["feedback_score"] = ratings[0] if name == "drift" else 6 - ratings[0]
+        else:
+            ratings.append(row["feedback_score"])
+    path = run.path("broken_live.jsonl")
+    store.write_jsonl(path, rows)
+    return str(path)

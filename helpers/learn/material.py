@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from helpers import tasks
+from helpers import evaluate, tasks
 
 Scores = list[int]  # 1 right, 0 wrong, row by row
 SEED = 20
@@ -43,3 +43,20 @@ def good_candidates(count: int = 5, rows: int = 118) -> list[tuple[Scores, Score
 
 def _scores(rng: random.Random, rows: int, share: float) -> Scores:
     return [int(rng.random() < share) for _ in range(rows)]
+
+
+def promotions_by_rule() -> list[dict[str, str | int]]:
+    """How many of twenty candidates that are no better each rule promotes, and of five good."""
+    rules = {
+        "tuned is not worse": lambda gain: gain.value >= 0,
+        "five points more": lambda gain: gain.value >= 0.05,
+        "the whole interval is above zero": lambda gain: gain.low > 0,
+    }
+    rows = []
+    for rule, promotes in rules.items():
+        row: dict[str, str | int] = {"rule": rule}
+        for kind, pairs in {"no better": null_candidates(), "better": good_candidates()}.items():
+            gains = [evaluate.paired_difference(ours, theirs)[0] for ours, theirs in pairs]
+            row[f"promoted of {len(pairs)} that are {kind}"] = sum(map(promotes, gains))
+        rows.append(row)
+    return rows
