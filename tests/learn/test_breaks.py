@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from helpers import curate, evaluate, learn, parameters, store, tasks, train
+from helpers import curate, evaluate, learn, monitor, parameters, registry, store, tasks, train
 from helpers.evaluate import causes
-from helpers.records import AnswerRow, WorkbookError
+from helpers.evaluate import judge as judging
+from helpers.records import AnswerRow, Budget, WorkbookError
 from helpers.show import train as views
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
+import registry_toys  # (after the path to it)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +135,98 @@ def test_twenty_candidates_that_are_no_better_pass_the_usual_rules_and_not_ours(
     assert sum(estimate.low > 0 for estimate in estimates) == 0
     good = [evaluate.paired_difference(*pair)[0].low > 0 for pair in learn.good_candidates()]
     assert all(good)
+
+
+def test_a_judge_that_likes_length_is_consistent_and_far_from_people(clean_rows, run):
+    task = clean_rows.task
+    assert learn.break_judge("", None, run, task) == (task, None)
+    judged, judge = learn.break_judge("longer_wins", None, run, task)
+    assert judged.accuracy_from == "judge" and run.has(parameters.BROKEN)
+    rows = clean_rows.part("test")[:30]
+    long = "Thank you for your message. I am happy to look into this for you as soon as I can."
+    right = [answers([row], row.answer)[0] for row in rows]
+    table = evaluate.blind_table(rows, right, answers(rows, long))
+    session = evaluate.Session(judged, run, Budget(run, 0.0))
+    known_right = {(row.id, judging.sha(row.answer)): True for row in rows}
+    known_wrong = {(row.id, judging.sha(long)): False for row in rows}
+    rights, alone = judging.ask_judge(judge, table, rows, session, {})
+    assert not any(rights[key] for key in known_right), "every right answer lost"
+    assert alone.order_consistency.value == alone.repeat_consistency.value == 1.0
+    assert "not compared with people" in alone.warnings[0]
+    _, compared = judging.ask_judge(judge, table, rows, session, known_right | known_wrong)
+    assert compared.kappa < judging.TRUSTED and "at kappa -1.00 only" in compared.warnings[0]
+
+
+@pytest.fixture
+def in_production(run, monkeypatch):
+    """A version of the shipped task that serves, and its run."""
+    monkeypatch.setattr(registry_toys, "TASK", "demo/support_triage")
+    manager = registry_toys.candidate("v1")
+    manager.promote("v1", "production", because="for the test", force=True)
+    return manager
+
+
+def test_another_file_in_the_adapters_place_stops_gate_and_drill(run, monkeypatch):
+    monkeypatch.setattr(registry_toys, "TASK", "demo/support_triage")
+    manager = registry_toys.candidate("v1")
+    version = manager.get_version("v1")
+    its_run = store.open_run(version.run_id)
+
+    def artifact() -> str:
+        rules = manager.validate_for_production("v1", "production")
+        return next(rule.verdict for rule in rules if rule.name == "artifact")
+
+    learn.break_version("", version, its_run)
+    assert artifact() == "pass"
+    learn.break_version("exchanged_adapter", version, its_run)
+    assert artifact() == "fail"
+    drill = registry.rehearse("demo/support_triage", "v1")
+    assert "was changed" in drill[1]["note"] and drill[1]["serves"] == "nothing"
+    forced = manager.promote("v1", "production", because="hurry", force=True)
+    assert not forced.promoted
+
+
+def test_what_serves_is_not_damaged_for_practice(in_production):
+    version = in_production.get_version("v1")
+    with pytest.raises(WorkbookError, match="v1 serves"):
+        learn.break_version("exchanged_adapter", version, store.open_run(version.run_id))
+    assert registry.rehearse("demo/support_triage", "v1")[0]["serves"] == "v1"
+
+
+def health_of(name: str, run: store.Run):
+    task = tasks.load_task("support_triage")
+    path = learn.break_live(name, "", run, task)
+    log = monitor.read_live(task, path)
+    assert log.simulated, "a broken copy of the simulation is a simulation"
+    return monitor.check_health(task, run, 7, 90, path, log)
+
+
+def test_a_turned_scale_is_named_as_a_fault_of_the_log_and_trains_nobody(in_production, run):
+    assert (
+        learn.break_live("", "here.jsonl", run, tasks.load_task("support_triage")) == "here.jsonl"
+    )
+    health = health_of("turned_scale", run)
+    [fallen] = [check for check in health.checks if check.name == "feedback_mean"]
+    assert fallen.verdict == "fail", "the usual look: ratings have surely fallen"
+    assert "rating_scale" in {cause.name for cause in health.causes}
+    assert health.verdict == "watch"
+
+
+def test_drift_is_named_by_its_words_and_asks_a_person(in_production, run):
+    health = health_of("drift", run)
+    [cause] = [cause for cause in health.causes if cause.name == "new_topics"]
+    assert "scooter" in cause.evidence or "tramway" in cause.evidence
+    assert health.verdict == "watch" and "feedback_mean" not in health.reasons
+
+
+def test_a_job_that_never_ends_is_one_of_the_practice_api_and_has_a_deadline(run):
+    task = tasks.load_task("support_triage")
+    config = train.OpenAIJobConfig.of({"base_url": "practice", "base_model": "tiny"})
+    broken = learn.break_settings("endless_job", config, run, task)
+    assert broken.model_suffix == "stuck_validating" and broken.job_deadline_minutes <= 1
+    elsewhere = train.OpenAIJobConfig.of({"base_url": "http://127.0.0.1:9/v1", "api_model": "m"})
+    with pytest.raises(WorkbookError, match="practice API"):
+        learn.break_settings("endless_job", elsewhere, run, task)
 
 
 def test_unknown_names_and_tasks_of_ones_own_are_refused(run, tmp_path):
