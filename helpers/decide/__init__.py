@@ -5,4 +5,4 @@ from helpers.decide.noise import label_noise
 from helpers.decide.rows import without_leaks
 from helpers.decide.screening import screen
 from helpers.decide.trainer import choose_trainer
-from helpers.decide.verdict import Choices, decide, recommend
+from helpers.decide.verdict import Choices, decide, gather, recommend

@@ -36,6 +36,7 @@ from helpers.evaluate.statistics import (
     AT_LEAST,
     TAIL,
     any_time_p,
+    chance_to_see,
     detectable_difference,
     holm,
     mean,

@@ -228,6 +228,16 @@ def detectable_difference(
     return float(brentq(surplus, 1e-9, 1.0))
 
 
+def chance_to_see(n: float, gain: float, flips: float = ASSUMED_FLIPS) -> float:
+    """How likely n paired rows show a true gain: the inverse of `detectable_difference`."""
+    from scipy.stats import norm
+
+    share = max(flips, gain)
+    spread = math.sqrt(max(1e-12, share - gain * gain))
+    surplus = math.sqrt(n) * gain - upper_normal(TAIL) * math.sqrt(share)
+    return float(norm.cdf(surplus / spread))
+
+
 def rows_to_separate(
     gained: int, lost: int, n: int, threshold: float = 0.0, alpha: float = TAIL
 ) -> int:

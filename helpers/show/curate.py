@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers import show, store
 from helpers.records import PARTS, FineTuningDataset, FunnelRow, RejectedExample, SourceReading
+from helpers.show.whatif import what_if
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -329,6 +330,17 @@ class ReviewEditor:
         """One line under the name."""
         again = "After a kernel restart run this cell again: what is saved comes back."
         self.message.value = f"{escape(text)} {again}"
+
+
+def threshold_at(pairs: Sequence[Mapping[str, Any]]) -> Any:
+    """How many pairs a threshold merges; `pairs` are explore.threshold_rows."""
+    counts = {row["threshold"]: row["pairs"] for row in pairs}
+
+    def follows(threshold: float) -> str:
+        return f"{counts[threshold]:,} pairs are merged, and one row of each is left out"
+
+    caption = "If near-duplicates began at another likeness"
+    return what_if(caption, {"threshold": list(counts)}, [max(counts)], follows)
 
 
 def map_figure(points: Sequence[tuple[float, float]], labels: Sequence[str]) -> Figure:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from helpers import show, store
-from helpers.records import PARTS, Decision, RungResult, Screening, TrainingExample
+from helpers.records import PARTS, Decision, Power, RungResult, Screening, TrainingExample
+from helpers.show.whatif import what_if
 from helpers.tasks import Task
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def cost_over_volume(decision: Decision) -> Figure:
 def _mark_break_evens(axis: Axes, decision: Decision) -> None:
     """Circles where tuning becomes the cheaper way; neighbours share one label, inside the axes."""
     numbers = decision.economics
+    if "fine_tuned" not in numbers.ways:  # what a request costs was not measured
+        return
     least, most = (10**power for power in VOLUMES)
     points = sorted(n for n in numbers.break_even_against.values() if n and least <= n <= most)
     tuned = numbers.ways["fine_tuned"]
@@ -163,39 +166,52 @@ def ways_table(decision: Decision) -> show.Table:
     return show.table(rows, f"What each way costs (prices of {_price_date(decision)})")
 
 
-def questionnaire(screening: Screening) -> Any:
-    """The questions as check boxes, and their answers as YAML for a profile; headless, only that.
+def questionnaire(screening: Screening, recommend: Callable[[Screening], Any]) -> Any:
+    """What the verdict would be with other answers; `recommend` gives it, with its reasons.
 
-    It shows and feeds nothing: the parameters cell stays the one place that the next cell reads.
+    It shows and feeds nothing: the parameters cell stays the one place that a run reads.
     """
-    from IPython.display import Code
+    answers = {name: value for name, value in screening if isinstance(value, bool)}
 
-    answers = {name: value for name, value in dict(screening).items() if isinstance(value, bool)}
-    if store.headless():
-        return Code(_as_yaml(answers), language="yaml")
-    import ipywidgets
+    def follows(*values: bool) -> str:
+        other = dict(zip(answers, values, strict=True))
+        advice = recommend(screening.model_copy(update=other))
+        text = f"{advice.recommendation}: {advice.reasons[0]}"
+        if not store.headless():
+            lines = [f"{name}: {str(value).lower()}" for name, value in other.items()]
+            text = "\n".join([text, "", "as YAML, for a profile or task.yaml:", *lines])
+        return text
 
-    boxes = {
-        name: ipywidgets.Checkbox(value, description=name.replace("_", " "), indent=False)
-        for name, value in answers.items()
-    }
-    yaml = ipywidgets.Textarea(
-        _as_yaml(answers),
-        rows=len(boxes) + 1,
-        description="as YAML",
-        layout=ipywidgets.Layout(width="28em"),
-    )
-
-    def write(_: Any) -> None:
-        yaml.value = _as_yaml({name: box.value for name, box in boxes.items()})
-
-    for box in boxes.values():
-        box.observe(write, "value")
-    return ipywidgets.HBox([ipywidgets.VBox(list(boxes.values())), yaml])
+    choices = {name.replace("_", " "): (False, True) for name in answers}
+    caption = "If your answers were others"
+    return what_if(caption, choices, list(answers.values()), follows)
 
 
-def _as_yaml(answers: Mapping[str, bool]) -> str:
-    return "\n".join(f"{name}: {str(value).lower()}" for name, value in answers.items())
+def cost_at(decision: Decision) -> Any:
+    """What each way costs a month at a volume that is chosen, the cheapest first."""
+    numbers = decision.economics
+    volumes = sorted({10**n for n in range(2, 8)} | {numbers.volume_per_month or 100})
+
+    def follows(volume: int) -> str:
+        costs = sorted(
+            (way.upkeep + volume * way.cost_per_request, name) for name, way in numbers.ways.items()
+        )
+        return ", ".join(f"{name} {show.number(usd)}" for usd, name in costs)
+
+    caption = "USD a month at another volume, work included"
+    start = [numbers.volume_per_month or 100]
+    return what_if(caption, {"requests a month": volumes}, start, follows)
+
+
+def power_at(power: Power, chance: Callable[[int, float], float]) -> Any:
+    """How likely 04 sees a true gain on so many test rows; `chance` (rows, gain) computes it."""
+
+    def follows(rows: int, gain: int) -> str:
+        return f"04 sees it in about {chance(rows, gain / 100):.0%} of cases"
+
+    rows = sorted({30, 60, 120, 250, 500, 1000} | {power.n})
+    choices = {"test rows": rows, "true gain, in points": (2, 5, 10, 15, 20, 30, 50)}
+    return what_if("Would 04 see the gain?", choices, [power.n, 10], follows)
 
 
 def draw_scores(
