@@ -197,10 +197,9 @@ def decode_batch(
                 best, seen, positions = best[index], seen[index], positions[index]
             ids = best[:, None]
             positions = positions[:, -1:] + 1
-            if len(prompts) > 1:
+            mask = None  # one row has no padding: its last token looks at everything
+            if rows > 1:
                 mask = seen[:, None, None, : shared + width + step + 1]
-            else:
-                mask = None  # no padding: a last token looks at everything
     return [done[row] for row in range(rows)]
 
 

@@ -23,7 +23,11 @@ def asking_to_serve(run: store.Run, version: str, config: Hyperparameters, task:
     else:
         limit = config.max_new_tokens or _limit_by_gold(run, config)
         limit += evaluate.room_for_thoughts(task)
-        asking = Asking(max_new_tokens=limit, response_format=task.schema)
+        asking = Asking(
+            max_new_tokens=limit,
+            response_format=task.schema,
+            compute=getattr(config, "compute", "fp32"),
+        )
     template_args = task.template_args
     if isinstance(config, LoraTrainingConfig):  # as its rows are rendered
         template_args = models.template_args(task, config.base_model)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator
 
-from helpers import store
+from helpers import models, store
 from helpers.records import FineTuningDataset, Record, Style, from_parameters
 from helpers.tasks import Task
 
@@ -67,6 +67,7 @@ class LoraTrainingConfig(Hyperparameters):
     save_steps: int = Field(100, ge=1)
     max_train_tokens: int = Field(60_000, ge=0)  # all epochs together; 0 = no limit
     load_in_4bit: bool = False
+    compute: Literal["auto", "fp32", "bf16"] = Field("auto", validate_default=True)
     early_stop_after: int = Field(0, ge=0)  # evaluations without a lower loss; 0 = never
     processes: int = Field(1, ge=1, le=64)  # on each machine
     machines: int = Field(1, ge=1, le=64)
@@ -74,6 +75,12 @@ class LoraTrainingConfig(Hyperparameters):
     sharding: Literal["none", "fsdp"] = "none"
     gpu_wait_minutes: float = Field(0.0, ge=0)
     discard_unfinished: bool = False
+
+    @field_validator("compute")
+    @classmethod
+    def _of_this_machine(cls, compute: str) -> str:
+        """What `auto` is here decides the adapter, so it is what is written down."""
+        return models.resolve_compute(compute)
 
     @property
     def world(self) -> int:

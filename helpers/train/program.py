@@ -46,6 +46,7 @@ FSDP = {
     "activation_checkpointing": True,
     "state_dict_type": "FULL_STATE_DICT",
 }
+EVAL_ROWS = 16
 PROBES = 4  # rows on which adapter and merged weights are compared
 
 
@@ -131,6 +132,7 @@ class Attempt:
         details = {
             "steps": steps,
             "device": str(trainer.args.device),
+            "compute": self.job.config.compute,
             "path": trainer.path,
             "fallback": self.fallback,
             "resumed_at": self.start.step,
@@ -192,11 +194,6 @@ def on_cpu() -> bool:
     return not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
-def bf16() -> bool:
-    """Whether the hardware has it."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-
-
 def choose_path(trainer: WorkbookTrainer, rows: Rows) -> str:
     """The fastest path that agrees with the stock loss, on rows with padding and a prefix."""
     if trainer.is_fsdp_enabled:
@@ -224,10 +221,10 @@ def halved(schedule: dict[str, int]) -> dict[str, int] | None:
     return None
 
 
-def load_base(path: str, load_in_4bit: bool) -> Any:
-    """The frozen base model: nf4 when asked for, bf16 where the hardware has it, else fp32."""
-    dtype = torch.bfloat16 if bf16() else torch.float32
-    if not load_in_4bit:
+def load_base(path: str, config: LoraTrainingConfig) -> Any:
+    """The frozen base model: nf4 when asked for, else in the precision that computes."""
+    dtype = torch.bfloat16 if config.compute == "bf16" else torch.float32
+    if not config.load_in_4bit:
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -256,14 +253,15 @@ def arguments(job: TrainingJob, validates: bool, gpu: bool | None = None) -> SFT
         output_dir=str(job.folder / "checkpoints"),
         max_steps=schedule["steps"],
         per_device_train_batch_size=schedule["batch_size"],
-        per_device_eval_batch_size=schedule["batch_size"],
+        per_device_eval_batch_size=eval_rows(config, schedule),
         gradient_accumulation_steps=schedule["gradient_accumulation"],
         learning_rate=config.learning_rate,
         **{name: schedule[name] for name in SHARES},
         eval_strategy="steps" if validates else "no",
         save_total_limit=job.keep_checkpoints,
         gradient_checkpointing=gpu and config.sharding == "none",
-        bf16=bf16(),
+        # trl's own mixed precision is for GPUs: on a CPU it casts every weight in every step
+        bf16=gpu and config.compute == "bf16",
         seed=config.seed,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -274,6 +272,13 @@ def arguments(job: TrainingJob, validates: bool, gpu: bool | None = None) -> SFT
         logging_nan_inf_filter=False,
         **special,
     )
+
+
+def eval_rows(config: LoraTrainingConfig, schedule: dict[str, int]) -> int:
+    """Validation rows a pass: without gradients more fit; fp32 keeps 0.1.0's bytes."""
+    if config.compute == "fp32":
+        return schedule["batch_size"]
+    return max(EVAL_ROWS, schedule["batch_size"])
 
 
 def build_trainer(job: TrainingJob, parts: dict[str, Rows], tell: Tell) -> WorkbookTrainer:
@@ -289,7 +294,7 @@ def build_trainer(job: TrainingJob, parts: dict[str, Rows], tell: Tell) -> Workb
     )
     validation = sorted(parts["validation"], key=_length)
     trainer = WorkbookTrainer(
-        model=load_base(job.base_path, config.load_in_4bit),
+        model=load_base(job.base_path, config),
         args=arguments(job, bool(validation)),
         train_dataset=Dataset.from_list(parts["train"]),
         eval_dataset=Dataset.from_list(validation) if validation else None,

@@ -83,15 +83,9 @@ def test_the_embedded_model_says_the_same_alone_and_in_company(tiny: Path) -> No
     assert "Paris" in answer.text and answer.finish == "stop"
 
 
-def test_latency_is_probed_on_single_requests_without_shared_work(tiny: Path) -> None:
+def test_a_request_of_its_own_shares_no_work_with_others(tiny: Path) -> None:
     model = loaded("tiny")
-    seen: list[int] = []
-    answer = model.answer
-    model.answer = lambda chats, *rest: seen.append(len(chats)) or answer(chats, *rest)  # type: ignore[method-assign]
-    times = model.latency_probe(chats(4), 6)
-    assert len(times) == 4 and all(ms > 0 for ms in times)
-    assert seen == [1] * 5
-    assert model.answer(chats(1), 2)[0].tokens_cached == 0
+    assert [model.answer([chat], 6)[0].tokens_cached for chat in chats(2) * 2] == [0] * 4
 
 
 def test_no_chats_no_answers_and_a_prompt_beyond_the_context_is_refused(tiny: Path) -> None:

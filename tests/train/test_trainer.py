@@ -6,8 +6,10 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 
+from helpers.models import FrozenLayer
 from helpers.models.kernels import products
-from helpers.train.kernels.lean import AdaptedLinear, dropout_mask, slim
+from helpers.train.kernels import loss as loss_kernel
+from helpers.train.kernels.lean import AdaptedLinear, Adapter, dropout_mask, slim
 from helpers.train.kernels.loss import micro_batches, shared_prefix, supervised_loss
 from helpers.train.trainer import LengthGrouped
 
@@ -109,12 +111,64 @@ def test_lean_layers_and_micro_batches_give_the_gradients_of_the_stock_model(
     assert "forward" not in model.get_base_model().model.layers[0].self_attn.q_proj.__dict__
 
 
+def in_bf16(model):
+    """Its frozen weights in bf16, its adapter still in fp32."""
+    for weight in model.parameters():
+        if not weight.requires_grad:
+            weight.data = weight.data.bfloat16()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("threads", "targets"), [(1, ["q_proj", "v_proj"]), (2, "all-linear")], ids=["one", "two"]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_bf16_the_gradient_points_where_that_of_fp32_does_and_stays_fp32(
+    kind, threads, targets, monkeypatch
+):
+    model = tiny(kind, targets)
+    ids, labels, mask = batch()
+    model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+    expected = gradients(model)
+    slim(in_bf16(model))
+    monkeypatch.setattr(loss_kernel, "threads_of", lambda causal: threads)
+    found = []
+    before = torch.get_num_threads()
+    for _ in range(2):
+        loss = supervised_loss(model.get_base_model(), ids, labels, True, most_tokens=20)
+        (loss / (labels != -100).sum()).backward()
+        found.append(gradients(model))
+    assert torch.get_num_threads() == before
+    assert torch.equal(*found), "whichever thread ends first"
+    assert found[0].dtype == torch.float32
+    assert float(functional.cosine_similarity(found[0], expected, dim=0)) >= 0.999
+
+
+def test_threads_draw_the_same_dropout_whichever_of_them_ends_first(monkeypatch):
+    monkeypatch.setattr(loss_kernel, "threads_of", lambda causal: 2)
+    model = in_bf16(tiny("Llama"))
+    for module in model.modules():
+        if hasattr(module, "lora_dropout"):
+            module.lora_dropout["default"] = torch.nn.Dropout(0.3)
+    slim(model.train())
+    ids, labels, _ = batch()
+    found = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        supervised_loss(model.get_base_model(), ids, labels, True, most_tokens=20).backward()
+        found.append(gradients(model))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
 @pytest.mark.parametrize(
     "lengths", [[7] * 16, [40, 9, 0, 12, 12, 3, 25], [5], [0, 0], [100, 1], [3, 50, 50, 50]]
 )
 @pytest.mark.parametrize("most", [0, 20, 56, 10_000])
-def test_every_labelled_row_is_in_one_micro_batch_and_the_first_is_the_largest(lengths, most):
-    batches = micro_batches(lengths, most)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_labelled_row_is_in_one_micro_batch_and_the_first_is_the_largest(
+    lengths, most, threads
+):
+    batches = micro_batches(lengths, most, threads)
     rows = sorted(row for batch in batches for row in batch)
     assert rows == [row for row, length in enumerate(lengths) if length]
     sizes = [len(batch) * max(lengths[row] for row in batch) for batch in batches]
@@ -132,8 +186,10 @@ def test_an_adapted_layer_with_dropout_is_the_layer_with_its_mask_written_out():
     x, weight, bias = (torch.randn(*shape) for shape in ((3, 7, 11), (5, 11), (5,)))
     a, b, gradient = torch.randn(2, 11), torch.randn(5, 2), torch.randn(3, 7, 5)
     asked = [x.requires_grad_(), a.requires_grad_(), b.requires_grad_()]
+    layer = torch.nn.Linear(11, 5).requires_grad_(False)
+    layer.weight.data, layer.bias.data = weight, bias
     torch.manual_seed(1)
-    ours = AdaptedLinear.apply(x, weight, bias, a, b, 2.0, 0.3)
+    ours = AdaptedLinear.apply(x, FrozenLayer(layer), a, b, Adapter(2.0, 0.3))
     torch.manual_seed(1)
     kept = ~dropout_mask(x.reshape(21, 11), 0.3).view(3, 7, 11)
     plain = functional.linear(x, weight, bias) + 2.0 * (x * kept / 0.7 @ a.t() @ b.t())

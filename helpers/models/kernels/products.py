@@ -64,16 +64,16 @@ def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x @ weight.t()
 
 
-class FrozenWeight:
-    """An (out, in) matrix that does not learn, ready for products from both sides.
+class FrozenLayer:
+    """x W' + bias, neither of which learns, and its gradient; W is (out, in).
 
-    In bf16 oneDNN lays it out anew for each side, at the first product: at few rows that is twice
-    as fast, and the result does not depend on the number of rows it was laid out for.
+    In bf16 oneDNN lays W out anew for each of the two, at the first product: at few rows that is
+    twice as fast, and the result does not depend on the number of rows it was laid out for.
     """
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        self.weight = weight
-        self.shape = weight.shape
+    def __init__(self, module: Any) -> None:
+        self.weight = module.weight
+        self.bias = module.bias
 
     @functools.cached_property
     def _forward(self) -> torch.Tensor | None:
@@ -84,8 +84,9 @@ class FrozenWeight:
         return _laid_out(self.weight.t())
 
     def times(self, x: torch.Tensor) -> torch.Tensor:
-        """x W': (rows, in) to (rows, out)."""
-        return _by(self._forward, x, self.weight)
+        """x W' + bias: (rows, in) to (rows, out)."""
+        out = _by(self._forward, x, self.weight)
+        return out if self.bias is None else out.add_(self.bias)
 
     def back(self, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient of the input, G W: (rows, out) to (rows, in)."""
@@ -106,24 +107,21 @@ def _by(packed: torch.Tensor | None, x: torch.Tensor, weight: torch.Tensor) -> t
 
 
 class FrozenLinear(torch.autograd.Function):
-    """x W' + bias, both frozen: x is (…, in), W (out, in), the result (…, out)."""
+    """The layer as a step of autograd: x is (…, in), the result (…, out)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: FrozenWeight, bias: Any) -> Any:
-        ctx.weight = weight
-        out = weight.times(x.reshape(-1, x.shape[-1]))
-        if bias is not None:
-            out.add_(bias)
-        return out.view(*x.shape[:-1], weight.shape[0])
+    def forward(ctx: Any, x: Any, layer: FrozenLayer) -> Any:
+        ctx.layer = layer
+        out = layer.times(x.reshape(-1, x.shape[-1]))
+        return out.view(*x.shape[:-1], len(layer.weight))
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
-        flat = gradient.reshape(-1, gradient.shape[-1])
-        to_input = ctx.weight.back(flat).view(*gradient.shape[:-1], ctx.weight.shape[1])
-        return to_input, None, None
+        to_input = ctx.layer.back(gradient.reshape(-1, gradient.shape[-1]))
+        return to_input.view(*gradient.shape[:-1], ctx.layer.weight.shape[1]), None
 
 
 def frozen_linear(module: Any) -> Callable[[Any], Any]:
     """Another forward pass for a linear layer that does not learn."""
-    weight = FrozenWeight(module.weight)
-    return lambda x: FrozenLinear.apply(x, weight, module.bias)
+    layer = FrozenLayer(module)
+    return lambda x: FrozenLinear.apply(x, layer)

@@ -20,8 +20,8 @@ from helpers.models.kernels.products import has_onednn, prefers_onednn
 KNOWN = ("llama", "mistral", "qwen2")  # RMS norm, rotary positions, silu gates; biases or none
 ROTATIONS = ("default", "linear", "llama3", "yarn")  # whose angles do not depend on the length
 PROBE = (5, 11, 7, 3, 19, 2, 13, 8)  # token ids on which both ways are compared
-# How far the logits may differ, as a share of their norm. In bf16 the modules round after each small
-# step and are themselves 0.05 off fp32, further than the lean steps; a real difference is about 1.
+# How far the logits may differ, as a share of their norm. In bf16 the modules round after each
+# small step and are themselves 0.05 off fp32, further than the lean steps; a fault is about 1.
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.2}
 NO_ATTRIBUTES = ([], "")  # of oneDNN's operations after a product: neither scalars nor an algorithm
 _log = logging.getLogger(__name__)

@@ -13,67 +13,83 @@ import contextlib
 import ctypes
 import math
 import os
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
-from helpers.models import frozen_linear, product
+from helpers.models import FrozenLayer, frozen_linear, product
 
 HEAD_ROWS = 128  # positions whose logits are in memory at once
+COMPUTES = (torch.float32, torch.bfloat16)
 DRAWS = 2**16  # steps of the dropout's probability: four masks from one random 64-bit number
 SDPA = "TRANSFORMERS_SDPA_FORCE_GQA"  # keys and values are not repeated for the heads that share
 Forward = Callable[..., Any]
+_thread = threading.local()  # its `generator`, where several threads draw
+
+
+def draw_from(seed: int) -> None:
+    """Let this thread's dropout draw from a generator of its own."""
+    _thread.generator = torch.Generator().manual_seed(seed)
+
+
+class Adapter(NamedTuple):
+    """What is fixed about an adapter."""
+
+    scaling: float
+    dropout: float
 
 
 class AdaptedLinear(torch.autograd.Function):
     """x W' + bias + scaling (dropout(x) A') B' with W and bias frozen.
 
-    x (..., in), W (out, in), bias (out,), A (rank, in), B (out, rank).
+    x (..., in), W (out, in), bias (out,), A (rank, in), B (out, rank). A and B are fp32; where x is
+    bf16 so are their products, added up in fp32 and rounded once, and their gradients are fp32.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scaling: float, dropout: float
-    ) -> Any:
+    def forward(ctx: Any, x: Any, base: FrozenLayer, a: Any, b: Any, how: Adapter) -> Any:
         rows = x.reshape(-1, x.shape[-1])
-        dropped = dropout_mask(rows, dropout) if dropout else None
-        scaling /= 1 - dropout
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        dropped = dropout_mask(rows, how.dropout) if how.dropout else None
+        scaling = how.scaling / (1 - how.dropout)
         inner = _without(rows, dropped) @ a.t()
-        out = product(rows, weight)
-        if bias is not None:
-            out = out.add_(bias)
+        out = base.times(rows)
         out.addmm_(inner, b.t(), alpha=scaling)
-        ctx.save_for_backward(rows, dropped, inner, weight, a, b)
+        ctx.save_for_backward(rows, dropped, inner, a, b)
+        ctx.base = base
         ctx.scaling = scaling
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
-        rows, dropped, inner, weight, a, b = ctx.saved_tensors
+        rows, dropped, inner, a, b = ctx.saved_tensors
         flat = gradient.reshape(-1, gradient.shape[-1])
         inside = (flat @ b).mul_(ctx.scaling)
-        to_a = inside.t() @ _without(rows, dropped)
-        to_b = (flat.t() @ inner).mul_(ctx.scaling)
+        to_a = (inside.t() @ _without(rows, dropped)).float()
+        to_b = (flat.t() @ inner).float().mul_(ctx.scaling)
         to_input = None
         if ctx.needs_input_grad[0]:
-            to_input = product(flat, weight.t())
+            to_input = ctx.base.back(flat)
             if dropped is None:
                 to_input = to_input.addmm_(inside, a)
             else:
                 to_input = to_input.add_(_without(inside @ a, dropped))
             to_input = to_input.view(*gradient.shape[:-1], -1)
-        return to_input, None, None, to_a, to_b, None, None
+        return to_input, None, to_a, to_b, None
 
 
 def dropout_mask(rows: torch.Tensor, dropout: float) -> torch.Tensor:
     """True where a value is dropped; a third of the time of bernoulli.
 
-    Drawn from torch's generator, so that a resumed training draws the same.
+    Drawn from torch's generator, or this thread's, so that a resumed training draws the same.
     """
     count = rows.numel()
-    drawn = torch.randint(-(2**63), 2**63 - 1, ((count + 3) // 4,)).view(torch.int16)
+    source = getattr(_thread, "generator", None)
+    drawn = torch.randint(-(2**63), 2**63 - 1, ((count + 3) // 4,), generator=source)
+    drawn = drawn.view(torch.int16)
     return (drawn[:count] < round(dropout * DRAWS) - DRAWS // 2).view(rows.shape)
 
 
@@ -101,53 +117,68 @@ class GatedProduct(torch.autograd.Function):
 class Normed(torch.autograd.Function):
     """x / root mean square of x, times the frozen weight, in half the passes over memory.
 
-    x (..., hidden), weight (hidden,).
+    x (..., hidden), weight (hidden,). Computed in fp32 also where x is bf16.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, epsilon: float) -> Any:
-        inverse = torch.linalg.vecdot(x, x).unsqueeze(-1).div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        wide = x.float()
+        inverse = torch.linalg.vecdot(wide, wide).unsqueeze(-1).div_(x.shape[-1])
+        inverse = inverse.add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, inverse, weight)
-        return (x * inverse).mul_(weight)
+        return (wide * inverse).mul_(weight).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         x, inverse, weight = ctx.saved_tensors
-        inward = gradient * weight
-        along = torch.linalg.vecdot(inward, x).unsqueeze(-1).mul_(inverse**3).div_(-x.shape[-1])
-        return inward.mul_(inverse).addcmul_(x, along), None, None
+        wide = x.float()
+        inward = gradient.float() * weight
+        along = torch.linalg.vecdot(inward, wide).unsqueeze(-1)
+        along = along.mul_(inverse**3).div_(-x.shape[-1])
+        return inward.mul_(inverse).addcmul_(wide, along).to(x.dtype), None, None
 
 
 class HeadLoss(torch.autograd.Function):
-    """Sum of the cross entropies of hidden W' against targets, W frozen.
+    """Sum of the cross entropies of hidden W' against targets, W frozen, in fp32.
 
     hidden (positions, hidden), W (words, hidden), targets (positions,). The gradient is ready with
     the loss.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Any, weight: Any, targets: Any) -> Any:
-        total = hidden.new_zeros(())
+    def forward(ctx: Any, hidden: Any, head: FrozenLayer, targets: Any) -> Any:
+        total = torch.zeros(())
         to_hidden = torch.empty_like(hidden)
         chunks = math.ceil(len(hidden) / HEAD_ROWS) or 1
         chunked = (tensor.chunk(chunks) for tensor in (hidden, targets, to_hidden))
         for rows, words, out in zip(*chunked, strict=True):
-            words = words[None]
-            logits = product(weight, rows)  # (words, rows): half the time of (rows, words)
-            logits.sub_(logits.amax(0))
-            picked = logits.gather(0, words)
-            sums = logits.exp_().sum(0, keepdim=True)
+            words = words[:, None]
+            logits = _logits(rows, head)
+            logits.sub_(logits.amax(1, keepdim=True))
+            picked = logits.gather(1, words)
+            sums = logits.exp_().sum(1, keepdim=True)
             total += (sums.log() - picked).sum()
             if ctx.needs_input_grad[0]:
                 chances = logits.div_(sums)
-                chances.scatter_add_(0, words, torch.full_like(picked, -1.0))
-                out.copy_(chances.t() @ weight)
+                chances.scatter_add_(1, words, torch.full_like(picked, -1.0))
+                if hidden.dtype == torch.float32:
+                    out.copy_(chances @ head.weight)
+                else:
+                    out.copy_(head.back(chances.to(hidden.dtype)))
         ctx.save_for_backward(to_hidden)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
-        return ctx.saved_tensors[0] * gradient, None, None
+        (to_hidden,) = ctx.saved_tensors
+        return to_hidden * gradient.to(to_hidden.dtype), None, None
+
+
+def _logits(hidden: torch.Tensor, head: FrozenLayer) -> torch.Tensor:
+    """In fp32, (positions, words); fp32 products on their side take half the time."""
+    if hidden.dtype == torch.float32:
+        return product(head.weight, hidden).t()
+    return head.times(hidden).float()
 
 
 def slim(model: torch.nn.Module) -> Callable[[], None]:
@@ -167,7 +198,7 @@ def slim(model: torch.nn.Module) -> Callable[[], None]:
     def undo() -> None:
         os.environ.pop(SDPA, None)
         for module in changed:
-            del module.forward
+            vars(module).pop("forward", None)
 
     return undo
 
@@ -209,22 +240,23 @@ def _is_gated_mlp(module: Any) -> bool:
 
 
 def _adapted(module: Any, stock: Forward) -> Forward:
+    base = FrozenLayer(module.base_layer)
+
     def forward(x: Any, *args: Any, **kwargs: Any) -> Any:
         active = module.active_adapters
         if module.disable_adapters or module.merged or len(active) != 1 or args or kwargs:
             return stock(x, *args, **kwargs)
         name = active[0]
-        base = module.base_layer
         a, b = module.lora_A[name].weight, module.lora_B[name].weight
         dropout = getattr(module.lora_dropout[name], "p", 0.0) if module.training else 0.0
-        return AdaptedLinear.apply(x, base.weight, base.bias, a, b, module.scaling[name], dropout)
+        return AdaptedLinear.apply(x, base, a, b, Adapter(module.scaling[name], dropout))
 
     return forward
 
 
 def _normed(module: Any, stock: Forward) -> Forward:
     def forward(x: Any) -> Any:
-        if x.dtype != torch.float32:
+        if x.dtype not in COMPUTES:
             return stock(x)
         return Normed.apply(x, module.weight, module.variance_epsilon)
 

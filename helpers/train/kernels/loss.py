@@ -11,15 +11,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator, Sequence
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from helpers.train.kernels.lean import HeadLoss
+from helpers.models import FrozenLayer
+from helpers.train.kernels.lean import COMPUTES, HeadLoss, draw_from
 from helpers.train.rows import IGNORED
 
+Loss = Callable[[Sequence[torch.Tensor]], torch.Tensor]  # of the prefix's states
 SHORTEST_PREFIX = 8  # tokens; below this a second pass through the layers costs more than it saves
 
 
@@ -57,24 +62,79 @@ def supervised_loss(
         input_ids = input_ids[:, shared:]
         labels = labels[:, shared:]
     lengths = _labelled_lengths(labels)
+    threads = threads_of(causal) if most_tokens else 1
+    trim = trimmed_mlp(backbone) if most_tokens else contextlib.nullcontext()
 
-    def loss(rows: list[int], states: Sequence[torch.Tensor]) -> torch.Tensor:
+    def loss(rows: list[int], at: Any, states: Sequence[torch.Tensor]) -> torch.Tensor:
         end = max(lengths[row] for row in rows)  # what follows the last label matters to nothing
         goals = labels[rows, :end]
         predicts = functional.pad(goals[:, 1:] != IGNORED, (0, 1))  # the last position: nothing
         inputs = {"input_ids": input_ids[rows, :end], "use_cache": cache is not None}
         if cache is not None:
             inputs["past_key_values"] = _repeated(cache, states, len(rows))
-        with last_mlp_at(backbone, predicts) if most_tokens else contextlib.nullcontext():
-            hidden = backbone(**inputs).last_hidden_state
+        if at is not None:
+            at.positions = predicts
+        hidden = backbone(**inputs).last_hidden_state
         return _head_loss(causal, hidden[predicts], goals.roll(-1, 1)[predicts])
 
-    losses = [functools.partial(loss, rows) for rows in micro_batches(lengths, most_tokens)]
-    if len(losses) == 1 or not torch.is_grad_enabled():
-        zero = labels.new_zeros((), dtype=torch.float32)
-        return sum((loss_of(states) for loss_of in losses), zero)
-    weights = [weight for weight in causal.parameters() if weight.requires_grad]
-    return SumOfLosses.apply(losses, states, *weights)
+    with trim as at:
+        batches = micro_batches(lengths, most_tokens, threads)
+        losses = [functools.partial(loss, rows, at) for rows in batches]
+        if not torch.is_grad_enabled():
+            return sum(each(losses, states, threads), torch.zeros((), device=labels.device))
+        if len(losses) == 1:
+            return losses[0](states)
+        weights = [weight for weight in causal.parameters() if weight.requires_grad]
+        return SumOfLosses.apply(losses, threads, states, *weights)
+
+
+def threads_of(causal: Any) -> int:
+    """How many threads compute micro-batches side by side.
+
+    One in fp32, where each product is shared out instead. In bf16 every thread computes its own
+    micro-batch to the end: nobody waits after each small product, nor for a core that is busy.
+    """
+    weight = causal.get_input_embeddings().weight
+    coarse = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    return torch.get_num_threads() if coarse else 1
+
+
+def each(losses: Sequence[Loss], states: Sequence[torch.Tensor], threads: int) -> Iterator[Any]:
+    """The losses without gradients."""
+
+    def value(loss_of: Loss) -> torch.Tensor:
+        with torch.no_grad():
+            return loss_of(states)
+
+    return side_by_side(value, losses, threads)
+
+
+def side_by_side(
+    task: Callable[[Loss], Any], losses: Sequence[Loss], threads: int
+) -> Iterator[Any]:
+    """The task's results for every loss, in their order whatever ended first.
+
+    Each thread's dropout draws from a generator that is the micro-batch's own.
+    """
+    if threads == 1 or len(losses) < 2:
+        yield from map(task, losses)
+        return
+
+    def alone(loss_of: Loss, seed: int) -> Any:
+        draw_from(seed)
+        return task(loss_of)
+
+    seeds = torch.randint(2**62, (len(losses),)).tolist()
+    torch.set_num_threads(1)  # of each thread: products are not shared out again
+    try:
+        yield from list(_pool(threads).map(alone, losses, seeds))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "micro-batch")
 
 
 def _labelled_lengths(labels: torch.Tensor) -> list[int]:
@@ -83,20 +143,21 @@ def _labelled_lengths(labels: torch.Tensor) -> list[int]:
     return [int(row.nonzero().max()) + 1 if row.any() else 0 for row in labelled]
 
 
-def micro_batches(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], most_tokens: int, threads: int = 1) -> list[list[int]]:
     """Row numbers in as few even batches as `most_tokens` padded tokens allow (0: one).
 
-    The longest come first, rows of length 0 not at all. The first is the largest: glibc does not
-    reuse what it freed for an aligned request of the very same size.
+    Several threads get as many each. The longest come first, rows of length 0 not at all. The first
+    is the largest: glibc does not reuse what it freed for an aligned request of the very same size.
     """
     order = [row for row, length in enumerate(lengths) if length]
     order.sort(key=lambda row: -lengths[row])
     if not most_tokens or not order:
         return [order] if order else []
     fewest = _pack(order, lengths, most_tokens)
+    count = min(len(order), threads * math.ceil(len(fewest) / threads))
     for limit in range(1, most_tokens):
         batches = _pack(order, lengths, limit)
-        if len(batches) == len(fewest):
+        if len(batches) <= count:
             return batches
     return fewest
 
@@ -123,29 +184,32 @@ class SumOfLosses(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, losses: Any, states: Any, *weights: Any) -> Any:
-        total = weights[0].new_zeros(())
-        with torch.enable_grad():
-            leaves = [state.detach().requires_grad_(state.requires_grad) for state in states]
-            sources = [*weights, *(leaf for leaf in leaves if leaf.requires_grad)]
-            gradients: list[Any] = [None] * len(sources)
-            for loss_of in losses:
+    def forward(ctx: Any, losses: Any, threads: int, states: Any, *weights: Any) -> Any:
+        leaves = [state.detach().requires_grad_(state.requires_grad) for state in states]
+        sources = [*weights, *(leaf for leaf in leaves if leaf.requires_grad)]
+
+        def differentiate(loss_of: Loss) -> Any:
+            with torch.enable_grad():
                 loss = loss_of(leaves)
-                new = torch.autograd.grad(loss, sources, allow_unused=True)
-                gradients = list(map(_sum, gradients, new))
-                total += loss.detach()
-            to_weights, to_states = gradients[: len(weights)], gradients[len(weights) :]
-            trainable = [state for state in states if state.requires_grad]
-            if trainable:
-                new = torch.autograd.grad(trainable, weights, to_states, allow_unused=True)
-                to_weights = list(map(_sum, to_weights, new))
+                return loss.detach(), torch.autograd.grad(loss, sources, allow_unused=True)
+
+        total = weights[0].new_zeros(())
+        gradients: list[Any] = [None] * len(sources)
+        for loss, new in side_by_side(differentiate, losses, threads):
+            gradients = list(map(_sum, gradients, new))
+            total += loss
+        to_weights, to_states = gradients[: len(weights)], gradients[len(weights) :]
+        trainable = [state for state in states if state.requires_grad]
+        if trainable:
+            new = torch.autograd.grad(trainable, weights, to_states, allow_unused=True)
+            to_weights = list(map(_sum, to_weights, new))
         ctx.gradients = to_weights
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         scaled = (None if known is None else known * gradient for known in ctx.gradients)
-        return None, None, *scaled
+        return None, None, None, *scaled
 
 
 def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
@@ -156,17 +220,22 @@ def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor |
 
 
 @contextlib.contextmanager
-def last_mlp_at(backbone: Any, positions: torch.Tensor) -> Iterator[None]:
-    """Meanwhile the last layer's MLP answers at these (rows, length) positions alone.
+def trimmed_mlp(backbone: Any) -> Iterator[threading.local]:
+    """Meanwhile the last layer's MLP answers at some positions alone, and is 0 where no head looks.
 
-    It is 0 where no head looks.
+    What it yields holds this thread's `positions`, a (rows, length) mask.
     """
     mlp = backbone.layers[-1].mlp
     before = vars(mlp).get("forward")
     whole = mlp.forward
-    mlp.forward = lambda x: x.new_zeros(x.shape).index_put((positions,), whole(x[positions]))
+    at = threading.local()
+
+    def trimmed(x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros(x.shape).index_put((at.positions,), whole(x[at.positions]))
+
+    mlp.forward = trimmed
     try:
-        yield
+        yield at
     finally:
         del mlp.forward
         if before:
@@ -184,13 +253,19 @@ def _repeated(cache: Any, states: Sequence[torch.Tensor], rows: int) -> Any:
     return repeated
 
 
+@functools.lru_cache(maxsize=1)
+def _frozen_head(head: Any) -> FrozenLayer:
+    """What is laid out for it is kept from one micro-batch to the next."""
+    return FrozenLayer(head)
+
+
 def _head_loss(causal: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Sum of the losses of these positions: hidden (positions, hidden), targets (positions,)."""
     head = causal.get_output_embeddings()
     cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
     frozen = type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad
-    if frozen and head.weight.dtype == torch.float32 and not cap:
-        return HeadLoss.apply(hidden, head.weight, targets)
+    if frozen and not cap and head.weight.dtype in COMPUTES and hidden.device.type == "cpu":
+        return HeadLoss.apply(hidden, _frozen_head(head), targets)
     logits = head(hidden).float()
     if cap:
         logits = torch.tanh(logits / cap) * cap
