@@ -266,12 +266,12 @@ def pipeline(data: Path, rows: int) -> Entries:
         seconds, peak, said = watched("pipeline", str(folder))
     size = f"{rows // 1000}k"
     return {
-        f"curate_{size}_seconds": entry("seconds", seconds, "lower", rows, "s"),
-        f"curate_{size}_processor_seconds": entry(
+        f"rows_{size}_seconds": entry("seconds", seconds, "lower", rows, "s"),
+        f"rows_{size}_processor_seconds": entry(
             "seconds", said["processor"], "lower", rows, "s"
         ),  # of all its processes
-        f"curate_{size}_peak_pss": entry("size", peak, "lower", rows, "GiB"),
-        f"curate_{size}_kept": entry("count", said["kept"], "higher", rows, "rows"),
+        f"rows_{size}_gib": entry("size", peak, "lower", rows, "GiB"),
+        f"rows_{size}_kept": entry("count", said["kept"], "higher", rows, "rows"),
     }
 
 
@@ -280,7 +280,7 @@ def growth(data: Path, rows: int) -> Entries:
     import math
 
     few, many = max(1000, rows // 10), rows * 3
-    first, last = (pipeline(data, n)[f"curate_{n // 1000}k_seconds"]["value"] for n in (few, many))
+    first, last = (pipeline(data, n)[f"rows_{n // 1000}k_seconds"]["value"] for n in (few, many))
     ratio = (last / first) / (many * math.log(many) / (few * math.log(few)))
     return {"curate_growth_over_n_log_n": entry("ratio", ratio, "lower", many)}
 

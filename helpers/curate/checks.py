@@ -23,6 +23,7 @@ from helpers.tasks import Task
 FINAL = ("invalid_format", "potential_leakage")  # what no accept.csv takes back
 # No tokenizer packs ordinary text tighter; beyond it a row is too long, uncounted.
 CHARACTERS_PER_TOKEN = 20
+SPECIAL = 8  # tokens that a tokenizer may put around a text
 COUNTED = 1_000  # texts tokenised at a time: an encoding is far larger than its text
 MAX_FINDINGS = 5  # findings reported per row and code
 INSTRUCTIONS = ("system", "developer")
@@ -42,13 +43,14 @@ def validate_examples(
     task masks personal data, it is replaced instead.
     """
     reasons = accepted or {}
+    most = config.longest  # asked once: it may open a tokenizer
     texts = (text_of(message) for example in examples for message in example.messages)
-    longest = config.longest * CHARACTERS_PER_TOKEN
+    longest = most * CHARACTERS_PER_TOKEN
     findings_of = search(text for text in texts if len(text) <= longest)
     personal_data_in, notes = personal_data_finder(examples, findings_of, task)
     special = special_tokens(config.base_model)
     validator = answer_validator(task)
-    token_counts = count_tokens(examples, config.base_model, config.longest)
+    token_counts = count_tokens(examples, config.base_model, config.min_tokens, most)
     stage = Stage(notes=notes)
     for example, count in zip(examples, token_counts, strict=True):
         scanned = _shortened(example) if count is None else example
@@ -58,7 +60,7 @@ def validate_examples(
             *check_format(example),
             *check_special_tokens(example, special),
             *check_answer(example, validator),
-            *check_length(count, config.min_tokens, config.longest),
+            *check_length(count, config.min_tokens, most),
             *check_findings(scanned, "contains_pii", personal_data_in),
             *check_findings(scanned, "contains_secret", lambda text: findings_of(text).secrets),
         ]
@@ -165,16 +167,25 @@ def check_answer(example: TrainingExample, validator: Any) -> list[Issue]:
 
 
 def count_tokens(
-    examples: Iterable[TrainingExample], base_model: str, max_tokens: int
+    examples: Iterable[TrainingExample], base_model: str, min_tokens: int, max_tokens: int
 ) -> list[int | None]:
-    """Tokens of each example without its system prompt; None where the text is endless."""
+    """Tokens of each example without its system prompt; None where the text is endless.
+
+    A text that is long enough whatever its tokens are, and whose bytes are no more than the tokens
+    that are allowed, is not tokenised: its bytes are given.
+    """
     texts = []
     for example in examples:
         turns = [message.content or "" for message in example.messages if message.role != "system"]
         texts.append(without_surrogates("\n".join(turns)))
     longest = max_tokens * CHARACTERS_PER_TOKEN
-    countable = [i for i, text in enumerate(texts) if len(text) <= longest]
-    counts: dict[int, int] = {}
+    shortest = min_tokens * CHARACTERS_PER_TOKEN
+    counts = {
+        i: len(text)
+        for i, text in enumerate(texts)
+        if shortest <= len(text) <= max_tokens - SPECIAL and text.isascii()
+    }
+    countable = [i for i, text in enumerate(texts) if i not in counts and len(text) <= longest]
     for start in range(0, len(countable), COUNTED):
         chunk = countable[start : start + COUNTED]
         chunk_counts = models.count_text(base_model, [texts[i] for i in chunk])

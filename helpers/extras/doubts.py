@@ -108,7 +108,8 @@ def rephrased(texts: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int
         chunk = texts[start : start + CHUNK]
         for i, cosines in enumerate(models.embed(chunk) @ vectors.T, start):
             own_numbers = _numbers_in(texts[i])
-            for j in np.argsort(-cosines)[:CANDIDATES].tolist():
+            best = np.argpartition(-cosines, min(CANDIDATES, len(others)) - 1)[:CANDIDATES]
+            for j in best[np.argsort(-cosines[best])].tolist():
                 close = cosines[j] >= _least_cosine(own_numbers, numbers[j])
                 if close and texts[i] is not others[j]:
                     yield i, j, float(cosines[j])

@@ -49,9 +49,7 @@ def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 cell.date() if i in dates and cell is not None else cell
                 for i, cell in enumerate(row)
             ]
-            content = dict(zip(names, cells, strict=False))
-            content.pop("", None)
-            yield number, content
+            yield number, dict(zip(names, cells, strict=False))
 
 
 def _shown(cell: Any) -> Any:

@@ -19,6 +19,7 @@ ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "as
 # what other systems call our fields; where both are there, the other one is an unknown key
 ALIASES = {"from": "role", "value": "content", "reasoning_content": "reasoning"}
 ALIASES["thinking"] = "reasoning"
+NO_TEXT = "a question or an answer that is no text is its JSON"
 THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
@@ -72,7 +73,7 @@ def _content(content: Any, changes: Counter[str]) -> dict[str, str]:
     if isinstance(content, str):
         return {"content": content}
     if not isinstance(content, list):
-        changes["a content that is no text is its JSON"] += 1
+        changes[NO_TEXT] += 1
         return {"content": as_text(content)}
     texts = []
     thoughts = {}
@@ -112,10 +113,14 @@ def is_chat(value: Any) -> bool:
     )
 
 
-def as_turns(value: Any, role: str) -> list[Any]:
+def as_turns(value: Any, role: str, changes: Counter[str]) -> list[Any]:
     """A value as turns: a chat (also as the text of one), or one turn that says it."""
     if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[ "):
         value = spelled_list(value) or value
     if is_chat(value):
         return list(value)
-    return [] if value is None else [{"role": role, "content": as_text(value)}]
+    if value is None:
+        return []
+    if not isinstance(value, str):
+        changes[NO_TEXT] += 1
+    return [{"role": role, "content": as_text(value)}]

@@ -19,6 +19,7 @@ from helpers.tasks.encodings import Encoding
 MAX_CELL = 8 * 2**20  # characters
 JUDGED = 2_000  # lines that the dialect is judged by
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+UNNAMED = "unnamed column"  # such as the row numbers that pandas writes
 OFTEN = 0.2  # of the records with quotes inside: so many are a habit, not a slip
 LABEL = 40  # characters: the last cell of a swallowed row is recognised up to this length
 MULTILINE = 3  # lines inside of one cell that are all rows are no text
@@ -187,16 +188,15 @@ def _row_of(names: Sequence[str], cells: Sequence[str], encoding: Encoding) -> A
                 f"cell {number}, character {broken.start() + 1}: the byte"
                 f" 0x{ord(broken[0]) - 0xDC00:X} is not UTF-8; save the file as UTF-8"
             )
-    row = dict(zip(names, cells, strict=True))
-    row.pop("", None)
-    return row
+    return dict(zip(names, cells, strict=True))
 
 
 def header_of(path: Path, cells: Sequence[Any]) -> list[str]:
     """The names of the columns; WorkbookError when two are the same."""
     names = ["" if cell is None else str(cell).strip() for cell in cells]
+    names = [name or f"{UNNAMED} {place}" for place, name in enumerate(names, 1)]
     for name in names:
-        if name and names.count(name) > 1:
+        if names.count(name) > 1:
             places = [str(i) for i, each in enumerate(names, 1) if each == name]
             raise WorkbookError(
                 f"{path}: columns {' and '.join(places)} are both called {name!r}; rename one"

@@ -6,6 +6,7 @@ import heapq
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -87,7 +88,7 @@ class _Sample:
 
     def read(self, how: HowRead) -> list[tuple[TrainingExample | RejectedExample, Issue]]:
         """The rows in the order of the file, as far as they can be read; nothing of it counts."""
-        apart = replace(how, changes=Counter(), unused=Counter(), groups=Counter(), splits={})
+        apart = _without_counts(how)
         rows: list[tuple[TrainingExample | RejectedExample, Issue]] = []
         for _, _, row, issue in sorted(self._heap, key=lambda entry: entry[1]):
             try:
@@ -139,6 +140,7 @@ def load_examples(
                 raise WorkbookError(
                     f"{path}, line {row.line}: {error}; mend or delete that row"
                 ) from None
+            _uncount(how, row)
             issue = Issue(code="invalid_format", evidence=str(error))
             unreadable.append(_rejected(how, row, issue, "read"))
     sampled = sample.read(how)
@@ -183,6 +185,8 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
         check_calls(messages, tools or how.task.tools)
         moment, guessed = created_at(how, raw)
         meta = _where(how, row) | {"created_at_guessed": guessed} | _meta_of(how, raw)
+        if guessed:
+            how.changes["no created_at: the file's date stands for it"] += 1
     except RecursionError:
         raise RowError("nested too deeply") from None
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
@@ -200,6 +204,20 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
         preference=preference_of(how, raw),
         meta=meta,
     )
+
+
+def _uncount(how: HowRead, row: SourceRow) -> None:
+    """Take back what a row has counted before it turned out to be unreadable."""
+    apart = _without_counts(how)
+    with suppress(RowError):
+        example_of(apart, row)
+    how.changes -= apart.changes
+    how.unused -= apart.unused
+    how.groups -= apart.groups
+
+
+def _without_counts(how: HowRead) -> HowRead:
+    return replace(how, changes=Counter(), unused=Counter(), groups=Counter(), splits={})
 
 
 def created_at(how: HowRead, raw: dict[str, Any]) -> tuple[datetime, bool]:

@@ -34,7 +34,7 @@ class HowRead:
     used: set[str] = field(default_factory=set)  # the columns that something reads
     scale: Scale = field(default_factory=lambda: Scale("no ratings", {}, {}))
     day_order: DayOrder = ""
-    decimal: DecimalMark = "."
+    decimal: DecimalMark = ""  # of the answers' numbers; "": none has a mark
     changes: Counter[str] = field(default_factory=Counter)  # what was reinterpreted: rows
     unused: Counter[str] = field(default_factory=Counter)  # columns that nothing reads
     groups: Counter[str] = field(default_factory=Counter)  # values of `group`
@@ -110,7 +110,7 @@ def preference_of(how: HowRead, raw: Row) -> Preference | None:
             raise RowError(f"label is neither good nor bad ({shown}); write true or false")
         label = None if score is None else score > 3
     if how.format == "preference" and raw.get("rejected"):
-        turns = as_turns(raw["rejected"], "assistant")
+        turns = as_turns(raw["rejected"], "assistant", how.changes)
         rejected = messages_of(turns[-1:], "rejected", how.changes)
     if label is None and rejected is None:
         return None
@@ -141,7 +141,7 @@ def _system_turns(raw: Row) -> list[Any]:
 
 
 def _pair_turns(column: str, how: HowRead, raw: Row) -> list[Any]:
-    return _joined(raw.get("prompt"), raw.get(column), "prompt")
+    return _joined(how, raw.get("prompt"), raw.get(column), "prompt")
 
 
 def _alpaca_turns(how: HowRead, raw: Row) -> list[Any]:
@@ -149,10 +149,10 @@ def _alpaca_turns(how: HowRead, raw: Row) -> list[Any]:
     history = raw.get("history")
     for pair in history if isinstance(history, list) else []:
         if isinstance(pair, list | tuple) and len(pair) == 2:
-            turns += [*as_turns(pair[0], "user"), *as_turns(pair[1], "assistant")]
+            turns += _joined(how, pair[0], pair[1], "history")
     question = "\n\n".join(as_text(raw[n]) for n in ("instruction", "input") if raw.get(n))
     answer = raw.get("output") or raw.get("response")
-    return [*turns, *_joined(question or None, answer, "instruction")]
+    return [*turns, *_joined(how, question or None, answer, "instruction")]
 
 
 def _column_turns(how: HowRead, raw: Row) -> list[Any]:
@@ -168,7 +168,7 @@ def _column_turns(how: HowRead, raw: Row) -> list[Any]:
         raise RowError(
             "neither `messages`, nor prompt/completion, nor the input column of task.yaml is there"
         )
-    return _joined(question, gold_answer(how, raw), "input")
+    return _joined(how, question, gold_answer(how, raw), "input")
 
 
 def gold_answer(how: HowRead, raw: Row) -> Any:
@@ -185,12 +185,12 @@ def gold_answer(how: HowRead, raw: Row) -> Any:
     } or None
 
 
-def _joined(question: Any, answer: Any, place: str) -> list[Any]:
+def _joined(how: HowRead, question: Any, answer: Any, place: str) -> list[Any]:
     """Question and answer as one chat; an answer that repeats the question's turns is the chat."""
     if question is None:
         raise RowError(f"{place}: the question is empty")
-    turns = as_turns(question, "user")
-    answers = as_turns(answer, "assistant")
+    turns = as_turns(question, "user", how.changes)
+    answers = as_turns(answer, "assistant", how.changes)
     shown = [(turn.get("role", turn.get("from")), turn.get("content")) for turn in turns + answers]
     is_whole = (
         len(answers) > len(turns) and shown[len(turns) :][: len(turns)] == shown[: len(turns)]

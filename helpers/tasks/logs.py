@@ -47,7 +47,7 @@ class LogReader:
         ours = any(store.home() / "live" in path.parents for path in files)
         if setting is None and (ours or any("arm" in raw for raw in sample)):
             setting = [1, 5]  # our own form of a log says stars
-        self.scale = judge_scale(counts, setting, column, where)
+        self.scale = judge_scale(counts, setting, column, where, asks=False)
         self._thumbs = judge_scale(_counts_of(files, "thumb"), setting, "thumb", where)
         name = str(task.columns.get("created_at", "created_at"))
         moments = (cell(task, raw, "created_at") for raw in sample)
@@ -86,7 +86,7 @@ class LogReader:
             self._pieces[request_id] = text
         messages = raw.get("messages")
         if messages is None:
-            messages = as_turns(cell(self._task, raw, "input"), "user")
+            messages = as_turns(cell(self._task, raw, "input"), "user", Counter())
         latency = raw.get("latency_ms")
         is_latency = isinstance(latency, int | float) and latency > 0
         return raw | {

@@ -58,14 +58,15 @@ def _decimal_mark(how: HowRead, form: FileForm) -> DecimalMark:
     task = how.task
     output = task.columns.get("output")
     properties = (task.schema or {}).get("properties", {})
-    mark: DecimalMark = "."
+    mark: DecimalMark = ""
     for name, column in output.items() if isinstance(output, dict) else ():
         kind = kind_of(properties.get(name))
         if kind in NUMBERS:
             own = task.model_copy(update={"columns": {"number": column}})
             values = (value for _, value in column_counts(own, how.path, form, "number"))
             setting = task.columns.get("decimal")
-            mark = decimal_mark(values, kind == "integer", setting, column, str(how.path))
+            own_mark = decimal_mark(values, kind == "integer", setting, column, str(how.path))
+            mark = own_mark or mark
     return mark
 
 
@@ -171,6 +172,9 @@ def reading_of(how: HowRead, form: FileForm, rows: int) -> SourceReading:
             detail = how.day_order if name == "created_at" else ""
             shown = column if isinstance(column, str) else json.dumps(column, ensure_ascii=False)
             columns.append(ColumnReading(name=shown, use=name, how=detail))
+    if how.decimal:
+        detail = f"`{how.decimal}` stands before decimals"
+        columns.append(ColumnReading(name="output", use="numbers", how=detail))
     for name, n in sorted(how.unused.items()):
         columns.append(ColumnReading(name=name, use="not used", how=f"in {n} rows"))
     return SourceReading(

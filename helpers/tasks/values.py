@@ -13,7 +13,7 @@ from typing import Any, Literal
 from helpers.tasks.encodings import TwoReadings
 from helpers.tasks.task import Task
 
-DecimalMark = Literal[",", "."]
+DecimalMark = Literal["", ",", "."]
 _MARKED = re.compile(r"[-+]?([\d,.]+)([,.])(\d+)")
 _OTHER: dict[str, DecimalMark] = {",": ".", ".": ","}
 _SEPARATED = {  # decimal mark -> a number whose thousands may be separated
@@ -97,14 +97,15 @@ def spelled_list(text: str | bytes) -> list[Any] | None:
     return value if isinstance(value, list) else None
 
 
-def as_typed(value: Any, schema: Any, mark: DecimalMark = ".") -> Any:
+def as_typed(value: Any, schema: Any, mark: DecimalMark = "") -> Any:
     """A table's cell as the type that the property of an answer has, where it spells one."""
     kind = kind_of(schema)
     if not isinstance(value, str) or kind not in PARSERS:
         return value
     text = value.strip()
-    if kind in NUMBERS and _SEPARATED[mark].fullmatch(text):
-        text = re.sub(r"[^-+\d,.]|[,.]", lambda found: "." if found[0] == mark else "", text)
+    point = mark or "."
+    if kind in NUMBERS and _SEPARATED[point].fullmatch(text):
+        text = re.sub(rf"[^-+\d{point}]", "", text).replace(point, ".")
     try:
         return PARSERS[kind](text)
     except (ValueError, KeyError, RecursionError):
@@ -143,7 +144,7 @@ def decimal_mark(
     if len(marks) == 1:
         return marks.pop()
     if not unsure and not marks:
-        return "."
+        return ""
     shown = ", ".join(sorted(unsure)[:3]) or "1,5 and 1.5"
     raise TwoReadings(
         f"{where}: column `{column}` holds numbers such as {shown}, which can be read in two ways:"
