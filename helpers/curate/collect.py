@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from helpers import models, store, tasks
 from helpers.curate.checks import validate_examples
 from helpers.curate.config import DataCollectionConfig
 from helpers.curate.corrections import live_corrections
-from helpers.curate.duplicates import deduplicate_examples
+from helpers.curate.duplicates import PairFinder, deduplicate_examples, pairs_in_memory
 from helpers.curate.labels import (
     label_counts,
     label_functions,
@@ -19,6 +20,7 @@ from helpers.curate.labels import (
 )
 from helpers.curate.production import feedback_report, load_production
 from helpers.curate.review import ASK, apply_decisions, read_decisions, review_rows, spot_checks
+from helpers.curate.searching import Search, search_ahead
 from helpers.curate.stages import (
     Loss,
     Question,
@@ -39,6 +41,7 @@ from helpers.records import (
     TrainingExample,
 )
 
+MANY = 200_000  # rows whose sketches take a gigabyte: more are compared band by band, from disk
 # what is written beside a row -> what was done to it
 CHANGES = {
     "masked": "personal data replaced by its kind",
@@ -79,7 +82,8 @@ def curate(
         collected = synthetic.add_rows(collected, decisions, task, config, run, ask)
     reviewed = apply_decisions(collected.kept, decisions)
     placed = tasks.with_parts(reviewed.kept, config.seed, config.split_ratios)
-    checked = validate_examples(placed, task, config, accepted)
+    search, pairs_of = long_steps(config, len(placed))
+    checked = validate_examples(placed, task, config, accepted, search)
     named = check_names(checked.kept, config.check_names)
     unique = deduplicate_examples(
         named.kept,
@@ -87,6 +91,7 @@ def curate(
         config.near_duplicate_threshold,
         config.leakage_threshold,
         accepted,
+        pairs_of,
     )
     stages = [collected, reviewed, checked, named, unique]
 
@@ -137,6 +142,16 @@ def reading_of_live(task: tasks.Task, corrections: Sequence[Question]) -> list[S
     changes = {"corrected by a user: asked in review.csv, learnt once decided": len(corrections)}
     where = f"live/{task.registry_name}"
     return [SourceReading(file=where, rows=len(corrections), changes=changes, **fields)]
+
+
+def long_steps(config: DataCollectionConfig, rows: int) -> tuple[Search, PairFinder]:
+    """How texts are searched and compared: in memory, of many rows on disk, or on Ray's workers."""
+    if config.engine == "local" and rows < MANY:
+        return search_ahead, pairs_in_memory
+    from helpers.extras import big
+
+    engine = big.engine_of(config.engine, config.engine_address)
+    return engine.search, partial(big.like_pairs, engine)
 
 
 def collect(human: tasks.LoadedRows, logs: tasks.LoadedRows) -> Stage:
