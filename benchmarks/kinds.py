@@ -76,10 +76,6 @@ class Scripted:
         """Words."""
         return sum(len((message.content or "").split(" ")) for message in chat)
 
-    def latency_probe(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[float]:
-        """A constant."""
-        return [1.0 for _ in chats]
-
 
 def _texts(rng: random.Random, topic: str, clear: bool) -> str:
     words = rng.choices(FILLER, k=6)

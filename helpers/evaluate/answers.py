@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import platform
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -34,14 +35,14 @@ def ask(
 ) -> list[Answer]:
     """Answers in the order of `prompts`; `who` pays for them on the session's budget.
 
-    An endpoint gets the first `alone` prompts one by one, since that is how its latency is timed; a
-    local model is timed by asking again, which costs nothing.
+    The first `alone` prompts are asked one by one, since that is how latency is timed; a local
+    model that was asked them among others, or on another machine, is asked again.
     """
     model = model_for(asking, session)
     models.check_may_send(session.task, model)
     keys = _keys(prompts, asking, model, session)
     path = store.home() / "cache" / "answers" / f"{store.fingerprint(model.fingerprint)[:24]}.jsonl"
-    known = _remembered(path)
+    known, timed = _remembered(path)
     new = {key: chat for key, chat in zip(keys, prompts, strict=True) if key not in known}
     if model.provider == "api":
         till = Till(model, asking, session, who)
@@ -49,14 +50,16 @@ def ask(
         single = [key for key in dict.fromkeys(keys[:alone]) if key in new]
         batches = _ask_endpoint(till, new, single)
     else:
-        batches = _ask_local(model, asking, new)
+        single = [key for key in dict.fromkeys(keys[:alone]) if key not in timed]
+        new |= {key: prompts[keys.index(key)] for key in single}
+        batches = _ask_local(model, asking, new, single)
     failed: Answers = {}
     progress = show.Progress(asking.rung or model.name, len(new), session.say)
     answered = 0
     with models.follow_rows(progress.add), _memory(path) as memory:
         for batch in batches:
             good = {key: answer for key, answer in batch.items() if answer.finish != "error"}
-            _remember(memory, good)
+            _remember(memory, good, single)
             failed |= {key: answer for key, answer in batch.items() if key not in good}
             known |= batch
             answered += len(batch)
@@ -100,9 +103,13 @@ def _keys(
     return keys
 
 
-def _ask_local(model: Model, asking: Asking, new: Prompts) -> Iterator[Answers]:
-    """Chunks of prompts of like length, as they are answered."""
-    keys = _shortest_first(new)
+def _ask_local(
+    model: Model, asking: Asking, new: Prompts, single: Sequence[str]
+) -> Iterator[Answers]:
+    """Those of `single` alone, then chunks of prompts of like length."""
+    for key in single:
+        yield {key: model.answer([new[key]], asking.max_new_tokens)[0]}
+    keys = [key for key in _shortest_first(new) if key not in set(single)]
     for start in range(0, len(keys), CHUNK):
         chunk = keys[start : start + CHUNK]
         answers = model.answer([new[key] for key in chunk], asking.max_new_tokens)
@@ -209,16 +216,22 @@ def _is_refused_for_rate(answer: Answer) -> bool:
     return error.startswith("429") and "quota" not in error
 
 
-def _remembered(path: Path) -> Answers:
-    """Answers of one model by their key; a line that a kill has torn is only lost work."""
+def _remembered(path: Path) -> tuple[Answers, set[str]]:
+    """(answers of one model by their key, which of them this machine gave to a prompt alone).
+
+    A line that a kill has torn is only lost work.
+    """
     known: Answers = {}
+    timed: set[str] = set()
     if not path.exists():
-        return known
+        return known, timed
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
             known[row["key"]] = Answer(**row["answer"])
-    return known
+            if row.get("alone") == platform.node():
+                timed.add(row["key"])
+    return known, timed
 
 
 def _memory(path: Path) -> RawIOBase:
@@ -227,7 +240,10 @@ def _memory(path: Path) -> RawIOBase:
     return open(path, "ab", buffering=0)
 
 
-def _remember(memory: RawIOBase, answers: Mapping[str, Answer]) -> None:
+def _remember(memory: RawIOBase, answers: Mapping[str, Answer], single: Collection[str]) -> None:
     """Append in one write; the empty line before the first one ends whatever a kill has torn."""
-    lines = [store.dumps({"key": key, "answer": answer}) for key, answer in answers.items()]
+    lines = []
+    for key, answer in answers.items():
+        alone = {"alone": platform.node()} if key in single else {}
+        lines.append(store.dumps({"key": key, "answer": answer} | alone))
     memory.write("\n".join(["", *lines, ""]).encode("utf-8", "replace"))

@@ -121,10 +121,6 @@ class ClassicalModel:
         """It reads words, not tokens."""
         return 0
 
-    def latency_probe(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[float]:
-        """Milliseconds of each chat asked alone."""
-        return [self.answer([chat], max_new_tokens)[0].latency_ms for chat in chats]
-
     def _learn(self) -> None:
         """A classifier per field, over the same words."""
         self._words = vectoriser()

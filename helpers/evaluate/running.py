@@ -2,7 +2,7 @@
 
 p50 and p95 are of single requests in which nothing waits for anything else: of the first rows
 (their order is that of a hash, so they are a sample), asked one by one after a full-length warm-up
-that is not counted.
+that is not counted. What they answer counts like any answer.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def ask_rung(
     model = model_for(asking, session)
     prompts = build_prompts(asking, session.task, examples, session.train)
     session.say(f"{name}: asking {model.name} about {len(examples)} rows")
-    alone = session.latency_rows + 1 if session.latency_rows else 0
     try:
+        alone = _rows_alone(prompts, asking, session, f"rung {name}")
         answers = ask(prompts, asking, session, f"rung {name}", alone)
     except WorkbookError:
         if model.provider != "api":
             _name_refused(model, examples, prompts)
         raise
-    latencies = _latencies(model, asking, prompts[:alone], answers[:alone])
+    latencies = _latencies(answers[:alone])
     rows = [_row(session.task, e, a) for e, a in zip(examples, answers, strict=True)]
     part = (examples[0].part if examples else None) or "validation"
     path = _answers_file(name, part)
@@ -131,15 +131,32 @@ def export_samples(
     return store.write_jsonl(run.private / "samples.jsonl", samples)
 
 
-def _latencies(
-    model: Model, asking: Asking, prompts: Sequence[list[Message]], answers: Sequence[Answer]
-) -> list[float]:
-    """Milliseconds of the rows asked alone, the first of which only warmed up."""
-    if model.provider == "api":
-        return [answer.latency_ms for answer in answers[1:] if answer.finish != "error"]
-    if not prompts:
-        return []
-    return model.latency_probe(prompts, asking.max_new_tokens)[1:]
+def _rows_alone(
+    prompts: Sequence[list[Message]], asking: Asking, session: Session, who: str
+) -> int:
+    """How many rows are asked alone: the fewest that can decide, or latency_rows, and a warm-up.
+
+    A local model takes most of its time over them, so that the fewest will do where they decide the
+    target for latency, or where there is none.
+    """
+    if not session.latency_rows:
+        return 0
+    few = statistics.FEW_TIMED + 1
+    target = session.task.targets.get("latency_p95")
+    if session.latency_rows < few or model_for(asking, session).provider == "api":
+        return session.latency_rows + 1
+    if target is None:
+        return few
+    timed = _latencies(ask(prompts[:few], asking, session, who, few))
+    p95 = statistics.quantile(timed, 0.95)
+    is_open = statistics.target_met("latency_p95", p95, target) == "undecided"
+    return session.latency_rows + 1 if is_open else few
+
+
+def _latencies(answers: Sequence[Answer]) -> list[float]:
+    """Milliseconds of the rows asked alone, the first of which only warmed up; a log has none."""
+    timed = [answer for answer in answers[1:] if answer.finish != "error"]
+    return [answer.latency_ms for answer in timed if answer.latency_ms]
 
 
 def _costs(

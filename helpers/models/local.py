@@ -118,14 +118,6 @@ class LocalModel:
             answers.append(answer)
         return answers
 
-    def latency_probe(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[float]:
-        """Milliseconds of each chat asked alone, nothing shared.
-
-        Weights are loaded and warmed up before the clock starts.
-        """
-        self.answer(chats[:1], min(2, max_new_tokens))
-        return [self.answer([chat], max_new_tokens)[0].latency_ms for chat in chats]
-
     def _check_lengths(self, prompts: list[list[int]], max_new_tokens: int) -> None:
         limit = getattr(self.network.config, "max_position_embeddings", None)
         longest = max(map(len, prompts), default=0)

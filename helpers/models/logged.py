@@ -37,10 +37,6 @@ class LoggedModel:
         """A log says nothing of tokens."""
         return 0
 
-    def latency_probe(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[float]:
-        """No latency can be measured on a log."""
-        return []
-
 
 def question(chat: Sequence[Message]) -> str:
     """The user's turns, joined: what a logged answer is found by."""

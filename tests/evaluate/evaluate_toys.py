@@ -62,7 +62,7 @@ class ScriptedModel:
                     text=self.reply(chat),
                     tokens_in=self.count_tokens(chat),
                     tokens_out=5,
-                    latency_ms=10,
+                    latency_ms=10 if len(chats) > 1 else 100,
                     finish="stop",
                 )
             )
@@ -70,9 +70,6 @@ class ScriptedModel:
 
     def count_tokens(self, chat: list[Message]) -> int:
         return sum(len((m.content or "").split()) for m in chat)
-
-    def latency_probe(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[float]:
-        return [100.0 + i for i in range(len(chats))]
 
 
 def constant(text: str, name: str = "scripted") -> ScriptedModel:

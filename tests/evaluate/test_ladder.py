@@ -194,7 +194,8 @@ def test_a_row_that_a_template_refuses_is_named_with_its_line(task, run):
         return 1
 
     model.count_tokens = refuse
-    model.answer = lambda chats, limit: [refuse(chat) for chat in chats]
+    answer = model.answer
+    model.answer = lambda chats, limit: [refuse(chat) for chat in chats] and answer(chats, limit)
     rows = toy_rows(3)
     rows[1] = rows[1].model_copy(
         update={

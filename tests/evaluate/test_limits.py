@@ -56,9 +56,6 @@ class Cut:
     def count_tokens(self, chat):
         return 0
 
-    def latency_probe(self, chats, max_new_tokens):
-        return [1.0 for _ in chats]
-
 
 def test_answers_that_the_limit_cut_are_counted_and_named(tmp_path, run):
     task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer")

@@ -5,6 +5,7 @@ import json
 import pytest
 from evaluate_toys import (
     RIGHT,
+    ScriptedModel,
     ask_rung,
     asking,
     constant,
@@ -63,7 +64,7 @@ def test_a_killed_run_goes_on_where_it_stopped(task, run):
     model.fail_after = None
     done = len(model.asked)
     ask_rung(model, "prompt", rows, task, run)
-    assert len(model.asked) - done == 48, "the first chunk of 32 was kept"
+    assert len(model.asked) - done == 41, "seven asked alone and the first chunk of 32 were kept"
 
 
 def test_a_torn_last_line_of_the_cache_is_only_lost_work(task, run, home):
@@ -75,7 +76,7 @@ def test_a_torn_last_line_of_the_cache_is_only_lost_work(task, run, home):
     assert len(model.asked) == 5
     ask_rung(model, "prompt", rows, task, run)
     assert len(model.asked) == 5
-    assert sum(1 for line in file.read_text().splitlines() if line.endswith("}}")) == 4
+    assert sum(1 for line in file.read_text().splitlines() if line.endswith("}")) == 4
 
 
 class Flaky:
@@ -196,11 +197,27 @@ def test_money_for_a_request_that_reached_nobody_is_given_back(tmp_path, run):
 
 def test_latency_and_cost_come_from_single_requests(task, run):
     results = ask_rung(constant(RIGHT), "prompt", toy_rows(40), task, run, latency_rows=8).results
-    assert results.latency_p50.n == results.latency_p95.n == results.cost_per_request.n == 8
-    assert results.latency_p50.value == pytest.approx(
-        104.5
-    )  # the toy's probe after its warm-up, not the batch's 10 ms
-    assert results.cost_per_request.value == pytest.approx(0.1045 * 0.36 / 3600)
+    assert results.latency_p50.n == results.latency_p95.n == results.cost_per_request.n == 6
+    assert results.latency_p50.value == pytest.approx(100), "of rows asked alone, not of a batch"
+    assert results.cost_per_request.value == pytest.approx(0.1 * 0.36 / 3600)
+
+
+class Uneven(ScriptedModel):
+    """One answer takes longer than another."""
+
+    def answer(self, chats, max_new_tokens):
+        answers = super().answer(chats, max_new_tokens)
+        return [
+            a.model_copy(update={"latency_ms": 80 + 10 * (len(self.asked) % 5)}) for a in answers
+        ]
+
+
+def test_more_rows_are_timed_where_the_fewest_do_not_decide_and_each_is_asked_once(tmp_path, run):
+    for target, timed in ((1e6, 6), (10, 6), (110, 8)):
+        task = toy_task(tmp_path, targets={"latency_p95": target})
+        model = Uneven(lambda chat: RIGHT, f"uneven {target}")
+        rung = ask_rung(model, "prompt", toy_rows(20), task, run, latency_rows=8)
+        assert (rung.results.latency_p95.n, len(model.asked)) == (timed, 20)
 
 
 class Endpoint(Flaky):
