@@ -49,15 +49,10 @@ def _lines(paths: Sequence[Path]) -> Iterator[bytes]:
 
 def _example_of(task: tasks.Task, row: LiveRow) -> TrainingExample:
     """The chat as it was served, without the task's own instructions."""
-    messages = []
-    for turn in [*row.messages, {"role": "assistant", "content": row.answer}]:
-        content = str(turn.get("content") or "")
-        if turn["role"] in ("system", "developer"):
-            for instructions in (task.instructions_full, task.instructions_short):
-                content = content.removeprefix(instructions).strip()
-            if not content:
-                continue
-        messages.append(Message(role=turn["role"], content=content))
+    turns = [*row.messages, {"role": "assistant", "content": row.answer}]
+    chat = [Message(role=turn["role"], content=str(turn.get("content") or "")) for turn in turns]
+    own = tasks.own_context(task, chat[0])
+    messages = [own, *chat[1:]] if own else chat[1:]
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
     return TrainingExample(
         id=row.request_id,

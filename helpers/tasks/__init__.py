@@ -2,6 +2,7 @@
 
 from helpers.tasks.csvs import header_of
 from helpers.tasks.examples import LoadedRows, content_id, load_examples, read_dataset
+from helpers.tasks.forms import own_context
 from helpers.tasks.infer import are_labels, spellings
 from helpers.tasks.knowledge import Article, knowledge
 from helpers.tasks.logs import LogReader, read_log

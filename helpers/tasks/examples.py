@@ -30,7 +30,7 @@ from helpers.records import (
     WorkbookError,
 )
 from helpers.tasks.csvs import RowError
-from helpers.tasks.forms import HowRead, chat_of, preference_of
+from helpers.tasks.forms import SYSTEM, HowRead, chat_of, preference_of
 from helpers.tasks.moments import moment_of
 from helpers.tasks.parts import group_of, part_of_time
 from helpers.tasks.reading import (
@@ -50,7 +50,6 @@ from helpers.tasks.values import as_json, cell, is_there, spelled_list
 RULES = "tasks-1"
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
 KEPT_AS_META = ("model_version", "articles", "conversation_id")
-SYSTEM = ("system", "developer")
 # why a row is dropped, by its score, its time and whether that time is a guess; None: it stays
 RowFilter = Callable[[float | None, datetime, bool], Issue | None]
 

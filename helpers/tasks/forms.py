@@ -20,6 +20,7 @@ from helpers.tasks.task import Task
 from helpers.tasks.values import DecimalMark, as_text, as_typed, cell, is_there, spelled_list
 
 Row = Mapping[str, Any]
+SYSTEM = ("system", "developer")
 LIKES = WORDS | {"1": 5.0, "1.0": 5.0, "0": 1.0, "0.0": 1.0, "-1": 1.0, "-1.0": 1.0}
 
 
@@ -96,7 +97,27 @@ def chat_of(how: HowRead, raw: Row) -> list[Message]:
     messages = messages_of(turns, "messages", how.changes)
     if messages[-1].weight == 0:
         raise RowError("the last answer has weight 0: there is nothing to learn")
-    return [*messages[:-1], with_thought(messages[-1], how.changes)]
+    messages = [*messages[:-1], with_thought(messages[-1], how.changes)]
+    own = own_context(how.task, messages[0])
+    if own != messages[0]:
+        how.changes["the task's instructions stand in the row: left out there"] += 1
+        return [own, *messages[1:]] if own else messages[1:]
+    return messages
+
+
+def own_context(task: Task, message: Message) -> Message | None:
+    """A system message without the task's own instructions, which it is asked with anyway.
+
+    So a file that was rendered for a provider reads back as what it was rendered from.
+    """
+    if message.role not in SYSTEM:
+        return message
+    text = message.content or ""
+    for instructions in (task.instructions_full, task.instructions_short):
+        if text.startswith(instructions):
+            own = text.removeprefix(instructions).strip()
+            return message.model_copy(update={"content": own}) if own else None
+    return message
 
 
 def preference_of(how: HowRead, raw: Row) -> Preference | None:

@@ -16,6 +16,7 @@ from helpers.tasks.parts import normalise
 FEW = 30  # labels; more of them have to repeat more often
 REPEATED = 3  # rows of a label, on average; fewer are free text
 REPEATED_OFTEN = 5
+MOST_NAMED = 200  # labels that a prompt still lists
 LONG = 80  # characters: longer texts are no labels, however often they repeat
 MANY_NUMBERS = 20  # different numbers; more are quantities, not codes
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*%?")
@@ -49,6 +50,24 @@ def infer_output(answers: Sequence[Any]) -> dict[str, Any]:
         "properties": {name: _property_of(each) for name, each in values.items()},
     }
     return {"schema": schema} if values else {"text": True}
+
+
+def instructions_for(output: dict[str, Any]) -> tuple[str, str]:
+    """(full, short) instructions; the full ones name what each field may be."""
+    if "schema" not in output:
+        return "Answer the message.", "Answer the message."
+    fields = output["schema"]["properties"]
+    short = f"Reply with one JSON object only, with the keys {', '.join(fields)}."
+    lines = [short]
+    for name, field in fields.items():
+        labels = field.get("enum") or []
+        if 0 < len(labels) <= MOST_NAMED:
+            lines.append(f"{name} is one of {json.dumps(labels, ensure_ascii=False)[1:-1]}.")
+        elif field.get("type") in ("integer", "number", "boolean"):
+            lines.append(
+                f"{name} is {'true or false' if field['type'] == 'boolean' else 'a number'}."
+            )
+    return "\n".join(lines), short
 
 
 def _property_of(values: Sequence[Any]) -> dict[str, Any]:

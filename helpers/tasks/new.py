@@ -20,6 +20,7 @@ from helpers.tasks.infer import (
     are_labels,
     are_numbers,
     infer_output,
+    instructions_for,
     json_or_text,
     property_names,
     spellings,
@@ -159,8 +160,8 @@ def _draft(place: Path, columns: dict[str, Any]) -> Task:
         name="draft",
         folder=place.resolve(),
         shipped=False,
-        instructions_full="-",
-        instructions_short="-",
+        instructions_full="\0",  # no row holds them
+        instructions_short="\0",
         targets={"accuracy": 0.8},
         columns=dict(columns),
     )
@@ -267,16 +268,13 @@ def _write_yaml(
     name = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "task"
     if not name[0].isalpha():
         name = f"task_{name}"
-    default = "Answer the message."
     targets = {"accuracy": 0.8}
     if "schema" in output:
-        keys = ", ".join(output["schema"]["properties"])
-        default = f"Reply with one JSON object only, with the keys {keys}."
         targets["format_compliance"] = 0.95
-    instructions = instructions or default
+    full, short = (instructions, instructions) if instructions else instructions_for(output)
     content: dict[str, Any] = {
         "name": name,
-        "instructions": {"full": instructions, "short": instructions},
+        "instructions": {"full": full, "short": short},
         "output": output,
     }
     if "schema" not in output:

@@ -149,6 +149,23 @@ def test_a_rejected_row_comes_back_with_a_reason_but_a_broken_or_leaked_one_does
         curate.curate(config(folder))
 
 
+def test_a_row_is_taken_back_by_its_content_and_not_by_its_number(
+    make_task, config, home, sentences
+):
+    texts = sentences(20)
+    personal = [f"{text} write to ann@example.org" for text in texts[:2]]
+    good = [chat(text, id=n) for n, text in enumerate(texts[2:], 2)]
+    folder = make_task([chat(personal[0], id=0), chat(personal[1], id=1), *good])
+    curate.publish_dataset(curate.curate(config(folder)))
+    write(folder / "accept.csv", ["id", "reason"], [{"id": "0", "reason": "it is public"}])
+    kept = {example.id for example in curate.curate(config(folder)).examples}
+    assert "0" in kept and "1" not in kept
+    make_task([chat(personal[1], id=0), chat(personal[0], id=1), *good])
+    curated = curate.curate(config(folder))
+    assert not {"0", "1"} & {example.id for example in curated.examples}
+    assert any("1 decisions are not applied" in warning for warning in curated.warnings)
+
+
 def test_wrong_labels_are_ranked_before_right_ones(sentences):
     pytest.importorskip("cleanlab")
     rows = [
