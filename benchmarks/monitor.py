@@ -6,7 +6,7 @@ Traffic is drawn as counts per day (ratings as in simulate_logs: `SCORES`), with
 judged by 06's own functions and budgets; that whole checks say the same as the counts is tried
 first (`check_shortcut`). Beside it stands the plain monitor that many teams write: the mean of the
 last seven days against the first four weeks, alarm at z < -3.5; and the same monitor with the z
-at which it has three times the false alarms that are asked of 06.
+at which it has three times the false alarms that 06 had, looked at nightly.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ HITS = np.array([0.0, 1.0])
 GRID = np.arange(11) / 10
 WEEK = np.array([1.16] * 5 + [0.6] * 2)  # requests by weekday
 PLAIN_Z = 3.5
-PLAIN_FALSE = 0.075  # of years with a false alarm: three times what is asked of 06
 AFTER = 130  # nights within which a fall has to be found
 BY_NAME = {watched.name: watched for watched in WATCHED}
 POINTS = 4 * (np.array(SCORES[True]) - np.array(SCORES[False])) @ STARS / 100  # right minus wrong
@@ -159,7 +158,7 @@ def alarms(counts: dict[str, Any], looks: int = 1) -> dict[str, np.ndarray]:
         fails = np.zeros(counts[name].shape[:2], bool)
         for sign in signs:
             turned = values if sign > 0 else 1 - values
-            evidence = log_evidence(turned, counts[name], looks)
+            evidence = log_evidence(turned, counts[name], watched.stakes, looks)
             enough = evidence >= np.log(len(signs) / watched.budget)
             for run in np.flatnonzero(enough.any(axis=1)):
                 fails[run] |= matters(turned, counts[name][run], enough[run], watched, looks)
@@ -176,7 +175,7 @@ def matters(
         last_day = look // looks
         whole = counts[: last_day * looks].reshape(last_day, looks, -1).sum(axis=1)
         days = np.concatenate([whole, counts[last_day * looks : look + 1].sum(axis=0)[None]])
-        start = likeliest_start(values, days)
+        start = likeliest_start(values, days, watched.stakes)
         before, now = days[: min(start, REFERENCE_DAYS)].sum(axis=0), days[start:].sum(axis=0)
         fall = before @ values / max(1, before.sum()) - now @ values / max(1, now.sum())
         if fall >= watched.matters:
@@ -292,7 +291,7 @@ def quiet_years(
 ) -> tuple[dict[str, Any], float]:
     """Shares of quiet years with a false retrain, or a false watch, looked at in three rhythms.
 
-    And the z at which the plain monitor is wrong in PLAIN_FALSE of them.
+    And the z at which the plain monitor is wrong three times as often as 06 is nightly.
     """
     seen: dict[str, list[np.ndarray]] = {}
     plain: list[np.ndarray] = []
@@ -326,13 +325,14 @@ def quiet_years(
         name: figure(np.concatenate(parts), "lower", "share of quiet years", "rate")
         for name, parts in seen.items()
     }
-    return out, float(np.quantile(highest, 1 - PLAIN_FALSE))
+    allowed = 3 * max(1 / years, out[f"false_retrain_{requests}"]["value"])
+    return out, float(np.quantile(highest, 1 - allowed))
 
 
 def falls(rng: np.random.Generator, requests: int, years: int, cut: float) -> dict[str, Any]:
     """Median nights until a fall is told, over all runs; one that is never told counts AFTER.
 
-    `peer` is the plain monitor with three times our limit of false alarms.
+    `peer` is the plain monitor with three times our false alarms.
     """
     out: dict[str, Any] = {}
     shares = []
@@ -396,8 +396,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     parser.add_argument("--years", type=int, default=200, help="simulated years per cell")
+    parser.add_argument("--seed", type=int, default=SEED, help="any but 20261128 is a fresh one")
     given = parser.parse_args(arguments)
-    started, rng = time.monotonic(), np.random.default_rng(SEED)
+    started, rng = time.monotonic(), np.random.default_rng(given.seed)
     check_shortcut(rng)
     out: dict[str, Any] = {}
     for requests in (5, 30, 200):

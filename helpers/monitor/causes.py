@@ -14,7 +14,7 @@ from helpers import curate, evaluate
 from helpers.monitor.checks import Served
 from helpers.monitor.evidence import REFERENCE_DAYS
 from helpers.monitor.service import Service
-from helpers.monitor.watched import SLICE, Reading, question_of, rating_of, reading_of, words_of
+from helpers.monitor.watched import SLICE, Reading, question_of, rating_of, words_of
 from helpers.monitor.windows import SERVED, LiveLog, day_of, estimate, requests_of
 from helpers.records import Finding, LiveRow
 from helpers.tasks import Task, read_log
@@ -35,9 +35,14 @@ FAULTS: dict[str, tuple[str, ...]] = {  # of the log, and the checks that each e
 
 
 def find_causes(
-    task: Task, log: LiveLog, service: Service, served: Served, checks: Sequence[Finding]
+    log: LiveLog,
+    service: Service,
+    served: Served,
+    checks: Sequence[Finding],
+    rows: Sequence[LiveRow],
+    reading: Reading,
 ) -> list[Finding]:
-    """Every cause that is there; rows are read once more only where a check failed."""
+    """Every cause that is there; `rows` are those of the window."""
     causes = [
         _logged_twice(log),
         _unknown_version(log, service, served),
@@ -46,15 +51,12 @@ def find_causes(
         _one_slice(checks),
     ]
     failed = {check.name.partition(SLICE)[0] for check in checks if check.verdict == "fail"}
-    if failed & {"format_compliance", "feedback_mean", "new_words"}:
-        rows = list(_rows_of_window(task, log, service, served))
-        dataset_version = service.version.dataset_version if service.version else None
-        reading = reading_of(task, dataset_version)
-        if "format_compliance" in failed:
-            causes.append(_broken_formats(task, rows))
-        if "feedback_mean" in failed:
-            causes.append(_worst_rated(rows))
-        causes.append(_new_topics(rows, reading, "new_words" in failed))
+    if "format_compliance" in failed:
+        causes.append(_broken_formats(reading.task, rows))
+    if "feedback_mean" in failed:
+        causes.append(_worst_rated(rows))
+    if failed & {"new_words", "topics"}:
+        causes.append(_new_topics(rows, reading))
     return [cause for cause in causes if cause is not None]
 
 
@@ -172,9 +174,7 @@ def _one_slice(checks: Sequence[Finding]) -> Finding | None:
     )
 
 
-def _rows_of_window(
-    task: Task, log: LiveLog, service: Service, served: Served
-) -> Iterator[LiveRow]:
+def rows_of_window(task: Task, log: LiveLog, service: Service, served: Served) -> Iterator[LiveRow]:
     """The rows of the last days once more, with their texts."""
     start = served.last - timedelta(days=served.window_days - 1)
     names = None
@@ -223,19 +223,24 @@ def _worst_rated(rows: Sequence[LiveRow]) -> Finding | None:
     return _cause("worst_rated", shown, "read these first; corrected, they are new examples")
 
 
-def _new_topics(rows: Sequence[LiveRow], reading: Reading, is_new: bool) -> Finding | None:
+def _new_topics(rows: Sequence[LiveRow], reading: Reading) -> Finding | None:
+    """The words that are most frequent beyond what training knew, each with a request."""
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
-    for row in rows if reading.vocabulary else []:
-        for word in words_of(question_of(row)) - reading.vocabulary:
+    for row in rows:
+        for word in words_of(question_of(row)):
             counts[word] += 1
             example.setdefault(word, f"{row.request_id}: {_excerpt(question_of(row))}")
-    terms = [(word, n) for word, n in counts.most_common(MOST_SHOWN) if n >= MOST_SHOWN]
-    if not terms or not is_new:
+    more = {
+        word: n - 3 * len(rows) * reading.vocabulary.get(word, 0) / max(1, reading.inputs)
+        for word, n in counts.items()
+    }
+    terms = [word for word, n in Counter(more).most_common(MOST_SHOWN) if n >= MOST_SHOWN]
+    if not terms:
         return None
-    names = ", ".join(f"{word!r} in {n} requests" for word, n in terms)
+    names = "; ".join(f"{word!r} in {counts[word]} requests ({example[word]})" for word in terms)
     return _cause(
         "new_topics",
-        f"words that training never saw: {names} ({example[terms[0][0]]})",
+        f"words that training hardly saw: {names}",
         "verify examples of the new topic, then retrain",
     )

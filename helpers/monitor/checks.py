@@ -18,7 +18,16 @@ from helpers.monitor.evidence import (
     log_evidence,
     log_evidence_below,
 )
-from helpers.monitor.watched import SLICE, SLICE_BUDGET, SLICED, WATCHED, Watched
+from helpers.monitor.watched import (
+    SLICE,
+    SLICE_BUDGET,
+    SLICE_STAKES,
+    SLICED,
+    WATCHED,
+    Reading,
+    Watched,
+    words_of,
+)
 from helpers.monitor.windows import Numbers, estimate, requests_of
 from helpers.records import Estimate, EvalResults, Finding, FineTunedModelVersion
 
@@ -31,6 +40,9 @@ SMALLEST_SLICE, LARGEST_SLICE = 0.05, 0.9  # of all rows
 PROMISE_DAYS = 28  # a new version's first days are held against what was known before
 PROMISE_BUDGET = 0.005  # of each of the two promises
 VOLUME_BUDGET = 0.01
+TOPIC_BUDGET = 0.01
+TOPIC_SHARE = 0.1  # of the requests: a rarer word is no topic
+MOST_TERMS = 5  # that are named
 FEW_RATINGS = 30  # of the version before: fewer promise nothing
 DAY = 86400  # seconds
 WATCHED_BY_NAME = {watched.name: watched for watched in WATCHED}
@@ -61,6 +73,7 @@ class Served:
     last: date
     window_days: int
     restarts: Mapping[str, date] = field(default_factory=dict)
+    since: date | None = None  # the day of promotion
 
     def series(self, name: str) -> Series | None:
         """A quantity's counts from the first day on; None where nothing was counted."""
@@ -95,7 +108,9 @@ def change_checks(served: Served) -> list[Finding]:
 
 def slice_of(watched: Watched, count: int) -> Watched:
     """The same quantity in one of `count` slices: a share of their budget, a larger change."""
-    return replace(watched, budget=SLICE_BUDGET / count, matters=2 * watched.matters)
+    return replace(
+        watched, budget=SLICE_BUDGET / count, matters=2 * watched.matters, stakes=SLICE_STAKES
+    )
 
 
 def slices_of(served: Served) -> list[str]:
@@ -126,11 +141,11 @@ def _change_check(watched: Watched, name: str, served: Served) -> Finding:
     now = series.between(recent, days)
     signs = {"fall": (1,), "rise": (-1,), "shift": (1, -1)}[watched.change]
     needed = math.log(len(signs) / watched.budget)
-    log_capital, sign = max((_log_capital(series, sign), sign) for sign in signs)
+    log_capital, sign = max((_log_capital(series, sign, watched), sign) for sign in signs)
     evidence = f"{watched.unit}; {_odds(log_capital)} for a change, {_odds(needed)} are needed"
     changed = log_capital >= needed
     if changed:
-        start = likeliest_start(*_turned(series, sign))
+        start = likeliest_start(*_turned(series, sign), watched.stakes)
         reference = series.between(0, min(REFERENCE_DAYS, start))
         now = series.between(start, days)
         evidence += f"; since about {series.first + timedelta(days=start)}"
@@ -152,9 +167,9 @@ def _change_check(watched: Watched, name: str, served: Served) -> Finding:
     )
 
 
-def _log_capital(series: Series, sign: int) -> float:
+def _log_capital(series: Series, sign: int, watched: Watched) -> float:
     values, counts = _turned(series, sign)
-    return float(log_evidence(values, counts[None])[0, -1])
+    return float(log_evidence(values, counts[None], watched.stakes)[0, -1])
 
 
 def _turned(series: Series, sign: int) -> tuple[ndarray, ndarray]:
@@ -217,15 +232,49 @@ def _promise(name: str, promised_by: str, floor: float, served: Served) -> Findi
     )
 
 
+def topic_check(questions: Sequence[str], reading: Reading) -> Finding:
+    """Whether many requests of the window hold a word that few of the training inputs held.
+
+    Each word's share is held against the upper end of its share in training; the budget is divided
+    by the words, and by the year's looks.
+    """
+    from scipy.stats import binom
+
+    counts = Counter(word for question in questions for word in words_of(question))
+    n = len(questions)
+    risen: list[tuple[float, str]] = []
+    for word, count in counts.items() if reading.inputs else ():
+        if count < max(FEW_ROWS, TOPIC_SHARE * n):
+            continue
+        known = reading.vocabulary.get(word, 0)
+        usual = estimate(Counter({1.0: known, 0.0: reading.inputs - known})).high
+        if count > 3 * usual * n:
+            risen.append((float(binom.sf(count - 1, n, usual)), word))
+    p = min(1.0, min(risen, default=(1.0, ""))[0] * max(1, len(counts)) * YEAR)
+    failed = p <= TOPIC_BUDGET
+    shares = [f"{word!r} in {counts[word] / n:.0%}" for _, word in sorted(risen)[:MOST_TERMS]]
+    return Finding(
+        name="topics",
+        verdict="fail" if failed else "pass",
+        severity="warning" if failed else None,
+        evidence=f"rare in training, now common: {', '.join(shares) if failed else 'nothing'}",
+        remedy="verify examples of the new topic, then retrain" if failed else "",
+        p=p,
+    )
+
+
 def volume_check(served: Served) -> Finding:
-    """Enough requests to say anything, and no collapse against the same days of the week before."""
+    """Enough requests to say anything, and no collapse against the same days of the week before.
+
+    A version that serves since today may not have been asked yet.
+    """
     start = served.last - timedelta(days=served.window_days - 1)
     counts = {day: requests_of(numbers) for day, numbers in served.days.items()}
     n = sum(count for day, count in counts.items() if day >= start)
     usual = None
     p = None
     days_before = (start - min(counts)).days if counts else 0
-    low = n < FEW_ROWS
+    low = n < FEW_ROWS and (served.since is None or served.since < served.last)
     if days_before >= 7:
         by_weekday: dict[int, list[int]] = {}
         for back in range(1, days_before + 1):

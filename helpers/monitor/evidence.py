@@ -9,7 +9,7 @@ looked at as often as one likes, and what it costs).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ YEAR = 365  # starts that share one capital
 REFERENCE_DAYS = 84  # the reference is complete then, and stays
 BLOCK = 7  # days by which it grows until then
 EARLY_DAYS = 35  # how long a start that had only part of the reference is followed
-STAKES = (0.3, 0.6)  # bets are for shifts of so many standard deviations, times two
 FIXED_STAKES = 19  # bets against a known mean, from careful to bold
 MOST = 0.8  # of the capital is at risk in one bet
-CAUTION = 1.125  # standard errors between the reference's mean and the mean that is bet against
-EARLY_CAUTION = 2.0  # the same while the reference is not complete
+CAUTION = 1.25  # standard errors between the reference's mean and the mean that is bet against
+SMALL = 30  # rows; a reference of few rows is trusted less, in this proportion
+EARLY_CAUTION = 2.0  # standard errors while the reference is not complete
 
 
 class Reference(NamedTuple):
@@ -42,17 +42,20 @@ class Block(NamedTuple):
     capital: ndarray  # log capital at every step: (series, 1 + steps, stakes)
 
 
-def log_evidence(values: ndarray, counts: ndarray, looks: int = 1) -> ndarray:
+def log_evidence(
+    values: ndarray, counts: ndarray, stakes: Sequence[float], looks: int = 1
+) -> ndarray:
     """Log capital against "the mean is as in the reference", by look: (series, days * looks).
 
     `values` are the different values, in [0, 1]; `counts` how often each came: (series, days *
-    looks, values), where a day is cut into `looks` parts. A capital of 1 / a or more comes in at
-    most a share a of quiet years.
+    looks, values), where a day is cut into `looks` parts. `stakes` are for shifts of so many
+    standard deviations, times two. A capital of 1 / a or more comes in at most a share a of quiet
+    years.
     """
     import numpy
 
     total = numpy.full(counts.shape[:2], -numpy.inf)
-    for block in _blocks(values, counts, looks):
+    for block in _blocks(values, counts, stakes, looks):
         steps = block.end - block.first
         opened = numpy.logaddexp.accumulate(-numpy.log(YEAR) - block.starts, axis=1)
         newest = numpy.minimum(numpy.arange(steps) // looks, block.starts.shape[1] - 1)
@@ -76,10 +79,10 @@ def log_evidence_below(values: ndarray, counts: ndarray, floor: float) -> ndarra
     return numpy.maximum.accumulate(numpy.maximum(capital, 0.0))
 
 
-def likeliest_start(values: ndarray, counts: ndarray) -> int:
+def likeliest_start(values: ndarray, counts: ndarray, stakes: Sequence[float]) -> int:
     """The day since which the last day's evidence is largest; one series, one look a day."""
     best, day = float("-inf"), 0
-    for block in _blocks(values, counts[None], looks=1):
+    for block in _blocks(values, counts[None], stakes, looks=1):
         if block.end == len(counts):
             gains = _log_mean(block.capital[:, -1:] - block.starts)[0]
             if gains.max() > best:
@@ -87,7 +90,9 @@ def likeliest_start(values: ndarray, counts: ndarray) -> int:
     return day
 
 
-def _blocks(values: ndarray, counts: ndarray, looks: int) -> Iterator[Block]:
+def _blocks(
+    values: ndarray, counts: ndarray, stakes: Sequence[float], looks: int
+) -> Iterator[Block]:
     import numpy
 
     steps = counts.shape[1]
@@ -99,8 +104,8 @@ def _blocks(values: ndarray, counts: ndarray, looks: int) -> Iterator[Block]:
             return
         complete = day == REFERENCE_DAYS
         end = steps if complete else min(steps, (day + EARLY_DAYS) * looks)
-        reference = reference_of(features, before[:, first], CAUTION if complete else EARLY_CAUTION)
-        capital = before[:, first : end + 1] @ bets(features, reference)
+        reference = reference_of(features, before[:, first], complete)
+        capital = before[:, first : end + 1] @ bets(features, reference, stakes)
         starts = capital[:, :-1:looks]
         yield Block(first, end, starts if complete else starts[:, :BLOCK], capital)
 
@@ -114,7 +119,7 @@ def features_of(values: ndarray) -> ndarray:
     return numpy.stack([values, (values >= 0.5).astype(float)])
 
 
-def reference_of(features: ndarray, counts: ndarray, caution: float) -> Reference:
+def reference_of(features: ndarray, counts: ndarray, complete: bool) -> Reference:
     """The lower bound of each feature's mean: Wilson's, with the rows' own spread.
 
     One row of each end is added, so that a reference without a single bad row does not promise that
@@ -126,20 +131,23 @@ def reference_of(features: ndarray, counts: ndarray, caution: float) -> Referenc
     mean = (counts @ features.T + 1) / n
     variance = (counts @ (features**2).T + 1) / n - mean**2
     worth = n * mean * (1 - mean) / variance  # rows with values of 0 and 1 that say as much
-    zz = caution * caution / worth
+    caution = EARLY_CAUTION
+    if complete:
+        caution = CAUTION * (1 + SMALL / worth)
+    zz = caution**2 / worth
     middle = mean + zz / 2
     half = numpy.sqrt(zz * mean * (1 - mean) + zz * zz / 4)
     return Reference((middle - half) / (1 + zz), numpy.sqrt(variance))
 
 
-def bets(features: ndarray, reference: Reference) -> ndarray:
+def bets(features: ndarray, reference: Reference, stakes: Sequence[float]) -> ndarray:
     """log(1 + stake * (floor - x)) of every value: (series, values, features * stakes)."""
     import numpy
 
     floor = reference.floor[:, :, None]
-    stakes = numpy.asarray(STAKES) / reference.deviation[:, :, None]
-    stakes = numpy.minimum(stakes, MOST / (1 - floor))[:, :, :, None]
-    gains = numpy.log1p(stakes * (floor[..., None] - features[None, :, None, :]))
+    shares = numpy.asarray(stakes) / reference.deviation[:, :, None]
+    shares = numpy.minimum(shares, MOST / (1 - floor))[:, :, :, None]
+    gains = numpy.log1p(shares * (floor[..., None] - features[None, :, None, :]))
     series, _, _, values = gains.shape
     return gains.reshape(series, -1, values).transpose(0, 2, 1)
 

@@ -10,11 +10,18 @@ from collections.abc import Sequence
 from datetime import UTC, date, timedelta
 
 from helpers import registry, store
-from helpers.monitor.causes import explain, find_causes
-from helpers.monitor.checks import Served, age_check, change_checks, promise_checks, volume_check
+from helpers.monitor.causes import explain, find_causes, rows_of_window
+from helpers.monitor.checks import (
+    Served,
+    age_check,
+    change_checks,
+    promise_checks,
+    topic_check,
+    volume_check,
+)
 from helpers.monitor.evidence import REFERENCE_DAYS
 from helpers.monitor.service import Service, service_of
-from helpers.monitor.watched import WATCHED, reading_of
+from helpers.monitor.watched import WATCHED, question_of, reading_of
 from helpers.monitor.windows import LiveLog, keep, read_log
 from helpers.records import (
     Alarm,
@@ -72,15 +79,20 @@ def check_health(
         restarts={
             alarm.name: alarm.changed_at.date() for alarm in alarms if alarm.state == "resolved"
         },
+        since=service.since,
     )
     margin = task.margins.get(FORMAT.name, FORMAT.matters)
+    dataset_version = service.version.dataset_version if service.version else None
+    reading = reading_of(task, dataset_version)
+    rows = list(rows_of_window(task, log, service, served))
     checks = [
         volume_check(served),
+        topic_check([question_of(row) for row in rows], reading),
         *change_checks(served),
         *promise_checks(served, service.days_before(log), _measured(service, run), margin),
         age_check(service.version, max_age_days),
     ]
-    causes = find_causes(task, log, service, served, checks)
+    causes = find_causes(log, service, served, checks, rows, reading)
     checks = explain(checks, causes)
     verdict, reasons = judge(checks, service.version is not None, alarms)
     return Health(
@@ -125,15 +137,18 @@ def judge(
 
 
 def publish(task: Task, run: store.Run, health: Health, log: LiveLog) -> None:
-    """Open and repeat alarms, keep what was counted, and write health.json.
+    """Open and repeat alarms, keep what was counted, write the task's page and health.json.
 
-    What is said of simulated traffic raises no alarm.
+    What is said of simulated traffic raises no alarm, and is no part of the task's life.
     """
     if not health.simulated:
         failed = [check for check in health.checks if check.verdict == "fail"]
         raised = registry.raise_alarms(task.registry_name, health.version or "", failed)
         health = health.model_copy(update={"alarms": [alarm.id for alarm in raised]})
         keep(task, log)
+        from helpers.extras.life import write_page
+
+        write_page(task, log)
     run.save(health)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,7 +26,8 @@ class Watched:
     """One quantity, and what a change of it means.
 
     `budget` is its share of a year's false alarms (by Ville's bound; docs/statistics.md says what
-    was measured), `matters` the least change that is worth telling, both on the scale of 0 to 1.
+    was measured), `matters` the least change that is worth telling, both on the scale of 0 to 1;
+    `stakes` are for how large a change the bets are made (evidence.log_evidence).
     """
 
     name: str
@@ -35,6 +37,7 @@ class Watched:
     unit: str
     severity: Severity = "warning"
     shown: Callable[[float], float] = float  # as people read it
+    stakes: tuple[float, ...] = (0.2, 0.5)
 
 
 def stars(share: float) -> float:
@@ -47,8 +50,8 @@ def _power(share: float) -> float:
 
 
 WATCHED = (
-    Watched("format_compliance", "fall", 0.03, 0.02, "share of answers in format", "critical"),
-    Watched("feedback_mean", "fall", 0.06, 0.0625, "rating, 1 to 5", "critical", stars),
+    Watched("format_compliance", "fall", 0.04, 0.02, "share of answers in format", "critical"),
+    Watched("feedback_mean", "fall", 0.06, 0.0625, "rating, 1 to 5", "critical", stars, (0.35,)),
     Watched("error_rate", "rise", 0.01, 0.05, "share of failed requests"),
     Watched("feedback_rate", "shift", 0.01, 0.15, "share of rated requests"),
     Watched("correction_rate", "rise", 0.01, 0.05, "share of corrected answers"),
@@ -57,6 +60,7 @@ WATCHED = (
     Watched("latency_p95", "rise", 0.01, 0.05, "share of answers slower than task.yaml allows"),
 )
 SLICE_BUDGET = 0.01  # shared by all slices of all quantities
+SLICE_STAKES = (0.6,)  # a slice has few rows: only a large change can be seen in it
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Reading:
     """What turning a row into numbers needs to know of the task."""
 
     task: Task
-    vocabulary: frozenset[str] = frozenset()  # of the training inputs; empty: not known
+    vocabulary: Mapping[str, int] = field(default_factory=dict)  # in how many training inputs
+    inputs: int = 0  # of training; 0: not known
     formats: dict[str, tuple[float, str]] = field(default_factory=dict)  # of answers seen before
 
     @property
@@ -76,14 +81,14 @@ class Reading:
 def reading_of(task: Task, dataset_version: str | None) -> Reading:
     """With the words of the training part that the version saw, else of the task's own examples."""
     folder = store.home() / "datasets" / (dataset_version or "-")
-    words: set[str] = set()
+    texts: list[str] = []
     if (folder / "train.jsonl").exists():
         for row in store.read_jsonl(folder / "train.jsonl"):
-            words |= words_of(TrainingExample.model_validate(row).user_text)
+            texts.append(TrainingExample.model_validate(row).user_text)
     elif task.data_file("human"):
-        for example in load_examples(task, "human").examples:
-            words |= words_of(example.user_text)
-    return Reading(task, frozenset(words))
+        texts = [example.user_text for example in load_examples(task, "human").examples]
+    vocabulary = Counter(word for text in texts for word in words_of(text))
+    return Reading(task, vocabulary, len(texts))
 
 
 def words_of(text: str) -> set[str]:
@@ -112,23 +117,27 @@ def numbers_of(row: LiveRow, reading: Reading) -> dict[str, float]:
         "correction_rate": float(bool(row.correction)),
     }
     if rating is not None:
-        numbers["feedback_mean"] = (rating - 1) / 4
+        numbers["feedback_mean"] = _rounded((rating - 1) / 4)
     label = ""
     if row.is_ok and row.text != "none":
         numbers["format_compliance"], label = _format(row.answer, reading)
-        numbers["answer_length"] = math.log10(1 + len(row.answer)) / LONGEST
+        numbers["answer_length"] = _rounded(math.log10(1 + len(row.answer)) / LONGEST)
     ceiling = reading.task.targets.get("latency_p95")
     if row.is_ok and row.latency_ms and ceiling is not None:
         numbers["latency_p95"] = float(row.latency_ms > ceiling)
     words = words_of(question_of(row)) if reading.vocabulary else set()
     if words:
-        numbers["new_words"] = len(words - reading.vocabulary) / len(words)
+        numbers["new_words"] = _rounded(len(words - reading.vocabulary.keys()) / len(words))
     caller = f"caller = {row.caller}" if row.caller else ""
     for part in filter(None, (label, caller)):
         for name in SLICED:
             if name in numbers:
                 numbers[f"{name}{SLICE}{part}"] = numbers[name]
-    return {name: round(min(1.0, x) * STEPS) / STEPS for name, x in numbers.items()}
+    return numbers
+
+
+def _rounded(share: float) -> float:
+    return round(min(1.0, share) * STEPS) / STEPS
 
 
 def _format(answer: str, reading: Reading) -> tuple[float, str]:

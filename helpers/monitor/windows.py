@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers import evaluate, store
-from helpers.monitor.watched import Reading, numbers_of, question_of, stars
+from helpers.monitor.watched import Reading, numbers_of, stars
 from helpers.records import Day, Estimate, LateFeedback, LiveRow, WorkbookError, with_feedback
 from helpers.tasks import LogReader, Task
 
@@ -117,7 +117,8 @@ def _take(
     row = entry.row
     if row.arm not in SERVED:
         return
-    twin = hash((row.created_at, row.answer, question_of(row)))
+    asked = row.messages[-1].get("content") if row.messages else ""
+    twin = hash((row.created_at, row.answer, str(asked)))
     if twin in twins:
         log.doubled += 1
         return
@@ -143,7 +144,9 @@ def _count(log: LiveLog, pending: dict[str, Pending], reading: Reading, before: 
         days = log.by_file.setdefault(file, {}).setdefault(row.version, {})
         numbers = days.setdefault(day, {})
         for name, value in numbers_of(row, reading).items():
-            numbers.setdefault(name, Counter())[value] += 1
+            if name not in numbers:
+                numbers[name] = Counter()
+            numbers[name][value] += 1
     for request_id in closed:
         del pending[request_id]
 

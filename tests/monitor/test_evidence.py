@@ -7,6 +7,7 @@ from helpers import monitor
 from helpers.monitor.evidence import REFERENCE_DAYS, likeliest_start, log_evidence_below
 
 BINARY = numpy.array([0.0, 1.0])
+STAKES = (0.3, 0.6)
 
 
 def days(chance, series, good):
@@ -17,23 +18,23 @@ def days(chance, series, good):
 
 def test_quiet_years_seldom_gather_evidence_though_looked_at_daily():
     counts = days(numpy.random.default_rng(1), 200, [0.95] * 365)
-    highest = monitor.log_evidence(BINARY, counts).max(axis=1)
+    highest = monitor.log_evidence(BINARY, counts, STAKES).max(axis=1)
     assert (highest >= numpy.log(1 / 0.03)).mean() <= 0.03
 
 
 def test_a_fall_is_found_within_days_and_dated():
     change = REFERENCE_DAYS + 20
     counts = days(numpy.random.default_rng(2), 40, [0.95] * change + [0.8] * 10)
-    found = monitor.log_evidence(BINARY, counts)[:, -1] >= numpy.log(1 / 0.03)
+    found = monitor.log_evidence(BINARY, counts, STAKES)[:, -1] >= numpy.log(1 / 0.03)
     assert found.all()
-    starts = [likeliest_start(BINARY, one) for one in counts]
+    starts = [likeliest_start(BINARY, one, STAKES) for one in counts]
     assert abs(numpy.median(starts) - change) <= 2
 
 
 def test_a_slow_decline_does_not_take_the_reference_along():
     slow = [0.98] * REFERENCE_DAYS + [0.98 - 0.15 * day / 60 for day in range(40)]
     counts = days(numpy.random.default_rng(3), 40, slow)
-    assert (monitor.log_evidence(BINARY, counts)[:, -1] >= numpy.log(1 / 0.03)).all()
+    assert (monitor.log_evidence(BINARY, counts, STAKES)[:, -1] >= numpy.log(1 / 0.03)).all()
 
 
 def test_hourly_looks_see_at_night_what_daily_looks_see():
@@ -41,13 +42,13 @@ def test_hourly_looks_see_at_night_what_daily_looks_see():
     hits = chance.binomial(2, 0.9, (3, 120 * 24))
     hourly = numpy.stack([2 - hits, hits], axis=-1).astype(float)
     daily = hourly.reshape(3, 120, 24, 2).sum(axis=2)
-    at_night = monitor.log_evidence(BINARY, hourly, looks=24)[:, 23::24]
-    assert at_night == pytest.approx(monitor.log_evidence(BINARY, daily))
+    at_night = monitor.log_evidence(BINARY, hourly, STAKES, looks=24)[:, 23::24]
+    assert at_night == pytest.approx(monitor.log_evidence(BINARY, daily, STAKES))
 
 
 def test_without_a_reference_there_is_no_evidence():
     counts = days(numpy.random.default_rng(5), 2, [0.1] * 7)
-    assert numpy.isneginf(monitor.log_evidence(BINARY, counts)).all()
+    assert numpy.isneginf(monitor.log_evidence(BINARY, counts, STAKES)).all()
 
 
 def test_a_promise_is_held_against_a_known_mean_night_by_night():

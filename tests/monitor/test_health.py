@@ -9,26 +9,14 @@ import pytest
 from helpers import monitor, store, tasks
 from helpers.records import Estimate, EvalResults, Finding, Health, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
-from helpers.registry.database import open_registry
+from helpers.registry.database import open_registry, table
 from helpers.registry.versions import row_of, switch, update
 from helpers.show import monitor as views
 
 GOOD = '{"category":"KE","priority":"P2","product":"cam","action":"swap"}'
 BROKEN = "Sure! I think this is category KE."
-WORDS = [
-    "camera",
-    "lost",
-    "picture",
-    "after",
-    "storm",
-    "hub",
-    "blinks",
-    "red",
-    "since",
-    "then",
-    "please",
-    "help",
-]
+HUMAN = tasks.load_task("support_triage").folder / "human.jsonl"
+QUESTIONS = [row["messages"][-2]["content"] for row in store.read_jsonl(HUMAN)]
 
 
 @pytest.fixture
@@ -45,7 +33,7 @@ def results(format_low=0.95):
     )
 
 
-def serve(task, trained_at=None):
+def serve(task, trained_at=None, days=40):
     """Put a version into production, straight through the switch: the gate is tested elsewhere."""
     manager = FineTuneLifecycleManager(task.registry_name)
     manager.open_version("v1", "r1", "tiny", "d1")
@@ -57,6 +45,8 @@ def serve(task, trained_at=None):
             trained_at=trained_at or store.now().isoformat(),
         )
         switch(db, task.registry_name, row_of(db, "v1"), "promote", "test", {})
+        since = (store.now() - timedelta(days=days)).isoformat()
+        db.execute(table("routes").update().values(since=since))
     return "v1"
 
 
@@ -68,7 +58,7 @@ def rows(
     rated=0.4,
     latency=500.0,
     error=0.0,
-    words=WORDS,
+    words=(),
     seed=1,
     **more,
 ):
@@ -82,10 +72,11 @@ def rows(
                 if chance.random() < rated
                 else None
             )
+            question = " ".join(chance.sample(words, 8)) if words else chance.choice(QUESTIONS)
             row = {
                 "request_id": f"{seed}-{day}-{k}",
                 "created_at": (store.now() - timedelta(days=day, minutes=k + 1)).isoformat(),
-                "messages": [{"role": "user", "content": " ".join(chance.sample(words, 8))}],
+                "messages": [{"role": "user", "content": question}],
                 "answer": BROKEN if chance.random() < broken else GOOD,
                 "latency_ms": latency * chance.uniform(0.5, 1.5),
                 "status": "error" if chance.random() < error else "ok",
@@ -126,7 +117,7 @@ CASES = [
         "retrain",
         {"answer_length", "format_compliance"},
     ),
-    ("other things are asked", {"words": NEW}, "watch", {"new_words"}),
+    ("other things are asked", {"words": NEW}, "watch", {"new_words", "topics"}),
 ]
 
 
@@ -167,6 +158,12 @@ def test_almost_no_traffic_is_no_reason_to_retrain(task, lines):
     assert store.open_run("dev").load(Health) == result
 
 
+def test_a_version_that_was_promoted_today_need_not_have_been_asked_yet(task):
+    serve(task, days=0)
+    log(task, [])
+    assert health(task).verdict == "ok"
+
+
 def test_no_log_at_all_is_reported_not_raised(task, tmp_path):
     folder = tmp_path / "task"
     folder.mkdir()
@@ -189,6 +186,7 @@ def test_no_feedback_at_all_is_a_supported_case(task):
 
 def test_rows_of_other_versions_say_nothing_about_this_one(task):
     serve(task)
+    FineTuneLifecycleManager(task.registry_name).open_version("v0", "r0", "tiny", "d1")
     log(
         task,
         rows(EARLIER)

@@ -86,7 +86,8 @@ def old_model(task):
     log(task, rows(EARLIER) + rows(RECENT, seed=2))
 
 
-def nothing_serves(task):
+def nothing_is_logged(task):
+    serve(task)
     log(task, [])
 
 
@@ -106,7 +107,7 @@ TROUBLES = {
     "ratings that nobody can read": (ratings_in_words, "what the ratings of this log mean"),
     "a version that nobody registered": (strange_version, "have the logger write version 'v1'"),
     "a model that got old": (old_model, "model_age needs a look"),
-    "nothing is logged": (nothing_serves, "volume needs a look"),
+    "nothing is logged": (nothing_is_logged, "volume needs a look"),
 }
 
 
