@@ -38,9 +38,17 @@ def load_production(
     """
     if not config.use_production:
         return tasks.LoadedRows([], [], Counter(), []), []
+    from helpers.extras import lake
+
+    selected = lake.select(task, *config.date_range, config.min_feedback_score)
     logs = tasks.load_examples(
-        task, "production", make_filter=lambda rated: _filter_of(config, rated)
+        task,
+        "production",
+        make_filter=lambda rated: _filter_of(config, rated),
+        path=selected and selected.path,
     )
+    if selected:
+        logs = logs._replace(dropped=logs.dropped + selected.dropped)
     if not (logs.examples or logs.dropped or logs.unreadable):
         return logs, ["no production rows: the dataset holds the human examples alone"]
     if logs.rated:
