@@ -1,6 +1,7 @@
 """What growth costs: an endpoint asked at rate, a million rows curated, a log of a hundred million.
 
-`python -m benchmarks.grow [rate|curate|log] … [--rows N] [--json]`; without a name, the rate.
+`python -m benchmarks.grow [rate|curate|log] … [--rows N] [--engines local,ray] [--json]`; without a
+name, the rate. The log of 100 million rows takes 4 GB of the temporary folder and minutes to write.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import asyncio
 import json
 import multiprocessing
 import os
+import random
 import resource
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 LATENCY = float(
@@ -136,6 +140,129 @@ def rate(rows: int, at_once: int) -> dict[str, dict[str, object]]:
     }
 
 
+def curated(rows: int, engine: str) -> dict[str, dict[str, object]]:
+    """One curation of made-up rows, in a process of its own."""
+    from helpers import store
+
+    folder = store.home() / f"curated{rows}"
+    if not folder.exists():
+        store.write_text(folder / "task.yaml", TASK)
+        with open(folder / "human.jsonl", "w", encoding="utf-8") as file:
+            for row in made_up(rows):
+                file.write(json.dumps(row) + "\n")
+    command = [sys.executable, "-c", CURATE, str(folder), engine]
+    began = time.monotonic()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    seconds = time.monotonic() - began
+    kept, mib, fingerprint = done.stdout.split()
+    sys.stderr.write(f"{engine}: {rows} rows, {kept} kept, fingerprint {fingerprint[:12]}\n")
+    more, name = {"n": rows, "fingerprint": fingerprint}, f"curate_{rows}_{engine}"
+    return {
+        f"{name}_seconds": figure("seconds", seconds, "s", "lower", more),
+        f"{name}_gib": figure("size", float(mib) / 1024, "GiB", "lower", more),
+    }
+
+
+CURATE = """
+import resource, sys
+from helpers import curate
+ratios = {"train": 0.8, "validation": 0.1, "test": 0.1}
+config = curate.DataCollectionConfig(
+    task=sys.argv[1], split_ratios=ratios, use_production=False, engine=sys.argv[2],
+    wipeout_share=1.0,
+)
+dataset = curate.collect_training_data(config)
+kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(len(dataset.examples), kib / 1024, curate.content_fingerprint(dataset.examples))
+"""  # noqa: E501
+
+
+def made_up(rows: int) -> Iterator[dict[str, object]]:
+    """Chat rows of some 20 words; one in ten is a near-copy of the row before it."""
+    chance = random.Random(7)
+    words = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in ("lan", "mer", "st", "rin")]
+    text = ""
+    for number in range(rows):
+        if number % 10 and text:
+            text = " ".join(chance.choice(words) for _ in range(20)) + f" {number}"
+        else:
+            text = f"{text[:-1]}x" if text else f"first of all {number}"
+        answer = json.dumps({"team": "billing" if number % 2 else "shipping"})
+        user, assistant = {"role": "user", "content": text}, {"role": "assistant"}
+        yield {"id": f"g{number}", "messages": [user, assistant | {"content": answer}]}
+
+
+def log_of_weeks(rows: int) -> dict[str, dict[str, object]]:
+    """A year of logs as Parquet, a file a day; the rows of one week with a score of 4 or more."""
+    from helpers import store, tasks
+
+    folder = store.home() / "lake"
+    store.write_text(folder / "task.yaml", TASK)
+    began = time.monotonic()
+    size = write_log(folder / "production", rows)
+    sys.stderr.write(
+        f"written: {rows} rows, {size / 1e9:.2f} GB, {time.monotonic() - began:.0f} s\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", SELECT, str(folder)], check=True, capture_output=True, text=True
+    )
+    seconds = time.monotonic() - began
+    kept, low, out, mib = map(float, done.stdout.split())
+    assert kept + low + out == rows and tasks.load_task(str(folder))
+    sys.stderr.write(f"{kept:.0f} rows of one week with 4 or more, of {rows}\n")
+    return {
+        "log_week_seconds": figure("seconds", seconds, "s", "lower", {"n": rows, "bytes": size}),
+        "log_week_gib": figure("size", mib / 1024, "GiB", "lower", {"n": rows}),
+    }
+
+
+SELECT = """
+import resource, sys
+from datetime import datetime, UTC
+from pyarrow import parquet
+from helpers import tasks
+from helpers.extras import lake
+first, last = datetime(2026, 6, 1, tzinfo=UTC), datetime(2026, 6, 7, 23, 59, 59, tzinfo=UTC)
+selected = lake.select(tasks.load_task(sys.argv[1]), first, last, 4.0)
+kept = parquet.ParquetFile(selected.path).metadata.num_rows
+low, out = (selected.dropped[code] for code in ("low_feedback", "out_of_date_range"))
+print(kept, low, out, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def write_log(folder: Path, rows: int, days: int = 365) -> int:
+    """The log, day by day; its size in bytes. One row in ten is rated."""
+    import numpy as np
+    import pyarrow
+    from pyarrow import parquet
+
+    chance = np.random.default_rng(7)
+    words = np.array([f"parcel {k} has not arrived and nobody answers " for k in range(5000)])
+    answers = pyarrow.array(['{"team": "billing"}', '{"team": "shipping"}'])
+    size = 0
+    for day in range(days):
+        n = rows // days + (day < rows % days)
+        start = np.datetime64("2026-01-01") + day
+        seconds = np.sort(chance.integers(0, 86_400_000_000, n)).astype("timedelta64[us]")
+        scores = chance.integers(1, 6, n).astype(np.float32)
+        number = pyarrow.array(chance.integers(0, 10**12, n)).cast(pyarrow.string())
+        text = pyarrow.array(words).take(pyarrow.array(chance.integers(0, len(words), n)))
+        table = pyarrow.table({
+            "id": number,
+            "created_at": pyarrow.array(start.astype("datetime64[us]") + seconds),
+            "input": pyarrow.compute.binary_join_element_wise(text, number, ""),
+            "output": answers.take(pyarrow.array(chance.integers(0, 2, n))),
+            "model_version": pyarrow.array(["v7"]).take(pyarrow.array(np.zeros(n, np.int64))),
+            "feedback_score": pyarrow.array(scores, mask=chance.random(n) > 0.1),
+        })  # fmt: skip
+        path = folder / f"date={start}" / "log.parquet"
+        path.parent.mkdir(parents=True)
+        parquet.write_table(table, path, row_group_size=100_000)
+        size += path.stat().st_size
+    return size
+
+
 def figure(kind: str, value: float, unit: str, better: str, more: dict) -> dict[str, object]:
     """One entry of what --json prints."""
     return {"kind": kind, "value": round(value, 3), "unit": unit, "better": better, **more}
@@ -147,6 +274,7 @@ def main() -> None:
     parser.add_argument("what", nargs="*", default=["rate"])
     parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=25)
+    parser.add_argument("--engines", default="local", help="of curate: local,ray")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     figures: dict[str, dict[str, object]] = {}
@@ -154,6 +282,11 @@ def main() -> None:
         os.environ["WORKBOOK_HOME"] = str(Path(folder) / "home")
         if "rate" in args.what:
             figures |= rate(args.rows or 20_000, args.at_once)
+        if "curate" in args.what:
+            for engine in args.engines.split(","):
+                figures |= curated(args.rows or 100_000, engine)
+        if "log" in args.what:
+            figures |= log_of_weeks(args.rows or 100_000_000)
     for name, entry in figures.items():
         sys.stderr.write(f"{name:28s} {entry['value']:>10} {entry['unit']}\n")
     if args.json:
