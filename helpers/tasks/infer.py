@@ -12,6 +12,7 @@ from typing import Any
 from helpers.records import WorkbookError
 from helpers.tasks.chats import THOUGHT
 from helpers.tasks.parts import normalise
+from helpers.tasks.values import as_typed
 
 FEW = 30  # labels; more of them have to repeat more often
 REPEATED = 3  # rows of a label, on average; fewer are free text
@@ -19,6 +20,11 @@ REPEATED_OFTEN = 5
 MOST_NAMED = 200  # labels that a prompt still lists
 LONG = 80  # characters: longer texts are no labels, however often they repeat
 MANY_NUMBERS = 20  # different numbers; more are quantities, not codes
+SPELLED = {  # what every text of a column has to be -> its type
+    r"-?(0|[1-9]\d{0,14})": "integer",
+    r"-?(0|[1-9]\d{0,14})(\.\d+)?": "number",
+    r"(?i:true|false)": "boolean",
+}
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*%?")
 _INVISIBLE = re.compile("[\u200b-\u200d\u2060\ufeff\u00ad]")
 JSON_TYPES = {
@@ -93,6 +99,18 @@ def are_labels(answers: Iterable[Any]) -> bool:
 def are_numbers(answers: Iterable[Any]) -> bool:
     """Whether every answer is a number."""
     return all(_NUMBER.fullmatch(str(answer).strip()) for answer in answers)
+
+
+def typed_column(values: Sequence[Any]) -> list[Any]:
+    """A table's column as the numbers or truth values that all of its texts spell, else as it is.
+
+    Texts such as 007 or +1 stay what they are.
+    """
+    texts = [value for value in values if value not in (None, "")]
+    for pattern, type_ in SPELLED.items():
+        if texts and all(isinstance(t, str) and re.fullmatch(pattern, t.strip()) for t in texts):
+            return [as_typed(value, {"type": type_}) for value in values]
+    return list(values)
 
 
 def json_or_text(answer: Any) -> Any:

@@ -24,6 +24,7 @@ from helpers.tasks.infer import (
     json_or_text,
     property_names,
     spellings,
+    typed_column,
 )
 from helpers.tasks.prompt import render
 from helpers.tasks.reading import form_of, read_rows
@@ -147,10 +148,14 @@ def _answers_of_columns(rows: Rows, columns: dict[str, Any]) -> list[Any]:
     if len(outputs) == 1 and (are_objects or not are_labels(answers)):
         return answers
     columns["output"] = property_names(outputs)
-    objects = []
-    for row in rows:
-        values = {name: as_json(row.get(column)) for name, column in columns["output"].items()}
-        objects.append({name: v for name, v in values.items() if v not in (None, "")})
+    objects: list[dict[str, Any]] = [{} for _ in rows]
+    for name, column in columns["output"].items():
+        values = [as_json(row.get(column)) for row in rows]
+        if len(outputs) > 1:  # a column alone holds labels, whatever they look like
+            values = typed_column(values)
+        for answer, value in zip(objects, values, strict=True):
+            if value not in (None, ""):
+                answer[name] = value
     return [answer for answer in objects if answer]
 
 

@@ -100,3 +100,25 @@ def test_several_output_columns_become_one_object(tmp_path):
         "kind": "b",
         "urgency": "lo",
     }
+
+
+def test_columns_of_numbers_and_truths_are_typed_and_the_prompt_names_what_each_may_be(tmp_path):
+    lines = ["text,queue,urgent,minutes,code"]
+    for n in range(30):
+        queue = ("billing", '"other, rest"', "login")[n % 3]
+        lines.append(f"word {n},{queue},{'TRUE' if n % 2 else 'false'},{n * 1.5},{n:03}")
+    source = tmp_path / "t.csv"
+    source.write_text("\n".join(lines))
+    new_task(tmp_path / "made", source, "text", "queue,urgent,minutes,code")
+    task = tasks.load_task(str(tmp_path / "made"))
+    fields = task.schema["properties"]
+    assert [fields[name].get("type") for name in ("urgent", "minutes", "code")] == [
+        "boolean",
+        "number",
+        "string",
+    ]
+    assert 'queue is one of "billing", "login", "other, rest".' in task.instructions_full
+    assert "urgent is true or false." in task.instructions_full
+    assert "billing" not in task.instructions_short
+    answers = {json.loads(e.answer)["minutes"] for e in tasks.load_examples(task).examples}
+    assert 1.5 in answers
