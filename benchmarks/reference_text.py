@@ -597,16 +597,18 @@ returns a number from 0 to 1. CONTRIBUTING.md shows how to add one to the workbo
 
 ```
 workbook new mytask --from tickets.csv --input text --output queue
-# say in mytask/task.yaml what the model is told, and which targets the task needs
-echo "task: mytask" > mine.yaml
-workbook run mine.yaml --only 01
+# mytask/task.yaml: what the model is told (the labels stand there), which targets the task needs
+workbook run -p task=mytask --only 01
 ```
 
 01 asks a classifier (`classical`) and the language model in every cheaper way, with the nearest
 solved examples and a search of six tries; the longest answer follows from your rows. The last lines
 say what to do: `classical` or `prompting` where that is surely enough, `not_yet` with the number of
 rows that would decide, or *fix labels first* where labels contradict each other. What is not surely
-missed is never sent to training. `workbook run mine.yaml` goes on to train where 01 advises it.
+missed is never sent to training. `workbook run -p task=mytask` goes on to train where 01 advises
+it. Without a profile one is chosen for task and machine (`laptop` where there is no GPU), and said;
+to change a parameter, copy it: `cp params/laptop.yaml mine.yaml`, add `task: mytask`, and
+`workbook run mine.yaml`. What limits dropped or cut stands in the last lines of each run.
 
 ## Text answers that people rate
 
@@ -618,13 +620,36 @@ rubric: it answers the question, in our voice, without a promise we cannot keep
 ```
 
 ```
-workbook run mine.yaml --run-id r1            # asks, writes runs/r1/private/blind.csv: "not yet"
+workbook run -p task=mytask --run-id r1       # asks, writes runs/r1/private/blind.csv: "not yet"
 workbook rate r1                              # two answers, nobody knows whose: A, B, both, neither
 workbook rate r1 --rater ann                  # a second person: agreement is said
-workbook run mine.yaml --run-id r1            # counts the ratings and goes on
+workbook run -p task=mytask --run-id r1       # counts the ratings and goes on
 ```
 
 Equal answers are one question, which counts for both. `blind.csv` can be filled in with a
 spreadsheet too: save it as `private/ratings.csv`. Ratings of the task itself (`ratings.csv` in its
 folder) are used by every run.
+
+## Chats that call tools
+
+One JSON object a line, as OpenAI's API has it: `messages`, of which the last is the gold answer,
+with its `tool_calls` or a text; tool results stand as role `tool`; `tools` holds the functions that
+may be called. Tools that are the same for every row can stand in task.yaml instead.
+
+```
+workbook new mytask --from chats.jsonl         # the calls are shown as the model writes them
+workbook run -p task=mytask --only 01
+```
+
+```yaml
+train_on: all           # learn every answer of a chat; its last one alone: last
+reasoning: strip        # thoughts in the rows: left out, kept, or trained
+scorer: exact           # of rows whose gold answer is a text; chrf:0.6 is more forgiving
+```
+
+A call is right when name and arguments are: in any order of calls and of keys, with the types of
+the JSON Schema. Arguments that break it, calls of unknown tools and results without a call are
+rejected by 02 and named. `base_model` needs a template that knows tools: the embedded model's does,
+so do those of Qwen3, Llama 3 and gpt-oss; where the rendered answer does not read back as the gold
+one, the row is refused. An endpoint gets `tools` and is read by its `tool_calls`.
 """
