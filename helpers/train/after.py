@@ -18,9 +18,9 @@ from torch.nn.functional import cross_entropy
 
 from helpers.train.rows import IGNORED
 
-# Nats per answer token. Merging only rounds, in bf16 to 8 bits of each weight. At the 0.25 measured
-# for the embedded model in 4 bits one answer token in ten gets another likeliest word; in proportion
-# 0.05 is one in fifty: beyond it the evaluation says little about the 4-bit model.
+# Nats per answer token. Merging only rounds, in bf16 to 8 bits of each weight. At the 0.25 that was
+# measured for the embedded model in 4 bits one answer token in ten gets another likeliest word; in
+# proportion 0.05 is one in fifty: beyond it the evaluation says little about the 4-bit model.
 MERGED_BOUND = {torch.float32: 1e-3, torch.bfloat16: 0.02}
 FOUR_BIT_BOUND = 0.05
 BLOCK = 64  # weights that share a scale

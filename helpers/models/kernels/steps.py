@@ -150,6 +150,11 @@ class Steps:
         """
         rows, tokens = ids.shape
         start, end = buffers.length, buffers.length + tokens
+        together = self.heads // self.key_heads  # heads that share keys are asked as more tokens
+        if mask is None and tokens > 1:
+            mask = torch.ones(tokens, end, dtype=torch.bool).tril(start)[None, None]
+        if tokens > 1:
+            mask = mask.repeat(1, 1, together, 1)
         cosines, sines = self.angles(int(end))
         cosines, sines = cosines[positions].unsqueeze(2), sines[positions].unsqueeze(2)
         turned = self.heads + self.key_heads
@@ -161,14 +166,12 @@ class Steps:
             keys, values = buffers.keys[number], buffers.values[number]
             keys[:, :, start:end] = qk[:, :, self.heads :].transpose(1, 2)
             values[:, :, start:end] = qkv[:, :, turned:].transpose(1, 2)
+            queries = qk[:, :, : self.heads].view(rows, tokens, self.key_heads, together, self.size)
+            queries = queries.permute(0, 2, 3, 1, 4).reshape(rows, self.key_heads, -1, self.size)
             seen = functional.scaled_dot_product_attention(
-                qk[:, :, : self.heads].transpose(1, 2),
-                keys[:, :, :end],
-                values[:, :, :end],
-                attn_mask=mask,
-                is_causal=mask is None and tokens > 1,
-                enable_gqa=True,
+                queries, keys[:, :, :end], values[:, :, :end], attn_mask=mask
             )
+            seen = seen.view(rows, self.heads, tokens, self.size)
             seen = seen.transpose(1, 2).reshape(rows * tokens, -1)
             x = layer.o.with_other(seen, x, "add")
             inside = layer.mlp_norm(x)
