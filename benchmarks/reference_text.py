@@ -390,6 +390,10 @@ A view of the registry: task -> what serves it. Read it, but do not write it.
 | `since` | when it was put there |
 | `previous` | what served before |
 | `generation` | rises with every change |
+| `base_model`, `artifact`, `sha256` | what it was tuned from, its files and their digest |
+| `asking` | how it was measured and has to be asked; absent where its run lies on another machine |
+| `endpoint` | the address of the provider that keeps it; absent for a model on this machine |
+| `shadow`, `canary` | what is tried beside it, with its share; absent where nothing is |
 
 ### review.csv and accept.csv
 

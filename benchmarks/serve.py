@@ -30,6 +30,7 @@ TESTS = ("tests", "tests/registry", "tests/serve")
 TEXT = "My order did not arrive and I was charged twice. Please help me as soon as you can."
 HEADERS = {"content-type": "application/json"}
 RATE, SECONDS, CLIENTS = 100, 20, 16
+SEED = 2026  # of simulated trials; the rule was chosen on others
 
 
 def body_for(model: str) -> bytes:
@@ -179,7 +180,7 @@ def trials() -> dict[str, Any]:
     from test_trials import rates
 
     found = {}
-    for name, value in rates(runs=2000, n=1000).items():
+    for name, value in rates(runs=2000, n=1000, seed=SEED).items():
         better = "higher" if name.startswith("rolled") else "lower"
         key = name.replace(" ", "_").replace(",", "")
         found[key] = entry("rate", value, 2000, "share", better)

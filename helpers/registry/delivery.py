@@ -15,8 +15,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from helpers import store
+from helpers.records import TrainedModel
 from helpers.registry import versions
 from helpers.registry.database import Registry, open_registry, table
+from helpers.registry.files import load_or_reason
 from helpers.registry.identity import check_is_ours, remember
 
 if TYPE_CHECKING:
@@ -80,6 +82,11 @@ def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:
                 "artifact": version["artifact"],
                 "sha256": version["artifact_sha256"],
             }
+            model, _ = load_or_reason(store.Run(version["run_id"]), TrainedModel)
+            if model is not None:  # its run is on this machine
+                current[route["task"]]["asking"] = model.asking.model_dump(mode="json")
+            if version["metadata"].get("base_url"):
+                current[route["task"]]["endpoint"] = version["metadata"]["base_url"]
             trial = versions.trial_of(db, route["task"])
             if trial is not None:
                 beside = {"version": trial.version, "share": trial.share}

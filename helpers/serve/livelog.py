@@ -60,6 +60,7 @@ class LiveLog:
     def __init__(self, text_of: Callable[[str], LogText], keep_days: int) -> None:
         self._text_of = text_of
         self._keep_days = keep_days
+        self._folder = folder_of("")
         self._lines: queue.SimpleQueue[tuple[str, Line] | None] = queue.SimpleQueue()
         self._recent: OrderedDict[str, tuple[str, LiveRow]] = OrderedDict()
         self._swept = date.min
@@ -90,7 +91,7 @@ class LiveLog:
         if day is None:
             return None
         for task in tasks:
-            row = _row_in(folder_of(task) / f"{'-'.join(day.groups())}.jsonl", request_id)
+            row = _row_in(self._folder / task / f"{'-'.join(day.groups())}.jsonl", request_id)
             if row is not None:
                 return task, row
         return None
@@ -115,7 +116,7 @@ class LiveLog:
             for entry in batch:
                 if entry is not None:
                     task, line = entry
-                    path = folder_of(task) / f"{_moment(line):%Y-%m-%d}.jsonl"
+                    path = self._folder / task / f"{_moment(line):%Y-%m-%d}.jsonl"
                     lines.setdefault(path, []).append(_spelt(masked(line, self._text_of(task))))
             for path, texts in lines.items():
                 self._append(path, texts, is_open)

@@ -18,6 +18,8 @@ from helpers.serve.livelog import folder_of
 from helpers.tasks import Task
 
 MARGINS = {"format_compliance": 0.02, "feedback_mean": 0.0625}  # of 0 to 1; 0.25 points of 1 to 5
+# of the error that a rollback may make: format is seen of every answer, a rating of few
+SHARES = {"format_compliance": 0.8, "feedback_mean": 0.2}
 FEW_RATINGS = 10  # pairs; fewer neither promote nor stand in the way
 
 
@@ -132,7 +134,8 @@ def judge_trial(trial: Trial, rows: Sequence[LiveRow]) -> list[Finding]:
         losses["feedback_mean"] = _losses(pairs, _rating)
     findings = []
     for metric, values in losses.items():
-        findings.append(_harm(trial, metric, values, len(losses)))
+        share = SHARES[metric] if len(losses) > 1 else 1.0
+        findings.append(_harm(trial, metric, values, share))
         findings.append(_holds(trial, metric, values))
     agreeing = [float(pair.candidate.agrees) for pair in pairs if pair.candidate.agrees is not None]
     if agreeing:
@@ -175,9 +178,9 @@ def hold_p(losses: Sequence[float], margin: float) -> float:
     return evaluate.any_time_p([(1 + loss) / 2 for loss in losses], (1 + margin) / 2)
 
 
-def _harm(trial: Trial, metric: str, losses: Sequence[float], tests: int) -> Finding:
+def _harm(trial: Trial, metric: str, losses: Sequence[float], share: float) -> Finding:
     allowed = trial.harm_margins.get(metric, 0.0)
-    p = min(1.0, tests * harm_p(losses, allowed))
+    p = min(1.0, harm_p(losses, allowed) / share)
     surely = p <= trial.harm_alpha
     return Finding(
         name=f"harm_{metric}",

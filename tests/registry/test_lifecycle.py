@@ -8,7 +8,7 @@ import pytest
 from registry_toys import TASK, candidate, contradictions, make_run, model, results
 
 from helpers import registry, store
-from helpers.records import FineTunedModelVersion, Status, TrainedModel, WorkbookError
+from helpers.records import Asking, FineTunedModelVersion, Status, TrainedModel, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.registry.database import open_registry, table
 from helpers.registry.versions import CHANGES, update
@@ -293,7 +293,9 @@ def test_routes_json_is_the_view_that_was_promised_and_is_repaired():
         "base_model",
         "artifact",
         "sha256",
+        "asking",
     }
+    assert Asking(**written[TASK]["asking"]).rung == "fine_tuned"
     assert written == store.read_json(path) == registry.routes()
     for damage in (
         path.unlink,

@@ -12,7 +12,15 @@ from serve_toys import chat_body, client, gateway, log_of, register, task_folder
 from helpers import registry, store
 from helpers.records import LiveRow, Trial, WorkbookError
 from helpers.serve.lanes import drawn
-from helpers.serve.trials import end_by_rule, harm_p, hold_p, judge_trial, pairs_of, start_trial
+from helpers.serve.trials import (
+    SHARES,
+    end_by_rule,
+    harm_p,
+    hold_p,
+    judge_trial,
+    pairs_of,
+    start_trial,
+)
 from helpers.tasks import load_task
 
 
@@ -161,21 +169,23 @@ def losses(chance, n, production, candidate, others=9):
     return values
 
 
-def rates(runs=2000, n=1000):
+def rates(runs=2000, n=1000, seed=18):
     """(false rollbacks, false promotions, timely rollbacks of what breaks 5%), each a share.
 
     Every p is the smallest one of all looks, so that looking after each request is what is tested.
     """
-    chance = random.Random(18)
+    chance = random.Random(seed)
     worst = {"false rollback": 0.0, "false promotion": 0.0}
-    half = 0.05 / 2  # format and feedback share it
+    of_format = 0.05 * SHARES["format_compliance"]
     for base in (0.0, 0.02, 0.1):
-        same = [harm_p(losses(chance, n, base, base), 0.0) <= half for _ in range(runs)]
+        same = [harm_p(losses(chance, n, base, base), 0.0) <= of_format for _ in range(runs)]
         bad = [hold_p(losses(chance, n, base, base + 0.02), 0.02) <= 0.025 for _ in range(runs)]
         worst["false rollback"] = max(worst["false rollback"], sum(same) / runs)
         worst["false promotion"] = max(worst["false promotion"], sum(bad) / runs)
     for base in (0.0, 0.02):
-        breaks = [harm_p(losses(chance, 300, base, base + 0.05), 0.0) <= half for _ in range(runs)]
+        breaks = [
+            harm_p(losses(chance, 300, base, base + 0.05), 0.0) <= of_format for _ in range(runs)
+        ]
         worst[f"rolled back in 300, of {base:g}"] = sum(breaks) / runs
     return worst
 
@@ -184,3 +194,4 @@ def test_looking_always_makes_no_more_errors_than_promised_and_harm_is_seen_in_t
     measured = rates(runs=80, n=300)  # benchmarks/serve.py: 2,000 of 1,000
     assert measured["false rollback"] <= 0.05 and measured["false promotion"] <= 0.05
     assert measured["rolled back in 300, of 0"] >= 0.9
+    assert measured["rolled back in 300, of 0.02"] >= 0.85  # of 80; 2,000 say 93%
