@@ -21,8 +21,35 @@ SCHEDULES = "profile cron how installed last_success next_due overdue"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the one place where a WorkbookError becomes a message and an exit code."""
-    given = sys.argv[1:] if argv is None else argv
+    """Run one command; what the machine refuses it is a message and an exit code too."""
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        _tell("workbook: interrupted")
+        return 130
+    except BrokenPipeError:  # `workbook runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (MemoryError, ImportError, OSError) as error:
+        code = getattr(error, "errno", None)
+        no_map = "failed to map segment" in str(error)  # a library that found no room
+        if isinstance(error, MemoryError) or no_map or code == errno.ENOMEM:
+            _tell("workbook: out of memory; free some, or raise this shell's limit (ulimit -v)")
+            return 6
+        if code in (errno.ENOSPC, errno.EDQUOT):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _tell("workbook: no space left to write; free some disk space and try again")
+            return 6
+        if getattr(error, "filename", None) is None:
+            raise
+        from helpers.store import printable
+
+        _tell(f"workbook: {printable(str(error.filename))}: {error.strerror}")
+        return 2
+
+
+def _main(given: list[str]) -> int:
+    """The one place where a WorkbookError becomes a message and an exit code."""
     if given[:1] == ["practice-api"]:  # a program of its own: only it imports its room
         from helpers.practice.__main__ import main as practice_api
 
@@ -42,18 +69,6 @@ def main(argv: list[str] | None = None) -> int:
     except WorkbookError as error:
         _tell(f"workbook: {message_for_person(error)}")
         return error.exit_code
-    except KeyboardInterrupt:
-        print("workbook: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `workbook runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _tell("workbook: no space left to write; free some disk space and try again")
-        return 6
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -297,8 +312,9 @@ def _add_limit(command: Any, text: str) -> None:
 
 def _tell(line: str) -> None:
     """One line of the log; a reader that went away (`… 2>&1 | head`) does not end the run."""
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # else `print` would take stdout
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def _show(args: Args, value: Any) -> None:

@@ -413,6 +413,8 @@ def _as_type(default: Any, value: Any, what: str) -> Any:
         )
     if expected is float and math.isnan(value):
         raise WorkbookError(f"{what} is not a number")
+    if expected is int and abs(value) >= 2**63:
+        raise WorkbookError(f"{what} is larger than any number of this kind may be")
     if expected is list and default:
         return [_as_type(default[0], item, what) for item in value]
     if expected is dict and default:

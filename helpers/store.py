@@ -105,7 +105,8 @@ def _disk_error(path: Path, error: OSError) -> Exception:
             " run id",
             6,
         )
-    if error.errno in (1, 13, 20, 30):  # EPERM, EACCES, ENOTDIR, EROFS
+    # EPERM, ENOENT, EACCES, ENOTDIR, EISDIR, EROFS, ENAMETOOLONG, ELOOP
+    if error.errno in (1, 2, 13, 20, 21, 30, 36, 40):
         return WorkbookError(
             f"{path} cannot be written ({error.strerror}); set WORKBOOK_HOME to a folder you may"
             " write to"

@@ -35,7 +35,7 @@ REMEDIES = {  # what the driver's words mean for the reader
     "not a database|malformed|no such table": (
         "move it aside and restore it from a backup: workbook registry restore FILE"
     ),
-    "onnection.*(failed|refused)|timeout|translate host": (
+    "onnection.*(failed|refused)|timeout|(translate|resolve) host|authentication": (
         "start the server, or correct WORKBOOK_DATABASE_URL"
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import signal
 import time
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ TIME_LIMIT = 124
 INTERRUPTED = 130  # by Ctrl-C
 KILLED = 137
 TERMINATED = 143
+LEAST_SPACE = 4 * 2**30  # bytes of address space
 VERDICT_CODE = {"fail": FAILED_GATE, "inconclusive": INCONCLUSIVE}
 
 _EXIT = re.compile(r" ?\[exit (\d+)\]\s{0,3}$")
@@ -115,9 +117,21 @@ def of_outcome(notebook: str, outcome: Outcome, resume: str, copy: str) -> Endin
     return Ending(UNEXPECTED, f"{reason}; the cell and its traceback stand in {copy}")
 
 
-def message_for_person(error: WorkbookError) -> str:
-    """The error's message without its exit code, keys and e-mail addresses."""
-    return store.printable(store.without_secrets(_EXIT.sub("", str(error))))
+def message_for_person(error: Exception, most: int = 2000) -> str:
+    """The error's message without its exit code, keys and e-mail addresses, and not without end."""
+    text = store.printable(store.without_secrets(_EXIT.sub("", str(error))))
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def check_address_space() -> None:
+    """WorkbookError (6) in a shell that lets no program have the memory of a kernel with torch."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if resource.RLIM_INFINITY != limit < LEAST_SPACE:
+        raise WorkbookError(
+            f"this shell limits a program to {limit // 2**20} MB of address space, and a notebook"
+            f" needs {LEAST_SPACE // 2**20} MB; raise it (ulimit -v unlimited)",
+            OUT_OF_ROOM,
+        )
 
 
 def first_line(message: str, most: int = 300) -> str:

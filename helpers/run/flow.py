@@ -44,6 +44,7 @@ def run(
     """Execute a profile's notebooks; bad settings raise before anything is written."""
     with report.heartbeat() as beat, report.refusals(profile), store.lock():
         check_commit()
+        ending.check_address_space()
         loaded = parameters.load_profile(profile)
         values = parameters.RUN_LEVEL | parameters.resolve(loaded, overrides)
         queue = parameters.select(values["notebooks"], only, from_)
@@ -132,7 +133,11 @@ def _run_to_an_end(book: Book) -> Ending:
         return _look_for_alarms(book, _run_queue(book))
     except WorkbookError as error:  # what a user can mend: a full disk, a torn artifact
         return Ending(error.exit_code, ending.message_for_person(error))
-    except Exception as error:  # a fault of ours: run.json must not say `running` for ever
+    except Exception as error:  # run.json must not say `running` for ever
+        outcome = ending.Outcome(type(error).__name__, str(error))
+        end = ending.of_outcome("the runner", outcome, book.resume, "its log")
+        if end is not None and end.code == ending.OUT_OF_ROOM:
+            return end
         problem = f"the runner itself failed ({type(error).__name__}); please report it"
         _finish(book, Ending(ending.UNEXPECTED, problem))
         report.publish(book.record, book.resume)
