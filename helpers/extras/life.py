@@ -23,6 +23,7 @@ WEEK = timedelta(days=7)
 MOST_TOLD = 200  # rows of a table; the registry has them all
 ALPHA = 0.05  # of a band: it holds all the time with 1 - ALPHA
 DENSE = 500  # rows at which a band is narrowest for what it promises
+FEW = 30  # rows; before them a band would say nothing
 STYLE = """
 :root{--bg:#fff;--fg:#1f2328;--soft:#656d76;--line:#d0d7de;--staging:#9a6700;--production:#0969da;
 --deprecated:#afb8c1;--bad:#cf222e;--band:#0969da33}
@@ -79,7 +80,8 @@ def confidence_sequence(days: dict[date, Numbers], name: str) -> list[Band]:
         half = math.sqrt(
             variance * 2 * spread / (n * n * rho2) * math.log(math.sqrt(spread) / ALPHA)
         )
-        bands.append(Band(day, max(0.0, mean - half), mean, min(1.0, mean + half)))
+        if n >= FEW:
+            bands.append(Band(day, max(0.0, mean - half), mean, min(1.0, mean + half)))
     return bands
 
 
@@ -207,28 +209,29 @@ def _panel(
 ) -> list[str]:
     """Bands and weeks of one quantity, and the values at its edges."""
     bands = {version: confidence_sequence(days, name) for version, days in served.items()}
-    lowest = min((b.low for band in bands.values() for b in band[20:]), default=0.0)
-    floor = max(0.0, math.floor(lowest * 8) / 8)
+    weeks = {version: _weeks(days, name) for version, days in served.items()}
+    lows = [estimate(week).value for each in weeks.values() for week in each.values()]
+    lows += [b.low for band in bands.values() for b in band]
+    floor = math.floor(min(lows, default=0.0) * 8) / 8
     shown = stars if name == "feedback_mean" else float
 
     def y(value: float) -> float:
         return top + PANEL * (1 - (max(value, floor) - floor) / (1 - floor))
 
-    parts = [f"<text class=soft x={LEFT - 8} y={top - 8} text-anchor=end>{label}</text>"]
+    parts = [f"<text class=soft x={LEFT - 8} y={top - 14} text-anchor=end>{label}</text>"]
     for value in (floor, (1 + floor) / 2, 1.0):
         parts.append(
             f"<line class=grid x1={LEFT} x2={WIDTH - 10} y1={y(value):.1f} y2={y(value):.1f} />"
             f"<text class=soft x={LEFT - 8} y={y(value) + 4:.1f} text-anchor=end>"
             f"{shown(value):.3g}</text>"
         )
-    for version, days in served.items():
-        band = [b for b in bands[version] if name in days[b.day]]
+    for version, band in bands.items():
         upper = [f"{scale.x(b.day):.1f},{y(b.high):.1f}" for b in band]
         lower = [f"{scale.x(b.day):.1f},{y(b.low):.1f}" for b in reversed(band)]
         middle = [f"{scale.x(b.day):.1f},{y(b.mean):.1f}" for b in band]
         parts.append(f"<polygon class=band points='{' '.join(upper + lower)}' />")
         parts.append(f"<polyline class=mean points='{' '.join(middle)}' />")
-        for day, week in _weeks(days, name).items():
+        for day, week in weeks[version].items():
             mean = estimate(week)
             x = scale.x(min(day + WEEK / 2, scale.last))
             parts.append(

@@ -71,20 +71,25 @@ def explain(checks: Sequence[Finding], causes: Sequence[Finding]) -> list[Findin
     explained = []
     for check in checks:
         whole = check.name.partition(SLICE)[0]
-        if check.name != whole and whole in changed:
-            continue
-        if check.verdict == "fail":
-            if whole in remedies:
-                check = check.model_copy(update={"severity": "warning", "remedy": remedies[whole]})
-            elif not check.remedy:
-                remedy = "retrain on new, verified examples"
-                if check.severity != "critical":
-                    remedy = "look at the newest conversations before anything is changed"
-                check = check.model_copy(update={"remedy": remedy})
-        explained.append(check)
+        if check.name == whole or whole not in changed:
+            explained.append(_with_remedy(check, remedies.get(whole, "")))
     told = changed & remedies.keys()
-    silent = [c for c in causes if c.name in FAULTS and not told & set(FAULTS[c.name])]
-    return explained + silent
+    for cause in causes:
+        if cause.name in FAULTS and not told & set(FAULTS[cause.name]):
+            explained.append(cause)
+    return explained
+
+
+def _with_remedy(check: Finding, remedy: str) -> Finding:
+    """A failed check with what to do; a `remedy` for a fault of the log is no reason to train."""
+    if check.verdict != "fail" or (check.remedy and not remedy):
+        return check
+    if remedy:
+        return check.model_copy(update={"severity": "warning", "remedy": remedy})
+    remedy = "look at the newest conversations before anything is changed"
+    if check.severity == "critical":
+        remedy = "retrain on new, verified examples"
+    return check.model_copy(update={"remedy": remedy})
 
 
 def _cause(name: str, evidence: str, remedy: str) -> Finding:

@@ -271,18 +271,13 @@ def volume_check(served: Served) -> Finding:
     start = served.last - timedelta(days=served.window_days - 1)
     counts = {day: requests_of(numbers) for day, numbers in served.days.items()}
     n = sum(count for day, count in counts.items() if day >= start)
+    by_weekday = _by_weekday(counts, start)
     usual = None
     p = None
-    days_before = (start - min(counts)).days if counts else 0
     low = n < FEW_ROWS and (served.since is None or served.since < served.last)
-    if days_before >= 7:
-        by_weekday: dict[int, list[int]] = {}
-        for back in range(1, days_before + 1):
-            day = start - timedelta(days=back)
-            by_weekday.setdefault(day.weekday(), []).append(counts.get(day, 0))
-        means = {weekday: fmean(values) for weekday, values in by_weekday.items()}
+    if len(by_weekday) == 7:
         window = [start + timedelta(days=i) for i in range(served.window_days)]
-        usual = sum(means[day.weekday()] for day in window)
+        usual = sum(fmean(by_weekday[day.weekday()]) for day in window)
         p = _poisson_tail(n, usual, _overdispersion(by_weekday))
         low = low or (n < usual / 2 and p <= VOLUME_BUDGET / YEAR)
     expected = "unknown" if usual is None else f"{usual:.0f}"
@@ -295,6 +290,16 @@ def volume_check(served: Served) -> Finding:
         threshold=usual,
         p=p,
     )
+
+
+def _by_weekday(counts: Mapping[date, int], end: date) -> dict[int, list[int]]:
+    """The requests of every day before `end`, by its day of the week."""
+    by_weekday: dict[int, list[int]] = {}
+    day = min(counts, default=end)
+    while day < end:
+        by_weekday.setdefault(day.weekday(), []).append(counts.get(day, 0))
+        day += timedelta(days=1)
+    return by_weekday
 
 
 def _overdispersion(by_weekday: Mapping[int, Sequence[int]]) -> float:

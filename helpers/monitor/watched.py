@@ -19,6 +19,25 @@ MOST_FORMATS = 10_000  # answers whose format is remembered
 SLICE = ", "  # between a quantity and its slice: `feedback_mean, category = KE`
 SLICED = ("format_compliance", "feedback_mean")
 WORD = re.compile(r"\w{3,}")
+COUNTED = 2  # other numbers of the same row have another number here
+REFUSED_IN = 200  # characters: a refusal comes first
+REFUSAL = re.compile(
+    r"\b(I('m| am) (sorry|unable|not able)|I can(no|')t|as an AI|es tut mir leid|ich kann nicht"
+    r"|ich kann leider|je ne peux pas|désolé|lo siento|no puedo|mi dispiace|non posso"
+    r"|não posso)\b",
+    re.IGNORECASE,
+)
+COMMON = {  # words of three letters and more that are common in one language
+    "de": "der die das und ist nicht ich mit auf für ein eine wie aber wir bei",
+    "en": "the and you that not with this have for are was but what can from",
+    "es": "los las que por con para una pero como más está esto muy hay",
+    "fr": "les des est une pas pour dans que qui sur vous avec mais nous",
+    "it": "che non per una sono con del della questo come anche più gli nel",
+    "nl": "het een van dat niet zijn voor met maar ook naar wat mijn nog",
+    "pl": "nie się jest jak ale dla czy tak przez mam mój bez już tylko",
+    "pt": "que não uma para com por mais como mas dos você isso meu está",
+}
+LANGUAGES = {name: frozenset(words.split()) for name, words in COMMON.items()}
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,7 @@ WATCHED = (
     Watched("error_rate", "rise", 0.01, 0.05, "share of failed requests"),
     Watched("feedback_rate", "shift", 0.01, 0.15, "share of rated requests"),
     Watched("correction_rate", "rise", 0.01, 0.05, "share of corrected answers"),
+    Watched("refusal_rate", "rise", 0.01, 0.03, "share of empty answers and refusals"),
     Watched("answer_length", "shift", 0.01, 0.023, "characters, geometric mean", shown=_power),
     Watched("new_words", "rise", 0.01, 0.15, "share of words that training never saw"),
     Watched("latency_p95", "rise", 0.01, 0.05, "share of answers slower than task.yaml allows"),
@@ -75,7 +95,8 @@ class Reading:
     @property
     def settings(self) -> str:
         """Changes whenever the same row would give other numbers."""
-        return store.fingerprint([self.task.fingerprint, self.task.targets.get("latency_p95")])
+        ceiling = self.task.targets.get("latency_p95")
+        return store.fingerprint([COUNTED, self.task.fingerprint, ceiling])
 
 
 def reading_of(task: Task, dataset_version: str | None) -> Reading:
@@ -121,19 +142,35 @@ def numbers_of(row: LiveRow, reading: Reading) -> dict[str, float]:
     label = ""
     if row.is_ok and row.text != "none":
         numbers["format_compliance"], label = _format(row.answer, reading)
+        refused = REFUSAL.search(row.answer[:REFUSED_IN])
+        numbers["refusal_rate"] = float(refused is not None or not row.answer.strip())
         numbers["answer_length"] = _rounded(math.log10(1 + len(row.answer)) / LONGEST)
     ceiling = reading.task.targets.get("latency_p95")
     if row.is_ok and row.latency_ms and ceiling is not None:
         numbers["latency_p95"] = float(row.latency_ms > ceiling)
-    words = words_of(question_of(row)) if reading.vocabulary else set()
-    if words:
+    words = words_of(question_of(row))
+    if words and reading.vocabulary:
         numbers["new_words"] = _rounded(len(words - reading.vocabulary.keys()) / len(words))
-    caller = f"caller = {row.caller}" if row.caller else ""
-    for part in filter(None, (label, caller)):
+    for part in _slices_of(row, label, words):
         for name in SLICED:
             if name in numbers:
                 numbers[f"{name}{SLICE}{part}"] = numbers[name]
     return numbers
+
+
+def _slices_of(row: LiveRow, label: str, words: set[str]) -> list[str]:
+    """Which parts of the traffic a request belongs to."""
+    parts = {"caller": row.caller, "language": language_of(words)} | row.fields
+    slices = [f"{name} = {value}" for name, value in parts.items() if value]
+    if label:
+        slices.append(label)
+    return slices
+
+
+def language_of(words: set[str]) -> str:
+    """The language most of whose commonest words are there; "" where fewer than two decide it."""
+    votes = sorted((len(words & common), name) for name, common in LANGUAGES.items())
+    return votes[-1][1] if votes[-1][0] > votes[-2][0] + 1 else ""
 
 
 def _rounded(share: float) -> float:

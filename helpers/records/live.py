@@ -47,6 +47,8 @@ class LiveRow(Record):
     comment: str = ""  # what a user said about the answer
     text: LogText = "full"  # masked: personal data and secrets are replaced; none: left out
     caller: str = ""  # the name of the key that asked; never the key
+    # what task.yaml names in `slices`, such as a customer's country: quality is watched within it
+    fields: dict[str, str] = Field(default_factory=dict)
     shadow_of: str = ""  # the request that a shadow answered a second time
     simulated: bool = False  # true for made-up traffic
 

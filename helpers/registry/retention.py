@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from helpers import store
 from helpers.records import FineTunedModelVersion, WorkbookError
@@ -24,51 +24,53 @@ def retired_versions() -> list[FineTunedModelVersion]:
     return [versions.as_record(row) for row in gone]
 
 
-def retirable(days: int, version_ids: Sequence[str] = ()) -> list[FineTunedModelVersion]:
-    """What may be retired: the named versions, else all that the rule finds.
+def retire(
+    version_ids: Sequence[str], days: int, because: str, yes: bool
+) -> list[FineTunedModelVersion]:
+    """The named versions, else all that the rule finds; with `yes` they are marked, and why.
 
     The rule: deprecated, or refused by the gate, and nothing happened to it for `days`. Never what
     serves, what a rollback goes back to, or what is tried: WorkbookError where one is named.
     """
+    if yes and not because.strip():
+        raise WorkbookError("say why, for whoever looks for it later: --because TEXT")
     quiet_since = (store.now() - timedelta(days=days)).isoformat()
-    with open_registry().transaction(read_only=True) as db:
+    with open_registry().transaction(read_only=not yes) as db:
         needed = _needed(db)
         for version_id in version_ids:
             versions.row_of(db, version_id)
             if version_id in needed:
                 raise WorkbookError(f"version {version_id} {needed[version_id]}; it stays")
+        names = set(version_ids) or _over_since(db, quiet_since)
         rows = db.execute(table("versions").select()).mappings().all()
-        audit = db.execute(table("audit").select().order_by(table("audit").c.id)).mappings().all()
-    last = {entry["version"]: entry["at"] for entry in audit}
-    refused = {entry["version"] for entry in audit if entry["action"] == "refuse"}
-    chosen = []
-    for row in rows:
-        is_over = row["status"] == "deprecated"
-        is_over = is_over or (row["status"] == "evaluating" and row["id"] in refused)
-        is_due = is_over and last.get(row["id"], row["created_at"]) <= quiet_since
-        is_meant = row["id"] in version_ids if version_ids else is_due
-        if is_meant and row["id"] not in needed and not row["metadata"].get("retired"):
-            chosen.append(versions.as_record(row))
-    return chosen
+        chosen = [row for row in rows if row["id"] in names - needed.keys()]
+        chosen = [row for row in chosen if not row["metadata"].get("retired")]
+        for row in chosen if yes else ():
+            _mark(db, dict(row), because)
+    return [versions.as_record(row) for row in chosen]
 
 
-def retire(version_ids: Sequence[str], because: str) -> None:
-    """Write down, in one transaction, that these versions give up their models, and why."""
-    if not because.strip():
-        raise WorkbookError("say why, for whoever looks for it later: --because TEXT")
-    with open_registry().transaction() as db:
-        needed = _needed(db)
-        for version_id in version_ids:
-            row = versions.row_of(db, version_id)
-            if version_id in needed:
-                raise WorkbookError(f"version {version_id} {needed[version_id]}; look again")
-            note = {"at": store.now().isoformat(), "because": because}
-            versions.update(db, version_id, metadata=row["metadata"] | {"retired": note})
-            evidence = {"artifact": row["artifact"], "sha256": row["artifact_sha256"]}
-            if row["status"] == "deprecated":
-                versions.audit(db, row, "retire", because, evidence=evidence)
-            else:
-                versions.change_status(db, row, "deprecated", "retire", because, evidence=evidence)
+def _over_since(db: Connection, moment: str) -> set[str]:
+    """Versions that are deprecated, or were refused last, and whose last entry is no later."""
+    query = table("audit").select().order_by(table("audit").c.id)
+    last = {entry["version"]: entry for entry in db.execute(query).mappings()}
+    over = set()
+    for row in db.execute(table("versions").select()).mappings():
+        entry = last[row["id"]]
+        is_refused = row["status"] == "evaluating" and entry["action"] == "refuse"
+        if (row["status"] == "deprecated" or is_refused) and entry["at"] <= moment:
+            over.add(row["id"])
+    return over
+
+
+def _mark(db: Connection, row: dict[str, Any], because: str) -> None:
+    note = {"at": store.now().isoformat(), "because": because}
+    versions.update(db, row["id"], metadata=row["metadata"] | {"retired": note})
+    evidence = {"artifact": row["artifact"], "sha256": row["artifact_sha256"]}
+    if row["status"] == "deprecated":
+        versions.audit(db, row, "retire", because, evidence=evidence)
+    else:
+        versions.change_status(db, row, "deprecated", "retire", because, evidence=evidence)
 
 
 def _needed(db: Connection) -> dict[str, str]:

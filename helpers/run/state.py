@@ -109,13 +109,14 @@ def retire(version_ids: Sequence[str], days: int, because: str, yes: bool) -> di
     with store.lock():
         if store.home().exists():
             _check_registry()
-        chosen = registry.retirable(days, version_ids)
-        names = [version.id for version in chosen]
+        chosen = registry.retire(version_ids, days, because, yes)
         folders = _unneeded(_versions(), chosen)
-        answer: dict[str, Any] = {"retired" if yes else "would_retire": names}
-        answer |= {"models": list(map(str, folders)), "bytes": _size(folders)}
+        answer: dict[str, Any] = {
+            "retired" if yes else "would_retire": [version.id for version in chosen],
+            "models": list(map(str, folders)),
+            "bytes": _size(folders),
+        }
         if yes and chosen:
-            registry.retire(names, because)
             answer["trash"] = str(_to_trash(folders))
     return answer
 
@@ -128,7 +129,7 @@ def _unneeded(
     others = [version for version in versions if version.id not in ids]
     names = _models_of(retired) - _models_of(others)
     folders = [store.home() / "models" / name for name in sorted(names)]
-    return [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
+    return [folder for folder in folders if _is_folder(folder)]
 
 
 def _models_of(versions: Sequence[FineTunedModelVersion]) -> set[str]:
@@ -175,22 +176,25 @@ def garbage(keep: int) -> list[Path]:
     """
     runs = past_runs()
     versions = _versions()
-    retired = _retired()
     home = store.home()
     newest = _kept_runs(runs, keep)
     kept = newest | {version.run_id for version in versions}
-    old = [home / "runs" / run.run_id for run in runs if run.run_id not in kept]
-    old = [folder for folder in old if not folder.is_symlink()]
-    remaining = [path for path in home.glob("runs/*") if path.is_dir() and path not in old]
-    unneeded = _unneeded(versions, retired)
+    going = [home / "runs" / run.run_id for run in runs if run.run_id not in kept]
+    going = [folder for folder in going if not folder.is_symlink()]
+    remaining = [path for path in home.glob("runs/*") if path.is_dir() and path not in going]
     named = _named_by_registry(versions) | _named_by_runs(remaining)
     made = sorted(home.glob("models/*")) + sorted(home.glob("datasets/*"))
-    unnamed = [path for path in made if path.is_dir() and path.name not in named]
-    old += [path for path in unnamed if not path.is_symlink()]
+    going += [path for path in made if path.name not in named and _is_folder(path)]
+    retired = _retired()
     for version in retired:
         if version.run_id not in newest:
-            old += _no_evidence(home / "runs" / version.run_id)
-    return old + unneeded
+            going += _no_evidence(home / "runs" / version.run_id)
+    return going + _unneeded(versions, retired)
+
+
+def _is_folder(path: Path) -> bool:
+    """A folder of this home itself, not a link to another one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _retired() -> list[FineTunedModelVersion]:
@@ -201,9 +205,7 @@ def _retired() -> list[FineTunedModelVersion]:
 
 def _no_evidence(folder: Path) -> list[Path]:
     """What of a retired version's run may go: executed copies, private texts, checkpoints."""
-    if folder.is_symlink() or not folder.is_dir():
-        return []
-    paths = sorted(folder.iterdir())
+    paths = sorted(folder.iterdir()) if _is_folder(folder) else []
     return [path for path in paths if path.name != "answers" and path.suffix not in EVIDENCE]
 
 

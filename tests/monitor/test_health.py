@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from helpers import monitor, store, tasks
+from helpers.monitor import watched
 from helpers.records import Estimate, EvalResults, Finding, Health, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.registry.database import open_registry, table
@@ -256,3 +257,42 @@ def made(name, p, word="watch"):
 def test_the_worst_check_decides(words, serving, expected):
     checks = [made(f"c{i}", None, word) for i, word in enumerate(words)]
     assert monitor.judge(checks, serving)[0] == expected
+
+
+def test_empty_answers_and_refusals_are_watched(task):
+    serve(task)
+    refused = rows(RECENT, seed=2, broken=0.0)
+    for number, row in enumerate(refused):
+        if number % 4 == 0:
+            row["answer"] = ("I'm sorry, but I can't help with that.", "", "Es tut mir leid.")[
+                number % 3
+            ]
+    log(task, rows(EARLIER) + refused)
+    result = health(task)
+    assert "refusal_rate" in result.reasons
+    assert check(result, "refusal_rate").estimate.value == pytest.approx(0.25, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Hello, the hub is not working and I have tried this twice", "en"),
+        ("Mein Hub geht nicht und ich habe es mit dem Handy probiert", "de"),
+        ("les caméras ne marchent pas pour nous", "fr"),
+        ("hub blinks red", ""),
+        ("", ""),
+    ],
+)
+def test_a_language_is_told_where_its_commonest_words_decide_it(text, language):
+    assert watched.language_of(watched.words_of(text)) == language
+
+
+def test_quality_is_watched_within_the_fields_that_the_task_names(task):
+    serve(task)
+    made = rows(EARLIER, per_day=60)
+    made += rows(EARLIER, per_day=8, seed=3, fields={"country": "NO"})
+    made += rows(RECENT, per_day=60, seed=4)
+    made += rows(RECENT, per_day=8, seed=5, fields={"country": "NO"}, rating=1.5)
+    log(task, made)
+    evidence = {cause.name: cause.evidence for cause in health(task).causes}
+    assert "feedback_mean, country = NO" in evidence["one_slice"]

@@ -109,7 +109,7 @@ def test_gc_takes_what_is_no_evidence_of_retired_versions_only():
 
 def test_what_a_kill_leaves_after_the_registry_knows_is_taken_by_the_next_gc():
     three_in_a_row()
-    registry.retire(["v1"], "killed before its model was moved")
+    registry.retire(["v1"], 0, "killed before its model was moved", yes=True)
     assert has_model("v1")
     assert str(store.home() / "models/v1") in collect(9, yes=True)["deleted"]
     assert not has_model("v1") and has_model("v2")
