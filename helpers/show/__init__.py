@@ -204,11 +204,23 @@ def _in_notebook() -> bool:
     return shell is not None and not store.headless()
 
 
+LOOKS = {  # of every figure
+    "text.parse_math": False,  # the $ of a label is drawn as it stands, and is no formula
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
 def pyplot() -> Any:
-    """matplotlib, which is to draw the $ of a label as it stands, and not as a formula."""
+    """matplotlib, set to the looks of the workbook."""
     import matplotlib.pyplot as plt
 
-    plt.rcParams["text.parse_math"] = False
+    plt.rcParams.update(LOOKS)
     return plt
 
 

@@ -68,7 +68,7 @@ def funnel_figure(funnel: Sequence[FunnelRow]) -> Figure:
 
     sources = sorted({row.source for row in funnel})
     size = (7.5, 0.9 + 1.9 * len(sources))
-    figure, axes = plt.subplots(len(sources), 1, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(sources), 1, figsize=size, squeeze=False)
     for axis, source in zip(axes[:, 0], sources, strict=True):
         rows = [row for row in funnel if row.source == source]
         left = [rows[0].rows_in, *(row.rows_out for row in rows)]
@@ -76,13 +76,12 @@ def funnel_figure(funnel: Sequence[FunnelRow]) -> Figure:
         before = left[0]
         for y, n in enumerate(left):
             lost = f"  (−{before - n:,})" if before > n else ""
-            axis.text(n, y, f" {n:,}{lost}", va="center", fontsize=9)
+            axis.text(n, y, f" {n:,}{lost}", va="center")
             before = n
         axis.invert_yaxis()
         axis.set_xlim(0, max(left) * 1.22 + 1)
         title = f"{source}: {left[0]:,} rows read, {left[-1]:,} kept"
-        axis.set_title(title, fontsize=10, loc="left")
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_title(title)
     axes[-1, 0].set_xlabel("rows")
     return show.finished(figure)
 
@@ -110,12 +109,10 @@ def parts_figure(dataset: FineTuningDataset, labels: Labels) -> Figure:
     plt = show.pyplot()
 
     panels = 2 if labels else 1
-    figure, axes = plt.subplots(1, panels, figsize=(10, 3.6), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, panels, figsize=(10, 3.6), squeeze=False)
     _draw_lengths(axes[0, 0], dataset)
     for field, parts in list(labels.items())[:1]:
         _draw_shares(axes[0, 1], field, parts)
-    for axis in axes[0]:
-        axis.spines[["top", "right"]].set_visible(False)
     return show.finished(figure)
 
 
@@ -152,16 +149,15 @@ def _draw_shares(axis: Any, field: str, parts: Mapping[str, Mapping[str, int]]) 
         places = [i + (k - 1) * 0.27 for i in range(len(values))]
         shares = [parts[part].get(value, 0) / n for value in values]
         axis.bar(places, shares, 0.25, label=part, color=PART_COLOURS[part])
-    longest = max(map(len, values))
-    names = [value[:14] for value in values]
-    axis.set_xticks(range(len(values)), names, rotation=0 if longest <= 4 else 35)
+    rotation = 0 if max(map(len, values)) <= 4 else 35
+    axis.set_xticks(range(len(values)), [value[:14] for value in values], rotation=rotation)
     axis.set_ylabel("share of the part")
     title = field
     if len(totals) > MAX_BARS:
         title += f" (the {MAX_BARS} most frequent of {len(totals)})"
-    axis.set_title(title, fontsize=10, loc="left")
+    axis.set_title(title)
     place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
-    axis.legend(frameon=False, fontsize=9, ncols=3, **place)
+    axis.legend(ncols=3, **place)
 
 
 def rejected_table(
@@ -339,25 +335,18 @@ def threshold_at(pairs: Sequence[Mapping[str, Any]]) -> Any:
     def follows(threshold: float) -> str:
         return f"{counts[threshold]:,} pairs are merged, and one row of each is left out"
 
-    caption = "If near-duplicates began at another likeness"
-    return what_if(caption, {"threshold": list(counts)}, [max(counts)], follows)
+    return what_if("Another threshold", {"threshold": list(counts)}, [max(counts)], follows)
 
 
 def map_figure(points: Sequence[tuple[float, float]], labels: Sequence[str]) -> Figure:
     """Texts in the plane of their two strongest word patterns, coloured by label."""
     plt = show.pyplot()
 
-    by_label: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for point, label in zip(points, labels, strict=True):
-        by_label[label].append(point)
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for k, label in enumerate(sorted(by_label)):
-        x, y = zip(*by_label[label], strict=True)
-        colour = plt.cm.tab10(k % 10)
-        marker = "os^Dvx"[k // 10 % 6]
-        axis.scatter(x, y, s=14, alpha=0.7, label=label, color=colour, marker=marker)
-    axis.set_xlabel("first direction")
-    axis.set_ylabel("second direction")
-    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    axis.spines[["top", "right"]].set_visible(False)
+    figure, axis = plt.subplots(figsize=(7, 4.5))
+    for k, name in enumerate(sorted(set(labels))):
+        own = [point for point, label in zip(points, labels, strict=True) if label == name]
+        looks = {"color": plt.cm.tab10(k % 10), "marker": "os^Dvx"[k // 10 % 6], "alpha": 0.7}
+        axis.scatter(*zip(*own, strict=True), s=14, label=name, **looks)
+    axis.set(xlabel="first direction", ylabel="second direction")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return show.finished(figure)

@@ -50,9 +50,7 @@ def ladder(rungs: Sequence[RungResult], targets: Mapping[str, float]) -> Figure:
     """Every rung's scores against the targets (left), and what a request takes (right)."""
     plt = show.pyplot()
 
-    figure, (scores, costs) = plt.subplots(
-        1, 2, sharey=True, width_ratios=[3, 1], layout="constrained"
-    )
+    figure, (scores, costs) = plt.subplots(1, 2, sharey=True, width_ratios=[3, 1])
     figure.set_size_inches(10, 1.5 + 0.75 * len(rungs))
     draw_scores(scores, rungs, targets, [show.COLOURS["other"]] * len(rungs))
     _draw_costs(costs, rungs)
@@ -73,7 +71,6 @@ def _draw_costs(axis: Axes, rungs: Sequence[RungResult]) -> None:
     bars = axis.barh(range(len(rungs)), lengths, color=show.COLOURS["base"], height=0.5)
     axis.bar_label(bars, labels)
     axis.margins(x=0.9)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def cost_over_volume(decision: Decision) -> Figure:
@@ -82,7 +79,7 @@ def cost_over_volume(decision: Decision) -> Figure:
     import numpy
 
     numbers = decision.economics
-    figure, axis = plt.subplots(figsize=(8.5, 4.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8.5, 4.2))
     volumes = numpy.logspace(*VOLUMES, 120)
     usual = [show.COLOURS[name] for name in ("base", "other", "good", "bad")]
     colours = cycle([*usual, "#0072B2", "#F0E442", "#999999"])
@@ -98,49 +95,28 @@ def cost_over_volume(decision: Decision) -> Figure:
     if numbers.volume_per_month:
         line = {"color": show.COLOURS["target"], "ls": "--", "lw": 1.2}
         axis.axvline(numbers.volume_per_month, label="the task's own volume", **line)
-    labels = {"xlabel": "requests a month", "ylabel": "USD a month, work included"}
-    axis.set(xscale="log", yscale="log", **labels)
-    axis.set_ylim(bottom=1)
+    axis.set(xscale="log", xlabel="requests a month")
+    axis.set(yscale="log", ylabel="USD a month, work included", ylim=(1, None))
     axis.xaxis.set_major_formatter("{x:,.0f}")  # matplotlib's own powers are formulas, as which
     axis.yaxis.set_major_formatter("{x:,.0f}")  # show.pyplot draws nothing
     axis.grid(color="#eeeeee")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=9)
-    title = f"Cost over volume, prices of {_price_date(decision)}"
-    axis.set_title(title, loc="left", fontsize=11)
+    axis.legend()
+    axis.set_title(f"Cost over volume, prices of {_price_date(decision)}")
     return show.finished(figure)
 
 
 def _mark_break_evens(axis: Axes, decision: Decision) -> None:
-    """Circles where tuning becomes the cheaper way; neighbours share one label, inside the axes."""
+    """Circles where tuning becomes the cheaper way; the legend says the volumes."""
     numbers = decision.economics
-    if "fine_tuned" not in numbers.ways:  # what a request costs was not measured
-        return
+    tuned = numbers.ways.get("fine_tuned")
     least, most = (10**power for power in VOLUMES)
     points = sorted(n for n in numbers.break_even_against.values() if n and least <= n <= most)
-    tuned = numbers.ways["fine_tuned"]
-    groups: list[list[int]] = []
-    for needed in points:
-        cost = tuned.upkeep + needed * tuned.cost_per_request
-        edge = {"mfc": "white", "mec": show.COLOURS["tuned"], "mew": 2}
-        axis.plot(needed, cost, "o", ms=9, zorder=5, **edge)
-        if groups and needed < 4 * groups[-1][-1]:
-            groups[-1].append(needed)
-        else:
-            groups.append([needed])
-    for group in groups:
-        point = (group[0], tuned.upkeep + group[0] * tuned.cost_per_request)
-        near_the_end = group[-1] > most / 30
-        axis.annotate(
-            "cheaper from " + ", ".join(f"{needed:,}" for needed in group),
-            point,
-            xytext=(-10 if near_the_end else 8, 14),
-            textcoords="offset points",
-            ha="right" if near_the_end else "left",
-            fontsize=9,
-            bbox={"fc": "white", "ec": "none", "pad": 1},
-            zorder=6,
-        )
+    if tuned is None or not points:
+        return
+    costs = [tuned.upkeep + needed * tuned.cost_per_request for needed in points]
+    edge = {"mfc": "white", "mec": show.COLOURS["tuned"], "mew": 2, "zorder": 5}
+    label = "tuning is cheaper from " + ", ".join(f"{needed:,}" for needed in points)
+    axis.plot(points, costs, "o", ms=9, label=label, **edge)
 
 
 def _price_date(decision: Decision) -> str:
@@ -183,8 +159,7 @@ def questionnaire(screening: Screening, recommend: Callable[[Screening], Any]) -
         return text
 
     choices = {name.replace("_", " "): (False, True) for name in answers}
-    caption = "If your answers were others"
-    return what_if(caption, choices, list(answers.values()), follows)
+    return what_if("If your answers were others", choices, list(answers.values()), follows)
 
 
 def cost_at(decision: Decision) -> Any:
@@ -196,7 +171,8 @@ def cost_at(decision: Decision) -> Any:
         costs = sorted(
             (way.upkeep + volume * way.cost_per_request, name) for name, way in numbers.ways.items()
         )
-        return ", ".join(f"{name} {show.number(usd)}" for usd, name in costs)
+        texts = [f"{name} {show.number(usd)}" for usd, name in costs]
+        return ", ".join(texts) or "unknown: what a request takes was not measured"
 
     caption = "USD a month at another volume, work included"
     start = [numbers.volume_per_month or 100]
@@ -232,7 +208,7 @@ def draw_scores(
             axis.plot(ends, [y, y], color=colour, lw=2.2, solid_capstyle="butt", zorder=2)
             axis.plot(score.value, y, symbol, ms=8, mfc=face, mec=colour, mew=1.8, zorder=3)
             percent = f"{100 * score.value:.0f}% [{100 * score.low:.0f}, {100 * score.high:.0f}]"
-            axis.text(1.04, y, percent, va="center", fontsize=9, color="#333333")
+            axis.text(1.04, y, percent, va="center", color="#333333")
         face = "#555555" if filled else "white"
         axis.plot([], [], symbol, color="#555555", mfc=face, label=f"{name}, 95% interval")
         if metric in targets:
@@ -243,8 +219,7 @@ def draw_scores(
     axis.set_yticks(range(len(rungs)), [rung.name for rung in rungs])
     axis.xaxis.set_major_formatter(PercentFormatter(1))
     axis.grid(axis="x", color="#eeeeee", zorder=0)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=9)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
 def parts_and_targets(task: Task, examples: Sequence[TrainingExample]) -> show.Table:

@@ -39,20 +39,12 @@ def workbook_map() -> Figure:
     """The six questions in order, what each hands to the next, and the one way back."""
     plt = pyplot()
 
-    figure, axes = plt.subplots(figsize=(11, 2.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(11, 2.4))
     axes.set(xlim=(-0.9, 10.9), ylim=(-0.6, 2.1))
     axes.axis("off")
     box = {"boxstyle": "round,pad=0.6", "fc": "white", "ec": COLOURS["tuned"], "lw": 1.5}
     for x, (name, (question, artifact)) in zip(range(0, 12, 2), STEPS.items(), strict=True):
-        axes.text(
-            x,
-            1.2,
-            f"{name}\n\n{question}\n\n{artifact}",
-            ha="center",
-            va="center",
-            fontsize=9,
-            bbox=box,
-        )
+        axes.text(x, 1.2, f"{name}\n\n{question}\n\n{artifact}", ha="center", va="center", bbox=box)
         if x:
             axes.annotate("", (x - 0.8, 1.2), (x - 1.2, 1.2), arrowprops={"arrowstyle": "-|>"})
     back = {

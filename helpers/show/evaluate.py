@@ -36,11 +36,11 @@ def comparison(evaluation: Evaluation, targets: Mapping[str, float]) -> Figure:
     rungs = evaluation.rungs
     differences = _differences(evaluation)
     heights = [1.15 + 0.7 * len(rungs), 0.75 + 0.5 * len(differences)]
-    figure, (scores, paired) = plt.subplots(2, 1, height_ratios=heights, layout="constrained")
+    figure, (scores, paired) = plt.subplots(2, 1, height_ratios=heights)
     figure.set_size_inches(8.5, sum(heights) + 0.9)
     colours = [show.COLOURS[ROLES.get(rung.name, "other")] for rung in rungs]
     draw_scores(scores, rungs, targets, colours)
-    scores.set_title(f"Scores on the same {evaluation.n_test} test rows", loc="left", fontsize=11)
+    scores.set_title(f"Scores on the same {evaluation.n_test} test rows")
     _draw_differences(paired, evaluation)
     figure.suptitle(
         f"Is {evaluation.version} good enough, and better? {evaluation.verdict}",
@@ -76,7 +76,7 @@ def _draw_differences(axis: Axes, evaluation: Evaluation) -> None:
         numbers = f"{value:+.0f} points [{low:+.0f}, {high:+.0f}]"
         text = f"{numbers}, {compared.gained} gained, {compared.lost} lost"
         box = {"fc": "white", "ec": "none", "pad": 1}
-        axis.text(0, y - 0.2, text, ha="center", va="bottom", fontsize=9, bbox=box)
+        axis.text(0, y - 0.2, text, ha="center", va="bottom", bbox=box)
     for threshold, line in {100 * evaluation.min_gain: "--", 0.0: "-"}.items():
         axis.axvline(threshold, color=show.COLOURS["target"], lw=1, ls=line, zorder=0)
     labels = [
@@ -85,9 +85,8 @@ def _draw_differences(axis: Axes, evaluation: Evaluation) -> None:
     axis.set_yticks(range(len(labels)), labels)
     axis.set(xlim=(-reach, reach), ylim=(len(labels) - 0.5, -0.85))
     title = f"Paired difference: fine_tuned minus {evaluation.best_rung}, row by row"
-    axis.set_title(title, loc="left", fontsize=11)
+    axis.set_title(title)
     axis.set_xlabel("points (right of the line: the tuned model is better), 95% interval")
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def target_table(evaluation: Evaluation) -> show.Table:
@@ -125,7 +124,8 @@ def flip_table(
     theirs = {row.id: row for row in other}
     ours = {row.id: row for row in tuned}
     ids = dict(evaluation.flips)
-    ids["both wrong"] = [row.id for row in tuned if not _any_right(row, theirs[row.id])]
+    right = {row.id for row in (*tuned, *other) if row.scores.get("accuracy")}
+    ids["both wrong"] = [row.id for row in tuned if row.id not in right]
     lost, gained, wrong = (ids[kind] for kind in FLIP_COLOURS)
     parts = [
         f"<p>Against {escape(evaluation.best_rung)}: {len(lost)} lost, {len(gained)} gained,"
@@ -145,10 +145,6 @@ def flip_table(
                 reason = ""
             parts.append(_flip(kind, row_id, shown, reason))
     return HTML("\n".join(parts))
-
-
-def _any_right(ours: AnswerRow, theirs: AnswerRow) -> bool:
-    return bool(ours.scores.get("accuracy") or theirs.scores.get("accuracy"))
 
 
 def _flip(kind: str, row_id: str, texts: Mapping[str, str], reason: str) -> str:
@@ -188,26 +184,20 @@ def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]
     """Validation accuracy, with its interval, over the percent of train rows that the model saw."""
     plt = show.pyplot()
 
-    percents = sorted(rungs)
-    scores = [rungs[percent].results.accuracy for percent in percents]
-    figure, axis = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
-    values = [score.value for score in scores]
-    below = [score.value - score.low for score in scores]
-    above = [score.high - score.value for score in scores]
+    figure, axis = plt.subplots(figsize=(6.5, 3.6))
     colour = show.COLOURS["tuned"]
-    axis.errorbar(percents, values, yerr=[below, above], fmt="o-", capsize=4, color=colour)
-    for percent, value in zip(percents, values, strict=True):
-        text = f"{100 * value:.0f}%"
-        axis.annotate(text, (percent, value), (6, 6), textcoords="offset points", fontsize=9)
+    for percent, rung in rungs.items():
+        score = rung.results.accuracy
+        axis.plot([percent, percent], [score.low, score.high], color=colour)
+        axis.plot(percent, score.value, "o", color=colour)
+        axis.text(percent + 1, score.value, f"{100 * score.value:.0f}%")
     target = targets.get("accuracy")
     if target is not None:
-        axis.axhline(target, color=show.COLOURS["target"], ls="--", lw=1.2)
-        axis.text(1, target + 0.02, f"target {100 * target:g}%", fontsize=9)
-    axis.set(xlim=(0, 108), ylim=(-0.03, 1.03), xticks=percents)
+        axis.axhline(target, color=show.COLOURS["target"], ls="--", label=f"target {target:.0%}")
+        axis.legend()
+    axis.set(xlim=(0, 108), ylim=(-0.03, 1.03), xticks=list(rungs))
     axis.set(xlabel="percent of the train rows", ylabel="accuracy")
-    title = f"Learning curve on {scores[0].n} validation rows, 95% intervals"
-    axis.set_title(title, loc="left", fontsize=11)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(f"Learning curve on {rung.n} validation rows, 95% intervals")
     return show.finished(figure)
 
 
@@ -223,10 +213,8 @@ def diagnosis_table(causes: Sequence[Finding]) -> show.Table:
                 "next": cause.remedy if cause.verdict == "fail" else "-",
             }
         )
-    if not rows:
-        caption = "Nothing to diagnose yet: run 04_evaluate first"
-        return show.table([], caption, ["cause", "found", "evidence"])
-    return show.table(rows, "What the evidence speaks for")
+    columns = ["cause", "found", "evidence", "next"]
+    return show.table(rows, "What the evidence speaks for (04_evaluate gives it)", columns)
 
 
 def rating_table(
@@ -311,19 +299,19 @@ def confusion(task: Task, examples: Sequence[TrainingExample], rows: Rows) -> Fi
     labels = list(dict.fromkeys(named))
     columns = labels + sorted({answered for _, answered in counts} - set(labels))
     size = (2.4 + 0.55 * len(columns), 1.8 + 0.45 * len(labels))
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure, axis = plt.subplots(figsize=size)
     shades = [[counts[gold, answered] for answered in columns] for gold in labels]
     image = axis.imshow(shades, cmap="Blues", vmin=0, aspect="auto")
     for (gold, answered), n in counts.items():
         x = columns.index(answered)
         y = labels.index(gold)
         colour = _readable_on(image.to_rgba(n))
-        axis.text(x, y, n, ha="center", va="center", fontsize=9, color=colour)
+        axis.text(x, y, n, ha="center", va="center", color=colour)
     axis.set_xticks(range(len(columns)), [c[:12] for c in columns], rotation=45, ha="right")
     axis.set_yticks(range(len(labels)), labels)
     axis.set(xlabel="answered", ylabel="gold")
     right = sum(counts[label, label] for label in labels)
-    axis.set_title(f"{field}: {right} of {sum(counts.values())} right", loc="left", fontsize=11)
+    axis.set_title(f"{field}: {right} of {sum(counts.values())} right")
     return show.finished(figure)
 
 

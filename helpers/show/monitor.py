@@ -62,7 +62,7 @@ def daily_quality(days: Sequence[Day], health: Health) -> Figure:
     start = health.window.start.date().isoformat()
     judged = sum(day.day >= start for day in days)
     baselines = {check.name: check.threshold for check in health.checks}
-    figure, axes = plt.subplots(2, 1, figsize=(9, 5.4), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(2, 1, figsize=(9, 5.4), sharex=True)
     formats = [day.format_compliance for day in days]
     ratings = [day.feedback for day in days]
     panels = [
@@ -74,13 +74,13 @@ def daily_quality(days: Sequence[Day], health: Health) -> Figure:
         _mark(axis, baselines.get(name), judged, len(days))
         axis.set_ylabel(label)
     if axes[0].get_legend_handles_labels()[0]:
-        axes[0].legend(loc="lower left", frameon=False, ncols=2)
+        axes[0].legend(loc="lower left", ncols=2)
     step = max(1, len(days) // 8)
     axes[1].set_xticks(range(0, len(days), step), [day.day[5:] for day in days[::step]])
     axes[1].set_xlabel("day (month-day, UTC); n = rows of that day behind the mark")
     requests = sum(day.n for day in days)
     title = f"Quality by day with 95% intervals, {requests} requests{_simulated(health)}"
-    axes[0].set_title(title, loc="left", pad=18)
+    axes[0].set_title(title, pad=18)
     return show.finished(figure)
 
 
@@ -101,7 +101,6 @@ def _draw(axis: Axes, estimates: Sequence[Estimate], limits: tuple[float, float]
         axis.text(0.5, 0.5, "nothing was logged", **middle)
     axis.set_ylim(bottom, top)
     axis.margins(x=0.03)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _mark(axis: Axes, baseline: float | None, judged: int, days: int) -> None:

@@ -101,7 +101,7 @@ def history_timeline(history: Sequence[Mapping[str, Any]]) -> Figure:
     versions = list(dict.fromkeys(entry["version"] for entry in changes))[-MOST_VERSIONS:]
     changes = [entry for entry in changes if entry["version"] in versions]
     height = 1.9 + 0.45 * max(1, len(versions))
-    figure, axis = plt.subplots(figsize=(9, height), layout="constrained")
+    figure, axis = plt.subplots(figsize=(9, height))
     for row, version in enumerate(versions):
         _draw_life(axis, row, version, changes)
     _label(figure, axis, versions, changes)
@@ -130,12 +130,12 @@ def _label(
     axis.set_xticks(ticks, [f"{moment:%m-%d\n%H:%M}" for moment in moments])
     axis.set_xlabel("status changes in order, each as wide as the next (UTC)")
     plural = "" if len(versions) == 1 else "s"
-    axis.set_title(f"Every status change of {len(versions)} version{plural}", loc="left")
-    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.set_title(f"Every status change of {len(versions)} version{plural}")
+    axis.spines["left"].set_visible(False)
     occurring = {entry["to_status"] for entry in changes}
     handles = [
         Patch(color=colour, label=status)
         for status, colour in STATUS_COLOURS.items()
         if status in occurring
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(COLOURS), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(COLOURS))

@@ -141,29 +141,34 @@ def progress() -> Callable[[Line], None]:
 
     def on_line(line: Line) -> None:
         nonlocal told
-        data = line.get("data") or line
-        step = data.get("step")
-        steps = data.get("steps") or data.get("total_steps") or 1
         if line.get("event") in EVENTS:
             show.say(EVENTS[line["event"]].format(**line))
             if curve is not None and line["event"] == "started":
                 show.say(GOES_ON)
         elif curve is not None and ("loss" in line or "eval_loss" in line):
             curve.add(line)
-        elif "eval_loss" in line:
-            show.say(f"step {step}/{steps}: validation loss {line['eval_loss']:.3f}")
-        elif step is None:
-            show.say(line["message"])
-        elif 10 * step // steps > told:
-            told = 10 * step // steps
-            show.say(line.get("message") or _step(line))
+        else:
+            text, told = _spoken(line, told)
+            if text:
+                show.say(text)
 
     return on_line
 
 
-def _step(line: Line) -> str:
-    where = f"step {line['step']}/{line['steps']}"
-    return f"{where}: loss {line['loss']:.3f}, {line['seconds']:.0f} s"
+def _spoken(line: Line, told: int) -> tuple[str, int]:
+    """What is said of a line, "" for nothing, and the last tenth of the steps that was told."""
+    data = line.get("data") or line
+    step = data.get("step")
+    steps = data.get("steps") or data.get("total_steps") or 1
+    if "eval_loss" in line:
+        return f"step {step}/{steps}: validation loss {line['eval_loss']:.3f}", told
+    if step is None:
+        return line["message"], told
+    tenth = 10 * step // steps
+    if tenth <= told:
+        return "", told
+    text = line.get("message")
+    return text or f"step {step}/{steps}: loss {line['loss']:.3f}, {line['seconds']:.0f} s", tenth
 
 
 class LiveCurve:
@@ -179,7 +184,7 @@ class LiveCurve:
 
         self.lines.append(line)
         figure = loss_figure(self.lines, 0, 0)
-        figure.axes[0].set_title(pace(self.lines), fontsize=10, loc="left")
+        figure.axes[0].set_title(pace(self.lines))
         figure.axes[0].set_xlim(0, line["steps"])
         if self.handle is None:
             self.handle = display(figure, display_id=True)
@@ -257,40 +262,17 @@ class JobView:
         head = f"{status} · {escape(self.job_id)} · {now['minutes']:.1f} min · {cost}"
         texts = [escape(show.masked(text, True, 110)) for text in self.messages[-3:]]
         messages = f"<small>{'<br>'.join(texts)}</small>"
-        return f'<div style="line-height:1.5">{head}</div>{_sparkline(now["curve"])}{messages}'
-
-
-CURVES = (("loss", "train", "other", 130), ("eval_loss", "validation", "tuned", 260))
-
-
-def _sparkline(curve: Sequence[Line], width: int = 420, height: int = 90) -> str:
-    """Train and validation loss over the steps as SVG; nothing before there are two points."""
-    losses = [line[key] for line in curve for key, *_ in CURVES if key in line]
-    if len(losses) < 2:
-        return ""
-    last = max(line["step"] for line in curve)
-    svg = ""
-    for key, name, colour, x in CURVES:
-        ink = show.COLOURS[colour]
-        points = ""
-        label = ""
-        for line in curve:
-            if key in line:
-                y = height - line[key] / (max(losses) or 1) * (height - 14)
-                points += f"{line['step'] / last * width:.1f},{y:.1f} "
-                label = f"{name} {line[key]:.3f}"
-        svg += f'<polyline fill="none" stroke="{ink}" stroke-width="2" points="{points}"/>'
-        mark = f'<tspan aria-hidden="true" fill="{ink}">■</tspan>'
-        svg += f'<text x="{x}" y="11" font-size="12" fill="currentColor">{mark} {label}</text>'
-    size = f'width="{width}" height="{height + 4}"'
-    return f'<svg {size} role="img" aria-label="the loss so far" style="display:block">{svg}</svg>'
+        curve = ""
+        if now["curve"]:
+            curve = show.figure_html(loss_figure(now["curve"], 0, 0))
+        return f'<div style="line-height:1.5">{head}</div>{curve}{messages}'
 
 
 def loss_figure(lines: Sequence[Line], n_train: int, n_validation: int) -> Figure:
     """Loss per supervised token over the steps; the lowest on the validation rows is marked."""
     plt = show.pyplot()
 
-    figure, axis = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.5, 3.6))
     train = {line["step"]: line["loss"] for line in lines if "loss" in line}
     validation = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
     looks = {"color": show.COLOURS["other"], "label": _rows("train", n_train)}
@@ -306,7 +288,7 @@ def loss_figure(lines: Sequence[Line], n_train: int, n_validation: int) -> Figur
     highest = max([*train.values(), *validation.values()], default=1.0)
     axis.set_ylim(0, 1.1 * highest or 1.0)
     axis.grid(alpha=0.3)
-    axis.legend(loc="upper right", frameon=False)
+    axis.legend(loc="upper right")
     return show.finished(figure)
 
 
