@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import random
 import shutil
-import signal
-import time
 
 import pytest
 import registry_toys
@@ -128,30 +123,3 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(team, monkeypatch, tmp_p
         monkeypatch.setenv("WORKBOOK_STORE", address)
         with pytest.raises(WorkbookError, match="cannot be used"):
             stores.upload(store.home() / "models", (store.home() / "models").rglob("*.safe*"))
-
-
-def upload_forever(names):
-    for name in names:
-        registry_toys.candidate(name)
-
-
-def test_no_version_names_what_is_not_there_however_uploads_are_killed(team, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_STORE", str(tmp_path / "store"))
-    registry_toys.candidate("v0")
-    chance = random.Random(7)
-    points = int(os.environ.get("N") or 6)
-    context = multiprocessing.get_context("fork")
-    for point in range(points):
-        names = [f"v{point}x{i}" for i in range(50)]
-        process = context.Process(target=upload_forever, args=(names,))
-        process.start()
-        time.sleep(0.05 + chance.random() * 0.4)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-    team("b")
-    versions = registry.list_versions()
-    named = [version.id for version in versions if version.metadata.get("store")]
-    for version_id in named:
-        registry.fetch(version_id)
-        registry.check_files(registry.version_of(version_id))
-    assert "v0" in named
