@@ -1,6 +1,7 @@
 """How often 06 cries wolf in a quiet year, and after how many days it finds a real fall.
 
-python -m benchmarks.monitor [--json] [--years N]
+python -m benchmarks.monitor [--json] [--years N] [--seed S]
+python -m benchmarks.monitor --log 1000000 [--json]     what 06 costs on a year of so many rows
 
 Traffic is drawn as counts per day (ratings as in simulate_logs: `SCORES`), with one seed, and
 judged by 06's own functions and budgets; that whole checks say the same as the counts is tried
@@ -13,16 +14,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import random
+import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from helpers import store
 from helpers.evaluate import proportion
 from helpers.evaluate.statistics import wilson
 from helpers.monitor.checks import PROMISE_BUDGET, Served, change_checks, slice_of, volume_check
@@ -369,6 +376,78 @@ def nights_after(first: np.ndarray, change: int) -> np.ndarray:
     return np.where((first >= change) & (nights <= AFTER), nights, AFTER)
 
 
+LOOK = """
+import json, resource, sys, time
+from datetime import datetime, timedelta
+from helpers import monitor, store, tasks
+from helpers.registry import FineTuneLifecycleManager
+from helpers.registry.database import open_registry
+from helpers.registry.versions import row_of, switch
+task = tasks.load_task("support_triage")
+manager = FineTuneLifecycleManager(task.registry_name)
+if not manager.list_versions():
+    now = store.now
+    moment = now() - timedelta(days=365)
+    store.now = lambda: moment
+    manager.open_version("v1", "r1", "tiny", "d1")
+    with open_registry().transaction() as db:
+        switch(db, task.registry_name, row_of(db, "v1"), "promote", "a year ago", {})
+    store.now = now
+run = store.open_run("dev")
+log = monitor.read_live(task)
+monitor.publish(task, run, monitor.check_health(task, run, log=log), log)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, log.requests]))
+"""
+
+
+def write_year(folder: Path, rows: int) -> None:
+    """A live log of the last 365 days: the shipped simulation's rows, again and again."""
+    chance = random.Random(SEED)
+    source = (store.PROJECT / "helpers/tasks/support_triage/live.jsonl").read_text("utf-8")
+    lines = [json.loads(line) for line in source.splitlines()]
+    store.make_folder(folder)
+    for back in range(365, 0, -1):
+        day = store.now().date() - timedelta(days=back)
+        with open(folder / f"{day}.jsonl", "w", encoding="utf-8") as file:
+            for number in range(rows // 365):
+                row = chance.choice(lines) | {
+                    "request_id": f"{day}-{number}",
+                    "created_at": f"{day}T{number % 24:02}:{number // 24 % 60:02}:00.{number:06}Z",
+                    "version": "v1",
+                    "simulated": False,
+                }
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def reading(rows: int) -> dict[str, Any]:
+    """CPU seconds and MiB of 06's first look at a year's log, and of the next night's."""
+    out: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as home:
+        write_year(Path(home) / "live/demo/support_triage", rows)
+        environment = os.environ | {"WORKBOOK_HOME": home, "OMP_NUM_THREADS": "1"}
+        for look in ("first", "nightly"):
+            command = [sys.executable, "-c", LOOK]
+            done = subprocess.run(
+                command,
+                env=environment,
+                cwd=store.PROJECT,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            seconds, size, judged = json.loads(done.stdout.splitlines()[-1])
+            print(f"{look} look: {judged} of {rows} rows were judged", file=sys.stderr)
+            out[f"look_{look}"] = {
+                "kind": "seconds", "value": seconds, "n": rows, "unit": "s of CPU",
+                "better": "lower",
+            }  # fmt: skip
+            out[f"look_{look}_memory"] = {
+                "kind": "size", "value": size, "n": rows, "unit": "MiB", "better": "lower",
+            }  # fmt: skip
+    return out
+
+
 def check_shortcut(rng: np.random.Generator) -> None:
     """Whole checks over the same days have to fail exactly where the counts say so."""
     for cell in (CELLS[0], CELLS[2], CELLS[3]):
@@ -396,12 +475,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     parser.add_argument("--years", type=int, default=200, help="simulated years per cell")
+    parser.add_argument("--log", type=int, default=0, metavar="ROWS", help="only this")
     parser.add_argument("--seed", type=int, default=SEED, help="any but 20261128 is a fresh one")
     given = parser.parse_args(arguments)
     started, rng = time.monotonic(), np.random.default_rng(given.seed)
-    check_shortcut(rng)
-    out: dict[str, Any] = {}
-    for requests in (5, 30, 200):
+    out: dict[str, Any] = reading(given.log) if given.log else {}
+    if not given.log:
+        check_shortcut(rng)
+    for requests in () if given.log else (5, 30, 200):
         quiet_figures, cut = quiet_years(rng, requests, given.years)
         out |= quiet_figures | falls(rng, requests, given.years, cut)
         print(f"{requests} a day: {time.monotonic() - started:.0f} s", file=sys.stderr)

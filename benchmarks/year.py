@@ -250,15 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
         messages = registry.open_registry().rows("outbox")
         print(f"{len(messages)} messages; the page: {page}", file=sys.stderr)
         found = figures(year)
-    steps = (
-        "alarm topics v1",
-        "asked",
-        "shadow",
-        "held",
-        "promote v2",
-        "promote v3",
-        "rollback",
-    )
+    steps = ("alarm topics v1", "asked", "shadow", "held", "promote v2", "promote v3", "rollback")
     missing = [step for step in steps if step not in year.story]
     in_time = all(one["value"] <= LOST_DAYS for one in found.values())
     if given.json:
