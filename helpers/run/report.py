@@ -44,9 +44,11 @@ CAUSE = {
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
     "color:#222}"
-    "pre{background:#f5f5f5;padding:.8rem;overflow-x:auto;white-space:pre-wrap}"
+    "pre{background:#f5f5f5;padding:.8rem;white-space:pre-wrap;overflow-wrap:anywhere}"
     "td,th{text-align:left;padding:.15rem 1rem .15rem 0}"
     "img{max-width:100%}.failed,.interrupted{color:#b00020}.finished,.reused{color:#1b6e2c}"
+    "@media(prefers-color-scheme:dark){body{background:#14181e;color:#e2e2e2}pre{background:#222832}"
+    "a{color:#8ab4f8}.failed,.interrupted{color:#ff8a9a}.finished,.reused{color:#7fd694}}"
 )
 
 
@@ -164,7 +166,8 @@ def page(record: RunRecord, failure: str) -> str:
     status = record.status.replace("_", " ")
     packages = html.escape(store.dumps(store.clean(record.versions), indent=1))
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width'>",
         f"<title>{run_id}</title><style>{STYLE}</style>",
         f"<h1>Run {run_id}: <span class={record.status}>{status}</span></h1>",
     ]

@@ -149,4 +149,5 @@ def test_a_learning_curve_is_drawn_with_its_target(task, run):
         model = right_where(lambda i, k=k: i % k, f"m{percent}")
         rungs[percent] = ask_rung(model, "prompt", toy_rows(30), task, run)
     figure = views.learning_curve(rungs, task.targets)
-    assert overlaps(figure) == [] and "target 50%" in [t.get_text() for t in figure.axes[0].texts]
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert overlaps(figure) == [] and legend == ["target 50%"]
