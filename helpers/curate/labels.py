@@ -12,6 +12,7 @@ from helpers import store, tasks
 from helpers.records import PARTS, TrainingExample
 
 MAX_VALUES = 30  # more distinct values than this are free text, not labels
+LONGEST = 40  # characters of a label that only the rows say; longer ones are somebody's text
 FEW = 10  # test rows below which a label's score says nearly nothing
 Label = Callable[[TrainingExample], str | None]
 LabelFunctions = Mapping[str, Callable[[TrainingExample], str]]  # field -> the value a row has
@@ -73,12 +74,20 @@ def label_counts(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label
         values = Counter({value: 0 for _, value in counts})
         for (_, value), n in counts.items():
             values[value] += n
-        few = len(values) <= MAX_VALUES and bool(task.scored_fields)
-        if few or tasks.are_labels(values.elements()):
+        few = len(values) <= MAX_VALUES and _is_closed(task, name)
+        short = max(map(len, values)) <= LONGEST
+        if few or (short and tasks.are_labels(values.elements())):
             labels[name] = {part: {} for part in PARTS}
             for (part, value), n in sorted(counts.items()):
-                labels[name][part][value] = n
+                labels[name][part][store.without_secrets(value)] = n
     return labels
+
+
+def _is_closed(task: tasks.Task, name: str) -> bool:
+    """Whether a field's values are in task.yaml, or no texts: nothing that only rows say."""
+    field = (task.schema or {}).get("properties", {}).get(name)
+    kinds = ("boolean", "integer", "number")
+    return isinstance(field, dict) and ("enum" in field or field.get("type") in kinds)
 
 
 def misspelled(
