@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from helpers.serve import openapi, wire
 from helpers.serve.engines import Engine, Logprobs
 from helpers.serve.guards import Guard
 from helpers.serve.lanes import Lane, Loader, Place, Ready
-from helpers.serve.livelog import LiveLog, ask_for_review, new_id
+from helpers.serve.livelog import LiveLog, new_id
 from helpers.serve.metrics import Metrics
 from helpers.serve.settings import Keys, Settings
 from helpers.serve.trials import TrialJudge
@@ -36,6 +37,14 @@ PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 SCRIPT = PAGE.partition("<script>")[2].partition("</script>")[0]
 STYLE = PAGE.partition("<style>")[2].partition("</style>")[0]
 BODY_SECONDS = 30.0
+# words of an engine's error -> status, code and message for the caller
+FAILURES: tuple[tuple[str, int, str, str], ...] = (
+    ("max_new_tokens exceed|exceeds the", 400, "context_length_exceeded", "The chat is too long."),
+    ("^held back", 422, "held_back", "The chat was not sent on ({})."),  # it may not leave
+    ("max_cost_usd", 429, "insufficient_quota", "This month's spending limit is reached."),
+    ("^429", 429, "overloaded", "The engine is overloaded; try again soon."),
+    ("^no answer within", 504, "timeout", "{}"),
+)
 _log = logging.getLogger(__name__)
 
 
@@ -155,17 +164,8 @@ class Gateway:
         served.check_options(asked)
         chat = served.chat(turns)
         limit = min(asked.limit or served.asking.max_new_tokens, served.asking.max_new_tokens)
-        stamp = Stamp(
-            request_id=new_id(came_at),
-            task=lane.task,
-            version=served.id,
-            generation=place.generation,
-            arm=place.arm,
-            ignored=asked.ignored,
-            has_tools=bool(served.tools),
-        )
         row = LiveRow(
-            request_id=stamp.request_id,
+            request_id=new_id(came_at),
             created_at=came_at,
             conversation_id=conversation,
             version=served.id,
@@ -174,6 +174,7 @@ class Gateway:
             messages=models.as_dicts(turns),
             caller=request.state.caller,
         )
+        stamp = Stamp(row, lane.task, asked.ignored, bool(served.tools))
         answer = await self.answer(lane, place.ready, chat, limit, asked.logprobs_wanted)
         if asked.logprobs and wire.logprobs_of(answer) is None:
             stamp.ignored.append("logprobs")
@@ -286,19 +287,13 @@ class Gateway:
 
     def failure(self, answer: Answer, stamp: Stamp) -> ApiError:
         """What a caller is told of an answer that failed."""
-        reason = answer.error or ""
-        if "max_new_tokens exceed" in reason or "exceeds the" in reason:
-            error = ApiError(400, "The chat is too long for this model.", "context_length_exceeded")
-        elif reason.startswith("held back"):  # by the rules of what may leave this machine
-            error = ApiError(422, f"The chat was not sent on ({reason}).", "held_back", "messages")
-        elif "max_cost_usd" in reason:
-            error = ApiError(429, "This month's spending limit is reached.", "insufficient_quota")
-        elif reason.startswith("429"):
-            error = ApiError(429, "The engine is overloaded; try again soon.", "overloaded")
-        elif reason.startswith("no answer within"):
-            error = ApiError(504, reason, "timeout")
-        else:
-            error = ApiError(502, f"The engine gave no answer ({reason}).", "engine_failed")
+        reason = answer.error or "it said nothing"
+        status, code, message = 502, "engine_failed", f"The engine gave no answer ({reason})."
+        for words, *known in FAILURES:
+            if re.search(words, reason):
+                status, code, message = *known[:2], known[2].format(reason)
+                break
+        error = ApiError(status, message, code)
         error.headers = stamp.headers
         return error
 
@@ -311,7 +306,6 @@ class Gateway:
         if found is None:
             raise ApiError(404, "No such request was answered here.", "unknown_request")
         task, row = found
-        caller = request.state.caller
         late = LateFeedback(
             request_id=said.request_id,
             at=store.now(),
@@ -319,11 +313,9 @@ class Gateway:
             thumb=said.thumb,
             correction=said.correction,
             comment=said.comment,
-            caller=caller,
+            caller=request.state.caller,
         )
         self.log.write(task, late)
-        if said.correction is not None and self.settings.text_of(task) != "none":
-            await self.in_thread(ask_for_review, task, row, self.log.hidden(task, late), caller)
         kind = said.thumb or ("score" if said.score is not None else "text")
         self.metrics.feedback.labels(task, row.version, kind).inc()
         return JSONResponse({"request_id": said.request_id, "version": row.version, "kept": True})
@@ -388,7 +380,7 @@ class Gateway:
                 Middleware(TrustedHostMiddleware, allowed_hosts=self.settings.allowed_hosts),
                 Middleware(Guard, settings=self.settings, keys=self.keys),
             ],
-            exception_handlers={ApiError: refuse, 404: not_found, 405: wrong_method},
+            exception_handlers={ApiError: refuse, 404: no_such_path, 405: no_such_path},
             lifespan=self.lifespan,
         )
 
@@ -402,15 +394,10 @@ async def refuse(request: Request, error: Exception) -> Response:
     return JSONResponse(error.body, error.status, headers=headers)
 
 
-async def not_found(request: Request, error: Exception) -> Response:
-    """No such path."""
-    return JSONResponse(ApiError(404, "No such path.", "unknown_url").body, 404)
-
-
-async def wrong_method(request: Request, error: Exception) -> Response:
-    """A path that takes another method."""
-    headers = getattr(error, "headers", None)
-    return JSONResponse(ApiError(405, "Another method.", "wrong_method").body, 405, headers=headers)
+async def no_such_path(request: Request, error: Any) -> Response:
+    """No such path, or another method of it."""
+    body = ApiError(error.status_code, "No such path or method.", "unknown_url").body
+    return JSONResponse(body, error.status_code, headers=error.headers)
 
 
 async def body_of(request: Request) -> bytes:

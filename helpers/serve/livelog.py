@@ -7,9 +7,7 @@ the next one begins.
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
 import logging
 import os
 import queue
@@ -29,24 +27,14 @@ from helpers.records import LateFeedback, LiveRow, LogText, read_live_lines
 REMEMBERED = 10_000  # ids of requests that need not be on the disk yet
 PATIENCE = 1.0  # seconds before a write that failed is tried again
 MOST_AT_ONCE = 200  # rows of one write
-ID_BYTES = 10
 ID = re.compile(r"req-(\d{4})(\d\d)(\d\d)-[0-9a-f]{20}")
-REVIEW = ("id", "source", "input", "output", "why", "decision", "corrected_output", "reviewer")
 Line = LiveRow | LateFeedback
 _log = logging.getLogger(__name__)
 
 
-_random = bytearray()  # of the system, fetched many bytes at a time
-os.register_at_fork(after_in_child=_random.clear)  # no two processes give the same ids
-
-
 def new_id(moment: datetime) -> str:
     """The id of a request; it tells on which day it was logged, and nobody can guess it."""
-    if len(_random) < ID_BYTES:
-        _random.extend(secrets.token_bytes(200 * ID_BYTES))
-    mine = bytes(_random[-ID_BYTES:])
-    del _random[-ID_BYTES:]
-    return f"req-{moment:%Y%m%d}-{mine.hex()}"
+    return f"req-{moment:%Y%m%d}-{secrets.token_hex(10)}"
 
 
 def folder_of(task: str) -> Path:
@@ -82,11 +70,9 @@ class LiveLog:
         self._thread.join()
 
     def find(self, request_id: str, tasks: Iterable[str]) -> tuple[str, LiveRow] | None:
-        """(task, row) of an answered request, as it was logged; None where nobody logged it."""
-        recent = self._recent.get(request_id)
-        if recent is not None:
-            task, row = recent
-            return task, masked(row, self._text_of(task))
+        """(task, row) of an answered request; None where nobody logged it."""
+        if request_id in self._recent:
+            return self._recent[request_id]
         day = ID.fullmatch(request_id)
         if day is None:
             return None
@@ -95,10 +81,6 @@ class LiveLog:
             if row is not None:
                 return task, row
         return None
-
-    def hidden(self, task: str, late: LateFeedback) -> str:
-        """A correction with as much of it as the task's log may hold."""
-        return str(masked(late, self._text_of(task)).correction or "")
 
     def warm_up(self, tasks: Iterable[str]) -> None:
         """Load what masking takes, which is seconds of imports, before the first request."""
@@ -116,7 +98,8 @@ class LiveLog:
             for entry in batch:
                 if entry is not None:
                     task, line = entry
-                    path = self._folder / task / f"{_moment(line):%Y-%m-%d}.jsonl"
+                    moment = line.created_at if isinstance(line, LiveRow) else line.at
+                    path = self._folder / task / f"{moment:%Y-%m-%d}.jsonl"
                     lines.setdefault(path, []).append(_spelt(masked(line, self._text_of(task))))
             for path, texts in lines.items():
                 self._append(path, texts, is_open)
@@ -192,15 +175,11 @@ def _spelt(line: Line) -> str:
     return store.dumps(content)
 
 
-def _moment(line: Line) -> datetime:
-    return line.created_at if isinstance(line, LiveRow) else line.at
-
-
 def masked(line: Any, text: LogText) -> Any:
     """A line with as much text as a task's log may hold; masked by 02's rules."""
     if text == "full" or (isinstance(line, LiveRow) and line.text != "full"):
         return line
-    hide = curate.masked_text if text == "masked" else _nothing
+    hide = curate.masked_text if text == "masked" else lambda _: ""
     if isinstance(line, LateFeedback):
         spoken = {"correction": line.correction, "comment": line.comment}
         return line.model_copy(
@@ -215,10 +194,6 @@ def masked(line: Any, text: LogText) -> Any:
     return line.model_copy(update=changes)
 
 
-def _nothing(text: str) -> str:
-    return ""
-
-
 def _row_in(path: Path, request_id: str) -> LiveRow | None:
     """The row of one request in a day's file."""
     if not path.exists():
@@ -227,20 +202,3 @@ def _row_in(path: Path, request_id: str) -> LiveRow | None:
     with open(path, "rb") as lines:
         rows = read_live_lines(line for line in lines if key in line).rows
     return next((row for row in rows if row.request_id == request_id), None)
-
-
-def ask_for_review(task: str, row: LiveRow, correction: str, reviewer: str) -> None:
-    """A row of live/<task>/review.csv: a correction waits there until a person decides."""
-    path = folder_of(task) / "review.csv"
-    question = "\n".join(
-        str(turn.get("content") or "") for turn in row.messages if turn.get("role") == "user"
-    )
-    why = "corrected by a user"
-    words = (row.request_id, "production", question, row.answer, why, "", correction, reviewer)
-    cells = [store.as_csv_cell(word) for word in words]  # a spreadsheet runs nothing of it
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if not path.exists():
-        writer.writerow(REVIEW)
-    writer.writerow(cells)
-    append(path, text.getvalue())

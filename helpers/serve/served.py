@@ -102,8 +102,7 @@ class Served:
             return True
         if schema is None or form.type == "json_object":
             return schema is not None
-        fields = form.json_schema.body.properties
-        return fields.keys() == schema.get("properties", {}).keys()
+        return form.fields.keys() == schema.get("properties", {}).keys()
 
     def is_well_formed(self, answer: Answer) -> bool:
         """Whether an answer has the task's format, as 04 judged it."""

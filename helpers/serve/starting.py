@@ -74,16 +74,18 @@ def ask_production(task: str, question: str, engine: str = "auto") -> dict[str, 
     with running(gateway.app(), settings) as address:
         client = models.openai_client(f"{address}/v1", timeout=settings.timeout)
         turns = [{"role": "user", "content": question}]
-        name = next(iter(gateway.folders))
+        (name,) = gateway.folders
         try:
-            raw = client.chat.completions.with_raw_response.create(model=name, messages=turns)
+            reply = client.chat.completions.create(model=name, messages=turns)
         except openai.APIStatusError as error:
             return {"skipped": error.message}
-    reply = raw.parse()
-    stamp = {"answer": reply.choices[0].message.content or "", "request": reply.id}
-    for name in ("version", "generation"):
-        stamp[name] = raw.headers[f"x-workbook-{name}"]
-    return {"asked": question} | stamp
+    return {
+        "asked": question,
+        "answer": reply.choices[0].message.content or "",
+        "version": reply.model,
+        "route": reply.system_fingerprint or "",
+        "request": reply.id,
+    }
 
 
 @contextlib.contextmanager
@@ -143,9 +145,10 @@ def listen(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
         listener.listen()  # who asks while models are loaded waits, and is not refused
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", error)
         raise WorkbookError(
-            f"port {settings.port} on {settings.host}: {error.strerror}; choose another --port"
+            f"port {settings.port} on {settings.host}: {reason}; choose another --port"
             " (0: any free one)"
         ) from None
     return listener

@@ -38,10 +38,9 @@ def start_trial(
         raise WorkbookError(
             f"--share {share:g} of {max_requests}: give a share up to 1, and requests"
         )
-    name = task.registry_name
-    state = registry.serving([name]).get(name)
-    if state is None or state.route.version is None:
-        raise WorkbookError(f"nothing is in production for {name}; there is nothing to try beside")
+    state = _state_of(task)
+    if state.route.version is None:
+        raise WorkbookError(f"nothing is in production for {task.name}; nothing to try beside")
     if kind == "shadow" and promote:
         raise WorkbookError("a shadow never promotes: users have not seen it; try it as a canary")
     allowed = {}
@@ -49,7 +48,7 @@ def start_trial(
         allowed["format_compliance"] = task.margins["format_compliance"]
     trial = Trial(
         kind=kind,
-        task=name,
+        task=task.registry_name,
         version=version_id,
         against=state.route.version,
         share=share,
@@ -67,21 +66,26 @@ def start_trial(
 
 def stop_trial(task: Task, because: str = "") -> None:
     """End a trial by hand."""
-    state = registry.serving([task.registry_name]).get(task.registry_name)
-    if state is None or state.trial is None:
+    state = _state_of(task)
+    if state.trial is None:
         raise WorkbookError(f"nothing is tried for {task.registry_name}")
     registry.end_trial(state.trial, because or "ended by hand")
 
 
 def trial_report(task: Task) -> dict[str, Any]:
     """A task's route, its trial, and what live requests say of it so far."""
-    state = registry.serving([task.registry_name]).get(task.registry_name)
-    if state is None:
-        raise WorkbookError(f"nothing is in production for {task.registry_name} yet")
+    state = _state_of(task)
     findings: list[Finding] = []
     if state.trial is not None:
         findings = judge_trial(state.trial, read_trial(state.trial))
     return {"route": state.route, "trial": state.trial, "findings": findings}
+
+
+def _state_of(task: Task) -> registry.Serving:
+    state = registry.serving([task.registry_name]).get(task.registry_name)
+    if state is None:
+        raise WorkbookError(f"nothing is in production for {task.registry_name} yet")
+    return state
 
 
 def spend(trial: Trial) -> float:

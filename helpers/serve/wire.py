@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from helpers.models import Answer
-from helpers.records import Message, read_calls
+from helpers.records import LiveRow, Message, read_calls
 
 # What a caller may say and what does not change a version's answers: it answers as it was measured.
 IGNORED = (
@@ -69,23 +70,13 @@ class Turn(BaseModel):
         return Message(**fields)
 
 
-class ObjectSchema(BaseModel):
-    """A JSON Schema, as far as it is compared: the fields of its object."""
-
-    properties: dict[str, Any] = {}
-
-
-class NamedSchema(BaseModel):
-    """A schema under OpenAI's wrapping."""
-
-    body: ObjectSchema = Field(ObjectSchema(), alias="schema")
-
-
 class ResponseFormat(BaseModel):
-    """The form that a caller expects of an answer."""
+    """The form that a caller expects of an answer; of a schema the fields are compared."""
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: NamedSchema = NamedSchema()
+    fields: dict[str, Any] = Field(
+        {}, validation_alias=AliasPath("json_schema", "schema", "properties")
+    )
 
 
 class StreamOptions(BaseModel):
@@ -175,26 +166,24 @@ def parse(kind: type[BaseModel], body: bytes) -> Any:
         raise ApiError(400, message, "invalid_value", where) from None
 
 
-class Stamp(BaseModel):
+@dataclass(frozen=True)
+class Stamp:
     """Which version answered, for which task and route, and the id under which it is logged."""
 
-    request_id: str
+    row: LiveRow  # of the log, as far as it is known before the answer
     task: str
-    version: str
-    generation: int
-    arm: str
-    ignored: list[str] = []
-    has_tools: bool = False
+    ignored: list[str]
+    has_tools: bool
 
     @property
     def headers(self) -> dict[str, str]:
         """The stamp as headers."""
         headers = {
-            "x-request-id": self.request_id,
+            "x-request-id": self.row.request_id,
             "x-workbook-task": self.task,
-            "x-workbook-version": self.version,
-            "x-workbook-generation": str(self.generation),
-            "x-workbook-arm": self.arm,
+            "x-workbook-version": self.row.version,
+            "x-workbook-generation": str(self.row.generation),
+            "x-workbook-arm": self.row.arm,
         }
         if self.ignored:
             headers["x-workbook-ignored"] = ",".join(self.ignored)
@@ -202,11 +191,11 @@ class Stamp(BaseModel):
 
     def _head(self, kind: str, created: int) -> dict[str, Any]:
         return {
-            "id": self.request_id,
+            "id": self.row.request_id,
             "object": kind,
             "created": created,
-            "model": self.version,
-            "system_fingerprint": f"{self.task}@{self.generation}",
+            "model": self.row.version,
+            "system_fingerprint": f"{self.task}@{self.row.generation}",
         }
 
     def said(self, reply: Answer) -> tuple[str, list[dict[str, Any]], str]:
@@ -214,7 +203,7 @@ class Stamp(BaseModel):
         if not self.has_tools:
             return reply.text, [], reply.finish
         text, calls = read_calls(reply.text)
-        calls = [call | {"id": f"{call['id']}_{self.request_id[-12:]}"} for call in calls]
+        calls = [call | {"id": f"{call['id']}_{self.row.request_id[-12:]}"} for call in calls]
         return text, calls, "tool_calls" if calls else reply.finish
 
     def completion(self, reply: Answer) -> dict[str, Any]:

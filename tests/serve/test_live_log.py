@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 from datetime import timedelta
 
 from registry_toys import TASK
-from serve_toys import chat_body, client, gateway, log_of, register, until
+from serve_toys import chat_body, client, gateway, log_of, register, task_folder, until
 
 from helpers import store
+from helpers.curate.corrections import live_corrections
 from helpers.records import LateFeedback, LiveRow, read_live_lines
 from helpers.serve.livelog import LiveLog, append, folder_of, new_id
+from helpers.tasks import load_task
 
 PERSONAL = "Call me at +49 170 1234567 or jane.doe@example.com, key sk-abcdefghijklmnopqrstuvwx"
 KEY = "a-very-long-key-of-a-caller"
@@ -43,7 +44,6 @@ def test_personal_data_and_keys_are_found_nowhere(engine, home, monkeypatch, cap
         texts = [failed.text, wrong.text, caplog.text]
         texts.append(client.get(f"{address}/metrics", headers=headers).text)
     texts += [path.read_text(errors="replace") for path in home.rglob("*.jsonl")]
-    texts.append((folder_of(TASK) / "review.csv").read_text())
     for text in texts:
         for secret in ("1234567", "jane.doe", "sk-abcdef", KEY):
             assert secret not in text
@@ -81,19 +81,17 @@ def test_feedback_may_come_late_again_and_changed_and_the_last_word_counts(serve
         assert client.post(f"{address}/v1/feedback", json=body).status_code == 404
 
 
-def test_a_correction_waits_in_review_csv_for_a_persons_decision(served):
+def test_a_correction_is_what_02_asks_a_person_about(served):
     address, _, _ = served
     request_id = client.post(f"{address}/v1/chat/completions", json=chat_body("Why?")).json()["id"]
-    body = {"request_id": request_id, "correction": "=Because."}
-    client.post(f"{address}/v1/feedback", json=body)
-    with open(folder_of(TASK) / "review.csv", newline="") as file:
-        [only] = csv.DictReader(file)
-    assert (only["id"], only["input"], only["corrected_output"]) == (
-        request_id,
-        "Why?",
-        "'=Because.",
-    )
-    assert only["decision"] == ""
+    for correction in ("=Therefore.", "=Because."):  # the last one counts
+        body = {"request_id": request_id, "correction": correction}
+        client.post(f"{address}/v1/feedback", json=body)
+    task = load_task(str(task_folder()))
+    until(lambda: [q.correction for q in live_corrections(task)] == ["=Because."])
+    [only] = live_corrections(task)
+    assert (only.example.id, only.example.user_text) == (request_id, "Why?")
+    assert only.example.quality == "unverified"
 
 
 def test_a_torn_last_line_is_ended_and_never_read_as_something_else(home):

@@ -15,7 +15,7 @@ def test_the_question_is_answered_over_http_and_is_no_traffic(engine):
     register("v1", "production")
     shown = serve.ask_production(str(task_folder()), "Hello", engine.url)
     assert shown["answer"] == "v1 Hello"
-    assert (shown["version"], shown["generation"]) == ("v1", "1")
+    assert (shown["version"], shown["route"]) == ("v1", f"{TASK}@1")
     assert log_of() == [] and engine.unloaded == ["v1"]
     assert not [each for each in threading.enumerate() if each.name == "live-log"]
 
