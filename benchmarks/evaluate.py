@@ -1,25 +1,35 @@
 """Generation for evaluation, side by side: ours against lm-eval, transformers and llama.cpp.
 
-    python -m benchmarks.evaluate [--json] [--rows 32] [--rounds 5] [--only NAME,…] [--parity 200]
+    python -m benchmarks.evaluate [--json] [--rows 16] [--rounds 3] [--only NAME,…] [--parity 200]
 
-Same model (the embedded one, in memory as fp32), same prompts, greedy, at most 40 new tokens. Every
-round asks each side once, in an order that alternates; what is compared is the median of the
-rounds' ratios, peer's time / our time. Loading and one warm-up call are not counted on any side.
+Same model (the embedded one), same prompts, greedy, at most 40 new tokens. Every round asks each
+side once, in an order that alternates; what is compared is the median of the rounds' ratios, peer's
+time / our time. Loading and one warm-up call are not counted on any side. Ours computes as
+`compute: auto` has it here; transformers and lm-eval in fp32.
 
-Peers run in environments of their own, since their pins clash with ours: lm-eval's own model class
-for `lm_eval_short`, llama.cpp's server as the wheel xllamacpp holds it for `llama_server_*`.
-WORKBOOK_LM_EVAL and WORKBOOK_LLAMA_SERVER name a python that has them; else the benchmark makes one
-in the cache (WORKBOOK_PEERS, default ~/.cache/workbook-peers; needs a package index). A peer that
-is not there is reported as skipped.
+| name | what it says |
+|---|---|
+| `over_fp32_short`, `over_fp32_long` | ours over ours in fp32, prompts of 170 and of 680 tokens |
+| `hf_batch16_short`, `hf_batch16_long` | over transformers' generate in batches of 16 |
+| `lm_eval_short` | over lm-eval's own model class, batch 16 |
+| `llama_server_short`, `_long` | over llama.cpp's server with 8 slots, as shipped (4-bit weights) |
+| `one_row_ms_per_token` | one prompt at a time, after its first token |
+| `one_row_hf`, `one_row_llamacpp` | whole latency of one prompt at a time, over each of them |
 
---parity N: our answers to N prompts against batch 1 (transformers' own generate). They must be
-equal; where one differs, the two tokens' logits at that place are compared, and only a tie
+lm-eval and llama.cpp run in environments of their own, since their pins clash with ours.
+WORKBOOK_LM_EVAL and WORKBOOK_LLAMA_SERVER name a python that has them; `--install` makes one in the
+cache (WORKBOOK_PEERS, default ~/.cache/workbook-peers; needs a package index). A peer that is not
+there is reported as skipped. About four minutes on two cores without them.
+
+--parity N: our answers to N prompts in fp32 against batch 1 (transformers' own generate). They must
+be equal; where one differs, the two tokens' logits at that place are compared, and only a tie
 (<= 1e-4) is excused. Ties are counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -75,24 +85,40 @@ def _cut(tokenizer: Any, text: str, tokens: int) -> str:
 
 
 class Ours:
-    """helpers.models.decoding, as every evaluation uses it."""
+    """helpers.models.decoding, as every evaluation uses it, and transformers beside it."""
 
-    def __init__(self, name: str = "embedded") -> None:
+    def __init__(self, name: str = "embedded", compute: str = "auto") -> None:
         from helpers.models import load_model
+        from helpers.records import Asking
 
-        self.model = load_model(name)
+        self.model = load_model(name).with_asking(Asking(compute=compute))
         self.stop, self.pad = self.model.stop_tokens, self.model.tokenizer.pad_token_id
 
-    def ask(self, asked: Sequence[list[int]]) -> list[list[int]]:
+    @functools.cached_property
+    def stock(self) -> Any:
+        """The same weights in fp32 in transformers' own modules."""
+        import transformers
+
+        path = self.model.path
+        return transformers.AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
+
+    def ask(self, asked: Sequence[list[int]], new: int = NEW_TOKENS) -> list[list[int]]:
         """New tokens of every prompt."""
         from helpers.models import decoding
 
-        return [
-            row.tokens
-            for row in decoding.decode(self.model.network, asked, NEW_TOKENS, self.stop, self.pad)[
-                0
-            ]
-        ]
+        rows, _ = decoding.decode(self.model.network, asked, new, self.stop, self.pad)
+        return [row.tokens for row in rows]
+
+    def ask_alone(self, asked: Sequence[list[int]], new: int = NEW_TOKENS) -> list[list[int]]:
+        """The same, one prompt after the other."""
+        return [self.ask([prompt], new)[0] for prompt in asked]
+
+    def ms_per_token(self, asked: Sequence[list[int]]) -> float:
+        """Of a prompt asked alone, after its first token."""
+        first = _timed(lambda: self.ask_alone(asked, 1))
+        tokens: list[list[int]] = []
+        seconds = _timed(lambda: tokens.extend(self.ask_alone(asked)))
+        return 1000 * (seconds - first) / max(1, sum(map(len, tokens)) - len(tokens))
 
     def transformers(self, asked: Sequence[list[int]], batch: int) -> list[list[int]]:
         """transformers' generate in batches sorted by length: what a careful user would write."""
@@ -101,7 +127,7 @@ class Ours:
         found: dict[int, list[int]] = {}
         for rows in decoding.in_batches([len(p) for p in asked], batch, 10**9):
             decoded = decoding.generate_batch(
-                self.model.network, [asked[i] for i in rows], NEW_TOKENS, self.stop, self.pad
+                self.stock, [asked[i] for i in rows], NEW_TOKENS, self.stop, self.pad
             )
             found |= {i: row.tokens for i, row in zip(rows, decoded, strict=True)}
         return [found[i] for i in range(len(asked))]
@@ -219,7 +245,7 @@ def parity(ours: Ours, count: int) -> dict[str, Any]:
         different += 1
         same = len(os.path.commonprefix([alone, tokens]))  # noqa: RUF071 (of lists, not of paths)
         with torch.inference_mode():
-            logits = ours.model.network(torch.tensor([prompt + alone[:same]])).logits[0, -1]
+            logits = ours.stock(torch.tensor([prompt + alone[:same]])).logits[0, -1]
         pair = [float(logits[t[same]]) for t in (alone, tokens) if len(t) > same]
         ties += len(pair) == 2 and abs(pair[0] - pair[1]) <= TIE
     plain = {
@@ -253,126 +279,131 @@ sys.stdin.read()
 """
 
 
-def llama_server(python: str, rows: int, count: int, ours: Ours) -> dict[str, Any]:
-    """llama.cpp's server with 8 slots on the embedded GGUF, asked over HTTP by as many threads."""
-    import urllib.request
-    from concurrent.futures import ThreadPoolExecutor
+class LlamaServer:
+    """llama.cpp's server with 8 slots on the embedded GGUF, asked over HTTP."""
 
-    import torch
+    def __init__(self, python: str) -> None:
+        import torch
 
-    from helpers.models import embedded
+        from helpers.models import embedded
 
-    child = Child(
-        [python, "-c", LLAMA_SERVER_CHILD, str(embedded.gguf_path()), str(torch.get_num_threads())],
-        {},
-    )
-    url, found = child.ready["url"], {}
+        threads = str(torch.get_num_threads())
+        command = [python, "-c", LLAMA_SERVER_CHILD, str(embedded.gguf_path()), threads]
+        self.child = Child(command, {})
 
-    def post(prompt: list[int]) -> None:
-        body = json.dumps(
-            {"prompt": prompt, "n_predict": NEW_TOKENS, "temperature": 0, "cache_prompt": True}
-        ).encode()
-        where = urllib.request.Request(
-            f"{url}/completion", body, {"Content-Type": "application/json"}
-        )
+    def _post(self, prompt: list[int]) -> None:
+        import urllib.request
+
+        request = {"prompt": prompt, "n_predict": NEW_TOKENS, "temperature": 0}
+        body = json.dumps(request | {"cache_prompt": True}).encode()
+        url = f"{self.child.ready['url']}/completion"
+        where = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         urllib.request.urlopen(where, timeout=600).read()
 
-    def ask_all(asked: Sequence[list[int]]) -> float:
-        with ThreadPoolExecutor(8) as pool:
-            return _timed(lambda: list(pool.map(post, asked)))
+    def seconds(self, asked: Sequence[list[int]], at_once: int = 8) -> float:
+        """How long it takes for these prompts."""
+        from concurrent.futures import ThreadPoolExecutor
 
-    try:
-        for kind in ("short", "long"):
-            asked = prompts(kind, rows)
-            ask_all(asked[:2])
-            ratios = rounds(
-                lambda asked=asked: ours.ask(asked), lambda asked=asked: ask_all(asked), count
-            )
-            found[f"llama_server_{kind}"] = as_ratio(
-                ratios, rows, "llama.cpp server, 8 slots, as shipped (4-bit weights)"
-            )
-        return found
-    finally:
-        child.close()
+        with ThreadPoolExecutor(at_once) as pool:
+            return _timed(lambda: list(pool.map(self._post, asked)))
 
 
-def measure(
-    rows: int, count: int, only: Sequence[str], make_peers: bool, name: str = "embedded"
-) -> dict[str, Any]:
-    """All comparisons that can be made here."""
-    from helpers.models import base_path
+class LmEval:
+    """lm-eval's own model class, in batches of 16."""
 
-    ours, found = Ours(name), {}
-    short, long = prompts("short", rows), prompts("long", rows)
-    ours.ask(short[:2])
-    tokenizer = ours.model.tokenizer
-    found["prompt_tokens_short"] = {
-        "kind": "size",
-        "value": statistics.fmean(map(len, short)),
-        "unit": "tokens",
-        "n": rows,
-    }
-    found["prompt_tokens_long"] = {
-        "kind": "size",
-        "value": statistics.fmean(map(len, long)),
-        "unit": "tokens",
-        "n": rows,
-    }
-    for case, asked, batch in (
-        ("hf_batch16_short", short, 16),
-        ("hf_batch16_long", long, 16),
-        ("hf_batch1_long", long[: max(4, rows // 4)], 1),
-    ):
-        if case in only:
-            sys.stderr.write(f"{case}\n")
-
-            def theirs(asked: list[list[int]] = asked, batch: int = batch) -> float:
-                return _timed(lambda: ours.transformers(asked, batch))
-
-            # batch 1 is asked about fewer rows, so our side is timed on all and divided
-            share = len(long) / len(asked) if batch == 1 else 1.0
-            mine = (lambda: ours.ask(long)) if batch == 1 else (lambda asked=asked: ours.ask(asked))
-            ratios = [r * share for r in rounds(mine, theirs, count)]
-            found[case] = as_ratio(ratios, rows, f"transformers generate, batch {batch}")
-    if "lm_eval_short" in only and (python := peer_python("lm_eval", make_peers)):
-        sys.stderr.write("lm_eval_short\n")
+    def __init__(self, python: str, path: str, tokenizer: Any) -> None:
         env = {
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        child = Child([python, "-c", LM_EVAL_CHILD, base_path(name), "16"], env)
-        try:
-            texts = [tokenizer.decode(p) for p in short]
-            child.ask({"texts": texts[:2], "new": 4})
-            peer = lambda: child.ask({"texts": texts, "new": NEW_TOKENS})["seconds"]  # noqa: E731
-            found["lm_eval_short"] = as_ratio(
-                rounds(lambda: ours.ask(short), peer, count), rows, "lm-eval 0.4.13, batch 16"
-            )
-        finally:
-            child.close()
-    if "llama_server" in only and (python := peer_python("llama_server", make_peers)):
-        sys.stderr.write("llama_server\n")
-        found |= llama_server(python, rows, count, ours)
+        self.child = Child([python, "-c", LM_EVAL_CHILD, path, "16"], env)
+        self.tokenizer = tokenizer
+
+    def seconds(self, asked: Sequence[list[int]]) -> float:
+        """How long it takes for these prompts."""
+        texts = [self.tokenizer.decode(prompt) for prompt in asked]
+        return self.child.ask({"texts": texts, "new": NEW_TOKENS})["seconds"]
+
+
+def measure(args: argparse.Namespace, only: Sequence[str]) -> dict[str, Any]:
+    """All comparisons that can be made here."""
+    ours = Ours(args.model)
+    short, long = prompts("short", args.rows), prompts("long", args.rows)
+    alone = short[: max(2, args.rows // 4)]
+    ours.ask(short[:2])
+    found: dict[str, Any] = {}
+    for name, asked in (("short", short), ("long", long)):
+        size = statistics.fmean(map(len, asked))
+        entry = {"kind": "size", "value": size, "unit": "tokens", "n": len(asked)}
+        found[f"prompt_tokens_{name}"] = entry
+
+    def compare(name: str, peer: str, asked: Any, theirs: Callable[[Any], float]) -> None:
+        if name not in only:
+            return
+        sys.stderr.write(f"{name}\n")
+        ask = ours.ask_alone if name.startswith("one_row") else ours.ask
+        theirs(asked[:2])
+        ratios = rounds(lambda: ask(asked), lambda: theirs(asked), args.rounds)
+        found[name] = as_ratio(ratios, len(asked), peer)
+
+    if ours.model.compute == "bf16":
+        fp32 = Ours(args.model, "fp32")
+        for name, asked in (("over_fp32_short", short), ("over_fp32_long", long)):
+            compare(name, "ours in fp32", asked, lambda asked: _timed(lambda: fp32.ask(asked)))
+    else:
+        sys.stderr.write("over_fp32: skipped, this processor has no native bf16: auto is fp32\n")
+    batches = "transformers generate, fp32, batch"
+    in_batches = lambda asked: _timed(lambda: ours.transformers(asked, 16))  # noqa: E731
+    compare("hf_batch16_short", f"{batches} 16", short, in_batches)
+    compare("hf_batch16_long", f"{batches} 16", long, in_batches)
+    if "one_row_ms_per_token" in only:
+        times = [ours.ms_per_token(alone) for _ in range(args.rounds)]
+        entry = as_ratio(times, len(alone), "")
+        found["one_row_ms_per_token"] = entry | {"kind": "seconds", "unit": "ms", "better": "lower"}
+    one_by_one = lambda asked: _timed(lambda: ours.transformers(asked, 1))  # noqa: E731
+    compare("one_row_hf", f"{batches} 1", alone, one_by_one)
+    if "lm_eval_short" in only and (python := peer_python("lm_eval", args.install)):
+        lm_eval = LmEval(python, ours.model.path, ours.model.tokenizer)
+        compare("lm_eval_short", "lm-eval 0.4.13, fp32, batch 16", short, lm_eval.seconds)
+        lm_eval.child.close()
+    llama = {"llama_server_short", "llama_server_long", "one_row_llamacpp"}
+    if llama & set(only) and (python := peer_python("llama_server", args.install)):
+        server = LlamaServer(python)
+        shipped = "as shipped (4-bit weights)"
+        compare(
+            "llama_server_short", f"llama.cpp server, 8 slots, {shipped}", short, server.seconds
+        )
+        compare("llama_server_long", f"llama.cpp server, 8 slots, {shipped}", long, server.seconds)
+        at_once = lambda asked: server.seconds(asked, 1)  # noqa: E731
+        compare("one_row_llamacpp", f"llama.cpp, one by one, {shipped}", alone, at_once)
+        server.child.close()
     return found
+
+
+NAMES = (
+    "over_fp32_short",
+    "over_fp32_long",
+    "lm_eval_short",
+    "hf_batch16_short",
+    "hf_batch16_long",
+    "one_row_ms_per_token",
+    "one_row_hf",
+    "one_row_llamacpp",
+    "llama_server_short",
+    "llama_server_long",
+)
 
 
 def main() -> None:
     """Measure, print a table, and with --json one object on the last line."""
-    names = [
-        "lm_eval_short",
-        "hf_batch16_short",
-        "hf_batch16_long",
-        "hf_batch1_long",
-        "llama_server",
-    ]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default=",".join(names))
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default=",".join(NAMES))
     parser.add_argument(
         "--parity", type=int, default=0, help="check this many answers against batch 1"
     )
@@ -380,24 +411,26 @@ def main() -> None:
         "--model", default="embedded", help="tiny shows in seconds that everything is connected"
     )
     parser.add_argument(
-        "--no-install", action="store_true", help="do not make environments for the peers"
+        "--install", action="store_true", help="make environments for the peers that are missing"
     )
-    asked = parser.parse_args()
+    args = parser.parse_args()
+    from benchmarks.train import processor
     from helpers.models import offline_env
 
     os.environ.update(offline_env())
-    if asked.parity:
-        found = parity(Ours(asked.model), asked.parity)
+    sys.stderr.write(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
+    if args.parity:
+        found = parity(Ours(args.model, "fp32"), args.parity)
     else:
-        only = [name for name in asked.only.split(",") if name]
-        found = measure(asked.rows, asked.rounds, only, not asked.no_install, asked.model)
-        for name in (n for n in only if n not in found and f"{n}_short" not in found):
+        only = [name for name in args.only.split(",") if name]
+        found = measure(args, only)
+        for name in [name for name in only if name not in found]:
             sys.stderr.write(f"{name}: skipped, the peer is not installed\n")
     for name, entry in found.items():
         span = f" [{entry['low']:.2f}, {entry['high']:.2f}]" if entry.get("low") is not None else ""
         value = f"{entry['value']:8.2f} {entry['unit']}{span}"
         print(f"{name:24} {value}  n={entry['n']}  {entry.get('peer', '')}")
-    if asked.json:
+    if args.json:
         print(json.dumps(found))
 
 

@@ -1,12 +1,23 @@
 """Our training against stock TRL on the tutorial's rows, and the embedded model's start.
 
-`python -m benchmarks.train [--json] [--rounds 5] [--steps 6] [--base embedded] [--profile default]`
+`python -m benchmarks.train [--json] [--rounds 3] [--steps 1] [--base embedded] [--profile default]`
 
-Each system is a process of its own that trains the same rows with the same effective batch. They
-take turns: a block of `steps` optimiser steps each, `rounds` times, after one step that is not
-counted. A matrix product of 1024x576x1536 is timed beside every step of ours, in the same process.
-About half an hour at full size; `--rounds 1 --steps 1 --base tiny` is a quick look. LLaMA-Factory
-joins when LLAMAFACTORY_PYTHON names a Python in whose environment it is installed.
+Each system is a process of its own that trains the same rows with the same effective batch: ours as
+`compute: auto` has it here, ours in fp32, stock trl in fp32 and, where the processor has bf16, with
+`bf16=True`. They take turns, a block of `steps` optimiser steps each, `rounds` times, after a step
+that is not counted; then `rounds` times more beside a process that keeps one core busy. A frozen
+product of 1024x576x1536, in the precision of ours, is timed beside every step of ours.
+
+| name | what it says |
+|---|---|
+| `stock_trl` | our tokens/s over stock trl's, in the faster of its two precisions |
+| `stock_trl_busy` | the same with one core kept busy by another process |
+| `over_fp32` | our tokens/s over our own in fp32 |
+| `native_share` | of the product rate timed beside it, counting what a step cannot avoid |
+| `peak_memory_share` | our peak memory over stock trl's |
+
+About four minutes on two cores; `--rounds 1 --base tiny` is a quick look. LLaMA-Factory joins when
+LLAMAFACTORY_PYTHON names a Python in whose environment it is installed.
 """
 
 from __future__ import annotations
@@ -30,6 +41,15 @@ from helpers.train.launch import SPINS
 
 SHAPE = (1024, 576, 1536)
 PROFILES = {"default": {}, "tutorial": None}  # None: what params/tutorial.yaml says
+
+
+OURS, STOCK = ("ours", "ours_fp32"), ("stock_fp32", "stock_bf16")
+BUSY = "while True: pass"
+
+
+def systems() -> list[str]:
+    """What can be compared here."""
+    return [*OURS, *STOCK] if models.resolve_compute("auto") == "bf16" else ["ours", "stock_fp32"]
 
 
 def make_job(folder: Path, base: str, profile: str, steps: int) -> TrainingJob:
@@ -67,15 +87,18 @@ def make_job(folder: Path, base: str, profile: str, steps: int) -> TrainingJob:
     )
 
 
-def matmul_rate(repeats: int = 12) -> float:
+def matmul_rate(compute: str, repeats: int = 12) -> float:
     """FLOP/s of the reference product, now: the mean of a few, as a step is a mean too."""
     import torch
 
-    a, b = torch.randn(SHAPE[0], SHAPE[1]), torch.randn(SHAPE[1], SHAPE[2])
-    a @ b
-    begun = time.perf_counter()
-    for _ in range(repeats):
-        a @ b
+    dtype = torch.bfloat16 if compute == "bf16" else torch.float32
+    x = torch.randn(SHAPE[0], SHAPE[1], dtype=dtype)
+    layer = models.FrozenLayer(torch.nn.Linear(SHAPE[1], SHAPE[2], bias=False, dtype=dtype))
+    with torch.no_grad():
+        layer.times(x)
+        begun = time.perf_counter()
+        for _ in range(repeats):
+            layer.times(x)
     return repeats * 2 * SHAPE[0] * SHAPE[1] * SHAPE[2] / (time.perf_counter() - begun)
 
 
@@ -111,7 +134,12 @@ def work(system: str, job: TrainingJob, steps: int) -> None:
     os.dup2(2, 1)  # libraries print; the answers stay alone on the pipe
     if threads := os.environ.get("BENCHMARK_THREADS"):
         torch.set_num_threads(int(threads))
-    trainer = stock_trainer(job) if system == "stock_trl" else our_trainer(job)
+    if system in OURS:
+        compute = "fp32" if system.endswith("fp32") else models.resolve_compute("auto")
+        job = job.model_copy(update={"config": job.config.model_copy(update={"compute": compute})})
+        trainer = our_trainer(job)
+    else:
+        trainer = stock_trainer(job, bf16=system.endswith("bf16"))
     block: dict[str, Any] = {}
 
     def begin() -> None:
@@ -130,7 +158,7 @@ def work(system: str, job: TrainingJob, steps: int) -> None:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             block["seconds"] += time.perf_counter() - block["begun"][0]
             block["cpu"] += time.process_time() - block["begun"][1]
-            block["rates"].append(matmul_rate())
+            block["rates"].append(matmul_rate(job.config.compute) if system == "ours" else 0.0)
             if (state.global_step - 1) % steps == 0:
                 answer = {
                     "tokens": int(trainer._total_train_tokens) - block["tokens"],
@@ -169,11 +197,12 @@ def our_trainer(job: TrainingJob) -> Any:
     return trainer
 
 
-def stock_trainer(job: TrainingJob) -> Any:
-    """SFTTrainer as it comes but for bf16=False: its own loss, checkpointing and batches.
+def stock_trainer(job: TrainingJob, bf16: bool = False) -> Any:
+    """SFTTrainer as it comes but for `bf16`: its own loss, checkpointing and batches.
 
     The rows and settings are the same.
     """
+    import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, set_seed
@@ -187,7 +216,8 @@ def stock_trainer(job: TrainingJob) -> Any:
         model=AutoModelForCausalLM.from_pretrained(job.base_path, dtype="float32"),
         args=SFTConfig(
             output_dir=str(job.folder / "stock"),
-            bf16=False,
+            bf16=bf16,
+            use_cpu=not torch.cuda.is_available(),
             max_steps=job.schedule["steps"],
             per_device_train_batch_size=config.batch_size,
             gradient_accumulation_steps=config.gradient_accumulation,
@@ -211,43 +241,80 @@ def stock_trainer(job: TrainingJob) -> Any:
     )
 
 
-def compare(folder: Path, args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """system -> its blocks, the two processes taking turns, with the first one alternating."""
-    job = make_job(folder, args.base, args.profile, 1 + args.rounds * args.steps)
+Blocks = dict[str, list[dict[str, Any]]]  # system -> what it answered, block by block
+
+
+def compare(folder: Path, args: argparse.Namespace) -> tuple[Blocks, Blocks]:
+    """The blocks of all systems, taking turns: on the machine as it is, and with one core busy."""
+    job = make_job(folder, args.base, args.profile, 1 + 2 * args.rounds * args.steps)
     store.write_json(folder / "job.json", job)
     env = {**os.environ, **models.offline_env(args.base), "PYTHONWARNINGS": "ignore"}
-    own = {"ours": {"GOMP_SPINCOUNT": SPINS}}  # as 03a starts it
     command = [sys.executable, "-m", "benchmarks.train", "--steps", str(args.steps), "--child"]
-    children = {
-        system: subprocess.Popen(
+    children = {}
+    for system in systems():
+        own = {"GOMP_SPINCOUNT": SPINS} if system in OURS else {}  # as 03a starts it
+        children[system] = subprocess.Popen(
             [*command, system, str(folder / "job.json")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=env | own.get(system, {}),
+            env=env | own,
         )
-        for system in ("ours", "stock_trl")
-    }
-    blocks: dict[str, list[dict[str, Any]]] = {system: [] for system in children}
     try:
-        for number in range(args.rounds + 1):
-            for system in list(children)[:: 1 if number % 2 else -1]:
-                child = children[system]
-                child.stdin.write("go\n")
-                child.stdin.flush()
-                line = child.stdout.readline()
-                if not line:
-                    raise SystemExit(f"{system} ended with code {child.wait()}")
-                if number:  # the first step warms up
-                    block = json.loads(line)
-                    blocks[system].append(block)
-                    rate = block["tokens"] / block["seconds"]
-                    say(f"round {number}: {system} {rate:.1f} tokens/s")
+        one_round(children, "warm-up", backwards=False)
+        quiet = many_rounds(children, args.rounds, "round")
+        other = subprocess.Popen([sys.executable, "-c", BUSY])
+        try:
+            busy = many_rounds(children, args.rounds, "one core busy, round")
+        finally:
+            other.kill()
+            other.wait()
     finally:
         for child in children.values():
             child.kill()
             child.wait()
+    return quiet, busy
+
+
+def many_rounds(children: dict[str, Any], rounds: int, name: str) -> Blocks:
+    """So many rounds; who begins alternates."""
+    blocks: Blocks = {system: [] for system in children}
+    for number in range(rounds):
+        answers = one_round(children, f"{name} {number + 1}", backwards=number % 2 == 1)
+        for system, block in answers.items():
+            blocks[system].append(block)
     return blocks
+
+
+def one_round(children: dict[str, Any], name: str, backwards: bool) -> dict[str, dict[str, Any]]:
+    """One block of every system, one after the other."""
+    answers = {}
+    for system in list(children)[:: -1 if backwards else 1]:
+        child = children[system]
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        line = child.stdout.readline()
+        if not line:
+            raise SystemExit(f"{system} ended with code {child.wait()}")
+        answers[system] = json.loads(line)
+        rate = answers[system]["tokens"] / answers[system]["seconds"]
+        say(f"{name}: {system} {rate:.1f} tokens/s")
+    return answers
+
+
+def speeds_of(blocks: Blocks) -> dict[str, list[float]]:
+    """System -> tokens/s of each round; `stock_trl` is the faster of its two precisions."""
+    speeds = {}
+    for system, own in blocks.items():
+        speeds[system] = [block["tokens"] / block["seconds"] for block in own]
+    best = max((system for system in STOCK if system in speeds), key=lambda s: median(speeds[s]))
+    speeds["stock_trl"] = speeds[best]
+    return speeds
+
+
+def over(speeds: dict[str, list[float]], system: str) -> list[float]:
+    """Our speed over a system's, round by round."""
+    return [ours / other for ours, other in zip(speeds["ours"], speeds[system], strict=True)]
 
 
 FIRST = """
@@ -357,45 +424,35 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Everything, as the benchmark's JSON."""
     folder = Path(tempfile.mkdtemp())
     try:
-        blocks = compare(folder, args)
+        blocks, busy = compare(folder, args)
         peer_python = os.environ.get("LLAMAFACTORY_PYTHON", "")
         peer = llama_factory(folder, args, peer_python) if peer_python else None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    speeds = {system: [b["tokens"] / b["seconds"] for b in own] for system, own in blocks.items()}
-    ratios = [a / b for a, b in zip(speeds["ours"], speeds["stock_trl"], strict=True)]
-    by_cpu = [
-        (a["tokens"] / a["cpu"]) / (b["tokens"] / b["cpu"])
-        for a, b in zip(blocks["ours"], blocks["stock_trl"], strict=True)
-    ]
-    shares = [b["flops"] / b["seconds"] / b["matmul"] for b in blocks["ours"]]
-    memory = {system: own[-1]["memory"] for system, own in blocks.items()}
+    speeds, busy_speeds = speeds_of(blocks), speeds_of(busy)
+    trl = "trl SFTTrainer, in the faster of fp32 and bf16=True"
+    ratios = {
+        "stock_trl": (over(speeds, "stock_trl"), trl),
+        "stock_trl_busy": (over(busy_speeds, "stock_trl"), f"{trl}, one core kept busy"),
+    }
+    if "ours_fp32" in speeds:
+        ratios["over_fp32"] = (over(speeds, "ours_fp32"), "our own fp32 path")
     result: dict[str, dict[str, Any]] = {}
-    result["stock_trl"] = entry(
-        "ratio", ratios, "x tokens/s", "higher", peer="trl SFTTrainer, bf16=False"
-    )
-    result["stock_trl_cpu"] = entry(
-        "ratio",
-        by_cpu,
-        "x tokens per CPU second",
-        "higher",
-        peer="the same, on a machine with other work",
-    )
-    result["tokens_per_second"] = entry("rate", speeds["ours"], "tokens/s", "higher")
-    result["tokens_per_second_stock_trl"] = entry(
-        "rate", speeds["stock_trl"], "tokens/s", "higher", peer="trl"
-    )
-    result["matmul_share"] = entry(
-        "ratio",
-        shares,
-        "of the timed matmul rate",
-        "higher",
-        peer=f"matmul {'x'.join(map(str, SHAPE))}",
-    )
+    for name, (values, other) in ratios.items():
+        result[name] = entry("ratio", values, "x tokens/s", "higher", peer=other)
+    if "over_fp32" not in result:
+        say("over_fp32: skipped, this processor has no native bf16: auto is fp32")
+    shares = [block["flops"] / block["seconds"] / block["matmul"] for block in blocks["ours"]]
+    product = f"the {models.resolve_compute('auto')} product {'x'.join(map(str, SHAPE))} beside it"
+    result["native_share"] = entry("ratio", shares, "of the rate", "higher", peer=product)
+    memory = {system: own[-1]["memory"] for system, own in blocks.items()}
+    least = min(memory[system] for system in STOCK if system in memory)
+    result["peak_memory_share"] = entry("ratio", [memory["ours"] / least], "x", "lower", peer=trl)
     result["peak_memory"] = entry("size", [memory["ours"] / 2**20], "MiB", "lower")
-    result["peak_memory_share"] = entry(
-        "ratio", [memory["ours"] / memory["stock_trl"]], "of stock's", "lower", peer="trl"
-    )
+    for system in blocks:
+        result[f"tokens_per_second_{system}"] = entry(
+            "rate", speeds[system], "tokens/s", "higher", peer="" if system == "ours" else system
+        )
     if peer:
         rate = peer["tokens"] / peer["seconds"]
         result["llama_factory"] = entry(
@@ -425,6 +482,16 @@ def entry(kind: str, values: list[float], unit: str, better: str, peer: str = ""
     return line | {"peer": peer} if peer else line
 
 
+def processor() -> str:
+    """Its model name, and which of the instructions that matter here it has."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        pairs = [line.split(":", 1) for line in file if ":" in line]
+    lines = {name.strip(): value.strip() for name, value in pairs}
+    flags = lines.get("flags", "").split()
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{lines.get('model name', 'unknown processor')} ({', '.join(known)})"
+
+
 def say(line: str) -> None:
     """Progress, apart from the result."""
     print(line, file=sys.stderr, flush=True)
@@ -436,10 +503,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument(
-        "--starts", type=int, default=3, help="how often the embedded model's start is timed"
+        "--starts", type=int, default=0, help="how often the embedded model's start is timed"
     )
     parser.add_argument("--base", default="embedded")
     parser.add_argument("--profile", default="default", choices=sorted(PROFILES))
@@ -448,6 +515,7 @@ def main() -> None:
     if args.child:
         work(args.child[0], TrainingJob(**store.read_json(Path(args.child[1]))), args.steps)
         return
+    say(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     result = measure(args)
     for name, line in result.items():
         interval = f"[{line['low']:.3g}, {line['high']:.3g}]"
