@@ -10,8 +10,9 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers import curate
 from helpers.records import WorkbookError
@@ -20,32 +21,27 @@ if TYPE_CHECKING:
     from helpers.curate import Findings, Pair
 
 PARTITIONS = 16  # of a shuffle by band
-TEXTS = 5_000  # of a batch that is hashed at a time
+TEXTS = 5_000  # of a batch that is hashed or searched at a time
 PAIRS = 100_000  # of a batch that is compared at a time
-Band = tuple[int, bytes]  # its number, and its candidates: pairs (i, j) as int64
 SEED = 7  # of the MinHashes, as in helpers.curate
 _BASE = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
+Band = tuple[int, bytes]  # its number, and its candidates: pairs (i, j) as int64
 
 
-class Signing(NamedTuple):
-    """How texts are hashed: the lengths of bands, one for each threshold."""
+def sign(lengths: Sequence[int], texts: Sequence[str]) -> list[bytes]:
+    """For each length of band, a column of 64-bit keys a band: who shares one is a candidate."""
+    import numpy as np
+    from rensa import RMinHash
 
-    band_rows: tuple[int, ...]
-
-    def __call__(self, texts: Sequence[str]) -> list[bytes]:
-        """A column of 64-bit keys for each band of each length: who shares one is a candidate."""
-        import numpy as np
-        from rensa import RMinHash
-
-        sets = [curate.shingles(text) for text in texts]
-        minhashes = RMinHash.from_token_sets(sets, curate.PERMUTATIONS, SEED)
-        matrix = np.array([minhash.digest() for minhash in minhashes], dtype=np.uint64)
-        columns = []
-        for length in self.band_rows:
-            powers = np.array([pow(_BASE, k + 1, 2**64) for k in range(length)], dtype=np.uint64)
-            for start in range(0, curate.PERMUTATIONS, length):
-                columns.append((matrix[:, start : start + length] * powers).sum(axis=1).tobytes())
-        return columns
+    sets = [curate.shingles(text) for text in texts]
+    minhashes = RMinHash.from_token_sets(sets, curate.PERMUTATIONS, SEED)
+    matrix = np.array([minhash.digest() for minhash in minhashes], dtype=np.uint64)
+    columns = []
+    for length in lengths:
+        powers = np.array([pow(_BASE, k + 1, 2**64) for k in range(length)], dtype=np.uint64)
+        for start in range(0, curate.PERMUTATIONS, length):
+            columns.append((matrix[:, start : start + length] * powers).sum(axis=1).tobytes())
+    return columns
 
 
 class Buckets(NamedTuple):
@@ -79,74 +75,42 @@ class Buckets(NamedTuple):
         return found.tobytes()
 
 
-class Confirming(NamedTuple):
-    """The exact comparison of candidates."""
+def confirm(threshold: float, batch: tuple[Any, list[str]]) -> list[Pair]:
+    """Those candidates (pairs of texts' places, the texts in order) that reach the threshold."""
+    import numpy as np
 
-    texts: Callable[[], Sequence[str]]
-    threshold: float
-
-    def __call__(self, pairs: bytes) -> list[Pair]:
-        """Those of the pairs whose Jaccard index reaches the threshold."""
-        import numpy as np
-
-        places = np.frombuffer(pairs, dtype=np.int64).reshape(-1, 2)
-        used, local = np.unique(places, return_inverse=True)
-        all_texts = self.texts()
-        incidence = curate.incidence_of([all_texts[place] for place in used])
-        i, j = local.reshape(-1, 2).T
-        confirmed = curate.confirmed(incidence, incidence, i, j, self.threshold)
-        return [(int(used[a]), int(used[b]), score) for a, b, score in confirmed]
-
-
-class Engine(Protocol):
-    """Where batches are worked on."""
-
-    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """The results in the order of the items."""
-        ...
-
-    def bands(self, signing: Signing, texts: Sequence[str], work: Buckets) -> Iterator[Band]:
-        """What `work` makes of each band's keys of all texts."""
-        ...
-
-    def search(self, texts: Iterable[str]) -> Callable[[str], Findings]:
-        """What any of the texts holds."""
-        ...
-
-    def share(self, value: Any) -> Callable[[], Any]:
-        """A value that every batch needs, sent once."""
-        ...
+    places, texts = batch
+    used, local = np.unique(places, return_inverse=True)
+    incidence = curate.incidence_of(texts)
+    i, j = local.reshape(-1, 2).T
+    pairs = curate.confirmed(incidence, incidence, i, j, threshold)
+    return [(int(used[a]), int(used[b]), score) for a, b, score in pairs]
 
 
 class Local:
     """This process, a batch at a time; what is not needed now lies on disk."""
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """One after the other."""
+        """The results in the order of the items."""
         return map(function, items)
 
-    def bands(self, signing: Signing, texts: Sequence[str], work: Buckets) -> Iterator[Band]:
-        """By one file for each band."""
-        with tempfile.TemporaryDirectory(prefix="bands-") as name:
-            paths: list[Path] = []
-            for columns in map(signing, batched(texts, TEXTS)):
-                paths = paths or [Path(name) / str(k) for k in range(len(columns))]
-                for path, column in zip(paths, columns, strict=True):
-                    with open(path, "ab") as file:
+    def bands(self, lengths: Sequence[int], texts: Sequence[str], work: Buckets) -> Iterator[Band]:
+        """What `work` makes of each band's keys of all texts: here by one file for each band."""
+        with tempfile.TemporaryDirectory(prefix="bands-") as folder:
+            for batch in batched(texts, TEXTS):
+                columns = sign(lengths, batch)
+                for band, column in enumerate(columns):
+                    with open(Path(folder, str(band)), "ab") as file:
                         file.write(column)
-            for band, path in enumerate(paths):
-                yield band, work(band, path.read_bytes())
+            for path in Path(folder).iterdir():
+                yield int(path.name), work(int(path.name), path.read_bytes())
 
     def search(self, texts: Iterable[str]) -> Callable[[str], Findings]:
-        """By two child processes."""
+        """What any of the texts holds: here by two child processes."""
         return curate.search_ahead(texts)
 
-    def share(self, value: Any) -> Callable[[], Any]:
-        """It is here already."""
-        return lambda: value
 
-
-class Ray:
+class Ray(Local):
     """Ray Data: batches are the rows of a dataset, bands are its groups."""
 
     def __init__(self, address: str = "") -> None:
@@ -161,88 +125,75 @@ class Ray:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.default_hash_shuffle_parallelism = PARTITIONS
-        if not ray.is_initialized():
-            options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-            try:
-                ray.init(address or None, **({"logging_level": "error"} if address else options))
-            except Exception as error:  # it raises bare ones
-                where = f"Ray at {address}" if address else "Ray on this machine"
-                raise WorkbookError(f"{where} did not start: {str(error)[:200]}") from None
+        here = {} if address else {"include_dashboard": False, "log_to_driver": False}
+        try:
+            ray.init(address or None, ignore_reinit_error=True, logging_level="error", **here)
+        except Exception as error:  # it raises bare ones
+            where = f"Ray at {address}" if address else "Ray on this machine"
+            raise WorkbookError(f"{where} did not start: {str(error)[:200]}") from None
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """As batch maps over a dataset of pickled batches."""
-        rows = [{"place": k, "data": pickle.dumps(item)} for k, item in enumerate(items)]
-        if not rows:
-            return
 
         def work(batch: dict[str, Any]) -> dict[str, Any]:
             results = [pickle.dumps(function(pickle.loads(data))) for data in batch["data"]]
             return {"place": batch["place"], "data": results}
 
-        results = _dataset(rows).map_batches(work, batch_size=1).take_all()
+        dataset = _dataset(items)
+        results = dataset.map_batches(work, batch_size=1).take_all() if dataset else []
         for row in sorted(results, key=lambda row: row["place"]):
             yield pickle.loads(row["data"])
 
-    def bands(self, signing: Signing, texts: Sequence[str], work: Buckets) -> Iterator[Band]:
+    def bands(self, lengths: Sequence[int], texts: Sequence[str], work: Buckets) -> Iterator[Band]:
         """Signed batch by batch, grouped by band."""
 
-        def sign(batch: dict[str, Any]) -> dict[str, Any]:
-            places, bands, data = [], [], []
-            for place, pickled in zip(batch["place"], batch["data"], strict=True):
-                for band, column in enumerate(signing(pickle.loads(pickled))):
-                    places.append(place)
-                    bands.append(band)
-                    data.append(column)
-            return {"place": places, "band": bands, "data": data}
+        def signed(batch: dict[str, Any]) -> dict[str, Any]:
+            columns = sign(lengths, pickle.loads(batch["data"][0]))
+            places = [batch["place"][0]] * len(columns)
+            return {"place": places, "band": list(range(len(columns))), "data": columns}
 
-        def join(group: dict[str, Any]) -> dict[str, Any]:
+        def worked(group: dict[str, Any]) -> dict[str, Any]:
             order = sorted(range(len(group["place"])), key=lambda k: group["place"][k])
-            keys = b"".join(group["data"][k] for k in order)
             band = int(group["band"][0])
-            return {"band": [band], "data": [work(band, keys)]}
+            return {"band": [band], "data": [work(band, b"".join(group["data"][k] for k in order))]}
 
-        batches = batched(texts, TEXTS)
-        rows = [{"place": k, "data": pickle.dumps(texts)} for k, texts in enumerate(batches)]
-        if rows:
-            signed = _dataset(rows).map_batches(sign, batch_size=1)
-            for row in signed.groupby("band").map_groups(join).iter_rows():
+        dataset = _dataset(batched(texts, TEXTS))
+        if dataset:
+            groups = dataset.map_batches(signed, batch_size=1).groupby("band")
+            for row in groups.map_groups(worked).iter_rows():
                 yield row["band"], row["data"]
 
     def search(self, texts: Iterable[str]) -> Callable[[str], Findings]:
         """By batch maps; the next step waits for them."""
-        batches = list(batched(list(dict.fromkeys(texts)), TEXTS))
+        distinct = list(dict.fromkeys(texts))
         found: dict[str, Findings] = {}
-        for batch, findings in zip(batches, self.map(curate.search_texts, batches), strict=True):
-            found.update(zip(batch, findings, strict=True))
+        findings = self.map(curate.search_texts, batched(distinct, TEXTS))
+        for batch, some in zip(batched(distinct, TEXTS), findings, strict=True):
+            found.update(zip(batch, some, strict=True))
         return lambda text: found[text] if text in found else curate.search_text(text)
 
-    def share(self, value: Any) -> Callable[[], Any]:
-        """By the object store."""
-        import ray
 
-        reference = ray.put(value)
-        return lambda: ray.get(reference)
-
-
-def _dataset(rows: list[dict[str, Any]]) -> Any:
+def _dataset(items: Iterable[Any]) -> Any:
+    """A row for each item, in places of their own; None where there is none."""
     import ray
 
-    return ray.data.from_items(rows, override_num_blocks=min(len(rows), 200))
+    rows = [{"place": place, "data": pickle.dumps(item)} for place, item in enumerate(items)]
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), 200)) if rows else None
 
 
-def engine_of(name: str, address: str = "") -> Engine:
+def engine_of(name: str, address: str = "") -> Local:
     """The engine that 02's parameters name."""
     return Ray(address) if name == "ray" else Local()
 
 
-def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def batched(items: Sequence[Any], size: int) -> Iterator[Any]:
     """The items, `size` at a time."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
 def like_pairs(
-    engine: Engine, texts: Sequence[str], protected: Sequence[bool], near: float, across: float
+    engine: Local, texts: Sequence[str], protected: Sequence[bool], near: float, across: float
 ) -> tuple[list[Pair], list[Pair]]:
     """(i, j, Jaccard) of distinct texts: all from `near` on; from `across` on, j protected.
 
@@ -250,20 +201,19 @@ def like_pairs(
     """
     import numpy as np
 
-    lengths = tuple(map(curate.rows_of_band, (near, across)))
+    lengths = [curate.rows_of_band(threshold) for threshold in (near, across)]
     bands = curate.PERMUTATIONS // lengths[0]
     work = Buckets(bands, np.array(protected, dtype=np.bool_).tobytes())
     codes = [np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)]
-    for band, pairs in engine.bands(Signing(lengths), texts, work):
+    for band, pairs in engine.bands(lengths, texts, work):
         i, j = np.frombuffer(pairs, dtype=np.int64).reshape(-1, 2).T
         kind = int(band >= bands)
         codes[kind] = np.union1d(codes[kind], i * len(texts) + j)
-    shared = engine.share(texts)
     confirmed: list[list[Pair]] = []
     for candidates, threshold in zip(codes, (near, across), strict=True):
         places = np.stack(np.divmod(candidates, len(texts) or 1), axis=1)
-        batches = (some.tobytes() for some in batched(places, PAIRS))
-        results = engine.map(Confirming(shared, threshold), batches)
+        batches = ((some, [texts[k] for k in np.unique(some)]) for some in batched(places, PAIRS))
+        results = engine.map(partial(confirm, threshold), batches)
         confirmed.append([pair for some in results for pair in some])
     one_way, across_pairs = confirmed
     return one_way + [(j, i, score) for i, j, score in one_way], across_pairs
