@@ -642,7 +642,7 @@ may be called. Tools that are the same for every row can stand in task.yaml inst
 
 ```
 workbook new mytask --from chats.jsonl         # the calls are shown as the model writes them
-workbook run -p task=mytask --only 01
+workbook run -p task=mytask -p base_model=Qwen/Qwen3-0.6B --only 01
 ```
 
 ```yaml
@@ -653,7 +653,8 @@ scorer: exact           # of rows whose gold answer is a text; chrf:0.6 is more 
 
 A call is right when name and arguments are: in any order of calls and of keys, with the types of
 the JSON Schema. Arguments that break it, calls of unknown tools and results without a call are
-rejected by 02 and named. `base_model` needs a template that knows tools: the embedded model's does,
-so do those of Qwen3, Llama 3 and gpt-oss; where the rendered answer does not read back as the gold
-one, the row is refused. An endpoint gets `tools` and is read by its `tool_calls`.
+rejected by 02 and named. `base_model` needs a template that knows tools: those of Qwen3, Llama 3 and
+gpt-oss do; the embedded model's does not, and the run stops with exit 2 and the row that it cannot
+read. Where the rendered answer does not read back as the gold one, the row is refused. An endpoint
+(`-p base_url=… -p api_model=…`) gets `tools` and is read by its `tool_calls`.
 """

@@ -27,7 +27,7 @@ import numpy
 
 from helpers import decide, evaluate, store
 from helpers.decide.verdict import gather
-from helpers.evaluate.looks import first_look, later_look, next_look
+from helpers.evaluate.looks import at_look, next_look
 from helpers.records import (
     AnswerRow,
     Asking,
@@ -180,12 +180,12 @@ def climb(task: Task, shares: Mapping[str, float], run: store.Run, rng: Any) -> 
     for name, share in shares.items():
         forms = rng.random(total) < (1.0 if name == "classical" else rng.uniform(*FORMAT))
         draws[name] = (rng.random(total) < share, forms)
-        results[name] = first_look(task, rung_result(name, *draws[name], FIRST, run), total)
+        results[name] = at_look(task, rung_result(name, *draws[name], FIRST, run), total)
     look = next_look(task, run, results, total)
     while look is not None:
         for name in look.rungs:
             result = rung_result(name, *draws[name], look.n, run)
-            results[name] = later_look(task, result, results[name], total)
+            results[name] = at_look(task, result, total, results[name])
         look = next_look(task, run, results, total)
     return list(results.values())
 

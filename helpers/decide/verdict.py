@@ -229,14 +229,9 @@ def _ask_more(rung: str, evidence: Evidence) -> tuple[str, str]:
 
 def undecidable_targets(task: Task, n_test: int) -> dict[str, int]:
     """Targets that even a perfect model could not be shown to meet, with the rows they need."""
-    rows_needed = {}
-    for metric, target in task.targets.items():
-        if metric not in evaluate.AT_LEAST:
-            continue
-        n = evaluate.rows_to_decide(target)
-        if n > n_test:
-            rows_needed[metric] = n
-    return rows_needed
+    by_rows = [metric for metric in task.targets if metric in evaluate.AT_LEAST]
+    needed = {metric: evaluate.rows_to_decide(task.targets[metric]) for metric in by_rows}
+    return {metric: n for metric, n in needed.items() if n > n_test}
 
 
 def gather(
@@ -247,16 +242,7 @@ def gather(
     choices: Choices,
 ) -> Evidence:
     """Everything the verdict needs, counted and compared."""
-    meeting = []
-    undecided = {}
-    # By effort, since a cost that was timed is too noisy to sort by.
-    for rung in sorted(rungs, key=lambda rung: evaluate.effort(rung.name)):
-        targets = evaluate.check_rung(task, rung)
-        verdicts = {finding.verdict for finding in targets.values()}
-        if verdicts <= {"pass"}:
-            meeting.append(rung.name)
-        elif "fail" not in verdicts:
-            undecided[rung.name] = _rows_that_decide(targets)
+    meeting, undecided = _enough_or_open(task, rungs)
     noise = [] if meeting else label_noise(task, examples)  # a good prompt needs no labels
     best = evaluate.best_rung(rungs).name
     verified = [example for example in examples if example.quality == "verified"]
@@ -279,6 +265,23 @@ def gather(
         min_examples=choices.min_examples,
         best_rung=best,
     )
+
+
+def _enough_or_open(
+    task: Task, rungs: Sequence[RungResult]
+) -> tuple[list[str], dict[str, dict[str, int]]]:
+    """(rungs that meet every target, undecided ones with the rows that would decide)."""
+    meeting = []
+    undecided = {}
+    # By effort, since a cost that was timed is too noisy to sort by.
+    for rung in sorted(rungs, key=lambda rung: evaluate.effort(rung.name)):
+        targets = evaluate.check_rung(task, rung)
+        verdicts = {finding.verdict for finding in targets.values()}
+        if verdicts <= {"pass"}:
+            meeting.append(rung.name)
+        elif "fail" not in verdicts:
+            undecided[rung.name] = _rows_that_decide(targets)
+    return meeting, undecided
 
 
 def _pays_from(numbers: Economics, best: str) -> float | None:

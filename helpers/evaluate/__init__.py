@@ -20,7 +20,6 @@ from helpers.evaluate.judge import blind_table, load_judge, rate_rungs, read_rat
 from helpers.evaluate.labels import FieldScores, label_scores
 from helpers.evaluate.ladder import ask_ladder, search_prompts, ways_to_ask
 from helpers.evaluate.limits import (
-    answer_limit,
     cut_answers,
     cut_short,
     limit_of,
@@ -29,7 +28,7 @@ from helpers.evaluate.limits import (
 )
 from helpers.evaluate.looks import ask_more, best_rung, compare_rungs, rag_gains
 from helpers.evaluate.rungs import LADDER, available, build_prompts, effort
-from helpers.evaluate.running import Rows, ask_rung, choose_rows, export_samples, read_answers
+from helpers.evaluate.running import Rows, ask_rung, choose_rows, read_answers
 from helpers.evaluate.scorers import format_reason, score_answer, strict_json
 from helpers.evaluate.session import Say, Session
 from helpers.evaluate.statistics import (

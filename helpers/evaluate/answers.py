@@ -43,36 +43,41 @@ def ask(
     keys = _keys(prompts, asking, model, session)
     path = store.home() / "cache" / "answers" / f"{store.fingerprint(model.fingerprint)[:24]}.jsonl"
     known, timed = _remembered(path)
-    new = {key: chat for key, chat in zip(keys, prompts, strict=True) if key not in known}
+    chats = dict(zip(keys, prompts, strict=True))
+    first = list(chats)[:alone]
     if model.provider == "api":
+        single = [key for key in first if key not in known]
+        new = {key: chats[key] for key in chats if key not in known}
         till = Till(model, asking, session, who)
         till.check(new.values())
-        single = [key for key in dict.fromkeys(keys[:alone]) if key in new]
         batches = _ask_endpoint(till, new, single)
     else:
-        single = [key for key in dict.fromkeys(keys[:alone]) if key not in timed]
-        new |= {key: prompts[keys.index(key)] for key in single}
+        single = [key for key in first if key not in timed]
+        new = {key: chats[key] for key in chats if key not in known or key in single}
         batches = _ask_local(model, asking, new, single)
-    failed: Answers = {}
     progress = show.Progress(asking.rung or model.name, len(new), session.say)
-    answered = 0
     with models.follow_rows(progress.add), _memory(path) as memory:
+        given: Answers = {}
         for batch in batches:
-            good = {key: answer for key, answer in batch.items() if answer.finish != "error"}
-            _remember(memory, good, single)
-            failed |= {key: answer for key, answer in batch.items() if key not in good}
-            known |= batch
-            answered += len(batch)
-            progress.reach(answered)
+            _remember(memory, batch, single)
+            given |= batch
+            progress.reach(len(given))
+    _judge_failures(given, keys, model, session)
+    known |= given
+    return [known[key] for key in keys]
+
+
+def _judge_failures(given: Answers, keys: Sequence[str], model: Model, session: Session) -> None:
+    """Say what was held back; WorkbookError where no key has an answer at all."""
+    failed = {key: answer for key, answer in given.items() if answer.finish == "error"}
     held_back = [a.error for a in failed.values() if (a.error or "").startswith(models.HELD_BACK)]
     if held_back:
         kinds = ", ".join(sorted({error.removeprefix(models.HELD_BACK) for error in held_back}))
-        session.say(f"{model.name}: {len(held_back)} of {len(new)} chats were not sent{kinds}")
+        session.say(f"{model.name}: {len(held_back)} of {len(given)} chats were not sent{kinds}")
     if failed and len(failed) == len(set(keys)):
         reason = failed[keys[0]].error
         code = 2 if len(held_back) == len(failed) else 5
         raise WorkbookError(f"{model.name} answered none of {len(keys)} requests: {reason}", code)
-    return [known[key] for key in keys]
 
 
 def model_for(asking: Asking, session: Session) -> Model:
@@ -243,7 +248,8 @@ def _memory(path: Path) -> RawIOBase:
 def _remember(memory: RawIOBase, answers: Mapping[str, Answer], single: Collection[str]) -> None:
     """Append in one write; the empty line before the first one ends whatever a kill has torn."""
     lines = []
-    for key, answer in answers.items():
+    good = {key: answer for key, answer in answers.items() if answer.finish != "error"}
+    for key, answer in good.items():
         alone = {"alone": platform.node()} if key in single else {}
         lines.append(store.dumps({"key": key, "answer": answer} | alone))
     memory.write("\n".join(["", *lines, ""]).encode("utf-8", "replace"))

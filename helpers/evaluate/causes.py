@@ -21,7 +21,6 @@ from helpers.records import Evaluation, Finding, TrainingExample
 RISE = 1.05
 SHARE = 0.05  # of rows: what is worth a look
 FEW_LOOKS = 3  # at the validation loss: fewer say nothing
-FEW_ROWS = 20
 REMEDY = {
     "broken_evaluation": "mend the measurement before you believe anything below",
     "template_mismatch": (
@@ -30,7 +29,6 @@ REMEDY = {
     "overfit": "fewer epochs, a smaller rank or learning rate, or more examples",
     "underfit": "more epochs or a larger learning rate or rank; compare on validation",
     "data_quality": "read these rows side by side in 02's review and mend their labels",
-    "shift": "label recent rows of the kind that is asked now, and split again",
     "wrong_tool": "STOP training: give the model the articles (rag), or a stronger model",
 }
 
@@ -55,7 +53,6 @@ def diagnose(
         overfit(curve),
         underfit(curve, evaluation),
         data_quality(train, test, tuned, answers[evaluation.best_rung]),
-        shift(train, test),
         wrong_tool(evaluation, test),
     ]
 
@@ -169,31 +166,6 @@ def data_quality(
 
 def _read(answer: str) -> Any:
     return strict_json(answer) or tasks.normalise(answer)
-
-
-def shift(train: Sequence[TrainingExample], test: Sequence[TrainingExample]) -> Finding:
-    """Test questions have other lengths (Kolmogorov-Smirnov), or words that train never had."""
-    if min(len(train), len(test)) < FEW_ROWS:
-        return _unknown("shift", f"fewer than {FEW_ROWS} rows on one side")
-    from scipy.stats import ks_2samp
-
-    ours = [tasks.normalise(example.user_text).split() for example in train]
-    theirs = [tasks.normalise(example.user_text).split() for example in test]
-    p = float(ks_2samp([len(text) for text in ours], [len(text) for text in theirs]).pvalue)
-    # how many new words a fifth of train brings to the rest is what to expect
-    fifth = max(1, len(ours) // 5)
-    expected = _new_words(ours[fifth:], ours[:fifth])
-    new = _new_words(ours, theirs)
-    evidence = (
-        f"lengths differ with p = {p:.2g}; {new:.0%} of the test words are new, {expected:.0%} were"
-        " to be expected"
-    )
-    return _finding("shift", p < 0.01 or new > 1.5 * expected + SHARE, evidence)
-
-
-def _new_words(known: Sequence[Sequence[str]], texts: Sequence[Sequence[str]]) -> float:
-    vocabulary = set().union(*known)
-    return _share([word not in vocabulary for text in texts for word in text])
 
 
 def wrong_tool(evaluation: Evaluation, test: Sequence[TrainingExample]) -> Finding:

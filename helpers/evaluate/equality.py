@@ -58,14 +58,20 @@ def same_json(gold: Any, answer: Any, schema: dict[str, Any] | None = None) -> b
     if isinstance(gold, str) and isinstance(answer, str):
         return plain_text(gold) == plain_text(answer)
     if isinstance(gold, dict) and isinstance(answer, dict):
-        properties = None if schema is None else schema.get("properties", {})
-        return gold.keys() == answer.keys() and all(
-            same_json(value, answer[key], None if properties is None else properties.get(key, {}))
-            for key, value in gold.items()
-        )
+        return _same_object(gold, answer, schema)
     if isinstance(gold, list) and isinstance(answer, list):
         return _same_list(gold, answer, schema)
     return gold is None and answer is None
+
+
+def _same_object(
+    gold: dict[str, Any], answer: dict[str, Any], schema: dict[str, Any] | None
+) -> bool:
+    if gold.keys() != answer.keys():
+        return False
+    of_keys: dict[str, Any] = {} if schema is None else schema.get("properties", {})
+    unknown = None if schema is None else {}
+    return all(same_json(v, answer[key], of_keys.get(key, unknown)) for key, v in gold.items())
 
 
 def _same_list(gold: list[Any], answer: list[Any], schema: dict[str, Any] | None) -> bool:

@@ -89,8 +89,12 @@ def search_prompts(
     if budget < 1 or not rows:
         return list(ways)
     session = replace(session, latency_rows=0)
-    session.say(f"searching prompts on validation: at most {budget} times {len(rows)} rows")
     scores: dict[str, tuple[float, float]] = {}
+    reasons = rungs.available([way.rung for way in ways], session.task, session.train)
+    own = {way.rung: way for way in ways if way.rung in rungs.LADDER and not reasons[way.rung]}
+    changes = list(_changes(session.task, own))
+    most = min(budget, len(changes) + len({rung for rung, _ in changes}))
+    session.say(f"searching prompts on validation: at most {most} times {len(rows)} rows")
 
     def score(asking: Asking) -> tuple[float, float]:
         key = store.fingerprint(asking)
@@ -98,15 +102,13 @@ def search_prompts(
             started = time.monotonic()
             results = ask_rung(asking, rows, session).results
             if not scores:
-                minutes = (time.monotonic() - started) * (budget - 1) / 60
+                minutes = (time.monotonic() - started) * (most - 1) / 60
                 session.say(f"the rest of the search takes about {minutes:.0f} min at most")
             scores[key] = (results.accuracy.value, results.format_compliance.value)
         return scores[key]
 
-    reasons = rungs.available([way.rung for way in ways], session.task, session.train)
-    own = {way.rung: way for way in ways if way.rung in rungs.LADDER and not reasons[way.rung]}
     best: dict[str, Any] = {}
-    for rung, change in _changes(session.task, own):
+    for rung, change in changes:
         if len(scores) >= budget:
             break
         before = own[rung].model_copy(update=best)

@@ -34,11 +34,6 @@ def room_for_thoughts(task: Task) -> int:
     return 0 if task.reasoning == "strip" else THOUGHTS
 
 
-def answer_limit(answers: Sequence[str], model: Model) -> int:
-    """`limit_of` the answers as this model counts them."""
-    return limit_of(tokens_of(answers, model))
-
-
 def tokens_of(answers: Sequence[str], model: Model) -> list[int]:
     """Tokens of each answer, without the turn around it; endpoints are counted cautiously."""
 

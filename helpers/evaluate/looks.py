@@ -44,34 +44,29 @@ def ask_more(
     """
     task = session.task
     most = min(most, len(rows))
-    results = {result.name: first_look(task, result, most) for result in measured}
+    results = {result.name: at_look(task, result, most) for result in measured}
     look = next_look(task, session.run, results, most)
     while look is not None:
         session.say(f"{look.reason}, so {look.n} rows are asked")
         for name in look.rungs:
             before = results[name]
             result = ask_rung(before.asking, rows[: look.n], session)
-            results[name] = later_look(task, result, before, most)
+            results[name] = at_look(task, result, most, before)
         look = next_look(task, session.run, results, most)
     return list(results.values())
 
 
-def first_look(task: Task, result: RungResult, most: int) -> RungResult:
-    """The rung with the share of the error that its first look may have; all, if there is no more.
+def at_look(
+    task: Task, result: RungResult, most: int, before: RungResult | None = None
+) -> RungResult:
+    """The rung with what this look may be wrong in: what those before it have left of the error.
 
     A look in which even n right of n would not do cannot be wrong, and leaves its share to others.
     """
     alpha = _spent(result.n, most)
-    if result.n < most and not _could_pass(task, result, alpha):
-        alpha = 0.0
-    return result.model_copy(update={"alpha": alpha})
-
-
-def later_look(task: Task, result: RungResult, before: RungResult, most: int) -> RungResult:
-    """The rung with what is left for it after the look before."""
-    used = _spent(before.n, most) if before.alpha else 0.0
-    alpha = _spent(result.n, most) - used
-    if not before.alpha and result.n < most and not _could_pass(task, result, alpha):
+    if before is not None and before.alpha:
+        alpha -= _spent(before.n, most)
+    elif result.n < most and not _could_pass(task, result, alpha):
         alpha = 0.0
     return result.model_copy(update={"alpha": alpha})
 

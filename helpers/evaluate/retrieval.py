@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from helpers import models, tasks
@@ -68,25 +67,6 @@ def demonstrations(task: Task, train: Sequence[TrainingExample], k: int) -> list
 def _labels(task: Task, example: TrainingExample) -> set[str]:
     value = strict_json(example.answer) or {}
     return {f"{name}={value.get(name)}" for name in task.scored_fields}
-
-
-def recall(
-    examples: Sequence[TrainingExample], retrieved: Sequence[Sequence[Article]]
-) -> list[float]:
-    """Per row that names its gold articles: 1 where one was retrieved (recall@k), else 0."""
-    hits = []
-    for example, articles in zip(examples, retrieved, strict=True):
-        gold = _gold_articles(example)
-        if gold:
-            hits.append(float(any(article.id in gold for article in articles)))
-    return hits
-
-
-def _gold_articles(example: TrainingExample) -> set[str]:
-    named = example.meta.get("articles") or []
-    if isinstance(named, str):
-        named = re.split(r"[;,]\s*", named)
-    return set(map(str, named))
 
 
 def retrieve(

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from helpers import models, store, tasks
 from helpers.evaluate import scorers, statistics
@@ -110,27 +109,6 @@ def read_answers(run: store.Run, rung: RungResult) -> list[AnswerRow]:
     return [AnswerRow.model_validate(row) for row in store.read_jsonl(run.path(rung.answers))]
 
 
-def export_samples(
-    run: store.Run, task: Task, examples: Sequence[TrainingExample], answers: Mapping[str, Rows]
-) -> Path:
-    """private/samples.jsonl: one Inspect sample a row, with every rung's answer beside it.
-
-    inspect_ai reads it without a mapping (`json_dataset("samples.jsonl")`); for all else it is JSON
-    lines.
-    """
-    given: dict[str, dict[str, object]] = {example.id: {} for example in examples}
-    for rung, rows in answers.items():
-        for row in rows:
-            given[row.id][rung] = {"answer": row.answer, "scores": row.scores}
-    samples = []
-    for example in examples:
-        metadata = {"group": example.group, "answers": given[example.id]}
-        chat = models.as_dicts(tasks.render(task, example))
-        target = example.answer
-        samples.append({"id": example.id, "input": chat, "target": target, "metadata": metadata})
-    return store.write_jsonl(run.private / "samples.jsonl", samples)
-
-
 def _rows_alone(
     prompts: Sequence[list[Message]], asking: Asking, session: Session, who: str
 ) -> int:
@@ -139,18 +117,16 @@ def _rows_alone(
     A local model takes most of its time over them, so that the fewest will do where they decide the
     target for latency, or where there is none.
     """
-    if not session.latency_rows:
-        return 0
+    most = session.latency_rows + 1 if session.latency_rows else 0
     few = statistics.FEW_TIMED + 1
     target = session.task.targets.get("latency_p95")
-    if session.latency_rows < few or model_for(asking, session).provider == "api":
-        return session.latency_rows + 1
+    if most <= few or model_for(asking, session).provider == "api":
+        return most
     if target is None:
         return few
     timed = _latencies(ask(prompts[:few], asking, session, who, few))
-    p95 = statistics.quantile(timed, 0.95)
-    is_open = statistics.target_met("latency_p95", p95, target) == "undecided"
-    return session.latency_rows + 1 if is_open else few
+    met = statistics.target_met("latency_p95", statistics.quantile(timed, 0.95), target)
+    return most if met == "undecided" else few
 
 
 def _latencies(answers: Sequence[Answer]) -> list[float]:

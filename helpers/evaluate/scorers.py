@@ -27,10 +27,7 @@ def score_answer(
     task: Task, example: TrainingExample, answer: str, finish: str = "stop"
 ) -> tuple[dict[str, float], str]:
     """(one answer's scores by name, why its format is refused or "")."""
-    reason = format_reason(answer, task.schema, finish)
-    calls = read_calls(answer)[1] if example.tools or task.tools else []
-    if calls or example.calls:
-        reason = tasks.calls_reason(calls, example.tools or task.tools) if calls else "no call"
+    reason = _refusal_of(task, example, answer, finish)
     scores: dict[str, float] = {
         "endless": finish == "length",
         "empty": not answer.strip(),
@@ -49,6 +46,15 @@ def score_answer(
     elif task.scorer != "exact":  # shown beside an accuracy that comes from elsewhere
         scores[task.scorer.partition(":")[0]] = text.scorer(task.scorer)(example, answer)
     return {name: float(value) for name, value in scores.items()}, reason
+
+
+def _refusal_of(task: Task, example: TrainingExample, answer: str, finish: str) -> str:
+    """Why the format is refused, of an answer or of its calls."""
+    tools = example.tools or task.tools
+    calls = read_calls(answer)[1] if tools else []
+    if calls:
+        return tasks.calls_reason(calls, tools)
+    return "no call" if example.calls else format_reason(answer, task.schema, finish)
 
 
 def _field_scores(
@@ -138,14 +144,7 @@ def schema_reason(value: dict[str, Any], schema: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=32)
 def _validator(schema: str) -> Any:
-    from jsonschema import SchemaError
     from jsonschema.validators import validator_for
 
     value = json.loads(schema)
-    try:
-        validator_for(value).check_schema(value)
-    except SchemaError as error:
-        raise WorkbookError(
-            f"task.yaml: output.schema is not a valid JSON Schema ({error.message})"
-        ) from None
     return validator_for(value)(value)

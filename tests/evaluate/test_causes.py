@@ -82,24 +82,6 @@ def test_equal_questions_with_two_answers_are_named():
     assert causes.data_quality([one, other], [], [], []).verdict == "fail"
 
 
-def test_other_words_and_lengths_in_the_test_part_are_a_shift():
-    train, test = toy_rows(60, "train"), toy_rows(40)
-    longer = [
-        e.model_copy(
-            update={
-                "messages": [
-                    Message(role="user", content=f"quite another matter {i} " * 5),
-                    e.messages[1],
-                ]
-            }
-        )
-        for i, e in enumerate(test)
-    ]
-    assert causes.shift(train, test).verdict == "pass"
-    assert causes.shift(train, longer).verdict == "fail"
-    assert causes.shift(train[:5], test).verdict == "undecided"
-
-
 def test_a_slice_that_surely_lost_is_found_below_a_good_average(tmp_path):
     task = toy_task(tmp_path)
     rows = toy_rows(100)

@@ -8,7 +8,7 @@ import pytest
 from evaluate_toys import RIGHT, WRONG, constant, session, toy_rows, toy_task
 
 from helpers import evaluate
-from helpers.evaluate.looks import first_look, later_look, next_look, rows_to_ask
+from helpers.evaluate.looks import at_look, next_look, rows_to_ask
 from helpers.records import Asking, Estimate, EvalResults, RungResult
 
 
@@ -46,10 +46,10 @@ def looks_of(task, hits):
         share = evaluate.proportion(hits[:n])
         return toy_rung(share, n)
 
-    result = first_look(task, asked(60), most)
+    result = at_look(task, asked(60), most)
     looks = [result]
     while (look := next_look(task, None, {"prompt": result}, most)) is not None:
-        result = later_look(task, asked(look.n), result, most)
+        result = at_look(task, asked(look.n), most, result)
         looks.append(result)
     return looks
 

@@ -15,11 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from evaluate_toys import RIGHT, ask_rung, constant, toy_rows, toy_task
+from evaluate_toys import RIGHT, ask_rung, toy_rows, toy_task
 
 from helpers import store
-from helpers.evaluate import answers, running
-from helpers.evaluate.running import read_answers
+from helpers.evaluate import answers
 from helpers.models import Answer
 from helpers.records import Budget, WorkbookError
 
@@ -191,18 +190,6 @@ def test_the_spending_limit_is_of_the_whole_run(tmp_path, run):
     assert Budget(run).spent == pytest.approx(4 * 0.008) and Budget(run).reserved == 0
     with pytest.raises(WorkbookError, match=r"max_cost_usd=0\.05; raise it to 0\.0640 or more"):
         ask_rung(model, "zero_shot", toy_rows(4), task, run, **limits)
-
-
-def test_samples_are_written_where_only_the_owner_reads(task, run):
-    rows = toy_rows(3)
-    rung = ask_rung(constant(RIGHT), "prompt", rows, task, run)
-    path = running.export_samples(run, task, rows, {"prompt": read_answers(run, rung)})
-    [first, *_] = store.read_jsonl(path)
-    assert set(first) == {"id", "input", "target", "metadata"} and [
-        m["role"] for m in first["input"]
-    ] == ["system", "user"]
-    assert first["target"] == first["metadata"]["answers"]["prompt"]["answer"] == RIGHT
-    assert path.parent.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("at_once", [1, 20])

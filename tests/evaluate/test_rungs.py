@@ -5,7 +5,7 @@ from evaluate_toys import toy_rows, toy_task
 
 from helpers import tasks
 from helpers.evaluate import rungs
-from helpers.evaluate.retrieval import demonstrations, recall, retrieve
+from helpers.evaluate.retrieval import demonstrations, retrieve
 from helpers.evaluate.rungs import LADDER, available, effort
 from helpers.models import count_chats
 from helpers.records import Asking, Message, WorkbookError
@@ -153,17 +153,6 @@ def test_passages_stand_before_the_question_in_solved_examples_too(tmp_path):
         if m.role == "user"
     )
     assert "red" not in chat[0].content
-
-
-def test_recall_counts_the_rows_that_name_their_article():
-    articles = [Article(id=i, title=i, text=i) for i in ("a", "b")]
-    rows = [
-        toy_rows(1, articles=["a"])[0],
-        toy_rows(1, articles="c; b")[0],
-        toy_rows(1)[0],
-        toy_rows(1, articles=["c"])[0],
-    ]
-    assert recall(rows, [articles, articles[1:], articles, articles]) == [1.0, 1.0, 0.0]
 
 
 def test_another_model_is_asked_in_the_same_way(task):

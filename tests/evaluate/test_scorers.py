@@ -107,9 +107,8 @@ def test_a_gold_answer_that_is_no_json_names_its_row(task):
 
 
 def test_a_broken_schema_is_an_error_of_the_task(tmp_path):
-    task = toy_task(tmp_path, schema={"type": "objekt", "properties": {"colour": {}, "size": {}}})
-    with pytest.raises(WorkbookError, match=r"output\.schema"):
-        score_answer(task, EXAMPLE, RIGHT)
+    with pytest.raises(ValueError, match="no JSON Schema"):
+        toy_task(tmp_path, schema={"type": "objekt", "properties": {"colour": {}, "size": {}}})
 
 
 def test_scores_can_be_recomputed_from_the_text_alone(task):

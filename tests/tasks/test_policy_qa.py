@@ -50,7 +50,9 @@ def test_every_article_is_asked_about_and_is_short(task, examples):
 def test_retrieval_finds_the_right_article(task, examples):
     rows = evaluate.choose_rows(examples, "validation")
     articles = retrieval.retrieve(tasks.knowledge(task), [e.user_text for e in rows], 1)
-    hits = retrieval.recall(rows, articles)
+    hits = [
+        e.meta["articles"][0] in {a.id for a in top} for e, top in zip(rows, articles, strict=True)
+    ]
     assert len(hits) == len(rows) >= 60 and sum(hits) / len(hits) >= 0.95
 
 
