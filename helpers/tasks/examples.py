@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ from helpers.tasks.values import as_json, cell, is_there, spelled_list
 
 RULES = "tasks-1"
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
+ONE_SYSTEM = "one system message in all rows: task.yaml's instructions replace it"
 KEPT_AS_META = ("model_version", "articles", "conversation_id")
 # why a row is dropped, by its score, its time and whether that time is a guess; None: it stays
 RowFilter = Callable[[float | None, datetime, bool], Issue | None]
@@ -70,26 +72,29 @@ class _Sample:
 
     def __init__(self, file: str) -> None:
         self._file = file
-        self._heap: list[tuple[int, int, SourceRow, Issue]] = []  # -hash, line, row, issue
+        self._rows: list[tuple[int, int, SourceRow, Issue]] = []  # hash, line, row, issue
 
     def offer(self, row: SourceRow, issue: Issue) -> None:
-        """Keep the row if it belongs to the sample; only then is a lazy row read."""
-        key = -zlib.crc32(f"{self._file}:{row.line}".encode())
-        full = len(self._heap) >= SAMPLE
-        if full and key <= self._heap[0][0]:
-            return
-        if callable(row.content):
-            row = row._replace(content=row.content())
-        if full:
-            heapq.heapreplace(self._heap, (key, row.line, row, issue))
-        else:
-            heapq.heappush(self._heap, (key, row.line, row, issue))
+        """Keep the row while it may belong to the sample."""
+        key = zlib.crc32(f"{self._file}:{row.line}".encode())
+        self._rows.append((key, row.line, row, issue))
+        if len(self._rows) >= 2 * SAMPLE:
+            self._rows = self._smallest()
+
+    def _smallest(self) -> list[tuple[int, int, SourceRow, Issue]]:
+        """A row that is read only when it is needed is read here: it would keep its whole batch."""
+        smallest = []
+        for key, line, row, issue in heapq.nsmallest(SAMPLE, self._rows, key=itemgetter(0, 1)):
+            if callable(row.content):
+                row = row._replace(content=row.content())
+            smallest.append((key, line, row, issue))
+        return smallest
 
     def read(self, how: HowRead) -> list[tuple[TrainingExample | RejectedExample, Issue]]:
         """The rows in the order of the file, as far as they can be read; nothing of it counts."""
         apart = _without_counts(how)
         rows: list[tuple[TrainingExample | RejectedExample, Issue]] = []
-        for _, _, row, issue in sorted(self._heap, key=lambda entry: entry[1]):
+        for _, _, row, issue in sorted(self._smallest(), key=itemgetter(1)):
             try:
                 rows.append((example_of(apart, row), issue))
             except RowError:  # dropped before it was read whole
@@ -305,21 +310,18 @@ def _tools(value: Any) -> list[dict[str, Any]] | None:
 
 def _with_own_ids(examples: list[TrainingExample], how: HowRead) -> list[TrainingExample]:
     """A user's ids where each names one row, else ids by content; no two rows share one."""
-    counts = Counter(example.meta.get("user_id") for example in examples)
-    twice = sum(n for user_id, n in counts.items() if user_id is not None and n > 1)
-    if twice:
-        how.changes["rows whose id other rows have too: an id by content is used"] = twice
+    counts = Counter(example.id for example in examples)
+    merged = sum(n for n in counts.values() if n > 1)
     copies: Counter[str] = Counter()
     named = []
     for example in examples:
-        user_id = example.meta.get("user_id")
-        row_id = example.id
-        if user_id is not None and counts[user_id] > 1:
-            row_id = content_id(example.messages)
+        row_id = example.id if counts[example.id] == 1 else content_id(example.messages)
         copies[row_id] += 1
         if copies[row_id] > 1:
             row_id = f"{row_id}-{copies[row_id]}"
         named.append(example.model_copy(update={"id": row_id}))
+    if merged and any("user_id" in example.meta for example in examples):
+        how.changes["rows whose id other rows have too: an id by content is used"] = merged
     return named
 
 
@@ -334,8 +336,7 @@ def _with_own_context(examples: list[TrainingExample], how: HowRead) -> list[Tra
     }
     if len(firsts) != 1 or None in firsts:
         return examples
-    change = "one system message in all rows: task.yaml's instructions replace it"
-    how.changes[change] = len(examples)
+    how.changes[ONE_SYSTEM] = len(examples)
     return [example.model_copy(update={"messages": example.messages[1:]}) for example in examples]
 
 

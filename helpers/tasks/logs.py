@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from helpers import store
 from helpers.records import GOOD_STATUS, LateFeedback, LiveRow
 from helpers.tasks.chats import as_turns
 from helpers.tasks.moments import day_order, moment_of
+from helpers.tasks.reading import FileForm, read_rows
 from helpers.tasks.scales import Token, is_unrated, judge_scale
 from helpers.tasks.survey import json_counts
 from helpers.tasks.task import Task
@@ -139,19 +140,8 @@ def _status(value: Any) -> str:
 
 def _parsed(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """The first JUDGED objects of a log."""
-
-    def objects() -> Iterator[dict[str, Any]]:
-        for path in files:
-            with open(path, "rb") as lines:
-                for line in lines:
-                    try:
-                        raw = json.loads(line)
-                    except (ValueError, RecursionError):
-                        continue
-                    if isinstance(raw, dict):
-                        yield raw
-
-    return islice(objects(), JUDGED)
+    rows = chain.from_iterable(map(read_rows, files, repeat(FileForm(note="JSON Lines"))))
+    return islice((row.content for row in rows if isinstance(row.content, dict)), JUDGED)
 
 
 def _repeats_of(task: Task, sample: Sequence[dict[str, Any]]) -> Repeats:

@@ -14,7 +14,7 @@ from helpers import store
 from helpers.records import TrainingExample, WorkbookError, with_calls
 from helpers.tasks.csvs import UNNAMED
 from helpers.tasks.encodings import TwoReadings
-from helpers.tasks.examples import LoadedRows, load_examples
+from helpers.tasks.examples import ONE_SYSTEM, LoadedRows, load_examples
 from helpers.tasks.forms import chat_of, format_of
 from helpers.tasks.infer import (
     are_labels,
@@ -30,7 +30,7 @@ from helpers.tasks.prompt import render
 from helpers.tasks.reading import form_of, read_rows
 from helpers.tasks.survey import survey
 from helpers.tasks.task import ENDINGS, Task, load_task
-from helpers.tasks.values import as_json
+from helpers.tasks.values import as_json, is_there
 
 INPUTS = "input text message question prompt query utterance body description content"
 OUTPUTS = "output label category class intent answer completion response target reply"
@@ -40,6 +40,7 @@ HEADER = """\
 # `workbook run -p task=DIR` runs it.
 """
 ASKED = ("label", "group", "split", "feedback_score", "created_at")  # columns that may be asked for
+TO_DECIDE = "To decide in task.yaml before it runs"
 SHOWN = 5  # rendered examples
 Rows = Sequence[dict[str, Any]]
 
@@ -75,17 +76,12 @@ def new_task(
             ]
         else:
             place.mkdir(parents=True)
-            shutil.copyfile(data, place / f"human{data.suffix.lower()}")
-            if logs is not None:
-                shutil.copyfile(logs, place / f"production{logs.suffix.lower()}")
             lines = _infer_task(place, folder, data, input_column, output_column)
+            lines += _described_log(load_task(str(place)), logs)
+            for source, name in ((data, "human"), (logs, "production")):
+                if source is not None:
+                    shutil.copyfile(source, place / f"{name}{source.suffix.lower()}")
         _move(place, folder)
-    except WorkbookError as error:
-        for source, name in ((data, "human"), (logs, "production")):
-            if source is not None:
-                copy = str(place.resolve() / f"{name}{source.suffix.lower()}")
-                error.args = (str(error).replace(copy, str(source)),)
-        raise
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return lines
@@ -121,40 +117,44 @@ def _infer_task(
         answers = _answers_of_columns(rows, columns)
     else:
         draft = _draft(place, dict.fromkeys(ASKED))  # what is asked below does not matter here
-        chats = load_examples(draft).examples
-        answers = [json_or_text(example.answer) for example in chats if example.answer]
-        instructions = _shared_instructions(draft, data)
+        chats = load_examples(draft, path=data)
+        answers = [json_or_text(each.answer) for each in chats.examples if each.answer]
+        if ONE_SYSTEM in chats.reading.changes:  # what it has been asked with so far
+            how = survey(draft, data, "human")[1]
+            instructions = chat_of(how, rows[0])[0].content or ""
     _write_yaml(place, folder.name, infer_output(answers), columns, instructions, answers)
     task = load_task(str(place))
     lines = [f"{folder}: {len(rows)} rows of {data.name} ({form.description})"]
     try:
-        lines += _described(task, load_examples(task), columns)
-        logs = task.data_file("production")
-        how = survey(task, logs, "production")[1] if logs is not None else None
-        if how is not None and how.scale.rows:
-            lines.append(f"production: feedback: {how.scale.description}")
+        lines += _described(task, load_examples(task, path=data), columns)
     except TwoReadings as question:
-        lines.append(f"To decide in task.yaml before it runs: {question}")
-    lines += _label_lines(answers)
-    return [line.replace(str(place.resolve()), str(folder)) for line in lines]
+        lines.append(f"{TO_DECIDE}: {question}")
+    return lines + _label_lines(answers)
+
+
+def _described_log(task: Task, logs: Path | None) -> list[str]:
+    try:
+        how = survey(task, logs, "production")[1] if logs else None
+    except TwoReadings as question:
+        return [f"{TO_DECIDE}: {question}"]
+    return [f"production: feedback: {how.scale.description}"] if how and how.scale.rows else []
 
 
 def _answers_of_columns(rows: Rows, columns: dict[str, Any]) -> list[Any]:
     """The answers; columns of bare labels, and several, become the properties of an object."""
     outputs = columns["output"].split(",")
-    answers = [as_json(row.get(outputs[0])) for row in rows]
-    answers = [json_or_text(answer) for answer in answers if answer not in (None, "")]
-    are_objects = all(isinstance(answer, dict) for answer in answers)
-    if len(outputs) == 1 and (are_objects or not are_labels(answers)):
-        return answers
+    cells = {column: [as_json(row.get(column)) for row in rows] for column in outputs}
+    if len(outputs) == 1:
+        answers = [json_or_text(value) for value in cells[outputs[0]] if is_there(value)]
+        if all(isinstance(answer, dict) for answer in answers) or not are_labels(answers):
+            return answers
     columns["output"] = property_names(outputs)
     objects: list[dict[str, Any]] = [{} for _ in rows]
     for name, column in columns["output"].items():
-        values = [as_json(row.get(column)) for row in rows]
-        if len(outputs) > 1:  # a column alone holds labels, whatever they look like
-            values = typed_column(values)
+        # a column alone holds labels, whatever they look like
+        values = typed_column(cells[column]) if len(outputs) > 1 else cells[column]
         for answer, value in zip(objects, values, strict=True):
-            if value not in (None, ""):
+            if is_there(value):
                 answer[name] = value
     return [answer for answer in objects if answer]
 
@@ -181,12 +181,8 @@ def find_columns(
     """
     if not input_column and not output_column and format_of(draft, rows) != "columns":
         return {}
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    names = [name for name in names if not str(name).startswith(UNNAMED)]
-    question = input_column or _well_known(names, INPUTS)
-    answer = output_column or _well_known(names, OUTPUTS)
-    if len(names) == 2:  # the other one of two
-        question, answer = _completed(names, question, answer)
+    names = [*dict.fromkeys(name for row in rows for name in row if UNNAMED not in str(name))]
+    question, answer = _guessed(names, input_column, output_column)
     inputs = question.split(",")
     there = f"it has {', '.join(map(str, names))}"
     unknown = {*inputs, *answer.split(",")} - {"", *names}
@@ -200,29 +196,19 @@ def find_columns(
     return {"input": inputs, "template": template, "output": answer}
 
 
-def _completed(names: Sequence[str], question: str, answer: str) -> tuple[str, str]:
-    """Both of two columns, where one of them is known."""
-    if bool(question) == bool(answer):
-        return question, answer
-    other = next(name for name in names if name not in (question, answer))
-    return question or other, answer or other
+def _guessed(names: Sequence[str], question: str, answer: str) -> tuple[str, str]:
+    """The columns of input and output by their names, or as the other one of two."""
+    question = question or _well_known(names, INPUTS)
+    answer = answer or _well_known(names, OUTPUTS)
+    others = [name for name in names if name not in (question, answer)]
+    if len(names) == 2 and len(others) == 1:
+        return question or others[0], answer or others[0]
+    return question, answer
 
 
 def _well_known(names: Sequence[str], known: str) -> str:
     columns = {str(column).lower(): str(column) for column in names}
     return next((columns[name] for name in known.split() if name in columns), "")
-
-
-def _shared_instructions(draft: Task, data: Path) -> str:
-    """The system message that all rows share: it is what the task has been asked with so far."""
-    form, how = survey(draft, draft.data_file("human") or data, "human")
-    texts = set()
-    for row in read_rows(how.path, form):
-        first = chat_of(how, row.content)[0]
-        texts.add(first.content if first.role in ("system", "developer") else None)
-        if len(texts) > 1:
-            return ""
-    return texts.pop() or ""
 
 
 def _described(task: Task, loaded: LoadedRows, columns: dict[str, Any]) -> list[str]:

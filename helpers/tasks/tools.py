@@ -11,7 +11,7 @@ from typing import Any
 from helpers.records import Message, call_of
 from helpers.tasks.csvs import RowError
 
-FOREIGN = re.compile(r'"\$(dynamicR|r)ef": "(?!#)')
+FOREIGN = re.compile(r'"\$(?:dynamicR|r)ef": "(?!#)[^"]*"')
 Tools = Sequence[Mapping[str, Any]]  # in OpenAI's form
 
 
@@ -25,10 +25,7 @@ def check_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 f'tool {number} is not {{"type": "function", "function": {{"name": …,'
                 ' "parameters": <JSON Schema>}}'
             )
-        schema = _schema_text(function)
-        if FOREIGN.search(schema):
-            raise ValueError(f"tool {number}: a $ref of its parameters points outside of them")
-        validator_of(schema)
+        validator_of(_schema_text(function))
     return tools
 
 
@@ -74,6 +71,9 @@ def validator_of(schema: str) -> Any:
     from jsonschema import SchemaError
     from jsonschema.validators import validator_for
 
+    foreign = FOREIGN.search(schema)
+    if foreign:  # it would be fetched
+        raise ValueError(f"{foreign[0]} is no part of this schema (#/$defs/…)")
     value = json.loads(schema)
     if not isinstance(value, dict):
         raise ValueError("a JSON Schema is a mapping")

@@ -127,12 +127,10 @@ def decimal_mark(
     """
     if setting in _SEPARATED:
         return setting
+    texts = (re.sub(r"[\s']", "", value) for value in values if isinstance(value, str))
     unsure: set[str] = set()  # numbers in which the mark may be either
     marks = set()
-    for value in values:
-        number = _MARKED.fullmatch(re.sub(r"[\s']", "", value)) if isinstance(value, str) else None
-        if number is None:
-            continue
+    for number in filter(None, map(_MARKED.fullmatch, texts)):
         before, last, after = number.groups()
         is_split = len(after) == 3 and before != "0" and len(before) <= 3
         if last in before or (is_split and is_whole):  # 1.234.567: it stands between thousands

@@ -74,7 +74,10 @@ def test_task_yaml_offers_tools_where_a_row_brings_none(loaded):
         (row('{"symbol": "AB"}', tools=[{"x": 1}]), "tools: tool 1 is not"),
         (row('{"symbol": "AB"}', tools="price"), "`tools` is no list of tools"),
         (row("{}", tools=[PRICE | {"parameters": {"type": 3}}]), "no JSON Schema"),
-        (row("{}", tools=[PRICE | {"parameters": {"$ref": "http://a"}}]), "points outside"),
+        (
+            row("{}", tools=[PRICE | {"parameters": {"$ref": "http://a"}}]),
+            "is no part of this schema",
+        ),
     ],
 )
 def test_a_call_that_cannot_be_carried_out_is_refused_with_file_line_and_reason(
