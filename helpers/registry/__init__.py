@@ -25,7 +25,7 @@ from helpers.registry.operations import (
     rehearse,
     restore,
 )
-from helpers.registry.retention import retire, retired_versions
+from helpers.registry.retention import retire
 from helpers.registry.serving import (
     Serving,
     begin_trial,

@@ -15,15 +15,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 
-def retired_versions() -> list[FineTunedModelVersion]:
-    """Versions that were retired and neither serve nor are a way back (since a restored copy)."""
-    with open_registry().transaction(read_only=True) as db:
-        needed = _needed(db)
-        rows = db.execute(table("versions").select()).mappings().all()
-    gone = [row for row in rows if row["metadata"].get("retired") and row["id"] not in needed]
-    return [versions.as_record(row) for row in gone]
-
-
 def retire(
     version_ids: Sequence[str], days: int, because: str, yes: bool
 ) -> list[FineTunedModelVersion]:

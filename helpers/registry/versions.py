@@ -197,6 +197,9 @@ def switch(
         change_status(db, displaced, "deprecated", told, why, generation=new.generation)
         change_alarms(db, {"task": task, "version": old.version}, "resolved", why or action)
     if row is not None:
+        # one whose model was put back, and that serves, is retired no more
+        kept = {name: value for name, value in row["metadata"].items() if name != "retired"}
+        update(db, row["id"], metadata=kept)
         more = {"evidence": evidence, "generation": new.generation}
         change_status(db, row, "production", action, because, **more)
     routes = table("routes")

@@ -185,11 +185,8 @@ def garbage(keep: int) -> list[Path]:
     named = _named_by_registry(versions) | _named_by_runs(remaining)
     made = sorted(home.glob("models/*")) + sorted(home.glob("datasets/*"))
     going += [path for path in made if path.name not in named and _is_folder(path)]
-    retired = _retired()
-    for version in retired:
-        if version.run_id not in newest:
-            going += _no_evidence(home / "runs" / version.run_id)
-    return going + _unneeded(versions, retired)
+    retired = [version for version in versions if version.metadata.get("retired")]
+    return going + _no_evidence(retired, newest) + _unneeded(versions, retired)
 
 
 def _is_folder(path: Path) -> bool:
@@ -197,15 +194,10 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _retired() -> list[FineTunedModelVersion]:
-    from helpers import registry
-
-    return registry.retired_versions() if store.home().exists() else []
-
-
-def _no_evidence(folder: Path) -> list[Path]:
-    """What of a retired version's run may go: executed copies, private texts, checkpoints."""
-    paths = sorted(folder.iterdir()) if _is_folder(folder) else []
+def _no_evidence(retired: Sequence[FineTunedModelVersion], kept: Collection[str]) -> list[Path]:
+    """What of retired versions' runs may go: executed copies, private texts, checkpoints."""
+    folders = [store.home() / "runs" / v.run_id for v in retired if v.run_id not in kept]
+    paths = [path for folder in folders if _is_folder(folder) for path in sorted(folder.iterdir())]
     return [path for path in paths if path.name != "answers" and path.suffix not in EVIDENCE]
 
 
