@@ -17,39 +17,34 @@ _ZEROS = re.compile("0{2,}")  # a number format that shows 7 as 007
 
 def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number, row) of the first sheet; its first row holds the names of the columns."""
-    try:
-        import openpyxl
-    except ImportError:
-        raise WorkbookError(
-            f'{path}: Excel needs the package openpyxl: pip install -e ".[curate]"'
-        ) from None
-
-    def sheet_of(data_only: bool) -> Any:
-        return openpyxl.load_workbook(path, read_only=True, data_only=data_only).worksheets[0]
-
-    try:
-        sheet = sheet_of(data_only=True)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        raise WorkbookError(
-            f"{path} cannot be read as an Excel workbook; save it again as .xlsx or .csv"
-        ) from None
-    rows = [[_shown(cell) for cell in row] for row in sheet.iter_rows()]
+    rows = [[_shown(cell) for cell in row] for row in _sheet_of(path).iter_rows()]
     if not rows:
         return
     _refuse_title(path, rows)
     names = tasks.header_of(path, rows[0])
-    for place, name in enumerate(names):
-        column = [row[place] for row in rows[1:] if place < len(row)]
-        if column and all(value is None for value in column):
-            _refuse_formulas(path, name, place, sheet_of(data_only=False))
+    _refuse_formulas(path, names, rows[1:])
     dates = _date_columns(rows[1:], len(names))
     for number, row in enumerate(rows[1:], 2):
         if any(value is not None for value in row):
-            cells = [
-                cell.date() if i in dates and cell is not None else cell
-                for i, cell in enumerate(row)
-            ]
-            yield number, dict(zip(names, cells, strict=False))
+            for place in dates.intersection(range(len(row))):
+                row[place] = row[place] and row[place].date()
+            yield number, dict(zip(names, row, strict=False))
+
+
+def _sheet_of(path: Path, data_only: bool = True) -> Any:
+    """The first sheet, its formulas or what they gave."""
+    try:
+        import openpyxl
+
+        return openpyxl.load_workbook(path, read_only=True, data_only=data_only).worksheets[0]
+    except ImportError:
+        raise WorkbookError(
+            f'{path}: Excel needs the package openpyxl: pip install -e ".[curate]"'
+        ) from None
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        raise WorkbookError(
+            f"{path} cannot be read as an Excel workbook; save it again as .xlsx or .csv"
+        ) from None
 
 
 def _shown(cell: Any) -> Any:
@@ -85,10 +80,16 @@ def _refuse_title(path: Path, rows: Sequence[Sequence[Any]]) -> None:
         )
 
 
-def _refuse_formulas(path: Path, name: str, place: int, sheet: Any) -> None:
-    for row in sheet.iter_rows(min_row=2, max_row=50, values_only=True):
-        if place < len(row) and str(row[place] or "").startswith("="):
-            raise WorkbookError(
-                f"{path}: column {name!r} holds formulas without their results; open the file in a"
-                " spreadsheet program and save it, or paste the column as values"
-            )
+def _refuse_formulas(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """An empty column may hold formulas whose results nobody saved."""
+    for place, name in enumerate(names):
+        column = [row[place] for row in rows if place < len(row)]
+        if not column or any(value is not None for value in column):
+            continue
+        sheet = _sheet_of(path, data_only=False)
+        for row in sheet.iter_rows(min_row=2, max_row=50, values_only=True):
+            if place < len(row) and str(row[place] or "").startswith("="):
+                raise WorkbookError(
+                    f"{path}: column {name!r} holds formulas without their results; open the file"
+                    " in a spreadsheet program and save it, or paste the column as values"
+                )

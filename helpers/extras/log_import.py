@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +113,11 @@ def row_of(raw: dict[str, Any], places: dict[str, Sequence[str]]) -> LiveRow | N
     """One request; None where its id, its time or its chat cannot be told."""
     said = {field: _first(raw, paths) for field, paths in places.items()}
     try:
-        created = _moment(said["created_at"])
+        created = tasks.moment_of(said["created_at"])
         failed = bool(said.pop("error_text", None)) or said.pop("level", "") == "ERROR"
         ended = said.pop("ended_at", None)
         if said.get("latency_ms") is None and ended is not None:
-            said["latency_ms"] = 1000 * (_moment(ended) - created).total_seconds()
+            said["latency_ms"] = 1000 * (tasks.moment_of(ended) - created).total_seconds()
         said["messages"] = _chat(said["messages"])
         said["answer"] = _text(said.get("answer"))
         said["created_at"] = created
@@ -156,17 +155,6 @@ def _at(value: Any, path: str) -> Any:
     return None
 
 
-def _moment(value: Any) -> datetime:
-    """A time as ISO 8601, or as seconds, milliseconds or nanoseconds since 1970."""
-    if isinstance(value, str) and not value.isdecimal():
-        moment = datetime.fromisoformat(value)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    seconds = float(value)
-    while seconds > 1e11:
-        seconds /= 1000
-    return datetime.fromtimestamp(seconds, UTC)
-
-
 def _chat(value: Any) -> list[dict[str, Any]]:
     """A chat of any of these products as OpenAI's messages."""
     if isinstance(value, str):
@@ -187,16 +175,27 @@ def _chat(value: Any) -> list[dict[str, Any]]:
 def _text(value: Any) -> str:
     """The text of an answer or of a turn, however deep it stands."""
     if isinstance(value, str):
-        try:
-            inner = json.loads(value) if value[:1] == "[" else None
-        except ValueError:
-            inner = None
-        return _text(inner) if isinstance(inner, list) and inner else value
+        parts = _spelled_list(value)
+        return _text(parts) if parts else value
     if isinstance(value, dict) and isinstance(value.get("parts"), list):
         return "\n".join(str(part.get("content", "")) for part in value["parts"])
-    if isinstance(value, list) and value and all("text" in part for part in value):
-        return "\n".join(str(part["text"]) for part in value)
-    if isinstance(value, list) and value:
-        return _text(value[0])
+    if isinstance(value, list):
+        return _text_of_list(value)
     found = _first(value, ANSWER)
-    return found if isinstance(found, str) else _text(found) if found else ""
+    return _text(found) if found else ""
+
+
+def _text_of_list(values: list[Any]) -> str:
+    if values and all("text" in part for part in values):
+        return "\n".join(str(part["text"]) for part in values)
+    return _text(values[0]) if values else ""
+
+
+def _spelled_list(text: str) -> list[Any]:
+    """The list that a text spells as JSON; [] where it spells none."""
+    if not text.startswith("["):
+        return []
+    try:
+        return json.loads(text)
+    except ValueError:
+        return []

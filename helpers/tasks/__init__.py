@@ -6,6 +6,7 @@ from helpers.tasks.forms import own_context
 from helpers.tasks.infer import are_labels, spellings
 from helpers.tasks.knowledge import Article, knowledge
 from helpers.tasks.logs import LogReader, read_log
+from helpers.tasks.moments import moment_of
 from helpers.tasks.new import new_task
 from helpers.tasks.parts import assign_part, group_of, hash_order, normalise, with_parts
 from helpers.tasks.prompt import learnt_turns, render
