@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from helpers import store
 
+MARK = "WORKBOOK_STARTED_BY"  # in the environment of all that a notebook starts: its kernel's mark
 KERNEL, CHILDREN = "kernel.json", "children.json"  # the runner's kernel, and what notebooks start
 OnLine = Callable[[dict[str, Any]], None]
 
@@ -140,9 +141,10 @@ def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return free
 
 
-def record(path: Path, pid: int) -> None:
-    """Write down one process that leads its own group."""
-    store.write_json(path, [{"pid": pid, "pgid": pid, "started": process_start_time(pid)}])
+def record(path: Path, pid: int, mark: str = "") -> None:
+    """Write down one process that leads its own group, and the mark of what it starts."""
+    entry = {"pid": pid, "pgid": pid, "started": process_start_time(pid)}
+    store.write_json(path, [entry | {"mark": mark} if mark else entry])
 
 
 def signal_group(pgid: int, number: int) -> None:
@@ -152,20 +154,37 @@ def signal_group(pgid: int, number: int) -> None:
 
 
 def end_recorded(folder: Path, grace: float = 5.0) -> int:
-    """End the processes that a run's folder names and that still live; returns their number."""
+    """End the processes that a run's folder names, and all that they started; their number."""
     files = [folder / KERNEL, folder / CHILDREN]
-    living = [entry for path in files for entry in _living(path)]
-    for entry in living:
-        signal_group(entry["pgid"], signal.SIGTERM)
-    until = time.monotonic() + grace
-    while any(_lives(entry) for entry in living) and time.monotonic() < until:
-        time.sleep(0.05)
-    for entry in living:
-        if _lives(entry):
-            signal_group(entry["pgid"], signal.SIGKILL)
+    recorded = [entry for path in files for entry in _entries(path)]
+    groups = [entry for entry in recorded if _lives(entry)]
+    known = {entry["pid"] for entry in groups}
+    marks = {entry["mark"] for entry in recorded if entry.get("mark")}
+    others = [entry for entry in _marked(marks) if entry["pid"] not in known]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for entry in groups:
+            signal_group(entry["pgid"], number)
+        for entry in filter(_lives, others):  # in groups of their own
+            with contextlib.suppress(OSError):
+                os.kill(entry["pid"], number)
+        until = time.monotonic() + grace
+        while any(map(_lives, groups + others)) and time.monotonic() < until:
+            time.sleep(0.05)
     for path in files:
         path.unlink(missing_ok=True)
-    return len(living)
+    return len(groups) + len(others)
+
+
+def _marked(marks: set[str]) -> list[dict[str, Any]]:
+    """The processes that carry one of these marks."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter() if marks else ():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) in marks:
+                found.append({"pid": process.pid, "started": process_start_time(process.pid)})
+    return found
 
 
 def sweep(files: Iterable[Path]) -> None:
@@ -176,9 +195,9 @@ def sweep(files: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _living(path: Path) -> list[dict[str, Any]]:
+def _entries(path: Path) -> list[dict[str, Any]]:
     with contextlib.suppress(OSError, ValueError):
-        return [entry for entry in json.loads(path.read_text()) if _lives(entry)]
+        return list(json.loads(path.read_text()))
     return []
 
 

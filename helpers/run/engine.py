@@ -36,6 +36,7 @@ from helpers.run.ending import Outcome, Stop
 COPY = "workbook-copy:"  # an output path that begins so is written by CopyWriter
 GRACE = 5.0  # seconds between asking a kernel to stop and killing it
 LONGEST_LINE = 160  # longer lines that a notebook prints stay in its copy: they are tables or texts
+MOST_TEXT = 200_000  # characters that an output may add to the copy
 STARTUP_SECONDS = 120
 IOPUB_SECONDS = 60  # nbclient's own 4 s fail on a busy machine
 
@@ -131,7 +132,8 @@ def _record_kernel(execution: Execution) -> None:
     provisioner = getattr(execution.manager, "provisioner", None)
     execution.process = getattr(provisioner, "process", None)
     if execution.process is not None:
-        processes.record(execution.run.path(processes.KERNEL), execution.process.pid)
+        mark = execution.environment.get(processes.MARK, "")
+        processes.record(execution.run.path(processes.KERNEL), execution.process.pid, mark)
 
 
 class CopyWriter:
@@ -149,6 +151,32 @@ class CopyWriter:
         return path.removeprefix(COPY)
 
 
+class BoundedClient(PapermillNotebookClient):
+    """nbclient's client, which keeps of a cell's outputs what a person may read."""
+
+    def process_message(self, message: Any, cell: Any, cell_index: int) -> Any:
+        """Cut texts that are too long, and leave out what comes when a cell has said enough."""
+        content = message["content"]
+        kind = message["header"]["msg_type"]
+        if kind == "stream":
+            so_far = sum(len(output.get("text", "")) for output in cell.outputs)
+            if so_far > MOST_TEXT:
+                return None
+            content["text"] = _cut(content["text"])
+        elif "data" in content:
+            content["data"] = {mime: _cut(text, mime) for mime, text in content["data"].items()}
+        elif kind == "error":
+            content["evalue"] = _cut(content["evalue"])
+            content["traceback"] = [_cut(line) for line in content["traceback"]]
+        return super().process_message(message, cell, cell_index)
+
+
+def _cut(text: Any, mime: str = "text/plain") -> Any:
+    if not isinstance(text, str) or len(text) <= MOST_TEXT or mime.startswith("image/"):
+        return text
+    return f"{text[:MOST_TEXT]}\n[{len(text) - MOST_TEXT:,} more characters are left out]\n"
+
+
 class HeadlessEngine(NBClientEngine):
     """papermill's engine with the kernel of this interpreter, and without widgets."""
 
@@ -163,7 +191,7 @@ class HeadlessEngine(NBClientEngine):
             kernel_spec_manager=native_alone,
             transport_encryption="auto" if zmq.has("curve") else "disabled",
         )
-        client = PapermillNotebookClient(
+        client = BoundedClient(
             nb_man,
             km=execution.manager,
             startup_timeout=STARTUP_SECONDS,

@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,7 @@ def _execute(book: Book, name: str, notebook: Path, values: dict[str, Any]) -> E
     environment = processes.child_environment(
         {
             "WORKBOOK_HEADLESS": "1",
+            processes.MARK: uuid.uuid4().hex,
             "WORKBOOK_HOME": str(store.home()),
             "WORKBOOK_CACHE": str(store.cache()),
             "WORKBOOK_LOCK_HELD": str(store.home() / ".lock"),
