@@ -72,9 +72,12 @@ test: $(READY)
 	@$(BIN)/ruff check .
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-# The whole project is at hand, runs and guides too. make lab LAB="--no-browser --port 8899"
+# The whole project is at hand, runs and guides too, with contents and a terminal open; how you arrange it is kept in
+# build/lab. make lab LAB="--no-browser --port 8899"
 lab: $(READY) hooks
-	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+	@mkdir -p build/lab; test -e build/lab/workbook-244f.jupyterlab-workspace || cp docs/lab/*.jupyterlab-workspace build/lab/
+	@$(BIN)/jupyter lab --LabApp.workspaces_dir=build/lab \
+		--LabApp.default_url=/lab/workspaces/workbook/tree/notebooks/00_start_here.ipynb \
 		--FileContentsManager.post_save_hook=helpers.learn.clean.after_save $(LAB)
 
 lint: $(READY)

@@ -98,11 +98,15 @@ class Lab:
         self.port = port
         self.browser = browser
 
+    def address(self, place: str) -> str:
+        """Where the server shows it."""
+        return f"http://127.0.0.1:{self.port}/{place}?token={TOKEN}"
+
     def open(self, path: str, width: int = 1300) -> Any:
         """A page with the notebook, its kernel ready."""
         page = self.browser.new_page(viewport={"width": width, "height": 1000})
         page.set_default_timeout(240_000)
-        page.goto(f"http://127.0.0.1:{self.port}/lab/tree/{path}?token={TOKEN}&reset")
+        page.goto(self.address(f"lab/tree/{path}") + "&reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
         page.wait_for_function(READY)
         return page
@@ -131,7 +135,7 @@ class Lab:
 
 
 def command_of_make_lab(folder: Path) -> list[str]:
-    """What `make lab` would run, without its setting anything up."""
+    """What `make lab` would run, without its setting anything up; its workspace is put in place."""
     text = subprocess.run(
         ["make", "-n", "lab", f"VENV={Path(sys.executable).parents[1]}"],
         cwd=folder,
@@ -139,6 +143,8 @@ def command_of_make_lab(folder: Path) -> list[str]:
         text=True,
         check=True,
     ).stdout.replace("\\\n", " ")
+    workspace = next(line for line in text.splitlines() if "docs/lab" in line)
+    subprocess.run(["bash", "-c", workspace], cwd=folder, check=True)
     line = next(line for line in text.splitlines() if "jupyter lab" in line)
     _, *arguments = line.split()
     return [str(Path(sys.executable).with_name("jupyter")), *arguments]

@@ -84,6 +84,17 @@ def test_the_whole_project_is_at_hand(lab):
     page.close()
 
 
+def test_lab_opens_with_the_first_notebook_its_contents_and_a_terminal(lab):
+    page = lab.browser.new_page(viewport={"width": 1300, "height": 1000})
+    page.set_default_timeout(120_000)
+    page.goto(lab.address("lab/workspaces/workbook/tree/notebooks/00_start_here.ipynb"))
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+    page.locator(".jp-TableOfContents").get_by_text("This machine").wait_for()
+    page.locator(".jp-Terminal").first.wait_for()
+    page.screenshot(path=lab.folder.parent / "lab.png")
+    page.close()
+
+
 def test_every_widget_answers_in_both_themes_and_an_error_is_one_line(lab):
     columns = ["id", "source", "input", "output", "why", "decision", "corrected_output", "reviewer"]
     with open(lab.folder / "notebooks" / "review.csv", "w", newline="") as file:
