@@ -36,6 +36,11 @@ for _ in range(4):
     time.sleep(0.2)
     bar.add(1)
 """,
+    """
+from helpers.show.whatif import what_if
+volumes = {"requests a month": (100, 1000), "new knowledge": (False, True)}
+what_if("Another volume", volumes, [100, False], lambda n, new: f"prompt {n / 100} USD, {new}")
+""",
     "raise WorkbookError('the file is missing; run 02_curate first')",
 )
 
@@ -95,7 +100,7 @@ def test_lab_opens_with_the_first_notebook_its_contents_and_a_terminal(lab):
     page.close()
 
 
-def test_every_widget_answers_in_both_themes_and_an_error_is_one_line(lab):
+def test_every_widget_answers_in_both_themes_and_an_error_is_one_line(lab, axe):
     columns = ["id", "source", "input", "output", "why", "decision", "corrected_output", "reviewer"]
     with open(lab.folder / "notebooks" / "review.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
@@ -112,6 +117,10 @@ def test_every_widget_answers_in_both_themes_and_an_error_is_one_line(lab):
     for theme in ("Light", "Dark"):
         lab.theme(page, theme)
         assert lab.problems(page) == [], theme
+    assert axe(page, ".jp-Notebook .jp-OutputArea") == []
+    page.get_by_label("requests a month").focus()
+    page.keyboard.press("ArrowDown")
+    page.get_by_role("status").get_by_text("prompt 10.0 USD, False").wait_for()
     page.get_by_label("decision").first.select_option("drop")
     page.get_by_text("NOT saved yet: 1 decisions").wait_for()
     page.get_by_label("your name").fill("Ann")
