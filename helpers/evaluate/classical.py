@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from helpers import models, store
+from helpers.evaluate.scorers import strict_json
 from helpers.models import Answer
 from helpers.records import Message, TrainingExample, WorkbookError
 from helpers.tasks import Task
@@ -39,20 +40,12 @@ def labels_of(task: Task, examples: Sequence[TrainingExample]) -> Labels:
     """Every field's values, as JSON texts; of a task without a schema the whole answer is one."""
     if task.schema is None:
         return {WHOLE: [example.answer for example in examples]}
-    objects = [_object_of(example) for example in examples]
+    objects = [strict_json(example.answer) or {} for example in examples]
     names = list(dict.fromkeys(name for value in objects for name in value))
     labels: Labels = {}
     for name in names:
         labels[name] = [json.dumps(v[name]) if name in v else MISSING for v in objects]
     return labels
-
-
-def _object_of(example: TrainingExample) -> dict[str, Any]:
-    try:
-        value = json.loads(example.answer)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def repeated(values: Sequence[str]) -> float:

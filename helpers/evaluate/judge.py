@@ -40,7 +40,6 @@ COLUMNS = ("id", "asked", "A", "B", "a_sha", "b_sha", "choice")
 TEXTS = ("asked", "A", "B")
 SAME = "(the same answer as A: choose both or neither)"
 RIGHT = {"A": (True, False), "B": (False, True), "both": (True, True), "neither": (False, False)}
-REPEATS = 20  # pairs that the judge sees a second time in the same order
 # kappa: "substantial" agreement begins here (Landis & Koch, Biometrics 1977, 33:159-174)
 TRUSTED = 0.6
 FAMILIES = re.compile(r"gpt|llama|qwen|mi[sx]tral|gemma|phi|smollm|claude|deepseek|granite", re.I)
@@ -249,7 +248,6 @@ def _nothing_compared(by: str, rated: int = 0, warnings: Sequence[str] = ()) -> 
         by=by,
         rated=rated,
         order_consistency=nothing,
-        repeat_consistency=nothing,
         kappa=None,
         kappa_rows=0,
         cost_usd=0.0,
@@ -268,19 +266,16 @@ def ask_judge(
     # a judge sees two answers, also where they are equal
     pairs = [row | {"B": row["A"] if row["B"] == SAME else row["B"]} for row in pairs]
     swapped = [row | {"A": row["B"], "B": row["A"]} for row in pairs]
-    # the space makes it another question to the cache
-    repeated = [row | {"B": row["B"] + " "} for row in pairs[:REPEATS]]
     gold = {example.id: example.answer for example in examples}
     prompts = []
-    for row in (*pairs, *swapped, *repeated):
+    for row in (*pairs, *swapped):
         prompts.append(_prompt(session.task, row, gold[row["id"]]))
     asking = Asking(rung="judge", model=judge.spec, max_new_tokens=8)
     session = replace(session, models=session.models | {judge.spec: judge})
     answers = ask(prompts, asking, session, "judge")
     votes = [_vote(answer.text) for answer in answers]
     n = len(pairs)
-    rights, same_swapped = _agreed(pairs, votes[:n], votes[n : 2 * n])
-    same_again = _same(votes[: len(repeated)], votes[2 * n :])
+    rights, same_swapped = _agreed(pairs, votes[:n], votes[n:])
     rated_by_both = [(right, by_people[key]) for key, right in rights.items() if key in by_people]
     agreement = kappa(rated_by_both)
     warnings = [_trust_warning(agreement, len(rated_by_both))]
@@ -291,7 +286,6 @@ def ask_judge(
         by="judge",
         rated=len(rights),
         order_consistency=statistics.score(same_swapped),
-        repeat_consistency=statistics.score(same_again),
         kappa=agreement,
         kappa_rows=len(rated_by_both),
         cost_usd=cost,
@@ -315,12 +309,6 @@ def _agreed(
             rights.setdefault((row["id"], row["a_sha"]), vote[0] and a_again)
             rights.setdefault((row["id"], row["b_sha"]), vote[1] and b_again)
     return rights, same
-
-
-def _same(votes: Sequence[Vote], again: Sequence[Vote]) -> list[float]:
-    """Per pair with two choices: 1 where they are the same, else 0."""
-    pairs = zip(votes, again, strict=True)
-    return [float(vote == other) for vote, other in pairs if vote and other]
 
 
 def _trust_warning(agreement: float | None, rows: int) -> str:

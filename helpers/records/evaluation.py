@@ -40,7 +40,7 @@ class Ratings(Record):
     by: Literal["judge", "human"]
     rated: int
     order_consistency: Estimate  # same choice when A and B change places
-    repeat_consistency: Estimate  # same choice when asked again
+    repeat_consistency: Estimate | None = None  # 0.1.0 asked some pairs again
     kappa: float | None  # agreement with people beyond chance; None = there are no such ratings
     kappa_rows: int
     cost_usd: float

@@ -38,7 +38,7 @@ def measure(task, run, judge, n=30):
 def test_a_judge_that_can_tell_decides(text_task, run):
     found = measure(text_task, run, ScriptedModel(fair, "judge"))
     assert found.verdict == "pass" and found.comparison["accuracy"].gained == 30
-    assert found.ratings.order_consistency.value == found.ratings.repeat_consistency.value == 1
+    assert found.ratings.order_consistency.value == 1
     assert any("not compared with people" in warning for warning in found.ratings.warnings)
 
 
