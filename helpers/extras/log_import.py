@@ -6,8 +6,10 @@ against the exports that these products document; a line that says something els
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ FORMATS: dict[str, dict[str, Sequence[str]]] = {
         "feedback_score": ("feedback_score",),
     },
     "litellm": {  # StandardLoggingPayload
-        "request_id": ("id", "litellm_call_id"),
+        "kind": ("call_type",),
+        "request_id": ("id", "request_id", "litellm_call_id"),
         "created_at": ("startTime",),
         "ended_at": ("endTime",),
         "messages": ("messages", "request.messages"),
@@ -49,20 +52,22 @@ FORMATS: dict[str, dict[str, Sequence[str]]] = {
         "tokens_in": ("prompt_tokens",),
         "tokens_out": ("completion_tokens",),
     },
-    "langfuse": {  # observations, exported as JSON lines
+    "langfuse": {  # observations, by the API or as the export to a bucket writes them
+        "kind": ("type",),
         "request_id": ("id",),
         "created_at": ("startTime", "start_time"),
         "ended_at": ("endTime", "end_time"),
         "messages": ("input.messages", "input"),
         "answer": ("output",),
-        "version": ("model",),
-        "conversation_id": ("sessionId", "traceId"),
+        "version": ("model", "provided_model_name"),
+        "conversation_id": ("sessionId", "session_id", "traceId", "trace_id"),
         "level": ("level",),
-        "tokens_in": ("usage.input", "usageDetails.input"),
-        "tokens_out": ("usage.output", "usageDetails.output"),
+        "tokens_in": ("usage.input", "usageDetails.input", "usage_details.input"),
+        "tokens_out": ("usage.output", "usageDetails.output", "usage_details.output"),
         "feedback_score": ("scores.0.value",),
     },
-    "langsmith": {  # runs of kind llm
+    "langsmith": {  # runs; of a bulk export the columns hold JSON as text
+        "kind": ("run_type",),
         "request_id": ("id",),
         "created_at": ("start_time",),
         "ended_at": ("end_time",),
@@ -73,7 +78,8 @@ FORMATS: dict[str, dict[str, Sequence[str]]] = {
         "error_text": ("error",),
         "feedback_score": ("feedback_stats.user_score.avg",),
     },
-    "otel": {  # spans with the attributes of the GenAI conventions
+    "otel": {  # spans with the attributes of the GenAI conventions, alone or as OTLP nests them
+        "kind": ("attributes.gen_ai.operation.name",),
         "request_id": ("attributes.gen_ai.response.id", "span_id", "spanId"),
         "created_at": ("start_time", "startTimeUnixNano"),
         "ended_at": ("end_time", "endTimeUnixNano"),
@@ -85,6 +91,8 @@ FORMATS: dict[str, dict[str, Sequence[str]]] = {
         "tokens_out": ("attributes.gen_ai.usage.output_tokens",),
     },
 }
+# what is one answered request; chains, tools and embeddings around it are passed over
+REQUESTS = ("llm", "generation", "chat", "text_completion", "generate_content", "completion")
 ROLES = {"human": "user", "ai": "assistant", "HumanMessage": "user", "AIMessage": "assistant"}
 ROLES |= {"SystemMessage": "system"}
 
@@ -95,23 +103,54 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
         raise WorkbookError(f"--format takes {', '.join(FORMATS)}; got {form!r}")
     task = tasks.load_task(task_name.removeprefix("demo/"))
     rows = []
-    unreadable = 0
-    for path in paths:
-        for source in tasks.read_rows(path):
-            row = None
-            if isinstance(source.content, dict):
-                row = row_of(source.content, FORMATS[form])
-            if row is None:
-                unreadable += 1
-            else:
-                rows.append(row)
+    others = unreadable = 0
+    sources = (source.content for path in paths for source in tasks.read_rows(path))
+    for raw in itertools.chain.from_iterable(map(_records, sources)):
+        kind = _first(raw, FORMATS[form].get("kind", ()))
+        row = row_of(raw, FORMATS[form])
+        if kind and str(kind).lower().removeprefix("a") not in REQUESTS:
+            others += 1
+        elif row is None:
+            unreadable += 1
+        else:
+            rows.append(row)
     added = serve.add_rows(task.registry_name, rows, text)
-    return {"added": added, "known": len(rows) - added, "unreadable": unreadable}
+    known = len(rows) - added
+    return {"added": added, "known": known, "others": others, "unreadable": unreadable}
+
+
+def _records(content: Any) -> Iterator[dict[str, Any]]:
+    """The records of one line: itself, the runs of an envelope, or the spans that OTLP nests."""
+    if not isinstance(content, dict):
+        yield {}
+        return
+    nested = [
+        part
+        for key in ("runs", "data", "resourceSpans", "scopeSpans", "spans")
+        if isinstance(content.get(key), list)
+        for part in content[key]
+    ]
+    if nested:
+        yield from itertools.chain.from_iterable(map(_records, nested))
+    elif isinstance(content.get("attributes"), list):  # of OTLP: {key, value: {stringValue: …}}
+        yield content | {"attributes": _of_otlp({"kvlistValue": {"values": content["attributes"]}})}
+    else:
+        yield content
+
+
+def _of_otlp(value: Any) -> Any:
+    """A value of OTLP as JSON has it."""
+    kind, inner = next(iter(value.items()))
+    if kind == "kvlistValue":
+        return {pair["key"]: _of_otlp(pair["value"]) for pair in inner["values"]}
+    if kind == "arrayValue":
+        return [_of_otlp(each) for each in inner["values"]]
+    return inner
 
 
 def row_of(raw: dict[str, Any], places: dict[str, Sequence[str]]) -> LiveRow | None:
     """One request; None where its id, its time or its chat cannot be told."""
-    said = {field: _first(raw, paths) for field, paths in places.items()}
+    said = {field: _first(raw, paths) for field, paths in places.items() if field != "kind"}
     try:
         created = tasks.moment_of(said["created_at"])
         failed = bool(said.pop("error_text", None)) or said.pop("level", "") == "ERROR"
@@ -142,6 +181,9 @@ def _at(value: Any, path: str) -> Any:
     """The value behind a dotted path; a key may itself hold dots, as OpenTelemetry's do."""
     if not path:
         return value
+    if isinstance(value, str) and value[:1] in ("{", "["):  # a column that holds JSON
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
     if isinstance(value, list):
         step, _, rest = path.partition(".")
         return _at(value[int(step)], rest) if step.isdecimal() and int(step) < len(value) else None
@@ -175,8 +217,8 @@ def _chat(value: Any) -> list[dict[str, Any]]:
 def _text(value: Any) -> str:
     """The text of an answer or of a turn, however deep it stands."""
     if isinstance(value, str):
-        parts = _spelled_list(value)
-        return _text(parts) if parts else value
+        message = _spelled_message(value)
+        return _text(message) if message else value
     if isinstance(value, dict) and isinstance(value.get("parts"), list):
         return "\n".join(str(part.get("content", "")) for part in value["parts"])
     if isinstance(value, list):
@@ -191,11 +233,13 @@ def _text_of_list(values: list[Any]) -> str:
     return _text(values[0]) if values else ""
 
 
-def _spelled_list(text: str) -> list[Any]:
-    """The list that a text spells as JSON; [] where it spells none."""
-    if not text.startswith("["):
-        return []
+def _spelled_message(text: str) -> Any:
+    """The message, or messages, that a text spells as JSON; an answer may be JSON of its own."""
+    if text[:1] not in ("[", "{"):
+        return None
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
-        return []
+        return None
+    first = value[0] if isinstance(value, list) and value else value
+    return value if isinstance(first, dict) and first.keys() & {"role", "parts"} else None

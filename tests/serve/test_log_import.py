@@ -72,11 +72,68 @@ def test_a_request_of_each_product_is_the_same_row_and_stands_once(form, tmp_pat
     for added in (1, 0):
         assert main([*command, "--json"]) == 0
         told = json.loads(capsys.readouterr().out)
-        assert told == {"added": added, "known": 1 - added, "unreadable": 2}
+        assert told == {"added": added, "known": 1 - added, "others": 0, "unreadable": 2}
     [row] = log_of()
     assert (row.messages, row.answer, row.version) == (CHAT, "Hi", "m")
     assert row.created_at.isoformat() == "2026-01-01T00:00:00+00:00"
     assert row.is_ok and abs(row.latency_ms - 500) < 1 and row.text == "masked"
+
+
+def otlp(**attributes):
+    """One line as OpenTelemetry's collector writes files: spans two levels deep, typed values."""
+    pairs = [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()]
+    pairs.append({"key": "gen_ai.usage.input_tokens", "value": {"intValue": "7"}})
+    span = LINES["otel"] | {"attributes": pairs}
+    return {"resourceSpans": [{"scopeSpans": [{"scope": {}, "spans": [span]}]}]}
+
+
+SHAPES = {
+    "otel": otlp(**LINES["otel"]["attributes"]),
+    "langsmith": {"runs": [LINES["langsmith"] | {"run_type": "llm"}]},
+    "langfuse": {
+        "id": "a",
+        "trace_id": "t",
+        "type": "GENERATION",
+        "start_time": "2026-01-01 00:00:00.000000",
+        "end_time": "2026-01-01 00:00:00.500000",
+        "provided_model_name": "m",
+        "usage_details": {"input": 7, "output": 1},
+        "input": json.dumps({"messages": CHAT}),
+        "output": json.dumps({"role": "assistant", "content": "Hi"}),
+    },
+    "litellm": LINES["litellm"] | {"call_type": "acompletion"},
+}
+OTHERS = {
+    "otel": otlp(**LINES["otel"]["attributes"], **{"gen_ai.operation.name": "execute_tool"}),
+    "langsmith": LINES["langsmith"] | {"id": "b", "run_type": "chain"},
+    "langfuse": SHAPES["langfuse"] | {"id": "b", "type": "SPAN"},
+    "litellm": LINES["litellm"] | {"id": "b", "call_type": "aembedding"},
+}
+
+
+@pytest.mark.parametrize("form", SHAPES)
+def test_exports_as_they_are_nested_are_read_and_what_is_no_request_is_passed_over(
+    form, tmp_path, home, capsys
+):
+    path = tmp_path / "export.jsonl"
+    path.write_text(f"{json.dumps(SHAPES[form])}\n{json.dumps(OTHERS[form])}\n")
+    command = ["logs", "import", str(path), "--format", form, "--task", str(task_folder())]
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"added": 1, "known": 0, "others": 1, "unreadable": 0}
+    [row] = log_of()
+    assert (row.messages, row.answer, row.version) == (CHAT, "Hi", "m")
+    assert row.created_at.isoformat() == "2026-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize("answer", ['{"a": 1}', '["x", "y"]', "[1", "{}"])
+def test_an_answer_that_is_json_itself_stays_as_it_is(answer, tmp_path, home):
+    path = tmp_path / "export.jsonl"
+    reply = {"choices": [{"message": {"content": answer}}]}
+    path.write_text(json.dumps(LINES["litellm"] | {"response": reply}) + "\n")
+    command = ["logs", "import", str(path), "--format", "litellm", "--task", str(task_folder())]
+    assert main(command) == 0
+    assert [row.answer for row in log_of()] == [answer]
 
 
 def test_logs_check_says_what_can_be_read(tmp_path, capsys):
