@@ -31,6 +31,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = PROJECT / "notebooks"
 SPELT = "backslashreplace"
 A = TypeVar("A", bound=Artifact)
+PROSE = ("reason", "reasons", "warnings", "evidence", "remedy")  # fields of records
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -239,6 +240,21 @@ def lock() -> Iterator[None]:
         holder.release()
 
 
+def _clean_prose(value: Any) -> Any:
+    """An artifact without keys and addresses in what people read of it; what is asked stays exact.
+
+    (A row's words may have come into a reason or into the evidence of a finding.)
+    """
+    if isinstance(value, list):
+        return [_clean_prose(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    cleaned = {}
+    for name, entry in value.items():
+        cleaned[name] = clean(entry) if name in PROSE else _clean_prose(entry)
+    return cleaned
+
+
 class Run:
     """The folder of one run, and its hand-over files."""
 
@@ -261,7 +277,7 @@ class Run:
     def save(self, artifact: Artifact) -> Path:
         """Publish one artifact atomically, under the home's lock."""
         with lock():
-            return write_json(self.path(artifact.FILE), artifact)
+            return write_json(self.path(artifact.FILE), _clean_prose(json.loads(dumps(artifact))))
 
     def load(self, kind: type[A]) -> A:
         """Read an artifact of this run; a missing one names the notebook that writes it."""

@@ -13,7 +13,7 @@ import pytest
 import record_toys
 
 from helpers import redaction, registry, store
-from helpers.records import RunRecord
+from helpers.records import Decision, Finding, RunRecord
 from helpers.redaction import find_secrets, kinds
 from helpers.registry import delivery
 from helpers.run import message_for_person, report
@@ -226,6 +226,22 @@ def test_line_03_nothing_that_was_written_holds_a_planted_value(home, monkeypatc
     for name, value in {**KEYS, "of the environment": secret, "mail": PERSONAL[0]}.items():
         assert value.encode() not in written, name
     assert PERSONAL[1].encode() not in written
+
+
+def test_line_19_what_a_notebook_writes_into_its_artifacts_is_cleaned_and_the_asking_is_exact(home):
+    text = planted()
+    run = store.open_run("r")
+    asking = record_toys.decision().rungs[0].asking.model_copy(update={"stop": [PERSONAL[0]]})
+    rungs = [record_toys.decision().rungs[0].model_copy(update={"asking": asking})]
+    changes = {"reasons": [text], "warnings": [text], "rungs": rungs}
+    run.save(record_toys.decision().model_copy(update=changes))
+    finding = Finding(name="x", verdict="fail", evidence=text, remedy=text)
+    run.save(record_toys.health().model_copy(update={"reasons": [text], "checks": [finding]}))
+    written = b"".join(path.read_bytes() for path in run.folder.glob("*.json")).decode()
+    assert run.load(Decision).rungs[0].asking == asking
+    for name, value in KEYS.items():
+        assert value not in written, name
+    assert PERSONAL[1] not in written
 
 
 HOSTILE = {
