@@ -75,8 +75,9 @@ def break_data(name: str, curated: Curated, run: store.Run) -> Curated:
         examples = [_answered(e, others[e.id]) if e.id in others else e for e in examples]
     else:
         return curated
-    params = curated.params | {"break_it": name}
-    return dataclasses.replace(curated, examples=examples, params=params)
+    return dataclasses.replace(
+        curated, examples=examples, params=curated.params | {"break_it": name}
+    )
 
 
 def _copy(example: TrainingExample) -> TrainingExample:
@@ -142,8 +143,8 @@ class LongerWins:
         """A or B, by the number of characters."""
         answers = []
         for chat in chats:
-            question = chat[-1].content or ""
-            a, _, b = question.rpartition("Answer A:\n")[2].partition("\n\nAnswer B:\n")
+            pair = (chat[-1].content or "").rpartition("Answer A:\n")[2]
+            a, _, b = pair.partition("\n\nAnswer B:\n")
             choice = "A" if len(a) > len(b) else "B"
             none = {"tokens_in": 0, "tokens_out": 0, "latency_ms": 0.0}
             answers.append(Answer(text=choice, finish="stop", **none))
@@ -185,8 +186,7 @@ def break_live(name: str, live_path: str, run: store.Run, task: tasks.Task) -> s
         return live_path
     rows: list[dict[str, Any]] = []
     for file in monitor.read_live(task, live_path).files:
-        rows += store.read_jsonl(file)
-    rows = [row for row in rows if "messages" in row]
+        rows += [row for row in store.read_jsonl(file) if "messages" in row]
     newest = max(datetime.fromisoformat(row["created_at"]) for row in rows)
     ratings: deque[float] = deque()  # of the days before; in the last week they come again
     for row in rows:
@@ -200,6 +200,4 @@ def break_live(name: str, live_path: str, run: store.Run, task: tasks.Task) -> s
             row["feedback_score"] = ratings[0] if name == "drift" else 6 - ratings[0]
         else:
             ratings.append(row["feedback_score"])
-    path = run.path("broken_live.jsonl")
-    store.write_jsonl(path, rows)
-    return str(path)
+    return str(store.write_jsonl(run.path("broken_live.jsonl"), rows))

@@ -72,6 +72,5 @@ def write_edition(folder: Path) -> list[Path]:
                 f"{target} is there already and may hold somebody's answers; choose an empty folder"
             )
     for target, document in documents.items():
-        text = clean.as_text(without_solutions(document, target.name))
-        store.write_text(target, text)
+        store.write_text(target, clean.as_text(without_solutions(document, target.name)))
     return list(documents)

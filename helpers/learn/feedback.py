@@ -41,11 +41,14 @@ def check(function: Callable[..., Any], *cases: Sequence[Any]) -> Any:
             stopped = f"{type(error).__name__}: {error}"
             raise NotYet(f"{call} stopped with {stopped}. Expected is {expected!r}.") from None
         if not same(result, expected):
-            text = f"{call} should be {_quoted(expected)}, yours gives {_quoted(result)}: {why}."
-            raise NotYet(text)
+            raise NotYet(
+                f"{call} should be {_quoted(expected)}, yours gives {_quoted(result)}: {why}."
+            )
         if after and not same(mine, list(after[0])):
-            changed = f"{name} should leave {_quoted(after[0])} behind, yours leaves"
-            raise NotYet(f"{changed} {_quoted(tuple(mine))}: {why}.")
+            raise NotYet(
+                f"{name} should leave {_quoted(after[0])} behind, yours leaves"
+                f" {_quoted(tuple(mine))}: {why}."
+            )
     return show.note(f"Right: {name} gives what is expected in all {len(cases)} cases.", "good")
 
 
