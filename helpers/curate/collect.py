@@ -74,16 +74,18 @@ def curate(
 
     human = tasks.load_examples(task, "human")
     collected = collect(human, logs)
+    read = [rows.reading for rows in (human, logs) if rows.reading is not None]
+    del human  # its rows are copied below, and there may be 100,000 of them
     decisions, changed = decisions.about(collected.kept)
     accepted = decisions.accepted
     if config.use_synthetic:
         from helpers.extras import synthetic
 
         collected = synthetic.add_rows(collected, decisions, task, config, run, ask)
+    collected.kept = tasks.with_parts(collected.kept, config.seed, config.split_ratios)
     reviewed = apply_decisions(collected.kept, decisions)
-    placed = tasks.with_parts(reviewed.kept, config.seed, config.split_ratios)
-    search, pairs_of = long_steps(config, len(placed))
-    checked = validate_examples(placed, task, config, accepted, search)
+    search, pairs_of = long_steps(config, len(reviewed.kept))
+    checked = validate_examples(reviewed.kept, task, config, accepted, search)
     named = check_names(checked.kept, config.check_names)
     unique = deduplicate_examples(
         named.kept,
@@ -98,7 +100,7 @@ def curate(
     rejected = [row for stage in stages for row in stage.rejected]
     funnel = build_funnel(stages)
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
-    alarm_on_lost_labels(task, placed, rejected, config.wipeout_share)
+    alarm_on_lost_labels(task, reviewed.kept, rejected, config.wipeout_share)
     labels = label_counts(task, unique.kept)
     return Curated(
         task=task,
@@ -116,16 +118,16 @@ def curate(
         ],
         params=config.model_dump(),
         feedback=feedback_report(unique.kept, logs, task),
-        readings=[*readings_of((human, logs), named.kept), *reading_of_live(task, corrections)],
+        readings=[*readings_of(read, named.kept), *reading_of_live(task, corrections)],
     )
 
 
 def readings_of(
-    sources: Sequence[tasks.LoadedRows], kept: Sequence[TrainingExample]
+    read: Sequence[SourceReading], kept: Sequence[TrainingExample]
 ) -> list[SourceReading]:
     """How each file was read, and what was changed afterwards in the rows that stayed."""
     readings = []
-    for reading in (rows.reading for rows in sources if rows.reading is not None):
+    for reading in read:
         changes: Counter[str] = Counter(reading.changes)
         for example in kept:
             if example.source == reading.source:

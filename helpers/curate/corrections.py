@@ -20,14 +20,9 @@ from helpers.records import (
 _CORRECTED = re.compile(rb'"correction"\s*:\s*"(?!")')
 
 
-def live_folder(task: tasks.Task) -> Path:
-    """Where the task's live log is, and beside it the review.csv that its gateways write."""
-    return store.home() / "live" / task.registry_name
-
-
 def live_corrections(task: tasks.Task) -> list[Question]:
     """The served chats with the answer that a user would have given, in the order of time."""
-    paths = sorted(live_folder(task).glob("*.jsonl"))
+    paths = sorted((store.home() / "live" / task.registry_name).glob("*.jsonl"))
     said = [read_live_line(line) for line in _lines(paths) if _CORRECTED.search(line)]
     ids = {entry.request_id for entry in said if isinstance(entry, LiveRow | LateFeedback)}
     if not ids - {""}:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers import store, tasks
-from helpers.curate.corrections import live_folder
 from helpers.curate.personal import masked_text
 from helpers.curate.stages import Question, Stage
 from helpers.records import Issue, Manifest, TrainingExample, WorkbookError, read_calls
@@ -70,7 +69,7 @@ def read_decisions(task: tasks.Task) -> Decisions:
     manifests.sort(key=lambda manifest: (manifest.created_at, manifest.version))
     versions = [store.home() / "datasets" / manifest.version for manifest in manifests]
     decisions = Decisions({}, {}, {})
-    for folder in [*versions, live_folder(task), task.folder]:
+    for folder in [*versions, task.folder]:
         decisions.reviewed.update(_reviews(folder / "review.csv"))
         decisions.accepted.update(_acceptances(folder / "accept.csv"))
     if decisions.accepted:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 SHINGLE = 5  # characters
 PERMUTATIONS = 240  # divides into bands of 2, 3, 4, 5 and 6 rows
 BAND_ROWS = ((0.8, 6), (0.71, 5), (0.6, 4), (0.5, 3), (0.0, 2))  # from a threshold on: rows a band
-CHUNK = 5_000  # texts hashed at a time, and
-PAIRS = 200_000  # pairs compared at a time: they bound the memory
+CHUNK = 2_000  # texts hashed at a time, and
+PAIRS = 20_000  # pairs compared at a time: they bound the memory
 _BASE = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
 Pair = tuple[int, int, float]  # (i, j, Jaccard) of two texts
 
@@ -33,11 +33,11 @@ class Sketches(NamedTuple):
     """What texts are compared by, at every threshold: their shingles and their MinHashes."""
 
     incidence: Any  # sparse (texts, 2**62), a 1 per shingle
-    minhashes: list[Any]
+    minhashes: Any  # (texts, PERMUTATIONS)
 
     def of(self, rows: Sequence[int]) -> Sketches:
         """The sketches of some of the texts."""
-        return Sketches(self.incidence[rows], [self.minhashes[row] for row in rows])
+        return Sketches(self.incidence[rows], self.minhashes[list(rows) or slice(0)])
 
 
 def similar(texts: Sequence[str], others: Sequence[str], threshold: float) -> Iterator[Pair]:
@@ -50,13 +50,15 @@ def similar(texts: Sequence[str], others: Sequence[str], threshold: float) -> It
 
 def sketched(texts: Sequence[str]) -> Sketches:
     """The sketches of normalised texts."""
+    import numpy as np
     from rensa import RMinHash
 
-    minhashes: list[Any] = []
+    minhashes = [np.zeros((0, PERMUTATIONS), dtype=np.uint32)]
     for start in range(0, len(texts), CHUNK):
         sets = [shingles(text) for text in texts[start : start + CHUNK]]
-        minhashes += RMinHash.from_token_sets(sets, PERMUTATIONS, 7)
-    return Sketches(incidence_of(texts), minhashes)
+        hashes = RMinHash.from_token_sets(sets, PERMUTATIONS, 7)
+        minhashes.append(np.array([each.digest() for each in hashes], dtype=np.uint32))
+    return Sketches(incidence_of(texts), np.concatenate(minhashes))
 
 
 def similar_sketches(sketches: Sketches, others: Sketches, threshold: float) -> Iterator[Pair]:
@@ -66,17 +68,33 @@ def similar_sketches(sketches: Sketches, others: Sketches, threshold: float) -> 
     line of BAND_ROWS.
     """
     import numpy as np
-    from rensa import RMinHashLSH
 
-    index = RMinHashLSH(threshold, PERMUTATIONS, PERMUTATIONS // rows_of_band(threshold))
-    index.insert_many(others.minhashes)
+    bands = _bands(others.minhashes, threshold)
+    orders = np.argsort(bands, axis=0)
+    bands = np.take_along_axis(bands, orders, axis=0)
     for start in range(0, len(sketches.minhashes), CHUNK):
-        candidates = index.query_all(sketches.minhashes[start : start + CHUNK])
-        i = np.repeat(np.arange(start, start + len(candidates)), list(map(len, candidates)))
-        j = np.fromiter((k for neighbours in candidates for k in neighbours), np.int64, len(i))
+        keys = _bands(sketches.minhashes[start : start + CHUNK], threshold)
+        pairs = [np.zeros(0, dtype=np.int64)]
+        for band in range(keys.shape[1]):
+            first = np.searchsorted(bands[:, band], keys[:, band], "left")
+            counts = np.searchsorted(bands[:, band], keys[:, band], "right") - first
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            j = orders[np.repeat(first, counts) + within, band]
+            pairs.append((np.repeat(np.arange(len(keys)), counts) + start) * len(bands) + j)
+        i, j = np.divmod(np.unique(np.concatenate(pairs)), max(1, len(bands)))
         for at in range(0, len(i), PAIRS):
             some = slice(at, at + PAIRS)
             yield from confirmed(sketches.incidence, others.incidence, i[some], j[some], threshold)
+
+
+def _bands(minhashes: Any, threshold: float) -> Any:
+    """(texts, bands) keys: texts that share one are candidates."""
+    import numpy as np
+
+    length = rows_of_band(threshold)
+    powers = np.array([pow(_BASE, k + 1, 2**64) for k in range(length)], dtype=np.uint64)
+    rows = minhashes.reshape(len(minhashes), PERMUTATIONS // length, length)
+    return sum(rows[:, :, k] * powers[k] for k in range(length))
 
 
 def rows_of_band(threshold: float) -> int:

@@ -97,6 +97,11 @@ class LogReader:
             "answer": text,
             "messages": messages,
             "status": _status(raw.get("status", "ok")),
+            "fields": {
+                name: str(value)
+                for name in self._task.slices
+                if (value := cell(self._task, raw, name)) is not None
+            },
             "latency_ms": latency if is_latency else None,
             "feedback_score": self._score(raw),
         }

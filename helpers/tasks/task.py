@@ -53,6 +53,8 @@ class Task(Record):
     volume_per_month: int = Field(0, ge=0)
     prices: dict[str, Any] = Field(default_factory=dict)
     data_may_leave: bool = False
+    # fields of the live log within whose values quality is watched, too
+    slices: list[str] = Field(default_factory=list)
     screening: dict[str, Any] = Field(default_factory=dict)
     # what the chat template of a local model, or an endpoint that serves one, is told besides
     template_args: dict[str, Any] = Field(default_factory=dict)

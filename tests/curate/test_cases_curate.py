@@ -248,7 +248,7 @@ def test_a_users_correction_is_asked_in_review_and_learnt_once_it_is_decided(
     assert {example.source for example in curated.examples} == {"human"}
     assert curated.readings[-1].file == "live/toy" and curated.readings[-1].rows == 1
 
-    with open(home / "live" / "toy" / "review.csv", "w", encoding="utf-8", newline="") as file:
+    with open(folder / "review.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["id", "decision", "corrected_output", "reviewer"])
         writer.writeheader()
         fixed = {"decision": "fix", "corrected_output": right, "reviewer": "ann"}

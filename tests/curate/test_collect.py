@@ -165,7 +165,7 @@ def test_whatever_a_log_holds_every_row_ends_in_exactly_one_place(lines, good):
         (folder / "human.jsonl").write_text(json.dumps(chat("the one good human row")))
         if good:
             lines = [*lines, json.dumps(log("the one good logged row")).encode()]
-        data = b"\n".join(lines)
+        data = b"\n".join([b"{}", *lines])  # one line alone may be a list of rows
         (folder / "production.jsonl").write_bytes(data)
         setting = {
             "base_model": "tiny",
