@@ -125,8 +125,8 @@ def reevaluate(
             f"nothing else than {version.id} is in production for {manager.task};"
             " there is nothing to compare with"
         )
-    sharing.bring(version)
-    sharing.bring(incumbent)
+    sharing.bring_run(version)
+    sharing.bring_run(incumbent)
     run = store.Run(version.run_id)
     if max_cost_usd is None:
         record, _ = load_or_reason(run, RunRecord)  # a run by hand has none

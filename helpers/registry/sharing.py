@@ -55,12 +55,23 @@ def fetch(version_id: str) -> FineTunedModelVersion:
     with open_registry().transaction(read_only=True) as db:
         version = versions.as_record(versions.row_of(db, version_id))
     if not version.metadata.get("store") or not os.environ.get("WORKBOOK_STORE"):
-        raise WorkbookError(
-            f"version {version_id} was not shared through a store, or WORKBOOK_STORE is not set"
-            " here (docs/scaling.md)"
-        )
+        raise _not_shared(version)
     bring(version)
     return version
+
+
+def bring_run(version: FineTunedModelVersion) -> None:
+    """`bring`, for what cannot go on without the version's run."""
+    bring(version)
+    if not store.Run(version.run_id).folder.is_dir():
+        raise _not_shared(version)
+
+
+def _not_shared(version: FineTunedModelVersion) -> WorkbookError:
+    return WorkbookError(
+        f"version {version.id} was not shared through a store, or WORKBOOK_STORE is not set here"
+        " (docs/scaling.md)"
+    )
 
 
 def _folders(version: FineTunedModelVersion) -> dict[str, Path]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+
 import pytest
 import registry_toys
 from postgres_toy import server
@@ -10,6 +13,9 @@ from sqlalchemy import create_engine
 from helpers import registry, store
 from helpers.evaluate.attempts import in_file
 from helpers.records import WorkbookError
+
+sys.path.insert(0, str(store.PROJECT / "tests" / "registry"))
+from test_reevaluate import endpoint, requests, rule_of, two_versions  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +96,31 @@ def test_a_role_that_may_only_read_sees_all_and_is_told_why_it_cannot_write(team
     ):
         with pytest.raises(WorkbookError, match="may only read"):
             write()
+
+
+def test_b_evaluates_promotes_and_rolls_back_what_a_trained_though_a_s_disk_is_lost(
+    team,
+    endpoint,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    monkeypatch.setenv("WORKBOOK_STORE", str(tmp_path / "store"))
+    two_versions(endpoint, tmp_path)  # v1 serves, v2 was measured on other rows
+    shutil.rmtree(tmp_path / "a")
+    team("b")
+    done = registry.reevaluate("v2", str(tmp_path))
+    assert (done["incumbent"], done["n"]) == ("v1", 44)
+    manager = registry.FineTuneLifecycleManager("mine")
+    assert rule_of(manager).verdict == "fail", "v1 gets all of these rows right, v2 a half"
+    assert manager.promote("v2", "production", "of the test", force=True).promoted
+    assert manager.rollback().version == "v1"
+    team("c")
+    assert manager.get_production_version().id == "v1" and registry_toys.contradictions() == []
+
+
+def test_what_nobody_shared_is_said_in_one_sentence(team, endpoint, tmp_path):  # noqa: F811
+    two_versions(endpoint, tmp_path)  # without a store
+    team("b")
+    with pytest.raises(WorkbookError) as error:
+        registry.reevaluate("v2", str(tmp_path))
+    assert "WORKBOOK_STORE" in str(error.value)
