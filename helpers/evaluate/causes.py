@@ -7,7 +7,6 @@ there, and is undecided where too little is known. None of them looks at one num
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from helpers import store, tasks
@@ -50,8 +49,7 @@ def diagnose(
     return [
         broken_evaluation(tuned, answers["zero_shot"], train, test),
         template_mismatch(test, tuned),
-        overfit(curve),
-        underfit(curve, evaluation),
+        *judge_curve(curve, evaluation),
         data_quality(train, test, tuned, answers[evaluation.best_rung]),
         wrong_tool(evaluation, test),
     ]
@@ -111,31 +109,26 @@ def template_mismatch(test: Sequence[TrainingExample], tuned: Rows) -> Finding:
     return _finding("template_mismatch", endless > SHARE or wrapped > SHARE, evidence)
 
 
-def overfit(curve: Sequence[float]) -> Finding:
-    """The validation loss rose again after its best."""
+def judge_curve(curve: Sequence[float], evaluation: Evaluation) -> list[Finding]:
+    """Overfit: the validation loss rose after its best. Underfit: it still fell, and misses."""
     looks = len(curve)
     if looks < FEW_LOOKS:
-        return _unknown("overfit", f"{looks} looks at the validation loss are too few")
+        reason = f"{looks} looks at the validation loss are too few"
+        return [_unknown("overfit", reason), _unknown("underfit", reason)]
     best = min(curve)
-    evidence = (
+    rise = (
         f"validation loss {best:.3f} at look {curve.index(best) + 1} of {looks},"
         f" last {curve[-1]:.3f}"
     )
-    return _finding("overfit", curve[-1] > RISE * best, evidence)
-
-
-def underfit(curve: Sequence[float], evaluation: Evaluation) -> Finding:
-    """The validation loss was still falling when training ended, and the target is not met."""
-    if len(curve) < FEW_LOOKS:
-        return _unknown("underfit", f"{len(curve)} looks at the validation loss are too few")
-    falls = [before / after for before, after in pairwise(curve) if after > 0]
+    before, last = curve[-2:]
+    fell = max(before, 1e-9) / max(last, 1e-9)
     target = evaluation.targets.get("accuracy")
     is_short = target is None or target.verdict != "pass"
-    evidence = (
-        f"the last step took the validation loss down by {1 - 1 / falls[-1]:.0%},"
-        f" to {curve[-1]:.3f}"
-    )
-    return _finding("underfit", falls[-1] > RISE and is_short, evidence)
+    fall = f"the last step took the validation loss down by {1 - 1 / fell:.0%}, to {last:.3f}"
+    return [
+        _finding("overfit", last > RISE * best, rise),
+        _finding("underfit", fell > RISE and is_short, fall),
+    ]
 
 
 def data_quality(

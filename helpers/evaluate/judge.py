@@ -42,7 +42,6 @@ SAME = "(the same answer as A: choose both or neither)"
 RIGHT = {"A": (True, False), "B": (False, True), "both": (True, True), "neither": (False, False)}
 # kappa: "substantial" agreement begins here (Landis & Koch, Biometrics 1977, 33:159-174)
 TRUSTED = 0.6
-FAMILIES = re.compile(r"gpt|llama|qwen|mi[sx]tral|gemma|phi|smollm|claude|deepseek|granite", re.I)
 CHOICE = re.compile(r"\b(A|B|both|neither)\b")
 ASK = """You judge answers to this task:
 {task}
@@ -178,9 +177,6 @@ def rate_pair(
     else:
         pairs = [row for table in tables for row in table]
         rights, ratings = ask_judge(judge, pairs, examples, session, by_people)
-        warning = _family_warning(judge.name, rungs[first].model)
-        if warning:
-            ratings = ratings.model_copy(update={"warnings": [*ratings.warnings, warning]})
     updated = dict(rungs)
     for name in names:
         updated[name] = _with_accuracy(rungs[name], rows[name], rights, run)
@@ -353,20 +349,3 @@ def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
     if chance == 1:
         return None
     return (sum(a == b for a, b in pairs) / n - chance) / (1 - chance)
-
-
-def _family_warning(judge: str, candidate: str) -> str:
-    if not family(judge) or family(judge) != family(candidate):
-        return ""
-    return (
-        f"judge {judge} and candidate {candidate} are of one family: models favour their own kind"
-    )
-
-
-def family(name: str) -> str:
-    """The family a model's name tells ("" when it tells none)."""
-    known = {"embedded": "smollm", "tiny": "llama"}
-    if name in known:
-        return known[name]
-    match = FAMILIES.search(name)
-    return match[0].lower() if match else ""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import record_toys
 from evaluate_toys import BROKEN, RIGHT, WRONG, answer_row, constant, measure, toy_rows, toy_task
 
 from helpers import evaluate
@@ -53,13 +54,13 @@ def test_endless_or_wrapped_answers_speak_for_another_template():
     ],
 )
 def test_a_validation_loss_that_rose_again_is_overfitting(curve, over):
-    assert causes.overfit(curve).verdict == over
+    assert causes.judge_curve(curve, record_toys.evaluation())[0].verdict == over
 
 
 def test_a_loss_that_still_falls_while_the_target_is_missed_is_underfitting(task, run, prints):
     poor = measure(task, run, constant(WRONG, "t"), constant(BROKEN, "b"), toy_rows(20))
-    assert causes.underfit([2.0, 1.5, 1.0], poor).verdict == "fail"
-    assert causes.underfit([2.0, 1.0, 0.99], poor).verdict == "pass"
+    assert causes.judge_curve([2.0, 1.5, 1.0], poor)[1].verdict == "fail"
+    assert causes.judge_curve([2.0, 1.0, 0.99], poor)[1].verdict == "pass"
     assert evaluate.diagnose_run(run, toy_rows(20)) == [], "nothing to diagnose yet"
     run.save(poor)
     found = {cause.name: cause.verdict for cause in evaluate.diagnose_run(run, toy_rows(20))}

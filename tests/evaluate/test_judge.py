@@ -70,14 +70,6 @@ def test_agreement_with_people_is_kappa(text_task, run):
     assert judging.kappa([(True, True), (True, False), (False, False), (False, True)]) == 0
 
 
-def test_a_judge_of_the_candidates_family_is_named(text_task, run):
-    judge = ScriptedModel(fair, "qwen-big")
-    tuned, base = constant("a good answer", "Qwen3-0.6B"), constant("a poor answer", "b")
-    found = measure_04(text_task, run, tuned, base, toy_rows(5), judge=judge)
-    assert any("one family" in warning for warning in found.ratings.warnings)
-    assert judging.family("gpt-5-mini") != judging.family("embedded") == "smollm"
-
-
 def test_the_blind_table_hides_whose_answer_is_whose():
     rows = toy_rows(40)
     ours, theirs = ([answer_row(e.id, text) for e in rows] for text in ("ours", "theirs"))
