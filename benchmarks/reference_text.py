@@ -271,6 +271,8 @@ MEANINGS = {
     "Task.columns": "your names of our columns, see below",
     "Task.format": "the form of the rows; judged by what they hold where it is not said",
     "Task.encoding": "of text files; judged by their bytes where it is not said",
+    "Task.parts_by_time": "first day of validation and of test; by a hash of the group if missing",
+    "Task.personal": "whether a row with personal data is left out, or kept with its kind instead",
     "Task.allow": "what looks like personal data and is the task's subject: name, pattern",
     "Task.volume_per_month": "requests a month",
     "Task.prices": "what things cost, see below",
@@ -493,8 +495,15 @@ TASK_SECTIONS = [
         "format: alpaca  # or chat, sharegpt, prompt_completion, kto, preference, columns\n"
         "encoding: cp1251\n"
         "allow: {order_number: '[0-9]{10}'}\n"
-        "```",
-        ["format", "encoding", "allow"],
+        "personal: mask  # [EMAIL_ADDRESS] instead of the address\n"
+        "parts_by_time: {validation: 2026-06-01, test: 2026-08-01}  # rows from that day on\n"
+        "```\n\n"
+        "Numbers of one shape that stand in one label alone, in most of its rows, and are never"
+        " called a phone's are taken for its codes; 02 says so. With `personal: mask` a model is"
+        " trained on `[PHONE_NUMBER]` and asked about real numbers later: right where they do not"
+        " decide the answer. With `parts_by_time` a conversation that crosses a boundary loses its"
+        " less protected rows as leaks.",
+        ["format", "encoding", "personal", "allow", "parts_by_time"],
     ),
 ]
 
@@ -531,6 +540,7 @@ columns:
   split: part                   # train, validation or test, where you decide it
   feedback_score: stars
   feedback: {happy: 5, sad: 1}  # what your words of feedback mean, 1 to 5; or [lowest, highest]
+  decimal: ","                  # 1,500 is one and a half
   dates: day_first              # 05/11/2026 is in November; or month_first
   label: verdict                # good or bad: only the good answers are learnt
   articles: sources             # which article holds the answer
