@@ -1,4 +1,4 @@
-"""What notebooks/more/02_explore looks at: thresholds, a map, quality against quantity."""
+"""What notebooks/more/02_explore looks at: thresholds, quality against quantity."""
 
 from __future__ import annotations
 
@@ -32,17 +32,6 @@ def threshold_rows(
         for score, text, other in merged[:each]:
             rows.append(summary | {"jaccard": score, "one": text, "other": other})
     return rows
-
-
-def positions(texts: Sequence[str]) -> list[tuple[float, float]]:
-    """Two coordinates per text: truncated SVD of its tf-idf words (Deerwester et al. 1990)."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    words = TfidfVectorizer(sublinear_tf=True, stop_words="english").fit_transform(texts)
-    points = TruncatedSVD(3, random_state=7).fit_transform(words)
-    # The first direction is only the length.
-    return [(float(x), float(y)) for x, y in points[:, 1:]]
 
 
 @dataclass(frozen=True)

@@ -336,17 +336,3 @@ def threshold_at(pairs: Sequence[Mapping[str, Any]]) -> Any:
         return f"{counts[threshold]:,} pairs are merged, and one row of each is left out"
 
     return what_if("Another threshold", {"threshold": list(counts)}, [max(counts)], follows)
-
-
-def map_figure(points: Sequence[tuple[float, float]], labels: Sequence[str]) -> Figure:
-    """Texts in the plane of their two strongest word patterns, coloured by label."""
-    plt = show.pyplot()
-
-    figure, axis = plt.subplots(figsize=(7, 4.5))
-    for k, name in enumerate(sorted(set(labels))):
-        own = [point for point, label in zip(points, labels, strict=True) if label == name]
-        looks = {"color": plt.cm.tab10(k % 10), "marker": "os^Dvx"[k // 10 % 6], "alpha": 0.7}
-        axis.scatter(*zip(*own, strict=True), s=14, label=name, **looks)
-    axis.set(xlabel="first direction", ylabel="second direction")
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return show.finished(figure)
