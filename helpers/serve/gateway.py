@@ -22,13 +22,14 @@ from starlette.routing import Route
 
 from helpers import models, registry, store, tasks
 from helpers.models import Answer
-from helpers.records import LateFeedback, LiveRow, Message, WorkbookError
+from helpers.records import FineTunedModelVersion, LateFeedback, LiveRow, Message, WorkbookError
 from helpers.serve import openapi, wire
-from helpers.serve.engines import Engine, Logprobs
+from helpers.serve.engines import Engine, Hosted, Logprobs
 from helpers.serve.guards import Guard
-from helpers.serve.lanes import Lane, Loader, Place, Ready
+from helpers.serve.lanes import Lane, Place, Ready
 from helpers.serve.livelog import LiveLog, new_id
 from helpers.serve.metrics import Metrics
+from helpers.serve.served import open_version
 from helpers.serve.settings import Keys, Settings
 from helpers.serve.trials import TrialJudge
 from helpers.serve.wire import ApiError, Stamp
@@ -75,15 +76,14 @@ class Gateway:
     def __init__(self, settings: Settings, keys: Keys, engine: Engine) -> None:
         self.settings = settings
         self.keys = keys
+        self.engine = engine
         self.folders = registered_folders(settings.tasks)
-        self.loader = Loader(engine, settings, self.folders)
         self.lanes: dict[str, Lane] = {}
         self.problem = "starting"  # why the registry cannot be followed at present
         self.metrics = Metrics()
         self.log = LiveLog(settings.text_of, settings.keep_days)
         self.judge = TrialJudge(settings.judge_every)
         self._answering = ThreadPoolExecutor(settings.most_waiting, "serve-answer")
-        self._chores = ThreadPoolExecutor(4, "serve-chores")
         self._running: set[asyncio.Task[None]] = set()
 
     # following the registry
@@ -93,14 +93,14 @@ class Gateway:
         """Follow the registry from the first request to the last; end tidily."""
         await self.look()
         await asyncio.gather(*self._running, return_exceptions=True)
-        await self.in_thread(self.log.warm_up, list(self.lanes))
+        await asyncio.to_thread(self.log.warm_up, list(self.lanes))
         following = asyncio.create_task(self.follow())
         try:
             yield
         finally:
             following.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
-            await self.in_thread(self.log.close)
+            await asyncio.to_thread(self.log.close)
             for lane in self.lanes.values():
                 await lane.close()
 
@@ -113,7 +113,7 @@ class Gateway:
     async def look(self) -> None:
         """See what serves now, and have each task go there on its own."""
         try:
-            states = await self.in_thread(registry.serving, tuple(self.folders))
+            states = await asyncio.to_thread(registry.serving, tuple(self.folders))
         except Exception as error:  # whatever a driver throws: what serves goes on, and says so
             self.problem = store.without_secrets(f"the registry cannot be followed: {error}")
             return
@@ -121,7 +121,7 @@ class Gateway:
         for task, state in states.items():
             lane = self.lanes.get(task)
             if lane is None:
-                lane = Lane(task, self.loader, self._chores)
+                lane = Lane(task, self.load)
                 self.lanes[task] = lane
             if not lane.is_moving:
                 self.go(self._move(lane, state))
@@ -130,7 +130,7 @@ class Gateway:
         await lane.follow(state)
         self.metrics.generation.labels(lane.task).set(lane.generation)
         if lane.trial is not None and lane.current is not None:
-            await self.in_thread(self.judge.look, lane.trial)
+            await asyncio.to_thread(self.judge.look, lane.trial)
 
     def go(self, work: Any) -> None:
         """Do something beside the requests."""
@@ -143,10 +143,22 @@ class Gateway:
         if not task.cancelled() and task.exception() is not None:
             _log.error("beside the requests: %s", store.without_secrets(repr(task.exception())))
 
-    async def in_thread(self, function: Any, *arguments: Any) -> Any:
-        """Wait for something that blocks."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._chores, function, *arguments)
+    def load(self, version: FineTunedModelVersion) -> Ready:
+        """A version whose bytes are the registered ones, at its provider or by the engine.
+
+        WorkbookError when it cannot serve; one that was checked through another engine is named.
+        """
+        served = open_version(version, self.folders)
+        if served.model.provider == "api":
+            return Ready(served, Hosted(served, self.settings.max_cost_usd), "its provider")
+        ready = Ready(served, self.engine.load(served), served.checked_by)
+        if ready.checked_by != self.engine.name:
+            _log.warning(
+                "%s answers through %s and was checked through %s: workbook serve --check %s"
+                " --engine %s", version.id, self.engine.name, ready.checked_by or "none",
+                version.id, self.engine.name,
+            )  # fmt: skip
+        return ready
 
     # answering
 
@@ -199,7 +211,7 @@ class Gateway:
                 raise ApiError(404, f"Nothing is in production for {model}.", "model_not_found")
             return lane, place
         with contextlib.suppress(WorkbookError):
-            version = await self.in_thread(registry.version_of, model)
+            version = await asyncio.to_thread(registry.version_of, model)
             lane = self.lanes.get(version.task)
             if lane is not None and version.status in ("staging", "production"):
                 try:
@@ -302,7 +314,7 @@ class Gateway:
     async def feedback(self, request: Request) -> Response:
         """POST /v1/feedback"""
         said = wire.parse(wire.FeedbackRequest, await body_of(request))
-        found = await self.in_thread(self.log.find, said.request_id, list(self.lanes))
+        found = await asyncio.to_thread(self.log.find, said.request_id, list(self.lanes))
         if found is None:
             raise ApiError(404, "No such request was answered here.", "unknown_request")
         task, row = found

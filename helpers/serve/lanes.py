@@ -10,28 +10,28 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from helpers import registry, store
 from helpers.records import Arm, FineTunedModelVersion, Trial, WorkbookError
 from helpers.registry import Serving
-from helpers.serve.engines import Engine, Hosted, Loaded
-from helpers.serve.served import Served, open_version
-from helpers.serve.settings import Settings
+from helpers.serve.engines import Loaded
+from helpers.serve.served import Served
 
 AGAIN = 30.0  # seconds before a version that could not be loaded is tried again
 _log = logging.getLogger(__name__)
 
 
+@dataclass
 class Ready:
     """A loaded version and the number of requests that it still owes an answer."""
 
-    def __init__(self, served: Served, loaded: Loaded) -> None:
-        self.served = served
-        self.loaded = loaded
-        self.users = 0
+    served: Served
+    loaded: Loaded
+    checked_by: str  # the engine that it was last compared through; "" where nobody did
+    users: int = 0
 
 
 class Place(NamedTuple):
@@ -42,26 +42,10 @@ class Place(NamedTuple):
     generation: int
 
 
-class Loader:
-    """Makes versions ready, in a thread: hosted ones at their provider, others by the engine."""
-
-    def __init__(self, engine: Engine, settings: Settings, folders: Mapping[str, str]) -> None:
-        self.engine = engine
-        self._settings = settings
-        self._folders = folders
-
-    def load(self, version: FineTunedModelVersion) -> Ready:
-        """A version whose bytes are the registered ones; WorkbookError when it cannot serve."""
-        served = open_version(version, self._folders)
-        if served.model.provider == "api":
-            return Ready(served, Hosted(served, self._settings.max_cost_usd))
-        return Ready(served, self.engine.load(served))
-
-
 class Lane:
     """One task."""
 
-    def __init__(self, task: str, loader: Loader, pool: Executor) -> None:
+    def __init__(self, task: str, load: Callable[[FineTunedModelVersion], Ready]) -> None:
         self.task = task
         self.waiting = 0  # requests without an answer
         self.generation = 0  # of the route that is followed
@@ -70,8 +54,7 @@ class Lane:
         self.problem = ""  # why the route cannot be followed at present
         self._ready: dict[str, Ready] = {}  # by the version's id
         self._by_hand = ""  # the version that was last asked for by its id
-        self._loader = loader
-        self._pool = pool
+        self._make_ready = load
         self._turn = asyncio.Lock()
         self._tried: tuple[int, float] = (-1, 0.0)  # generation and time of the last failure
 
@@ -111,14 +94,14 @@ class Lane:
         _log.error("%s", self.problem)
         event = f"serve {self.task} {serving.route.generation}"
         try:
-            await self._in_thread(registry.notify, self.problem, event)
+            await asyncio.to_thread(registry.notify, self.problem, event)
         except WorkbookError as trouble:
             _log.error("the team could not be told: %s", trouble)
 
     async def _follow_trial(self, trial: Trial | None, routed: str | None) -> None:
         if trial is not None and trial.against != routed:
             self.trial = None
-            await self._in_thread(registry.end_trial, trial, f"{trial.against} serves no more")
+            await asyncio.to_thread(registry.end_trial, trial, f"{trial.against} serves no more")
             return
         if trial == self.trial:
             return
@@ -126,9 +109,9 @@ class Lane:
         if trial is None:
             return
         try:
-            await self._load(await self._in_thread(registry.version_of, trial.version))
+            await self._load(await asyncio.to_thread(registry.version_of, trial.version))
         except WorkbookError as error:
-            await self._in_thread(registry.end_trial, trial, f"it cannot be loaded: {error}")
+            await asyncio.to_thread(registry.end_trial, trial, f"it cannot be loaded: {error}")
             return
         self.trial = trial
 
@@ -142,6 +125,7 @@ class Lane:
         return {
             "version": self.current.served.id if self.current else None,
             "generation": self.generation,
+            "checked_by": self.current.checked_by if self.current else None,
             "trial": self.trial.version if self.trial else None,
             "problem": self.problem or None,
             "waiting": self.waiting,
@@ -175,7 +159,7 @@ class Lane:
 
     async def _load(self, version: FineTunedModelVersion) -> Ready:
         if version.id not in self._ready:
-            self._ready[version.id] = await self._in_thread(self._loader.load, version)
+            self._ready[version.id] = await asyncio.to_thread(self._make_ready, version)
         return self._ready[version.id]
 
     async def _retire(self) -> None:
@@ -188,15 +172,12 @@ class Lane:
         for version_id, ready in list(self._ready.items()):
             if version_id not in needed and not ready.users:
                 del self._ready[version_id]
-                await self._in_thread(ready.loaded.close)
+                await asyncio.to_thread(ready.loaded.close)
 
     async def close(self) -> None:
         """Close all."""
         for ready in self._ready.values():
-            await self._in_thread(ready.loaded.close)
-
-    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+            await asyncio.to_thread(ready.loaded.close)
 
 
 def drawn(trial: Trial, conversation: str) -> bool:

@@ -83,12 +83,7 @@ def compare(
     expected = tuned.answer(chats, limit)
     untuned = base.answer(chats[:OF_BASE], limit)
     equal = sum(ours.text == theirs.text for ours, theirs in zip(answers, expected, strict=True))
-    findings = [
-        _failures(answers),
-        _template(answers, expected),
-        _effect(answers, expected, untuned),
-        _truncation(answers, expected),
-    ]
+    findings = [*_known_causes(answers, expected), _effect(answers, expected, untuned)]
     explained = any(finding.verdict == "fail" for finding in findings)
     findings.append(_sameness(served, examples, answers, expected, explained))
     return Parity(
@@ -110,26 +105,36 @@ def _finding(name: str, failed: bool, evidence: str, remedy: str) -> Finding:
     return Finding(name=name, verdict="fail", severity="critical", evidence=evidence, remedy=remedy)
 
 
-def _failures(answers: Sequence[Answer]) -> Finding:
-    """Every row is answered."""
+def _known_causes(answers: Sequence[Answer], expected: Sequence[Answer]) -> list[Finding]:
+    """Every row is answered, read as the model was trained to read it, and answered to the end."""
+    n = len(answers)
     errors = [answer.error or "" for answer in answers if answer.finish == "error"]
-    evidence = f"{len(errors)} of {len(answers)} requests failed"
-    if errors:
-        evidence += f": {errors[0]}"
-    return _finding("answered", bool(errors), evidence, "mend the engine, then check again")
-
-
-def _template(answers: Sequence[Answer], expected: Sequence[Answer]) -> Finding:
-    """The engine reads as many tokens as the model was trained to read."""
-    pairs = [
-        (ours.tokens_in, theirs.tokens_in) for ours, theirs in zip(answers, expected, strict=True)
+    pairs = list(zip(answers, expected, strict=True))
+    lengths = [(ours.tokens_in, theirs.tokens_in) for ours, theirs in pairs if ours.tokens_in]
+    others = [f"{ours} instead of {theirs}" for ours, theirs in lengths if ours != theirs]
+    cut = sum(ours.finish == "length" and theirs.finish == "stop" for ours, theirs in pairs)
+    return [
+        _finding(
+            "answered",
+            bool(errors),
+            ": ".join([f"{len(errors)} of {n} requests failed", *errors[:1]]),
+            "mend the engine, then check again",
+        ),
+        _finding(
+            "template",
+            bool(others),
+            ", such as ".join(
+                [f"{len(others)} of {n} prompts have another number of tokens", *others[:1]]
+            ),
+            "give the engine the chat template and tokenizer of the base model, unchanged",
+        ),
+        _finding(
+            "truncation",
+            cut > 0,
+            f"{cut} of {n} answers are cut off",
+            "raise the engine's own limit of tokens",
+        ),
     ]
-    others = [pair for pair in pairs if pair[0] and pair[0] != pair[1]]
-    evidence = f"{len(others)} of {len(pairs)} prompts have another number of tokens"
-    if others:
-        evidence += f", such as {others[0][0]} instead of {others[0][1]}"
-    remedy = "give the engine the chat template and tokenizer of the base model, unchanged"
-    return _finding("template", bool(others), evidence, remedy)
 
 
 def _effect(
@@ -146,16 +151,6 @@ def _effect(
     failed = like_base > len(changed) / 2
     remedy = "the adapter has no effect at the engine: load it, and under this version's id"
     return _finding("adapter_effect", failed, evidence, remedy)
-
-
-def _truncation(answers: Sequence[Answer], expected: Sequence[Answer]) -> Finding:
-    """No answer ends at a limit where the model itself comes to its end."""
-    cut = sum(
-        ours.finish == "length" and theirs.finish == "stop"
-        for ours, theirs in zip(answers, expected, strict=True)
-    )
-    evidence = f"{cut} of {len(answers)} answers are cut off"
-    return _finding("truncation", cut > 0, evidence, "raise the engine's own limit of tokens")
 
 
 def _weights_or_precision(answers: Sequence[Answer], expected: Sequence[Answer]) -> str:

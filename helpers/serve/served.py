@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from helpers.records import (
     Asking,
     FineTunedModelVersion,
     Message,
+    Parity,
     RunRecord,
     TrainedModel,
     TrainingExample,
@@ -48,6 +50,15 @@ class Served:
     def adapter(self) -> Path | None:
         """The folder of its adapter; None for a model that lives at its provider."""
         return store.home() / self.model.adapter if self.model.adapter else None
+
+    @property
+    def checked_by(self) -> str:
+        """The engine through which these very files were compared; "" where nobody did."""
+        with contextlib.suppress(WorkbookError):  # a check that cannot be read is none
+            parity = store.Run(self.version.run_id).load(Parity)
+            if parity.artifact_sha256 == self.version.metadata.get("artifact_sha256"):
+                return parity.engine
+        return ""
 
     @cached_property
     def own_prompt(self) -> str:
