@@ -93,8 +93,6 @@ def in_batches(lengths: Sequence[int], rows: int, tokens: int) -> Iterator[list[
 
 def _cache(model: Any, rows: int, capacity: int, prefix: Any = None) -> Any:
     """A key-value cache for `capacity` tokens, written in place, that begins with `prefix`."""
-    if _steps_of(model) is not None:
-        return _steps_of(model).buffers(rows, capacity, prefix)
     from transformers.cache_utils import Cache, DynamicLayer
 
     class Buffer(DynamicLayer):
@@ -123,15 +121,11 @@ def _cache(model: Any, rows: int, capacity: int, prefix: Any = None) -> Any:
     return Cache(layers=layers)
 
 
-def _steps_of(model: Any) -> Any:
-    """The lean forward pass that was made for this model when it was loaded, or None."""
-    return getattr(model, "lean_steps", None)
-
-
 def _logits(model: Any, ids: Any, positions: Any, cache: Any, mask: Any = None) -> Any:
     """Of the last token of each row (rows, words); the cache then holds these tokens too."""
-    if _steps_of(model) is not None:
-        return _steps_of(model).logits(ids, positions, cache, mask)
+    lean = getattr(model, "lean_steps", None)  # made when the model was loaded, where it fits
+    if lean is not None:
+        return lean.logits(ids, positions, cache, mask)
     output = model(
         input_ids=ids,
         attention_mask=mask,
@@ -197,9 +191,7 @@ def decode_batch(
                 best, seen, positions = best[index], seen[index], positions[index]
             ids = best[:, None]
             positions = positions[:, -1:] + 1
-            mask = None  # one row has no padding: its last token looks at everything
-            if rows > 1:
-                mask = seen[:, None, None, : shared + width + step + 1]
+            mask = _next_mask(seen, rows, shared + width + step + 1)
     return [done[row] for row in range(rows)]
 
 
@@ -222,6 +214,11 @@ def _first_mask(seen: Any, columns: Any, shared: int, width: int) -> Any:
     key = columns[None, : shared + width]
     causal = seen[:, None, : shared + width] & (key <= query)[None]
     return (causal | (key == query)[None])[:, None]
+
+
+def _next_mask(seen: Any, rows: int, end: int) -> Any:
+    """Of one token a row, (rows, 1, 1, end); one row alone has no padding and needs none."""
+    return None if rows == 1 else seen[:, None, None, :end]
 
 
 def generate_batch(

@@ -255,9 +255,7 @@ def preflight(
     train, left_out = choose_rows(rows["train"], verified, config.epochs, config.max_train_tokens)
     validation, _ = choose_rows(rows["validation"], verified, 1, 0)
     if not train:
-        first = next((f": {name} ({reason})" for name, reason in refused.items()), "")
-        remedy = "raise max_train_tokens. " if left_out else ""
-        raise WorkbookError(f"no trainable row; {remedy}Rows refused: {len(refused)}{first}")
+        raise _no_row(refused, left_out)
     ends = {row.labels[-1] for row in train} & set(control_tokens(tokenizer))
     lengths = [len(row.input_ids) for row in train]
     every_token = sum(len(row.input_ids) for row in rows["train"])
@@ -274,6 +272,12 @@ def preflight(
         fingerprints=models.template_fingerprints(config.base_model, task, config.prompt_style),
         schedule=plan_schedule(config, lengths),
     )
+
+
+def _no_row(refused: dict[str, str], left_out: int) -> WorkbookError:
+    first = next((f": {name} ({reason})" for name, reason in refused.items()), "")
+    remedy = "raise max_train_tokens. " if left_out else ""
+    return WorkbookError(f"no trainable row; {remedy}Rows refused: {len(refused)}{first}")
 
 
 def _is_whole(

@@ -71,14 +71,12 @@ def test_known_architectures_answer_as_transformers_does_one_by_one(kind: str) -
     assert [row.stopped for row in without] == [tokens[-1] in STOP for tokens in expected]
 
 
-@pytest.mark.parametrize("onednn", [False, True], ids=["mkl", "onednn"])
 @pytest.mark.parametrize("kind", steps.KNOWN)
 def test_lean_steps_give_the_tokens_of_the_modules_alone_in_a_batch_and_after_a_prefix(
-    kind: str, onednn: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str,
 ) -> None:
     if not products.has_onednn():
         pytest.skip("this torch has no oneDNN")
-    monkeypatch.setattr(steps, "prefers_onednn", lambda: onednn)
     model = network(kind, **({"sliding_window": None} if kind == "mistral" else {}))
     prompts = prompts_of(12, shared=20)
     expected = [row.tokens for row in decoding.decode_batch(model, prompts, 12, STOP)]

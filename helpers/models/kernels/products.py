@@ -67,13 +67,17 @@ def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 class FrozenLayer:
     """x W' + bias, neither of which learns, and its gradient; W is (out, in).
 
-    In bf16 oneDNN lays W out anew for each of the two, at the first product: at few rows that is
-    twice as fast, and the result does not depend on the number of rows it was laid out for.
+    Several modules with one input are as one. In bf16 oneDNN lays W out anew for each direction, at
+    the first product: at few rows that is twice as fast, and the result does not depend on the
+    number of rows it was laid out for.
     """
 
-    def __init__(self, module: Any) -> None:
-        self.weight = module.weight
-        self.bias = module.bias
+    def __init__(self, *modules: Any) -> None:
+        self.weight, self.bias = modules[0].weight, modules[0].bias
+        if len(modules) > 1:
+            self.weight = torch.cat([module.weight.detach() for module in modules])
+            if self.bias is not None:
+                self.bias = torch.cat([module.bias.detach() for module in modules])
 
     @functools.cached_property
     def _forward(self) -> torch.Tensor | None:
@@ -91,6 +95,17 @@ class FrozenLayer:
     def back(self, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient of the input, G W: (rows, out) to (rows, in)."""
         return _by(self._backward, gradient, self.weight.t())
+
+    def then(self, x: torch.Tensor, what: str, other: torch.Tensor | None = None) -> torch.Tensor:
+        """x W' + bias, and in the same go `none` or `swish`, or `add` or `mul` with `other`.
+
+        By oneDNN, without a gradient.
+        """
+        weight = self.weight if self._forward is None else self._forward
+        pointwise = torch.ops.mkldnn._linear_pointwise
+        if other is None:
+            return pointwise(x, weight, self.bias, what, [], "")
+        return pointwise.binary(x, other, weight, self.bias, what)
 
 
 def _laid_out(weight: torch.Tensor) -> torch.Tensor | None:

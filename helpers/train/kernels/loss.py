@@ -54,16 +54,13 @@ def supervised_loss(
     """
     backbone = causal.base_model
     shared = shared_prefix(input_ids, labels) if prefix else 0
-    cache = None
-    states: list[torch.Tensor] = []  # its keys, values, keys, ...
+    cache, states = None, []
     if shared >= SHORTEST_PREFIX:
-        cache = backbone(input_ids=input_ids[:1, :shared], use_cache=True).past_key_values
-        states = [state for layer in cache.layers for state in (layer.keys, layer.values)]
+        cache, states = _prefix_states(backbone, input_ids[:1, :shared])
         input_ids = input_ids[:, shared:]
         labels = labels[:, shared:]
     lengths = _labelled_lengths(labels)
-    threads = threads_of(causal) if most_tokens else 1
-    trim = trimmed_mlp(backbone) if most_tokens else contextlib.nullcontext()
+    threads = threads_of(causal)
 
     def loss(rows: list[int], at: Any, states: Sequence[torch.Tensor]) -> torch.Tensor:
         end = max(lengths[row] for row in rows)  # what follows the last label matters to nothing
@@ -77,15 +74,22 @@ def supervised_loss(
         hidden = backbone(**inputs).last_hidden_state
         return _head_loss(causal, hidden[predicts], goals.roll(-1, 1)[predicts])
 
-    with trim as at:
+    with trimmed_mlp(backbone) if most_tokens else contextlib.nullcontext() as at:
         batches = micro_batches(lengths, most_tokens, threads)
         losses = [functools.partial(loss, rows, at) for rows in batches]
         if not torch.is_grad_enabled():
-            return sum(each(losses, states, threads), torch.zeros((), device=labels.device))
+            zero = torch.zeros((), device=labels.device)
+            return sum((loss_of(states) for loss_of in losses), zero)
         if len(losses) == 1:
             return losses[0](states)
         weights = [weight for weight in causal.parameters() if weight.requires_grad]
         return SumOfLosses.apply(losses, threads, states, *weights)
+
+
+def _prefix_states(backbone: Any, input_ids: torch.Tensor) -> tuple[Any, list[torch.Tensor]]:
+    """The cache of the tokens that all rows begin with, and its keys, values, keys, ..."""
+    cache = backbone(input_ids=input_ids, use_cache=True).past_key_values
+    return cache, [state for layer in cache.layers for state in (layer.keys, layer.values)]
 
 
 def threads_of(causal: Any) -> int:
@@ -97,16 +101,6 @@ def threads_of(causal: Any) -> int:
     weight = causal.get_input_embeddings().weight
     coarse = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
     return torch.get_num_threads() if coarse else 1
-
-
-def each(losses: Sequence[Loss], states: Sequence[torch.Tensor], threads: int) -> Iterator[Any]:
-    """The losses without gradients."""
-
-    def value(loss_of: Loss) -> torch.Tensor:
-        with torch.no_grad():
-            return loss_of(states)
-
-    return side_by_side(value, losses, threads)
 
 
 def side_by_side(
@@ -125,11 +119,12 @@ def side_by_side(
         return task(loss_of)
 
     seeds = torch.randint(2**62, (len(losses),)).tolist()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)  # of each thread: products are not shared out again
     try:
         yield from list(_pool(threads).map(alone, losses, seeds))
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 @functools.cache
