@@ -9,7 +9,6 @@ from __future__ import annotations
 import email.utils
 import json
 import os
-import threading
 import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -36,6 +35,8 @@ class Refused(Exception):
         self.message = message
         self.code = code
         self.param = param
+        self.may_pass = True  # the same request may be answered later,
+        self.wait = 0.0  # and not before these seconds are over
 
 
 class Connection:
@@ -53,67 +54,44 @@ class Connection:
         self._address = address.rstrip("/")
         self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
         self._pool = _pool(self._address, timeout, use_proxy)
-        self._turn = threading.Lock()
         self._not_before = 0.0  # the clock's time until which the endpoint wants nothing
 
     def post(self, path: str, body: dict[str, Any]) -> bytes:
         """The body of the answer; Refused where there is none after the last try."""
         data = json.dumps(body).encode()
+        pause = PAUSE
         for left in reversed(range(TRIES)):
-            self._wait()
+            too_early = self._not_before - time.monotonic()
+            if too_early > 0:
+                time.sleep(too_early)
             try:
                 return self._post(path, data)
-            except _TryAgain as again:
-                if not left:
-                    raise again.refused from None
-                pause = again.wait or PAUSE * 2 ** (TRIES - 1 - left)
-                if again.wait:
-                    self._leave_alone(again.wait)
-            time.sleep(pause)
+            except Refused as refused:
+                if not (refused.may_pass and left):
+                    raise
+                self._not_before = max(self._not_before, time.monotonic() + refused.wait)
+                time.sleep(refused.wait or pause)
+                pause *= 2
         raise AssertionError("the last try answers or raises")
 
     def _post(self, path: str, data: bytes) -> bytes:
         import urllib3
 
+        address = self._address + path
+        options = {"headers": self._headers, "redirect": False, "retries": False}
         try:
-            reply = self._pool.request(
-                "POST",
-                self._address + path,
-                body=data,
-                headers=self._headers,
-                redirect=False,
-                retries=False,
-            )
+            reply = self._pool.request("POST", address, body=data, **options)
         except urllib3.exceptions.HTTPError as error:
-            reason = f"no connection ({type(error).__name__})"
-            raise _TryAgain(Refused(0, reason), 0.0) from None
+            raise Refused(0, f"no connection ({type(error).__name__})") from None
         if reply.status in range(200, 300):
             return reply.data
         refused = read_refusal(reply.status, reply.data)
-        wait = seconds_to_wait(reply.headers)
+        refused.wait = seconds_to_wait(reply.headers)
         is_passing = reply.status in AGAIN or reply.status >= 500
         says = reply.headers.get("x-should-retry", str(is_passing).lower())
-        if says != "true" or wait > MOST_PAUSE or refused.code == "insufficient_quota":
-            raise refused
-        raise _TryAgain(refused, wait)
-
-    def _wait(self) -> None:
-        seconds = self._not_before - time.monotonic()
-        if seconds > 0:
-            time.sleep(seconds)
-
-    def _leave_alone(self, seconds: float) -> None:
-        with self._turn:
-            self._not_before = max(self._not_before, time.monotonic() + seconds)
-
-
-class _TryAgain(Exception):
-    """A refusal that may pass, and the seconds that the endpoint wants to be left alone."""
-
-    def __init__(self, refused: Refused, wait: float) -> None:
-        super().__init__(str(refused))
-        self.refused = refused
-        self.wait = wait
+        is_over = refused.wait > MOST_PAUSE or refused.code == "insufficient_quota"
+        refused.may_pass = says == "true" and not is_over
+        raise refused
 
 
 def read_refusal(status: int, body: bytes) -> Refused:
