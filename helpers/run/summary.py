@@ -26,7 +26,7 @@ from helpers.run.ending import VERDICT_CODE
 METRICS = {"accuracy": "accuracy", "format_compliance": "format", "latency_p95": "latency p95 (ms)"}
 COMPARED = ("accuracy", "format_compliance")
 WIDTH = 160
-MOST_LIMITS = 6  # lines; they stand within the last ten of a run
+MOST_LIMITS = 7  # lines; they stand within the last ten of a run
 MOST_WARNINGS = 6  # of a decision; all of them stand in decision.json
 INDENT = " " * 13
 
@@ -60,10 +60,19 @@ def summary(record: RunRecord) -> str:
 
 def _limits_of(name: str, result: Artifact) -> list[str]:
     """What a notebook's limits dropped or cut."""
+    limits = list(getattr(result, "limits", []))
     if isinstance(result, DatasetPointer):
-        path = store.home() / "datasets" / result.version / Manifest.FILE
-        return [f"{name[:2]} {line}" for line in Manifest.parse(store.read_json(path), path).limits]
-    return [f"{name.partition('_')[0]} {line}" for line in getattr(result, "limits", [])]
+        limits = _manifest_of(result.version).limits
+    if isinstance(result, Evaluation):
+        n_test = _manifest_of(result.dataset_version).splits.test
+        if result.n_test < n_test:
+            limits.insert(0, f"{result.n_test} of {n_test} test rows asked, by max_test_rows")
+    return [f"{name.partition('_')[0]} {line}" for line in limits]
+
+
+def _manifest_of(version: str) -> Manifest:
+    path = store.home() / "datasets" / version / Manifest.FILE
+    return Manifest.parse(store.read_json(path), str(path))
 
 
 def _said(title: str, texts: Sequence[str]) -> list[str]:

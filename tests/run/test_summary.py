@@ -93,10 +93,12 @@ def test_what_was_dropped_cut_or_limited_stands_in_the_last_ten_lines(run):
     manifest = record_toys.manifest(funnel=funnel)
     assert manifest.limits == ["9 of 14 rows kept; b 3, a 2"]
     store.write_json(store.home() / "datasets/v1/manifest.json", manifest)
+    run.save(record_toys.evaluation(n_test=2, dataset_version="v1"))
     last = summary(record(run, 0, "")).splitlines()[-10:]
     assert "limits       01 60 of 112 validation rows asked" in last
     assert "             02 9 of 14 rows kept; b 3, a 2" in last
     assert f"             03a {cut[0]}" in last
+    assert "             04 2 of 3 test rows asked, by max_test_rows" in last
     run.save(record_toys.decision(limits=[f"limit {n}" for n in range(9)]))
     last = summary(record(run, 0, "")).splitlines()[-10:]
     assert any("more in the notebooks' artifacts" in line for line in last)
