@@ -21,6 +21,7 @@ from helpers.tasks import Task
 WIDTH, LEFT, ROW, PANEL, GAP = 960, 150, 26, 150, 34
 WEEK = timedelta(days=7)
 MOST_TOLD = 200  # rows of a table; the registry has them all
+MOST_VERSIONS = 20  # of the newest ones
 ALPHA = 0.05  # of a band: it holds all the time with 1 - ALPHA
 DENSE = 500  # rows at which a band is narrowest for what it promises
 FEW = 30  # rows; before them a band would say nothing
@@ -35,6 +36,7 @@ h2{margin-top:2rem}svg{width:100%;height:auto}svg text{font:12px system-ui;fill:
 .soft,svg .soft{color:var(--soft);fill:var(--soft)}table{border-collapse:collapse;width:100%}
 td,th{text-align:left;vertical-align:top;padding:.25rem .8rem .25rem 0;
 border-bottom:1px solid var(--line)}td:last-child{overflow-wrap:anywhere}
+td:first-child{white-space:nowrap}
 .grid{stroke:var(--line)}.band{fill:var(--band)}.mean{stroke:var(--production);fill:none}
 .dot{fill:var(--fg)}.bar{stroke:var(--fg);opacity:.45}.alarm{stroke:var(--bad);stroke-dasharray:3 3}
 .staging{fill:var(--staging)}.production{fill:var(--production)}.deprecated{fill:var(--deprecated)}
@@ -89,7 +91,7 @@ def write_page(task: Task, log: LiveLog) -> Path:
     """Write artifacts/monitor/TASK.html from the registry, the alarms, and what was counted."""
     name = task.registry_name
     manager = registry.FineTuneLifecycleManager(name)
-    versions = sorted(manager.list_versions(), key=lambda version: version.trained_at)
+    versions = manager.list_versions()[:MOST_VERSIONS][::-1]
     history = manager.history()
     alarms = registry.list_alarms(name)
     changes = [entry for entry in history if entry["to_status"] != entry["from_status"]]

@@ -71,10 +71,11 @@ def read_log(
     once.
     """
     log = LiveLog(files=live_files(task, live_path), settings=reading.settings)
-    kept = {} if live_path else _kept_counts(task, log.settings, log.files)
+    judged = [file for file in log.files if is_judged(day_of(file) or date.max)]
+    kept = {} if live_path else _kept_counts(task, log.settings, judged)
     pending: dict[str, Pending] = {}
     twins: set[int] = set()
-    needed = [file for file in log.files if _is_needed(file, kept, is_judged)]
+    needed = [file for file in judged if file.stem not in kept]
     read = LogReader(task, needed)
     for file in needed:
         day = day_of(file)
@@ -84,13 +85,8 @@ def read_log(
             for number, line in enumerate(lines):
                 entry = read(line)
                 if isinstance(entry, LiveRow):
-                    _take(
-                        log,
-                        pending,
-                        twins,
-                        Pending(entry, file, day or date.max),
-                        f"{file.name}:{number}",
-                    )
+                    row = Pending(entry, file, day or date.max)
+                    _take(log, pending, twins, row, f"{file.name}:{number}")
                 elif isinstance(entry, LateFeedback):
                     _join(pending, entry)
                 else:
@@ -98,16 +94,15 @@ def read_log(
     log.unread_ratings = read.problems.total()
     _count(log, pending, reading, before=date.max)
     for counts in (*kept.values(), *log.by_file.values()):
-        for version, days in counts.items():
-            for day, numbers in days.items():
-                _merge(log.days.setdefault(version, {}).setdefault(day, {}), numbers)
-                log.requests += requests_of(numbers)
+        _add(log, counts)
     return log
 
 
-def _is_needed(file: Path, kept: dict[str, Counts], is_judged: Callable[[date], bool]) -> bool:
-    day = day_of(file)
-    return day is None or (file.stem not in kept and is_judged(day))
+def _add(log: LiveLog, counts: Counts) -> None:
+    for version, days in counts.items():
+        for day, numbers in days.items():
+            _merge(log.days.setdefault(version, {}).setdefault(day, {}), numbers)
+            log.requests += requests_of(numbers)
 
 
 def _take(
@@ -211,7 +206,7 @@ def keep(task: Task, log: LiveLog) -> None:
 
 
 def _kept_counts(task: Task, settings: str, files: Sequence[Path]) -> dict[str, Counts]:
-    """By file: what was counted by the same settings, or of a file that is gone."""
+    """By file: what was counted by the same settings, or is not to be read again."""
     path = _kept_path(task)
     there = {file.stem for file in files}
     kept: dict[str, Counts] = {}

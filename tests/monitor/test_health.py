@@ -289,10 +289,11 @@ def test_a_language_is_told_where_its_commonest_words_decide_it(text, language):
 
 def test_quality_is_watched_within_the_fields_that_the_task_names(task):
     serve(task)
+    task = task.model_copy(update={"slices": ["country"]})
     made = rows(EARLIER, per_day=60)
-    made += rows(EARLIER, per_day=8, seed=3, fields={"country": "NO"})
+    made += rows(EARLIER, per_day=8, seed=3, country="NO")
     made += rows(RECENT, per_day=60, seed=4)
-    made += rows(RECENT, per_day=8, seed=5, fields={"country": "NO"}, rating=1.5)
+    made += rows(RECENT, per_day=8, seed=5, country="NO", rating=1.5)
     log(task, made)
     evidence = {cause.name: cause.evidence for cause in health(task).causes}
     assert "feedback_mean, country = NO" in evidence["one_slice"]
