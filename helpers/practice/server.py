@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from helpers import store
 from helpers.models import is_loopback
+from helpers.practice import openapi
 from helpers.practice.endpoints import Practice, Settings
 from helpers.practice.scenarios import SCENARIOS
 from helpers.practice.storage import Clock, Storage
@@ -34,6 +35,7 @@ MOST_HEAD = 64 * 2**10
 MOST_CONNECTIONS = 2000
 MOST_AT_ONCE = 64  # requests that are being answered
 HEAD_SECONDS, BODY_SECONDS, SEND_SECONDS = 75.0, 600.0, 60.0
+OPEN = ("/", "/openapi.json")  # nothing of anybody stands there
 CHUNK = 64 * 2**10
 _log = logging.getLogger(__name__)
 
@@ -158,8 +160,8 @@ class Server:
                     data = await reader.readuntil(b"\r\n\r\n")
                 if not await self._request(data, reader, writer):
                     return
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # it went away, was too slow, or is no HTTP
+        except (OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            pass  # it went away, was too slow, or is no HTTP; or the server ends
         finally:
             self._connections -= 1
             writer.close()
@@ -201,7 +203,7 @@ class Server:
         host = head.headers.get("host", "")
         if not self._anywhere and not is_loopback(f"http://{host}"):
             raise ApiError(421, "This is a server of this machine alone.", "wrong_host")
-        if head.url.path == "/":
+        if head.url.path in OPEN:
             return
         key = head.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if not key:
@@ -245,8 +247,9 @@ class Server:
 
     def _answer_to(self, head: Head, body: bytes) -> Any:
         url = head.url
-        if url.path == "/":
-            return self.practice.about()
+        if url.path in OPEN:
+            routes = self.practice.routes()
+            return self.practice.about() if url.path == "/" else openapi.document(routes)
         path = url.path.removeprefix("/v1")
         for method, pattern, answer in self.practice.routes():
             match = re.fullmatch(pattern, path)

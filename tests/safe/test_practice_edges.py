@@ -107,6 +107,16 @@ def test_line_13_300_slow_clients_are_few_threads_and_the_301st_is_served(server
         connection.close()
 
 
+def test_line_13_the_published_description_names_every_route(server):
+    head, _, body = ask(server, "GET /openapi.json HTTP/1.1", key="").partition(b"\r\n\r\n")
+    assert status(head) == 200
+    paths = json.loads(body)["paths"]
+    routes = {(method, pattern) for method, pattern, _ in server.practice.routes()}
+    found = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    assert found == {(m, f"/v1{p.replace('([^/]+)', '{id}')}") for m, p in routes}
+    assert all(path.startswith("/v1/") for path in paths)
+
+
 def odd_request(draw: random.Random) -> tuple[str, bytes]:
     method = draw.choice(["GET", "POST", "POST", "POST", "DELETE", "PUT", "OPTIONS", "G\tT"])
     path = draw.choice(PATHS)
