@@ -25,7 +25,6 @@ TIME_LIMIT = 124
 INTERRUPTED = 130  # by Ctrl-C
 KILLED = 137
 TERMINATED = 143
-LEAST_SPACE = 4 * 2**30  # bytes of address space
 VERDICT_CODE = {"fail": FAILED_GATE, "inconclusive": INCONCLUSIVE}
 
 _EXIT = re.compile(r" ?\[exit (\d+)\]\s{0,3}$")
@@ -123,13 +122,13 @@ def message_for_person(error: Exception, most: int = 2000) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def check_address_space() -> None:
+def check_address_space(least: int = 4 * 2**30) -> None:
     """WorkbookError (6) in a shell that lets no program have the memory of a kernel with torch."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if resource.RLIM_INFINITY != limit < LEAST_SPACE:
+    if resource.RLIM_INFINITY != limit < least:
         raise WorkbookError(
             f"this shell limits a program to {limit // 2**20} MB of address space, and a notebook"
-            f" needs {LEAST_SPACE // 2**20} MB; raise it (ulimit -v unlimited)",
+            f" needs {least // 2**20} MB; raise it (ulimit -v unlimited)",
             OUT_OF_ROOM,
         )
 
