@@ -266,6 +266,7 @@ MEANINGS = {
     "Task.scored_fields": "fields that must equal the gold; all of the schema if missing",
     "Task.accuracy_from": "who says whether an answer is right",
     "Task.targets": "what the work needs, by metric",
+    "Task.slices": "fields of the live log, such as a country: 06 watches quality within each too",
     "Task.margins": "what a replacement may lose, by metric",
     "Task.replace": "whether a new model must be better, or only no worse",
     "Task.columns": "your names of our columns, see below",
@@ -479,7 +480,7 @@ TASK_SECTIONS = [
     (
         "Where it runs and what it costs",
         "Nothing is sent elsewhere or spent, unless you say so here and in the profile.",
-        ["volume_per_month", "data_may_leave", "prices", "columns", "screening"],
+        ["volume_per_month", "data_may_leave", "prices", "columns", "slices", "screening"],
     ),
     (
         "What is learnt of a chat",
@@ -663,8 +664,8 @@ scorer: exact           # of rows whose gold answer is a text; chrf:0.6 is more 
 
 A call is right when name and arguments are: in any order of calls and of keys, with the types of
 the JSON Schema. Arguments that break it, calls of unknown tools and results without a call are
-rejected by 02 and named. `base_model` needs a template that knows tools: those of Qwen3, Llama 3 and
-gpt-oss do; the embedded model's does not, and the run stops with exit 2 and the row that it cannot
+rejected by 02 and named. `base_model` needs a template that knows tools: those of Qwen3, Llama 3
+and gpt-oss do; the embedded model's does not, and the run stops with exit 2 and the row that it cannot
 read. Where the rendered answer does not read back as the gold one, the row is refused. An endpoint
 (`-p base_url=… -p api_model=…`) gets `tools` and is read by its `tool_calls`.
 """
