@@ -666,6 +666,6 @@ A call is right when name and arguments are: in any order of calls and of keys, 
 the JSON Schema. Arguments that break it, calls of unknown tools and results without a call are
 rejected by 02 and named. `base_model` needs a template that knows tools: those of Qwen3, Llama 3
 and gpt-oss do; the embedded model's does not, and the run stops with exit 2 and the row that it
-cannot read. Where the rendered answer does not read back as the gold one, the row is refused. An endpoint
-(`-p base_url=… -p api_model=…`) gets `tools` and is read by its `tool_calls`.
+cannot read. Where the rendered answer does not read back as the gold one, the row is refused. An
+endpoint (`-p base_url=… -p api_model=…`) gets `tools` and is read by its `tool_calls`.
 """
