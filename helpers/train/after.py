@@ -16,7 +16,8 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-from helpers.train.rows import IGNORED
+from helpers.train.kernels.loss import micro_batches
+from helpers.train.rows import IGNORED, token_row
 
 # Nats per answer token. Merging only rounds, in bf16 to 8 bits of each weight. At the 0.25 that was
 # measured for the embedded model in 4 bits one answer token in ten gets another likeliest word; in
@@ -30,6 +31,7 @@ NF4 = (  # the quantiles of a normal distribution that Dettmers et al. 2023 give
     0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
     0.7229568362236023, 1.0,
 )  # fmt: skip
+TOKENS = 256  # of a pass: the logits of all of them are in memory
 FORGOT = 4  # questions lost, net; below that it is noise among 40
 QUESTIONS = Path(__file__).with_name("general.jsonl")
 
@@ -48,11 +50,13 @@ def look_back(
     set_peft_model_state_dict(model, weights)
     tokenizer = trainer.processing_class
     questions = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()]
+    asked = question_rows(tokenizer, questions)
     with torch.no_grad():
         with model.disable_adapter():
-            base = right_answers(model, tokenizer, questions)
-        tuned = right_answers(model, tokenizer, questions)
-        losses = answer_losses(model, probes)
+            base = right_answers(answer_losses(model, asked), questions)
+        losses = answer_losses(model, asked + probes)
+        tuned = right_answers(losses, questions)
+        losses = losses[len(asked) :]
         trainer.undo_lean()  # in bf16 its layers hold the weights as they were laid out
         merged = model.merge_and_unload()
         merged_losses = answer_losses(merged, probes)
@@ -75,44 +79,59 @@ def look_back(
     return {"agreement": agreement, "general": general | {"forgot": forgot}}
 
 
-def _agreement(losses: torch.Tensor, others: torch.Tensor, bound: float) -> dict[str, Any]:
-    difference = float((others - losses).abs().mean())
+def _agreement(
+    losses: list[torch.Tensor], others: list[torch.Tensor], bound: float
+) -> dict[str, Any]:
+    difference = float((torch.cat(others) - torch.cat(losses)).abs().mean())
     within = difference <= bound
     return {"nats_per_token": round(difference, 6), "bound": bound, "within": within}
 
 
-def answer_losses(model: Any, rows: list[dict[str, Any]]) -> torch.Tensor:
-    """Loss of every supervised token of these rows, one after another: (tokens,), in nats."""
-    losses = []
-    for row in rows:
-        ids = torch.tensor([row["input_ids"]], device=model.device)
-        labels = torch.tensor(row["labels"][1:], device=model.device)
-        logits = model(input_ids=ids).logits[0, :-1].float()
-        supervised = labels != IGNORED
-        losses.append(cross_entropy(logits[supervised], labels[supervised], reduction="none"))
-    return torch.cat(losses)
+def answer_losses(model: Any, rows: list[dict[str, Any]]) -> list[torch.Tensor]:
+    """For each row the losses of its supervised tokens, in nats: (tokens,).
 
-
-def right_answers(model: Any, tokenizer: Any, questions: list[dict[str, Any]]) -> list[bool]:
-    """For each question whether its right answer, the first one, is the likeliest.
-
-    By log-probability per character. All answers of a question go through the model as one
-    right-padded batch, which needs no mask in a causal model.
+    Rows of like length go through the model together, padded on the right: a causal model needs no
+    mask for that.
     """
-    right = []
+    losses: dict[int, torch.Tensor] = {}
+    for batch in micro_batches([len(row["input_ids"]) for row in rows], TOKENS):
+        width = len(rows[batch[0]]["input_ids"])
+        padded = [pad(rows[number]["input_ids"], width, 0) for number in batch]
+        ids = torch.tensor(padded, device=model.device)
+        padded = [pad(rows[number]["labels"][1:], width - 1, IGNORED) for number in batch]
+        labels = torch.tensor(padded, device=model.device)
+        supervised = labels != IGNORED
+        logits = model(input_ids=ids).logits[:, :-1][supervised].float()
+        each = cross_entropy(logits, labels[supervised], reduction="none")
+        losses |= dict(zip(batch, each.split(supervised.sum(1).tolist()), strict=True))
+    return [losses[number] for number in range(len(rows))]
+
+
+def pad(values: list[int], width: int, filler: int) -> list[int]:
+    """The values, then fillers up to this length."""
+    return values + [filler] * (width - len(values))
+
+
+def question_rows(tokenizer: Any, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for every answer of every question, with loss on the answer."""
+    rows = []
     for question in questions:
         prompt = tokenizer(question["text"])["input_ids"]
         texts = [" " + text for text in question["answers"]]
         answers = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        width = max(map(len, answers))
-        padded = [prompt + ids + [0] * (width - len(ids)) for ids in answers]
-        rows = torch.tensor(padded, device=model.device)
-        logits = model(input_ids=rows, logits_to_keep=width + 1).logits[:, :-1].float()
-        losses = cross_entropy(logits.transpose(1, 2), rows[:, -width:], reduction="none")
-        scores = [
-            float(row[: len(ids)].sum()) / len(text[1:])
-            for row, ids, text in zip(losses, answers, texts, strict=True)
-        ]
+        rows += [token_row(prompt, ids) for ids in answers]
+    return rows
+
+
+def right_answers(losses: list[torch.Tensor], questions: list[dict[str, Any]]) -> list[bool]:
+    """For each question whether its right answer, the first one, is the likeliest.
+
+    By log-probability per character.
+    """
+    right = []
+    each = iter(losses)
+    for question in questions:
+        scores = [float(next(each).sum()) / len(text) for text in question["answers"]]
         right.append(scores.index(min(scores)) == 0)
     return right
 
