@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from helpers import parameters, tasks
+from helpers.records import WorkbookError
 
 TUTORIAL = "tutorial"
 GPUS = {  # MB that the card has -> the profile that fits it, largest first
@@ -22,8 +23,15 @@ def choose_profile(profile: str, overrides: Sequence[str] = ()) -> tuple[str, st
     pairs = [text.partition("=") for text in overrides]
     wanted = {name.strip(): value for name, _, value in pairs}
     task = wanted.get("task", "")
-    is_own = bool(task) and not tasks.load_task(task).shipped
-    if profile and not (profile == TUTORIAL and is_own):
+    if profile not in ("", TUTORIAL):
+        return profile, ""
+    try:
+        is_own = bool(task) and not tasks.load_task(task).shipped
+    except WorkbookError:
+        if profile:  # the run refuses it, and writes that down
+            return profile, ""
+        raise
+    if profile and not is_own:
         return profile, ""
     if not is_own:
         has_own = (parameters.PROFILES / f"{task}.yaml").exists()

@@ -9,6 +9,7 @@ from run_toys import TASK
 
 from helpers import parameters, train
 from helpers.parameters import load_profile, resolve
+from helpers.records import WorkbookError
 from helpers.run import choose_profile
 
 SHIPPED = {"tutorial", "policy_qa", "smoke", "practice"}  # made for a shipped task
@@ -59,6 +60,12 @@ def test_a_task_of_ones_own_gets_the_profile_of_its_machine(
 )
 def test_a_shipped_task_gets_the_profile_that_was_made_for_it(task, chosen):
     assert choose_profile("", [f"task={task}"] if task else [])[0] == chosen
+
+
+def test_a_named_profile_with_a_broken_task_is_refused_by_the_run_that_writes_it_down(tmp_path):
+    assert choose_profile("tutorial", [f"task={tmp_path}/none"]) == ("tutorial", "")
+    with pytest.raises(WorkbookError, match="workbook new"):
+        choose_profile("", [f"task={tmp_path}/none"])
 
 
 @pytest.mark.parametrize("path", sorted(parameters.PROFILES.glob("*.yaml")), ids=lambda p: p.stem)
