@@ -21,11 +21,5 @@ from helpers.curate.similarity import (
     similar,
 )
 from helpers.curate.stages import Question, Stage
-from helpers.curate.versions import (
-    Curated,
-    check_dataset,
-    compare_versions,
-    content_fingerprint,
-    publish_dataset,
-)
+from helpers.curate.versions import Curated, check_dataset, content_fingerprint, publish_dataset
 from helpers.tasks import with_parts as create_splits

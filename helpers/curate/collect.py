@@ -117,7 +117,7 @@ def curate(
             *label_warnings(labels),
         ],
         params=config.model_dump(),
-        feedback=feedback_report(unique.kept, logs, task),
+        feedback=feedback_report(unique.kept, logs),
         readings=[*readings_of(read, named.kept), *reading_of_live(task, corrections)],
     )
 

@@ -12,7 +12,6 @@ from pydantic import Field
 
 from helpers import tasks
 from helpers.curate.config import DataCollectionConfig
-from helpers.curate.labels import MAX_VALUES, scored_values
 from helpers.records import Issue, Record, TrainingExample
 
 Filter = Callable[[float | None, datetime, bool], Issue | None]  # score, time, is it guessed
@@ -79,9 +78,7 @@ def _filter_of(config: DataCollectionConfig, rated: bool) -> Filter:
     return issue_of
 
 
-def feedback_report(
-    kept: Sequence[TrainingExample], logs: tasks.LoadedRows, task: tasks.Task
-) -> FeedbackReport:
+def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> FeedbackReport:
     """How the choice by feedback bends the data.
 
     Rated and unrated rows are compared on the readable rows and the sample of those left out.
@@ -107,7 +104,7 @@ def feedback_report(
         one = lengths["median_length_rated"] = _median_length(rated)
         other = lengths["median_length_unrated"] = _median_length(unrated)
         comparison = f"a median of {one:g} characters, unrated ones {other:g}"
-        notes += [f"rated messages have {comparison}", *_widest_gap(task, rated, unrated)]
+        notes.append(f"rated messages have {comparison}; ratings are no fair sample of the traffic")
     written_by = dict(writers.most_common())
     return FeedbackReport(rows=rows, used=len(used), written_by=written_by, notes=notes, **lengths)
 
@@ -121,32 +118,3 @@ def _by_rating(logs: tasks.LoadedRows) -> tuple[list[TrainingExample], list[Trai
 
 def _median_length(examples: Sequence[TrainingExample]) -> float:
     return median(len(example.user_text) for example in examples)
-
-
-def _widest_gap(
-    task: tasks.Task, rated: Sequence[TrainingExample], unrated: Sequence[TrainingExample]
-) -> list[str]:
-    """In words, the label whose share differs most between the two; [] where there is none."""
-    shares = _label_shares(task, rated)
-    others = _label_shares(task, unrated)
-    gaps = {label: shares[label] - others[label] for label in shares | others}
-    if not gaps or len(gaps) > MAX_VALUES * len(task.scored_fields):
-        return []
-    (name, value), gap = max(gaps.items(), key=lambda item: (abs(item[1]), item[0]))
-    direction = "more" if gap > 0 else "fewer"
-    return [
-        f"the widest gap: {name} {value} stands in {abs(gap):.0%} of the rows {direction} than"
-        " among the unrated; ratings are no fair sample of the traffic"
-    ]
-
-
-def _label_shares(
-    task: tasks.Task, examples: Sequence[TrainingExample]
-) -> Counter[tuple[str, str]]:
-    """(field, value) -> share of the rows."""
-    counts = Counter(
-        (name, str(value))
-        for example in examples
-        for name, value in scored_values(task, example).items()
-    )
-    return Counter({label: n / len(examples) for label, n in counts.items()})

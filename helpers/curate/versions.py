@@ -177,27 +177,3 @@ def check_dataset(
         )
     everything = f"{verified} verified rows, {len(dataset.examples)} in all"
     return f"{everything}; every row read is kept or accounted for."
-
-
-def compare_versions(old: str, new: str) -> dict[str, list[str]]:
-    """Ids of the rows that `new` has added, removed, moved to another part or answered anew."""
-    before = _rows_of(old)
-    after = _rows_of(new)
-    both = [row_id for row_id in after if row_id in before]
-    return {
-        "added": [row_id for row_id in after if row_id not in before],
-        "removed": [row_id for row_id in before if row_id not in after],
-        "moved": [i for i in both if before[i].part != after[i].part],
-        "relabelled": [i for i in both if before[i].messages[-1] != after[i].messages[-1]],
-    }
-
-
-def _rows_of(name: str) -> dict[str, TrainingExample]:
-    """id -> row of a dataset version."""
-    folder = store.home() / "datasets" / name
-    if not folder.is_dir():
-        raise WorkbookError(
-            f"{folder} is missing; `ls {folder.parent}` shows the dataset versions there are"
-        )
-    rows = [row for part in PARTS for row in store.read_jsonl(folder / f"{part}.jsonl")]
-    return {row["id"]: TrainingExample(**row) for row in rows}

@@ -35,7 +35,7 @@ class HowRead:
     used: set[str] = field(default_factory=set)  # the columns that something reads
     scale: Scale = field(default_factory=lambda: Scale("no ratings", {}, {}))
     day_order: DayOrder = ""
-    decimal: DecimalMark = ""  # of the answers' numbers; "": none has a mark
+    decimals: dict[str, DecimalMark] = field(default_factory=dict)  # of the answers' numbers
     changes: Counter[str] = field(default_factory=Counter)  # what was reinterpreted: rows
     unused: Counter[str] = field(default_factory=Counter)  # columns that nothing reads
     groups: Counter[str] = field(default_factory=Counter)  # values of `group`
@@ -200,7 +200,7 @@ def gold_answer(how: HowRead, raw: Row) -> Any:
     types = (how.task.schema or {}).get("properties", {})
     values = {name: raw.get(column) for name, column in columns.items()}
     return {
-        name: as_typed(value, types.get(name), how.decimal)
+        name: as_typed(value, types.get(name), how.decimals.get(name, ""))
         for name, value in values.items()
         if is_there(value)
     } or None

@@ -149,14 +149,12 @@ def _answers_of_columns(rows: Rows, columns: dict[str, Any]) -> list[Any]:
         if all(isinstance(answer, dict) for answer in answers) or not are_labels(answers):
             return answers
     columns["output"] = property_names(outputs)
-    objects: list[dict[str, Any]] = [{} for _ in rows]
-    for name, column in columns["output"].items():
-        # a column alone holds labels, whatever they look like
-        values = typed_column(cells[column]) if len(outputs) > 1 else cells[column]
-        for answer, value in zip(objects, values, strict=True):
-            if is_there(value):
-                answer[name] = value
-    return [answer for answer in objects if answer]
+    if len(outputs) > 1:  # a column alone holds labels, whatever they look like
+        cells = {column: typed_column(values) for column, values in cells.items()}
+    names = columns["output"].items()
+    objects = [{name: cells[c][place] for name, c in names} for place in range(len(rows))]
+    filled = [{name: v for name, v in each.items() if is_there(v)} for each in objects]
+    return list(filter(None, filled))
 
 
 def _draft(place: Path, columns: dict[str, Any]) -> Task:

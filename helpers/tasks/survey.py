@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import store
-from helpers.records import ColumnReading, Part, Source, SourceReading
+from helpers.records import ColumnReading, Part, Source, SourceReading, WorkbookError
 from helpers.tasks.encodings import TwoReadings
 from helpers.tasks.forms import FORMS, HowRead, Row, format_of, input_columns
 from helpers.tasks.moments import day_order
@@ -49,25 +49,26 @@ def survey(task: Task, path: Path, source: Source) -> tuple[FileForm, HowRead]:
     if any(isinstance(value, str) and re.match(r"\d{1,2}[/-]\d", value) for value in moments):
         days = (value for _, value in column_counts(task, path, form, "created_at"))
         how.day_order = day_order(days, task.columns.get("dates"), at, str(path))
-    how.decimal = _decimal_mark(how, form)
+    how.decimals = _decimal_marks(how, form)
     return form, how
 
 
-def _decimal_mark(how: HowRead, form: FileForm) -> DecimalMark:
-    """The decimal mark of the columns that hold numbers of the answer."""
-    task = how.task
-    output = task.columns.get("output")
-    properties = (task.schema or {}).get("properties", {})
-    mark: DecimalMark = ""
+def _decimal_marks(how: HowRead, form: FileForm) -> dict[str, DecimalMark]:
+    """The decimal mark of each number of the answer: task.yaml's, or what its column speaks for."""
+    output = how.task.columns.get("output")
+    setting = how.task.columns.get("decimal")
+    properties = (how.task.schema or {}).get("properties", {})
+    if setting not in (None, ",", "."):
+        raise WorkbookError('task.yaml: columns.decimal is "," or "."')
+    marks: dict[str, DecimalMark] = {}
     for name, column in output.items() if isinstance(output, dict) else ():
         kind = kind_of(properties.get(name))
         if kind in NUMBERS:
-            own = task.model_copy(update={"columns": {"number": column}})
+            own = how.task.model_copy(update={"columns": {"number": column}})
             values = (value for _, value in column_counts(own, how.path, form, "number"))
-            setting = task.columns.get("decimal")
-            own_mark = decimal_mark(values, kind == "integer", setting, column, str(how.path))
-            mark = own_mark or mark
-    return mark
+            is_whole = kind == "integer"
+            marks[name] = setting or decimal_mark(values, is_whole, column, str(how.path))
+    return marks
 
 
 def column_counts(task: Task, path: Path, form: FileForm, name: str) -> Counter[Token]:
@@ -172,9 +173,10 @@ def reading_of(how: HowRead, form: FileForm, rows: int) -> SourceReading:
             detail = how.day_order if name == "created_at" else ""
             shown = column if isinstance(column, str) else json.dumps(column, ensure_ascii=False)
             columns.append(ColumnReading(name=shown, use=name, how=detail))
-    if how.decimal:
-        detail = f"`{how.decimal}` stands before decimals"
-        columns.append(ColumnReading(name="output", use="numbers", how=detail))
+    for name, mark in how.decimals.items():
+        if mark:
+            detail = f"`{mark}` stands before decimals"
+            columns.append(ColumnReading(name=name, use="numbers", how=detail))
     for name, n in sorted(how.unused.items()):
         columns.append(ColumnReading(name=name, use="not used", how=f"in {n} rows"))
     return SourceReading(

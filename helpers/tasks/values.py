@@ -117,16 +117,11 @@ def kind_of(schema: Any) -> Any:
     return schema.get("type") if isinstance(schema, dict) else None
 
 
-def decimal_mark(
-    values: Iterable[Any], is_whole: bool, setting: Any, column: str, where: str
-) -> DecimalMark:
+def decimal_mark(values: Iterable[Any], is_whole: bool, column: str, where: str) -> DecimalMark:
     """Whether 1,500 is one and a half or fifteen hundred: what all the cells of a column allow.
 
-    `is_whole`: the schema wants integers. `setting` is task.yaml's columns.decimal. WorkbookError
-    when both fit.
+    `is_whole`: the schema wants integers. WorkbookError when both fit.
     """
-    if setting in _SEPARATED:
-        return setting
     texts = (re.sub(r"[\s']", "", value) for value in values if isinstance(value, str))
     unsure: set[str] = set()  # numbers in which the mark may be either
     marks = set()
