@@ -23,11 +23,9 @@ class Loaded(Protocol):
         `logprobs`: what OpenAI calls logprobs and top_logprobs, where somebody asks for them; a
         Reply holds them where the engine gives any.
         """
-        ...
 
     def close(self) -> None:
         """Give its memory back; nobody asks it any more."""
-        ...
 
 
 class Engine(Protocol):
@@ -37,7 +35,6 @@ class Engine(Protocol):
 
     def load(self, served: Served) -> Loaded:
         """Make a version ready; WorkbookError when it cannot be what was promoted."""
-        ...
 
 
 class Hosted:

@@ -31,7 +31,7 @@ from helpers.serve.livelog import LiveLog, new_id
 from helpers.serve.metrics import Metrics
 from helpers.serve.served import open_version
 from helpers.serve.settings import Keys, Settings
-from helpers.serve.trials import TrialJudge
+from helpers.serve.trials import judge
 from helpers.serve.wire import ApiError, Stamp
 
 PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
@@ -82,7 +82,6 @@ class Gateway:
         self.problem = "starting"  # why the registry cannot be followed at present
         self.metrics = Metrics()
         self.log = LiveLog(settings.text_of, settings.keep_days)
-        self.judge = TrialJudge(settings.judge_every)
         self._answering = ThreadPoolExecutor(settings.most_waiting, "serve-answer")
         self._running: set[asyncio.Task[None]] = set()
 
@@ -129,8 +128,10 @@ class Gateway:
     async def _move(self, lane: Lane, state: registry.Serving) -> None:
         await lane.follow(state)
         self.metrics.generation.labels(lane.task).set(lane.generation)
-        if lane.trial is not None and lane.current is not None:
-            await asyncio.to_thread(self.judge.look, lane.trial)
+        is_due = time.monotonic() >= lane.judged_at + self.settings.judge_every
+        if lane.trial is not None and lane.current is not None and is_due:
+            lane.judged_at = time.monotonic()
+            await asyncio.to_thread(judge, lane.trial)
 
     def go(self, work: Any) -> None:
         """Do something beside the requests."""
@@ -175,7 +176,8 @@ class Gateway:
         served = place.ready.served
         served.check_options(asked)
         chat = served.chat(turns)
-        limit = min(asked.limit or served.asking.max_new_tokens, served.asking.max_new_tokens)
+        most = served.asking.max_new_tokens
+        limit = min(asked.max_completion_tokens or asked.max_tokens or most, most)
         row = LiveRow(
             request_id=new_id(came_at),
             created_at=came_at,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class Lane:
         self.generation = 0  # of the route that is followed
         self.current: Ready | None = None
         self.trial: Trial | None = None
+        self.judged_at = -math.inf  # when the trial was last looked at
         self.problem = ""  # why the route cannot be followed at present
         self._ready: dict[str, Ready] = {}  # by the version's id
         self._by_hand = ""  # the version that was last asked for by its id

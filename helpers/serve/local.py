@@ -46,24 +46,15 @@ class Batched:
         self._thread.join()
 
     def _work(self) -> None:
-        later: list[Waiting] = []  # another limit than the batch's, or too many
         is_open = True
-        while is_open or later:
-            if not later:
-                first = self._waiting.get()
-                if first is None:
-                    return
-                later.append(first)
-            while not self._waiting.empty():
-                request = self._waiting.get()
-                if request is None:
-                    is_open = False
-                else:
-                    later.append(request)
-            limit = later[0].limit
-            batch = [request for request in later if request.limit == limit][:MOST_ROWS]
-            later = [request for request in later if request not in batch]
-            self._answer_together(batch)
+        while is_open:
+            taken = [self._waiting.get()]
+            while len(taken) < MOST_ROWS and not self._waiting.empty():
+                taken.append(self._waiting.get())
+            is_open = None not in taken
+            requests = [request for request in taken if request is not None]
+            for limit in {request.limit for request in requests}:
+                self._answer_together([each for each in requests if each.limit == limit])
 
     def _answer_together(self, batch: Sequence[Waiting]) -> None:
         """One batch; where it fails each is asked alone, so that one bad chat harms no other."""

@@ -112,11 +112,6 @@ class ChatRequest(BaseModel):
         return self
 
     @property
-    def limit(self) -> int | None:
-        """The longest answer that the caller wants, in tokens."""
-        return self.max_completion_tokens or self.max_tokens
-
-    @property
     def logprobs_wanted(self) -> dict[str, Any]:
         """What the caller wants to know of the tokens' probabilities."""
         return self.model_dump(include=set(LOGPROBS), exclude_none=True) if self.logprobs else {}
