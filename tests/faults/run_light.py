@@ -139,6 +139,7 @@ def promote(run_id: str, task: str) -> None:
     run = store.open_run(run_id)
     manager = registry.FineTuneLifecycleManager(tasks.load_task(task).registry_name)
     version = manager.register(run)
+    run.save(registry_toys.parity(version.id))  # as 05 asks the engine that will serve
     run.save(manager.promote(version.id, "production"))
     registry.routes()
 
