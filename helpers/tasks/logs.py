@@ -16,7 +16,7 @@ from helpers.records import GOOD_STATUS, LateFeedback, LiveRow
 from helpers.tasks.chats import as_turns
 from helpers.tasks.moments import day_order, moment_of
 from helpers.tasks.reading import FileForm, read_rows
-from helpers.tasks.scales import Token, is_unrated, judge_scale
+from helpers.tasks.scales import is_unrated, judge_scale
 from helpers.tasks.survey import json_counts
 from helpers.tasks.task import Task
 from helpers.tasks.values import as_text, cell
@@ -43,13 +43,14 @@ class LogReader:
         self.repeats: Repeats = _repeats_of(task, sample)
         where = str(files[0].parent if len(files) > 1 else files[0]) if files else ""
         column = str(task.columns.get("feedback_score", "feedback_score"))
-        counts = _counts_of(files, column.split(".")[-1])
+        counts = sum((json_counts(path, column.split(".")[-1]) for path in files), Counter())
         setting = task.columns.get("feedback")
         ours = any(store.home() / "live" in path.parents for path in files)
         if setting is None and (ours or any("arm" in raw for raw in sample)):
             setting = [1, 5]  # our own form of a log says stars
         self.scale = judge_scale(counts, setting, column, where, asks=False)
-        self._thumbs = judge_scale(_counts_of(files, "thumb"), setting, "thumb", where)
+        thumbs = sum((json_counts(path, "thumb") for path in files), Counter())
+        self._thumbs = judge_scale(thumbs, setting, "thumb", where)
         name = str(task.columns.get("created_at", "created_at"))
         moments = (cell(task, raw, "created_at") for raw in sample)
         self._order = day_order(moments, task.columns.get("dates"), name, where)
@@ -162,10 +163,3 @@ def _repeats_of(task: Task, sample: Sequence[dict[str, Any]]) -> Repeats:
             kinds["trace" if len({question for question, _ in lines}) > 1 else "pieces"] += 1
     often = sum(kinds.values()) > len(groups) / 5
     return kinds.most_common(1)[0][0] if often else "once"
-
-
-def _counts_of(files: Sequence[Path], key: str) -> Counter[Token]:
-    counts: Counter[Token] = Counter()
-    for path in files:
-        counts.update(json_counts(path, key))
-    return counts

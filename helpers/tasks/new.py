@@ -151,10 +151,14 @@ def _answers_of_columns(rows: Rows, columns: dict[str, Any]) -> list[Any]:
     columns["output"] = property_names(outputs)
     if len(outputs) > 1:  # a column alone holds labels, whatever they look like
         cells = {column: typed_column(values) for column, values in cells.items()}
-    names = columns["output"].items()
-    objects = [{name: cells[c][place] for name, c in names} for place in range(len(rows))]
-    filled = [{name: v for name, v in each.items() if is_there(v)} for each in objects]
-    return list(filter(None, filled))
+    return _objects({name: cells[column] for name, column in columns["output"].items()})
+
+
+def _objects(cells: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """A row's cells as one object; those that are all empty are left out."""
+    rows = [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
+    filled = [{name: value for name, value in row.items() if is_there(value)} for row in rows]
+    return [row for row in filled if row]
 
 
 def _draft(place: Path, columns: dict[str, Any]) -> Task:
