@@ -139,6 +139,11 @@ def _pool(address: str, timeout: float, use_proxy: bool) -> urllib3.PoolManager:
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if not proxy or urllib.request.proxy_bypass(parts.hostname or ""):
         return urllib3.PoolManager(**options)
+    if not proxy.startswith(("http://", "https://")):
+        raise WorkbookError(
+            f"the environment's proxy for {parts.hostname} is no http proxy; set one, or name the"
+            " host in NO_PROXY"
+        )
     login = unquote(urllib3.util.parse_url(proxy).auth or "")
     headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
     return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from helpers import store
-from helpers.models import ApiModel
+from helpers.models import ApiModel, connection
 from helpers.models.connection import read_refusal, seconds_to_wait
 from helpers.records import Budget, Message, WorkbookError
 
@@ -31,7 +31,7 @@ class Toy(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.refusals, self.times, self.ports = [], [], set()
+        self.refusals, self.times, self.ports, self.logins = [], [], set(), []
         self.questions, self.lock = Counter(), threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
@@ -44,6 +44,8 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.times.append(time.monotonic())
             self.server.ports.add(self.client_address[1])
+            login = self.headers.get("Proxy-Authorization")
+            self.server.logins += [login] if login else []
             refusal = self.server.refusals.pop(0) if self.server.refusals else None
             if refusal is None:
                 self.server.questions[body["messages"][-1]["content"]] += 1
@@ -125,6 +127,26 @@ def test_a_key_that_is_none_is_refused_without_being_shown(toy, monkeypatch):
     with pytest.raises(WorkbookError, match="a sign that no key has") as error:
         ApiModel("toy", toy.url).answer([CHAT], 5)
     assert "half" not in str(error.value)
+
+
+def test_other_hosts_are_asked_through_the_environment_s_proxy(toy, monkeypatch):
+    monkeypatch.setattr(connection, "PAUSE", 0.001)
+    proxy = toy.url.removesuffix("/v1").replace("//", "//us%40er:pa%20ss@")
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    address = ("http://127.0.0.2:9/v1", "sk-x", 5)
+    body = {"messages": [{"content": "half of a pair: \ud800"}]}
+    assert json.loads(connection.Connection(*address, True).post("/chat", body))["choices"]
+    assert toy.logins == ["Basic dXNAZXI6cGEgc3M="]
+    monkeypatch.setenv("no_proxy", "127.0.0.2")
+    with pytest.raises(connection.Refused, match="no connection"):
+        connection.Connection(*address, True).post("/chat", body)
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+    with pytest.raises(WorkbookError, match="no http proxy"):
+        connection.Connection(*address, True)
+    assert len(toy.times) == 1
 
 
 def test_many_at_once_with_refusals_between_ask_and_book_each_row_once(toy, tmp_path, monkeypatch):
