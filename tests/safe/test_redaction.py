@@ -262,7 +262,7 @@ HOSTILE = {
 def test_line_19_searching_takes_time_linear_in_the_text(name):
     started = time.process_time()
     message_for_person(ValueError(HOSTILE[name]))
-    assert time.process_time() - started < 3, "measured: below 0.5 s"
+    assert time.process_time() - started < 10, "of CPU; measured: below 0.5 s"
 
 
 def test_line_20_every_kind_of_key_has_a_published_shape_and_a_word_to_look_for():
