@@ -41,8 +41,11 @@ def ask_more(
     """Rungs that are undecided, asked again about as many of `rows` as would decide them.
 
     Cheapest first, until one surely meets the targets; no rung is asked about more than `most`.
+    Where people or a judge decide, rows cost more than answers: there is one look.
     """
     task = session.task
+    if task.accuracy_from in ("judge", "human"):
+        return list(measured)
     most = min(most, len(rows))
     results = {result.name: at_look(task, result, most) for result in measured}
     look = next_look(task, session.run, results, most)
@@ -103,12 +106,11 @@ def next_look(
 def rows_to_ask(task: Task, result: RungResult, most: int) -> int:
     """Rows that would decide every target of a rung; 0 where it surely misses one, or none helps.
 
-    Half as many again as the estimate says, since the share will not stay quite as it is. Where
-    people or a judge decide, rows cost more than answers.
+    Half as many again as the estimate says, since the share will not stay quite as it is.
     """
     targets = check_rung(task, result)
     missed = any(finding.verdict == "fail" for finding in targets.values())
-    if missed or result.n >= most or task.accuracy_from in ("judge", "human"):
+    if missed or result.n >= most:
         return 0
     needed = 0
     for metric, finding in targets.items():

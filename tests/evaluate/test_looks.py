@@ -101,3 +101,12 @@ def test_surer_bounds_are_wilsons_and_wider(hits, n):
         share.low,
         share.high,
     )
+
+
+def test_where_people_decide_there_is_one_look_with_the_whole_error(tmp_path, run):
+    task = toy_task(tmp_path, accuracy_from="human", targets={"format_compliance": 0.95})
+    model, rows = constant(RIGHT), toy_rows(90, "validation")
+    where = session(task, run, model, latency_rows=0)
+    measured = evaluate.ask_ladder([Asking().for_rung("prompt", model.spec)], rows[:20], where)
+    assert evaluate.ask_more(measured, rows, where, 300) == measured
+    assert measured[0].alpha == 0.025
