@@ -73,13 +73,16 @@ class _Sample:
     def __init__(self, file: str) -> None:
         self._file = file
         self._rows: list[tuple[int, int, SourceRow, Issue]] = []  # hash, line, row, issue
+        self._most = 2**32  # the largest hash that may belong to the sample
 
     def offer(self, row: SourceRow, issue: Issue) -> None:
         """Keep the row while it may belong to the sample."""
         key = zlib.crc32(f"{self._file}:{row.line}".encode())
-        self._rows.append((key, row.line, row, issue))
+        if key <= self._most:
+            self._rows.append((key, row.line, row, issue))
         if len(self._rows) >= 2 * SAMPLE:
             self._rows = self._smallest()
+            self._most = self._rows[-1][0]
 
     def _smallest(self) -> list[tuple[int, int, SourceRow, Issue]]:
         """A row that is read only when it is needed is read here: it would keep its whole batch."""
