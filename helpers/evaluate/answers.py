@@ -174,15 +174,17 @@ def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[A
     """
     for key in single:
         yield {key: till.ask(new[key])}
-    waiting = deque(key for key in _shortest_first(new) if key not in set(single))
-    width = min(MOST_AT_ONCE, till.at_once) if single else 1
+    waiting = deque(_shortest_first({key: new[key] for key in new.keys() - set(single)}))
+    most = till.at_once
+    width = min(MOST_AT_ONCE, most) if single else 1
     refused = Counter[str]()
     running: dict[Future[Answer], str] = {}
     finished: SimpleQueue[Future[Answer]] = SimpleQueue()
-    with ThreadPoolExecutor(till.at_once) as pool:
+    with ThreadPoolExecutor(most) as pool:
         try:
             while waiting or running:
-                while waiting and len(running) < width:
+                # at full width the next ones wait in the pool, so that no thread waits for this one
+                while waiting and len(running) < (2 * most if width == most else width):
                     key = waiting.popleft()
                     future = pool.submit(till.ask, new[key])
                     running[future] = key
@@ -191,14 +193,19 @@ def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[A
                 batch: Answers = {}
                 for future in _all_of(finished):
                     key = running.pop(future)
+                    if future.cancelled():
+                        waiting.appendleft(key)
+                        continue
                     answer = future.result()
                     if _is_refused_for_rate(answer) and refused[key] < RATE_RETRIES:
                         width = max(1, width // 2)
                         refused[key] += 1
                         waiting.append(key)
                         pause = max(pause, RATE_PAUSE * 2 ** refused[key])
+                        for other in running:
+                            other.cancel()  # what no thread has begun
                     else:
-                        width = min(till.at_once, width + 1)
+                        width = min(most, width + 1)
                         batch[key] = answer
                 if batch:
                     yield batch
