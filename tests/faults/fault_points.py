@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def points(default: int) -> list[int]:
     return list(range(wanted() or default))
 
 
+@cache
 def commit() -> str:
     """The commit that is tested, with a mark when files differ from it."""
     told = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--exclude=*"]
