@@ -14,7 +14,7 @@ from helpers.curate.codes import personal_data_finder
 from helpers.curate.config import DataCollectionConfig
 from helpers.curate.personal import MAX_SCAN, masked_example
 from helpers.curate.provider_file import SPECIAL_TOKENS
-from helpers.curate.searching import Search, search_ahead
+from helpers.curate.searching import Search, search_here
 from helpers.curate.stages import Stage
 from helpers.records import Issue, Message, TrainingExample
 from helpers.redaction import Span, without_surrogates
@@ -35,7 +35,7 @@ def validate_examples(
     task: Task,
     config: DataCollectionConfig,
     accepted: Mapping[str, str] | None = None,
-    search: Search = search_ahead,
+    search: Search = search_here,
 ) -> Stage:
     """Run every check on every example; one issue is enough to leave it out.
 

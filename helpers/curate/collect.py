@@ -20,7 +20,7 @@ from helpers.curate.labels import (
 )
 from helpers.curate.production import feedback_report, load_production
 from helpers.curate.review import ASK, apply_decisions, read_decisions, review_rows, spot_checks
-from helpers.curate.searching import Search, search_ahead
+from helpers.curate.searching import Search, search_here
 from helpers.curate.stages import (
     Loss,
     Question,
@@ -149,7 +149,7 @@ def reading_of_live(task: tasks.Task, corrections: Sequence[Question]) -> list[S
 def long_steps(config: DataCollectionConfig, rows: int) -> tuple[Search, PairFinder]:
     """How texts are searched and compared: in memory, of many rows on disk, or on Ray's workers."""
     if config.engine == "local" and rows < MANY:
-        return search_ahead, pairs_in_memory
+        return search_here, pairs_in_memory
     from helpers.extras import big
 
     engine = big.engine_of(config.engine, config.engine_address)

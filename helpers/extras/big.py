@@ -107,7 +107,7 @@ class Local:
 
     def search(self, texts: Iterable[str]) -> Callable[[str], Findings]:
         """What any of the texts holds: here by two child processes."""
-        return curate.search_ahead(texts)
+        return curate.search_here(texts)
 
 
 class Ray(Local):
