@@ -35,11 +35,13 @@ epochs: 1.0
 max_train_tokens: 2000
 max_test_rows: 8
 """
-BUSY = """() => {
-    const cells = [...document.querySelectorAll('.jp-CodeCell')];
-    const waiting = cells.filter(c => c.querySelector('.jp-InputPrompt')?.textContent == '[*]:');
-    const outputs = [...document.querySelectorAll('.jp-OutputArea-output')];
-    return [waiting.length, outputs.map(o => o.textContent.length).join(), cells.length];
+STATE = """() => {
+    const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
+        .map(prompt => prompt.textContent);
+    const outputs = [...document.querySelectorAll('.jp-OutputArea-output')]
+        .map(output => output.textContent.length);
+    return [prompts.filter(p => p == '[*]:').length, prompts.filter(p => /[0-9]/.test(p)).length,
+            outputs.join()];
 }"""
 SET_SOURCE = """([id, source]) => {
     const notebook = window.jupyterapp.shell.currentWidget.content;
@@ -77,21 +79,22 @@ def project(lab):
 def run_all(lab, page) -> float:
     """Run All; the longest time in which nothing on the page changed, in seconds."""
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-    page.wait_for_function(f"() => ({BUSY})()[0] > 0")
     last, since, longest = None, time.monotonic(), 0.0
     while True:
-        state = page.evaluate(BUSY)
+        state = page.evaluate(STATE)
         now = time.monotonic()
         if state != last:
             last, since = state, now
         longest = max(longest, now - since)
-        if state[0] == 0:
+        running, done, _ = state
+        if done and not running:
             break
         page.wait_for_timeout(200)
     page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     return longest
 
 
+@pytest.mark.timeout(3000 if FULL else 900)
 @pytest.mark.parametrize("name", NAMES)
 def test_run_all_reaches_the_end_without_a_red_box(project, axe, name):
     page = project.open(f"notebooks/{name}.ipynb")
