@@ -11,7 +11,7 @@ import json
 import platform
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import RawIOBase
 from pathlib import Path
@@ -202,8 +202,7 @@ def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[A
                         refused[key] += 1
                         waiting.append(key)
                         pause = max(pause, RATE_PAUSE * 2 ** refused[key])
-                        for other in running:
-                            other.cancel()  # what no thread has begun
+                        _cancel(running)
                     else:
                         width = min(most, width + 1)
                         batch[key] = answer
@@ -211,8 +210,13 @@ def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[A
                     yield batch
                 time.sleep(pause)  # after what came beside the refusal has been kept
         finally:
-            for future in running:
-                future.cancel()
+            _cancel(running)
+
+
+def _cancel(futures: Iterable[Future[Answer]]) -> None:
+    """Take back what no thread has begun."""
+    for future in list(futures):
+        future.cancel()
 
 
 def _all_of(finished: SimpleQueue[Future[Answer]]) -> list[Future[Answer]]:
