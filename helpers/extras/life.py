@@ -5,6 +5,7 @@ One HTML file without outside parts, drawn in the colours of the reader's theme;
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -85,6 +86,15 @@ def confidence_sequence(days: dict[date, Numbers], name: str) -> list[Band]:
         if n >= FEW:
             bands.append(Band(day, max(0.0, mean - half), mean, min(1.0, mean + half)))
     return bands
+
+
+def publish_page(task: Task, log: LiveLog) -> None:
+    """Write the page; what it cannot show must cost no night's look."""
+    try:
+        write_page(task, log)
+    except Exception as error:
+        problem = store.without_secrets(f"{type(error).__name__}: {error}")
+        logging.getLogger(__name__).warning("no page of %s: %s", task.registry_name, problem)
 
 
 def write_page(task: Task, log: LiveLog) -> Path:

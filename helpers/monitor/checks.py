@@ -149,7 +149,7 @@ def _change_check(watched: Watched, name: str, served: Served) -> Finding:
         reference = series.between(0, min(REFERENCE_DAYS, start))
         now = series.between(start, days)
         evidence += f"; since about {series.first + timedelta(days=start)}"
-        if sign * (_mean(reference) - _mean(now)) < watched.matters:
+        if sign * (estimate(reference).value - estimate(now).value) < watched.matters:
             changed = False
             evidence += ", too small a change to matter"
     before = estimate(reference, watched.shown)
@@ -175,10 +175,6 @@ def _log_capital(series: Series, sign: int, watched: Watched) -> float:
 def _turned(series: Series, sign: int) -> tuple[ndarray, ndarray]:
     """A rise is a fall of what is left to 1."""
     return (series.values if sign > 0 else 1 - series.values), series.counts
-
-
-def _mean(counts: Counter[float]) -> float:
-    return sum(value * n for value, n in counts.items()) / max(1, counts.total())
 
 
 def _odds(log_odds: float) -> str:

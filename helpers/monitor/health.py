@@ -146,9 +146,9 @@ def publish(task: Task, run: store.Run, health: Health, log: LiveLog) -> None:
         raised = registry.raise_alarms(task.registry_name, health.version or "", failed)
         health = health.model_copy(update={"alarms": [alarm.id for alarm in raised]})
         keep(task, log)
-        from helpers.extras.life import write_page
+        from helpers.extras.life import publish_page
 
-        write_page(task, log)
+        publish_page(task, log)
     run.save(health)
 
 

@@ -23,7 +23,6 @@ from helpers.tasks import LogReader, Task
 
 LATE_DAYS = 14  # what is said about an answer later than this does not count
 SERVED = ("production", "canary")  # answers that somebody got without asking for that version
-NOTHING = LiveRow(created_at=datetime(2000, 1, 1, tzinfo=UTC))
 DATED = re.compile(r"\d{4}-\d\d-\d\d")
 Numbers = dict[str, Counter[float]]  # by quantity: how often each value came
 Counts = dict[str, dict[date, Numbers]]  # by version and day

@@ -65,3 +65,13 @@ def test_bands_hold_on_all_days_together():
         bands = confidence_sequence(days, "format_compliance")
         broken += any(not band.low <= 0.9 <= band.high for band in bands)
     assert broken <= 12  # of 100; 5% were promised
+
+
+def test_a_page_that_cannot_be_written_costs_no_look(task, monkeypatch):
+    serve(task)
+    log(task, rows(RECENT))
+    monkeypatch.setattr("helpers.extras.life.write_page", lambda task, log: 1 / 0)
+    read = monitor.read_live(task)
+    run = store.open_run("night")
+    monitor.publish(task, run, monitor.check_health(task, run, log=read), read)
+    assert run.has("health.json")
