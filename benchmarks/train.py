@@ -52,7 +52,9 @@ def systems() -> list[str]:
     return [*OURS, *STOCK] if models.resolve_compute("auto") == "bf16" else ["ours", "stock_fp32"]
 
 
-def make_job(folder: Path, base: str, profile: str, steps: int) -> TrainingJob:
+def make_job(
+    folder: Path, base: str, profile: str, steps: int, four_bit: bool = False
+) -> TrainingJob:
     """The job of notebook 03a for the shipped task's verified train rows, without validation."""
     from helpers import tasks
     from helpers.parameters import load_profile
@@ -63,7 +65,8 @@ def make_job(folder: Path, base: str, profile: str, steps: int) -> TrainingJob:
     parameters = PROFILES[profile]
     if parameters is None:
         parameters = load_profile(profile).values
-    config = LoraTrainingConfig.of(parameters | {"base_model": base})
+    chosen = {"base_model": base, "load_in_4bit": four_bit}
+    config = LoraTrainingConfig.of(parameters | chosen)
     examples = tasks.with_parts(
         tasks.load_examples(task, source="human").examples,
         config.seed,
@@ -205,15 +208,18 @@ def stock_trainer(job: TrainingJob, bf16: bool = False) -> Any:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
 
     from helpers.models import load_tokenizer
+    from helpers.train.program import load_base
 
-    config = job.config
+    # in 4 bits as QLoRA has it; else in fp32, which bf16=True computes with in bf16
+    compute = "bf16" if bf16 and job.config.load_in_4bit else "fp32"
+    config = job.config.model_copy(update={"compute": compute})
     set_seed(config.seed)
     return SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(job.base_path, dtype="float32"),
+        model=load_base(job.base_path, config),
         args=SFTConfig(
             output_dir=str(job.folder / "stock"),
             bf16=bf16,
@@ -246,12 +252,13 @@ Blocks = dict[str, list[dict[str, Any]]]  # system -> what it answered, block by
 
 def compare(folder: Path, args: argparse.Namespace) -> tuple[Blocks, Blocks]:
     """The blocks of all systems, taking turns: on the machine as it is, and with one core busy."""
-    job = make_job(folder, args.base, args.profile, 1 + 2 * args.rounds * args.steps)
+    steps = 1 + 2 * args.rounds * args.steps
+    job = make_job(folder, args.base, args.profile, steps, args.load_in_4bit)
     store.write_json(folder / "job.json", job)
     env = {**os.environ, **models.offline_env(args.base), "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "benchmarks.train", "--steps", str(args.steps), "--child"]
     children = {}
-    for system in systems():
+    for system in args.systems.split(",") if args.systems else systems():
         own = {"GOMP_SPINCOUNT": SPINS} if system in OURS else {}  # as 03a starts it
         children[system] = subprocess.Popen(
             [*command, system, str(folder / "job.json")],
@@ -263,6 +270,8 @@ def compare(folder: Path, args: argparse.Namespace) -> tuple[Blocks, Blocks]:
     try:
         one_round(children, "warm-up", backwards=False)
         quiet = many_rounds(children, args.rounds, "round")
+        if args.quiet_only:
+            return quiet, {}
         other = subprocess.Popen([sys.executable, "-c", BUSY])
         try:
             busy = many_rounds(children, args.rounds, "one core busy, round")
@@ -429,12 +438,11 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         peer = llama_factory(folder, args, peer_python) if peer_python else None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    speeds, busy_speeds = speeds_of(blocks), speeds_of(busy)
+    speeds = speeds_of(blocks)
     trl = "trl SFTTrainer, in the faster of fp32 and bf16=True"
-    ratios = {
-        "stock_trl": (over(speeds, "stock_trl"), trl),
-        "stock_trl_busy": (over(busy_speeds, "stock_trl"), f"{trl}, one core kept busy"),
-    }
+    ratios = {"stock_trl": (over(speeds, "stock_trl"), trl)}
+    if busy:
+        ratios["stock_trl_busy"] = (over(speeds_of(busy), "stock_trl"), f"{trl}, one core busy")
     if "ours_fp32" in speeds:
         ratios["over_fp32"] = (over(speeds, "ours_fp32"), "our own fp32 path")
     result: dict[str, dict[str, Any]] = {}
@@ -509,6 +517,9 @@ def main() -> None:
         "--starts", type=int, default=0, help="how often the embedded model's start is timed"
     )
     parser.add_argument("--base", default="embedded")
+    parser.add_argument("--load-in-4bit", action="store_true", help="QLoRA on both sides")
+    parser.add_argument("--systems", default="", help="ours and some of the others, by commas")
+    parser.add_argument("--quiet-only", action="store_true", help="not beside a busy core")
     parser.add_argument("--profile", default="default", choices=sorted(PROFILES))
     parser.add_argument("--child", nargs=2, metavar=("SYSTEM", "JOB"), help=argparse.SUPPRESS)
     args = parser.parse_args()

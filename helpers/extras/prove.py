@@ -1,10 +1,11 @@
-"""`workbook doctor --gpu`: two real steps on the user's own GPU.
+"""`workbook doctor --gpu`: two real steps on the user's own GPU, and a race against stock trl.
 
 That is what could not be run where this was written.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,8 @@ def prove_gpu() -> list[Finding]:
     if name and name != "False":
         bf16 = prove("bf16 LoRA", False, "cuda")
         nf4 = prove("nf4 QLoRA", True, "cuda")
-        return [Finding(name="gpu", verdict="pass", evidence=name), bf16, nf4]
+        races = [race("LoRA against trl"), race("QLoRA against trl", "--load-in-4bit")]
+        return [Finding(name="gpu", verdict="pass", evidence=name), bf16, nf4, *races]
     remedy = f"install the driver, then torch for your CUDA version ({INDEX})"
     if built_for == "None":
         remedy = f"this torch is a CPU build: install the one for your CUDA version ({INDEX})"
@@ -71,6 +73,21 @@ def prove(way: str, load_in_4bit: bool, device: str) -> Finding:
     if not details["device"].startswith(device):
         remedy = "torch did not use the GPU it sees; look at CUDA_VISIBLE_DEVICES"
         return _failed(way, evidence, remedy)
+    return Finding(name=way, verdict="pass", evidence=evidence)
+
+
+def race(way: str, *options: str, systems: str = "ours,stock_bf16") -> Finding:
+    """Our tokens/s over stock trl's on this machine, the two taking turns in one run."""
+    command = [sys.executable, "-m", "benchmarks.train", "--json", "--quiet-only", "--systems"]
+    done = subprocess.run(
+        [*command, systems, *options], cwd=store.PROJECT, capture_output=True, text=True
+    )
+    if done.returncode:
+        lines = store.redact(done.stderr).strip().splitlines() or ["(no output)"]
+        return _failed(way, f"failed: {lines[-1][:200]}", "run it from a checkout of the project")
+    ratio = json.loads(done.stdout.splitlines()[-1])["stock_trl"]
+    span = f"[{ratio['low']:.2f}, {ratio['high']:.2f}], n = {ratio['n']}"
+    evidence = f"{ratio['value']:.2f}x the tokens/s of {ratio['peer']}, {span}"
     return Finding(name=way, verdict="pass", evidence=evidence)
 
 

@@ -261,7 +261,7 @@ def arguments(job: TrainingJob, validates: bool, gpu: bool | None = None) -> SFT
         save_total_limit=job.keep_checkpoints,
         gradient_checkpointing=gpu and config.sharding == "none",
         # trl's own mixed precision is for GPUs: on a CPU it casts every weight in every step
-        bf16=gpu and config.compute == "bf16",
+        bf16=torch.cuda.is_available() and config.compute == "bf16",
         seed=config.seed,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},

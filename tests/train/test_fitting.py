@@ -222,3 +222,12 @@ def test_four_bits_are_those_of_bitsandbytes(shape):
         weights = (torch.randn(shape, generator=torch.Generator().manual_seed(1)) / 20).to(dtype)
         packed = library.quantize_4bit(weights.contiguous(), quant_type="nf4")
         assert torch.equal(as_nf4(weights), library.dequantize_4bit(*packed))
+
+
+def test_the_race_of_doctor_gpu_runs_against_the_real_trl_on_a_processor_too():
+    options = ("--base", "tiny", "--rounds", "1")
+    finding = prove.race("LoRA against trl", *options, systems="ours,stock_fp32")
+    assert finding.verdict == "pass", finding.evidence
+    assert "x the tokens/s of trl SFTTrainer" in finding.evidence and "n = 1" in finding.evidence
+    failed = prove.race("LoRA against trl", "--profile", "nobody's")
+    assert failed.verdict == "fail" and failed.remedy
