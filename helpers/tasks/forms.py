@@ -72,7 +72,8 @@ def format_of(task: Task, rows: Sequence[Row]) -> str:
 def input_columns(task: Task) -> list[str]:
     """The columns that hold what is asked."""
     mapped = task.columns.get("input", "input")
-    return mapped if isinstance(mapped, list) else [str(mapped)]
+    names = mapped if isinstance(mapped, list) else [mapped]
+    return [str(name) for name in names] or ["input"]
 
 
 def _form_of_row(task: Task, row: Row) -> str:
@@ -199,11 +200,12 @@ def gold_answer(how: HowRead, raw: Row) -> Any:
         return cell(how.task, raw, "output")
     types = (how.task.schema or {}).get("properties", {})
     values = {name: raw.get(column) for name, column in columns.items()}
-    return {
+    answer = {
         name: as_typed(value, types.get(name), how.decimals.get(name, ""))
         for name, value in values.items()
         if is_there(value)
-    } or None
+    }
+    return as_text(answer) if answer else None
 
 
 def _joined(how: HowRead, question: Any, answer: Any, place: str) -> list[Any]:
