@@ -166,56 +166,71 @@ class Till:
         return answer
 
 
-def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[Answers]:
-    """What has come since the last time, again and again; `single` first, each asked alone.
+class _Window:
+    """How many requests are side by side: as many as the endpoint bears.
 
-    The others are asked as many side by side as the endpoint bears: a refusal for its rate (429)
-    halves that number, waits and asks again; every answer raises it by one, up to till.at_once.
+    A refusal for its rate (429) halves that number, and every answer raises it by one, up to
+    `most`.
     """
+
+    def __init__(self, most: int, width: int) -> None:
+        self._most = most
+        self._width = width
+        self._refused = Counter[str]()
+        self.pause = 0.0  # seconds before the next request
+
+    @property
+    def room(self) -> int:
+        """Requests to hand over; at full width the next ones wait at hand, so no thread waits."""
+        return 2 * self._most if self._width == self._most else self._width
+
+    def is_to_wait(self, key: str, answer: Answer) -> bool:
+        """Whether this was a refusal for the rate, which is asked again after the pause."""
+        if not _is_refused_for_rate(answer) or self._refused[key] >= RATE_RETRIES:
+            self._width = min(self._most, self._width + 1)
+            return False
+        self._width = max(1, self._width // 2)
+        self._refused[key] += 1
+        self.pause = max(self.pause, RATE_PAUSE * 2 ** self._refused[key])
+        return True
+
+
+def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[Answers]:
+    """What has come since the last time, again and again; `single` first, each asked alone."""
     for key in single:
         yield {key: till.ask(new[key])}
     waiting = deque(_shortest_first({key: new[key] for key in new.keys() - set(single)}))
-    most = till.at_once
-    width = min(MOST_AT_ONCE, most) if single else 1
-    refused = Counter[str]()
+    window = _Window(till.at_once, min(MOST_AT_ONCE, till.at_once) if single else 1)
     running: dict[Future[Answer], str] = {}
     finished: SimpleQueue[Future[Answer]] = SimpleQueue()
-    with ThreadPoolExecutor(most) as pool:
+    with ThreadPoolExecutor(till.at_once) as pool:
         try:
             while waiting or running:
-                # at full width the next ones wait in the pool, so that no thread waits for this one
-                while waiting and len(running) < (2 * most if width == most else width):
+                while waiting and len(running) < window.room:
                     key = waiting.popleft()
                     future = pool.submit(till.ask, new[key])
                     running[future] = key
                     future.add_done_callback(finished.put)
-                pause = 0.0
+                window.pause = 0.0
                 batch: Answers = {}
                 for future in _all_of(finished):
                     key = running.pop(future)
-                    if future.cancelled():
-                        waiting.appendleft(key)
-                        continue
-                    answer = future.result()
-                    if _is_refused_for_rate(answer) and refused[key] < RATE_RETRIES:
-                        width = max(1, width // 2)
-                        refused[key] += 1
+                    if future.cancelled() or window.is_to_wait(key, future.result()):
                         waiting.append(key)
-                        pause = max(pause, RATE_PAUSE * 2 ** refused[key])
-                        _cancel(running)
                     else:
-                        width = min(most, width + 1)
-                        batch[key] = answer
+                        batch[key] = future.result()
                 if batch:
                     yield batch
-                time.sleep(pause)  # after what came beside the refusal has been kept
+                if window.pause:  # after what came beside the refusal has been kept
+                    _cancel(running)
+                    time.sleep(window.pause)
         finally:
             _cancel(running)
 
 
 def _cancel(futures: Iterable[Future[Answer]]) -> None:
     """Take back what no thread has begun."""
-    for future in list(futures):
+    for future in futures:
         future.cancel()
 
 
