@@ -29,7 +29,16 @@ from helpers.run import past_runs
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent
 MAIN_LINE = ("00_start_here", "01_decide", "02_curate", "04_evaluate", "05_registry", "06_monitor")
-GUIDES = ("task", "headless", "serving", "scaling", "training", "teaching", "practice-api", "gallery")
+GUIDES = (
+    "task",
+    "headless",
+    "serving",
+    "scaling",
+    "training",
+    "teaching",
+    "practice-api",
+    "gallery",
+)
 REFERENCE = ("glossary", "statistics", "artifacts", "kernels", "dependencies", "decisions")
 FOLDED = {"exercise": "hide-input", "parameters": "hide-input"}  # tag: what myst-nb does with it
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|mailto:)([^)]+)\)")
@@ -79,6 +88,10 @@ def notebook_page(document: dict[str, Any], path: Path, executed: bool) -> str:
         tags = cell["metadata"].get("tags", [])
         folds = [FOLDED[tag] for tag in tags if tag in FOLDED and "checkpoint" not in tags]
         cell["metadata"] = {"tags": [*tags, *folds]}
+        if cell["cell_type"] == "markdown":
+            cell["source"] = local_links(
+                "".join(cell["source"]), "../" * path.as_posix().count("/")
+            )
         for output in cell.get("outputs", []):
             output["metadata"] = {}
             if output["output_type"] == "error":
@@ -98,13 +111,14 @@ def _is_injected(cell: dict[str, Any]) -> bool:
     return "injected-parameters" in cell["metadata"].get("tags", [])
 
 
-def local_links(text: str) -> str:
-    """Links to other pages of the book stay; what a link outside it says is kept as text."""
+def local_links(text: str, up: str = "") -> str:
+    """Links to other pages of the book, `up` from here; what a link outside it says is text."""
 
     def replace(match: re.Match[str]) -> str:
-        page = match[2].split("#")[0].removesuffix(".md")
-        if page in (*GUIDES, *REFERENCE) or match[2].startswith("images/"):
-            return match[0]
+        place, mark, fragment = match[2].partition("#")
+        page = Path(place).name
+        if page.removesuffix(".md") in (*GUIDES, *REFERENCE):
+            return f"[{match[1]}]({up}{page}{mark}{fragment})"
         return match[1] if "`" in match[1] else f"`{match[1]}`"
 
     return ANCHOR.sub(r"(\1)=\n", LINK.sub(replace, text))

@@ -101,6 +101,16 @@ def test_a_run_with_an_error_in_it_makes_no_book(home):
         make.choose_run("other")
 
 
+def test_links_to_guides_lead_to_their_pages_and_others_are_text():
+    links = module().local_links
+    assert links("[a](../docs/serving.md#keys), [b](../../LICENSE)", "../") == (
+        "[a](../serving.md#keys), `b`"
+    )
+    assert links("[c](task.md) and [d](https://example.org)") == (
+        "[c](task.md) and [d](https://example.org)"
+    )
+
+
 def test_links_that_lead_nowhere_and_loads_from_the_network_are_faults(tmp_path):
     (tmp_path / "a.html").write_text(
         '<a href="b.html#here">b</a><a href="b.html#gone">c</a><a href="no.html">d</a>'
