@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import unquote
 
 from helpers.redaction.keys import NAMES, Span, find_secrets
+from helpers.redaction.recognisers import passes_97, passes_luhn
 
 SECRET_VARIABLE = re.compile(
     r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS|DATABASE_URL|NOTIFY_URLS?|HEARTBEAT_URL)$",
@@ -38,8 +39,6 @@ _DIGITS = re.compile(r"\d\d")  # cards and account numbers hold some
 # what moves a terminal's cursor or turns its text around; a tab and a line break may stay
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
-
-Hide = Callable[[str], str]
 
 
 def redact(text: str) -> str:
@@ -72,22 +71,11 @@ def _without_keys(text: str, environment: tuple[str, ...]) -> str:
 def _hidden(mark: str, text: str) -> str:
     """The mark, or the text itself where its check digits say that it is something else."""
     digits = re.sub(r"[ -]", "", text)
-    if mark == "[card]" and not _is_card(digits):
-        return text
-    if mark == "[iban]" and not _is_iban(digits):
-        return text
+    if mark == "[card]":
+        return mark if len(digits) in (15, 16) and passes_luhn(digits) else text
+    if mark == "[iban]":
+        return mark if passes_97(digits) else text
     return mark
-
-
-def _is_card(digits: str) -> bool:
-    """Luhn's check digit, of 15 or 16 digits."""
-    doubled = [int(d) * (1 + i % 2) for i, d in enumerate(reversed(digits))]
-    return len(digits) in (15, 16) and sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
-
-
-def _is_iban(text: str) -> bool:
-    """ISO 7064's check: the number, letters as 10 to 35, is 1 modulo 97."""
-    return int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
 
 
 @cache
@@ -121,23 +109,23 @@ def _masked(text: str, marked: Iterable[tuple[Span, str]]) -> str:
     return "".join(parts) + text[end:]
 
 
-def clean(value: Any, hide: Hide = without_secrets) -> Any:
-    """A value for others to read: every text in it, keys included, through `hide`.
+def clean(value: Any) -> Any:
+    """A value for others to read: every text in it, keys included, `without_secrets`.
 
     Records become what they are spelt as; the lines of a notebook's cell are judged together.
     """
     if isinstance(value, str):
-        return hide(value)
+        return without_secrets(value)
     if hasattr(value, "model_dump"):
-        return clean(value.model_dump(mode="json"), hide)
+        return clean(value.model_dump(mode="json"))
     if isinstance(value, Mapping):
-        return {clean(key, hide): _clean_entry(key, entry, hide) for key, entry in value.items()}
+        return {clean(key): _clean_entry(key, entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         if _is_one_text(value):
-            return hide("".join(value)).splitlines(keepends=True)
-        return [clean(entry, hide) for entry in value]
+            return without_secrets("".join(value)).splitlines(keepends=True)
+        return [clean(entry) for entry in value]
     if isinstance(value, int) and len(str(value)) > 12:
-        text = hide(str(value))
+        text = without_secrets(str(value))
         return value if text == str(value) else text
     return value
 
@@ -148,13 +136,13 @@ def _is_one_text(lines: Any) -> bool:
     return is_text and all(line.endswith("\n") for line in lines[:-1])
 
 
-def _clean_entry(key: Any, entry: Any, hide: Hide) -> Any:
+def _clean_entry(key: Any, entry: Any) -> Any:
     if isinstance(entry, str):
         if key == "image/png":  # no text, and long
             return entry
         if entry and SECRET_NAME.fullmatch(str(key)):
             return MARK
-    return clean(entry, hide)
+    return clean(entry)
 
 
 def outline(value: Any, most: int = 24) -> str:

@@ -66,11 +66,6 @@ def kinds() -> list[Kind]:
     return table
 
 
-@cache
-def _short_kinds() -> list[Kind]:
-    return [kind for kind in kinds() if kind.name in SHORT]
-
-
 def find_secrets(text: str) -> tuple[Span, ...]:
     """Keys, tokens, passwords; also in base64 and broken over lines. In the order of the text.
 
@@ -83,8 +78,9 @@ def find_secrets(text: str) -> tuple[Span, ...]:
 def _plain(text: str) -> list[Span]:
     lower = text.lower()
     spans = []
-    for kind in kinds() if _RUN.search(text) else _short_kinds():
-        if any(word in lower for word in kind.words):
+    may_be_long = _RUN.search(text) is not None
+    for kind in kinds():
+        if (may_be_long or kind.name in SHORT) and any(word in lower for word in kind.words):
             spans += [Span(kind.name, *match.span()) for match in kind.shape.finditer(text)]
     if any(hint in lower for hint in NAME_HINTS):
         spans += [Span("named_secret", *m.span(1), False) for m in SUSPICIOUS.finditer(text)]
