@@ -234,14 +234,14 @@ def tutorial_budget(
             parts["validation"] + parts["test"],
             parts["train"],
         )
-        longest = max(models.count_chats(asking.model, prompts))
+        longest = max(models.count_chats(asking.model, prompts), default=0)
         limit = PROMPT if rung in ("zero_shot", "prompt") else LONG_PROMPT
         lines.append(Allowance(what=f"prompt, {rung}", unit="tokens", largest=longest, limit=limit))
     amounts = [
         (
             "answer",
             "tokens",
-            max(models.count_text(asking.model, [r.answer for r in rows])),
+            max(models.count_text(asking.model, [r.answer for r in rows]), default=0),
             ANSWER,
         ),
         (
