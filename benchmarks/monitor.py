@@ -32,7 +32,14 @@ import numpy as np
 from helpers import store
 from helpers.evaluate import proportion
 from helpers.evaluate.statistics import wilson
-from helpers.monitor.checks import PROMISE_BUDGET, Served, change_checks, slice_of, volume_check
+from helpers.monitor.checks import (
+    PROMISE_BUDGET,
+    TODAY,
+    Served,
+    change_checks,
+    slice_of,
+    volume_check,
+)
 from helpers.monitor.evidence import (
     REFERENCE_DAYS,
     likeliest_start,
@@ -167,7 +174,9 @@ def alarms(counts: dict[str, Any], looks: int = 1) -> dict[str, np.ndarray]:
         for sign in signs:
             turned = values if sign > 0 else 1 - values
             evidence = log_evidence(turned, counts[name], watched.stakes, looks)
-            enough = evidence >= np.log(len(signs) / watched.budget)
+            needed = np.full(evidence.shape[1], np.log(len(signs) / watched.budget))
+            needed += np.log(TODAY) * (np.arange(1, len(needed) + 1) % looks > 0)
+            enough = evidence >= needed
             for run in np.flatnonzero(enough.any(axis=1)):
                 fails[run] |= matters(turned, counts[name][run], enough[run], watched, looks)
         failing[name] = fails

@@ -43,6 +43,7 @@ VOLUME_BUDGET = 0.01
 TOPIC_BUDGET = 0.01
 TOPIC_SHARE = 0.1  # of the requests: a rarer word is no topic
 MOST_TERMS = 5  # that are named
+TODAY = 3.0
 FEW_RATINGS = 30  # of the version before: fewer promise nothing
 DAY = 86400  # seconds
 WATCHED_BY_NAME = {watched.name: watched for watched in WATCHED}
@@ -168,8 +169,13 @@ def _change_check(watched: Watched, name: str, served: Served) -> Finding:
 
 
 def _log_capital(series: Series, sign: int, watched: Watched) -> float:
+    """The evidence of the whole days; that with today, which is not over, needs TODAY times more.
+
+    Else who looks every hour would find more false alarms than who looks at night.
+    """
     values, counts = _turned(series, sign)
-    return float(log_evidence(values, counts[None], watched.stakes)[0, -1])
+    evidence = log_evidence(values, counts[None], watched.stakes)[0]
+    return float(max([evidence[-1] - math.log(TODAY), *evidence[-2:-1]]))
 
 
 def _turned(series: Series, sign: int) -> tuple[ndarray, ndarray]:

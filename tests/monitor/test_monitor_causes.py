@@ -65,9 +65,9 @@ def test_a_logger_that_writes_another_versions_name_is_named(task):
 def test_one_slice_that_fell_alone_is_told_as_this_slice(task):
     serve(task)
     other = GOOD.replace("KE", "MU")
-    made = rows(EARLIER, per_day=90) + rows(EARLIER, per_day=6, seed=3, answer=other)
+    made = rows(EARLIER, per_day=90) + rows(EARLIER, per_day=5, seed=3, answer=other)
     made += rows(RECENT, per_day=90, seed=4)
-    made += rows(RECENT, per_day=6, seed=5, answer=other, rating=1.0)
+    made += rows(RECENT, per_day=5, seed=5, answer=other, rating=1.0)
     log(task, made)
     result = health(task)
     assert result.verdict == "retrain"

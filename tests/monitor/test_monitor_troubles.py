@@ -47,9 +47,9 @@ def worse_than_before(task):
 def dead_slice(task):
     serve(task)
     other = GOOD.replace("KE", "MU")
-    made = rows(EARLIER, per_day=90) + rows(EARLIER, per_day=6, seed=3, answer=other)
+    made = rows(EARLIER, per_day=90) + rows(EARLIER, per_day=5, seed=3, answer=other)
     made += rows(RECENT, per_day=90, seed=4)
-    log(task, made + rows(RECENT, per_day=6, seed=5, answer=other, rating=1.0))
+    log(task, made + rows(RECENT, per_day=5, seed=5, answer=other, rating=1.0))
 
 
 def doubled(task):
