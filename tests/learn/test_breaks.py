@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from record_toys import evaluation
 
 from helpers import curate, evaluate, learn, monitor, parameters, registry, store, tasks, train
 from helpers.evaluate import causes
@@ -123,7 +124,8 @@ def test_far_too_long_steps_are_settings_that_can_be_read(run):
     config = train.LoraTrainingConfig.of({"base_model": "tiny", "learning_rate": 1e-3})
     assert learn.break_settings("learning_rate", config, run, task).learning_rate == 0.03
     assert learn.break_settings("leak", config, run, task) == config, "02's business"
-    assert causes.overfit([2.0, 3.5, 7.0]).verdict == "fail", "where it shows: the loss rises"
+    overfit, _ = causes.judge_curve([2.0, 3.5, 7.0], evaluation())
+    assert overfit.verdict == "fail", "where it shows: the loss rises"
 
 
 def test_twenty_candidates_that_are_no_better_pass_the_usual_rules_and_not_ours():
