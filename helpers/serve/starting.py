@@ -78,7 +78,10 @@ def ask_production(task: str, question: str, engine: str = "auto") -> dict[str, 
         try:
             reply = client.chat.completions.create(model=name, messages=turns)
         except openai.APIStatusError as error:
-            return {"skipped": error.message}
+            lane = gateway.lanes.get(name)
+            if lane is None:
+                return {"skipped": f"nothing is in production for {name} yet"}
+            return {"skipped": lane.problem or error.message}
     return {
         "asked": question,
         "answer": reply.choices[0].message.content or "",
