@@ -120,7 +120,7 @@ class Registry:
             with _engine(self.url).execution_options(read_only=read_only).begin() as connection:
                 yield connection
         except (DBAPIError, sqlite3.Error, OSError) as error:
-            problem = str(getattr(error, "orig", error))
+            problem = re.sub(r"\S*@", "", str(getattr(error, "orig", error)))  # a password's end
             words = next((words for words in REMEDIES if re.search(words, problem)), "")
             if not words:
                 raise
@@ -148,7 +148,9 @@ class Registry:
             return
         from filelock import FileLock
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        store.make_folder(self.folder)
+        if not is_server:
+            Path(file).touch(mode=0o600)  # SQLite's own files take its mode
         with FileLock(self.folder / ".registry.lock"), _engine(self.url).begin() as connection:
             migrate(connection)
         _ready.add(self.url)

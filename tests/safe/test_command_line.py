@@ -130,7 +130,7 @@ def test_line_19_a_home_that_cannot_be_written_is_exit_2(place, monkeypatch, odd
 
 
 URLS = ["nonsense", "sqlite:////proc/x/y.db", "postgresql://[", "mysql://x", "sqlite:///table.csv"]
-URLS += ["postgresql://u:geheim12@127.0.0.1:1/x"]
+URLS += ["postgresql://u:geheim12@127.0.0.1:1/x", "postgresql://u:p@geheim12@127.0.0.1:1/x"]
 
 
 @pytest.mark.parametrize("url", URLS)
