@@ -23,7 +23,7 @@ def test_a_person_asks_rates_and_corrects_and_it_is_in_the_log(home, browser, ax
     page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
     with running(ToyEngine().app) as engine, gateway(f"{engine}/v1") as (address, _):
         page.goto(address)
-        page.wait_for_function("document.getElementById('model').value == 'toy'")
+        until(lambda: page.input_value("#model") == "toy", 60)  # the page's policy forbids eval
         page.get_by_label("Message").fill("My hub is offline")
         page.get_by_role("button", name="Ask").click()
         page.get_by_text("v1 My hub is offline").wait_for()
