@@ -30,22 +30,32 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `workbook runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (MemoryError, ImportError, OSError) as error:
+    except Exception as error:
         code = getattr(error, "errno", None)
-        no_map = "failed to map segment" in str(error)  # a library that found no room
-        if isinstance(error, MemoryError) or no_map or code == errno.ENOMEM:
+        if isinstance(error, MemoryError) or code == errno.ENOMEM or _no_address_is_left():
             _tell("workbook: out of memory; free some, or raise this shell's limit (ulimit -v)")
             return 6
         if code in (errno.ENOSPC, errno.EDQUOT):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             _tell("workbook: no space left to write; free some disk space and try again")
             return 6
-        if getattr(error, "filename", None) is None:
+        if not isinstance(error, OSError) or error.filename is None:
             raise
         from helpers.store import printable
 
         _tell(f"workbook: {printable(str(error.filename))}: {error.strerror}")
         return 2
+
+
+def _no_address_is_left() -> bool:
+    """Whether this shell's limit (ulimit -v) is nearly reached: then any error may be its work."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    sizes = Path("/proc/self/statm")  # Linux; in pages, the address space first
+    if limit == resource.RLIM_INFINITY or not sizes.exists():
+        return False
+    return int(sizes.read_text().split()[0]) * resource.getpagesize() > 0.7 * limit
 
 
 def _main(given: list[str]) -> int:

@@ -142,6 +142,12 @@ def test_the_code_is_not_denser_than_the_contract_says():
     assert core["complex_functions"] <= 2, core
 
 
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by name alone, and refuses the second."""
+    names = [path.name for path in HELPERS.parent.glob("tests/*/test_*.py")]
+    assert len(names) == len(set(names)), sorted({n for n in names if names.count(n) > 1})
+
+
 def test_files_stay_short():
     lengths = {
         str(p.relative_to(HELPERS)): len(p.read_text(encoding="utf-8").splitlines()) for p in FILES
