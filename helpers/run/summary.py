@@ -106,6 +106,9 @@ def _lines_of(name: str, result: Artifact, was_judged: bool) -> list[str]:
     if isinstance(result, Evaluation) and was_judged:
         return lines
     notes = [f"- {reason}" for reason in result.reasons]
+    if isinstance(result, Health):
+        evidence = {check.name: f": {check.evidence}" for check in result.checks}
+        notes = [note + evidence.get(note[2:], "") for note in notes]
     if isinstance(result, Decision):
         notes += [f"! {warning}" for warning in result.warnings[:MOST_WARNINGS]]
     width = WIDTH - len(INDENT)

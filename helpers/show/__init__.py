@@ -149,7 +149,7 @@ def say(text: str) -> None:
 class Progress:
     """Rows done, their rate and the time left: a bar in a notebook, else lines.
 
-    A line is said at each tenth, or after half a minute; nothing of what takes two seconds.
+    A line is said at each tenth, or after half a minute; never two in two seconds.
     """
 
     def __init__(self, label: str, total: int, say: Callable[[str], Any] = say) -> None:
@@ -174,7 +174,7 @@ class Progress:
         told, at = self._told
         if _in_notebook():
             self._draw(now)
-        elif now - self._started > 2 and (10 * (rows - told) >= self.total or now - at >= 30):
+        elif now - at > (2 if 10 * (rows - told) >= self.total else 30):
             self._told = (rows, now)
             self._say(self.text(now))
 
