@@ -184,7 +184,8 @@ def _turned(series: Series, sign: int) -> tuple[ndarray, ndarray]:
 
 
 def _odds(log_odds: float) -> str:
-    return f"{math.exp(min(30.0, max(-5.0, log_odds))):.2g} to 1"
+    odds = math.exp(min(30.0, max(-5.0, log_odds)))
+    return f"{odds:,.0f} to 1" if odds >= 10 else f"{odds:.2g} to 1"
 
 
 def promise_checks(
