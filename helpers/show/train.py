@@ -288,7 +288,7 @@ def loss_figure(lines: Sequence[Line], n_train: int, n_validation: int) -> Figur
     highest = max([*train.values(), *validation.values()], default=1.0)
     axis.set_ylim(0, 1.1 * highest or 1.0)
     axis.grid(alpha=0.3)
-    axis.legend(loc="upper right")
+    axis.legend(loc="upper center")
     return show.finished(figure)
 
 
