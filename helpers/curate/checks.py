@@ -15,7 +15,7 @@ from helpers.curate.config import DataCollectionConfig
 from helpers.curate.personal import MAX_SCAN, masked_example
 from helpers.curate.provider_file import SPECIAL_TOKENS
 from helpers.curate.searching import Search, search_here
-from helpers.curate.stages import Stage
+from helpers.curate.stages import NO_ANSWER, Stage
 from helpers.records import Issue, Message, TrainingExample
 from helpers.redaction import Span, without_surrogates
 from helpers.tasks import Task
@@ -115,7 +115,7 @@ def _role_problems(messages: Sequence[Message]) -> Iterator[str]:
     if not turns or turns[0] != "user":
         yield "the first turn is not the user's"
     if not turns or turns[-1] != "assistant":
-        yield "the last message is not the assistant's answer"
+        yield NO_ANSWER
 
 
 def _message_problems(messages: Sequence[Message]) -> Iterator[str]:

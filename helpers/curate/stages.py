@@ -20,6 +20,8 @@ FUNNEL = ("read", "filter", "review", "check", "duplicates", "leakage")
 SOURCE_FILTERS = ("low_feedback", "out_of_date_range")  # choices, no faults of the data
 COPIES = ("exact_duplicate", "near_duplicate", "potential_leakage")  # say nothing about a label
 FEW_TEST_ROWS = 5  # of a label: losing fewer says nothing
+NO_ANSWER = "the last message is not the assistant's answer"
+REMEDIES = {"contains_pii": " (codes are allowed in task.yaml: `allow: {order_number: 'REGEX'}`)"}
 ALARM_ROWS = 10  # a source of fewer rows raises no wipe-out alarm
 
 
@@ -126,13 +128,13 @@ def alarm_on_lost_label(
         loses = f"{lost} of its {rows[label]} rows"
         if lost <= share * rows[label]:
             loses = f"all of its {test_rows[label]} test rows"
-        remedy = ""
-        if code == "contains_pii":
-            remedy = " (codes are allowed in task.yaml: `allow: {order_number: 'REGEX'}`)"
+        remedy = REMEDIES.get(code, "")
+        if NO_ANSWER in seen.issues[0].evidence:
+            remedy = ": give these rows an answer, or delete them"
         raise WorkbookError(
             f"the label {label[:40]} would lose {loses} to {code}, for example"
             f" {seen.example['file']}, line {seen.example['line']}: {seen.issues[0].evidence}; mend"
-            f" the data or the rule{remedy}, or raise wipeout_share={share:g}"
+            f" the data or the rule{remedy}, or leave these rows out with wipeout_share=1"
         )
 
 
@@ -160,5 +162,5 @@ def alarm_on_wipeout(
             raise WorkbookError(
                 f"{code} would remove {lost} of {n} {row.source} rows ({lost / n:.0%}), for example"
                 f" {seen.example['file']}, line {seen.example['line']}: {seen.issues[0].evidence};"
-                f" mend the data or the rule, or raise wipeout_share={share:g}"
+                " mend the data or the rule, or leave these rows out with wipeout_share=1"
             )

@@ -26,7 +26,7 @@ THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 def messages_of(turns: Any, place: str, changes: Counter[str]) -> list[Message]:
     """The turns as Messages; what was reinterpreted is counted in `changes`."""
     if not isinstance(turns, list) or not turns:
-        raise RowError(f"`{place}` must be a non-empty list")
+        raise RowError(f"`{place}` is no list of turns")
     messages = []
     for number, turn in enumerate(turns):
         if not isinstance(turn, dict):

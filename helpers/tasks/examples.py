@@ -257,8 +257,11 @@ def _meta_of(how: HowRead, raw: dict[str, Any]) -> dict[str, Any]:
         known["user_id"] = str(known["user_id"])
     known |= {name: cell(how.task, raw, name) for name in KEPT_AS_META}
     meta = {name: as_json(value) for name, value in known.items() if value is not None}
-    fields = {name: value for name, value in raw.items() if name not in how.used}
-    fields = {name: as_json(value) for name, value in fields.items() if is_there(value)}
+    fields = {
+        name: as_json(value)
+        for name, value in raw.items()
+        if name not in how.used and is_there(value)
+    }
     how.unused.update(fields.keys())
     return meta | {"fields": fields} if fields else meta
 

@@ -147,7 +147,7 @@ def _chat_turns(how: HowRead, raw: Row) -> Any:
     if isinstance(turns, str | bytes):  # a table's cell
         turns = spelled_list(turns)
         if turns is None:
-            raise RowError("`messages` is neither a list nor the JSON text of one")
+            raise RowError("`messages` is no list of turns, nor the JSON text of one")
     return turns
 
 
@@ -188,7 +188,8 @@ def _column_turns(how: HowRead, raw: Row) -> list[Any]:
         question = question.strip() or None
     if question is None:
         raise RowError(
-            "neither `messages`, nor prompt/completion, nor the input column of task.yaml is there"
+            "neither `messages` with a list of turns, nor prompt/completion, nor a filled input"
+            f" column ({', '.join(names)}) is there"
         )
     return _joined(how, question, gold_answer(how, raw), "input")
 

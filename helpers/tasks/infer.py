@@ -63,7 +63,8 @@ def instructions_for(output: dict[str, Any]) -> tuple[str, str]:
     if "schema" not in output:
         return "Answer the message.", "Answer the message."
     fields = output["schema"]["properties"]
-    short = f"Reply with one JSON object only, with the keys {', '.join(fields)}."
+    key = "key" if len(fields) == 1 else "keys"
+    short = f"Reply with one JSON object only, with the {key} {', '.join(fields)}."
     lines = [short]
     for name, field in fields.items():
         labels = field.get("enum") or []

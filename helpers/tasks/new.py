@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from helpers.records import TrainingExample, WorkbookError, with_calls
 from helpers.tasks.csvs import UNNAMED
 from helpers.tasks.encodings import TwoReadings
 from helpers.tasks.examples import ONE_SYSTEM, LoadedRows, load_examples
-from helpers.tasks.forms import chat_of, format_of
+from helpers.tasks.forms import LIKES, chat_of, format_of
 from helpers.tasks.infer import (
     are_labels,
     are_numbers,
@@ -28,6 +29,7 @@ from helpers.tasks.infer import (
 )
 from helpers.tasks.prompt import render
 from helpers.tasks.reading import form_of, read_rows
+from helpers.tasks.scales import UNRATED
 from helpers.tasks.survey import survey
 from helpers.tasks.task import ENDINGS, Task, load_task
 from helpers.tasks.values import as_json, is_there
@@ -42,6 +44,13 @@ HEADER = """\
 ASKED = ("label", "group", "split", "feedback_score", "created_at")  # columns that may be asked for
 TO_DECIDE = "To decide in task.yaml before it runs"
 SHOWN = 5  # rendered examples
+MEASURES = {  # of a text task, by its scorer: what counts as right, and the line that changes it
+    "numeric": "accuracy_from: scorer, scorer: numeric: the last number has to have the same value;"
+    " a comma before three digits groups them (83,648 is 83648), a single point is decimal (83.648"
+    " is below 84); `scorer: exact` in task.yaml compares texts",
+    "exact": "accuracy_from: scorer means `exact`: the whole text has to be the same; for free"
+    " text write `scorer: chrf` or `accuracy_from: judge` in task.yaml",
+}
 Rows = Sequence[dict[str, Any]]
 
 
@@ -186,16 +195,30 @@ def find_columns(
     names = [*dict.fromkeys(name for row in rows for name in row if UNNAMED not in str(name))]
     question, answer = _guessed(names, input_column, output_column)
     inputs = question.split(",")
-    there = f"it has {', '.join(map(str, names))}"
+    no_chat = "; messages is no list of turns" if "messages" in names else ""
+    there = f"it has {', '.join(map(str, names))}{no_chat}"
     unknown = {*inputs, *answer.split(",")} - {"", *names}
     if unknown:
         raise WorkbookError(f"{data}: no column {min(unknown)!r}; {there}")
     if not question or not answer or answer in inputs:
-        raise WorkbookError(f"{data}: say which columns to use: --input COL --output COL ({there})")
+        raise WorkbookError(
+            f"{data}: say which columns to use: --input COL --output COL, which cannot be the same"
+            f" one ({there})"
+        )
+    _refuse_empty(data, rows, inputs)
     if len(inputs) == 1:
         return {"input": question, "output": answer}
     template = "\n\n".join(f"{{{name}}}" for name in inputs)
     return {"input": inputs, "template": template, "output": answer}
+
+
+def _refuse_empty(data: Path, rows: Rows, inputs: Sequence[str]) -> None:
+    n = sum(not any(is_there(row.get(name)) for name in inputs) for row in rows)
+    if n:
+        raise WorkbookError(
+            f"{data}: {n} of {len(rows)} rows have nothing in {' or '.join(inputs)}; fill them in,"
+            " or delete those rows"
+        )
 
 
 def _guessed(names: Sequence[str], question: str, answer: str) -> tuple[str, str]:
@@ -214,28 +237,57 @@ def _well_known(names: Sequence[str], known: str) -> str:
 
 
 def _described(task: Task, loaded: LoadedRows, columns: dict[str, Any]) -> list[str]:
-    described = "text"
+    described = f"text; {MEASURES[task.scorer]}"
     if task.schema is not None:
         described = "JSON with " + ", ".join(task.schema["properties"])
-    form = loaded.reading.format if loaded.reading else ""
-    lines = [f"read as {form}; output: {described}; edit task.yaml, above all `targets`."]
+    lines = [
+        f"read as {loaded.reading.format}; output: {described}",
+        "edit task.yaml, above all `targets`",
+    ]
     if "template" in columns:
         lines.append(f"the input is composed as {columns['template']!r} (columns.template)")
     unused = [column.name for column in loaded.reading.columns if column.use == "not used"]
     if unused:
         lines.append(f"not used: {', '.join(unused)}")
-    for change, n in loaded.reading.changes.items():
-        lines.append(f"{change} ({n})")
-    lines += [_shown(task, example) for example in loaded.examples[:SHOWN]]
-    return lines
+    lines += [f"{change} ({n})" for change, n in loaded.reading.changes.items()]
+    lines += _noted(loaded.examples, unused)
+    answered = [example for example in loaded.examples if example.answer.strip()]
+    return lines + [_shown(task, example) for example in answered[:SHOWN]]
+
+
+def _noted(examples: Sequence[TrainingExample], unused: Sequence[str]) -> list[str]:
+    """What the first rows do not show: how many lack something, are bad, or say their part."""
+    parts = Counter(example.part for example in examples if example.part)
+    labels = Counter(example.preference.label for example in examples if example.preference)
+    shown = ", ".join(f"{n} {part}" for part, n in parts.items())
+    said = {
+        "have no answer: nothing can be learnt from them": sum(
+            not example.answer.strip() for example in examples
+        ),
+        "have an empty input": sum(not example.user_text.strip() for example in examples),
+        "are label: false, not learnt": labels[False],
+        f"stand in the part that `split` says: {shown}": parts.total(),
+    }
+    ratings = [name for name in unused if _are_ratings(examples, name)]
+    return [
+        *(f"{n} of {len(examples)} rows {what}" for what, n in said.items() if n),
+        *(f"`{name}` looks like ratings: columns.feedback_score in task.yaml" for name in ratings),
+    ]
+
+
+def _are_ratings(examples: Sequence[TrainingExample], column: str) -> bool:
+    """Whether an unused column holds thumbs, 1 to 5, or words for good and bad."""
+    texts = (str(example.meta.get("fields", {}).get(column, "")) for example in examples)
+    values = {text.strip().casefold().removesuffix(".0") for text in texts} - {*UNRATED}
+    return {LIKES.get(v) for v in values} == {5.0, 1.0} or {"1", "5"} <= values <= set("12345")
 
 
 def _shown(task: Task, example: TrainingExample) -> str:
-    turns = []
-    for message in render(task, example, answer=True):
-        text = " ".join(with_calls(message.content, message.tool_calls).split())
-        turns.append(f"  {message.role}: {text[:160]}")
-    return "\n".join(turns)
+    turns = [
+        (message.role, " ".join(with_calls(message.content, message.tool_calls).split()))
+        for message in render(task, example, answer=True)
+    ]
+    return "\n".join(f"  {role}: {text[:160]}" for role, text in turns)
 
 
 def _label_lines(answers: Sequence[Any]) -> list[str]:
@@ -296,7 +348,9 @@ def _write_empty_task(place: Path, name: str) -> None:
     label = {"enum": ["yes", "no"]}
     schema = {"type": "object", "required": ["label"], "properties": {"label": label}}
     _write_yaml(place, name, {"schema": schema}, {})
-    question = {"role": "user", "content": "A question?"}
-    answer = {"role": "assistant", "content": '{"label":"yes"}'}
-    store.write_jsonl(place / "human.jsonl", [{"messages": [question, answer]}])
+    turns = [
+        {"role": "user", "content": "A question?"},
+        {"role": "assistant", "content": '{"label":"yes"}'},
+    ]
+    store.write_jsonl(place / "human.jsonl", [{"messages": turns}])
     (place / "knowledge").mkdir(exist_ok=True)

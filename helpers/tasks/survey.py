@@ -140,7 +140,6 @@ def _ask_about_verdicts(how: HowRead, rows: Sequence[Row]) -> None:
 def check_columns(how: HowRead, n: int) -> None:
     """WorkbookError where `group` or `split` is an ordinary column of that name, and not ours."""
     groups = how.groups
-    splits = how.splits
     columns = how.task.columns
     if "group" not in columns and n >= MANY and groups and n > PER_GROUP * len(groups):
         raise TwoReadings(
@@ -148,12 +147,12 @@ def check_columns(how: HowRead, n: int) -> None:
             " the same value stand in one part, or is it an ordinary column? Say which in"
             " task.yaml: `columns: {group: group}` or `columns: {group: null}`"
         )
-    unknown = [value for value in splits if value.strip().casefold() not in SPLITS]
+    unknown = [value for value in how.splits if value.strip().casefold() not in SPLITS]
     if unknown:
         column = columns.get("split", "split")
         parts = ", ".join(dict.fromkeys(SPLITS.values()))
         raise TwoReadings(
-            f"{how.path}, line {splits[unknown[0]]}: column `{column}` holds a"
+            f"{how.path}, line {how.splits[unknown[0]]}: column `{column}` holds a"
             f" {store.outline(unknown[0])}, which is no part ({parts}): mend that row, or, if it is"
             " an ordinary column, write in task.yaml: `columns: {split: null}`"
         )
@@ -164,21 +163,24 @@ def reading_of(how: HowRead, form: FileForm, rows: int) -> SourceReading:
     columns = []
     used = {name: how.task.columns.get(name, name) for name in ("input", "output", *KNOWN)}
     for name, column in used.items():
-        if name == "feedback_score" and how.scale.rows:
+        if name == "feedback_score" and (how.scale.rated or how.scale.unknown):
             scale = how.scale._replace(rows=rows)
             columns.append(ColumnReading(name=str(column), use=name, how=scale.description))
             if how.scale.unknown:
                 how.changes["ratings that are none"] += how.scale.unknown
         elif name in how.task.columns or (name == "created_at" and how.day_order):
-            detail = how.day_order if name == "created_at" else ""
+            detail = {"created_at": how.day_order}.get(name, "")
             shown = column if isinstance(column, str) else json.dumps(column, ensure_ascii=False)
             columns.append(ColumnReading(name=shown, use=name, how=detail))
-    for name, mark in how.decimals.items():
-        if mark:
-            detail = f"`{mark}` stands before decimals"
-            columns.append(ColumnReading(name=name, use="numbers", how=detail))
-    for name, n in sorted(how.unused.items()):
-        columns.append(ColumnReading(name=name, use="not used", how=f"in {n} rows"))
+    columns += [
+        ColumnReading(name=name, use="numbers", how=f"`{mark}` stands before decimals")
+        for name, mark in how.decimals.items()
+        if mark
+    ]
+    columns += [
+        ColumnReading(name=name, use="not used", how=f"in {n} rows")
+        for name, n in sorted(how.unused.items())
+    ]
     return SourceReading(
         file=how.path.name,
         source=how.source,
@@ -198,8 +200,9 @@ def used_columns(how: HowRead) -> set[str]:
         names |= {*input_columns(how.task), str(columns.get("output", "output"))}
         output = columns.get("output")
         names |= set(map(str, output.values())) if isinstance(output, dict) else set()
-    for name in KNOWN:
+    ordinary = ("label", "messages") if how.source == "human" else ("label", "messages", "split")
+    for name in KNOWN:  # a form has named above those that only some forms read
         column = columns.get(name, name)
-        if isinstance(column, str) and (name != "label" or "label" in columns):
+        if isinstance(column, str) and (name in columns or name not in ordinary):
             names.add(column)
     return names | {name.split(".")[0] for name in names}

@@ -94,6 +94,15 @@ def test_one_rule_that_removes_most_of_a_source_stops_the_run_and_names_itself(
     assert len(curate.curate(config(folder, wipeout_share=1.0)).examples) == 5
 
 
+def test_rows_without_an_answer_are_to_be_answered_or_left_out(make_task, config, sentences):
+    rows = [log(t) for t in sentences(40)]
+    for row in rows[:12]:
+        del row["messages"][-1]
+    remedy = "give these rows an answer, or delete them, or leave these rows out with wipeout_share"
+    with pytest.raises(WorkbookError, match=f"label 'null' of .* 12 of its 12 rows .*{remedy}=1$"):
+        curate.curate(config(make_task(rows), wipeout_share=0.95))
+
+
 def test_low_feedback_raises_no_alarm(make_task, config, sentences):
     rows = [log(t, score=1) for t in sentences(30)] + [log("a row that was rated well")]
     assert len(curate.curate(config(make_task([], rows), wipeout_share=0.1)).examples) == 1

@@ -122,3 +122,46 @@ def test_columns_of_numbers_and_truths_are_typed_and_the_prompt_names_what_each_
     assert "billing" not in task.instructions_short
     answers = {json.loads(e.answer)["minutes"] for e in tasks.load_examples(task).examples}
     assert 1.5 in answers
+
+
+def test_what_the_first_rows_do_not_show_is_said(tmp_path):
+    lines = ["comment,answer,Bewertung,split,messages"]
+    for n in range(40):
+        answer = "" if n % 4 == 0 else f"we said {n} to it"
+        lines.append(f"word {n},{answer},{n % 5 + 1},{'test' if n % 2 else 'train'},{n}")
+    (tmp_path / "d.csv").write_text("\n".join(lines))
+    said = new_task(tmp_path / "t", tmp_path / "d.csv", "comment", "answer")
+    assert "10 of 40 rows have no answer: nothing can be learnt from them" in said
+    assert "40 of 40 rows stand in the part that `split` says: 20 train, 20 test" in said
+    assert "not used: Bewertung, messages" in said and "  assistant: \n" not in "\n".join(said)
+    assert next(line for line in said if "looks like ratings" in line).startswith("`Bewertung`")
+    assert rendered(said) == 5 and any("`exact`" in line for line in said)
+    loaded = tasks.load_examples(tasks.load_task(str(tmp_path / "t")))
+    assert ("messages", "not used") in [(c.name, c.use) for c in loaded.reading.columns]
+    assert loaded.examples[7].meta["fields"]["messages"] == "7"
+
+
+def test_the_measure_of_numbers_and_bad_answers_are_said(tmp_path):
+    numbers = "".join(f'word {n},"{n + 10},{n + 100}"\n' for n in range(40))
+    (tmp_path / "n.csv").write_text("text,income\n" + numbers)
+    said = new_task(tmp_path / "n", tmp_path / "n.csv", output_column="income")
+    assert any("scorer: numeric" in line and "83,648 is 83648" in line for line in said)
+    rows = [{"prompt": f"p{n}", "completion": f"c{n}", "label": n % 2 == 0} for n in range(8)]
+    (tmp_path / "k.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    said = new_task(tmp_path / "k", tmp_path / "k.jsonl")
+    assert "4 of 8 rows are label: false, not learnt" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "columns", "problem"),
+    [
+        ("d.csv", "text,kind\na,x\n,y\n", ("text", "kind"), "1 of 2 rows have nothing in text"),
+        ("d.csv", "text,kind\na,x\n", ("text", "text"), "cannot be the same one"),
+        ("d.jsonl", '{"messages": "hello"}\n', ("", ""), "messages is no list of turns"),
+        ("d.jsonl", '{"messages": []}\n', ("", ""), "`messages` is no list of turns"),
+    ],
+)
+def test_what_cannot_become_a_task_says_why(tmp_path, name, text, columns, problem):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(WorkbookError, match=problem):
+        new_task(tmp_path / "t", tmp_path / name, *columns)
