@@ -557,6 +557,9 @@ pairs need no mapping, nor does a JSON array of rows. An answer with `weight: 0`
 learnt, a `<think>` part is the answer's reasoning, and a system message that differs from row to
 row stands below the instructions.
 
+A rating never rejects a row of human.*: badly rated ones stay, and 02 counts them. Ratings choose
+among logged rows alone.
+
 ## screening
 
 Your answers to the questionnaire of 01, true or false. They go before the parameters of a profile.

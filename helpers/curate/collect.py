@@ -102,6 +102,12 @@ def curate(
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
     alarm_on_lost_labels(task, reviewed.kept, rejected, config.wipeout_share)
     labels = label_counts(task, unique.kept)
+    least = config.min_feedback_score  # of logged rows
+    low = sum(e.source == "human" and (e.feedback_score or least) < least for e in unique.kept)
+    kept_low = f"rated below {least:g} and kept: verified rows are not rejected for ratings"
+    if low:
+        read[0] = read[0].model_copy(update={"changes": {**read[0].changes, kept_low: low}})
+        warnings.append(f"{low} human {'row is' if low == 1 else 'rows are'} {kept_low}")
     return Curated(
         task=task,
         examples=unique.kept,
@@ -142,8 +148,11 @@ def reading_of_live(task: tasks.Task, corrections: Sequence[Question]) -> list[S
         return []
     fields = {"source": "production", "format": "live log", "form": "answers that users corrected"}
     changes = {"corrected by a user: asked in review.csv, learnt once decided": len(corrections)}
-    where = f"live/{task.registry_name}"
-    return [SourceReading(file=where, rows=len(corrections), changes=changes, **fields)]
+    return [
+        SourceReading(
+            file=f"live/{task.registry_name}", rows=len(corrections), changes=changes, **fields
+        )
+    ]
 
 
 def long_steps(config: DataCollectionConfig, rows: int) -> tuple[Search, PairFinder]:

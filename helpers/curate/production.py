@@ -105,8 +105,9 @@ def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> 
         other = lengths["median_length_unrated"] = _median_length(unrated)
         comparison = f"a median of {one:g} characters, unrated ones {other:g}"
         notes.append(f"rated messages have {comparison}; ratings are no fair sample of the traffic")
-    written_by = dict(writers.most_common())
-    return FeedbackReport(rows=rows, used=len(used), written_by=written_by, notes=notes, **lengths)
+    return FeedbackReport(
+        rows=rows, used=len(used), written_by=dict(writers.most_common()), notes=notes, **lengths
+    )
 
 
 def _by_rating(logs: tasks.LoadedRows) -> tuple[list[TrainingExample], list[TrainingExample]]:

@@ -172,8 +172,14 @@ def check_dataset(
     lack = " and ".join(f"no {part}" for part in PARTS if not dataset.part(part))
     if lack or verified < min_examples:
         lack = f"{lack} rows" if lack else f"{verified} verified rows, min_examples={min_examples}"
+        human = [row for row in funnel if row.source == "human" and row.rejected]
+        lost = ", ".join(f"{row.losses} of {row.rows_in} human rows" for row in human)
+        path = store.home() / "datasets" / dataset.metadata.version / "rejected.jsonl"
         raise WorkbookError(
-            f"too little data to train and judge a model: {lack}; add verified examples"
+            f"too little data to train and judge a model: {lack}; left out: {lost or 'no row'}, the"
+            f" reasons stand in {path}; mend those rows or add verified examples"
         )
-    everything = f"{verified} verified rows, {len(dataset.examples)} in all"
-    return f"{everything}; every row read is kept or accounted for."
+    return (
+        f"{verified} verified rows, {len(dataset.examples)} in all; every row read is kept or"
+        " accounted for."
+    )

@@ -1,4 +1,4 @@
-"""01 looks at the rows that 02 will keep: else a leak is a right answer, and examples differ."""
+"""01 looks at no copies and leaks, which 02 rejects: else a leak is a right answer."""
 
 from __future__ import annotations
 
@@ -7,22 +7,30 @@ from collections.abc import Sequence
 
 from helpers import curate
 from helpers.evaluate import Say
-from helpers.records import TrainingExample
+from helpers.records import TrainingExample, WorkbookError
 from helpers.tasks import Task
 
 
 def without_leaks(
     task: Task, examples: Sequence[TrainingExample], say: Say
 ) -> list[TrainingExample]:
-    """The examples without the verified copies and leaks that 02 rejects, by its own rule."""
+    """The examples without verified copies and leaks, by 02's rule; some must be for validation."""
     verified = [example for example in examples if example.quality == "verified"]
     stage = curate.deduplicate_examples(verified, curate.label_of(task, verified))
+    codes = Counter(row.issues[0].code for row in stage.rejected)
+    named = ", ".join(f"{n} {code}" for code, n in sorted(codes.items()))
+    lost = f"{len(stage.rejected)} of {len(verified)} verified rows"
+    if not any(example.part == "validation" for example in stage.kept):
+        raise WorkbookError(
+            f"no validation rows are left: {lost} were left out by {named or 'any rule'}; add"
+            " verified rows that are no near copies of others, or give validation a larger share"
+            " in split_ratios"
+        )
     if not stage.rejected:
         return list(examples)
-    codes: Counter[str] = Counter()
-    for loss, n in stage.counts.items():
-        codes[loss.code] += n
-    named = ", ".join(f"{n} {code}" for code, n in sorted(codes.items()))
-    say(f"{len(stage.rejected)} of {len(verified)} verified rows left out, as 02 will: {named}")
+    say(
+        f"{lost} left out as copies or leaks: {named}; 02 also checks format, length and personal"
+        " data, so it may count otherwise"
+    )
     kept = {example.id for example in stage.kept}
     return [e for e in examples if e.quality != "verified" or e.id in kept]

@@ -126,8 +126,9 @@ def recommend(screening: Screening, evidence: Evidence) -> Advice:
     ]
     if _never_pays(evidence):
         reasons.append(f"{_break_even(evidence)}, so better answers have to pay for it")
-    action = "run 02_curate, train, and let 04_evaluate say whether it is better"
-    return Advice("fine_tuning", reasons, action)
+    return Advice(
+        "fine_tuning", reasons, "run 02_curate, train, and let 04_evaluate say whether it is better"
+    )
 
 
 def _uses_that_pay(screening: Screening, evidence: Evidence) -> list[tuple[str, int]]:
@@ -164,8 +165,11 @@ def _advise_own_model() -> Advice:
         "no rung meets the targets",
         f"{OWN_SIZE:.0e} parameters take {compute}: months, and a team",
     ]
-    action = "plan data, compute and people for training a model; tune an open model meanwhile"
-    return Advice("custom_model", reasons, action)
+    return Advice(
+        "custom_model",
+        reasons,
+        "plan data, compute and people for training a model; tune an open model meanwhile",
+    )
 
 
 def _blocks(screening: Screening, evidence: Evidence) -> list[tuple[str, str]]:

@@ -68,8 +68,9 @@ def diagnose_run(run: store.Run, examples: Sequence[TrainingExample]) -> list[Fi
 
 
 def _finding(name: str, is_there: bool, evidence: str) -> Finding:
-    verdict = "fail" if is_there else "pass"
-    return Finding(name=name, verdict=verdict, evidence=evidence, remedy=REMEDY[name])
+    return Finding(
+        name=name, verdict="fail" if is_there else "pass", evidence=evidence, remedy=REMEDY[name]
+    )
 
 
 def _unknown(name: str, reason: str) -> Finding:

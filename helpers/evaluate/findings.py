@@ -169,5 +169,8 @@ def dataset_is_checked(version: str) -> Finding:
             evidence=f"its funnel of checks is missing or does not add up ({', '.join(wrong)})",
             remedy="run 02_curate again",
         )
-    evidence = f"{version}: {len(manifest.funnel)} checks, every row accounted for"
-    return Finding(name=name, verdict="pass", evidence=evidence)
+    return Finding(
+        name=name,
+        verdict="pass",
+        evidence=f"{version}: {len(manifest.funnel)} checks, every row accounted for",
+    )

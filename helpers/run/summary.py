@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import textwrap
 from collections.abc import Sequence
 
@@ -27,7 +28,7 @@ METRICS = {"accuracy": "accuracy", "format_compliance": "format", "latency_p95":
 COMPARED = ("accuracy", "format_compliance")
 WIDTH = 160
 MOST_LIMITS = 7  # lines; they stand within the last ten of a run
-MOST_WARNINGS = 6  # of a decision; all of them stand in decision.json
+MOST_WARNINGS = 6  # of a decision or a dataset; all of them stand in decision.json, manifest.json
 INDENT = " " * 13
 
 
@@ -44,7 +45,7 @@ def summary(record: RunRecord) -> str:
     limits: list[str] = []
     for name in done:
         # what an artifact lacks must not fail a run that has ended
-        with contextlib.suppress(WorkbookError):
+        with contextlib.suppress(WorkbookError, OSError, csv.Error):
             result = run.load(NOTEBOOKS[name].writes)
             lines += _lines_of(name, result, was_judged="05_registry" in done)
             limits += _limits_of(name, result)
@@ -89,6 +90,8 @@ def _lines_of(name: str, result: Artifact, was_judged: bool) -> list[str]:
     match result:
         case Decision():
             headline = f"{result.recommendation} ({result.status})"
+        case DatasetPointer():
+            headline, *numbers = _dataset_lines(result.version)
         case Evaluation():
             headline = f"{result.verdict}, on {result.n_test} test rows"
             numbers = _numbers(result)
@@ -105,7 +108,7 @@ def _lines_of(name: str, result: Artifact, was_judged: bool) -> list[str]:
     lines += [INDENT + line for line in numbers]
     if isinstance(result, Evaluation) and was_judged:
         return lines
-    notes = [f"- {reason}" for reason in result.reasons]
+    notes = [f"- {reason}" for reason in getattr(result, "reasons", [])]
     if isinstance(result, Health):
         evidence = {check.name: f": {check.evidence}" for check in result.checks}
         notes = [note + evidence.get(note[2:], "") for note in notes]
@@ -113,6 +116,23 @@ def _lines_of(name: str, result: Artifact, was_judged: bool) -> list[str]:
         notes += [f"! {warning}" for warning in result.warnings[:MOST_WARNINGS]]
     width = WIDTH - len(INDENT)
     return lines + [INDENT + textwrap.shorten(note, width, placeholder=" …") for note in notes]
+
+
+def _dataset_lines(version: str) -> list[str]:
+    """The sizes of the parts, what to be warned of, and where the questions and losses stand."""
+    manifest = _manifest_of(version)
+    notes = manifest.warnings[:MOST_WARNINGS]
+    if manifest.splits.train < manifest.splits.test:
+        notes.insert(0, "fewer rows to learn from than to test: see rejected.jsonl, split_ratios")
+    folder = store.home() / "datasets" / version
+    with (folder / "review.csv").open(encoding="utf-8") as file:
+        questions = len(list(csv.DictReader(file)))
+    return [
+        ", ".join(f"{part} {n}" for part, n in manifest.splits) + " rows",
+        *(textwrap.shorten(f"! {note}", WIDTH - len(INDENT), placeholder=" …") for note in notes),
+        f"{questions} questions wait for you in {folder / 'review.csv'}",
+        f"rows left out, with reasons: {folder / 'rejected.jsonl'}",
+    ]
 
 
 def _numbers(evaluation: Evaluation) -> list[str]:

@@ -142,6 +142,16 @@ def test_the_manifest_says_what_was_read_and_how(make_task, config, home):
     assert set(RATIOS) == {"train", "validation", "test"}
 
 
+def test_badly_rated_human_rows_stay_and_are_counted(make_task, config, home):
+    human = [chat(sentence(n), feedback_score="👎" if n < 3 else "👍") for n in range(10)]
+    made = curate.curate(config(make_task(human)))
+    said = "rated below 4 and kept: verified rows are not rejected for ratings"
+    assert len(made.examples) == 10 and f"3 human rows are {said}" in made.warnings
+    assert made.readings[0].changes[said] == 3
+    unrated = curate.curate(config(make_task([chat(sentence(n)) for n in range(10)])))
+    assert not unrated.readings[0].columns and not unrated.readings[0].changes.get(said)
+
+
 # --- masking, codes of one label, labels without a test -------------------------------------------
 
 

@@ -6,7 +6,7 @@ import pytest
 from toy_curate import chat
 
 from helpers import curate, store, tasks
-from helpers.records import DatasetPointer, RejectedExample, WorkbookError
+from helpers.records import DatasetPointer, FunnelRow, RejectedExample, WorkbookError
 from helpers.show import curate as views
 
 FILES = {
@@ -99,6 +99,12 @@ def test_the_checkpoint_refuses_too_little_data_and_a_funnel_that_does_not_add_u
     dataset = curate.publish_dataset(curated)
     with pytest.raises(WorkbookError, match="min_examples=1000"):
         curate.check_dataset(dataset, curated.funnel, 1000)
+    leaks = {"stage": "leakage", "source": "human", "in": 60, "out": 30}
+    funnel = [FunnelRow(rejected={"potential_leakage": 30}, **leaks)]
+    with pytest.raises(
+        WorkbookError, match=r"potential_leakage 30 of 60 human rows.*rejected.jsonl"
+    ):
+        curate.check_dataset(dataset, funnel, 1000)
     with pytest.raises(WorkbookError, match="does not add up"):
         curate.check_dataset(dataset, [curated.funnel[0].model_copy(update={"rows_in": 0})], 1)
     rows = [e.model_copy(update={"group": "one"}) for e in dataset.examples]

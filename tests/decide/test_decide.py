@@ -473,7 +473,11 @@ def test_01_leaves_out_the_leaks_that_02_rejects(task):
     unverified = train[6].model_copy(
         update={"messages": asked, "group": "log", "quality": "unverified", "id": "log1"}
     )
+    judged = spread(toy_rows(5, "validation", 700))
     rows = [*spread(train[:5]), leak, *spread(train[7:]), *spread(test[:3]), test[3], unverified]
+    with pytest.raises(WorkbookError, match=r"no validation rows are left: 1 of 33 .*1 potential"):
+        without_leaks(task, rows, print)
+    rows += judged
     messages: list[str] = []
     kept = without_leaks(task, rows, messages.append)
     assert {row.id for row in rows} - {row.id for row in kept} == {leak.id}

@@ -10,7 +10,7 @@ from run_toys import ARTIFACTS
 
 from helpers import store
 from helpers.parameters import NOTEBOOKS
-from helpers.records import RunRecord
+from helpers.records import DatasetPointer, RunRecord
 from helpers.run.summary import summary
 
 LONG = "better_than_cheaper_rung: " + "accuracy +0.020 [-0.050, +0.090] n=97 against few_shot; " * 6
@@ -93,6 +93,7 @@ def test_what_was_dropped_cut_or_limited_stands_in_the_last_ten_lines(run):
     manifest = record_toys.manifest(funnel=funnel)
     assert manifest.limits == ["9 of 14 rows kept; b 3, a 2"]
     store.write_json(store.home() / "datasets/v1/manifest.json", manifest)
+    store.write_text(store.home() / "datasets/v1/review.csv", "id\n")
     run.save(record_toys.evaluation(n_test=2, dataset_version="v1"))
     last = summary(record(run, 0, "")).splitlines()[-10:]
     assert "limits       01 60 of 112 validation rows asked" in last
@@ -102,3 +103,19 @@ def test_what_was_dropped_cut_or_limited_stands_in_the_last_ten_lines(run):
     run.save(record_toys.decision(limits=[f"limit {n}" for n in range(9)]))
     last = summary(record(run, 0, "")).splitlines()[-10:]
     assert any("more in the notebooks' artifacts" in line for line in last)
+
+
+def test_the_end_of_02_says_parts_warnings_questions_and_losses(run):
+    funnel = [{"stage": "check", "source": "human", "in": 9, "out": 8, "rejected": {"a": 1}}]
+    splits = {"train": 2, "validation": 2, "test": 4}
+    folder = store.home() / "datasets/v1"
+    manifest = record_toys.manifest(funnel=funnel, splits=splits, warnings=["3 human rows are bad"])
+    store.write_json(folder / "manifest.json", manifest)
+    store.write_text(folder / "review.csv", 'id,why\n1,"two\nlines"\n2,b\n')
+    run.save(DatasetPointer(version="v1", fingerprint="f"))
+    text = summary(record(run, 0, "", ("02_curate",)))
+    assert "02 curate    train 2, validation 2, test 4 rows" in text
+    assert "! fewer rows to learn from than to test" in text
+    assert "! 3 human rows are bad" in text
+    assert f"2 questions wait for you in {folder / 'review.csv'}" in text
+    assert f"rows left out, with reasons: {folder / 'rejected.jsonl'}" in text
