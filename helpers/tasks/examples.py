@@ -152,9 +152,8 @@ def load_examples(
             unreadable.append(_rejected(how, row, issue, "read"))
     sampled = sample.read(how)
     check_columns(how, len(examples))
-    rows = len(examples) + len(unreadable) + dropped.total()
     examples = _with_own_context(_with_own_ids(examples, how), how)
-    reading = reading_of(how, form, rows)
+    reading = reading_of(how, form, len(examples) + len(unreadable) + dropped.total())
     return LoadedRows(examples, unreadable, dropped, sampled, reading, how.scale.rated > 0)
 
 
@@ -389,10 +388,11 @@ def read_dataset(run: store.Run) -> FineTuningDataset:
         raise WorkbookError(
             f"{path} does not belong to {run.path(DatasetPointer.FILE)}; run 02_curate again"
         )
-    examples = []
-    for part in PARTS:
-        rows = store.read_jsonl(folder / f"{part}.jsonl")
-        examples += [TrainingExample(**row) for row in rows]
+    examples = [
+        TrainingExample(**row)
+        for part in PARTS
+        for row in store.read_jsonl(folder / f"{part}.jsonl")
+    ]
     metadata = DatasetMetadata(
         **{name: getattr(manifest, name) for name in DatasetMetadata.model_fields}
     )

@@ -200,11 +200,10 @@ def gold_answer(how: HowRead, raw: Row) -> Any:
     if not isinstance(columns, dict):
         return cell(how.task, raw, "output")
     types = (how.task.schema or {}).get("properties", {})
-    values = {name: raw.get(column) for name, column in columns.items()}
     answer = {
-        name: as_typed(value, types.get(name), how.decimals.get(name, ""))
-        for name, value in values.items()
-        if is_there(value)
+        name: as_typed(raw[column], types.get(name), how.decimals.get(name, ""))
+        for name, column in columns.items()
+        if is_there(raw.get(column))
     }
     return as_text(answer) if answer else None
 

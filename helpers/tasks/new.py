@@ -345,8 +345,8 @@ def _write_yaml(
 
 
 def _write_empty_task(place: Path, name: str) -> None:
-    label = {"enum": ["yes", "no"]}
-    schema = {"type": "object", "required": ["label"], "properties": {"label": label}}
+    properties = {"label": {"enum": ["yes", "no"]}}
+    schema = {"type": "object", "required": ["label"], "properties": properties}
     _write_yaml(place, name, {"schema": schema}, {})
     turns = [
         {"role": "user", "content": "A question?"},

@@ -37,8 +37,8 @@ PER_GROUP = 10  # rows of a conversation, on average; more are a region, a produ
 def survey(task: Task, path: Path, source: Source) -> tuple[FileForm, HowRead]:
     """How a file is written, and how its rows are read; WorkbookError where two readings fit."""
     form = form_of(path, task.encoding)
-    sample = [row.content for row in islice(read_rows(path, form), SAMPLE)]
-    rows = [content for content in sample if isinstance(content, dict)]
+    sample = islice(read_rows(path, form), SAMPLE)
+    rows = [row.content for row in sample if isinstance(row.content, dict)]
     how = HowRead(task, path, source, format_of(task, rows))
     how.used = used_columns(how)
     _ask_about_verdicts(how, rows)
