@@ -10,8 +10,10 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -337,7 +339,7 @@ def _show(args: Args, value: Any) -> None:
     import yaml
 
     content = json.loads(store.dumps(value))
-    print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).rstrip())
+    print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000).rstrip())
 
 
 def _show_table(args: Args, rows: Any, columns: str, empty: str = "", value: Any = None) -> None:
@@ -359,6 +361,10 @@ def _show_table(args: Args, rows: Any, columns: str, empty: str = "", value: Any
         cells = ["" if row.get(name) is None else str(row[name]) for name in names]
         lines.append(cells)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if names[-1] in ("reason", "because"):  # sentences: --json has them whole
+        left = shutil.get_terminal_size((120, 24)).columns - sum(widths[:-1]) - 2 * len(widths[:-1])
+        for cells in lines:
+            cells[-1] = textwrap.shorten(cells[-1], max(left, 24), placeholder=" …")
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         print("  ".join(cells).rstrip())
@@ -403,8 +409,9 @@ def _run(args: Args) -> int:
 def _runs(args: Args) -> int:
     from helpers.run import past_runs
 
-    columns = "run_id status verdict exit_code started_at reason"
-    _show_table(args, past_runs(), columns, "no run yet")
+    _show_table(
+        args, past_runs(), "run_id status verdict exit_code started_at reason", "no run yet"
+    )
     return 0
 
 
@@ -493,22 +500,26 @@ def _registry(args: Args) -> int:
     match args.action:
         case "list":
             columns = "id task status base_model trained_at run_id"
-            versions = registry.list_versions(args.task)
-            _show_table(args, versions, columns, "nothing is registered yet")
+            _show_table(
+                args, registry.list_versions(args.task), columns, "nothing is registered yet"
+            )
         case "show":
             _show(args, registry.show(args.id))
         case "history":
             columns = "at actor action version from_status to_status because"
             _show_table(args, registry.history(args.task), columns, "nothing has happened yet")
         case "promote":
-            promotion = registry.promote(args.id, args.to, args.because, args.force)
-            return _show_promotion(args, promotion)
+            return _show_promotion(
+                args, registry.promote(args.id, args.to, args.because, args.force)
+            )
         case "rollback":
-            promotion = registry.rollback(args.id or None, args.task, args.because)
-            return _show_promotion(args, promotion)
+            return _show_promotion(
+                args, registry.rollback(args.id or None, args.task, args.because)
+            )
         case "diff":
-            differences = registry.diff(args.id, args.other)
-            _show_table(args, differences, "field a b", "they differ in nothing")
+            _show_table(
+                args, registry.diff(args.id, args.other), "field a b", "they differ in nothing"
+            )
         case "alarms":
             columns = "id state severity name version opened_at because"
             _show_table(args, registry.list_alarms(args.task), columns, "no alarm was ever raised")
@@ -525,8 +536,7 @@ def _registry(args: Args) -> int:
         case "fetch":
             _show(args, registry.fetch(args.id))
         case "reevaluate":
-            result = registry.reevaluate(args.id, args.task, _tell, args.max_cost_usd)
-            _show(args, result)
+            _show(args, registry.reevaluate(args.id, args.task, _tell, args.max_cost_usd))
         case "reconcile":
             _show(args, registry.reconcile())
         case "backup":
@@ -539,7 +549,16 @@ def _registry(args: Args) -> int:
 def _show_promotion(args: Args, promotion: Any) -> int:
     from helpers.run import VERDICT_CODE
 
-    _show(args, promotion)
+    done = "promoted" if promotion.promoted else "not promoted"
+    gate = f"the gate says {promotion.verdict}{', and was overruled' * promotion.forced}"
+    lines = [f"{promotion.version}: {done} to {promotion.target}; {gate}"]
+    for rule in promotion.rules:
+        said = f"{rule.verdict}: {rule.name}: {rule.evidence}; {rule.remedy}"
+        lines += [said.removesuffix("; ")] * (rule.verdict != "pass")
+    if args.json:
+        _show(args, promotion)
+    else:
+        print("\n".join(lines))
     return 0 if promotion.promoted else VERDICT_CODE.get(promotion.verdict, 0)
 
 
@@ -577,14 +596,11 @@ def _logs(args: Args) -> int:
 
         _show(args, import_log(args.files, args.format, args.task, args.text))
         return 0
-    from helpers.records import read_live_lines
+    from helpers.extras.log_import import check_logs
 
-    lines = [line for path in args.files for line in path.read_bytes().splitlines()]
-    rows, unreadable = read_live_lines(lines)
-    rated = sum(row.feedback_score is not None for row in rows)
-    facts = {"requests": len(rows), "rated": rated, "unreadable": unreadable}
-    _show(args, facts | {"versions": sorted({row.version for row in rows})})
-    return 1 if unreadable else 0
+    facts = check_logs(args.files)
+    _show(args, facts)
+    return 1 if facts["unreadable"] else 0
 
 
 if __name__ == "__main__":

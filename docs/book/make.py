@@ -104,7 +104,11 @@ def notebook_page(document: dict[str, Any], path: Path, executed: bool) -> str:
     metadata = {"kernelspec": clean.KERNEL, "language_info": {"name": "python"}}
     page = document | {"cells": [cells[0], note, *cells[1:]], "metadata": metadata}
     text = clean.as_text(page)
-    return text.replace(str(Path.home()), "~")
+    places = {store.home(): "artifacts", Path(sys.prefix): ".venv"}
+    places |= {store.PROJECT: "fine-tuning-workbook", Path.home(): "~"}
+    for place, name in places.items():
+        text = text.replace(str(place), name)
+    return text
 
 
 def _is_injected(cell: dict[str, Any]) -> bool:

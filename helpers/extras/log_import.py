@@ -15,8 +15,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from helpers import serve, tasks
-from helpers.records import LiveRow, LogText, WorkbookError
+from helpers import serve, store, tasks
+from helpers.records import (
+    LateFeedback,
+    LiveRow,
+    LogText,
+    WorkbookError,
+    parse_live_line,
+    read_live_lines,
+)
 
 ANSWER = (
     "choices.0.message.content",
@@ -95,6 +102,12 @@ FORMATS: dict[str, dict[str, Sequence[str]]] = {
 REQUESTS = ("llm", "generation", "chat", "text_completion", "generate_content", "completion")
 ROLES = {"human": "user", "ai": "assistant", "HumanMessage": "user", "AIMessage": "assistant"}
 ROLES |= {"SystemMessage": "system"}
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet")
+MOST_FAULTS = 5  # unreadable lines that are named
+HINT = (
+    "a live log is JSON lines with the fields of docs/serving.md; logs of other systems, and"
+    " tables, come in by `workbook logs import FILE --format FORMAT --task TASK`"
+)
 
 
 def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) -> dict[str, int]:
@@ -104,6 +117,12 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
     task = tasks.load_task(task_name.removeprefix("demo/"))
     rows = []
     others = unreadable = 0
+    for path in paths:
+        if path.suffix.lower() not in ENDINGS:
+            raise WorkbookError(
+                f"{path} has the unknown ending {path.suffix or '(none)'}; rename it by what it"
+                f" holds, JSON lines to .jsonl (known are {', '.join(ENDINGS)})"
+            )
     sources = (source.content for path in paths for source in tasks.read_rows(path))
     for raw in itertools.chain.from_iterable(map(_records, sources)):
         kind = _first(raw, FORMATS[form].get("kind", ()))
@@ -114,9 +133,49 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
             unreadable += 1
         else:
             rows.append(row)
-    added = serve.add_rows(task.registry_name, rows, text)
-    known = len(rows) - added
-    return {"added": added, "known": known, "others": others, "unreadable": unreadable}
+    new = serve.add_rows(task.registry_name, rows, text)
+    return {"added": new, "known": len(rows) - new, "others": others, "unreadable": unreadable}
+
+
+def check_logs(paths: Sequence[Path]) -> dict[str, Any]:
+    """How much of these files can be read as a live log, and why the rest cannot."""
+    lines = [
+        (f"{path.name} line {number}", line)
+        for path in paths
+        for number, line in enumerate(path.read_bytes().splitlines(), 1)
+    ]
+    rows, unreadable = read_live_lines(line for _, line in lines)
+    ids = {row.request_id for row in rows}
+    judged = [(place, _fault(line, ids)) for place, line in lines]
+    faults = [store.printable(f"{place} {fault}") for place, fault in judged if fault]
+    if len(faults) > MOST_FAULTS:
+        faults[MOST_FAULTS:] = [f"and {len(faults) - MOST_FAULTS} more"]
+    return {
+        "requests": len(rows),
+        "rated": sum(row.feedback_score is not None for row in rows),
+        "unreadable": unreadable,
+        "versions": sorted({row.version for row in rows}),
+        "faults": [*faults, HINT] if faults else [],
+    }
+
+
+def _fault(line: bytes, known: set[str]) -> str:
+    """Why a live log cannot use a line; "" where it can."""
+    try:
+        entry = parse_live_line(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "form"
+        if first["type"] == "missing":
+            return f"has no field {field} (it has {', '.join(first['input'])[:80]})"
+        return f"has a wrong {field} ({first['msg']})"
+    except (ValueError, TypeError):
+        looks_like_csv = b"," in line and line.lstrip()[:1] not in (b"{", b"[")
+        return (
+            "is of a CSV table, not JSON" if looks_like_csv else "is not JSON" * bool(line.strip())
+        )
+    is_lost = isinstance(entry, LateFeedback) and entry.request_id not in known
+    return f"is about request {entry.request_id}, which is not in these files" if is_lost else ""
 
 
 def _records(content: Any) -> Iterator[dict[str, Any]]:
@@ -157,24 +216,19 @@ def row_of(raw: dict[str, Any], places: dict[str, Sequence[str]]) -> LiveRow | N
         ended = said.pop("ended_at", None)
         if said.get("latency_ms") is None and ended is not None:
             said["latency_ms"] = 1000 * (tasks.moment_of(ended) - created).total_seconds()
-        said["messages"] = _chat(said["messages"])
-        said["answer"] = _text(said.get("answer"))
+        said |= {"messages": _chat(said["messages"]), "answer": _text(said.get("answer"))}
         said["created_at"] = created
         if str(said.get("status") or "").lower() == "failure" or failed:
             said["status"] = "error"
-        fields = {field: value for field, value in said.items() if value is not None}
-        row = LiveRow.model_validate(fields)
+        row = LiveRow.model_validate({k: value for k, value in said.items() if value is not None})
     except (ValidationError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return row if row.request_id and row.messages else None
 
 
 def _first(raw: Any, paths: Iterable[str]) -> Any:
-    for path in paths:
-        value = _at(raw, path)
-        if value not in (None, ""):
-            return value
-    return None
+    values = (_at(raw, path) for path in paths)
+    return next((value for value in values if value not in (None, "")), None)
 
 
 def _at(value: Any, path: str) -> Any:
@@ -222,15 +276,11 @@ def _text(value: Any) -> str:
     if isinstance(value, dict) and isinstance(value.get("parts"), list):
         return "\n".join(str(part.get("content", "")) for part in value["parts"])
     if isinstance(value, list):
-        return _text_of_list(value)
+        if value and all("text" in part for part in value):
+            return "\n".join(str(part["text"]) for part in value)
+        return _text(value[0]) if value else ""
     found = _first(value, ANSWER)
     return _text(found) if found else ""
-
-
-def _text_of_list(values: list[Any]) -> str:
-    if values and all("text" in part for part in values):
-        return "\n".join(str(part["text"]) for part in values)
-    return _text(values[0]) if values else ""
 
 
 def _spelled_message(text: str) -> Any:

@@ -25,6 +25,8 @@ def rate_run(
     Every choice is written to private/ratings.csv at once (ratings-RATER.csv for a further person),
     so that stopping loses nothing. The next run of 01 or 04 with this run id counts them.
     """
+    if not run.folder.exists():
+        raise WorkbookError(f"no run {run.id}; `workbook runs` lists them")
     table = _read(run.path("private/blind.csv"))
     if not table:
         raise WorkbookError(

@@ -60,6 +60,7 @@ from helpers.records.live import (
     LiveRow,
     LiveRows,
     LogText,
+    parse_live_line,
     read_live_line,
     read_live_lines,
     with_feedback,

@@ -89,13 +89,18 @@ class LiveRows(NamedTuple):
     unreadable: int
 
 
+def parse_live_line(line: str | bytes) -> LiveRow | LateFeedback:
+    """One line of a live log: an answered request, or what was said later; else an error."""
+    raw = json.loads(line)
+    if "created_at" not in raw and "at" in raw:
+        return LateFeedback.model_validate(raw)
+    return LiveRow.model_validate(raw)
+
+
 def read_live_line(line: str | bytes) -> LiveRow | LateFeedback | None:
-    """One line of a live log: an answered request, or what was said later; None: unreadable."""
+    """The same; None: unreadable."""
     try:
-        raw = json.loads(line)
-        if "created_at" not in raw and "at" in raw:
-            return LateFeedback.model_validate(raw)
-        return LiveRow.model_validate(raw)
+        return parse_live_line(line)
     except (ValidationError, ValueError, TypeError):
         return None
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from helpers import store
-from helpers.records import LogText, WorkbookError, verdict_of
+from helpers.records import LogText, Parity, WorkbookError, verdict_of
 from helpers.serve.settings import KEYS, Settings
 from helpers.serve.starting import serve
 
@@ -47,12 +47,26 @@ def main(argv: Sequence[str]) -> int:
             from helpers.serve.parity import check_parity
 
             parity = check_parity(args.check, args.engine, args.rows)
-            sys.stdout.write(store.dumps(parity, indent=2) + "\n")
+            sys.stdout.writelines(
+                (store.dumps(parity, indent=2) if args.json else sentence_of(parity), "\n")
+            )
             return EXIT[verdict_of(parity.findings)]
         return serve(settings_of(args))
     except WorkbookError as error:
         sys.stderr.write(f"workbook: {error}\n")
         return error.exit_code
+
+
+def sentence_of(parity: Parity) -> str:
+    """What a check found: the verdict, the cause and the remedy."""
+    words = [
+        f"{parity.version} through {parity.engine}: {verdict_of(parity.findings)}",
+        f"{parity.equal} of {parity.n} answers are equal",
+    ]
+    open_ones = (finding for finding in parity.findings if finding.verdict != "pass")
+    for cause in sorted(open_ones, key=lambda finding: finding.verdict != "fail")[:1]:
+        words += [f"{cause.name}: {cause.evidence}", cause.remedy]
+    return "; ".join(filter(None, words))
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -155,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a month and task, for versions that live at a provider",
     )
     add("--check", default="", metavar="VERSION", help="is what would serve what was trained?")
+    add("--json", action="store_true", help="print all that --check found as one JSON value")
     add("--rows", type=int, default=40, help="validation rows that --check asks")
     add("--as", dest="how", choices=("systemd",), help="print a unit instead of serving")
     return parser

@@ -46,6 +46,10 @@ FAILURES: tuple[tuple[str, int, str, str], ...] = (
     ("^429", 429, "overloaded", "The engine is overloaded; try again soon."),
     ("^no answer within", 504, "timeout", "{}"),
 )
+NOTHING_SERVES = (
+    "no task is in production: /v1/… answers 404;"
+    " promote one with `workbook registry promote ID --to production`"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -92,6 +96,8 @@ class Gateway:
         """Follow the registry from the first request to the last; end tidily."""
         await self.look()
         await asyncio.gather(*self._running, return_exceptions=True)
+        if not any(lane.current or lane.problem for lane in self.lanes.values()):
+            _log.info(self.problem or NOTHING_SERVES)
         await asyncio.to_thread(self.log.warm_up, list(self.lanes))
         following = asyncio.create_task(self.follow())
         try:

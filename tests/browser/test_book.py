@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 
 import pytest
 from record_toys import run_record
@@ -99,6 +100,13 @@ def test_a_run_with_an_error_in_it_makes_no_book(home):
         make.notebook_page(document, path, True)
     with pytest.raises(WorkbookError, match="there is no run 'other'"):
         make.choose_run("other")
+
+
+def test_a_page_names_no_folder_of_its_maker(home):
+    [path] = [path for path in course_notebooks() if path.stem == "00_start_here"]
+    shown = html(f"{home}/runs/made, {store.PROJECT}/helpers/store.py, {sys.prefix}/bin/python")
+    page = module().notebook_page(executed(course_notebooks()[path], [shown]), path, True)
+    assert "artifacts/runs/made, fine-tuning-workbook/helpers/store.py, .venv/bin/python" in page
 
 
 def test_links_to_guides_lead_to_their_pages_and_others_are_text():

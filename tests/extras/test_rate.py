@@ -50,5 +50,7 @@ def test_a_further_person_has_a_table_of_their_own(home):
 
 
 def test_a_run_without_pairs_says_what_is_missing(home):
+    with pytest.raises(WorkbookError, match="no run nope"):
+        rate_run(store.Run("nope"))
     with pytest.raises(WorkbookError, match="accuracy_from has to be human or judge"):
         rate_run(store.open_run("r"))

@@ -59,6 +59,17 @@ def test_what_cannot_be_done_is_one_sentence_and_exit_2(arguments, capsys):
     assert told.out == "" and told.err.startswith("workbook: ") and told.err.count("\n") == 1
 
 
+def test_a_person_hears_the_verdict_and_the_rules_that_stand_in_the_way(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    candidate("v1", verdict="fail")
+    assert main(["registry", "promote", "v1", "--to", "production"]) == 3
+    first, *rules = capsys.readouterr().out.splitlines()
+    assert first == "v1: not promoted to production; the gate says fail"
+    assert rules and all(rule.startswith(("fail: ", "undecided: ")) for rule in rules)
+    assert main(["registry", "history"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 140
+
+
 def test_a_person_gets_tables(capsys):
     candidate("v1")
     for arguments in (("list",), ("history",), ("lineage", "v1"), ("diff", "v1", "v1")):

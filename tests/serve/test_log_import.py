@@ -8,6 +8,7 @@ import pytest
 from serve_toys import TASK, log_of, register, task_folder
 
 from helpers.cli import main
+from helpers.extras.log_import import HINT
 
 CHAT = [{"role": "user", "content": "Hello"}]
 LINES = {
@@ -142,6 +143,34 @@ def test_logs_check_says_what_can_be_read(tmp_path, capsys):
     assert main(["logs", "check", str(path), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["requests"] == told["unreadable"] == 1
+    assert told["faults"] == ["2026-01-01.jsonl line 2 is not JSON", HINT]
+
+
+def test_logs_check_says_why_lines_cannot_be_read_and_what_the_file_seems_to_be(tmp_path, capsys):
+    path = tmp_path / "my.log"
+    path.write_text(f"{json.dumps(LINES['litellm'])}\n" * 7)
+    assert main(["logs", "check", str(path)]) == 1
+    told = capsys.readouterr().out
+    assert "my.log line 1 has no field created_at (it has id, startTime," in told
+    assert told.count("has no field") == 5 and "and 2 more" in told
+    assert "workbook logs import FILE --format" in told
+    table = tmp_path / "my.csv"
+    table.write_text("time,question,answer\n2026-01-01,a,b\n")
+    late = tmp_path / "late.jsonl"
+    late.write_text('{"request_id": "a", "at": "2026-01-01", "thumb": "up"}\n[1]\n')
+    assert main(["logs", "check", str(table), str(late), "--json"]) == 1
+    faults = json.loads(capsys.readouterr().out)["faults"]
+    assert "late.jsonl line 1 is about request a, which is not in these files" in faults
+    assert any("late.jsonl line 2 has a wrong form" in fault for fault in faults)
+    assert "my.csv line 1 is of a CSV table, not JSON" in faults
+
+
+def test_a_log_with_an_unknown_ending_is_not_taken_for_parquet(tmp_path, home, capsys):
+    path = tmp_path / "my.log"
+    path.write_text(json.dumps(LINES["openai"]))
+    command = ["logs", "import", str(path), "--format", "openai", "--task", str(task_folder())]
+    assert main(command) == 2
+    assert "the unknown ending .log; rename it" in capsys.readouterr().err
 
 
 def test_a_trial_is_begun_shown_and_ended_by_the_command_line(home, capsys):

@@ -185,7 +185,10 @@ def test_a_swapped_adapter_file_is_refused_before_it_is_asked(version):
 def test_the_check_by_command_writes_what_the_gate_reads(version, capsys):
     from helpers.serve.__main__ import main
 
-    assert main(["--check", "v1", "--engine", "local", "--rows", "6"]) == 0
+    command = ["--check", "v1", "--engine", "local", "--rows", "6"]
+    assert main(command) == 0
+    assert capsys.readouterr().out == "v1 through local: pass; 6 of 6 answers are equal\n"
+    assert main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["n"] == told["equal"] == 6 and told["engine"] == "local"
     assert store.Run(version.run_id).load(Parity).version == "v1"

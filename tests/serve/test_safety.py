@@ -18,6 +18,7 @@ from serve_toys import chat_body, client, gateway, log_of, register
 from helpers.records import WorkbookError
 from helpers.serve.__main__ import main
 from helpers.serve.settings import Keys, Settings, checked_keys
+from helpers.serve.starting import gateway_of, running
 
 GOOD = "k" * 20
 
@@ -146,6 +147,13 @@ def test_a_wrong_setting_is_a_message_and_exit_2(capsys):
     for wrong in (["--host", "0.0.0.0"], ["--log-text", "much"], ["--engine", "nonsense"]):
         assert main([*wrong, "--port", "0"]) == 2
         assert capsys.readouterr().err.startswith("workbook: ")
+
+
+def test_a_gateway_with_nothing_in_production_says_so_on_the_terminal(home, caplog):
+    caplog.set_level("INFO", "helpers.serve.gateway")
+    with running(gateway_of(Settings(port=0), Keys("")).app()) as address:
+        assert client.get(f"{address}/healthz").status_code == 200
+    assert "no task is in production: /v1/… answers 404" in caplog.text
 
 
 def test_sigterm_answers_what_was_asked_and_writes_the_log(engine, home):
