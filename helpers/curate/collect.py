@@ -102,12 +102,7 @@ def curate(
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
     alarm_on_lost_labels(task, reviewed.kept, rejected, config.wipeout_share)
     labels = label_counts(task, unique.kept)
-    least = config.min_feedback_score  # of logged rows
-    low = sum(e.source == "human" and (e.feedback_score or least) < least for e in unique.kept)
-    kept_low = f"rated below {least:g} and kept: verified rows are not rejected for ratings"
-    if low:
-        read[0] = read[0].model_copy(update={"changes": {**read[0].changes, kept_low: low}})
-        warnings.append(f"{low} human {'row is' if low == 1 else 'rows are'} {kept_low}")
+    warnings += _rated_low_and_kept(unique.kept, config.min_feedback_score, read)
     return Curated(
         task=task,
         examples=unique.kept,
@@ -126,6 +121,18 @@ def curate(
         feedback=feedback_report(unique.kept, logs),
         readings=[*readings_of(read, named.kept), *reading_of_live(task, corrections)],
     )
+
+
+def _rated_low_and_kept(
+    examples: Sequence[TrainingExample], least: float, read: list[SourceReading]
+) -> list[str]:
+    """A warning about human rows that would be left out if they were logged; counted in `read`."""
+    low = sum(e.source == "human" and (e.feedback_score or least) < least for e in examples)
+    if not low:
+        return []
+    kept = f"rated below {least:g} and kept: verified rows are not rejected for ratings"
+    read[0] = read[0].model_copy(update={"changes": {**read[0].changes, kept: low}})
+    return [f"{low} human {'row is' if low == 1 else 'rows are'} {kept}"]
 
 
 def readings_of(

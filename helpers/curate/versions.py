@@ -170,16 +170,25 @@ def check_dataset(
             )
     verified = sum(example.quality == "verified" for example in dataset.examples)
     lack = " and ".join(f"no {part}" for part in PARTS if not dataset.part(part))
-    if lack or verified < min_examples:
-        lack = f"{lack} rows" if lack else f"{verified} verified rows, min_examples={min_examples}"
-        human = [row for row in funnel if row.source == "human" and row.rejected]
-        lost = ", ".join(f"{row.losses} of {row.rows_in} human rows" for row in human)
-        path = store.home() / "datasets" / dataset.metadata.version / "rejected.jsonl"
-        raise WorkbookError(
-            f"too little data to train and judge a model: {lack}; left out: {lost or 'no row'}, the"
-            f" reasons stand in {path}; mend those rows or add verified examples"
-        )
+    if lack:
+        raise _too_little(f"{lack} rows", dataset, funnel)
+    if verified < min_examples:
+        counts = f"{verified} verified rows, min_examples={min_examples}"
+        raise _too_little(counts, dataset, funnel)
     return (
         f"{verified} verified rows, {len(dataset.examples)} in all; every row read is kept or"
         " accounted for."
+    )
+
+
+def _too_little(
+    lack: str, dataset: FineTuningDataset, funnel: Sequence[FunnelRow]
+) -> WorkbookError:
+    """What there is too little of, and what took the rows."""
+    human = [row for row in funnel if row.source == "human" and row.rejected]
+    lost = ", ".join(f"{row.losses} of {row.rows_in} human rows" for row in human)
+    path = store.home() / "datasets" / dataset.metadata.version / "rejected.jsonl"
+    return WorkbookError(
+        f"too little data to train and judge a model: {lack}; left out: {lost or 'no row'}, the"
+        f" reasons stand in {path}; mend those rows or add verified examples"
     )
