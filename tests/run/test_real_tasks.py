@@ -41,8 +41,8 @@ def test_ratings_are_an_input_of_the_notebooks_that_count_them(monkeypatch, tmp_
         before = after
 
 
-def test_rating_a_run_that_has_nothing_to_rate_leaves_no_folder(monkeypatch, tmp_path, capsys):
+def test_rating_a_run_that_is_not_there_leaves_no_folder(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
     assert main(["rate", "mistyped"]) == 2
-    assert "has nothing to rate" in capsys.readouterr().err
+    assert "no run mistyped" in capsys.readouterr().err
     assert not (tmp_path / "runs" / "mistyped").exists()
