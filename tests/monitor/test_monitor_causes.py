@@ -3,7 +3,14 @@
 from datetime import timedelta
 
 import pytest
-from test_health import BROKEN, EARLIER, GOOD, NEW, RECENT, check, health, log, rows, serve
+from test_health import BROKEN, EARLIER, NEW, RECENT, check, health, log, rows, serve
+from trouble_toys import (
+    bad_first_days,
+    dead_slice,
+    ratings_in_words,
+    turned_scale,
+    worse_than_before,
+)
 
 from helpers import monitor, registry, store, tasks
 
@@ -18,12 +25,7 @@ def causes(result):
 
 
 def test_a_rating_scale_that_was_turned_round_is_named_and_asks_for_no_retrain(task):
-    serve(task)
-    turned = rows(RECENT, seed=2, per_day=60)
-    for row in turned:
-        if row["feedback_score"]:
-            row["feedback_score"] = 6 - row["feedback_score"]
-    log(task, rows(EARLIER, per_day=60) + turned)
+    turned_scale(task)
     result = health(task)
     assert (result.verdict, result.reasons) == ("watch", ["feedback_mean"])
     assert "turned round" in causes(result)["rating_scale"].evidence
@@ -31,11 +33,7 @@ def test_a_rating_scale_that_was_turned_round_is_named_and_asks_for_no_retrain(t
 
 
 def test_ratings_that_nobody_can_read_are_named(task):
-    serve(task)
-    other = rows(RECENT, seed=2, per_day=25)
-    for row in other:
-        row["feedback_score"] = row["feedback_score"] and f"grade {row['feedback_score']}"
-    log(task, rows(EARLIER, per_day=25) + other)
+    ratings_in_words(task)
     result = health(task)
     assert result.verdict == "watch"
     assert "are none on the scale" in causes(result)["unread_ratings"].evidence
@@ -63,12 +61,7 @@ def test_a_logger_that_writes_another_versions_name_is_named(task):
 
 
 def test_one_slice_that_fell_alone_is_told_as_this_slice(task):
-    serve(task)
-    other = GOOD.replace("KE", "MU")
-    made = rows(EARLIER, per_day=90) + rows(EARLIER, per_day=5, seed=3, answer=other)
-    made += rows(RECENT, per_day=90, seed=4)
-    made += rows(RECENT, per_day=5, seed=5, answer=other, rating=1.0)
-    log(task, made)
+    dead_slice(task)
     result = health(task)
     assert result.verdict == "retrain"
     assert "feedback_mean, category = MU" in result.reasons
@@ -94,23 +87,14 @@ def test_words_that_training_never_saw_are_named(task):
 
 
 def test_a_version_that_is_bad_from_its_first_day_is_sent_back(task):
-    serve(task)
-    log(task, rows(range(5), broken=0.6))
+    bad_first_days(task)
     result = health(task)
     assert result.reasons == ["format_compliance_against_evaluation"]
     assert check(result, result.reasons[0]).remedy.startswith("roll back")
 
 
 def test_a_version_is_held_against_the_ratings_of_the_one_before(task):
-    serve(task)
-    from helpers.registry import FineTuneLifecycleManager
-    from helpers.registry.database import open_registry
-    from helpers.registry.versions import row_of, switch
-
-    FineTuneLifecycleManager(task.registry_name).open_version("v2", "r2", "tiny", "d1")
-    with open_registry().transaction() as db:
-        switch(db, task.registry_name, row_of(db, "v2"), "promote", "test", {})
-    log(task, rows(range(3, 40)) + rows(range(3), seed=2, rating=2.0, version="v2"))
+    worse_than_before(task)
     result = health(task)
     assert (result.version, result.reasons) == ("v2", ["feedback_mean_against_predecessor"])
 
