@@ -11,6 +11,7 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from served_toy import serving
 
 from helpers import store
 from helpers.models import ApiModel, connection
@@ -70,13 +71,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def toy():
-    server = Toy()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Toy()) as server:
+        yield server
 
 
 def test_a_connection_is_kept_from_one_request_to_the_next(toy):
