@@ -10,7 +10,7 @@ from datetime import date, timedelta
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from helpers import store
+from helpers import evaluate, store
 from helpers.monitor.evidence import (
     REFERENCE_DAYS,
     YEAR,
@@ -26,10 +26,11 @@ from helpers.monitor.watched import (
     WATCHED,
     Reading,
     Watched,
+    question_of,
     words_of,
 )
 from helpers.monitor.windows import Numbers, estimate, requests_of
-from helpers.records import Estimate, EvalResults, Finding, FineTunedModelVersion
+from helpers.records import Estimate, EvalResults, Finding, FineTunedModelVersion, LiveRow, Severity
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -43,6 +44,7 @@ VOLUME_BUDGET = 0.01
 TOPIC_BUDGET = 0.01
 TOPIC_SHARE = 0.1  # of the requests: a rarer word is no topic
 MOST_TERMS = 5  # that are named
+FEW_CONVERSATIONS = 30  # different ones; fewer show no topic
 TODAY = 3.0
 FEW_RATINGS = 30  # of the version before: fewer promise nothing
 DAY = 86400  # seconds
@@ -135,11 +137,9 @@ def _change_check(watched: Watched, name: str, served: Served) -> Finding:
     """Whether a quantity changed since some day, by evidence that may be looked at every day."""
     series = served.series(name)
     if series is None:
-        return Finding(name=name, verdict="pass", evidence=f"{watched.unit}; nothing was measured")
+        return _too_little(name, f"{watched.unit}; nothing was measured")
     days = len(series.counts)
-    recent = max(0, days - served.window_days)
-    reference = series.between(0, min(REFERENCE_DAYS, recent))
-    now = series.between(recent, days)
+    start = max(0, days - served.window_days)
     signs = {"fall": (1,), "rise": (-1,), "shift": (1, -1)}[watched.change]
     needed = math.log(len(signs) / watched.budget)
     log_capital, sign = max((_log_capital(series, sign, watched), sign) for sign in signs)
@@ -147,25 +147,47 @@ def _change_check(watched: Watched, name: str, served: Served) -> Finding:
     changed = log_capital >= needed
     if changed:
         start = likeliest_start(*_turned(series, sign), watched.stakes)
-        reference = series.between(0, min(REFERENCE_DAYS, start))
-        now = series.between(start, days)
         evidence += f"; since about {series.first + timedelta(days=start)}"
-        if sign * (estimate(reference).value - estimate(now).value) < watched.matters:
-            changed = False
-            evidence += ", too small a change to matter"
-    before = estimate(reference, watched.shown)
-    current = estimate(now, watched.shown)
-    if before.n:
-        evidence += f"; reference {before}"
-    return Finding(
+    before = estimate(series.between(0, min(REFERENCE_DAYS, start)), watched.shown)
+    now = estimate(series.between(start, days), watched.shown)
+    if not before.n:
+        evidence = f"{watched.unit}; too little before the last {served.window_days} days"
+        return _too_little(name, evidence, now)
+    evidence += f"; reference {before}"
+    if not now.n:
+        evidence += f"; nothing was measured in the last {served.window_days} days"
+    finding = Finding(
         name=name,
-        verdict="fail" if changed else "pass",
-        severity=watched.severity if changed else None,
+        verdict="pass",
         evidence=evidence,
-        estimate=current if current.n else None,
-        threshold=before.value if before.n else None,
+        estimate=_measured(now),
+        threshold=before.value,
         p=min(1.0, math.exp(-log_capital)),
     )
+    if changed and _fall(series, sign, start) < watched.matters:
+        return finding.model_copy(update={"evidence": f"{evidence}; too small to matter"})
+    return _failed(finding, watched.severity) if changed else finding
+
+
+def _fall(series: Series, sign: int, start: int) -> float:
+    """By how much the mean since `start` is below the reference's (sign -1: above it)."""
+    before = estimate(series.between(0, min(REFERENCE_DAYS, start)))
+    now = estimate(series.between(start, len(series.counts)))
+    return sign * (before.value - now.value)
+
+
+def _measured(estimate: Estimate) -> Estimate | None:
+    return estimate if estimate.n else None
+
+
+def _failed(finding: Finding, severity: Severity = "warning", remedy: str = "") -> Finding:
+    update = {"verdict": "fail", "severity": severity, "remedy": remedy}
+    return finding.model_copy(update=update)
+
+
+def _too_little(name: str, evidence: str, now: Estimate | None = None) -> Finding:
+    """Neither well nor ill: not enough was measured to say."""
+    return Finding(name=name, verdict="undecided", evidence=evidence, estimate=now)
 
 
 def _log_capital(series: Series, sign: int, watched: Watched) -> float:
@@ -211,59 +233,78 @@ def promise_checks(
 
 def _promise(name: str, promised_by: str, floor: float, served: Served) -> Finding:
     watched = WATCHED_BY_NAME[name]
+    title = f"{name}_against_{promised_by}"
     series = served.series(name)
-    first: Counter[float] = Counter()
-    p = 1.0
-    if series is not None:
-        first = series.between(0, PROMISE_DAYS)
-        days = series.counts[:PROMISE_DAYS]
-        p = math.exp(-float(log_evidence_below(series.values, days, floor)[-1]))
-    now = estimate(first, watched.shown)
-    failed = p <= PROMISE_BUDGET
-    return Finding(
-        name=f"{name}_against_{promised_by}",
-        verdict="fail" if failed else "pass",
-        severity="critical" if failed else None,
-        evidence=(
-            f"{watched.unit}, of the first {PROMISE_DAYS} days; must not fall below"
-            f" {watched.shown(floor):.3g}; any-time p = {p:.2g}"
-        ),
-        remedy="roll back to the version that served before" if failed else "",
-        estimate=now if now.n else None,
+    evidence = (
+        f"{watched.unit}, of the first {PROMISE_DAYS} days; must not fall below"
+        f" {watched.shown(floor):.3g}"
+    )
+    if series is None:
+        return _too_little(title, f"{evidence}; nothing was measured")
+    days = series.counts[:PROMISE_DAYS]
+    p = math.exp(-float(log_evidence_below(series.values, days, floor)[-1]))
+    finding = Finding(
+        name=title,
+        verdict="pass",
+        evidence=f"{evidence}; any-time p = {p:.2g}",
+        estimate=_measured(estimate(series.between(0, PROMISE_DAYS), watched.shown)),
         threshold=watched.shown(floor),
         p=p,
     )
+    if p > PROMISE_BUDGET:
+        return finding
+    return _failed(finding, "critical", "roll back to the version that served before")
 
 
-def topic_check(questions: Sequence[str], reading: Reading) -> Finding:
-    """Whether many requests of the window hold a word that few of the training inputs held.
+def topic_check(rows: Sequence[LiveRow], reading: Reading) -> Finding:
+    """Whether many conversations of the window hold a word that few training inputs held.
 
     Each word's share is held against the upper end of its share in training; the budget is divided
-    by the words, and by the year's looks.
+    by the words, and by the year's looks. Conversations of the same words count once: a test that
+    asks one thing again and again is no topic.
     """
     from scipy.stats import binom
 
-    counts = Counter(word for question in questions for word in words_of(question))
-    n = len(questions)
+    conversations = _different_conversations(rows)
+    n = len(conversations)
+    if n < FEW_CONVERSATIONS or not reading.inputs:
+        evidence = f"too little: {n} different conversations, {FEW_CONVERSATIONS} are needed"
+        return _too_little("topics", evidence if reading.inputs else "no training inputs are known")
+    counts = Counter(word for words in conversations for word in words)
     risen: list[tuple[float, str]] = []
-    for word, count in counts.items() if reading.inputs else ():
-        if count < max(FEW_ROWS, TOPIC_SHARE * n):
-            continue
+    for word, count in counts.items():
         known = reading.vocabulary.get(word, 0)
         usual = estimate(Counter({1.0: known, 0.0: reading.inputs - known})).high
-        if count > 3 * usual * n:
+        if count > max(TOPIC_SHARE, 3 * usual) * n:
             risen.append((float(binom.sf(count - 1, n, usual)), word))
-    p = min(1.0, min(risen, default=(1.0, ""))[0] * max(1, len(counts)) * YEAR)
-    failed = p <= TOPIC_BUDGET
-    shares = [f"{word!r} in {counts[word] / n:.0%}" for _, word in sorted(risen)[:MOST_TERMS]]
-    return Finding(
+    p = min(1.0, min(risen, default=(1.0, ""))[0] * len(counts) * YEAR)
+    finding = Finding(
         name="topics",
-        verdict="fail" if failed else "pass",
-        severity="warning" if failed else None,
-        evidence=f"rare in training, now common: {', '.join(shares) if failed else 'nothing'}",
-        remedy="verify examples of the new topic, then retrain" if failed else "",
+        verdict="pass",
+        evidence=f"no word that was rare in training is common in {n} different conversations",
         p=p,
     )
+    if p > TOPIC_BUDGET:
+        return finding
+    risen.sort()
+    shares = {w: evaluate.proportion([w in words for words in conversations]) for _, w in risen}
+    named = [f"{word!r} in {share}" for word, share in list(shares.items())[:MOST_TERMS]]
+    update = {
+        "evidence": f"rare in training, now common: {', '.join(named)} different conversations",
+        "estimate": shares[risen[0][1]],
+    }
+    finding = finding.model_copy(update=update)
+    return _failed(finding, remedy="verify examples of the new topic, then retrain")
+
+
+def _different_conversations(rows: Sequence[LiveRow]) -> list[set[str]]:
+    """The words of every conversation; of those that say the same only one."""
+    texts: dict[str, str] = {}
+    for number, row in enumerate(rows):
+        name = row.conversation_id or f"request {number}"
+        texts[name] = f"{texts.get(name, '')} {question_of(row).casefold()}"
+    conversations = [words_of(text) for text in set(texts.values())]
+    return [words for words in conversations if words]
 
 
 def volume_check(served: Served) -> Finding:
@@ -284,15 +325,15 @@ def volume_check(served: Served) -> Finding:
         p = _poisson_tail(n, usual, _overdispersion(by_weekday))
         low = low or (n < usual / 2 and p <= VOLUME_BUDGET / YEAR)
     expected = "unknown" if usual is None else f"{usual:.0f}"
-    return Finding(
+    finding = Finding(
         name="volume",
-        verdict="fail" if low else "pass",
-        severity="warning" if low else None,
+        verdict="pass",
         evidence=f"{n} requests in {served.window_days} days, usually {expected}",
         estimate=Estimate(value=n, low=n, high=n, n=n),
         threshold=usual,
         p=p,
     )
+    return _failed(finding) if low else finding
 
 
 def _by_weekday(counts: Mapping[date, int], end: date) -> dict[int, list[int]]:
@@ -331,12 +372,11 @@ def age_check(serving: FineTunedModelVersion | None, max_age_days: int) -> Findi
     if serving is None:
         return Finding(name="model_age", verdict="pass", evidence="nothing is in production")
     days = round((store.now() - serving.trained_at).total_seconds() / DAY, 2)
-    old = days > max_age_days
-    return Finding(
+    finding = Finding(
         name="model_age",
-        verdict="fail" if old else "pass",
-        severity="warning" if old else None,
+        verdict="pass",
         evidence="days since training",
         estimate=Estimate(value=days, low=days, high=days, n=1),
         threshold=max_age_days,
     )
+    return _failed(finding) if days > max_age_days else finding

@@ -21,7 +21,7 @@ from helpers.monitor.checks import (
 )
 from helpers.monitor.evidence import REFERENCE_DAYS
 from helpers.monitor.service import Service, service_of
-from helpers.monitor.watched import WATCHED, question_of, reading_of
+from helpers.monitor.watched import WATCHED, reading_of
 from helpers.monitor.windows import LiveLog, keep, read_log
 from helpers.records import (
     Alarm,
@@ -87,7 +87,7 @@ def check_health(
     rows = list(rows_of_window(task, log, service, served))
     checks = [
         volume_check(served),
-        topic_check([question_of(row) for row in rows], reading),
+        topic_check(rows, reading),
         *change_checks(served),
         *promise_checks(served, service.days_before(log), _measured(service, run), margin),
         age_check(service.version, max_age_days),

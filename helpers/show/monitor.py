@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 MOST_DAYS = 60  # the newest ones, so that labels stay readable
 MOST_COUNTS = 25  # more of them above the days would overlap
+TOO_LITTLE = "too little"  # to say how it is
 MEANING = {None: "ok", "info": "ok", "warning": "watch", "critical": "retrain"}  # of a severity
 
 
 def checks_table(health: Health) -> show.Table:
     """Every check with its value, interval, baseline, n and meaning, what needs a look first."""
-    order = ["retrain", "watch", "ok"]
+    order = ["retrain", "watch", "ok", TOO_LITTLE]
     rows = [_row(check) for check in health.checks]
     rows.sort(key=lambda row: order.index(row["verdict"]))
     version = health.version or "no version"
@@ -44,8 +45,11 @@ def _row(check: Finding) -> dict[str, str | int]:
         value = show.number(check.estimate.value)
         if low != high:
             value = f"{value} [{low}, {high}]"
+    verdict = MEANING[check.severity]
+    if check.verdict == "undecided":
+        verdict = TOO_LITTLE
     return {
-        "verdict": MEANING[check.severity],
+        "verdict": verdict,
         "check": check.name.replace("_", " "),
         "value": value,
         "baseline": show.number(check.threshold),

@@ -297,3 +297,33 @@ def test_quality_is_watched_within_the_fields_that_the_task_names(task):
     log(task, made)
     evidence = {cause.name: cause.evidence for cause in health(task).causes}
     assert "feedback_mean, country = NO" in evidence["one_slice"]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        rows(RECENT, per_day=1, words=["zebra"] * 8),
+        rows(RECENT, per_day=60, words=["zebra"] * 8),
+        rows(RECENT, per_day=60, words=NEW * 2, conversation_id="one customer"),
+    ],
+    ids=["seven alike requests", "one test again and again", "one long conversation"],
+)
+def test_few_different_conversations_show_no_new_topic(task, made):
+    serve(task)
+    log(task, made)
+    topics = check(health(task), "topics")
+    assert topics.verdict == "undecided"
+    assert "1 different conversations, 30 are needed" in topics.evidence
+
+
+def test_every_check_says_how_many_rows_stand_behind_it_or_that_they_are_too_few(task):
+    serve(task)
+    log(task, rows(EARLIER) + rows(RECENT, seed=2, words=NEW, broken=0.4))
+    for one in health(task).checks:
+        too_little = one.verdict == "undecided"
+        assert too_little or one.estimate or "different conversations" in one.evidence, one
+    assert check(health(task), "topics").estimate.n > 30
+    log(task, rows(range(2), per_day=20))
+    young = check(health(task), "format_compliance")
+    assert (young.verdict, young.estimate.n) == ("undecided", 40)
+    assert "too little" in views.checks_table(health(task)).data["verdict"].tolist()
