@@ -429,8 +429,24 @@ mytask/
   review.csv            decisions of people, from an earlier run (optional)
 ```
 
-`workbook new mytask --from tickets.csv --input text --output answer` writes such a folder from your
-own file. The least that a task.yaml needs:
+`workbook new mytask --from tickets.csv` writes such a folder from your own file. On a terminal it
+asks what the file leaves open, with its guess as the default: which columns hold input and answers
+(several: `a,b`), whether an answer is a label, a number or a text, who says that a text is right,
+which columns are ratings, times, parts, or what rows of one part have in common, what is good
+enough, and whether texts may leave. It then shows what is not used and five rows as the model sees
+them.
+
+```
+workbook new mytask --from tickets.csv --yes                     # takes every guess, and says it
+workbook new mytask --from tickets.csv --input text --output queue,priority \\
+    --set kind.priority=labels --set columns.dates=day_first --set targets.accuracy=0.9
+```
+
+`--set KEY=VALUE` answers beforehand: any line of task.yaml (`columns.group=customer`), `measure`
+(of texts: exact, numeric, chrf, judge, human) or `kind.COLUMN` (labels, text, number). Without a
+terminal and without `--yes` nothing is guessed that decides how rows are read; what it might be is
+said. Where two readings fit alike, `--yes` guesses neither and names the line. The least that a
+task.yaml needs:
 
 ```yaml
 name: mytask

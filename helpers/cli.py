@@ -132,6 +132,15 @@ def _add_first_steps(commands: Any) -> None:
     new.add_argument(
         "--logs", type=Path, metavar="LOGS", help="production logs, in the same columns"
     )
+    new.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="KEY=VALUE",
+        help="answer a question beforehand, or write a line of task.yaml (columns.dates=day_first)",
+    )
+    new.add_argument("--yes", action="store_true", help="take every guess, and say it; for scripts")
     learner = _add(
         commands,
         "learner",
@@ -382,10 +391,21 @@ def _doctor(args: Args) -> int:
 
 
 def _new(args: Args) -> int:
-    from helpers.tasks import new_task
+    from helpers.tasks import Interview, new_task
 
-    print("\n".join(new_task(args.folder, args.data, args.input, args.output, args.logs)))
+    is_person = sys.stdin.isatty() and sys.stdout.isatty() and not args.yes
+    interview = Interview(dict(args.set), input if is_person else None, args.yes)
+    lines = new_task(args.folder, args.data, args.input, args.output, args.logs, interview)
+    print("\n".join(lines))
     return 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """KEY=VALUE."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError("write KEY=VALUE")
+    return key, value
 
 
 def _run(args: Args) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,17 @@ _SIGN_IN_WORD = re.compile("[a-zA-Z][°²³½¼×«»„“”¿¡®©·][a-zA-Z
 
 
 class TwoReadings(WorkbookError):
-    """A file that can be read in two ways; the message says both, and the line that decides."""
+    """A file that can be read in several ways; the message says them, and the line that decides."""
+
+    def __init__(self, problem: str, key: str, options: Sequence[str]) -> None:
+        """`key` is of task.yaml, such as `columns.dates`; `options` as YAML spells its values."""
+        self.problem = problem
+        self.key = key
+        self.options = tuple(options)
+        section, _, name = key.rpartition(".")
+        pattern = f"`{section}: {{{{{name}: {{}}}}}}`" if section else f"`{name}: {{}}`"
+        lines = " or ".join(map(pattern.format, options))
+        super().__init__(f"{problem}; say which in task.yaml: {lines}")
 
 
 class Encoding(NamedTuple):
@@ -87,12 +98,14 @@ def _guessed(path: Path, head: bytes, broken: int) -> Encoding:
         return Encoding("utf-8", f"but for {broken} broken bytes")
     start = next(place for place, byte in enumerate(head) if byte > 0x7F)
     some = head[start : start + 12]
-    shown = []
+    shown = {}
     for name in OFTEN:
         with suppress(UnicodeDecodeError):
             head.decode(name)
-            shown.append(f"{name} ({some.decode(name, 'ignore')!r})")
+            shown[name] = f"{name} ({some.decode(name, 'ignore')!r})"
     raise TwoReadings(
-        f"{path} is not UTF-8 from byte {start} on, and may be {', or '.join(shown)}; say which in"
-        f" task.yaml, such as `encoding: {OFTEN[0]}`, or save the file as UTF-8"
+        f"{path} is not UTF-8 from byte {start} on, and may be {', or '.join(shown.values())}:"
+        " save it as UTF-8, or choose one",
+        "encoding",
+        list(shown),
     )

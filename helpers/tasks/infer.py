@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from helpers.records import WorkbookError
@@ -37,11 +37,11 @@ JSON_TYPES = {
 }
 
 
-def infer_output(answers: Sequence[Any]) -> dict[str, Any]:
+def infer_output(answers: Sequence[Any], labels: Collection[str] = ()) -> dict[str, Any]:
     """task.yaml's `output`: a JSON Schema when every answer is an object, else {"text": true}.
 
-    A property whose values are few and repeat becomes an enumeration; one that some row lacks is
-    not required.
+    A property whose values are few and repeat becomes an enumeration, as do `labels`; one that some
+    row lacks is not required.
     """
     values: dict[str, list[Any]] = {}
     for answer in answers:
@@ -53,7 +53,7 @@ def infer_output(answers: Sequence[Any]) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "required": [name for name, each in values.items() if len(each) == len(answers)],
-        "properties": {name: _property_of(each) for name, each in values.items()},
+        "properties": {name: _property_of(each, name in labels) for name, each in values.items()},
     }
     return {"schema": schema} if values else {"text": True}
 
@@ -77,8 +77,8 @@ def instructions_for(output: dict[str, Any]) -> tuple[str, str]:
     return "\n".join(lines), short
 
 
-def _property_of(values: Sequence[Any]) -> dict[str, Any]:
-    if all(isinstance(value, str) for value in values) and are_labels(values):
+def _property_of(values: Sequence[Any], is_label: bool) -> dict[str, Any]:
+    if all(isinstance(value, str) for value in values) and (is_label or are_labels(values)):
         return {"enum": sorted(set(values))}
     types = sorted({JSON_TYPES.get(type(value).__name__, "object") for value in values})
     if types == ["integer", "number"]:

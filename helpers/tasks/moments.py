@@ -89,6 +89,7 @@ def day_order(values: Iterable[Any], setting: Any, column: str, where: str) -> D
     why = "can be read in two ways" if day_first else "cannot be read in one way"
     raise TwoReadings(
         f"{where}: column `{column}` holds dates such as {seen!r}, which {why}: day first, or month"
-        " first; say which in task.yaml: `columns: {dates: day_first}` or `columns: {dates:"
-        " month_first}`"
+        " first",
+        "columns.dates",
+        ("day_first", "month_first"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 from collections import Counter
@@ -13,10 +14,10 @@ import yaml
 
 from helpers import store
 from helpers.records import TrainingExample, WorkbookError, with_calls
-from helpers.tasks.csvs import UNNAMED
 from helpers.tasks.encodings import TwoReadings
 from helpers.tasks.examples import ONE_SYSTEM, LoadedRows, load_examples
-from helpers.tasks.forms import LIKES, chat_of, format_of
+from helpers.tasks.forms import chat_of
+from helpers.tasks.guesses import POLICY, find_columns, kind_of_answers, of_columns
 from helpers.tasks.infer import (
     are_labels,
     are_numbers,
@@ -27,15 +28,13 @@ from helpers.tasks.infer import (
     spellings,
     typed_column,
 )
+from helpers.tasks.interview import Interview, Question
 from helpers.tasks.prompt import render
 from helpers.tasks.reading import form_of, read_rows
-from helpers.tasks.scales import UNRATED
 from helpers.tasks.survey import survey
 from helpers.tasks.task import ENDINGS, Task, load_task
-from helpers.tasks.values import as_json, is_there
+from helpers.tasks.values import as_json, as_text, is_there
 
-INPUTS = "input text message question prompt query utterance body description content"
-OUTPUTS = "output label category class intent answer completion response target reply"
 HEADER = """\
 # What the task is and when its model is good enough. Every number under `targets` is yours to
 # set, from what the work needs, before anything is measured.
@@ -45,6 +44,7 @@ ASKED = ("label", "group", "split", "feedback_score", "created_at")  # columns t
 TO_DECIDE = "To decide in task.yaml before it runs"
 SHOWN = 5  # rendered examples
 MEASURES = {  # of a text task, by its scorer: what counts as right, and the line that changes it
+    "chrf": "accuracy_from: scorer, scorer: chrf: a text that is alike is right",
     "numeric": "accuracy_from: scorer, scorer: numeric: the last number has to have the same value;"
     " a comma before three digits groups them (83,648 is 83648), a single point is decimal (83.648"
     " is below 84); `scorer: exact` in task.yaml compares texts",
@@ -60,12 +60,13 @@ def new_task(
     input_column: str = "",
     output_column: str = "",
     logs: Path | None = None,
+    interview: Interview | None = None,
 ) -> list[str]:
     """Write a task folder and return lines to print: what was inferred, and five rendered examples.
 
     With `data` the file is copied as human.*, its columns are mapped and the output's schema or
-    list of labels is inferred from all rows. All files are written or none; an existing task.yaml
-    is never overwritten.
+    list of labels is inferred from all rows; what it leaves open is asked by `interview`. All files
+    are written or none; an existing task.yaml is never overwritten.
     """
     taken = [path for path in folder.glob("*") if path.stem in ("task", "human", "production")]
     if taken:
@@ -74,23 +75,28 @@ def new_task(
         is_one = path is not None and path.suffix.lower() in ENDINGS and path.is_file()
         if path is not None and not is_one:
             raise WorkbookError(f"{path}: give an existing file that ends in {', '.join(ENDINGS)}")
+    interview = interview or Interview()
+    columns = {"columns.input": input_column, "columns.output": output_column}
+    interview.given |= {key: column for key, column in columns.items() if column}
     place = folder.parent / f".{folder.name}.partial"
     shutil.rmtree(place, ignore_errors=True)
     try:
         if data is None:
-            _write_empty_task(place, folder.name)
+            _write_empty_task(place, folder.name, interview)
             lines = [
                 f"{folder}: fill in task.yaml and human.jsonl (one row is there as a pattern);"
                 " knowledge/ may hold articles."
             ]
         else:
             place.mkdir(parents=True)
-            lines = _infer_task(place, folder, data, input_column, output_column)
-            lines += _described_log(load_task(str(place)), logs)
+            lines = _infer_task(place, folder, data, logs, interview)
             for source, name in ((data, "human"), (logs, "production")):
                 if source is not None:
                     shutil.copyfile(source, place / f"{name}{source.suffix.lower()}")
+        interview.refuse_unheard()
         _move(place, folder)
+    except WorkbookError as error:
+        raise WorkbookError(str(error).replace(str(place), str(folder))) from None
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return lines
@@ -109,10 +115,10 @@ def _move(place: Path, folder: Path) -> None:
 
 
 def _infer_task(
-    place: Path, folder: Path, data: Path, input_column: str, output_column: str
+    place: Path, folder: Path, data: Path, logs: Path | None, interview: Interview
 ) -> list[str]:
     """task.yaml in `place`, and what to print."""
-    form = form_of(data)
+    form = interview.read(lambda: form_of(data, interview.lines.get("encoding", "")))
     rows = []
     for row in read_rows(data, form):
         if not isinstance(row.content, dict):
@@ -120,47 +126,84 @@ def _infer_task(
         rows.append(row.content)
     if not rows:
         raise WorkbookError(f"{data} holds no rows")
-    columns = find_columns(data, _draft(place, {}), rows, input_column, output_column)
+    content = _inferred(place, data, rows, interview)
+    interview.settle(POLICY)
+
+    def load() -> LoadedRows:
+        return load_examples(_written(place, folder.name, content, interview), path=data)
+
+    lines = [f"{folder}: {len(rows)} rows of {data.name} ({form.description})"]
+    try:
+        loaded = interview.read(load)
+        if interview.settle(of_columns(loaded, interview)):
+            loaded = interview.read(load)
+        task = _written(place, folder.name, content, interview)
+        lines += _described(task, loaded)
+        if logs is not None:
+            how = interview.read(lambda: survey(load_task(str(place)), logs, "production")[1])
+            if how.scale.rows:
+                lines.append(f"production: feedback: {how.scale.description}")
+    except TwoReadings as question:
+        lines.append(f"{TO_DECIDE}, or with --set {question.key}=…: {question}")
+    return [lines[0], *interview.said, *lines[1:]]
+
+
+def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> dict[str, Any]:
+    """What the rows say of task.yaml: instructions, output, measure, targets and columns."""
+    draft = _draft(place, {}, interview)
+    columns = find_columns(data, draft, rows, interview)
+    labels: list[str] = []
     instructions = ""
     if columns:
-        answers = _answers_of_columns(rows, columns)
+        answers, labels = _answers_of_columns(rows, columns, interview)
     else:
-        draft = _draft(place, dict.fromkeys(ASKED))  # what is asked below does not matter here
+        draft = _draft(place, dict.fromkeys(ASKED), interview)  # what is asked later matters not
         chats = load_examples(draft, path=data)
         answers = [json_or_text(each.answer) for each in chats.examples if each.answer]
         if ONE_SYSTEM in chats.reading.changes:  # what it has been asked with so far
             how = survey(draft, data, "human")[1]
             instructions = chat_of(how, rows[0])[0].content or ""
-    _write_yaml(place, folder.name, infer_output(answers), columns, instructions, answers)
-    task = load_task(str(place))
-    lines = [f"{folder}: {len(rows)} rows of {data.name} ({form.description})"]
-    try:
-        lines += _described(task, load_examples(task, path=data), columns)
-    except TwoReadings as question:
-        lines.append(f"{TO_DECIDE}: {question}")
-    return lines + _label_lines(answers)
+    interview.said += _label_lines(answers)
+    output = infer_output(answers, labels)
+    full, short = (instructions, instructions) if instructions else instructions_for(output)
+    content = {"instructions": {"full": full, "short": short}, "output": output}
+    targets = {"accuracy": 0.8, "format_compliance": 0.95}
+    if "schema" not in output:
+        content |= _measure(answers, interview)
+        del targets["format_compliance"]
+    return content | {"targets": targets} | ({"columns": columns} if columns else {})
 
 
-def _described_log(task: Task, logs: Path | None) -> list[str]:
-    try:
-        how = survey(task, logs, "production")[1] if logs else None
-    except TwoReadings as question:
-        return [f"{TO_DECIDE}: {question}"]
-    return [f"production: feedback: {how.scale.description}"] if how and how.scale.rows else []
+def _measure(answers: Sequence[Any], interview: Interview) -> dict[str, str]:
+    """Who says whether a text is right."""
+    usual = "numeric" if answers and are_numbers(answers) else "exact"
+    text = "The answers are texts: what says whether one is right"
+    question = Question("measure", text, usual, (*MEASURES, "judge", "human"), str)
+    measure = interview.answer(question) or usual
+    if measure not in MEASURES:
+        return {"accuracy_from": measure}
+    return {"accuracy_from": "scorer", "scorer": measure}
 
 
-def _answers_of_columns(rows: Rows, columns: dict[str, Any]) -> list[Any]:
-    """The answers; columns of bare labels, and several, become the properties of an object."""
+def _answers_of_columns(
+    rows: Rows, columns: dict[str, Any], interview: Interview
+) -> tuple[list[Any], list[str]]:
+    """(answers, properties that hold labels); labels, and several columns, make an object."""
     outputs = columns["output"].split(",")
     cells = {column: [as_json(row.get(column)) for row in rows] for column in outputs}
-    if len(outputs) == 1:
-        answers = [json_or_text(value) for value in cells[outputs[0]] if is_there(value)]
-        if all(isinstance(answer, dict) for answer in answers) or not are_labels(answers):
-            return answers
+    texts = [json_or_text(value) for value in cells[outputs[0]] if is_there(value)]
+    is_alone = len(outputs) == 1
+    if is_alone and all(isinstance(answer, dict) for answer in texts):
+        return texts, []
+    kinds = {c: kind_of_answers(c, values, is_alone, interview) for c, values in cells.items()}
+    if kinds == {outputs[0]: "text"}:
+        return texts, []
     columns["output"] = property_names(outputs)
-    if len(outputs) > 1:  # a column alone holds labels, whatever they look like
-        cells = {column: typed_column(values) for column, values in cells.items()}
-    return _objects({name: cells[column] for name, column in columns["output"].items()})
+    labels = [name for name, column in columns["output"].items() if kinds[column] == "labels"]
+    values = {}
+    for name, column in columns["output"].items():
+        values[name] = typed_column(cells[column]) if kinds[column] == "number" else cells[column]
+    return _objects(values), labels
 
 
 def _objects(cells: dict[str, list[Any]]) -> list[dict[str, Any]]:
@@ -170,7 +213,7 @@ def _objects(cells: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [row for row in filled if row]
 
 
-def _draft(place: Path, columns: dict[str, Any]) -> Task:
+def _draft(place: Path, columns: dict[str, Any], interview: Interview) -> Task:
     """A task that only says which columns there are."""
     return Task(
         name="draft",
@@ -180,87 +223,42 @@ def _draft(place: Path, columns: dict[str, Any]) -> Task:
         instructions_short="\0",
         targets={"accuracy": 0.8},
         columns=dict(columns),
+        encoding=interview.lines.get("encoding", ""),
     )
 
 
-def find_columns(
-    data: Path, draft: Task, rows: Rows, input_column: str, output_column: str
-) -> dict[str, Any]:
-    """Which columns hold input and output: those asked for, else well-known names among them.
-
-    {} for rows of a known form (chats, Alpaca, …), which need none.
-    """
-    if not input_column and not output_column and format_of(draft, rows) != "columns":
-        return {}
-    names = [*dict.fromkeys(name for row in rows for name in row if UNNAMED not in str(name))]
-    question, answer = _guessed(names, input_column, output_column)
-    inputs = question.split(",")
-    no_chat = "; messages is no list of turns" if "messages" in names else ""
-    there = f"it has {', '.join(map(str, names))}{no_chat}"
-    unknown = {*inputs, *answer.split(",")} - {"", *names}
-    if unknown:
-        raise WorkbookError(f"{data}: no column {min(unknown)!r}; {there}")
-    if not question or not answer or answer in inputs:
-        raise WorkbookError(
-            f"{data}: say which columns to use: --input COL --output COL, which cannot be the same"
-            f" one ({there})"
-        )
-    _refuse_empty(data, rows, inputs)
-    if len(inputs) == 1:
-        return {"input": question, "output": answer}
-    template = "\n\n".join(f"{{{name}}}" for name in inputs)
-    return {"input": inputs, "template": template, "output": answer}
-
-
-def _refuse_empty(data: Path, rows: Rows, inputs: Sequence[str]) -> None:
-    n = sum(not any(is_there(row.get(name)) for name in inputs) for row in rows)
-    if n:
-        raise WorkbookError(
-            f"{data}: {n} of {len(rows)} rows have nothing in {' or '.join(inputs)}; fill them in,"
-            " or delete those rows"
-        )
-
-
-def _guessed(names: Sequence[str], question: str, answer: str) -> tuple[str, str]:
-    """The columns of input and output by their names, or as the other one of two."""
-    question = question or _well_known(names, INPUTS)
-    answer = answer or _well_known(names, OUTPUTS)
-    others = [name for name in names if name not in (question, answer)]
-    if len(names) == 2 and len(others) == 1:
-        return question or others[0], answer or others[0]
-    return question, answer
-
-
-def _well_known(names: Sequence[str], known: str) -> str:
-    columns = {str(column).lower(): str(column) for column in names}
-    return next((columns[name] for name in known.split() if name in columns), "")
-
-
-def _described(task: Task, loaded: LoadedRows, columns: dict[str, Any]) -> list[str]:
-    described = f"text; {MEASURES[task.scorer]}"
+def _described(task: Task, loaded: LoadedRows) -> list[str]:
+    described = MEASURES.get(task.scorer, task.scorer)
+    if task.accuracy_from != "scorer":
+        described = f"accuracy_from: {task.accuracy_from}"
+    described = f"text; {described}"
     if task.schema is not None:
         described = "JSON with " + ", ".join(task.schema["properties"])
     lines = [
         f"read as {loaded.reading.format}; output: {described}",
         "edit task.yaml, above all `targets`",
     ]
-    if "template" in columns:
-        lines.append(f"the input is composed as {columns['template']!r} (columns.template)")
+    if task.columns.get("input"):
+        lines.append(
+            f"input: {as_text(task.columns['input'])}; answer: {as_text(task.columns['output'])}"
+        )
+    if "template" in task.columns:
+        lines.append(f"the input is composed as {task.columns['template']!r} (columns.template)")
     unused = [column.name for column in loaded.reading.columns if column.use == "not used"]
     if unused:
         lines.append(f"not used: {', '.join(unused)}")
     lines += [f"{change} ({n})" for change, n in loaded.reading.changes.items()]
-    lines += _noted(loaded.examples, unused)
+    lines += _noted(loaded.examples)
     answered = [example for example in loaded.examples if example.answer.strip()]
     return lines + [_shown(task, example) for example in answered[:SHOWN]]
 
 
-def _noted(examples: Sequence[TrainingExample], unused: Sequence[str]) -> list[str]:
+def _noted(examples: Sequence[TrainingExample]) -> list[str]:
     """What the first rows do not show: how many lack something, are bad, or say their part."""
     parts = Counter(example.part for example in examples if example.part)
     labels = Counter(example.preference.label for example in examples if example.preference)
     shown = ", ".join(f"{n} {part}" for part, n in parts.items())
-    said = {
+    counts = {
         "have no answer: nothing can be learnt from them": sum(
             not example.answer.strip() for example in examples
         ),
@@ -268,18 +266,7 @@ def _noted(examples: Sequence[TrainingExample], unused: Sequence[str]) -> list[s
         "are label: false, not learnt": labels[False],
         f"stand in the part that `split` says: {shown}": parts.total(),
     }
-    ratings = [name for name in unused if _are_ratings(examples, name)]
-    return [
-        *(f"{n} of {len(examples)} rows {what}" for what, n in said.items() if n),
-        *(f"`{name}` looks like ratings: columns.feedback_score in task.yaml" for name in ratings),
-    ]
-
-
-def _are_ratings(examples: Sequence[TrainingExample], column: str) -> bool:
-    """Whether an unused column holds thumbs, 1 to 5, or words for good and bad."""
-    texts = (str(example.meta.get("fields", {}).get(column, "")) for example in examples)
-    values = {text.strip().casefold().removesuffix(".0") for text in texts} - {*UNRATED}
-    return {LIKES.get(v) for v in values} == {5.0, 1.0} or {"1", "5"} <= values <= set("12345")
+    return [f"{n} of {len(examples)} rows {what}" for what, n in counts.items() if n]
 
 
 def _shown(task: Task, example: TrainingExample) -> str:
@@ -302,52 +289,41 @@ def _label_lines(answers: Sequence[Any]) -> list[str]:
     return lines
 
 
-def _write_yaml(
-    place: Path,
-    name: str,
-    output: dict[str, Any],
-    columns: dict[str, Any],
-    instructions: str = "",
-    answers: Sequence[Any] = (),
-) -> None:
+def _written(place: Path, name: str, content: dict[str, Any], interview: Interview) -> Task:
+    """The task of task.yaml, written: what was inferred, our defaults, and what was answered."""
     name = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "task"
     if not name[0].isalpha():
         name = f"task_{name}"
-    targets = {"accuracy": 0.8}
-    if "schema" in output:
-        targets["format_compliance"] = 0.95
-    full, short = (instructions, instructions) if instructions else instructions_for(output)
-    content: dict[str, Any] = {
+    prices = {"as_of": str(store.now().date()), "hardware_usd_per_hour": 0.1, "models": {}}
+    whole: dict[str, Any] = {
         "name": name,
-        "instructions": {"full": full, "short": short},
-        "output": output,
-    }
-    if "schema" not in output:
-        content["accuracy_from"] = "scorer"
-        if answers and are_numbers(answers):
-            content["scorer"] = "numeric"
-    content["targets"] = targets
-    if columns:
-        content["columns"] = columns
-    content |= {
+        **copy.deepcopy(content),
         "replace": "better",
         "volume_per_month": 1000,
         "data_may_leave": False,
-        "prices": {
-            "as_of": str(store.now().date()),
-            "hardware_usd_per_hour": 0.1,
-            "models": {},
-            "person_usd_per_hour": 40,
-        },
+        "prices": prices | {"person_usd_per_hour": 40},
     }
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    for key, value in interview.lines.items():
+        *sections, last = key.split(".")
+        section = whole
+        for step in sections:
+            section = section.setdefault(step, {})
+            if not isinstance(section, dict):
+                raise WorkbookError(f"--set {key}: {step} holds a value, and no lines of its own")
+        section[last] = value
+    text = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=110)
     store.write_text(place / "task.yaml", HEADER + text)
+    return load_task(str(place))
 
 
-def _write_empty_task(place: Path, name: str) -> None:
-    properties = {"label": {"enum": ["yes", "no"]}}
-    schema = {"type": "object", "required": ["label"], "properties": properties}
-    _write_yaml(place, name, {"schema": schema}, {})
+def _write_empty_task(place: Path, name: str, interview: Interview) -> None:
+    schema = {"type": "object", "required": ["label"]}
+    schema |= {"properties": {"label": {"enum": ["yes", "no"]}}}
+    output = {"schema": schema}
+    full, short = instructions_for(output)
+    targets = {"accuracy": 0.8, "format_compliance": 0.95}
+    content = {"instructions": {"full": full, "short": short}, "output": output, "targets": targets}
+    _written(place, name, content, interview)
     turns = [
         {"role": "user", "content": "A question?"},
         {"role": "assistant", "content": '{"label":"yes"}'},

@@ -250,6 +250,7 @@ def _two_ranges(numbers: Counter[float], ranges: list[_Range], where: str) -> Tw
     one, other = ranges
     return TwoReadings(
         f"{where} holds the ratings {shown}, which can be read in two ways: {one.name}, or"
-        f" {other.name}; say which in task.yaml: `columns: {{feedback: {one.setting}}}` or"
-        f" `columns: {{feedback: {other.setting}}}` (lowest, highest)"
+        f" {other.name} (lowest and highest)",
+        "columns.feedback",
+        (one.setting, other.setting),
     )

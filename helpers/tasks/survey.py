@@ -17,7 +17,7 @@ from helpers.tasks.forms import FORMS, HowRead, Row, format_of, input_columns
 from helpers.tasks.moments import day_order
 from helpers.tasks.reading import FileForm, batches, form_of, read_rows
 from helpers.tasks.scales import WORDS, Token, judge_scale, token_of
-from helpers.tasks.task import Task
+from helpers.tasks.task import KNOWN, Task
 from helpers.tasks.values import NUMBERS, DecimalMark, cell, decimal_mark, kind_of
 
 SAMPLE = 200  # rows that the format is judged by
@@ -26,9 +26,10 @@ CHUNK = 2**20
 SPLITS: dict[str, Part] = {"train": "train", "validation": "validation", "test": "test"}
 SPLITS |= {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
 SPLITS |= {"testing": "test", "holdout": "test"}
-# columns of ours that a row may name without being asked
-KNOWN = ("id", "messages", "created_at", "group", "conversation_id", "split", "feedback_score")
-KNOWN += ("model_version", "articles", "tools", "label")
+ELSEWHERE = {  # columns that only the other file has to hold
+    "human": ("feedback_score", "model_version"),
+    "production": ("split", "label", "messages", "articles", "group"),
+}
 VERDICTS = ("label", "verdict", "rating", "thumb", "good", "accepted", "correct", "grade")
 MANY = 50  # rows from which a column's values say what it is
 PER_GROUP = 10  # rows of a conversation, on average; more are a region, a product, a language
@@ -41,6 +42,7 @@ def survey(task: Task, path: Path, source: Source) -> tuple[FileForm, HowRead]:
     rows = [row.content for row in sample if isinstance(row.content, dict)]
     how = HowRead(task, path, source, format_of(task, rows))
     how.used = used_columns(how)
+    _note_absent(how, rows)
     _ask_about_verdicts(how, rows)
     stars, at = (str(task.columns.get(name, name)) for name in ("feedback_score", "created_at"))
     ratings = column_counts(task, path, form, "feedback_score")
@@ -122,6 +124,18 @@ def json_counts(path: Path, key: str) -> Counter[Token]:
     return counts
 
 
+def _note_absent(how: HowRead, rows: Sequence[Row]) -> None:
+    """A column that task.yaml maps and no row has is a slip of the pen, or nothing."""
+    there = {name for row in rows for name in row}
+    for name in ("output", *KNOWN):
+        column = how.task.columns.get(name)
+        columns = column.values() if isinstance(column, dict) else [column]
+        for key in columns if rows and name not in ELSEWHERE[how.source] else ():
+            if isinstance(key, str) and not there & {key, key.split(".")[0]}:
+                missing = f"columns.{name}: `{key}` is in none of the first rows"
+                how.changes[missing] = len(rows)
+
+
 def _ask_about_verdicts(how: HowRead, rows: Sequence[Row]) -> None:
     """A column that says good or bad of each answer is no decoration: it is asked for."""
     if how.format not in ("prompt_completion", "chat") or "label" in how.task.columns:
@@ -132,8 +146,9 @@ def _ask_about_verdicts(how: HowRead, rows: Sequence[Row]) -> None:
             words = " or ".join(sorted(values)[:2])
             raise TwoReadings(
                 f"{how.path}: column `{name}` says {words} of each answer: shall only the good ones"
-                " be learnt, or is it an ordinary column? Say which in task.yaml: `columns:"
-                f" {{label: {name}}}` or `columns: {{label: null}}`"
+                " be learnt, or is it an ordinary column (null)",
+                "columns.label",
+                (name, "null"),
             )
 
 
@@ -144,8 +159,9 @@ def check_columns(how: HowRead, n: int) -> None:
     if "group" not in columns and n >= MANY and groups and n > PER_GROUP * len(groups):
         raise TwoReadings(
             f"{how.path}: column `group` has {len(groups)} values in {n} rows: shall all rows with"
-            " the same value stand in one part, or is it an ordinary column? Say which in"
-            " task.yaml: `columns: {group: group}` or `columns: {group: null}`"
+            " the same value stand in one part, or is it an ordinary column (null)",
+            "columns.group",
+            ("group", "null"),
         )
     unknown = [value for value in how.splits if value.strip().casefold() not in SPLITS]
     if unknown:
@@ -154,7 +170,9 @@ def check_columns(how: HowRead, n: int) -> None:
         raise TwoReadings(
             f"{how.path}, line {how.splits[unknown[0]]}: column `{column}` holds a"
             f" {store.outline(unknown[0])}, which is no part ({parts}): mend that row, or, if it is"
-            " an ordinary column, write in task.yaml: `columns: {split: null}`"
+            " an ordinary column, say so (null)",
+            "columns.split",
+            ("null",),
         )
 
 

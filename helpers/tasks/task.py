@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from helpers import store
 from helpers.records import Record, WorkbookError
@@ -20,6 +20,10 @@ SHIPPED = Path(__file__).resolve().parent
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")  # of human.* and production.*
 Format = Literal["chat", "sharegpt", "prompt_completion", "kto", "preference", "alpaca", "columns"]
 METRICS = ("accuracy", "format_compliance", "latency_p95", "cost_per_request")
+# columns of ours that a row may name without being asked
+KNOWN = ("id", "messages", "created_at", "group", "conversation_id", "split", "feedback_score")
+KNOWN += ("model_version", "articles", "tools", "label")
+MAPPED = ("input", "output", "template", *KNOWN, "feedback", "decimal", "dates")
 
 
 class Task(Record):
@@ -41,6 +45,8 @@ class Task(Record):
     targets: dict[str, float]
     margins: dict[str, float] = Field(default_factory=dict)
     replace: Literal["better", "not_worse"] = "better"
+    # fields of the live log within whose values quality is watched, too
+    slices: list[str] = Field(default_factory=list)
     columns: dict[str, Any] = Field(default_factory=dict)
     format: Literal["", Format] = ""  # of the rows; "" judges it by what they hold
     encoding: str = ""  # of text files; "" judges it by their bytes
@@ -53,8 +59,6 @@ class Task(Record):
     volume_per_month: int = Field(0, ge=0)
     prices: dict[str, Any] = Field(default_factory=dict)
     data_may_leave: bool = False
-    # fields of the live log within whose values quality is watched, too
-    slices: list[str] = Field(default_factory=list)
     screening: dict[str, Any] = Field(default_factory=dict)
     # what the chat template of a local model, or an endpoint that serves one, is told besides
     template_args: dict[str, Any] = Field(default_factory=dict)
@@ -87,6 +91,15 @@ class Task(Record):
             except re.error as error:
                 problem = f"{name}: {pattern!r} is no regular expression ({error})"
                 raise ValueError(problem) from None
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        known = [*MAPPED, *info.data.get("slices", [])]
+        for name in value:
+            if name not in known:
+                raise ValueError(f"{name!r} is no column of ours; they are {', '.join(known)}")
         return value
 
     @field_validator("parts_by_time")
@@ -200,9 +213,14 @@ for _tag, (_pattern, _firsts) in _MEANT.items():
     _Plain.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern.pattern})\\Z"), list(_firsts))
 
 
+def yaml_of(text: str) -> Any:
+    """What a YAML text says, as people mean it."""
+    return yaml.load(text, _Plain)
+
+
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Plain)
+        raw = yaml_of(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # not UTF-8, a date or a number beyond all
         raise WorkbookError(f"{path} cannot be read ({type(error).__name__})") from None
     except yaml.YAMLError as error:

@@ -142,6 +142,7 @@ def decimal_mark(values: Iterable[Any], is_whole: bool, column: str, where: str)
     shown = ", ".join(sorted(unsure)[:3]) or "1,5 and 1.5"
     raise TwoReadings(
         f"{where}: column `{column}` holds numbers such as {shown}, which can be read in two ways:"
-        " the mark stands before decimals, or between thousands; say which mark the decimals have"
-        ' in task.yaml: `columns: {decimal: "."}` or `columns: {decimal: ","}`'
+        " the mark stands before decimals, or between thousands: which mark do decimals have",
+        "columns.decimal",
+        ('"."', '","'),
     )
