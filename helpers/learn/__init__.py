@@ -7,6 +7,7 @@ from helpers.learn.breaks import (
     break_data,
     break_judge,
     break_live,
+    break_registry,
     break_rows,
     break_settings,
     break_version,

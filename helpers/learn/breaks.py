@@ -7,18 +7,22 @@ Only the shipped tasks can be broken, and these register under demo/.
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
+import shutil
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from helpers import monitor, store, tasks
+from helpers import monitor, registry, store, tasks
 from helpers.curate import Curated
+from helpers.learn.material import judged_on_noise
 from helpers.models import Answer, Model
 from helpers.parameters import BROKEN
 from helpers.records import (
+    Evaluation,
     FineTunedModelVersion,
     Message,
     TrainedModel,
@@ -36,6 +40,8 @@ BREAKS = {
     "endless_job": "03b: the job at the practice API never leaves validation",
     "longer_wins": "04: a judge decides what is right, and prefers the longer answer",
     "exchanged_adapter": "05: the adapter's file is another one than the one that 04 measured",
+    "noise": "05: the version is the luckiest of twenty that are no better than the cheaper rung",
+    "torn_registry": "05: the file of the registry (of a copy of this home) ends in its middle",
     "turned_scale": "06: in the last week raters gave 1 for the best and 5 for the worst",
     "drift": "06: in the last week customers asked about something new, and at length",
 }
@@ -101,7 +107,8 @@ def break_settings(name: str, config: Config, run: store.Run, task: tasks.Task) 
         if config.base_url != "practice":
             raise WorkbookError('endless_job is for the practice API: base_url = "practice"')
         # the practice API reads what shall go wrong from the model's suffix
-        changes = {"model_suffix": "stuck_validating", "job_deadline_minutes": 1.0}
+        deadline = min(1.0, config.job_deadline_minutes)
+        changes = {"model_suffix": "stuck_validating", "job_deadline_minutes": deadline}
     return config.model_copy(update=changes)
 
 
@@ -165,18 +172,72 @@ def break_judge(
     return task.model_copy(update={"accuracy_from": "judge"}), LongerWins()
 
 
-def break_version(name: str, version: FineTunedModelVersion, run: store.Run) -> None:
-    """Change a byte of the registered adapter; of a version in production nothing is changed."""
-    _mark(name, run, version.task)
+def break_registry(name: str, run: store.Run, task: tasks.Task) -> None:
+    """Go on in a copy of this home, in the run's folder, since the registry is what breaks.
+
+    The kernel stays there. A second call finds the copy as it was left, repaired or not.
+    """
+    _mark(name, run, task.registry_name)
+    if name not in ("noise", "torn_registry"):
+        return
+    if os.environ.get("WORKBOOK_DATABASE_URL"):
+        raise WorkbookError(f"{name} is for registry.db of a home: unset WORKBOOK_DATABASE_URL")
+    copy = run.path("copy_of_home").resolve()
+    is_new = not copy.exists()
+    if is_new:
+        _copy_home(copy)
+    os.environ["WORKBOOK_HOME"] = str(copy)
+    if is_new and name == "torn_registry":
+        registry.backup(copy / "registry-backup.json")
+        file = copy / "registry.db"
+        os.truncate(file, file.stat().st_size // 2)
+
+
+def _copy_home(copy: Path) -> None:
+    """Files are copied, folders linked; but `runs` is a folder of links, for runs of its own."""
+    entries = [entry for entry in store.home().iterdir() if entry.name != "runs"]
+    store.make_folder(copy / "runs")
+    for entry in [*entries, *(store.home() / "runs").iterdir()]:
+        place = copy / entry.relative_to(store.home())
+        if entry.is_dir():
+            place.symlink_to(entry)
+        else:
+            shutil.copy2(entry, place)
+
+
+def break_version(
+    name: str, version: FineTunedModelVersion, run: store.Run, task: tasks.Task
+) -> FineTunedModelVersion:
+    """The version to ask about: this one, with a byte changed, or the luckiest of twenty others.
+
+    Of a version in production nothing is changed.
+    """
+    if name == "noise":
+        return _luckiest(run, task)
     adapter = run.load(TrainedModel).adapter
     if name != "exchanged_adapter" or not adapter:
-        return
+        return version
     if version.status == "production":
         raise WorkbookError(f"{version.id} serves: break a run of its own (run_id)")
     path = store.home() / Path(adapter) / "adapter_model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
+    return version
+
+
+def _luckiest(run: store.Run, task: tasks.Task) -> FineTunedModelVersion:
+    """Register twenty candidates that are no better; the last one has the highest score."""
+    manager = registry.FineTuneLifecycleManager(task.registry_name)
+    model = run.load(TrainedModel)
+    for number, evaluation in enumerate(judged_on_noise(run.load(Evaluation), task), 1):
+        its_run = store.open_run(f"{run.id[:60]}.noise-{number:02d}")
+        its_id = f"{model.version}-noise-{number:02d}"
+        _mark("noise", its_run, task.registry_name)
+        its_run.save(model.model_copy(update={"version": its_id, "model_id": its_id}))
+        its_run.save(evaluation.model_copy(update={"version": its_id}))
+        version = manager.register(its_run)
+    return version
 
 
 def break_live(name: str, live_path: str, run: store.Run, task: tasks.Task) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 from helpers import evaluate, tasks
+from helpers.records import AnswerRow, Evaluation, verdict_of
 
 Scores = list[int]  # 1 right, 0 wrong, row by row
 SEED = 20
@@ -60,3 +62,38 @@ def promotions_by_rule() -> list[dict[str, str | int]]:
             row[f"promoted of {len(pairs)} that are {kind}"] = sum(map(promotes, gains))
         rows.append(row)
     return rows
+
+
+def judged_on_noise(evaluation: Evaluation, task: tasks.Task) -> Iterator[Evaluation]:
+    """What 04 says of each of twenty candidates that are no better, the luckiest last.
+
+    `evaluation` is a real one: what it says of dataset and fingerprints stays.
+    """
+    others = [f for f in evaluation.findings if f.name in ("fingerprints", "dataset_checks")]
+    for scores in sorted(null_candidates(), key=lambda pair: sum(pair[0])):
+        ours, theirs = map(_answers, scores)
+        compared = evaluate.compare_results(ours, theirs, task, evaluation.min_gain)
+        findings = evaluate.findings_against(task, {evaluation.best_rung: compared})
+        accuracy = evaluate.proportion(scores[0])
+        results = evaluation.fine_tuned_model.model_copy(update={"accuracy": accuracy})
+        targets = evaluate.check_targets(task, results)
+        changes = {
+            "fine_tuned_model": results,
+            "comparison": compared,
+            "n_test": len(ours),
+            "findings": [*findings, *others],
+            "targets": targets,
+            "verdict": verdict_of([*findings, *others, *targets.values()]),
+            "reasons": [finding.evidence for finding in findings],
+            "regression": False,
+        }
+        yield evaluation.model_copy(update=changes)
+
+
+def _answers(scores: Scores) -> list[AnswerRow]:
+    """Answers of which only the scores are known."""
+    nothing = {"answer": "", "latency_ms": 0.0, "tokens_in": 0, "tokens_out": 0}
+    return [
+        AnswerRow(id=str(k), group=str(k), scores={"accuracy": score}, **nothing)
+        for k, score in enumerate(scores)
+    ]

@@ -9,19 +9,27 @@ from typing import Any
 from helpers import store
 from helpers.records import FineTunedModelVersion, Promotion, Target, TrainedModel, WorkbookError
 from helpers.registry import versions
-from helpers.registry.database import open_registry
+from helpers.registry.database import Registry, open_registry
 from helpers.registry.delivery import publish_routes
+from helpers.registry.identity import check_is_ours
 from helpers.registry.lifecycle import FineTuneLifecycleManager
 
 
 def list_versions(task: str = "") -> list[FineTunedModelVersion]:
     """All versions (of one task, if named), newest first."""
-    return versions.listed(open_registry(), **_where(task))
+    return versions.listed(_known(), **_where(task))
 
 
 def history(task: str = "") -> list[dict[str, Any]]:
     """The audit, oldest first (of one task, if named)."""
-    return open_registry().rows("audit", **_where(task))
+    return _known().rows("audit", **_where(task))
+
+
+def _known() -> Registry:
+    """The home's registry; one that lost what this home knows of is not read as an empty one."""
+    registry = open_registry()
+    check_is_ours(registry)
+    return registry
 
 
 def show(version_id: str) -> dict[str, Any]:

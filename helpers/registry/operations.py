@@ -25,7 +25,7 @@ from helpers.registry.commands import manager_of
 from helpers.registry.database import TABLES, Registry, open_registry, table
 from helpers.registry.delivery import MAX_ATTEMPTS, catch_up, channels, mirror_versions
 from helpers.registry.files import load_or_reason, reevaluation, tuned_answers
-from helpers.registry.identity import remember
+from helpers.registry.identity import check_is_ours, remember
 from helpers.registry.lifecycle import FineTuneLifecycleManager
 
 BACKUP = "registry of the fine-tuning workbook"
@@ -156,7 +156,8 @@ def reevaluate(
 
 
 def dump(registry: Registry) -> dict[str, Any]:
-    """All rows of a registry, at one moment."""
+    """All rows of a registry, at one moment; one that lost rows since is no backup of itself."""
+    check_is_ours(registry)
     with registry.transaction(read_only=True) as db:
         return {
             name: [dict(row) for row in db.execute(table(name).select()).mappings()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from record_toys import evaluation
 from helpers import curate, evaluate, learn, monitor, parameters, registry, store, tasks, train
 from helpers.evaluate import causes
 from helpers.evaluate import judge as judging
+from helpers.models import practice
 from helpers.records import AnswerRow, Budget, WorkbookError
 from helpers.show import train as views
 
@@ -178,9 +180,11 @@ def test_another_file_in_the_adapters_place_stops_gate_and_drill(run, monkeypatc
         rules = manager.validate_for_production("v1", "production")
         return next(rule.verdict for rule in rules if rule.name == "artifact")
 
-    learn.break_version("", version, its_run)
+    task = tasks.load_task("support_triage")
+    assert learn.break_version("", version, its_run, task) is version
     assert artifact() == "pass"
-    learn.break_version("exchanged_adapter", version, its_run)
+    learn.break_registry("exchanged_adapter", its_run, task)
+    learn.break_version("exchanged_adapter", version, its_run, task)
     assert artifact() == "fail"
     drill = registry.rehearse("demo/support_triage", "v1")
     assert "was changed" in drill[1]["note"] and drill[1]["serves"] == "nothing"
@@ -190,9 +194,64 @@ def test_another_file_in_the_adapters_place_stops_gate_and_drill(run, monkeypatc
 
 def test_what_serves_is_not_damaged_for_practice(in_production):
     version = in_production.get_version("v1")
+    run, task = store.open_run(version.run_id), tasks.load_task("support_triage")
     with pytest.raises(WorkbookError, match="v1 serves"):
-        learn.break_version("exchanged_adapter", version, store.open_run(version.run_id))
+        learn.break_version("exchanged_adapter", version, run, task)
     assert registry.rehearse("demo/support_triage", "v1")[0]["serves"] == "v1"
+
+
+@pytest.fixture
+def spare(in_production, monkeypatch):
+    """(a run that was evaluated while v1 serves, the task); the home is put back afterwards."""
+    monkeypatch.setenv("WORKBOOK_HOME", str(store.home()))  # what a break changes is undone
+    manager = registry_toys.candidate("v2")
+    version = manager.get_version("v2")
+    return store.open_run(version.run_id), tasks.load_task("support_triage")
+
+
+def test_of_twenty_on_noise_the_luckiest_looks_good_and_the_gate_promotes_none(spare, tmp_path):
+    run, task = spare
+    learn.break_registry("noise", run, task)
+    assert store.home() == run.path("copy_of_home").resolve()
+    manager = registry.FineTuneLifecycleManager(task.registry_name)
+    shown = learn.break_version("noise", manager.register(run), run, task)
+    candidates = [v for v in manager.list_versions() if "-noise-" in v.id]
+    assert len(candidates) == 20 and candidates[0] == shown
+    evaluations = [manager.get_evaluation(version.id) for version in candidates]
+    gains = [evaluation.comparison["accuracy"].difference for evaluation in evaluations]
+    assert gains[0].value > 0.08, "the usual look: it is surely worth it"
+    assert sum(gain.value >= 0 for gain in gains) >= 8
+    assert all(gain.low <= 0 for gain in gains) and "pass" not in {e.verdict for e in evaluations}
+    rules = {rule.name: rule for rule in manager.validate_for_production(shown.id)}
+    assert rules["artifact"].verdict == "pass"
+    assert rules["evaluation_verdict"].verdict != "pass"
+    assert "undecided at this n" in rules["evaluation_verdict"].evidence
+    assert not manager.promote(shown.id, "production", because="hurry", force=True).promoted
+    os.environ["WORKBOOK_HOME"] = str(tmp_path)
+    assert {version.id for version in registry.list_versions()} == {"v1", "v2"}, "a copy broke"
+
+
+def test_a_torn_registry_is_never_read_and_comes_back_from_its_backup(spare):
+    run, task = spare
+    learn.break_registry("torn_registry", run, task)
+    with pytest.raises(WorkbookError, match=r"malformed.*registry restore FILE"):
+        registry.FineTuneLifecycleManager(task.registry_name).register(run)
+    backup = store.home() / "registry-backup.json"
+    (store.home() / "registry.db").rename(store.home() / "torn.db")
+    for refused in (registry.list_versions, registry.history, lambda: registry.backup(backup)):
+        with pytest.raises(WorkbookError, match="not the registry that this home knows"):
+            refused()
+    registry.restore(backup)
+    learn.break_registry("torn_registry", run, task)  # the notebook, run once more
+    manager = registry.FineTuneLifecycleManager(task.registry_name)
+    assert manager.register(run).id == "v2" and manager.route().version == "v1"
+    assert not manager.promote("v2", "production", because="hurry", force=True).promoted
+
+
+def test_no_registry_of_a_team_is_broken(spare, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_DATABASE_URL", "postgresql://nowhere/none")
+    with pytest.raises(WorkbookError, match="unset WORKBOOK_DATABASE_URL"):
+        learn.break_registry("torn_registry", *spare)
 
 
 def health_of(name: str, run: store.Run):
@@ -229,6 +288,29 @@ def test_a_job_that_never_ends_is_one_of_the_practice_api_and_has_a_deadline(run
     elsewhere = train.OpenAIJobConfig.of({"base_url": "http://127.0.0.1:9/v1", "api_model": "m"})
     with pytest.raises(WorkbookError, match="practice API"):
         learn.break_settings("endless_job", elsewhere, run, task)
+
+
+def test_a_job_that_never_ends_is_left_at_the_deadline_named_and_found_again(
+    run, monkeypatch, capsys, clean_rows
+):
+    monkeypatch.setenv("WORKBOOK_HEADLESS", "1")
+    task, dataset = clean_rows.task, curate.publish_dataset(clean_rows)
+    values = {"base_url": "practice", "base_model": "tiny", "run_id": run.id, "poll_seconds": 0.1}
+    values |= {"api_model": "practice-tiny", "job_deadline_minutes": 0.01}
+    config = learn.break_settings("endless_job", train.OpenAIJobConfig.of(values), run, task)
+    try:
+        job = train.fine_tune_openai(dataset, config)
+        view = views.JobView(job.job_id, train.cancel_fine_tuning)
+        with pytest.raises(WorkbookError, match=f"{job.job_id} is still validating_files") as late:
+            train.monitor_fine_tuning(job.job_id, view.event, view.look)
+        assert late.value.exit_code == 124 and "same run_id" in str(late.value)
+        assert f"{job.job_id}: validating_files after" in capsys.readouterr().out
+        again = train.fine_tune_openai(dataset, config)
+        assert again.reattached and again.job_id == job.job_id, "no second job"
+        assert train.cancel_fine_tuning(job.job_id) == "cancelled"
+    finally:
+        while practice._children:
+            practice._children.pop().kill()
 
 
 def test_unknown_names_and_tasks_of_ones_own_are_refused(run, tmp_path):
