@@ -8,6 +8,7 @@ share of wrong labels (confident learning: Northcutt, Jiang & Chuang, JAIR 2021,
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -34,16 +35,22 @@ def label_noise(task: Task, examples: Sequence[TrainingExample]) -> list[Finding
     rows = [e for e in examples if e.quality == "verified" and e.part in ("train", "validation")]
     if task.accuracy_from in ("judge", "human") or len(rows) < FEWEST_ROWS:
         return []
-    features = evaluate.vectoriser().fit_transform([models.question(e.messages) for e in rows])
-    findings = []
     labels = evaluate.labels_of(task, rows)
+    fields = []
     for name in task.scored_fields or labels:
         values = labels.get(name, [])
         if values and evaluate.repeated(values) >= evaluate.LEAST_REPEATED:
-            finding = noise_of(name, features, values)
-            if finding is not None:
-                findings.append(finding)
-    return findings
+            fields.append((name, tuple(values)))
+    return _noise_of_each(tuple(models.question(e.messages) for e in rows), tuple(fields))
+
+
+@functools.lru_cache(maxsize=1)  # the verdict and its what-if table ask about the same rows
+def _noise_of_each(
+    texts: tuple[str, ...], fields: tuple[tuple[str, tuple[str, ...]], ...]
+) -> list[Finding]:
+    features = evaluate.vectoriser().fit_transform(texts)
+    findings = [noise_of(name, features, values) for name, values in fields]
+    return [finding for finding in findings if finding is not None]
 
 
 def noise_of(name: str, features: Any, labels: Sequence[str]) -> Finding | None:

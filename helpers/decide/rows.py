@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 from helpers import curate
-from helpers.evaluate import Say
 from helpers.records import TrainingExample, WorkbookError
 from helpers.tasks import Task
 
 
 def without_leaks(
-    task: Task, examples: Sequence[TrainingExample], say: Say
-) -> list[TrainingExample]:
-    """The examples without verified copies and leaks, by 02's rule; some must be for validation."""
+    task: Task, examples: Sequence[TrainingExample]
+) -> tuple[list[TrainingExample], str]:
+    """(the examples without verified copies and leaks, by 02's rule; what was left out, in words).
+
+    WorkbookError where no validation rows are left.
+    """
     verified = [example for example in examples if example.quality == "verified"]
     stage = curate.deduplicate_examples(verified, curate.label_of(task, verified))
     codes = Counter(row.issues[0].code for row in stage.rejected)
@@ -27,10 +29,10 @@ def without_leaks(
             " in split_ratios"
         )
     if not stage.rejected:
-        return list(examples)
-    say(
+        return list(examples), ""
+    left_out = (
         f"{lost} left out as copies or leaks: {named}; 02 also checks format, length and personal"
         " data, so it may count otherwise"
     )
     kept = {example.id for example in stage.kept}
-    return [e for e in examples if e.quality != "verified" or e.id in kept]
+    return [e for e in examples if e.quality != "verified" or e.id in kept], left_out

@@ -61,6 +61,7 @@ class Choices(Record):
     max_train_tokens: int = 0  # they price one training run; 0: every row, three times
     prompt_search_budget: int = 1  # 0: the rungs were not searched, which the verdict says
     train_anyway_because: str = ""
+    left_out: str = ""  # rows that were not looked at, in words
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Choices:
@@ -363,7 +364,10 @@ def decide(
         plan=plan(task, advice.recommendation, screening, numbers.hours, served_until),
         screening=screening,
         train_anyway_because=because,
-        limits=_limits(rungs, examples, run, evidence.n_validation),
+        limits=[
+            *filter(None, [choices.left_out]),
+            *_limits(rungs, examples, run, evidence.n_validation),
+        ],
     )
 
 

@@ -43,18 +43,21 @@ def summary(record: RunRecord) -> str:
     if record.reason and record.exit_code not in VERDICT_CODE.values():
         lines.append(record.reason)  # the gate's reasons stand below
     limits: list[str] = []
+    next_step = 'your own task: README, "Your own task"; or `make lab` to open the notebooks'
     for name in done:
         # what an artifact lacks must not fail a run that has ended
         with contextlib.suppress(WorkbookError, OSError, csv.Error):
             result = run.load(NOTEBOOKS[name].writes)
             lines += _lines_of(name, result, was_judged="05_registry" in done)
             limits += _limits_of(name, result)
+            if done[-1] == "01_decide" and isinstance(result, Decision):
+                next_step = result.next_action
     lines += _said("limits", limits)
     copy = run.path("notebooks/04_evaluate.ipynb")
     place = copy if copy.exists() else copy.parent
     lines.append(f"look at      {place} (executed), {run.path('run.json')}")
-    lines.append(
-        'next         your own task: README, "Your own task"; or `make lab` to open the notebooks'
+    lines += textwrap.wrap(
+        next_step, WIDTH, initial_indent="next         ", subsequent_indent=INDENT
     )
     return store.printable(store.without_secrets("\n".join(lines)))
 
