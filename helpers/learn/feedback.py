@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import copy
 import math
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,8 +70,7 @@ def _quoted(value: Any) -> str:
 
 def _refuse_older_attempt(name: str) -> None:
     """A cell with a syntax error defines nothing: the kernel would judge the attempt before it."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    history = shell.user_ns.get("In", []) if shell is not None else []
+    history = show.kernel().user_ns.get("In", []) if show.kernel() else []
     attempts = [source for source in history if f"def {name}(" in source]
     if not attempts:
         return

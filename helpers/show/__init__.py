@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from helpers import store
+from helpers import parameters, store
 from helpers.records import Estimate, Record
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Progress:
             return
         self.done = rows
         told, at = self._told
-        if _in_notebook():
+        if kernel() and not unattended():
             self._draw(now)
         elif now - at > (2 if 10 * (rows - told) >= self.total else 30):
             self._told = (rows, now)
@@ -198,10 +198,15 @@ class Progress:
             self._bar.update(page)
 
 
-def _in_notebook() -> bool:
-    """Whether a person looks at a kernel's output."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return shell is not None and not store.headless()
+def kernel() -> Any:
+    """IPython's shell, where this runs in one; else None."""
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+
+
+def unattended() -> bool:
+    """Whether nobody looks while it runs: under `workbook run`, or papermill that sets values."""
+    history = kernel().user_ns.get("In", []) if kernel() else []
+    return store.headless() or any(cell.startswith(parameters.INJECTED) for cell in history)
 
 
 LOOKS = {  # of every figure
@@ -254,8 +259,7 @@ def finished(figure: Figure) -> Figure:
     import matplotlib.pyplot as plt
 
     plt.close(figure)
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is not None:
-        formatter = shell.display_formatter.formatters["text/html"]
+    if kernel() is not None:
+        formatter = kernel().display_formatter.formatters["text/html"]
         formatter.for_type_by_name("matplotlib.figure", "Figure", figure_html)
     return figure

@@ -225,7 +225,7 @@ def review_editor(path: Path, rows: int = 10) -> Any:
 
     Every decision is in the file as soon as it is signed: a kernel that restarts loses none.
     """
-    if store.headless():
+    if show.unattended():
         return show.note(
             f"{path.name}: fill in `decision` and `reviewer`; the next run applies it."
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from helpers import show, store
+from helpers import show
 from helpers.records import PARTS, Decision, Power, RungResult, Screening, TrainingExample
 from helpers.show.whatif import what_if
 from helpers.tasks import Task
@@ -153,7 +153,7 @@ def questionnaire(screening: Screening, recommend: Callable[[Screening], Any]) -
         other = dict(zip(answers, values, strict=True))
         advice = recommend(screening.model_copy(update=other))
         text = f"{advice.recommendation}: {advice.reasons[0]}"
-        if not store.headless():
+        if not show.unattended():
             lines = [f"{name}: {str(value).lower()}" for name, value in other.items()]
             text = "\n".join([text, "", "as YAML, for a profile or task.yaml:", *lines])
         return text

@@ -232,7 +232,7 @@ def rating_table(
     if evaluation.ratings is None:
         return show.note("A scorer decides this task, so there is nothing to rate.")
     rated = f"{evaluation.ratings.rated} answers are rated by {evaluation.ratings.by}"
-    if store.headless() or not show_text:
+    if show.unattended() or not show_text:
         return show.note(
             f"{rated}; to rate the others by hand, fill `choice` in {run.path('private/blind.csv')}"
             f" and save it as {run.path('private/ratings.csv')}"

@@ -7,7 +7,7 @@ from html import escape
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from helpers import show, store
+from helpers import show
 from helpers.records import Record, TrainedModel
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def progress() -> Callable[[Line], None]:
     By hand a live curve, headless every message and evaluation.
     """
     told = -1  # the last tenth of the steps of which a line was said
-    curve = None if store.headless() else LiveCurve()
+    curve = None if show.unattended() else LiveCurve()
 
     def on_line(line: Line) -> None:
         nonlocal told
@@ -220,7 +220,7 @@ class JobView:
         self.messages = ["waiting for news"]
         self._on_line = progress()
         self._widget: Any = None
-        if store.headless():
+        if show.unattended():
             return
         import ipywidgets as widgets
         from IPython.display import display

@@ -1,4 +1,4 @@
-"""What follows when one thing is moved: seen at once by hand, headless a table."""
+"""What follows when one thing is moved: seen at once by hand; where nobody looks, a table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from helpers import show, store
+from helpers import show
 
 Follows = Callable[..., str]  # the values, in the order of the choices -> what follows, in words
 
@@ -16,15 +16,21 @@ def what_if(
 ) -> Any:
     """A list to choose from for each of `choices` (label -> values), and below what follows.
 
-    Headless a table: `start`, and every choice that differs from it in one thing.
+    Where nobody looks, and in viewers without widgets, a table: `start`, and every choice that
+    differs from it in one thing.
     """
-    if store.headless():
-        rows = []
-        for values in _one_thing_moved(list(choices.values()), start):
-            row = dict(zip(choices, map(_words, values), strict=True))
-            rows.append(row | {"what follows": follows(*values)})
-        return show.table(rows, caption)
+    rows = []
+    for values in _one_thing_moved(list(choices.values()), start):
+        row = dict(zip(choices, map(_words, values), strict=True))
+        rows.append(row | {"what follows": follows(*values)})
+    static = show.table(rows, caption)
+    if show.unattended():
+        return static
     import ipywidgets
+
+    class WhatIf(ipywidgets.VBox):
+        def _repr_mimebundle_(self, **which: Any) -> dict[str, Any]:
+            return super()._repr_mimebundle_(**which) | {"text/html": static.to_html()}
 
     boxes = []
     for (label, values), value in zip(choices.items(), start, strict=True):
@@ -46,7 +52,7 @@ def what_if(
     for box in boxes:
         box.observe(tell, "value")
     tell()
-    return ipywidgets.VBox([ipywidgets.HTML(f"<b>{escape(caption)}</b>"), *boxes, result])
+    return WhatIf([ipywidgets.HTML(f"<b>{escape(caption)}</b>"), *boxes, result])
 
 
 def _one_thing_moved(choices: Sequence[Sequence[Any]], start: Sequence[Any]) -> list[Sequence[Any]]:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from helpers import store
+from helpers.learn import clean
 from helpers.parameters import declared_parameters, load_profile, resolve
 
 NOTEBOOKS = sorted(
@@ -59,10 +61,12 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"WORKBOOK_HOME": str(tmp_path / "home"), "PYTHONPATH": str(store.PROJECT)}
 
 
-def papermill(tmp_path: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess:
-    notebook = str(store.PROJECT / "notebooks" / "00_start_here.ipynb")
+def papermill(
+    tmp_path: Path, cwd: Path, *arguments: str, notebook: Path = NOTEBOOKS[0]
+) -> subprocess.CompletedProcess:
     copy = str(tmp_path / "out.ipynb")
-    command = [sys.executable, "-m", "papermill", notebook, copy, "--no-progress-bar", *arguments]
+    command = [sys.executable, "-m", "papermill", str(notebook), copy, "--no-progress-bar"]
+    command += arguments
     return subprocess.run(
         command, cwd=cwd, env=environment(tmp_path), capture_output=True, text=True, timeout=300
     )
@@ -105,3 +109,18 @@ def test_a_notebook_runs_to_its_end_with_a_profile_that_names_others(tmp_path, f
     done = papermill(tmp_path, store.PROJECT / folder, "-f", str(profile))
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "home" / "runs" / "dev" / "environment.json").exists()
+
+
+def test_where_papermill_sets_values_what_if_is_a_table_and_no_widget(tmp_path):
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": clean.KERNEL})
+    code = """from helpers.show.whatif import what_if
+what_if("Sum", {"a": (1, 2)}, [1], lambda a: f"all: {a}")"""
+    notebook.cells = [nbformat.v4.new_code_cell(code)]
+    path = tmp_path / "what_if.ipynb"
+    nbformat.write(notebook, path)
+    done = papermill(tmp_path, tmp_path, "-p", "seed", "7", notebook=path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    copy = json.loads((tmp_path / "out.ipynb").read_text())
+    [shown] = copy["cells"][-1]["outputs"]
+    assert "all: 2</td>" in "".join(shown["data"]["text/html"])
+    assert not any("widget" in kind for kind in shown["data"])

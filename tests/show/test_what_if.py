@@ -58,6 +58,8 @@ def test_by_hand_every_box_has_a_name_and_the_answer_is_said_aloud(by_hand):
     assert 'role="status"' in result.value and "11 &lt;in all&gt;" in result.value
     b.value = 20
     assert "21 &lt;in all&gt;" in result.value
+    page = widget._repr_mimebundle_()["text/html"]
+    assert "<td" in page and "12 &lt;in all&gt;" in page, "for viewers without widgets"
 
 
 def test_other_answers_give_the_verdict_of_01_itself(by_hand):
