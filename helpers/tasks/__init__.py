@@ -3,7 +3,7 @@
 from helpers.tasks.csvs import header_of
 from helpers.tasks.examples import LoadedRows, content_id, load_examples, read_dataset
 from helpers.tasks.forms import own_context
-from helpers.tasks.infer import are_labels, spellings
+from helpers.tasks.infer import LONG, are_labels, spellings
 from helpers.tasks.interview import Interview
 from helpers.tasks.knowledge import Article, knowledge
 from helpers.tasks.logs import LogReader, read_log

@@ -25,10 +25,12 @@ from helpers.records import (
     Message,
     Part,
     RejectedExample,
+    Rows,
     Source,
     SourceReading,
     TrainingExample,
     WorkbookError,
+    beside,
 )
 from helpers.tasks.csvs import RowError
 from helpers.tasks.forms import SYSTEM, HowRead, chat_of, preference_of
@@ -59,7 +61,7 @@ RowFilter = Callable[[float | None, datetime, bool], Issue | None]
 class LoadedRows(NamedTuple):
     """What a source file held: every row is an example, unreadable, or counted in `dropped`."""
 
-    examples: list[TrainingExample]
+    examples: Rows[TrainingExample]
     unreadable: list[RejectedExample]
     dropped: Counter[str]  # rows by the code of their issue
     sample: list[tuple[TrainingExample | RejectedExample, Issue]]  # up to SAMPLE of the dropped
@@ -127,11 +129,12 @@ def load_examples(
                 f"{task.folder}: human.jsonl (or .csv, .parquet) is missing; README.md says how a"
                 " row looks"
             )
-        return LoadedRows([], [], Counter(), [])
+        return LoadedRows(Rows(), [], Counter(), [])
     form, how = survey(task, path, source)
     if make_filter is not None:
         row_filter = make_filter(how.scale.rated > 0)
-    examples: list[TrainingExample] = []
+    examples: Rows[TrainingExample] = Rows(store.nameless_file)
+    counts: Counter[str] = Counter()  # of ids
     unreadable: list[RejectedExample] = []
     dropped: Counter[str] = Counter()
     sample = _Sample(path.name)
@@ -141,7 +144,7 @@ def load_examples(
             sample.offer(row, issue)
             continue
         try:
-            examples.append(example_of(how, row))
+            example = example_of(how, row)
         except RowError as error:
             if source == "human":
                 raise WorkbookError(
@@ -150,9 +153,12 @@ def load_examples(
             _uncount(how, row)
             issue = Issue(code="invalid_format", evidence=str(error))
             unreadable.append(_rejected(how, row, issue, "read"))
+            continue
+        examples.append(example)
+        counts[example.id] += 1
     sampled = sample.read(how)
     check_columns(how, len(examples))
-    examples = _with_own_context(_with_own_ids(examples, how), how)
+    examples = _with_own_context(_with_own_ids(examples, counts, how), how)
     reading = reading_of(how, form, len(examples) + len(unreadable) + dropped.total())
     return LoadedRows(examples, unreadable, dropped, sampled, reading, how.scale.rated > 0)
 
@@ -313,36 +319,41 @@ def _tools(value: Any) -> list[dict[str, Any]] | None:
         raise RowError(f"tools: {error}") from None
 
 
-def _with_own_ids(examples: list[TrainingExample], how: HowRead) -> list[TrainingExample]:
+def _with_own_ids(
+    examples: Rows[TrainingExample], counts: Counter[str], how: HowRead
+) -> Rows[TrainingExample]:
     """A user's ids where each names one row, else ids by content; no two rows share one."""
-    counts = Counter(example.id for example in examples)
     merged = sum(n for n in counts.values() if n > 1)
+    if not merged:
+        return examples
     copies: Counter[str] = Counter()
-    named = []
+    named = beside(examples)
     for example in examples:
         row_id = example.id if counts[example.id] == 1 else content_id(example.messages)
         copies[row_id] += 1
         if copies[row_id] > 1:
             row_id = f"{row_id}-{copies[row_id]}"
         named.append(example.model_copy(update={"id": row_id}))
-    if merged and any("user_id" in example.meta for example in examples):
+    if any("user_id" in example.meta for example in examples):
         how.changes["rows whose id other rows have too: an id by content is used"] = merged
     return named
 
 
-def _with_own_context(examples: list[TrainingExample], how: HowRead) -> list[TrainingExample]:
+def _with_own_context(examples: Rows[TrainingExample], how: HowRead) -> Rows[TrainingExample]:
     """Rows without the system message that all of them share: task.yaml's instructions replace it.
 
     One that differs from row to row is part of the question.
     """
-    firsts = {
-        example.messages[0].content if example.messages[0].role in SYSTEM else None
-        for example in examples
-    }
-    if len(firsts) != 1 or None in firsts:
+    firsts = (example.messages[0] for example in examples)
+    systems = (first.content if first.role in SYSTEM else None for first in firsts)
+    shared = next(systems, None)
+    if shared is None or any(system != shared for system in systems):
         return examples
     how.changes[ONE_SYSTEM] = len(examples)
-    return [example.model_copy(update={"messages": example.messages[1:]}) for example in examples]
+    without = beside(examples)
+    for example in examples:
+        without.append(example.model_copy(update={"messages": example.messages[1:]}))
+    return without
 
 
 def _filtered_parquet(

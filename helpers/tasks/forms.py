@@ -17,7 +17,15 @@ from helpers.tasks.csvs import RowError
 from helpers.tasks.moments import DayOrder
 from helpers.tasks.scales import WORDS, Scale
 from helpers.tasks.task import Task
-from helpers.tasks.values import DecimalMark, as_text, as_typed, cell, is_there, spelled_list
+from helpers.tasks.values import (
+    DecimalMark,
+    as_text,
+    as_typed,
+    cell,
+    is_there,
+    spelled,
+    spelled_list,
+)
 
 Row = Mapping[str, Any]
 SYSTEM = ("system", "developer")
@@ -163,6 +171,8 @@ def _system_turns(raw: Row) -> list[Any]:
 
 
 def _pair_turns(column: str, how: HowRead, raw: Row) -> list[Any]:
+    if raw.get("prompt") is None and is_chat(raw.get(column)):  # the whole chat is the answer's
+        return list(raw[column])
     return _joined(how, raw.get("prompt"), raw.get(column), "prompt")
 
 
@@ -172,7 +182,8 @@ def _alpaca_turns(how: HowRead, raw: Row) -> list[Any]:
     for pair in history if isinstance(history, list) else []:
         if isinstance(pair, list | tuple) and len(pair) == 2:
             turns += _joined(how, pair[0], pair[1], "history")
-    question = "\n\n".join(as_text(raw[n]) for n in ("instruction", "input") if raw.get(n))
+    names = ("instruction", "input", "context")
+    question = "\n\n".join(as_text(raw[name]) for name in names if raw.get(name))
     answer = raw.get("output") or raw.get("response")
     return [*turns, *_joined(how, question or None, answer, "instruction")]
 
@@ -198,7 +209,10 @@ def gold_answer(how: HowRead, raw: Row) -> Any:
     """The answer of a row: one column, or an object of several (`output: {property: column}`)."""
     columns = how.task.columns.get("output")
     if not isinstance(columns, dict):
-        return cell(how.task, raw, "output")
+        answer = cell(how.task, raw, "output")
+        if isinstance(answer, str) and answer.startswith("{'") and how.task.schema:
+            return spelled(answer) or answer  # as Python prints an object
+        return answer
     types = (how.task.schema or {}).get("properties", {})
     answer = {
         name: as_typed(raw[column], types.get(name), how.decimals.get(name, ""))
@@ -237,7 +251,7 @@ FORMS = {  # the first that a row is known by
     ),
     "alpaca": Form(
         _alpaca_turns,
-        ("instruction", "input", "output", "response", "system", "history"),
+        ("instruction", "input", "context", "output", "response", "system", "history"),
         ({"instruction", "output"}, {"instruction", "response"}),
     ),
     "columns": Form(_column_turns),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,9 @@ from helpers.tasks.forms import LIKES, Row, format_of
 from helpers.tasks.infer import LONG, MANY_NUMBERS, are_labels, are_numbers, typed_column
 from helpers.tasks.interview import KIND, Interview, Question, share
 from helpers.tasks.moments import moment_of
-from helpers.tasks.scales import UNRATED
+from helpers.tasks.scales import UNRATED, judge_scale, token_of
 from helpers.tasks.survey import PER_GROUP, SAMPLE, SPLITS
-from helpers.tasks.task import Task
+from helpers.tasks.task import KNOWN, Task
 from helpers.tasks.values import as_text, is_there
 
 INPUTS = "input text message question prompt query utterance body description content"
@@ -28,6 +29,7 @@ _OWNERS = re.compile(
     re.IGNORECASE,
 )
 _TIMES = re.compile(r"date|time|created|opened|received|closed|(^|_)at$", re.IGNORECASE)
+_RATINGS = re.compile(r"rating|score|stars|feedback|thumb|grade|csat|satisf", re.IGNORECASE)
 RARE = 0.5  # of the rows: with more different values a column of short texts holds no labels
 POLICY = (
     Question("targets.accuracy", "Which share of the answers has to be right", "0.8", parse=share),
@@ -141,10 +143,13 @@ def _last_labels(names: Sequence[str], rows: Sequence[Row], inputs: Sequence[str
 def kind_of_answers(
     column: str, values: Sequence[Any], is_alone: bool, interview: Interview
 ) -> str:
-    """What a column of answers holds: labels, text or number; asked where it may be either."""
+    """What a column of answers holds: labels, text, number or list; asked where it is open."""
     filled = [value for value in values if is_there(value)]
     texts = set(map(str, filled))
-    is_spelled = typed_column(filled) != filled  # numbers, or true and false
+    typed = typed_column(filled)
+    if typed and all(isinstance(value, list) for value in typed):
+        return "list"
+    is_spelled = typed != filled  # numbers, or true and false
     guess = "labels" if are_labels(filled) else "text"
     if is_spelled and not is_alone:
         guess = "number"
@@ -161,7 +166,11 @@ def kind_of_answers(
 def of_columns(loaded: LoadedRows, interview: Interview) -> list[Question]:
     """What columns seem to be that nothing reads: ratings, parts, times, owners of rows."""
     questions: dict[str, Question] = {}
-    unused = [column.name for column in loaded.reading.columns if column.use == "not used"]
+    unused = [
+        column.name
+        for column in loaded.reading.columns
+        if column.use == "not used" and column.name not in KNOWN
+    ]
     for name in unused:
         values = [example.meta.get("fields", {}).get(name) for example in loaded.examples]
         filled = [value for value in values if is_there(value)]
@@ -180,7 +189,13 @@ def _column(reply: str) -> str | None:
 def _are_ratings(name: str, values: Sequence[Any]) -> bool:
     """Thumbs, 1 to 5, or words for good and bad."""
     texts = {str(value).strip().casefold().removesuffix(".0") for value in values} - {*UNRATED}
-    return {LIKES.get(v) for v in texts} == {5.0, 1.0} or {"1", "5"} <= texts <= set("12345")
+    if {LIKES.get(v) for v in texts} == {5.0, 1.0} or {"1", "5"} <= texts <= set("12345"):
+        return True
+    try:
+        scale = judge_scale(Counter(map(token_of, values)), None, name, name, asks=False)
+    except WorkbookError:  # of two scales
+        return _RATINGS.search(name) is not None
+    return _RATINGS.search(name) is not None and scale.rated > 0 and not scale.unknown
 
 
 def _are_parts(name: str, values: Sequence[Any]) -> bool:

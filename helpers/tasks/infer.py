@@ -12,7 +12,7 @@ from typing import Any
 from helpers.records import WorkbookError
 from helpers.tasks.chats import THOUGHT
 from helpers.tasks.parts import normalise
-from helpers.tasks.values import as_typed
+from helpers.tasks.values import as_typed, spelled
 
 FEW = 30  # labels; more of them have to repeat more often
 REPEATED = 3  # rows of a label, on average; fewer are free text
@@ -24,6 +24,7 @@ SPELLED = {  # what every text of a column has to be -> its type
     r"-?(0|[1-9]\d{0,14})": "integer",
     r"-?(0|[1-9]\d{0,14})(\.\d+)?": "number",
     r"(?i:true|false)": "boolean",
+    r"\[.*\]": "array",
 }
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*%?")
 _INVISIBLE = re.compile("[\u200b-\u200d\u2060\ufeff\u00ad]")
@@ -103,7 +104,7 @@ def are_numbers(answers: Iterable[Any]) -> bool:
 
 
 def typed_column(values: Sequence[Any]) -> list[Any]:
-    """A table's column as the numbers or truth values that all of its texts spell, else as it is.
+    """A table's column as the numbers, truth values or lists that all of its texts spell.
 
     Texts such as 007 or +1 stay what they are.
     """
@@ -116,12 +117,10 @@ def typed_column(values: Sequence[Any]) -> list[Any]:
 
 def json_or_text(answer: Any) -> Any:
     """The object that a text spells (behind its thoughts, if any), else the answer as it is."""
-    if isinstance(answer, str):
-        answer = THOUGHT.sub("", answer, count=1)
-    try:
-        value = json.loads(answer)
-    except (TypeError, ValueError, RecursionError):
+    if not isinstance(answer, str):
         return answer
+    answer = THOUGHT.sub("", answer, count=1)
+    value = spelled(answer) if answer.lstrip().startswith("{") else None
     return value if isinstance(value, dict) else answer
 
 

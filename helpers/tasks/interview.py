@@ -75,7 +75,8 @@ class Interview:
             return question.parsed(self.given[question.key])
         if self.ask is not None:
             return self._asked(question)
-        if not self.takes_guesses or not question.guess:
+        is_taken = self.takes_guesses or question.key.startswith(KIND)
+        if not is_taken or not question.guess:
             return None
         self.said.append(f"guessed: {question.text}? --set {question.key}={question.guess}")
         return question.parsed(question.guess)

@@ -95,6 +95,9 @@ def new_task(
                     shutil.copyfile(source, place / f"{name}{source.suffix.lower()}")
         interview.refuse_unheard()
         _move(place, folder)
+    except TwoReadings as two:  # before there is a task.yaml
+        flags = " or ".join(f"--set {two.key}={option}" for option in two.options)
+        raise WorkbookError(f"{two.problem}: {flags}") from None
     except WorkbookError as error:
         raise WorkbookError(str(error).replace(str(place), str(folder))) from None
     finally:
@@ -202,7 +205,8 @@ def _answers_of_columns(
     labels = [name for name, column in columns["output"].items() if kinds[column] == "labels"]
     values = {}
     for name, column in columns["output"].items():
-        values[name] = typed_column(cells[column]) if kinds[column] == "number" else cells[column]
+        is_typed = kinds[column] in ("number", "list")
+        values[name] = typed_column(cells[column]) if is_typed else cells[column]
     return _objects(values), labels
 
 
@@ -232,6 +236,8 @@ def _described(task: Task, loaded: LoadedRows) -> list[str]:
     if task.accuracy_from != "scorer":
         described = f"accuracy_from: {task.accuracy_from}"
     described = f"text; {described}"
+    if any(message.tool_calls for example in loaded.examples for message in example.messages):
+        described += "; a call is right by its name and arguments"
     if task.schema is not None:
         described = "JSON with " + ", ".join(task.schema["properties"])
     lines = [
@@ -258,10 +264,16 @@ def _noted(examples: Sequence[TrainingExample]) -> list[str]:
     parts = Counter(example.part for example in examples if example.part)
     labels = Counter(example.preference.label for example in examples if example.preference)
     shown = ", ".join(f"{n} {part}" for part, n in parts.items())
+    n_empty = sum(not example.answer.strip() for example in examples)
+    if n_empty == len(examples):
+        raise WorkbookError(
+            f"none of the {n_empty} rows has an answer: a chat ends with the assistant's turn, and"
+            " a table's answers stand in the column that --output names"
+        )
+    n_again = len(examples) - len({example.user_text for example in examples})
     counts = {
-        "have no answer: nothing can be learnt from them": sum(
-            not example.answer.strip() for example in examples
-        ),
+        "have no answer: nothing can be learnt from them": n_empty,
+        "ask what another row asks: copies, or another column is the input": n_again,
         "have an empty input": sum(not example.user_text.strip() for example in examples),
         "are label: false, not learnt": labels[False],
         f"stand in the part that `split` says: {shown}": parts.total(),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from helpers.records import PARTS, Part, TrainingExample, WorkbookError
+from helpers.records import PARTS, Part, TrainingExample, WorkbookError, beside
 
 
 def normalise(text: str) -> str:
@@ -54,9 +54,9 @@ def part_of_time(moment: datetime, starts: Mapping[str, datetime]) -> Part:
 
 def with_parts(
     examples: Iterable[TrainingExample], seed: int, ratios: dict[str, float]
-) -> list[TrainingExample]:
+) -> Sequence[TrainingExample]:
     """Every example with its part: the source's own split, and train where it is unverified."""
-    placed = []
+    placed = beside(examples)
     for example in examples:
         part: Part = example.part or "train"
         if example.part is None and example.quality == "verified":

@@ -172,7 +172,18 @@ def _key_of_rows(path: Path, encoding: Encoding | None) -> str | None:
         for key, items in lists.items()
         if isinstance(items, list) and any(isinstance(item, dict) for item in items)
     ]
-    return keys[0] if len(keys) == 1 else None
+    tables = [items for items in lists.values() if isinstance(items, dict)] if not keys else []
+    if len(keys) > 1:
+        raise WorkbookError(
+            f"{path} holds several lists of rows ({', '.join(map(str, keys))}); write them as one"
+            " list, with a key `split` if they are parts"
+        )
+    if len(tables) > 1 and len(tables) == len(lists) and "0" in tables[0]:
+        raise WorkbookError(
+            f"{path} is written column by column; export its rows, as in pandas'"
+            ' to_json(orient="records", lines=True)'
+        )
+    return keys[0] if keys else None
 
 
 def _array_rows(path: Path, encoding: Encoding | None) -> Iterator[SourceRow]:

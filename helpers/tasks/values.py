@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import date, time
 from decimal import Decimal
 from typing import Any, Literal
@@ -20,11 +21,19 @@ _SEPARATED = {  # decimal mark -> a number whose thousands may be separated
     mark: re.compile(rf"[-+]?(?:\d+|\d{{1,3}}(?:[{other}\s']\d{{3}})+)(?:[{mark}]\d+)?")
     for mark, other in _OTHER.items()
 }
+
+
+def _checked(value: Any, type_: type) -> Any:
+    if not isinstance(value, type_):
+        raise ValueError
+    return value
+
+
 PARSERS: dict[Any, Callable[[str], Any]] = {
     "integer": int,
     "number": float,
-    "object": json.loads,
-    "array": json.loads,
+    "object": lambda text: _checked(spelled(text), dict),
+    "array": lambda text: _checked(spelled(text), list),
     "boolean": lambda text: {"true": True, "false": False}[text.casefold()],
 }
 NUMBERS = ("integer", "number")
@@ -88,14 +97,17 @@ def as_json(value: Any) -> Any:
 
 def spelled_list(text: str | bytes) -> list[Any] | None:
     """The list that a cell spells, in JSON or in Python (as pandas writes one); None: neither."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        try:
-            value = ast.literal_eval(text if isinstance(text, str) else text.decode())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return None
+    value = spelled(text)
     return value if isinstance(value, list) else None
+
+
+def spelled(text: str | bytes) -> Any:
+    """The value that a text spells, in JSON or in Python; None: neither."""
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
+    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        return ast.literal_eval(text.strip() if isinstance(text, str) else text.decode())
+    return None
 
 
 def as_typed(value: Any, schema: Any, mark: DecimalMark = "") -> Any:
@@ -113,9 +125,10 @@ def as_typed(value: Any, schema: Any, mark: DecimalMark = "") -> Any:
         return value  # the schema says what is wrong with it
 
 
-def kind_of(schema: Any) -> Any:
-    """The type that a JSON Schema names."""
-    return schema.get("type") if isinstance(schema, dict) else None
+def kind_of(schema: Any) -> str | None:
+    """The one type that a JSON Schema names."""
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def decimal_mark(values: Iterable[Any], is_whole: bool, column: str, where: str) -> DecimalMark:

@@ -152,6 +152,46 @@ def test_the_measure_of_numbers_and_bad_answers_are_said(tmp_path):
     assert "4 of 8 rows are label: false, not learnt" in said
 
 
+ODD = {  # a row's number -> a row
+    "b.jsonl": lambda n: {"chosen": chat(n, "good"), "rejected": chat(n, "bad")},
+    "dolly.jsonl": lambda n: {"instruction": f"i {n}", "context": "c", "response": "r"},
+    "python.jsonl": lambda n: {"text": f"t {n}", "label": str({"ok": True, "x": None})},
+    "lists.jsonl": lambda n: {"text": f"t {n}", "label": str(["a", "b"][: 1 + n % 2])},
+    "mixed.jsonl": lambda n: {"text": f"t {n}", "label": (1, "one", 2.5)[n % 3]},
+}
+
+
+def chat(n, answer):
+    return [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": answer}]
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "answer"),
+    [
+        ("b.jsonl", "q 3", "good"),
+        ("dolly.jsonl", "i 3\n\nc", "r"),
+        ("python.jsonl", "t 3", {"ok": True, "x": None}),
+        ("lists.jsonl", "t 3", {"label": ["a", "b"]}),
+        ("mixed.jsonl", "t 3", {"label": 1}),
+    ],
+)
+def test_answers_of_odd_forms_are_what_they_mean(tmp_path, name, question, answer):
+    rows = [ODD[name](n) for n in range(12)]
+    (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+    new_task(tmp_path / "t", tmp_path / name)
+    task = tasks.load_task(str(tmp_path / "t"))
+    row = tasks.load_examples(task).examples[3]
+    gold = json.loads(row.answer) if task.schema else row.answer
+    assert (row.user_text, gold) == (question, answer)
+
+
+def test_an_input_that_is_the_same_in_all_rows_is_said(tmp_path):
+    rows = [{"prompt": "Be polite.", "ticket": f"t {n}", "completion": f"c {n}"} for n in range(9)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    said = new_task(tmp_path / "t", tmp_path / "d.jsonl")
+    assert any(line.startswith("8 of 9 rows ask what another row asks") for line in said)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "columns", "problem"),
     [
@@ -159,6 +199,9 @@ def test_the_measure_of_numbers_and_bad_answers_are_said(tmp_path):
         ("d.csv", "text,kind\na,x\n", ("text", "text"), "cannot be the same one"),
         ("d.jsonl", '{"messages": "hello"}\n', ("", ""), "messages is no list of turns"),
         ("d.jsonl", '{"messages": []}\n', ("", ""), "`messages` is no list of turns"),
+        ("d.csv", "text,label\na,\nb,\n", ("", ""), "none of the 2 rows has an answer"),
+        ("d.json", '{"text": {"0": "a"}, "label": {"0": "b"}}', ("", ""), "column by column"),
+        ("d.json", '{"train": [{"a": 1}], "test": [{"a": 1}]}', ("", ""), "several lists of rows"),
     ],
 )
 def test_what_cannot_become_a_task_says_why(tmp_path, name, text, columns, problem):
