@@ -7,10 +7,11 @@ cut off; what remains is other weights, or the same ones in another precision.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from helpers import evaluate, registry, store, tasks
+from helpers import evaluate, registry, show, store, tasks
 from helpers.models import Answer
 from helpers.records import Finding, FindingVerdict, Parity, TrainingExample, WorkbookError
 from helpers.serve.engines import Engine, Loaded
@@ -19,12 +20,15 @@ from helpers.serve.starting import engine_of
 
 RULE = "served_as_trained"  # of the gate: takes parity.json's word
 MARGIN = 0.02  # what accuracy may differ, where task.yaml has no margin of its own
-AT_ONCE = 8  # requests side by side: batching is part of what is checked
-ALONE = 6  # rows that are asked one by one, for their latency: no fewer decide a target
+AT_ONCE = 16  # requests side by side: batching is part of what is checked
+ALONE = 6  # of the rows, asked one by one for their latency: no fewer decide a target
 OF_BASE = 8  # rows that the base model answers as well: enough to know its answers again
+log = logging.getLogger(__name__)
 
 
-def check_parity(version_id: str, engine: str = "auto", rows: int = 40) -> Parity:
+def check_parity(
+    version_id: str, engine: str = "auto", rows: int = 40, say: evaluate.Say = log.info
+) -> Parity:
     """Ask the validation rows both ways, and write parity.json, which the gate reads."""
     version = registry.version_of(version_id)
     served = open_version(version, {})
@@ -37,7 +41,7 @@ def check_parity(version_id: str, engine: str = "auto", rows: int = 40) -> Parit
         )
     loaded = chosen.load(served)
     try:
-        parity = compare(served, examples, loaded, chosen)
+        parity = compare(served, examples, loaded, chosen, say)
     finally:
         loaded.close()
     store.Run(version.run_id).save(parity)
@@ -56,7 +60,7 @@ def check_before_promotion(
     if obstacles != [(RULE, "undecided")]:
         return []
     try:
-        return check_parity(version_id, engine, rows).findings
+        return check_parity(version_id, engine, rows, show.say).findings
     except WorkbookError as error:
         return [Finding(name="answered", verdict="undecided", evidence=f"{engine}: {error}")]
 
@@ -71,13 +75,22 @@ def validation_rows(served: Served, limit: int) -> list[TrainingExample]:
 
 
 def compare(
-    served: Served, examples: Sequence[TrainingExample], loaded: Loaded, engine: Engine
+    served: Served,
+    examples: Sequence[TrainingExample],
+    loaded: Loaded,
+    engine: Engine,
+    say: evaluate.Say = log.info,
 ) -> Parity:
     """The engine's answers against those of the model as evaluation loads it, and of its base."""
     limit = served.asking.max_new_tokens
     chats = [served.chat(example.prompt) for example in examples]
+    progress = show.Progress(f"asked through {engine.name}", len(chats), say)
+    answers = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        answers = list(pool.map(lambda chat: loaded.answer(chat, limit), chats))
+        for answer in pool.map(lambda chat: loaded.answer(chat, limit), chats):
+            answers.append(answer)
+            progress.add(1)
+    say(f"{ALONE} of them asked alone; then all of the model as 04 loaded it, and its base")
     alone = [loaded.answer(chat, limit).latency_ms for chat in chats[:ALONE]]
     base, tuned = evaluate.load_models(served.model)
     expected = tuned.answer(chats, limit)
