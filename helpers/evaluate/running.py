@@ -1,14 +1,16 @@
 """Asking one rung about examples: score the answers, write answers/<rung>.jsonl, add up.
 
 p50 and p95 are of single requests in which nothing waits for anything else: of the first rows
-(their order is that of a hash, so they are a sample), asked one by one after a full-length warm-up
-that is not counted. What they answer counts like any answer.
+(their order is that of a hash, so they are a sample), asked one by one after a warm-up that is not
+counted. What the first one answers counts like any answer.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from helpers import models, store, tasks
@@ -50,14 +52,13 @@ def ask_rung(
     model = model_for(asking, session)
     prompts = build_prompts(asking, session.task, examples, session.train)
     session.say(f"{name}: asking {model.name} about {len(examples)} rows")
+    alone = _rows_alone(model, session)
     try:
-        alone = _rows_alone(prompts, asking, session, f"rung {name}")
         answers = ask(prompts, asking, session, f"rung {name}", alone)
     except WorkbookError:
         if model.provider != "api":
             _name_refused(model, examples, prompts)
         raise
-    latencies = _latencies(answers[:alone])
     rows = [_row(session.task, e, a) for e, a in zip(examples, answers, strict=True)]
     part = (examples[0].part if examples else None) or "validation"
     path = _answers_file(name, part)
@@ -65,6 +66,9 @@ def ask_rung(
         store.write_jsonl(
             session.run.path(path), [row.model_dump(exclude_none=True) for row in rows]
         )
+    latencies = _latencies(answers[1:alone] if model.provider == "api" else answers[:alone])
+    if model.provider != "api":
+        latencies = _time_more(prompts, asking, session, _add_up(rows)) or latencies
     results = _add_up(rows, latencies, _costs(session.task, model, answers, latencies))
     cut = sum(answer.finish == "length" for answer in answers)
     limit = f", {cut} cut off at max_new_tokens={asking.max_new_tokens}" if cut else ""
@@ -72,6 +76,12 @@ def ask_rung(
         f"{name}: accuracy {results.accuracy}, format {results.format_compliance}{limit},"
         f" {time.monotonic() - started:.0f} s"
     )
+    failures = [row for row in rows if row.error]
+    if failures:
+        reasons = Counter(row.error for row in failures).most_common(3)
+        counts = "; ".join(f"{count}: {reason}" for reason, count in reasons)
+        ids = ", ".join(row.id for row in failures[:5])
+        session.say(f"{name}: {len(failures)} of {len(rows)} rows have no answer ({counts}): {ids}")
     tokens = statistics.mean([answer.tokens_in + answer.tokens_out for answer in answers])
     return RungResult(
         name=name,
@@ -109,30 +119,43 @@ def read_answers(run: store.Run, rung: RungResult) -> list[AnswerRow]:
     return [AnswerRow.model_validate(row) for row in store.read_jsonl(run.path(rung.answers))]
 
 
-def _rows_alone(
-    prompts: Sequence[list[Message]], asking: Asking, session: Session, who: str
-) -> int:
-    """How many rows are asked alone: the fewest that can decide, or latency_rows, and a warm-up.
+def _rows_alone(model: Model, session: Session) -> int:
+    """How many rows are asked alone at once: latency_rows at an endpoint, else one.
 
-    A local model takes most of its time over them, so that the fewest will do where they decide the
-    target for latency, or where there is none.
+    An endpoint gets one more: the first only opens the connection.
     """
-    most = session.latency_rows + 1 if session.latency_rows else 0
-    few = statistics.FEW_TIMED + 1
-    target = session.task.targets.get("latency_p95")
-    if most <= few or model_for(asking, session).provider == "api":
-        return most
-    if target is None:
-        return few
+    if model.provider == "api" and session.latency_rows:
+        return session.latency_rows + 1
+    return min(session.latency_rows, 1)
+
+
+def _time_more(
+    prompts: Sequence[list[Message]], asking: Asking, session: Session, scores: EvalResults
+) -> list[float]:
+    """Milliseconds of the fewest rows that decide a local model's ceilings, else of latency_rows.
+
+    Alone a row takes many times what it takes among others. So only a rung that may still meet its
+    other targets is timed on more than one; [] where that was enough.
+    """
+    targets = session.task.targets
+    at_least = [metric for metric in statistics.AT_LEAST if metric in targets]
+    verdicts = [statistics.target_met(m, getattr(scores, m), targets[m]) for m in at_least]
+    few = min(statistics.FEW_TIMED, session.latency_rows)
+    if len(at_least) == len(targets) or "fail" in verdicts or few < 2:
+        return []
+    who = f"rung {asking.rung}"
     timed = _latencies(ask(prompts[:few], asking, session, who, few))
-    met = statistics.target_met("latency_p95", statistics.quantile(timed, 0.95), target)
-    return most if met == "undecided" else few
+    slowest = statistics.quantile(timed, 0.95)
+    target = targets.get("latency_p95", math.inf)
+    if statistics.target_met("latency_p95", slowest, target) != "undecided":
+        return timed
+    most = session.latency_rows
+    return _latencies(ask(prompts[:most], asking, session, who, most))
 
 
 def _latencies(answers: Sequence[Answer]) -> list[float]:
-    """Milliseconds of the rows asked alone, the first of which only warmed up; a log has none."""
-    timed = [answer for answer in answers[1:] if answer.finish != "error"]
-    return [answer.latency_ms for answer in timed if answer.latency_ms]
+    """Milliseconds of answers to rows asked alone; a log has none."""
+    return [a.latency_ms for a in answers if a.finish != "error" and a.latency_ms]
 
 
 def _costs(
@@ -164,7 +187,9 @@ def _row(task: Task, example: TrainingExample, answer: Answer) -> AnswerRow:
     )
 
 
-def _add_up(rows: Rows, latencies: Sequence[float], costs: Sequence[float]) -> EvalResults:
+def _add_up(
+    rows: Rows, latencies: Sequence[float] = (), costs: Sequence[float] = ()
+) -> EvalResults:
     """EvalResults of scored rows; accuracy without a scorer is an estimate of 0 rows."""
     groups = [row.group for row in rows]
     scores = {}

@@ -378,7 +378,8 @@ def target_met(
 
     `alpha` is what each bound of a share may miss; with 0 it can be missed, and not met.
     """
-    if estimate.n == 0 or (metric == "latency_p95" and estimate.n < FEW_TIMED):
+    fewest = {"latency_p95": FEW_TIMED, "cost_per_request": 2}.get(metric, 1)
+    if estimate.n < fewest:
         return "undecided"
     if metric in AT_LEAST:
         low, high = surer(estimate, alpha or TAIL)

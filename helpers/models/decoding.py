@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-BATCH_ROWS = 16
-BATCH_TOKENS = 16_384  # rows x padded length: bounds the memory of a batch of long prompts
+MANY_ROWS = 48  # of one batch: more are no faster
+BATCH_ROWS = 16  # of a model that is so large that its batches take minutes
+LARGE = 1_000_000_000  # weights, where there is no GPU
+MEMORY_SHARE = 1 / 32  # of this machine's memory: what the keys and values of a batch may take
 MIN_PREFIX = 16  # a shorter common beginning is not worth a forward pass of its own
 KNOWN = ("llama", "qwen2", "qwen3", "mistral", "olmo2", "granite", "smollm3")
 _on_rows: ContextVar[Callable[[int], None]] = ContextVar("on_rows", default=lambda rows: None)
@@ -51,7 +53,8 @@ def decode(
     else:
         shared = 0
     decoded: dict[int, Decoded] = {}
-    for batch in in_batches([len(p) + max_new_tokens for p in prompts], BATCH_ROWS, BATCH_TOKENS):
+    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+    for batch in in_batches(lengths, *_batch_size(model)):
         rows = [prompts[i][shared:] for i in batch]
         if own_loop:
             results = decode_batch(model, rows, max_new_tokens, stop, prefix)
@@ -89,6 +92,17 @@ def in_batches(lengths: Sequence[int], rows: int, tokens: int) -> Iterator[list[
         size = max(1, min(rows, tokens // lengths[order[0]]))
         yield order[:size]
         order = order[size:]
+
+
+def _batch_size(model: Any) -> tuple[int, int]:
+    """(rows, rows x padded length) of a batch: whatever the machine's memory holds easily."""
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    per_token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    is_slow = model.device.type == "cpu" and model.num_parameters() > LARGE
+    return BATCH_ROWS if is_slow else MANY_ROWS, int(MEMORY_SHARE * memory / per_token)
 
 
 def _cache(model: Any, rows: int, capacity: int, prefix: Any = None) -> Any:

@@ -90,6 +90,10 @@ class LocalModel:
     def _prompt(self, chat: list[Message]) -> list[int]:
         return render_tokens(self.tokenizer, chat, template_args=self.template_args)
 
+    def warm_up(self, chat: list[Message]) -> None:
+        """Load the weights, and the kernels for one row: two tokens do."""
+        self.answer([chat], 2)
+
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
         """Greedy answers in the order of `chats`, decoded in batches of like length."""
         prompts = [self._prompt(chat) for chat in chats]
