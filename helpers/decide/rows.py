@@ -30,9 +30,6 @@ def without_leaks(
         )
     if not stage.rejected:
         return list(examples), ""
-    left_out = (
-        f"{lost} left out as copies or leaks: {named}; 02 also checks format, length and personal"
-        " data, so it may count otherwise"
-    )
+    left_out = f"{lost} left out as copies or leaks: {named} (02 checks more)"
     kept = {example.id for example in stage.kept}
     return [e for e in examples if e.quality != "verified" or e.id in kept], left_out

@@ -33,6 +33,7 @@ from helpers.tasks import Task
 
 REVIEW_DAYS = 90
 MOVE_DAYS = 30  # to move away before a provider's lights go out
+TOO_MANY = 5  # times the validation rows that are there: nobody labels so many to decide
 EPOCHS = 3  # of a training without a limit
 FAMILY: dict[str, Recommendation] = {"rag": "rag", evaluate.CLASSICAL: "classical"}
 SERVE = {  # a family's next action
@@ -216,10 +217,11 @@ def _ask_more(rung: str, evidence: Evidence) -> tuple[str, str]:
     reason = f"{rung} may already meet the targets: {', '.join(targets)} undecided"
     remedies = [DECIDED_BY[metric] for metric in targets if metric in DECIDED_BY]
     rows = [targets[metric] for metric in targets if metric not in DECIDED_BY]
-    if rows and min(rows) == 0:
+    if rows and (min(rows) == 0 or max(rows) > TOO_MANY * evidence.n_validation):
         remedies.append(
-            f"{rung} is at the target itself, which no number of rows decides: take it, or set the"
-            " target that the task needs"
+            f"{rung} is so near the target that {max(rows) or 'no number of'} rows decide it"
+            f" ({evidence.n_validation} for validation are there): take it where that is good"
+            " enough, or set the higher target that the task needs"
         )
     elif rows and max(rows) <= evidence.n_validation:
         remedies.append(f"ask {max(rows)} validation rows (max_validation_rows={max(rows)})")

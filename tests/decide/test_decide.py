@@ -404,7 +404,8 @@ def test_undecided_names_the_rows_and_where_to_take_them_from():
     rows = {"undecided": {"prompt": {"format_compliance": 73}}}
     assert action(**rows, n_validation=112) == "ask 73 validation rows (max_validation_rows=73)"
     assert "label 13 more for validation" in action(**rows, n_validation=60)
-    assert "no number of rows decides" in action(undecided={"prompt": {"accuracy": 0}})
+    assert "no number of rows decide" in action(undecided={"prompt": {"accuracy": 0}})
+    assert "so near the target that 2689 rows" in action(undecided={"prompt": {"accuracy": 2689}})
     assert "latency_rows=80" in action(undecided={"prompt": {"latency_p95": 0}})
     assert "prices in task.yaml" in action(undecided={"prompt": {"cost_per_request": 0}})
 
