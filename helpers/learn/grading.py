@@ -123,9 +123,8 @@ def judge(imports: str, source: str, check: str, seconds: int = SECONDS) -> tupl
     space: dict[str, Any] = {}
     signal.alarm(seconds)
     try:
-        exec(imports, space)
-        exec(source, space)
-        exec(check, space)
+        for code in (imports, source, check):
+            exec(code, space)
     except BaseException as error:  # SystemExit and the alarm too
         return "wrong", f"{type(error).__name__}: {error}".removeprefix("NotYet: ")
     finally:

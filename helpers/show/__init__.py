@@ -18,6 +18,7 @@ from helpers.records import Estimate, Record
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Code
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
@@ -85,6 +86,11 @@ def table(
     if columns is None and cells:
         columns = list(cells[0])
     return Table(pd.DataFrame(cells, columns=columns), caption)
+
+
+def pairs(left: str, right: str, values: Mapping[str, Any], caption: str) -> Table:
+    """A table of two columns: each name with its value."""
+    return table([{left: name, right: value} for name, value in values.items()], caption)
 
 
 def _shown(value: Any) -> str:
@@ -186,16 +192,12 @@ class Progress:
         return f"{amount}, {self.done / seconds:.3g} a second, {left:.0f} s left"
 
     def _draw(self, now: float) -> None:
-        from IPython.display import HTML, display
+        from IPython.display import HTML
 
         text = escape(self.text(now))
         name = escape(self.label, quote=True)
         bar = f'<progress max="{self.total}" value="{self.done}" aria-label="{name}"></progress>'
-        page = HTML(f"{bar} {text}")
-        if self._bar is None:
-            self._bar = display(page, display_id=True)
-        else:
-            self._bar.update(page)
+        self._bar = redraw(HTML(f"{bar} {text}"), self._bar)
 
 
 def kernel() -> Any:
@@ -207,6 +209,16 @@ def unattended() -> bool:
     """Whether nobody looks while it runs: under `workbook run`, or papermill that sets values."""
     history = kernel().user_ns.get("In", []) if kernel() else []
     return store.headless() or any(cell.startswith(parameters.INJECTED) for cell in history)
+
+
+def redraw(what: Any, handle: Any) -> Any:
+    """Show something in the place of what `handle` shows (None: in a new one); its handle."""
+    from IPython.display import display
+
+    if handle is None:
+        return display(what, display_id=True)
+    handle.update(what)
+    return handle
 
 
 LOOKS = {  # of every figure

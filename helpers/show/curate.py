@@ -8,15 +8,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers import show, store
 from helpers.records import PARTS, FineTuningDataset, FunnelRow, RejectedExample, SourceReading
 from helpers.show.whatif import what_if
-
-if TYPE_CHECKING:
-    from IPython.display import HTML
-    from matplotlib.figure import Figure
 
 PART_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
 SOURCE_COLOURS = {"human": "#0072B2", "production": "#E69F00", "synthetic": "#CC79A7"}
@@ -48,21 +44,20 @@ def readings_table(readings: Iterable[SourceReading]) -> show.Table:
 
 def funnel_table(funnel: Iterable[FunnelRow]) -> show.Table:
     """One row per stage and source: in = out + rejected, the rejected by their first code."""
-    rows = []
-    for row in sorted(funnel, key=lambda row: row.source):
-        rows.append(
-            {
-                "source": row.source,
-                "stage": row.stage,
-                "in": row.rows_in,
-                "rejected": row.losses,
-                "out": row.rows_out,
-            }
-        )
+    rows = [
+        {
+            "source": row.source,
+            "stage": row.stage,
+            "in": row.rows_in,
+            "rejected": row.losses,
+            "out": row.rows_out,
+        }
+        for row in sorted(funnel, key=lambda row: row.source)
+    ]
     return show.table(rows, "Every row in, by source and stage")
 
 
-def funnel_figure(funnel: Sequence[FunnelRow]) -> Figure:
+def funnel_figure(funnel: Sequence[FunnelRow]) -> show.Figure:
     """Rows left after each stage, one panel per source."""
     plt = show.pyplot()
 
@@ -104,7 +99,7 @@ def parts_table(dataset: FineTuningDataset) -> show.Table:
     return show.table(rows, f"Dataset {dataset.metadata.version}")
 
 
-def parts_figure(dataset: FineTuningDataset, labels: Labels) -> Figure:
+def parts_figure(dataset: FineTuningDataset, labels: Labels) -> show.Figure:
     """Length of the user's text per part; for the first label, its values' shares of each part."""
     plt = show.pyplot()
 
@@ -165,7 +160,7 @@ def rejected_table(
     show_text: bool,
     funnel: Iterable[FunnelRow] = (),
     each: int = 50,
-) -> HTML:
+) -> show.HTML:
     """Rejected rows, a fold per code: where each is, what was seen (masked), what it matched.
 
     `funnel` says how many there are of each code: of some stages only a sample is kept.
@@ -206,16 +201,15 @@ def review_table(
     review: Sequence[Mapping[str, str]], show_text: bool, rows: int = 10
 ) -> show.Table:
     """The first rows that a person should decide about."""
-    shown = []
-    for row in review[:rows]:
-        shown.append(
-            {
-                "id": row["id"],
-                "why": row["why"],
-                "input": show.masked(row["input"], show_text),
-                "output": show.masked(row["output"], show_text, 90),
-            }
-        )
+    shown = [
+        {
+            "id": row["id"],
+            "why": row["why"],
+            "input": show.masked(row["input"], show_text),
+            "output": show.masked(row["output"], show_text, 90),
+        }
+        for row in review[:rows]
+    ]
     caption = "For a person to decide" if shown else "Nothing waits for a person to decide"
     return show.table(shown, caption)
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers import show
 from helpers.records import PARTS, Decision, Power, RungResult, Screening, TrainingExample
 from helpers.show.whatif import what_if
 from helpers.tasks import Task
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 # metric: symbol, filled, line of its target, offset in its row
 SCORES = {"accuracy": ("o", True, "--", -0.13), "format_compliance": ("s", False, ":", 0.13)}
@@ -46,7 +41,7 @@ def _usd_per_1000(rung: RungResult) -> float | str:
     return 1000 * cost.value if cost.n else "unknown"
 
 
-def ladder(rungs: Sequence[RungResult], targets: Mapping[str, float]) -> Figure:
+def ladder(rungs: Sequence[RungResult], targets: Mapping[str, float]) -> show.Figure:
     """Every rung's scores against the targets (left), and what a request takes (right)."""
     plt = show.pyplot()
 
@@ -59,7 +54,7 @@ def ladder(rungs: Sequence[RungResult], targets: Mapping[str, float]) -> Figure:
     return show.finished(figure)
 
 
-def _draw_costs(axis: Axes, rungs: Sequence[RungResult]) -> None:
+def _draw_costs(axis: show.Axes, rungs: Sequence[RungResult]) -> None:
     """A bar per rung: USD per 1,000 requests, or tokens where a price is missing."""
     priced = all(rung.results.cost_per_request.n for rung in rungs)
     lengths = [_usd_per_1000(rung) if priced else rung.tokens_per_request for rung in rungs]
@@ -73,7 +68,7 @@ def _draw_costs(axis: Axes, rungs: Sequence[RungResult]) -> None:
     axis.margins(x=0.9)
 
 
-def cost_over_volume(decision: Decision) -> Figure:
+def cost_over_volume(decision: Decision) -> show.Figure:
     """What a month costs by each way, work included; where tuning gets cheaper is marked."""
     plt = show.pyplot()
     import numpy
@@ -105,7 +100,7 @@ def cost_over_volume(decision: Decision) -> Figure:
     return show.finished(figure)
 
 
-def _mark_break_evens(axis: Axes, decision: Decision) -> None:
+def _mark_break_evens(axis: show.Axes, decision: Decision) -> None:
     """Circles where tuning becomes the cheaper way; the legend says the volumes."""
     numbers = decision.economics
     tuned = numbers.ways.get("fine_tuned")
@@ -126,20 +121,22 @@ def _price_date(decision: Decision) -> str:
 def ways_table(decision: Decision) -> show.Table:
     """Per way: a request, the work before and after, its time, and tuning's break-even volume."""
     numbers = decision.economics
-    rows = []
-    for name, way in numbers.ways.items():
-        needed = numbers.break_even_against.get(name)
-        rows.append(
-            {
-                "way": name,
-                "USD per 1,000": 1000 * way.cost_per_request,
-                "one-off, USD": way.one_off_usd,
-                "monthly, USD": way.monthly_usd,
-                "time to have it": way.elapsed,
-                "tuning is cheaper from": "-" if needed is None else f"{needed:,} requests a month",
-            }
-        )
+    rows = [
+        {
+            "way": name,
+            "USD per 1,000": 1000 * way.cost_per_request,
+            "one-off, USD": way.one_off_usd,
+            "monthly, USD": way.monthly_usd,
+            "time to have it": way.elapsed,
+            "tuning is cheaper from": _a_month(numbers.break_even_against.get(name)),
+        }
+        for name, way in numbers.ways.items()
+    ]
     return show.table(rows, f"What each way costs (prices of {_price_date(decision)})")
+
+
+def _a_month(requests: int | None) -> str:
+    return "-" if requests is None else f"{requests:,} requests a month"
 
 
 def questionnaire(screening: Screening, recommend: Callable[[Screening], Any]) -> Any:
@@ -191,7 +188,10 @@ def power_at(power: Power, chance: Callable[[int, float], float]) -> Any:
 
 
 def draw_scores(
-    axis: Axes, rungs: Sequence[RungResult], targets: Mapping[str, float], colours: Sequence[str]
+    axis: show.Axes,
+    rungs: Sequence[RungResult],
+    targets: Mapping[str, float],
+    colours: Sequence[str],
 ) -> None:
     """Accuracy (filled) and format compliance (open) of each rung, and the targets as lines."""
     from matplotlib.ticker import PercentFormatter
@@ -228,8 +228,7 @@ def parts_and_targets(task: Task, examples: Sequence[TrainingExample]) -> show.T
     values: dict[str, float] = {f"{part} rows": parts.count(part) for part in PARTS}
     for metric, target in task.targets.items():
         values[f"target: {metric}"] = target
-    rows = [{"what": what, "value": value} for what, value in values.items()]
-    return show.table(rows, f"{task.name}: verified rows and targets")
+    return show.pairs("what", "value", values, f"{task.name}: verified rows and targets")
 
 
 def screening_table(screening: Screening) -> show.Table:
@@ -271,5 +270,4 @@ def plan_table(decision: Decision) -> show.Table:
         ),
         "who looks after it": f"{plan.owner}, {plan.cadence}; decide anew on {plan.review_on}",
     }
-    rows = [{"": what, "value": value} for what, value in values.items()]
-    return show.table(rows, "Cost, power and upkeep")
+    return show.pairs("", "value", values, "Cost, power and upkeep")

@@ -29,9 +29,8 @@ def checks_table(checks: Sequence[Finding]) -> Table:
 
 def budget_table(allowances: Sequence[Allowance]) -> Table:
     """What the tutorial may use, and what it uses."""
-    rows = []
-    for allowance in allowances:
-        rows.append(allowance.model_dump() | {"kept": "yes" if allowance.kept else "no"})
+    words = {True: "yes", False: "no"}
+    rows = [dict(allowance) | {"kept": words[allowance.kept]} for allowance in allowances]
     return table(rows, "The tutorial's budget")
 
 

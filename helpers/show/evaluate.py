@@ -6,18 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers import show, store
 from helpers.records import AnswerRow, Evaluation, Finding, RungResult, TrainingExample
 from helpers.show.decide import draw_scores
 from helpers.tasks import Task
-
-if TYPE_CHECKING:
-    from IPython.display import HTML
-    from ipywidgets import Widget
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Rows = Sequence[AnswerRow]
 MOST_FLIPS = 12  # in a table
@@ -29,7 +23,7 @@ ROLES = {"zero_shot": "base", "fine_tuned": "tuned"}  # of rungs, for their colo
 FLIP_COLOURS = {"lost": "bad", "gained": "good", "both wrong": "base"}
 
 
-def comparison(evaluation: Evaluation, targets: Mapping[str, float]) -> Figure:
+def comparison(evaluation: Evaluation, targets: Mapping[str, float]) -> show.Figure:
     """Base, best cheaper rung and tuned with intervals; below, the paired differences."""
     plt = show.pyplot()
 
@@ -60,7 +54,7 @@ def _differences(evaluation: Evaluation) -> dict[str, Any]:
     return differences
 
 
-def _draw_differences(axis: Axes, evaluation: Evaluation) -> None:
+def _draw_differences(axis: show.Axes, evaluation: Evaluation) -> None:
     differences = _differences(evaluation)
     reach = LEAST_REACH
     for y, (label, compared) in enumerate(differences.items()):
@@ -91,16 +85,15 @@ def _draw_differences(axis: Axes, evaluation: Evaluation) -> None:
 
 def target_table(evaluation: Evaluation) -> show.Table:
     """Every target with the tuned model's estimate and whether the whole interval keeps it."""
-    rows = []
-    for metric, finding in evaluation.targets.items():
-        rows.append(
-            {
-                "metric": metric,
-                "target": f"{finding.threshold:g}",
-                "measured": finding.estimate,
-                "met": TARGET_MET[finding.verdict],
-            }
-        )
+    rows = [
+        {
+            "metric": metric,
+            "target": f"{finding.threshold:g}",
+            "measured": finding.estimate,
+            "met": TARGET_MET[finding.verdict],
+        }
+        for metric, finding in evaluation.targets.items()
+    ]
     return show.table(rows, "Targets of task.yaml, decided by the bound of the interval")
 
 
@@ -116,7 +109,7 @@ def flip_table(
     tuned: Rows,
     other: Rows,
     show_text: bool,
-) -> HTML:
+) -> show.HTML:
     """Rows to open one by one: losses, then gains, then what both got wrong (masked headless)."""
     from IPython.display import HTML
 
@@ -149,30 +142,34 @@ def flip_table(
 
 def _flip(kind: str, row_id: str, texts: Mapping[str, str], reason: str) -> str:
     """One row that opens on a click: its texts side by side."""
-    cells = ""
-    for name, text in texts.items():
-        style = f"{show.CELL};width:25%"
-        cells += f'<td style="{style}"><b>{escape(name)}</b><br>{escape(text)}</td>'
     colour = show.COLOURS[FLIP_COLOURS[kind]]
     square = f'<span aria-hidden="true" style="color:{colour}">■</span>'
     title = escape(f"{kind} · {row_id} · {texts['asked'][:90]}")
-    row = f'<table style="width:100%"><tr>{cells}</tr></table>'
-    return f"<details><summary>{square} {title}</summary>{row}{escape(reason)}</details>"
+    body = _side_by_side(texts) + escape(reason)
+    return f"<details><summary>{square} {title}</summary>{body}</details>"
+
+
+def _side_by_side(texts: Mapping[str, str]) -> str:
+    """Each text under its name, in columns of one width."""
+    style = f"{show.CELL};width:{100 // len(texts)}%"
+    cells = ""
+    for name, text in texts.items():
+        cells += f'<td style="{style}"><b>{escape(name)}</b><br>{escape(text)}</td>'
+    return f'<table style="width:100%"><tr>{cells}</tr></table>'
 
 
 def slice_table(evaluation: Evaluation) -> show.Table:
     """Slices of the test rows, the worst first; p is corrected for looking at all (Holm)."""
-    rows = []
-    for finding in evaluation.slices:
-        rows.append(
-            {
-                "slice": finding.name,
-                "difference": finding.estimate,
-                "rows": finding.evidence,
-                "p, corrected": finding.p,
-                "verdict": CHANGED[finding.verdict],
-            }
-        )
+    rows = [
+        {
+            "slice": finding.name,
+            "difference": finding.estimate,
+            "rows": finding.evidence,
+            "p, corrected": finding.p,
+            "verdict": CHANGED[finding.verdict],
+        }
+        for finding in evaluation.slices
+    ]
     caption = (
         f"Tuned minus {evaluation.best_rung} by slice; intervals are of one slice alone, the"
         " verdict goes by p"
@@ -180,7 +177,7 @@ def slice_table(evaluation: Evaluation) -> show.Table:
     return show.table(rows, caption, None if rows else ["slice", "difference"])
 
 
-def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]) -> Figure:
+def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]) -> show.Figure:
     """Validation accuracy, with its interval, over the percent of train rows that the model saw."""
     plt = show.pyplot()
 
@@ -203,16 +200,15 @@ def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]
 
 def diagnosis_table(causes: Sequence[Finding]) -> show.Table:
     """Every usual cause, whether the evidence speaks for it, and what to do if it does."""
-    rows = []
-    for cause in sorted(causes, key=lambda cause: cause.verdict != "fail"):
-        rows.append(
-            {
-                "cause": cause.name.replace("_", " "),
-                "found": THERE[cause.verdict],
-                "evidence": cause.evidence,
-                "next": cause.remedy if cause.verdict == "fail" else "-",
-            }
-        )
+    rows = [
+        {
+            "cause": cause.name.replace("_", " "),
+            "found": THERE[cause.verdict],
+            "evidence": cause.evidence,
+            "next": cause.remedy if cause.verdict == "fail" else "-",
+        }
+        for cause in sorted(causes, key=lambda cause: cause.verdict != "fail")
+    ]
     columns = ["cause", "found", "evidence", "next"]
     return show.table(rows, "What the evidence speaks for (04_evaluate gives it)", columns)
 
@@ -223,7 +219,7 @@ def rating_table(
     run: store.Run,
     show_text: bool,
     write: Callable[..., Any],
-) -> HTML | Widget:
+) -> show.HTML | Any:
     """By hand, for tasks judged by people or a model: a blind A/B table whose clicks `write` keeps.
 
     It feeds no later cell: the next run of the notebook reads ratings.csv. Headless, and for other
@@ -240,7 +236,7 @@ def rating_table(
     import ipywidgets
 
     rows = [dict(row) for row in table]
-    lines: list[Widget] = [ipywidgets.HTML(f"<b>Which would you send as it is?</b> {rated}")]
+    lines: list[Any] = [ipywidgets.HTML(f"<b>Which would you send as it is?</b> {rated}")]
     for row in rows:
 
         def keep(change: Mapping[str, Any], row: dict[str, str] = row) -> None:
@@ -254,17 +250,9 @@ def rating_table(
             style={"button_width": "70px"},
         )
         buttons.observe(keep, names="value")
-        lines += [ipywidgets.HTML(_pair(row)), buttons]
+        texts = {name: row[name] for name in ("asked", "A", "B")}
+        lines += [ipywidgets.HTML(_side_by_side(texts)), buttons]
     return ipywidgets.VBox(lines)
-
-
-def _pair(row: Mapping[str, str]) -> str:
-    """The question and the two answers, side by side."""
-    cells = ""
-    for name in ("asked", "A", "B"):
-        style = f"{show.CELL};width:33%"
-        cells += f'<td style="{style}"><b>{name}</b><br>{escape(row[name])}</td>'
-    return f'<table style="width:100%"><tr>{cells}</tr></table>'
 
 
 def label_table(fields: Sequence[Any]) -> show.Table:
@@ -283,7 +271,9 @@ def label_table(fields: Sequence[Any]) -> show.Table:
     return show.table(rows, caption, None if rows else ["label", "precision", "recall"])
 
 
-def confusion(task: Task, examples: Sequence[TrainingExample], rows: Rows) -> Figure | HTML:
+def confusion(
+    task: Task, examples: Sequence[TrainingExample], rows: Rows
+) -> show.Figure | show.HTML:
     """Gold against answered values of the task's first scored field that has fixed choices."""
     plt = show.pyplot()
 

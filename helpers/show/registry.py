@@ -5,14 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from helpers import show
 from helpers.records import Evaluation, Finding, FineTunedModelVersion, Status
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe-Ito, in the order of a version's life
 COLOURS = ("#999999", "#56B4E9", "#E69F00", "#009E73", "#CC79A7")
@@ -23,18 +19,16 @@ MOST_VERSIONS = 12  # on one time line
 
 def versions_table(versions: Sequence[FineTunedModelVersion]) -> show.Table:
     """One line per version: status, accuracy with its interval, dataset, when it was trained."""
-    rows = []
-    for version in versions:
-        results = version.eval_results
-        rows.append(
-            {
-                "version": version.id,
-                "status": version.status,
-                "dataset": version.dataset_version or "-",
-                "accuracy": str(results.accuracy) if results else "not measured",
-                "trained": f"{version.trained_at:%Y-%m-%d %H:%M}",
-            }
-        )
+    rows = [
+        {
+            "version": version.id,
+            "status": version.status,
+            "dataset": version.dataset_version or "-",
+            "accuracy": str(getattr(version.eval_results, "accuracy", "not measured")),
+            "trained": f"{version.trained_at:%Y-%m-%d %H:%M}",
+        }
+        for version in versions
+    ]
     return show.table(rows, f"{len(rows)} versions, newest first")
 
 
@@ -90,7 +84,7 @@ def history_table(history: Sequence[Mapping[str, Any]], last: int = 12) -> show.
     return show.table(rows, f"The last {len(rows)} of {len(history)} audit entries")
 
 
-def history_timeline(history: Sequence[Mapping[str, Any]]) -> Figure:
+def history_timeline(history: Sequence[Mapping[str, Any]]) -> show.Figure:
     """One line per version, coloured by its status over time.
 
     Steps are of equal width, since minutes and months share a picture.
@@ -108,7 +102,9 @@ def history_timeline(history: Sequence[Mapping[str, Any]]) -> Figure:
     return show.finished(figure)
 
 
-def _draw_life(axis: Axes, row: int, version: str, changes: Sequence[Mapping[str, Any]]) -> None:
+def _draw_life(
+    axis: show.Axes, row: int, version: str, changes: Sequence[Mapping[str, Any]]
+) -> None:
     """One bar per status that a version had, each up to the next change of it."""
     steps = [x for x, entry in enumerate(changes) if entry["version"] == version]
     for start, end in zip(steps, [*steps[1:], len(changes)], strict=True):
@@ -117,7 +113,10 @@ def _draw_life(axis: Axes, row: int, version: str, changes: Sequence[Mapping[str
 
 
 def _label(
-    figure: Figure, axis: Axes, versions: Sequence[str], changes: Sequence[Mapping[str, Any]]
+    figure: show.Figure,
+    axis: show.Axes,
+    versions: Sequence[str],
+    changes: Sequence[Mapping[str, Any]],
 ) -> None:
     """Versions down, moments along, and a legend of the statuses that occur."""
     from matplotlib.patches import Patch

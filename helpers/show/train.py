@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers import show
 from helpers.records import Record, TrainedModel
-
-if TYPE_CHECKING:
-    from IPython.display import HTML
-    from matplotlib.figure import Figure
 
 Line = Mapping[str, Any]  # of training.jsonl, or an event of a job
 # tokens that carry loss: a tint of the tuned colour, with letters that both themes can show on it
@@ -36,7 +32,7 @@ EVENTS = {
 }
 
 
-def seen_rows(report: Any, show_text: bool) -> HTML:
+def seen_rows(report: Any, show_text: bool) -> show.HTML:
     """Some rows of a train.Preflight exactly as the model gets them; what carries loss is coloured.
 
     Headless, only masked excerpts are shown.
@@ -68,7 +64,7 @@ def checks_table(report: Any) -> show.Table:
         "end of turn is learnt": f"yes ({report.end_token})" if report.end_token else "NO",
         "same tokens as the template's": f"{report.round_trip} of {len(trained)} rows",
     }
-    return _pairs("question", "answer", answers, "What the model will see")
+    return show.pairs("question", "answer", answers, "What the model will see")
 
 
 def settings_table(config: Record, schedule: Mapping[str, int] | None = None) -> show.Table:
@@ -86,10 +82,10 @@ def estimate_table(estimate: Mapping[str, Any]) -> show.Table:
     flat = dict(estimate)
     for part, size in flat.pop("memory_parts_mb", {}).items():
         flat[f"memory mb, {part}"] = size
-    return _pairs("what", "forecast", flat, "Before it starts")
+    return show.pairs("what", "forecast", _texts(flat), "Before it starts")
 
 
-def after_note(model: TrainedModel) -> HTML:
+def after_note(model: TrainedModel) -> show.HTML:
     """Whether merged and 4-bit weights behave as the adapter does, and what it cost elsewhere."""
     sentences = []
     warns = False
@@ -114,13 +110,11 @@ def result_table(model: TrainedModel) -> show.Table:
     values = {name: getattr(model, name) for name in names}
     for part, loss in model.losses.items():
         values[f"loss, {part}"] = loss
-    return _pairs("what", "value", values, "What training made")
+    return show.pairs("what", "value", _texts(values), "What training made")
 
 
-def _pairs(left: str, right: str, values: Mapping[str, Any], caption: str) -> show.Table:
-    """A table of two columns."""
-    rows = [{left: key.replace("_", " "), right: _text(value)} for key, value in values.items()]
-    return show.table(rows, caption)
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name.replace("_", " "): _text(value) for name, value in values.items()}
 
 
 def _text(value: Any) -> str:
@@ -180,16 +174,11 @@ class LiveCurve:
 
     def add(self, line: Line) -> None:
         """Draw with one more point."""
-        from IPython.display import display
-
         self.lines.append(line)
         figure = loss_figure(self.lines, 0, 0)
         figure.axes[0].set_title(pace(self.lines))
         figure.axes[0].set_xlim(0, line["steps"])
-        if self.handle is None:
-            self.handle = display(figure, display_id=True)
-        else:
-            self.handle.update(figure)
+        self.handle = show.redraw(figure, self.handle)
 
 
 def pace(lines: Sequence[Line]) -> str:
@@ -268,7 +257,7 @@ class JobView:
         return f'<div style="line-height:1.5">{head}</div>{curve}{messages}'
 
 
-def loss_figure(lines: Sequence[Line], n_train: int, n_validation: int) -> Figure:
+def loss_figure(lines: Sequence[Line], n_train: int, n_validation: int) -> show.Figure:
     """Loss per supervised token over the steps; the lowest on the validation rows is marked."""
     plt = show.pyplot()
 
