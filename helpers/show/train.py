@@ -199,13 +199,14 @@ class JobView:
     """A job while it runs; it shows and never feeds a later cell.
 
     By hand a widget: status, cost, curve, last messages, a button to cancel. Headless: a line per
-    change. A click is heard while the cell waits where Jupyter has subshells (ipykernel 7);
-    elsewhere interrupt the cell first.
+    change, and one each half minute (later: each tenth of the time). A click is heard while the
+    cell waits where Jupyter has subshells (ipykernel 7); elsewhere interrupt the cell first.
     """
 
     def __init__(self, job_id: str, cancel: Callable[[str], str]) -> None:
         self.job_id = job_id
         self.status = ""
+        self.told = 0.0  # minutes at the last line
         self.messages = ["waiting for news"]
         self._on_line = progress()
         self._widget: Any = None
@@ -236,7 +237,8 @@ class JobView:
         if self._widget is not None:
             self._widget.value = self.page(now)
             self._button.disabled = now["ended"]
-        elif now["status"] != self.status:
+        elif now["status"] != self.status or now["minutes"] > max(0.5 + self.told, 1.1 * self.told):
+            self.told = now["minutes"]
             show.say(f"{self.job_id}: {now['status']} after {now['minutes']:.1f} min")
         self.status = now["status"]
 

@@ -112,13 +112,20 @@ def test_a_job_is_shown_by_hand_with_status_cost_and_curve_and_nothing_of_it_is_
     assert view._button.disabled, "there is nothing left to cancel"
 
 
-def test_a_job_headless_is_one_line_per_change(monkeypatch, capsys):
+def test_a_job_headless_is_a_line_per_change_and_one_each_half_minute_that_it_lasts(
+    monkeypatch, capsys
+):
     monkeypatch.setenv("WORKBOOK_HEADLESS", "1")
     view = views.JobView("ftjob-1", str)
     for status in ("queued", "queued", "running", "running", "succeeded"):
         view.look(looks() | {"status": status})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["queued", "running", "succeeded"]
+    for tenth_of_minute in range(15, 2400):
+        view.look(looks() | {"status": "stuck", "minutes": tenth_of_minute / 10})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [f"ftjob-1: stuck after {m} min" for m in ("1.5", "2.1", "2.7")]
+    assert len(lines) < 60, "four hours make no thousand lines"
 
 
 def test_by_hand_it_is_said_that_training_outlives_the_tab(monkeypatch, capsys):
