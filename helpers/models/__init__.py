@@ -10,6 +10,7 @@ from typing import Any
 from helpers.models import embedded as embedded
 from helpers.models.answers import Answer, Model
 from helpers.models.api import ApiModel, api_key, is_loopback, openai_client
+from helpers.models.batches import Batches
 from helpers.models.chats import read_answer
 from helpers.models.decoding import follow_rows
 from helpers.models.embeddings import embed, load_embedder
@@ -20,6 +21,7 @@ from helpers.models.logged import LoggedModel, question
 from helpers.models.practice import PRACTICE, resolve_base_url
 from helpers.models.prices import (
     STALE_DAYS,
+    batch_prices,
     is_paid,
     price_warnings,
     real_cost,

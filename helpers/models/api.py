@@ -6,7 +6,7 @@ import copy
 import ipaddress
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -199,46 +199,55 @@ class ApiModel:
             return answers + list(pool.map(lambda chat: self._ask(chat, max_new_tokens), rest))
 
     def _ask(self, chat: list[Message], max_new_tokens: int) -> Answer:
-        if self.permission is not None and not self.is_loopback:
-            kinds = self.permission.held_back(_texts(chat))
-            if kinds:
-                return _failed(f"{HELD_BACK}: {kinds}", 0.0)
+        held_back = self.hold_back(chat)
+        if held_back is not None:
+            return held_back
         started = time.perf_counter()
         try:
             reply = self._create(chat, max_new_tokens)
             self._reached = True
-            return _as_answer(reply, 1000 * (time.perf_counter() - started))
-        except ValidationError as error:
-            milliseconds = 1000 * (time.perf_counter() - started)
-            return _failed(f"the endpoint's answer is odd ({_oddity(error)})", milliseconds)
+            return answer_of(reply, 1000 * (time.perf_counter() - started))
         except Refused as refusal:
             milliseconds = 1000 * (time.perf_counter() - started)
-            reason = _reason(refusal, chat)
+            reason = reason_of(refusal, chat)
             if not self._reached and _is_final(refusal):
                 raise WorkbookError(
                     f"{self.base_url} did not serve model {self.name}: {reason};"
                     " check base_url, api_model and the key",
                     5,
                 ) from None
-            return _failed(reason, milliseconds)
+            return failed(reason, milliseconds)
 
-    def _create(self, chat: list[Message], max_new_tokens: int) -> Reply:
+    def hold_back(self, chat: list[Message]) -> Answer | None:
+        """What answers a chat that may not leave this machine; None where it may."""
+        if self.permission is None or self.is_loopback:
+            return None
+        kinds = self.permission.held_back(_texts(chat))
+        return failed(f"{HELD_BACK}: {kinds}") if kinds else None
+
+    def body_of(
+        self, chat: list[Message], max_new_tokens: int, without: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """What is sent for a chat, without the options that this endpoint has refused."""
+        options = self._options(max_new_tokens, self._unsupported.union(without))
+        return {"model": self.name, "messages": as_dicts(chat), **options, **_tools(chat)}
+
+    def _create(self, chat: list[Message], max_new_tokens: int) -> bytes:
         """One request; an option that the endpoint refuses is dropped, and not sent to it again."""
         without = set(self._unsupported)
         while True:
-            options = self._options(max_new_tokens, without)
-            body = {"model": self.name, "messages": as_dicts(chat), **options, **_tools(chat)}
+            body = self.body_of(chat, max_new_tokens, without)
             try:
                 reply = self._connection.post("/chat/completions", body)
             except Refused as refusal:
                 about = f"{refusal.param} {refusal.message}"
-                refused = {name for name in OPTIONS if name in options and name in about}
+                refused = {name for name in OPTIONS if name in body and name in about}
                 if refusal.status not in (400, 422) or not refused:
                     raise
                 without |= refused
             else:
                 self._unsupported |= without
-                return Reply.model_validate_json(reply)
+                return reply
 
     def _options(self, max_new_tokens: int, without: set[str]) -> dict[str, Any]:
         # newer OpenAI models know max_tokens only by its other name
@@ -262,7 +271,7 @@ def _is_final(refusal: Refused) -> bool:
     return refusal.status in (0, 401, 403, 404) or refusal.code == "insufficient_quota"
 
 
-def _reason(refusal: Refused, chat: list[Message]) -> str:
+def reason_of(refusal: Refused, chat: list[Message]) -> str:
     """What went wrong, without keys and without the chat's own words (some servers echo it)."""
     if not refusal.status:  # also when no answer came in time
         return refusal.message
@@ -284,7 +293,8 @@ def _texts(chat: list[Message]) -> list[str]:
     ]
 
 
-def _failed(reason: str, latency_ms: float) -> Answer:
+def failed(reason: str, latency_ms: float = 0.0) -> Answer:
+    """What stands for an answer that did not come."""
     took = {"tokens_in": 0, "tokens_out": 0, "latency_ms": latency_ms}
     return Answer(text="", finish="error", error=reason, **took)
 
@@ -295,7 +305,12 @@ def _oddity(error: ValidationError) -> str:
     return f"{'.'.join(map(str, problem['loc'])) or 'the whole'}: {problem['msg'][:100]}"
 
 
-def _as_answer(reply: Reply, latency_ms: float) -> Answer:
+def answer_of(text: bytes | str, latency_ms: float) -> Answer:
+    """The answer that an endpoint's JSON spells, or how that is odd."""
+    try:
+        reply = Reply.model_validate_json(text)
+    except ValidationError as error:
+        return failed(f"the endpoint's answer is odd ({_oddity(error)})", latency_ms)
     choice = reply.choices[0] if reply.choices else None
     reason = choice.finish_reason if choice else "no choices"
     usage = reply.usage or ReplyUsage()

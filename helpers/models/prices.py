@@ -23,6 +23,20 @@ def token_price(task: Task, name: str) -> dict[str, float] | None:
     return prices[max(fitting, key=len)] if fitting else None
 
 
+def batch_prices(task: Task) -> Task:
+    """The task with the prices of a provider's batches: batch_input, batch_output, batch_cached.
+
+    Where task.yaml does not name them, a batch counts at the ordinary price.
+    """
+    entries = {}
+    for name, price in (task.prices.get("models") or {}).items():
+        batch = {key[6:]: usd for key, usd in price.items() if key.startswith("batch_")}
+        if "input" in batch:
+            batch = {"cached": batch["input"]} | batch
+        entries[name] = price | batch
+    return task.model_copy(update={"prices": task.prices | {"models": entries}})
+
+
 def token_cost(
     price: dict[str, float], tokens_in: int, tokens_out: int, tokens_cached: int = 0
 ) -> float:

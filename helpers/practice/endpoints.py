@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from helpers.practice import scenarios
+from helpers.practice.batches import Batches
 from helpers.practice.life import Life
 from helpers.practice.storage import ENDED, Clock, Storage, TuningJob
 from helpers.practice.training import Answering
@@ -36,7 +37,6 @@ ABOUT = (
     " and those of that small model."
 )
 NOT_JSONL = "Expected file to have JSONL format, where every line is a valid JSON dictionary."
-SLOW = 90.0  # seconds until slow_create answers
 SOME_500S = 2  # how often server_error answers 500 before it shows the job
 
 Route = tuple[str, str, Callable[..., Any]]  # method, pattern of the path, what answers it
@@ -61,6 +61,7 @@ class Practice:
         self.life = Life(storage, clock, self.live)
         self.bases = OWN | dict.fromkeys(PLAYED, settings.model)
         self._answering = Answering()
+        self.batches = Batches(storage, clock, settings.scenario, self.chat)
         for tuning in storage.jobs.values():
             if tuning.status not in (*ENDED, "paused"):
                 self._begin_again(tuning)
@@ -89,6 +90,9 @@ class Practice:
             ("POST", f"{job}/resume", self.resume),
             ("GET", f"{job}/events", self.events),
             ("GET", f"{job}/checkpoints", self.checkpoints),
+            ("POST", "/batches", self.batches.create),
+            ("GET", "/batches", self.batches.list),
+            ("GET", "/batches/([^/]+)", self.batches.batch),
             ("GET", "/models", self.list_models),
             ("GET", "/models/([^/]+)", self.model),
             ("DELETE", "/models/([^/]+)", self.delete_model),
@@ -197,7 +201,7 @@ class Practice:
         created = tuning.shown(self.live)  # the reply: as it was made, however fast it goes on
         self.life.begin(tuning)
         if scenario == "slow_create":
-            self.clock.sleep(SLOW)
+            self.clock.sleep(scenarios.SLOW)
         return created
 
     def _tuning(self, job_id: str) -> TuningJob:

@@ -6,18 +6,21 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from helpers.practice.wire import ChatRequest, JobRequest
+from helpers.practice.wire import BatchRequest, ChatRequest, JobRequest
 
 UPLOAD = {
     "type": "object",
     "required": ["file", "purpose"],
     "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string"}},
 }
-BODIES = {
-    "/files": {"multipart/form-data": {"schema": UPLOAD}},
-    "/fine_tuning/jobs": {"application/json": {"schema": {"$ref": "#/$defs/JobRequest"}}},
-    "/chat/completions": {"application/json": {"schema": {"$ref": "#/$defs/ChatRequest"}}},
+KINDS = {
+    "/fine_tuning/jobs": JobRequest,
+    "/chat/completions": ChatRequest,
+    "/batches": BatchRequest,
 }
+BODIES: dict[str, Any] = {"/files": {"multipart/form-data": {"schema": UPLOAD}}}
+for _path, _kind in KINDS.items():
+    BODIES[_path] = {"application/json": {"schema": {"$ref": f"#/$defs/{_kind.__name__}"}}}
 ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 REFUSALS = (400, 401, 403, 404, 411, 413, 421, 429, 500, 503)  # 500: a scenario's
 RESPONSES = {"200": {"description": "done"}} | {str(n): {"description": "no"} for n in REFUSALS}
@@ -25,7 +28,7 @@ RESPONSES = {"200": {"description": "done"}} | {str(n): {"description": "no"} fo
 
 def document(routes: list[tuple[str, str, Any]]) -> dict[str, Any]:
     """OpenAPI 3.1 of these routes."""
-    _, schemas = models_json_schema([(JobRequest, "validation"), (ChatRequest, "validation")])
+    _, schemas = models_json_schema([(kind, "validation") for kind in KINDS.values()])
     paths: dict[str, dict[str, Any]] = {}
     for method, pattern, answer in routes:
         operation = {"summary": answer.__doc__.splitlines()[0], "responses": RESPONSES}

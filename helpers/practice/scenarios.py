@@ -14,6 +14,7 @@ from helpers.practice.wire import ApiError
 SCENARIOS: dict[str, dict[str, Any]] = yaml.safe_load(
     Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
 )
+SLOW = 90.0  # seconds until slow_create answers
 BAD_FILE = "The job failed due to a file format error in the training file. Invalid file format. "
 
 

@@ -24,7 +24,7 @@ from helpers.practice import openapi
 from helpers.practice.endpoints import Practice, Settings
 from helpers.practice.scenarios import SCENARIOS
 from helpers.practice.storage import Clock, Storage
-from helpers.practice.wire import ApiError, HttpRequest
+from helpers.practice.wire import ApiError, HttpRequest, refusal_of
 from helpers.records import WorkbookError
 
 REAL_KEY = re.compile(
@@ -236,14 +236,9 @@ class Server:
         """Find who answers, as OpenAI would."""
         try:
             return 200, self._answer_to(head, body)
-        except ApiError as error:
-            refusal = error
-        except WorkbookError as error:
-            refusal = ApiError(400, store.redact(str(error)), "practice_api")
-        except Exception as error:
-            _log.exception("a request to the practice API")
-            refusal = ApiError(500, f"The practice API failed ({type(error).__name__}).")
-        return refusal.status, {"error": refusal.body}
+        except Exception as error:  # whatever it is, the caller is told
+            refusal = refusal_of(error)
+            return refusal.status, {"error": refusal.body}
 
     def _answer_to(self, head: Head, body: bytes) -> Any:
         url = head.url

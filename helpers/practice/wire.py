@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from email import message_from_bytes
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from helpers import store
+from helpers.records import WorkbookError
+
 B = TypeVar("B", bound=BaseModel)
+_log = logging.getLogger(__name__)
 
 
 class ApiError(Exception):
@@ -25,6 +30,16 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
         self.body = {"message": message, "type": kind, "param": param, "code": code}
+
+
+def refusal_of(error: Exception) -> ApiError:
+    """What a request is answered with where answering it ended in this."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, WorkbookError):
+        return ApiError(400, store.redact(str(error)), "practice_api")
+    _log.error("a request to the practice API", exc_info=error)
+    return ApiError(500, f"The practice API failed ({type(error).__name__}).")
 
 
 class HttpRequest(NamedTuple):
@@ -127,3 +142,21 @@ class ChatRequest(BaseModel):
     n: int | None = None
     max_tokens: Number | None = None
     max_completion_tokens: Number | None = None
+
+
+class BatchRequest(BaseModel):
+    """POST /batches."""
+
+    input_file_id: str
+    endpoint: Literal["/v1/chat/completions"]
+    completion_window: Literal["24h"]
+    metadata: dict[str, str] | None = None
+
+
+class BatchRow(BaseModel):
+    """One line of a batch's input file."""
+
+    custom_id: str
+    method: Literal["POST"]
+    url: str
+    body: dict[str, Any]

@@ -18,11 +18,13 @@ from helpers.practice.storage import Clock
 
 FUZZ = int(os.environ.get("WORKBOOK_FUZZ", "500"))  # requests; 10,000 take some minutes
 PATHS = ["/", "/v1/files", "/v1/fine_tuning/jobs", "/v1/chat/completions", "/v1/models", "/v1/x"]
+PATHS += ["/v1/batches", "/v1/batches/x", "/v1/batches?limit=-1"]
 PATHS += ["/v1/models/..%2f..%2fetc", "/v1/files/%00", "/v1/files?limit=-1&after=x", "/v1//", "/é"]
 PATHS += ["/v1/fine_tuning/jobs?metadata[a]=b&limit=99999999999", "/v1/fine_tuning/jobs/x/events"]
 ODD = [None, 0, -1, 1e308, True, "", "x", "ok", "practice-tiny", [], [1], {}, {"a": {}}, "\ud800"]
 FIELDS = ("model", "training_file", "suffix", "seed", "metadata", "method", "hyperparameters")
 FIELDS += ("messages", "n", "stream", "max_tokens", "max_completion_tokens", "validation_file")
+FIELDS += ("input_file_id", "endpoint", "completion_window")
 
 
 @pytest.fixture
