@@ -7,19 +7,38 @@ beforehand. Without any of them nothing is guessed that decides how rows are rea
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from helpers.records import WorkbookError
+from helpers.tasks.csvs import UNNAMED
 from helpers.tasks.encodings import TwoReadings
-from helpers.tasks.task import yaml_of
+from helpers.tasks.examples import LoadedRows
+from helpers.tasks.forms import LIKES, Row, format_of
+from helpers.tasks.infer import LONG, MANY_NUMBERS, are_labels, are_numbers, typed_column
+from helpers.tasks.moments import moment_of
+from helpers.tasks.scales import UNRATED, judge_scale, token_of
+from helpers.tasks.survey import PER_GROUP, SAMPLE, SPLITS
+from helpers.tasks.task import KNOWN, Task, yaml_of
+from helpers.tasks.values import as_text, is_there
 
-# what a question decides that is no line of task.yaml by itself
-NO_LINES = ("columns.input", "columns.output", "measure")
-KIND = "kind."  # of a column: labels, text, number
+INPUTS = "input text message question prompt query utterance body description content"
+OUTPUTS = "output label category class intent answer completion response target reply"
+_OWNERS = re.compile(
+    r"(conversation|thread|session|dialog|dialogue|chat|customer|user|client|account|patient|author"
+    r"|case|document|doc)([ _-]?(id|no|nr|number|key))?",
+    re.IGNORECASE,
+)
+_TIMES = re.compile(r"date|time|created|opened|received|closed|(^|_)at$", re.IGNORECASE)
+_RATINGS = re.compile(r"rating|score|stars|feedback|thumb|grade|csat|satisf", re.IGNORECASE)
+RARE = 0.5  # of the rows: with more different values a column of short texts holds no labels
+KIND = "kind."  # of a column of answers: labels, text, number
+NOBODY = "none"  # the answer that leaves a column alone
 
 
 def _value(text: str) -> Any:
@@ -32,63 +51,57 @@ def _value(text: str) -> Any:
 class Question(NamedTuple):
     """One thing that a file leaves open."""
 
-    key: str  # of task.yaml, as in `columns.group`, or one of NO_LINES
+    key: str  # of task.yaml, as in `columns.group`; or `measure`, or KIND and a column
     text: str
     guess: str = ""  # "": nothing speaks for any answer
     options: tuple[str, ...] = ()  # the only answers; () takes any
     parse: Callable[[str], Any] = _value
 
     def parsed(self, reply: str) -> Any:
-        """The value that a reply means; WorkbookError where it means none."""
-        if self.options:
-            bare = {option.strip('"').casefold(): option for option in self.options}
-            begun = [name for name in bare if reply and name.startswith(reply.casefold())]
-            matches = [name for name in begun if name == reply.casefold()] or begun
-            if len(matches) != 1:
-                raise WorkbookError(f"{self.key}: {reply!r} is none of {', '.join(bare)}")
-            reply = bare[matches[0]]
-        if not reply:
-            raise WorkbookError(f"{self.key}: nothing was said")
-        return self.parse(reply)
+        """The value that a reply means, or the beginning of an option; WorkbookError for others."""
+        begun = [
+            each for each in self.options if each.strip('"').casefold().startswith(reply.casefold())
+        ]
+        if not reply or (self.options and len(begun) != 1):
+            raise WorkbookError(f"{self.key}: {reply!r} is none of {', '.join(self.options)}")
+        return self.parse(*begun or [reply])
 
 
 @dataclass
 class Interview:
     """Who answers, and what has been answered so far."""
 
-    given: dict[str, str] = field(default_factory=dict)  # by --set
+    given: dict[str, str] = field(default_factory=dict)  # by --set; those that were asked are gone
     ask: Callable[[str], str] | None = None  # shows one prompt to a person and takes the reply
     takes_guesses: bool = False  # --yes
     said: list[str] = field(default_factory=list)  # what to print
     lines: dict[str, Any] = field(default_factory=dict)  # of task.yaml: key -> value
-    heard: set[str] = field(default_factory=set)  # keys that something has asked for
 
-    def __post_init__(self) -> None:
-        for key, text in self.given.items():
-            if key not in NO_LINES and not key.startswith(KIND):
-                self.lines[key] = _value(text)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every line of task.yaml that was given or answered; one that no task has is refused."""
+        return {key: _value(text) for key, text in self.given.items()} | self.lines
 
     def answer(self, question: Question) -> Any:
         """What --set, a person or the guess says; None: nobody says anything."""
-        self.heard.add(question.key)
         if question.key in self.given:
-            return question.parsed(self.given[question.key])
+            return question.parsed(self.given.pop(question.key))
         if self.ask is not None:
             return self._asked(question)
-        is_taken = self.takes_guesses or question.key.startswith(KIND)
-        if not is_taken or not question.guess:
+        if not question.guess or not (self.takes_guesses or question.key.startswith(KIND)):
             return None
         self.said.append(f"guessed: {question.text}? --set {question.key}={question.guess}")
         return question.parsed(question.guess)
 
     def _asked(self, question: Question) -> Any:
-        options = f" ({' / '.join(question.options)})" if question.options else ""
-        guess = f" [{question.guess}]" if question.guess else ""
+        prompt = question.text
+        if question.options:
+            prompt += f" ({' / '.join(question.options)})"
+        prompt += f"? [{question.guess}] "
         note = ""
         while True:
             try:
-                reply = self.ask(f"{note}{question.text}{options}?{guess} ").strip()
-                return question.parsed(reply or question.guess)
+                return question.parsed(self.ask(note + prompt).strip() or question.guess)
             except EOFError:
                 raise WorkbookError("the interview was left: nothing is written") from None
             except WorkbookError as error:
@@ -99,7 +112,7 @@ class Interview:
         before = len(self.lines)
         for question in questions:
             value = self.answer(question)
-            if value is not None:
+            if value not in (None, NOBODY):
                 self.lines[question.key] = value
             elif self.ask is None and question.key.startswith("columns."):
                 line = f"--set {question.key}={question.guess}"
@@ -107,7 +120,7 @@ class Interview:
         return len(self.lines) - before
 
     def read(self, reader: Callable[[], Any]) -> Any:
-        """What `reader` reads; where two readings fit, the answer is among `lines` the next time.
+        """What `reader` reads; where two readings fit, the answer is in `settings` the next time.
 
         TwoReadings where nobody answers: nothing speaks for either.
         """
@@ -115,26 +128,213 @@ class Interview:
             try:
                 return reader()
             except TwoReadings as two:
-                value = None
-                if two.key not in self.lines:
-                    value = self.answer(Question(two.key, two.problem, "", two.options))
-                if value is None and (self.ask is None or two.key in self.lines):
+                if self.ask is None or two.key in self.settings:
                     raise
-                self.lines[two.key] = value
-
-    def refuse_unheard(self) -> None:
-        """WorkbookError for an answer to a question that this file does not raise."""
-        asked_for = {key for key in self.given if key in NO_LINES or key.startswith(KIND)}
-        for key in sorted(asked_for - self.heard):
-            raise WorkbookError(f"--set {key}: this file leaves no such question open")
+                self.lines[two.key] = self._asked(Question(two.key, two.problem, "", two.options))
 
 
 def share(text: str) -> float:
     """`0.8`, `80` and `80%` as a share of 1."""
     bare = text.removesuffix("%").strip()
-    value = float(bare) if re.fullmatch(r"\d+(\.\d+)?", bare) else 0.0
+    value = 0.0
+    if re.fullmatch(r"\d+(\.\d+)?", bare):
+        value = float(bare)
     if value > 1 or text.endswith("%"):
         value /= 100
     if not 0 < value < 1:
         raise WorkbookError(f"{text!r} is no share that rows can show; write 0.8 or 80%")
     return value
+
+
+POLICY = (
+    Question("targets.accuracy", "Which share of the answers has to be right", "0.8", parse=share),
+    Question("volume_per_month", "How many requests a month", "1000"),
+    Question("data_may_leave", "May texts be sent to another machine", "false", ("false", "true")),
+    Question(
+        "personal",
+        "A row with personal data is left out, or kept with [EMAIL_ADDRESS] in its place",
+        "reject",
+        ("reject", "mask"),
+    ),
+)
+
+
+def find_columns(
+    data: Path, draft: Task, rows: Sequence[Row], interview: Interview
+) -> dict[str, Any]:
+    """Which columns hold input and output: those asked for, else well-known names among them.
+
+    {} for rows of a known form (chats, Alpaca, …), which need none.
+    """
+    has_flag = {"columns.input", "columns.output"} & interview.given.keys()
+    if not has_flag and format_of(draft, rows) != "columns":
+        return {}
+    names = [*dict.fromkeys(name for row in rows for name in row if UNNAMED not in str(name))]
+    there = f"it has {', '.join(map(str, names))}"
+    if "messages" in names:
+        there += "; messages is no list of turns"
+    usual_input, usual_output = _by_name(names, interview)
+
+    def columns_of(key: str, text: str, usual: str, guess: str) -> list[str]:
+        def known(reply: str) -> list[str]:
+            unknown = {*reply.split(",")} - {*names}
+            if unknown:
+                raise WorkbookError(f"{data}: no column {min(unknown)!r}; {there}")
+            return reply.split(",")
+
+        question = Question(key, f"{text}: which column (several: a,b)", usual or guess, (), known)
+        return interview.answer(question) or usual.split(",")
+
+    guess = _longest(names, rows, usual_output)
+    inputs = columns_of("columns.input", f"What does the model get; {there}", usual_input, guess)
+    guess = _last_labels(names, rows, inputs)
+    outputs = columns_of("columns.output", "What should it answer", usual_output, guess)
+    if "" in (inputs[0], outputs[0]) or {*outputs} & {*inputs}:
+        raise WorkbookError(
+            f"{data}: say which columns to use: --input COL --output COL, which cannot be the same"
+            f" one ({there})"
+        )
+    _refuse_empty(data, rows, inputs)
+    if len(inputs) == 1:
+        return {"input": inputs[0], "output": ",".join(outputs)}
+    template = "\n\n".join(f"{{{name}}}" for name in inputs)
+    return {"input": inputs, "template": template, "output": ",".join(outputs)}
+
+
+def _refuse_empty(data: Path, rows: Sequence[Row], inputs: Sequence[str]) -> None:
+    n = sum(not any(is_there(row.get(name)) for name in inputs) for row in rows)
+    if n:
+        raise WorkbookError(
+            f"{data}: {n} of {len(rows)} rows have nothing in {' or '.join(inputs)}; fill them in,"
+            " or delete those rows"
+        )
+
+
+def _by_name(names: Sequence[str], interview: Interview) -> tuple[str, str]:
+    """The columns of input and output: given, by their names, or as the other one of two."""
+    columns = {str(column).lower(): str(column) for column in names}
+    guesses = []
+    for key, known in (("columns.input", INPUTS), ("columns.output", OUTPUTS)):
+        usual = next((columns[name] for name in known.split() if name in columns), "")
+        guesses.append(interview.given.get(key) or usual)
+    question, answer = guesses
+    others = [name for name in names if name not in guesses]
+    if len(names) == 2 and len(others) == 1:
+        return question or others[0], answer or others[0]
+    return question, answer
+
+
+def _longest(names: Sequence[str], rows: Sequence[Row], answer: str) -> str:
+    """The column of the longest texts."""
+    sizes = {
+        name: sum(len(as_text(row.get(name, ""))) for row in rows[:SAMPLE])
+        for name in names
+        if name not in answer.split(",")
+    }
+    return max(sizes, key=lambda name: sizes[name], default="")
+
+
+def _last_labels(names: Sequence[str], rows: Sequence[Row], inputs: Sequence[str]) -> str:
+    """The last column of few values that repeat, of words rather than of numbers."""
+    guess = ""
+    for name in reversed(names):
+        values = [row[name] for row in rows if is_there(row.get(name))]
+        is_other = name in inputs or any(seems(name, values) for _, _, seems in _USES)
+        if is_other or len(set(map(str, values))) < 2 or not are_labels(values):
+            continue
+        if not are_numbers(values):
+            return name
+        guess = guess or name
+    return guess
+
+
+def kind_of_answers(
+    column: str, values: Sequence[Any], is_alone: bool, interview: Interview
+) -> str:
+    """What a column of answers holds: labels, text, number or list; asked where it is open."""
+    filled = [value for value in values if is_there(value)]
+    typed = typed_column(filled)
+    if {*map(type, typed)} == {list}:
+        return "list"
+    is_spelled = typed != filled  # numbers, or true and false
+    guess = "text"
+    if is_spelled and not is_alone:
+        guess = "number"
+    elif are_labels(filled):
+        guess = "labels"
+    texts = set(map(str, filled))
+    text = f"`{column}` has {len(texts)} different answers in {len(filled)} rows: what are they"
+    question = Question(KIND + column, text, guess, ("labels", "text", "number"), str)
+    if _is_open(texts, len(filled), is_spelled, guess) or question.key in interview.given:
+        return interview.answer(question)
+    return guess
+
+
+def _is_open(texts: set[str], n: int, is_spelled: bool, guess: str) -> bool:
+    """Whether answers may be labels as well as what they look like."""
+    if guess == "text" and len(texts) < RARE * n:
+        return max(map(len, texts)) <= LONG
+    return is_spelled and len(texts) <= MANY_NUMBERS
+
+
+def of_columns(loaded: LoadedRows, interview: Interview) -> list[Question]:
+    """What columns seem to be that nothing reads: ratings, parts, times, owners of rows."""
+    questions: dict[str, Question] = {}
+    unused = [
+        column.name
+        for column in loaded.reading.columns
+        if column.use == "not used" and column.name not in KNOWN
+    ]
+    for name in unused:
+        values = [example.meta.get("fields", {}).get(name) for example in loaded.examples]
+        filled = [value for value in values if is_there(value)]
+        for key, what, seems in _USES:
+            if seems(name, filled) and key not in interview.settings and key not in questions:
+                text = f"`{name}` looks like {what}"
+                questions[key] = Question(key, text, name, (name, NOBODY), str)
+                break
+    return list(questions.values())
+
+
+def _are_ratings(name: str, values: Sequence[Any]) -> bool:
+    """Thumbs, 1 to 5, or words for good and bad."""
+    texts = {str(value).strip().casefold().removesuffix(".0") for value in values} - {*UNRATED}
+    if {LIKES.get(v) for v in texts} == {5.0, 1.0} or {"1", "5"} <= texts <= set("12345"):
+        return True
+    try:
+        scale = judge_scale(Counter(map(token_of, values)), None, name, name, asks=False)
+    except WorkbookError:  # of two scales
+        return _RATINGS.search(name) is not None
+    return _RATINGS.search(name) is not None and scale.rated > 0 and not scale.unknown
+
+
+def _are_parts(name: str, values: Sequence[Any]) -> bool:
+    parts = {SPLITS.get(str(value).strip().casefold()) for value in values}
+    return len(parts) > 1 and None not in parts
+
+
+def _are_times(name: str, values: Sequence[Any]) -> bool:
+    """Times by name and by values."""
+    if not values or not _TIMES.search(name):
+        return False
+    try:
+        for value in values:
+            moment_of(value, "day_first")
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def _are_owners(name: str, values: Sequence[Any]) -> bool:
+    """Conversations, customers, …: by name, and with a few rows each."""
+    different = len(set(map(str, values)))
+    is_named = _OWNERS.fullmatch(name) is not None
+    return is_named and different < len(values) <= PER_GROUP * different
+
+
+_USES: tuple[tuple[str, str, Callable[[str, Sequence[Any]], bool]], ...] = (
+    ("columns.feedback_score", "ratings", _are_ratings),
+    ("columns.split", "the part that a row belongs to", _are_parts),
+    ("columns.created_at", "the time of each row", _are_times),
+    ("columns.group", "what rows have in common that shall stand in one part", _are_owners),
+)

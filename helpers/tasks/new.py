@@ -15,9 +15,8 @@ import yaml
 from helpers import store
 from helpers.records import TrainingExample, WorkbookError, with_calls
 from helpers.tasks.encodings import TwoReadings
-from helpers.tasks.examples import ONE_SYSTEM, LoadedRows, load_examples
+from helpers.tasks.examples import ONE_SYSTEM, LoadedRows, content_id, load_examples
 from helpers.tasks.forms import chat_of
-from helpers.tasks.guesses import POLICY, find_columns, kind_of_answers, of_columns
 from helpers.tasks.infer import (
     are_labels,
     are_numbers,
@@ -28,7 +27,14 @@ from helpers.tasks.infer import (
     spellings,
     typed_column,
 )
-from helpers.tasks.interview import Interview, Question
+from helpers.tasks.interview import (
+    POLICY,
+    Interview,
+    Question,
+    find_columns,
+    kind_of_answers,
+    of_columns,
+)
 from helpers.tasks.prompt import render
 from helpers.tasks.reading import form_of, read_rows
 from helpers.tasks.survey import survey
@@ -68,16 +74,11 @@ def new_task(
     list of labels is inferred from all rows; what it leaves open is asked by `interview`. All files
     are written or none; an existing task.yaml is never overwritten.
     """
-    taken = [path for path in folder.glob("*") if path.stem in ("task", "human", "production")]
-    if taken:
-        raise WorkbookError(f"{taken[0]} exists already; choose another folder or edit it")
-    for path in (data, logs):
-        is_one = path is not None and path.suffix.lower() in ENDINGS and path.is_file()
-        if path is not None and not is_one:
-            raise WorkbookError(f"{path}: give an existing file that ends in {', '.join(ENDINGS)}")
     interview = interview or Interview()
     columns = {"columns.input": input_column, "columns.output": output_column}
     interview.given |= {key: column for key, column in columns.items() if column}
+    sources = {name: path for name, path in (("human", data), ("production", logs)) if path}
+    _refuse_places(folder, list(sources.values()))
     place = folder.parent / f".{folder.name}.partial"
     shutil.rmtree(place, ignore_errors=True)
     try:
@@ -90,10 +91,8 @@ def new_task(
         else:
             place.mkdir(parents=True)
             lines = _infer_task(place, folder, data, logs, interview)
-            for source, name in ((data, "human"), (logs, "production")):
-                if source is not None:
-                    shutil.copyfile(source, place / f"{name}{source.suffix.lower()}")
-        interview.refuse_unheard()
+            for name, source in sources.items():
+                shutil.copyfile(source, place / f"{name}{source.suffix.lower()}")
         _move(place, folder)
     except TwoReadings as two:  # before there is a task.yaml
         flags = " or ".join(f"--set {two.key}={option}" for option in two.options)
@@ -103,6 +102,16 @@ def new_task(
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return lines
+
+
+def _refuse_places(folder: Path, sources: Sequence[Path]) -> None:
+    """WorkbookError for a folder that holds a task already, and for what is no file of rows."""
+    taken = [path for path in folder.glob("*") if path.stem in ("task", "human", "production")]
+    if taken:
+        raise WorkbookError(f"{taken[0]} exists already; choose another folder or edit it")
+    for path in sources:
+        if path.suffix.lower() not in ENDINGS or not path.is_file():
+            raise WorkbookError(f"{path}: give an existing file that ends in {', '.join(ENDINGS)}")
 
 
 def _move(place: Path, folder: Path) -> None:
@@ -121,7 +130,7 @@ def _infer_task(
     place: Path, folder: Path, data: Path, logs: Path | None, interview: Interview
 ) -> list[str]:
     """task.yaml in `place`, and what to print."""
-    form = interview.read(lambda: form_of(data, interview.lines.get("encoding", "")))
+    form = interview.read(lambda: form_of(data, interview.settings.get("encoding", "")))
     rows = []
     for row in read_rows(data, form):
         if not isinstance(row.content, dict):
@@ -167,14 +176,22 @@ def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> dict
             how = survey(draft, data, "human")[1]
             instructions = chat_of(how, rows[0])[0].content or ""
     interview.said += _label_lines(answers)
-    output = infer_output(answers, labels)
-    full, short = (instructions, instructions) if instructions else instructions_for(output)
-    content = {"instructions": {"full": full, "short": short}, "output": output}
-    targets = {"accuracy": 0.8, "format_compliance": 0.95}
-    if "schema" not in output:
+    content = _content(infer_output(answers, labels), instructions)
+    if "schema" not in content["output"]:
         content |= _measure(answers, interview)
-        del targets["format_compliance"]
-    return content | {"targets": targets} | ({"columns": columns} if columns else {})
+    if columns:
+        content["columns"] = columns
+    return content
+
+
+def _content(output: dict[str, Any], instructions: str = "") -> dict[str, Any]:
+    """What an output says of task.yaml."""
+    full, short = instructions_for(output)
+    targets = {"accuracy": 0.8}
+    if "schema" in output:
+        targets["format_compliance"] = 0.95
+    prompts = {"full": instructions or full, "short": instructions or short}
+    return {"instructions": prompts, "output": output, "targets": targets}
 
 
 def _measure(answers: Sequence[Any], interview: Interview) -> dict[str, str]:
@@ -227,23 +244,17 @@ def _draft(place: Path, columns: dict[str, Any], interview: Interview) -> Task:
         instructions_short="\0",
         targets={"accuracy": 0.8},
         columns=dict(columns),
-        encoding=interview.lines.get("encoding", ""),
+        encoding=interview.settings.get("encoding", ""),
     )
 
 
 def _described(task: Task, loaded: LoadedRows) -> list[str]:
-    described = MEASURES.get(task.scorer, task.scorer)
-    if task.accuracy_from != "scorer":
-        described = f"accuracy_from: {task.accuracy_from}"
-    described = f"text; {described}"
-    if any(message.tool_calls for example in loaded.examples for message in example.messages):
-        described += "; a call is right by its name and arguments"
-    if task.schema is not None:
-        described = "JSON with " + ", ".join(task.schema["properties"])
     lines = [
-        f"read as {loaded.reading.format}; output: {described}",
+        f"read as {loaded.reading.format}; output: {_described_output(task)}",
         "edit task.yaml, above all `targets`",
     ]
+    if any(message.tool_calls for example in loaded.examples for message in example.messages):
+        lines.append("calls of tools are right by name and arguments, whatever the scorer")
     if task.columns.get("input"):
         lines.append(
             f"input: {as_text(task.columns['input'])}; answer: {as_text(task.columns['output'])}"
@@ -259,6 +270,14 @@ def _described(task: Task, loaded: LoadedRows) -> list[str]:
     return lines + [_shown(task, example) for example in answered[:SHOWN]]
 
 
+def _described_output(task: Task) -> str:
+    if task.schema is not None:
+        return "JSON with " + ", ".join(task.schema["properties"])
+    if task.accuracy_from != "scorer":
+        return f"text; accuracy_from: {task.accuracy_from}"
+    return f"text; {MEASURES.get(task.scorer, task.scorer)}"
+
+
 def _noted(examples: Sequence[TrainingExample]) -> list[str]:
     """What the first rows do not show: how many lack something, are bad, or say their part."""
     parts = Counter(example.part for example in examples if example.part)
@@ -270,7 +289,7 @@ def _noted(examples: Sequence[TrainingExample]) -> list[str]:
             f"none of the {n_empty} rows has an answer: a chat ends with the assistant's turn, and"
             " a table's answers stand in the column that --output names"
         )
-    n_again = len(examples) - len({example.user_text for example in examples})
+    n_again = len(examples) - len({content_id(example.prompt) for example in examples})
     counts = {
         "have no answer: nothing can be learnt from them": n_empty,
         "ask what another row asks: copies, or another column is the input": n_again,
@@ -315,7 +334,7 @@ def _written(place: Path, name: str, content: dict[str, Any], interview: Intervi
         "data_may_leave": False,
         "prices": prices | {"person_usd_per_hour": 40},
     }
-    for key, value in interview.lines.items():
+    for key, value in interview.settings.items():
         *sections, last = key.split(".")
         section = whole
         for step in sections:
@@ -331,11 +350,7 @@ def _written(place: Path, name: str, content: dict[str, Any], interview: Intervi
 def _write_empty_task(place: Path, name: str, interview: Interview) -> None:
     schema = {"type": "object", "required": ["label"]}
     schema |= {"properties": {"label": {"enum": ["yes", "no"]}}}
-    output = {"schema": schema}
-    full, short = instructions_for(output)
-    targets = {"accuracy": 0.8, "format_compliance": 0.95}
-    content = {"instructions": {"full": full, "short": short}, "output": output, "targets": targets}
-    _written(place, name, content, interview)
+    _written(place, name, _content({"schema": schema}), interview)
     turns = [
         {"role": "user", "content": "A question?"},
         {"role": "assistant", "content": '{"label":"yes"}'},

@@ -166,24 +166,23 @@ def _key_of_rows(path: Path, encoding: Encoding | None) -> str | None:
         value = json.loads(_text_of(path, encoding))
     except (ValueError, RecursionError):
         return None
-    lists = {"": value} if isinstance(value, list) else value
-    keys = [
-        key
-        for key, items in lists.items()
-        if isinstance(items, list) and any(isinstance(item, dict) for item in items)
-    ]
-    tables = [items for items in lists.values() if isinstance(items, dict)] if not keys else []
+    lists = value if isinstance(value, dict) else {"": value}
+    keys = [key for key, items in lists.items() if _is_table(items)]
     if len(keys) > 1:
         raise WorkbookError(
             f"{path} holds several lists of rows ({', '.join(map(str, keys))}); write them as one"
             " list, with a key `split` if they are parts"
         )
-    if len(tables) > 1 and len(tables) == len(lists) and "0" in tables[0]:
+    if len(lists) > 1 and all(isinstance(items, dict) and "0" in items for items in lists.values()):
         raise WorkbookError(
             f"{path} is written column by column; export its rows, as in pandas'"
             ' to_json(orient="records", lines=True)'
         )
-    return keys[0] if keys else None
+    return next(iter(keys), None)
+
+
+def _is_table(items: Any) -> bool:
+    return isinstance(items, list) and any(isinstance(item, dict) for item in items)
 
 
 def _array_rows(path: Path, encoding: Encoding | None) -> Iterator[SourceRow]:

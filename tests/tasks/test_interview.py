@@ -89,7 +89,7 @@ def test_without_a_person_what_is_open_is_refused_by_the_flag_or_named(tmp_path,
 @pytest.mark.parametrize(
     ("key", "value", "problem"),
     [
-        ("kind.colour", "labels", "no such question"),
+        ("kind.colour", "labels", "kind: Extra inputs"),
         ("columns.grup", "customer", "t/task.yaml, line .*: 'grup' is no column of ours"),
         ("targets.accuracy", "[", "no YAML value"),
         ("kind.priority", "colour", "none of labels, text, number"),
