@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from helpers.records import Artifact, WorkbookError
 from helpers.redaction import as_csv_cell as as_csv_cell
@@ -76,8 +77,14 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write `text` so that a reader sees the old file or the whole new one, come what may.
+def nameless_file() -> BinaryIO:
+    """A file in the home that is gone with this process, however that ends."""
+    return tempfile.TemporaryFile(dir=make_folder(home() / "cache"))
+
+
+def write_text(path: Path, text: str | Iterable[str]) -> Path:
+    """Write `text` (in pieces: too long to hold) so that a reader sees the old file or the whole
+    new one, come what may.
 
     Half of a surrogate pair, which UTF-8 cannot spell, is spelt as JSON does: \\ud800.
     """
@@ -87,14 +94,14 @@ def write_text(path: Path, text: str) -> Path:
         make_folder(path.parent)
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
         with open(descriptor, "w", encoding="utf-8", errors=SPELT, newline="\n") as file:
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
+    except Exception as error:  # a row that is no JSON, too
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise _disk_error(path, error) from error
+        raise (_disk_error(path, error) if isinstance(error, OSError) else error) from error
     return path
 
 
@@ -141,7 +148,7 @@ def write_json(path: Path, value: Any) -> Path:
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
     """Write one JSON value a line, atomically."""
-    return write_text(path, "".join(dumps(row) + "\n" for row in rows))
+    return write_text(path, (dumps(row) + "\n" for row in rows))
 
 
 def read_json(path: Path, remedy: str = "") -> Any:

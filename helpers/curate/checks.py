@@ -50,9 +50,8 @@ def validate_examples(
     personal_data_in, notes = personal_data_finder(examples, findings_of, task)
     special = special_tokens(config.base_model)
     validator = answer_validator(task)
-    token_counts = count_tokens(examples, config.base_model, config.min_tokens, most)
-    stage = Stage(notes=notes)
-    for example, count in zip(examples, token_counts, strict=True):
+    stage = Stage.of(examples, notes)
+    for example, count in _counted(examples, config):
         scanned = _shortened(example) if count is None else example
         if task.personal == "mask" and example.id not in reasons:
             scanned = example = masked_example(scanned, personal_data_in, ROLES)
@@ -73,6 +72,16 @@ def validate_examples(
         else:
             stage.kept.append(example)
     return stage
+
+
+def _counted(
+    examples: Sequence[TrainingExample], config: DataCollectionConfig
+) -> Iterator[tuple[TrainingExample, int | None]]:
+    """Every example with its tokens."""
+    limits = (config.base_model, config.min_tokens, config.longest)
+    for start in range(0, len(examples), COUNTED):
+        some = examples[start : start + COUNTED]
+        yield from zip(some, count_tokens(some, *limits), strict=True)
 
 
 def answer_validator(task: Task) -> Any:
@@ -186,10 +195,8 @@ def count_tokens(
         if shortest <= len(text) <= max_tokens - SPECIAL and text.isascii()
     }
     countable = [i for i, text in enumerate(texts) if i not in counts and len(text) <= longest]
-    for start in range(0, len(countable), COUNTED):
-        chunk = countable[start : start + COUNTED]
-        chunk_counts = models.count_text(base_model, [texts[i] for i in chunk])
-        counts.update(zip(chunk, chunk_counts, strict=True))
+    own_counts = models.count_text(base_model, [texts[i] for i in countable])
+    counts.update(zip(countable, own_counts, strict=True))
     return [counts.get(i) for i in range(len(texts))]
 
 

@@ -89,24 +89,27 @@ def codes_of_labels(
 
     People's phone numbers stand in all kinds of rows, and are called so in some of them.
     """
-    rows: list[tuple[TrainingExample, dict[str, bool]]] = []
+    counts: Counter[tuple[str, str, str]] = Counter()  # field, shape, value
     totals: Counter[str] = Counter()
     phones: set[str] = set()
     for example in examples:
         shapes = _shapes_in(example, find)
-        if shapes:
-            rows.append((example, shapes))
-            totals.update(shapes.keys())
-            phones.update(shape for shape, is_phone in shapes.items() if is_phone)
+        totals.update(shapes.keys())
+        phones.update(shape for shape, is_phone in shapes.items() if is_phone)
+        for name, value_of in labels.items() if shapes else ():
+            counts.update((name, shape, value_of(example)) for shape in shapes)
     codes = {}
-    for name, value_of in labels.items() if totals.keys() - phones else ():
-        sizes = Counter(map(value_of, examples))
-        counts = Counter((shape, value_of(row)) for row, shapes in rows for shape in shapes)
-        for (shape, value), n in counts.items():
-            least = max(MANY, MOST * totals[shape], HALF * sizes[value])
-            if n >= least and shape not in phones:
+    for field, value_of in labels.items():
+        often = {
+            (shape, value): n
+            for (name, shape, value), n in counts.items()
+            if name == field and shape not in phones and n >= max(MANY, MOST * totals[shape])
+        }
+        sizes = Counter(map(value_of, examples)) if often else Counter()
+        for (shape, value), n in often.items():
+            if n >= HALF * sizes[value]:
                 codes[shape] = (
-                    f"{n} of {sizes[value]} rows of {name} {value[:40]} hold numbers like {shape},"
+                    f"{n} of {sizes[value]} rows of {field} {value[:40]} hold numbers like {shape},"
                     " nearly no others do: they are taken for codes"
                 )
     return codes

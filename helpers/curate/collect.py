@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 
 from helpers import models, store, tasks
 from helpers.curate.checks import validate_examples
@@ -28,6 +29,7 @@ from helpers.curate.stages import (
     alarm_on_lost_label,
     alarm_on_wipeout,
     build_funnel,
+    is_lost,
     rejection,
 )
 from helpers.curate.versions import Curated, publish_dataset
@@ -39,6 +41,9 @@ from helpers.records import (
     RejectedExample,
     SourceReading,
     TrainingExample,
+    beside,
+    chosen,
+    in_order,
 )
 
 MANY = 200_000  # rows whose sketches take a gigabyte: more are compared band by band, from disk
@@ -70,12 +75,12 @@ def curate(
     corrections = live_corrections(task) if config.use_production else []
     waiting = [row for row in corrections if row.example.id not in decisions.reviewed]
     decided = [row.example for row in corrections if row.example.id in decisions.reviewed]
-    logs = logs._replace(examples=[*logs.examples, *decided])
+    for example in decided:
+        logs.examples.append(example)
 
     human = tasks.load_examples(task, "human")
     collected = collect(human, logs)
     read = [rows.reading for rows in (human, logs) if rows.reading is not None]
-    del human  # its rows are copied below, and there may be 100,000 of them
     decisions, changed = decisions.about(collected.kept)
     accepted = decisions.accepted
     if config.use_synthetic:
@@ -97,7 +102,9 @@ def curate(
     )
     stages = [collected, reviewed, checked, named, unique]
 
-    rejected = [row for stage in stages for row in stage.rejected]
+    rejected = beside(collected.kept)
+    for row in chain.from_iterable(stage.rejected for stage in stages):
+        rejected.append(row)
     funnel = build_funnel(stages)
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
     alarm_on_lost_labels(task, reviewed.kept, rejected, config.wipeout_share)
@@ -139,13 +146,13 @@ def readings_of(
     read: Sequence[SourceReading], kept: Sequence[TrainingExample]
 ) -> list[SourceReading]:
     """How each file was read, and what was changed afterwards in the rows that stayed."""
+    changes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for example in kept:
+        changes[example.source].update(CHANGES[name] for name in CHANGES if name in example.meta)
     readings = []
     for reading in read:
-        changes: Counter[str] = Counter(reading.changes)
-        for example in kept:
-            if example.source == reading.source:
-                changes.update(CHANGES[name] for name in CHANGES if name in example.meta)
-        readings.append(reading.model_copy(update={"changes": dict(changes)}))
+        all_changes = dict(Counter(reading.changes) + changes[reading.source])
+        readings.append(reading.model_copy(update={"changes": all_changes}))
     return readings
 
 
@@ -178,21 +185,15 @@ def collect(human: tasks.LoadedRows, logs: tasks.LoadedRows) -> Stage:
     A logged row whose id a human row has gets one by its content; an answer that somebody called
     bad is nothing to learn from.
     """
-    human_ids = {example.id for example in human.examples}
-    logged = []
-    for example in logs.examples:
-        if example.id in human_ids:
-            own_id = f"{tasks.content_id(example.messages)}-{example.meta['line']}"
-            example = example.model_copy(update={"id": own_id})
-        logged.append(example)
-    stage = Stage([], [*human.unreadable, *logs.unreadable])
-    for row in stage.rejected:
+    stage = Stage.of(human.examples)
+    for row in (*human.unreadable, *logs.unreadable):
+        stage.rejected.append(row)
         stage.counts[Loss("read", row.example["source"], row.issues[0].code)] += 1
     for row, issue in logs.sample:
         if isinstance(row, TrainingExample):
             row = rejection(row, [issue], "filter")
         stage.rejected.append(row)
-    for example in [*human.examples, *logged]:
+    for example in chain(human.examples, _logged(human, logs)):
         if example.preference is not None and example.preference.label is False:
             issue = Issue(code="low_feedback", evidence="its label says that the answer is bad")
             stage.reject(example, [issue], "filter")
@@ -203,6 +204,16 @@ def collect(human: tasks.LoadedRows, logs: tasks.LoadedRows) -> Stage:
     return stage
 
 
+def _logged(human: tasks.LoadedRows, logs: tasks.LoadedRows) -> Iterator[TrainingExample]:
+    """The logged rows, each with an id that no human row has."""
+    human_ids = {example.id for example in human.examples} if logs.examples else set()
+    for example in logs.examples:
+        if example.id in human_ids:
+            own_id = f"{tasks.content_id(example.messages)}-{example.meta['line']}"
+            example = example.model_copy(update={"id": own_id})
+        yield example
+
+
 def alarm_on_lost_labels(
     task: tasks.Task,
     placed: Sequence[TrainingExample],
@@ -210,11 +221,22 @@ def alarm_on_lost_labels(
     share: float,
 ) -> None:
     """Stop when one rule removes most of a label's human rows, or all of its test rows."""
-    human = [example for example in placed if example.source == "human"]
-    parts = {example.id: example.part or "train" for example in human}
+    if share >= 1:
+        return
+    human = chosen(placed, lambda example: example.source == "human")
+    reasons = [row for row in rejected if is_lost(row)]
+    ids = {row.example["id"] for row in reasons}
+    of_id = {example.id: example for example in human if example.id in ids}
+    lost = [(of_id[r.example["id"]], r) for r in reasons if r.example["id"] in of_id]
     for name, value_of in label_functions(task, label_counts(task, human)).items():
-        labels = {example.id: f"{value_of(example)!r} of {name}" for example in human}
-        alarm_on_lost_label(labels, parts, rejected, share)
+        rows: Counter[str] = Counter()
+        test_rows: Counter[str] = Counter()
+        for example in human:
+            label = f"{value_of(example)!r} of {name}"
+            rows[label] += 1
+            test_rows[label] += example.part == "test"
+        labelled = ((f"{value_of(e)!r} of {name}", e.part == "test", row) for e, row in lost)
+        alarm_on_lost_label(rows, test_rows, labelled, share)
 
 
 def check_names(examples: list[TrainingExample], mode: str) -> Stage:
@@ -239,7 +261,8 @@ def review_of(
     """
     from helpers.extras import doubts
 
-    drawn = sorted(unique.kept, key=lambda example: tasks.hash_order(f"review:{example.id}"))
+    keys = [tasks.hash_order(f"review:{example.id}") for example in unique.kept]
+    drawn = in_order(unique.kept, sorted(range(len(keys)), key=keys.__getitem__))
     questions = [
         *unique.questions,
         *named.questions,
@@ -248,5 +271,5 @@ def review_of(
         *doubts.close_in_meaning(drawn)[:ASK],
         *spot_checks(drawn),
     ]
-    examples = [*(row.example for row in waiting), *unique.kept]
+    examples = chain((row.example for row in waiting), unique.kept)
     return review_rows([*waiting, *questions], examples)

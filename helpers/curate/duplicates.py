@@ -7,20 +7,23 @@ row it matches itself.
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 from helpers.curate.labels import Label
 from helpers.curate.similarity import Pair, similar_sketches, sketched
 from helpers.curate.stages import Question, Stage
-from helpers.records import Issue, TrainingExample
+from helpers.records import Issue, TrainingExample, beside, in_order
 from helpers.tasks import normalise
 
 RUN = 13  # words in a row that are a quotation (GPT-3's rule)
 SHORT_RUN = 8  # texts of fewer words are compared by likeness alone
 PROTECTION = {"test": 0, "validation": 1, "train": 2}
-Neighbours = dict[str, list[tuple[str, float]]]  # text -> other texts, Jaccard; the closest first
+# number of a text -> those of other texts, Jaccard; the closest first
+Neighbours = dict[int, list[tuple[int, float]]]
 Pairs = Iterable[Pair]
 # distinct texts, which of them are protected, both thresholds -> the pairs that are alike, and
 # those (i, j) whose text j is protected
@@ -34,45 +37,67 @@ class Match(NamedTuple):
     score: float
 
 
+class Compared(NamedTuple):
+    """The rows in the order in which they are judged, and their normalised user texts."""
+
+    rows: Sequence[TrainingExample]
+    text_of: Sequence[int]  # row -> number of its text
+    texts: Sequence[str]  # each once
+    protected: bytearray  # text -> 1 where a row with it is in validation or test
+
+
 class KeptRows:
-    """The rows kept so far, found by what a later row may share with them."""
+    """The rows kept so far, found by what a later row may share with them.
 
-    def __init__(self, protected_texts: Iterable[str]) -> None:
-        counts = {len(text.split()) for text in protected_texts}
+    What is held for each is a few numbers: there may be millions.
+    """
+
+    def __init__(self, compared: Compared) -> None:
+        self._rows = compared.rows
+        texts = compared.texts
+        counts = {len(texts[i].split()) for i, marked in enumerate(compared.protected) if marked}
         self._run_lengths = sorted({min(RUN, n) for n in counts if n >= SHORT_RUN})
-        self._by_text: defaultdict[str, list[TrainingExample]] = defaultdict(list)
-        self._by_group: dict[str, TrainingExample] = {}
-        self._by_run: dict[tuple[str, ...], TrainingExample] = {}  # protected rows alone
+        self._first_of = array("q", [-1]) * len(texts)  # text -> its first row
+        self._others_of: defaultdict[int, list[int]] = defaultdict(list)
+        # of protected rows alone
+        self._by_group: dict[str, int] = {}
+        self._by_run: dict[int, int] = {}  # hash of the words -> row
 
-    def add(self, example: TrainingExample, text: str) -> None:
-        """Keep a row; `text` is its normalised user text."""
-        self._by_text[text].append(example)
-        self._by_group.setdefault(example.group, example)
+    def add(self, place: int, example: TrainingExample, number: int, text: str) -> None:
+        """Keep a row, whose text has this number."""
+        if self._first_of[number] < 0:
+            self._first_of[number] = place
+        else:
+            self._others_of[number].append(place)
+        if example.part == "train":
+            return
+        self._by_group.setdefault(example.group, place)
         words = text.split()
-        if example.part != "train" and len(words) >= SHORT_RUN:
+        if len(words) >= SHORT_RUN:
             for run in _runs(words, min(RUN, len(words))):
-                self._by_run.setdefault(run, example)
+                self._by_run.setdefault(hash(run), place)
 
-    def like(self, text: str, neighbours: Neighbours) -> list[Match]:
+    def like(self, number: int, neighbours: Neighbours) -> list[Match]:
         """The kept rows with this text or one of its neighbours, the closest first."""
-        alike = [(text, 1.0), *neighbours.get(text, ())]
-        return [
-            Match(example, score)
-            for other, score in alike
-            for example in self._by_text.get(other, ())
-        ]
+        matches = []
+        for other, score in [(number, 1.0), *neighbours.get(number, ())]:
+            if self._first_of[other] >= 0:
+                places = [self._first_of[other], *self._others_of.get(other, ())]
+                matches += [Match(self._rows[place], score) for place in places]
+        return matches
 
     def of_group(self, group: str) -> TrainingExample | None:
-        """The first kept row of a conversation."""
-        return self._by_group.get(group)
+        """The first protected row of a conversation."""
+        place = self._by_group.get(group)
+        return None if place is None else self._rows[place]
 
     def quoted_in(self, text: str) -> TrainingExample | None:
         """The protected row of which a text holds RUN words in a row, or all of a short one."""
         words = text.split()
         for length in self._run_lengths:
             for run in _runs(words, length):
-                if run in self._by_run:
-                    return self._by_run[run]
+                if hash(run) in self._by_run:
+                    return self._rows[self._by_run[hash(run)]]
         return None
 
 
@@ -91,7 +116,7 @@ def pairs_in_memory(
 
 
 def deduplicate_examples(
-    examples: Iterable[TrainingExample],
+    examples: Sequence[TrainingExample],
     label: Label,
     near_threshold: float = 0.8,
     leakage_threshold: float = 0.6,
@@ -105,20 +130,18 @@ def deduplicate_examples(
     person; across parts, at the lower leakage threshold, they are leaks, and so is a row whose
     group (conversation) has a row in a more protected part.
     """
-    ordered = sorted(examples, key=_precedence)
-    texts = [normalise(example.user_text) for example in ordered]
-    protected = {normalise(example.user_text) for example in ordered if example.part != "train"}
-    distinct = list(dict.fromkeys(texts))
-    marks = [text in protected for text in distinct]
+    compared = _compared(examples)
+    texts = compared.texts
     lower = min(near_threshold, leakage_threshold)  # so that no near-duplicate stands in two parts
-    near, across = (
-        _neighbours(distinct, pairs) for pairs in pairs_of(distinct, marks, near_threshold, lower)
-    )
-    kept_rows = KeptRows(protected)
-    stage = Stage()
-    for example, text in zip(ordered, texts, strict=True):
-        matches = _asked_alike(example, kept_rows.like(text, near))
-        leak = _leak(example, _asked_alike(example, kept_rows.like(text, across)), kept_rows, text)
+    pairs_of_both = pairs_of(texts, compared.protected, near_threshold, lower)
+    near, across = (_neighbours(texts, pairs) for pairs in pairs_of_both)
+    kept_rows = KeptRows(compared)
+    stage = Stage.of(examples)
+    for place, example in enumerate(compared.rows):
+        number = compared.text_of[place]
+        matches = _asked_alike(example, kept_rows.like(number, near))
+        above = _asked_alike(example, kept_rows.like(number, across))
+        leak = _leak(example, above, kept_rows, texts[number])
         copy = None if example.id in accepted else _duplicate(example, matches, label)
         issues = [issue for issue in (leak, copy) if issue]
         if leak or not copy:
@@ -127,8 +150,30 @@ def deduplicate_examples(
             stage.reject(example, issues, "leakage" if leak else "duplicates")
         else:
             stage.kept.append(example)
-            kept_rows.add(example, text)
+            kept_rows.add(place, example, number, texts[number])
     return stage
+
+
+def _compared(examples: Sequence[TrainingExample]) -> Compared:
+    """The examples in the order of their precedence, and each of their texts once."""
+    precedences = []
+    numbers: dict[bytes, int] = {}  # by a digest, since the texts may be too many to hold
+    number_of = array("q")
+    texts = beside(examples)
+    protected = bytearray()
+    for example in examples:
+        precedences.append(_precedence(example))
+        text = normalise(example.user_text)
+        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        number = numbers.setdefault(digest, len(numbers))
+        if number == len(protected):
+            texts.append(text)
+            protected.append(0)
+        protected[number] |= example.part != "train"
+        number_of.append(number)
+    order = sorted(range(len(precedences)), key=precedences.__getitem__)
+    text_of = array("q", [number_of[place] for place in order])
+    return Compared(in_order(examples, order), text_of, texts, protected)
 
 
 def _asked_alike(example: TrainingExample, matches: Iterable[Match]) -> list[Match]:
@@ -149,9 +194,10 @@ def _neighbours(texts: Sequence[str], pairs: Pairs) -> Neighbours:
     neighbours: Neighbours = {}
     for i, j, score in pairs:
         if i != j:
-            neighbours.setdefault(texts[i], []).append((texts[j], score))
+            neighbours.setdefault(i, []).append((j, score))
     for others in neighbours.values():
-        others.sort(key=lambda other: (-other[1], other[0]))
+        if len(others) > 1:
+            others.sort(key=lambda other: (-other[1], texts[other[0]]))
     return neighbours
 
 

@@ -57,8 +57,15 @@ def label_of(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label:
     """
     if task.scored_fields:
         return lambda example: store.canonical(scored_values(task, example))
-    answers = [tasks.normalise(example.answer) for example in examples]
-    if task.schema is not None or len(set(answers)) <= MAX_VALUES or tasks.are_labels(answers):
+    answers: Counter[str] = Counter()
+    longest = 0
+    for example in examples if task.schema is None else ():
+        answer = tasks.normalise(example.answer)
+        answers[answer] += 1
+        longest = max(longest, len(answer))
+        if len(answers) > MAX_VALUES and longest > tasks.LONG:
+            return lambda _: None
+    if len(answers) <= MAX_VALUES or tasks.are_labels(answers.elements()):
         return lambda example: tasks.normalise(example.answer)
     return lambda _: None
 
@@ -96,11 +103,12 @@ def misspelled(
     """(example, why, the answer in the usual spelling) of labels that are spelled in two ways."""
     rows = []
     for name, value_of in label_functions(task, names).items():
-        values = [value_of(example) for example in examples]
+        values = Counter(value_of(example) for example in examples)
         usual = {}
-        for first, *others in tasks.spellings(values):
+        for first, *others in tasks.spellings(values.elements()):
             usual |= dict.fromkeys(others, first)
-        for example, value in zip(examples, values, strict=True):
+        for example in examples if usual else ():
+            value = value_of(example)
             if value in usual:
                 why = f"{name} is spelled {value!r}, most rows say {usual[value]!r}"
                 rows.append((example, why, _with_label(example, name, usual[value])))

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from helpers import tasks
 from helpers.curate.config import DataCollectionConfig
-from helpers.records import Issue, Record, TrainingExample
+from helpers.records import Issue, Record, Rows, TrainingExample
 
 Filter = Callable[[float | None, datetime, bool], Issue | None]  # score, time, is it guessed
 
@@ -36,7 +36,7 @@ def load_production(
     The others are counted, with a sample as evidence.
     """
     if not config.use_production:
-        return tasks.LoadedRows([], [], Counter(), []), []
+        return tasks.LoadedRows(Rows(), [], Counter(), []), []
     from helpers.extras import lake
 
     selected = lake.select(task, *config.date_range, config.min_feedback_score)
@@ -83,8 +83,11 @@ def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> 
 
     Rated and unrated rows are compared on the readable rows and the sample of those left out.
     """
-    used = [example for example in kept if example.source == "production"]
-    if not used:
+    writers: Counter[str] = Counter()
+    for example in kept if logs.examples else ():
+        if example.source == "production":
+            writers[str(example.meta.get("model_version") or "unknown")] += 1
+    if not writers:
         return FeedbackReport()
     rated, unrated = _by_rating(logs)
     rows = len(logs.examples) + sum(logs.dropped.values())
@@ -92,11 +95,11 @@ def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> 
     if rated:
         score = median(example.feedback_score for example in rated)
         rating = f" are used; the rated ones have a median score of {score:g}"
-    writers = Counter(str(example.meta.get("model_version") or "unknown") for example in used)
     writer, n = writers.most_common(1)[0]
+    used = writers.total()
     notes = [
-        f"{len(used)} of {rows} readable rows{rating}",
-        f"{n / len(used):.0%} of the used answers were written by {writer}: what it gets wrong, a"
+        f"{used} of {rows} readable rows{rating}",
+        f"{n / used:.0%} of the used answers were written by {writer}: what it gets wrong, a"
         " new model would learn",
     ]
     lengths = {}
@@ -106,7 +109,7 @@ def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> 
         comparison = f"a median of {one:g} characters, unrated ones {other:g}"
         notes.append(f"rated messages have {comparison}; ratings are no fair sample of the traffic")
     return FeedbackReport(
-        rows=rows, used=len(used), written_by=dict(writers.most_common()), notes=notes, **lengths
+        rows=rows, used=used, written_by=dict(writers.most_common()), notes=notes, **lengths
     )
 
 

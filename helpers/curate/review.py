@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,8 @@ class Decisions(NamedTuple):
 
     def about(self, examples: Iterable[TrainingExample]) -> tuple[Decisions, list[str]]:
         """The decisions about these very rows, and a warning for those about other content."""
-        of_id = {example.id: example for example in examples}
+        decided = self.reviewed.keys() | self.accepted.keys()
+        of_id = {example.id: example for example in examples if example.id in decided}
         reviewed = dict(self.reviewed)
         for row_id, row in self.reviewed.items():
             if row_id in of_id and not _is_about(row, of_id[row_id]):
@@ -54,7 +56,8 @@ class Decisions(NamedTuple):
 
     def without_rows(self, examples: Iterable[TrainingExample]) -> list[str]:
         """A warning when decisions name rows that no source holds."""
-        missing = (self.reviewed.keys() | self.accepted.keys()) - {e.id for e in examples}
+        missing = self.reviewed.keys() | self.accepted.keys()
+        missing -= {example.id for example in examples if example.id in missing}
         if not missing:
             return []
         return [
@@ -142,7 +145,7 @@ def apply_decisions(examples: Sequence[TrainingExample], decisions: Decisions) -
     id, group and part never change. A logged row stays in train when it becomes verified: it may
     have been learnt from already.
     """
-    stage = Stage()
+    stage = Stage.of(examples)
     for example in examples:
         row = decisions.reviewed.get(example.id)
         if row is None:
@@ -179,7 +182,9 @@ def review_rows(
 
     What was decided already, or left out after all, is not asked.
     """
-    open_rows = {example.id: example for example in examples if "review" not in example.meta}
+    questions = [*questions]
+    ids = {question.example.id for question in questions}
+    open_rows = {e.id: e for e in examples if e.id in ids and "review" not in e.meta}
     reasons: dict[str, list[str]] = {}
     corrections: dict[str, str] = {}
     for example, why, correction in questions:
@@ -208,11 +213,12 @@ def review_rows(
 
 def spot_checks(examples: Sequence[TrainingExample]) -> list[Question]:
     """A few rated logs and a few rows drawn by their hash, in the order of `examples`."""
-    rated = []
-    for example in examples:
-        if example.feedback_score and example.quality != "verified":
-            rated.append(Question(example, f"rated {example.feedback_score:g}: is it right?"))
-    return rated[:ASK] + [Question(example, "random sample") for example in examples[:ASK]]
+    rated = (e for e in examples if e.feedback_score and e.quality != "verified")
+    questions = [
+        Question(example, f"rated {example.feedback_score:g}: is it right?")
+        for example in islice(rated, ASK)
+    ]
+    return questions + [Question(example, "random sample") for example in examples[:ASK]]
 
 
 def review_csv(rows: Iterable[dict[str, str]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import NamedTuple
 
 from helpers.redaction import Span, find_personal_data, find_secrets
@@ -23,7 +22,15 @@ Search = Callable[[Iterable[str]], Callable[[str], Findings]]
 
 def search_here(texts: Iterable[str]) -> Callable[[str], Findings]:
     """The search of this process: a text is searched when it is first asked for."""
-    return cache(search_text)
+    known: dict[int, Findings] = {}  # by the text's hash: there may be millions
+
+    def findings_of(text: str) -> Findings:
+        key = hash(text)
+        if key not in known:
+            known[key] = search_text(text)
+        return known[key]
+
+    return findings_of
 
 
 def search_text(text: str) -> Findings:

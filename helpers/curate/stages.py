@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from helpers.curate.personal import excerpt
-from helpers.records import FunnelRow, Issue, RejectedExample, TrainingExample, WorkbookError
+from helpers.records import (
+    FunnelRow,
+    Issue,
+    RejectedExample,
+    TrainingExample,
+    WorkbookError,
+    beside,
+)
 from helpers.redaction import without_surrogates
 
 RULE_VERSION = "curate-2"
@@ -45,11 +52,16 @@ class Question(NamedTuple):
 class Stage:
     """What one stage made of its rows; `counts` is whole where `rejected` is only a sample."""
 
-    kept: list[TrainingExample] = field(default_factory=list)
-    rejected: list[RejectedExample] = field(default_factory=list)
+    kept: Sequence[TrainingExample] = field(default_factory=list)  # a list, or Rows
+    rejected: Sequence[RejectedExample] = field(default_factory=list)
     counts: Counter[Loss] = field(default_factory=Counter)
     questions: list[Question] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what was decided over all rows
+
+    @classmethod
+    def of(cls, examples: Iterable[TrainingExample], notes: Iterable[str] = ()) -> Stage:
+        """One that has decided nothing yet: its rows will lie where the examples lie."""
+        return cls(beside(examples), beside(examples), notes=[*notes])
 
     def reject(self, example: TrainingExample, issues: list[Issue], stage: str) -> None:
         """Leave a row out, counted under its first code."""
@@ -94,39 +106,38 @@ def build_funnel(stages: Sequence[Stage]) -> list[FunnelRow]:
     return funnel
 
 
+def is_lost(row: RejectedExample) -> bool:
+    """Whether a row was left out for what is wrong with it: no choice, no copy of another."""
+    return row.issues[0].code not in (*SOURCE_FILTERS, *COPIES)
+
+
 def alarm_on_lost_label(
-    label_of: Mapping[str, str],
-    parts: Mapping[str, str],
-    rejected: Iterable[RejectedExample],
+    rows: Mapping[str, int],
+    test_rows: Mapping[str, int],
+    lost: Iterable[tuple[str, bool, RejectedExample]],
     share: float,
 ) -> None:
     """Stop when one rule removes more than `share` of a label's rows, or all of its test rows.
 
-    A rule that is wrong for one label alone is lost in the sums over a source. Both mappings are by
-    id: of the human rows that were read.
+    A rule that is wrong for one label alone is lost in the sums over a source. `rows` and
+    `test_rows` count the human rows that were read by label; `lost` holds the label of each one
+    that was left out, whether it is a test row, and why.
     """
-    if share >= 1:
-        return
-    rows = Counter(label_of.values())
-    test_rows = Counter(label for row_id, label in label_of.items() if parts[row_id] == "test")
     losses: Counter[tuple[str, str]] = Counter()
     test_losses: Counter[tuple[str, str]] = Counter()
     evidence: dict[tuple[str, str], RejectedExample] = {}
-    for row in rejected:
-        label = label_of.get(row.example["id"])
-        code = row.issues[0].code
-        if label is None or code in SOURCE_FILTERS or code in COPIES:
-            continue
-        losses[label, code] += 1
-        test_losses[label, code] += parts[row.example["id"]] == "test"
-        evidence.setdefault((label, code), row)
-    for (label, code), lost in losses.items():
+    for label, is_test, row in lost:
+        kind = (label, row.issues[0].code)
+        losses[kind] += 1
+        test_losses[kind] += is_test
+        evidence.setdefault(kind, row)
+    for (label, code), n in losses.items():
         all_test = test_losses[label, code] == test_rows[label] >= FEW_TEST_ROWS
-        if rows[label] < ALARM_ROWS or not (lost > share * rows[label] or all_test):
+        if rows[label] < ALARM_ROWS or not (n > share * rows[label] or all_test):
             continue
         seen = evidence[label, code]
-        loses = f"{lost} of its {rows[label]} rows"
-        if lost <= share * rows[label]:
+        loses = f"{n} of its {rows[label]} rows"
+        if n <= share * rows[label]:
             loses = f"all of its {test_rows[label]} test rows"
         remedy = REMEDIES.get(code, "")
         if NO_ANSWER in seen.issues[0].evidence:

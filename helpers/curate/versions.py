@@ -25,6 +25,8 @@ from helpers.records import (
     Splits,
     TrainingExample,
     WorkbookError,
+    chosen,
+    in_order,
 )
 
 TOOLS = ("phonenumbers", "rensa", "jsonschema", "transformers")
@@ -45,9 +47,9 @@ class Curated:
     """The dataset-to-be with its evidence, before it is published."""
 
     task: tasks.Task
-    examples: list[TrainingExample]
+    examples: Sequence[TrainingExample]  # a list, or Rows
     funnel: list[FunnelRow]
-    rejected: list[RejectedExample] = field(default_factory=list)
+    rejected: Sequence[RejectedExample] = field(default_factory=list)
     review: list[dict[str, str]] = field(default_factory=list)  # rows of review.csv
     labels: LabelCounts = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -55,9 +57,9 @@ class Curated:
     feedback: FeedbackReport = field(default_factory=FeedbackReport)
     readings: list[SourceReading] = field(default_factory=list)  # what was read, and how
 
-    def part(self, name: str) -> list[TrainingExample]:
+    def part(self, name: str) -> Sequence[TrainingExample]:
         """The examples of one part."""
-        return [example for example in self.examples if example.part == name]
+        return chosen(self.examples, lambda example: example.part == name)
 
 
 def content_fingerprint(examples: Sequence[TrainingExample]) -> str:
@@ -80,7 +82,8 @@ def publish_dataset(curated: Curated) -> FineTuningDataset:
             f"{folder} holds other content than its name says; move that folder away and run again"
         )
     facts = manifest.model_dump(include=set(DatasetMetadata.model_fields))
-    examples = sorted(curated.examples, key=lambda example: PARTS.index(example.part or "train"))
+    ranks = [PARTS.index(example.part or "train") for example in curated.examples]
+    examples = in_order(curated.examples, sorted(range(len(ranks)), key=ranks.__getitem__))
     return FineTuningDataset(
         examples=examples, metadata=DatasetMetadata(**facts), splits=manifest.splits
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from helpers import models, tasks
@@ -75,8 +76,8 @@ def _out_of_fold_chances(examples: Sequence[TrainingExample], classes: Any) -> A
 
 def close_in_meaning(examples: Sequence[TrainingExample]) -> list[Question]:
     """Train rows that may say in other words what a validation or test row says, closest first."""
-    train = [example for example in examples if example.part == "train"][:MAX_RANKED]
-    judged = [example for example in examples if example.part != "train"][: MAX_RANKED // 4]
+    train = [*islice((e for e in examples if e.part == "train"), MAX_RANKED)]
+    judged = [*islice((e for e in examples if e.part != "train"), MAX_RANKED // 4)]
     texts = [example.user_text for example in train]
     judged_texts = [example.user_text for example in judged]
     try:

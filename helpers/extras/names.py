@@ -71,7 +71,7 @@ def look_for_names(examples: Sequence[TrainingExample], mask: bool) -> Stage:
     for example in examples:
         texts += [m.content or "" for m in example.messages if m.role == "user"]
     spans_of_texts = iter(find_names(texts))
-    stage = Stage()
+    stage = Stage.of(examples)
     for example in examples:
         spans_of = {
             text: _telling(next(spans_of_texts), text, example.answer)

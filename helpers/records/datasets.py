@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SkipValidation
 
 from helpers.records.base import Artifact, Record
 from helpers.records.examples import Part, TrainingExample
+from helpers.records.rows import chosen
 
 
 class DatasetMetadata(Record):
@@ -33,13 +35,13 @@ class Splits(Record):
 class FineTuningDataset(Record):
     """All kept examples of one immutable version, each with its part."""
 
-    examples: list[TrainingExample]
+    examples: SkipValidation[Sequence[TrainingExample]]  # a list, or Rows
     metadata: DatasetMetadata
     splits: Splits
 
-    def part(self, name: Part) -> list[TrainingExample]:
+    def part(self, name: Part) -> Sequence[TrainingExample]:
         """The examples of one part, in file order."""
-        return [e for e in self.examples if e.part == name]
+        return chosen(self.examples, lambda example: example.part == name)
 
 
 class FunnelRow(Record):
