@@ -188,10 +188,10 @@ def climb(name: str, folder: Path) -> tuple[Decision, list[RungResult], list[Tra
         task, run, Budget(run), train, 0, lambda text: None, {model.spec: model}
     )
     basis = Asking(max_new_tokens=0, few_shot_pick="nearest")
-    basis = evaluate.with_answer_limit(basis, examples, model, session.say)
+    basis = evaluate.with_answer_limit(task, basis, examples, model, session.say)
     rungs = ["classical", "zero_shot", "prompt", "few_shot", "rag"]
     ways = evaluate.ways_to_ask(rungs, basis, task, model)
-    every_row = evaluate.choose_rows(examples, "validation")
+    every_row = evaluate.choose_rows(task, examples, "validation")
     measured = evaluate.ask_ladder(ways, every_row[:FIRST], session)
     measured = evaluate.ask_more(measured, every_row, session, 300)
     measured = evaluate.rate_rungs(measured, every_row[:FIRST], session, None)

@@ -267,7 +267,7 @@ def gather(
         pays_from=_pays_from(economics(task, rungs, best), best),
         volume=task.volume_per_month,
         n_test=n_test,
-        n_validation=sum(example.part == "validation" for example in verified),
+        n_validation=len(evaluate.choose_rows(task, examples, "validation")),
         n_examples=len(verified),
         min_examples=choices.min_examples,
         best_rung=best,
@@ -368,26 +368,23 @@ def decide(
         train_anyway_because=because,
         limits=[
             *filter(None, [choices.left_out]),
-            *_limits(rungs, examples, run, evidence.n_validation),
+            *_limits(rungs, evaluate.choose_rows(task, examples, "validation"), run),
         ],
     )
 
 
 def _limits(
-    rungs: Sequence[RungResult],
-    examples: Sequence[TrainingExample],
-    run: store.Run,
-    n_validation: int,
+    rungs: Sequence[RungResult], rows: Sequence[TrainingExample], run: store.Run
 ) -> list[str]:
     """Rows that were not asked about, and answers that were cut before they could be right."""
     limits = []
     most = max(rung.n for rung in rungs)
-    if most < n_validation:
+    if most < len(rows):
         limits.append(
-            f"{most} of {n_validation} validation rows asked, by max_validation_rows and"
+            f"{most} of {len(rows)} validation rows asked, by max_validation_rows and"
             " most_validation_rows"
         )
-    return limits + evaluate.cut_answers(rungs, examples, run)
+    return limits + evaluate.cut_answers(rungs, rows, run)
 
 
 def _train_tokens(rungs: Sequence[RungResult], examples: Sequence[TrainingExample]) -> int:

@@ -22,7 +22,7 @@ from helpers.evaluate.session import MOST_AT_ONCE, Session
 from helpers.models import Answer, Model
 from helpers.records import Asking, Message, WorkbookError
 
-CHUNK = 32  # answers asked for between two writes of the cache: what a kill can cost
+CHUNK = 48  # answers asked for between two writes of the cache: what a kill can cost
 RATE_RETRIES = 5  # times a request is asked again after 429
 RATE_PAUSE = 0.5  # seconds before that, doubled each time
 CACHE_VERSION = "answers-3"  # raise it when the meaning of a stored answer changes
@@ -35,8 +35,9 @@ def ask(
 ) -> list[Answer]:
     """Answers in the order of `prompts`; `who` pays for them on the session's budget.
 
-    The first `alone` prompts are asked one by one, since that is how latency is timed; a local
-    model that was asked them among others, or on another machine, is asked again.
+    The first `alone` prompts are asked one by one, since that is how latency is timed; those that
+    were asked among others, or on another machine, are asked again for the time alone: what was
+    answered first stays.
     """
     model = model_for(asking, session)
     models.check_may_send(session.task, model)
@@ -45,15 +46,16 @@ def ask(
     known, timed = _remembered(path)
     chats = dict(zip(keys, prompts, strict=True))
     first = list(chats)[:alone]
+    single = [key for key in first if key not in timed]
+    new = {key: chats[key] for key in chats if key not in known or key in single}
     if model.provider == "api":
-        single = [key for key in first if key not in known]
-        new = {key: chats[key] for key in chats if key not in known}
         till = Till(model, asking, session, who)
-        till.check(new.values())
-        batches = _ask_endpoint(till, new, single)
+        if session.offline:
+            batches = _ask_offline(till, new, single or list(new)[:1], session)
+        else:
+            till.check(new.values())
+            batches = _ask_endpoint(till, new, single)
     else:
-        single = [key for key in first if key not in timed]
-        new = {key: chats[key] for key in chats if key not in known or key in single}
         batches = _ask_local(model, asking, new, single)
     progress = show.Progress(asking.rung or model.name, len(new), session.say)
     with models.follow_rows(progress.add), _memory(path) as memory:
@@ -63,7 +65,10 @@ def ask(
             given |= batch
             progress.reach(len(given))
     _judge_failures(given, keys, model, session)
-    known |= given
+    known = given | known
+    timed |= {key: given[key].latency_ms for key in single}
+    for key in first:
+        known[key] = known[key].model_copy(update={"latency_ms": timed[key]})
     return [known[key] for key in keys]
 
 
@@ -111,7 +116,9 @@ def _keys(
 def _ask_local(
     model: Model, asking: Asking, new: Prompts, single: Sequence[str]
 ) -> Iterator[Answers]:
-    """Those of `single` alone, then chunks of prompts of like length."""
+    """Those of `single` alone, after a warm-up, then chunks of prompts of like length."""
+    if single and hasattr(model, "warm_up"):
+        model.warm_up(new[single[0]])
     for key in single:
         yield {key: model.answer([new[key]], asking.max_new_tokens)[0]}
     keys = [key for key in _shortest_first(new) if key not in set(single)]
@@ -228,6 +235,24 @@ def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[A
             _cancel(running)
 
 
+def _ask_offline(
+    till: Till, new: Prompts, single: Sequence[str], session: Session
+) -> Iterator[Answers]:
+    """`single` one by one at once, which also tells what the endpoint takes; the rest in batches.
+
+    All money is set aside before anything is sent.
+    """
+    rest = {key: chat for key, chat in new.items() if key not in single}
+    till.check([new[key] for key in single])
+    offline = models.Batches(
+        rest, till.model, till.task, till.budget, till.who, till.asking.max_new_tokens,
+        session.run.path("batches"), session.say,
+    )  # fmt: skip
+    for key in single:
+        yield {key: till.ask(new[key])}
+    yield from offline.answers()
+
+
 def _cancel(futures: Iterable[Future[Answer]]) -> None:
     """Take back what no thread has begun."""
     for future in futures:
@@ -247,21 +272,21 @@ def _is_refused_for_rate(answer: Answer) -> bool:
     return error.startswith("429") and "quota" not in error
 
 
-def _remembered(path: Path) -> tuple[Answers, set[str]]:
-    """(answers of one model by their key, which of them this machine gave to a prompt alone).
+def _remembered(path: Path) -> tuple[Answers, dict[str, float]]:
+    """(answers of one model by their key, milliseconds of those that this machine gave alone).
 
     A line that a kill has torn is only lost work.
     """
     known: Answers = {}
-    timed: set[str] = set()
+    timed: dict[str, float] = {}
     if not path.exists():
         return known, timed
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
-            known[row["key"]] = Answer(**row["answer"])
+            known.setdefault(row["key"], Answer(**row["answer"]))
             if row.get("alone") == platform.node():
-                timed.add(row["key"])
+                timed[row["key"]] = row["answer"]["latency_ms"]
     return known, timed
 
 

@@ -51,7 +51,7 @@ def record_attempt(
     line = {
         "key": store.fingerprint([model.fingerprint, about]),
         "rows": about,
-        "n": len(rows),
+        "n": len({example.group for example in rows}),
         "run_id": run.id,
         "version": version,
         "at": store.now().isoformat(),

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from helpers import models, store
+from helpers import models, store, tasks
 from helpers.evaluate.scorers import strict_json
 from helpers.models import Answer
 from helpers.records import Message, TrainingExample, WorkbookError
@@ -31,9 +31,10 @@ Labels = dict[str, list[str]]  # field -> its value in each row, as JSON
 Classifier = Callable[[Any], list[str]]  # features of texts -> labels
 
 
-def classifier_rows(examples: Sequence[TrainingExample]) -> list[TrainingExample]:
-    """What it may learn from: the verified rows of the train part."""
-    return [e for e in examples if e.quality == "verified" and e.part == "train" and e.answer]
+def classifier_rows(task: Task, examples: Sequence[TrainingExample]) -> list[TrainingExample]:
+    """What it may learn from: the answers of the train part's verified rows that are asked for."""
+    rows = [e for e in examples if e.quality == "verified" and e.part == "train" and e.answer]
+    return [turn for example in rows for turn in tasks.asked_turns(task, example)]
 
 
 def labels_of(task: Task, examples: Sequence[TrainingExample]) -> Labels:
@@ -58,7 +59,7 @@ def why_not(task: Task, train: Sequence[TrainingExample]) -> str:
     """Why no classifier can answer this task; "" when one can."""
     if task.accuracy_from in ("judge", "human"):
         return "its answers are texts that people or a model judge"
-    rows = classifier_rows(train)
+    rows = classifier_rows(task, train)
     if len(rows) < FEWEST_ROWS:
         return f"the train part holds {len(rows)} verified rows; {FEWEST_ROWS} are needed"
     labels = labels_of(task, rows)
@@ -86,7 +87,7 @@ class ClassicalModel:
         reason = why_not(task, train)
         if reason:
             raise WorkbookError(f"rung {CLASSICAL}: {reason}; leave it out of `rungs`")
-        rows = sorted(classifier_rows(train), key=lambda example: example.id)
+        rows = sorted(classifier_rows(task, train), key=lambda example: example.id)
         self.texts = [models.question(example.messages) for example in rows]
         self.labels = labels_of(task, rows)
         self.scored = task.scored_fields or list(self.labels)

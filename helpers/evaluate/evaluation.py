@@ -107,7 +107,8 @@ def evaluate_fine_tuned_model(
     }
     if unasked:
         against["production"] = {}
-    judgements = findings.judge_comparisons(task, against, len(test_set), attempt.alpha)
+    chats = len({example.group for example in test_set})
+    judgements = findings.judge_comparisons(task, against, chats, attempt.alpha)
     judgements += [fingerprints, findings.dataset_is_checked(dataset_version)]
     targets = check_targets(task, rungs["fine_tuned"].results)
     slices = compare_slices(task, test_set, pair_rows(ours, answers[best_rung]))

@@ -108,7 +108,7 @@ def holds_margins(comparison: Comparison) -> Finding:
 
 
 def has_power(n_test: int, comparison: Comparison) -> Finding:
-    """The test part has enough rows to tell a better model from a lucky one."""
+    """The test part has enough rows, of one group each, to tell a better model from a lucky one."""
     if n_test < FEW_TEST_ROWS:
         return Finding(
             name="power",

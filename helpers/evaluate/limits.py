@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from helpers import store
+from helpers import store, tasks
 from helpers.evaluate.running import Rows, read_answers
 from helpers.evaluate.session import Say
 from helpers.models import Model
@@ -46,7 +46,7 @@ def tokens_of(answers: Sequence[str], model: Model) -> list[int]:
 
 
 def with_answer_limit(
-    basis: Asking, examples: Sequence[TrainingExample], model: Model, say: Say
+    task: Task, basis: Asking, examples: Sequence[TrainingExample], model: Model, say: Say
 ) -> Asking:
     """The basis with the limit that the gold answers of train and validation need.
 
@@ -54,8 +54,8 @@ def with_answer_limit(
     """
     answers = []
     for example in examples:
-        if example.quality == "verified" and example.part != "test" and example.answer:
-            answers.append(example.answer)
+        if example.quality == "verified" and example.part != "test":
+            answers += [turn.answer for turn in tasks.asked_turns(task, example) if turn.answer]
     counts = tokens_of(answers, model)
     needed = limit_of(counts)
     if not basis.max_new_tokens:

@@ -17,7 +17,7 @@ from helpers import models, store, tasks
 from helpers.evaluate import scorers, statistics
 from helpers.evaluate.answers import ask, model_for
 from helpers.evaluate.rungs import build_prompts
-from helpers.evaluate.session import Session
+from helpers.evaluate.session import Say, Session
 from helpers.models import Answer, Model
 from helpers.records import (
     AnswerRow,
@@ -35,11 +35,30 @@ Rows = Sequence[AnswerRow]
 
 
 def choose_rows(
-    examples: Sequence[TrainingExample], part: str, limit: int = 0
+    task: Task,
+    examples: Sequence[TrainingExample],
+    part: str,
+    limit: int = 0,
+    say: Say = lambda text: None,
 ) -> list[TrainingExample]:
-    """The verified examples of a part, or the first `limit` by sha256(id): more rows keep these."""
-    rows = [e for e in examples if e.part == part and e.quality == "verified"]
-    rows.sort(key=lambda example: tasks.hash_order(example.id))
+    """The verified rows of a part, or the first `limit` by their chat's sha256(id).
+
+    More rows keep these. Under `evaluate_on: all` each answer of a chat is a row; `say` hears how
+    many, and how many are left out: those of weight 0, and gold answers that break the format.
+    """
+    chats = [e for e in examples if e.part == part and e.quality == "verified"]
+    chats.sort(key=lambda example: tasks.hash_order(example.id))
+    rows: list[TrainingExample] = []
+    for chat in chats:
+        *earlier, last = tasks.asked_turns(task, chat)
+        rows += [e for e in earlier if not scorers.format_reason(e.answer, task.schema)]
+        rows.append(last)
+    if task.evaluate_on == "all":
+        answers = sum(m.role == "assistant" for chat in chats for m in chat.messages)
+        say(
+            f"{part}: {len(rows)} answers of {len(chats)} chats, by evaluate_on: all;"
+            f" {max(0, answers - len(rows))} are left out, of weight 0 or not of the task's format"
+        )
     return rows[:limit] if limit else rows
 
 
@@ -66,9 +85,7 @@ def ask_rung(
         store.write_jsonl(
             session.run.path(path), [row.model_dump(exclude_none=True) for row in rows]
         )
-    latencies = _latencies(answers[1:alone] if model.provider == "api" else answers[:alone])
-    if model.provider != "api":
-        latencies = _time_more(prompts, asking, session, _add_up(rows)) or latencies
+    latencies = _times(prompts, answers[:alone], asking, session, _add_up(rows))
     results = _add_up(rows, latencies, _costs(session.task, model, answers, latencies))
     cut = sum(answer.finish == "length" for answer in answers)
     limit = f", {cut} cut off at max_new_tokens={asking.max_new_tokens}" if cut else ""
@@ -76,12 +93,7 @@ def ask_rung(
         f"{name}: accuracy {results.accuracy}, format {results.format_compliance}{limit},"
         f" {time.monotonic() - started:.0f} s"
     )
-    failures = [row for row in rows if row.error]
-    if failures:
-        reasons = Counter(row.error for row in failures).most_common(3)
-        counts = "; ".join(f"{count}: {reason}" for reason, count in reasons)
-        ids = ", ".join(row.id for row in failures[:5])
-        session.say(f"{name}: {len(failures)} of {len(rows)} rows have no answer ({counts}): {ids}")
+    _say_failures(name, rows, session)
     tokens = statistics.mean([answer.tokens_in + answer.tokens_out for answer in answers])
     return RungResult(
         name=name,
@@ -104,6 +116,16 @@ def _name_refused(
             model.count_tokens(prompt)
         except WorkbookError as error:
             raise WorkbookError(f"{example.where}: {error}") from None
+
+
+def _say_failures(name: str, rows: Rows, session: Session) -> None:
+    """How many rows have no answer, why, and which."""
+    failures = [row for row in rows if row.error]
+    if failures:
+        reasons = Counter(row.error for row in failures).most_common(3)
+        counts = "; ".join(f"{count}: {reason}" for reason, count in reasons)
+        ids = ", ".join(row.id for row in failures[:5])
+        session.say(f"{name}: {len(failures)} of {len(rows)} rows have no answer ({counts}): {ids}")
 
 
 def _answers_file(name: str, part: str) -> str:
@@ -129,20 +151,26 @@ def _rows_alone(model: Model, session: Session) -> int:
     return min(session.latency_rows, 1)
 
 
-def _time_more(
-    prompts: Sequence[list[Message]], asking: Asking, session: Session, scores: EvalResults
+def _times(
+    prompts: Sequence[list[Message]],
+    first: Sequence[Answer],
+    asking: Asking,
+    session: Session,
+    scores: EvalResults,
 ) -> list[float]:
-    """Milliseconds of the fewest rows that decide a local model's ceilings, else of latency_rows.
+    """Milliseconds of the rows asked alone: the `first`, or more where that decides a ceiling.
 
-    Alone a row takes many times what it takes among others. So only a rung that may still meet its
-    other targets is timed on more than one; [] where that was enough.
+    On a local model a row takes many times alone what it takes among others. So only a rung that
+    may still meet its other targets is timed on the fewest rows that decide, else on latency_rows.
     """
+    if model_for(asking, session).provider == "api":
+        return _latencies(first[1:])
     targets = session.task.targets
     at_least = [metric for metric in statistics.AT_LEAST if metric in targets]
     verdicts = [statistics.target_met(m, getattr(scores, m), targets[m]) for m in at_least]
     few = min(statistics.FEW_TIMED, session.latency_rows)
     if len(at_least) == len(targets) or "fail" in verdicts or few < 2:
-        return []
+        return _latencies(first)
     who = f"rung {asking.rung}"
     timed = _latencies(ask(prompts[:few], asking, session, who, few))
     slowest = statistics.quantile(timed, 0.95)

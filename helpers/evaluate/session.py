@@ -37,6 +37,7 @@ class Session:
     say: Say = log.info
     models: dict[str, Model] = field(default_factory=dict)
     at_once: int = MOST_AT_ONCE  # requests side by side at an endpoint, if it bears them
+    offline: bool = False  # endpoints are asked in their provider's batches, within a day
     attempts: Ledger = in_file  # where measuring on the test rows is written down
 
     def model_of(self, asking: Asking) -> Model:
@@ -57,5 +58,6 @@ def logged_answers(task: Task, spec: str) -> Model:
     path = task.folder / spec.removeprefix(LOG)
     answers = {}
     for example in tasks.load_examples(task, "human", path=path).examples:
-        answers[models.question(example.messages)] = example.answer
+        for turn in tasks.asked_turns(task, example):
+            answers[models.question(turn.messages)] = turn.answer
     return models.LoggedModel(answers, spec)

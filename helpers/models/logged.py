@@ -39,5 +39,5 @@ class LoggedModel:
 
 
 def question(chat: Sequence[Message]) -> str:
-    """The user's turns, joined: what a logged answer is found by."""
-    return "\n".join(m.content or "" for m in chat if m.role == "user")
+    """What users and tools said, joined: what a logged answer is found by."""
+    return "\n".join(m.content or "" for m in chat if m.role in ("user", "tool"))

@@ -135,10 +135,12 @@ def reevaluate(
     folder.save(run.load(DatasetPointer))
     dataset = tasks.read_dataset(run)
     ids = tuned_answers(run).keys()
-    rows = [row for row in evaluate.choose_rows(dataset.examples, "test") if row.id in ids]
+    the_task = tasks.load_task(task or manager.task.removeprefix("demo/"))
+    rows = evaluate.choose_rows(the_task, dataset.examples, "test")
+    rows = [row for row in rows if row.id in ids]
     model = store.Run(incumbent.run_id).load(TrainedModel)
     session = evaluate.Session(
-        task=tasks.load_task(task or manager.task.removeprefix("demo/")),
+        task=the_task,
         run=folder,
         budget=Budget(run, max_cost_usd),
         train=dataset.part("train"),

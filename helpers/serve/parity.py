@@ -68,7 +68,7 @@ def check_before_promotion(
 def validation_rows(served: Served, limit: int) -> list[TrainingExample]:
     """The verified validation rows of the dataset that the version learnt from."""
     run = store.Run(served.version.run_id)
-    rows = evaluate.choose_rows(tasks.read_dataset(run).examples, "validation", limit)
+    rows = evaluate.choose_rows(served.task, tasks.read_dataset(run).examples, "validation", limit)
     if not rows:
         raise WorkbookError(f"run {run.id} has no verified validation row; run 02_curate again")
     return rows

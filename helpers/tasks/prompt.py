@@ -51,9 +51,28 @@ def learnt_turns(task: Task, example: TrainingExample) -> list[TrainingExample]:
     """
     if not example.answer.strip():
         return []
+    earlier = _earlier_answers(example) if task.train_on == "all" else []
+    return [*earlier, example]
+
+
+def asked_turns(task: Task, example: TrainingExample) -> list[TrainingExample]:
+    """The chat up to each answer that a model is asked for, by `evaluate_on`; last the whole.
+
+    What stands before an answer is gold. All are of the chat's group and so count as one cluster;
+    the earlier ones are called ID#MESSAGES. An answer of weight 0 is not asked for.
+    """
+    if task.evaluate_on == "last":
+        return [example]
+    chats = []
+    for chat in _earlier_answers(example):
+        chats.append(chat.model_copy(update={"id": f"{example.id}#{len(chat.messages)}"}))
+    return [*chats, example]
+
+
+def _earlier_answers(example: TrainingExample) -> list[TrainingExample]:
+    """The chat up to each answer before its last turn; those of weight 0 are left out."""
     chats = []
     for number, message in enumerate(example.messages[:-1], 1):
-        is_answer = message.role == "assistant" and message.weight != 0
-        if task.train_on == "all" and is_answer:
+        if message.role == "assistant" and message.weight != 0:
             chats.append(example.model_copy(update={"messages": example.messages[:number]}))
-    return [*chats, example]
+    return chats

@@ -109,12 +109,10 @@ def choose_checkpoint(
     if not config.checkpoint_rows or len(checkpoints) < 2:
         return model
     run = store.open_run(config.run_id)
-    rows = evaluate.choose_rows(dataset.examples, "validation", config.checkpoint_rows)
+    task = load_task(config.task)
+    rows = evaluate.choose_rows(task, dataset.examples, "validation", config.checkpoint_rows)
     session = evaluate.Session(
-        task=load_task(config.task),
-        run=run,
-        budget=Budget(run, config.max_cost_usd),
-        latency_rows=0,
+        task=task, run=run, budget=Budget(run, config.max_cost_usd), latency_rows=0
     )
     scores = []
     for checkpoint in checkpoints:

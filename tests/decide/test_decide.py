@@ -133,7 +133,7 @@ def everything(n_test=100):
 
 def measured(model, task, run, examples, names=("zero_shot", "prompt", "few_shot"), **changes):
     train = [example for example in examples if example.part == "train"]
-    rows = evaluate.choose_rows(examples, "validation", 60)
+    rows = evaluate.choose_rows(task, examples, "validation", 60)
     ways = evaluate.ways_to_ask(list(names), Asking(**changes), task, model)
     return evaluate.ask_ladder(ways, rows, session(task, run, model, train=train))
 

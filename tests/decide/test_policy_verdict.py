@@ -19,7 +19,7 @@ SETTINGS = load_profile("policy_qa").values
 def climb(task: tasks.Task, run, share: int) -> Decision:
     """The ladder with a model that copies the answer out of its prompt, in `share` of 10 cases."""
     examples = tasks.with_parts(tasks.load_examples(task).examples, 7, SETTINGS["split_ratios"])
-    rows = evaluate.choose_rows(examples, "validation", SETTINGS["max_validation_rows"])
+    rows = evaluate.choose_rows(task, examples, "validation", SETTINGS["max_validation_rows"])
     gold = {e.user_text: e.answer for e in rows}
 
     def reply(chat) -> str:

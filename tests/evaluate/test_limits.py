@@ -25,21 +25,21 @@ def test_the_limit_holds_every_gold_answer_but_exceptions_and_some_more():
     assert evaluate.limit_of([]) == 64
 
 
-def test_nought_means_from_the_gold_answers_of_train_and_validation():
+def test_nought_means_from_the_gold_answers_of_train_and_validation(task):
     messages: list[str] = []
     rows = long_rows(60) + long_rows(60, part="train", first=50)
     test = long_rows(5000, part="test", first=100)
     basis = Asking(max_new_tokens=0)
-    way = evaluate.with_answer_limit(basis, rows + test, constant("x"), messages.append)
+    way = evaluate.with_answer_limit(task, basis, rows + test, constant("x"), messages.append)
     assert way.max_new_tokens == 75 and "75 tokens, from 40 gold answers" in messages[0]
 
 
-def test_a_limit_below_the_gold_answers_is_kept_and_said():
+def test_a_limit_below_the_gold_answers_is_kept_and_said(task):
     messages: list[str] = []
     basis = Asking(max_new_tokens=40)
-    way = evaluate.with_answer_limit(basis, long_rows(60), constant("x"), messages.append)
+    way = evaluate.with_answer_limit(task, basis, long_rows(60), constant("x"), messages.append)
     assert way == basis and "less than 20 of 20 gold answers take" in messages[0]
-    evaluate.with_answer_limit(basis, long_rows(30), constant("x"), messages.append)
+    evaluate.with_answer_limit(task, basis, long_rows(30), constant("x"), messages.append)
     assert len(messages) == 1, "a limit that fits is not talked about"
 
 

@@ -48,7 +48,7 @@ def test_every_article_is_asked_about_and_is_short(task, examples):
 
 
 def test_retrieval_finds_the_right_article(task, examples):
-    rows = evaluate.choose_rows(examples, "validation")
+    rows = evaluate.choose_rows(task, examples, "validation")
     articles = retrieval.retrieve(tasks.knowledge(task), [e.user_text for e in rows], 1)
     hits = [
         e.meta["articles"][0] in {a.id for a in top} for e, top in zip(rows, articles, strict=True)
@@ -57,7 +57,7 @@ def test_retrieval_finds_the_right_article(task, examples):
 
 
 def test_an_article_reaches_the_rag_prompt_and_no_other(task, examples):
-    rows = evaluate.choose_rows(examples, "validation", 20)
+    rows = evaluate.choose_rows(task, examples, "validation", 20)
     train = [e for e in examples if e.part == "train"]
     for rung in evaluate.LADDER:
         asking = Asking.of(SETTINGS).for_rung(rung, "tiny")
