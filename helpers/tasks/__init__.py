@@ -1,16 +1,15 @@
 """A task folder: what the model is asked, by which rules it is judged, and its rows."""
 
-from helpers.tasks.csvs import header_of
+from helpers.tasks.conventions import moment_of
 from helpers.tasks.examples import LoadedRows, content_id, load_examples, read_dataset
 from helpers.tasks.forms import own_context
 from helpers.tasks.infer import LONG, are_labels, spellings
 from helpers.tasks.interview import Interview
-from helpers.tasks.knowledge import Article, knowledge
 from helpers.tasks.logs import LogReader, read_log
-from helpers.tasks.moments import moment_of
 from helpers.tasks.new import new_task
 from helpers.tasks.parts import assign_part, group_of, hash_order, normalise, with_parts
-from helpers.tasks.prompt import learnt_turns, render
+from helpers.tasks.prompt import asked_turns, learnt_turns, render
 from helpers.tasks.reading import read_rows
-from helpers.tasks.task import Task, load_task, shipped_tasks
+from helpers.tasks.task import Article, Task, knowledge, load_task, shipped_tasks
+from helpers.tasks.textfiles import header_of
 from helpers.tasks.tools import calls_reason

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from helpers.records import Message
-from helpers.tasks.csvs import RowError
+from helpers.tasks.textfiles import RowError
 from helpers.tasks.values import as_text, spelled_list
 
 # values of keys that gateways log empty (refusal, annotations, audio)

@@ -32,9 +32,8 @@ from helpers.records import (
     WorkbookError,
     beside,
 )
-from helpers.tasks.csvs import RowError
+from helpers.tasks.conventions import moment_of
 from helpers.tasks.forms import SYSTEM, HowRead, chat_of, preference_of
-from helpers.tasks.moments import moment_of
 from helpers.tasks.parts import group_of, part_of_time
 from helpers.tasks.reading import (
     FileForm,
@@ -47,6 +46,7 @@ from helpers.tasks.reading import (
 )
 from helpers.tasks.survey import SPLITS, check_columns, reading_of, survey
 from helpers.tasks.task import Task
+from helpers.tasks.textfiles import RowError
 from helpers.tasks.tools import check_calls, check_tools
 from helpers.tasks.values import as_json, cell, is_there, spelled_list
 

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 from helpers import store
 from helpers.records import Message, Preference, Source
 from helpers.tasks.chats import as_turns, is_chat, messages_of, with_thought
-from helpers.tasks.csvs import RowError
-from helpers.tasks.moments import DayOrder
-from helpers.tasks.scales import WORDS, Scale
+from helpers.tasks.conventions import WORDS, DayOrder, Scale
 from helpers.tasks.task import Task
+from helpers.tasks.textfiles import RowError
 from helpers.tasks.values import (
     DecimalMark,
     as_text,

@@ -16,15 +16,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from helpers.records import WorkbookError
-from helpers.tasks.csvs import UNNAMED
-from helpers.tasks.encodings import TwoReadings
+from helpers.tasks.conventions import UNRATED, judge_scale, moment_of, token_of
 from helpers.tasks.examples import LoadedRows
 from helpers.tasks.forms import LIKES, Row, format_of
 from helpers.tasks.infer import LONG, MANY_NUMBERS, are_labels, are_numbers, typed_column
-from helpers.tasks.moments import moment_of
-from helpers.tasks.scales import UNRATED, judge_scale, token_of
 from helpers.tasks.survey import PER_GROUP, SAMPLE, SPLITS
 from helpers.tasks.task import KNOWN, Task, yaml_of
+from helpers.tasks.textfiles import UNNAMED, TwoReadings
 from helpers.tasks.values import as_text, is_there
 
 INPUTS = "input text message question prompt query utterance body description content"

@@ -14,9 +14,8 @@ from pydantic import ValidationError
 from helpers import store
 from helpers.records import GOOD_STATUS, LateFeedback, LiveRow
 from helpers.tasks.chats import as_turns
-from helpers.tasks.moments import day_order, moment_of
+from helpers.tasks.conventions import day_order, is_unrated, judge_scale, moment_of
 from helpers.tasks.reading import FileForm, read_rows
-from helpers.tasks.scales import is_unrated, judge_scale
 from helpers.tasks.survey import json_counts
 from helpers.tasks.task import Task
 from helpers.tasks.values import as_text, cell
@@ -51,6 +50,8 @@ class LogReader:
         self.scale = judge_scale(counts, setting, column, where, asks=False)
         thumbs = sum((json_counts(path, "thumb") for path in files), Counter())
         self._thumbs = judge_scale(thumbs, setting, "thumb", where)
+        are_stars = all(score == value for (_, value), score in self.scale.scores.items())
+        self._is_own = are_stars and not (task.columns or task.slices or self.repeats != "once")
         name = str(task.columns.get("created_at", "created_at"))
         moments = (cell(task, raw, "created_at") for raw in sample)
         self._order = day_order(moments, task.columns.get("dates"), name, where)
@@ -58,6 +59,9 @@ class LogReader:
     def __call__(self, line: str | bytes) -> LiveRow | LateFeedback | None:
         """One line: an answered request, or what was said later; None: nobody can read it."""
         self._lines += 1
+        row = self._own_row(line) if self._is_own else None
+        if row is not None:
+            return row
         try:
             raw = json.loads(line)
             if not isinstance(raw, dict):
@@ -67,6 +71,18 @@ class LogReader:
             return LiveRow.model_validate(self._row(raw))
         except (ValidationError, ValueError, TypeError, OverflowError, RecursionError):
             return None
+
+    def _own_row(self, line: str | bytes) -> LiveRow | None:
+        """A line that is as our own logs are, in half the time; None: it has to be looked at."""
+        if b'"messages"' not in line or b'"thumb"' in line:
+            return None
+        try:
+            row = LiveRow.model_validate_json(line)
+        except ValidationError:
+            return None
+        score = row.feedback_score
+        is_plain = row.status == "ok" and not row.fields and (score is None or 1 <= score <= 5)
+        return row if is_plain and (row.latency_ms is None or row.latency_ms > 0) else None
 
     def _late(self, raw: dict[str, Any]) -> dict[str, Any]:
         at = raw.get("at") or cell(self._task, raw, "created_at")

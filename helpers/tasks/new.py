@@ -14,7 +14,6 @@ import yaml
 
 from helpers import store
 from helpers.records import TrainingExample, WorkbookError, with_calls
-from helpers.tasks.encodings import TwoReadings
 from helpers.tasks.examples import ONE_SYSTEM, LoadedRows, content_id, load_examples
 from helpers.tasks.forms import chat_of
 from helpers.tasks.infer import (
@@ -39,6 +38,7 @@ from helpers.tasks.prompt import render
 from helpers.tasks.reading import form_of, read_rows
 from helpers.tasks.survey import survey
 from helpers.tasks.task import ENDINGS, Task, load_task
+from helpers.tasks.textfiles import TwoReadings
 from helpers.tasks.values import as_json, as_text, is_there
 
 HEADER = """\

@@ -12,8 +12,14 @@ from typing import Any, NamedTuple
 
 from helpers import store
 from helpers.records import WorkbookError
-from helpers.tasks.csvs import MAX_CELL, RowError, csv_rows, judge_dialect
-from helpers.tasks.encodings import Encoding, encoding_of
+from helpers.tasks.textfiles import (
+    MAX_CELL,
+    Encoding,
+    RowError,
+    csv_rows,
+    encoding_of,
+    judge_dialect,
+)
 
 MAX_LINE_BYTES = MAX_CELL  # a longer line is a broken export, not an example
 TABLES = (".csv", ".tsv")

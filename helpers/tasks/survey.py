@@ -12,12 +12,11 @@ from typing import Any
 
 from helpers import store
 from helpers.records import ColumnReading, Part, Source, SourceReading, WorkbookError
-from helpers.tasks.encodings import TwoReadings
+from helpers.tasks.conventions import WORDS, Token, day_order, judge_scale, token_of
 from helpers.tasks.forms import FORMS, HowRead, Row, format_of, input_columns
-from helpers.tasks.moments import day_order
 from helpers.tasks.reading import FileForm, batches, form_of, read_rows
-from helpers.tasks.scales import WORDS, Token, judge_scale, token_of
 from helpers.tasks.task import KNOWN, Task
+from helpers.tasks.textfiles import TwoReadings
 from helpers.tasks.values import NUMBERS, DecimalMark, cell, decimal_mark, kind_of
 
 SAMPLE = 200  # rows that the format is judged by

@@ -65,6 +65,8 @@ class Task(Record):
     # that the assistant may call, where a row brings none of its own
     tools: list[dict[str, Any]] = Field(default_factory=list)
     train_on: Literal["last", "all"] = "last"  # which of a chat's answers are learnt
+    # which of a chat's answers 01 and 04 ask for; all those of one chat count as one cluster
+    evaluate_on: Literal["last", "all"] = "last"
     # thoughts before an answer are left out, shown to learn from without being learnt, or learnt
     reasoning: Literal["strip", "keep", "train"] = "strip"
     # what runs today: {instructions, model, base_url} or {answers}
@@ -149,7 +151,8 @@ class Task(Record):
         """Changes whenever what the model is asked for changes."""
         asked = [self.instructions_full, self.instructions_short, self.schema_, self.scored_fields]
         chats = self.model_dump(
-            include={"template_args", "tools", "train_on", "reasoning"}, exclude_defaults=True
+            include={"template_args", "tools", "train_on", "evaluate_on", "reasoning"},
+            exclude_defaults=True,
         )
         return store.fingerprint([*asked, chats] if chats else asked)
 
@@ -263,3 +266,22 @@ def _error(path: Path, key: str, problem: str) -> WorkbookError:
     keys = [line.split(":")[0].strip() for line in lines]
     number = keys.index(key) + 1 if key in keys else 1
     return WorkbookError(f"{path}, line {number}: {key[:80]}: {problem[:1000]}")
+
+
+class Article(Record):
+    """One file of the knowledge folder; `id` is its file name without ending."""
+
+    id: str
+    title: str
+    text: str
+
+
+def knowledge(task: Task) -> list[Article]:
+    """All articles in name order; an empty list when the task has none."""
+    folder = task.folder / "knowledge"
+    articles = []
+    for path in sorted([*folder.glob("*.md"), *folder.glob("*.txt")]):
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
+        first = text.splitlines()[0] if text else path.stem
+        articles.append(Article(id=path.stem, title=first.lstrip("# ").strip(), text=text))
+    return articles

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from helpers.records import Message, call_of
-from helpers.tasks.csvs import RowError
+from helpers.tasks.textfiles import RowError
 
 FOREIGN = re.compile(r'"\$(?:dynamicR|r)ef": "(?!#)[^"]*"')
 Tools = Sequence[Mapping[str, Any]]  # in OpenAI's form

@@ -11,8 +11,8 @@ from datetime import date, time
 from decimal import Decimal
 from typing import Any, Literal
 
-from helpers.tasks.encodings import TwoReadings
 from helpers.tasks.task import Task
+from helpers.tasks.textfiles import TwoReadings
 
 DecimalMark = Literal["", ",", "."]
 _MARKED = re.compile(r"[-+]?([\d,.]+)([,.])(\d+)")

@@ -6,8 +6,7 @@ import pytest
 
 from helpers import tasks
 from helpers.records import LateFeedback, LiveRow, WorkbookError
-from helpers.tasks.moments import day_order, moment_of
-from helpers.tasks.scales import judge_scale, token_of
+from helpers.tasks.conventions import day_order, judge_scale, moment_of, token_of
 
 TASK = (
     "name: toy\ninstructions: {full: Answer., short: Answer.}\noutput: {text: true}\n"
