@@ -11,21 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
-from helpers.models import FrozenLayer, frozen_linear, product
+from helpers.models import FrozenLayer, product
+from helpers.models.kernels.products import FrozenLinear
+from helpers.train.kernels.attention import register
 
 HEAD_ROWS = 128  # positions whose logits are in memory at once
 COMPUTES = (torch.float32, torch.bfloat16)
 DRAWS = 2**16  # steps of the dropout's probability: four masks from one random 64-bit number
 SDPA = "TRANSFORMERS_SDPA_FORCE_GQA"  # keys and values are not repeated for the heads that share
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one input
 Forward = Callable[..., Any]
 _thread = threading.local()  # its `generator`, where several threads draw
 
@@ -186,38 +190,44 @@ def slim(model: torch.nn.Module) -> Callable[[], None]:
 
     Returns how to undo it.
     """
-    changed = []
+    forwards: dict[Any, Forward] = {}
     for module in model.modules():
-        forward = _lean_forward(module)
-        if forward is not None:
-            module.forward = forward
-            changed.append(module)
+        for names in TOGETHER:
+            group = [getattr(module, name, None) for name in names]
+            if all(map(_fits, group)) and len({layer.bias is None for layer in group}) == 1:
+                forwards |= zip(group, _adapted(group), strict=True)
+        if _fits(module) and module not in forwards:
+            forwards |= zip([module], _adapted([module]), strict=True)
+    for module in model.modules():
+        if _is_gated_mlp(module):
+            forwards[module] = _gated(module)
+        elif type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            forwards[module] = _normed(module, module.forward)  # Llama's kind, not Gemma's
+    for module, forward in forwards.items():
+        module.forward = forward
     _keep_freed_memory()
     os.environ[SDPA] = "1"
+    config = model.get_base_model().config
+    before = config._attn_implementation
+    if before == "sdpa":  # what has more to it comes with another
+        config._attn_implementation = register()
 
     def undo() -> None:
         os.environ.pop(SDPA, None)
-        for module in changed:
+        config._attn_implementation = before
+        for module in forwards:
             vars(module).pop("forward", None)
 
     return undo
 
 
-def _lean_forward(module: Any) -> Forward | None:
-    """Another forward pass for this layer, or None where none of ours fits."""
+def _fits(module: Any) -> bool:
+    """Whether it is a linear layer that does not learn, with or without an adapter."""
     from peft.tuners.lora import Linear
 
     if isinstance(module, Linear):
-        fits = type(module.base_layer) is torch.nn.Linear and not module.lora_variant
-        return _adapted(module, module.forward) if fits else None
-    if type(module) is torch.nn.Linear:
-        learns = any(weight.requires_grad for weight in module.parameters())
-        return None if learns else frozen_linear(module)
-    if _is_gated_mlp(module):
-        return _gated(module)
-    if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-        return _normed(module, module.forward)  # Llama's kind, not Gemma's
-    return None
+        return type(module.base_layer) is torch.nn.Linear and not module.lora_variant
+    return type(module) is torch.nn.Linear and not module.weight.requires_grad
 
 
 def _keep_freed_memory() -> None:
@@ -239,19 +249,55 @@ def _is_gated_mlp(module: Any) -> bool:
     return isinstance(act, torch.nn.SiLU) or type(act).__name__ == "SiLUActivation"
 
 
-def _adapted(module: Any, stock: Forward) -> Forward:
-    base = FrozenLayer(module.base_layer)
+def _adapted(modules: Sequence[Any]) -> list[Forward]:
+    """Forward passes for layers of one input: the first that is asked computes all, in one go."""
+    layers = [getattr(module, "base_layer", module) for module in modules]
+    widths = [len(layer.weight) for layer in layers]
+    base = FrozenLayer(*layers)
+    for layer, weight in zip(layers, base.weight.split(widths), strict=True):
+        layer.weight.data = weight  # not in memory twice
+    stock = [module.forward for module in modules]
+    learning = [module for module in modules if module not in layers]
+    done = threading.local()
 
-    def forward(x: Any, *args: Any, **kwargs: Any) -> Any:
-        active = module.active_adapters
-        if module.disable_adapters or module.merged or len(active) != 1 or args or kwargs:
-            return stock(x, *args, **kwargs)
-        name = active[0]
-        a, b = module.lora_A[name].weight, module.lora_B[name].weight
-        dropout = getattr(module.lora_dropout[name], "p", 0.0) if module.training else 0.0
-        return AdaptedLinear.apply(x, base, a, b, Adapter(module.scaling[name], dropout))
+    def compute(x: Any, how: Adapter | None) -> Any:
+        if how is None:
+            return FrozenLinear.apply(x, base)
+        inner = [module.lora_A[module.active_adapters[0]].weight for module in learning]
+        outer = [_outer(module) for module in modules]
+        if len(modules) == 1:
+            return AdaptedLinear.apply(x, base, inner[0], outer[0], how)
+        return AdaptedLinear.apply(x, base, torch.cat(inner), torch.block_diag(*outer), how)
 
-    return forward
+    def forward(number: int, x: Any, *args: Any, **kwargs: Any) -> Any:
+        hows = {_how(module) for module in learning}
+        if args or kwargs or len(hows) > 1 or (learning and None in hows):
+            return stock[number](x, *args, **kwargs)
+        if getattr(done, "input", None) is not x or number not in done.parts:
+            done.input = x
+            done.parts = dict(enumerate(compute(x, *hows or [None]).split(widths, -1)))
+        part = done.parts.pop(number)
+        if not done.parts:
+            done.input = None
+        return part
+
+    return [functools.partial(forward, number) for number in range(len(modules))]
+
+
+def _how(module: Any) -> Adapter | None:
+    """What is fixed about a layer's adapter; None where peft has to compute it."""
+    active = module.active_adapters
+    if module.disable_adapters or module.merged or len(active) != 1:
+        return None
+    dropout = getattr(module.lora_dropout[active[0]], "p", 0.0) if module.training else 0.0
+    return Adapter(module.scaling[active[0]], dropout)
+
+
+def _outer(module: Any) -> torch.Tensor:
+    """B of a layer's adapter, (out, rank); of rank 0 where there is none."""
+    if type(module) is torch.nn.Linear:
+        return torch.zeros(len(module.weight), 0)
+    return module.lora_B[module.active_adapters[0]].weight
 
 
 def _normed(module: Any, stock: Forward) -> Forward:
