@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helpers import processes, store
+from helpers import processes
 from helpers.learn.edition import course_notebooks
 from helpers.learn.feedback import STUB
 from helpers.records import WorkbookError
@@ -71,16 +71,21 @@ def check_folder(folder: Path) -> list[Result]:
 
 def _check_notebook(learner: Path, path: Path, document: dict[str, Any]) -> Iterator[Result]:
     mine: dict[str, str] = {}  # grade_id -> what the learner wrote
-    if (learner / path).exists():
-        for cell in store.read_json(learner / path)["cells"]:
+    problem = "its cell is not there"
+    try:
+        for cell in json.loads((learner / path).read_text("utf-8"))["cells"]:
             mark = cell["metadata"].get("nbgrader", {})
             if mark.get("solution"):
                 mine[mark["grade_id"]] = "".join(cell["source"])
+    except FileNotFoundError:
+        problem = "its notebook is not there"
+    except (ValueError, LookupError, TypeError, AttributeError):  # torn, or edited by hand
+        problem = "its notebook cannot be read: take it from a copy, or begin it anew"
     tasks = []
     for exercise in exercises(document):
         source = mine.get(exercise.name, "")
         if STUB in source or not source:
-            state = ("open", "") if source else ("missing", "its cell is not there")
+            state = ("open", "") if source else ("missing", problem)
             yield Result(learner.name, path.stem, exercise.name, *state)
         else:
             tasks.append({"name": exercise.name, "source": source, "check": exercise.check})

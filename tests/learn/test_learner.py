@@ -230,9 +230,17 @@ def test_a_class_is_judged_by_the_workbook_s_own_checkpoints(here, tmp_path, mon
     assert states["ann", "is_ready"][0] == "open"
     assert states["bea", exercise.name][0] == "wrong"
     assert states["bea", "is_ready"][0] == "wrong" and "SystemExit" in states["bea", "is_ready"][1]
-    (tmp_path / "bea" / "00_start_here.ipynb").unlink()
+    path = tmp_path / "bea" / "00_start_here.ipynb"
+    for torn in (path.read_text()[:900], "[]", '{"cells": [{"metadata": []}]}'):
+        path.write_text(torn)
+        results = [r for r in learn.check_folder(tmp_path) if r.learner == "bea"]
+        assert {r.state for r in results} == {"missing"}
+        assert "cannot be read" in results[0].message, "and the others are judged"
+    path.unlink()
     (tmp_path / "bea" / "01_decide.ipynb").touch()
-    assert {r.state for r in learn.check_folder(tmp_path / "bea")} == {"missing"}
+    assert {r.message for r in learn.check_folder(tmp_path / "bea")} == {
+        "its notebook is not there"
+    }
     with pytest.raises(WorkbookError, match="holds no notebook"):
         learn.check_folder(Path(__file__).parent)
 
