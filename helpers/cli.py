@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; what the machine refuses it is a message and an exit code too."""
     try:
         return _main(sys.argv[1:] if argv is None else argv)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):  # Ctrl-C, and Ctrl-D where something is asked
         _tell("workbook: interrupted")
         return 130
     except BrokenPipeError:  # `workbook runs | head`

@@ -353,7 +353,7 @@ def decide(
         trainer=trainer,
         reasons=advice.reasons,
         warnings=warnings,
-        next_action=advice.next_action,
+        next_action=advice.next_action.replace("rate RUN", f"rate {run.id}"),
         rungs=list(rungs),
         best_rung=evidence.best_rung,
         comparisons=_compare_each(task, run, rungs),

@@ -100,8 +100,6 @@ class Interview:
         while True:
             try:
                 return question.parsed(self.ask(note + prompt).strip() or question.guess)
-            except EOFError:
-                raise WorkbookError("the interview was left: nothing is written") from None
             except WorkbookError as error:
                 note = f"{error}\n"
 
