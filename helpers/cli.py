@@ -507,10 +507,11 @@ def _check(args: Args) -> int:
 
     results = [result._asdict() for result in check_folder(args.folder)]
     _show_table(args, results, "learner notebook exercise state message")
-    if not args.json:
-        states = [result["state"] for result in results]
+    learners = [] if args.json else dict.fromkeys(result["learner"] for result in results)
+    for learner in learners:
+        states = [result["state"] for result in results if result["learner"] == learner]
         counts = [f"{states.count(name)} {name}" for name in ("right", "wrong", "open", "missing")]
-        print(", ".join(counts))
+        print(f"{learner}: {', '.join(counts)}")
     return 0
 
 

@@ -252,7 +252,11 @@ def test_the_command_prints_a_table_or_one_json_value(here, tmp_path, capsys):
     capsys.readouterr()
     assert main(["check", str(tmp_path / "mine")]) == 0
     count = sum(len(list(grading.exercises(document))) for document in documents().values())
-    assert f"0 right, 0 wrong, {count} open, 0 missing" in capsys.readouterr().out
+    assert f"mine: 0 right, 0 wrong, {count} open, 0 missing" in capsys.readouterr().out
+    learn.write_edition(tmp_path / "yours")
+    assert main(["check", str(tmp_path)]) == 0
+    *_, mine, yours = capsys.readouterr().out.splitlines()
+    assert mine.startswith("mine: ") and yours == mine.replace("mine", "yours"), "a line for each"
     assert main(["check", str(tmp_path / "mine"), "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert len(results) == count and {result["state"] for result in results} == {"open"}
