@@ -132,19 +132,15 @@ class Scale(NamedTuple):
 
     name: str
     scores: Mapping[Token, float]
-    known: dict[Token, float]  # the same by the values themselves: a log has a million of them
     rated: int = 0
     rows: int = 0
     unknown: int = 0  # cells that hold no rating of this scale
 
     def score(self, value: Any) -> float | None:
         """1 to 5; None: not rated. ValueError for a value that is no rating of this scale."""
-        score = self.known.get((type(value), value))
+        score = self.scores.get(token_of(value))
         if score is None and not is_unrated(value):
-            score = self.scores.get(token_of(value))
-            if score is None:
-                raise ValueError(self.name)
-            self.known[type(value), value] = score
+            raise ValueError(self.name)
         return score
 
     @property
@@ -200,29 +196,36 @@ def judge_scale(
     if numbers:
         ranges = _configured(setting) or _ranges_of(numbers, bool(scores), asks)
         if len(ranges) > 1:
-            raise _two_ranges(numbers, ranges, f"{where}: column `{column}`")
+            shown = ", ".join(f"{value:g} ({n} times)" for value, n in numbers.most_common(4))
+            raise TwoReadings(
+                f"{where}: column `{column}` holds the ratings {shown}, which can be read in two"
+                f" ways: {ranges[0].name}, or {ranges[1].name} (lowest and highest)",
+                "columns.feedback",
+                [f"[{each.low:g}, {each.high:g}]" for each in ranges],
+            )
         names.append(ranges[0].name)
         scores = ranges[0].scores_of(rated) | scores
     n_rated = sum(rated[token] for token in scores)
     unknown = sum(rated.values()) - n_rated
     name = " and ".join(names) or "no ratings"
-    return Scale(name, scores, {}, n_rated, sum(counts.values()), unknown)
+    return Scale(name, scores, n_rated, sum(counts.values()), unknown)
 
 
 def _said(token: Token, text: str, words: Mapping[str, float]) -> float | None:
     """1 to 5 of a value that says its own meaning: a mapped one, a word, 4/5, 80%."""
+    if token[0] is not float:
+        words = WORDS | words
     if text in words:
         return words[text]
-    if token[0] is not float and text in WORDS:
-        return WORDS[text]
     fraction = _fraction(text)
     return None if fraction is None else 1 + 4 * fraction
 
 
 def mapped_words(setting: Any) -> dict[str, float]:
     """columns.feedback where it maps values: value -> 1 to 5."""
-    words = setting if isinstance(setting, Mapping) else {}
-    return {_plain(word): _finite(score) for word, score in words.items()}
+    if not isinstance(setting, Mapping):
+        return {}
+    return {_plain(word): _finite(score) for word, score in setting.items()}
 
 
 def _finite(value: Any) -> float:
@@ -261,11 +264,6 @@ class _Range(NamedTuple):
     name: str
     low: float
     high: float
-
-    @property
-    def setting(self) -> str:
-        """How task.yaml spells it."""
-        return f"[{self.low:g}, {self.high:g}]"
 
     def scores_of(self, tokens: Iterable[Token]) -> dict[Token, float]:
         """1 to 5 of each that is a number of this scale."""
@@ -333,14 +331,3 @@ def _small_ranges(values: set[float], has_words: bool) -> list[_Range]:
         return [_Range("thumbs", -1, 1)]
     low = min(0, *values)
     return [_Range("shares of 1", low, 1)] if low == 0 else [_Range("-1 to 1", -1, 1), HUNDRED]
-
-
-def _two_ranges(numbers: Counter[float], ranges: list[_Range], where: str) -> TwoReadings:
-    shown = ", ".join(f"{value:g} ({n} times)" for value, n in numbers.most_common(4))
-    one, other = ranges
-    return TwoReadings(
-        f"{where} holds the ratings {shown}, which can be read in two ways: {one.name}, or"
-        f" {other.name} (lowest and highest)",
-        "columns.feedback",
-        (one.setting, other.setting),
-    )

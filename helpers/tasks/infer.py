@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from helpers.records import WorkbookError
-from helpers.tasks.chats import THOUGHT
+from helpers.tasks.forms import THOUGHT
 from helpers.tasks.parts import normalise
 from helpers.tasks.values import as_typed, spelled
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,15 +132,10 @@ class Interview:
 
 def share(text: str) -> float:
     """`0.8`, `80` and `80%` as a share of 1."""
-    bare = text.removesuffix("%").strip()
-    value = 0.0
-    if re.fullmatch(r"\d+(\.\d+)?", bare):
-        value = float(bare)
-    if value > 1 or text.endswith("%"):
-        value /= 100
-    if not 0 < value < 1:
+    match = re.fullmatch(r"0?(\.\d+)|(\d\d(?:\.\d+)?)\s*%?", text)
+    if not match:
         raise WorkbookError(f"{text!r} is no share that rows can show; write 0.8 or 80%")
-    return value
+    return float(match[1] or float(match[2]) / 100)
 
 
 POLICY = (
@@ -297,11 +293,10 @@ def _are_ratings(name: str, values: Sequence[Any]) -> bool:
     texts = {str(value).strip().casefold().removesuffix(".0") for value in values} - {*UNRATED}
     if {LIKES.get(v) for v in texts} == {5.0, 1.0} or {"1", "5"} <= texts <= set("12345"):
         return True
-    try:
+    with suppress(WorkbookError):  # two scales fit
         scale = judge_scale(Counter(map(token_of, values)), None, name, name, asks=False)
-    except WorkbookError:  # of two scales
-        return _RATINGS.search(name) is not None
-    return _RATINGS.search(name) is not None and scale.rated > 0 and not scale.unknown
+        return bool(_RATINGS.search(name)) and scale.rated > 0 and not scale.unknown
+    return False
 
 
 def _are_parts(name: str, values: Sequence[Any]) -> bool:
@@ -311,14 +306,10 @@ def _are_parts(name: str, values: Sequence[Any]) -> bool:
 
 def _are_times(name: str, values: Sequence[Any]) -> bool:
     """Times by name and by values."""
-    if not values or not _TIMES.search(name):
-        return False
-    try:
-        for value in values:
-            moment_of(value, "day_first")
-    except (ValueError, OverflowError):
-        return False
-    return True
+    with suppress(ValueError, OverflowError):
+        moments = [moment_of(value, "day_first") for value in values]
+        return bool(moments and _TIMES.search(name))
+    return False
 
 
 def _are_owners(name: str, values: Sequence[Any]) -> bool:

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from helpers import store
 from helpers.records import GOOD_STATUS, LateFeedback, LiveRow
-from helpers.tasks.chats import as_turns
 from helpers.tasks.conventions import day_order, is_unrated, judge_scale, moment_of
+from helpers.tasks.forms import as_turns
 from helpers.tasks.reading import FileForm, read_rows
 from helpers.tasks.survey import json_counts
 from helpers.tasks.task import Task

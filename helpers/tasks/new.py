@@ -17,7 +17,6 @@ from helpers.records import TrainingExample, WorkbookError, with_calls
 from helpers.tasks.examples import ONE_SYSTEM, LoadedRows, content_id, load_examples
 from helpers.tasks.forms import chat_of
 from helpers.tasks.infer import (
-    are_labels,
     are_numbers,
     infer_output,
     instructions_for,
@@ -119,11 +118,8 @@ def _move(place: Path, folder: Path) -> None:
     if not folder.exists():
         place.rename(folder)
         return
-    for path in sorted(place.iterdir(), key=lambda path: path.name == "task.yaml"):
-        if path.is_dir():
-            (folder / path.name).mkdir(exist_ok=True)
-        else:
-            path.replace(folder / path.name)
+    shutil.copytree(place, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("task.yaml"))
+    (place / "task.yaml").replace(folder / "task.yaml")
 
 
 def _infer_task(
@@ -175,10 +171,13 @@ def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> dict
         if ONE_SYSTEM in chats.reading.changes:  # what it has been asked with so far
             how = survey(draft, data, "human")[1]
             instructions = chat_of(how, rows[0])[0].content or ""
-    interview.said += _label_lines(answers)
     content = _content(infer_output(answers, labels), instructions)
     if "schema" not in content["output"]:
         content |= _measure(answers, interview)
+    for name, field in content["output"].get("schema", {}).get("properties", {}).items():
+        for group in spellings(answer.get(name, "") for answer in answers if "enum" in field):
+            shown = ", ".join(map(repr, group))
+            interview.said.append(f"{name}: {shown} look like one label; 02 asks in review.csv")
     if columns:
         content["columns"] = columns
     return content
@@ -306,18 +305,6 @@ def _shown(task: Task, example: TrainingExample) -> str:
         for message in render(task, example, answer=True)
     ]
     return "\n".join(f"  {role}: {text[:160]}" for role, text in turns)
-
-
-def _label_lines(answers: Sequence[Any]) -> list[str]:
-    """Labels that are spelled in several ways."""
-    lines = []
-    for name in dict.fromkeys(key for a in answers if isinstance(a, dict) for key in a):
-        values = [a[name] for a in answers if isinstance(a, dict) and isinstance(a.get(name), str)]
-        if are_labels(values):
-            for group in spellings(values):
-                shown = ", ".join(map(repr, group))
-                lines.append(f"{name}: {shown} look like one label; 02 asks in review.csv")
-    return lines
 
 
 def _written(place: Path, name: str, content: dict[str, Any], interview: Interview) -> Task:

@@ -81,18 +81,13 @@ def column_counts(task: Task, path: Path, form: FileForm, name: str) -> Counter[
     last = key.split(".")[-1]
     if form.note == "JSON Lines" and not form.encoding and not last.isdecimal():
         return json_counts(path, last)
-    if form.note == "Parquet":
-        from pyarrow import parquet
-
-        names = parquet.read_schema(path).names
-        top = key if key in names else key.split(".")[0]
-        for batch in batches(path, [top]) if top in names else ():
-            for pair in batch.column(0).value_counts().to_pylist():
-                _count(counts, cell(task, {top: pair["values"]}, name), pair["counts"])
-        return counts
-    for row in read_rows(path, form):
-        if isinstance(row.content, dict):
-            _count(counts, cell(task, row.content, name))
+    contents = (row.content for row in read_rows(path, form))
+    if form.note == "Parquet":  # the one column alone
+        top = key.split(".")[0]
+        contents = (row for batch in batches(path, [*{key, top}]) for row in batch.to_pylist())
+    for content in contents:
+        if isinstance(content, dict):
+            _count(counts, cell(task, content, name))
     return counts
 
 
