@@ -534,13 +534,14 @@ prices:
   person_usd_per_hour: 40       # who labels and reviews
   hosting_usd_per_month: 0      # what keeping a tuned model ready costs
   models:                       # USD per million tokens, for endpoints
-    gpt-4.1-mini: {input: 0.40, cached: 0.10, output: 1.60, train: 5.0}
+    gpt-4.1-mini: {input: 0.40, cached: 0.10, output: 1.60, train: 5.0, batch_input: 0.20, batch_output: 0.80}
   training: {gpt-4.1-mini: 5.0} # USD per million trained tokens, for the estimate of 01
   hours: {rag_once: 24}         # work that you estimate otherwise
 ```
 
 A model that is not named under `models` costs nothing on this machine but its time. A paid endpoint
-needs an entry: without one nothing can be bounded, so nothing is sent.
+needs an entry: without one nothing can be bounded, so nothing is sent. `batch_input`, `batch_output` and
+`batch_cached` are the prices in a provider's offline batches (`offline_batches`); without them a batch counts in full.
 
 ## columns
 
