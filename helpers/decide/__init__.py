@@ -1,8 +1,7 @@
 """Notebook 01's room: screening, economics, and the verdict whether to fine-tune at all."""
 
+from helpers.decide.data import label_noise, without_leaks
 from helpers.decide.economics import economics
-from helpers.decide.noise import label_noise
-from helpers.decide.rows import without_leaks
 from helpers.decide.screening import screen
 from helpers.decide.trainer import choose_trainer
 from helpers.decide.verdict import Choices, decide, gather, recommend

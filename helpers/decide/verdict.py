@@ -8,8 +8,8 @@ from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 from helpers import evaluate, store
+from helpers.decide.data import label_noise
 from helpers.decide.economics import ELAPSED, OWN_SIZE, compute_estimate, economics, training_cost
-from helpers.decide.noise import label_noise
 from helpers.decide.screening import contradictions
 from helpers.decide.trainer import choose_trainer
 from helpers.models import price_warnings, provider_of
@@ -104,15 +104,18 @@ def recommend(screening: Screening, evidence: Evidence) -> Advice:
     """The decision framework: prompting -> rag -> fine-tuning -> a model of one's own."""
     if evidence.meeting:
         rung = evidence.meeting[0]
-        reason = f"{rung} is the cheapest rung whose bounds meet every target"
+        reasons = [f"{rung} is the cheapest rung whose bounds meet every target"]
         way = FAMILY.get(rung.partition("@")[0], "prompting")
-        return Advice(way, [reason], SERVE.get(way, f"serve the {rung} rung"))
+        return Advice(way, reasons, SERVE.get(way, f"serve the {rung} rung"))
     if evidence.rag_gains and (evidence.knowledge_task or screening.new_knowledge):
-        reason = (
-            "the answers stand in the articles, and rag surely gains,"
-            " though no rung meets the targets"
+        return Advice(
+            "rag",
+            [
+                "the answers stand in the articles, and rag surely gains,"
+                " though no rung meets the targets"
+            ],
+            "try a stronger model behind rag, or better retrieval",
         )
-        return Advice("rag", [reason], "try a stronger model behind rag, or better retrieval")
     blocks = _blocks(screening, evidence)
     if blocks:
         return Advice("not_yet", [reason for reason, _ in blocks], blocks[0][1])
@@ -158,18 +161,14 @@ def _break_even(evidence: Evidence) -> str:
 
 def _advise_own_model() -> Advice:
     cost = compute_estimate(OWN_SIZE)
-    compute = (
-        f"{cost.tokens:.0e} tokens, {cost.flops:.0e} FLOPs,"
-        f" {cost.gpu_hours:,.0f} GPU-hours, {cost.usd:,.0f} USD"
-    )
-    reasons = [
-        "the task needs an architecture, or a control over it, that no base model offers",
-        "no rung meets the targets",
-        f"{OWN_SIZE:.0e} parameters take {compute}: months, and a team",
-    ]
     return Advice(
         "custom_model",
-        reasons,
+        [
+            "the task needs an architecture, or a control over it, that no base model offers",
+            "no rung meets the targets",
+            f"{OWN_SIZE:.0e} parameters take {cost.tokens:.0e} tokens, {cost.flops:.0e} FLOPs,"
+            f" {cost.gpu_hours:,.0f} GPU-hours, {cost.usd:,.0f} USD: months, and a team",
+        ],
         "plan data, compute and people for training a model; tune an open model meanwhile",
     )
 
@@ -178,27 +177,21 @@ def _blocks(screening: Screening, evidence: Evidence) -> list[tuple[str, str]]:
     """(why not to train now, what to do instead), the first thing to do at the front."""
     blocks = []
     if evidence.unrated:
-        reason = "nobody has rated the answers, so no rung has an accuracy"
         remedy = "rate them (`workbook rate RUN`) or name a judge (judge_model), and run 01 again"
-        blocks.append((reason, remedy))
-    else:
-        blocks += [_ask_more(rung, evidence) for rung in list(evidence.undecided)[:1]]
+        blocks.append(("nobody has rated the answers, so no rung has an accuracy", remedy))
+    elif evidence.undecided:
+        blocks.append(_ask_more(next(iter(evidence.undecided)), evidence))
     for noise in evidence.noisy_labels:
         blocks.append((noise.evidence, noise.remedy))
     for metric, n in evidence.undecidable.items():
-        reason = (
-            f"the {metric} target cannot be shown with {evidence.n_test} test rows:"
-            f" {n} rows, all right, would be needed"
-        )
-        remedy = f"add verified examples until {n} are in the test part"
-        blocks.append((reason, f"{remedy}, or set the target the task needs"))
+        reason = f"the {metric} target cannot be shown with {evidence.n_test} test rows: {n} rows"
+        remedy = f"add verified examples until {n} are in the test part, or set the target"
+        blocks.append((f"{reason}, all right, would be needed", f"{remedy} the task needs"))
     missing = evidence.min_examples - evidence.n_examples
     if missing > 0:
-        reason = (
-            f"{evidence.n_examples} verified examples are fewer than"
-            f" min_examples={evidence.min_examples}"
-        )
-        blocks.append((reason, f"label {missing} more examples in human.jsonl"))
+        reason = f"{evidence.n_examples} verified examples are fewer than min_examples="
+        remedy = f"label {missing} more examples in human.jsonl"
+        blocks.append((f"{reason}{evidence.min_examples}", remedy))
     if evidence.knowledge_task:
         reason = "the examples name the articles that answer them: this is about facts"
         blocks.append((reason, "improve retrieval"))
@@ -377,13 +370,9 @@ def _limits(
     rungs: Sequence[RungResult], rows: Sequence[TrainingExample], run: store.Run
 ) -> list[str]:
     """Rows that were not asked about, and answers that were cut before they could be right."""
-    limits = []
     most = max(rung.n for rung in rungs)
-    if most < len(rows):
-        limits.append(
-            f"{most} of {len(rows)} validation rows asked, by max_validation_rows and"
-            " most_validation_rows"
-        )
+    asked = f"{most} of {len(rows)} validation rows asked, by max_validation_rows and"
+    limits = [f"{asked} most_validation_rows"] if most < len(rows) else []
     return limits + evaluate.cut_answers(rungs, rows, run)
 
 

@@ -1,4 +1,4 @@
-"""How many labels are wrong? Asked before any training is paid for.
+"""What 01 looks at in the rows before any training is paid for: copies, leaks, and wrong labels.
 
 A cross-validated classifier (TF-IDF, logistic regression) tells each row's label from the others.
 Where it is surest it should be right: errors of a hard task lie where it is unsure, wrong labels
@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from helpers import evaluate, models
-from helpers.records import Finding, TrainingExample
+from helpers import curate, evaluate, models
+from helpers.records import Finding, TrainingExample, WorkbookError
 from helpers.tasks import Task
 
 SUREST = 3  # the surest 1 in 3 rows of each predicted label
@@ -25,6 +25,31 @@ NEARLY = 1e-3  # of convergence: half of the time, and the same rows but for one
 NOISY = 0.15  # surely more wrong labels than this: mend them first
 LEAST_SKILL = 0.25  # of the way from guessing to perfect; below, words do not tell the labels
 REMEDY = "fix labels first: look at the rows that 02's review lists, and label them again"
+
+
+def without_leaks(
+    task: Task, examples: Sequence[TrainingExample]
+) -> tuple[list[TrainingExample], str]:
+    """(the examples without verified copies and leaks, by 02's rule; what was left out, in words).
+
+    WorkbookError where no validation rows are left.
+    """
+    verified = [example for example in examples if example.quality == "verified"]
+    stage = curate.deduplicate_examples(verified, curate.label_of(task, verified))
+    codes = Counter(row.issues[0].code for row in stage.rejected)
+    named = ", ".join(f"{n} {code}" for code, n in sorted(codes.items()))
+    lost = f"{len(stage.rejected)} of {len(verified)} verified rows"
+    if not any(example.part == "validation" for example in stage.kept):
+        raise WorkbookError(
+            f"no validation rows are left: {lost} were left out by {named or 'any rule'}; add"
+            " verified rows that are no near copies of others, or give validation a larger share"
+            " in split_ratios"
+        )
+    if not stage.rejected:
+        return list(examples), ""
+    left_out = f"{lost} left out as copies or leaks: {named} (02 checks more)"
+    kept = {example.id for example in stage.kept}
+    return [e for e in examples if e.quality != "verified" or e.id in kept], left_out
 
 
 def label_noise(task: Task, examples: Sequence[TrainingExample]) -> list[Finding]:
