@@ -24,6 +24,7 @@ from helpers import store
 MARK = "WORKBOOK_STARTED_BY"  # in the environment of all that a notebook starts: its kernel's mark
 KERNEL, CHILDREN = "kernel.json", "children.json"  # the runner's kernel, and what notebooks start
 OnLine = Callable[[dict[str, Any]], None]
+Entries = list[dict[str, Any]]  # {pid, pgid, started}, as the files of a run's folder hold them
 
 
 class Program(NamedTuple):
@@ -157,10 +158,8 @@ def end_recorded(folder: Path, grace: float = 5.0) -> int:
     """End the processes that a run's folder names, and all that they started; their number."""
     files = [folder / KERNEL, folder / CHILDREN]
     recorded = [entry for path in files for entry in _entries(path)]
-    groups = [entry for entry in recorded if _lives(entry)]
-    known = {entry["pid"] for entry in groups}
-    marks = {entry["mark"] for entry in recorded if entry.get("mark")}
-    others = [entry for entry in _marked(marks) if entry["pid"] not in known]
+    groups = list(filter(_lives, recorded))
+    others = _marked({entry.get("mark") for entry in recorded} - {None}, groups)
     for number in (signal.SIGTERM, signal.SIGKILL):
         for entry in groups:
             signal_group(entry["pgid"], number)
@@ -175,16 +174,17 @@ def end_recorded(folder: Path, grace: float = 5.0) -> int:
     return len(groups) + len(others)
 
 
-def _marked(marks: set[str]) -> list[dict[str, Any]]:
-    """The processes that carry one of these marks."""
+def _marked(marks: set[str], groups: Entries) -> Entries:
+    """The processes that carry one of these marks, and lead none of the groups."""
     import psutil
 
-    found = []
+    known = {entry["pid"] for entry in groups}
+    entries = []
     for process in psutil.process_iter() if marks else ():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK) in marks:
-                found.append({"pid": process.pid, "started": process_start_time(process.pid)})
-    return found
+            if process.pid not in known and process.environ().get(MARK) in marks:
+                entries.append({"pid": process.pid, "started": process_start_time(process.pid)})
+    return entries
 
 
 def sweep(files: Iterable[Path]) -> None:
