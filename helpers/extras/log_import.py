@@ -102,7 +102,6 @@ FORMATS: dict[str, dict[str, Sequence[str]]] = {
 REQUESTS = ("llm", "generation", "chat", "text_completion", "generate_content", "completion")
 ROLES = {"human": "user", "ai": "assistant", "HumanMessage": "user", "AIMessage": "assistant"}
 ROLES |= {"SystemMessage": "system"}
-ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet")
 MOST_FAULTS = 5  # unreadable lines that are named
 HINT = (
     "a live log is JSON lines with the fields of docs/serving.md; logs of other systems, and"
@@ -117,12 +116,6 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
     task = tasks.load_task(task_name.removeprefix("demo/"))
     rows = []
     others = unreadable = 0
-    for path in paths:
-        if path.suffix.lower() not in ENDINGS:
-            raise WorkbookError(
-                f"{path} has the unknown ending {path.suffix or '(none)'}; rename it by what it"
-                f" holds, JSON lines to .jsonl (known are {', '.join(ENDINGS)})"
-            )
     sources = (source.content for path in paths for source in tasks.read_rows(path))
     for raw in itertools.chain.from_iterable(map(_records, sources)):
         kind = _first(raw, FORMATS[form].get("kind", ()))

@@ -6,6 +6,7 @@ can read, and one line in the crontab that carries our tag. Only lines with our 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -29,6 +30,7 @@ MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", 
 FIELDS = ("minute", "hour", "day of month", "month", "day of week")
 EXAMPLE = '"0 3 * * 0"'
 ODD = re.compile("[\x00-\x1f\x7f\"'\\\\#$`]")
+_log = logging.getLogger(__name__)
 _FIELD = re.compile(r"(\*|\d+|[a-z]{3})(-(\d+|[a-z]{3}))?(/\d+)?", re.IGNORECASE)
 OURS = ("WORKBOOK_HOME", "WORKBOOK_CACHE", "WORKBOOK_COMMIT", "PATH", "LANG")
 KEYS = (
@@ -347,6 +349,7 @@ def _check_calendar(when: str) -> None:
         command = ["systemd-analyze", "calendar", when]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
+        _log.warning("no systemd-analyze here, so nobody checked OnCalendar=%s", when)
         return
     if done.returncode:
         raise WorkbookError(f"systemd does not understand {when!r} ({done.stderr.strip()})")

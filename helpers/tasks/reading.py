@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from helpers import store
 from helpers.records import WorkbookError
+from helpers.tasks.task import ENDINGS
 from helpers.tasks.textfiles import (
     MAX_CELL,
     Encoding,
@@ -23,6 +24,7 @@ from helpers.tasks.textfiles import (
 
 MAX_LINE_BYTES = MAX_CELL  # a longer line is a broken export, not an example
 TABLES = (".csv", ".tsv")
+BEGINNINGS = {b"PAR1": ".parquet", b"PK": ".xlsx", b"{": ".jsonl", b"[": ".jsonl"}
 _WIDE_JSON = re.compile(rb"(?:\xff\xfe)?[{\[]\0|(?:\xfe\xff)?\0[{\[]")  # its beginning in UTF-16
 _NEXT_ITEM = re.compile(r"[\s,]*(?=[^\s,\]])")  # of a list
 
@@ -50,9 +52,23 @@ class FileForm(NamedTuple):
         return ", ".join(filter(None, (self.note, encoding, dialect)))
 
 
+def ending_of(path: Path) -> str:
+    """A file's ending where it is one that we know, else that of what its first bytes are."""
+    if path.suffix.lower() in ENDINGS:
+        return path.suffix.lower()
+    with open(path, "rb") as file:
+        head = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        raise WorkbookError(f"{path} is compressed; unpack it first")
+    for beginning, ending in BEGINNINGS.items():
+        if head.startswith(beginning):
+            return ending
+    return ".csv"
+
+
 def form_of(path: Path, encoding: str = "") -> FileForm:
     """How a file is written; WorkbookError where that is ambiguous."""
-    suffix = path.suffix.lower()
+    suffix = ending_of(path)
     if suffix in TABLES:
         name = encoding_of(path, encoding)
         return FileForm(name, judge_dialect(path, name))
@@ -66,7 +82,7 @@ def form_of(path: Path, encoding: str = "") -> FileForm:
 
 def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
     """Every row of a JSON, CSV, Excel or Parquet file, one at a time."""
-    suffix = path.suffix.lower()
+    suffix = ending_of(path)
     form = form or form_of(path)
     try:
         if suffix in (".jsonl", ".json"):

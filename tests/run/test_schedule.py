@@ -169,6 +169,13 @@ def test_two_homes_of_one_user_keep_their_units_apart(tab, tmp_path, monkeypatch
     assert all(Path(unit).exists() for unit in (*first.units, *second.units))
 
 
+def test_without_systemd_analyze_it_is_said_that_nobody_checked(tab, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("PATH", "")
+    assert add_schedule("smoke", "0 3 * * 1", "systemd").units
+    assert "nobody checked OnCalendar=Mon" in caplog.text
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_what_systemd_does_not_understand_is_refused_before_anything_is_written(
     tab, tmp_path, monkeypatch

@@ -56,6 +56,7 @@ def register(
     version: str, to: str = "staging", make_adapter: Any = None, **changes: Any
 ) -> FineTuneLifecycleManager:
     """A version of the toy task whose run names its task folder."""
+    manager = FineTuneLifecycleManager(TASK)  # before a model is there that nobody registered
     prompt = hashlib.sha256(INSTRUCTIONS.encode()).hexdigest()
     changes = {"fingerprints": registry_toys.FINGERPRINTS | {"system_prompt": prompt}} | changes
     changes = {"asking": Asking().for_rung("fine_tuned", version)} | changes
@@ -66,7 +67,6 @@ def register(
     model = registry_toys.model(version, **changes)
     run.save(model)
     run.save(record_toys.run_record(run.id, params={"task": str(task_folder())}))
-    manager = FineTuneLifecycleManager(TASK)
     manager.register(run)
     if to:
         because = "toy" if to == "production" else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
+import pandas
 import pytest
 from serve_toys import TASK, log_of, register, task_folder
 
@@ -165,12 +167,20 @@ def test_logs_check_says_why_lines_cannot_be_read_and_what_the_file_seems_to_be(
     assert "my.csv line 1 is of a CSV table, not JSON" in faults
 
 
-def test_a_log_with_an_unknown_ending_is_not_taken_for_parquet(tmp_path, home, capsys):
-    path = tmp_path / "my.log"
-    path.write_text(json.dumps(LINES["openai"]))
-    command = ["logs", "import", str(path), "--format", "openai", "--task", str(task_folder())]
-    assert main(command) == 2
-    assert "the unknown ending .log; rename it" in capsys.readouterr().err
+def test_a_log_with_an_unknown_ending_is_read_by_what_it_holds(tmp_path, home, capsys):
+    frame = pandas.DataFrame([LINES["openai"] | {"id": "of-parquet"}])
+    frame.to_parquet(tmp_path / "my.bin")
+    (tmp_path / "my.log").write_text(json.dumps(LINES["openai"]))
+    (tmp_path / "my.out").write_text("id,created,model\nx,2026-01-01,m\n")
+    (tmp_path / "my.gz").write_bytes(gzip.compress(b"{}"))
+    command = ["logs", "import", "--format", "openai", "--task", str(task_folder()), "--json"]
+    counts = []
+    for name in ("my.log", "my.bin", "my.out"):
+        assert main([*command, str(tmp_path / name)]) == 0
+        counts.append(json.loads(capsys.readouterr().out))
+    assert [(row["added"], row["unreadable"]) for row in counts] == [(1, 0), (1, 0), (0, 1)]
+    assert main([*command, str(tmp_path / "my.gz")]) == 2
+    assert "compressed; unpack it first" in capsys.readouterr().err
 
 
 def test_a_trial_is_begun_shown_and_ended_by_the_command_line(home, capsys):
