@@ -9,7 +9,14 @@ from helpers.curate.personal import masked_example, masked_text
 from helpers.curate.production import load_production
 from helpers.curate.provider_file import FileIssue, judge_provider_file
 from helpers.curate.review import Decisions, apply_decisions, read_decisions
-from helpers.curate.searching import Findings, Search, search_here, search_text, search_texts
+from helpers.curate.searching import (
+    NOTHING,
+    Findings,
+    Search,
+    search_here,
+    search_text,
+    search_texts,
+)
 from helpers.curate.similarity import (
     PERMUTATIONS,
     Pair,

@@ -13,11 +13,13 @@ from helpers.curate.config import DataCollectionConfig
 from helpers.curate.corrections import live_corrections
 from helpers.curate.duplicates import PairFinder, deduplicate_examples, pairs_in_memory
 from helpers.curate.labels import (
+    LabelCounts,
     label_counts,
     label_functions,
     label_of,
     label_warnings,
     misspelled,
+    twice_spelled,
 )
 from helpers.curate.production import feedback_report, load_production
 from helpers.curate.review import ASK, apply_decisions, read_decisions, review_rows, spot_checks
@@ -42,7 +44,6 @@ from helpers.records import (
     SourceReading,
     TrainingExample,
     beside,
-    chosen,
     in_order,
 )
 
@@ -79,7 +80,7 @@ def curate(
         logs.examples.append(example)
 
     human = tasks.load_examples(task, "human")
-    collected = collect(human, logs)
+    collected = collect(human, logs, config)
     read = [rows.reading for rows in (human, logs) if rows.reading is not None]
     decisions, changed = decisions.about(collected.kept)
     accepted = decisions.accepted
@@ -87,7 +88,6 @@ def curate(
         from helpers.extras import synthetic
 
         collected = synthetic.add_rows(collected, decisions, task, config, run, ask)
-    collected.kept = tasks.with_parts(collected.kept, config.seed, config.split_ratios)
     reviewed = apply_decisions(collected.kept, decisions)
     search, pairs_of = long_steps(config, len(reviewed.kept))
     checked = validate_examples(reviewed.kept, task, config, accepted, search)
@@ -109,12 +109,13 @@ def curate(
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
     alarm_on_lost_labels(task, reviewed.kept, rejected, config.wipeout_share)
     labels = label_counts(task, unique.kept)
-    warnings += _rated_low_and_kept(unique.kept, config.min_feedback_score, read)
+    if human.rated:
+        warnings += _rated_low_and_kept(unique.kept, config.min_feedback_score, read)
     return Curated(
         task=task,
         examples=unique.kept,
         rejected=rejected,
-        review=review_of(task, unique, named, list(labels), waiting),
+        review=review_of(task, unique, named, labels, waiting),
         funnel=funnel,
         labels=labels,
         warnings=[
@@ -179,8 +180,8 @@ def long_steps(config: DataCollectionConfig, rows: int) -> tuple[Search, PairFin
     return engine.search, partial(big.like_pairs, engine)
 
 
-def collect(human: tasks.LoadedRows, logs: tasks.LoadedRows) -> Stage:
-    """The rows of both sources: unreadable lines and what the source filters drop are left out.
+def collect(human: tasks.LoadedRows, logs: tasks.LoadedRows, config: DataCollectionConfig) -> Stage:
+    """The rows of both sources with their parts, without those that cannot be read or are dropped.
 
     A logged row whose id a human row has gets one by its content; an answer that somebody called
     bad is nothing to learn from.
@@ -198,7 +199,7 @@ def collect(human: tasks.LoadedRows, logs: tasks.LoadedRows) -> Stage:
             issue = Issue(code="low_feedback", evidence="its label says that the answer is bad")
             stage.reject(example, [issue], "filter")
         else:
-            stage.kept.append(example)
+            stage.keep(tasks.with_part(example, config.seed, config.split_ratios))
     for code, n in logs.dropped.items():
         stage.counts[Loss("filter", "production", code)] += n
     return stage
@@ -221,22 +222,32 @@ def alarm_on_lost_labels(
     share: float,
 ) -> None:
     """Stop when one rule removes most of a label's human rows, or all of its test rows."""
-    if share >= 1:
-        return
-    human = chosen(placed, lambda example: example.source == "human")
     reasons = [row for row in rejected if is_lost(row)]
+    if share >= 1 or not reasons:
+        return
     ids = {row.example["id"] for row in reasons}
-    of_id = {example.id: example for example in human if example.id in ids}
-    lost = [(of_id[r.example["id"]], r) for r in reasons if r.example["id"] in of_id]
-    for name, value_of in label_functions(task, label_counts(task, human)).items():
-        rows: Counter[str] = Counter()
-        test_rows: Counter[str] = Counter()
-        for example in human:
-            label = f"{value_of(example)!r} of {name}"
-            rows[label] += 1
-            test_rows[label] += example.part == "test"
-        labelled = ((f"{value_of(e)!r} of {name}", e.part == "test", row) for e, row in lost)
-        alarm_on_lost_label(rows, test_rows, labelled, share)
+    human = beside(placed)
+    of_id = {}
+    for example in placed:
+        if example.source == "human":
+            human.append(example)
+            if example.id in ids:
+                of_id[example.id] = example
+    values = label_functions(task, label_counts(task, human))
+    rows: Counter[str] = Counter()
+    test_rows: Counter[str] = Counter()
+    for example in human if values else ():
+        labels = [f"{value_of(example)!r} of {name}" for name, value_of in values.items()]
+        rows.update(labels)
+        test_rows.update(labels if example.part == "test" else ())
+    for name, value_of in values.items():
+        lost = []
+        for row in reasons:
+            example = of_id.get(row.example["id"])
+            if example is not None:
+                label = f"{value_of(example)!r} of {name}"
+                lost.append((label, example.part == "test", row))
+        alarm_on_lost_label(rows, test_rows, lost, share)
 
 
 def check_names(examples: list[TrainingExample], mode: str) -> Stage:
@@ -252,7 +263,7 @@ def review_of(
     task: tasks.Task,
     unique: Stage,
     named: Stage,
-    label_fields: Sequence[str],
+    labels: LabelCounts,
     waiting: Sequence[Question] = (),
 ) -> list[dict[str, str]]:
     """What a person should decide: conflicts, names, doubtful labels, rephrasings, spot checks.
@@ -261,15 +272,25 @@ def review_of(
     """
     from helpers.extras import doubts
 
-    keys = [tasks.hash_order(f"review:{example.id}") for example in unique.kept]
-    drawn = in_order(unique.kept, sorted(range(len(keys)), key=keys.__getitem__))
+    ids, rated = [], set()
+    for place, example in enumerate(unique.kept):
+        ids.append(example.id)
+        if example.feedback_score and example.quality != "verified":
+            rated.add(place)
+    keys = [tasks.hash_order(f"review:{row_id}") for row_id in ids]
+    order = sorted(range(len(ids)), key=keys.__getitem__)
+    some_rated = in_order(unique.kept, [place for place in order if place in rated][:ASK])
+    drawn = in_order(unique.kept, order)
     questions = [
+        *waiting,
         *unique.questions,
         *named.questions,
-        *(Question(*row) for row in misspelled(task, drawn, label_fields)),
-        *doubts.doubtful_labels(drawn, label_functions(task, label_fields))[:ASK],
+        *(Question(*row) for row in misspelled(task, drawn, twice_spelled(labels))),
+        *doubts.doubtful_labels(drawn, label_functions(task, labels))[:ASK],
         *doubts.close_in_meaning(drawn)[:ASK],
-        *spot_checks(drawn),
+        *spot_checks(some_rated, drawn[:ASK]),
     ]
-    examples = chain((row.example for row in waiting), unique.kept)
-    return review_rows([*waiting, *questions], examples)
+    asked = {question.example.id for question in questions}
+    places = [place for place, row_id in enumerate(ids) if row_id in asked]
+    examples = chain((row.example for row in waiting), in_order(unique.kept, places))
+    return review_rows(questions, examples)

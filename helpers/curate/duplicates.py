@@ -149,7 +149,7 @@ def deduplicate_examples(
         if issues:
             stage.reject(example, issues, "leakage" if leak else "duplicates")
         else:
-            stage.kept.append(example)
+            stage.keep(example)
             kept_rows.add(place, example, number, texts[number])
     return stage
 

@@ -97,6 +97,15 @@ def _is_closed(task: tasks.Task, name: str) -> bool:
     return isinstance(field, dict) and ("enum" in field or field.get("type") in kinds)
 
 
+def twice_spelled(labels: LabelCounts) -> list[str]:
+    """The fields of which a value is spelled in two ways."""
+    names = []
+    for name, parts in labels.items():
+        if tasks.spellings({value for counts in parts.values() for value in counts}):
+            names.append(name)
+    return names
+
+
 def misspelled(
     task: tasks.Task, examples: Sequence[TrainingExample], names: Iterable[str]
 ) -> list[tuple[TrainingExample, str, str]]:

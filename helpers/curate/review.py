@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +34,8 @@ class Decisions(NamedTuple):
     def about(self, examples: Iterable[TrainingExample]) -> tuple[Decisions, list[str]]:
         """The decisions about these very rows, and a warning for those about other content."""
         decided = self.reviewed.keys() | self.accepted.keys()
+        if not decided:
+            return self, []
         of_id = {example.id: example for example in examples if example.id in decided}
         reviewed = dict(self.reviewed)
         for row_id, row in self.reviewed.items():
@@ -57,7 +58,8 @@ class Decisions(NamedTuple):
     def without_rows(self, examples: Iterable[TrainingExample]) -> list[str]:
         """A warning when decisions name rows that no source holds."""
         missing = self.reviewed.keys() | self.accepted.keys()
-        missing -= {example.id for example in examples if example.id in missing}
+        if missing:
+            missing -= {example.id for example in examples if example.id in missing}
         if not missing:
             return []
         return [
@@ -145,6 +147,8 @@ def apply_decisions(examples: Sequence[TrainingExample], decisions: Decisions) -
     id, group and part never change. A logged row stays in train when it becomes verified: it may
     have been learnt from already.
     """
+    if not decisions.reviewed:
+        return Stage(examples)
     stage = Stage.of(examples)
     for example in examples:
         row = decisions.reviewed.get(example.id)
@@ -182,9 +186,7 @@ def review_rows(
 
     What was decided already, or left out after all, is not asked.
     """
-    questions = [*questions]
-    ids = {question.example.id for question in questions}
-    open_rows = {e.id: e for e in examples if e.id in ids and "review" not in e.meta}
+    open_rows = {example.id: example for example in examples if "review" not in example.meta}
     reasons: dict[str, list[str]] = {}
     corrections: dict[str, str] = {}
     for example, why, correction in questions:
@@ -211,14 +213,14 @@ def review_rows(
     return rows
 
 
-def spot_checks(examples: Sequence[TrainingExample]) -> list[Question]:
-    """A few rated logs and a few rows drawn by their hash, in the order of `examples`."""
-    rated = (e for e in examples if e.feedback_score and e.quality != "verified")
+def spot_checks(
+    rated: Iterable[TrainingExample], drawn: Iterable[TrainingExample]
+) -> list[Question]:
+    """Questions about a few unverified rows that were rated, and about a few of all rows."""
     questions = [
-        Question(example, f"rated {example.feedback_score:g}: is it right?")
-        for example in islice(rated, ASK)
+        Question(example, f"rated {example.feedback_score:g}: is it right?") for example in rated
     ]
-    return questions + [Question(example, "random sample") for example in examples[:ASK]]
+    return questions + [Question(example, "random sample") for example in drawn]
 
 
 def review_csv(rows: Iterable[dict[str, str]]) -> str:

@@ -55,6 +55,7 @@ class Stage:
     kept: Sequence[TrainingExample] = field(default_factory=list)  # a list, or Rows
     rejected: Sequence[RejectedExample] = field(default_factory=list)
     counts: Counter[Loss] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)  # of the rows kept, where counted
     questions: list[Question] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what was decided over all rows
 
@@ -62,6 +63,11 @@ class Stage:
     def of(cls, examples: Iterable[TrainingExample], notes: Iterable[str] = ()) -> Stage:
         """One that has decided nothing yet: its rows will lie where the examples lie."""
         return cls(beside(examples), beside(examples), notes=[*notes])
+
+    def keep(self, example: TrainingExample) -> None:
+        """Keep a row, counted by its source."""
+        self.kept.append(example)
+        self.sources[example.source] += 1
 
     def reject(self, example: TrainingExample, issues: list[Issue], stage: str) -> None:
         """Leave a row out, counted under its first code."""
@@ -85,7 +91,7 @@ def rejection(example: TrainingExample, issues: list[Issue], stage: str) -> Reje
 def build_funnel(stages: Sequence[Stage]) -> list[FunnelRow]:
     """One row per stage and source; AssertionError when the counts do not lead to the rows left."""
     losses: Counter[Loss] = sum((stage.counts for stage in stages), Counter())
-    left = Counter(example.source for example in stages[0].kept)
+    left = Counter(stages[0].sources)
     for loss, n in stages[0].counts.items():  # these never became examples
         left[loss.source] += n
     funnel = []
@@ -100,7 +106,7 @@ def build_funnel(stages: Sequence[Stage]) -> list[FunnelRow]:
                     stage=name, source=source, rows_in=rows_in, rows_out=left[source], rejected=lost
                 )
             )
-    kept = Counter(example.source for example in stages[-1].kept)
+    kept = stages[-1].sources
     if +left != kept:
         raise AssertionError(f"the funnel loses rows: {dict(left)} by count, {dict(kept)} kept")
     return funnel

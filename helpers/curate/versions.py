@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,6 @@ from helpers.records import (
     Splits,
     TrainingExample,
     WorkbookError,
-    chosen,
     in_order,
 )
 
@@ -59,7 +61,15 @@ class Curated:
 
     def part(self, name: str) -> Sequence[TrainingExample]:
         """The examples of one part."""
-        return chosen(self.examples, lambda example: example.part == name)
+        return in_order(self.examples, self.places[name])
+
+    @cached_property
+    def places(self) -> dict[str, array[int]]:
+        """Part -> the places of its examples."""
+        places = {part: array("q") for part in PARTS}
+        for place, example in enumerate(self.examples):
+            places[example.part or "train"].append(place)
+        return places
 
 
 def content_fingerprint(examples: Sequence[TrainingExample]) -> str:
@@ -82,8 +92,7 @@ def publish_dataset(curated: Curated) -> FineTuningDataset:
             f"{folder} holds other content than its name says; move that folder away and run again"
         )
     facts = manifest.model_dump(include=set(DatasetMetadata.model_fields))
-    ranks = [PARTS.index(example.part or "train") for example in curated.examples]
-    examples = in_order(curated.examples, sorted(range(len(ranks)), key=ranks.__getitem__))
+    examples = in_order(curated.examples, [*chain(*curated.places.values())])
     return FineTuningDataset(
         examples=examples, metadata=DatasetMetadata(**facts), splits=manifest.splits
     )
@@ -98,7 +107,7 @@ def _manifest_of(curated: Curated, name: str, fingerprint: str) -> Manifest:
         params=curated.params,
         counts=dict(sorted(sources.items())),
         funnel=curated.funnel,
-        splits=Splits(**{part: len(curated.part(part)) for part in PARTS}),
+        splits=Splits(**{part: len(places) for part, places in curated.places.items()}),
         fingerprint=fingerprint,
         tool_versions={tool: version(tool) for tool in TOOLS},
         labels=curated.labels,

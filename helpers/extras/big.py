@@ -7,14 +7,17 @@ index, so that the pairs, and with them the dataset's fingerprint, are the same 
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
-import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property, partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from helpers import curate
+from helpers import curate, store
 from helpers.records import WorkbookError
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 PARTITIONS = 16  # of a shuffle by band
 TEXTS = 5_000  # of a batch that is hashed or searched at a time
 PAIRS = 100_000  # of a batch that is compared at a time
+PROCESSES = 2  # of this machine
+WINDOW = 8  # batches that wait for them at a time
 SEED = 7  # of the MinHashes, as in helpers.curate
 _BASE = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
 Band = tuple[int, bytes]  # its number, and its candidates: pairs (i, j) as int64
@@ -87,27 +92,58 @@ def confirm(threshold: float, batch: tuple[Any, list[str]]) -> list[Pair]:
     return [(int(used[a]), int(used[b]), score) for a, b, score in pairs]
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, however it did."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 class Local:
-    """This process, a batch at a time; what is not needed now lies on disk."""
+    """Two processes of this machine, a few batches at a time; what can wait lies on disk."""
+
+    @cached_property
+    def _pool(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")  # a fork would copy other threads' locks
+        return ProcessPoolExecutor(PROCESSES, context, _end_with_parent)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """The results in the order of the items."""
-        return map(function, items)
+        rest = iter(items)
+        while window := list(islice(rest, WINDOW)):
+            yield from (map if len(window) == 1 else self._pool.map)(function, window)
 
     def bands(self, lengths: Sequence[int], texts: Sequence[str], work: Buckets) -> Iterator[Band]:
         """What `work` makes of each band's keys of all texts: here by one file for each band."""
-        with tempfile.TemporaryDirectory(prefix="bands-") as folder:
-            for batch in batched(texts, TEXTS):
-                columns = sign(lengths, batch)
-                for band, column in enumerate(columns):
-                    with open(Path(folder, str(band)), "ab") as file:
-                        file.write(column)
-            for path in Path(folder).iterdir():
-                yield int(path.name), work(int(path.name), path.read_bytes())
+        files: list[BinaryIO] = []
+        for columns in self.map(partial(sign, lengths), batched(texts, TEXTS)):
+            files = files or [store.nameless_file() for _ in columns]
+            for file, column in zip(files, columns, strict=True):
+                file.write(column)
+        for band, file in enumerate(files):
+            file.seek(0)
+            yield band, work(band, file.read())
+            file.close()
 
     def search(self, texts: Iterable[str]) -> Callable[[str], Findings]:
-        """What any of the texts holds: here by two child processes."""
-        return curate.search_here(texts)
+        """What any of the texts holds, known by the texts' hashes: there may be millions."""
+        found: dict[int, Findings] = {}
+        rest = iter(texts)
+        while window := list(islice(rest, WINDOW * TEXTS)):
+            distinct = [text for text in dict.fromkeys(window) if hash(text) not in found]
+            findings = self.map(curate.search_texts, batched(distinct, TEXTS))
+            for batch, some in zip(batched(distinct, TEXTS), findings, strict=True):
+                for text, finding in zip(batch, some, strict=True):
+                    found[hash(text)] = finding if any(finding) else curate.NOTHING
+
+        def findings_of(text: str) -> Findings:
+            known = found.get(hash(text))
+            return curate.search_text(text) if known is None else known
+
+        return findings_of
 
 
 class Ray(Local):
@@ -162,15 +198,6 @@ class Ray(Local):
             groups = dataset.map_batches(signed, batch_size=1).groupby("band")
             for row in groups.map_groups(worked).iter_rows():
                 yield row["band"], row["data"]
-
-    def search(self, texts: Iterable[str]) -> Callable[[str], Findings]:
-        """By batch maps; the next step waits for them."""
-        distinct = list(dict.fromkeys(texts))
-        found: dict[str, Findings] = {}
-        findings = self.map(curate.search_texts, batched(distinct, TEXTS))
-        for batch, some in zip(batched(distinct, TEXTS), findings, strict=True):
-            found.update(zip(batch, some, strict=True))
-        return lambda text: found[text] if text in found else curate.search_text(text)
 
 
 def _dataset(items: Iterable[Any]) -> Any:

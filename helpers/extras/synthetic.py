@@ -43,11 +43,12 @@ def add_rows(
     placed = tasks.with_parts(reviewed.kept, config.seed, config.split_ratios)
     made = make_up(placed, task, config, ask)
     store.write_jsonl(run.private / "synthetic.jsonl", made.kept)
-    return Stage(
-        collected.kept + made.kept,
-        collected.rejected + made.rejected,
-        collected.counts + made.counts,
-    )
+    for example in made.kept:
+        collected.keep(example)
+    for row in made.rejected:
+        collected.rejected.append(row)
+    collected.counts += made.counts
+    return collected
 
 
 def make_up(

@@ -55,11 +55,16 @@ def part_of_time(moment: datetime, starts: Mapping[str, datetime]) -> Part:
 def with_parts(
     examples: Iterable[TrainingExample], seed: int, ratios: dict[str, float]
 ) -> Sequence[TrainingExample]:
-    """Every example with its part: the source's own split, and train where it is unverified."""
+    """Every example with its part."""
     placed = beside(examples)
     for example in examples:
-        part: Part = example.part or "train"
-        if example.part is None and example.quality == "verified":
-            part = assign_part(example.group, seed, ratios)
-        placed.append(example.model_copy(update={"part": part}))
+        placed.append(with_part(example, seed, ratios))
     return placed
+
+
+def with_part(example: TrainingExample, seed: int, ratios: dict[str, float]) -> TrainingExample:
+    """An example with its part: the source's own split, and train where it is unverified."""
+    part: Part = example.part or "train"
+    if example.part is None and example.quality == "verified":
+        part = assign_part(example.group, seed, ratios)
+    return example.model_copy(update={"part": part})
