@@ -52,6 +52,8 @@ def summary(record: RunRecord) -> str:
             limits += _limits_of(name, result)
             if done[-1] == "01_decide" and isinstance(result, Decision):
                 next_step = result.next_action
+            if isinstance(result, Evaluation) and not result.fine_tuned_model.accuracy.n:
+                next_step = f"`workbook rate {run.id}`, then run again with --run-id {run.id}"
     lines += _said("limits", limits)
     copy = run.path("notebooks/04_evaluate.ipynb")
     place = copy if copy.exists() else copy.parent
@@ -162,6 +164,8 @@ def _scores(results: EvalResults) -> str:
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
     """value [low, high]: three digits for shares, whole numbers for milliseconds."""
+    if not estimate.n:
+        return "not measured or not rated yet"
     digits = 0 if max(abs(estimate.value), abs(estimate.high)) > 50 else 3
     spec = f"{sign}.{digits}f"
     return f"{estimate.value:{spec}} [{estimate.low:{spec}}, {estimate.high:{spec}}]"
