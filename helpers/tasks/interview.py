@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from helpers.records import WorkbookError
-from helpers.tasks.conventions import UNRATED, judge_scale, moment_of, token_of
+from helpers.tasks.conventions import UNRATED, WORDS, judge_scale, moment_of, token_of
 from helpers.tasks.examples import LoadedRows
-from helpers.tasks.forms import LIKES, Row, format_of
+from helpers.tasks.forms import Row, format_of
 from helpers.tasks.infer import LONG, MANY_NUMBERS, are_labels, are_numbers, typed_column
 from helpers.tasks.survey import PER_GROUP, SAMPLE, SPLITS
 from helpers.tasks.task import KNOWN, Task, yaml_of
@@ -34,7 +34,10 @@ _OWNERS = re.compile(
     re.IGNORECASE,
 )
 _TIMES = re.compile(r"date|time|created|opened|received|closed|(^|_)at$", re.IGNORECASE)
-_RATINGS = re.compile(r"rating|score|stars|feedback|thumb|grade|csat|satisf", re.IGNORECASE)
+_RATINGS = re.compile(
+    r"rating|score|stars|feedback|thumb|grade|csat|satisf|useful|bewertung|zufrieden|avis|calif",
+    re.IGNORECASE,
+)
 RARE = 0.5  # of the rows: with more different values a column of short texts holds no labels
 KIND = "kind."  # of a column of answers: labels, text, number
 NOBODY = "none"  # the answer that leaves a column alone
@@ -289,10 +292,10 @@ def of_columns(loaded: LoadedRows, interview: Interview) -> list[Question]:
 
 
 def _are_ratings(name: str, values: Sequence[Any]) -> bool:
-    """Thumbs, 1 to 5, or words for good and bad."""
-    texts = {str(value).strip().casefold().removesuffix(".0") for value in values} - {*UNRATED}
-    if {LIKES.get(v) for v in texts} == {5.0, 1.0} or {"1", "5"} <= texts <= set("12345"):
-        return True
+    """Words for good and bad, or a scale of numbers, stars or shares in a column that says so."""
+    texts = {str(value).strip().casefold() for value in values} - {*UNRATED}
+    if {WORDS.get(text) for text in texts - {"true", "false"}} == {5.0, 1.0}:
+        return not texts <= {"yes", "no", "y", "n"} or bool(_RATINGS.search(name))
     with suppress(WorkbookError):  # two scales fit
         scale = judge_scale(Counter(map(token_of, values)), None, name, name, asks=False)
         return bool(_RATINGS.search(name)) and scale.rated > 0 and not scale.unknown
