@@ -534,14 +534,15 @@ prices:
   person_usd_per_hour: 40       # who labels and reviews
   hosting_usd_per_month: 0      # what keeping a tuned model ready costs
   models:                       # USD per million tokens, for endpoints
-    gpt-4.1-mini: {input: 0.40, cached: 0.10, output: 1.60, train: 5.0, batch_input: 0.20, batch_output: 0.80}
+    gpt-4.1-mini: {input: 0.40, cached: 0.10, output: 1.60, batch_input: 0.20, batch_output: 0.80}
   training: {gpt-4.1-mini: 5.0} # USD per million trained tokens, for the estimate of 01
   hours: {rag_once: 24}         # work that you estimate otherwise
 ```
 
 A model that is not named under `models` costs nothing on this machine but its time. A paid endpoint
-needs an entry: without one nothing can be bounded, so nothing is sent. `batch_input`, `batch_output` and
-`batch_cached` are the prices in a provider's offline batches (`offline_batches`); without them a batch counts in full.
+needs an entry: without one nothing can be bounded, so nothing is sent. `batch_input`,
+`batch_output` and `batch_cached` are the prices in a provider's offline batches
+(`offline_batches`); without them a batch counts in full.
 
 ## columns
 
@@ -647,7 +648,13 @@ to change a parameter, copy it: `cp params/laptop.yaml mine.yaml`, add `task: my
 
 ## Text answers that people rate
 
-`workbook new` writes `output: {text: true}` where the answers are texts. Say who decides:
+`workbook new` writes `output: {text: true}` where the answers are texts. Say who decides: in the
+interview, with `--set`, or in task.yaml:
+
+```
+workbook new mytask --from letters.csv --input question --output reply --set measure=human \\
+    --set "rubric=it answers the question, in our voice, without a promise we cannot keep"
+```
 
 ```yaml
 accuracy_from: human            # or judge, with judge_model in your profile
@@ -659,6 +666,8 @@ workbook run -p task=mytask --run-id r1       # asks, writes runs/r1/private/bli
 workbook rate r1                              # two answers, nobody knows whose: A, B, both, neither
 workbook rate r1 --rater ann                  # a second person: agreement is said
 workbook run -p task=mytask --run-id r1       # counts the ratings and goes on
+workbook rate r1                              # where it trained: the tuned answers, from 04
+workbook run -p task=mytask --run-id r1       # 04's verdict; nothing is trained twice
 ```
 
 Equal answers are one question, which counts for both. `blind.csv` can be filled in with a
