@@ -182,7 +182,7 @@ def break_registry(name: str, run: store.Run, task: tasks.Task) -> None:
         return
     if os.environ.get("WORKBOOK_DATABASE_URL"):
         raise WorkbookError(f"{name} is for registry.db of a home: unset WORKBOOK_DATABASE_URL")
-    copy = run.path("copy_of_home").resolve()
+    copy = run.path(f"home_{name}").resolve()
     is_new = not copy.exists()
     if is_new:
         _copy_home(copy)

@@ -212,7 +212,7 @@ def spare(in_production, monkeypatch):
 def test_of_twenty_on_noise_the_luckiest_looks_good_and_the_gate_promotes_none(spare, tmp_path):
     run, task = spare
     learn.break_registry("noise", run, task)
-    assert store.home() == run.path("copy_of_home").resolve()
+    assert store.home() == run.path("home_noise").resolve()
     manager = registry.FineTuneLifecycleManager(task.registry_name)
     shown = learn.break_version("noise", manager.register(run), run, task)
     candidates = [v for v in manager.list_versions() if "-noise-" in v.id]
@@ -233,7 +233,10 @@ def test_of_twenty_on_noise_the_luckiest_looks_good_and_the_gate_promotes_none(s
 
 def test_a_torn_registry_is_never_read_and_comes_back_from_its_backup(spare):
     run, task = spare
-    learn.break_registry("torn_registry", run, task)
+    home = store.home()
+    learn.break_registry("noise", run, task)
+    os.environ["WORKBOOK_HOME"] = str(home)  # as a new kernel has it
+    learn.break_registry("torn_registry", run, task)  # another break of the same run
     with pytest.raises(WorkbookError, match=r"malformed.*registry restore FILE"):
         registry.FineTuneLifecycleManager(task.registry_name).register(run)
     backup = store.home() / "registry-backup.json"
