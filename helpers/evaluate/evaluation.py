@@ -89,6 +89,7 @@ def evaluate_fine_tuned_model(
             "the test part is empty; add verified examples to human.jsonl and run 02_curate again"
         )
     task = session.task
+    session.say("loading the models, and checking that they are what was trained")
     fingerprints = findings.check_fingerprints(model, task, dataset_version)
     session = with_models_of(model, session)
     best_rung = rung_to_beat(session.run)[0]

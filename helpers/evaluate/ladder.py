@@ -86,15 +86,13 @@ def search_prompts(
     formed. Scores of what was chosen are optimistic for having been chosen; 04 measures it again on
     the test part.
     """
-    if budget < 1 or not rows:
-        return list(ways)
     session = replace(session, latency_rows=0)
-    scores: dict[str, tuple[float, float]] = {}
-    reasons = rungs.available([way.rung for way in ways], session.task, session.train)
-    own = {way.rung: way for way in ways if way.rung in rungs.LADDER and not reasons[way.rung]}
+    own = _searchable(ways, session) if rows and budget else {}
     changes = list(_changes(session.task, own))
     most = min(budget, len(changes) + len({rung for rung, _ in changes}))
-    session.say(f"searching prompts on validation: at most {most} times {len(rows)} rows")
+    scores: dict[str, tuple[float, float]] = {}
+    if most > 0:
+        session.say(f"searching prompts on validation: at most {most} times {len(rows)} rows")
 
     def score(asking: Asking) -> tuple[float, float]:
         key = store.fingerprint(asking)
@@ -114,13 +112,17 @@ def search_prompts(
         before = own[rung].model_copy(update=best)
         if score(before.model_copy(update=change)) > score(before):
             best |= change
-    return [_changed(way, best) for way in ways]
+    # what runs today stays as it is
+    return [w if w.rung_kind == "incumbent" else w.model_copy(update=best) for w in ways]
 
 
-def _changed(way: Asking, change: dict[str, Any]) -> Asking:
-    if way.rung_kind == "incumbent":  # what runs today stays as it is
-        return way
-    return way.model_copy(update=change)
+def _searchable(ways: Sequence[Asking], session: Session) -> dict[str, Asking]:
+    """The rungs whose prompts can be searched, by name; none where nobody has rated an answer."""
+    if session.task.accuracy_from in ("judge", "human"):
+        session.say("prompts are not searched: nobody has rated what they would be told apart by")
+        return {}
+    reasons = rungs.available([way.rung for way in ways], session.task, session.train)
+    return {way.rung: way for way in ways if way.rung in rungs.LADDER and not reasons[way.rung]}
 
 
 def _changes(task: Task, ways: dict[str, Asking]) -> Iterator[tuple[str, dict[str, Any]]]:

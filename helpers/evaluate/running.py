@@ -89,8 +89,9 @@ def ask_rung(
     results = _add_up(rows, latencies, _costs(session.task, model, answers, latencies))
     cut = sum(answer.finish == "length" for answer in answers)
     limit = f", {cut} cut off at max_new_tokens={asking.max_new_tokens}" if cut else ""
+    accuracy = results.accuracy if results.accuracy.n else "unknown, nobody has rated it yet"
     session.say(
-        f"{name}: accuracy {results.accuracy}, format {results.format_compliance}{limit},"
+        f"{name}: accuracy {accuracy}, format {results.format_compliance}{limit},"
         f" {time.monotonic() - started:.0f} s"
     )
     _say_failures(name, rows, session)

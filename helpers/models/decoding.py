@@ -25,7 +25,7 @@ MOST_ALIVE = 0.75  # dropping rows copies the cache: at this share of rows left,
 
 @contextlib.contextmanager
 def follow_rows(tell: Callable[[int], None]) -> Iterator[None]:
-    """Within it, `tell` hears how many rows each batch has answered, long before a call returns."""
+    """Within it, `tell` hears how many more rows have their answer, long before a call returns."""
     before = _on_rows.set(tell)
     try:
         yield
@@ -61,7 +61,6 @@ def decode(
         else:
             results = generate_batch(model, rows, max_new_tokens, stop, pad_id)
         decoded |= dict(zip(batch, results, strict=True))
-        _on_rows.get()(len(batch))
     return [decoded[i] for i in range(len(prompts))], shared
 
 
@@ -189,12 +188,14 @@ def decode_batch(
         for step in range(max_new_tokens):
             best = _logits(model, ids, positions, cache, mask).argmax(-1)
             seconds = time.perf_counter() - started
+            before = len(done)
             for row, token in zip(alive, best.tolist(), strict=True):
                 if row in done:
                     continue
                 new[row].append(token)
                 if token in stop or step + 1 == max_new_tokens:
                     done[row] = Decoded(new[row], token in stop, seconds)
+            _on_rows.get()(len(done) - before)
             if len(done) == rows:
                 break
             keep = [place for place, row in enumerate(alive) if row not in done]
@@ -262,4 +263,5 @@ def generate_batch(
         ends = [place for place, token in enumerate(tokens, 1) if token in stop]
         length = ends[0] if ends else len(tokens)
         decoded.append(Decoded(tokens[:length], bool(ends), seconds))
+    _on_rows.get()(len(decoded))
     return decoded

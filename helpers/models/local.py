@@ -92,7 +92,8 @@ class LocalModel:
 
     def warm_up(self, chat: list[Message]) -> None:
         """Load the weights, and the kernels for one row: two tokens do."""
-        self.answer([chat], 2)
+        with decoding.follow_rows(lambda rows: None):
+            self.answer([chat], 2)
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
         """Greedy answers in the order of `chats`, decoded in batches of like length."""
