@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,15 +34,7 @@ from helpers.records import (
 from helpers.tasks.conventions import moment_of
 from helpers.tasks.forms import SYSTEM, HowRead, chat_of, preference_of
 from helpers.tasks.parts import group_of, part_of_time
-from helpers.tasks.reading import (
-    FileForm,
-    SourceRow,
-    batches,
-    contents_of,
-    digest,
-    integer_columns,
-    read_rows,
-)
+from helpers.tasks.reading import FileForm, SourceRow, read_rows
 from helpers.tasks.survey import SPLITS, check_columns, reading_of, survey
 from helpers.tasks.task import Task
 from helpers.tasks.textfiles import RowError
@@ -83,23 +74,15 @@ class _Sample:
         if key <= self._most:
             self._rows.append((key, row.line, row, issue))
         if len(self._rows) >= 2 * SAMPLE:
-            self._rows = self._smallest()
+            self._rows = heapq.nsmallest(SAMPLE, self._rows, key=itemgetter(0, 1))
             self._most = self._rows[-1][0]
-
-    def _smallest(self) -> list[tuple[int, int, SourceRow, Issue]]:
-        """A row that is read only when it is needed is read here: it would keep its whole batch."""
-        smallest = []
-        for key, line, row, issue in heapq.nsmallest(SAMPLE, self._rows, key=itemgetter(0, 1)):
-            if callable(row.content):
-                row = row._replace(content=row.content())
-            smallest.append((key, line, row, issue))
-        return smallest
 
     def read(self, how: HowRead) -> list[tuple[TrainingExample | RejectedExample, Issue]]:
         """The rows in the order of the file, as far as they can be read; nothing of it counts."""
         apart = _without_counts(how)
         rows: list[tuple[TrainingExample | RejectedExample, Issue]] = []
-        for _, _, row, issue in sorted(self._smallest(), key=itemgetter(1)):
+        smallest = heapq.nsmallest(SAMPLE, self._rows, key=itemgetter(0, 1))
+        for _, _, row, issue in sorted(smallest, key=itemgetter(1)):
             try:
                 rows.append((example_of(apart, row), issue))
             except RowError:  # dropped before it was read whole
@@ -176,9 +159,6 @@ def _filtered(
         except RowError:  # what cannot be judged is read, and fails there
             return None
 
-    if how.path.suffix == ".parquet" and row_filter is not None:
-        yield from _filtered_parquet(how, issue_of)
-        return
     for row in read_rows(how.path, form):
         yield row, issue_of(row.content)
 
@@ -354,38 +334,6 @@ def _with_own_context(examples: Rows[TrainingExample], how: HowRead) -> Rows[Tra
     for example in examples:
         without.append(example.model_copy(update={"messages": example.messages[1:]}))
     return without
-
-
-def _filtered_parquet(
-    how: HowRead, judge: Callable[[Any], Issue | None]
-) -> Iterator[tuple[SourceRow, Issue | None]]:
-    """The rows of a big table: the judged columns first, and whole only the rows that stay.
-
-    The content of a row that is dropped is a function that reads it.
-    """
-    import pyarrow
-
-    columns = how.task.columns
-    names = [str(columns.get(n, n)).split(".")[0] for n in ("feedback_score", "created_at")]
-    whole = integer_columns(how.path)
-    line = 0
-    for batch in batches(how.path):
-        there = [name for name in dict.fromkeys(names) if name in batch.schema.names]
-        judged = batch.select(there).to_pylist() or [{}] * batch.num_rows
-        issues = [judge(row) for row in judged]
-        stays = pyarrow.array([issue is None for issue in issues], pyarrow.bool_())
-        kept = iter(contents_of(batch.filter(stays), whole))
-        for place, issue in enumerate(issues):
-            line += 1
-            if issue is None:
-                content = next(kept)
-                yield SourceRow(line, content, digest(content)), None
-            else:
-                yield SourceRow(line, partial(_row_at, batch, place, whole), ""), issue
-
-
-def _row_at(batch: Any, place: int, whole: frozenset[str]) -> dict[str, Any]:
-    return contents_of(batch.slice(place, 1), whole)[0]
 
 
 def read_dataset(run: store.Run) -> FineTuningDataset:
