@@ -499,9 +499,9 @@ TASK_SECTIONS = [
         ["volume_per_month", "data_may_leave", "prices", "columns", "slices", "screening"],
     ),
     (
-        "What is learnt of a chat",
+        "What is learnt and asked for of a chat",
         "Which turns carry loss, what the chat template is given, and which tools may be called.",
-        ["train_on", "reasoning", "template_args", "tools"],
+        ["train_on", "evaluate_on", "reasoning", "template_args", "tools"],
     ),
     (
         "How files are read",
@@ -687,9 +687,14 @@ workbook run -p task=mytask -p base_model=Qwen/Qwen3-0.6B --only 01
 
 ```yaml
 train_on: all           # learn every answer of a chat; its last one alone: last
+evaluate_on: all        # ask for each answer too, with the gold turns before it
 reasoning: strip        # thoughts in the rows: left out, kept, or trained
 scorer: exact           # of rows whose gold answer is a text; chrf:0.6 is more forgiving
 ```
+
+Under `evaluate_on: all` 01 and 04 count each answer as a row and each chat as a cluster, so that
+an interval is no narrower than the chats allow; answers of weight 0, and earlier ones that are not
+of the task's format, are left out, and how many is said.
 
 A call is right when name and arguments are: in any order of calls and of keys, with the types of
 the JSON Schema. Arguments that break it, calls of unknown tools and results without a call are
