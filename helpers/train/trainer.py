@@ -25,12 +25,13 @@ from helpers import store
 from helpers.records import WorkbookError
 from helpers.train.job import COMPLETE, Progress
 from helpers.train.kernels.lean import slim
-from helpers.train.kernels.loss import supervised_loss
+from helpers.train.kernels.loss import shared_prefix, supervised_loss, threads_of
 from helpers.train.rows import IGNORED
 
 # Tokens of a micro-batch on a CPU: matrix products are near their full speed, memory is near that
 # of trl with recomputation.
 MICRO_BATCH = 480
+SAVED_TOKENS = 100  # by computing the prefix once, which one thread does while the others wait
 MEGA_BATCHES = 20  # how many batches are sorted by length together
 BF16_TOLERANCE = 5e-3  # of the loss, on a CPU; the embedded model's differs by 0.0006
 LossPath = Literal["prefix", "head", "stock"]
@@ -172,7 +173,9 @@ class WorkbookTrainer(SFTTrainer):
         tokens = num_items_in_batch
         if tokens is None:
             tokens = (inputs["labels"] != IGNORED).sum()
-        loss = self._supervised(model, inputs, self.path) / torch.as_tensor(tokens).clamp(min=1)
+        loss = self._supervised(model, inputs, self._path_of(inputs)) / torch.as_tensor(
+            tokens
+        ).clamp(min=1)
         if num_items_in_batch is not None:
             # counted over all processes, whose gradients are then averaged
             loss = loss * self.accelerator.num_processes
@@ -182,6 +185,13 @@ class WorkbookTrainer(SFTTrainer):
         part = "train" if model.training else "eval"
         self._metrics[part]["num_tokens"] = [self._total_train_tokens]
         return loss
+
+    def _path_of(self, inputs: dict[str, Any]) -> LossPath:
+        """The path, without the shared prefix where threads would wait for it in vain."""
+        ids = inputs["input_ids"]
+        saved = shared_prefix(ids, inputs["labels"]) * (len(ids) - 1)
+        waits = self.lean and threads_of(self.model) > 1 and saved < SAVED_TOKENS
+        return "head" if self.path == "prefix" and waits else self.path
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         lengths = [len(ids) for ids in (train_dataset or self.train_dataset)["input_ids"]]

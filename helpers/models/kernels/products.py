@@ -87,14 +87,30 @@ class FrozenLayer:
     def _backward(self) -> torch.Tensor | None:
         return _laid_out(self.weight.t())
 
+    def release(self) -> bool:
+        """Hold W only as it was laid out, where it was; whether it is so. `whole` gives it back."""
+        if self._forward is None or self._backward is None:
+            return False
+        self.weight = None
+        return True
+
+    def whole(self) -> torch.Tensor:
+        """W, bit for bit."""
+        return self._forward.to_dense() if self.weight is None else self.weight
+
     def times(self, x: torch.Tensor) -> torch.Tensor:
         """x W' + bias: (rows, in) to (rows, out)."""
-        out = _by(self._forward, x, self.weight)
+        if self._forward is None or not x.numel():
+            out = product(x, self.whole())
+        else:
+            out = torch.ops.mkldnn._linear_pointwise(x, self._forward, None, "none", [], "")
         return out if self.bias is None else out.add_(self.bias)
 
     def back(self, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient of the input, G W: (rows, out) to (rows, in)."""
-        return _by(self._backward, gradient, self.weight.t())
+        if self._backward is None or not gradient.numel():
+            return product(gradient, self.whole().t())
+        return torch.ops.mkldnn._linear_pointwise(gradient, self._backward, None, "none", [], "")
 
     def then(self, x: torch.Tensor, what: str, other: torch.Tensor | None = None) -> torch.Tensor:
         """x W' + bias, and in the same go `none` or `swish`, or `add` or `mul` with `other`.
@@ -115,12 +131,6 @@ def _laid_out(weight: torch.Tensor) -> torch.Tensor | None:
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
 
 
-def _by(packed: torch.Tensor | None, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    if packed is None or not x.numel():
-        return product(x, weight)
-    return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
-
-
 class FrozenLinear(torch.autograd.Function):
     """The layer as a step of autograd: x is (…, in), the result (…, out)."""
 
@@ -128,12 +138,12 @@ class FrozenLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Any, layer: FrozenLayer) -> Any:
         ctx.layer = layer
         out = layer.times(x.reshape(-1, x.shape[-1]))
-        return out.view(*x.shape[:-1], len(layer.weight))
+        return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         to_input = ctx.layer.back(gradient.reshape(-1, gradient.shape[-1]))
-        return to_input.view(*gradient.shape[:-1], ctx.layer.weight.shape[1]), None
+        return to_input.view(*gradient.shape[:-1], to_input.shape[-1]), None
 
 
 def frozen_linear(module: Any) -> Callable[[Any], Any]:

@@ -185,49 +185,65 @@ def _logits(hidden: torch.Tensor, head: FrozenLayer) -> torch.Tensor:
     return head.times(hidden).float()
 
 
-def slim(model: torch.nn.Module) -> Callable[[], None]:
+def slim(model: Any) -> Callable[[], None]:
     """Give the layers of a peft model on the CPU the forward passes above where they fit.
 
-    Returns how to undo it.
+    Returns how to undo it; until then the weights of linear layers may be held as laid out alone.
     """
-    forwards: dict[Any, Forward] = {}
-    for module in model.modules():
-        for names in TOGETHER:
-            group = [getattr(module, name, None) for name in names]
-            if all(map(_fits, group)) and len({layer.bias is None for layer in group}) == 1:
-                forwards |= zip(group, _adapted(group), strict=True)
-        if _fits(module) and module not in forwards:
-            forwards |= zip([module], _adapted([module]), strict=True)
-    for module in model.modules():
-        if _is_gated_mlp(module):
-            forwards[module] = _gated(module)
-        elif type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-            forwards[module] = _normed(module, module.forward)  # Llama's kind, not Gemma's
-    for module, forward in forwards.items():
-        module.forward = forward
+    changed: list[Any] = []
+    together: list[Together] = []
+    of_adapters = {getattr(module, "base_layer", None) for module in model.modules()}
+    for module in [*model.modules()]:
+        groups = [[getattr(module, name, None) for name in names] for names in TOGETHER]
+        for group in [*groups, [module]]:
+            known = {*changed, *of_adapters, model.get_output_embeddings()}
+            if known.isdisjoint(group) and _fits(group):
+                together.append(Together(group))
+                changed += group
+        forward = _lean_forward(module)
+        if forward is not None:
+            module.forward = forward
+            changed.append(module)
     _keep_freed_memory()
     os.environ[SDPA] = "1"
     config = model.get_base_model().config
-    before = config._attn_implementation
-    if before == "sdpa":  # what has more to it comes with another
+    attention = config._attn_implementation
+    if attention == "sdpa":  # what has more to it comes with another
         config._attn_implementation = register()
 
     def undo() -> None:
         os.environ.pop(SDPA, None)
-        config._attn_implementation = before
-        for module in forwards:
+        config._attn_implementation = attention
+        for layers in together:
+            layers.restore()
+        for module in changed:
             vars(module).pop("forward", None)
+        together.clear()
 
     return undo
 
 
-def _fits(module: Any) -> bool:
-    """Whether it is a linear layer that does not learn, with or without an adapter."""
+def _fits(modules: Sequence[Any]) -> bool:
+    """Whether these are linear layers that do not learn, their adapters all of one kind."""
     from peft.tuners.lora import Linear
 
-    if isinstance(module, Linear):
-        return type(module.base_layer) is torch.nn.Linear and not module.lora_variant
-    return type(module) is torch.nn.Linear and not module.weight.requires_grad
+    layers = [getattr(module, "base_layer", module) for module in modules]
+    if not all(type(layer) is torch.nn.Linear for layer in layers):
+        return False
+    adapted = [module for module in modules if isinstance(module, Linear)]
+    alike = {_how(module) for module in adapted}
+    biases = {layer.bias is None for layer in layers}
+    special = any(module.lora_variant for module in adapted)
+    learns = any(layer.weight.requires_grad for layer in layers)
+    return len(alike) <= 1 and len(biases) == 1 and not special and not learns
+
+
+def _lean_forward(module: Any) -> Forward | None:
+    if _is_gated_mlp(module):
+        return _gated(module)
+    if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+        return _normed(module, module.forward)  # Llama's kind, not Gemma's
+    return None
 
 
 def _keep_freed_memory() -> None:
@@ -239,6 +255,7 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        mallopt(-8, 1)  # M_ARENA_MAX: threads use again what others freed
 
 
 def _is_gated_mlp(module: Any) -> bool:
@@ -249,54 +266,64 @@ def _is_gated_mlp(module: Any) -> bool:
     return isinstance(act, torch.nn.SiLU) or type(act).__name__ == "SiLUActivation"
 
 
-def _adapted(modules: Sequence[Any]) -> list[Forward]:
-    """Forward passes for layers of one input: the first that is asked computes all, in one go."""
-    layers = [getattr(module, "base_layer", module) for module in modules]
-    widths = [len(layer.weight) for layer in layers]
-    base = FrozenLayer(*layers)
-    for layer, weight in zip(layers, base.weight.split(widths), strict=True):
-        layer.weight.data = weight  # not in memory twice
-    stock = [module.forward for module in modules]
-    learning = [module for module in modules if module not in layers]
-    done = threading.local()
+class Together:
+    """Layers of one input, with adapters or without: the first that is asked computes them all."""
 
-    def compute(x: Any, how: Adapter | None) -> Any:
-        if how is None:
-            return FrozenLinear.apply(x, base)
-        inner = [module.lora_A[module.active_adapters[0]].weight for module in learning]
-        outer = [_outer(module) for module in modules]
-        if len(modules) == 1:
-            return AdaptedLinear.apply(x, base, inner[0], outer[0], how)
-        return AdaptedLinear.apply(x, base, torch.cat(inner), torch.block_diag(*outer), how)
+    def __init__(self, modules: Sequence[Any]) -> None:
+        self.modules = modules
+        self.layers = [getattr(module, "base_layer", module) for module in modules]
+        self.widths = [len(layer.weight) for layer in self.layers]
+        self.base = FrozenLayer(*self.layers)
+        if self.base.release():
+            self._hold(torch.empty(sum(self.widths), 0))
+        else:
+            self._hold(self.base.weight)  # once in memory, not twice
+        self._done = threading.local()
+        for number, module in enumerate(modules):
+            module.forward = functools.partial(self.part, number)
 
-    def forward(number: int, x: Any, *args: Any, **kwargs: Any) -> Any:
-        hows = {_how(module) for module in learning}
-        if args or kwargs or len(hows) > 1 or (learning and None in hows):
-            return stock[number](x, *args, **kwargs)
+    def part(self, number: int, x: torch.Tensor) -> torch.Tensor:
+        """What layer `number` makes of x."""
+        done = self._done
         if getattr(done, "input", None) is not x or number not in done.parts:
             done.input = x
-            done.parts = dict(enumerate(compute(x, *hows or [None]).split(widths, -1)))
+            done.parts = dict(enumerate(self._all(x).split(self.widths, -1)))
         part = done.parts.pop(number)
         if not done.parts:
             done.input = None
         return part
 
-    return [functools.partial(forward, number) for number in range(len(modules))]
+    def _all(self, x: torch.Tensor) -> torch.Tensor:
+        adapted = [module for module in self.modules if module not in self.layers]
+        if not adapted or adapted[0].disable_adapters:
+            return FrozenLinear.apply(x, self.base)
+        inner = [module.lora_A[module.active_adapters[0]].weight for module in adapted]
+        outer = [_outer(module) for module in self.modules]
+        if len(outer) == 1:
+            return AdaptedLinear.apply(x, self.base, inner[0], outer[0], _how(adapted[0]))
+        a, b = torch.cat(inner), torch.block_diag(*outer)
+        return AdaptedLinear.apply(x, self.base, a, b, _how(adapted[0]))
+
+    def restore(self) -> None:
+        """Give the layers their weights back."""
+        self._hold(self.base.whole())
+
+    def _hold(self, weights: torch.Tensor) -> None:
+        for layer, weight in zip(self.layers, weights.split(self.widths), strict=True):
+            layer.weight.data = weight.to(layer.weight.dtype)
 
 
-def _how(module: Any) -> Adapter | None:
-    """What is fixed about a layer's adapter; None where peft has to compute it."""
-    active = module.active_adapters
-    if module.disable_adapters or module.merged or len(active) != 1:
-        return None
-    dropout = getattr(module.lora_dropout[active[0]], "p", 0.0) if module.training else 0.0
-    return Adapter(module.scaling[active[0]], dropout)
+def _how(module: Any) -> Adapter:
+    """What is fixed about a layer's adapter."""
+    name = module.active_adapters[0]
+    dropout = getattr(module.lora_dropout[name], "p", 0.0) if module.training else 0.0
+    return Adapter(module.scaling[name], dropout)
 
 
 def _outer(module: Any) -> torch.Tensor:
     """B of a layer's adapter, (out, rank); of rank 0 where there is none."""
     if type(module) is torch.nn.Linear:
-        return torch.zeros(len(module.weight), 0)
+        return torch.zeros(module.out_features, 0)
     return module.lora_B[module.active_adapters[0]].weight
 
 

@@ -79,7 +79,7 @@ def supervised_loss(
         losses = [functools.partial(loss, rows, at) for rows in batches]
         if not torch.is_grad_enabled():
             zero = torch.zeros((), device=labels.device)
-            return sum((loss_of(states) for loss_of in losses), zero)
+            return sum(side_by_side(lambda loss_of: loss_of(states), losses, threads), zero)
         if len(losses) == 1:
             return losses[0](states)
         weights = [weight for weight in causal.parameters() if weight.requires_grad]
@@ -114,9 +114,12 @@ def side_by_side(
         yield from map(task, losses)
         return
 
+    learning = torch.is_grad_enabled()  # which every thread decides for itself
+
     def alone(loss_of: Loss, seed: int) -> Any:
         draw_from(seed)
-        return task(loss_of)
+        with torch.set_grad_enabled(learning):
+            return task(loss_of)
 
     seeds = torch.randint(2**62, (len(losses),)).tolist()
     before = torch.get_num_threads()
