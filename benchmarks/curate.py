@@ -194,12 +194,18 @@ def watched(*command: str) -> tuple[float, float, dict[str, Any]]:
         stdout=subprocess.PIPE,
         text=True,
     )
+    out, peak = output_and_peak(child)
+    said = json.loads(out.splitlines()[-1])
+    return said["seconds"], peak, said
+
+
+def output_and_peak(child: subprocess.Popen[str]) -> tuple[str, float]:
+    """What a process says until its end, and the most memory of it and its children: PSS, GiB."""
     peak, done = [0.0], threading.Event()
 
     def sample() -> None:
-        while not done.wait(
-            1.0
-        ):  # a look walks the page tables, and the measured process waits meanwhile
+        # a look walks the page tables, and the measured process waits meanwhile
+        while not done.wait(1.0):
             peak[0] = max(peak[0], sum(_pss(pid) for pid in _tree(child.pid)))
 
     watcher = threading.Thread(target=sample)
@@ -209,8 +215,7 @@ def watched(*command: str) -> tuple[float, float, dict[str, Any]]:
     watcher.join()
     if child.returncode:
         raise SystemExit(f"the measured child failed with {child.returncode}")
-    said = json.loads(out.splitlines()[-1])
-    return said["seconds"], peak[0], said
+    return out, peak[0]
 
 
 def _tree(pid: int) -> list[int]:

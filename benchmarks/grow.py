@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.curate import output_and_peak
+
 LATENCY = float(
     os.environ.get("GROW_LATENCY", 0.05)
 )  # seconds that the endpoint takes for each answer
@@ -152,19 +154,20 @@ def curated(rows: int, engine: str) -> dict[str, dict[str, object]]:
                 file.write(json.dumps(row) + "\n")
     command = [sys.executable, "-c", CURATE, str(folder), engine]
     began = time.monotonic()
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    out, gib = output_and_peak(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     seconds = time.monotonic() - began
-    kept, mib, fingerprint = done.stdout.split()
+    kept, processor, fingerprint = out.split()[-3:]
     sys.stderr.write(f"{engine}: {rows} rows, {kept} kept, fingerprint {fingerprint[:12]}\n")
     more, name = {"n": rows, "fingerprint": fingerprint}, f"curate_{rows}_{engine}"
     return {
         f"{name}_seconds": figure("seconds", seconds, "s", "lower", more),
-        f"{name}_gib": figure("size", float(mib) / 1024, "GiB", "lower", more),
+        f"{name}_processor": figure("seconds", float(processor), "CPU s", "lower", more),
+        f"{name}_gib": figure("size", gib, "GiB", "lower", more),
     }
 
 
 CURATE = """
-import resource, sys
+import gc, resource, sys
 from helpers import curate
 ratios = {"train": 0.8, "validation": 0.1, "test": 0.1}
 config = curate.DataCollectionConfig(
@@ -172,9 +175,11 @@ config = curate.DataCollectionConfig(
     wipeout_share=1.0,
 )
 dataset = curate.collect_training_data(config)
-kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-print(len(dataset.examples), kib / 1024, curate.content_fingerprint(dataset.examples))
-"""  # noqa: E501
+gc.collect()  # ends the processes that helped, so that their time is known
+used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+seconds = sum(times.ru_utime + times.ru_stime for times in used)
+print(len(dataset.examples), round(seconds, 1), dataset.metadata.fingerprint)
+"""
 
 
 def made_up(rows: int) -> Iterator[dict[str, object]]:

@@ -9,13 +9,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from helpers import models, store
+from helpers import models, show, store
 from helpers.curate.codes import personal_data_finder
 from helpers.curate.config import DataCollectionConfig
 from helpers.curate.personal import MAX_SCAN, masked_example
 from helpers.curate.provider_file import SPECIAL_TOKENS
 from helpers.curate.searching import Search, search_here
-from helpers.curate.stages import NO_ANSWER, Stage
+from helpers.curate.stages import NO_ANSWER, Say, Stage, told
 from helpers.records import Issue, Message, TrainingExample
 from helpers.redaction import Span, without_surrogates
 from helpers.tasks import Task
@@ -36,6 +36,7 @@ def validate_examples(
     config: DataCollectionConfig,
     accepted: Mapping[str, str] | None = None,
     search: Search = search_here,
+    say: Say = show.say,
 ) -> Stage:
     """Run every check on every example; one issue is enough to leave it out.
 
@@ -44,14 +45,16 @@ def validate_examples(
     """
     reasons = accepted or {}
     most = config.longest  # asked once: it may open a tokenizer
-    texts = (text_of(message) for example in examples for message in example.messages)
     longest = most * CHARACTERS_PER_TOKEN
-    findings_of = search(text for text in texts if len(text) <= longest)
-    personal_data_in, notes = personal_data_finder(examples, findings_of, task)
+    messages = (
+        m for example in told(examples, len(examples), "search", say) for m in example.messages
+    )
+    findings_of = search(text for text in map(text_of, messages) if len(text) <= longest)
+    personal_data_in, notes = personal_data_finder(examples, findings_of, task, say)
     special = special_tokens(config.base_model)
     validator = answer_validator(task)
     stage = Stage.of(examples, notes)
-    for example, count in _counted(examples, config):
+    for example, count in told(_counted(examples, config), len(examples), "checks", say):
         scanned = _shortened(example) if count is None else example
         if task.personal == "mask" and example.id not in reasons:
             scanned = example = masked_example(scanned, personal_data_in, ROLES)

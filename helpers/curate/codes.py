@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from helpers.curate.labels import LabelFunctions, label_functions
 from helpers.curate.personal import MAX_SCAN
 from helpers.curate.searching import Findings
+from helpers.curate.stages import Say, told
 from helpers.records import TrainingExample
 from helpers.redaction import Span
 from helpers.tasks import Task
@@ -48,7 +49,10 @@ Find = Callable[[str], Sequence[Span]]  # the findings in a text
 
 
 def personal_data_finder(
-    examples: Sequence[TrainingExample], findings_of: Callable[[str], Findings], task: Task
+    examples: Sequence[TrainingExample],
+    findings_of: Callable[[str], Findings],
+    task: Task,
+    say: Say,
 ) -> tuple[Find, list[str]]:
     """What finds the personal data of a text, codes and what the task allows left out.
 
@@ -61,7 +65,8 @@ def personal_data_finder(
         spans = (span for span in spans if not _is_allowed(text, span, allowed))
         return [span for span in spans if not is_code(text, span)]
 
-    codes = codes_of_labels(examples, one_by_one, label_functions(task, task.scored_fields))
+    labels = label_functions(task, task.scored_fields)
+    codes = codes_of_labels(examples, one_by_one, labels, say)
 
     def find(text: str) -> list[Span]:
         return [span for span in one_by_one(text) if shape_of(text, span) not in codes]
@@ -83,7 +88,7 @@ def _is_written_as_phone(text: str, span: Span) -> bool:
 
 
 def codes_of_labels(
-    examples: Sequence[TrainingExample], find: Find, labels: LabelFunctions
+    examples: Sequence[TrainingExample], find: Find, labels: LabelFunctions, say: Say
 ) -> dict[str, str]:
     """Shapes that numbers have in one label alone, in most of its rows, each with what to say.
 
@@ -92,22 +97,20 @@ def codes_of_labels(
     counts: Counter[tuple[str, str, str]] = Counter()  # field, shape, value
     totals: Counter[str] = Counter()
     phones: set[str] = set()
-    for example in examples:
+    for example in told(examples, len(examples), "personal data", say):
         shapes = _shapes_in(example, find)
         totals.update(shapes.keys())
         phones.update(shape for shape, is_phone in shapes.items() if is_phone)
         for name, value_of in labels.items() if shapes else ():
             counts.update((name, shape, value_of(example)) for shape in shapes)
     codes = {}
-    for field, value_of in labels.items():
-        often = {
-            (shape, value): n
-            for (name, shape, value), n in counts.items()
-            if name == field and shape not in phones and n >= max(MANY, MOST * totals[shape])
-        }
-        sizes = Counter(map(value_of, examples)) if often else Counter()
-        for (shape, value), n in often.items():
-            if n >= HALF * sizes[value]:
+    for key, n in [*counts.items()]:
+        if key[1] in phones or n < max(MANY, MOST * totals[key[1]]):
+            del counts[key]
+    for field in dict.fromkeys(name for name, _, _ in counts):
+        sizes = Counter(map(labels[field], examples))
+        for (name, shape, value), n in counts.items():
+            if name == field and n >= HALF * sizes[value]:
                 codes[shape] = (
                     f"{n} of {sizes[value]} rows of {field} {value[:40]} hold numbers like {shape},"
                     " nearly no others do: they are taken for codes"

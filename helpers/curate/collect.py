@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
-from helpers import models, store, tasks
+from helpers import models, show, store, tasks
 from helpers.curate.checks import validate_examples
 from helpers.curate.config import DataCollectionConfig
 from helpers.curate.corrections import live_corrections
@@ -19,7 +19,6 @@ from helpers.curate.labels import (
     label_of,
     label_warnings,
     misspelled,
-    twice_spelled,
 )
 from helpers.curate.production import feedback_report, load_production
 from helpers.curate.review import ASK, apply_decisions, read_decisions, review_rows, spot_checks
@@ -27,6 +26,7 @@ from helpers.curate.searching import Search, search_here
 from helpers.curate.stages import (
     Loss,
     Question,
+    Say,
     Stage,
     alarm_on_lost_label,
     alarm_on_wipeout,
@@ -44,6 +44,7 @@ from helpers.records import (
     SourceReading,
     TrainingExample,
     beside,
+    chosen,
     in_order,
 )
 
@@ -63,12 +64,15 @@ def collect_training_data(config: DataCollectionConfig) -> FineTuningDataset:
 
 
 def curate(
-    config: DataCollectionConfig, run: store.Run | None = None, ask: Ask | None = None
+    config: DataCollectionConfig,
+    run: store.Run | None = None,
+    ask: Ask | None = None,
+    say: Say = show.say,
 ) -> Curated:
     """Human rows (verified), well-rated logged and made-up ones (unverified), through every stage.
 
-    Only `use_synthetic` needs the last two: whose folder keeps what is made up, and how a model is
-    asked.
+    Only `use_synthetic` needs `run` and `ask`: whose folder keeps what is made up, and how a model
+    is asked. What is being done is told to `say`.
     """
     task = tasks.load_task(config.task)
     decisions = read_decisions(task)
@@ -90,8 +94,10 @@ def curate(
         collected = synthetic.add_rows(collected, decisions, task, config, run, ask)
     reviewed = apply_decisions(collected.kept, decisions)
     search, pairs_of = long_steps(config, len(reviewed.kept))
-    checked = validate_examples(reviewed.kept, task, config, accepted, search)
+    say(f"{len(reviewed.kept):,} rows read; checking format, length, personal data, keys")
+    checked = validate_examples(reviewed.kept, task, config, accepted, search, say)
     named = check_names(checked.kept, config.check_names)
+    say(f"{len(named.kept):,} rows left; looking for copies and leaks")
     unique = deduplicate_examples(
         named.kept,
         label_of(task, named.kept),
@@ -100,6 +106,7 @@ def curate(
         accepted,
         pairs_of,
     )
+    say(f"{len(unique.kept):,} rows left; choosing rows for review")
     stages = [collected, reviewed, checked, named, unique]
 
     rejected = beside(collected.kept)
@@ -225,29 +232,24 @@ def alarm_on_lost_labels(
     reasons = [row for row in rejected if is_lost(row)]
     if share >= 1 or not reasons:
         return
-    ids = {row.example["id"] for row in reasons}
-    human = beside(placed)
-    of_id = {}
-    for example in placed:
-        if example.source == "human":
-            human.append(example)
-            if example.id in ids:
-                of_id[example.id] = example
+    human = chosen(placed, lambda example: example.source == "human")
     values = label_functions(task, label_counts(task, human))
+
+    ids = {row.example["id"] for row in reasons}
+    of_id = {}
     rows: Counter[str] = Counter()
     test_rows: Counter[str] = Counter()
     for example in human if values else ():
         labels = [f"{value_of(example)!r} of {name}" for name, value_of in values.items()]
         rows.update(labels)
         test_rows.update(labels if example.part == "test" else ())
-    for name, value_of in values.items():
-        lost = []
-        for row in reasons:
-            example = of_id.get(row.example["id"])
-            if example is not None:
-                label = f"{value_of(example)!r} of {name}"
-                lost.append((label, example.part == "test", row))
-        alarm_on_lost_label(rows, test_rows, lost, share)
+        if example.id in ids:
+            of_id[example.id] = (labels, example.part == "test")
+    lost = []
+    for row in reasons:
+        labels, is_test = of_id.get(row.example["id"], ((), False))
+        lost += [(label, is_test, row) for label in labels]
+    alarm_on_lost_label(rows, test_rows, lost, share)
 
 
 def check_names(examples: list[TrainingExample], mode: str) -> Stage:
@@ -285,7 +287,7 @@ def review_of(
         *waiting,
         *unique.questions,
         *named.questions,
-        *(Question(*row) for row in misspelled(task, drawn, twice_spelled(labels))),
+        *(Question(*row) for row in misspelled(task, drawn, labels)),
         *doubts.doubtful_labels(drawn, label_functions(task, labels))[:ASK],
         *doubts.close_in_meaning(drawn)[:ASK],
         *spot_checks(some_rated, drawn[:ASK]),

@@ -97,26 +97,18 @@ def _is_closed(task: tasks.Task, name: str) -> bool:
     return isinstance(field, dict) and ("enum" in field or field.get("type") in kinds)
 
 
-def twice_spelled(labels: LabelCounts) -> list[str]:
-    """The fields of which a value is spelled in two ways."""
-    names = []
-    for name, parts in labels.items():
-        if tasks.spellings({value for counts in parts.values() for value in counts}):
-            names.append(name)
-    return names
-
-
 def misspelled(
-    task: tasks.Task, examples: Sequence[TrainingExample], names: Iterable[str]
+    task: tasks.Task, examples: Sequence[TrainingExample], labels: LabelCounts
 ) -> list[tuple[TrainingExample, str, str]]:
     """(example, why, the answer in the usual spelling) of labels that are spelled in two ways."""
     rows = []
-    for name, value_of in label_functions(task, names).items():
-        values = Counter(value_of(example) for example in examples)
+    for name, value_of in label_functions(task, labels).items():
+        if not tasks.spellings({value for counts in labels[name].values() for value in counts}):
+            continue
         usual = {}
-        for first, *others in tasks.spellings(values.elements()):
+        for first, *others in tasks.spellings(value_of(example) for example in examples):
             usual |= dict.fromkeys(others, first)
-        for example in examples if usual else ():
+        for example in examples:
             value = value_of(example)
             if value in usual:
                 why = f"{name} is spelled {value!r}, most rows say {usual[value]!r}"

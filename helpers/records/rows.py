@@ -6,7 +6,7 @@ import os
 import pickle
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, Generic, TypeVar, overload
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from helpers.records.errors import WorkbookError
 
@@ -104,12 +104,6 @@ class Rows(Sequence[T]):
 
     def __iter__(self) -> Iterator[T]:
         return map(self._pool.row, self._numbers)
-
-    @overload
-    def __getitem__(self, place: int) -> T: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[T]: ...
 
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
