@@ -18,9 +18,6 @@ KINDS = {
     "/chat/completions": ChatRequest,
     "/batches": BatchRequest,
 }
-BODIES: dict[str, Any] = {"/files": {"multipart/form-data": {"schema": UPLOAD}}}
-for _path, _kind in KINDS.items():
-    BODIES[_path] = {"application/json": {"schema": {"$ref": f"#/$defs/{_kind.__name__}"}}}
 ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 REFUSALS = (400, 401, 403, 404, 411, 413, 421, 429, 500, 503)  # 500: a scenario's
 RESPONSES = {"200": {"description": "done"}} | {str(n): {"description": "no"} for n in REFUSALS}
@@ -34,8 +31,15 @@ def document(routes: list[tuple[str, str, Any]]) -> dict[str, Any]:
         operation = {"summary": answer.__doc__.splitlines()[0], "responses": RESPONSES}
         if "(" in pattern:
             operation["parameters"] = [ID]
+        elif pattern in KINDS and method == "POST":
+            schema = {"$ref": f"#/$defs/{KINDS[pattern].__name__}"}
+            operation["requestBody"] = {
+                "required": True,
+                "content": {"application/json": {"schema": schema}},
+            }
         elif method == "POST":
-            operation["requestBody"] = {"required": True, "content": BODIES[pattern]}
+            content = {"multipart/form-data": {"schema": UPLOAD}}
+            operation["requestBody"] = {"required": True, "content": content}
         path = f"/v1{pattern.replace('([^/]+)', '{id}')}"
         paths.setdefault(path, {})[method.lower()] = operation
     return {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import secrets
 import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from helpers import store
 from helpers.records import WorkbookError
@@ -115,7 +116,14 @@ class Storage:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder
         self.lock = threading.RLock()
-        self._hold(patience)
+        # a server that is just ending gets a moment to let go of it
+        self._held = FileLock(folder / ".lock", timeout=patience, thread_local=False)
+        try:
+            self._held.acquire()
+        except Timeout:
+            raise WorkbookError(
+                f"another practice API serves {folder}; end it, or give another --state"
+            ) from None
         self.files: dict[str, dict[str, Any]] = {}
         for path in sorted((folder / "files").glob("*.json")):
             self.files[path.stem] = store.read_json(path)
@@ -123,26 +131,9 @@ class Storage:
         saved.sort(key=lambda tuning: tuning.job["created_at"])
         self.jobs = {tuning.id: tuning for tuning in saved}
 
-    def _hold(self, patience: float) -> None:
-        """Take the folder's lock; a server that is just ending gets a moment to let go of it."""
-        self._held = open(self.folder / ".lock", "a+")  # noqa: SIM115 (held as long as the server lives)
-        until = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    self._held.close()
-                    raise WorkbookError(
-                        f"another practice API serves {self.folder}; end it, or give another"
-                        " --state"
-                    ) from None
-                time.sleep(0.1)
-
     def close(self) -> None:
         """Let go of the folder."""
-        self._held.close()
+        self._held.release()
 
     def add_file(self, name: str, purpose: str, data: bytes, now: float) -> dict[str, Any]:
         """Keep a file: its bytes first, then the entry that makes it exist."""

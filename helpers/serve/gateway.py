@@ -260,14 +260,7 @@ class Gateway:
         except Exception as error:  # its message may quote the chat
             _log.error("%s failed: %s", ready.served.id, type(error).__name__)
             reason = f"the engine failed ({type(error).__name__})"
-        return Answer(
-            text="",
-            tokens_in=0,
-            tokens_out=0,
-            latency_ms=1000 * (time.perf_counter() - started),
-            finish="error",
-            error=reason,
-        )
+        return models.failed(reason, 1000 * (time.perf_counter() - started))
 
     async def answer_unseen(self, lane: Lane, row: LiveRow, seen: str) -> None:
         """Have the shadow answer what production has answered; the log alone sees it."""

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from helpers import models, store
+from helpers import models
 from helpers.models import Answer
 from helpers.records import Message, WorkbookError, with_calls
 from helpers.serve.engines import Logprobs
@@ -109,17 +108,16 @@ class Upstream:
         if tools:
             body["tools"] = tools
         started = time.perf_counter()
-        if self._gate is not None and self._gate.permission is not None:
-            kinds = self._gate.permission.held_back(_texts(chat))
-            if kinds:
-                return _failed(f"held back: {kinds}", 0.0)
+        held_back = self._gate.hold_back(chat) if self._gate is not None else None
+        if held_back is not None:
+            return held_back
         status, content = self._server.ask("POST", "/chat/completions", body)
         took = 1000 * (time.perf_counter() - started)
         try:
             return _as_answer(content, took)
         except (LookupError, TypeError, AttributeError):
             reason = content if status == 0 else f"{status} from the engine"
-            return _failed(reason, took)
+            return models.failed(reason, took)
 
     def close(self) -> None:
         """The server keeps what it listed by itself."""
@@ -131,17 +129,6 @@ class Adapter(Upstream):
     def close(self) -> None:
         """Have it unloaded."""
         self._server.call_either(UNLOAD, {"lora_name": self._name})
-
-
-def _texts(chat: list[Message]) -> Iterator[str]:
-    """Every text of a chat, also what tools were called with."""
-    for turn in chat:
-        yield turn.content or ""
-        yield store.dumps(turn.tool_calls)
-
-
-def _failed(reason: str, took: float) -> Answer:
-    return Answer(text="", tokens_in=0, tokens_out=0, latency_ms=took, finish="error", error=reason)
 
 
 def _as_answer(content: Any, latency_ms: float) -> Answer:
