@@ -160,5 +160,7 @@ def _get(system: Any, source: str, target: Path) -> Path:
             shutil.copyfileobj(stream, copy)
     except FileNotFoundError:
         name = source.rpartition("/")[2]
-        raise WorkbookError(f"{name} is missing in the store {_shown()}; share it again") from None
+        raise WorkbookError(
+            f"{name} is missing in the store {_shown()}; is that mounted? if so, share it again"
+        ) from None
     return target
