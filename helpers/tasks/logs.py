@@ -59,7 +59,9 @@ class LogReader:
     def __call__(self, line: str | bytes) -> LiveRow | LateFeedback | None:
         """One line: an answered request, or what was said later; None: nobody can read it."""
         self._lines += 1
-        row = self._own_row(line) if self._is_own else None
+        row = None
+        if self._is_own and isinstance(line, bytes):
+            row = self._own_row(line)
         if row is not None:
             return row
         try:
@@ -72,7 +74,7 @@ class LogReader:
         except (ValidationError, ValueError, TypeError, OverflowError, RecursionError):
             return None
 
-    def _own_row(self, line: str | bytes) -> LiveRow | None:
+    def _own_row(self, line: bytes) -> LiveRow | None:
         """A line that is as our own logs are, in half the time; None: it has to be looked at."""
         if b'"messages"' not in line or b'"thumb"' in line:
             return None
