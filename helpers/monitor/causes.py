@@ -231,11 +231,11 @@ def _worst_rated(rows: Sequence[LiveRow]) -> Finding | None:
 def _new_topics(rows: Sequence[LiveRow], reading: Reading) -> Finding | None:
     """The words that are most frequent beyond what training knew, each with a request."""
     counts: Counter[str] = Counter()
-    example: dict[str, str] = {}
+    example: dict[str, LiveRow] = {}
     for row in rows:
         for word in words_of(question_of(row)):
             counts[word] += 1
-            example.setdefault(word, f"{row.request_id}: {_excerpt(question_of(row))}")
+            example.setdefault(word, row)
     more = {
         word: n - 3 * len(rows) * reading.vocabulary.get(word, 0) / max(1, reading.inputs)
         for word, n in counts.items()
@@ -243,7 +243,11 @@ def _new_topics(rows: Sequence[LiveRow], reading: Reading) -> Finding | None:
     terms = [word for word, n in Counter(more).most_common(MOST_SHOWN) if n >= MOST_SHOWN]
     if not terms:
         return None
-    names = "; ".join(f"{word!r} in {counts[word]} requests ({example[word]})" for word in terms)
+    names = "; ".join(
+        f"{word!r} in {counts[word]} of {len(rows)} requests"
+        f" ({example[word].request_id}: {_excerpt(question_of(example[word]))})"
+        for word in terms
+    )
     return _cause(
         "new_topics",
         f"words that training hardly saw: {names}",

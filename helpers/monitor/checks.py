@@ -263,7 +263,7 @@ def topic_check(rows: Sequence[LiveRow], reading: Reading) -> Finding:
     by the words, and by the year's looks. Conversations of the same words count once: a test that
     asks one thing again and again is no topic.
     """
-    from scipy.stats import binom
+    from scipy.special import bdtrc
 
     conversations = _different_conversations(rows)
     n = len(conversations)
@@ -276,7 +276,7 @@ def topic_check(rows: Sequence[LiveRow], reading: Reading) -> Finding:
         known = reading.vocabulary.get(word, 0)
         usual = estimate(Counter({1.0: known, 0.0: reading.inputs - known})).high
         if count > max(TOPIC_SHARE, 3 * usual) * n:
-            risen.append((float(binom.sf(count - 1, n, usual)), word))
+            risen.append((float(bdtrc(count - 1, n, usual)), word))
     p = min(1.0, min(risen, default=(1.0, ""))[0] * len(counts) * YEAR)
     finding = Finding(
         name="topics",
@@ -362,9 +362,9 @@ def _overdispersion(by_weekday: Mapping[int, Sequence[int]]) -> float:
 
 def _poisson_tail(n: int, usual: float, overdispersion: float) -> float:
     """P(at most n requests), with counts divided by what they vary more than Poisson's."""
-    from scipy.stats import poisson
+    from scipy.special import pdtr
 
-    return float(poisson.cdf(math.floor(n / overdispersion), usual / overdispersion))
+    return float(pdtr(math.floor(n / overdispersion), usual / overdispersion))
 
 
 def age_check(serving: FineTunedModelVersion | None, max_age_days: int) -> Finding:

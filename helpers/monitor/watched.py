@@ -7,7 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from helpers import evaluate, store
 from helpers.records import LiveRow, Severity, TrainingExample
@@ -15,7 +16,7 @@ from helpers.tasks import Task, load_examples
 
 STEPS = 200  # values are rounded to so many, so that a year of them stays a short list
 LONGEST = 5.0  # powers of ten: of an answer's characters, and of its milliseconds
-MOST_FORMATS = 10_000  # answers whose format is remembered
+MOST_ANSWERS = 10_000  # whose numbers are remembered
 SLICE = ", "  # between a quantity and its slice: `feedback_mean, category = KE`
 SLICED = ("format_compliance", "feedback_mean")
 WORD = re.compile(r"\w{3,}")
@@ -38,6 +39,7 @@ COMMON = {  # words of three letters and more that are common in one language
     "pt": "que não uma para com por mais como mas dos você isso meu está",
 }
 LANGUAGES = {name: frozenset(words.split()) for name, words in COMMON.items()}
+COMMON_WORDS = frozenset().union(*LANGUAGES.values())
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,15 @@ SLICE_BUDGET = 0.01  # shared by all slices of all quantities
 SLICE_STAKES = (0.6,)  # a slice has few rows: only a large change can be seen in it
 
 
+class AnswerNumbers(NamedTuple):
+    """What the text of an answer tells; most answers of a task come many times."""
+
+    format_compliance: float
+    label: str  # the slice of this answer
+    refusal_rate: float
+    answer_length: float
+
+
 @dataclass(frozen=True)
 class Reading:
     """What turning a row into numbers needs to know of the task."""
@@ -90,7 +101,7 @@ class Reading:
     task: Task
     vocabulary: Mapping[str, int] = field(default_factory=dict)  # in how many training inputs
     inputs: int = 0  # of training; 0: not known
-    formats: dict[str, tuple[float, str]] = field(default_factory=dict)  # of answers seen before
+    answers: dict[str, AnswerNumbers] = field(default_factory=dict)  # of those seen before
 
     @property
     def settings(self) -> str:
@@ -109,7 +120,7 @@ def reading_of(task: Task, dataset_version: str | None) -> Reading:
     elif task.data_file("human"):
         texts = [example.user_text for example in load_examples(task, "human").examples]
     vocabulary = Counter(word for text in texts for word in words_of(text))
-    return Reading(task, vocabulary, len(texts))
+    return Reading(task, dict(vocabulary), len(texts))  # of a plain dict sets can be taken
 
 
 def words_of(text: str) -> set[str]:
@@ -132,25 +143,28 @@ def rating_of(row: LiveRow) -> float | None:
 def numbers_of(row: LiveRow, reading: Reading) -> dict[str, float]:
     """Every watched quantity that this row tells, for the whole and for its slices."""
     rating = rating_of(row)
+    is_ok = row.is_ok
     numbers = {
-        "error_rate": float(not row.is_ok),
+        "error_rate": float(not is_ok),
         "feedback_rate": float(rating is not None),
         "correction_rate": float(bool(row.correction)),
     }
     if rating is not None:
         numbers["feedback_mean"] = _rounded((rating - 1) / 4)
     label = ""
-    if row.is_ok and row.text != "none":
-        numbers["format_compliance"], label = _format(row.answer, reading)
-        refused = REFUSAL.search(row.answer[:REFUSED_IN])
-        numbers["refusal_rate"] = float(refused is not None or not row.answer.strip())
-        numbers["answer_length"] = _rounded(math.log10(1 + len(row.answer)) / LONGEST)
+    if is_ok and row.text != "none":
+        answer = _judged_answer(row.answer, reading)
+        label = answer.label
+        numbers["format_compliance"] = answer.format_compliance
+        numbers["refusal_rate"] = answer.refusal_rate
+        numbers["answer_length"] = answer.answer_length
     ceiling = reading.task.targets.get("latency_p95")
-    if row.is_ok and row.latency_ms and ceiling is not None:
+    if is_ok and row.latency_ms and ceiling is not None:
         numbers["latency_p95"] = float(row.latency_ms > ceiling)
     words = words_of(question_of(row))
     if words and reading.vocabulary:
-        numbers["new_words"] = _rounded(len(words - reading.vocabulary.keys()) / len(words))
+        unknown = words.difference(reading.vocabulary)
+        numbers["new_words"] = _rounded(len(unknown) / len(words))
     for part in _slices_of(row, label, words):
         for name in SLICED:
             if name in numbers:
@@ -160,8 +174,12 @@ def numbers_of(row: LiveRow, reading: Reading) -> dict[str, float]:
 
 def _slices_of(row: LiveRow, label: str, words: set[str]) -> list[str]:
     """Which parts of the traffic a request belongs to."""
-    parts = {"caller": row.caller, "language": language_of(words)} | row.fields
-    slices = [f"{name} = {value}" for name, value in parts.items() if value]
+    language = language_of(words)
+    slices = [f"{name} = {value}" for name, value in row.fields.items() if value]
+    if row.caller:
+        slices.append(f"caller = {row.caller}")
+    if language:
+        slices.append(f"language = {language}")
     if label:
         slices.append(label)
     return slices
@@ -169,7 +187,12 @@ def _slices_of(row: LiveRow, label: str, words: set[str]) -> list[str]:
 
 def language_of(words: set[str]) -> str:
     """The language most of whose commonest words are there; "" where fewer than two decide it."""
-    votes = sorted((len(words & common), name) for name, common in LANGUAGES.items())
+    return _language_of(frozenset(words & COMMON_WORDS))
+
+
+@lru_cache(MOST_ANSWERS)
+def _language_of(common: frozenset[str]) -> str:
+    votes = sorted((len(common & words), name) for name, words in LANGUAGES.items())
     return votes[-1][1] if votes[-1][0] > votes[-2][0] + 1 else ""
 
 
@@ -177,13 +200,17 @@ def _rounded(share: float) -> float:
     return round(min(1.0, share) * STEPS) / STEPS
 
 
-def _format(answer: str, reading: Reading) -> tuple[float, str]:
-    """(1.0 if the answer is in the task's format, its slice); most answers come many times."""
-    if answer not in reading.formats:
-        if len(reading.formats) > MOST_FORMATS:
-            reading.formats.clear()
-        reading.formats[answer] = _judge_format(answer, reading.task)
-    return reading.formats[answer]
+def _judged_answer(answer: str, reading: Reading) -> AnswerNumbers:
+    known = reading.answers.get(answer)
+    if known is None:
+        if len(reading.answers) > MOST_ANSWERS:
+            reading.answers.clear()
+        compliance, label = _judge_format(answer, reading.task)
+        refused = REFUSAL.search(answer[:REFUSED_IN])
+        refusal = float(refused is not None or not answer.strip())
+        length = _rounded(math.log10(1 + len(answer)) / LONGEST)
+        known = reading.answers[answer] = AnswerNumbers(compliance, label, refusal, length)
+    return known
 
 
 def _judge_format(answer: str, task: Task) -> tuple[float, str]:

@@ -6,10 +6,11 @@ file is not read again, and may be deleted. Without that file everything is coun
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -69,6 +70,16 @@ def read_log(
     were not kept. A line that cannot be read is counted; a request that was logged twice counts
     once.
     """
+    gc.disable()  # rows are no rings: looking for some among so many took a third of the time
+    try:
+        return _read_log(task, live_path, reading, is_judged)
+    finally:
+        gc.enable()
+
+
+def _read_log(
+    task: Task, live_path: str, reading: Reading, is_judged: Callable[[date], bool]
+) -> LiveLog:
     log = LiveLog(files=live_files(task, live_path), settings=reading.settings)
     judged = [file for file in log.files if is_judged(day_of(file) or date.max)]
     kept = {} if live_path else _kept_counts(task, log.settings, judged)
@@ -80,7 +91,7 @@ def read_log(
         day = day_of(file)
         if day is not None:
             _count(log, pending, reading, before=day - timedelta(days=LATE_DAYS))
-        with open(file, encoding="utf-8", errors="replace") as lines:
+        with open(file, "rb") as lines:
             for number, line in enumerate(lines):
                 entry = read(line)
                 if isinstance(entry, LiveRow):
@@ -131,16 +142,20 @@ def _count(log: LiveLog, pending: dict[str, Pending], reading: Reading, before: 
     closed = dict(pending)
     if before < date.max:
         closed = dict(itertools.takewhile(lambda item: item[1].day < before, pending.items()))
+    values: dict[tuple[Path, str, date], dict[str, list[float]]] = {}
     for row, file, _ in closed.values():
-        day = row.created_at.astimezone(UTC).date()
+        moment = row.created_at.astimezone(UTC)
         log.simulated = log.simulated or row.simulated
-        log.newest = max(log.newest or row.created_at, row.created_at)
-        days = log.by_file.setdefault(file, {}).setdefault(row.version, {})
-        numbers = days.setdefault(day, {})
+        if log.newest is None or moment > log.newest:
+            log.newest = moment
+        by_name = values.setdefault((file, row.version, moment.date()), defaultdict(list))
         for name, value in numbers_of(row, reading).items():
-            if name not in numbers:
-                numbers[name] = Counter()
-            numbers[name][value] += 1
+            by_name[name].append(value)
+    for (file, version, day), by_name in values.items():
+        numbers = {name: Counter(each) for name, each in by_name.items()}
+        _merge(
+            log.by_file.setdefault(file, {}).setdefault(version, {}).setdefault(day, {}), numbers
+        )
     for request_id in closed:
         del pending[request_id]
 

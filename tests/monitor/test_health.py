@@ -13,6 +13,7 @@ from helpers.registry import FineTuneLifecycleManager
 from helpers.registry.database import open_registry, table
 from helpers.registry.versions import row_of, switch, update
 from helpers.show import monitor as views
+from helpers.tasks import LogReader
 
 GOOD = '{"category":"KE","priority":"P2","product":"cam","action":"swap"}'
 BROKEN = "Sure! I think this is category KE."
@@ -327,3 +328,39 @@ def test_every_check_says_how_many_rows_stand_behind_it_or_that_they_are_too_few
     young = check(health(task), "format_compliance")
     assert (young.verdict, young.estimate.n) == ("undecided", 40)
     assert "too little" in views.checks_table(health(task)).data["verdict"].tolist()
+
+
+ODD = [
+    {},
+    {"status": "completed"},
+    {"status": "500"},
+    {"latency_ms": -1},
+    {"latency_ms": None, "feedback_score": None},
+    {"feedback_score": 9},
+    {"feedback_score": None, "thumb": "up"},
+    {"created_at": 1764374400},
+    {"answer": {"category": "KE"}},
+    {"answer": None},
+    {"messages": None},
+    {"messages": "text"},
+    {"request_id": 7},
+    {"request_id": None},
+    {"fields": {"country": "NO"}},
+    {"arm": "elsewhere"},
+    {"caller": 'he said "thumb" and "messages"'},
+]
+
+
+def test_lines_of_our_own_form_are_read_in_a_shorter_way_to_the_same_rows(task):
+    usual = rows(range(1), per_day=1)[0] | {"feedback_score": 4}
+    made = [json.dumps(usual | {"request_id": str(k)} | more) for k, more in enumerate(ODD)]
+    made += ['{"request_id": "a", "at": "2026-01-01T00:00:00Z", "thumb": "down"}', "{torn", "[]"]
+    made.append('{"request_id": "a", "created_at": "2026-01-01T00:00:00Z", "feedback_score": 2}')
+    file = store.home() / "live" / task.registry_name / "log.jsonl"
+    store.write_text(file, "\n".join(made))
+    short, long = LogReader(task, [file]), LogReader(task, [file])
+    assert short._is_own
+    long._is_own = False
+    for line in made:
+        assert short(line.encode()) == long(line.encode()), line
+    assert short.problems == long.problems
