@@ -157,6 +157,9 @@ def template_args(task: Task, spec: str) -> dict[str, Any]:
     return arguments
 
 
+TOO_LONG = "sequence-length-is-longer-than-the-specified-maximum"  # transformers' name of a warning
+
+
 @cache
 def load_tokenizer(path: str) -> Any:
     """The tokenizer in a folder or of a hub id, with a padding token and a chat template.
@@ -176,6 +179,8 @@ def load_tokenizer(path: str) -> Any:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    # to count a text that is too long is no mistake: whoever counts says what follows from it
+    tokenizer.deprecation_warnings[TOO_LONG] = True
     return tokenizer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,18 @@ def test_tokens_are_counted_by_the_models_own_tokenizer(tiny: Path) -> None:
     assert tokens.count_text("tiny", []) == []
     chat = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
     assert tokens.count_chats("tiny", [chat]) == [models.load_model("tiny").count_tokens(chat)]
+
+
+def test_to_count_a_text_that_is_too_long_puts_no_red_box_under_a_cell(caplog):
+    tokenizer = tokens.tokenizer_of("tiny")
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        longest = tokenizer.model_max_length
+        assert tokens.count_text("tiny", ["hub " * (longest + 9)])[0] > longest
+        assert caplog.records == []
+    finally:
+        logger.removeHandler(caplog.handler)
 
 
 def test_own_hardware_costs_by_the_second_and_endpoints_by_the_token(tiny: Path) -> None:
