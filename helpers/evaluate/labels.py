@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain, compress
 from typing import NamedTuple
 
 from helpers.evaluate.classical import LEAST_REPEATED, labels_of, repeated
@@ -45,7 +47,7 @@ class FieldScores(NamedTuple):
 
 def label_scores(task: Task, examples: Sequence[TrainingExample], rows: Rows) -> list[FieldScores]:
     """Of every scored field that has labels; a text task of labels has one field, ""."""
-    answered = {row.id: row.answer for row in rows}
+    answered = {row.id: row for row in rows}
     examples = [example for example in examples if example.id in answered]
     scores = []
     labels = labels_of(task, examples)
@@ -53,9 +55,10 @@ def label_scores(task: Task, examples: Sequence[TrainingExample], rows: Rows) ->
         gold = labels.get(field, [])
         if not gold or repeated(gold) < LEAST_REPEATED:
             continue
-        answers = [_answered(field, answered[example.id]) for example in examples]
+        answers = [_answered(field, answered[example.id].answer) for example in examples]
         pairs = list(zip(gold, answers, strict=True))
-        scores.append(FieldScores(field, macro_f1(pairs), _scores(pairs)))
+        groups = [answered[example.id].group for example in examples]
+        scores.append(FieldScores(field, macro_f1(pairs, groups), _scores(pairs, groups)))
     return scores
 
 
@@ -66,22 +69,37 @@ def _answered(field: str, answer: str) -> str:
     return json.dumps(value[field]) if value and field in value else ""
 
 
-def _scores(pairs: Pairs) -> list[LabelScore]:
+def _scores(pairs: Pairs, groups: Sequence[str]) -> list[LabelScore]:
     scores = []
     for label in sorted({gold for gold, _ in pairs}):
-        precision = proportion([float(gold == label) for gold, said in pairs if said == label])
-        recall = proportion([float(said == label) for gold, said in pairs if gold == label])
+        is_gold = [gold == label for gold, _ in pairs]
+        is_said = [said == label for _, said in pairs]
+        precision = _share_of(is_gold, is_said, groups)
+        recall = _share_of(is_said, is_gold, groups)
         name = label.strip('"')
         outside = bool(OUTSIDE.search(name))
         scores.append(LabelScore(name, recall.n, precision, recall, outside))
     return sorted(scores, key=lambda score: (not score.is_out_of_scope, score.rows, score.label))
 
 
-def macro_f1(pairs: Pairs) -> Estimate:
-    """The mean F1 over the gold labels, with its percentile-bootstrap interval over rows."""
+def _share_of(hits: Sequence[bool], among: Sequence[bool], groups: Sequence[str]) -> Estimate:
+    """The share of hits among some of the rows, whose groups count as clusters."""
+    chosen = list(compress(zip(hits, groups, strict=True), among))
+    return proportion([float(hit) for hit, _ in chosen], [group for _, group in chosen])
+
+
+def macro_f1(pairs: Pairs, groups: Sequence[str]) -> Estimate:
+    """The mean F1 over the gold labels, with its percentile-bootstrap interval over groups."""
     labels = sorted({gold for gold, _ in pairs})
+    clusters: dict[str, Pairs] = defaultdict(list)
+    for pair, group in zip(pairs, groups, strict=True):
+        clusters[group].append(pair)
     rng = random.Random(0)
-    draws = sorted(_macro(rng.choices(pairs, k=len(pairs)), labels) for _ in range(DRAWS))
+    draws = []
+    for _ in range(DRAWS):
+        drawn = rng.choices(list(clusters.values()), k=len(clusters))
+        draws.append(_macro(list(chain(*drawn)), labels))
+    draws.sort()
     low = draws[int(0.025 * DRAWS)]
     high = draws[int(0.975 * DRAWS) - 1]
     value = _macro(pairs, labels)

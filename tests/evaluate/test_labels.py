@@ -42,7 +42,28 @@ def test_macro_f1_is_that_of_the_textbook():
     pairs = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "c"), ("c", "c"), ("c", "c"), ("c", "")]
     gold, said = zip(*pairs, strict=True)
     expected = sklearn.f1_score(gold, said, labels=["a", "b", "c"], average="macro")
-    assert macro_f1(pairs).value == pytest.approx(expected)
+    assert macro_f1(pairs, list(map(str, range(7)))).value == pytest.approx(expected)
+
+
+def test_answers_of_one_chat_make_no_interval_narrower(task):
+    gold = ["red", "blue"] * 20
+    said = ["red", "blue", "blue", "blue"] * 10
+    single = evaluate.label_scores(task, labelled(gold), answers(said))[0]
+    rows = []
+    for i, row in enumerate(answers([label for label in said for _ in range(3)])):
+        rows.append(row.model_copy(update={"group": f"chat {i // 3}"}))
+    examples = labelled([label for label in gold for _ in range(3)])
+    tripled = evaluate.label_scores(task, examples, rows)[0]
+    assert (tripled.macro_f1.low, tripled.macro_f1.high) == (
+        single.macro_f1.low,
+        single.macro_f1.high,
+    )
+    for one, three in zip(single.labels, tripled.labels, strict=True):
+        assert three.rows == 3 * one.rows and three.recall.n == 3 * one.recall.n
+        assert (
+            three.recall.low <= one.recall.low + 1e-9
+            and three.precision.low <= one.precision.low + 1e-9
+        )
 
 
 def test_broken_answers_have_no_label_and_texts_have_no_table(task):
