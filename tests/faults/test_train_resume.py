@@ -102,9 +102,14 @@ def kill_and_go_on(home: Path, point: int) -> str:
 
 
 def test_a_killed_training_goes_on_to_the_same_adapter(home):
-    assert (
-        every_point("train_resume", 2, lambda point: kill_and_go_on(home, point), seed=SEED) == []
+    found = every_point(
+        "train_resume",
+        2,
+        lambda point: kill_and_go_on(home, point),
+        seed=SEED,
+        compute=CONFIG.compute,
     )
+    assert found == []
 
 
 def test_a_training_that_died_after_its_last_step_is_finished_without_a_step(home, monkeypatch):

@@ -9,6 +9,7 @@ from torch.nn import functional
 from helpers.models import FrozenLayer
 from helpers.models.kernels import products
 from helpers.train.kernels import loss as loss_kernel
+from helpers.train.kernels.attention import Attention
 from helpers.train.kernels.lean import AdaptedLinear, Adapter, dropout_mask, slim
 from helpers.train.kernels.loss import micro_batches, shared_prefix, supervised_loss
 from helpers.train.trainer import LengthGrouped
@@ -200,6 +201,34 @@ def test_an_adapted_layer_with_dropout_is_the_layer_with_its_mask_written_out():
         strict=True,
     ):
         assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_attention_of_short_rows_is_torchs_own_after_a_prefix_too():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, n, length, 8) for n, length in ((4, 5), (2, 9), (2, 9)))
+    sources = [tensor.requires_grad_() for tensor in (query, key, value)]
+    mask = torch.ones(5, 9, dtype=torch.bool).tril(4)
+    expected = functional.scaled_dot_product_attention(
+        *sources, attn_mask=mask, scale=0.3, enable_gqa=True
+    )
+    ours = Attention.apply(*(tensor.bfloat16() for tensor in sources), 0.3)
+    gradient = torch.randn_like(ours)
+    for one, other in zip(
+        [ours.float(), *torch.autograd.grad(ours, sources, gradient)],
+        [expected, *torch.autograd.grad(expected, sources, gradient.float())],
+        strict=True,
+    ):
+        assert float((one - other).norm() / other.norm()) <= 0.02
+
+
+def test_undone_layers_have_the_very_weights_that_were_laid_out():
+    model = in_bf16(tiny("Llama", "all-linear"))
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    undo = slim(model)
+    assert model.get_base_model().config._attn_implementation == "short_rows"
+    undo()
+    assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
+    assert model.get_base_model().config._attn_implementation == "sdpa"
 
 
 def test_dropout_loses_the_asked_share():
