@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import tempfile
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from helpers import curate, store
 from helpers.curate import collect
 from helpers.extras import big
-from helpers.records import WorkbookError
+from helpers.records import Rows, WorkbookError, beside, chosen, in_order, rows
 
 TASK = """name: big
 instructions: {full: "Which team?", short: "Which team?"}
@@ -62,22 +64,61 @@ def config(tmp_path, monkeypatch):
 
 
 def published(config):
-    curated = curate.curate(config)
-    rejected = [(row.example["id"], row.issues) for row in curated.rejected]
-    return curate.content_fingerprint(curated.examples), rejected, curated.funnel
+    """Every file of the version but the two that say when it was made."""
+    curated = curate.curate(config, say=lambda text: None)
+    version = curate.publish_dataset(curated).metadata.version
+    folder = store.home() / "datasets" / version
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    shutil.rmtree(folder)
+    del files["manifest.json"], files["card.md"]
+    return version, files, curated.funnel
 
 
 def test_a_dataset_is_the_same_in_memory_and_in_batches(config, monkeypatch):
     in_memory = published(config)
-    assert {row.code for _, issues in in_memory[1] for row in issues} >= {
-        "near_duplicate",
-        "potential_leakage",
-        "contains_pii",
-    }
+    for code in ("near_duplicate", "potential_leakage", "contains_pii"):
+        assert code.encode() in in_memory[1]["rejected.jsonl"]
+    monkeypatch.setattr(rows, "HELD", 7)
+    monkeypatch.setattr(rows, "RECENT", 3)
+    monkeypatch.setattr(rows, "BUFFER", 1000)
+    assert published(config) == in_memory
+    assert not list((store.home() / "cache").iterdir())  # its files have no names
     monkeypatch.setattr(collect, "MANY", 0)
     monkeypatch.setattr(big, "TEXTS", 50)
     monkeypatch.setattr(big, "PAIRS", 37)
     assert published(config) == in_memory
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=60), st.integers(0, 40), st.integers(1, 9))
+def test_rows_on_disk_are_a_list(values, held, recent):
+    values = [(value, str(place)) for place, value in enumerate(values)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "HELD", held)
+        patch.setattr(rows, "RECENT", recent)
+        patch.setattr(rows, "BUFFER", 64)
+        kept = Rows(tempfile.TemporaryFile)
+        for value in values:
+            kept.append(value)
+        backwards = in_order(kept, range(len(values))[::-1])
+        some = beside(kept)
+        for value in kept:  # known again, or kept twice: the same rows
+            some.append(value)
+        assert kept == values and backwards == values[::-1] and some == values
+        assert chosen(kept, lambda row: row[0] > 4) == [row for row in values if row[0] > 4]
+        assert kept[2:5] == values[2:5] and [kept[k] for k in range(len(kept))] == values
+
+
+def test_a_full_disk_is_said_with_the_way_out():
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(WorkbookError, match="free some"):
+        patch.setattr(rows, "HELD", 1)
+        kept = Rows(full)
+        for text in "abc":
+            kept.append(text)
+        list(kept)
 
 
 def test_ray_gives_the_same_dataset(config):
