@@ -312,7 +312,14 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     options = parser.parse_args()
     rows = options.rows if options.embedded else 0
-    outcomes = {name: check(name, rows) for name in options.kinds}
+    outcomes = {}
+    for name in options.kinds:
+        outcomes[name] = outcome = check(name, rows)
+        if not options.json:
+            marks = f"right={outcome['right']} exact={outcome['exact']}"
+            print(f"{name:30} {outcome['advice']:12} {marks}")
+            print(f"{'':30} {outcome['reasons'][0]}")
+            print(f"{'':30} next: {outcome['next']}", flush=True)
     if options.json:
         figures = {}
         for what in ("right", "exact"):
@@ -324,10 +331,6 @@ def main() -> None:
                 "better": "higher",
             }
         print(json.dumps(figures))
-        return
-    for name, outcome in outcomes.items():
-        print(f"{name:30} {outcome['advice']:12} right={outcome['right']} exact={outcome['exact']}")
-        print(f"{'':30} {outcome['reasons'][0]}\n{'':30} next: {outcome['next']}")
 
 
 if __name__ == "__main__":

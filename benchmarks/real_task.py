@@ -1,6 +1,6 @@
 """A real task through `workbook new --from`: restaurant8k, booking turns to JSON slots.
 
-    python -m benchmarks.real_task DIR [--train 400] [--test 200] [--validation 300] [--data FOLDER]
+    python -m benchmarks.real_task DIR [--train 400] [--test 200] [--validation 60] [--data FOLDER]
     workbook run DIR/profile.yaml
 
 The first command takes the first rows by sha256 of their id (train and test files keep their own
@@ -49,7 +49,7 @@ gradient_accumulation: 1   # a step for every batch
 learning_rate: 1.5e-3      # a small model with an adapter bears a large step
 lora_dropout: 0.0          # little to over-learn in so few passes
 target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]  # all layers
-max_validation_rows: 60    # rows each rung of 01 answers at first; all 300 where that is undecided
+max_validation_rows: 60    # rows each rung of 01 answers at first; all of them where that is undecided
 """
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, default=DATA)
-    for name, rows in (("train", 400), ("validation", 300), ("test", 200)):
+    for name, rows in (("train", 400), ("validation", 60), ("test", 200)):
         parser.add_argument(f"--{name}", type=int, default=rows)
     options = parser.parse_args()
     sizes = (options.train, options.validation, options.test)

@@ -81,14 +81,13 @@ def _refuse_title(path: Path, rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _refuse_formulas(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """An empty column may hold formulas whose results nobody saved."""
-    for place, name in enumerate(names):
-        column = [row[place] for row in rows if place < len(row)]
-        if not column or any(value is not None for value in column):
-            continue
-        sheet = _sheet_of(path, data_only=False)
-        for row in sheet.iter_rows(min_row=2, max_row=50, values_only=True):
-            if place < len(row) and str(row[place] or "").startswith("="):
+    """An empty cell may hold a formula whose result nobody saved."""
+    if all(value is not None for row in rows for value in row):
+        return
+    formulas = _sheet_of(path, data_only=False).iter_rows(min_row=2, values_only=True)
+    for row, spelled in zip(rows, formulas, strict=False):
+        for name, value, formula in zip(names, row, spelled, strict=False):
+            if value is None and str(formula).startswith("="):
                 raise WorkbookError(
                     f"{path}: column {name!r} holds formulas without their results; open the file"
                     " in a spreadsheet program and save it, or paste the column as values"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -34,7 +34,7 @@ from helpers.records import (
 from helpers.tasks.conventions import moment_of
 from helpers.tasks.forms import SYSTEM, HowRead, chat_of, preference_of
 from helpers.tasks.parts import group_of, part_of_time
-from helpers.tasks.reading import FileForm, SourceRow, read_rows
+from helpers.tasks.reading import SourceRow, read_rows
 from helpers.tasks.survey import SPLITS, check_columns, reading_of, survey
 from helpers.tasks.task import Task
 from helpers.tasks.textfiles import RowError
@@ -121,7 +121,8 @@ def load_examples(
     unreadable: list[RejectedExample] = []
     dropped: Counter[str] = Counter()
     sample = _Sample(path.name)
-    for row, issue in _filtered(how, form, row_filter):
+    for row in read_rows(path, form):
+        issue = _issue_of(how, row.content, row_filter)
         if issue is not None:
             dropped[issue.code] += 1
             sample.offer(row, issue)
@@ -146,21 +147,13 @@ def load_examples(
     return LoadedRows(examples, unreadable, dropped, sampled, reading, how.scale.rated > 0)
 
 
-def _filtered(
-    how: HowRead, form: FileForm, row_filter: RowFilter | None
-) -> Iterator[tuple[SourceRow, Issue | None]]:
-    """Every row with the reason to drop it."""
-
-    def issue_of(content: Any) -> Issue | None:
-        if row_filter is None or not isinstance(content, dict):
-            return None
-        try:
-            return row_filter(feedback_score(how, content), *created_at(how, content))
-        except RowError:  # what cannot be judged is read, and fails there
-            return None
-
-    for row in read_rows(how.path, form):
-        yield row, issue_of(row.content)
+def _issue_of(how: HowRead, content: Any, row_filter: RowFilter | None) -> Issue | None:
+    """Why the filter drops a row."""
+    if row_filter is None or not isinstance(content, dict):
+        return None
+    with suppress(RowError):  # what cannot be judged is read, and fails there
+        return row_filter(feedback_score(how, content), *created_at(how, content))
+    return None
 
 
 def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
@@ -237,11 +230,10 @@ def feedback_score(how: HowRead, raw: dict[str, Any]) -> float | None:
 
 def _meta_of(how: HowRead, raw: dict[str, Any]) -> dict[str, Any]:
     """What is kept beside the chat: the user's id, known columns, and those that nothing reads."""
-    known = {"user_id": cell(how.task, raw, "id")}
-    if known["user_id"] is not None:
-        known["user_id"] = str(known["user_id"])
-    known |= {name: cell(how.task, raw, name) for name in KEPT_AS_META}
+    known = {name: cell(how.task, raw, name) for name in ("id", *KEPT_AS_META)}
     meta = {name: as_json(value) for name, value in known.items() if value is not None}
+    if "id" in meta:
+        meta["user_id"] = str(meta.pop("id"))
     fields = {
         name: as_json(value)
         for name, value in raw.items()

@@ -146,10 +146,6 @@ def spellings(labels: Iterable[str]) -> list[list[str]]:
     counts = Counter(labels)
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for label, _ in counts.most_common():
-        groups[one_spelling(label)].append(label)
+        bare = _INVISIBLE.sub("", unicodedata.normalize("NFKC", label))
+        groups[normalise(bare)].append(label)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def one_spelling(label: str) -> str:
-    """What two spellings of one label have in common."""
-    return normalise(_INVISIBLE.sub("", unicodedata.normalize("NFKC", label)))

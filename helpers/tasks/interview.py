@@ -221,12 +221,8 @@ def _by_name(names: Sequence[str], interview: Interview) -> tuple[str, str]:
 
 def _longest(names: Sequence[str], rows: Sequence[Row], answer: str) -> str:
     """The column of the longest texts."""
-    sizes = {
-        name: sum(len(as_text(row.get(name, ""))) for row in rows[:SAMPLE])
-        for name in names
-        if name not in answer.split(",")
-    }
-    return max(sizes, key=lambda name: sizes[name], default="")
+    sizes = {name: sum(len(as_text(row.get(name))) for row in rows[:SAMPLE]) for name in names}
+    return max(sizes, key=lambda name: (name != answer, sizes[name]), default="")
 
 
 def _last_labels(names: Sequence[str], rows: Sequence[Row], inputs: Sequence[str]) -> str:
