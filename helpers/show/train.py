@@ -27,6 +27,7 @@ EVENTS = {
         " the same gradient"
     ),
     "stopped": "stopped early at step {step}: no lower validation loss since step {best}",
+    "checking": "comparing merged and 4-bit weights with the adapter, asking general questions …",
     "checked": "merged and 4-bit weights compared with the adapter, general questions asked",
     "finished": "trained {steps} steps on {tokens:,} tokens; lowest validation loss at step {best}",
 }

@@ -141,6 +141,7 @@ class Attempt:
             "memory_mb": peak // 2**20,
             "used": {name: self.job.schedule[name] for name in BATCH},
         }
+        self.tell(event="checking")
         probes = sorted(self.parts["validation"] or self.parts["train"], key=_length)[:PROBES]
         details |= look_back(trainer, self.job.folder / "adapter", probes, self.tell)
         curve_ends = {"train": losses[-1] if losses else None, **trainer.best}
