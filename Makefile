@@ -76,7 +76,7 @@ test: $(READY)
 # build/lab. make lab LAB="--no-browser --port 8899"
 lab: $(READY) hooks
 	@mkdir -p build/lab; test -e build/lab/workbook-244f.jupyterlab-workspace || cp docs/lab/*.jupyterlab-workspace build/lab/
-	@$(BIN)/jupyter lab --LabApp.workspaces_dir=build/lab \
+	@$(BIN)/jupyter lab --LabApp.workspaces_dir=build/lab --LabApp.app_settings_dir=docs/lab/settings \
 		--LabApp.default_url=/lab/workspaces/workbook/tree/notebooks/00_start_here.ipynb \
 		--FileContentsManager.post_save_hook=helpers.learn.clean.after_save $(LAB)
 

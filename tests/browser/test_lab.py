@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import urllib.request
 from pathlib import Path
 
 from helpers.learn import clean
@@ -156,3 +157,11 @@ def test_an_exercise_says_what_is_wrong_and_then_that_it_is_right(lab):
         page.evaluate(run)
     page.get_by_text("Right: double gives what is expected").wait_for()
     page.close()
+
+
+def test_it_asks_for_no_news_and_no_updates(lab):
+    url = lab.address("lab/api/settings/@jupyterlab/apputils-extension:notification")
+    with urllib.request.urlopen(url, timeout=60) as reply:
+        values = json.load(reply)["schema"]["properties"]
+    assert values["fetchNews"]["default"] == "false"
+    assert values["checkForUpdates"]["default"] is False
