@@ -24,15 +24,7 @@ from helpers.evaluate.answers import ask
 from helpers.evaluate.running import Rows, read_answers
 from helpers.evaluate.session import Session
 from helpers.models import Model
-from helpers.records import (
-    AnswerRow,
-    Asking,
-    Message,
-    Ratings,
-    RungResult,
-    TrainingExample,
-    WorkbookError,
-)
+from helpers.records import Asking, Message, Ratings, RungResult, TrainingExample, WorkbookError
 from helpers.tasks import Task, hash_order
 
 CHOICES = ("A", "B", "both", "neither")
@@ -215,7 +207,11 @@ def _unrated(tables: Sequence[Table], by_people: Rights) -> Table:
 
 def _with_accuracy(rung: RungResult, rows: Rows, rights: Rights, run: store.Run) -> RungResult:
     """The rung with the accuracy that the ratings give it, which also goes into its answers."""
-    rated = [_rated(row, rights) for row in rows]
+    rated = []
+    for row in rows:
+        right = rights.get((row.id, sha(row.answer)))
+        scores = {} if right is None else {"accuracy": float(right)}
+        rated.append(row.model_copy(update={"scores": row.scores | scores}))
     with store.lock():
         store.write_jsonl(
             run.path(rung.answers), [row.model_dump(exclude_none=True) for row in rated]
@@ -228,13 +224,6 @@ def _with_accuracy(rung: RungResult, rows: Rows, rights: Rights, run: store.Run)
     )
     results = rung.results.model_copy(update={"accuracy": accuracy})
     return rung.model_copy(update={"results": results})
-
-
-def _rated(row: AnswerRow, rights: Rights) -> AnswerRow:
-    right = rights.get((row.id, sha(row.answer)))
-    if right is None:
-        return row
-    return row.model_copy(update={"scores": row.scores | {"accuracy": float(right)}})
 
 
 def _nothing_compared(by: str, rated: int = 0, warnings: Sequence[str] = ()) -> Ratings:

@@ -122,11 +122,11 @@ def _name_refused(
 def _say_failures(name: str, rows: Rows, session: Session) -> None:
     """How many rows have no answer, why, and which."""
     failures = [row for row in rows if row.error]
-    if failures:
-        reasons = Counter(row.error for row in failures).most_common(3)
-        counts = "; ".join(f"{count}: {reason}" for reason, count in reasons)
-        ids = ", ".join(row.id for row in failures[:5])
-        session.say(f"{name}: {len(failures)} of {len(rows)} rows have no answer ({counts}): {ids}")
+    if failures:  # in lines that are short enough to be shown headless
+        ids = ", ".join(row.id[:30] for row in failures[:3])
+        session.say(f"{name}: {len(failures)} of {len(rows)} rows have no answer, such as {ids}")
+    for reason, count in Counter(row.error for row in failures).most_common(3):
+        session.say(f"{name}: {count} of them: {str(reason)[:100]}")
 
 
 def _answers_file(name: str, part: str) -> str:
@@ -172,14 +172,14 @@ def _times(
     few = min(statistics.FEW_TIMED, session.latency_rows)
     if len(at_least) == len(targets) or "fail" in verdicts or few < 2:
         return _latencies(first)
-    who = f"rung {asking.rung}"
-    timed = _latencies(ask(prompts[:few], asking, session, who, few))
-    slowest = statistics.quantile(timed, 0.95)
-    target = targets.get("latency_p95", math.inf)
-    if statistics.target_met("latency_p95", slowest, target) != "undecided":
-        return timed
-    most = session.latency_rows
-    return _latencies(ask(prompts[:most], asking, session, who, most))
+    timed: list[float] = []
+    for rows in (few, session.latency_rows):
+        timed = _latencies(ask(prompts[:rows], asking, session, f"rung {asking.rung}", rows))
+        slowest = statistics.quantile(timed, 0.95)
+        target = targets.get("latency_p95", math.inf)
+        if statistics.target_met("latency_p95", slowest, target) != "undecided":
+            break
+    return timed
 
 
 def _latencies(answers: Sequence[Answer]) -> list[float]:
