@@ -171,9 +171,9 @@ class Batches:
         until = state.expires_at or time.time() + 86_400
         usd = f", at most {batch.most_usd:.4f} USD" if batch.most_usd else ""
         self.say(
-            f"{self.who}: {len(batch.rows)} rows are in batch {state.id}{usd}; answers come by"
-            f" {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC. This run may be ended"
-            " meanwhile; with the same run_id it goes on waiting for the same batch"
+            f"{self.who}: {len(batch.rows)} rows are in batch {state.id[:40]}{usd}; answers come by"
+            f" {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC\n"
+            "this run may be ended meanwhile; with the same run_id it waits on for the same batch"
         )
         return self._save(batch, status="waiting", batch_id=state.id, until=until)
 

@@ -47,12 +47,11 @@ class Batches:
     def create(self, request: HttpRequest) -> dict[str, Any]:
         """Begin a batch over an uploaded file."""
         wish = request.read(BatchRequest)
-        file = self._storage.files.get(wish.input_file_id, {"purpose": "none"})
-        if file["purpose"] != "batch":
+        file = self._storage.files.get(wish.input_file_id)
+        if file is None or file["purpose"] != "batch":
             raise ApiError(400, "No such batch file.", param="input_file_id")
-        refusal = scenarios.refusal(self._scenario, "") if self._scenario == "quota" else None
-        if refusal is not None:
-            raise refusal
+        if self._scenario == "quota":
+            raise scenarios.refusal("quota", "")
         now = int(self._clock.now())
         batch = {
             "id": f"batch_{secrets.token_hex(12)}",
@@ -67,7 +66,7 @@ class Batches:
             "request_counts": {"total": 0, "completed": 0, "failed": 0},
         }
         self._save(batch, status="validating")
-        created = dict(batch)
+        created = dict(batch)  # the reply: as it was made, however fast it goes on
         self._begin(batch)
         if self._scenario == "slow_create":
             self._clock.sleep(scenarios.SLOW)
