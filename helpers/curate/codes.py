@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 from helpers.curate.labels import LabelFunctions, label_functions
 from helpers.curate.personal import MAX_SCAN
@@ -104,13 +105,12 @@ def codes_of_labels(
         for name, value_of in labels.items() if shapes else ():
             counts.update((name, shape, value_of(example)) for shape in shapes)
     codes = {}
-    for key, n in [*counts.items()]:
-        if key[1] in phones or n < max(MANY, MOST * totals[key[1]]):
-            del counts[key]
-    for field in dict.fromkeys(name for name, _, _ in counts):
-        sizes = Counter(map(labels[field], examples))
-        for (name, shape, value), n in counts.items():
-            if name == field and n >= HALF * sizes[value]:
+    sizes_of = cache(lambda field: Counter(map(labels[field], examples)))
+    by_field = sorted(counts.items(), key=lambda item: [*labels].index(item[0][0]))
+    for (field, shape, value), n in by_field:
+        if shape not in phones and n >= max(MANY, MOST * totals[shape]):
+            sizes = sizes_of(field)
+            if n >= HALF * sizes[value]:
                 codes[shape] = (
                     f"{n} of {sizes[value]} rows of {field} {value[:40]} hold numbers like {shape},"
                     " nearly no others do: they are taken for codes"

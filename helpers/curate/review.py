@@ -34,9 +34,7 @@ class Decisions(NamedTuple):
     def about(self, examples: Iterable[TrainingExample]) -> tuple[Decisions, list[str]]:
         """The decisions about these very rows, and a warning for those about other content."""
         decided = self.reviewed.keys() | self.accepted.keys()
-        if not decided:
-            return self, []
-        of_id = {example.id: example for example in examples if example.id in decided}
+        of_id = {e.id: e for e in (examples if decided else ()) if e.id in decided}
         reviewed = dict(self.reviewed)
         for row_id, row in self.reviewed.items():
             if row_id in of_id and not _is_about(row, of_id[row_id]):
@@ -58,8 +56,7 @@ class Decisions(NamedTuple):
     def without_rows(self, examples: Iterable[TrainingExample]) -> list[str]:
         """A warning when decisions name rows that no source holds."""
         missing = self.reviewed.keys() | self.accepted.keys()
-        if missing:
-            missing -= {example.id for example in examples if example.id in missing}
+        missing -= {e.id for e in (examples if missing else ()) if e.id in missing}
         if not missing:
             return []
         return [
