@@ -49,7 +49,7 @@ gradient_accumulation: 1   # a step for every batch
 learning_rate: 1.5e-3      # a small model with an adapter bears a large step
 lora_dropout: 0.0          # little to over-learn in so few passes
 target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]  # all layers
-max_validation_rows: 60    # rows each rung of 01 answers at first; all of them where that is undecided
+max_validation_rows: 60    # rows each rung of 01 answers at first
 """
 
 
