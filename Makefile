@@ -96,7 +96,8 @@ book: $(READY)
 bench: $(READY)
 	@found=$$(grep -ls -- '--json' benchmarks/*.py || true); \
 	test -n "$$found" || { echo "there are no benchmarks yet"; exit 0; }; \
-	for file in $$found; do name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+	for file in $$found; do name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done; \
+	echo "== kinds, asked of the embedded model"; $(BIN)/python -m benchmarks.kinds --embedded --rows 12
 
 # The full numbers; `make test` runs a few points of the same tests. make faults N=60 ROOM=run
 faults: $(READY)

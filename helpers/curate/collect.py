@@ -109,15 +109,14 @@ def curate(
     say(f"{len(unique.kept):,} rows left; choosing rows for review")
     stages = [collected, reviewed, checked, named, unique]
 
-    rejected = beside(collected.kept)
-    for row in chain.from_iterable(stage.rejected for stage in stages):
-        rejected.append(row)
+    rejected = _all_rejected(stages)
     funnel = build_funnel(stages)
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
     alarm_on_lost_labels(task, reviewed.kept, rejected, config.wipeout_share)
     labels = label_counts(task, unique.kept)
     if human.rated:
         warnings += _rated_low_and_kept(unique.kept, config.min_feedback_score, read)
+    warnings += [*changed, *decisions.without_rows(collected.kept)]
     return Curated(
         task=task,
         examples=unique.kept,
@@ -125,17 +124,19 @@ def curate(
         review=review_of(task, unique, named, labels, waiting),
         funnel=funnel,
         labels=labels,
-        warnings=[
-            *warnings,
-            *changed,
-            *decisions.without_rows(collected.kept),
-            *checked.notes,
-            *label_warnings(labels),
-        ],
+        warnings=[*warnings, *checked.notes, *label_warnings(labels)],
         params=config.model_dump(),
         feedback=feedback_report(unique.kept, logs),
         readings=[*readings_of(read, named.kept), *reading_of_live(task, corrections)],
     )
+
+
+def _all_rejected(stages: Sequence[Stage]) -> Sequence[RejectedExample]:
+    """The rejected rows of all stages, on disk where the kept ones are."""
+    rejected = beside(stages[0].kept)
+    for row in chain.from_iterable(stage.rejected for stage in stages):
+        rejected.append(row)
+    return rejected
 
 
 def _rated_low_and_kept(

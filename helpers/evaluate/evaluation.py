@@ -113,8 +113,7 @@ def evaluate_fine_tuned_model(
     judgements += [fingerprints, findings.dataset_is_checked(dataset_version)]
     targets = check_targets(task, rungs["fine_tuned"].results)
     slices = compare_slices(task, test_set, pair_rows(ours, answers[best_rung]))
-    reasons = _reasons(judgements, targets.values())
-    reasons += _side_reasons(unasked, attempt, slices, ratings)
+    side_reasons = _side_reasons(unasked, attempt, slices, ratings)
     return Evaluation(
         base_model=rungs["zero_shot"].results,
         fine_tuned_model=rungs["fine_tuned"].results,
@@ -124,7 +123,7 @@ def evaluate_fine_tuned_model(
         best_rung=best_rung,
         flips=flips(ours, answers[best_rung]),
         verdict=verdict_of([*judgements, *targets.values()]),
-        reasons=reasons,
+        reasons=[*_reasons(judgements, targets.values()), *side_reasons],
         findings=judgements,
         targets=targets,
         regression=findings.regressed(judgements),

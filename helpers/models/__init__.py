@@ -51,7 +51,7 @@ from helpers.models.weights import base_path, offline_env
 
 def __getattr__(name: str) -> Any:
     """The products, which bring torch in with them."""
-    if name in ("FrozenLayer", "frozen_linear", "product"):
+    if name in ("FrozenLayer", "FrozenLinear", "frozen_linear", "product"):
         from helpers.models.kernels import products
 
         return getattr(products, name)

@@ -310,17 +310,22 @@ def _different_conversations(rows: Sequence[LiveRow]) -> list[set[str]]:
 def volume_check(served: Served) -> Finding:
     """Enough requests to say anything, and no collapse against the same days of the week before.
 
-    A version that serves since today may not have been asked yet.
+    A version that serves since today may not have been asked yet. One that came back by rollback is
+    held to its whole days since then: in those before, another one served.
     """
     start = served.last - timedelta(days=served.window_days - 1)
+    if served.since is not None:
+        start = min(served.last, max(start, served.since + timedelta(days=1)))
+    days = (served.last - start).days + 1
     counts = {day: requests_of(numbers) for day, numbers in served.days.items()}
     n = sum(count for day, count in counts.items() if day >= start)
     by_weekday = _by_weekday(counts, start)
     usual = None
     p = None
-    low = n < FEW_ROWS and (served.since is None or served.since < served.last)
+    few = FEW_ROWS * days / served.window_days
+    low = n < few and (served.since is None or served.since < served.last)
     if len(by_weekday) == 7:
-        window = [start + timedelta(days=i) for i in range(served.window_days)]
+        window = [start + timedelta(days=i) for i in range(days)]
         usual = sum(fmean(by_weekday[day.weekday()]) for day in window)
         p = _poisson_tail(n, usual, _overdispersion(by_weekday))
         low = low or (n < usual / 2 and p <= VOLUME_BUDGET / YEAR)
@@ -328,7 +333,7 @@ def volume_check(served: Served) -> Finding:
     finding = Finding(
         name="volume",
         verdict="pass",
-        evidence=f"{n} requests in {served.window_days} days, usually {expected}",
+        evidence=f"{n} requests in {days} days, usually {expected}",
         estimate=Estimate(value=n, low=n, high=n, n=n),
         threshold=usual,
         p=p,

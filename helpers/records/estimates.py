@@ -17,10 +17,16 @@ class Estimate(Record):
     high: float
     n: int
 
+    @property
+    def has_interval(self) -> bool:
+        """Whether low and high are more than the one measurement that there is."""
+        return self.n > 1 or self.low < self.high
+
     def __str__(self) -> str:
         largest = max(abs(self.value), abs(self.low), abs(self.high))
         form = ".2g" if 0 < largest < 0.01 else ".3f"  # a request's cost is no 0.000
-        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}] n={self.n}"
+        interval = f" [{self.low:{form}}, {self.high:{form}}]" if self.has_interval else ""
+        return f"{self.value:{form}}{interval} n={self.n}"
 
 
 class EvalResults(Record):

@@ -168,4 +168,6 @@ def _interval(estimate: Estimate, sign: str = "") -> str:
         return "not measured or not rated yet"
     digits = 0 if max(abs(estimate.value), abs(estimate.high)) > 50 else 3
     spec = f"{sign}.{digits}f"
+    if not estimate.has_interval:
+        return f"{estimate.value:{spec}} (one row)"
     return f"{estimate.value:{spec}} [{estimate.low:{spec}}, {estimate.high:{spec}}]"

@@ -110,7 +110,8 @@ def _cell(value: Any) -> Any:
     if isinstance(value, Estimate):
         if not value.n:
             return "unknown"
-        return f"{number(value.value)} [{number(value.low)}, {number(value.high)}] n={value.n}"
+        interval = f" [{number(value.low)}, {number(value.high)}]" if value.has_interval else ""
+        return f"{number(value.value)}{interval} n={value.n}"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return value

@@ -2,12 +2,14 @@
 
 import json
 import random
-from datetime import timedelta
+from collections import Counter
+from datetime import date, timedelta
 
 import pytest
 
 from helpers import monitor, store, tasks
 from helpers.monitor import watched
+from helpers.monitor.checks import Served, volume_check
 from helpers.records import Estimate, EvalResults, Finding, Health, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.registry.database import open_registry, table
@@ -364,3 +366,16 @@ def test_lines_of_our_own_form_are_read_in_a_shorter_way_to_the_same_rows(task):
     for line in made:
         assert short(line.encode()) == long(line.encode()), line
     assert short.problems == long.problems
+
+
+def test_a_version_that_came_back_is_held_to_its_own_days_alone():
+    last = date(2026, 9, 21)
+    days = {
+        last - timedelta(days=i): {"error_rate": Counter({0.0: 30})}
+        for i in range(60)
+        if not 2 <= i < 16  # two weeks another version served, and a rollback ended them
+    }
+    back = volume_check(Served(days, last, 7, since=last - timedelta(days=2)))
+    assert (back.verdict, back.estimate.n) == ("pass", 60)
+    assert "in 2 days" in back.evidence
+    assert volume_check(Served(days, last, 7)).verdict == "fail"  # it never went away

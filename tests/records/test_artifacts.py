@@ -15,6 +15,7 @@ from helpers.records import (
     DatasetPointer,
     Decision,
     Environment,
+    Estimate,
     Evaluation,
     Health,
     Manifest,
@@ -146,3 +147,9 @@ def test_an_unknown_field_is_refused_and_its_value_is_not_quoted(run):
 def test_a_missing_artifact_says_which_notebook_writes_it(run):
     with pytest.raises(WorkbookError, match="run 04_evaluate with run_id='r' first"):
         run.load(Evaluation)
+
+
+def test_one_measurement_is_shown_without_an_interval():
+    assert str(Estimate(value=913.0, low=913.0, high=913.0, n=1)) == "913.000 n=1"
+    assert str(Estimate(value=1.0, low=0.025, high=1.0, n=1)) == "1.000 [0.025, 1.000] n=1"
+    assert str(Estimate(value=3.0, low=3.0, high=3.0, n=9)) == "3.000 [3.000, 3.000] n=9"

@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from helpers.models import FrozenLayer, product
-from helpers.models.kernels.products import FrozenLinear
+from helpers.models import FrozenLayer, FrozenLinear, product
 from helpers.train.kernels.attention import register
 
 HEAD_ROWS = 128  # positions whose logits are in memory at once

@@ -26,6 +26,7 @@ from helpers.train.rows import IGNORED
 
 Loss = Callable[[Sequence[torch.Tensor]], torch.Tensor]  # of the prefix's states
 SHORTEST_PREFIX = 8  # tokens; below this a second pass through the layers costs more than it saves
+BESIDE = 200  # tokens at most of a micro-batch with others beside it: all are held at once
 
 
 def shared_prefix(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
@@ -75,7 +76,8 @@ def supervised_loss(
         return _head_loss(causal, hidden[predicts], goals.roll(-1, 1)[predicts])
 
     with trimmed_mlp(backbone) if most_tokens else contextlib.nullcontext() as at:
-        batches = micro_batches(lengths, most_tokens, threads)
+        most = min(most_tokens, BESIDE) if threads > 1 else most_tokens
+        batches = micro_batches(lengths, most, threads)
         losses = [functools.partial(loss, rows, at) for rows in batches]
         if not torch.is_grad_enabled():
             zero = torch.zeros((), device=labels.device)
