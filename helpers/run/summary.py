@@ -7,7 +7,7 @@ import csv
 import textwrap
 from collections.abc import Sequence
 
-from helpers import store
+from helpers import store, tasks
 from helpers.parameters import NOTEBOOKS
 from helpers.records import (
     Artifact,
@@ -43,6 +43,7 @@ def summary(record: RunRecord) -> str:
     if record.reason and record.exit_code not in VERDICT_CODE.values():
         lines.append(record.reason)  # the gate's reasons stand below
     limits: list[str] = []
+    is_shipped = record.params.get("task") in tasks.shipped_tasks()
     next_step = 'your own task: README, "Your own task"; or `make lab` to open the notebooks'
     for name in done:
         # what an artifact lacks must not fail a run that has ended
@@ -54,6 +55,8 @@ def summary(record: RunRecord) -> str:
                 next_step = result.next_action
             if isinstance(result, Evaluation) and not result.fine_tuned_model.accuracy.n:
                 next_step = f"`workbook rate {run.id}`, then run again with --run-id {run.id}"
+            if isinstance(result, Promotion) and not is_shipped:
+                next_step = _after_promotion(result)
     lines += _said("limits", limits)
     copy = run.path("notebooks/04_evaluate.ipynb")
     place = copy if copy.exists() else copy.parent
@@ -62,6 +65,16 @@ def summary(record: RunRecord) -> str:
         next_step, WIDTH, initial_indent="next         ", subsequent_indent=INDENT
     )
     return store.printable(store.without_secrets("\n".join(lines)))
+
+
+def _after_promotion(promotion: Promotion) -> str:
+    """What whoever brought the task does next."""
+    version = promotion.version
+    if not promotion.promoted:
+        return f"`workbook registry show {version}` says what each rule rests on"
+    if promotion.target == "staging":
+        return f"`workbook registry promote {version} --to production`, if you agree"
+    return "`workbook serve` answers with it; `workbook schedule retrain` looks after it"
 
 
 def _limits_of(name: str, result: Artifact) -> list[str]:

@@ -57,7 +57,8 @@ def test_numbers_come_with_their_intervals(run):
 
 
 def test_it_says_where_to_look_and_what_the_readme_says_next(run):
-    text = summary(record(run, 0, ""))
+    shipped = {"params": {"task": "support_triage"}}
+    text = summary(record(run, 0, "").model_copy(update=shipped))
     assert str(run.path("notebooks/04_evaluate.ipynb")) in text
     assert 'README, "Your own task"' in text
     assert "## Your own task" in (store.PROJECT / "README.md").read_text()
@@ -66,6 +67,20 @@ def test_it_says_where_to_look_and_what_the_readme_says_next(run):
     assert (
         "advises prompting" in stopped and "04_evaluate" not in stopped and "notebooks" in stopped
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "next_step"),
+    [
+        ({"promoted": False}, "`workbook registry show v`"),
+        ({"target": "staging"}, "`workbook registry promote v --to production`"),
+        ({"target": "production"}, "`workbook serve`"),
+    ],
+)
+def test_after_the_gate_somebodys_own_task_goes_on_with_its_version(run, changes, next_step):
+    run.save(record_toys.promotion(**changes))
+    own = record(run, 0, "").model_copy(update={"params": {"task": "/tmp/mine"}})
+    assert next_step in summary(own).splitlines()[-1]
 
 
 def test_without_the_gate_04_tells_its_own_reasons(run):
