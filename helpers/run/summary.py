@@ -43,38 +43,39 @@ def summary(record: RunRecord) -> str:
     if record.reason and record.exit_code not in VERDICT_CODE.values():
         lines.append(record.reason)  # the gate's reasons stand below
     limits: list[str] = []
-    is_shipped = record.params.get("task") in tasks.shipped_tasks()
-    next_step = 'your own task: README, "Your own task"; or `make lab` to open the notebooks'
+    next_step = ""
     for name in done:
         # what an artifact lacks must not fail a run that has ended
         with contextlib.suppress(WorkbookError, OSError, csv.Error):
             result = run.load(NOTEBOOKS[name].writes)
+            next_step = next_step or _next_step(result, record, ended=name == done[-1])
             lines += _lines_of(name, result, was_judged="05_registry" in done)
             limits += _limits_of(name, result)
-            if done[-1] == "01_decide" and isinstance(result, Decision):
-                next_step = result.next_action
-            if isinstance(result, Evaluation) and not result.fine_tuned_model.accuracy.n:
-                next_step = f"`workbook rate {run.id}`, then run again with --run-id {run.id}"
-            if isinstance(result, Promotion) and not is_shipped:
-                next_step = _after_promotion(result)
     lines += _said("limits", limits)
     copy = run.path("notebooks/04_evaluate.ipynb")
     place = copy if copy.exists() else copy.parent
     lines.append(f"look at      {place} (executed), {run.path('run.json')}")
+    next_step = next_step or 'your own task: README, "Your own task"; or `make lab`'
     lines += textwrap.wrap(
         next_step, WIDTH, initial_indent="next         ", subsequent_indent=INDENT
     )
     return store.printable(store.without_secrets("\n".join(lines)))
 
 
-def _after_promotion(promotion: Promotion) -> str:
-    """What whoever brought the task does next."""
-    version = promotion.version
-    if not promotion.promoted:
-        return f"`workbook registry show {version}` says what each rule rests on"
-    if promotion.target == "staging":
-        return f"`workbook registry promote {version} --to production`, if you agree"
-    return "`workbook serve` answers with it; `workbook schedule retrain` looks after it"
+def _next_step(result: Artifact, record: RunRecord, ended: bool) -> str:
+    """What whoever brought the task does next; "" where this artifact does not say."""
+    match result:
+        case Decision() if ended:
+            return result.next_action
+        case Evaluation() if not result.fine_tuned_model.accuracy.n:
+            return f"`workbook rate {record.run_id}`, then run again with --run-id {record.run_id}"
+        case Promotion() if record.params.get("task") not in tasks.shipped_tasks():
+            if not result.promoted:
+                return f"`workbook registry show {result.version}` says what each rule rests on"
+            if result.target == "staging":
+                return f"`workbook registry promote {result.version} --to production`, if you agree"
+            return "`workbook serve` answers with it; `workbook schedule retrain` looks after it"
+    return ""
 
 
 def _limits_of(name: str, result: Artifact) -> list[str]:

@@ -83,6 +83,16 @@ def test_after_the_gate_somebodys_own_task_goes_on_with_its_version(run, changes
     assert next_step in summary(own).splitlines()[-1]
 
 
+def test_what_nobody_has_rated_is_rated_before_its_version_is_looked_at(run):
+    evaluation = run.load(NOTEBOOKS["04_evaluate"].writes)
+    unrated = evaluation.fine_tuned_model.model_copy(
+        update={"accuracy": record_toys.estimate(0.0, n=0)}
+    )
+    run.save(evaluation.model_copy(update={"fine_tuned_model": unrated}))
+    own = record(run, 4, "").model_copy(update={"params": {"task": "/tmp/mine"}})
+    assert "next         `workbook rate r`" in summary(own)
+
+
 def test_without_the_gate_04_tells_its_own_reasons(run):
     assert "- it is better" in summary(record(run, 0, "", ("04_evaluate",)))
     assert "- it is better" not in summary(record(run, 3, ""))
