@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import accumulate, product
 from pathlib import Path
 
 from benchmarks.curate import output_and_peak
@@ -183,13 +184,16 @@ print(len(dataset.examples), round(seconds, 1), dataset.metadata.fingerprint)
 
 
 def made_up(rows: int) -> Iterator[dict[str, object]]:
-    """Chat rows of some 20 words; one in ten is a near-copy of the row before it."""
+    """Chat rows of 20 words, as frequent as words are (Zipf); one in ten is a near-copy."""
     chance = random.Random(7)
-    words = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in ("lan", "mer", "st", "rin")]
+    parts = "bdfgklmprst", "aeiou", "lmnrst", "aeiou", ("lan", "mer", "st", "rin", "ko", "v")
+    words = ["".join(letters) for letters in product(*parts)]  # 9,900
+    chance.shuffle(words)
+    frequencies = list(accumulate(1 / (rank + 2) for rank in range(len(words))))
     text = ""
     for number in range(rows):
         if number % 10 and text:
-            text = " ".join(chance.choice(words) for _ in range(20)) + f" {number}"
+            text = " ".join(chance.choices(words, cum_weights=frequencies, k=20)) + f" {number}"
         else:
             text = f"{text[:-1]}x" if text else f"first of all {number}"
         answer = json.dumps({"team": "billing" if number % 2 else "shipping"})
