@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property, partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from helpers import curate, store
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 PARTITIONS = 16  # of a shuffle by band
 TEXTS = 5_000  # of a batch that is hashed or searched at a time
-PAIRS = 100_000  # of a batch that is compared at a time
+PAIRS = 20_000  # of a batch that is compared at a time
+WAITING = 2_000_000  # candidates that are held before they are compared
 PROCESSES = 2  # of this machine
 WINDOW = 8  # batches that wait for them at a time
 SEED = 7  # of the MinHashes, as in helpers.curate
 _BASE = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
-Band = tuple[int, bytes]  # its number, and its candidates: pairs (i, j) as int64
+Codes = Any  # candidates as int64: i * texts + j, and texts**2 more where j is protected
 
 
 def sign(lengths: Sequence[int], texts: Sequence[str]) -> list[bytes]:
@@ -55,41 +56,57 @@ class Buckets(NamedTuple):
     near: int
     marks: bytes  # a byte for each text: whether it is protected
 
-    def __call__(self, band: int, keys: bytes) -> bytes:
-        """Pairs (i, j) as int64: i < j, or j protected."""
+    def __call__(self, band: int, keys: bytes) -> Iterator[Codes]:
+        """Pairs (i, j), i < j or j protected, in pieces of no more pairs than there are texts."""
         import numpy as np
 
+        texts = len(self.marks)
+        is_protected = np.frombuffer(self.marks, dtype=np.bool_)
         keys_of = np.frombuffer(keys, dtype=np.uint64)
         order = np.argsort(keys_of, kind="stable")  # so that i < j in every bucket
         ordered = keys_of[order]
         ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) + 1
         starts = np.concatenate(([0], ends[:-1]))
         sizes = ends - starts
-        pairs = [np.zeros((0, 2), dtype=np.int64)]
         for apart in range(1, int(sizes.max(initial=0))):
             starts, sizes = starts[sizes > apart], sizes[sizes > apart]
             counts = sizes - apart
             skipped = starts - np.cumsum(counts) + counts
             first = np.repeat(skipped, counts) + np.arange(counts.sum())
-            pairs.append(np.stack([order[first], order[first + apart]], axis=1))
-        found = np.concatenate(pairs)
-        if band >= self.near:
-            is_protected = np.frombuffer(self.marks, dtype=np.bool_)
-            found = np.concatenate([found, found[:, ::-1]])
-            found = found[is_protected[found[:, 1]]]
-        return found.tobytes()
+            i, j = order[first], order[first + apart]
+            if band < self.near:
+                yield i * texts + j
+                continue
+            for one, other in ((i, j), (j, i)):
+                yield ((texts + one) * texts + other)[is_protected[other]]
 
 
-def confirm(threshold: float, batch: tuple[Any, list[str]]) -> list[Pair]:
-    """Those candidates (pairs of texts' places, the texts in order) that reach the threshold."""
+def distinct(pieces: Iterable[Codes]) -> Iterator[Codes]:
+    """The candidates, sorted, each once in about WAITING: there may be too many to hold."""
     import numpy as np
 
-    places, texts = batch
+    waiting, held = [], 0
+    for piece in chain(pieces, [None]):
+        if piece is not None:
+            waiting.append(piece)
+            held += len(piece)
+        if held and (piece is None or held >= WAITING):
+            yield np.unique(np.concatenate(waiting))
+            waiting, held = [], 0
+
+
+def confirm(
+    thresholds: Sequence[float], batch: tuple[int, Any, list[str]]
+) -> tuple[int, list[Pair]]:
+    """Those candidates (pairs of texts' places, the texts in order) that reach their threshold."""
+    import numpy as np
+
+    kind, places, texts = batch
     used, local = np.unique(places, return_inverse=True)
     incidence = curate.incidence_of(texts)
     i, j = local.reshape(-1, 2).T
-    pairs = curate.confirmed(incidence, incidence, i, j, threshold)
-    return [(int(used[a]), int(used[b]), score) for a, b, score in pairs]
+    pairs = curate.confirmed(incidence, incidence, i, j, thresholds[kind])
+    return kind, [(int(used[a]), int(used[b]), score) for a, b, score in pairs]
 
 
 def _end_with_parent() -> None:
@@ -116,7 +133,7 @@ class Local:
         while window := list(islice(rest, WINDOW)):
             yield from (map if len(window) == 1 else self._pool.map)(function, window)
 
-    def bands(self, lengths: Sequence[int], texts: Sequence[str], work: Buckets) -> Iterator[Band]:
+    def bands(self, lengths: Sequence[int], texts: Sequence[str], work: Buckets) -> Iterator[Codes]:
         """What `work` makes of each band's keys of all texts: here by one file for each band."""
         files: list[BinaryIO] = []
         for columns in self.map(partial(sign, lengths), batched(texts, TEXTS)):
@@ -125,7 +142,7 @@ class Local:
                 file.write(column)
         for band, file in enumerate(files):
             file.seek(0)
-            yield band, work(band, file.read())
+            yield from work(band, file.read())
             file.close()
 
     def search(self, texts: Iterable[str]) -> Callable[[str], Findings]:
@@ -180,8 +197,9 @@ class Ray(Local):
         for row in sorted(results, key=lambda row: row["place"]):
             yield pickle.loads(row["data"])
 
-    def bands(self, lengths: Sequence[int], texts: Sequence[str], work: Buckets) -> Iterator[Band]:
+    def bands(self, lengths: Sequence[int], texts: Sequence[str], work: Buckets) -> Iterator[Codes]:
         """Signed batch by batch, grouped by band."""
+        import numpy as np
 
         def signed(batch: dict[str, Any]) -> dict[str, Any]:
             columns = sign(lengths, pickle.loads(batch["data"][0]))
@@ -190,14 +208,14 @@ class Ray(Local):
 
         def worked(group: dict[str, Any]) -> dict[str, Any]:
             order = sorted(range(len(group["place"])), key=lambda k: group["place"][k])
-            band = int(group["band"][0])
-            return {"band": [band], "data": [work(band, b"".join(group["data"][k] for k in order))]}
+            keys = b"".join(group["data"][k] for k in order)
+            return {"data": [codes.tobytes() for codes in work(int(group["band"][0]), keys)]}
 
         dataset = _dataset(batched(texts, TEXTS))
         if dataset:
             groups = dataset.map_batches(signed, batch_size=1).groupby("band")
             for row in groups.map_groups(worked).iter_rows():
-                yield row["band"], row["data"]
+                yield np.frombuffer(row["data"], dtype=np.int64)
 
 
 def _dataset(items: Iterable[Any]) -> Any:
@@ -229,18 +247,20 @@ def like_pairs(
     import numpy as np
 
     lengths = [curate.rows_of_band(threshold) for threshold in (near, across)]
-    bands = curate.PERMUTATIONS // lengths[0]
-    work = Buckets(bands, np.array(protected, dtype=np.bool_).tobytes())
-    codes = [np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)]
-    for band, pairs in engine.bands(lengths, texts, work):
-        i, j = np.frombuffer(pairs, dtype=np.int64).reshape(-1, 2).T
-        kind = int(band >= bands)
-        codes[kind] = np.union1d(codes[kind], i * len(texts) + j)
-    confirmed: list[list[Pair]] = []
-    for candidates, threshold in zip(codes, (near, across), strict=True):
-        places = np.stack(np.divmod(candidates, len(texts) or 1), axis=1)
-        batches = ((some, [texts[k] for k in np.unique(some)]) for some in batched(places, PAIRS))
-        results = engine.map(partial(confirm, threshold), batches)
-        confirmed.append([pair for some in results for pair in some])
-    one_way, across_pairs = confirmed
+    marks = np.array(protected, dtype=np.bool_).tobytes()
+    work = Buckets(curate.PERMUTATIONS // lengths[0], marks)
+
+    def batches() -> Iterator[tuple[int, Any, list[str]]]:
+        for codes in distinct(engine.bands(lengths, texts, work)):
+            kinds = np.split(codes, [np.searchsorted(codes, len(texts) ** 2)])
+            for kind, of_kind in enumerate(kinds):
+                for some in batched(of_kind, PAIRS):
+                    i, j = np.divmod(some, len(texts))
+                    places = np.stack([i % len(texts), j], axis=1)
+                    yield kind, places, [texts[k] for k in np.unique(places)]
+
+    found: list[dict[tuple[int, int], float]] = [{}, {}]  # a pair may be a candidate again
+    for kind, pairs in engine.map(partial(confirm, (near, across)), batches()):
+        found[kind].update(((i, j), score) for i, j, score in pairs)
+    one_way, across_pairs = ([(*pair, score) for pair, score in each.items()] for each in found)
     return one_way + [(j, i, score) for i, j, score in one_way], across_pairs

@@ -37,9 +37,13 @@ texts = st.lists(st.lists(words, min_size=1, max_size=9).map(" ".join), unique=T
 @given(texts, st.integers(0, 5), st.sampled_from([0.4, 0.6, 0.8]))
 def test_bands_on_disk_give_the_pairs_that_memory_gives(texts, every, across):
     protected = [every > 0 and place % every == 0 for place in range(len(texts))]
-    ours = big.like_pairs(big.Local(), texts, protected, 0.8, across)
     theirs = curate.pairs_in_memory(texts, protected, 0.8, across)
-    assert [no_self(pairs) for pairs in ours] == [no_self(pairs) for pairs in theirs]
+    for bound in (big.WAITING, 1):  # 1: every piece of a band's candidates is compared at once
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(big, "WAITING", bound)
+            ours = big.like_pairs(big.Local(), texts, protected, 0.8, across)
+        assert [no_self(pairs) for pairs in ours] == [no_self(pairs) for pairs in theirs]
+        assert all(len(pairs) == len(no_self(pairs)) for pairs in ours)  # each once
 
 
 @pytest.fixture
@@ -86,6 +90,7 @@ def test_a_dataset_is_the_same_in_memory_and_in_batches(config, monkeypatch):
     monkeypatch.setattr(collect, "MANY", 0)
     monkeypatch.setattr(big, "TEXTS", 50)
     monkeypatch.setattr(big, "PAIRS", 37)
+    monkeypatch.setattr(big, "WAITING", 200)
     assert published(config) == in_memory
 
 
