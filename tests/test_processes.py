@@ -85,8 +85,9 @@ def test_a_process_that_only_shares_the_number_is_left_alone(tmp_path):
         other.kill()
 
 
-PARENT = """import sys
+PARENT = """import signal, sys
 from helpers import processes, store
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 folder = store.open_run("r").folder
 program = processes.Program(
     [sys.executable, "-c", sys.argv[1]],
@@ -167,7 +168,7 @@ def test_a_program_is_ended_when_its_parent_is_interrupted(parent, tmp_path):
     process = parent(SLEEP)
     entry = listed(tmp_path)
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=20)
+    process.wait(timeout=60)
     assert not alive(entry["pid"]) and not (tmp_path / "runs/r" / processes.CHILDREN).exists()
 
 

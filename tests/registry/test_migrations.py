@@ -98,6 +98,7 @@ def test_a_released_database_is_upgraded_with_its_rows_and_goes_on(
     assert contradictions() == []
     new = url_for(path.stem.partition("_")[2], request, tmp_path / "new")
     monkeypatch.setenv("WORKBOOK_DATABASE_URL", new)
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "new"))  # the old one knows its registry
     assert registry.list_versions() == []
     assert shape(url) == shape(new)
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), sa.create_engine(url).begin() as db:
