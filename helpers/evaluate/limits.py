@@ -83,10 +83,17 @@ def cut_short(examples: Sequence[TrainingExample], rows: Rows) -> list[str]:
 def cut_answers(
     rungs: Sequence[RungResult], examples: Sequence[TrainingExample], run: store.Run
 ) -> list[str]:
-    """Which rungs lost answers to their limit, and how many, where it is more than a few."""
+    """Which rungs lost answers to their limit, where it is more than a few, or got none at all."""
     limits = []
     for rung in rungs:
-        cut = len(cut_short(examples, read_answers(run, rung)))
+        rows = read_answers(run, rung)
+        unanswered = sum(bool(row.error) for row in rows)
+        if unanswered:
+            limits.append(
+                f"{rung.name}: {unanswered} of {rung.n} rows have no answer and count as wrong; a"
+                " new run asks for them again"
+            )
+        cut = len(cut_short(examples, rows))
         if cut > MANY_CUT * rung.n:
             limits.append(
                 f"{rung.name}: {cut} of {rung.n} answers were cut at max_new_tokens="

@@ -71,6 +71,27 @@ def test_answers_that_the_limit_cut_are_counted_and_named(tmp_path, run):
     assert evaluate.cut_short(rows, [longer]) == [], "an answer that never ends was not cut short"
 
 
+class Silent(Cut):
+    """An endpoint that answers every other row."""
+
+    def answer(self, chats, max_new_tokens):
+        answers = super().answer(chats, max_new_tokens)
+        lost = {"text": "", "error": "500"}
+        return [a.model_copy(update=lost) if i % 2 else a for i, a in enumerate(answers)]
+
+
+def test_rows_without_an_answer_are_wrong_and_among_the_limits(tmp_path, run):
+    task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer")
+    rows = long_rows(60)
+    way = Asking(max_new_tokens=60).for_rung("prompt", "cut")
+    rung = evaluate.ask_rung(way, rows, session(task, run, Silent()))
+    errors = [row.error for row in evaluate.read_answers(run, rung)]
+    lines = evaluate.cut_answers([rung], rows, run)
+    assert any(errors)
+    assert f"{20 - errors.count(None)} of 20 rows have no answer" in lines[0]
+    assert rung.results.accuracy.n == 20, "they count"
+
+
 @pytest.mark.parametrize(
     ("value", "n", "target", "expected"),
     [(1.0, 60, 0.95, 73), (0.9, 60, 0.8, 62), (0.5, 60, 0.5, 0), (0.4, 60, 0.5, 97)],
