@@ -158,11 +158,11 @@ def read_json(path: Path, remedy: str = "") -> Any:
     except FileNotFoundError:
         raise WorkbookError(f"{path} is missing" + (f"; {remedy}" if remedy else "")) from None
     except OSError as error:
-        raise WorkbookError(f"{path} cannot be read ({error.strerror})") from None
+        reason = f"cannot be read ({error.strerror})" + (f"; {remedy}" if remedy else "")
+        raise WorkbookError(f"{path} {reason}") from None
     except (ValueError, RecursionError) as error:
-        raise WorkbookError(
-            f"{path} is not valid JSON ({_problem(error)}); delete it and run its notebook again"
-        ) from None
+        remedy = remedy or "delete it and run its notebook again"
+        raise WorkbookError(f"{path} is not valid JSON ({_problem(error)}); {remedy}") from None
 
 
 def _no_number(name: str) -> None:

@@ -209,8 +209,13 @@ class Batches:
             self.budget.settle(f"batch:{batch.token}", usd)
         if state.status == "failed":
             self._save(batch, status="done")
-            reason = store.redact(store.dumps(state.errors))[:300]
-            raise WorkbookError(f"batch {state.id} was refused by the provider: {reason}", 5)
+            problems = state.errors.data if state.errors else None
+            reason = "; ".join(f"{each.message} ({each.code})" for each in (problems or [])[:3])
+            raise WorkbookError(
+                f"batch {state.id} was refused by the provider: {store.redact(reason)[:300]}; with"
+                " the same run_id its rows are sent in a new one",
+                5,
+            )
         return answers
 
     def _answer(self, row: dict[str, Any]) -> Answer:

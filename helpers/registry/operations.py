@@ -198,7 +198,7 @@ def restore(file: Path) -> dict[str, Any]:
 
     Artifacts are not part of it; the gate will miss those that are gone.
     """
-    content = store.read_json(file)
+    content = store.read_json(file, "give a file that `workbook registry backup` wrote")
     registry = open_registry()
     if not _is_backup(content):
         raise WorkbookError(
