@@ -96,6 +96,19 @@ def test_the_same_model_is_the_same_and_its_latency_is_measured(version):
     assert set(verdicts.values()) == {"pass"} and parity.latency_p95.value > 0
 
 
+def test_what_only_company_in_a_batch_rounds_otherwise_is_the_same_model(version):
+    seen = []
+
+    def first_time_otherwise(model, chat, limit):
+        answer = right(model, chat, limit)
+        seen.append(str(chat))
+        otherwise = answer.model_copy(update={"text": f"{answer.text} otherwise"})
+        return otherwise if seen.count(str(chat)) == 1 else answer
+
+    parity, verdicts = findings_of(version, first_time_otherwise)
+    assert parity.equal == parity.n == 6 and verdicts["same_answers"] == "pass"
+
+
 def test_another_template_is_named(version):
     def other_template(model, chat, limit):
         chat = [*chat[:-1], Message(role="user", content=f"### {chat[-1].content}")]
