@@ -612,16 +612,14 @@ def _trial(args: Args) -> int:
 
 
 def _logs(args: Args) -> int:
-    if args.action == "import":
-        from helpers.extras.log_import import import_log
+    from helpers.extras.log_import import check_logs, import_log
 
+    if args.action == "import":
         _show(args, import_log(args.files, args.format, args.task, args.text))
         return 0
-    from helpers.extras.log_import import check_logs
-
     facts = check_logs(args.files)
     _show(args, facts)
-    return 1 if facts["unreadable"] else 0
+    return 1 if facts["faults"] else 0
 
 
 if __name__ == "__main__":

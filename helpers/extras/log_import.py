@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from helpers import serve, store, tasks
-from helpers.records import (
-    LateFeedback,
-    LiveRow,
-    LogText,
-    WorkbookError,
-    parse_live_line,
-    read_live_lines,
-)
+from helpers.records import LiveRow, LogText, WorkbookError, parse_live_line, read_live_lines
 
 ANSWER = (
     "choices.0.message.content",
@@ -100,34 +94,54 @@ FORMATS: dict[str, dict[str, Sequence[str]]] = {
 }
 # what is one answered request; chains, tools and embeddings around it are passed over
 REQUESTS = ("llm", "generation", "chat", "text_completion", "generate_content", "completion")
-ROLES = {"human": "user", "ai": "assistant", "HumanMessage": "user", "AIMessage": "assistant"}
-ROLES |= {"SystemMessage": "system"}
-MOST_FAULTS = 5  # unreadable lines that are named
+ROLES = {"human": "user", "HumanMessage": "user", "SystemMessage": "system"} | dict.fromkeys(
+    ("ai", "AIMessage"), "assistant"
+)
+MOST_FAULTS = 5  # lines that are named
 HINT = (
     "a live log is JSON lines with the fields of docs/serving.md; logs of other systems, and"
     " tables, come in by `workbook logs import FILE --format FORMAT --task TASK`"
 )
 
 
-def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) -> dict[str, int]:
+def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) -> dict[str, Any]:
     """Add the requests of foreign logs to a task's live log, each once, however often asked."""
     if form not in FORMATS:
         raise WorkbookError(f"--format takes {', '.join(FORMATS)}; got {form!r}")
     task = tasks.load_task(task_name.removeprefix("demo/"))
-    rows = []
-    others = unreadable = 0
-    sources = (source.content for path in paths for source in tasks.read_rows(path))
-    for raw in itertools.chain.from_iterable(map(_records, sources)):
+    first: dict[str, tuple[str, LiveRow]] = {}
+    faults: list[str] = []
+    counts: Counter[str] = Counter()
+    placed = (
+        (f"{path.name} line {source.line}", raw)
+        for path in paths
+        for source in tasks.read_rows(path)
+        for raw in _records(source.content)
+    )
+    for place, raw in placed:
         kind = _first(raw, FORMATS[form].get("kind", ()))
-        row = row_of(raw, FORMATS[form])
         if kind and str(kind).lower().removeprefix("a") not in REQUESTS:
-            others += 1
-        elif row is None:
-            unreadable += 1
-        else:
-            rows.append(row)
-    new = serve.add_rows(task.registry_name, rows, text)
-    return {"added": new, "known": len(rows) - new, "others": others, "unreadable": unreadable}
+            counts["others"] += 1
+            continue
+        try:
+            fault = _clash(row_of(raw, FORMATS[form]), place, first)
+            counts["different" if fault else "read"] += 1
+        except ValueError as error:
+            fault = str(error)
+            counts["unreadable"] += 1
+        faults += [f"{place}: {fault}"] * bool(fault)
+    named = _named(paths, faults)
+    if not first and not counts["others"]:
+        raise WorkbookError(f"nothing can be read as {form}: {'; '.join(named)}")
+    new = serve.add_rows(task.registry_name, [row for _, row in first.values()], text)
+    return {
+        "added": new,
+        "known": counts["read"] - new,
+        "others": counts["others"],
+        "different": counts["different"],
+        "unreadable": counts["unreadable"],
+        "faults": named,
+    }
 
 
 def check_logs(paths: Sequence[Path]) -> dict[str, Any]:
@@ -135,14 +149,14 @@ def check_logs(paths: Sequence[Path]) -> dict[str, Any]:
     lines = [
         (f"{path.name} line {number}", line)
         for path in paths
+        if tasks.ending_of(path)  # refuses what is compressed
         for number, line in enumerate(path.read_bytes().splitlines(), 1)
     ]
     rows, unreadable = read_live_lines(line for _, line in lines)
     ids = {row.request_id for row in rows}
-    judged = [(place, _fault(line, ids)) for place, line in lines]
-    faults = [store.printable(f"{place} {fault}") for place, fault in judged if fault]
-    if len(faults) > MOST_FAULTS:
-        faults[MOST_FAULTS:] = [f"and {len(faults) - MOST_FAULTS} more"]
+    first: dict[str, tuple[str, LiveRow]] = {}
+    judged = [(place, _fault(line, place, ids, first)) for place, line in lines]
+    faults = _named(paths, [f"{place} {fault}" for place, fault in judged if fault])
     return {
         "requests": len(rows),
         "rated": sum(row.feedback_score is not None for row in rows),
@@ -152,29 +166,52 @@ def check_logs(paths: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def _fault(line: bytes, known: set[str]) -> str:
+def _named(paths: Sequence[Path], faults: Sequence[str]) -> list[str]:
+    faults = [*(f"{path.name} is empty" for path in paths if not path.stat().st_size), *faults]
+    more = [f"and {len(faults) - MOST_FAULTS} more"]
+    return [*map(store.printable, faults[:MOST_FAULTS]), *more * (len(faults) > MOST_FAULTS)]
+
+
+def _clash(row: LiveRow, place: str, first: dict[str, tuple[str, LiveRow]]) -> str:
+    where, before = first.setdefault(row.request_id or place, (place, row))
+    return f"has another text under the id {row.request_id} than {where}" * (
+        (before.messages, before.answer) != (row.messages, row.answer)
+    )
+
+
+def _fault(line: bytes, place: str, known: set[str], first: dict[str, tuple[str, LiveRow]]) -> str:
     """Why a live log cannot use a line; "" where it can."""
     try:
         entry = parse_live_line(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "form"
-        if first["type"] == "missing":
-            return f"has no field {field} (it has {', '.join(first['input'])[:80]})"
-        return f"has a wrong {field} ({first['msg']})"
+        return _reason(error)
     except (ValueError, TypeError):
         looks_like_csv = b"," in line and line.lstrip()[:1] not in (b"{", b"[")
         return (
             "is of a CSV table, not JSON" if looks_like_csv else "is not JSON" * bool(line.strip())
         )
-    is_lost = isinstance(entry, LateFeedback) and entry.request_id not in known
-    return f"is about request {entry.request_id}, which is not in these files" if is_lost else ""
+    if isinstance(entry, LiveRow):
+        return _clash(entry, place, first) or _below_0(entry)
+    is_lost = entry.request_id not in known
+    return f"is about request {entry.request_id}, which is not in these files" * is_lost
 
 
-def _records(content: Any) -> Iterator[dict[str, Any]]:
+def _below_0(row: LiveRow) -> str:
+    return "has a wrong latency_ms (it is below 0)" * ((row.latency_ms or 0) < 0)
+
+
+def _reason(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    field = ".".join(map(str, detail["loc"])) or "form"
+    if detail["type"] == "missing":
+        return f"has no field {field} (it has {', '.join(detail['input'])[:80]})"
+    return f"has a wrong {field} ({detail['msg']})"
+
+
+def _records(content: Any) -> Iterator[Any]:
     """The records of one line: itself, the runs of an envelope, or the spans that OTLP nests."""
     if not isinstance(content, dict):
-        yield {}
+        yield content if isinstance(content, ValueError) else ValueError("no JSON object")
         return
     nested = [
         part
@@ -200,37 +237,51 @@ def _of_otlp(value: Any) -> Any:
     return inner
 
 
-def row_of(raw: dict[str, Any], places: dict[str, Sequence[str]]) -> LiveRow | None:
-    """One request; None where its id, its time or its chat cannot be told."""
-    said = {field: _first(raw, paths) for field, paths in places.items() if field != "kind"}
+def row_of(raw: Any, places: dict[str, Sequence[str]]) -> LiveRow:
+    """One request; ValueError where its id, time, chat or answer cannot be told."""
+    said = {
+        field: value for field, paths in places.items() if (value := _first(raw, paths)) is not None
+    }
+    for field in ("request_id", "created_at", "messages"):
+        if not said.get(field):
+            raise (
+                raw
+                if isinstance(raw, ValueError)
+                else ValueError("has no field " + " or ".join(places[field]))
+            )
     try:
-        created = tasks.moment_of(said["created_at"])
-        failed = bool(said.pop("error_text", None)) or said.pop("level", "") == "ERROR"
-        ended = said.pop("ended_at", None)
-        if said.get("latency_ms") is None and ended is not None:
-            said["latency_ms"] = 1000 * (tasks.moment_of(ended) - created).total_seconds()
+        said["created_at"] = created = tasks.moment_of(said["created_at"])
+        if said.keys() & {"latency_ms", "ended_at"} == {"ended_at"}:
+            said["latency_ms"] = (
+                1000 * (tasks.moment_of(said["ended_at"]) - created).total_seconds()
+            )
         said |= {"messages": _chat(said["messages"]), "answer": _text(said.get("answer"))}
-        said["created_at"] = created
-        if str(said.get("status") or "").lower() == "failure" or failed:
+        ends = {str(said.get("status")).lower(), str(said.get("level"))}
+        if said.get("error_text") or ends & {"failure", "ERROR"}:
             said["status"] = "error"
-        row = LiveRow.model_validate({k: value for k, value in said.items() if value is not None})
-    except (ValidationError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-    return row if row.request_id and row.messages else None
+        row = LiveRow.model_validate(said)
+    except ValidationError as error:
+        raise ValueError(_reason(error)) from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError("has a time or a chat that cannot be told") from None
+    no_answer = "has no answer (its choices are empty)" * (
+        (row.is_ok, _first(raw, ("response.choices", "choices"))) == (True, [])
+    )
+    wrong = no_answer or _below_0(row) or "has no chat" * (not row.messages)
+    if wrong:
+        raise ValueError(wrong)
+    return row
 
 
 def _first(raw: Any, paths: Iterable[str]) -> Any:
-    values = (_at(raw, path) for path in paths)
-    return next((value for value in values if value not in (None, "")), None)
+    return next((v for v in (_at(raw, path) for path in paths) if v not in (None, "")), None)
 
 
 def _at(value: Any, path: str) -> Any:
     """The value behind a dotted path; a key may itself hold dots, as OpenTelemetry's do."""
     if not path:
         return value
-    if isinstance(value, str) and value[:1] in ("{", "["):  # a column that holds JSON
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
+    value = _unpacked(value)  # a column may hold JSON
     if isinstance(value, list):
         step, _, rest = path.partition(".")
         return _at(value[int(step)], rest) if step.isdecimal() and int(step) < len(value) else None
@@ -246,11 +297,9 @@ def _at(value: Any, path: str) -> Any:
 
 def _chat(value: Any) -> list[dict[str, Any]]:
     """A chat of any of these products as OpenAI's messages."""
+    value = _unpacked(value)
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return [{"role": "user", "content": value}]
+        return [{"role": "user", "content": value}]
     if isinstance(value, dict):
         value = value.get("messages", [value])
     turns = []
@@ -278,11 +327,12 @@ def _text(value: Any) -> str:
 
 def _spelled_message(text: str) -> Any:
     """The message, or messages, that a text spells as JSON; an answer may be JSON of its own."""
-    if text[:1] not in ("[", "{"):
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
+    value = _unpacked(text)
     first = value[0] if isinstance(value, list) and value else value
     return value if isinstance(first, dict) and first.keys() & {"role", "parts"} else None
+
+
+def _unpacked(value: Any) -> Any:
+    with contextlib.suppress(ValueError):
+        return json.loads(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
+    return value

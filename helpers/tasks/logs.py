@@ -59,10 +59,7 @@ class LogReader:
     def __call__(self, line: str | bytes) -> LiveRow | LateFeedback | None:
         """One line: an answered request, or what was said later; None: nobody can read it."""
         self._lines += 1
-        row = None
-        if self._is_own and isinstance(line, bytes):
-            row = self._own_row(line)
-        if row is not None:
+        if self._is_own and isinstance(line, bytes) and (row := self._own_row(line)):
             return row
         try:
             raw = json.loads(line)
@@ -151,9 +148,9 @@ def read_log(task: Task, files: Sequence[Path]) -> Iterator[LiveRow | LateFeedba
 
 
 def _is_late(raw: dict[str, Any]) -> bool:
-    if "created_at" not in raw and "at" in raw:
-        return True
-    return "request_id" in raw and set(raw) <= LATE and bool(raw.keys() & set(SAID))
+    return ("created_at" not in raw and "at" in raw) or (
+        "request_id" in raw and set(raw) <= LATE and bool(raw.keys() & set(SAID))
+    )
 
 
 def _status(value: Any) -> str:

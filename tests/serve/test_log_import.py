@@ -75,7 +75,9 @@ def test_a_request_of_each_product_is_the_same_row_and_stands_once(form, tmp_pat
     for added in (1, 0):
         assert main([*command, "--json"]) == 0
         told = json.loads(capsys.readouterr().out)
-        assert told == {"added": added, "known": 1 - added, "others": 0, "unreadable": 2}
+        assert (told["added"], told["known"], told["unreadable"]) == (added, 1 - added, 2)
+        assert "export.jsonl line 2: has no field " in told["faults"][0]
+        assert told["faults"][1].startswith("export.jsonl line 3: not valid JSON (")
     [row] = log_of()
     assert (row.messages, row.answer, row.version) == (CHAT, "Hi", "m")
     assert row.created_at.isoformat() == "2026-01-01T00:00:00+00:00"
@@ -123,7 +125,8 @@ def test_exports_as_they_are_nested_are_read_and_what_is_no_request_is_passed_ov
     command = ["logs", "import", str(path), "--format", form, "--task", str(task_folder())]
     assert main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == {"added": 1, "known": 0, "others": 1, "unreadable": 0}
+    counts = {"added": 1, "known": 0, "others": 1, "different": 0, "unreadable": 0}
+    assert told == counts | {"faults": []}
     [row] = log_of()
     assert (row.messages, row.answer, row.version) == (CHAT, "Hi", "m")
     assert row.created_at.isoformat() == "2026-01-01T00:00:00+00:00"
@@ -175,12 +178,59 @@ def test_a_log_with_an_unknown_ending_is_read_by_what_it_holds(tmp_path, home, c
     (tmp_path / "my.gz").write_bytes(gzip.compress(b"{}"))
     command = ["logs", "import", "--format", "openai", "--task", str(task_folder()), "--json"]
     counts = []
-    for name in ("my.log", "my.bin", "my.out"):
+    for name in ("my.log", "my.bin"):
         assert main([*command, str(tmp_path / name)]) == 0
         counts.append(json.loads(capsys.readouterr().out))
-    assert [(row["added"], row["unreadable"]) for row in counts] == [(1, 0), (1, 0), (0, 1)]
-    assert main([*command, str(tmp_path / "my.gz")]) == 2
-    assert "compressed; unpack it first" in capsys.readouterr().err
+    assert [(row["added"], row["unreadable"]) for row in counts] == [(1, 0), (1, 0)]
+    assert main([*command, str(tmp_path / "my.out")]) == 2
+    assert "my.out line 2: has no field request.messages or" in capsys.readouterr().err
+    for refused in (command, ["logs", "check"]):
+        assert main([*refused, str(tmp_path / "my.gz")]) == 2
+        assert "compressed; unpack it first" in capsys.readouterr().err
+
+
+def test_two_requests_under_one_id_are_named_and_counted_apart(tmp_path, home, capsys):
+    first, other = ({"request_id": "a1", "created_at": "2026-01-01"} for _ in "ab")
+    first |= {"messages": CHAT, "answer": "Hi"}
+    other |= {"messages": [{"role": "user", "content": "Hello other"}], "answer": "Hi2"}
+    path = tmp_path / "my.jsonl"
+    path.write_text("\n".join(map(json.dumps, (first, first, other))))
+    command = ["logs", "import", "--format", "openai", "--task", str(task_folder())]
+    for added in (1, 0):
+        assert main([*command, str(path), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["added"], told["known"], told["different"]) == (added, 2 - added, 1)
+        assert "my.jsonl line 3: has another text under the id a1 than my.jsonl line 1" in str(told)
+    assert main(["logs", "check", str(path)]) == 1
+    assert "line 3 has another text under the id a1 than my.jsonl line 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (LINES["openai"] | {"response": {"choices": []}}, "line 1: has no answer"),
+        (LINES["openai"] | {"request": {"messages": {"messages": []}}}, "line 1: has no chat"),
+        (LINES["openai"] | {"latency_ms": -5}, "line 1: has a wrong latency_ms"),
+        (None, "my.jsonl is empty"),
+    ],
+)
+def test_a_file_of_which_nothing_can_be_read_is_exit_2_and_why(
+    content, reason, tmp_path, home, capsys
+):
+    path = tmp_path / "my.jsonl"
+    path.write_text(json.dumps(content) if content else "")
+    command = ["logs", "import", "--format", "openai", "--task", str(task_folder())]
+    assert main([*command, str(path)]) == 2
+    assert reason in capsys.readouterr().err and not log_of()
+
+
+def test_logs_check_names_a_latency_below_0_and_an_empty_file(tmp_path, capsys):
+    path = tmp_path / "my.jsonl"
+    path.write_text('{"request_id": "a", "created_at": "2026-01-01", "latency_ms": -5}\n')
+    (tmp_path / "none.jsonl").touch()
+    assert main(["logs", "check", str(path), str(tmp_path / "none.jsonl")]) == 1
+    told = capsys.readouterr().out
+    assert "none.jsonl is empty" in told and "my.jsonl line 1 has a wrong latency_ms" in told
 
 
 def test_a_trial_is_begun_shown_and_ended_by_the_command_line(home, capsys):
