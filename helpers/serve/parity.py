@@ -92,7 +92,7 @@ def compare(
             progress.add(1)
     say(f"{ALONE} of them asked alone; then all of the model as 04 loaded it, and its base")
     alone = [loaded.answer(chat, limit).latency_ms for chat in chats[:ALONE]]
-    base, tuned = evaluate.load_models(served.model)
+    base, tuned = (each.with_asking(served.asking) for each in evaluate.load_models(served.model))
     expected = tuned.answer(chats, limit)
     untuned = base.answer(chats[:OF_BASE], limit)
     asked_again = 0
