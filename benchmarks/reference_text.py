@@ -445,8 +445,8 @@ workbook new mytask --from tickets.csv --input text --output queue,priority \\
 `--set KEY=VALUE` answers beforehand: any line of task.yaml (`columns.group=customer`), `measure`
 (of texts: exact, numeric, chrf, judge, human) or `kind.COLUMN` (labels, text, number). Without a
 terminal and without `--yes` nothing is guessed that decides how rows are read; what it might be is
-said. Where two readings fit alike, `--yes` guesses neither and names the line. The least that a
-task.yaml needs:
+said. Where two readings fit alike, `--yes` guesses neither and names the line; of several
+columns of labels it takes the last one of words, and says so. The least that a task.yaml needs:
 
 ```yaml
 name: mytask

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from helpers.records import WorkbookError
 from helpers.tasks.conventions import UNRATED, WORDS, judge_scale, moment_of, token_of
@@ -24,7 +25,7 @@ from helpers.tasks.infer import LONG, MANY_NUMBERS, are_labels, are_numbers, typ
 from helpers.tasks.survey import PER_GROUP, SAMPLE, SPLITS
 from helpers.tasks.task import KNOWN, Task, yaml_of
 from helpers.tasks.textfiles import UNNAMED, TwoReadings
-from helpers.tasks.values import as_text, is_there
+from helpers.tasks.values import as_text, as_typed, decimal_mark, is_there
 
 INPUTS = "input text message question prompt query utterance body description content"
 OUTPUTS = "output label category class intent answer completion response target reply"
@@ -40,6 +41,7 @@ _RATINGS = re.compile(
 )
 RARE = 0.5  # of the rows: with more different values a column of short texts holds no labels
 KIND = "kind."  # of a column of answers: labels, text, number
+MARK = "columns.decimal"
 NOBODY = "none"  # the answer that leaves a column alone
 
 
@@ -66,7 +68,12 @@ class Question(NamedTuple):
         ]
         if not reply or (self.options and len(begun) != 1):
             raise WorkbookError(f"{self.key}: {reply!r} is none of {', '.join(self.options)}")
-        return self.parse(*begun or [reply])
+        value = self.parse(*begun or [reply])
+        own = Task.model_fields.get(self.key)
+        try:
+            return TypeAdapter(own.rebuild_annotation()).validate_python(value) if own else value
+        except ValidationError as error:
+            raise WorkbookError(f"{self.key}: {reply!r}: {error.errors()[0]['msg']}") from None
 
 
 @dataclass
@@ -115,8 +122,10 @@ class Interview:
             if value not in (None, NOBODY):
                 self.lines[question.key] = value
             elif self.ask is None and question.key.startswith("columns."):
-                line = f"--set {question.key}={question.guess}"
-                self.said.append(f"{question.text}: {line}, or that line in task.yaml")
+                self.said.append(
+                    f"{question.text}: --set {question.key}={question.guess}, or that line in"
+                    " task.yaml"
+                )
         return len(self.lines) - before
 
     def read(self, reader: Callable[[], Any]) -> Any:
@@ -144,7 +153,13 @@ def share(text: str) -> float:
 POLICY = (
     Question("targets.accuracy", "Which share of the answers has to be right", "0.8", parse=share),
     Question("volume_per_month", "How many requests a month", "1000"),
-    Question("data_may_leave", "May texts be sent to another machine", "false", ("false", "true")),
+    Question(
+        "data_may_leave",
+        "May texts be sent to another machine",
+        "false",
+        ("no", "yes", "false", "true"),
+        lambda text: text in ("yes", "true"),
+    ),
     Question(
         "personal",
         "A row with personal data is left out, or kept with [EMAIL_ADDRESS] in its place",
@@ -161,8 +176,10 @@ def find_columns(
 
     {} for rows of a known form (chats, Alpaca, …), which need none.
     """
-    has_flag = {"columns.input", "columns.output"} & interview.given.keys()
-    if not has_flag and format_of(draft, rows) != "columns":
+    if (
+        not {"columns.input", "columns.output"} & interview.given.keys()
+        and format_of(draft, rows) != "columns"
+    ):
         return {}
     names = [*dict.fromkeys(name for row in rows for name in row if UNNAMED not in str(name))]
     there = f"it has {', '.join(map(str, names))}"
@@ -180,10 +197,15 @@ def find_columns(
         question = Question(key, f"{text}: which column (several: a,b)", usual or guess, (), known)
         return interview.answer(question) or usual.split(",")
 
-    guess = _longest(names, rows, usual_output)
-    inputs = columns_of("columns.input", f"What does the model get; {there}", usual_input, guess)
-    guess = _last_labels(names, rows, inputs)
-    outputs = columns_of("columns.output", "What should it answer", usual_output, guess)
+    inputs = columns_of(
+        "columns.input",
+        f"What does the model get; {there}",
+        usual_input,
+        _longest(names, rows, usual_output),
+    )
+    outputs = columns_of(
+        "columns.output", "What should it answer", usual_output, _last_labels(names, rows, inputs)
+    )
     if "" in (inputs[0], outputs[0]) or {*outputs} & {*inputs}:
         raise WorkbookError(
             f"{data}: say which columns to use: --input COL --output COL, which cannot be the same"
@@ -210,8 +232,10 @@ def _by_name(names: Sequence[str], interview: Interview) -> tuple[str, str]:
     columns = {str(column).lower(): str(column) for column in names}
     guesses = []
     for key, known in (("columns.input", INPUTS), ("columns.output", OUTPUTS)):
-        usual = next((columns[name] for name in known.split() if name in columns), "")
-        guesses.append(interview.given.get(key) or usual)
+        guesses.append(
+            interview.given.get(key)
+            or next((columns[name] for name in known.split() if name in columns), "")
+        )
     question, answer = guesses
     others = [name for name in names if name not in guesses]
     if len(names) == 2 and len(others) == 1:
@@ -249,7 +273,7 @@ def kind_of_answers(
         return "list"
     is_spelled = typed != filled  # numbers, or true and false
     guess = "text"
-    if is_spelled and not is_alone:
+    if (MARK in interview.settings and are_numbers(filled)) or (is_spelled and not is_alone):
         guess = "number"
     elif are_labels(filled):
         guess = "labels"
@@ -259,6 +283,25 @@ def kind_of_answers(
     if _is_open(texts, len(filled), is_spelled, guess) or question.key in interview.given:
         return interview.answer(question)
     return guess
+
+
+def of_kind(kind: str, column: str, cells: Sequence[Any], interview: Interview) -> list[Any]:
+    """The cells as what somebody says they are; WorkbookError for a number that is none."""
+    typed = typed_column(cells) if kind in ("number", "list") else list(cells)
+    if kind == "number" and typed == cells:
+        mark = interview.read(
+            lambda: (
+                interview.settings.get(MARK) or decimal_mark(cells, False, column, "the answers")
+            )
+        )
+        typed = [as_typed(cell, {"type": "number"}, mark) for cell in cells]
+        wrong = next((each for each in typed if isinstance(each, str) and each), "")
+        if wrong:
+            raise WorkbookError(
+                f"{KIND}{column}=number: {wrong!r} is no number; mend it, say the decimal mark"
+                f" (--set '{MARK}=\",\"'), or leave texts: --set {KIND}{column}=text"
+            )
+    return typed
 
 
 def _is_open(texts: set[str], n: int, is_spelled: bool, guess: str) -> bool:
@@ -314,8 +357,7 @@ def _are_times(name: str, values: Sequence[Any]) -> bool:
 def _are_owners(name: str, values: Sequence[Any]) -> bool:
     """Conversations, customers, …: by name, and with a few rows each."""
     different = len(set(map(str, values)))
-    is_named = _OWNERS.fullmatch(name) is not None
-    return is_named and different < len(values) <= PER_GROUP * different
+    return bool(_OWNERS.fullmatch(name)) and different < len(values) <= PER_GROUP * different
 
 
 _USES: tuple[tuple[str, str, Callable[[str, Sequence[Any]], bool]], ...] = (

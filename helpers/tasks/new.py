@@ -23,22 +23,24 @@ from helpers.tasks.infer import (
     json_or_text,
     property_names,
     spellings,
-    typed_column,
 )
 from helpers.tasks.interview import (
+    KIND,
+    MARK,
     POLICY,
     Interview,
     Question,
     find_columns,
     kind_of_answers,
     of_columns,
+    of_kind,
 )
 from helpers.tasks.prompt import render
 from helpers.tasks.reading import form_of, read_rows
 from helpers.tasks.survey import survey
 from helpers.tasks.task import ENDINGS, Task, load_task
 from helpers.tasks.textfiles import TwoReadings
-from helpers.tasks.values import as_json, as_text, is_there
+from helpers.tasks.values import as_json, as_text, decimal_mark, is_there
 
 HEADER = """\
 # What the task is and when its model is good enough. Every number under `targets` is yours to
@@ -75,7 +77,9 @@ def new_task(
     """
     interview = interview or Interview()
     columns = {"columns.input": input_column, "columns.output": output_column}
-    interview.given |= {key: column for key, column in columns.items() if column}
+    for key, column in columns.items():
+        if column and interview.given.setdefault(key, column) != column:
+            raise WorkbookError(f"--{key[8:]} {column} and --set {key}={interview.given[key]}: two")
     sources = {name: path for name, path in (("human", data), ("production", logs)) if path}
     _refuse_places(folder, list(sources.values()))
     place = folder.parent / f".{folder.name}.partial"
@@ -189,15 +193,29 @@ def _content(output: dict[str, Any], instructions: str = "") -> dict[str, Any]:
     targets = {"accuracy": 0.8}
     if "schema" in output:
         targets["format_compliance"] = 0.95
-    prompts = {"full": instructions or full, "short": instructions or short}
-    return {"instructions": prompts, "output": output, "targets": targets}
+    return {
+        "instructions": {"full": instructions or full, "short": instructions or short},
+        "output": output,
+        "targets": targets,
+    }
 
 
 def _measure(answers: Sequence[Any], interview: Interview) -> dict[str, str]:
     """Who says whether a text is right."""
     usual = "numeric" if answers and are_numbers(answers) else "exact"
-    text = "The answers are texts: what says whether one is right"
-    question = Question("measure", text, usual, (*MEASURES, "judge", "human"), str)
+    if (
+        usual == "numeric"
+        and interview.takes_guesses
+        and not {"measure", MARK} & interview.settings.keys()
+    ):
+        decimal_mark(answers, False, "answer", "the answers")
+    question = Question(
+        "measure",
+        "The answers are texts: what says whether one is right",
+        usual,
+        (*MEASURES, "judge", "human"),
+        str,
+    )
     measure = interview.answer(question) or usual
     if measure not in MEASURES:
         return {"accuracy_from": measure}
@@ -219,10 +237,10 @@ def _answers_of_columns(
         return texts, []
     columns["output"] = property_names(outputs)
     labels = [name for name, column in columns["output"].items() if kinds[column] == "labels"]
-    values = {}
-    for name, column in columns["output"].items():
-        is_typed = kinds[column] in ("number", "list")
-        values[name] = typed_column(cells[column]) if is_typed else cells[column]
+    values = {
+        name: of_kind(kinds[column], column, cells[column], interview)
+        for name, column in columns["output"].items()
+    }
     return _objects(values), labels
 
 
@@ -280,21 +298,22 @@ def _described_output(task: Task) -> str:
 def _noted(examples: Sequence[TrainingExample]) -> list[str]:
     """What the first rows do not show: how many lack something, are bad, or say their part."""
     parts = Counter(example.part for example in examples if example.part)
-    labels = Counter(example.preference.label for example in examples if example.preference)
-    shown = ", ".join(f"{n} {part}" for part, n in parts.items())
     n_empty = sum(not example.answer.strip() for example in examples)
     if n_empty == len(examples):
         raise WorkbookError(
             f"none of the {n_empty} rows has an answer: a chat ends with the assistant's turn, and"
             " a table's answers stand in the column that --output names"
         )
-    n_again = len(examples) - len({content_id(example.prompt) for example in examples})
     counts = {
         "have no answer: nothing can be learnt from them": n_empty,
-        "ask what another row asks: copies, or another column is the input": n_again,
+        "ask what another row asks: copies, or another column is the input": len(examples)
+        - len({content_id(example.prompt) for example in examples}),
         "have an empty input": sum(not example.user_text.strip() for example in examples),
-        "are label: false, not learnt": labels[False],
-        f"stand in the part that `split` says: {shown}": parts.total(),
+        "are label: false, not learnt": sum(
+            e.preference is not None and e.preference.label is False for e in examples
+        ),
+        "stand in the part that `split` says: "
+        + ", ".join(f"{n} {part}" for part, n in parts.items()): parts.total(),
     }
     return [f"{n} of {len(examples)} rows {what}" for what, n in counts.items() if n]
 
@@ -322,6 +341,13 @@ def _written(place: Path, name: str, content: dict[str, Any], interview: Intervi
         "prices": prices | {"person_usd_per_hour": 40},
     }
     for key, value in interview.settings.items():
+        if key == "measure" or key.startswith(KIND):
+            asked = as_text(whole.get("columns", {}).get("output", "none"))
+            raise WorkbookError(
+                f"--set {key}: these rows leave no such thing open; {KIND}COLUMN (labels, text,"
+                f" number) is of a column of answers ({asked}), and measure ({', '.join(MEASURES)},"
+                " judge, human) of answers that are texts"
+            )
         *sections, last = key.split(".")
         section = whole
         for step in sections:
@@ -335,8 +361,11 @@ def _written(place: Path, name: str, content: dict[str, Any], interview: Intervi
 
 
 def _write_empty_task(place: Path, name: str, interview: Interview) -> None:
-    schema = {"type": "object", "required": ["label"]}
-    schema |= {"properties": {"label": {"enum": ["yes", "no"]}}}
+    schema = {
+        "type": "object",
+        "required": ["label"],
+        "properties": {"label": {"enum": ["yes", "no"]}},
+    }
     _written(place, name, _content({"schema": schema}), interview)
     turns = [
         {"role": "user", "content": "A question?"},

@@ -49,7 +49,7 @@ def made(tmp_path, source, **interview):
 
 def test_a_person_is_asked_for_what_the_file_leaves_open_and_again_after_a_slip(tmp_path, source):
     columns = ("", "nope", "queue,priority", "lab")
-    ask = person(*columns, "90%", "", "y", "t", "mask", "none", "", "", "", "day")
+    ask = person(*columns, "90%", "1k", "", "maybe", "y", "mask", "none", "", "", "", "day")
     task, lines = made(tmp_path, source, ask=ask)
     assert "no column 'nope'" in ask.asked[2] and ask.asked[0].endswith("[message] ")
     assert task.columns == {
@@ -89,10 +89,12 @@ def test_without_a_person_what_is_open_is_refused_by_the_flag_or_named(tmp_path,
 @pytest.mark.parametrize(
     ("key", "value", "problem"),
     [
-        ("kind.colour", "labels", "kind: Extra inputs"),
+        ("kind.colour", "labels", "--set kind.colour: .*of answers .*priority"),
         ("columns.grup", "customer", "t/task.yaml, line .*: 'grup' is no column of ours"),
         ("targets.accuracy", "[", "no YAML value"),
         ("kind.priority", "colour", "none of labels, text, number"),
+        ("measure", "banana", "--set measure: .*chrf, numeric, exact"),
+        ("volume_per_month", "1k", "volume_per_month: '1k': Input should be a valid integer"),
         ("name.x", "1", "no lines of its own"),
     ],
 )
@@ -103,6 +105,28 @@ def test_an_answer_that_fits_no_question_is_refused_and_nothing_is_written(
     with pytest.raises(WorkbookError, match=problem):
         made(tmp_path, source, given=given)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tickets.csv"]
+
+
+def test_numbers_with_a_mark_are_read_with_it_or_the_flag_is_named(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("text;price\n" + "".join(f"word {n};{n % 7 + 1},5{n:02}\n" for n in range(40)))
+    for given in ({}, {"kind.price": "number"}):
+        with pytest.raises(WorkbookError, match=r'--set columns.decimal=","'):
+            made(tmp_path, path, given=dict(given), takes_guesses=True)
+    given = {"columns.decimal": '","'}
+    task, lines = made(tmp_path, path, given=given, takes_guesses=True)
+    assert task.schema["properties"] == {"price": {"type": "number"}}
+    assert '{"price":4.503}' in [each.answer for each in tasks.load_examples(task).examples]
+    assert "83,648" not in "".join(lines)
+    path.write_text(path.read_text() + "word;1.220,82 €\n")
+    with pytest.raises(WorkbookError, match=r"kind.price=number: '1.220,82 €' is no number"):
+        new_task(tmp_path / "u", path, interview=tasks.Interview({"kind.price": "number"} | given))
+
+
+def test_two_answers_to_one_question_are_refused(tmp_path, source):
+    interview = tasks.Interview({"columns.output": "queue"})
+    with pytest.raises(WorkbookError, match=r"--output priority and --set columns.output=queue"):
+        new_task(tmp_path / "t", source, output_column="priority", interview=interview)
 
 
 def test_a_column_that_no_row_has_is_said(tmp_path, source):
