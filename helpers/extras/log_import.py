@@ -129,7 +129,8 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
         except ValueError as error:
             fault = str(error)
             counts["unreadable"] += 1
-        faults += [f"{place}: {fault}"] * bool(fault)
+        if fault:
+            faults.append(f"{place}: {fault}")
     named = _named(paths, faults)
     if not first and not counts["others"]:
         raise WorkbookError(f"nothing can be read as {form}: {'; '.join(named)}")
@@ -168,15 +169,18 @@ def check_logs(paths: Sequence[Path]) -> dict[str, Any]:
 
 def _named(paths: Sequence[Path], faults: Sequence[str]) -> list[str]:
     faults = [*(f"{path.name} is empty" for path in paths if not path.stat().st_size), *faults]
-    more = [f"and {len(faults) - MOST_FAULTS} more"]
-    return [*map(store.printable, faults[:MOST_FAULTS]), *more * (len(faults) > MOST_FAULTS)]
+    named = [store.printable(fault) for fault in faults[:MOST_FAULTS]]
+    if len(faults) > MOST_FAULTS:
+        named.append(f"and {len(faults) - MOST_FAULTS} more")
+    return named
 
 
 def _clash(row: LiveRow, place: str, first: dict[str, tuple[str, LiveRow]]) -> str:
+    """That another request stands under a row's id already; "" where none does."""
     where, before = first.setdefault(row.request_id or place, (place, row))
-    return f"has another text under the id {row.request_id} than {where}" * (
-        (before.messages, before.answer) != (row.messages, row.answer)
-    )
+    if (before.messages, before.answer) == (row.messages, row.answer):
+        return ""
+    return f"has another text under the id {row.request_id} than {where}"
 
 
 def _fault(line: bytes, place: str, known: set[str], first: dict[str, tuple[str, LiveRow]]) -> str:
@@ -186,18 +190,19 @@ def _fault(line: bytes, place: str, known: set[str], first: dict[str, tuple[str,
     except ValidationError as error:
         return _reason(error)
     except (ValueError, TypeError):
+        if not line.strip():
+            return ""
         looks_like_csv = b"," in line and line.lstrip()[:1] not in (b"{", b"[")
-        return (
-            "is of a CSV table, not JSON" if looks_like_csv else "is not JSON" * bool(line.strip())
-        )
+        return "is of a CSV table, not JSON" if looks_like_csv else "is not JSON"
     if isinstance(entry, LiveRow):
         return _clash(entry, place, first) or _below_0(entry)
-    is_lost = entry.request_id not in known
-    return f"is about request {entry.request_id}, which is not in these files" * is_lost
+    if entry.request_id in known:
+        return ""
+    return f"is about request {entry.request_id}, which is not in these files"
 
 
 def _below_0(row: LiveRow) -> str:
-    return "has a wrong latency_ms (it is below 0)" * ((row.latency_ms or 0) < 0)
+    return "has a wrong latency_ms (it is below 0)" if (row.latency_ms or 0) < 0 else ""
 
 
 def _reason(error: ValidationError) -> str:
@@ -267,7 +272,7 @@ def row_of(raw: Any, places: dict[str, Sequence[str]]) -> LiveRow:
     no_answer = "has no answer (its choices are empty)" * (
         (row.is_ok, _first(raw, ("response.choices", "choices"))) == (True, [])
     )
-    wrong = no_answer or _below_0(row) or "has no chat" * (not row.messages)
+    wrong = no_answer or _below_0(row) or ("" if row.messages else "has no chat")
     if wrong:
         raise ValueError(wrong)
     return row

@@ -196,8 +196,8 @@ def _alpaca_turns(how: HowRead, raw: Row) -> list[Any]:
         if isinstance(pair, list | tuple) and len(pair) == 2:
             turns += _joined(how, pair[0], pair[1], "history")
     names = ("instruction", "input", "context")
-    question = "\n\n".join(as_text(raw[name]) for name in names if raw.get(name))
-    answer = raw.get("output") or raw.get("response")
+    question = "\n\n".join(as_text(raw[name]) for name in names if raw.get(name) not in (None, ""))
+    answer = raw.get("response") if raw.get("output") is None else raw["output"]  # 0 is one too
     return [*turns, *_joined(how, question or None, answer, "instruction")]
 
 
