@@ -41,8 +41,7 @@ def with_shots(
 ) -> Chats:
     """few_shot: solved examples of train, the same for all rows or the most similar ones."""
     shown = shots(asking, asking.few_shot_k, task, examples, train)
-    solved = {example.id: example for row in shown for example in row}
-    turns = {e.id: tasks.render(task, e, answer=True)[1:] for e in solved.values()}
+    turns = {e.id: tasks.render(task, e, answer=True)[1:] for e in _all_of(shown)}
     return _with_turns(chats, shown, turns)
 
 
@@ -61,7 +60,7 @@ def with_passages(
         return [_in_system_turn(chat, articles) for chat, articles in pairs]
     chats = [_before_question(chat, articles) for chat, articles in pairs]
     shown = shots(asking, asking.rag_shots, task, examples, train)
-    solved = list({example.id: example for row in shown for example in row}.values())
+    solved = _all_of(shown)
     found = retrieve(library, [example.user_text for example in solved], asking.rag_k)
     turns = {}
     for example, articles in zip(solved, found, strict=True):
@@ -73,6 +72,11 @@ BUILDERS: dict[str, Callable[[Chats, Asking, Task, Examples, Examples], Chats]] 
     "few_shot": with_shots,
     "rag": with_passages,
 }
+
+
+def _all_of(shown: Sequence[Examples]) -> list[TrainingExample]:
+    """Every solved example that any row is shown, once."""
+    return list({example.id: example for row in shown for example in row}.values())
 
 
 def _with_turns(
