@@ -15,7 +15,7 @@ from helpers.curate.config import DataCollectionConfig
 from helpers.curate.personal import MAX_SCAN, masked_example
 from helpers.curate.provider_file import SPECIAL_TOKENS
 from helpers.curate.searching import Search, search_here
-from helpers.curate.stages import NO_ANSWER, Say, Stage, told
+from helpers.curate.stages import NO_ANSWER, Say, Stage
 from helpers.records import Issue, Message, TrainingExample
 from helpers.redaction import Span, without_surrogates
 from helpers.tasks import Task
@@ -47,14 +47,14 @@ def validate_examples(
     most = config.longest  # asked once: it may open a tokenizer
     longest = most * CHARACTERS_PER_TOKEN
     messages = (
-        m for example in told(examples, len(examples), "search", say) for m in example.messages
+        m for example in show.told(examples, len(examples), "search", say) for m in example.messages
     )
     findings_of = search(text for text in map(text_of, messages) if len(text) <= longest)
     personal_data_in, notes = personal_data_finder(examples, findings_of, task, say)
     special = special_tokens(config.base_model)
     validator = answer_validator(task)
     stage = Stage.of(examples, notes)
-    for example, count in told(_counted(examples, config), len(examples), "checks", say):
+    for example, count in show.told(_counted(examples, config), len(examples), "checks", say):
         scanned = _shortened(example) if count is None else example
         if task.personal == "mask" and example.id not in reasons:
             scanned = example = masked_example(scanned, personal_data_in, ROLES)

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
+from helpers import show
 from helpers.curate.labels import LabelFunctions, label_functions
 from helpers.curate.personal import MAX_SCAN
 from helpers.curate.searching import Findings
-from helpers.curate.stages import Say, told
+from helpers.curate.stages import Say
 from helpers.records import TrainingExample
 from helpers.redaction import Span
 from helpers.tasks import Task
@@ -98,7 +99,7 @@ def codes_of_labels(
     counts: Counter[tuple[str, str, str]] = Counter()  # field, shape, value
     totals: Counter[str] = Counter()
     phones: set[str] = set()
-    for example in told(examples, len(examples), "personal data", say):
+    for example in show.told(examples, len(examples), "personal data", say):
         shapes = _shapes_in(example, find)
         totals.update(shapes.keys())
         phones.update(shape for shape, is_phone in shapes.items() if is_phone)

@@ -7,11 +7,10 @@ those are, and what a person should look at.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from helpers import show
 from helpers.curate.personal import excerpt
 from helpers.records import (
     FunnelRow,
@@ -33,9 +32,7 @@ REMEDIES = {"contains_pii": " (codes are allowed in task.yaml: `allow: {order_nu
 ALARM_ROWS = 10  # a source of fewer rows raises no wipe-out alarm
 
 
-TOLD = 500  # times at most that a step's progress is drawn anew
 Say = Callable[[str], Any]
-T = TypeVar("T")
 
 
 class Loss(NamedTuple):
@@ -79,15 +76,6 @@ class Stage:
         """Leave a row out, counted under its first code."""
         self.rejected.append(rejection(example, issues, stage))
         self.counts[Loss(stage, example.source, issues[0].code)] += 1
-
-
-def told(rows: Iterable[T], total: int, step: str, say: Say) -> Iterator[T]:
-    """The rows one by one; how many are done of all is told."""
-    progress = show.Progress(step, total, say)
-    for number, row in enumerate(rows, 1):
-        yield row
-        if number % (1 + total // TOLD) == 0:
-            progress.reach(number)
 
 
 def rejection(example: TrainingExample, issues: list[Issue], stage: str) -> RejectedExample:

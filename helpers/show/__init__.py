@@ -7,11 +7,12 @@ import inspect
 import io
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from helpers import parameters, store
 from helpers.records import Estimate, Record
@@ -40,6 +41,8 @@ VERDICT_COLOURS = {
     "undecided": UNSURE,  # of a finding
 }
 NOTE_COLOURS = {"note": COLOURS["other"], "good": COLOURS["good"], "warning": UNSURE}
+TIMES = 500  # at most that progress over rows is drawn anew
+T = TypeVar("T")
 CAPTION = "text-align: left; font-weight: bold; white-space: nowrap"
 CELL = (
     "text-align: left; vertical-align: top; max-width: 60ch; white-space: pre-wrap;"
@@ -55,7 +58,7 @@ class Table:
     caption: str = ""
 
     def to_html(self) -> str:
-        """Every cell in full, without the index; headings say that they are of columns."""
+        """Every cell in full, without the index; the keyboard scrolls it where it is too wide."""
         page = ""
         if self.caption:
             page = f'<caption style="{CAPTION}">{escape(self.caption)}</caption>'
@@ -64,7 +67,9 @@ class Table:
         for row in self._rows():
             cells = [f'<td style="{CELL}">{escape(cell)}</td>' for cell in row]
             page += f"<tr>{''.join(cells)}</tr>"
-        return f"<table>{page}</tbody></table>"
+        name = escape(self.caption or "table", quote=True)
+        region = f'role="group" aria-label="{name}" tabindex="0" style="overflow-x:auto"'
+        return f"<div {region}><table>{page}</tbody></table></div>"
 
     _repr_html_ = to_html
 
@@ -180,7 +185,9 @@ class Progress:
         self.done = rows
         told, at = self._told
         if kernel() and not unattended():
-            self._draw(now)
+            if now - at > 0.2 or (rows == self.total and self._bar):
+                self._told = (rows, now)
+                self._draw(now)
         elif now - at > (2 if 10 * (rows - told) >= self.total else 30):
             self._told = (rows, now)
             self._say(self.text(now))
@@ -193,12 +200,25 @@ class Progress:
         return f"{amount}, {self.done / seconds:.3g} a second, {left:.0f} s left"
 
     def _draw(self, now: float) -> None:
-        from IPython.display import HTML
+        self._bar = redraw(bar(self.label, self.done, self.total, self.text(now)), self._bar)
 
-        text = escape(self.text(now))
-        name = escape(self.label, quote=True)
-        bar = f'<progress max="{self.total}" value="{self.done}" aria-label="{name}"></progress>'
-        self._bar = redraw(HTML(f"{bar} {text}"), self._bar)
+
+def told(rows: Iterable[T], total: int, label: str, say: Callable[[str], Any] = say) -> Iterator[T]:
+    """The rows one by one; how many are done of all is told, TIMES at most."""
+    progress = Progress(label, total, say)
+    for number, row in enumerate(rows, 1):
+        yield row
+        if number % (1 + total // TIMES) == 0:
+            progress.reach(number)
+
+
+def bar(label: str, done: int, total: int, text: str) -> HTML:
+    """How much of it is done, as a bar with `text` beside it."""
+    from IPython.display import HTML
+
+    name = escape(label, quote=True)
+    mark = f'<progress max="{total}" value="{done}" aria-label="{name}"></progress>'
+    return HTML(f"{mark} {escape(text)}")
 
 
 def kernel() -> Any:
@@ -220,6 +240,44 @@ def redraw(what: Any, handle: Any) -> Any:
         return display(what, display_id=True)
     handle.update(what)
     return handle
+
+
+def time_cells() -> None:
+    """By hand: each later cell that takes more than two seconds says for how long it works.
+
+    A sign of life where nothing can be counted, as while a library is loaded; rows have Progress.
+    """
+    if kernel() and not unattended():
+        kernel().events.register("pre_run_cell", _time_cell)
+
+
+def _time_cell(_: Any) -> None:
+    """Before a cell runs: its clock starts, and ends with the cell."""
+    events = kernel().events
+    done = threading.Event()
+    clock = threading.Thread(target=_tick, args=[done], daemon=True)
+
+    def stop(_: Any) -> None:
+        events.unregister("post_run_cell", stop)
+        done.set()
+        clock.join()
+
+    events.register("post_run_cell", stop)
+    clock.start()
+
+
+def _tick(done: threading.Event) -> None:
+    """Draw the seconds anew each second, from the second one on."""
+    from IPython.display import HTML
+
+    started = time.monotonic()
+    line = None
+    while not done.wait(1 if line else 2):
+        seconds = time.monotonic() - started
+        line = redraw(HTML(f'<small role="timer">at work for {seconds:.0f} s</small>'), line)
+    if line:
+        seconds = time.monotonic() - started
+        redraw(HTML(f"<small>this cell took {seconds:.0f} s</small>"), line)
 
 
 LOOKS = {  # of every figure

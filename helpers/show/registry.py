@@ -63,14 +63,11 @@ def _finding_rows(findings: Sequence[Finding], prefix: str = "") -> list[dict[st
 def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> show.Table:
     """What serves each task now, and what would serve after a rollback.
 
-    How it is asked stands in routes.json and model.json alone: it is longer than all the rest.
+    How it is asked, and its files, stand in routes.json alone: they are longer than all the rest.
     """
-    rows = []
-    for task, route in routes.items():
-        rows.append({"task": task} | {k: v for k, v in route.items() if k != "asking"})
-    if not rows:
-        return show.table(rows, "Production routes: none yet", ["task"])
-    return show.table(rows, "Production routes")
+    columns = ["task", "version", "provider", "since", "previous", "generation"]
+    rows = [{"task": task} | dict(route) for task, route in routes.items()]
+    return show.table(rows, "Production routes" if rows else "Production routes: none yet", columns)
 
 
 def history_table(history: Sequence[Mapping[str, Any]], last: int = 12) -> show.Table:

@@ -167,19 +167,21 @@ def _spoken(line: Line, told: int) -> tuple[str, int]:
 
 
 class LiveCurve:
-    """A picture of the loss so far, drawn again as lines come in, with the pace and time left."""
+    """A bar with the pace and the time left, and the loss so far, drawn again as lines come in."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
-        self.handle: Any = None
+        self.bar: Any = None
+        self.picture: Any = None
 
     def add(self, line: Line) -> None:
         """Draw with one more point."""
         self.lines.append(line)
+        text = pace(self.lines)
+        self.bar = show.redraw(show.bar("training", line["step"], line["steps"], text), self.bar)
         figure = loss_figure(self.lines, 0, 0)
-        figure.axes[0].set_title(pace(self.lines))
         figure.axes[0].set_xlim(0, line["steps"])
-        self.handle = show.redraw(figure, self.handle)
+        self.picture = show.redraw(figure, self.picture)
 
 
 def pace(lines: Sequence[Line]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from helpers import models, store
+from helpers import models, show, store
 from helpers.curate import judge_provider_file
 from helpers.models import control_tokens
 from helpers.records import (
@@ -236,7 +236,7 @@ def choose_rows(
 
 
 def preflight(
-    dataset: FineTuningDataset, task: Task, config: LoraTrainingConfig, show: int = 3
+    dataset: FineTuningDataset, task: Task, config: LoraTrainingConfig, samples: int = 3
 ) -> Preflight:
     """Encode the train and validation parts and check what would otherwise fail silently."""
     tokenizer = models.tokenizer_of(config.base_model)
@@ -244,7 +244,8 @@ def preflight(
     rows: dict[Part, list[TrainingRow]] = {"train": [], "validation": []}
     refused = {}
     for part, part_rows in rows.items():
-        for example in dataset.part(part):
+        part_examples = dataset.part(part)
+        for example in show.told(part_examples, len(part_examples), f"encoding the {part} part"):
             own_rows = make_rows(tokenizer, task, example, config)
             if isinstance(own_rows, str):
                 refused[example.id] = own_rows
@@ -257,6 +258,9 @@ def preflight(
     if not train:
         raise _no_row(refused, left_out)
     ends = {row.labels[-1] for row in train} & set(control_tokens(tokenizer))
+    whole = 0
+    for row in show.told(train, len(train), "encoding them again as the template would"):
+        whole += _is_whole(tokenizer, row, examples[row.id], task, config)
     lengths = [len(row.input_ids) for row in train]
     every_token = sum(len(row.input_ids) for row in rows["train"])
     return Preflight(
@@ -267,8 +271,8 @@ def preflight(
         left_out_tokens=round(config.epochs * (every_token - sum(lengths))),
         tokens=round(config.epochs * sum(lengths)),
         end_token=tokenizer.decode(sorted(ends)),
-        round_trip=sum(_is_whole(tokenizer, row, examples[row.id], task, config) for row in train),
-        samples={row.id: _spans(tokenizer, row) for row in train[:show]},
+        round_trip=whole,
+        samples={row.id: _spans(tokenizer, row) for row in train[:samples]},
         fingerprints=models.template_fingerprints(config.base_model, task, config.prompt_style),
         schedule=plan_schedule(config, lengths),
     )

@@ -16,6 +16,7 @@ from IPython.display import display
 from helpers import show
 from helpers.records import Screening, WorkbookError
 from helpers.show import curate, decide, train
+show.time_cells()
 display(curate.review_editor(Path("review.csv"), rows=2))
 """,
     """
@@ -34,7 +35,7 @@ view.look({"status": "running", "ended": False, "minutes": 1.5, "usd": 0.2, "cur
 import time
 bar = show.Progress("few_shot", 4)
 for _ in range(4):
-    time.sleep(0.2)
+    time.sleep(0.6)
     bar.add(1)
 """,
     """
@@ -136,6 +137,7 @@ def test_every_widget_answers_in_both_themes_and_an_error_is_one_line(lab, axe):
     assert decisions == [("drop", "Ann"), ("", ""), ("keep", "Ann")]
     page.get_by_role("button", name="Cancel the job").click()
     page.get_by_text("few_shot: 4 of 4 rows").wait_for()
+    page.get_by_text("this cell took").first.wait_for()
     page.close()
 
 
