@@ -9,13 +9,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from helpers import parameters, store
-from helpers.records import Estimate, Record
+from helpers.records import Estimate, Finding
 
 if TYPE_CHECKING:
     from IPython.display import HTML, Code
@@ -25,22 +26,15 @@ if TYPE_CHECKING:
 
 # Okabe-Ito: told apart by colour-blind readers, and in grey print by their lightness. They mark
 # lines, bars and borders, never letters: on one of the two themes each is too pale to be read.
-COLOURS = {
-    "base": "#999999",
-    "other": "#56B4E9",
-    "tuned": "#D55E00",
-    "target": "#000000",
-    "good": "#009E73",
-    "bad": "#CC79A7",
-}
+BASE = "#999999"
+OTHER = "#56B4E9"
+TUNED = "#D55E00"
+TARGET = "#000000"
+GOOD = "#009E73"
+BAD = "#CC79A7"
 UNSURE = "#E69F00"
-VERDICT_COLOURS = {
-    "pass": COLOURS["good"],
-    "fail": COLOURS["bad"],
-    "inconclusive": UNSURE,  # of a run or a comparison
-    "undecided": UNSURE,  # of a finding
-}
-NOTE_COLOURS = {"note": COLOURS["other"], "good": COLOURS["good"], "warning": UNSURE}
+NOTE_COLOURS = {"note": OTHER, "good": GOOD, "warning": UNSURE}
+Columns = Sequence[str] | Mapping[str, str | Callable[[Any], Any]]
 TIMES = 500  # at most that progress over rows is drawn anew
 T = TypeVar("T")
 CAPTION = "text-align: left; font-weight: bold; white-space: nowrap"
@@ -81,16 +75,33 @@ class Table:
         return [[_shown(value) for value in row] for row in self.data.itertuples(index=False)]
 
 
-def table(
-    rows: Iterable[Record | Mapping[str, Any]], caption: str = "", columns: list[str] | None = None
-) -> Table:
-    """Rows (records or dicts) as a table with its caption; `.data` is the bare frame."""
+def table(rows: Iterable[Any], caption: str = "", columns: Columns | None = None) -> Table:
+    """Rows (records or dicts) as a table with its caption; `.data` is the bare frame.
+
+    `columns` names them, or maps each name to where its cells come from: "results.accuracy" of the
+    row, or a function of it. Without them they are all that the first row has.
+    """
     import pandas as pd
 
-    cells = [{name: _cell(value) for name, value in dict(row).items()} for row in rows]
-    if columns is None and cells:
-        columns = list(cells[0])
-    return Table(pd.DataFrame(cells, columns=columns), caption)
+    rows = list(rows)
+    if columns is None:
+        columns = list(dict(rows[0])) if rows else []
+    if not isinstance(columns, Mapping):
+        columns = dict(zip(columns, columns, strict=True))
+    cells = []
+    for row in rows:
+        cells.append([_cell(_value(row, source)) for source in columns.values()])
+    return Table(pd.DataFrame(cells, columns=list(columns)), caption)
+
+
+def _value(row: Any, source: str | Callable[[Any], Any]) -> Any:
+    if callable(source):
+        return source(row)
+    if isinstance(row, Mapping):
+        return row.get(source)
+    for name in source.split("."):
+        row = getattr(row, name) if row is not None else None
+    return row
 
 
 def pairs(left: str, right: str, values: Mapping[str, Any], caption: str) -> Table:
@@ -119,7 +130,14 @@ def _cell(value: Any) -> Any:
         return f"{number(value.value)}{interval} n={value.n}"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else value
+
+
+def name_of(finding: Finding) -> str:
+    """Its name, as words."""
+    return finding.name.replace("_", " ")
 
 
 def note(text: str, kind: str = "note") -> HTML:
@@ -161,16 +179,26 @@ def say(text: str) -> None:
 class Progress:
     """Rows done, their rate and the time left: a bar in a notebook, else lines.
 
-    A line is said at each tenth, or after half a minute; never two in two seconds.
+    A line is said at each tenth, or after half a minute; never two in two seconds. The rate is that
+    of what was done since the first `done` ones.
     """
 
-    def __init__(self, label: str, total: int, say: Callable[[str], Any] = say) -> None:
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        say: Callable[[str], Any] = say,
+        unit: str = "rows",
+        done: int = 0,
+    ) -> None:
         self.label = label
         self.total = total
-        self.done = 0
+        self.unit = unit
+        self.done = done
+        self._begun = done
         self._say = say
         self._started = time.monotonic()
-        self._told = (0, self._started)  # rows and time of the last line
+        self._told = (done, self._started)  # rows and time of the last line
         self._bar: Any = None
 
     def add(self, rows: int) -> None:
@@ -187,20 +215,28 @@ class Progress:
         if kernel() and not unattended():
             if now - at > 0.2 or (rows == self.total and self._bar):
                 self._told = (rows, now)
-                self._draw(now)
+                self.draw(now)
         elif now - at > (2 if 10 * (rows - told) >= self.total else 30):
             self._told = (rows, now)
             self._say(self.text(now))
 
     def text(self, now: float) -> str:
         """few_shot: 24 of 60 rows, 1.2 a second, 30 s left."""
-        seconds = max(now - self._started, 1e-9)
-        left = seconds / self.done * (self.total - self.done)
-        amount = f"{self.label}: {self.done} of {self.total} rows"
-        return f"{amount}, {self.done / seconds:.3g} a second, {left:.0f} s left"
+        amount = f"{self.label}: {self.done} of {self.total} {self.unit}"
+        if self.done == self._begun:
+            return amount
+        rate = (self.done - self._begun) / max(now - self._started, 1e-9)
+        seconds = (self.total - self.done) / rate
+        left = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+        return f"{amount}, {rate:.3g} a second, {left} left"
 
-    def _draw(self, now: float) -> None:
-        self._bar = redraw(bar(self.label, self.done, self.total, self.text(now)), self._bar)
+    def draw(self, now: float) -> None:
+        """The bar as it is now, in the place of the one before."""
+        from IPython.display import HTML
+
+        name = escape(self.label, quote=True)
+        bar = f'<progress max="{self.total}" value="{self.done}" aria-label="{name}"></progress>'
+        self._bar = redraw(HTML(f"{bar} {escape(self.text(now))}"), self._bar)
 
 
 def told(rows: Iterable[T], total: int, label: str, say: Callable[[str], Any] = say) -> Iterator[T]:
@@ -210,15 +246,6 @@ def told(rows: Iterable[T], total: int, label: str, say: Callable[[str], Any] = 
         yield row
         if number % (1 + total // TIMES) == 0:
             progress.reach(number)
-
-
-def bar(label: str, done: int, total: int, text: str) -> HTML:
-    """How much of it is done, as a bar with `text` beside it."""
-    from IPython.display import HTML
-
-    name = escape(label, quote=True)
-    mark = f'<progress max="{total}" value="{done}" aria-label="{name}"></progress>'
-    return HTML(f"{mark} {escape(text)}")
 
 
 def kernel() -> Any:
@@ -292,25 +319,24 @@ LOOKS = {  # of every figure
 }
 
 
-def pyplot() -> Any:
-    """matplotlib, set to the looks of the workbook."""
+def subplots(*shape: int, **looks: Any) -> Any:
+    """matplotlib's figure and axes, in the looks of the workbook."""
     import matplotlib.pyplot as plt
 
     plt.rcParams.update(LOOKS)
-    return plt
+    return plt.subplots(*shape, **looks)
 
 
 def alt_text(figure: Figure) -> str:
-    """What a figure shows, in words, from its own titles, axes and legends."""
-    words = [figure.get_suptitle()]
-    for axis in figure.axes:
-        words += [axis.get_title(loc) for loc in ("left", "center", "right")]
-        names = {"across": axis.get_xlabel(), "up": axis.get_ylabel()}
-        words += [f"{way}: {name}" for way, name in names.items() if name]
-        legend = axis.get_legend()
-        words += [text.get_text() for text in legend.get_texts()] if legend else []
-        words += [text.get_text() for text in axis.texts[:40]]
-    return "; ".join(" ".join(word.split()) for word in words if word.strip()) or "a figure"
+    """What a figure shows, in words: its own titles, axes, legends and labels; bare numbers not."""
+    from matplotlib.text import Text
+
+    words = []
+    for text in figure.findobj(Text):
+        word = " ".join(text.get_text().split())
+        if any(map(str.isalpha, word)) and word not in words:
+            words.append(word)
+    return "; ".join(words) or "a figure"
 
 
 def figure_html(figure: Figure) -> str:

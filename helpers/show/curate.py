@@ -44,26 +44,22 @@ def readings_table(readings: Iterable[SourceReading]) -> show.Table:
 
 def funnel_table(funnel: Iterable[FunnelRow]) -> show.Table:
     """One row per stage and source: in = out + rejected, the rejected by their first code."""
-    rows = [
-        {
-            "source": row.source,
-            "stage": row.stage,
-            "in": row.rows_in,
-            "rejected": row.losses,
-            "out": row.rows_out,
-        }
-        for row in sorted(funnel, key=lambda row: row.source)
-    ]
-    return show.table(rows, "Every row in, by source and stage")
+    columns = {
+        "source": "source",
+        "stage": "stage",
+        "in": "rows_in",
+        "rejected": "losses",
+        "out": "rows_out",
+    }
+    rows = sorted(funnel, key=lambda row: row.source)
+    return show.table(rows, "Every row in, by source and stage", columns)
 
 
 def funnel_figure(funnel: Sequence[FunnelRow]) -> show.Figure:
     """Rows left after each stage, one panel per source."""
-    plt = show.pyplot()
-
     sources = sorted({row.source for row in funnel})
     size = (7.5, 0.9 + 1.9 * len(sources))
-    figure, axes = plt.subplots(len(sources), 1, figsize=size, squeeze=False)
+    figure, axes = show.subplots(len(sources), 1, figsize=size, squeeze=False)
     for axis, source in zip(axes[:, 0], sources, strict=True):
         rows = [row for row in funnel if row.source == source]
         left = [rows[0].rows_in, *(row.rows_out for row in rows)]
@@ -101,10 +97,8 @@ def parts_table(dataset: FineTuningDataset) -> show.Table:
 
 def parts_figure(dataset: FineTuningDataset, labels: Labels) -> show.Figure:
     """Length of the user's text per part; for the first label, its values' shares of each part."""
-    plt = show.pyplot()
-
     panels = 2 if labels else 1
-    figure, axes = plt.subplots(1, panels, figsize=(10, 3.6), squeeze=False)
+    figure, axes = show.subplots(1, panels, figsize=(10, 3.6), squeeze=False)
     _draw_lengths(axes[0, 0], dataset)
     for field, parts in list(labels.items())[:1]:
         _draw_shares(axes[0, 1], field, parts)
@@ -201,17 +195,14 @@ def review_table(
     review: Sequence[Mapping[str, str]], show_text: bool, rows: int = 10
 ) -> show.Table:
     """The first rows that a person should decide about."""
-    shown = [
-        {
-            "id": row["id"],
-            "why": row["why"],
-            "input": show.masked(row["input"], show_text),
-            "output": show.masked(row["output"], show_text, 90),
-        }
-        for row in review[:rows]
-    ]
-    caption = "For a person to decide" if shown else "Nothing waits for a person to decide"
-    return show.table(shown, caption)
+    columns = {
+        "id": "id",
+        "why": "why",
+        "input": lambda row: show.masked(row["input"], show_text),
+        "output": lambda row: show.masked(row["output"], show_text, 90),
+    }
+    caption = "For a person to decide" if review else "Nothing waits for a person to decide"
+    return show.table(review[:rows], caption, columns)
 
 
 def review_editor(path: Path, rows: int = 10) -> Any:

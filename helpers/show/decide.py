@@ -7,33 +7,32 @@ from itertools import cycle
 from typing import Any
 
 from helpers import show
-from helpers.records import PARTS, Decision, Power, RungResult, Screening, TrainingExample
+from helpers.records import PARTS, Decision, Estimate, Power, RungResult, Screening, TrainingExample
 from helpers.show.whatif import what_if
 from helpers.tasks import Task
 
-# metric: symbol, filled, line of its target, offset in its row
-SCORES = {"accuracy": ("o", True, "--", -0.13), "format_compliance": ("s", False, ":", 0.13)}
+# metric: symbol, line of its target, offset in its row
+SCORES = {"accuracy": ("o", "--", -0.13), "format_compliance": ("s", ":", 0.13)}
+Rungs = Sequence[RungResult]
 VOLUMES = (2, 7)  # of requests a month, as powers of ten
 
 
-def rung_table(rungs: Sequence[RungResult]) -> show.Table:
+def rung_table(rungs: Rungs) -> show.Table:
     """One row per rung: scores with intervals, and a request's latency, tokens and cost."""
-    rows = [
-        {
-            "rung": rung.name,
-            "model": rung.model,
-            "accuracy": rung.results.accuracy,
-            "format": rung.results.format_compliance,
-            "p50, ms": rung.results.latency_p50,
-            "p95, ms": rung.results.latency_p95,
-            "tokens": rung.tokens_per_request,
-            "USD per 1,000": _usd_per_1000(rung),
-        }
-        for rung in rungs
-    ]
-    if not rungs:
-        return show.table(rows, "No rung was asked")
-    return show.table(rows, f"Rungs on the {rungs[0].part} part, 95% intervals")
+    columns = {
+        "rung": "name",
+        "model": "model",
+        "accuracy": "results.accuracy",
+        "format": "results.format_compliance",
+        "p50, ms": "results.latency_p50",
+        "p95, ms": "results.latency_p95",
+        "tokens": "tokens_per_request",
+        "USD per 1,000": _usd_per_1000,
+    }
+    caption = "No rung was asked"
+    if rungs:
+        caption = f"Rungs on the {rungs[0].part} part, 95% intervals"
+    return show.table(rungs, caption, columns)
 
 
 def _usd_per_1000(rung: RungResult) -> float | str:
@@ -41,20 +40,18 @@ def _usd_per_1000(rung: RungResult) -> float | str:
     return 1000 * cost.value if cost.n else "unknown"
 
 
-def ladder(rungs: Sequence[RungResult], targets: Mapping[str, float]) -> show.Figure:
+def ladder(rungs: Rungs, targets: Mapping[str, float]) -> show.Figure:
     """Every rung's scores against the targets (left), and what a request takes (right)."""
-    plt = show.pyplot()
-
-    figure, (scores, costs) = plt.subplots(1, 2, sharey=True, width_ratios=[3, 1])
+    figure, (scores, costs) = show.subplots(1, 2, sharey=True, width_ratios=[3, 1])
     figure.set_size_inches(10, 1.5 + 0.75 * len(rungs))
-    draw_scores(scores, rungs, targets, [show.COLOURS["other"]] * len(rungs))
+    draw_scores(scores, rungs, targets, [show.OTHER] * len(rungs))
     _draw_costs(costs, rungs)
     title = f"What each rung scores and costs ({rungs[0].part} part, n = {rungs[0].n})"
     figure.suptitle(title, x=0.01, ha="left")
     return show.finished(figure)
 
 
-def _draw_costs(axis: show.Axes, rungs: Sequence[RungResult]) -> None:
+def _draw_costs(axis: show.Axes, rungs: Rungs) -> None:
     """A bar per rung: USD per 1,000 requests, or tokens where a price is missing."""
     priced = all(rung.results.cost_per_request.n for rung in rungs)
     lengths = [_usd_per_1000(rung) if priced else rung.tokens_per_request for rung in rungs]
@@ -63,37 +60,35 @@ def _draw_costs(axis: show.Axes, rungs: Sequence[RungResult]) -> None:
         f" {show.number(length)} ({rung.tokens_per_request:.0f} tokens)"
         for length, rung in zip(lengths, rungs, strict=True)
     ]
-    bars = axis.barh(range(len(rungs)), lengths, color=show.COLOURS["base"], height=0.5)
+    bars = axis.barh(range(len(rungs)), lengths, color=show.BASE, height=0.5)
     axis.bar_label(bars, labels)
     axis.margins(x=0.9)
 
 
 def cost_over_volume(decision: Decision) -> show.Figure:
     """What a month costs by each way, work included; where tuning gets cheaper is marked."""
-    plt = show.pyplot()
     import numpy
 
     numbers = decision.economics
-    figure, axis = plt.subplots(figsize=(8.5, 4.2))
+    figure, axis = show.subplots(figsize=(8.5, 4.2))
     volumes = numpy.logspace(*VOLUMES, 120)
-    usual = [show.COLOURS[name] for name in ("base", "other", "good", "bad")]
-    colours = cycle([*usual, "#0072B2", "#F0E442", "#999999"])
+    colours = cycle([show.BASE, show.OTHER, show.GOOD, show.BAD, "#0072B2", "#F0E442"])
     looks = zip(colours, cycle(["-", "--", "-.", ":"]), strict=False)
     width = 2.0 + 0.9 * len(numbers.ways)  # each thinner than the last: none hides another
     for (name, way), (colour, dashes) in zip(numbers.ways.items(), looks, strict=False):
         style = {"color": colour, "lw": width, "ls": dashes, "label": name}
         if name == "fine_tuned":
-            style = {"color": show.COLOURS["tuned"], "lw": 3, "label": f"{name} (predicted)"}
+            style = {"color": show.TUNED, "lw": 3, "label": f"{name} (predicted)"}
         axis.plot(volumes, way.upkeep + volumes * way.cost_per_request, **style)
         width -= 0.9
     _mark_break_evens(axis, decision)
     if numbers.volume_per_month:
-        line = {"color": show.COLOURS["target"], "ls": "--", "lw": 1.2}
+        line = {"color": show.TARGET, "ls": "--", "lw": 1.2}
         axis.axvline(numbers.volume_per_month, label="the task's own volume", **line)
     axis.set(xscale="log", xlabel="requests a month")
     axis.set(yscale="log", ylabel="USD a month, work included", ylim=(1, None))
     axis.xaxis.set_major_formatter("{x:,.0f}")  # matplotlib's own powers are formulas, as which
-    axis.yaxis.set_major_formatter("{x:,.0f}")  # show.pyplot draws nothing
+    axis.yaxis.set_major_formatter("{x:,.0f}")  # show.LOOKS draws nothing
     axis.grid(color="#eeeeee")
     axis.legend()
     axis.set_title(f"Cost over volume, prices of {_price_date(decision)}")
@@ -109,7 +104,7 @@ def _mark_break_evens(axis: show.Axes, decision: Decision) -> None:
     if tuned is None or not points:
         return
     costs = [tuned.upkeep + needed * tuned.cost_per_request for needed in points]
-    edge = {"mfc": "white", "mec": show.COLOURS["tuned"], "mew": 2, "zorder": 5}
+    edge = {"mfc": "white", "mec": show.TUNED, "mew": 2, "zorder": 5}
     label = "tuning is cheaper from " + ", ".join(f"{needed:,}" for needed in points)
     axis.plot(points, costs, "o", ms=9, label=label, **edge)
 
@@ -188,38 +183,34 @@ def power_at(power: Power, chance: Callable[[int, float], float]) -> Any:
 
 
 def draw_scores(
-    axis: show.Axes,
-    rungs: Sequence[RungResult],
-    targets: Mapping[str, float],
-    colours: Sequence[str],
+    axis: show.Axes, rungs: Rungs, targets: Mapping[str, float], colours: Sequence[str]
 ) -> None:
-    """Accuracy (filled) and format compliance (open) of each rung, and the targets as lines."""
+    """Accuracy (round) and format compliance (square) of each rung, and the targets as lines."""
     from matplotlib.ticker import PercentFormatter
 
-    for metric, (symbol, filled, target_line, offset) in SCORES.items():
+    for metric, (symbol, target_line, offset) in SCORES.items():
         name = metric.replace("_", " ")
-        for row, (rung, colour) in enumerate(zip(rungs, colours, strict=True)):
+        for row, rung in enumerate(rungs):
             score = getattr(rung.results, metric)
-            if not score.n:
-                continue
-            y = row + offset
-            face = colour if filled else "white"
-            ends = [score.low, score.high]
-            axis.plot(ends, [y, y], color=colour, lw=2.2, solid_capstyle="butt", zorder=2)
-            axis.plot(score.value, y, symbol, ms=8, mfc=face, mec=colour, mew=1.8, zorder=3)
-            percent = f"{100 * score.value:.0f}% [{100 * score.low:.0f}, {100 * score.high:.0f}]"
-            axis.text(1.04, y, percent, va="center", color="#333333")
-        face = "#555555" if filled else "white"
-        axis.plot([], [], symbol, color="#555555", mfc=face, label=f"{name}, 95% interval")
+            if score.n:
+                _draw_score(axis, score, row + offset, symbol, colours[row])
+        axis.plot([], [], symbol, color="#555555", label=f"{name}, 95% interval")
         if metric in targets:
             label = f"target {100 * targets[metric]:g}% {name}"
-            line = {"color": show.COLOURS["target"], "ls": target_line, "lw": 1.2, "zorder": 1}
-            axis.axvline(targets[metric], label=label, **line)
+            axis.axvline(targets[metric], label=label, color=show.TARGET, ls=target_line, lw=1.2)
     axis.set(xlim=(-0.02, 1.28), ylim=(len(rungs) - 0.45, -0.55), xticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
     axis.set_yticks(range(len(rungs)), [rung.name for rung in rungs])
     axis.xaxis.set_major_formatter(PercentFormatter(1))
-    axis.grid(axis="x", color="#eeeeee", zorder=0)
+    axis.grid(axis="x", color="#eeeeee")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+
+
+def _draw_score(axis: show.Axes, score: Estimate, y: float, symbol: str, colour: str) -> None:
+    """A mark in its interval, and at the right what it says."""
+    axis.plot([score.low, score.high], [y, y], lw=2.2, color=colour)
+    axis.plot(score.value, y, symbol, ms=8, color=colour)
+    text = f"{score.value:.0%} [{100 * score.low:.0f}, {100 * score.high:.0f}]"
+    axis.text(1.04, y, text, va="center", color="#333333")
 
 
 def parts_and_targets(task: Task, examples: Sequence[TrainingExample]) -> show.Table:

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from helpers.records import Allowance, Finding
-from helpers.show import COLOURS, Table, finished, pyplot, table
+from helpers.show import OTHER, TUNED, Table, finished, subplots, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STEPS = {
-    "01 decide": ("should we\nfine-tune at all?", "decision.json"),
-    "02 curate": ("is this data\ngood enough?", "dataset"),
-    "03 train": ("a LoRA adapter\nor a hosted job", "model.json"),
-    "04 evaluate": ("is it better,\nare we sure?", "evaluation.json"),
-    "05 registry": ("may it\nserve?", "promotion.json"),
-    "06 monitor": ("is it\nstill good?", "health.json"),
-}
+STEPS = (
+    "01 decide\n\nshould we\nfine-tune at all?\n\ndecision.json",
+    "02 curate\n\nis this data\ngood enough?\n\ndataset",
+    "03 train\n\na LoRA adapter\nor a hosted job\n\nmodel.json",
+    "04 evaluate\n\nis it better,\nare we sure?\n\nevaluation.json",
+    "05 registry\n\nmay it\nserve?\n\npromotion.json",
+    "06 monitor\n\nis it\nstill good?\n\nhealth.json",
+)
 
 
 def checks_table(checks: Sequence[Finding]) -> Table:
@@ -29,35 +29,24 @@ def checks_table(checks: Sequence[Finding]) -> Table:
 
 def budget_table(allowances: Sequence[Allowance]) -> Table:
     """What the tutorial may use, and what it uses."""
-    words = {True: "yes", False: "no"}
-    rows = [dict(allowance) | {"kept": words[allowance.kept]} for allowance in allowances]
-    return table(rows, "The tutorial's budget")
+    columns = ["what", "unit", "largest", "limit", "kept"]
+    return table(allowances, "The tutorial's budget", columns)
 
 
 def workbook_map() -> Figure:
     """The six questions in order, what each hands to the next, and the one way back."""
-    plt = pyplot()
-
-    figure, axes = plt.subplots(figsize=(11, 2.4))
+    figure, axes = subplots(figsize=(11, 2.4))
     axes.set(xlim=(-0.9, 10.9), ylim=(-0.6, 2.1))
     axes.axis("off")
-    box = {"boxstyle": "round,pad=0.6", "fc": "white", "ec": COLOURS["tuned"], "lw": 1.5}
-    for x, (name, (question, artifact)) in zip(range(0, 12, 2), STEPS.items(), strict=True):
-        axes.text(x, 1.2, f"{name}\n\n{question}\n\n{artifact}", ha="center", va="center", bbox=box)
-        if x:
-            axes.annotate("", (x - 0.8, 1.2), (x - 1.2, 1.2), arrowprops={"arrowstyle": "-|>"})
-    back = {
-        "arrowstyle": "-|>",
-        "color": COLOURS["other"],
-        "connectionstyle": "arc3,rad=-0.12",
-        "lw": 1.5,
-    }
+    box = {"boxstyle": "round,pad=0.6", "fc": "white", "ec": TUNED, "lw": 1.5}
+    forth = {"arrowstyle": "-|>"}
+    for place, step in enumerate(STEPS):
+        x = 2 * place
+        axes.text(x, 1.2, step, ha="center", va="center", bbox=box)
+        if place:
+            axes.annotate("", (x - 0.8, 1.2), (x - 1.2, 1.2), arrowprops=forth)
+    back = forth | {"color": OTHER, "connectionstyle": "arc3,rad=-0.12", "lw": 1.5}
     axes.annotate("", (2, 0.25), (10, 0.25), arrowprops=back)
-    axes.text(
-        6,
-        -0.5,
-        "health.json may ask for a retrain: a new run of 02 to 05",
-        ha="center",
-        fontsize=8.5,
-    )
+    text = "health.json may ask for a retrain: a new run of 02 to 05"
+    axes.text(6, -0.5, text, ha="center", fontsize=8.5)
     return finished(figure)

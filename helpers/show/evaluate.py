@@ -19,20 +19,19 @@ LEAST_REACH = 30.0  # points to each side in the picture of paired differences
 TARGET_MET = {"pass": "yes", "fail": "no", "undecided": "undecided"}
 CHANGED = {"pass": "better", "fail": "worse", "undecided": "unsure"}
 THERE = {"fail": "YES", "pass": "no", "undecided": "unknown"}
-ROLES = {"zero_shot": "base", "fine_tuned": "tuned"}  # of rungs, for their colours
-FLIP_COLOURS = {"lost": "bad", "gained": "good", "both wrong": "base"}
+RUNG_COLOURS = {"zero_shot": show.BASE, "fine_tuned": show.TUNED}
+FLIP_COLOURS = {"lost": show.BAD, "gained": show.GOOD, "both wrong": show.BASE}
+VERDICT_COLOURS = {"pass": show.GOOD, "fail": show.BAD, "inconclusive": show.UNSURE}
 
 
 def comparison(evaluation: Evaluation, targets: Mapping[str, float]) -> show.Figure:
     """Base, best cheaper rung and tuned with intervals; below, the paired differences."""
-    plt = show.pyplot()
-
     rungs = evaluation.rungs
     differences = _differences(evaluation)
     heights = [1.15 + 0.7 * len(rungs), 0.75 + 0.5 * len(differences)]
-    figure, (scores, paired) = plt.subplots(2, 1, height_ratios=heights)
+    figure, (scores, paired) = show.subplots(2, 1, height_ratios=heights)
     figure.set_size_inches(8.5, sum(heights) + 0.9)
-    colours = [show.COLOURS[ROLES.get(rung.name, "other")] for rung in rungs]
+    colours = [RUNG_COLOURS.get(rung.name, show.OTHER) for rung in rungs]
     draw_scores(scores, rungs, targets, colours)
     scores.set_title(f"Scores on the same {evaluation.n_test} test rows")
     _draw_differences(paired, evaluation)
@@ -64,7 +63,7 @@ def _draw_differences(axis: show.Axes, evaluation: Evaluation) -> None:
         reach = max(reach, 1.2 * abs(low), 1.2 * abs(high))
         colour = "#555555"
         if label.startswith("accuracy"):
-            colour = show.VERDICT_COLOURS[compared.verdict]
+            colour = VERDICT_COLOURS[compared.verdict]
         axis.plot([low, high], [y, y], color=colour, lw=2.6, solid_capstyle="butt")
         axis.plot(value, y, "D", ms=8, color=colour)
         numbers = f"{value:+.0f} points [{low:+.0f}, {high:+.0f}]"
@@ -72,7 +71,7 @@ def _draw_differences(axis: show.Axes, evaluation: Evaluation) -> None:
         box = {"fc": "white", "ec": "none", "pad": 1}
         axis.text(0, y - 0.2, text, ha="center", va="bottom", bbox=box)
     for threshold, line in {100 * evaluation.min_gain: "--", 0.0: "-"}.items():
-        axis.axvline(threshold, color=show.COLOURS["target"], lw=1, ls=line, zorder=0)
+        axis.axvline(threshold, color=show.TARGET, lw=1, ls=line, zorder=0)
     labels = [
         label.replace("_", "\n", 1).replace(" against ", "\nagainst ") for label in differences
     ]
@@ -85,22 +84,20 @@ def _draw_differences(axis: show.Axes, evaluation: Evaluation) -> None:
 
 def target_table(evaluation: Evaluation) -> show.Table:
     """Every target with the tuned model's estimate and whether the whole interval keeps it."""
-    rows = [
-        {
-            "metric": metric,
-            "target": f"{finding.threshold:g}",
-            "measured": finding.estimate,
-            "met": TARGET_MET[finding.verdict],
-        }
-        for metric, finding in evaluation.targets.items()
-    ]
-    return show.table(rows, "Targets of task.yaml, decided by the bound of the interval")
+    columns = {
+        "metric": "name",
+        "target": "threshold",
+        "measured": "estimate",
+        "met": lambda finding: TARGET_MET[finding.verdict],
+    }
+    caption = "Targets of task.yaml, decided by the bound of the interval"
+    return show.table(evaluation.targets.values(), caption, columns)
 
 
 def reason_table(evaluation: Evaluation) -> show.Table:
     """The verdict and every sentence it rests on."""
-    rows = [{"because": reason} for reason in evaluation.reasons]
-    return show.table(rows, f"04's verdict: {evaluation.verdict}")
+    caption = f"04's verdict: {evaluation.verdict}"
+    return show.table(evaluation.reasons, caption, {"because": str})
 
 
 def flip_table(
@@ -113,39 +110,38 @@ def flip_table(
     """Rows to open one by one: losses, then gains, then what both got wrong (masked headless)."""
     from IPython.display import HTML
 
+    rung = evaluation.best_rung
     gold = {example.id: example for example in examples}
     theirs = {row.id: row for row in other}
-    ours = {row.id: row for row in tuned}
-    ids = dict(evaluation.flips)
     right = {row.id for row in (*tuned, *other) if row.scores.get("accuracy")}
-    ids["both wrong"] = [row.id for row in tuned if row.id not in right]
-    lost, gained, wrong = (ids[kind] for kind in FLIP_COLOURS)
-    parts = [
-        f"<p>Against {escape(evaluation.best_rung)}: {len(lost)} lost, {len(gained)} gained,"
-        f" {len(wrong)} wrong in both</p>"
-    ]
-    for kind in FLIP_COLOURS:
-        for row_id in ids[kind][:MOST_FLIPS]:
-            texts = {
-                "asked": gold[row_id].user_text,
-                "wanted": gold[row_id].answer,
-                "tuned said": ours[row_id].answer,
-                f"{evaluation.best_rung} said": theirs[row_id].answer,
-            }
-            shown = {name: show.masked(text, show_text, 2000) for name, text in texts.items()}
-            reason = ours[row_id].format_reason or ""
-            if not show.may_show(show_text):
-                reason = ""
-            parts.append(_flip(kind, row_id, shown, reason))
-    return HTML("\n".join(parts))
+    kinds = {row_id: kind for kind, ids in evaluation.flips.items() for row_id in ids}
+    folds: dict[str, list[str]] = {kind: [] for kind in FLIP_COLOURS}
+    for row in tuned:
+        kind = kinds.get(row.id, "both wrong")
+        if row.id in right and row.id not in kinds:
+            continue
+        texts = {
+            "asked": gold[row.id].user_text,
+            "wanted": gold[row.id].answer,
+            "tuned said": row.answer,
+            f"{rung} said": theirs[row.id].answer,
+        }
+        folds[kind].append(_flip(kind, row, texts, show_text))
+    counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in folds.items())
+    page = f"<p>Against {escape(rung)}: {counts}</p>"
+    for rows in folds.values():
+        page += "\n".join(rows[:MOST_FLIPS])
+    return HTML(page)
 
 
-def _flip(kind: str, row_id: str, texts: Mapping[str, str], reason: str) -> str:
+def _flip(kind: str, row: AnswerRow, texts: Mapping[str, str], show_text: bool) -> str:
     """One row that opens on a click: its texts side by side."""
-    colour = show.COLOURS[FLIP_COLOURS[kind]]
-    square = f'<span aria-hidden="true" style="color:{colour}">■</span>'
-    title = escape(f"{kind} · {row_id} · {texts['asked'][:90]}")
-    body = _side_by_side(texts) + escape(reason)
+    shown = {name: show.masked(text, show_text, 2000) for name, text in texts.items()}
+    square = f'<span aria-hidden="true" style="color:{FLIP_COLOURS[kind]}">■</span>'
+    title = escape(f"{kind} · {row.id} · {shown['asked'][:90]}")
+    body = _side_by_side(shown)
+    if row.format_reason and show.may_show(show_text):
+        body += escape(row.format_reason)
     return f"<details><summary>{square} {title}</summary>{body}</details>"
 
 
@@ -160,29 +156,24 @@ def _side_by_side(texts: Mapping[str, str]) -> str:
 
 def slice_table(evaluation: Evaluation) -> show.Table:
     """Slices of the test rows, the worst first; p is corrected for looking at all (Holm)."""
-    rows = [
-        {
-            "slice": finding.name,
-            "difference": finding.estimate,
-            "rows": finding.evidence,
-            "p, corrected": finding.p,
-            "verdict": CHANGED[finding.verdict],
-        }
-        for finding in evaluation.slices
-    ]
+    columns = {
+        "slice": "name",
+        "difference": "estimate",
+        "rows": "evidence",
+        "p, corrected": "p",
+        "verdict": lambda finding: CHANGED[finding.verdict],
+    }
     caption = (
         f"Tuned minus {evaluation.best_rung} by slice; intervals are of one slice alone, the"
         " verdict goes by p"
     )
-    return show.table(rows, caption, None if rows else ["slice", "difference"])
+    return show.table(evaluation.slices, caption, columns)
 
 
 def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]) -> show.Figure:
     """Validation accuracy, with its interval, over the percent of train rows that the model saw."""
-    plt = show.pyplot()
-
-    figure, axis = plt.subplots(figsize=(6.5, 3.6))
-    colour = show.COLOURS["tuned"]
+    figure, axis = show.subplots(figsize=(6.5, 3.6))
+    colour = show.TUNED
     for percent, rung in rungs.items():
         score = rung.results.accuracy
         axis.plot([percent, percent], [score.low, score.high], color=colour)
@@ -190,7 +181,7 @@ def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]
         axis.text(percent + 1, score.value, f"{100 * score.value:.0f}%")
     target = targets.get("accuracy")
     if target is not None:
-        axis.axhline(target, color=show.COLOURS["target"], ls="--", label=f"target {target:.0%}")
+        axis.axhline(target, color=show.TARGET, ls="--", label=f"target {target:.0%}")
         axis.legend()
     axis.set(xlim=(0, 108), ylim=(-0.03, 1.03), xticks=list(rungs))
     axis.set(xlabel="percent of the train rows", ylabel="accuracy")
@@ -200,17 +191,20 @@ def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]
 
 def diagnosis_table(causes: Sequence[Finding]) -> show.Table:
     """Every usual cause, whether the evidence speaks for it, and what to do if it does."""
-    rows = [
-        {
-            "cause": cause.name.replace("_", " "),
-            "found": THERE[cause.verdict],
-            "evidence": cause.evidence,
-            "next": cause.remedy if cause.verdict == "fail" else "-",
-        }
-        for cause in sorted(causes, key=lambda cause: cause.verdict != "fail")
-    ]
-    columns = ["cause", "found", "evidence", "next"]
+    columns = {
+        "cause": show.name_of,
+        "found": lambda cause: THERE[cause.verdict],
+        "evidence": "evidence",
+        "next": _next_step,
+    }
+    rows = sorted(causes, key=lambda cause: cause.verdict != "fail")
     return show.table(rows, "What the evidence speaks for (04_evaluate gives it)", columns)
+
+
+def _next_step(cause: Finding) -> str | None:
+    if cause.verdict == "fail":
+        return cause.remedy
+    return None
 
 
 def rating_table(
@@ -268,15 +262,13 @@ def label_table(fields: Sequence[Any]) -> show.Table:
             shown = f"{label.label} (out of scope)" if label.is_out_of_scope else label.label
             rows.append({"label": shown, "precision": label.precision, "recall": label.recall})
     caption = "Label by label: each counts alike, however rare (95% intervals; n = rows)"
-    return show.table(rows, caption, None if rows else ["label", "precision", "recall"])
+    return show.table(rows, caption, ["label", "precision", "recall"])
 
 
 def confusion(
     task: Task, examples: Sequence[TrainingExample], rows: Rows
 ) -> show.Figure | show.HTML:
     """Gold against answered values of the task's first scored field that has fixed choices."""
-    plt = show.pyplot()
-
     properties = (task.schema or {}).get("properties", {})
     fields = [name for name in task.scored_fields if "enum" in properties[name]]
     if not fields:
@@ -289,14 +281,14 @@ def confusion(
     labels = list(dict.fromkeys(named))
     columns = labels + sorted({answered for _, answered in counts} - set(labels))
     size = (2.4 + 0.55 * len(columns), 1.8 + 0.45 * len(labels))
-    figure, axis = plt.subplots(figsize=size)
+    figure, axis = show.subplots(figsize=size)
     shades = [[counts[gold, answered] for answered in columns] for gold in labels]
-    image = axis.imshow(shades, cmap="Blues", vmin=0, aspect="auto")
+    most = 2 * max(counts.values(), default=1)  # no shade so dark that black is not read on it
+    axis.imshow(shades, cmap="Blues", vmin=0, vmax=most, aspect="auto")
     for (gold, answered), n in counts.items():
         x = columns.index(answered)
         y = labels.index(gold)
-        colour = _readable_on(image.to_rgba(n))
-        axis.text(x, y, n, ha="center", va="center", color=colour)
+        axis.text(x, y, n, ha="center", va="center")
     axis.set_xticks(range(len(columns)), [c[:12] for c in columns], rotation=45, ha="right")
     axis.set_yticks(range(len(labels)), labels)
     axis.set(xlabel="answered", ylabel="gold")
@@ -305,19 +297,16 @@ def confusion(
     return show.finished(figure)
 
 
-def _readable_on(colour: Sequence[float]) -> str:
-    """Black or white, whichever has the better contrast (WCAG's relative luminance)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "black" if luminance > 0.179 else "white"
-
-
 def _confusions(
     field: str, examples: Sequence[TrainingExample], rows: Rows
 ) -> Counter[tuple[str, str]]:
     """How often each pair of gold and answered value occurs."""
     gold = {example.id: _value(example.answer, field) for example in examples}
-    return Counter((gold[row.id], _value(row.answer, field)) for row in rows if row.id in gold)
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        if row.id in gold:
+            counts[gold[row.id], _value(row.answer, field)] += 1
+    return counts
 
 
 def _value(answer: str, field: str) -> str:

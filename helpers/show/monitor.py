@@ -15,68 +15,52 @@ if TYPE_CHECKING:
 MOST_DAYS = 60  # the newest ones, so that labels stay readable
 MOST_COUNTS = 25  # more of them above the days would overlap
 TOO_LITTLE = "too little"  # to say how it is
+WORST_FIRST = ("retrain", "watch", "ok", TOO_LITTLE)
 MEANING = {None: "ok", "info": "ok", "warning": "watch", "critical": "retrain"}  # of a severity
 
 
 def checks_table(health: Health) -> show.Table:
-    """Every check with its value, interval, baseline, n and meaning, what needs a look first."""
-    order = ["retrain", "watch", "ok", TOO_LITTLE]
-    rows = [_row(check) for check in health.checks]
-    rows.sort(key=lambda row: order.index(row["verdict"]))
+    """Every check with its value, interval, baseline and meaning, what needs a look first."""
+    columns = {
+        "verdict": _meaning,
+        "check": show.name_of,
+        "value": "estimate",
+        "baseline": "threshold",
+        "evidence": "evidence",
+    }
+    rows = sorted(health.checks, key=lambda check: WORST_FIRST.index(_meaning(check)))
     version = health.version or "no version"
-    caption = f"Health of {version}: {health.verdict}{_simulated(health)}"
-    return show.table(rows, caption)
+    return show.table(rows, f"Health of {version}: {health.verdict}{_simulated(health)}", columns)
+
+
+def _meaning(check: Finding) -> str:
+    if check.verdict == "undecided":
+        return TOO_LITTLE
+    return MEANING[check.severity]
 
 
 def causes_table(health: Health) -> show.Table:
     """What stands behind the changes, with its rows, and what to do about it."""
-    rows = [
-        {"cause": cause.name.replace("_", " "), "rows": cause.evidence, "what to do": cause.remedy}
-        for cause in health.causes
-    ]
-    nothing = [{"cause": "none was found", "rows": "-", "what to do": "-"}]
-    return show.table(rows or nothing, f"Causes{_simulated(health)}")
-
-
-def _row(check: Finding) -> dict[str, str | int]:
-    value = "-"
-    if check.estimate is not None:
-        low, high = show.number(check.estimate.low), show.number(check.estimate.high)
-        value = show.number(check.estimate.value)
-        if low != high:
-            value = f"{value} [{low}, {high}]"
-    verdict = MEANING[check.severity]
-    if check.verdict == "undecided":
-        verdict = TOO_LITTLE
-    return {
-        "verdict": verdict,
-        "check": check.name.replace("_", " "),
-        "value": value,
-        "baseline": show.number(check.threshold),
-        "n": check.estimate.n if check.estimate else 0,
-        "evidence": check.evidence,
-    }
+    columns = {"cause": show.name_of, "rows": "evidence", "what to do": "remedy"}
+    caption = "Causes" if health.causes else "Causes: none was found"
+    return show.table(health.causes, f"{caption}{_simulated(health)}", columns)
 
 
 def daily_quality(days: Sequence[Day], health: Health) -> Figure:
     """Well-formed answers and mean rating per day, with intervals and n; the window is shaded."""
-    plt = show.pyplot()
-
     days = days[-MOST_DAYS:]
     start = health.window.start.date().isoformat()
     judged = sum(day.day >= start for day in days)
     baselines = {check.name: check.threshold for check in health.checks}
-    figure, axes = plt.subplots(2, 1, figsize=(9, 5.4), sharex=True)
+    figure, axes = show.subplots(2, 1, figsize=(9, 5.4), sharex=True)
     formats = [day.format_compliance for day in days]
     ratings = [day.feedback for day in days]
-    panels = [
-        ("format_compliance", formats, (0.0, 1.05), "answers in format\n(share)"),
-        ("feedback_mean", ratings, (0.8, 5.2), "rating\n(mean, 1 to 5)"),
-    ]
-    for axis, (name, estimates, limits, label) in zip(axes, panels, strict=True):
-        _draw(axis, estimates, limits)
+    _draw(axes[0], formats, (0.0, 1.05))
+    _draw(axes[1], ratings, (0.8, 5.2))
+    axes[0].set_ylabel("answers in format\n(share)")
+    axes[1].set_ylabel("rating\n(mean, 1 to 5)")
+    for axis, name in zip(axes, ("format_compliance", "feedback_mean"), strict=True):
         _mark(axis, baselines.get(name), judged, len(days))
-        axis.set_ylabel(label)
     if axes[0].get_legend_handles_labels()[0]:
         axes[0].legend(loc="lower left", ncols=2)
     step = max(1, len(days) // 8)
@@ -90,7 +74,7 @@ def daily_quality(days: Sequence[Day], health: Health) -> Figure:
 
 def _draw(axis: Axes, estimates: Sequence[Estimate], limits: tuple[float, float]) -> None:
     """One mark a day with its interval, and above it the rows behind it."""
-    colour = show.COLOURS["tuned"]
+    colour = show.TUNED
     bottom, top = limits
     measured = [(x, estimate) for x, estimate in enumerate(estimates) if estimate.n]
     for x, estimate in measured:
@@ -110,10 +94,10 @@ def _draw(axis: Axes, estimates: Sequence[Estimate], limits: tuple[float, float]
 def _mark(axis: Axes, baseline: float | None, judged: int, days: int) -> None:
     """The baseline as a dashed line, and the judged window, the last days, shaded."""
     if baseline is not None:
-        axis.axhline(baseline, color=show.COLOURS["target"], ls="--", lw=1, label="baseline")
+        axis.axhline(baseline, color=show.TARGET, ls="--", lw=1, label="baseline")
     if judged:
         left, right = days - judged - 0.5, days - 0.5
-        axis.axvspan(left, right, color=show.COLOURS["other"], alpha=0.15, label="judged window")
+        axis.axvspan(left, right, color=show.OTHER, alpha=0.15, label="judged window")
 
 
 def _simulated(health: Health) -> str:

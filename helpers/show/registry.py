@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, get_args
@@ -10,8 +9,8 @@ from typing import Any, get_args
 from helpers import show
 from helpers.records import Evaluation, Finding, FineTunedModelVersion, Status
 
-# Okabe-Ito, in the order of a version's life
-COLOURS = ("#999999", "#56B4E9", "#E69F00", "#009E73", "#CC79A7")
+Audit = Sequence[Mapping[str, Any]]  # registry.history
+COLOURS = (show.BASE, show.OTHER, show.UNSURE, show.GOOD, show.BAD)  # in the order of a life
 STATUS_COLOURS = dict(zip(get_args(Status), COLOURS, strict=True))
 WORST_FIRST = ("fail", "undecided", "pass")
 MOST_VERSIONS = 12  # on one time line
@@ -19,17 +18,14 @@ MOST_VERSIONS = 12  # on one time line
 
 def versions_table(versions: Sequence[FineTunedModelVersion]) -> show.Table:
     """One line per version: status, accuracy with its interval, dataset, when it was trained."""
-    rows = [
-        {
-            "version": version.id,
-            "status": version.status,
-            "dataset": version.dataset_version or "-",
-            "accuracy": str(getattr(version.eval_results, "accuracy", "not measured")),
-            "trained": f"{version.trained_at:%Y-%m-%d %H:%M}",
-        }
-        for version in versions
-    ]
-    return show.table(rows, f"{len(rows)} versions, newest first")
+    columns = {
+        "version": "id",
+        "status": "status",
+        "dataset": "dataset_version",
+        "accuracy": "eval_results.accuracy",
+        "trained": "trained_at",
+    }
+    return show.table(versions, f"{len(versions)} versions, newest first", columns)
 
 
 def rules_table(
@@ -50,14 +46,11 @@ def rules_table(
 
 
 def _finding_rows(findings: Sequence[Finding], prefix: str = "") -> list[dict[str, str]]:
-    return [
-        {
-            "verdict": finding.verdict,
-            "rule": prefix + finding.name.replace("_", " "),
-            "evidence": finding.evidence,
-        }
-        for finding in sorted(findings, key=lambda finding: WORST_FIRST.index(finding.verdict))
-    ]
+    rows = []
+    for finding in sorted(findings, key=lambda finding: WORST_FIRST.index(finding.verdict)):
+        rule = f"{prefix}{show.name_of(finding)}"
+        rows.append({"verdict": finding.verdict, "rule": rule, "evidence": finding.evidence})
+    return rows
 
 
 def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> show.Table:
@@ -70,56 +63,51 @@ def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> show.Table:
     return show.table(rows, "Production routes" if rows else "Production routes: none yet", columns)
 
 
-def history_table(history: Sequence[Mapping[str, Any]], last: int = 12) -> show.Table:
+def history_table(history: Audit, last: int = 12) -> show.Table:
     """The last entries of the audit: who did what, when and why."""
-    rows = [
-        {
-            "when": entry["at"][:16].replace("T", " "),
-            "who": entry["actor"],
-            "version": entry["version"],
-            "what": entry["action"],
-            "becomes": entry["to_status"] or "",
-            "because": textwrap.shorten(entry["because"], 100, placeholder=" …"),
-        }
-        for entry in history[-last:]
-    ]
-    return show.table(rows, f"The last {len(rows)} of {len(history)} audit entries")
+    columns = {
+        "when": _moment,
+        "who": "actor",
+        "version": "version",
+        "what": "action",
+        "becomes": "to_status",
+        "because": "because",
+    }
+    rows = history[-last:]
+    return show.table(rows, f"The last {len(rows)} of {len(history)} audit entries", columns)
 
 
-def history_timeline(history: Sequence[Mapping[str, Any]]) -> show.Figure:
+def _moment(entry: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(entry["at"])
+
+
+def history_timeline(history: Audit) -> show.Figure:
     """One line per version, coloured by its status over time.
 
     Steps are of equal width, since minutes and months share a picture.
     """
-    plt = show.pyplot()
-
     changes = [e for e in history if e["to_status"] and e["to_status"] != e["from_status"]]
     versions = list(dict.fromkeys(entry["version"] for entry in changes))[-MOST_VERSIONS:]
     changes = [entry for entry in changes if entry["version"] in versions]
     height = 1.9 + 0.45 * max(1, len(versions))
-    figure, axis = plt.subplots(figsize=(9, height))
+    figure, axis = show.subplots(figsize=(9, height))
     for row, version in enumerate(versions):
         _draw_life(axis, row, version, changes)
     _label(figure, axis, versions, changes)
     return show.finished(figure)
 
 
-def _draw_life(
-    axis: show.Axes, row: int, version: str, changes: Sequence[Mapping[str, Any]]
-) -> None:
+def _draw_life(axis: show.Axes, row: int, version: str, changes: Audit) -> None:
     """One bar per status that a version had, each up to the next change of it."""
     steps = [x for x, entry in enumerate(changes) if entry["version"] == version]
-    for start, end in zip(steps, [*steps[1:], len(changes)], strict=True):
-        colour = STATUS_COLOURS[changes[start]["to_status"]]
-        axis.barh(row, end - start, left=start, height=0.55, color=colour, edgecolor="white")
+    ends = [*steps[1:], len(changes)]
+    for start, end in zip(steps, ends, strict=True):
+        status = changes[start]["to_status"]
+        looks = {"color": STATUS_COLOURS[status], "edgecolor": "white"}
+        axis.barh(row, end - start, left=start, height=0.55, **looks)
 
 
-def _label(
-    figure: show.Figure,
-    axis: show.Axes,
-    versions: Sequence[str],
-    changes: Sequence[Mapping[str, Any]],
-) -> None:
+def _label(figure: show.Figure, axis: show.Axes, versions: Sequence[str], changes: Audit) -> None:
     """Versions down, moments along, and a legend of the statuses that occur."""
     from matplotlib.patches import Patch
 
@@ -127,16 +115,10 @@ def _label(
     axis.invert_yaxis()
     stride = max(1, -(-len(changes) // 9))  # at most nine ticks
     ticks = list(range(0, len(changes), stride))
-    moments = [datetime.fromisoformat(changes[tick]["at"]) for tick in ticks]
-    axis.set_xticks(ticks, [f"{moment:%m-%d\n%H:%M}" for moment in moments])
+    labels = [f"{_moment(changes[tick]):%m-%d\n%H:%M}" for tick in ticks]
+    axis.set_xticks(ticks, labels)
     axis.set_xlabel("status changes in order, each as wide as the next (UTC)")
-    plural = "" if len(versions) == 1 else "s"
-    axis.set_title(f"Every status change of {len(versions)} version{plural}")
+    axis.set_title("Every status change of each version")
     axis.spines["left"].set_visible(False)
-    occurring = {entry["to_status"] for entry in changes}
-    handles = [
-        Patch(color=colour, label=status)
-        for status, colour in STATUS_COLOURS.items()
-        if status in occurring
-    ]
+    handles = [Patch(color=colour, label=status) for status, colour in STATUS_COLOURS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(COLOURS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from statistics import median
@@ -53,16 +54,20 @@ def seen_rows(report: Any, show_text: bool) -> show.HTML:
 def checks_table(report: Any) -> show.Table:
     """What the train.Preflight found, one line per question."""
     trained = [row.trained for row in report.train]
-    refused = [f"{name}: {reason}" for name, reason in report.refused.items()]
+    learnt = f"{min(trained)} to {max(trained)}, median {median(trained):g}"
+    refused = f"{len(report.refused)}"
+    for name, reason in list(report.refused.items())[:3]:
+        refused += f"; {name}: {reason}"
+    end = "NO"
+    if report.end_token:
+        end = f"yes ({report.end_token})"
     answers = {
         "rows that are trained on": f"{len(trained)} (validation {len(report.validation)})",
-        "rows refused": "; ".join([str(len(refused)), *refused[:3]]),
+        "rows refused": refused,
         "rows beyond the token budget": report.left_out,
         "tokens, all epochs together": report.tokens,
-        "tokens with loss, per row": (
-            f"{min(trained)} to {max(trained)}, median {median(trained):g}"
-        ),
-        "end of turn is learnt": f"yes ({report.end_token})" if report.end_token else "NO",
+        "tokens with loss, per row": learnt,
+        "end of turn is learnt": end,
         "same tokens as the template's": f"{report.round_trip} of {len(trained)} rows",
     }
     return show.pairs("question", "answer", answers, "What the model will see")
@@ -167,7 +172,7 @@ def _spoken(line: Line, told: int) -> tuple[str, int]:
 
 
 class LiveCurve:
-    """A bar with the pace and the time left, and the loss so far, drawn again as lines come in."""
+    """A bar of the steps with the time left, and the loss so far, drawn anew as lines come in."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
@@ -177,25 +182,14 @@ class LiveCurve:
     def add(self, line: Line) -> None:
         """Draw with one more point."""
         self.lines.append(line)
-        text = pace(self.lines)
-        self.bar = show.redraw(show.bar("training", line["step"], line["steps"], text), self.bar)
+        step, steps = line["step"], line["steps"]
+        if self.bar is None:
+            self.bar = show.Progress("training", steps, unit="steps", done=step)
+            self.bar.draw(time.monotonic())
+        self.bar.reach(step)
         figure = loss_figure(self.lines, 0, 0)
-        figure.axes[0].set_xlim(0, line["steps"])
+        figure.axes[0].set_xlim(0, steps)
         self.picture = show.redraw(figure, self.picture)
-
-
-def pace(lines: Sequence[Line]) -> str:
-    """Step, tokens per second and time left, from the lines so far."""
-    text = f"step {lines[-1]['step']} of {lines[-1]['steps']}"
-    timed = [line for line in lines if "tokens" in line and "step" in line]
-    if len(timed) < 2 or timed[-1]["seconds"] <= timed[0]["seconds"]:
-        return text
-    first, last = timed[0], timed[-1]
-    seconds = last["seconds"] - first["seconds"]
-    rate = (last["tokens"] - first["tokens"]) / seconds
-    steps = last["step"] - first["step"] or 1
-    minutes = seconds / steps * (last["steps"] - last["step"]) / 60
-    return f"{text} · {rate:.0f} tokens/s · {minutes:.1f} min left"
 
 
 class JobView:
@@ -247,10 +241,10 @@ class JobView:
 
     def page(self, now: Line) -> str:
         """The widget's HTML."""
-        colour = "other"
+        colour = show.OTHER
         if now["ended"]:
-            colour = "good" if now["status"] == "succeeded" else "bad"
-        mark = f'<span aria-hidden="true" style="color:{show.COLOURS[colour]}">●</span>'
+            colour = show.GOOD if now["status"] == "succeeded" else show.BAD
+        mark = f'<span aria-hidden="true" style="color:{colour}">●</span>'
         status = f"{mark} <b>{escape(now['status'])}</b>"
         cost = f"at most {now['usd']:.2f} USD" if now["usd"] else "costs nothing"
         head = f"{status} · {escape(self.job_id)} · {now['minutes']:.1f} min · {cost}"
@@ -264,19 +258,17 @@ class JobView:
 
 def loss_figure(lines: Sequence[Line], n_train: int, n_validation: int) -> show.Figure:
     """Loss per supervised token over the steps; the lowest on the validation rows is marked."""
-    plt = show.pyplot()
-
-    figure, axis = plt.subplots(figsize=(7.5, 3.6))
+    figure, axis = show.subplots(figsize=(7.5, 3.6))
     train = {line["step"]: line["loss"] for line in lines if "loss" in line}
     validation = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
-    looks = {"color": show.COLOURS["other"], "label": _rows("train", n_train)}
+    looks = {"color": show.OTHER, "label": _rows("train", n_train)}
     point = "o" if len(train) < 2 else ""  # a line of one point would be invisible
     axis.plot(train.keys(), train.values(), marker=point, **looks)
     if validation:
-        looks = {"color": show.COLOURS["tuned"], "label": _rows("validation", n_validation)}
+        looks = {"color": show.TUNED, "label": _rows("validation", n_validation)}
         axis.plot(validation.keys(), validation.values(), "o-", markersize=5, **looks)
         best = min(validation, key=validation.__getitem__)
-        looks = {"color": show.COLOURS["target"], "linestyle": ":", "linewidth": 1}
+        looks = {"color": show.TARGET, "linestyle": ":", "linewidth": 1}
         axis.axvline(best, label=f"lowest: step {best}, {validation[best]:.3f}", **looks)
     axis.set(xlabel="optimiser step", ylabel="loss per learnt token (nats)")
     highest = max([*train.values(), *validation.values()], default=1.0)

@@ -48,12 +48,11 @@ def test_line_07_a_number_without_end_and_half_a_character_are_values_like_other
 
 
 def test_line_07_a_label_with_dollars_is_drawn_as_it_stands():
-    plt = show.pyplot()
-    figure, axis = plt.subplots()
+    figure, axis = show.subplots()
     axis.bar(["under $50_$100", "over $\\frac{1}"], [1, 2])
     axis.set_title("$x_")
     figure.savefig(io.BytesIO(), format="png")
-    plt.close(figure)
+    show.finished(figure)
 
 
 @pytest.mark.parametrize("text", ODD_JSON, ids=range(len(ODD_JSON)))

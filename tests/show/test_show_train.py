@@ -69,11 +69,16 @@ def test_by_hand_the_curve_tells_the_pace_and_the_time_left(monkeypatch, capsys)
         {"step": s, "steps": 100, "loss": 2.0, "seconds": 3.0 * s, "tokens": 600 * s}
         for s in (10, 20, 30)
     ]
-    assert views.pace(lines) == "step 30 of 100 · 200 tokens/s · 3.5 min left"
     tell = views.progress()
     for line in lines:
         tell(line)
     assert "loss" not in capsys.readouterr().out
+    clock = iter([0.0, 3000.0])
+    monkeypatch.setattr(views.show.time, "monotonic", lambda: next(clock))
+    resumed = views.show.Progress("training", 100, unit="steps", done=40)
+    assert resumed.text(0.0) == "training: 40 of 100 steps", "nothing is known of its pace"
+    resumed.reach(70)
+    assert resumed.text(3000.0) == "training: 70 of 100 steps, 0.01 a second, 50 min left"
 
 
 def test_what_the_adapter_cost_elsewhere_is_a_note_and_a_warning_when_it_is_much():
