@@ -1,7 +1,11 @@
 """What growth costs: an endpoint asked at rate, a million rows curated, a log of a hundred million.
 
-`python -m benchmarks.grow [rate|curate|log] … [--rows N] [--engines local,ray] [--json]`; without a
-name, the rate. The log of 100 million rows takes 4 GB of the temporary folder and minutes to write.
+`python -m benchmarks.grow [rate|curate|log|plot] … [--rows N] [--engines local,ray] [--json]`;
+without a name, the rate. `--gib 4` holds a curation and all its processes to so much memory;
+`--home FOLDER` keeps the made-up rows and goes on with them; `--record` writes what a curation took
+into docs/measured/growth.json, of which `plot` makes the figure of docs/scaling.md. The log of 100
+million rows takes 4 GB and minutes to write, day by day: killed and started again with the same
+home it goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from collections.abc import Iterator
 from itertools import accumulate, product
 from pathlib import Path
 
+from benchmarks import growth
 from benchmarks.curate import output_and_peak
 
 LATENCY = float(
@@ -143,43 +148,68 @@ def rate(rows: int, at_once: int) -> dict[str, dict[str, object]]:
     }
 
 
-def curated(rows: int, engine: str) -> dict[str, dict[str, object]]:
-    """One curation of made-up rows, in a process of its own."""
+def curated(rows: int, engine: str, gib: float, record: bool) -> dict[str, dict[str, object]]:
+    """One curation of made-up rows, in a process of its own, within so much memory (0: any)."""
     from helpers import store
 
     folder = store.home() / f"curated{rows}"
-    if not folder.exists():
+    path = folder / "human.jsonl"
+    if not path.exists():
         store.write_text(folder / "task.yaml", TASK)
-        with open(folder / "human.jsonl", "w", encoding="utf-8") as file:
-            for row in made_up(rows):
-                file.write(json.dumps(row) + "\n")
+        store.write_jsonl(path, made_up(rows))
     command = [sys.executable, "-c", CURATE, str(folder), engine]
-    began = time.monotonic()
-    out, gib = output_and_peak(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-    seconds = time.monotonic() - began
-    kept, processor, fingerprint = out.split()[-3:]
-    sys.stderr.write(f"{engine}: {rows} rows, {kept} kept, fingerprint {fingerprint[:12]}\n")
-    more, name = {"n": rows, "fingerprint": fingerprint}, f"curate_{rows}_{engine}"
-    return {
+    with growth.limited(gib) as limit:
+        if limit:
+            command = ["sh", "-c", f'echo $$ > {limit}/cgroup.procs; exec "$@"', "sh", *command]
+        began = time.monotonic()
+        out, peak = output_and_peak(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        seconds = time.monotonic() - began
+    entry = json.loads(out.splitlines()[-1])
+    entry |= {"rows": rows, "engine": engine, "seconds": round(seconds), "gib": round(peak, 2)}
+    entry |= {"limit_gib": gib if limit else None, "load": round(os.getloadavg()[2], 1)}
+    graph = entry.pop("graph")
+    if graph["tasks"]:
+        entry["simulated"] = {n: round(growth.speed_up(graph, n), 2) for n in growth.SIMULATED}
+        entry["serial_share"] = round(graph["serial"] / growth.total(graph), 3)
+    sys.stderr.write(json.dumps(entry) + "\n")
+    if record:
+        growth.recorded(entry)
+    more, name = {"n": rows, "fingerprint": entry["fingerprint"]}, f"curate_{rows}_{engine}"
+    figures = {
         f"{name}_seconds": figure("seconds", seconds, "s", "lower", more),
-        f"{name}_processor": figure("seconds", float(processor), "CPU s", "lower", more),
-        f"{name}_gib": figure("size", gib, "GiB", "lower", more),
+        f"{name}_processor": figure("seconds", entry["processor"], "CPU s", "lower", more),
+        f"{name}_gib": figure("size", peak, "GiB", "lower", more),
     }
+    for workers, ratio in entry.get("simulated", {}).items():
+        label = f"{name}_simulated_{workers}_workers"
+        figures[label] = figure("ratio", ratio, "of one worker's time", "higher", more)
+    return figures
 
 
 CURATE = """
-import gc, resource, sys
+import gc, json, resource, sys, time
+from benchmarks import growth
 from helpers import curate
+graph = growth.traced() if sys.argv[2] == "local" else {"tasks": {}}
 ratios = {"train": 0.8, "validation": 0.1, "test": 0.1}
 config = curate.DataCollectionConfig(
     task=sys.argv[1], split_ratios=ratios, use_production=False, engine=sys.argv[2],
     wipeout_share=1.0,
 )
-dataset = curate.collect_training_data(config)
+began = time.monotonic()
+def say(text):
+    mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    sys.stderr.write(f"{time.monotonic() - began:6.0f} s {mib:6d} MiB  {text}\\n")
+dataset = curate.publish_dataset(curate.curate(config, say=say))
+say("published")
 gc.collect()  # ends the processes that helped, so that their time is known
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-seconds = sum(times.ru_utime + times.ru_stime for times in used)
-print(len(dataset.examples), round(seconds, 1), dataset.metadata.fingerprint)
+own, helped = (times.ru_utime + times.ru_stime for times in used)
+graph["serial"] = own - sum(graph["tasks"].get("band", ()))
+print(json.dumps({
+    "kept": len(dataset.examples), "processor": round(own + helped),
+    "fingerprint": dataset.metadata.fingerprint, "graph": graph,
+}))
 """
 
 
@@ -241,18 +271,22 @@ print(kept, low, out, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def write_log(folder: Path, rows: int, days: int = 365) -> int:
-    """The log, day by day; its size in bytes. One row in ten is rated."""
+    """The log, day by day, but for the days that are there; its size. One row in ten is rated."""
     import numpy as np
     import pyarrow
     from pyarrow import parquet
 
-    chance = np.random.default_rng(7)
     words = np.array([f"parcel {k} has not arrived and nobody answers " for k in range(5000)])
     answers = pyarrow.array(['{"team": "billing"}', '{"team": "shipping"}'])
     size = 0
     for day in range(days):
         n = rows // days + (day < rows % days)
         start = np.datetime64("2026-01-01") + day
+        path = folder / f"date={start}" / "log.parquet"
+        if path.exists():
+            size += path.stat().st_size
+            continue
+        chance = np.random.default_rng([7, day])
         seconds = np.sort(chance.integers(0, 86_400_000_000, n)).astype("timedelta64[us]")
         scores = chance.integers(1, 6, n).astype(np.float32)
         number = pyarrow.array(chance.integers(0, 10**12, n)).cast(pyarrow.string())
@@ -265,9 +299,9 @@ def write_log(folder: Path, rows: int, days: int = 365) -> int:
             "model_version": pyarrow.array(["v7"]).take(pyarrow.array(np.zeros(n, np.int64))),
             "feedback_score": pyarrow.array(scores, mask=chance.random(n) > 0.1),
         })  # fmt: skip
-        path = folder / f"date={start}" / "log.parquet"
-        path.parent.mkdir(parents=True)
-        parquet.write_table(table, path, row_group_size=100_000)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(table, path.with_suffix(".partial"), row_group_size=100_000)
+        path.with_suffix(".partial").replace(path)
         size += path.stat().st_size
     return size
 
@@ -284,18 +318,23 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=25)
     parser.add_argument("--engines", default="local", help="of curate: local,ray")
+    parser.add_argument("--gib", type=float, default=0, help="of curate: memory that it may take")
+    parser.add_argument("--record", action="store_true", help="of curate: into docs/measured")
+    parser.add_argument("--home", default="", help="a folder that keeps what is made up")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     figures: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory(prefix="grow-") as folder:
-        os.environ["WORKBOOK_HOME"] = str(Path(folder) / "home")
+        os.environ["WORKBOOK_HOME"] = args.home or str(Path(folder) / "home")
         if "rate" in args.what:
             figures |= rate(args.rows or 20_000, args.at_once)
         if "curate" in args.what:
             for engine in args.engines.split(","):
-                figures |= curated(args.rows or 100_000, engine)
+                figures |= curated(args.rows or 100_000, engine, args.gib, args.record)
         if "log" in args.what:
             figures |= log_of_weeks(args.rows or 100_000_000)
+        if "plot" in args.what:
+            growth.plot()
     for name, entry in figures.items():
         sys.stderr.write(f"{name:28s} {entry['value']:>10} {entry['unit']}\n")
     if args.json:

@@ -10,20 +10,22 @@ from helpers.curate.production import load_production
 from helpers.curate.provider_file import FileIssue, judge_provider_file
 from helpers.curate.review import Decisions, apply_decisions, read_decisions
 from helpers.curate.searching import (
-    NOTHING,
     Findings,
     Search,
+    digest,
     search_here,
     search_text,
     search_texts,
 )
 from helpers.curate.similarity import (
-    PERMUTATIONS,
     Pair,
+    band_keys,
     confirmed,
     incidence_of,
     jaccard,
-    rows_of_band,
+    low_bits,
+    may_reach,
+    minhashes_of,
     shingles,
     similar,
 )

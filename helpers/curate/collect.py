@@ -45,6 +45,7 @@ from helpers.records import (
     TrainingExample,
     beside,
     chosen,
+    few_collections,
     in_order,
 )
 
@@ -63,6 +64,7 @@ def collect_training_data(config: DataCollectionConfig) -> FineTuningDataset:
     return publish_dataset(curate(config))
 
 
+@few_collections()
 def curate(
     config: DataCollectionConfig,
     run: store.Run | None = None,

@@ -10,10 +10,10 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from hashlib import blake2b
 from typing import NamedTuple
 
 from helpers.curate.labels import Label
+from helpers.curate.searching import digest
 from helpers.curate.similarity import Pair, similar_sketches, sketched
 from helpers.curate.stages import Question, Stage
 from helpers.records import Issue, TrainingExample, beside, in_order
@@ -164,8 +164,7 @@ def _compared(examples: Sequence[TrainingExample]) -> Compared:
     for example in examples:
         precedences.append(_precedence(example))
         text = normalise(example.user_text)
-        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        number = numbers.setdefault(digest, len(numbers))
+        number = numbers.setdefault(digest(text), len(numbers))
         if number == len(protected):
             texts.append(text)
             protected.append(0)

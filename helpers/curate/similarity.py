@@ -1,7 +1,8 @@
 """Texts that are alike: MinHash proposes pairs, the exact Jaccard index of 5-grams decides.
 
 MinHash and its bands: Broder 1997, "On the resemblance and containment of documents"; Leskovec,
-Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3.
+Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3. Its lowest bits: Li and König 2010,
+"b-Bit minwise hashing".
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ PERMUTATIONS = 240  # divides into bands of 2, 3, 4, 5 and 6 rows
 BAND_ROWS = ((0.8, 6), (0.71, 5), (0.6, 4), (0.5, 3), (0.0, 2))  # from a threshold on: rows a band
 CHUNK = 2_000  # texts hashed at a time, and
 PAIRS = 20_000  # pairs compared at a time: they bound the memory
+DEVIATIONS = 5  # that a pair may look less alike than it is: 1 of a million does
 _BASE = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
 Pair = tuple[int, int, float]  # (i, j, Jaccard) of two texts
 
@@ -34,10 +36,12 @@ class Sketches(NamedTuple):
 
     incidence: Any  # sparse (texts, 2**62), a 1 per shingle
     minhashes: Any  # (texts, PERMUTATIONS)
+    bits: Any  # as low_bits gives them
 
     def of(self, rows: Sequence[int]) -> Sketches:
         """The sketches of some of the texts."""
-        return Sketches(self.incidence[rows], self.minhashes[list(rows) or slice(0)])
+        some = list(rows) or slice(0)
+        return Sketches(self.incidence[rows], self.minhashes[some], self.bits[some])
 
 
 def similar(texts: Sequence[str], others: Sequence[str], threshold: float) -> Iterator[Pair]:
@@ -50,6 +54,12 @@ def similar(texts: Sequence[str], others: Sequence[str], threshold: float) -> It
 
 def sketched(texts: Sequence[str]) -> Sketches:
     """The sketches of normalised texts."""
+    minhashes = minhashes_of(texts)
+    return Sketches(incidence_of(texts), minhashes, low_bits(minhashes))
+
+
+def minhashes_of(texts: Sequence[str]) -> Any:
+    """(texts, PERMUTATIONS): for each permutation of all shingles the least one of the text's."""
     import numpy as np
     from rensa import RMinHash
 
@@ -58,7 +68,29 @@ def sketched(texts: Sequence[str]) -> Sketches:
         sets = [shingles(text) for text in texts[start : start + CHUNK]]
         hashes = RMinHash.from_token_sets(sets, PERMUTATIONS, 7)
         minhashes.append(np.array([each.digest() for each in hashes], dtype=np.uint32))
-    return Sketches(incidence_of(texts), np.concatenate(minhashes))
+    return np.concatenate(minhashes)
+
+
+def low_bits(minhashes: Any) -> Any:
+    """(texts, 4) of 64 bits: the lowest one of each MinHash."""
+    import numpy as np
+
+    bits = np.packbits((minhashes & 1).astype(np.uint8), axis=1)
+    return np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
+
+
+def may_reach(bits: Any, others: Any, threshold: float) -> Any:
+    """Which pairs of low bits, row by row, may be of texts whose Jaccard index is the threshold.
+
+    Of two texts of index J, (1 + J) / 2 of the bits are the same. Most candidates end here, at a
+    hundredth of what the exact index costs.
+    """
+    import numpy as np
+
+    same = (1 + threshold) / 2
+    deviation = (same * (1 - same) / PERMUTATIONS) ** 0.5
+    differing = np.bitwise_count(bits ^ others).sum(axis=1)
+    return differing <= PERMUTATIONS * (1 - same + DEVIATIONS * deviation) + 1e-9
 
 
 def similar_sketches(sketches: Sketches, others: Sketches, threshold: float) -> Iterator[Pair]:
@@ -69,11 +101,11 @@ def similar_sketches(sketches: Sketches, others: Sketches, threshold: float) -> 
     """
     import numpy as np
 
-    bands = _bands(others.minhashes, threshold)
+    bands = band_keys(others.minhashes, threshold)
     orders = np.argsort(bands, axis=0)
     bands = np.take_along_axis(bands, orders, axis=0)
     for start in range(0, len(sketches.minhashes), CHUNK):
-        keys = _bands(sketches.minhashes[start : start + CHUNK], threshold)
+        keys = band_keys(sketches.minhashes[start : start + CHUNK], threshold)
         pairs = [np.zeros(0, dtype=np.int64)]
         for band in range(keys.shape[1]):
             first = np.searchsorted(bands[:, band], keys[:, band], "left")
@@ -82,24 +114,21 @@ def similar_sketches(sketches: Sketches, others: Sketches, threshold: float) -> 
             j = orders[np.repeat(first, counts) + within, band]
             pairs.append((np.repeat(np.arange(len(keys)), counts) + start) * len(bands) + j)
         i, j = np.divmod(np.unique(np.concatenate(pairs)), max(1, len(bands)))
+        possible = may_reach(sketches.bits[i], others.bits[j], threshold)
+        i, j = i[possible], j[possible]
         for at in range(0, len(i), PAIRS):
             some = slice(at, at + PAIRS)
             yield from confirmed(sketches.incidence, others.incidence, i[some], j[some], threshold)
 
 
-def _bands(minhashes: Any, threshold: float) -> Any:
-    """(texts, bands) keys: texts that share one are candidates."""
+def band_keys(minhashes: Any, threshold: float) -> Any:
+    """(texts, bands) of 64 bits: texts that share one are candidates."""
     import numpy as np
 
-    length = rows_of_band(threshold)
+    length = next(rows for least, rows in BAND_ROWS if threshold >= least)
     powers = np.array([pow(_BASE, k + 1, 2**64) for k in range(length)], dtype=np.uint64)
     rows = minhashes.reshape(len(minhashes), PERMUTATIONS // length, length)
     return sum(rows[:, :, k] * powers[k] for k in range(length))
-
-
-def rows_of_band(threshold: float) -> int:
-    """MinHashes that a candidate shares in a row, for pairs from a threshold on."""
-    return next(rows for least, rows in BAND_ROWS if threshold >= least)
 
 
 def incidence_of(texts: Sequence[str]) -> Any:

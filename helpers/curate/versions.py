@@ -28,6 +28,7 @@ from helpers.records import (
     Splits,
     TrainingExample,
     WorkbookError,
+    few_collections,
     in_order,
 )
 
@@ -78,6 +79,7 @@ def content_fingerprint(examples: Sequence[TrainingExample]) -> str:
     return store.fingerprint(sorted(map(store.fingerprint, rows)))
 
 
+@few_collections()
 def publish_dataset(curated: Curated) -> FineTuningDataset:
     """Write datasets/<version>/ in one step; the same content again keeps its first manifest."""
     fingerprint = content_fingerprint(curated.examples)

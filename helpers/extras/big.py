@@ -23,62 +23,69 @@ from helpers.records import WorkbookError
 if TYPE_CHECKING:
     from helpers.curate import Findings, Pair
 
-PARTITIONS = 16  # of a shuffle by band
 TEXTS = 5_000  # of a batch that is hashed or searched at a time
 PAIRS = 20_000  # of a batch that is compared at a time
 WAITING = 2_000_000  # candidates that are held before they are compared
 PROCESSES = 2  # of this machine
 WINDOW = 8  # batches that wait for them at a time
-SEED = 7  # of the MinHashes, as in helpers.curate
-_BASE = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
-Codes = Any  # candidates as int64: i * texts + j, and texts**2 more where j is protected
+RAY_WINDOW = 16  # and for Ray's workers
+BITS = -1  # the kind of the column that is no band
+Column = tuple[int, bytes]  # of all texts: the number of the threshold whose band it is, its keys
+Codes = Any  # candidates as int64: i * texts + j, and texts**2 more for the second threshold
 
 
-def sign(lengths: Sequence[int], texts: Sequence[str]) -> list[bytes]:
-    """For each length of band, a column of 64-bit keys a band: who shares one is a candidate."""
-    import numpy as np
-    from rensa import RMinHash
-
-    sets = [curate.shingles(text) for text in texts]
-    minhashes = RMinHash.from_token_sets(sets, curate.PERMUTATIONS, SEED)
-    matrix = np.array([minhash.digest() for minhash in minhashes], dtype=np.uint64)
-    columns = []
-    for length in lengths:
-        powers = np.array([pow(_BASE, k + 1, 2**64) for k in range(length)], dtype=np.uint64)
-        for start in range(0, curate.PERMUTATIONS, length):
-            columns.append((matrix[:, start : start + length] * powers).sum(axis=1).tobytes())
+def sign(thresholds: Sequence[float], texts: Sequence[str]) -> list[Column]:
+    """The low bits of the texts' MinHashes, and for each threshold its bands' keys."""
+    minhashes = curate.minhashes_of(texts)
+    columns = [(BITS, curate.low_bits(minhashes).tobytes())]
+    for kind, threshold in enumerate(thresholds):
+        for column in curate.band_keys(minhashes, threshold).T:
+            columns.append((kind, column.tobytes()))
     return columns
 
 
 class Buckets(NamedTuple):
-    """Which pairs share a band's key: of the first `near` bands all, else those with a mark."""
+    """Which pairs share a band's key and may be alike, as their low bits have it."""
 
-    near: int
-    marks: bytes  # a byte for each text: whether it is protected
+    thresholds: Sequence[float]
+    bits: bytes  # 32 of each text
+    marks: bytes  # one of each text: whether it is protected
 
-    def __call__(self, band: int, keys: bytes) -> Iterator[Codes]:
-        """Pairs (i, j), i < j or j protected, in pieces of no more pairs than there are texts."""
+    def __call__(self, band: Column) -> Codes:
+        """Of the first threshold's band pairs (i, j), i < j; of the second's those with a mark."""
         import numpy as np
 
+        kind, keys = band
         texts = len(self.marks)
+        bits = np.frombuffer(self.bits, dtype=np.uint64).reshape(texts, -1)
         is_protected = np.frombuffer(self.marks, dtype=np.bool_)
-        keys_of = np.frombuffer(keys, dtype=np.uint64)
-        order = np.argsort(keys_of, kind="stable")  # so that i < j in every bucket
-        ordered = keys_of[order]
-        ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) + 1
-        starts = np.concatenate(([0], ends[:-1]))
-        sizes = ends - starts
-        for apart in range(1, int(sizes.max(initial=0))):
-            starts, sizes = starts[sizes > apart], sizes[sizes > apart]
-            counts = sizes - apart
-            skipped = starts - np.cumsum(counts) + counts
-            first = np.repeat(skipped, counts) + np.arange(counts.sum())
-            i, j = order[first], order[first + apart]
-            if band < self.near:
-                yield i * texts + j
+        codes = [np.zeros(0, dtype=np.int64)]
+        for i, j in _pairs_of_equals(np.frombuffer(keys, dtype=np.uint64)):
+            possible = curate.may_reach(bits[i], bits[j], self.thresholds[kind])
+            i, j = i[possible], j[possible]
+            if kind == 0:
+                codes.append(i * texts + j)
                 continue
             for one, other in ((i, j), (j, i)):
-                yield ((texts + one) * texts + other)[is_protected[other]]
+                codes.append(((texts + one) * texts + other)[is_protected[other]])
+        return np.concatenate(codes)
+
+
+def _pairs_of_equals(keys: Any) -> Iterator[tuple[Any, Any]]:
+    """All places (i, j), i < j, of equal keys, in pieces of no more pairs than there are keys."""
+    import numpy as np
+
+    order = np.argsort(keys, kind="stable")  # so that i < j
+    ordered = keys[order]
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) + 1
+    starts = np.concatenate(([0], ends[:-1]))
+    sizes = ends - starts
+    for apart in range(1, int(sizes.max(initial=0))):
+        starts, sizes = starts[sizes > apart], sizes[sizes > apart]
+        counts = sizes - apart
+        skipped = starts - np.cumsum(counts) + counts
+        first = np.repeat(skipped, counts) + np.arange(counts.sum())
+        yield order[first], order[first + apart]
 
 
 def distinct(pieces: Iterable[Codes]) -> Iterator[Codes]:
@@ -133,38 +140,26 @@ class Local:
         while window := list(islice(rest, WINDOW)):
             yield from (map if len(window) == 1 else self._pool.map)(function, window)
 
-    def bands(self, lengths: Sequence[int], texts: Sequence[str], work: Buckets) -> Iterator[Codes]:
-        """What `work` makes of each band's keys of all texts: here by one file for each band."""
-        files: list[BinaryIO] = []
-        for columns in self.map(partial(sign, lengths), batched(texts, TEXTS)):
-            files = files or [store.nameless_file() for _ in columns]
-            for file, column in zip(files, columns, strict=True):
-                file.write(column)
-        for band, file in enumerate(files):
-            file.seek(0)
-            yield from work(band, file.read())
-            file.close()
-
     def search(self, texts: Iterable[str]) -> Callable[[str], Findings]:
-        """What any of the texts holds, known by the texts' hashes: there may be millions."""
-        found: dict[int, Findings] = {}
+        """What any of the texts holds, known by their digests: there may be millions."""
+        found: dict[bytes, Findings] = {}
         rest = iter(texts)
         while window := list(islice(rest, WINDOW * TEXTS)):
-            distinct = [text for text in dict.fromkeys(window) if hash(text) not in found]
-            findings = self.map(curate.search_texts, batched(distinct, TEXTS))
-            for batch, some in zip(batched(distinct, TEXTS), findings, strict=True):
-                for text, finding in zip(batch, some, strict=True):
-                    found[hash(text)] = finding if any(finding) else curate.NOTHING
+            text_of = {curate.digest(text): text for text in window}
+            new = [key for key in text_of if key not in found]
+            batches = batched([text_of[key] for key in new], TEXTS)
+            findings = chain.from_iterable(self.map(curate.search_texts, batches))
+            found.update(zip(new, findings, strict=True))
 
         def findings_of(text: str) -> Findings:
-            known = found.get(hash(text))
+            known = found.get(curate.digest(text))
             return curate.search_text(text) if known is None else known
 
         return findings_of
 
 
 class Ray(Local):
-    """Ray Data: batches are the rows of a dataset, bands are its groups."""
+    """Ray Data: batches, and bands, are the rows of its datasets."""
 
     def __init__(self, address: str = "") -> None:
         try:
@@ -177,7 +172,6 @@ class Ray(Local):
             ) from None
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        context.default_hash_shuffle_parallelism = PARTITIONS
         here = {} if address else {"include_dashboard": False, "log_to_driver": False}
         try:
             ray.init(address or None, ignore_reinit_error=True, logging_level="error", **here)
@@ -186,44 +180,23 @@ class Ray(Local):
             raise WorkbookError(f"{where} did not start: {str(error)[:200]}") from None
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """As batch maps over a dataset of pickled batches."""
+        """As batch maps over datasets of pickled items, a few at a time."""
+        import ray
+
+        shared = ray.put(pickle.dumps(function))
 
         def work(batch: dict[str, Any]) -> dict[str, Any]:
+            function = pickle.loads(ray.get(shared))
             results = [pickle.dumps(function(pickle.loads(data))) for data in batch["data"]]
             return {"place": batch["place"], "data": results}
 
-        dataset = _dataset(items)
-        results = dataset.map_batches(work, batch_size=1).take_all() if dataset else []
-        for row in sorted(results, key=lambda row: row["place"]):
-            yield pickle.loads(row["data"])
-
-    def bands(self, lengths: Sequence[int], texts: Sequence[str], work: Buckets) -> Iterator[Codes]:
-        """Signed batch by batch, grouped by band."""
-        import numpy as np
-
-        def signed(batch: dict[str, Any]) -> dict[str, Any]:
-            columns = sign(lengths, pickle.loads(batch["data"][0]))
-            places = [batch["place"][0]] * len(columns)
-            return {"place": places, "band": list(range(len(columns))), "data": columns}
-
-        def worked(group: dict[str, Any]) -> dict[str, Any]:
-            order = sorted(range(len(group["place"])), key=lambda k: group["place"][k])
-            keys = b"".join(group["data"][k] for k in order)
-            return {"data": [codes.tobytes() for codes in work(int(group["band"][0]), keys)]}
-
-        dataset = _dataset(batched(texts, TEXTS))
-        if dataset:
-            groups = dataset.map_batches(signed, batch_size=1).groupby("band")
-            for row in groups.map_groups(worked).iter_rows():
-                yield np.frombuffer(row["data"], dtype=np.int64)
-
-
-def _dataset(items: Iterable[Any]) -> Any:
-    """A row for each item, in places of their own; None where there is none."""
-    import ray
-
-    rows = [{"place": place, "data": pickle.dumps(item)} for place, item in enumerate(items)]
-    return ray.data.from_items(rows, override_num_blocks=min(len(rows), 200)) if rows else None
+        rest = iter(items)
+        while window := list(islice(rest, RAY_WINDOW)):
+            rows = [{"place": k, "data": pickle.dumps(item)} for k, item in enumerate(window)]
+            dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+            results = dataset.map_batches(work, batch_size=1).take_all()
+            for row in sorted(results, key=lambda row: row["place"]):
+                yield pickle.loads(row["data"])
 
 
 def engine_of(name: str, address: str = "") -> Local:
@@ -237,6 +210,21 @@ def batched(items: Sequence[Any], size: int) -> Iterator[Any]:
         yield items[start : start + size]
 
 
+def _columns(parts: Iterable[list[Column]]) -> Iterator[Column]:
+    """The columns of all texts, put together on disk from those of some."""
+    files: list[BinaryIO] = []
+    kinds: list[int] = []
+    for columns in parts:
+        kinds = [kind for kind, _ in columns]
+        files = files or [store.nameless_file() for _ in columns]
+        for file, (_, column) in zip(files, columns, strict=True):
+            file.write(column)
+    for kind, file in zip(kinds, files, strict=True):
+        file.seek(0)
+        yield kind, file.read()
+        file.close()
+
+
 def like_pairs(
     engine: Local, texts: Sequence[str], protected: Sequence[bool], near: float, across: float
 ) -> tuple[list[Pair], list[Pair]]:
@@ -246,12 +234,13 @@ def like_pairs(
     """
     import numpy as np
 
-    lengths = [curate.rows_of_band(threshold) for threshold in (near, across)]
-    marks = np.array(protected, dtype=np.bool_).tobytes()
-    work = Buckets(curate.PERMUTATIONS // lengths[0], marks)
+    thresholds = (near, across)
+    columns = _columns(engine.map(partial(sign, thresholds), batched(texts, TEXTS)))
+    _, bits = next(columns, (BITS, b""))
+    work = Buckets(thresholds, bits, np.array(protected, dtype=np.bool_).tobytes())
 
     def batches() -> Iterator[tuple[int, Any, list[str]]]:
-        for codes in distinct(engine.bands(lengths, texts, work)):
+        for codes in distinct(engine.map(work, columns)):
             kinds = np.split(codes, [np.searchsorted(codes, len(texts) ** 2)])
             for kind, of_kind in enumerate(kinds):
                 for some in batched(of_kind, PAIRS):
@@ -260,7 +249,7 @@ def like_pairs(
                     yield kind, places, [texts[k] for k in np.unique(places)]
 
     found: list[dict[tuple[int, int], float]] = [{}, {}]  # a pair may be a candidate again
-    for kind, pairs in engine.map(partial(confirm, (near, across)), batches()):
+    for kind, pairs in engine.map(partial(confirm, thresholds), batches()):
         found[kind].update(((i, j), score) for i, j, score in pairs)
     one_way, across_pairs = ([(*pair, score) for pair, score in each.items()] for each in found)
     return one_way + [(j, i, score) for i, j, score in one_way], across_pairs

@@ -68,7 +68,7 @@ from helpers.records.live import (
 from helpers.records.model import TrainedModel
 from helpers.records.parity import Parity
 from helpers.records.promotion import Promotion, Target
-from helpers.records.rows import Rows, beside, chosen, in_order
+from helpers.records.rows import Rows, beside, chosen, few_collections, in_order
 from helpers.records.runs import NotebookEntry, NotebookStatus, RunRecord, RunStatus
 from helpers.records.screening import GOOD_USES, POOR_USES, WEIGHTS, Screening
 from helpers.records.trial import Trial

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import pickle
 from array import array
@@ -13,7 +15,19 @@ from helpers.records.errors import WorkbookError
 HELD = 20_000  # rows in memory, some 100 MB of them
 RECENT = 2_048  # rows that at least are known again when they are appended elsewhere
 BUFFER = 2**20  # bytes written at a time
+OBJECTS = 50_000  # made before Python looks for cycles among them
 T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def few_collections() -> Iterator[None]:
+    """Meanwhile Python looks for cycles seldom: by default that is a third of reading all rows."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(OBJECTS, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 class _Pool(Generic[T]):
@@ -52,7 +66,8 @@ class _Pool(Generic[T]):
         if number < len(self._held):
             row = self._held[number]
         else:
-            start, end = self._ends[number - len(self._held) :][:2]
+            place = number - len(self._held)
+            start, end = self._ends[place : place + 2]
             if end > self._ends[-1] - len(self._buffer):
                 self._write()
             row = pickle.loads(os.pread(self._file.fileno(), end - start, start))
