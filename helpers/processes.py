@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 
 from helpers import store
 
+log = logging.getLogger(__name__)
 MARK = "WORKBOOK_STARTED_BY"  # in the environment of all that a notebook starts: its kernel's mark
 KERNEL, CHILDREN = "kernel.json", "children.json"  # the runner's kernel, and what notebooks start
 OnLine = Callable[[dict[str, Any]], None]
@@ -187,11 +190,16 @@ def _marked(marks: set[str], groups: Entries) -> Entries:
     return entries
 
 
-def sweep(files: Iterable[Path]) -> None:
-    """Remove the half-written files (.NAME.PID.partial) of processes that are gone."""
-    for path in files:
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove the half-written files and folders (.NAME.PID.partial) of processes that are gone."""
+    for path in paths:
         pid = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
-        if pid.isdigit() and process_start_time(int(pid)) is None:
+        if not pid.isdigit() or process_start_time(int(pid)) is not None:
+            continue
+        if path.is_dir():
+            log.warning("removed %s, which a killed process left half fetched", path)
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from array import array
 from collections import Counter
@@ -13,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from helpers import store, tasks
+from helpers import processes, store, tasks
 from helpers.curate.labels import LabelCounts
 from helpers.curate.production import FeedbackReport
 from helpers.curate.review import review_csv
@@ -124,9 +125,10 @@ def _write_folder(folder: Path, curated: Curated, manifest: Manifest) -> None:
 
     What killed runs left goes first.
     """
-    for leftover in [*folder.parent.glob(".*.partial"), *folder.parent.glob(folder.name)]:
-        shutil.rmtree(leftover)
-    partial = folder.with_name(f".{folder.name}.partial")
+    processes.sweep(folder.parent.glob(".*.partial"))
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    for leftover in (folder, partial):
+        shutil.rmtree(leftover, ignore_errors=True)
     for part in PARTS:
         store.write_jsonl(partial / f"{part}.jsonl", curated.part(part))
     store.write_jsonl(partial / "rejected.jsonl", curated.rejected)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from helpers import store
+from helpers import processes, store
 from helpers.records import WorkbookError
 
 
@@ -39,7 +39,7 @@ def upload(folder: Path, files: Iterable[Path]) -> str:
                 raise WorkbookError(f"{path} was changed while it was uploaded; do it again")
             entries.append([path.relative_to(folder).as_posix(), digest])
         tree = store.fingerprint(entries)
-        listing = store.home() / f".{tree}.{uuid.uuid4().hex}.partial"
+        listing = store.home() / f".{tree}.{os.getpid()}.partial"
         try:
             _put(system, store.write_text(listing, store.canonical(entries)), _tree(root, tree))
         finally:
@@ -48,8 +48,13 @@ def upload(folder: Path, files: Iterable[Path]) -> str:
 
 
 def download(tree: str, folder: Path) -> None:
-    """Fetch the files of a tree that a folder lacks; they appear when all of them were checked."""
+    """Fetch the files of a tree that a folder lacks; they appear when all of them were checked.
+
+    What killed processes left beside it goes first.
+    """
+    processes.sweep(folder.parent.glob(".*.partial"))
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     store.make_folder(partial)
     try:
         with _opened() as (system, root):
@@ -116,10 +121,14 @@ def _system(place: str) -> tuple[Any, str]:
     """
     from pyarrow import fs
 
-    if "://" not in place:
-        return fs.LocalFileSystem(), str(Path(place).resolve())
     if not place.startswith("s3://"):
-        system, root = fs.FileSystem.from_uri(place)
+        uri = place if "://" in place else Path(place).resolve().as_uri()
+        system, root = fs.FileSystem.from_uri(uri)
+        if system.type_name == "local" and not Path(root).is_dir():
+            raise WorkbookError(
+                f"the store {_shown()} is not there; is it mounted? A new one is made by hand,"
+                f" once: mkdir -p '{root}'"
+            )
         return system, root.rstrip("/")
     root = place.removeprefix("s3://").rstrip("/")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")

@@ -41,6 +41,7 @@ outcomes: list[dict] = []
 def test_no_version_names_a_missing_or_torn_object(kind, tmp_path, monkeypatch):
     bucket = Bucket() if kind == "bucket" else None
     monkeypatch.setenv("WORKBOOK_DATABASE_URL", f"sqlite:///{tmp_path / 'team.db'}")
+    (tmp_path / "store").mkdir()
     monkeypatch.setenv("WORKBOOK_STORE", str(tmp_path / "store"))
     if bucket is not None:
         monkeypatch.setenv("WORKBOOK_STORE", "s3://team/workbook")

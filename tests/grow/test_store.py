@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import registry_toys
@@ -18,6 +21,7 @@ from helpers.registry.files import artifact_sha256
 def place(request, tmp_path, monkeypatch):
     """WORKBOOK_STORE, once a folder and once a bucket on loopback."""
     if request.param == "folder":
+        (tmp_path / "der Speicher").mkdir()
         monkeypatch.setenv("WORKBOOK_STORE", str(tmp_path / "der Speicher"))
         yield tmp_path / "der Speicher"
         return
@@ -118,8 +122,37 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(team, monkeypatch, tmp_p
     registry_toys.candidate("v1")
     with pytest.raises(WorkbookError, match="was not shared"):
         registry.fetch("v1")
-    (tmp_path / "file").write_text("")
-    for address in ("nonsense://x", str(tmp_path / "file" / "store")):
+    models = store.home() / "models"
+    monkeypatch.setenv("WORKBOOK_STORE", "nonsense://x")
+    with pytest.raises(WorkbookError, match="cannot be used"):
+        stores.upload(models, models.rglob("*.safe*"))
+
+
+def test_a_store_that_is_not_mounted_is_named_and_not_made(team, monkeypatch, tmp_path):
+    registry_toys.candidate("v1")
+    models, place = store.home() / "models", tmp_path / "mnt" / "team"
+    for address in (str(place), place.as_uri()):
         monkeypatch.setenv("WORKBOOK_STORE", address)
-        with pytest.raises(WorkbookError, match="cannot be used"):
-            stores.upload(store.home() / "models", (store.home() / "models").rglob("*.safe*"))
+        for act in (
+            lambda: stores.upload(models, models.rglob("*.safe*")),
+            lambda: stores.download("0" * 64, store.home() / "new"),
+        ):
+            with pytest.raises(WorkbookError, match=f"is it mounted.*mkdir -p '{place}'"):
+                act()
+    assert not place.parent.exists() and not (store.home() / "new").exists()
+
+
+def test_what_a_killed_download_left_goes_with_the_next_one_and_is_told(place, team, caplog):
+    folder = store.home() / "datasets" / "d1"
+    store.write_text(folder / "train.jsonl", "a\n")
+    tree = stores.upload(folder, folder.rglob("*.jsonl"))
+    copies = store.home() / "copies"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for pid in (gone.pid, os.getpid(), os.getppid()):  # a dead one's, our own id's, a live one's
+        store.write_text(copies / f".copy.{pid}.partial" / "stray.jsonl", "torn")
+    stores.download(tree, copies / "copy")
+    assert [path.name for path in (copies / "copy").iterdir()] == ["train.jsonl"]
+    left = {path.name for path in copies.glob(".*")}
+    assert left == {f".copy.{os.getppid()}.partial"}
+    assert f".copy.{gone.pid}.partial" in caplog.text

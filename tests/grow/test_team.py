@@ -104,6 +104,7 @@ def test_b_evaluates_promotes_and_rolls_back_what_a_trained_though_a_s_disk_is_l
     tmp_path,
     monkeypatch,
 ):
+    (tmp_path / "store").mkdir()
     monkeypatch.setenv("WORKBOOK_STORE", str(tmp_path / "store"))
     two_versions(endpoint, tmp_path)  # v1 serves, v2 was measured on other rows
     shutil.rmtree(tmp_path / "a")
