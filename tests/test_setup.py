@@ -121,6 +121,7 @@ def test_what_installs_faster_is_held_by_its_hash_and_pip_alone_will_do():
         ["make", "-n", "-B", "setup", "INSTALLER=pip"], cwd=ROOT, capture_output=True, text=True
     ).stdout
     assert 'test "pip" != pip' in shown and "--no-compile --require-hashes --no-deps" in shown
+    assert shown.index("env -u PYTHONDONTWRITEBYTECODE") < shown.index("touch ")
 
 
 def test_no_package_of_the_base_is_a_beta_or_brings_a_language_model():
