@@ -22,6 +22,12 @@ from helpers.records import NO_MEMORY, Asking, Message, WorkbookError
 END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>", "<|return|>", "<|call|>")
 WEIGHT_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model")
 Precision = Literal["fp32", "bf16"]
+# adapter_config.json of an adapter that is B A times alpha / r, and what does not change that
+PLAIN_LORA = {"peft_type": "LORA", "bias": "none", "init_lora_weights": True}
+HARMLESS = {
+    *("base_model_name_or_path", "inference_mode", "lora_alpha", "lora_dropout", "megatron_core"),
+    *("peft_version", "qalora_group_size", "r", "target_modules", "task_type"),
+}
 
 
 class LocalModel:
@@ -211,6 +217,8 @@ def _speed_up(network: Any) -> None:
 
 
 def _merged(network: Any, adapter: Path) -> Any:
+    if _adds_plain_lora(network, adapter):
+        return network
     # bitsandbytes, which peft loads, warns of kernels for 4-bit weights that nothing here uses
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft import PeftModel
@@ -219,6 +227,32 @@ def _merged(network: Any, adapter: Path) -> Any:
         # peft 0.21 asks a property that transformers 5.23 renames
         warnings.simplefilter("ignore", FutureWarning)
         return PeftModel.from_pretrained(network, str(adapter)).merge_and_unload()
+
+
+def _adds_plain_lora(network: Any, adapter: Path) -> bool:
+    """Add an adapter as 03a makes them, as peft would: to import peft takes seconds.
+
+    False, with nothing changed, where there is more to it or it does not fit.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    settings = store.read_json(adapter / "adapter_config.json")
+    special = {name: value for name, value in settings.items() if value and name not in HARMLESS}
+    weights = load_file(adapter / "adapter_model.safetensors")
+    modules = dict(network.named_modules())
+    changes = []
+    for name, a in weights.items():
+        layer = modules.get(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))
+        b = weights.get(name.replace("lora_A", "lora_B"))
+        if type(layer) is torch.nn.Linear and b is not None:
+            changes.append((layer.weight.data, b, a))
+    fits = all(w.shape == (len(b), a.shape[1]) and w.dtype == a.dtype for w, b, a in changes)
+    if special != PLAIN_LORA or 2 * len(changes) != len(weights) or not fits:
+        return False
+    for weight, b, a in changes:
+        weight += (b @ a) * (settings["lora_alpha"] / settings["r"])
+    return True
 
 
 def _memory_error(error: Exception, name: str) -> Exception:

@@ -5,6 +5,7 @@ Exit codes: 0 trained, 2 wrong input, 6 out of memory or disk, 1 anything else.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -21,9 +22,13 @@ def main(argv: list[str]) -> int:
     path = Path(argv[0])
     try:
         from helpers.train.job import TrainingJob
+
+        job = TrainingJob(**store.read_json(path))
+        if not job.config.load_in_4bit:  # else peft imports it, and torch's compiler with it
+            sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
         from helpers.train.program import train
 
-        train(TrainingJob(**store.read_json(path)))
+        train(job)
         return 0
     except Exception as error:
         code = exit_code(error)
@@ -49,4 +54,6 @@ def exit_code(error: Exception) -> int:
 
 if __name__ == "__main__":
     threading.Thread(target=processes.end_with_parent, daemon=True).start()
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(code)  # all is written: to take torch down takes more than a second

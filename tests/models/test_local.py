@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers import models, store
-from helpers.models import decoding
+from helpers.models import decoding, local
 from helpers.models.chats import split_thoughts
 from helpers.models.kernels import products
 from helpers.models.local import LocalModel, resolve_compute
@@ -123,6 +126,36 @@ def test_an_adapter_changes_the_answers_and_the_fingerprint(adapter: Path) -> No
     assert [a.text for a in tuned.answer(asked, 8)] == [alone(tuned, chat, 8) for chat in asked]
     assert tuned.fingerprint != base.fingerprint == loaded("tiny").fingerprint
     assert not any("lora" in name for name, _ in tuned.network.named_parameters()), "merged"
+
+
+def test_an_adapter_is_added_bit_for_bit_as_peft_adds_it(adapter: Path, tiny: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    stock = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload().state_dict()
+    ours = AutoModelForCausalLM.from_pretrained(tiny)
+    before = ours.state_dict()["model.layers.0.self_attn.v_proj.weight"].clone()
+    assert local._adds_plain_lora(ours, adapter)
+    assert all(torch.equal(weight, stock[name]) for name, weight in ours.state_dict().items())
+    assert not torch.equal(before, ours.state_dict()["model.layers.0.self_attn.v_proj.weight"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"use_rslora": True}, {"init_lora_weights": "pissa"}, {"bias": "all"}, {"a_field_to_come": 1}],
+)
+def test_an_adapter_of_another_kind_is_left_to_peft(
+    change: dict[str, Any], adapter: Path, tiny: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(adapter, tmp_path / "adapter")
+    path = tmp_path / "adapter/adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    network = AutoModelForCausalLM.from_pretrained(tiny)
+    assert not local._adds_plain_lora(network, tmp_path / "adapter")
 
 
 def test_model_and_adapter_load_and_answer_without_any_network(adapter: Path) -> None:
