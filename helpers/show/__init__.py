@@ -39,8 +39,8 @@ TIMES = 500  # at most that progress over rows is drawn anew
 T = TypeVar("T")
 CAPTION = "text-align: left; font-weight: bold; white-space: nowrap"
 CELL = (
-    "text-align: left; vertical-align: top; max-width: 60ch; white-space: pre-wrap;"
-    " overflow-wrap: break-word"
+    "text-align: left; vertical-align: top; padding: .3em .6em; max-width: 60ch;"
+    " white-space: pre-wrap; overflow-wrap: break-word"
 )
 
 
@@ -126,7 +126,9 @@ def _cell(value: Any) -> Any:
     if isinstance(value, Estimate):
         if not value.n:
             return "unknown"
-        interval = f" [{number(value.low)}, {number(value.high)}]" if value.has_interval else ""
+        interval = ""
+        if value.has_interval and value.low < value.high:
+            interval = f" [{number(value.low)}, {number(value.high)}]"
         return f"{number(value.value)}{interval} n={value.n}"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
