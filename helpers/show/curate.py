@@ -71,8 +71,7 @@ def funnel_figure(funnel: Sequence[FunnelRow]) -> show.Figure:
             before = n
         axis.invert_yaxis()
         axis.set_xlim(0, max(left) * 1.22 + 1)
-        title = f"{source}: {left[0]:,} rows read, {left[-1]:,} kept"
-        axis.set_title(title)
+        axis.set_title(f"{source}: {left[0]:,} rows read, {left[-1]:,} kept")
     axes[-1, 0].set_xlabel("rows")
     return show.finished(figure)
 

@@ -82,16 +82,16 @@ def cost_over_volume(decision: Decision) -> show.Figure:
         axis.plot(volumes, way.upkeep + volumes * way.cost_per_request, **style)
         width -= 0.9
     _mark_break_evens(axis, decision)
-    if numbers.volume_per_month:
-        line = {"color": show.TARGET, "ls": "--", "lw": 1.2}
-        axis.axvline(numbers.volume_per_month, label="the task's own volume", **line)
+    own = numbers.volume_per_month
+    if own:
+        axis.axvline(own, label="the task's own volume", color=show.TARGET, ls="--", lw=1.2)
     axis.set(xscale="log", xlabel="requests a month")
     axis.set(yscale="log", ylabel="USD a month, work included", ylim=(1, None))
     axis.xaxis.set_major_formatter("{x:,.0f}")  # matplotlib's own powers are formulas, as which
     axis.yaxis.set_major_formatter("{x:,.0f}")  # show.LOOKS draws nothing
     axis.grid(color="#eeeeee")
     axis.legend()
-    axis.set_title(f"Cost over volume, prices of {_price_date(decision)}")
+    axis.set_title(f"Cost over volume, prices of {numbers.prices_as_of or 'an unknown day'}")
     return show.finished(figure)
 
 
@@ -109,10 +109,6 @@ def _mark_break_evens(axis: show.Axes, decision: Decision) -> None:
     axis.plot(points, costs, "o", ms=9, label=label, **edge)
 
 
-def _price_date(decision: Decision) -> str:
-    return decision.economics.prices_as_of or "an unknown day"
-
-
 def ways_table(decision: Decision) -> show.Table:
     """Per way: a request, the work before and after, its time, and tuning's break-even volume."""
     numbers = decision.economics
@@ -127,7 +123,9 @@ def ways_table(decision: Decision) -> show.Table:
         }
         for name, way in numbers.ways.items()
     ]
-    return show.table(rows, f"What each way costs (prices of {_price_date(decision)})")
+    return show.table(
+        rows, f"What each way costs (prices of {numbers.prices_as_of or 'an unknown day'})"
+    )
 
 
 def _a_month(requests: int | None) -> str:

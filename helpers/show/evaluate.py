@@ -77,8 +77,7 @@ def _draw_differences(axis: show.Axes, evaluation: Evaluation) -> None:
     ]
     axis.set_yticks(range(len(labels)), labels)
     axis.set(xlim=(-reach, reach), ylim=(len(labels) - 0.5, -0.85))
-    title = f"Paired difference: fine_tuned minus {evaluation.best_rung}, row by row"
-    axis.set_title(title)
+    axis.set_title(f"Paired difference: fine_tuned minus {evaluation.best_rung}, row by row")
     axis.set_xlabel("points (right of the line: the tuned model is better), 95% interval")
 
 
