@@ -126,8 +126,18 @@ def test_far_too_long_steps_are_settings_that_can_be_read(run):
     config = train.LoraTrainingConfig.of({"base_model": "tiny", "learning_rate": 1e-3})
     assert learn.break_settings("learning_rate", config, run, task).learning_rate == 0.03
     assert learn.break_settings("leak", config, run, task) == config, "02's business"
-    overfit, _ = causes.judge_curve([2.0, 3.5, 7.0], evaluation())
-    assert overfit.verdict == "fail", "where it shows: the loss rises"
+
+
+def test_far_too_long_steps_show_in_the_height_of_the_curve_and_in_no_later_table():
+    # as measured: the tutorial's model, 107 rows, 73 steps
+    train_losses = {4: 3.708, 8: 17.741, 16: 25.085, 24: 10.875, 40: 4.917, 60: 3.708, 68: 3.648}
+    looks = {15: 38.125, 30: 5.979, 45: 4.319, 60: 3.804, 73: 3.625}
+    lines = [{"step": step, "loss": loss} for step, loss in train_losses.items()]
+    lines += [{"step": step, "eval_loss": loss} for step, loss in looks.items()]
+    axis = views.loss_figure(lines, 107, 60).axes[0]
+    assert axis.get_ylim()[1] > 10 * train_losses[4], "the jump is the first thing that is seen"
+    overfit, _ = causes.judge_curve(list(looks.values()), evaluation())
+    assert overfit.verdict == "pass"
 
 
 def test_twenty_candidates_that_are_no_better_pass_the_usual_rules_and_not_ours():
