@@ -403,11 +403,12 @@ def near_duplicates(data: Path, rows: int) -> Entries:
     import numpy as np
     from scipy.sparse import csr_array
 
-    from helpers.curate import incidence_of, similar
+    from helpers.curate import incidence_of, pairs_here
 
     train, test = _restaurant(data)
     texts = list(dict.fromkeys((train + test)[:rows] if rows < 50_000 else train + test))
-    found = {(i, j) for i, j, _ in similar(texts, texts, 0.8) if i < j}
+    near, _ = pairs_here(texts, [False] * len(texts), 0.8, 1.0)
+    found = {(i, j) for i, j, _ in near if i < j}
     matrix = incidence_of(texts)
     known, columns = np.unique(
         matrix.indices, return_inverse=True
@@ -429,7 +430,7 @@ def near_duplicates(data: Path, rows: int) -> Entries:
 
 def restaurant8k(data: Path, rows: int) -> Entries:
     """Published test rows that stand in train, by rule."""
-    from helpers.curate import similar
+    from helpers.curate import pairs_here
 
     raw = [
         [r["text"] for r in rows_of(data / "restaurant8k" / f"{part}.jsonl")]
@@ -441,8 +442,10 @@ def restaurant8k(data: Path, rows: int) -> Entries:
         "lower_case": sum(t.lower() in low[0] for t in raw[1]),
         "normalised": sum(t in low[1] for t in test),
     }
+    marks = [False] * len(test) + [True] * len(train)
     for threshold in (0.8, 0.6):
-        hit = {i for i, _, _ in similar(test, train, threshold)}
+        _, across = pairs_here([*test, *train], marks, 1.0, threshold)
+        hit = {i for i, _, _ in across if i < len(test)}
         counts[f"jaccard_{int(threshold * 10)}"] = len(hit)
     return {
         f"restaurant8k_test_in_train_{rule}": entry("count", n, "higher", len(test), "rows")

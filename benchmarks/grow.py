@@ -190,7 +190,7 @@ CURATE = """
 import gc, json, resource, sys, time
 from benchmarks import growth
 from helpers import curate
-graph = growth.traced() if sys.argv[2] == "local" else {"tasks": {}}
+graph = growth.traced() if sys.argv[2] == "local" else {"tasks": {}, "here": 0}
 ratios = {"train": 0.8, "validation": 0.1, "test": 0.1}
 config = curate.DataCollectionConfig(
     task=sys.argv[1], split_ratios=ratios, use_production=False, engine=sys.argv[2],
@@ -205,7 +205,7 @@ say("published")
 gc.collect()  # ends the processes that helped, so that their time is known
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 own, helped = (times.ru_utime + times.ru_stime for times in used)
-graph["serial"] = own - sum(graph["tasks"].get("band", ()))
+graph["serial"] = own - graph["here"]
 print(json.dumps({
     "kept": len(dataset.examples), "processor": round(own + helped),
     "fingerprint": dataset.metadata.fingerprint, "graph": graph,

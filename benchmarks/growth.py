@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,47 +66,37 @@ def recorded(entry: dict[str, Any]) -> None:
 
 
 class Timed:
-    """A function of one item that also tells the processor's seconds that it took."""
+    """A function of one item that also tells the processor's seconds that it took, and where."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
 
-    def __call__(self, item: Any) -> tuple[Any, float]:
-        """The result, and the seconds."""
+    def __call__(self, item: Any) -> tuple[Any, float, int]:
+        """The result, the seconds, and the process."""
         began = time.process_time()
         result = self.function(item)
-        return result, time.process_time() - began
+        return result, time.process_time() - began, os.getpid()
 
 
 def traced() -> dict[str, Any]:
     """From now on the local engine's tasks, by the name of their function, with their seconds.
 
-    A band's buckets are worked on by the first process here, and by a worker in Ray.
+    `here` are those seconds that were this process's own.
     """
     from helpers.extras import big
 
-    tasks: dict[str, list[float]] = {}
-    plain_map, plain_work = big.Local.map, big.Buckets.__call__
+    graph: dict[str, Any] = {"tasks": {}, "here": 0.0}
+    plain_map = big.Local.map
 
     def map_traced(engine: big.Local, function: Callable, items: Iterable) -> Iterator[Any]:
-        name = getattr(function, "func", function).__name__
-        for result, seconds in plain_map(engine, Timed(function), items):
-            tasks.setdefault(name, []).append(seconds)
+        name = getattr(getattr(function, "func", function), "__name__", "bands")
+        for result, seconds, process in plain_map(engine, Timed(function), items):
+            graph["tasks"].setdefault(name, []).append(seconds)
+            graph["here"] += seconds * (process == os.getpid())
             yield result
 
-    def work_traced(work: big.Buckets, band: int, keys: bytes) -> Iterator[Any]:
-        pieces, seconds = plain_work(work, band, keys), 0.0
-        while True:
-            piece, more = Timed(partial(next, pieces))(None)
-            seconds += more
-            if piece is None:
-                break
-            yield piece
-        tasks.setdefault("band", []).append(seconds)
-
     big.Local.map = map_traced
-    big.Buckets.__call__ = work_traced
-    return {"tasks": tasks}
+    return graph
 
 
 def total(graph: dict[str, Any]) -> float:

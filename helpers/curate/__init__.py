@@ -3,7 +3,7 @@
 from helpers.curate.checks import validate_examples
 from helpers.curate.collect import Ask, collect_training_data, curate
 from helpers.curate.config import DataCollectionConfig
-from helpers.curate.duplicates import PairFinder, deduplicate_examples, pairs_in_memory
+from helpers.curate.duplicates import PairFinder, deduplicate_examples, pairs_here
 from helpers.curate.labels import Label, LabelFunctions, label_functions, label_of
 from helpers.curate.personal import masked_example, masked_text
 from helpers.curate.production import load_production
@@ -27,7 +27,6 @@ from helpers.curate.similarity import (
     may_reach,
     minhashes_of,
     shingles,
-    similar,
 )
 from helpers.curate.stages import Question, Stage
 from helpers.curate.versions import Curated, check_dataset, content_fingerprint, publish_dataset

@@ -11,7 +11,7 @@ from helpers import models, show, store, tasks
 from helpers.curate.checks import validate_examples
 from helpers.curate.config import DataCollectionConfig
 from helpers.curate.corrections import live_corrections
-from helpers.curate.duplicates import PairFinder, deduplicate_examples, pairs_in_memory
+from helpers.curate.duplicates import PairFinder, deduplicate_examples, pairs_here
 from helpers.curate.labels import (
     LabelCounts,
     label_counts,
@@ -49,7 +49,7 @@ from helpers.records import (
     in_order,
 )
 
-MANY = 200_000  # rows whose sketches take a gigabyte: more are compared band by band, from disk
+MANY = 200_000  # rows that one process searches and compares alone
 # what is written beside a row -> what was done to it
 CHANGES = {
     "masked": "personal data replaced by its kind",
@@ -181,13 +181,13 @@ def reading_of_live(task: tasks.Task, corrections: Sequence[Question]) -> list[S
 
 
 def long_steps(config: DataCollectionConfig, rows: int) -> tuple[Search, PairFinder]:
-    """How texts are searched and compared: in memory, of many rows on disk, or on Ray's workers."""
+    """How texts are searched and compared: here, of many rows by more processes, or by Ray's."""
     if config.engine == "local" and rows < MANY:
-        return search_here, pairs_in_memory
+        return search_here, pairs_here
     from helpers.extras import big
 
     engine = big.engine_of(config.engine, config.engine_address)
-    return engine.search, partial(big.like_pairs, engine)
+    return engine.search, partial(big.like_pairs, engine.map)
 
 
 def collect(human: tasks.LoadedRows, logs: tasks.LoadedRows, config: DataCollectionConfig) -> Stage:

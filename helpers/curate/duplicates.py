@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from helpers.curate.labels import Label
 from helpers.curate.searching import digest
-from helpers.curate.similarity import Pair, similar_sketches, sketched
+from helpers.curate.similarity import Pair
 from helpers.curate.stages import Question, Stage
 from helpers.records import Issue, TrainingExample, beside, in_order
 from helpers.tasks import normalise
@@ -105,14 +105,13 @@ def _runs(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
     return (tuple(words[k : k + length]) for k in range(len(words) - length + 1))
 
 
-def pairs_in_memory(
+def pairs_here(
     texts: Sequence[str], protected: Sequence[bool], near: float, across: float
 ) -> tuple[Pairs, Pairs]:
-    """The PairFinder of one process, which holds the sketches of all texts."""
-    sketches = sketched(texts)
-    places = [place for place, is_protected in enumerate(protected) if is_protected]
-    above = similar_sketches(sketches, sketches.of(places), across)
-    return similar_sketches(sketches, sketches, near), ((i, places[j], s) for i, j, s in above)
+    """The PairFinder of one process."""
+    from helpers.extras import big
+
+    return big.like_pairs(map, texts, protected, near, across)
 
 
 def deduplicate_examples(
@@ -121,7 +120,7 @@ def deduplicate_examples(
     near_threshold: float = 0.8,
     leakage_threshold: float = 0.6,
     accepted: Container[str] = (),
-    pairs_of: PairFinder = pairs_in_memory,
+    pairs_of: PairFinder = pairs_here,
 ) -> Stage:
     """Leave out copies, near-copies and leaks; each with the id and likeness of the kept row.
 

@@ -1,4 +1,5 @@
-"""Texts that are alike: MinHash proposes pairs, the exact Jaccard index of 5-grams decides.
+"""What likeness of texts is measured by: MinHash proposes pairs, the exact Jaccard index of 5-grams
+decides. The pairs themselves are found in helpers/extras/big.py.
 
 MinHash and its bands: Broder 1997, "On the resemblance and containment of documents"; Leskovec,
 Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3. Its lowest bits: Li and König 2010,
@@ -8,13 +9,12 @@ Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3. Its lowest bits: 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 SHINGLE = 5  # characters
 PERMUTATIONS = 240  # divides into bands of 2, 3, 4, 5 and 6 rows
 BAND_ROWS = ((0.8, 6), (0.71, 5), (0.6, 4), (0.5, 3), (0.0, 2))  # from a threshold on: rows a band
-CHUNK = 2_000  # texts hashed at a time, and
-PAIRS = 20_000  # pairs compared at a time: they bound the memory
+CHUNK = 2_000  # texts hashed at a time
 DEVIATIONS = 5  # that a pair may look less alike than it is: 1 of a million does
 _BASE = 0x9E3779B97F4A7C15  # 2**64 by the golden ratio
 Pair = tuple[int, int, float]  # (i, j, Jaccard) of two texts
@@ -29,33 +29,6 @@ def jaccard(a: set[str], b: set[str]) -> float:
     """Shared shingles / all shingles: 1.0 = the same set, 0.0 = nothing shared."""
     shared = len(a & b)
     return shared / (len(a) + len(b) - shared)
-
-
-class Sketches(NamedTuple):
-    """What texts are compared by, at every threshold: their shingles and their MinHashes."""
-
-    incidence: Any  # sparse (texts, 2**62), a 1 per shingle
-    minhashes: Any  # (texts, PERMUTATIONS)
-    bits: Any  # as low_bits gives them
-
-    def of(self, rows: Sequence[int]) -> Sketches:
-        """The sketches of some of the texts."""
-        some = list(rows) or slice(0)
-        return Sketches(self.incidence[rows], self.minhashes[some], self.bits[some])
-
-
-def similar(texts: Sequence[str], others: Sequence[str], threshold: float) -> Iterator[Pair]:
-    """All (i, j, Jaccard) of texts[i] and others[j] whose Jaccard index reaches the threshold."""
-    sketches = sketched(texts)
-    yield from similar_sketches(
-        sketches, sketches if texts is others else sketched(others), threshold
-    )
-
-
-def sketched(texts: Sequence[str]) -> Sketches:
-    """The sketches of normalised texts."""
-    minhashes = minhashes_of(texts)
-    return Sketches(incidence_of(texts), minhashes, low_bits(minhashes))
 
 
 def minhashes_of(texts: Sequence[str]) -> Any:
@@ -93,36 +66,12 @@ def may_reach(bits: Any, others: Any, threshold: float) -> Any:
     return differing <= PERMUTATIONS * (1 - same + DEVIATIONS * deviation) + 1e-9
 
 
-def similar_sketches(sketches: Sketches, others: Sketches, threshold: float) -> Iterator[Pair]:
-    """`similar` for texts that are sketched already.
+def band_keys(minhashes: Any, threshold: float) -> Any:
+    """(texts, bands) of 64 bits: texts that share one are candidates.
 
     A pair at the threshold is missed with chance (1 - threshold^rows)^bands: below 3e-4 for each
     line of BAND_ROWS.
     """
-    import numpy as np
-
-    bands = band_keys(others.minhashes, threshold)
-    orders = np.argsort(bands, axis=0)
-    bands = np.take_along_axis(bands, orders, axis=0)
-    for start in range(0, len(sketches.minhashes), CHUNK):
-        keys = band_keys(sketches.minhashes[start : start + CHUNK], threshold)
-        pairs = [np.zeros(0, dtype=np.int64)]
-        for band in range(keys.shape[1]):
-            first = np.searchsorted(bands[:, band], keys[:, band], "left")
-            counts = np.searchsorted(bands[:, band], keys[:, band], "right") - first
-            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            j = orders[np.repeat(first, counts) + within, band]
-            pairs.append((np.repeat(np.arange(len(keys)), counts) + start) * len(bands) + j)
-        i, j = np.divmod(np.unique(np.concatenate(pairs)), max(1, len(bands)))
-        possible = may_reach(sketches.bits[i], others.bits[j], threshold)
-        i, j = i[possible], j[possible]
-        for at in range(0, len(i), PAIRS):
-            some = slice(at, at + PAIRS)
-            yield from confirmed(sketches.incidence, others.incidence, i[some], j[some], threshold)
-
-
-def band_keys(minhashes: Any, threshold: float) -> Any:
-    """(texts, bands) of 64 bits: texts that share one are candidates."""
     import numpy as np
 
     length = next(rows for least, rows in BAND_ROWS if threshold >= least)

@@ -1,4 +1,4 @@
-"""Curation of more rows than one process holds well: in batches, on this machine or on Ray.
+"""Pairs of texts that are alike, and the engines of curation: this machine's processes, or Ray.
 
 The row functions are those of helpers.curate. Near-duplicates are proposed by MinHash bands, each
 band on its own (its keys are sorted, equal keys are a bucket), and decided by the exact Jaccard
@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property, partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from tempfile import SpooledTemporaryFile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers import curate, store
 from helpers.records import WorkbookError
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 
 TEXTS = 5_000  # of a batch that is hashed or searched at a time
 PAIRS = 20_000  # of a batch that is compared at a time
+IN_MEMORY = 2**20  # bytes of a column that are not worth a file
 WAITING = 2_000_000  # candidates that are held before they are compared
 PROCESSES = 2  # of this machine
 WINDOW = 8  # batches that wait for them at a time
 RAY_WINDOW = 16  # and for Ray's workers
 BITS = -1  # the kind of the column that is no band
 Column = tuple[int, bytes]  # of all texts: the number of the threshold whose band it is, its keys
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 Codes = Any  # candidates as int64: i * texts + j, and texts**2 more for the second threshold
 
 
@@ -212,11 +215,13 @@ def batched(items: Sequence[Any], size: int) -> Iterator[Any]:
 
 def _columns(parts: Iterable[list[Column]]) -> Iterator[Column]:
     """The columns of all texts, put together on disk from those of some."""
-    files: list[BinaryIO] = []
+    files: list[SpooledTemporaryFile[bytes]] = []
+    folder = store.make_folder(store.home() / "cache")
     kinds: list[int] = []
     for columns in parts:
         kinds = [kind for kind, _ in columns]
-        files = files or [store.nameless_file() for _ in columns]
+        for _ in columns if not files else ():
+            files.append(SpooledTemporaryFile(IN_MEMORY, dir=folder))  # noqa: SIM115 (closed below)
         for file, (_, column) in zip(files, columns, strict=True):
             file.write(column)
     for kind, file in zip(kinds, files, strict=True):
@@ -226,21 +231,21 @@ def _columns(parts: Iterable[list[Column]]) -> Iterator[Column]:
 
 
 def like_pairs(
-    engine: Local, texts: Sequence[str], protected: Sequence[bool], near: float, across: float
+    run: Map, texts: Sequence[str], protected: Sequence[bool], near: float, across: float
 ) -> tuple[list[Pair], list[Pair]]:
     """(i, j, Jaccard) of distinct texts: all from `near` on; from `across` on, j protected.
 
-    What `curate.pairs_in_memory` gives, in another order and without the pairs (i, i).
+    `run` maps a function over batches, in order; what cannot be held meanwhile lies on disk.
     """
     import numpy as np
 
     thresholds = (near, across)
-    columns = _columns(engine.map(partial(sign, thresholds), batched(texts, TEXTS)))
+    columns = _columns(run(partial(sign, thresholds), batched(texts, TEXTS)))
     _, bits = next(columns, (BITS, b""))
     work = Buckets(thresholds, bits, np.array(protected, dtype=np.bool_).tobytes())
 
     def batches() -> Iterator[tuple[int, Any, list[str]]]:
-        for codes in distinct(engine.map(work, columns)):
+        for codes in distinct(run(work, columns)):
             kinds = np.split(codes, [np.searchsorted(codes, len(texts) ** 2)])
             for kind, of_kind in enumerate(kinds):
                 for some in batched(of_kind, PAIRS):
@@ -249,7 +254,7 @@ def like_pairs(
                     yield kind, places, [texts[k] for k in np.unique(places)]
 
     found: list[dict[tuple[int, int], float]] = [{}, {}]  # a pair may be a candidate again
-    for kind, pairs in engine.map(partial(confirm, thresholds), batches()):
+    for kind, pairs in run(partial(confirm, thresholds), batches()):
         found[kind].update(((i, j), score) for i, j, score in pairs)
     one_way, across_pairs = ([(*pair, score) for pair, score in each.items()] for each in found)
     return one_way + [(j, i, score) for i, j, score in one_way], across_pairs

@@ -21,7 +21,7 @@ def threshold_rows(
     They show whether it is too low.
     """
     texts = list(dict.fromkeys(tasks.normalise(example.user_text) for example in examples))
-    similar = curate.similar(texts, texts, min(thresholds))
+    similar, _ = curate.pairs_here(texts, [False] * len(texts), min(thresholds), 1.0)
     pairs = sorted((score, texts[i], texts[j]) for i, j, score in similar if i < j)
     rows: list[dict[str, Any]] = []
     for threshold in thresholds:
