@@ -66,11 +66,15 @@ def test_nothing_runs_as_root_or_can_become_it():
 
 def test_what_one_file_names_of_another_is_there():
     composed = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
     for service in composed["services"].values():
         if "build" in service:
             assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).exists()
         for volume in service.get("volumes", []):
             assert volume.partition(":")[0] in composed["volumes"]
+            if service["image"] == composed["services"]["serve"]["image"]:  # it is not root
+                owned = re.findall(r"chown workbook:workbook (.*)", dockerfile)[0].split()
+                assert volume.partition(":")[2] in owned
     needed = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
     assert needed == set(re.findall(r"^(\w+)=", (DEPLOY / "example.env").read_text(), re.M))
     things = documents("kubernetes.yaml")
@@ -92,6 +96,18 @@ def test_the_image_installs_what_make_setup_does():
     assert subprocess.run(["sh", "-n", DEPLOY / "install.sh"]).returncode == 0
     ignored = (store.PROJECT / ".dockerignore").read_text().splitlines()
     assert {".git", ".venv", "artifacts", "**/.env"} <= set(ignored)
+
+
+@pytest.mark.parametrize("code, told", [(0, 0), (3, 0), (4, 0), (7, 7), (75, 75), (1, 1)])
+def test_airflow_s_task_fails_by_the_codes_that_the_guide_says(code, told, tmp_path):
+    guide = (store.PROJECT / "docs" / "headless.md").read_text()
+    line = re.findall(r'bash_command="(.*)",', guide)[0]
+    command = tmp_path / "workbook"
+    command.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/asked\nexit {code}\n")
+    command.chmod(0o755)
+    line = line.replace("/path/to/.venv/bin/workbook", str(command)).replace("{{ ds_nodash }}", "9")
+    assert subprocess.run(["bash", "-c", line]).returncode == told
+    assert (tmp_path / "asked").read_text() == "run retrain --run-id retrain-9\n"
 
 
 HADOLINT = Path(sys.executable).with_name("hadolint")
