@@ -186,7 +186,7 @@ def rows_of_window(task: Task, log: LiveLog, service: Service, served: Served) -
     if service.version is not None and not log.simulated:
         names = {service.version.id, service.version.model_id, ""}
     files = [file for file in log.files if (day_of(file) or start) >= start]
-    for row in read_log(task, files):
+    for row in read_log(task, files, log.reader and log.reader.afresh()):
         if not isinstance(row, LiveRow) or row.arm not in SERVED:
             continue
         is_recent = row.created_at.astimezone(UTC).date() >= start
@@ -220,8 +220,12 @@ def _broken_formats(task: Task, rows: Sequence[LiveRow]) -> Finding | None:
 
 
 def _worst_rated(rows: Sequence[LiveRow]) -> Finding | None:
-    rated = [(rating_of(row), row) for row in rows]
-    worst = sorted((r, row.request_id, _excerpt(question_of(row))) for r, row in rated if r)
+    rated = [(rating_of(row.feedback_score), row) for row in rows]
+    worst = sorted(
+        (rating, row.request_id, _excerpt(question_of(row.messages)))
+        for rating, row in rated
+        if rating
+    )
     if not worst:
         return None
     shown = "; ".join(f"{score:g}: {name} {text}" for score, name, text in worst[:MOST_SHOWN])
@@ -233,7 +237,7 @@ def _new_topics(rows: Sequence[LiveRow], reading: Reading) -> Finding | None:
     counts: Counter[str] = Counter()
     example: dict[str, LiveRow] = {}
     for row in rows:
-        for word in words_of(question_of(row)):
+        for word in words_of(question_of(row.messages)):
             counts[word] += 1
             example.setdefault(word, row)
     more = {
@@ -245,7 +249,7 @@ def _new_topics(rows: Sequence[LiveRow], reading: Reading) -> Finding | None:
         return None
     names = "; ".join(
         f"{word!r} in {counts[word]} of {len(rows)} requests"
-        f" ({example[word].request_id}: {_excerpt(question_of(example[word]))})"
+        f" ({example[word].request_id}: {_excerpt(question_of(example[word].messages))})"
         for word in terms
     )
     return _cause(

@@ -297,12 +297,12 @@ def topic_check(rows: Sequence[LiveRow], reading: Reading) -> Finding:
     return _failed(finding, remedy="verify examples of the new topic, then retrain")
 
 
-def _different_conversations(rows: Sequence[LiveRow]) -> list[set[str]]:
+def _different_conversations(rows: Sequence[LiveRow]) -> list[frozenset[str]]:
     """The words of every conversation; of those that say the same only one."""
     texts: dict[str, str] = {}
     for number, row in enumerate(rows):
         name = row.conversation_id or f"request {number}"
-        texts[name] = f"{texts.get(name, '')} {question_of(row).casefold()}"
+        texts[name] = f"{texts.get(name, '')} {question_of(row.messages).casefold()}"
     conversations = [words_of(text) for text in set(texts.values())]
     return [words for words in conversations if words]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from functools import cached_property, lru_cache
+from typing import Any, Literal, NamedTuple
 
 from helpers import evaluate, store
-from helpers.records import LiveRow, Severity, TrainingExample
-from helpers.tasks import Task, load_examples
+from helpers.records import GOOD_STATUS, Severity, TrainingExample
+from helpers.tasks import Fields, Task, load_examples
 
 STEPS = 200  # values are rounded to so many, so that a year of them stays a short list
 LONGEST = 5.0  # powers of ten: of an answer's characters, and of its milliseconds
@@ -20,7 +20,7 @@ MOST_ANSWERS = 10_000  # whose numbers are remembered
 SLICE = ", "  # between a quantity and its slice: `feedback_mean, category = KE`
 SLICED = ("format_compliance", "feedback_mean")
 WORD = re.compile(r"\w{3,}")
-COUNTED = 2  # other numbers of the same row have another number here
+COUNTED = 3  # other numbers of the same row have another number here
 REFUSED_IN = 200  # characters: a refusal comes first
 REFUSAL = re.compile(
     r"\b(I('m| am) (sorry|unable|not able)|I can(no|')t|as an AI|es tut mir leid|ich kann nicht"
@@ -94,6 +94,18 @@ class AnswerNumbers(NamedTuple):
     answer_length: float
 
 
+class Told(NamedTuple):
+    """What one request tells of the watched quantities; many requests of a day tell the same."""
+
+    is_ok: bool
+    rating: float | None
+    is_corrected: bool
+    answer: AnswerNumbers | None  # None: there is none, or its text was not kept
+    is_slow: bool | None  # None: not known
+    certainty: float | None  # None: the log holds no confidence
+    parts: tuple[str, ...]  # of the traffic
+
+
 @dataclass(frozen=True)
 class Reading:
     """What turning a row into numbers needs to know of the task."""
@@ -103,11 +115,15 @@ class Reading:
     inputs: int = 0  # of training; 0: not known
     answers: dict[str, AnswerNumbers] = field(default_factory=dict)  # of those seen before
 
+    @cached_property
+    def ceiling(self) -> float | None:
+        """Milliseconds; an answer that takes longer is slow."""
+        return self.task.targets.get("latency_p95")
+
     @property
     def settings(self) -> str:
         """Changes whenever the same row would give other numbers."""
-        ceiling = self.task.targets.get("latency_p95")
-        return store.fingerprint([COUNTED, self.task.fingerprint, ceiling])
+        return store.fingerprint([COUNTED, self.task.fingerprint, self.ceiling])
 
 
 def reading_of(task: Task, dataset_version: str | None) -> Reading:
@@ -123,71 +139,98 @@ def reading_of(task: Task, dataset_version: str | None) -> Reading:
     return Reading(task, dict(vocabulary), len(texts))  # of a plain dict sets can be taken
 
 
-def words_of(text: str) -> set[str]:
+def words_of(text: str) -> frozenset[str]:
     """The different words of a text."""
-    return set(WORD.findall(text.lower()))
+    return frozenset(WORD.findall(text.lower()))
 
 
-def question_of(row: LiveRow) -> str:
+def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
     """What the user's turns say."""
-    turns = [turn for turn in row.messages if turn.get("role") == "user"]
-    return " ".join(str(turn.get("content") or "") for turn in turns)
+    turns = []
+    for turn in messages:
+        if turn.get("role") == "user":
+            turns.append(str(turn.get("content") or ""))
+    return " ".join(turns)
 
 
-def rating_of(row: LiveRow) -> float | None:
+def rating_of(score: float | None) -> float | None:
     """1 to 5; what is no such number is no rating."""
-    score = row.feedback_score
     return score if score is not None and 1 <= score <= 5 else None
 
 
-def numbers_of(row: LiveRow, reading: Reading) -> dict[str, float]:
-    """Every watched quantity that this row tells, for the whole and for its slices."""
-    rating = rating_of(row)
-    is_ok = row.is_ok
+def told_by(row: Fields, reading: Reading) -> tuple[Told, tuple[int, int]]:
+    """What a row tells; and how many of its words training never saw, of how many."""
+    is_ok = row.get("status", "ok").lower() in GOOD_STATUS
+    answer = is_slow = certainty = None
+    if is_ok:
+        latency = row.get("latency_ms")
+        confidence = row.get("confidence")
+        if row.get("text") != "none":
+            answer = _judged_answer(row.get("answer", ""), reading)
+        if latency and reading.ceiling is not None:
+            is_slow = latency > reading.ceiling
+        if confidence is not None:
+            certainty = certainty_of(confidence)
+    rating = rating_of(row.get("feedback_score"))
+    words = words_of(question_of(row["messages"]))
+    parts = _parts_of(row, answer.label if answer else "", words)
+    told = Told(is_ok, rating, bool(row.get("correction")), answer, is_slow, certainty, parts)
+    return told, (len(words.difference(reading.vocabulary)), len(words))
+
+
+@lru_cache(MOST_ANSWERS)
+def numbers_of(told: Told) -> dict[str, float]:
+    """Every watched quantity that such a row tells, for the whole and for its slices."""
     numbers = {
-        "error_rate": float(not is_ok),
-        "feedback_rate": float(rating is not None),
-        "correction_rate": float(bool(row.correction)),
+        "error_rate": float(not told.is_ok),
+        "feedback_rate": float(told.rating is not None),
+        "correction_rate": float(told.is_corrected),
     }
-    if rating is not None:
-        numbers["feedback_mean"] = _rounded((rating - 1) / 4)
-    label = ""
-    if is_ok and row.text != "none":
-        answer = _judged_answer(row.answer, reading)
-        label = answer.label
-        numbers["format_compliance"] = answer.format_compliance
-        numbers["refusal_rate"] = answer.refusal_rate
-        numbers["answer_length"] = answer.answer_length
-    ceiling = reading.task.targets.get("latency_p95")
-    if is_ok and row.latency_ms and ceiling is not None:
-        numbers["latency_p95"] = float(row.latency_ms > ceiling)
-    words = words_of(question_of(row))
-    if words and reading.vocabulary:
-        unknown = words.difference(reading.vocabulary)
-        numbers["new_words"] = _rounded(len(unknown) / len(words))
-    for part in _slices_of(row, label, words):
+    if told.rating is not None:
+        numbers["feedback_mean"] = _rounded((told.rating - 1) / 4)
+    if told.answer is not None:
+        numbers["format_compliance"] = told.answer.format_compliance
+        numbers["refusal_rate"] = told.answer.refusal_rate
+        numbers["answer_length"] = told.answer.answer_length
+    if told.is_slow is not None:
+        numbers["latency_p95"] = float(told.is_slow)
+    if told.certainty is not None:
+        numbers["estimated_accuracy"] = told.certainty
+    for part in told.parts:
         for name in SLICED:
             if name in numbers:
                 numbers[f"{name}{SLICE}{part}"] = numbers[name]
     return numbers
 
 
-def _slices_of(row: LiveRow, label: str, words: set[str]) -> list[str]:
+def share_of(unknown: int, words: int) -> float:
+    """Of the words of a question, those that training never saw."""
+    return _rounded(unknown / words)
+
+
+def certainty_of(confidence: float) -> float:
+    """A probability on a scale that tells sure answers apart: 1 / (1 + its surprise in nats)."""
+    return _rounded(1 / (1 - math.log(max(confidence, 1e-300))))
+
+
+def _parts_of(row: Fields, label: str, words: frozenset[str]) -> tuple[str, ...]:
     """Which parts of the traffic a request belongs to."""
+    parts = []
+    if row.get("fields"):
+        parts = [f"{name} = {value}" for name, value in row["fields"].items() if value]
+    if row.get("caller"):
+        parts.append(f"caller = {row['caller']}")
     language = language_of(words)
-    slices = [f"{name} = {value}" for name, value in row.fields.items() if value]
-    if row.caller:
-        slices.append(f"caller = {row.caller}")
     if language:
-        slices.append(f"language = {language}")
+        parts.append(f"language = {language}")
     if label:
-        slices.append(label)
-    return slices
+        parts.append(label)
+    return tuple(parts)
 
 
-def language_of(words: set[str]) -> str:
+def language_of(words: frozenset[str]) -> str:
     """The language most of whose commonest words are there; "" where fewer than two decide it."""
-    return _language_of(frozenset(words & COMMON_WORDS))
+    return _language_of(words & COMMON_WORDS)
 
 
 @lru_cache(MOST_ANSWERS)

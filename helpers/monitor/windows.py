@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import operator
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -18,9 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers import evaluate, store
-from helpers.monitor.watched import Reading, numbers_of, stars
-from helpers.records import Day, Estimate, LateFeedback, LiveRow, WorkbookError, with_feedback
-from helpers.tasks import LogReader, Task
+from helpers.monitor.watched import Reading, Told, numbers_of, share_of, stars, told_by
+from helpers.records import Day, Estimate, LateFeedback, WorkbookError
+from helpers.tasks import Fields, LogReader, Task
 
 LATE_DAYS = 14  # what is said about an answer later than this does not count
 SERVED = ("production", "canary")  # answers that somebody got without asking for that version
@@ -43,6 +44,7 @@ class LiveLog:
     files: list[Path] = field(default_factory=list)
     by_file: dict[Path, Counts] = field(default_factory=dict)  # what was read, not kept before
     settings: str = ""
+    reader: LogReader | None = None
 
     def of(self, versions: Iterable[str]) -> dict[date, Numbers]:
         """The days of some versions together, in order."""
@@ -56,7 +58,7 @@ class LiveLog:
 class Pending(NamedTuple):
     """A request that late feedback may still change."""
 
-    row: LiveRow
+    row: Fields
     file: Path
     day: date  # of the file; date.max: it is named by none
 
@@ -86,18 +88,18 @@ def _read_log(
     pending: dict[str, Pending] = {}
     twins: set[int] = set()
     needed = [file for file in judged if file.stem not in kept]
-    read = LogReader(task, needed)
+    read = log.reader = LogReader(task, needed)
     for file in needed:
         day = day_of(file)
         if day is not None:
             _count(log, pending, reading, before=day - timedelta(days=LATE_DAYS))
         with open(file, "rb") as lines:
             for number, line in enumerate(lines):
-                entry = read(line)
-                if isinstance(entry, LiveRow):
-                    row = Pending(entry, file, day or date.max)
-                    _take(log, pending, twins, row, f"{file.name}:{number}")
-                elif isinstance(entry, LateFeedback):
+                entry = read.fields(line)
+                if isinstance(entry, dict):
+                    name = entry.get("request_id") or f"{file.name}:{number}"
+                    _take(log, pending, twins, Pending(entry, file, day or date.max), name)
+                elif entry is not None:
                     _join(pending, entry)
                 else:
                     log.unreadable += bool(line.strip())
@@ -120,44 +122,67 @@ def _take(
 ) -> None:
     """Note a request, once; what nobody got, or somebody tried by hand, says nothing."""
     row = entry.row
-    if row.arm not in SERVED:
+    if row.get("arm", "production") not in SERVED:
         return
-    asked = row.messages[-1].get("content") if row.messages else ""
-    twin = hash((row.created_at, row.answer, str(asked)))
+    messages = row["messages"]
+    asked = messages[-1].get("content") if messages else ""
+    twin = hash((row["created_at"], row.get("answer", ""), str(asked)))
     if twin in twins:
         log.doubled += 1
         return
     twins.add(twin)
-    pending[row.request_id or name] = entry
+    pending[name] = entry
 
 
 def _join(pending: dict[str, Pending], late: LateFeedback) -> None:
     known = pending.get(late.request_id)
-    if known is not None:  # else its day is closed
-        pending[late.request_id] = known._replace(row=with_feedback(known.row, late))
+    if known is None:
+        return  # its day is closed
+    said = {"feedback_score": late.score, "correction": late.correction}
+    changes = {name: value for name, value in said.items() if value is not None}
+    pending[late.request_id] = known._replace(row=known.row | changes)
 
 
 def _count(log: LiveLog, pending: dict[str, Pending], reading: Reading, before: date) -> None:
     """Count the requests of earlier files (date.max: of all), and forget their rows."""
-    closed = dict(pending)
-    if before < date.max:
+    if before == date.max:
+        closed = dict(pending)
+    else:
         closed = dict(itertools.takewhile(lambda item: item[1].day < before, pending.items()))
-    values: dict[tuple[Path, str, date], dict[str, list[float]]] = {}
-    for row, file, _ in closed.values():
-        moment = row.created_at.astimezone(UTC)
-        log.simulated = log.simulated or row.simulated
-        if log.newest is None or moment > log.newest:
-            log.newest = moment
-        by_name = values.setdefault((file, row.version, moment.date()), defaultdict(list))
-        for name, value in numbers_of(row, reading).items():
-            by_name[name].append(value)
-    for (file, version, day), by_name in values.items():
-        numbers = {name: Counter(each) for name, each in by_name.items()}
-        _merge(
-            log.by_file.setdefault(file, {}).setdefault(version, {}).setdefault(day, {}), numbers
-        )
+    for file, entries in itertools.groupby(closed.values(), operator.attrgetter("file")):
+        told: dict[tuple[str, date], list[Told]] = defaultdict(list)
+        words: dict[tuple[str, date], list[tuple[int, int]]] = defaultdict(list)
+        moments = []
+        for row, _, _ in entries:
+            moment = row["created_at"]
+            if moment.tzinfo is not UTC:
+                moment = moment.astimezone(UTC)
+            moments.append(moment)
+            if row.get("simulated"):
+                log.simulated = True
+            place = (row.get("version", ""), moment.date())
+            its, its_words = told_by(row, reading)
+            told[place].append(its)
+            words[place].append(its_words)
+        log.newest = max(max(moments), log.newest or moments[0])
+        for (version, day), each in told.items():
+            numbers = _sums(each, words[version, day] if reading.vocabulary else ())
+            days = log.by_file.setdefault(file, {}).setdefault(version, {})
+            _merge(days.setdefault(day, {}), numbers)
     for request_id in closed:
         del pending[request_id]
+
+
+def _sums(told: Sequence[Told], words: Sequence[tuple[int, int]]) -> Numbers:
+    """How often each value came; what many requests tell alike is looked at once."""
+    numbers: Numbers = defaultdict(Counter)
+    for one, n in Counter(told).items():
+        for name, value in numbers_of(one).items():
+            numbers[name][value] += n
+    for (unknown, all_words), n in Counter(words).items():
+        if all_words:
+            numbers["new_words"][share_of(unknown, all_words)] += n
+    return numbers
 
 
 def _merge(into: Numbers, numbers: Numbers) -> None:

@@ -5,7 +5,7 @@ from helpers.tasks.examples import LoadedRows, content_id, load_examples, read_d
 from helpers.tasks.forms import own_context
 from helpers.tasks.infer import LONG, are_labels, spellings
 from helpers.tasks.interview import Interview
-from helpers.tasks.logs import LogReader, read_log
+from helpers.tasks.logs import Fields, LogReader, read_log
 from helpers.tasks.new import new_task
 from helpers.tasks.parts import assign_part, group_of, hash_order, normalise, with_part, with_parts
 from helpers.tasks.prompt import asked_turns, learnt_turns, render

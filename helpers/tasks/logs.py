@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from copy import copy
+from datetime import datetime
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Required
 
-from pydantic import ValidationError
+from pydantic import Field, PositiveFloat, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from helpers import store
 from helpers.records import GOOD_STATUS, LateFeedback, LiveRow
@@ -28,6 +31,19 @@ DONE = (*GOOD_STATUS, "completed", "complete", "done", "finished", "succeeded", 
 # what lines of one request_id are: a later line replaces (once), one trace of many requests, or the
 # pieces of one answer
 Repeats = Literal["once", "trace", "pieces"]
+Fields = dict[str, Any]  # of a LiveRow; those that have their default may be missing
+# a line that says in our own words what it says: nothing in it has to be looked at
+_OWN = {name: field.annotation for name, field in LiveRow.model_fields.items()} | {
+    "created_at": Required[str],
+    "messages": Required[list[dict[str, Any]]],
+    "status": Literal["ok"],
+    "latency_ms": PositiveFloat | None,
+    "feedback_score": Annotated[float, Field(ge=1, le=5)] | None,
+    "fields": Annotated[dict[str, str], Field(max_length=0)],
+}
+_OWN_FIELDS = TypeAdapter(
+    with_config(LiveRow.model_config)(TypedDict("OwnFields", _OWN, total=False))
+).validator
 
 
 class LogReader:
@@ -56,11 +72,28 @@ class LogReader:
         moments = (cell(task, raw, "created_at") for raw in sample)
         self._order = day_order(moments, task.columns.get("dates"), name, where)
 
+    def afresh(self) -> LogReader:
+        """One that reads by the same conventions, and has read nothing."""
+        other = copy(self)
+        other._pieces = {}
+        return other
+
+    def fields(self, line: bytes) -> Fields | LateFeedback | None:
+        """A line as `__call__` reads it, a row as its fields; one of our own form in less time."""
+        if self._is_own and b'"thumb"' not in line:
+            try:
+                row = _OWN_FIELDS.validate_json(line)
+                row["created_at"] = datetime.fromisoformat(row["created_at"])
+                if row["created_at"].tzinfo:
+                    return row
+            except ValueError:
+                pass  # it has to be looked at
+        entry = self(line)
+        return vars(entry) if isinstance(entry, LiveRow) else entry
+
     def __call__(self, line: str | bytes) -> LiveRow | LateFeedback | None:
         """One line: an answered request, or what was said later; None: nobody can read it."""
         self._lines += 1
-        if self._is_own and isinstance(line, bytes) and (row := self._own_row(line)):
-            return row
         try:
             raw = json.loads(line)
             if not isinstance(raw, dict):
@@ -70,18 +103,6 @@ class LogReader:
             return LiveRow.model_validate(self._row(raw))
         except (ValidationError, ValueError, TypeError, OverflowError, RecursionError):
             return None
-
-    def _own_row(self, line: bytes) -> LiveRow | None:
-        """A line that is as our own logs are, in half the time; None: it has to be looked at."""
-        if b'"messages"' not in line or b'"thumb"' in line:
-            return None
-        try:
-            row = LiveRow.model_validate_json(line)
-        except ValidationError:
-            return None
-        score = row.feedback_score
-        is_plain = row.status == "ok" and not row.fields and (score is None or 1 <= score <= 5)
-        return row if is_plain and (row.latency_ms is None or row.latency_ms > 0) else None
 
     def _late(self, raw: dict[str, Any]) -> dict[str, Any]:
         at = raw.get("at") or cell(self._task, raw, "created_at")
@@ -137,14 +158,19 @@ class LogReader:
         return None
 
 
-def read_log(task: Task, files: Sequence[Path]) -> Iterator[LiveRow | LateFeedback | None]:
+def read_log(
+    task: Task, files: Sequence[Path], reader: LogReader | None = None
+) -> Iterator[LiveRow | LateFeedback | None]:
     """Every line of a live log that is not empty, in the order of the files."""
-    reader = LogReader(task, files)
+    reader = reader or LogReader(task, files)
     for path in files:
         with open(path, "rb") as lines:
             for line in lines:
-                if line.strip():
-                    yield reader(line)
+                entry = reader.fields(line)
+                if isinstance(entry, dict):
+                    yield LiveRow.model_validate(entry)
+                elif line.strip():
+                    yield entry
 
 
 def _is_late(raw: dict[str, Any]) -> bool:
@@ -167,14 +193,18 @@ def _parsed(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 def _repeats_of(task: Task, sample: Sequence[dict[str, Any]]) -> Repeats:
     """What the lines have in common that share a request_id."""
-    groups: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    groups: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for raw in sample:
         if raw.get("request_id") is not None and not _is_late(raw):
-            question = raw.get("messages") or cell(task, raw, "input")
-            groups[str(raw["request_id"])].append((as_text(question), as_text(raw.get("answer"))))
+            groups[str(raw["request_id"])].append(raw)
     kinds: Counter[Repeats] = Counter()
     for lines in groups.values():
-        if len(set(lines)) > 1:
-            kinds["trace" if len({question for question, _ in lines}) > 1 else "pieces"] += 1
+        if len(lines) > 1:
+            questions = {as_text(raw.get("messages") or cell(task, raw, "input")) for raw in lines}
+            answers = {as_text(raw.get("answer")) for raw in lines}
+            if len(questions) > 1:
+                kinds["trace"] += 1
+            elif len(answers) > 1:
+                kinds["pieces"] += 1
     often = sum(kinds.values()) > len(groups) / 5
     return kinds.most_common(1)[0][0] if often else "once"

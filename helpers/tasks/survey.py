@@ -102,13 +102,13 @@ def json_counts(path: Path, key: str) -> Counter[Token]:
 
     A key that stands inside of a text is escaped there, so it is not found.
     """
-    spelled = re.escape(json.dumps(key).encode())
-    pattern = re.compile(spelled + rb'\s*:\s*("(?:[^"\\\n]|\\.)*"|[^\s,}\]]+)')
+    quoted = json.dumps(key).encode()
+    pattern = re.compile(re.escape(quoted) + rb'\s*:\s*("(?:[^"\\\n]|\\.)*"|[^\s,}\]]+)')
     spellings: Counter[bytes] = Counter()
     with open(path, "rb") as file:
-        while lines := file.readlines(CHUNK):
-            if len(spellings) < DISTINCT:
-                spellings.update(pattern.findall(b"".join(lines)))
+        while lines := file.read(CHUNK) + file.readline():
+            if quoted in lines and len(spellings) < DISTINCT:
+                spellings.update(pattern.findall(lines))
     counts: Counter[Token] = Counter()
     for spelling, n in spellings.items():
         try:

@@ -3,14 +3,14 @@
 import json
 import random
 from collections import Counter
-from datetime import date, timedelta
+from datetime import date, timedelta, timezone
 
 import pytest
 
 from helpers import monitor, store, tasks
 from helpers.monitor import watched
 from helpers.monitor.checks import Served, volume_check
-from helpers.records import Estimate, EvalResults, Finding, Health, WorkbookError
+from helpers.records import Estimate, EvalResults, Finding, Health, LiveRow, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.registry.database import open_registry, table
 from helpers.registry.versions import row_of, switch, update
@@ -364,8 +364,88 @@ def test_lines_of_our_own_form_are_read_in_a_shorter_way_to_the_same_rows(task):
     assert short._is_own
     long._is_own = False
     for line in made:
-        assert short(line.encode()) == long(line.encode()), line
-    assert short.problems == long.problems
+        entry = long(line.encode())
+        assert short(line.encode()) == entry, line
+        fields = short.fields(line.encode())
+        if isinstance(entry, LiveRow):
+            fields = LiveRow.model_validate(fields)
+        assert fields == entry, line
+    assert short.problems.total() == 2 * long.problems.total()  # each was read twice
+
+
+def vars_of(entry):
+    return vars(entry) if isinstance(entry, LiveRow) else entry
+
+
+def odd_days():
+    """Files of six days with everything that makes counting hard."""
+    names = iter(range(10_000))
+    days = []
+    for back in range(20, 14, -1):
+        made = rows(range(back, back + 1), seed=back, rated=0.5)
+        made += [made[0], made[1] | {"request_id": "again"}]  # doubled, under the same id and not
+        made.append(made[2] | {"answer": BROKEN, "feedback_score": 1})  # replaces a line
+        made += [made[3] | {"request_id": f"odd{next(names)}"} | change for change in ODD]
+        made.append(made[4] | {"request_id": f"shadow{back}", "arm": "shadow"})
+        other = made[5] | {"request_id": f"old{back}", "version": "v0", "caller": "app"}
+        moment = store.now() - timedelta(days=back)
+        zone = timezone(timedelta(hours=-9))  # the day before, or the same one
+        made.append(other | {"created_at": moment.replace(hour=3).astimezone(zone).isoformat()})
+        made.append(other | {"request_id": f"n{back}", "created_at": f"{moment:%Y-%m-%dT%H:%M}"})
+        late = {"at": store.now().isoformat(), "feedback_score": 2, "correction": "No."}
+        told = [late | {"request_id": f"{back + 1}-{back + 1}-3"}]  # about the day before
+        told.append({"request_id": f"{back}-{back}-7", "at": "2026-01-01T00:00:00Z", "thumb": "up"})
+        lines = [json.dumps(row) for row in made + told]
+        torn = lines[6][: len(lines[6]) // 2]
+        days.append((moment.date(), [*lines, torn, "", "[]", '"text"', *lines[:2]]))
+    return days
+
+
+def test_a_log_is_counted_in_the_shorter_way_as_in_the_longer_one(task, monkeypatch):
+    serve(task)
+    folder = store.home() / "live" / task.registry_name
+    for day, lines in odd_days():
+        store.write_text(folder / f"{day}.jsonl", "\n".join(lines) + "\n")
+    short = monitor.read_live(task)
+    assert short.reader._is_own and short.doubled > 18 and short.unreadable > 12
+    monkeypatch.setattr(LogReader, "fields", lambda self, line: vars_of(self(line)))
+    long = monitor.read_live(task)
+    for name in ("days", "requests", "unreadable", "unread_ratings", "doubled", "newest"):
+        assert getattr(short, name) == getattr(long, name), name
+    ratings = Counter()
+    for numbers in short.of(short.days).values():
+        ratings += numbers["feedback_mean"]
+    expected = Counter()
+    for stars in stars_of(odd_days()):
+        expected[(stars - 1) / 4] += 1
+    assert ratings == expected
+
+
+def stars_of(days):
+    """The ratings that count, by the rules of docs/artifacts.md, told plainly."""
+    counted = {}
+    twins = set()
+    for number, line in enumerate(line for _, lines in days for line in lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(row, dict) or row.get("arm", "production") != "production":
+            continue
+        name = str(row.get("request_id") or f"line {number}")
+        stars = {"up": 5}.get(row.get("thumb"), row.get("feedback_score"))
+        if "created_at" not in row:
+            if name in counted:
+                counted[name] = stars
+            continue
+        if isinstance(row["messages"], str):
+            row["messages"] = None
+        moment = tasks.moment_of(row["created_at"])
+        twin = (moment, str(row["answer"] or ""), str(row["messages"]))
+        if twin not in twins:
+            twins.add(twin)
+            counted[name] = stars
+    return [stars for stars in counted.values() if stars is not None and 1 <= stars <= 5]
 
 
 def test_a_version_that_came_back_is_held_to_its_own_days_alone():
