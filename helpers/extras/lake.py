@@ -67,8 +67,7 @@ def select(
                 writer.write_batch(batch)
     except (pyarrow.ArrowException, OSError) as error:
         raise WorkbookError(f"{folder} cannot be read: {str(error).splitlines()[0]}") from None
-    counts = {"low_feedback": rows - scored, "out_of_date_range": scored - kept}
-    return Selected(path, +Counter(counts))
+    return Selected(path, +Counter(low_feedback=rows - scored, out_of_date_range=scored - kept))
 
 
 def _column(task: Task, log: Any, name: str, is_right: Any) -> tuple[Any, Any]:

@@ -17,7 +17,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from helpers import serve, store, tasks
-from helpers.records import LiveRow, LogText, WorkbookError, parse_live_line, read_live_lines
+from helpers.records import (
+    LiveRow,
+    LogText,
+    WorkbookError,
+    parse_live_line,
+    read_live_line,
+    read_live_lines,
+)
 
 ANSWER = (
     "choices.0.message.content",
@@ -110,7 +117,7 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
         raise WorkbookError(f"--format takes {', '.join(FORMATS)}; got {form!r}")
     task = tasks.load_task(task_name.removeprefix("demo/"))
     first: dict[str, tuple[str, LiveRow]] = {}
-    faults: list[str] = []
+    faults: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
     placed = (
         (f"{path.name} line {source.line}", raw)
@@ -129,8 +136,7 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
         except ValueError as error:
             fault = str(error)
             counts["unreadable"] += 1
-        if fault:
-            faults.append(f"{place}: {fault}")
+        faults.append((f"{place}:", fault))
     named = _named(paths, faults)
     if not first and not counts["others"]:
         raise WorkbookError(f"nothing can be read as {form}: {'; '.join(named)}")
@@ -152,53 +158,55 @@ def check_logs(paths: Sequence[Path]) -> dict[str, Any]:
         for path in paths
         if tasks.ending_of(path)  # refuses what is compressed
         for number, line in enumerate(path.read_bytes().splitlines(), 1)
+        if line.strip()
     ]
     rows, unreadable = read_live_lines(line for _, line in lines)
     ids = {row.request_id for row in rows}
     first: dict[str, tuple[str, LiveRow]] = {}
-    judged = [(place, _fault(line, place, ids, first)) for place, line in lines]
-    faults = _named(paths, [f"{place} {fault}" for place, fault in judged if fault])
+    faults = _named(paths, [(place, _fault(line, ids)) for place, line in lines])
+    clashes = [(place, _clash(read_live_line(line), place, first)) for place, line in lines]
     return {
         "requests": len(rows),
         "rated": sum(row.feedback_score is not None for row in rows),
         "unreadable": unreadable,
         "versions": sorted({row.version for row in rows}),
+        "replacing": _named((), clashes),
         "faults": [*faults, HINT] if faults else [],
     }
 
 
-def _named(paths: Sequence[Path], faults: Sequence[str]) -> list[str]:
-    faults = [*(f"{path.name} is empty" for path in paths if not path.stat().st_size), *faults]
+def _named(paths: Sequence[Path], reasons: Sequence[tuple[str, str]]) -> list[str]:
+    """The first of the faults, each with its place, and how many more there are."""
+    faults = [f"{path.name} is empty" for path in paths if not path.stat().st_size]
+    faults += [f"{place} {reason}" for place, reason in reasons if reason]
     named = [store.printable(fault) for fault in faults[:MOST_FAULTS]]
     if len(faults) > MOST_FAULTS:
         named.append(f"and {len(faults) - MOST_FAULTS} more")
     return named
 
 
-def _clash(row: LiveRow, place: str, first: dict[str, tuple[str, LiveRow]]) -> str:
+def _clash(row: Any, place: str, first: dict[str, tuple[str, LiveRow]]) -> str:
     """That another request stands under a row's id already; "" where none does."""
-    where, before = first.setdefault(row.request_id or place, (place, row))
-    if (before.messages, before.answer) == (row.messages, row.answer):
+    if not isinstance(row, LiveRow):
         return ""
-    return f"has another text under the id {row.request_id} than {where}"
+    where, before = first.setdefault(row.request_id or place, (place, row))
+    is_same = (before.messages, before.answer) == (row.messages, row.answer)
+    return "" if is_same else f"has another text under the id {row.request_id} than {where}"
 
 
-def _fault(line: bytes, place: str, known: set[str], first: dict[str, tuple[str, LiveRow]]) -> str:
+def _fault(line: bytes, known: set[str]) -> str:
     """Why a live log cannot use a line; "" where it can."""
     try:
         entry = parse_live_line(line)
     except ValidationError as error:
         return _reason(error)
     except (ValueError, TypeError):
-        if not line.strip():
-            return ""
         looks_like_csv = b"," in line and line.lstrip()[:1] not in (b"{", b"[")
         return "is of a CSV table, not JSON" if looks_like_csv else "is not JSON"
     if isinstance(entry, LiveRow):
-        return _clash(entry, place, first) or _below_0(entry)
-    if entry.request_id in known:
-        return ""
-    return f"is about request {entry.request_id}, which is not in these files"
+        return _below_0(entry)
+    is_known = entry.request_id in known
+    return "" if is_known else f"is about request {entry.request_id}, which is not in these files"
 
 
 def _below_0(row: LiveRow) -> str:
@@ -244,38 +252,38 @@ def _of_otlp(value: Any) -> Any:
 
 def row_of(raw: Any, places: dict[str, Sequence[str]]) -> LiveRow:
     """One request; ValueError where its id, time, chat or answer cannot be told."""
-    said = {
-        field: value for field, paths in places.items() if (value := _first(raw, paths)) is not None
-    }
+    if isinstance(raw, ValueError):
+        raise raw
+    found = {field: _first(raw, paths) for field, paths in places.items()}
+    fields = {field: value for field, value in found.items() if value is not None}
     for field in ("request_id", "created_at", "messages"):
-        if not said.get(field):
-            raise (
-                raw
-                if isinstance(raw, ValueError)
-                else ValueError("has no field " + " or ".join(places[field]))
-            )
+        if not fields.get(field):
+            raise ValueError("has no field " + " or ".join(places[field]))
     try:
-        said["created_at"] = created = tasks.moment_of(said["created_at"])
-        if said.keys() & {"latency_ms", "ended_at"} == {"ended_at"}:
-            said["latency_ms"] = (
-                1000 * (tasks.moment_of(said["ended_at"]) - created).total_seconds()
-            )
-        said |= {"messages": _chat(said["messages"]), "answer": _text(said.get("answer"))}
-        ends = {str(said.get("status")).lower(), str(said.get("level"))}
-        if said.get("error_text") or ends & {"failure", "ERROR"}:
-            said["status"] = "error"
-        row = LiveRow.model_validate(said)
+        row = LiveRow.model_validate(fields | _as_ours(fields))
     except ValidationError as error:
         raise ValueError(_reason(error)) from None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ValueError("has a time or a chat that cannot be told") from None
-    no_answer = "has no answer (its choices are empty)" * (
-        (row.is_ok, _first(raw, ("response.choices", "choices"))) == (True, [])
-    )
-    wrong = no_answer or _below_0(row) or ("" if row.messages else "has no chat")
-    if wrong:
-        raise ValueError(wrong)
+    no_answer = row.is_ok and _first(raw, ("response.choices", "choices")) == []
+    wrong = "has no answer (its choices are empty)" if no_answer else _below_0(row)
+    if wrong or not row.messages:
+        raise ValueError(wrong or "has no chat")
     return row
+
+
+def _as_ours(fields: dict[str, Any]) -> dict[str, Any]:
+    """The time, chat, answer and end of a request as a row of the live log has them."""
+    created = tasks.moment_of(fields["created_at"])
+    ended = tasks.moment_of(fields.get("ended_at", created))
+    is_failure = str(fields.get("status")).lower() == "failure" or fields.get("level") == "ERROR"
+    return {
+        "created_at": created,
+        "messages": _chat(fields["messages"]),
+        "answer": _text(fields.get("answer")),
+        "latency_ms": fields.get("latency_ms", 1000 * (ended - created).total_seconds() or None),
+        "status": "error" if is_failure or fields.get("error_text") else fields.get("status", "ok"),
+    }
 
 
 def _first(raw: Any, paths: Iterable[str]) -> Any:

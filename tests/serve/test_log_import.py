@@ -201,8 +201,10 @@ def test_two_requests_under_one_id_are_named_and_counted_apart(tmp_path, home, c
         told = json.loads(capsys.readouterr().out)
         assert (told["added"], told["known"], told["different"]) == (added, 2 - added, 1)
         assert "my.jsonl line 3: has another text under the id a1 than my.jsonl line 1" in str(told)
-    assert main(["logs", "check", str(path)]) == 1
-    assert "line 3 has another text under the id a1 than my.jsonl line 1" in capsys.readouterr().out
+    assert main(["logs", "check", str(path), "--json"]) == 0  # the later one replaces the first
+    told = json.loads(capsys.readouterr().out)
+    line = "my.jsonl line 3 has another text under the id a1 than my.jsonl line 1"
+    assert (told["requests"], told["replacing"], told["faults"]) == (1, [line], [])
 
 
 @pytest.mark.parametrize(
