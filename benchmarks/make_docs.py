@@ -35,6 +35,7 @@ WORDS = {
     bool: "true or false",
     datetime: "time",
     Path: "path",
+    re.Pattern[str]: "regular expression",
     Any: "anything",
     type(None): "null",
 }

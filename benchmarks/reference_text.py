@@ -296,7 +296,6 @@ datasets/<version>/     train|validation|test.jsonl, rejected.jsonl, review.csv,
                         manifest.json
 models/<version>/       adapter/, and merged/ or a GGUF file where you exported them
 live/<task>/            logs of what serves, a file per day
-attempts/<task>.jsonl   every evaluation of a year
 registry.db             versions, routes, history (or PostgreSQL)
 routes.json             which version serves which task: a view of the registry
 ```

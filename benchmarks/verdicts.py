@@ -27,7 +27,7 @@ import numpy
 
 from helpers import decide, evaluate, store
 from helpers.decide.verdict import gather
-from helpers.evaluate.looks import at_look, next_look
+from helpers.evaluate.ladder import at_look, next_look
 from helpers.records import (
     AnswerRow,
     Asking,

@@ -93,17 +93,37 @@ class Profile(NamedTuple):
     lines: dict[str, int]
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """YAML would keep the last of two equal keys in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
+        """A mapping whose keys all differ."""
+        firsts: dict[str, yaml.Node] = {}
         for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if lines.setdefault(key.value, line) != line:
-                problem = f"{key.value!r} is already set on line {lines[key.value]}"
+            if isinstance(key, yaml.ScalarNode) and firsts.setdefault(key.value, key) is not key:
+                line = firsts[key.value].start_mark.line + 1
+                problem = f"{key.value!r} is already set on line {line}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def read_yaml(
+    path: Path, kind: type[yaml.SafeLoader] = StrictLoader
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """(what a file of `name: value` lines says, the line of each name); errors name the line."""
+    try:
+        loader = kind(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        values = {} if node is None else loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise WorkbookError(f"{path}, line {line}: {error.problem} (not valid YAML)") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # not UTF-8, a date …
+        raise WorkbookError(f"{path} cannot be read ({type(error).__name__})") from None
+    if not isinstance(values, dict):
+        raise WorkbookError(f"{path}, line 1: a list of `name: value` lines is expected")
+    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value} if values else {}
+    return values, lines
 
 
 def load_profile(profile: str) -> Profile:
@@ -111,28 +131,12 @@ def load_profile(profile: str) -> Profile:
     path = Path(profile)
     if path.suffix not in (".yaml", ".yml"):
         path = PROFILES / f"{profile}.yaml"
-    try:
-        loader = _StrictLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if node is None:  # an empty file
-            return Profile(path, {}, {})
-        values = loader.construct_document(node)
-    except (OSError, UnicodeDecodeError) as error:
+    if not path.is_file():
         names = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
-        reason = getattr(error, "strerror", None) or error
         raise WorkbookError(
-            f"profile {path}: {reason}; profiles are {names}, or give a path to a YAML file"
-        ) from None
-    except yaml.MarkedYAMLError as error:
-        where = f"{path}, line {error.problem_mark.line + 1}" if error.problem_mark else str(path)
-        raise WorkbookError(f"{where}: {error.problem}; mend this line of YAML") from None
-    except yaml.YAMLError as error:
-        raise WorkbookError(f"{path}: {error}; mend this YAML") from None
-    if not isinstance(values, dict):
-        raise WorkbookError(
-            f"{path}, line {node.start_mark.line + 1}: a profile is a list of `name: value` lines"
+            f"profile {path} is no file; profiles are {names}, or give a path to a YAML file"
         )
-    return Profile(path, values, {key.value: key.start_mark.line + 1 for key, _ in node.value})
+    return Profile(path, *read_yaml(path))
 
 
 def resolve(profile: Profile, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -228,7 +232,7 @@ def begin(notebook: str, namespace: dict[str, Any]) -> store.Run:
     injected = _injected(namespace)
     is_by_hand = not injected and not store.headless()
     if "In" in namespace:
-        _check_cell(notebook, declared, {*values, *injected}, namespace["In"])
+        _check_cell(notebook, declared, values, injected, namespace["In"])
     if injected.keys() - declared.keys():
         elsewhere = set(RUN_LEVEL)
         for names in _declared().values():
@@ -249,16 +253,17 @@ def begin(notebook: str, namespace: dict[str, Any]) -> store.Run:
 
 
 def _check_cell(
-    notebook: str, declared: Mapping[str, Any], known: set[str], history: Sequence[str]
+    notebook: str,
+    declared: Mapping[str, Any],
+    known: Mapping[str, Any],
+    injected: Mapping[str, Any],
+    history: Sequence[str],
 ) -> None:
     """Refuse a parameter that was renamed: a kernel that is warm still knows its old value."""
     cell: dict[str, Any] = {}
-    injected: dict[str, Any] = {}
     for source in history:
-        values = _values_of(source)
-        if source.startswith(INJECTED):
-            injected |= values
-        elif 2 * len(values.keys() & declared.keys()) > len(declared):
+        values = {} if source.startswith(INJECTED) else _values_of(source)
+        if 2 * len(values.keys() & declared.keys()) > len(declared):
             cell = values  # the newest one that sets most of the parameters
     if injected.keys() >= declared.keys():  # `workbook run` says them all
         return
@@ -267,7 +272,7 @@ def _check_cell(
         alike = difflib.get_close_matches(name, declared, 1)
         hint = f"did you mean {alike[0]!r}? Known" if alike else "known"
         raise WorkbookError(f"{notebook}: unknown parameter {name!r}; {hint} are {names}")
-    present = cell.keys() | injected.keys() if cell else known
+    present = (cell or known).keys() | injected.keys()
     for name in declared.keys() - present:
         raise WorkbookError(
             f"{notebook}: the parameter {name!r} is not set; run the cell at the top first, and"

@@ -35,7 +35,7 @@ def test_1e_minus_4_is_a_float_and_a_date_is_a_text(resolve):
         ("time_limits: {nope: 1.0}\n", "time_limits takes 00_start_here"),
         ("notebooks: []\n", "notebooks takes"),
         ("notebooks: [07_more]\n", "notebooks takes 00_start_here.*07_more"),
-        ("- a list\n", "line 1: a profile is"),
+        ("- a list\n", "line 1: a list of"),
         ("a: [1\n", "p.yaml, line 2: expected"),
     ],
 )

@@ -7,11 +7,19 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
+from pydantic import Field
+
 from helpers import evaluate, store
 from helpers.decide.data import label_noise
-from helpers.decide.economics import ELAPSED, OWN_SIZE, compute_estimate, economics, training_cost
+from helpers.decide.economics import (
+    ELAPSED,
+    OWN_SIZE,
+    choose_trainer,
+    compute_estimate,
+    economics,
+    training_cost,
+)
 from helpers.decide.screening import contradictions
-from helpers.decide.trainer import choose_trainer
 from helpers.models import price_warnings, provider_of
 from helpers.records import (
     GOOD_USES,
@@ -84,12 +92,14 @@ class Evidence(Record):
     noisy_labels: list[Finding]  # fields whose labels are surely noisy
     # requests a month from which tuning is cheaper than the best rung: inf never, None unknown
     pays_from: float | None
+    training_usd: float = 0.0  # of one training run
     volume: int  # requests a month; 0: not known
     n_test: int
     n_validation: int
     n_examples: int
     min_examples: int
     best_rung: str
+    limits: list[str] = Field(default_factory=list)  # rows and answers that were left out or cut
 
 
 class Advice(NamedTuple):
@@ -248,6 +258,12 @@ def gather(
     verified = [example for example in examples if example.quality == "verified"]
     n_test = sum(example.part == "test" for example in verified)
     naming_articles = sum(bool(example.meta.get("articles")) for example in verified)
+    limits = [choices.left_out] if choices.left_out else []
+    rows = evaluate.choose_rows(task, examples, "validation", say=limits.append)
+    trainer = choose_trainer(choices.trainer, choices.base_url, choices.api_model, task)[0]
+    tokens = choices.max_train_tokens or _train_tokens(rungs, examples)
+    training_usd = training_cost(task, trainer, choices.api_model, tokens)
+    numbers = economics(task, rungs, best, training_usd)
     return Evidence(
         meeting=meeting,
         undecided=undecided,
@@ -257,13 +273,15 @@ def gather(
         and not any(rung.results.accuracy.n for rung in rungs),
         undecidable=undecidable_targets(task, n_test),
         noisy_labels=[f for f in noise if f.verdict == "fail"],
-        pays_from=_pays_from(economics(task, rungs, best), best),
+        pays_from=_pays_from(numbers, best),
+        training_usd=training_usd,
         volume=task.volume_per_month,
         n_test=n_test,
-        n_validation=len(evaluate.choose_rows(task, examples, "validation")),
+        n_validation=len(rows),
         n_examples=len(verified),
         min_examples=choices.min_examples,
         best_rung=best,
+        limits=[*limits, *_limits(task, rungs, rows, run)],
     )
 
 
@@ -319,13 +337,8 @@ def decide(
     if not rungs:
         raise WorkbookError("no rung could be asked; put at least zero_shot into `rungs`")
     evidence = gather(task, rungs, examples, run, choices)
-    base_url, api_model = choices.base_url, choices.api_model
-    trainer, warnings = choose_trainer(choices.trainer, base_url, api_model, task)
-    tokens = choices.max_train_tokens or _train_tokens(rungs, examples)
-    training_usd = training_cost(task, trainer, api_model, tokens)
-    numbers = economics(task, rungs, evidence.best_rung, training_usd)
-    pays_from = _pays_from(numbers, evidence.best_rung)
-    evidence = evidence.model_copy(update={"pays_from": pays_from})
+    trainer, warnings = choose_trainer(choices.trainer, choices.base_url, choices.api_model, task)
+    numbers = economics(task, rungs, evidence.best_rung, evidence.training_usd)
     advice = recommend(screening, evidence)
     warnings += [*screening.warnings, *price_warnings(task)]
     for rung, targets in evidence.undecided.items() if not evidence.unrated else ():
@@ -336,7 +349,7 @@ def decide(
     because = choices.train_anyway_because
     if because and advice.recommendation != "fine_tuning":
         warnings.append(f"training goes on against this advice, because: {because}")
-    provider = provider_of(base_url) if trainer == "openai" else None
+    provider = provider_of(choices.base_url) if trainer == "openai" else None
     served_until = provider.serve_until if provider else None
     predicted = advice.recommendation in ("fine_tuning", "custom_model")
     return Decision(
@@ -359,19 +372,17 @@ def decide(
         plan=plan(task, advice.recommendation, screening, numbers.hours, served_until),
         screening=screening,
         train_anyway_because=because,
-        limits=[
-            *filter(None, [choices.left_out]),
-            *_limits(rungs, evaluate.choose_rows(task, examples, "validation"), run),
-        ],
+        limits=evidence.limits,
     )
 
 
 def _limits(
-    rungs: Sequence[RungResult], rows: Sequence[TrainingExample], run: store.Run
+    task: Task, rungs: Sequence[RungResult], rows: Sequence[TrainingExample], run: store.Run
 ) -> list[str]:
     """Rows that were not asked about, and answers that were cut before they could be right."""
     most = max(rung.n for rung in rungs)
-    asked = f"{most} of {len(rows)} validation rows asked, by max_validation_rows and"
+    what = "answers of chats" if task.evaluate_on == "all" else "rows"
+    asked = f"{most} of {len(rows)} validation {what} asked, by max_validation_rows and"
     limits = [f"{asked} most_validation_rows"] if most < len(rows) else []
     return limits + evaluate.cut_answers(rungs, rows, run)
 

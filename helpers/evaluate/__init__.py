@@ -13,12 +13,24 @@ from helpers.evaluate.classical import (
     vectoriser,
     why_not,
 )
-from helpers.evaluate.compare import check_rung, check_targets, compare_results, decide
+from helpers.evaluate.compare import (
+    check_rung,
+    check_targets,
+    compare_results,
+    decide,
+    findings_against,
+)
 from helpers.evaluate.evaluation import evaluate_fine_tuned_model, load_models, rung_to_beat
-from helpers.evaluate.findings import findings_against
 from helpers.evaluate.judge import blind_table, load_judge, rate_rungs, read_ratings, write_ratings
-from helpers.evaluate.labels import FieldScores, label_scores
-from helpers.evaluate.ladder import ask_ladder, search_prompts, ways_to_ask
+from helpers.evaluate.ladder import (
+    ask_ladder,
+    ask_more,
+    best_rung,
+    compare_rungs,
+    rag_gains,
+    search_prompts,
+    ways_to_ask,
+)
 from helpers.evaluate.limits import (
     cut_answers,
     cut_short,
@@ -26,11 +38,11 @@ from helpers.evaluate.limits import (
     room_for_thoughts,
     with_answer_limit,
 )
-from helpers.evaluate.looks import ask_more, best_rung, compare_rungs, rag_gains
 from helpers.evaluate.rungs import LADDER, available, build_prompts, effort
 from helpers.evaluate.running import Rows, ask_rung, choose_rows, read_answers
 from helpers.evaluate.scorers import format_reason, score_answer, strict_json
 from helpers.evaluate.session import Say, Session
+from helpers.evaluate.slices import FieldScores, label_scores
 from helpers.evaluate.statistics import (
     AT_LEAST,
     TAIL,

@@ -67,14 +67,10 @@ def diagnose_run(run: store.Run, examples: Sequence[TrainingExample]) -> list[Fi
     return diagnose(evaluation, losses, examples, answers)
 
 
-def _finding(name: str, is_there: bool, evidence: str) -> Finding:
-    return Finding(
-        name=name, verdict="fail" if is_there else "pass", evidence=evidence, remedy=REMEDY[name]
-    )
-
-
-def _unknown(name: str, reason: str) -> Finding:
-    return Finding(name=name, verdict="undecided", evidence=reason, remedy=REMEDY[name])
+def _finding(name: str, is_there: bool | None, evidence: str) -> Finding:
+    """fail where the cause is there; None: too little is known."""
+    verdict = {True: "fail", False: "pass", None: "undecided"}[is_there]
+    return Finding(name=name, verdict=verdict, evidence=evidence, remedy=REMEDY[name])
 
 
 def broken_evaluation(
@@ -115,7 +111,7 @@ def judge_curve(curve: Sequence[float], evaluation: Evaluation) -> list[Finding]
     looks = len(curve)
     if looks < FEW_LOOKS:
         reason = f"{looks} looks at the validation loss are too few"
-        return [_unknown("overfit", reason), _unknown("underfit", reason)]
+        return [_finding("overfit", None, reason), _finding("underfit", None, reason)]
     best = min(curve)
     rise = (
         f"validation loss {best:.3f} at look {curve.index(best) + 1} of {looks},"

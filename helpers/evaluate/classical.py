@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers import models, store, tasks
@@ -27,8 +27,6 @@ CONVERGED = 300  # steps of the optimiser; more change no answer
 MOST_FEATURES = 30_000
 WORD = r"(?u)\b\w+\b"  # a single digit is a word too
 Labels = dict[str, list[str]]  # field -> its value in each row, as JSON
-
-Classifier = Callable[[Any], list[str]]  # features of texts -> labels
 
 
 def classifier_rows(task: Task, examples: Sequence[TrainingExample]) -> list[TrainingExample]:
@@ -92,7 +90,7 @@ class ClassicalModel:
         self.labels = labels_of(task, rows)
         self.scored = task.scored_fields or list(self.labels)
         self.fingerprint = store.fingerprint([CLASSICAL, self.texts, self.labels, self.scored])
-        self._classifiers: dict[str, Classifier] = {}
+        self._classifiers: dict[str, Any] = {}  # of scikit-learn
         self._words: Any = None
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
@@ -101,11 +99,11 @@ class ClassicalModel:
             self._learn()
         started = time.monotonic()
         features = self._words.transform([models.question(chat) for chat in chats])
-        columns = {name: classify(features) for name, classify in self._classifiers.items()}
+        columns = {name: model.predict(features) for name, model in self._classifiers.items()}
         milliseconds = 1000 * (time.monotonic() - started)
         answers = []
         for i in range(len(chats)):
-            text = _as_text({name: column[i] for name, column in columns.items()})
+            text = _as_text({name: str(column[i]) for name, column in columns.items()})
             answers.append(
                 Answer(text=text, tokens_in=0, tokens_out=0, latency_ms=milliseconds, finish="stop")
             )
@@ -117,12 +115,16 @@ class ClassicalModel:
 
     def _learn(self) -> None:
         """A classifier per field, over the same words."""
+        from sklearn.dummy import DummyClassifier
+        from sklearn.linear_model import LogisticRegression
+
         self._words = vectoriser()
         features = self._words.fit_transform(self.texts)
         for name, values in self.labels.items():
-            if name not in self.scored:
-                values = [Counter(values).most_common(1)[0][0]] * len(values)
-            self._classifiers[name] = fit(features, values)
+            model = DummyClassifier(strategy="most_frequent")
+            if name in self.scored and len(set(values)) > 1:
+                model = LogisticRegression(C=10, max_iter=CONVERGED)
+            self._classifiers[name] = model.fit(features, values)
 
 
 def _as_text(fields: Mapping[str, str]) -> str:
@@ -131,16 +133,6 @@ def _as_text(fields: Mapping[str, str]) -> str:
         return fields[WHOLE]
     values = {name: json.loads(text) for name, text in fields.items() if text != MISSING}
     return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
-
-
-def fit(features: Any, labels: Sequence[str]) -> Classifier:
-    """A classifier that learnt these labels; with one label alone it always says that."""
-    if len(set(labels)) == 1:
-        only = labels[0]
-        return lambda new: [only] * new.shape[0]
-    model = regression()
-    model.fit(features, list(labels))
-    return lambda new: [str(label) for label in model.predict(new)]
 
 
 def vectoriser() -> Any:
@@ -155,10 +147,3 @@ def vectoriser() -> Any:
         analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, max_features=MOST_FEATURES
     )
     return make_union(words, parts)
-
-
-def regression() -> Any:
-    """Logistic regression over all labels; its probabilities are calibrated by its loss."""
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(C=10, max_iter=CONVERGED)

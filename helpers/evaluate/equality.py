@@ -77,13 +77,12 @@ def _same_object(
 def _same_list(gold: list[Any], answer: list[Any], schema: dict[str, Any] | None) -> bool:
     if len(gold) != len(answer):
         return False
-    items = None if schema is None else schema.get("items", {})
-    items = items if isinstance(items, dict) else {}
-    in_order = schema is not None and not (
-        schema.get("uniqueItems") or schema.get("x-order") == "any"
-    )
-    if schema is None:
-        items = None
+    items = None
+    in_order = False
+    if schema is not None:
+        items = schema.get("items")
+        items = items if isinstance(items, dict) else {}
+        in_order = not (schema.get("uniqueItems") or schema.get("x-order") == "any")
     if in_order:
         return all(same_json(a, b, items) for a, b in zip(gold, answer, strict=True))
     left = list(answer)

@@ -13,9 +13,17 @@ from dataclasses import replace
 from typing import Any
 
 from helpers import models, store
-from helpers.evaluate import findings
 from helpers.evaluate.attempts import record_attempt
-from helpers.evaluate.compare import check_targets, compare_results, flips, pair_rows
+from helpers.evaluate.compare import (
+    check_fingerprints,
+    check_targets,
+    compare_results,
+    dataset_is_checked,
+    flips,
+    judge_comparisons,
+    pair_rows,
+    regressed,
+)
 from helpers.evaluate.judge import rate_pair
 from helpers.evaluate.ladder import way_of_today
 from helpers.evaluate.limits import cut_answers
@@ -90,7 +98,7 @@ def evaluate_fine_tuned_model(
         )
     task = session.task
     session.say("loading the models, and checking that they are what was trained")
-    fingerprints = findings.check_fingerprints(model, task, dataset_version)
+    fingerprints = check_fingerprints(model, task, dataset_version)
     session = with_models_of(model, session)
     best_rung = rung_to_beat(session.run)[0]
     rungs, timing = ask_rungs(ways_of(model, session), test_set, session)
@@ -109,8 +117,8 @@ def evaluate_fine_tuned_model(
     if unasked:
         against["production"] = {}
     chats = len({example.group for example in test_set})
-    judgements = findings.judge_comparisons(task, against, chats, attempt.alpha)
-    judgements += [fingerprints, findings.dataset_is_checked(dataset_version)]
+    judgements = judge_comparisons(task, against, chats, attempt.alpha)
+    judgements += [fingerprints, dataset_is_checked(dataset_version)]
     targets = check_targets(task, rungs["fine_tuned"].results)
     slices = compare_slices(task, test_set, pair_rows(ours, answers[best_rung]))
     side_reasons = _side_reasons(unasked, attempt, slices, ratings)
@@ -126,7 +134,7 @@ def evaluate_fine_tuned_model(
         reasons=[*_reasons(judgements, targets.values()), *side_reasons],
         findings=judgements,
         targets=targets,
-        regression=findings.regressed(judgements),
+        regression=regressed(judgements),
         min_gain=min_gain,
         production=serving.id if serving else "",
         against={name: compared for name, compared in against.items() if name != best_rung},

@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from helpers import models, store
@@ -161,11 +162,12 @@ def rate_pair(
         write_ratings(run.private / "blind.csv", unrated)
     rights = by_people
     if task.accuracy_from == "human":
-        ratings = _nothing_compared("human", len(by_people), _raters_warnings(run, task))
+        warnings = _raters_warnings(run, task)
+        ratings = Ratings(by="human", rated=len(by_people), warnings=warnings)
     elif judge is None:
         rights = {}
         warning = "no judge is set (judge_model, judge_base_url): nothing was judged"
-        ratings = _nothing_compared("judge", warnings=[warning])
+        ratings = Ratings(by="judge", warnings=[warning])
     else:
         pairs = [row for table in tables for row in table]
         rights, ratings = ask_judge(judge, pairs, examples, session, by_people)
@@ -224,20 +226,6 @@ def _with_accuracy(rung: RungResult, rows: Rows, rights: Rights, run: store.Run)
     )
     results = rung.results.model_copy(update={"accuracy": accuracy})
     return rung.model_copy(update={"results": results})
-
-
-def _nothing_compared(by: str, rated: int = 0, warnings: Sequence[str] = ()) -> Ratings:
-    """Ratings of people, or none at all: there is no judge whose choices could be compared."""
-    nothing = statistics.proportion([])
-    return Ratings(
-        by=by,
-        rated=rated,
-        order_consistency=nothing,
-        kappa=None,
-        kappa_rows=0,
-        cost_usd=0.0,
-        warnings=list(warnings),
-    )
 
 
 def ask_judge(
@@ -328,13 +316,9 @@ def _prompt(task: Task, row: Mapping[str, str], gold: str) -> list[Message]:
 
 
 def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
-    """Cohen's kappa (Educ. Psychol. Meas. 1960, 20:37-46); None where it is not defined."""
-    if not pairs:
+    """Cohen's kappa (Educ. Psychol. Meas. 1960, 20:37-46); None where all say one and the same."""
+    from sklearn.metrics import cohen_kappa_score
+
+    if len(set(chain(*pairs))) < 2:
         return None
-    n = len(pairs)
-    ours = sum(a for a, _ in pairs) / n
-    theirs = sum(b for _, b in pairs) / n
-    chance = ours * theirs + (1 - ours) * (1 - theirs)
-    if chance == 1:
-        return None
-    return (sum(a == b for a, b in pairs) / n - chance) / (1 - chance)
+    return float(cohen_kappa_score(*zip(*pairs, strict=True)))

@@ -1,22 +1,36 @@
-"""The whole ladder: what runs today, every technique on each model, the search for prompts."""
+"""The whole ladder: what runs today, every technique on each model, the search for prompts.
+
+How many rows is a rung asked about? As few as decide; all looks together share one error: a bound
+that is looked at again and again is wrong more often than it says. So each look may be wrong in its
+own small share of the cases, by Lan and DeMets' spending function (Biometrika 1983, 70:659-663) in
+Pocock's form, TAIL·ln(1 + (e - 1)·n/most): however often a rung is asked about more rows, it is
+called good enough by mistake in at most 2.5% of the cases (union bound).
+"""
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers import models, store
-from helpers.evaluate import rungs
+from helpers.evaluate import statistics
 from helpers.evaluate.classical import CLASSICAL
+from helpers.evaluate.compare import check_rung, compare_results
 from helpers.evaluate.limits import room_for_thoughts
-from helpers.evaluate.running import ask_rung
+from helpers.evaluate.rungs import LADDER, available, effort
+from helpers.evaluate.running import ask_rung, read_answers
 from helpers.evaluate.session import LOG, Session
 from helpers.models import Model
-from helpers.records import Asking, RungResult, TrainingExample
+from helpers.records import Asking, MetricComparison, RungResult, TrainingExample
 from helpers.tasks import Task
+
+MANY = 100_000  # rows that a tie would take: as many as there are
+STEP = 1.5  # a look has at least this many times the rows of the one before
+NEARLY_ALL = 0.7  # of the rows: then all of them, since a look less is worth more
 
 
 def ways_to_ask(
@@ -70,7 +84,7 @@ def ask_ladder(
     ways: Sequence[Asking], rows: Sequence[TrainingExample], session: Session
 ) -> list[RungResult]:
     """`ask_rung` for each way that can be asked here; the others are named and left out."""
-    reasons = rungs.available([way.rung for way in ways], session.task, session.train)
+    reasons = available([way.rung for way in ways], session.task, session.train)
     for rung, reason in reasons.items():
         if reason:
             session.say(f"{rung}: left out, {reason}")
@@ -121,8 +135,8 @@ def _searchable(ways: Sequence[Asking], session: Session) -> dict[str, Asking]:
     if session.task.accuracy_from in ("judge", "human"):
         session.say("prompts are not searched: nobody has rated what they would be told apart by")
         return {}
-    reasons = rungs.available([way.rung for way in ways], session.task, session.train)
-    return {way.rung: way for way in ways if way.rung in rungs.LADDER and not reasons[way.rung]}
+    reasons = available([way.rung for way in ways], session.task, session.train)
+    return {way.rung: way for way in ways if way.rung in LADDER and not reasons[way.rung]}
 
 
 def _changes(task: Task, ways: dict[str, Asking]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -139,3 +153,156 @@ def _changes(task: Task, ways: dict[str, Asking]) -> Iterator[tuple[str, dict[st
         yield "rag", {"rag_shots": 3}
         yield "rag", {"rag_k": ways["rag"].rag_k + 1}
         yield "rag", {"rag_dense": 0.5}
+
+
+# --- how many rows are asked ----------------------------------------------------------------------
+
+
+class Look(NamedTuple):
+    """The rungs that are asked next, about how many rows in all, and why."""
+
+    rungs: list[str]
+    n: int
+    reason: str
+
+
+def ask_more(
+    measured: Sequence[RungResult], rows: Sequence[TrainingExample], session: Session, most: int
+) -> list[RungResult]:
+    """Rungs that are undecided, asked again about as many of `rows` as would decide them.
+
+    Cheapest first, until one surely meets the targets; no rung is asked about more than `most`.
+    Where people or a judge decide, rows cost more than answers: there is one look.
+    """
+    task = session.task
+    if task.accuracy_from in ("judge", "human"):
+        return list(measured)
+    most = min(most, len(rows))
+    results = {result.name: at_look(task, result, most) for result in measured}
+    look = next_look(task, session.run, results, most)
+    while look is not None:
+        session.say(f"{look.reason}, so {look.n} rows are asked")
+        for name in look.rungs:
+            before = results[name]
+            result = ask_rung(before.asking, rows[: look.n], session)
+            results[name] = at_look(task, result, most, before)
+        look = next_look(task, session.run, results, most)
+    return list(results.values())
+
+
+def at_look(
+    task: Task, result: RungResult, most: int, before: RungResult | None = None
+) -> RungResult:
+    """The rung with what this look may be wrong in: what those before it have left of the error.
+
+    A look in which even n right of n would not do cannot be wrong, and leaves its share to others.
+    """
+    alpha = _spent(result.n, most)
+    if before is not None and before.alpha:
+        alpha -= _spent(before.n, most)
+    elif result.n < most and not _could_pass(task, result, alpha):
+        alpha = 0.0
+    return result.model_copy(update={"alpha": alpha})
+
+
+def _spent(n: int, most: int) -> float:
+    """What the looks at up to n of `most` rows may be wrong in, together."""
+    share = min(1.0, n / most) if most else 1.0
+    return statistics.TAIL * math.log(1 + (math.e - 1) * share)
+
+
+def _could_pass(task: Task, result: RungResult, alpha: float) -> bool:
+    """Whether n right answers out of n would show every target."""
+    by_construction = {"format_compliance"} if result.name == CLASSICAL else set()
+    by_rows = (task.targets.keys() & statistics.AT_LEAST) - by_construction
+    needed = [statistics.rows_to_decide(task.targets[metric], alpha) for metric in by_rows]
+    return max(needed, default=0) <= result.n
+
+
+def next_look(
+    task: Task, run: store.Run, results: Mapping[str, RungResult], most: int
+) -> Look | None:
+    """What to ask next; None where something is good enough, or where no more rows would help."""
+    by_effort = sorted(results.values(), key=lambda result: effort(result.name))
+    for result in by_effort:
+        n = rows_to_ask(task, result, most)
+        if n > result.n:
+            return Look([result.name], n, f"{result.name}: undecided at n = {result.n}")
+        verdicts = {finding.verdict for finding in check_rung(task, result).values()}
+        if verdicts == {"pass"}:
+            return None
+    return _look_at_retrieval(task, run, by_effort, most)
+
+
+def rows_to_ask(task: Task, result: RungResult, most: int) -> int:
+    """Rows that would decide every target of a rung; 0 where it surely misses one, or none helps.
+
+    Half as many again as the estimate says, since the share will not stay quite as it is.
+    """
+    targets = check_rung(task, result)
+    missed = any(finding.verdict == "fail" for finding in targets.values())
+    if missed or result.n >= most:
+        return 0
+    needed = 0
+    for metric, finding in targets.items():
+        estimate = finding.estimate
+        by_rows = metric in statistics.AT_LEAST and estimate is not None and estimate.n > 0
+        if finding.verdict == "undecided" and by_rows:
+            target = finding.threshold or 0.0
+            needed = max(needed, statistics.rows_that_decide(estimate, target) or MANY)
+    if not needed:
+        return 0
+    n = math.ceil(STEP * max(needed, result.n))
+    return most if n > NEARLY_ALL * most else n
+
+
+def _look_at_retrieval(
+    task: Task, run: store.Run, results: Sequence[RungResult], most: int
+) -> Look | None:
+    """Where no rung is enough, whether rag gains decides what to build: that is worth all rows."""
+    pair = retrieval_pair(results)
+    if pair is None or min(rung.n for rung in pair) >= most:
+        return None
+    rag, other = pair
+    gain = compare_rungs(task, run, rag, other).get("accuracy")
+    if gain is None or gain.verdict != "inconclusive" or gain.difference.value <= 0:
+        return None
+    names = [rung.name for rung in pair if rung.n < most]
+    return Look(names, most, f"rag: whether it gains over {other.name} is undecided")
+
+
+def retrieval_pair(rungs: Sequence[RungResult]) -> tuple[RungResult, RungResult] | None:
+    """rag and the best other rung of the same model; None where one of them was not asked."""
+    # What a stronger model adds is no work of retrieval, so other models are left out.
+    rag = [rung for rung in rungs if rung.name == "rag"]
+    others = [rung for rung in rungs if rung.name in LADDER and rung.name != "rag"]
+    return (rag[0], best_rung(others)) if rag and others else None
+
+
+def rag_gains(task: Task, run: store.Run, rungs: Sequence[RungResult]) -> bool:
+    """Whether retrieval is surely more accurate than the best other rung of the same model."""
+    pair = retrieval_pair(rungs)
+    if pair is None:
+        return False
+    gain = compare_rungs(task, run, *pair).get("accuracy")
+    return gain is not None and gain.verdict == "pass"
+
+
+def best_rung(rungs: Sequence[RungResult]) -> RungResult:
+    """The one to beat: the most accurate; of equals the better formed, then the earlier."""
+    return max(rungs, key=lambda r: (r.results.accuracy.value, r.results.format_compliance.value))
+
+
+def compare_rungs(
+    task: Task, run: store.Run, rung: RungResult, against: RungResult
+) -> dict[str, MetricComparison]:
+    """Is one rung better than another at all? Margins and gains belong to the gate, not here."""
+    without_margins = task.model_copy(update={"margins": {}, "replace": "better"})
+    ours = read_answers(run, rung)
+    theirs = read_answers(run, against)
+    if rung.n != against.n:  # one was asked about more rows, to decide its targets
+        common = {row.id for row in ours} & {row.id for row in theirs}
+        ours = [row for row in ours if row.id in common]
+        theirs = [row for row in theirs if row.id in common]
+    alpha = min(rung.alpha, against.alpha)
+    return compare_results(ours, theirs, without_margins, alpha=alpha)

@@ -1,18 +1,32 @@
-"""Scorers: pure functions of (task, example, answer text), each from 0 to 1."""
+"""Scorers: pure functions of (task, example, answer text), each from 0 to 1.
+
+Answers that are not one exact JSON object are scored by `scorer:` in task.yaml: `exact`,
+`contains`, `numeric:0.01`, `chrf:0.6`, `semantic:0.8`, `tool_calls`, or `package.module:function`
+for your own: a function (TrainingExample, answer) -> number from 0 to 1. A number after the colon
+of chrf and semantic is the least that counts as right; without it the score itself is the accuracy.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
-from functools import lru_cache
+import re
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
-from helpers import store, tasks
-from helpers.evaluate import text
-from helpers.evaluate.equality import same_json
-from helpers.records import TrainingExample, WorkbookError, read_calls
+from helpers import models, store, tasks
+from helpers.evaluate import equality
+from helpers.records import TrainingExample, WorkbookError, read_calls, same_calls
 from helpers.tasks import Task
 
+Scorer = Callable[[TrainingExample, str], float]
+REFUSAL = re.compile(
+    r"\b(I(?:'m| am) (?:sorry|afraid|unable|not able)|I (?:can(?:'|no)t|won't|will not)|as an AI"
+    r"|I apologi[sz]e)\b",
+    re.I,
+)
 MAX_BLOCKS = 20  # braces that the tolerant reading tries, so that endless answers stay cheap
 
 
@@ -31,7 +45,7 @@ def score_answer(
     scores: dict[str, float] = {
         "endless": finish == "length",
         "empty": not answer.strip(),
-        "refusal": text.is_refusal(answer),
+        "refusal": is_refusal(answer),
         "format_compliance": not reason,
     }
     if task.schema is not None:
@@ -41,10 +55,10 @@ def score_answer(
         if task.accuracy_from == "fields":
             scores |= _field_scores(task, example, answer, tolerant)
     if task.accuracy_from == "scorer":
-        how = text.scorer("tool_calls" if example.calls else task.scorer)
+        how = scorer("tool_calls" if example.calls else task.scorer)
         scores["accuracy"] = how(example, answer) if answer.strip() else 0.0
     elif task.scorer != "exact":  # shown beside an accuracy that comes from elsewhere
-        scores[task.scorer.partition(":")[0]] = text.scorer(task.scorer)(example, answer)
+        scores[task.scorer.partition(":")[0]] = scorer(task.scorer)(example, answer)
     return {name: float(value) for name, value in scores.items()}, reason
 
 
@@ -65,7 +79,7 @@ def _field_scores(
     Where the gold answer calls tools, the calls are all that counts.
     """
     if example.calls:
-        is_right = bool(text.tool_calls(example, answer, None))
+        is_right = bool(tool_calls(example, answer, None))
         names = ["accuracy", "accuracy_tolerant", *(f"field_{n}" for n in task.scored_fields)]
         return dict.fromkeys(names, is_right)
     gold = strict_json(example.answer)
@@ -93,7 +107,7 @@ def field_equal(
     if answer is None or (name in gold) != (name in answer):
         return False
     field = None if schema is None else schema.get("properties", {}).get(name, {})
-    return same_json(gold.get(name), answer.get(name), field)
+    return equality.same_json(gold.get(name), answer.get(name), field)
 
 
 def strict_json(text: str) -> dict[str, Any] | None:
@@ -135,16 +149,112 @@ def schema_reason(value: dict[str, Any], schema: dict[str, Any]) -> str:
     """Where and how a value breaks the JSON Schema ("" when it fits)."""
     from jsonschema.exceptions import best_match
 
-    error = best_match(_validator(store.canonical(schema)).iter_errors(value))
+    error = best_match(tasks.validator_of(store.canonical(schema)).iter_errors(value))
     if error is None:
         return ""
     path = ".".join(map(str, error.absolute_path)) or "object"
     return f"{path}: {error.message}"[:200]
 
 
-@lru_cache(maxsize=32)
-def _validator(schema: str) -> Any:
-    from jsonschema.validators import validator_for
+# --- of texts, by name ----------------------------------------------------------------------------
 
-    value = json.loads(schema)
-    return validator_for(value)(value)
+
+def is_refusal(answer: str) -> bool:
+    """Whether the answer begins with one of the usual phrases of declining."""
+    return REFUSAL.search(answer.replace("’", "'")[:120]) is not None
+
+
+def scorer(spec: str) -> Scorer:
+    """The scorer that task.yaml names."""
+    name, _, value = spec.partition(":")
+    if name not in SCORERS:
+        return _custom(spec)
+    try:
+        number = float(value) if value else None
+    except ValueError:
+        raise WorkbookError(f"task.yaml: scorer {spec!r}: {value!r} is not a number") from None
+    return partial(SCORERS[name], number=number)
+
+
+@lru_cache(maxsize=8)
+def _custom(spec: str) -> Scorer:
+    module, _, name = spec.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        known = ", ".join(SCORERS)
+        raise WorkbookError(
+            f"task.yaml: scorer {spec!r} is none of {known}, nor package.module:function ({error})"
+        ) from None
+
+    def checked(example: TrainingExample, answer: str) -> float:
+        score = float(function(example, answer))
+        if not 0 <= score <= 1:
+            raise WorkbookError(
+                f"scorer {spec} gave {score} for {example.id}; a score is from 0 to 1"
+            )
+        return score
+
+    return checked
+
+
+def exact(example: TrainingExample, answer: str, number: float | None) -> float:
+    """Equal after normalising case, white space and Unicode; JSON is equal by its values."""
+    return float(equality.same_text(example.answer, answer))
+
+
+def contains(example: TrainingExample, answer: str, number: float | None) -> float:
+    """The gold answer stands somewhere in the answer, as whole words or numbers."""
+    return float(equality.holds(answer, example.answer))
+
+
+def numeric(example: TrainingExample, answer: str, number: float | None) -> float:
+    """The last number is the gold answer's last, within a relative tolerance (1e-6 unless said)."""
+    return float(equality.same_number(example.answer, answer, number or 1e-6))
+
+
+def chrf(example: TrainingExample, answer: str, number: float | None) -> float:
+    """Overlap of character n-grams (chrF, Popović 2015) with the gold answer, by sacrebleu."""
+    try:
+        from sacrebleu import sentence_chrf
+    except ImportError:
+        raise WorkbookError('scorer chrf needs sacrebleu: pip install -e ".[text]"') from None
+    return _similarity(
+        lambda gold, answer: sentence_chrf(answer, [gold]).score / 100, example, answer, number
+    )
+
+
+def semantic(example: TrainingExample, answer: str, number: float | None) -> float:
+    """Cosine of two embeddings (wordllama's packaged weights), never below 0."""
+    embedder = models.load_embedder("scorer semantic")
+    return _similarity(embedder.similarity, example, answer, number)
+
+
+def _similarity(
+    measure: Callable[[str, str], float], example: TrainingExample, answer: str, least: float | None
+) -> float:
+    """A similarity from 0 to 1, or whether it is at least `least`; only nothing is like nothing."""
+    gold = example.answer.strip()
+    if not gold or not answer.strip():  # nothing has no direction: its embedding is not a number
+        return float(gold == answer.strip())
+    value = min(1.0, max(0.0, float(measure(example.answer, answer))))
+    return value if least is None else float(value >= least)
+
+
+def tool_calls(example: TrainingExample, answer: str, number: float | None) -> float:
+    """The same functions called with the same arguments, in any order; text where gold is text."""
+    gold = example.calls or read_calls(example.answer)[1]
+    calls = read_calls(answer)[1]
+    if not gold and not calls:
+        return exact(example, answer, None)
+    return float(same_calls(gold, calls))
+
+
+SCORERS: dict[str, Callable[..., float]] = {  # (example, answer, the number after the colon)
+    "exact": exact,
+    "contains": contains,
+    "numeric": numeric,
+    "chrf": chrf,
+    "semantic": semantic,
+    "tool_calls": tool_calls,
+}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helpers import models, store, tasks
-from helpers.evaluate.attempts import Ledger, in_file
+from helpers.evaluate.attempts import Ledger, in_no_ledger
 from helpers.evaluate.classical import CLASSICAL, ClassicalModel
 from helpers.models import Model
 from helpers.records import Asking, Budget, TrainingExample
@@ -38,7 +38,7 @@ class Session:
     models: dict[str, Model] = field(default_factory=dict)
     at_once: int = MOST_AT_ONCE  # requests side by side at an endpoint, if it bears them
     offline: bool = False  # endpoints are asked in their provider's batches, within a day
-    attempts: Ledger = in_file  # where measuring on the test rows is written down
+    attempts: Ledger = in_no_ledger  # 04: registry.record_attempt
 
     def model_of(self, asking: Asking) -> Model:
         """The model that an Asking names."""

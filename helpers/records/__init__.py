@@ -1,10 +1,15 @@
 """The frozen records that notebooks hand to each other, and the one error type they raise."""
 
-from helpers.records.alarm import Alarm, AlarmState
 from helpers.records.asking import Asking, Style
-from helpers.records.base import SCHEMA_VERSION, Artifact, Record, from_parameters
+from helpers.records.base import (
+    NO_MEMORY,
+    SCHEMA_VERSION,
+    Artifact,
+    Record,
+    WorkbookError,
+    from_parameters,
+)
 from helpers.records.budget import Budget, Expense
-from helpers.records.calls import call_of, read_calls, same_calls, with_calls
 from helpers.records.datasets import (
     ColumnReading,
     DatasetMetadata,
@@ -16,6 +21,9 @@ from helpers.records.datasets import (
     Splits,
 )
 from helpers.records.decision import (
+    GOOD_USES,
+    POOR_USES,
+    WEIGHTS,
     AnswerRow,
     ComputeEstimate,
     Decision,
@@ -25,12 +33,10 @@ from helpers.records.decision import (
     Recommendation,
     RungComparison,
     RungResult,
+    Screening,
     Trainer,
     Way,
 )
-from helpers.records.environment import Allowance, Environment, Versions
-from helpers.records.errors import NO_MEMORY, WorkbookError
-from helpers.records.estimates import Estimate, EvalResults, MetricComparison
 from helpers.records.evaluation import Attempt, Evaluation, FineTuneEvaluation, Ratings
 from helpers.records.examples import (
     ISSUE_CODES,
@@ -43,10 +49,19 @@ from helpers.records.examples import (
     RejectedExample,
     Source,
     TrainingExample,
+    call_of,
+    read_calls,
+    same_calls,
+    with_calls,
 )
-from helpers.records.finding import (
+from helpers.records.findings import (
+    Alarm,
+    AlarmState,
+    Estimate,
+    EvalResults,
     Finding,
     FindingVerdict,
+    MetricComparison,
     Severity,
     Verdict,
     as_finding_verdict,
@@ -65,11 +80,23 @@ from helpers.records.live import (
     read_live_lines,
     with_feedback,
 )
-from helpers.records.model import TrainedModel
-from helpers.records.parity import Parity
-from helpers.records.promotion import Promotion, Target
+from helpers.records.registry import (
+    FineTunedModelVersion,
+    Parity,
+    Promotion,
+    Route,
+    Status,
+    Target,
+    TrainedModel,
+    Trial,
+)
 from helpers.records.rows import Rows, beside, chosen, few_collections, in_order
-from helpers.records.runs import NotebookEntry, NotebookStatus, RunRecord, RunStatus
-from helpers.records.screening import GOOD_USES, POOR_USES, WEIGHTS, Screening
-from helpers.records.trial import Trial
-from helpers.records.versions import FineTunedModelVersion, Route, Status
+from helpers.records.runs import (
+    Allowance,
+    Environment,
+    NotebookEntry,
+    NotebookStatus,
+    RunRecord,
+    RunStatus,
+    Versions,
+)

@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from helpers.records.base import Record, from_parameters
-from helpers.records.errors import WorkbookError
+from helpers.records.base import Record, WorkbookError, from_parameters
 
 Style = Literal["short", "full"]
 SHORT_RUNGS = ("zero_shot", "fine_tuned")  # asked with the short instructions unless said otherwise

@@ -15,8 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Protocol
 
-from helpers.records.base import Record
-from helpers.records.errors import WorkbookError
+from helpers.records.base import Record, WorkbookError
 
 FILE = "budget.jsonl"
 
@@ -89,32 +88,29 @@ class Budget:
     @property
     def spent(self) -> float:
         """USD whose price is known."""
-        self._refresh()
-        return sum(e.spent for e in self._expenses.values() if e.spent is not None)
+        return sum(e.spent for e in self._all() if e.spent is not None)
 
     @property
     def reserved(self) -> float:
         """USD put aside for what is not settled: it runs, or its process died."""
-        self._refresh()
-        return sum(e.reserved for e in self._expenses.values() if e.spent is None)
+        return sum(e.reserved for e in self._all() if e.spent is None)
 
     @property
     def left(self) -> float:
         """USD that may still be reserved."""
-        self._refresh()
-        return max(0.0, self.limit_usd - self._committed)
+        return max(0.0, self.limit_usd - sum(e.committed for e in self._all()))
 
     def by_whom(self) -> dict[str, float]:
         """USD spent or reserved, by who spends it."""
-        self._refresh()
         total: dict[str, float] = defaultdict(float)
-        for expense in self._expenses.values():
+        for expense in self._all():
             total[expense.who] += expense.committed
         return dict(total)
 
-    def _refresh(self) -> None:
+    def _all(self) -> list[Expense]:
         with self._turn:
             self._catch_up()
+            return list(self._expenses.values())
 
     def _append(self, line: dict[str, object]) -> None:
         # The empty line before it ends whatever a kill has torn.

@@ -9,8 +9,14 @@ from pydantic import Field
 from helpers.records.asking import asking_of_0_1
 from helpers.records.base import Artifact, Record
 from helpers.records.decision import RungResult
-from helpers.records.estimates import Estimate, EvalResults, MetricComparison
-from helpers.records.finding import Finding, Verdict
+from helpers.records.findings import (
+    NOTHING,
+    Estimate,
+    EvalResults,
+    Finding,
+    MetricComparison,
+    Verdict,
+)
 
 MET = {"yes": "pass", "no": "fail", "undecided": "undecided"}  # 0.1.0's words for targets
 CHANGED = {"better": "pass", "worse": "fail", "unsure": "undecided"}  # and for slices
@@ -38,13 +44,13 @@ class Ratings(Record):
     """Who rated the answers, how many, and how far that can be trusted."""
 
     by: Literal["judge", "human"]
-    rated: int
-    order_consistency: Estimate  # same choice when A and B change places
+    rated: int = 0
+    order_consistency: Estimate = NOTHING  # same choice when A and B change places
     repeat_consistency: Estimate | None = None  # 0.1.0 asked some pairs again
-    kappa: float | None  # agreement with people beyond chance; None = there are no such ratings
-    kappa_rows: int
-    cost_usd: float
-    warnings: list[str]
+    kappa: float | None = None  # agreement with people beyond chance; None = no such ratings
+    kappa_rows: int = 0
+    cost_usd: float = 0.0
+    warnings: list[str] = Field(default_factory=list)
 
 
 class Evaluation(FineTuneEvaluation):

@@ -1,14 +1,16 @@
-"""Chat rows: one conversation to learn from or to be judged by, and why a row was left out."""
+"""Chat rows: a conversation to learn from or to be judged by, its calls of tools as text."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, model_serializer
+from pydantic import Field
 
 from helpers.records.base import Record
-from helpers.records.calls import with_calls
 
 Part = Literal["train", "validation", "test"]
 Source = Literal["human", "synthetic", "production"]
@@ -28,31 +30,31 @@ ISSUE_CODES = (
     "near_duplicate",
 )
 
+BLOCK = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
+Calls = Sequence[dict[str, Any]]  # in OpenAI's form
 
-def _without(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    for name in names:
-        if fields.get(name) is None:
-            fields.pop(name, None)
-    return fields
+
+def _is_none(value: Any) -> bool:
+    return value is None
 
 
 class Message(Record):
-    """One turn of a chat, in OpenAI's field names."""
+    """One turn of a chat, in OpenAI's field names.
+
+    What most rows lack is left out where it is not there: files and fingerprints stay as they are.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
     name: str | None = None
-    weight: Literal[0, 1] | None = None  # 0: an answer that is shown and never learnt
-    reasoning: str | None = None  # what the model thought before it answered
+    # 0: an answer that is shown and never learnt
+    weight: Literal[0, 1] | None = Field(None, exclude_if=_is_none)
+    # what the model thought before it answered
+    reasoning: str | None = Field(None, exclude_if=_is_none)
     # what the assistant may call; on the system turn of a chat that is about to be asked
-    tools: list[dict[str, Any]] | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_nothing(self, handler: Any) -> dict[str, Any]:
-        """What most rows lack is left out: their files and fingerprints stay as they are."""
-        return _without(handler(self), ("weight", "reasoning", "tools"))
+    tools: list[dict[str, Any]] | None = Field(None, exclude_if=_is_none)
 
 
 class Preference(Record):
@@ -74,13 +76,10 @@ class TrainingExample(Record):
     part: Part | None = None
     parent_id: str | None = None
     feedback_score: float | None = None
-    tools: list[dict[str, Any]] | None = None  # that the assistant may call
-    preference: Preference | None = None
+    # that the assistant may call
+    tools: list[dict[str, Any]] | None = Field(None, exclude_if=_is_none)
+    preference: Preference | None = Field(None, exclude_if=_is_none)
     meta: dict[str, Any] = Field(default_factory=dict)
-
-    @model_serializer(mode="wrap")
-    def _without_nothing(self, handler: Any) -> dict[str, Any]:
-        return _without(handler(self), ("tools", "preference"))
 
     @property
     def where(self) -> str:
@@ -139,3 +138,99 @@ class RejectedExample(Record):
     issues: list[Issue]
     stage: str
     rule_version: str
+
+
+# --- calls of tools, as a scorer, a person and an answer file see them ----------------------------
+
+
+class Call(NamedTuple):
+    """A function's name and its arguments: an object, or a text that spells none."""
+
+    name: str
+    arguments: Any
+
+
+def call_of(raw: dict[str, Any]) -> Call:
+    """A call in OpenAI's form, or as {name, arguments}, or as {name, parameters}."""
+    function = raw.get("function", raw)
+    if not isinstance(function, dict):
+        function = {}
+    arguments = function.get("arguments", function.get("parameters")) or {}  # none are none
+    if isinstance(arguments, str):
+        arguments = _json_or_text(arguments)
+    return Call(str(function.get("name")), arguments)
+
+
+def with_calls(content: str | None, calls: Calls | None) -> str:
+    """An answer as one text: what it says, then each call as <tool_call>{…}</tool_call>."""
+    blocks = [content] if content else []
+    for raw in calls or ():
+        call = json.dumps(call_of(raw)._asdict(), ensure_ascii=False)
+        blocks.append(f"<tool_call>{call}</tool_call>")
+    return "\n".join(blocks)
+
+
+def read_calls(text: str) -> tuple[str, list[dict[str, Any]]]:
+    """(what an answer says besides, its calls in OpenAI's form): `with_calls` backwards.
+
+    A text that is nothing but {"name", "arguments"} or {"name", "parameters"}, or a list of such,
+    is a call too. A block that spells no call stays in the text.
+    """
+    calls: list[dict[str, Any]] = []
+
+    def take(match: re.Match[str]) -> str:
+        found = _calls_in(match[1], in_block=True)
+        calls.extend(found)
+        return "" if found else match[0]
+
+    rest = BLOCK.sub(take, text).strip()
+    if not calls:
+        calls = _calls_in(rest)
+        rest = "" if calls else text
+    numbered = [raw | {"id": f"call_{number}"} for number, raw in enumerate(calls, 1)]
+    return rest, numbered
+
+
+def same_calls(gold: Calls, answer: Calls) -> bool:
+    """Whether the same functions are called with the same arguments, in any order.
+
+    Arguments are equal as JSON is: 1 is 1.0, and neither "1" nor true.
+    """
+    return sorted(map(_key, gold)) == sorted(map(_key, answer))
+
+
+def _key(raw: dict[str, Any]) -> str:
+    name, arguments = call_of(raw)
+    return json.dumps([name, _as_equal(arguments)], sort_keys=True)
+
+
+def _as_equal(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _as_equal(each) for key, each in value.items()}
+    if isinstance(value, str) and value[:1] in ("{", "["):  # JSON as text inside of the arguments
+        spelled = _json_or_text(value)
+        return value if isinstance(spelled, str) else _as_equal(spelled)
+    return [_as_equal(each) for each in value] if isinstance(value, list) else value
+
+
+def _calls_in(text: str, in_block: bool = False) -> list[dict[str, Any]]:
+    value = _json_or_text(text)
+    calls = []
+    for raw in value if isinstance(value, list) else [value]:
+        is_call = isinstance(raw, dict) and isinstance(raw.get("name"), str)
+        if not is_call or not (in_block or raw.keys() & {"arguments", "parameters"}):
+            return []
+        name, arguments = call_of(raw)
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        function = {"name": name, "arguments": text}
+        calls.append({"type": "function", "function": function})
+    return calls
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

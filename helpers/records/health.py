@@ -8,8 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from helpers.records.base import Artifact, Record
-from helpers.records.estimates import Estimate
-from helpers.records.finding import Finding
+from helpers.records.findings import Estimate, Finding
 
 HealthVerdict = Literal["ok", "watch", "retrain"]
 

@@ -135,11 +135,10 @@ def read_live_lines(lines: Iterable[str | bytes]) -> LiveRows:
 
 def with_feedback(row: LiveRow, feedback: LateFeedback) -> LiveRow:
     """The row with what was said later; what was not said again stays."""
-    changes: dict[str, Any] = {}
-    if feedback.score is not None:
-        changes["feedback_score"] = feedback.score
-    if feedback.correction is not None:
-        changes["correction"] = feedback.correction
-    if feedback.comment is not None:
-        changes["comment"] = feedback.comment
+    fields = {
+        "feedback_score": feedback.score,
+        "correction": feedback.correction,
+        "comment": feedback.comment,
+    }
+    changes = {name: value for name, value in fields.items() if value is not None}
     return row.model_copy(update=changes)

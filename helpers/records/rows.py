@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Generic, TypeVar
 
-from helpers.records.errors import WorkbookError
+from helpers.records.base import WorkbookError
 
 HELD = 20_000  # rows in memory, some 100 MB of them
 RECENT = 2_048  # rows that at least are known again when they are appended elsewhere

@@ -12,4 +12,4 @@ from helpers.tasks.prompt import asked_turns, learnt_turns, render
 from helpers.tasks.reading import ending_of, read_rows
 from helpers.tasks.task import Article, Task, knowledge, load_task, shipped_tasks
 from helpers.tasks.textfiles import header_of
-from helpers.tasks.tools import calls_reason
+from helpers.tasks.tools import calls_reason, validator_of

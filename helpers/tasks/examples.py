@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
-import zlib
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,40 +58,9 @@ class LoadedRows(NamedTuple):
     rated: bool = False  # whether any row of it was rated
 
 
-class _Sample:
-    """The SAMPLE dropped rows of the smallest hash: the same ones on every reading."""
-
-    def __init__(self, file: str) -> None:
-        self._file = file
-        self._rows: list[tuple[int, int, SourceRow, Issue]] = []  # hash, line, row, issue
-        self._most = 2**32  # the largest hash that may belong to the sample
-
-    def offer(self, row: SourceRow, issue: Issue) -> None:
-        """Keep the row while it may belong to the sample."""
-        key = zlib.crc32(f"{self._file}:{row.line}".encode())
-        if key <= self._most:
-            self._rows.append((key, row.line, row, issue))
-        if len(self._rows) >= 2 * SAMPLE:
-            self._rows = heapq.nsmallest(SAMPLE, self._rows, key=itemgetter(0, 1))
-            self._most = self._rows[-1][0]
-
-    def read(self, how: HowRead) -> list[tuple[TrainingExample | RejectedExample, Issue]]:
-        """The rows in the order of the file, as far as they can be read; nothing of it counts."""
-        apart = _without_counts(how)
-        rows: list[tuple[TrainingExample | RejectedExample, Issue]] = []
-        smallest = heapq.nsmallest(SAMPLE, self._rows, key=itemgetter(0, 1))
-        for _, _, row, issue in sorted(smallest, key=itemgetter(1)):
-            try:
-                rows.append((example_of(apart, row), issue))
-            except RowError:  # dropped before it was read whole
-                rows.append((_rejected(how, row, issue, "filter"), issue))
-        return rows
-
-
 def load_examples(
     task: Task,
     source: Source = "human",
-    row_filter: RowFilter | None = None,
     make_filter: Callable[[bool], RowFilter] | None = None,
     path: Path | None = None,
 ) -> LoadedRows:
@@ -101,9 +68,9 @@ def load_examples(
 
     A broken human row raises WorkbookError with file and line (somebody wrote it and can mend it);
     a broken production row is kept as `unreadable` with its reason, since nobody can mend a log. A
-    row that `row_filter` drops is only counted and sampled, so a log may be larger than memory;
-    `make_filter` makes one once it is known whether any row is rated. How columns are read is
-    judged over the whole file first; WorkbookError where two readings fit.
+    row that a filter drops is only counted and sampled, so a log may be larger than memory;
+    `make_filter` makes the filter once it is known whether any row is rated. How columns are read
+    is judged over the whole file first; WorkbookError where two readings fit.
     """
     path = path or task.data_file(source)
     if path is None:
@@ -114,18 +81,22 @@ def load_examples(
             )
         return LoadedRows(Rows(), [], Counter(), [])
     form, how = survey(task, path, source)
-    if make_filter is not None:
-        row_filter = make_filter(how.scale.rated > 0)
+    row_filter = make_filter(how.scale.rated > 0) if make_filter else None
     examples: Rows[TrainingExample] = Rows(store.nameless_file)
     counts: Counter[str] = Counter()  # of ids
     unreadable: list[RejectedExample] = []
     dropped: Counter[str] = Counter()
-    sample = _Sample(path.name)
+    sample: list[tuple[SourceRow, Issue]] = []
+    draw = random.Random(path.name)  # the same rows on every reading
     for row in read_rows(path, form):
         issue = _issue_of(how, row.content, row_filter)
         if issue is not None:
             dropped[issue.code] += 1
-            sample.offer(row, issue)
+            place = draw.randrange(dropped.total())  # so that each has the same chance
+            if len(sample) < SAMPLE:
+                sample.append((row, issue))
+            elif place < SAMPLE:
+                sample[place] = (row, issue)
             continue
         try:
             example = example_of(how, row)
@@ -140,11 +111,25 @@ def load_examples(
             continue
         examples.append(example)
         counts[example.id] += 1
-    sampled = sample.read(how)
+    sampled = _read_sample(sample, how)
     check_columns(how, len(examples))
     examples = _with_own_context(_with_own_ids(examples, counts, how), how)
     reading = reading_of(how, form, len(examples) + len(unreadable) + dropped.total())
     return LoadedRows(examples, unreadable, dropped, sampled, reading, how.scale.rated > 0)
+
+
+def _read_sample(
+    sample: Sequence[tuple[SourceRow, Issue]], how: HowRead
+) -> list[tuple[TrainingExample | RejectedExample, Issue]]:
+    """Dropped rows in the order of the file, as far as they can be read; nothing of it counts."""
+    apart = _without_counts(how)
+    rows: list[tuple[TrainingExample | RejectedExample, Issue]] = []
+    for row, issue in sorted(sample, key=lambda entry: entry[0].line):
+        try:
+            rows.append((example_of(apart, row), issue))
+        except RowError:  # dropped before it was read whole
+            rows.append((_rejected(how, row, issue, "filter"), issue))
+    return rows
 
 
 def _issue_of(how: HowRead, content: Any, row_filter: RowFilter | None) -> Issue | None:

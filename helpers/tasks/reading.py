@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,9 +75,8 @@ def form_of(path: Path, encoding: str = "") -> FileForm:
         return FileForm(name, judge_dialect(path, name))
     if suffix in (".jsonl", ".json"):
         name = encoding_of(path, encoding) if encoding or _has_mark(path) else None
-        return FileForm(
-            name, note="JSON Lines" if _key_of_rows(path, name) is None else "a JSON array"
-        )
+        is_array = _list_of_rows(path, name) is not None
+        return FileForm(name, note="a JSON array" if is_array else "JSON Lines")
     return FileForm(note="Excel, first sheet" if suffix == ".xlsx" else "Parquet")
 
 
@@ -175,8 +175,8 @@ def _text_of(path: Path, encoding: Encoding | None) -> str:
     return path.read_bytes().decode(encoding.name if encoding else "utf-8-sig")
 
 
-def _key_of_rows(path: Path, encoding: Encoding | None) -> str | None:
-    """The key of the one list of objects in a file, "" where it is that list; None: JSON Lines."""
+def _list_of_rows(path: Path, encoding: Encoding | None) -> list[Any] | None:
+    """The list of objects that a file is, or holds under a key; None: JSON Lines."""
     if encoding is None:
         with open(path, "rb") as file:
             head = file.read(200).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
@@ -189,10 +189,10 @@ def _key_of_rows(path: Path, encoding: Encoding | None) -> str | None:
     except (ValueError, RecursionError):
         return None
     lists = value if isinstance(value, dict) else {"": value}
-    keys = [key for key, items in lists.items() if _is_table(items)]
-    if len(keys) > 1:
+    tables = {key: items for key, items in lists.items() if _is_table(items)}
+    if len(tables) > 1:
         raise WorkbookError(
-            f"{path} holds several lists of rows ({', '.join(map(str, keys))}); write them as one"
+            f"{path} holds several lists of rows ({', '.join(tables)}); write them as one"
             " list, with a key `split` if they are parts"
         )
     if len(lists) > 1 and all(isinstance(items, dict) and "0" in items for items in lists.values()):
@@ -200,7 +200,7 @@ def _key_of_rows(path: Path, encoding: Encoding | None) -> str | None:
             f"{path} is written column by column; export its rows, as in pandas'"
             ' to_json(orient="records", lines=True)'
         )
-    return next(iter(keys), None)
+    return next(iter(tables.values()), None)
 
 
 def _is_table(items: Any) -> bool:
@@ -210,8 +210,13 @@ def _is_table(items: Any) -> bool:
 def _array_rows(path: Path, encoding: Encoding | None) -> Iterator[SourceRow]:
     text = _text_of(path, encoding)
     decode = json.JSONDecoder().raw_decode
-    key = _key_of_rows(path, encoding)
-    end = text.index("[", text.index(json.dumps(key)) if key else 0) + 1
+    rows = repr(_list_of_rows(path, encoding))
+    end = 0
+    items = None
+    while repr(items) != rows:  # a bracket may also stand in a text before the list
+        end = text.index("[", end) + 1
+        with suppress(ValueError):
+            items = decode(text, end - 1)[0]
     line = 1 + text.count("\n", 0, end)
     while match := _NEXT_ITEM.match(text, end):
         line += text.count("\n", end, match.end())

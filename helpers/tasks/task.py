@@ -12,14 +12,16 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from helpers import store
+from helpers import parameters, store
 from helpers.records import Record, WorkbookError
 from helpers.tasks.tools import check_tools, validator_of
 
 SHIPPED = Path(__file__).resolve().parent
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")  # of human.* and production.*
 Format = Literal["chat", "sharegpt", "prompt_completion", "kto", "preference", "alpaca", "columns"]
-METRICS = ("accuracy", "format_compliance", "latency_p95", "cost_per_request")
+Metric = Literal["accuracy", "format_compliance", "latency_p95", "cost_per_request"]
+OURS = {"folder", "shipped", "schema", "instructions_full", "instructions_short", "wordings"}
+SECTIONS = {"schema": "output", "instructions_full": "instructions"}  # where the file says them
 # columns of ours that a row may name without being asked
 KNOWN = ("id", "messages", "created_at", "group", "conversation_id", "split", "feedback_score")
 KNOWN += ("model_version", "articles", "tools", "label")
@@ -42,8 +44,8 @@ class Task(Record):
     # or contains, numeric[:tolerance], chrf[:least], semantic[:least], tool_calls, module:function
     scorer: str = "exact"
     rubric: str = ""  # when an answer is right, in words for a judge or people
-    targets: dict[str, float]
-    margins: dict[str, float] = Field(default_factory=dict)
+    targets: dict[Metric, float]
+    margins: dict[Metric, float] = Field(default_factory=dict)
     replace: Literal["better", "not_worse"] = "better"
     # fields of the live log within whose values quality is watched, too
     slices: list[str] = Field(default_factory=list)
@@ -55,7 +57,7 @@ class Task(Record):
     # a row with personal data is left out, or kept with [KIND] in its place
     personal: Literal["reject", "mask"] = "reject"
     # what looks like personal data and is the task's subject: {name: regular expression}
-    allow: dict[str, str] = Field(default_factory=dict)
+    allow: dict[str, re.Pattern[str]] = Field(default_factory=dict)
     volume_per_month: int = Field(0, ge=0)
     prices: dict[str, Any] = Field(default_factory=dict)
     data_may_leave: bool = False
@@ -84,17 +86,6 @@ class Task(Record):
             validator_of(json.dumps(value, sort_keys=True, default=str))
         return value
 
-    @field_validator("allow")
-    @classmethod
-    def _regular_expressions(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, pattern in value.items():
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                problem = f"{name}: {pattern!r} is no regular expression ({error})"
-                raise ValueError(problem) from None
-        return value
-
     @field_validator("columns")
     @classmethod
     def _known_columns(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
@@ -111,14 +102,6 @@ class Task(Record):
             raise ValueError("give both days, as in {validation: 2026-06-01, test: 2026-08-01}")
         return {k: v if v.tzinfo else v.replace(tzinfo=UTC) for k, v in value.items()}
 
-    @field_validator("targets", "margins")
-    @classmethod
-    def _known_metrics(cls, value: dict[str, float]) -> dict[str, float]:
-        unknown = sorted(set(value) - set(METRICS))
-        if unknown:
-            raise ValueError(f"unknown metric {unknown[0]!r}; known are {', '.join(METRICS)}")
-        return value
-
     @model_validator(mode="after")
     def _targets_and_fields_make_sense(self) -> Task:
         if not self.targets:
@@ -126,7 +109,7 @@ class Task(Record):
                 "targets are missing; say what the task needs, for example targets: {accuracy: 0.8}"
             )
         for metric, target in self.targets.items():
-            if metric in METRICS[:2] and target >= 1:
+            if metric in ("accuracy", "format_compliance") and target >= 1:
                 raise ValueError(
                     f"targets.{metric} is {target:g}, which no number of rows can show; lower it"
                 )
@@ -187,16 +170,22 @@ def load_task(name_or_path: str) -> Task:
             f"{path} is missing; shipped tasks are {', '.join(shipped_tasks())}, and"
             " `workbook new DIR` makes a folder for yours"
         )
-    fields = _flat(_yaml(path), path)
+    raw, lines = parameters.read_yaml(path, _Plain)
     try:
-        return Task(**fields, folder=folder.resolve(), shipped=shipped)
+        fields = _flat(raw) | {"folder": folder.resolve(), "shipped": shipped}
+        return Task.model_validate(fields)
     except ValidationError as error:
         problem = error.errors()[0]
-        key = str(problem["loc"][0]).removesuffix("_") if problem["loc"] else "targets"
-        raise _error(path, key, problem["msg"].removeprefix("Value error, ")) from None
+        place = ".".join(map(str, problem["loc"])).removesuffix(".[key]") or "targets"
+        reason = problem["msg"].removeprefix("Value error, ")
+    except ValueError as error:
+        place, _, reason = str(error).partition(": ")
+    key = place.split(".")[0]
+    line = lines.get(SECTIONS.get(key, key), 1)
+    raise WorkbookError(f"{path}, line {line}: {place[:80]}: {reason[:1000]}")
 
 
-class _Plain(yaml.SafeLoader):
+class _Plain(parameters.StrictLoader):
     """YAML as people mean it: no, 007, 12:30 and 2026-01-05 are texts, as labels have to be."""
 
 
@@ -221,34 +210,19 @@ def yaml_of(text: str) -> Any:
     return yaml.load(text, _Plain)
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml_of(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not UTF-8, a date or a number beyond all
-        raise WorkbookError(f"{path} cannot be read ({type(error).__name__})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        problem = getattr(error, "problem", error)
-        raise WorkbookError(f"{path}, line {line}: not valid YAML ({problem})") from None
-    if not isinstance(raw, dict):
-        raise WorkbookError(
-            f"{path}, line 1: should be a mapping with name, instructions, output, targets"
-        )
-    return raw
-
-
-def _flat(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+def _flat(raw: dict[str, Any]) -> dict[str, Any]:
     """task.yaml nests instructions and output for the reader; the record is flat."""
+    for name in raw.keys() & OURS:
+        raise ValueError(f"{name}: is no line of its own; instructions and output hold it")
     instructions = raw.pop("instructions", None)
     if not isinstance(instructions, dict) or "full" not in instructions:
-        raise _error(path, "instructions", "give `full` (and `short`)")
+        raise ValueError("instructions: give `full` (and `short`)")
     raw["instructions_full"] = str(instructions["full"]).strip()
     raw["instructions_short"] = str(instructions.get("short") or instructions["full"]).strip()
     raw["wordings"] = list(instructions.get("wordings") or [])
     output = raw.pop("output", {"text": True})
     if not isinstance(output, dict) or not ("schema" in output or output.get("text")):
-        raise _error(path, "output", "give `schema: <JSON Schema>` or `text: true`")
+        raise ValueError("output: give `schema: <JSON Schema>` or `text: true`")
     schema = output.get("schema")
     raw["schema"] = schema
     raw.setdefault("targets", {})
@@ -258,14 +232,6 @@ def _flat(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     if isinstance(prices, dict) and "as_of" in prices:
         raw["prices"] = prices | {"as_of": str(prices["as_of"])}
     return raw
-
-
-def _error(path: Path, key: str, problem: str) -> WorkbookError:
-    """What is wrong with a key of task.yaml, with the line where it stands."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    keys = [line.split(":")[0].strip() for line in lines]
-    number = keys.index(key) + 1 if key in keys else 1
-    return WorkbookError(f"{path}, line {number}: {key[:80]}: {problem[:1000]}")
 
 
 class Article(Record):

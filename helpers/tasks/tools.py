@@ -17,7 +17,9 @@ Tools = Sequence[Mapping[str, Any]]  # in OpenAI's form
 
 def check_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The tools, each {"type": "function", "function": {"name", "parameters"}}; ValueError."""
-    tools = [tool if "function" in tool else wrapped(tool) for tool in tools]
+    tools = [  # a function alone is put into OpenAI's form
+        tool if "function" in tool else {"type": "function", "function": tool} for tool in tools
+    ]
     for number, tool in enumerate(tools, 1):
         function = tool["function"]
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -27,11 +29,6 @@ def check_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
             )
         validator_of(_schema_text(function))
     return tools
-
-
-def wrapped(function: dict[str, Any]) -> dict[str, Any]:
-    """A tool that is given as its function alone, in OpenAI's form."""
-    return {"type": "function", "function": function}
 
 
 def check_calls(messages: Sequence[Message], tools: Tools) -> None:

@@ -18,9 +18,8 @@ from helpers.decide import (
     screen,
     without_leaks,
 )
-from helpers.decide.economics import HOURS, compute_estimate, training_cost
+from helpers.decide.economics import HOURS, compute_estimate, provider_warnings, training_cost
 from helpers.decide.screening import contradictions
-from helpers.decide.trainer import provider_warnings
 from helpers.decide.verdict import Evidence, plan, undecidable_targets
 from helpers.records import Asking, Decision, Estimate, Finding, Message, Screening, WorkbookError
 

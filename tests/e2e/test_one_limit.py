@@ -58,7 +58,8 @@ job = train.fine_tune_openai(dataset, config)
 tuned = train.monitor_fine_tuning(job.job_id)
 manager.record_model(version, tuned)
 session = evaluate.Session(
-    task=task, run=run, budget=Budget(run, limit), train=dataset.part("train"), latency_rows=0
+    task=task, run=run, budget=Budget(run, limit), train=dataset.part("train"), latency_rows=0,
+    attempts=registry.record_attempt,
 )
 run.save(evaluate.evaluate_fine_tuned_model(
     dataset.part("test"), session, tuned, min_gain=0.0, dataset_version=dataset.metadata.version

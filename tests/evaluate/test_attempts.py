@@ -7,6 +7,7 @@ from evaluate_toys import (
     BROKEN,
     RIGHT,
     constant,
+    in_file,
     measure,
     right_where,
     scored_rows,
@@ -60,10 +61,10 @@ def test_fresh_rows_are_due_when_only_much_larger_gains_could_be_shown():
 
 def test_the_same_model_on_the_same_rows_is_one_attempt_and_another_is_the_next(task, run):
     model, rows = constant(RIGHT, "one"), toy_rows(20)
-    first = record_attempt(task, run, model, rows, "v1")
-    assert record_attempt(task, store.open_run("t2"), model, rows, "v2") == first
-    assert record_attempt(task, run, constant(RIGHT, "two"), rows, "v3").number == 2
-    assert record_attempt(task, run, model, toy_rows(19), "v4").looks_at_these_rows == 1
+    first = record_attempt(task, run, model, rows, "v1", in_file)
+    assert record_attempt(task, store.open_run("t2"), model, rows, "v2", in_file) == first
+    assert record_attempt(task, run, constant(RIGHT, "two"), rows, "v3", in_file).number == 2
+    assert record_attempt(task, run, model, toy_rows(19), "v4", in_file).looks_at_these_rows == 1
     assert len(store.read_jsonl(store.home() / "attempts" / "toy.jsonl")) == 3
 
 
@@ -79,7 +80,7 @@ def test_a_later_attempt_has_to_be_surer(task):
 
 
 def test_the_reasons_of_a_later_attempt_name_it_and_the_rows_that_are_due(task, run):
-    record_attempt(task, run, constant(RIGHT, "before"), toy_rows(100), "v0")
+    record_attempt(task, run, constant(RIGHT, "before"), toy_rows(100), "v0", in_file)
     base = right_where(lambda i: i < 40, "b", BROKEN)
     found = measure(task, run, constant(RIGHT, "t"), base, toy_rows(100))
     assert found.verdict == "pass" and found.attempt.number == 2

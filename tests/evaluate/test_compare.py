@@ -21,11 +21,12 @@ from record_toys import decision, rung
 
 from helpers import store
 from helpers.evaluate import compare_results
-from helpers.evaluate.compare import check_targets, flips
-from helpers.evaluate.findings import (
+from helpers.evaluate.compare import (
     check_fingerprints,
+    check_targets,
     dataset_is_checked,
     findings_against,
+    flips,
     has_power,
     holds_margins,
 )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from helpers.evaluate import equality, retrieval, text
+from helpers.evaluate import equality, rungs, scorers
 from helpers.evaluate.scorers import field_equal
 from helpers.records import Message, TrainingExample
 from helpers.tasks import Article
@@ -67,7 +67,7 @@ CASES = [
 
 @pytest.mark.parametrize(("scorer", "gold", "answer", "score"), CASES)
 def test_an_answer_scores_by_what_it_means(scorer, gold, answer, score):
-    score_of = text.scorer(scorer)
+    score_of = scorers.scorer(scorer)
     assert score_of(example(gold), answer) == score
     assert score_of(example(gold), gold) == (gold != "")
 
@@ -131,5 +131,5 @@ def test_gold_equals_itself_and_none_of_200_mutations():
 )
 def test_articles_are_found_in_scripts_without_spaces(texts, question):
     articles = [Article(id=str(i), title="", text=each) for i, each in enumerate(texts)]
-    (result,) = retrieval.retrieve(articles, [question], 1)
+    (result,) = rungs.retrieve(articles, [question], 1)
     assert [article.id for article in result] == ["0"]

@@ -6,7 +6,7 @@ import pytest
 from evaluate_toys import answer_row, toy_rows
 
 from helpers import evaluate
-from helpers.evaluate.labels import macro_f1
+from helpers.evaluate.slices import macro_f1
 from helpers.records import Message
 
 

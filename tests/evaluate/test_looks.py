@@ -8,7 +8,7 @@ import pytest
 from evaluate_toys import RIGHT, WRONG, constant, session, toy_rows, toy_task
 
 from helpers import evaluate
-from helpers.evaluate.looks import at_look, next_look, rows_to_ask
+from helpers.evaluate.ladder import at_look, next_look, rows_to_ask
 from helpers.records import Asking, Estimate, EvalResults, RungResult
 
 

@@ -5,8 +5,7 @@ from evaluate_toys import toy_rows, toy_task
 
 from helpers import tasks
 from helpers.evaluate import rungs
-from helpers.evaluate.retrieval import demonstrations, retrieve
-from helpers.evaluate.rungs import LADDER, available, effort
+from helpers.evaluate.rungs import LADDER, available, demonstrations, effort, retrieve
 from helpers.models import count_chats
 from helpers.records import Asking, Message, WorkbookError
 from helpers.tasks import Article

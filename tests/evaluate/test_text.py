@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from evaluate_toys import toy_rows, toy_task
 
-from helpers.evaluate import text
+from helpers.evaluate import scorers
 from helpers.evaluate.scorers import score_answer
 from helpers.models import embeddings
 from helpers.records import Message, WorkbookError
@@ -41,13 +41,13 @@ def example(answer, **last):
     ],
 )
 def test_each_scorer_tells_right_from_wrong(spec, wanted, answer, score):
-    assert text.scorer(spec)(example(wanted), answer) == score
+    assert scorers.scorer(spec)(example(wanted), answer) == score
 
 
 def test_without_a_threshold_overlap_and_meaning_are_scores_between_0_and_1():
     for spec in ("chrf", "semantic"):
-        near = text.scorer(spec)(example("the parcel is lost"), "a parcel was lost")
-        far = text.scorer(spec)(example("the parcel is lost"), "bananas are yellow")
+        near = scorers.scorer(spec)(example("the parcel is lost"), "a parcel was lost")
+        far = scorers.scorer(spec)(example("the parcel is lost"), "bananas are yellow")
         assert 0 <= far < near < 1
 
 
@@ -77,7 +77,7 @@ def test_tool_calls_match_by_name_and_arguments(answer, score):
     calls = [
         {"id": "c", "type": "function", "function": {"name": "lookup", "arguments": '{"id": 7}'}}
     ]
-    assert text.scorer("tool_calls")(example(None, tool_calls=calls), answer) == score
+    assert scorers.scorer("tool_calls")(example(None, tool_calls=calls), answer) == score
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,12 @@ def test_an_own_scorer_by_import_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize("spec", ["nonsense", "no_such_module:score", "json:nothing"])
 def test_an_unknown_scorer_says_which_are_known(spec):
     with pytest.raises(WorkbookError, match=r"tool_calls, nor package\.module:function"):
-        text.scorer(spec)
+        scorers.scorer(spec)
 
 
 def test_a_tolerance_that_is_no_number_is_named():
     with pytest.raises(WorkbookError, match="'wide' is not a number"):
-        text.scorer("numeric:wide")
+        scorers.scorer("numeric:wide")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_missing_extra_is_named(monkeypatch, spec, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
     embeddings._packaged_model.cache_clear()
     with pytest.raises(WorkbookError, match=rf"\[{extra}\]"):
-        text.scorer(spec)(example("a"), "b")
+        scorers.scorer(spec)(example("a"), "b")
     embeddings._packaged_model.cache_clear()
 
 

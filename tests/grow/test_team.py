@@ -11,7 +11,6 @@ from postgres_toy import server
 from sqlalchemy import create_engine
 
 from helpers import registry, store
-from helpers.evaluate.attempts import in_file
 from helpers.records import WorkbookError
 
 sys.path.insert(0, str(store.PROJECT / "tests" / "registry"))
@@ -66,7 +65,7 @@ def test_attempts_at_once_are_all_counted_and_in_one_order(team):
 
 def test_what_a_home_kept_in_a_file_comes_first_and_a_restored_home_remembers(team, monkeypatch):
     monkeypatch.delenv("WORKBOOK_DATABASE_URL")
-    in_file("toy", line("old"))
+    store.write_jsonl(store.home() / "attempts" / "toy.jsonl", [line("old")])
     assert [r["key"] for r in registry.record_attempt("toy", line("new"))] == ["old", "new"]
     registry_toys.candidate("v1")  # the history that a backup is proved by
     backup = store.home() / "backup.json"

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from helpers import evaluate, models, tasks
-from helpers.evaluate import retrieval
+from helpers.evaluate import rungs
 from helpers.parameters import load_profile
 from helpers.records import Asking
 
@@ -49,7 +49,7 @@ def test_every_article_is_asked_about_and_is_short(task, examples):
 
 def test_retrieval_finds_the_right_article(task, examples):
     rows = evaluate.choose_rows(task, examples, "validation")
-    articles = retrieval.retrieve(tasks.knowledge(task), [e.user_text for e in rows], 1)
+    articles = rungs.retrieve(tasks.knowledge(task), [e.user_text for e in rows], 1)
     hits = [
         e.meta["articles"][0] in {a.id for a in top} for e, top in zip(rows, articles, strict=True)
     ]

@@ -57,7 +57,7 @@ def test_every_kind_of_file_gives_the_same_rows_also_through_a_filter(tmp_path, 
     assert [(e.id, e.user_text, e.answer, e.feedback_score) for e in whole.examples] == [
         (row["id"], row["input"], "yes", row["feedback_score"]) for row in ROWS
     ]
-    some = tasks.load_examples(task, "production", below_four)
+    some = tasks.load_examples(task, "production", lambda rated: below_four)
     assert [e.id for e in some.examples] == [r["id"] for r in ROWS if r["feedback_score"] >= 4]
     assert some.dropped == {"low_feedback": 12} and len(some.sample) == 12
     lines = {e.id: e.meta["line"] for e in [*some.examples, *(e for e, _ in some.sample)]}
@@ -153,7 +153,9 @@ def test_every_row_of_a_hostile_log_is_an_example_unreadable_or_dropped(
     path.write_bytes(
         b"\n".join([b"input,output,feedback_score"] * (ending == "csv") + lines) + b"\n"
     )
-    loaded = tasks.load_examples(task, "production", below_four if filtered else None)
+    loaded = tasks.load_examples(
+        task, "production", (lambda rated: below_four) if filtered else None
+    )
     accounted = len(loaded.examples) + len(loaded.unreadable) + sum(loaded.dropped.values())
     assert accounted == len(list(reading.read_rows(path)))
     if ending == "jsonl":
@@ -166,7 +168,7 @@ def test_the_sample_of_dropped_rows_is_bounded_and_the_same_every_time(tmp_path,
     monkeypatch.setattr(examples, "SAMPLE", 5)
     task = task_of(tmp_path / "t")
     write(tmp_path / "t" / "production.jsonl")
-    one, two = (tasks.load_examples(task, "production", below_four) for _ in range(2))
+    one, two = (tasks.load_examples(task, "production", lambda rated: below_four) for _ in range(2))
     assert len(one.sample) == 5 and [e.id for e, _ in one.sample] == [e.id for e, _ in two.sample]
 
 
