@@ -167,7 +167,7 @@ def judged_names() -> list[tuple[str, Watched]]:
 
 
 def alarms(counts: dict[str, Any], looks: int = 1) -> dict[str, np.ndarray]:
-    """By quantity: at which looks it fails, (runs, days * looks); as `_change_check` decides."""
+    """By quantity: at which looks it fails, (runs, days * looks); as `judge_series` decides."""
     failing = {}
     for name, watched in judged_names():
         values = values_of(name)

@@ -212,6 +212,7 @@ def _row(task: Task, example: TrainingExample, answer: Answer) -> AnswerRow:
         latency_ms=round(answer.latency_ms, 1),
         tokens_in=answer.tokens_in,
         tokens_out=answer.tokens_out,
+        confidence=answer.confidence,
         error=store.redact(answer.error)[:200] if answer.error else None,
     )
 

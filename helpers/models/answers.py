@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -17,8 +18,14 @@ class Answer(Record):
     tokens_out: int
     tokens_cached: int = 0  # of the prompt, not computed again: shared prefix, provider's cache
     latency_ms: float  # of a batched local answer: from the start of its batch
+    confidence: float | None = None  # the probability of all its tokens together; None: not told
     finish: Literal["stop", "length", "error"]
     error: str | None = None
+
+
+def probability(logarithm: float) -> float | None:
+    """Of the tokens of an answer together; None where nobody told one."""
+    return math.exp(logarithm) if logarithm <= 0 else None
 
 
 class Model(Protocol):

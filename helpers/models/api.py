@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, ValidationError
 
 from helpers import store
-from helpers.models.answers import Answer
+from helpers.models.answers import Answer, probability
 from helpers.models.chats import split_thoughts
 from helpers.models.connection import Connection, Refused
 from helpers.models.leaving import HELD_BACK, Permission, key_for
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_CONCURRENCY = 8
 TIMEOUT_SECONDS = 120.0
 LOCAL_KEY = "sk-local"  # the SDK insists on some key; a server on this machine needs none
-OPTIONS = ("temperature", "max_tokens", "response_format")  # what an endpoint may refuse
+OPTIONS = ("temperature", "max_tokens", "response_format", "logprobs")  # what it may refuse
 AT = " at "  # between a model's name and its base_url
 
 
@@ -88,6 +88,7 @@ class ReplyChoice(BaseModel):
 
     message: ReplyMessage
     finish_reason: str | None = None
+    logprobs: Any = None
 
 
 class PromptDetails(BaseModel):
@@ -150,13 +151,15 @@ class ApiModel:
         other = self
         if asking.response_format is not None:
             other = self.with_schema(asking.response_format)
-        if asking.stop or asking.template_args:
-            other = copy.copy(other)
-            other._told = {}
-            if asking.stop:
-                other._told["stop"] = asking.stop
-            if asking.template_args:  # as vLLM, SGLang and llama.cpp take them
-                other._told["chat_template_kwargs"] = asking.template_args
+        told: dict[str, Any] = {"stop": asking.stop}
+        told["chat_template_kwargs"] = asking.template_args  # as vLLM, SGLang and llama.cpp do
+        told["logprobs"] = asking.rung_kind == "fine_tuned"  # how sure it was, for 06
+        return other.told({name: value for name, value in told.items() if value})
+
+    def told(self, options: dict[str, Any]) -> ApiModel:
+        """The same model, with these options in every request."""
+        other = copy.copy(self)
+        other._told = self._told | options
         return other
 
     @cached_property
@@ -242,7 +245,7 @@ class ApiModel:
             except Refused as refusal:
                 about = f"{refusal.param} {refusal.message}"
                 refused = {name for name in OPTIONS if name in body and name in about}
-                if refusal.status not in (400, 422) or not refused:
+                if refusal.status not in (400, 403, 422) or not refused:
                     raise
                 without |= refused
             else:
@@ -252,7 +255,8 @@ class ApiModel:
     def _options(self, max_new_tokens: int, without: set[str]) -> dict[str, Any]:
         # newer OpenAI models know max_tokens only by its other name
         limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
-        options: dict[str, Any] = {limit: max_new_tokens, **self._told}
+        told = {name: value for name, value in self._told.items() if name not in without}
+        options: dict[str, Any] = {limit: max_new_tokens, **told}
         if "temperature" not in without:
             options["temperature"] = 0
         if self._schema is not None and "response_format" not in without:
@@ -305,6 +309,15 @@ def _oddity(error: ValidationError) -> str:
     return f"{'.'.join(map(str, problem['loc'])) or 'the whole'}: {problem['msg'][:100]}"
 
 
+def _confidence(logprobs: Any) -> float | None:
+    """How probable the whole answer is, by what is told of its tokens; None: nothing is told."""
+    try:
+        logarithms = [float(token["logprob"]) for token in logprobs["content"]]
+        return probability(sum(logarithms)) if logarithms else None
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
 def answer_of(text: bytes | str, latency_ms: float) -> Answer:
     """The answer that an endpoint's JSON spells, or how that is odd."""
     try:
@@ -329,6 +342,7 @@ def answer_of(text: bytes | str, latency_ms: float) -> Answer:
     return Answer(
         text=with_calls(said, message.tool_calls),
         thoughts=message.reasoning_content or message.reasoning or thoughts,
+        confidence=None if thoughts else _confidence(choice.logprobs),
         finish="length" if reason == "length" else "stop",
         **took,
     )

@@ -97,13 +97,14 @@ class Served:
 
 def change_checks(served: Served) -> list[Finding]:
     """Every watched quantity, and the slices of those that have some."""
-    checks = [_change_check(watched, watched.name, served) for watched in WATCHED]
+    days = served.window_days
+    checks = [judge_series(each, each.name, served.series(each.name), days) for each in WATCHED]
     slices = slices_of(served)
     for watched in WATCHED:
         for name in slices:
             if name.startswith(f"{watched.name}{SLICE}"):
                 small = slice_of(watched, len(slices))
-                check = _change_check(small, name, served)
+                check = judge_series(small, name, served.series(name), days)
                 if check.verdict == "fail":  # one that is well is not worth a line
                     checks.append(check)
     return checks
@@ -133,13 +134,12 @@ def slices_of(served: Served) -> list[str]:
     return large[:MOST_SLICES]
 
 
-def _change_check(watched: Watched, name: str, served: Served) -> Finding:
+def judge_series(watched: Watched, name: str, series: Series | None, window_days: int) -> Finding:
     """Whether a quantity changed since some day, by evidence that may be looked at every day."""
-    series = served.series(name)
     if series is None:
         return _too_little(name, f"{watched.unit}; nothing was measured")
     days = len(series.counts)
-    start = max(0, days - served.window_days)
+    start = max(0, days - window_days)
     signs = {"fall": (1,), "rise": (-1,), "shift": (1, -1)}[watched.change]
     needed = math.log(len(signs) / watched.budget)
     log_capital, sign = max((_log_capital(series, sign, watched), sign) for sign in signs)
@@ -151,11 +151,11 @@ def _change_check(watched: Watched, name: str, served: Served) -> Finding:
     before = estimate(series.between(0, min(REFERENCE_DAYS, start)), watched.shown)
     now = estimate(series.between(start, days), watched.shown)
     if not before.n:
-        evidence = f"{watched.unit}; too little before the last {served.window_days} days"
+        evidence = f"{watched.unit}; too little before the last {window_days} days"
         return _too_little(name, evidence, now)
     evidence += f"; reference {before}"
     if not now.n:
-        evidence += f"; nothing was measured in the last {served.window_days} days"
+        evidence += f"; nothing was measured in the last {window_days} days"
     finding = Finding(
         name=name,
         verdict="pass",
@@ -166,7 +166,7 @@ def _change_check(watched: Watched, name: str, served: Served) -> Finding:
     )
     if changed and _fall(series, sign, start) < watched.matters:
         return finding.model_copy(update={"evidence": f"{evidence}; too small to matter"})
-    return _failed(finding, watched.severity) if changed else finding
+    return failed(finding, watched.severity) if changed else finding
 
 
 def _fall(series: Series, sign: int, start: int) -> float:
@@ -180,7 +180,8 @@ def _measured(estimate: Estimate) -> Estimate | None:
     return estimate if estimate.n else None
 
 
-def _failed(finding: Finding, severity: Severity = "warning", remedy: str = "") -> Finding:
+def failed(finding: Finding, severity: Severity = "warning", remedy: str = "") -> Finding:
+    """A finding that does not hold, and what that means."""
     update = {"verdict": "fail", "severity": severity, "remedy": remedy}
     return finding.model_copy(update=update)
 
@@ -253,7 +254,7 @@ def _promise(name: str, promised_by: str, floor: float, served: Served) -> Findi
     )
     if p > PROMISE_BUDGET:
         return finding
-    return _failed(finding, "critical", "roll back to the version that served before")
+    return failed(finding, "critical", "roll back to the version that served before")
 
 
 def topic_check(rows: Sequence[LiveRow], reading: Reading) -> Finding:
@@ -294,7 +295,7 @@ def topic_check(rows: Sequence[LiveRow], reading: Reading) -> Finding:
         "estimate": shares[risen[0][1]],
     }
     finding = finding.model_copy(update=update)
-    return _failed(finding, remedy="verify examples of the new topic, then retrain")
+    return failed(finding, remedy="verify examples of the new topic, then retrain")
 
 
 def _different_conversations(rows: Sequence[LiveRow]) -> list[frozenset[str]]:
@@ -338,7 +339,7 @@ def volume_check(served: Served) -> Finding:
         threshold=usual,
         p=p,
     )
-    return _failed(finding) if low else finding
+    return failed(finding) if low else finding
 
 
 def _by_weekday(counts: Mapping[date, int], end: date) -> dict[int, list[int]]:
@@ -384,4 +385,4 @@ def age_check(serving: FineTunedModelVersion | None, max_age_days: int) -> Findi
         estimate=Estimate(value=days, low=days, high=days, n=1),
         threshold=max_age_days,
     )
-    return _failed(finding) if days > max_age_days else finding
+    return failed(finding) if days > max_age_days else finding

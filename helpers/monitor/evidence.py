@@ -79,6 +79,20 @@ def log_evidence_below(values: ndarray, counts: ndarray, floor: float) -> ndarra
     return numpy.maximum.accumulate(numpy.maximum(capital, 0.0))
 
 
+def log_evidence_of_any_start(values: ndarray, counts: ndarray, floor: float) -> tuple[float, int]:
+    """The last day's log capital against "the mean is at least `floor`", from any day on.
+
+    A year's starts share one capital; the start that has gained most is told as well. `counts` are
+    (days, values).
+    """
+    import numpy
+
+    stakes = numpy.linspace(0.05, 0.95, FIXED_STAKES) / (1 - floor)
+    daily = counts @ numpy.log1p(stakes * (floor - values[:, None]))
+    gains = _log_mean(daily[::-1].cumsum(axis=0)[::-1])
+    return float(numpy.logaddexp.reduce(gains) - numpy.log(YEAR)), int(gains.argmax())
+
+
 def likeliest_start(values: ndarray, counts: ndarray, stakes: Sequence[float]) -> int:
     """The day since which the last day's evidence is largest; one series, one look a day."""
     best, day = float("-inf"), 0

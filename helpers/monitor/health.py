@@ -19,7 +19,9 @@ from helpers.monitor.checks import (
     topic_check,
     volume_check,
 )
+from helpers.monitor.confidence import accuracy_check
 from helpers.monitor.evidence import REFERENCE_DAYS
+from helpers.monitor.replay import replay_checks
 from helpers.monitor.service import Service, service_of
 from helpers.monitor.watched import WATCHED, reading_of
 from helpers.monitor.windows import LiveLog, keep, read_log
@@ -90,6 +92,8 @@ def check_health(
         topic_check(rows, reading),
         *change_checks(served),
         *promise_checks(served, service.days_before(log), _measured(service, run), margin),
+        accuracy_check(served, service),
+        *replay_checks(task, service, served),
         age_check(service.version, max_age_days),
     ]
     causes = find_causes(log, service, served, checks, rows, reading)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import NamedTuple
 
+from helpers import evaluate, registry, store
 from helpers.monitor.windows import LiveLog, Numbers
-from helpers.records import FineTunedModelVersion, Route
+from helpers.records import AnswerRow, Evaluation, FineTunedModelVersion, Route
 from helpers.registry import FineTuneLifecycleManager
 from helpers.tasks import Task
 
@@ -22,6 +23,17 @@ class Service(NamedTuple):
     def since(self) -> date | None:
         """The day of promotion."""
         return datetime.fromisoformat(self.route.since).date() if self.version else None
+
+    @property
+    def run(self) -> store.Run:
+        """The run that made the version in production."""
+        return store.Run(self.version.run_id if self.version else "")
+
+    def test_answers(self) -> list[AnswerRow]:
+        """What the version in production answered to its test part, in 04."""
+        if self.version and not self.run.folder.is_dir():
+            registry.fetch(self.version.id)
+        return evaluate.read_answers(self.run, self.run.load(Evaluation).rung("fine_tuned"))
 
     def is_judged(self, day: date, around: int, lately: date) -> bool:
         """Whether a day's log is needed: `around` days around the promotion, or from `lately`."""

@@ -67,7 +67,7 @@ from helpers.records.findings import (
     as_finding_verdict,
     verdict_of,
 )
-from helpers.records.health import Day, Health, HealthVerdict, Window
+from helpers.records.health import REPLAY_USER, Day, Health, HealthVerdict, Replay, Window
 from helpers.records.live import (
     GOOD_STATUS,
     Arm,

@@ -208,4 +208,5 @@ class AnswerRow(Record):
     latency_ms: float
     tokens_in: int
     tokens_out: int
+    confidence: float | None = None  # how probable the model held this whole answer; null: unknown
     error: str | None = Field(None)

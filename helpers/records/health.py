@@ -11,6 +11,7 @@ from helpers.records.base import Artifact, Record
 from helpers.records.findings import Estimate, Finding
 
 HealthVerdict = Literal["ok", "watch", "retrain"]
+REPLAY_USER = "workbook-replay"  # as whom 06 asks a gateway: logged as a trial, no traffic
 
 
 class Window(Record):
@@ -29,6 +30,18 @@ class Day(Record):
     n: int
     format_compliance: Estimate
     feedback: Estimate
+
+
+class Replay(Record):
+    """One night; scores by the id of the row, from 0 to 1. A row without an answer says nothing."""
+
+    version: str  # which version was asked
+    at: datetime  # when
+    place: str  # where: a base_url; "": as it is registered
+    before: dict[str, float] = Field(default_factory=dict)  # how right it was in 04
+    now: dict[str, float] = Field(default_factory=dict)  # and how right it is now
+    same: int = 0  # answers that are word for word those of 04
+    error: str = ""  # why nothing could be asked
 
 
 class Health(Artifact):

@@ -32,7 +32,8 @@ class LiveRow(Record):
     conversation_id: str = ""  # which requests belong together
     version: str = ""  # which version answered; "" if unknown
     generation: int = 0  # of the route when it answered; 0 where nothing counts them
-    arm: Arm = "production"  # shadow: nobody saw this answer; trial: asked for by its version's id
+    # shadow: nobody saw this answer; trial: asked for by its version's id, or by 06 (a replay)
+    arm: Arm = "production"
     messages: list[dict[str, Any]] = Field(default_factory=list)  # the chat that was sent
     answer: str = ""  # the text that came back
     status: str = "ok"  # `ok`, `200` or `success`; anything else is an error
@@ -42,6 +43,8 @@ class LiveRow(Record):
     latency_ms: float | None = None  # from request to answer
     tokens_in: int = 0  # of the prompt; 0: not counted
     tokens_out: int = 0  # of the answer
+    # how probable the model held the whole answer: the product over its tokens; null: unknown
+    confidence: float | None = Field(None, ge=0, le=1)
     feedback_score: float | None = None  # 1 to 5, if the user rated it
     correction: str = ""  # what a user would have answered; nobody has checked it
     comment: str = ""  # what a user said about the answer

@@ -38,6 +38,7 @@ _OWN = {name: field.annotation for name, field in LiveRow.model_fields.items()} 
     "messages": Required[list[dict[str, Any]]],
     "status": Literal["ok"],
     "latency_ms": PositiveFloat | None,
+    "confidence": Annotated[float, Field(ge=0, le=1)] | None,
     "feedback_score": Annotated[float, Field(ge=1, le=5)] | None,
     "fields": Annotated[dict[str, str], Field(max_length=0)],
 }
@@ -127,6 +128,8 @@ class LogReader:
             messages = as_turns(cell(self._task, raw, "input"), "user", Counter())
         latency = raw.get("latency_ms")
         is_latency = isinstance(latency, int | float) and latency > 0
+        confidence = raw.get("confidence")
+        is_share = isinstance(confidence, int | float) and 0 <= confidence <= 1
         return raw | {
             "request_id": request_id,
             "created_at": moment_of(cell(self._task, raw, "created_at"), self._order),
@@ -140,6 +143,7 @@ class LogReader:
                 if (value := cell(self._task, raw, name)) is not None
             },
             "latency_ms": latency if is_latency else None,
+            "confidence": confidence if is_share else None,
             "feedback_score": self._score(raw),
         }
 

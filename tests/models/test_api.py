@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from served_toy import serving
 
 from helpers import models
-from helpers.models.api import ApiModel, is_loopback, openai_client
+from helpers.models.api import ApiModel, answer_of, is_loopback, openai_client
 from helpers.records import Asking, Message, WorkbookError
 
 
@@ -230,3 +231,38 @@ def test_tools_and_what_an_asking_says_reach_the_endpoint_and_calls_and_thoughts
     (answer,) = model.answer([chat("hi")], 9)
     assert (answer.text, answer.thoughts) == ("Ten", "hm")
     assert "tools" not in endpoint.seen[-1]
+
+
+def test_only_a_tuned_model_is_asked_how_sure_it_was_and_an_endpoint_may_refuse_that(endpoint):
+    chat = [[Message(role="user", content="hello")]]
+    tuned = Asking().for_rung("fine_tuned", "v1")
+    ApiModel("m", endpoint.url).with_asking(Asking().for_rung("prompt", "m")).answer(chat, 9)
+    assert "logprobs" not in endpoint.seen[-1]
+    model = ApiModel("m", endpoint.url).with_asking(tuned)
+    assert model.answer(chat, 9)[0].confidence is None
+    assert endpoint.seen[-1]["logprobs"] is True
+    endpoint.refuses = {"logprobs"}
+    assert model.answer(chat, 9)[0].text == "HELLO"
+    assert model.answer(chat, 9)[0].text == "HELLO"
+    assert ["logprobs" in body for body in endpoint.seen[2:]] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "confidence"),
+    [
+        ({"content": [{"logprob": -0.5}, {"logprob": -0.5}]}, math.exp(-1)),
+        ({"content": [{"logprob": -9999.0}]}, 0.0),
+        ({"content": []}, None),
+        ({"content": [{"logprob": 3.0}]}, None),
+        ({"content": [{"logprob": "high"}]}, None),
+        ({"tokens": [1]}, None),
+        ([1], None),
+        ("odd", None),
+        (None, None),
+    ],
+)
+def test_what_an_endpoint_tells_of_its_tokens_is_read_or_passed_over(logprobs, confidence):
+    choice = {"message": {"content": "yes"}, "finish_reason": "stop", "logprobs": logprobs}
+    answer = answer_of(json.dumps({"choices": [choice]}), 1.0)
+    assert (answer.text, answer.finish) == ("yes", "stop")
+    assert answer.confidence == (confidence if confidence is None else pytest.approx(confidence))

@@ -1,0 +1,146 @@
+"""What serves is asked some of its own test rows again, every night: quality without any rating.
+
+The version has answered these rows before, in 04, asked in the very same way. So what differs now
+is how it is served: the engine, its template, its weights. Each night's rows follow on those of the
+night before, until all were asked; artifacts/monitor/<task>.replay.jsonl keeps a line a night.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from helpers import evaluate, models, show, store, tasks
+from helpers.monitor.checks import Served, failed
+from helpers.monitor.evidence import log_evidence_of_any_start
+from helpers.monitor.service import Service, service_of
+from helpers.monitor.windows import LiveLog
+from helpers.records import REPLAY_USER, Budget, Finding, Replay, TrainedModel, WorkbookError
+from helpers.tasks import Task
+
+BUDGET = 0.01  # its share of a year's false alarms
+MARGIN = 0.02  # what accuracy may lose, where task.yaml has no margin of its own
+MOST_NAMED = 10
+REMEDY = (
+    "the model is what it was, so how it is served has changed: look at the engine, its template"
+    " and its limits (workbook serve --check VERSION), or roll back"
+)
+
+
+def replay(
+    task: Task, run: store.Run, log: LiveLog, rows: int, at: str = "", max_cost_usd: float = 0.0
+) -> str:
+    """Ask what serves `rows` of its test rows, at most once a day, and keep what came; in words.
+
+    `at` is the base_url of the gateway or server that serves it; "": its provider, or its files on
+    this machine. Nothing is asked about simulated traffic. What fails is kept, for 06 to tell.
+    """
+    service = service_of(task)
+    if rows < 1 or log.simulated or service.version is None:
+        return "no test rows are asked again: replay_rows is 0, or nothing real is served"
+    nights = read_replays(task, service)
+    night = Replay(version=service.version.id, at=store.now(), place=at)
+    if any(each.now and each.at.date() == night.at.date() for each in nights):
+        return "today's test rows were asked again already"
+    session = evaluate.Session(task, run, Budget(run, max_cost_usd), latency_rows=0, say=show.say)
+    first = sum(len(each.now) for each in nights)
+    try:
+        night = _ask(service, session, night, range(first, first + rows))
+    except (WorkbookError, ValueError, OSError) as error:  # 06 goes on, and tells it
+        night = night.model_copy(update={"error": store.without_secrets(str(error))[:300]})
+    path = _path(task)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:  # a line that a kill tears is ended by the next
+        file.write(f"\n{store.dumps(night)}\n")
+    return night.error or f"{night.same} of {len(night.now)} answers are word for word those of 04"
+
+
+def _ask(service: Service, session: evaluate.Session, night: Replay, numbers: range) -> Replay:
+    """The night with its answers; nothing is taken from the memory of answers."""
+    known = {row.id: row for row in service.test_answers() if not row.error}
+    source = service.run
+    dataset = tasks.read_dataset(source)
+    test_rows = evaluate.choose_rows(session.task, dataset.examples, "test")
+    test_rows = [example for example in test_rows if example.id in known]
+    if not test_rows:
+        raise WorkbookError(f"run {source.id} holds no answered test rows of {night.version}")
+    examples = [test_rows[number % len(test_rows)] for number in numbers[: len(test_rows)]]
+    model = source.load(TrainedModel)
+    served = evaluate.load_models(model)[1]
+    if night.place:
+        served = models.ApiModel(night.version, night.place).told({"user": REPLAY_USER})
+    way = model.asking.model_copy(update={"rung": f"fine_tuned@{night.at:%Y-%m-%dT%H:%M:%S}"})
+    session.models[way.model] = served
+    result = evaluate.ask_rung(way, examples, session, label="replay")
+    # no answer is no wrong answer
+    answers = [row for row in evaluate.read_answers(session.run, result) if not row.error]
+    by_scorer = session.task.accuracy_from in ("fields", "scorer")
+    metric = "accuracy" if by_scorer else "format_compliance"
+    update = {
+        "before": {row.id: known[row.id].scores[metric] for row in answers},
+        "now": {row.id: row.scores[metric] for row in answers},
+        "same": sum(row.answer == known[row.id].answer for row in answers),
+    }
+    return night.model_copy(update=update)
+
+
+def replay_checks(task: Task, service: Service, served: Served) -> list[Finding]:
+    """Whether the served version still answers its test rows as it did, by all nights since."""
+    start = served.restarts.get("replay", date.min)
+    nights = [night for night in read_replays(task, service) if night.at.date() >= start]
+    asked = [night for night in nights if night.now]
+    margin = max(MARGIN, task.margins.get("accuracy", 0.0))
+    findings = [judge_replays(asked, margin)] if asked else []
+    if nights and nights[-1].error:
+        evidence = f"test rows could not be asked again: {nights[-1].error}"
+        unasked = Finding(name="replay_unasked", verdict="fail", evidence=evidence)
+        findings.append(failed(unasked, remedy="mend what it names, or set replay_rows to 0"))
+    return findings
+
+
+def judge_replays(nights: Sequence[Replay], margin: float) -> Finding:
+    """Bets that the rows asked again lose no more than the margin, over all nights."""
+    import numpy
+
+    changes = [[each.now[name] - each.before[name] for name in each.now] for each in nights]
+    values = numpy.unique(numpy.concatenate(changes))
+    counts = numpy.array([[each.count(value) for value in values] for each in changes])
+    capital, start = log_evidence_of_any_start((1 + values) / 2, counts, (1 - margin) / 2)
+    has_lost = capital >= math.log(1 / BUDGET)
+    shown = nights[start:] if has_lost else nights
+    rows = [(name, each.before[name], now) for each in shown for name, now in each.now.items()]
+    names, before, now = zip(*rows, strict=True)
+    change, _, lost = evaluate.paired_difference(now, before, names)
+    worse = list(dict.fromkeys(name for name, old, new in rows if new < old))
+    evidence = (
+        f"test rows asked again where it serves, since {shown[0].at:%Y-%m-%d}:"
+        f" {sum(each.same for each in shown)} of {len(now)} answers word for word as in 04;"
+        f" accuracy minus that of 04 {change}; {lost} lost {', '.join(worse[-MOST_NAMED:])}"
+    )
+    finding = Finding(
+        name="replay",
+        verdict="pass",
+        evidence=evidence.strip(),
+        estimate=evaluate.proportion(now, names),
+        threshold=sum(before) / len(before),
+        p=min(1.0, math.exp(-capital)),
+    )
+    return failed(finding, remedy=REMEDY) if has_lost else finding
+
+
+def _path(task: Task) -> Path:
+    return store.home() / "monitor" / f"{task.registry_name.replace('/', '.')}.replay.jsonl"
+
+
+def read_replays(task: Task, service: Service) -> list[Replay]:
+    """The nights of what serves since its promotion; a line that a kill has torn is none."""
+    path = _path(task)
+    nights = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            nights.append(Replay.model_validate_json(line))
+    own = [night for night in nights if service.version and night.version == service.version.id]
+    return [night for night in own if service.since and night.at.date() >= service.since]
