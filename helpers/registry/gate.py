@@ -138,9 +138,12 @@ def is_as_registered(
         return "fail", reason
     digest = store.sha256_file(run.path(Evaluation.FILE))
     if digest != version.metadata.get("evaluation_sha256"):
-        return "fail", (
-            f"evaluation.json ({digest[:8]}) is not the one that was registered;"
-            " run 04_evaluate again"
+        remedy = "run 04_evaluate again"
+        if version.status == "production":
+            remedy = "it serves on that one; `workbook registry reevaluate` measures it anew"
+        return (
+            "fail",
+            f"evaluation.json ({digest[:8]}) is not the one that was registered; {remedy}",
         )
     return "pass", f"{evaluation.n_test} test rows, sha256 {digest[:8]}"
 
