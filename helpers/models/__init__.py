@@ -9,7 +9,8 @@ from typing import Any
 
 from helpers.models import embedded as embedded
 from helpers.models.answers import Answer, Model
-from helpers.models.api import ApiModel, api_key, failed, is_loopback, openai_client
+from helpers.models.api import ApiModel, answer_of, api_key, failed, is_loopback, openai_client
+from helpers.models.batched import Batched
 from helpers.models.batches import Batches
 from helpers.models.chats import read_answer
 from helpers.models.decoding import follow_rows

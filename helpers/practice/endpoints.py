@@ -14,14 +14,7 @@ from helpers.practice.batches import Batches
 from helpers.practice.life import Life
 from helpers.practice.storage import ENDED, Clock, Storage, TuningJob
 from helpers.practice.training import Answering
-from helpers.practice.wire import (
-    ApiError,
-    ChatRequest,
-    HttpRequest,
-    Hyperparameters,
-    JobRequest,
-    Method,
-)
+from helpers.practice.wire import ApiError, ChatRequest, HttpRequest, JobRequest
 from helpers.records import Message
 
 OWN = {"practice-embedded": "embedded", "practice-tiny": "tiny"}
@@ -95,7 +88,6 @@ class Practice:
             ("GET", "/batches/([^/]+)", self.batches.batch),
             ("GET", "/models", self.list_models),
             ("GET", "/models/([^/]+)", self.model),
-            ("DELETE", "/models/([^/]+)", self.delete_model),
             ("POST", "/chat/completions", self.chat),
         ]
 
@@ -166,7 +158,7 @@ class Practice:
         refusal = scenarios.refusal(scenario, model)
         if refusal is not None:
             raise refusal
-        hyperparameters = _hyperparameters(wish)
+        hyperparameters = wish.chosen
         self._file(wish.training_file)
         if wish.validation_file:
             self._file(wish.validation_file)
@@ -306,17 +298,6 @@ class Practice:
         known = self._models()
         return known[self._full_name(name, known)]
 
-    def delete_model(self, request: HttpRequest, name: str) -> dict[str, Any]:
-        """Forget a tuned model."""
-        maker = self.storage.maker_of(self._full_name(name, self._models()))
-        if maker is None:
-            raise ApiError(403, f"{name} is a base model and cannot be deleted.")
-        tuning, _ = maker
-        points = tuning.checkpoints
-        tuning.checkpoints = [p for p in points if p["fine_tuned_model_checkpoint"] != name]
-        tuning.save()
-        return {"id": name, "object": "model", "deleted": True}
-
     def chat(self, request: HttpRequest) -> dict[str, Any]:
         """Answer greedily, whatever the temperature."""
         wish = request.read(ChatRequest)
@@ -324,13 +305,10 @@ class Practice:
         if wish.stream or wish.n not in (None, 1):
             message = "The practice API answers whole, and once: no stream, n = 1."
             raise ApiError(400, message, param="stream")
-        maker = self.storage.maker_of(name)
-        if maker is None:
-            base, adapter = self.bases[name], None
-        else:
-            base, adapter = maker[0].base, maker[1]
+        base, adapter = self.storage.maker_of(name) or (self.bases.get(name), None)
         most = wish.max_completion_tokens or wish.max_tokens or 256
-        answer = self._answering.answer(base, adapter, _chat_of(wish), most)
+        chat = [Message(role=turn.role, content=turn.content or "") for turn in wish.messages]
+        answer = self._answering.answer(base, adapter, chat, most)
         message = {"role": "assistant", "content": answer.text, "refusal": None, "annotations": []}
         choice = {"index": 0, "message": message, "finish_reason": answer.finish, "logprobs": None}
         return {
@@ -353,22 +331,3 @@ def _is_json_object(line: bytes) -> bool:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _hyperparameters(wish: JobRequest) -> dict[str, Any]:
-    """Those of a create request, in its new or its old place."""
-    method = wish.method or Method()
-    if method.type != "supervised":
-        message = "The practice API trains with method 'supervised' only."
-        raise ApiError(400, message, param="method")
-    chosen = method.supervised.hyperparameters if method.supervised else None
-    return (chosen or wish.hyperparameters or Hyperparameters()).as_sent()
-
-
-def _chat_of(wish: ChatRequest) -> list[Message]:
-    try:
-        turns = wish.messages
-        return [Message(role=turn["role"], content=turn.get("content") or "") for turn in turns]
-    except (KeyError, TypeError, ValueError):
-        message = "messages: a list of {role, content}, with text as content."
-        raise ApiError(400, message, param="messages") from None

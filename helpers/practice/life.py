@@ -68,7 +68,12 @@ class Life:
             fault = scenarios.file_fault(files) or scenarios.fault(tuning.scenario, "validation")
             if fault is not None:
                 return fault
-            self._queue(tuning, files["training_file"] or b"")
+            # "auto" becomes numbers, as soon as the rows are known
+            count = len((files["training_file"] or b"").splitlines())
+            used = training.in_numbers(job["hyperparameters"], count)
+            method = {"type": "supervised", "supervised": {"hyperparameters": used}}
+            message = "Files validated, moving job to queued state"
+            self._pass(tuning, "queued", message, hyperparameters=used, method=method)
         self.clock.sleep(PHASE)
         if tuning.scenario == "paused":
             tuning.scenario = "ok"
@@ -89,13 +94,6 @@ class Life:
             return fault
         self._succeed(tuning, trained)
         return None
-
-    def _queue(self, tuning: TuningJob, data: bytes) -> None:
-        """ "auto" becomes numbers, as soon as the rows are known."""
-        used = training.in_numbers(tuning.job["hyperparameters"], len(data.splitlines()))
-        method = {"type": "supervised", "supervised": {"hyperparameters": used}}
-        message = "Files validated, moving job to queued state"
-        self._pass(tuning, "queued", message, hyperparameters=used, method=method)
 
     def _pass(self, tuning: TuningJob, status: str, message: str, **changes: Any) -> None:
         """The next status, unless the job was cancelled or paused meanwhile."""

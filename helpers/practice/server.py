@@ -1,4 +1,4 @@
-"""The practice API over HTTP: on this machine alone unless asked for more.
+"""The practice API over HTTP (tornado's, which Jupyter brings): on this machine alone unless asked.
 
 Connections wait in one thread, however many and slow they are; only a request that came whole gets
 a thread of its own. Who asks is looked at before anything of the body is read.
@@ -7,37 +7,35 @@ a thread of its own. Who asks is looked at before anything of the body is read.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import re
 import secrets
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 from helpers import store
 from helpers.models import is_loopback
-from helpers.practice import openapi
 from helpers.practice.endpoints import Practice, Settings
 from helpers.practice.scenarios import SCENARIOS
 from helpers.practice.storage import Clock, Storage
-from helpers.practice.wire import ApiError, HttpRequest, refusal_of
+from helpers.practice.wire import ApiError, HttpRequest, document, refusal_of
 from helpers.records import WorkbookError
 
 REAL_KEY = re.compile(
     r"sk-(proj|live|svcacct|admin|ant|or)-|sk-[A-Za-z0-9_-]{24,}|[A-Za-z0-9_.-]{60,}"
 )
 MOST_BYTES = 512 * 2**20  # of one body, and of all bodies that are being read
-MOST_HEAD = 64 * 2**10
-MOST_CONNECTIONS = 2000
 MOST_AT_ONCE = 64  # requests that are being answered
-HEAD_SECONDS, BODY_SECONDS, SEND_SECONDS = 75.0, 600.0, 60.0
+HEAD_SECONDS, BODY_SECONDS = 75.0, 600.0
 OPEN = ("/", "/openapi.json")  # nothing of anybody stands there
-CHUNK = 64 * 2**10
-_log = logging.getLogger(__name__)
 
 
 def serve(
@@ -65,51 +63,8 @@ def serve(
         raise WorkbookError(
             f"port {port} on {host}: {error}; choose another --port (0: any free one)"
         ) from None
+    listening.setblocking(False)
     return Server(Practice(storage, clock or Clock(), settings), listening, anywhere)
-
-
-class Head(NamedTuple):
-    """A request before its body."""
-
-    method: str
-    target: str
-    version: str
-    headers: dict[str, str]
-
-    @classmethod
-    def of(cls, data: bytes) -> Head:
-        """What the bytes up to the empty line say; ApiError for what is no HTTP."""
-        first, *lines = data.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
-        words = first.split(" ")
-        headers: dict[str, str] = {}
-        for line in lines:
-            name, colon, value = line.partition(":")
-            name = name.lower()
-            if not colon or not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name):
-                raise ApiError(400, "A header line is no `name: value`.")
-            if name in headers and name in ("host", "content-length", "authorization"):
-                raise ApiError(400, f"The header {name} came twice.")
-            headers[name] = value.strip()
-        if len(words) != 3 or not words[2].startswith("HTTP/1.") or not words[1].startswith("/"):
-            raise ApiError(400, "The first line is no `METHOD /path HTTP/1.1`.")
-        return cls(*words, headers)
-
-    @property
-    def url(self) -> Any:
-        """Its path and query."""
-        return urlsplit(f"http://practice{self.target}")
-
-    @property
-    def length(self) -> int:
-        """The bytes of its body."""
-        if "transfer-encoding" in self.headers:
-            raise ApiError(411, "Send a content-length, and no transfer-encoding.")
-        text = self.headers.get("content-length", "0")
-        if not re.fullmatch("[0-9]{1,15}", text):
-            raise ApiError(400, "The content-length is no number.")
-        if int(text) > MOST_BYTES:
-            raise ApiError(413, "Larger than 512 MB.")
-        return int(text)
 
 
 class Server:
@@ -117,16 +72,15 @@ class Server:
 
     def __init__(self, practice: Practice, listening: socket.socket, anywhere: bool) -> None:
         self.practice = practice
+        self.anywhere = anywhere
+        self.unanswered = 0  # bytes of bodies that are being read, or answered
         self._listening = listening
-        self._anywhere = anywhere
         host, port = listening.getsockname()[:2]
         self.url = f"http://{host}:{port}/v1"
         note = {"url": self.url, "pid": os.getpid()}
         self._note = store.write_json(practice.storage.folder / "server.json", note)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._ready = threading.Event()
-        self._connections = 0
-        self._buffered = 0  # bytes of bodies that are being read, or answered
 
     def __enter__(self) -> Server:
         """Answer in a thread of its own until the `with` block ends."""
@@ -144,68 +98,41 @@ class Server:
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self._turns = asyncio.Semaphore(MOST_AT_ONCE)
-        server = await asyncio.start_server(
-            self._connection, sock=self._listening, limit=MOST_HEAD, backlog=512
+        self.turns = asyncio.Semaphore(MOST_AT_ONCE)
+        server = HTTPServer(
+            Application([(".*", Endpoint, {"server": self})], log_function=lambda _: None),
+            idle_connection_timeout=HEAD_SECONDS,
+            body_timeout=BODY_SECONDS,
+            max_body_size=MOST_BYTES,
         )
+        server.add_socket(self._listening)
         self._ready.set()
         await self._stop.wait()
-        server.close()
+        server.stop()
+        await server.close_all_connections()
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
-        try:
-            while self._connections <= MOST_CONNECTIONS:
-                async with asyncio.timeout(HEAD_SECONDS):
-                    data = await reader.readuntil(b"\r\n\r\n")
-                if not await self._request(data, reader, writer):
-                    return
-        except (OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError):
-            pass  # it went away, was too slow, or is no HTTP; or the server ends
-        finally:
-            self._connections -= 1
-            writer.close()
 
-    async def _request(
-        self, data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
-        """Answer one request; whether the connection may carry another one."""
-        body = bytearray()
-        try:
-            head = Head.of(data)
-            self._admit(head)
-            length = head.length
-            if head.headers.get("expect", "").lower() == "100-continue":
-                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            async with asyncio.timeout(BODY_SECONDS):
-                while len(body) < length:
-                    chunk = await reader.read(min(CHUNK, length - len(body)))
-                    if not chunk:
-                        return False
-                    body += chunk
-                    self._buffered += len(chunk)
-                    if self._buffered > MOST_BYTES:
-                        raise ApiError(503, "Too much is being uploaded at once; try again.")
-            async with self._turns:
-                status, value = await self._in_thread(head, bytes(body))
-            keep = head.version != "HTTP/1.0" and head.headers.get("connection", "") != "close"
-        except ApiError as error:  # its body was not read: nothing more can come
-            status, value, keep = error.status, {"error": error.body}, False
-        finally:
-            self._buffered -= len(body)
-        writer.write(_reply(status, value, keep))
-        async with asyncio.timeout(SEND_SECONDS):
-            await writer.drain()
-        return keep
+@stream_request_body
+class Endpoint(RequestHandler):
+    """One request: let in by its head, read within limits, answered by a thread."""
 
-    def _admit(self, head: Head) -> None:
+    def initialize(self, server: Server) -> None:
+        """What tornado does instead of __init__."""
+        self._server = server
+        self._body = bytearray()
+
+    def set_default_headers(self) -> None:
+        """Of every answer."""
+        self.set_header("x-content-type-options", "nosniff")
+        self.set_header("x-request-id", f"req_{secrets.token_hex(8)}")
+
+    def prepare(self) -> None:
         """Refuse pages of other sites, and whoever shows no key or a real one."""
-        host = head.headers.get("host", "")
-        if not self._anywhere and not is_loopback(f"http://{host}"):
+        if not self._server.anywhere and not is_loopback(f"http://{self.request.host}"):
             raise ApiError(421, "This is a server of this machine alone.", "wrong_host")
-        if head.url.path in OPEN:
+        if self.request.path in OPEN:
             return
-        key = head.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        key = self.request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if not key:
             message = "You didn't provide an API key. Any short word will do, such as sk-practice."
             raise ApiError(401, message, "missing_api_key")
@@ -216,54 +143,79 @@ class Server:
             )
             raise ApiError(401, message, "real_key_refused")
 
-    async def _in_thread(self, head: Head, body: bytes) -> tuple[int, Any]:
-        """The answer, by a thread that need not end before the server does."""
-        answered = self._loop.create_future()
+    def data_received(self, chunk: bytes) -> None:
+        """Keep a piece of the body."""
+        self._body += chunk
+        self._server.unanswered += len(chunk)
+        if self._server.unanswered > MOST_BYTES:
+            self._refuse(ApiError(503, "Too much is being uploaded at once; try again."))
 
-        def tell(result: tuple[int, Any]) -> None:
-            if not answered.done():
-                answered.set_result(result)
+    def on_finish(self) -> None:
+        """Let go of the body."""
+        self._server.unanswered -= len(self._body)
+        self._body.clear()
 
-        def work() -> None:
-            result = self._answer(head, body)
-            with suppress(RuntimeError):  # the server has ended
-                self._loop.call_soon_threadsafe(tell, result)
+    def on_connection_close(self) -> None:
+        """Who asked went away, or says what is no HTTP."""
+        super().on_connection_close()
+        self.on_finish()
 
-        threading.Thread(target=work, daemon=True).start()
-        return await answered
+    async def _answer(self) -> None:
+        async with self._server.turns:
+            value = await in_thread(self._find_answer)
+        self._send(value)
 
-    def _answer(self, head: Head, body: bytes) -> tuple[int, Any]:
-        """Find who answers, as OpenAI would."""
-        try:
-            return 200, self._answer_to(head, body)
-        except Exception as error:  # whatever it is, the caller is told
-            refusal = refusal_of(error)
-            return refusal.status, {"error": refusal.body}
+    get = post = delete = put = patch = options = head = _answer
 
-    def _answer_to(self, head: Head, body: bytes) -> Any:
-        url = head.url
-        if url.path in OPEN:
-            routes = self.practice.routes()
-            return self.practice.about() if url.path == "/" else openapi.document(routes)
-        path = url.path.removeprefix("/v1")
-        for method, pattern, answer in self.practice.routes():
+    def _find_answer(self) -> Any:
+        """What the endpoint of this method and path says."""
+        practice = self._server.practice
+        if self.request.path in OPEN:
+            is_root = self.request.path == "/"
+            return practice.about() if is_root else document(practice.routes())
+        path = self.request.path.removeprefix("/v1")
+        for method, pattern, answer in practice.routes():
             match = re.fullmatch(pattern, path)
-            if match and method == head.method:
-                query = dict(parse_qsl(url.query, errors="replace"))
-                request = HttpRequest(query, body, head.headers.get("content-type", ""))
+            if match and method == self.request.method:
+                query = dict(parse_qsl(self.request.query, errors="replace"))
+                kind = self.request.headers.get("content-type", "")
+                request = HttpRequest(query, bytes(self._body), kind)
                 return answer(request, *map(unquote, match.groups()))
-        message = f"The practice API has no {head.method[:20]} {url.path[:200]}."
+        message = f"The practice API has no {self.request.method} {self.request.path[:200]}."
         raise ApiError(404, message, "unknown_url")
 
+    def _send(self, value: Any) -> None:
+        self.set_header("content-type", "application/octet-stream")
+        if not isinstance(value, bytes):
+            self.set_header("content-type", "application/json")
+            value = store.dumps(value).encode(errors="backslashreplace")
+        self.finish(value)
 
-def _reply(status: int, value: Any, keep: bool) -> bytes:
-    kind, data = "application/octet-stream", value
-    if not isinstance(value, bytes):
-        kind, data = "application/json", store.dumps(value).encode(errors="backslashreplace")
-    head = (
-        f"HTTP/1.1 {status} {'OK' if status == 200 else 'Refused'}\r\n"
-        f"content-type: {kind}\r\ncontent-length: {len(data)}\r\n"
-        f"x-content-type-options: nosniff\r\nx-request-id: req_{secrets.token_hex(8)}\r\n"
-        f"connection: {'keep-alive' if keep else 'close'}\r\n\r\n"
-    )
-    return head.encode() + data
+    def write_error(self, status_code: int, **more: Any) -> None:
+        """As OpenAI spells it; `exc_info` has what was raised."""
+        _, error, _ = more.get("exc_info", (None, None, None))
+        if error is None or isinstance(error, HTTPError):  # tornado's own: the server ends, or
+            error = ApiError(status_code, "The practice API has no such method.")
+        self._refuse(refusal_of(error))
+
+    def _refuse(self, refusal: ApiError) -> None:
+        self.set_status(refusal.status, "Refused")
+        self._send({"error": refusal.body})
+
+    def log_exception(self, *_: Any) -> None:
+        """`refusal_of` has logged what is a fault of ours."""
+
+
+async def in_thread(work: Callable[[], Any]) -> Any:
+    """What `work` returns, by a thread that need not end before the server does."""
+    answer: Future[Any] = Future()
+    answer.set_running_or_notify_cancel()  # who goes away does not end it
+
+    def run() -> None:
+        try:
+            answer.set_result(work())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(answer)

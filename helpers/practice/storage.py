@@ -178,10 +178,10 @@ class Storage:
             self.jobs[tuning.id] = tuning
         return tuning
 
-    def maker_of(self, model: str) -> tuple[TuningJob, Path] | None:
-        """The job that made a tuned model or a checkpoint, and the adapter's folder."""
+    def maker_of(self, model: str) -> tuple[str, Path] | None:
+        """The base and the adapter's folder of a tuned model or a checkpoint."""
         for tuning in self.jobs.values():
             for checkpoint in tuning.checkpoints:
                 if model == checkpoint["fine_tuned_model_checkpoint"]:
-                    return tuning, tuning.folder / f"step-{checkpoint['step_number']}"
+                    return tuning.base, tuning.folder / f"step-{checkpoint['step_number']}"
         return None

@@ -7,15 +7,13 @@ import math
 import shutil
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers import models, store
 from helpers import train as trainer
-from helpers.models import Answer, Model
+from helpers.models import Answer
 from helpers.practice.storage import TuningJob
 from helpers.records import Message
 
@@ -43,10 +41,7 @@ def in_numbers(chosen: dict[str, Any], rows: int) -> dict[str, Any]:
         "batch_size": 4,
         "learning_rate_multiplier": 1.0,
     }
-    for name in numbers:
-        if chosen.get(name, "auto") != "auto":
-            numbers[name] = chosen[name]
-    return numbers
+    return numbers | {name: value for name, value in chosen.items() if value != "auto"}
 
 
 def chats(data: bytes | None) -> list[list[Message]]:
@@ -135,57 +130,23 @@ def _keep_adapters(folder: Path, target: Path) -> list[int]:
     return steps
 
 
-@dataclass
-class PendingAnswer:
-    """One chat that waits for its answer."""
-
-    key: tuple[str, Path | None]  # the base and its adapter
-    chat: list[Message]
-    most: int  # new tokens
-    answer: Answer | None = None
-
-
 class Answering:
-    """Answers of base and tuned models; requests that wait together are answered together.
-
-    The two models used last stay in memory.
-    """
+    """Answers of base and tuned models; the two that were used last stay in memory."""
 
     def __init__(self) -> None:
-        self._models: dict[tuple[str, Path | None], Model] = {}
-        self._lock = threading.Lock()
-        self._waiting: deque[PendingAnswer] = deque()
+        self._models: dict[tuple[str, Path | None], models.Batched] = {}
 
     def answer(self, base: str, adapter: Path | None, chat: list[Message], most: int) -> Answer:
-        """One greedy answer."""
-        mine = PendingAnswer((base, adapter), chat, most)
-        self._waiting.append(mine)
-        # Who gets the lock answers for all that wait for the same model; the others find theirs.
-        with self._lock:
-            if mine.answer is None:
-                self._waiting.remove(mine)
-                self._answer_with_others(mine)
-        return mine.answer
-
-    def _answer_with_others(self, mine: PendingAnswer) -> None:
-        others = []
-        for pending in list(self._waiting):
-            if (pending.key, pending.most) == (mine.key, mine.most):
-                others.append(pending)
-                self._waiting.remove(pending)
-        try:
-            self._answer_all([mine, *others])
-        finally:  # after an error every one of them tries for itself
-            self._waiting.extend(pending for pending in others if pending.answer is None)
-
-    def _answer_all(self, together: list[PendingAnswer]) -> None:
-        first = together[0]
+        """One greedy answer of at most so many tokens."""
+        key = (base, adapter)
         with LOADING:
-            model = self._models.pop(first.key, None) or models.load_model(*first.key)
-            self._models[first.key] = model
-            model.count_tokens(first.chat)  # loads what is loaded late
-        for old in list(self._models)[:-2]:
-            del self._models[old]
-        answers = model.answer([pending.chat for pending in together], first.most)
-        for pending, answer in zip(together, answers, strict=True):
-            pending.answer = answer
+            model = self._models.pop(key, None)
+            if model is None:
+                loaded = models.load_model(base, adapter)
+                loaded.answer([chat], 1)  # loads what is loaded late
+                model = models.Batched(loaded)
+            self._models[key] = model  # the one used last
+            for old in list(self._models)[:-2]:
+                self._models.pop(old).close()
+            answer = model.submit(chat, most)
+        return answer.result()

@@ -1,4 +1,4 @@
-"""What goes over the wire besides the endpoints' own answers: requests, pages, errors."""
+"""What goes over the wire besides the endpoints' own answers: requests, pages, errors; as told."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from email import message_from_bytes
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import models_json_schema
 
 from helpers import store
 from helpers.records import WorkbookError
@@ -100,10 +101,6 @@ class Hyperparameters(BaseModel):
     batch_size: Literal["auto"] | Number | None = None
     learning_rate_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, le=1000)] | None = None
 
-    def as_sent(self) -> dict[str, Any]:
-        """In a job: "auto" where nothing was chosen."""
-        return {name: value or "auto" for name, value in self}
-
 
 class Supervised(BaseModel):
     """The new place of the hyperparameters."""
@@ -114,8 +111,8 @@ class Supervised(BaseModel):
 class Method(BaseModel):
     """How to train."""
 
-    type: str = "supervised"
-    supervised: Supervised | None = None
+    type: Literal["supervised"] = "supervised"
+    supervised: Supervised = Supervised()
 
 
 class JobRequest(BaseModel):
@@ -127,8 +124,21 @@ class JobRequest(BaseModel):
     suffix: Annotated[str, Field(max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     metadata: dict[str, str] | None = None
-    method: Method | None = None
+    method: Method = Method()
     hyperparameters: Hyperparameters | None = None
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The hyperparameters of its new place or of its old one; "auto" where none is chosen."""
+        chosen = self.method.supervised.hyperparameters or self.hyperparameters or Hyperparameters()
+        return {name: value or "auto" for name, value in chosen}
+
+
+class Turn(BaseModel):
+    """One message; what else is in it is ignored."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | None = None
 
 
 class ChatRequest(BaseModel):
@@ -137,7 +147,7 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(strict=True)
 
     model: str
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: list[Turn] = Field(min_length=1)
     stream: bool | None = None
     n: int | None = None
     max_tokens: Number | None = None
@@ -160,3 +170,47 @@ class BatchRow(BaseModel):
     method: Literal["POST"]
     url: str
     body: dict[str, Any]
+
+
+UPLOAD = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string"}},
+}
+KINDS = {
+    "/fine_tuning/jobs": JobRequest,
+    "/chat/completions": ChatRequest,
+    "/batches": BatchRequest,
+}
+ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+REFUSALS = (400, 401, 403, 404, 411, 413, 421, 429, 500, 503)  # 500: a scenario's
+RESPONSES = {"200": {"description": "done"}} | {str(n): {"description": "no"} for n in REFUSALS}
+
+
+def document(routes: list[tuple[str, str, Any]]) -> dict[str, Any]:
+    """The published description of these routes (OpenAPI 3.1)."""
+    _, schemas = models_json_schema([(kind, "validation") for kind in KINDS.values()])
+    paths: dict[str, dict[str, Any]] = {}
+    for method, pattern, answer in routes:
+        operation = {"summary": answer.__doc__.splitlines()[0], "responses": RESPONSES}
+        if "(" in pattern:
+            operation["parameters"] = [ID]
+        elif pattern in KINDS and method == "POST":
+            schema = {"$ref": f"#/$defs/{KINDS[pattern].__name__}"}
+            operation["requestBody"] = {
+                "required": True,
+                "content": {"application/json": {"schema": schema}},
+            }
+        elif method == "POST":
+            content = {"multipart/form-data": {"schema": UPLOAD}}
+            operation["requestBody"] = {"required": True, "content": content}
+        path = f"/v1{pattern.replace('([^/]+)', '{id}')}"
+        paths.setdefault(path, {})[method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "workbook practice-api", "version": "1"},
+        "paths": paths,
+        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "security": [{"key": []}],
+        **schemas,
+    }

@@ -71,16 +71,12 @@ def sentence_of(parity: Parity) -> str:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """What the arguments say."""
-    default: LogText = "masked"
-    by_task: dict[str, LogText] = {}
+    log_text: dict[str, LogText] = {}  # by task; that of all others under ""
     for text in args.log_text:
         task, _, level = text.rpartition("=")
         if level not in get_args(LogText):
             raise WorkbookError(f"--log-text {text!r}: give [TASK=]full, masked or none")
-        if task:
-            by_task[task] = level
-        else:
-            default = level
+        log_text[task] = level
     return Settings(
         tasks=tuple(args.task),
         host=args.host,
@@ -88,8 +84,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
         engine=args.engine,
         anywhere=args.anywhere,
         host_names=tuple(args.host_name),
-        log_text=default,
-        log_text_of=by_task,
+        log_text=log_text.get("", "masked"),
+        log_text_of=log_text,
         keep_days=args.keep_days,
         most_waiting=args.most_waiting,
         timeout=args.timeout,

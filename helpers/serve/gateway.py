@@ -22,8 +22,15 @@ from starlette.routing import Route
 
 from helpers import models, registry, store, tasks
 from helpers.models import Answer
-from helpers.records import FineTunedModelVersion, LateFeedback, LiveRow, Message, WorkbookError
-from helpers.serve import openapi, wire
+from helpers.records import (
+    REPLAY_USER,
+    FineTunedModelVersion,
+    LateFeedback,
+    LiveRow,
+    Message,
+    WorkbookError,
+)
+from helpers.serve import wire
 from helpers.serve.engines import Engine, Hosted, Logprobs
 from helpers.serve.guards import Guard
 from helpers.serve.lanes import Lane, Place, Ready
@@ -45,6 +52,7 @@ FAILURES: tuple[tuple[str, int, str, str], ...] = (
     ("max_cost_usd", 429, "insufficient_quota", "This month's spending limit is reached."),
     ("^429", 429, "overloaded", "The engine is overloaded; try again soon."),
     ("^no answer within", 504, "timeout", "{}"),
+    ("", 502, "engine_failed", "The engine gave no answer ({})."),
 )
 NOTHING_SERVES = (
     "no task is in production: /v1/… answers 404;"
@@ -124,16 +132,12 @@ class Gateway:
             return
         self.problem = ""
         for task, state in states.items():
-            lane = self.lanes.get(task)
-            if lane is None:
-                lane = Lane(task, self.load)
-                self.lanes[task] = lane
+            lane = self.lanes.setdefault(task, Lane(task, self.load))
             if not lane.is_moving:
                 self.go(self._move(lane, state))
 
     async def _move(self, lane: Lane, state: registry.Serving) -> None:
         await lane.follow(state)
-        self.metrics.generation.labels(lane.task).set(lane.generation)
         is_due = time.monotonic() >= lane.judged_at + self.settings.judge_every
         if lane.trial is not None and lane.current is not None and is_due:
             lane.judged_at = time.monotonic()
@@ -190,7 +194,7 @@ class Gateway:
             conversation_id=conversation,
             version=served.id,
             generation=place.generation,
-            arm=place.arm,
+            arm="trial" if asked.user == REPLAY_USER else place.arm,
             messages=models.as_dicts(turns),
             caller=request.state.caller,
         )
@@ -199,7 +203,7 @@ class Gateway:
         if asked.logprobs and wire.logprobs_of(answer) is None:
             stamp.ignored.append("logprobs")
         self.note(lane, place.ready, row, answer, time.perf_counter() - started)
-        is_shadowed = place.arm == "production" and lane.shadow(conversation) is not None
+        is_shadowed = row.arm == "production" and lane.shadow(conversation) is not None
         if is_shadowed and lane.waiting < self.settings.most_waiting // 2:
             self.go(self.answer_unseen(lane, row, answer.text))
         if answer.finish == "error":
@@ -239,15 +243,12 @@ class Gateway:
             raise ApiError(429, "Too many requests wait; try again in a second.", "overloaded")
         lane.waiting += 1
         ready.users += 1
-        waiting = self.metrics.waiting.labels(lane.task)
-        waiting.set(lane.waiting)
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._answering, ready.loaded.answer, chat, limit, logprobs)
 
         def ended(_: object) -> None:  # also when nobody waits for it any more
             lane.waiting -= 1
             ready.users -= 1
-            waiting.set(lane.waiting)
 
         future.add_done_callback(ended)
         started = time.perf_counter()
@@ -293,6 +294,7 @@ class Gateway:
             "latency_ms": round(1000 * seconds, 2),
             "tokens_in": answer.tokens_in,
             "tokens_out": answer.tokens_out,
+            "confidence": answer.confidence,
         }
         if self.settings.keeps_log:
             self.log.write(lane.task, row.model_copy(update=changes))
@@ -301,12 +303,9 @@ class Gateway:
     def failure(self, answer: Answer, stamp: Stamp) -> ApiError:
         """What a caller is told of an answer that failed."""
         reason = answer.error or "it said nothing"
-        status, code, message = 502, "engine_failed", f"The engine gave no answer ({reason})."
-        for words, *known in FAILURES:
-            if re.search(words, reason):
-                status, code, message = *known[:2], known[2].format(reason)
-                break
-        error = ApiError(status, message, code)
+        matches = (known for known in FAILURES if re.search(known[0], reason))
+        _, status, code, message = next(matches)
+        error = ApiError(status, message.format(reason), code)
         error.headers = stamp.headers
         return error
 
@@ -365,6 +364,9 @@ class Gateway:
     async def numbers(self, request: Request) -> Response:
         """GET /metrics"""
         self.metrics.log_problem.set(bool(self.log.problem))
+        for task, lane in self.lanes.items():
+            self.metrics.waiting.labels(task).set(lane.waiting)
+            self.metrics.generation.labels(task).set(lane.generation)
         return Response(self.metrics.page(), media_type="text/plain; version=0.0.4")
 
     async def page(self, request: Request) -> Response:
@@ -373,7 +375,7 @@ class Gateway:
 
     async def description(self, request: Request) -> Response:
         """GET /openapi.json"""
-        return JSONResponse(openapi.document())
+        return JSONResponse(wire.document())
 
     def app(self) -> Starlette:
         """The ASGI application."""

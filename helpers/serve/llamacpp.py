@@ -64,6 +64,8 @@ def gguf_of(served: Served) -> Path:
 class Child(Upstream):
     """A version in a llama.cpp server that ends with this process."""
 
+    without = ("logprobs",)  # it would rank twenty tokens at each step
+
     def __init__(self, path: Path, served: Served, timeout: float) -> None:
         self._path = path
         self._served = served

@@ -15,14 +15,10 @@ from urllib.parse import urlsplit
 
 from helpers import models
 from helpers.models import Answer
-from helpers.records import Message, WorkbookError, with_calls
+from helpers.records import Message, WorkbookError
 from helpers.serve.engines import Logprobs
 from helpers.serve.served import Served
 from helpers.serve.wire import Reply
-
-LOAD = ("/v1/load_lora_adapter", "/load_lora_adapter")  # vLLM's path, then SGLang's
-UNLOAD = ("/v1/unload_lora_adapter", "/unload_lora_adapter")
-FINISH = {"stop": "stop", "length": "length"}
 
 
 class Server:
@@ -32,7 +28,6 @@ class Server:
         import urllib3
 
         self.base_url = base_url.rstrip("/")
-        self._root = self.base_url.removesuffix("/v1")
         self._headers = {"content-type": "application/json"}
         key = models.api_key(base_url)
         if key:
@@ -43,109 +38,79 @@ class Server:
             maxsize=connections, timeout=urllib3.Timeout(timeout, connect=5.0), retries=again
         )
 
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and JSON of one answer; (0, why) where there was none."""
+    def ask(self, method: str, address: str, body: Any = None) -> tuple[int, bytes]:
+        """Status and body of one answer; (0, why) where there was none."""
         import urllib3
 
-        address = self.base_url + path if path.startswith("/chat") else self._root + path
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         try:
             reply = self._pool.request(
                 method, address, body=data, headers=self._headers, redirect=False
             )
         except urllib3.exceptions.HTTPError as error:
-            return 0, f"no connection ({type(error).__name__})"
-        try:
-            return reply.status, json.loads(reply.data)
-        except ValueError:  # vLLM answers some requests with plain text
-            return reply.status, None
+            return 0, f"no connection ({type(error).__name__})".encode()
+        return reply.status, reply.data
 
     def names(self) -> list[str]:
         """The models that it lists; WorkbookError where nobody answers."""
-        status, content = self.ask("GET", "/v1/models")
-        if status != 200 or not isinstance(content, dict):
+        status, data = self.ask("GET", f"{self.base_url}/models")
+        try:
+            return [str(model["id"]) for model in json.loads(data)["data"]]
+        except (ValueError, LookupError, TypeError):
             raise WorkbookError(
                 f"{self.base_url} does not list its models (status {status}); start the server, or"
                 " give another --engine"
-            )
-        return [str(model.get("id")) for model in content.get("data", [])]
+            ) from None
 
-    def call_either(self, paths: tuple[str, ...], body: dict[str, str]) -> bool:
-        """Whether one of the paths took this."""
-        for path in paths:
-            status, content = self.ask("POST", path, body)
-            refused = isinstance(content, dict) and content.get("success") is False
-            if status == 200 and not refused:
+    def call(self, path: str, body: dict[str, str]) -> bool:
+        """Whether it took this, at vLLM's place for it or at SGLang's."""
+        for root in (self.base_url, self.base_url.removesuffix("/v1")):
+            status, data = self.ask("POST", f"{root}/{path}", body)
+            if status == 200 and b'"success":false' not in data.replace(b" ", b""):
                 return True
         return False
 
 
 class Upstream:
-    """One version at a server.
+    """One version at a server, asked as evaluation asks one.
 
     It is not held to a JSON Schema there, since it was measured without.
     """
 
-    def __init__(self, server: Server, served: Served, gate: models.ApiModel | None = None) -> None:
-        asking = served.asking
-        told = {"stop": asking.stop, "chat_template_kwargs": asking.template_args}
+    without: tuple[str, ...] = ()  # options that it is not asked with
+
+    def __init__(self, server: Server, served: Served) -> None:
         self._server = server
-        self._name = served.id
-        self._told = {name: value for name, value in told.items() if value}
-        self._gate = gate  # of another machine: knows what may leave this one
+        told = served.asking.model_copy(update={"response_format": None})
+        self.model = models.ApiModel(served.id, server.base_url).with_asking(told)
+        self.is_ours = False  # loaded into a running server, to leave it again
 
     def answer(self, chat: list[Message], limit: int, logprobs: Logprobs = None) -> Answer:
         """One greedy answer; what goes wrong is told without the chat's words."""
-        body = {
-            "model": self._name,
-            "messages": models.as_dicts(chat),
-            "max_tokens": limit,
-            "temperature": 0,
-            **self._told,
-            **(logprobs or {}),
-        }
-        tools = models.tools_of(chat)
-        if tools:
-            body["tools"] = tools
-        started = time.perf_counter()
-        held_back = self._gate.hold_back(chat) if self._gate is not None else None
+        held_back = self.model.hold_back(chat)
         if held_back is not None:
             return held_back
-        status, content = self._server.ask("POST", "/chat/completions", body)
+        body = self.model.body_of(chat, limit, self.without) | dict(logprobs or {})
+        address = f"{self._server.base_url}/chat/completions"
+        started = time.perf_counter()
+        status, data = self._server.ask("POST", address, body)
         took = 1000 * (time.perf_counter() - started)
-        try:
-            return _as_answer(content, took)
-        except (LookupError, TypeError, AttributeError):
-            reason = content if status == 0 else f"{status} from the engine"
+        if status in (400, 403, 422) and b"logprobs" in data and "logprobs" not in self.without:
+            self.without = ("logprobs",)  # it does not tell how sure it was
+            return self.answer(chat, limit)
+        if status != 200:
+            reason = f"{status} from the engine" if status else data.decode()
             return models.failed(reason, took)
+        answer = models.answer_of(data, took)
+        if logprobs and answer.finish != "error":
+            choice = json.loads(data)["choices"][0]
+            return Reply(**answer.model_dump(), logprobs=choice.get("logprobs"))
+        return answer
 
     def close(self) -> None:
-        """The server keeps what it listed by itself."""
-
-
-class Adapter(Upstream):
-    """A version that was loaded into a running server, and leaves it again."""
-
-    def close(self) -> None:
-        """Have it unloaded."""
-        self._server.call_either(UNLOAD, {"lora_name": self._name})
-
-
-def _as_answer(content: Any, latency_ms: float) -> Answer:
-    choice = content["choices"][0]
-    message = choice["message"]
-    usage = content.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    return Reply(
-        text=with_calls(message.get("content"), message.get("tool_calls")).strip(),
-        thoughts=message.get("reasoning_content") or "",
-        tokens_in=usage.get("prompt_tokens") or 0,
-        tokens_out=usage.get("completion_tokens") or 0,
-        tokens_cached=details.get("cached_tokens") or 0,
-        latency_ms=latency_ms,
-        finish=FINISH.get(choice.get("finish_reason"), "stop"),
-        logprobs=choice.get("logprobs"),
-    )
+        """Have it unloaded where it was loaded for us; what the server listed by itself stays."""
+        if self.is_ours:
+            self._server.call("unload_lora_adapter", {"lora_name": self.model.name})
 
 
 class UrlEngine:
@@ -163,16 +128,17 @@ class UrlEngine:
 
     def load(self, served: Served) -> Upstream:
         """The version as the server lists it, else its adapter, loaded under the version's id."""
-        gate = models.ApiModel(served.id, self.name)
-        models.check_may_send(served.task, gate)
+        upstream = Upstream(self._server, served)
+        models.check_may_send(served.task, upstream.model)
         if served.id in self._server.names():
-            return Upstream(self._server, served, gate)
+            return upstream
         body = {"lora_name": served.id, "lora_path": str(served.adapter)}
-        loaded = served.adapter is not None and self._server.call_either(LOAD, body)
+        loaded = served.adapter is not None and self._server.call("load_lora_adapter", body)
         if not loaded or served.id not in self._server.names():
             raise WorkbookError(
                 f"{self.name} serves no model {served.id} and loads no adapter while it runs; start"
                 " it with that version under that name, or allow runtime loading (vLLM:"
                 " --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; SGLang: --enable-lora)"
             )
-        return Adapter(self._server, served, gate)
+        upstream.is_ours = True
+        return upstream

@@ -108,6 +108,7 @@ class ToyEngine:
         self.asked: list[dict[str, Any]] = []
         self.delay = 0.0
         self.fails: dict[str, int] = {}  # name -> the status that it answers with
+        self.refuses = ""  # an option that it does not know
         self.answers: Any = lambda body: f"{body['model']} {body['messages'][-1]['content']}"
         self.gate = threading.Event()
         self.gate.set()
@@ -151,6 +152,8 @@ class ToyEngine:
         while not self.gate.is_set():
             await anyio.sleep(0.01)
         await anyio.sleep(self.delay)
+        if self.refuses in body:
+            return JSONResponse({"error": {"message": f"unknown: {self.refuses}"}}, 400)
         if body["model"] in self.fails:
             return JSONResponse({"error": {"message": "no"}}, self.fails[body["model"]])
         if body["model"] not in (*self.loaded, "base"):

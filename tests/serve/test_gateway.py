@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import openai
 import pytest
 from registry_toys import TASK
@@ -18,7 +20,7 @@ from serve_toys import (
 )
 
 from helpers import store
-from helpers.records import Asking
+from helpers.records import REPLAY_USER, Asking
 
 
 def ask(address, text="Hello", **more):
@@ -210,6 +212,25 @@ def test_probabilities_are_passed_on_where_the_engine_gives_them(served):
     assert reply.json()["choices"][0]["logprobs"]["content"][0]["logprob"] == -0.5
     assert engine.asked[-1]["top_logprobs"] == 2
     assert "logprobs" not in ask(address).request.content.decode()
+
+
+def test_how_sure_the_engine_was_is_logged_and_one_that_does_not_tell_answers_all_the_same(served):
+    address, _, engine = served
+    assert ask(address).json()["choices"][0]["logprobs"] is None, "nobody asked for them"
+    until(lambda: log_of() and log_of()[-1].confidence == pytest.approx(math.exp(-0.5)))
+    engine.refuses = "logprobs"
+    for _ in range(2):
+        assert ask(address).status_code == 200
+    until(lambda: len(log_of()) == 3)
+    assert log_of()[-1].confidence is None
+    assert ["logprobs" in body for body in engine.asked] == [True, True, False, False]
+
+
+def test_what_06_asks_again_is_logged_as_a_trial(served):
+    address, _, _ = served
+    reply = ask(address, model="v1", user=REPLAY_USER)
+    assert (reply.status_code, reply.headers["x-workbook-arm"]) == (200, "trial")
+    until(lambda: [row.arm for row in log_of()] == ["trial"])
 
 
 def test_what_does_not_count_is_named_and_a_longer_answer_than_measured_is_not_given(served):
