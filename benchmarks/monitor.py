@@ -2,6 +2,7 @@
 
 python -m benchmarks.monitor [--json] [--years N] [--seed S]
 python -m benchmarks.monitor --log 1000000 [--json]     what 06 costs on a year of so many rows
+python -m benchmarks.monitor --unrated                  only what needs no ratings (monitor_unrated)
 python -m benchmarks.monitor --peers 40 [--install]     only Evidently and NannyML (monitor_peers)
 
 Traffic is drawn as counts per day (ratings as in simulate_logs: `SCORES`), with one seed, and
@@ -61,7 +62,7 @@ GRID = np.arange(11) / 10
 WEEK = np.array([1.16] * 5 + [0.6] * 2)  # requests by weekday
 PLAIN_Z = 3.5
 AFTER = 130  # nights within which a fall has to be found
-MORE = ("found", "peer", "ours", "ours_found")
+MORE = ("found", "peer", "ours", "ours_found", "mean", "p90", "evaluation", "isotonic", "width")
 BY_NAME = {watched.name: watched for watched in WATCHED}
 POINTS = 4 * (np.array(SCORES[True]) - np.array(SCORES[False])) @ STARS / 100  # right minus wrong
 
@@ -488,20 +489,25 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--json", action="store_true", help="one JSON object on the last line")
     parser.add_argument("--years", type=int, default=200, help="simulated years per cell")
     parser.add_argument("--log", type=int, default=0, metavar="ROWS", help="only this")
+    parser.add_argument("--unrated", action="store_true", help="only what needs no ratings")
     parser.add_argument("--peers", type=int, default=0, metavar="SERIES", help="only this")
     parser.add_argument("--install", action="store_true", help="make the peers' environments")
     parser.add_argument("--seed", type=int, default=SEED, help="any but 20261128 is a fresh one")
     given = parser.parse_args(arguments)
     started, rng = time.monotonic(), np.random.default_rng(given.seed)
     out: dict[str, Any] = reading(given.log) if given.log else {}
-    whole = not (given.log or given.peers)
+    whole = not (given.log or given.peers or given.unrated)
     if whole:
         check_shortcut(rng)
     for requests in (5, 30, 200) if whole else ():
         quiet_figures, cut = quiet_years(rng, requests, given.years)
         out |= quiet_figures | falls(rng, requests, given.years, cut)
         print(f"{requests} a day: {time.monotonic() - started:.0f} s", file=sys.stderr)
-    if not given.log:
+    if whole or given.unrated:
+        from benchmarks import monitor_unrated
+
+        out |= monitor_unrated.compare(given.seed, given.years)
+    if whole or given.peers:
         from benchmarks import monitor_peers
 
         here = monitor_peers.peers(given.install)

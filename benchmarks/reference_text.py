@@ -378,6 +378,11 @@ LINES = {
         "Feedback in the live log",
         "A line of its own in the same files, whenever somebody rates or corrects an answer.",
     ),
+    "Replay": Lines(
+        "monitor/&lt;task&gt;.replay.jsonl",
+        "What serves, asked some of its own test rows again: a line a night, only appended to.\n"
+        "Scores and no text; the night's answers stand in the run's answers/test_replay.jsonl.",
+    ),
 }
 
 ARTIFACTS_FOOT = """
