@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FEWEST = 50  # test answers with a confidence: fewer calibrate nothing
 FEWEST_OF_A_KIND = 5  # right ones, and wrong ones
 RESAMPLES = 200
+NEWTON = 25  # steps; a fit takes fewer
+RIDGE = (0.1, 1.0)  # on level and slope, so that no fit runs away
 ESTIMATED = Watched(
     "estimated_accuracy", "fall", 0.01, 0.05, "ESTIMATE, without labels: share of right answers"
 )
@@ -55,11 +57,11 @@ def accuracy_check(served: Served, service: Service) -> Finding:
 def calibrate(answers: Sequence[AnswerRow]) -> ndarray:
     """The share of right answers by certainty, (1 + RESAMPLES, STEPS + 1).
 
-    A logistic fit on the log odds of the certainty: first of all answers, then of answers drawn
-    anew, conversation by conversation. WorkbookError where they are too few or of one kind.
+    A logistic fit on the log odds of the certainty, by Newton's method: first of all answers, then
+    of answers drawn anew, conversation by conversation, side by side. WorkbookError where they are
+    too few or of one kind.
     """
     import numpy
-    from sklearn.linear_model import LogisticRegression
 
     rows = [row for row in answers if row.confidence is not None and "accuracy" in row.scores]
     right = numpy.array([row.scores["accuracy"] >= 0.5 for row in rows], int)
@@ -74,19 +76,22 @@ def calibrate(answers: Sequence[AnswerRow]) -> ndarray:
     groups, place = numpy.unique([row.group for row in rows], return_inverse=True)
     even = [1 / len(groups)] * len(groups)
     drawn = numpy.random.default_rng(0).multinomial(len(groups), even, RESAMPLES)
-    shares = []
-    for times in (numpy.ones(len(groups)), *drawn):
-        fit = LogisticRegression().fit(seen, right, sample_weight=times[place])
-        shares.append(fit.predict_proba(levels)[:, 1])
-    return numpy.stack(shares)
+    times = numpy.concatenate([numpy.ones((1, len(groups))), drawn])[:, place]  # (fits, rows)
+    fits = numpy.zeros((len(times), 2))
+    for _ in range(NEWTON):
+        shares = 1 / (1 + numpy.exp(-fits @ seen.T))
+        slope = (times * (right - shares)) @ seen - fits * RIDGE
+        curve = numpy.einsum("fr,ri,rj->fij", times * shares * (1 - shares), seen, seen)
+        fits += numpy.linalg.solve(curve + numpy.diag(RIDGE), slope[..., None])[..., 0]
+    return 1 / (1 + numpy.exp(-fits @ levels.T))
 
 
 def _log_odds(certainties: Sequence[float]) -> ndarray:
-    """One column; the ends of the scale are half a step away from 0 and 1."""
+    """Beside a 1, for the fit; the ends of the scale are half a step away from 0 and 1."""
     import numpy
 
     inside = numpy.clip(certainties, 0.5 / STEPS, 1 - 0.5 / STEPS)
-    return numpy.log(inside / (1 - inside))[:, None]
+    return numpy.stack([numpy.ones(len(inside)), numpy.log(inside / (1 - inside))], axis=1)
 
 
 def estimate_accuracy(calibration: ndarray, certainties: Counter[float]) -> Estimate:

@@ -34,6 +34,17 @@ def test_the_estimate_follows_the_accuracy_where_the_questions_change(rng):
         assert estimate.low <= estimate.value <= estimate.high and estimate.n == 400
 
 
+def test_the_fit_is_the_logistic_regression_that_everybody_knows(rng):
+    from sklearn.linear_model import LogisticRegression
+
+    right, sure = simulation.asked(rng, 300, 0.0)
+    levels = numpy.array([certainty_of(each) for each in sure]).clip(1 / 400, 399 / 400)
+    odds = numpy.log(levels / (1 - levels))[:, None]
+    known = LogisticRegression().fit(odds, right).predict_proba(odds)[:, 1]
+    ours = calibrate(simulation.answers(right, sure))[0, (levels * 200).round().astype(int)]
+    assert numpy.abs(ours - known).max() < 0.005
+
+
 def test_certainty_tells_sure_answers_apart_and_bears_every_probability():
     order = [certainty_of(math.exp(-nats)) for nats in (0.0, 0.01, 0.1, 1.0, 10.0, 1000.0)]
     assert order == sorted(order, reverse=True) and len(set(order)) == 6
