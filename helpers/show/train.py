@@ -249,7 +249,7 @@ class JobView:
         cost = f"at most {now['usd']:.2f} USD" if now["usd"] else "costs nothing"
         head = f"{status} · {escape(self.job_id)} · {now['minutes']:.1f} min · {cost}"
         texts = [escape(show.masked(text, True, 110)) for text in self.messages[-3:]]
-        messages = f"<small>{'<br>'.join(texts)}</small>"
+        messages = f"<div><small>{'<br>'.join(texts)}</small></div>"
         curve = ""
         if now["curve"]:
             curve = show.figure_html(loss_figure(now["curve"], 0, 0))
