@@ -1,7 +1,6 @@
 """Notebook 04's room: scorers, the rungs as ways to ask a model, and the paired comparison."""
 
 from helpers.evaluate.answers import ask
-from helpers.evaluate.attempts import count_attempts
 from helpers.evaluate.causes import data_quality, diagnose, diagnose_run
 from helpers.evaluate.classical import (
     CLASSICAL,
@@ -20,7 +19,12 @@ from helpers.evaluate.compare import (
     decide,
     findings_against,
 )
-from helpers.evaluate.evaluation import evaluate_fine_tuned_model, load_models, rung_to_beat
+from helpers.evaluate.evaluation import (
+    count_attempts,
+    evaluate_fine_tuned_model,
+    load_models,
+    rung_to_beat,
+)
 from helpers.evaluate.judge import blind_table, load_judge, rate_rungs, read_ratings, write_ratings
 from helpers.evaluate.ladder import (
     ask_ladder,

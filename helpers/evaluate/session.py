@@ -8,17 +8,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helpers import models, store, tasks
-from helpers.evaluate.attempts import Ledger, in_no_ledger
 from helpers.evaluate.classical import CLASSICAL, ClassicalModel
 from helpers.models import Model
-from helpers.records import Asking, Budget, TrainingExample
+from helpers.records import Asking, Budget, TrainingExample, WorkbookError
 from helpers.tasks import Task
 
 MOST_AT_ONCE = 8  # requests side by side at an endpoint, where nobody says another number
 LOG = "log:"  # how an Asking names the answers of a log as its model; the file follows
 Say = Callable[[str], Any]
+Line = dict[str, Any]  # an attempt at the test rows
+Ledger = Callable[[str, Line], list[Line]]  # writes one of a task down, once; all of them, in order
 
 log = logging.getLogger(__name__)
+
+
+def in_no_ledger(task: str, attempt: Line) -> list[Line]:
+    """WorkbookError: an attempt at the test rows that nobody writes down is not to be made."""
+    raise WorkbookError(f"{task}: attempts are counted; give Session(attempts=record_attempt)")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,13 @@ from helpers.tasks.new import new_task
 from helpers.tasks.parts import assign_part, group_of, hash_order, normalise, with_part, with_parts
 from helpers.tasks.prompt import asked_turns, learnt_turns, render
 from helpers.tasks.reading import ending_of, read_rows
-from helpers.tasks.task import Article, Task, knowledge, load_task, shipped_tasks
+from helpers.tasks.task import (
+    Article,
+    Task,
+    calls_reason,
+    knowledge,
+    load_task,
+    shipped_tasks,
+    validator_of,
+)
 from helpers.tasks.textfiles import header_of
-from helpers.tasks.tools import calls_reason, validator_of

@@ -34,9 +34,8 @@ from helpers.tasks.forms import SYSTEM, HowRead, chat_of, preference_of
 from helpers.tasks.parts import group_of, part_of_time
 from helpers.tasks.reading import SourceRow, read_rows
 from helpers.tasks.survey import SPLITS, check_columns, reading_of, survey
-from helpers.tasks.task import Task
+from helpers.tasks.task import Task, check_calls, check_tools
 from helpers.tasks.textfiles import RowError
-from helpers.tasks.tools import check_calls, check_tools
 from helpers.tasks.values import as_json, cell, is_there, spelled_list
 
 RULES = "tasks-1"

@@ -59,14 +59,13 @@ class LogReader:
         self.repeats: Repeats = _repeats_of(task, sample)
         where = str(files[0].parent if len(files) > 1 else files[0]) if files else ""
         column = str(task.columns.get("feedback_score", "feedback_score"))
-        counts = sum((json_counts(path, column.split(".")[-1]) for path in files), Counter())
+        counts = json_counts(files, column.split(".")[-1])
         setting = task.columns.get("feedback")
         ours = any(store.home() / "live" in path.parents for path in files)
         if setting is None and (ours or any("arm" in raw for raw in sample)):
             setting = [1, 5]  # our own form of a log says stars
         self.scale = judge_scale(counts, setting, column, where, asks=False)
-        thumbs = sum((json_counts(path, "thumb") for path in files), Counter())
-        self._thumbs = judge_scale(thumbs, setting, "thumb", where)
+        self._thumbs = judge_scale(json_counts(files, "thumb"), setting, "thumb", where)
         are_stars = all(score == value for (_, value), score in self.scale.scores.items())
         self._is_own = are_stars and not (task.columns or task.slices or self.repeats != "once")
         name = str(task.columns.get("created_at", "created_at"))

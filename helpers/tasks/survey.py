@@ -80,7 +80,7 @@ def column_counts(task: Task, path: Path, form: FileForm, name: str) -> Counter[
         return counts
     last = key.split(".")[-1]
     if form.note == "JSON Lines" and not form.encoding and not last.isdecimal():
-        return json_counts(path, last)
+        return json_counts([path], last)
     contents = (row.content for row in read_rows(path, form))
     if form.note == "Parquet":  # the one column alone
         top = key.split(".")[0]
@@ -97,18 +97,19 @@ def _count(counts: Counter[Token], value: Any, n: int = 1) -> None:
         counts[token] += n
 
 
-def json_counts(path: Path, key: str) -> Counter[Token]:
-    """The values of a key wherever it stands in a JSON Lines file, by its bytes: 10 times as fast.
+def json_counts(paths: Sequence[Path], key: str) -> Counter[Token]:
+    """The values of a key wherever it stands in JSON Lines files, by their bytes: 10 times as fast.
 
     A key that stands inside of a text is escaped there, so it is not found.
     """
     quoted = json.dumps(key).encode()
     pattern = re.compile(re.escape(quoted) + rb'\s*:\s*("(?:[^"\\\n]|\\.)*"|[^\s,}\]]+)')
     spellings: Counter[bytes] = Counter()
-    with open(path, "rb") as file:
-        while lines := file.read(CHUNK) + file.readline():
-            if quoted in lines and len(spellings) < DISTINCT:
-                spellings.update(pattern.findall(lines))
+    for path in paths:
+        with open(path, "rb") as file:
+            while lines := file.read(CHUNK) + file.readline():
+                if quoted in lines and len(spellings) < DISTINCT:
+                    spellings.update(pattern.findall(lines))
     counts: Counter[Token] = Counter()
     for spelling, n in spellings.items():
         try:

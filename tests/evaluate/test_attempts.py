@@ -18,7 +18,7 @@ from evaluate_toys import (
 
 from helpers import store
 from helpers.evaluate import compare_results, statistics
-from helpers.evaluate.attempts import count_attempts, record_attempt
+from helpers.evaluate.evaluation import count_attempts, record_attempt
 from helpers.records import FineTunedModelVersion
 
 START = datetime(2026, 1, 4, tzinfo=UTC)

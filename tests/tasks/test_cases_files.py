@@ -120,6 +120,15 @@ def test_the_one_list_inside_of_a_json_object_holds_the_rows(read):
     assert [example.meta["line"] for example in loaded.examples] == [4, 8, 12]
 
 
+def test_the_list_of_rows_is_found_under_any_key_and_behind_any_text(read):
+    rows = [{"text": f"row {i}", "label": "a"} for i in range(3)]
+    for text in (
+        json.dumps({"данные": rows}),
+        json.dumps({"note": "see [1], data", "ids": [1], "data": rows}),
+    ):
+        assert pairs(read("human.json", text))[2] == ("row 2", "a")
+
+
 def test_a_line_separator_inside_of_a_text_is_no_new_line(read):
     row = json.dumps({"text": "one\u2028two", "label": "a"}, ensure_ascii=False)
     assert pairs(read("human.jsonl", row + "\n")) == [("one\u2028two", "a")]

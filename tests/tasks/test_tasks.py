@@ -120,6 +120,12 @@ def test_every_production_row_ends_as_example_or_unreadable(tmp_path):
         ("", "oops: 1\n", "line 8: oops"),
         ("instructions", "", "instructions"),
         ("", "scored_fields: [zz]\n", "zz"),
+        ("", "targets: {accuracy: 0.9}\n", "line 8: 'targets' is already set on line 7"),
+        ("", "schema: {type: object}\n", "line 8: schema: is no line of its own"),
+        ("", "folder: elsewhere\n", "line 8: folder: is no line of its own"),
+        ("", "1: 2\n", "line 8: 1: Keys should be strings"),
+        ("", "margins: {acuracy: 0.1}\n", "line 8: margins.acuracy: Input should be 'accuracy'"),
+        ("", "allow: {code: '['}\n", "line 8: allow.code: .* regular expression"),
         ("", "  bad: [unclosed\n", "not valid YAML"),
     ],
 )
