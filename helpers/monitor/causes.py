@@ -186,7 +186,7 @@ def rows_of_window(task: Task, log: LiveLog, service: Service, served: Served) -
     if service.version is not None and not log.simulated:
         names = {service.version.id, service.version.model_id, ""}
     files = [file for file in log.files if (day_of(file) or start) >= start]
-    for row in read_log(task, files, log.reader and log.reader.afresh()):
+    for row in read_log(task, files, log.reader):
         if not isinstance(row, LiveRow) or row.arm not in SERVED:
             continue
         is_recent = row.created_at.astimezone(UTC).date() >= start

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from helpers import evaluate, store
@@ -114,16 +114,14 @@ class Reading:
     vocabulary: Mapping[str, int] = field(default_factory=dict)  # in how many training inputs
     inputs: int = 0  # of training; 0: not known
     answers: dict[str, AnswerNumbers] = field(default_factory=dict)  # of those seen before
-
-    @cached_property
-    def ceiling(self) -> float | None:
-        """Milliseconds; an answer that takes longer is slow."""
-        return self.task.targets.get("latency_p95")
+    # by the hash of a question: its share of words that training never saw, and its language
+    questions: dict[int, tuple[float | None, str]] = field(default_factory=dict)
 
     @property
     def settings(self) -> str:
         """Changes whenever the same row would give other numbers."""
-        return store.fingerprint([COUNTED, self.task.fingerprint, self.ceiling])
+        ceiling = self.task.targets.get("latency_p95")
+        return store.fingerprint([COUNTED, self.task.fingerprint, ceiling])
 
 
 def reading_of(task: Task, dataset_version: str | None) -> Reading:
@@ -158,8 +156,8 @@ def rating_of(score: float | None) -> float | None:
     return score if score is not None and 1 <= score <= 5 else None
 
 
-def told_by(row: Fields, reading: Reading) -> tuple[Told, tuple[int, int]]:
-    """What a row tells; and how many of its words training never saw, of how many."""
+def told_by(row: Fields, reading: Reading) -> tuple[Told, float | None]:
+    """What a row tells, and its share of words that training never saw (None: not known)."""
     is_ok = row.get("status", "ok").lower() in GOOD_STATUS
     answer = is_slow = certainty = None
     if is_ok:
@@ -167,15 +165,16 @@ def told_by(row: Fields, reading: Reading) -> tuple[Told, tuple[int, int]]:
         confidence = row.get("confidence")
         if row.get("text") != "none":
             answer = _judged_answer(row.get("answer", ""), reading)
-        if latency and reading.ceiling is not None:
-            is_slow = latency > reading.ceiling
+        ceiling = reading.task.targets.get("latency_p95")
+        if latency and ceiling is not None:
+            is_slow = latency > ceiling
         if confidence is not None:
             certainty = certainty_of(confidence)
     rating = rating_of(row.get("feedback_score"))
-    words = words_of(question_of(row["messages"]))
-    parts = _parts_of(row, answer.label if answer else "", words)
+    new_words, language = _judged_question(question_of(row["messages"]), reading)
+    parts = _parts_of(row, answer.label if answer else "", language)
     told = Told(is_ok, rating, bool(row.get("correction")), answer, is_slow, certainty, parts)
-    return told, (len(words.difference(reading.vocabulary)), len(words))
+    return told, new_words
 
 
 @lru_cache(MOST_ANSWERS)
@@ -203,24 +202,18 @@ def numbers_of(told: Told) -> dict[str, float]:
     return numbers
 
 
-def share_of(unknown: int, words: int) -> float:
-    """Of the words of a question, those that training never saw."""
-    return _rounded(unknown / words)
-
-
 def certainty_of(confidence: float) -> float:
     """A probability on a scale that tells sure answers apart: 1 / (1 + its surprise in nats)."""
     return _rounded(1 / (1 - math.log(max(confidence, 1e-300))))
 
 
-def _parts_of(row: Fields, label: str, words: frozenset[str]) -> tuple[str, ...]:
+def _parts_of(row: Fields, label: str, language: str) -> tuple[str, ...]:
     """Which parts of the traffic a request belongs to."""
     parts = []
     if row.get("fields"):
         parts = [f"{name} = {value}" for name, value in row["fields"].items() if value]
     if row.get("caller"):
         parts.append(f"caller = {row['caller']}")
-    language = language_of(words)
     if language:
         parts.append(f"language = {language}")
     if label:
@@ -241,6 +234,20 @@ def _language_of(common: frozenset[str]) -> str:
 
 def _rounded(share: float) -> float:
     return round(min(1.0, share) * STEPS) / STEPS
+
+
+def _judged_question(question: str, reading: Reading) -> tuple[float | None, str]:
+    key = hash(question)  # texts would take too much room
+    known = reading.questions.get(key)
+    if known is None:
+        if len(reading.questions) > MOST_ANSWERS:
+            reading.questions.clear()
+        words = words_of(question)
+        share = None
+        if words and reading.vocabulary:
+            share = _rounded(len(words.difference(reading.vocabulary)) / len(words))
+        known = reading.questions[key] = (share, language_of(words))
+    return known
 
 
 def _judged_answer(answer: str, reading: Reading) -> AnswerNumbers:

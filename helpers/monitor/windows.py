@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers import evaluate, store
-from helpers.monitor.watched import Reading, Told, numbers_of, share_of, stars, told_by
+from helpers.monitor.watched import Reading, Told, numbers_of, stars, told_by
 from helpers.records import Day, Estimate, LateFeedback, WorkbookError
 from helpers.tasks import Fields, LogReader, Task
 
@@ -88,26 +88,31 @@ def _read_log(
     pending: dict[str, Pending] = {}
     twins: set[int] = set()
     needed = [file for file in judged if file.stem not in kept]
-    read = log.reader = LogReader(task, needed)
+    log.reader = LogReader(task, needed)
     for file in needed:
         day = day_of(file)
         if day is not None:
-            _count(log, pending, reading, before=day - timedelta(days=LATE_DAYS))
-        with open(file, "rb") as lines:
-            for number, line in enumerate(lines):
-                entry = read.fields(line)
-                if isinstance(entry, dict):
-                    name = entry.get("request_id") or f"{file.name}:{number}"
-                    _take(log, pending, twins, Pending(entry, file, day or date.max), name)
-                elif entry is not None:
-                    _join(pending, entry)
-                else:
-                    log.unreadable += bool(line.strip())
-    log.unread_ratings = read.problems.total()
-    _count(log, pending, reading, before=date.max)
+            _count(log, pending, reading, until=day - timedelta(days=LATE_DAYS + 1))
+        _read_file(file, log, pending, twins)
+    log.unread_ratings = log.reader.problems.total()
+    _count(log, pending, reading, until=date.max)
     for counts in (*kept.values(), *log.by_file.values()):
         _add(log, counts)
     return log
+
+
+def _read_file(file: Path, log: LiveLog, pending: dict[str, Pending], twins: set[int]) -> None:
+    day = day_of(file) or date.max
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines):
+            entry = log.reader.fields(line)
+            if isinstance(entry, dict):
+                name = entry.get("request_id") or f"{file.name}:{number}"
+                _take(log, pending, twins, Pending(entry, file, day), name)
+            elif entry is not None:
+                _join(pending, entry)
+            else:
+                log.unreadable += bool(line.strip())
 
 
 def _add(log: LiveLog, counts: Counts) -> None:
@@ -136,52 +141,47 @@ def _take(
 
 def _join(pending: dict[str, Pending], late: LateFeedback) -> None:
     known = pending.get(late.request_id)
-    if known is None:
-        return  # its day is closed
-    said = {"feedback_score": late.score, "correction": late.correction}
-    changes = {name: value for name, value in said.items() if value is not None}
-    pending[late.request_id] = known._replace(row=known.row | changes)
+    if known is not None:  # else its day is closed
+        said = {"feedback_score": late.score, "correction": late.correction}
+        changes = {name: value for name, value in said.items() if value is not None}
+        pending[late.request_id] = known._replace(row=known.row | changes)
 
 
-def _count(log: LiveLog, pending: dict[str, Pending], reading: Reading, before: date) -> None:
-    """Count the requests of earlier files (date.max: of all), and forget their rows."""
-    if before == date.max:
-        closed = dict(pending)
-    else:
-        closed = dict(itertools.takewhile(lambda item: item[1].day < before, pending.items()))
+def _count(log: LiveLog, pending: dict[str, Pending], reading: Reading, until: date) -> None:
+    """Count the requests of the files up to a day (date.max: of all), and forget their rows."""
+    closed = dict(itertools.takewhile(lambda item: item[1].day <= until, pending.items()))
     for file, entries in itertools.groupby(closed.values(), operator.attrgetter("file")):
         told: dict[tuple[str, date], list[Told]] = defaultdict(list)
-        words: dict[tuple[str, date], list[tuple[int, int]]] = defaultdict(list)
+        new_words: dict[tuple[str, date], list[float]] = defaultdict(list)
         moments = []
         for row, _, _ in entries:
             moment = row["created_at"]
             if moment.tzinfo is not UTC:
                 moment = moment.astimezone(UTC)
             moments.append(moment)
-            if row.get("simulated"):
-                log.simulated = True
+            log.simulated = log.simulated or row.get("simulated", False)
             place = (row.get("version", ""), moment.date())
-            its, its_words = told_by(row, reading)
+            its, share = told_by(row, reading)
             told[place].append(its)
-            words[place].append(its_words)
+            if share is not None:
+                new_words[place].append(share)
         log.newest = max(max(moments), log.newest or moments[0])
         for (version, day), each in told.items():
-            numbers = _sums(each, words[version, day] if reading.vocabulary else ())
+            numbers = _sums(each, new_words.get((version, day), ()))
             days = log.by_file.setdefault(file, {}).setdefault(version, {})
             _merge(days.setdefault(day, {}), numbers)
     for request_id in closed:
         del pending[request_id]
 
 
-def _sums(told: Sequence[Told], words: Sequence[tuple[int, int]]) -> Numbers:
+def _sums(told: Sequence[Told], new_words: Sequence[float]) -> Numbers:
     """How often each value came; what many requests tell alike is looked at once."""
     numbers: Numbers = defaultdict(Counter)
     for one, n in Counter(told).items():
         for name, value in numbers_of(one).items():
             numbers[name][value] += n
-    for (unknown, all_words), n in Counter(words).items():
-        if all_words:
-            numbers["new_words"][share_of(unknown, all_words)] += n
+    if new_words:
+        numbers["new_words"].update(new_words)
     return numbers
 
 

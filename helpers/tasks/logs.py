@@ -72,12 +72,6 @@ class LogReader:
         moments = (cell(task, raw, "created_at") for raw in sample)
         self._order = day_order(moments, task.columns.get("dates"), name, where)
 
-    def afresh(self) -> LogReader:
-        """One that reads by the same conventions, and has read nothing."""
-        other = copy(self)
-        other._pieces = {}
-        return other
-
     def fields(self, line: bytes) -> Fields | LateFeedback | None:
         """A line as `__call__` reads it, a row as its fields; one of our own form in less time."""
         if self._is_own and b'"thumb"' not in line:
@@ -162,10 +156,14 @@ class LogReader:
 
 
 def read_log(
-    task: Task, files: Sequence[Path], reader: LogReader | None = None
+    task: Task, files: Sequence[Path], like: LogReader | None = None
 ) -> Iterator[LiveRow | LateFeedback | None]:
-    """Every line of a live log that is not empty, in the order of the files."""
-    reader = reader or LogReader(task, files)
+    """Every line of a live log that is not empty, in the order of the files.
+
+    The columns are judged over these files, or as `like` judged them.
+    """
+    reader = copy(like) if like else LogReader(task, files)
+    reader._pieces = {}
     for path in files:
         with open(path, "rb") as lines:
             for line in lines:
