@@ -80,7 +80,8 @@ def _pairs_of_equals(keys: Any) -> Iterator[tuple[Any, Any]]:
 
     order = np.argsort(keys, kind="stable")  # so that i < j
     ordered = keys[order]
-    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) + 1
+    is_last = np.append(ordered[1:] != ordered[:-1], True)
+    ends = np.flatnonzero(is_last) + 1
     starts = np.concatenate(([0], ends[:-1]))
     sizes = ends - starts
     for apart in range(1, int(sizes.max(initial=0))):
@@ -115,8 +116,10 @@ def confirm(
     used, local = np.unique(places, return_inverse=True)
     incidence = curate.incidence_of(texts)
     i, j = local.reshape(-1, 2).T
-    pairs = curate.confirmed(incidence, incidence, i, j, thresholds[kind])
-    return kind, [(int(used[a]), int(used[b]), score) for a, b, score in pairs]
+    pairs = []
+    for first, second, score in curate.confirmed(incidence, incidence, i, j, thresholds[kind]):
+        pairs.append((int(used[first]), int(used[second]), score))
+    return kind, pairs
 
 
 def _end_with_parent() -> None:
@@ -242,7 +245,8 @@ def like_pairs(
     thresholds = (near, across)
     columns = _columns(run(partial(sign, thresholds), batched(texts, TEXTS)))
     _, bits = next(columns, (BITS, b""))
-    work = Buckets(thresholds, bits, np.array(protected, dtype=np.bool_).tobytes())
+    marks = np.array(protected, dtype=np.bool_).tobytes()
+    work = Buckets(thresholds, bits, marks)
 
     def batches() -> Iterator[tuple[int, Any, list[str]]]:
         for codes in distinct(run(work, columns)):
@@ -253,8 +257,12 @@ def like_pairs(
                     places = np.stack([i % len(texts), j], axis=1)
                     yield kind, places, [texts[k] for k in np.unique(places)]
 
-    found: list[dict[tuple[int, int], float]] = [{}, {}]  # a pair may be a candidate again
+    near_pairs: set[Pair] = set()  # a pair may be a candidate again
+    across_pairs: set[Pair] = set()
     for kind, pairs in run(partial(confirm, thresholds), batches()):
-        found[kind].update(((i, j), score) for i, j, score in pairs)
-    one_way, across_pairs = ([(*pair, score) for pair, score in each.items()] for each in found)
-    return one_way + [(j, i, score) for i, j, score in one_way], across_pairs
+        if kind == 0:
+            near_pairs.update(pairs)
+        else:
+            across_pairs.update(pairs)
+    other_way = [(j, i, score) for i, j, score in near_pairs]
+    return [*near_pairs, *other_way], [*across_pairs]
