@@ -7,6 +7,7 @@ What all prompts begin with is computed once, and rows leave when they are done.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,12 +40,21 @@ class Decoded(NamedTuple):
     tokens: list[int]  # the stop token included
     stopped: bool
     seconds: float  # since its batch began
+    log_probability: float = math.nan  # of the tokens together; nan: it was not asked for
 
 
 def decode(
-    model: Any, prompts: Sequence[list[int]], max_new_tokens: int, stop: set[int], pad_id: int
+    model: Any,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    stop: set[int],
+    pad_id: int,
+    probable: bool = False,
 ) -> tuple[list[Decoded], int]:
-    """The greedy continuation of every prompt, in order; how many leading tokens they share."""
+    """The greedy continuation of every prompt, in order; how many leading tokens they share.
+
+    `probable`: how probable each is, as far as our own loop decodes it.
+    """
     own_loop = supported(model)
     shared = common_prefix(prompts) if own_loop else 0
     prefix = None
@@ -57,7 +67,7 @@ def decode(
     for batch in in_batches(lengths, *_batch_size(model)):
         rows = [prompts[i][shared:] for i in batch]
         if own_loop:
-            results = decode_batch(model, rows, max_new_tokens, stop, prefix)
+            results = decode_batch(model, rows, max_new_tokens, stop, prefix, probable)
         else:
             results = generate_batch(model, rows, max_new_tokens, stop, pad_id)
         decoded |= dict(zip(batch, results, strict=True))
@@ -167,6 +177,7 @@ def decode_batch(
     max_new_tokens: int,
     stop: set[int],
     prefix: Any = None,
+    probable: bool = False,
 ) -> list[Decoded]:
     """Greedy continuation of `prompts` (without the prefix's tokens), decoded together."""
     import torch
@@ -183,18 +194,22 @@ def decode_batch(
     cache = _cache(model, rows, len(columns), prefix)
     alive = list(range(rows))  # which prompt each row of the batch continues
     new: list[list[int]] = [[] for _ in prompts]
+    sums = [0.0] * rows  # of the log probabilities of what was chosen
     done: dict[int, Decoded] = {}
     with torch.inference_mode():
         for step in range(max_new_tokens):
-            best = _logits(model, ids, positions, cache, mask).argmax(-1)
+            logits = _logits(model, ids, positions, cache, mask).float()  # argmax of bf16 is slow
+            best = logits.argmax(-1)
+            logs = _log_probabilities(logits, best) if probable else [math.nan] * len(alive)
             seconds = time.perf_counter() - started
             before = len(done)
-            for row, token in zip(alive, best.tolist(), strict=True):
+            for row, token, logarithm in zip(alive, best.tolist(), logs, strict=True):
                 if row in done:
                     continue
                 new[row].append(token)
+                sums[row] += logarithm
                 if token in stop or step + 1 == max_new_tokens:
-                    done[row] = Decoded(new[row], token in stop, seconds)
+                    done[row] = Decoded(new[row], token in stop, seconds, sums[row])
             _on_rows.get()(len(done) - before)
             if len(done) == rows:
                 break
@@ -208,6 +223,12 @@ def decode_batch(
             positions = positions[:, -1:] + 1
             mask = _next_mask(seen, rows, shared + width + step + 1)
     return [done[row] for row in range(rows)]
+
+
+def _log_probabilities(logits: Any, tokens: Any) -> list[float]:
+    """Of one token a row, from logits (rows, words)."""
+    chosen = logits.gather(-1, tokens[:, None])[:, 0]
+    return (chosen - logits.logsumexp(-1)).clamp(max=0.0).tolist()
 
 
 def _padded_left(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from helpers import store
 from helpers.models import decoding
-from helpers.models.answers import Answer
+from helpers.models.answers import Answer, probability
 from helpers.models.chats import read_answer
 from helpers.models.tokens import load_tokenizer, render_tokens, tools_of
 from helpers.records import NO_MEMORY, Asking, Message, WorkbookError
@@ -108,7 +108,7 @@ class LocalModel:
         pad = self.tokenizer.pad_token_id
         try:
             rows, shared = decoding.decode(
-                self.network, prompts, max_new_tokens, self.stop_tokens, pad
+                self.network, prompts, max_new_tokens, self.stop_tokens, pad, bool(self.adapter)
             )
         except (MemoryError, RuntimeError) as error:
             raise _memory_error(error, self.name) from error
@@ -123,6 +123,7 @@ class LocalModel:
                 tokens_in=len(prompt),
                 tokens_out=len(row.tokens),
                 tokens_cached=shared,
+                confidence=None if thoughts else probability(row.log_probability),
                 latency_ms=1000 * row.seconds,
                 finish="stop" if row.stopped else "length",
             )

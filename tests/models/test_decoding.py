@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -48,6 +49,17 @@ def alone(model: Any, prompt: list[int], new: int) -> list[int]:
     return output[0, len(prompt) :].tolist()
 
 
+def probability_of(model: Any, prompt: list[int], tokens: list[int]) -> float:
+    """The log probability of an answer, by one forward pass over all of it."""
+    import torch
+
+    ids = torch.tensor([prompt + tokens])
+    with torch.inference_mode():
+        logs = model(input_ids=ids).logits[0].log_softmax(-1)
+    places = range(len(prompt) - 1, len(prompt) + len(tokens) - 1)
+    return sum(float(logs[place, token]) for place, token in zip(places, tokens, strict=True))
+
+
 def prompts_of(count: int, shared: int) -> list[list[int]]:
     toss = random.Random(1)
     head = [toss.randrange(8, 60) for _ in range(shared)]
@@ -65,10 +77,13 @@ def test_known_architectures_answer_as_transformers_does_one_by_one(kind: str) -
     assert len({len(tokens) for tokens in expected}) > 1, "the toy should stop early in some rows"
     prefix = decoding.compute_prefix(model, prompts[0][:20])
     with_prefix = decoding.decode_batch(model, [p[20:] for p in prompts], 12, STOP, prefix)
-    without = decoding.decode_batch(model, prompts, 12, STOP)
+    without = decoding.decode_batch(model, prompts, 12, STOP, probable=True)
     assert [row.tokens for row in with_prefix] == expected
     assert [row.tokens for row in without] == expected
     assert [row.stopped for row in without] == [tokens[-1] in STOP for tokens in expected]
+    assert all(math.isnan(row.log_probability) for row in with_prefix), "nobody asked for it"
+    for prompt, tokens, row in zip(prompts, expected, without, strict=True):
+        assert row.log_probability == pytest.approx(probability_of(model, prompt, tokens), abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", steps.KNOWN)

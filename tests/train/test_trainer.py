@@ -10,7 +10,7 @@ from helpers.models import FrozenLayer
 from helpers.models.kernels import products
 from helpers.train.kernels import loss as loss_kernel
 from helpers.train.kernels.attention import Attention
-from helpers.train.kernels.lean import AdaptedLinear, Adapter, Joined, dropout_mask, slim
+from helpers.train.kernels.lean import AdaptedLinear, Adapter, dropout_mask, slim
 from helpers.train.kernels.loss import micro_batches, shared_prefix, supervised_loss
 from helpers.train.trainer import LengthGrouped
 
@@ -190,8 +190,7 @@ def test_an_adapted_layer_with_dropout_is_the_layer_with_its_mask_written_out():
     layer = torch.nn.Linear(11, 5).requires_grad_(False)
     layer.weight.data, layer.bias.data = weight, bias
     torch.manual_seed(1)
-    joined = Joined(a.detach(), b.detach(), Adapter(2.0, 0.3), [2], [5])
-    ours = AdaptedLinear.apply(x, FrozenLayer(layer), joined, a, b)
+    ours = AdaptedLinear.apply(x, FrozenLayer(layer), a, b, Adapter(2.0, 0.3))
     torch.manual_seed(1)
     kept = ~dropout_mask(x.reshape(21, 11), 0.3).view(3, 7, 11)
     plain = functional.linear(x, weight, bias) + 2.0 * (x * kept / 0.7 @ a.t() @ b.t())

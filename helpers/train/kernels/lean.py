@@ -15,7 +15,7 @@ import functools
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -45,71 +45,43 @@ class Adapter(NamedTuple):
     dropout: float
 
 
-class Joined(NamedTuple):
-    """Adapters of one input as one, in the precision that computes: A (ranks, in), B (out, ranks).
-
-    B is 0 but in the `ranks[i]` columns and `widths[i]` rows of layer i.
-    """
-
-    a: torch.Tensor
-    b: torch.Tensor
-    how: Adapter
-    ranks: list[int]
-    widths: list[int]
-
-
-_steps: list[dict[Any, Joined]] = []
-
-
-@contextlib.contextmanager
-def one_step() -> Iterator[None]:
-    """Within it no adapter changes: each is joined once, for all micro-batches."""
-    _steps.append({})
-    try:
-        yield
-    finally:
-        _steps.pop()
-
-
 class AdaptedLinear(torch.autograd.Function):
     """x W' + bias + scaling (dropout(x) A') B' with W and bias frozen.
 
-    x (..., in), W (out, in), bias (out,). `weights` are those that were joined, the A of every
-    layer (rank, in), then the B (out, rank), in fp32; where x is bf16 so are their products, added
-    up in fp32 and rounded once, and their gradients are fp32.
+    x (..., in), W (out, in), bias (out,), A (rank, in), B (out, rank). A and B are fp32; where x is
+    bf16 so are their products, added up in fp32 and rounded once, and their gradients are fp32.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, base: FrozenLayer, joined: Joined, *weights: Any) -> Any:
+    def forward(ctx: Any, x: Any, base: FrozenLayer, a: Any, b: Any, how: Adapter) -> Any:
         rows = x.reshape(-1, x.shape[-1])
-        dropout = joined.how.dropout
-        dropped = dropout_mask(rows, dropout) if dropout else None
-        inner = _without(rows, dropped) @ joined.a.t()
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        dropped = dropout_mask(rows, how.dropout) if how.dropout else None
+        scaling = how.scaling / (1 - how.dropout)
+        inner = _without(rows, dropped) @ a.t()
         out = base.times(rows)
-        ctx.scaling = joined.how.scaling / (1 - dropout)
-        out.addmm_(inner, joined.b.t(), alpha=ctx.scaling)
-        ctx.save_for_backward(rows, dropped, inner)
-        ctx.base, ctx.joined = base, joined
+        out.addmm_(inner, b.t(), alpha=scaling)
+        ctx.save_for_backward(rows, dropped, inner, a, b)
+        ctx.base = base
+        ctx.scaling = scaling
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
-        rows, dropped, inner = ctx.saved_tensors
-        joined = ctx.joined
+        rows, dropped, inner, a, b = ctx.saved_tensors
         flat = gradient.reshape(-1, gradient.shape[-1])
-        inside = (flat @ joined.b).mul_(ctx.scaling)
+        inside = (flat @ b).mul_(ctx.scaling)
         to_a = (inside.t() @ _without(rows, dropped)).float()
-        to_b = (flat.t() @ inner).float().mul_(ctx.scaling).split(joined.widths)
+        to_b = (flat.t() @ inner).float().mul_(ctx.scaling)
         to_input = None
         if ctx.needs_input_grad[0]:
             to_input = ctx.base.back(flat)
             if dropped is None:
-                to_input = to_input.addmm_(inside, joined.a)
+                to_input = to_input.addmm_(inside, a)
             else:
-                to_input = to_input.add_(_without(inside @ joined.a, dropped))
+                to_input = to_input.add_(_without(inside @ a, dropped))
             to_input = to_input.view(*gradient.shape[:-1], -1)
-        own = [rows.split(joined.ranks, 1)[number] for number, rows in enumerate(to_b)]
-        return to_input, None, None, *to_a.split(joined.ranks), *own
+        return to_input, None, to_a, to_b, None
 
 
 def dropout_mask(rows: torch.Tensor, dropout: float) -> torch.Tensor:
@@ -324,13 +296,12 @@ class Together:
         adapted = [module for module in self.modules if module not in self.layers]
         if not adapted or adapted[0].disable_adapters:
             return FrozenLinear.apply(x, self.base)
-        inner, outer = zip(*map(_matrices, self.modules), strict=True)
-        known = _steps[-1] if _steps else {}
-        if self not in known:
-            with torch.no_grad():
-                a, b = torch.cat(inner).to(x.dtype), torch.block_diag(*outer).to(x.dtype)
-            known[self] = Joined(a, b, _how(adapted[0]), [*map(len, inner)], self.widths)
-        return AdaptedLinear.apply(x, self.base, known[self], *inner, *outer)
+        inner = [module.lora_A[module.active_adapters[0]].weight for module in adapted]
+        outer = [_outer(module) for module in self.modules]
+        if len(outer) == 1:
+            return AdaptedLinear.apply(x, self.base, inner[0], outer[0], _how(adapted[0]))
+        a, b = torch.cat(inner), torch.block_diag(*outer)
+        return AdaptedLinear.apply(x, self.base, a, b, _how(adapted[0]))
 
     def restore(self) -> None:
         """Give the layers their weights back."""
@@ -348,12 +319,11 @@ def _how(module: Any) -> Adapter:
     return Adapter(module.scaling[name], dropout)
 
 
-def _matrices(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """A (rank, in) and B (out, rank) of a layer's adapter; of rank 0 where there is none."""
+def _outer(module: Any) -> torch.Tensor:
+    """B of a layer's adapter, (out, rank); of rank 0 where there is none."""
     if type(module) is torch.nn.Linear:
-        return torch.zeros(0, module.in_features), torch.zeros(module.out_features, 0)
-    name = module.active_adapters[0]
-    return module.lora_A[name].weight, module.lora_B[name].weight
+        return torch.zeros(module.out_features, 0)
+    return module.lora_B[module.active_adapters[0]].weight
 
 
 def _normed(module: Any, stock: Forward) -> Forward:

@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional
 
 from helpers.models import FrozenLayer
-from helpers.train.kernels.lean import COMPUTES, HeadLoss, draw_from, one_step
+from helpers.train.kernels.lean import COMPUTES, HeadLoss, draw_from
 from helpers.train.rows import IGNORED
 
 Loss = Callable[[Sequence[torch.Tensor]], torch.Tensor]  # of the prefix's states
@@ -43,7 +43,6 @@ def shared_prefix(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
     return min(int(stops.int().argmax()), input_ids.shape[1] - 1)
 
 
-@one_step()
 def supervised_loss(
     causal: Any, input_ids: torch.Tensor, labels: torch.Tensor, prefix: bool, most_tokens: int = 0
 ) -> torch.Tensor:
