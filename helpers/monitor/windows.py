@@ -203,9 +203,20 @@ def live_files(task: Task, live_path: str = "") -> list[Path]:
             raise WorkbookError(
                 f"live_path: {path} does not exist; give a .jsonl file or a folder of them"
             )
-        return sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    logged = sorted((store.home() / "live" / task.registry_name).glob("*.jsonl"))
+        return _jsonl_in(path) if path.is_dir() else [path]
+    logged = _jsonl_in(store.home() / "live" / task.registry_name)
     return logged or sorted(task.folder.glob("live.jsonl"))
+
+
+def _jsonl_in(folder: Path) -> list[Path]:
+    """Its files, by day; WorkbookError where a part of the log would be passed over."""
+    for parquet in folder.rglob("*.parquet"):
+        raise WorkbookError(
+            f"{parquet}: 06 reads a live log as JSON Lines, a file a day, and no Parquet; write"
+            " each day as one: pandas.read_parquet(FILE).to_json('YYYY-MM-DD.jsonl', orient='records',"
+            " lines=True, date_format='iso', date_unit='us')"
+        )
+    return sorted(folder.glob("*.jsonl"))
 
 
 def day_of(file: Path) -> date | None:

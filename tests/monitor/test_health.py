@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from datetime import date, timedelta, timezone
 
+import pandas
 import pytest
 
 from helpers import monitor, store, tasks
@@ -227,6 +228,27 @@ def test_a_live_path_that_is_not_there_is_named(task):
         monitor.read_live(task, "/nowhere/live.jsonl")
     with pytest.raises(WorkbookError, match="window_days"):
         health(task, window_days=0)
+
+
+def test_parquet_in_a_live_log_is_refused_and_the_remedy_gives_the_same_days(task):
+    made = rows(range(2), per_day=5)
+    log(task, made)
+    expected = monitor.read_live(task).days
+    folder = store.home() / "live" / task.registry_name
+    frame = pandas.DataFrame(made)
+    frame["created_at"] = pandas.to_datetime(frame["created_at"])
+    part = folder / "date=2026-11-01" / "part-0.parquet"
+    part.parent.mkdir()
+    frame.to_parquet(part)
+    for live_path in ("", str(folder)):
+        with pytest.raises(WorkbookError, match="JSON Lines, a file a day, and no Parquet"):
+            monitor.read_live(task, live_path)
+    text = pandas.read_parquet(part).to_json(
+        orient="records", lines=True, date_format="iso", date_unit="us"
+    )
+    part.unlink()
+    store.write_text(folder / "2026.jsonl", text)
+    assert monitor.read_live(task).days == expected
 
 
 def test_days_carry_n_and_intervals(task):
