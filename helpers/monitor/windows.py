@@ -213,8 +213,8 @@ def _jsonl_in(folder: Path) -> list[Path]:
     for parquet in folder.rglob("*.parquet"):
         raise WorkbookError(
             f"{parquet}: 06 reads a live log as JSON Lines, a file a day, and no Parquet; write"
-            " each day as one: pandas.read_parquet(FILE).to_json('YYYY-MM-DD.jsonl', orient='records',"
-            " lines=True, date_format='iso', date_unit='us')"
+            " each day as one: pandas.read_parquet(FILE).to_json('YYYY-MM-DD.jsonl',"
+            " orient='records', lines=True, date_format='iso', date_unit='us')"
         )
     return sorted(folder.glob("*.jsonl"))
 
