@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         _tell("workbook: interrupted")
         return 130
     except BrokenPipeError:  # `workbook runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()
         return 128 + signal.SIGPIPE
     except Exception as error:
         code = getattr(error, "errno", None)
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             _tell("workbook: out of memory; free some, or raise this shell's limit (ulimit -v)")
             return 6
         if code in (errno.ENOSPC, errno.EDQUOT):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _close_stdout()
             _tell("workbook: no space left to write; free some disk space and try again")
             return 6
         if not isinstance(error, OSError) or error.filename is None:
@@ -47,6 +47,11 @@ def main(argv: list[str] | None = None) -> int:
 
         _tell(f"workbook: {printable(str(error.filename))}: {error.strerror}")
         return 2
+
+
+def _close_stdout() -> None:
+    """What is left to print goes nowhere, so that nothing fails at the very end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _no_address_is_left() -> bool:
@@ -75,9 +80,9 @@ def _main(given: list[str]) -> int:
     from helpers.run import message_for_person
 
     try:
-        code = args.command(args)
+        code = args.command(args)  # None: it went well
         print(end="", flush=True)  # a full disk behind stdout is met here, and not at the very end
-        return code
+        return code or 0
     except WorkbookError as error:
         _tell(f"workbook: {message_for_person(error)}")
         return error.exit_code
@@ -315,7 +320,7 @@ def _registry_actions(actions: Any) -> None:
 
 
 def _add(
-    commands: Any, name: str, command: Callable[[Args], int], text: str, as_json: bool = True
+    commands: Any, name: str, command: Callable[[Args], int | None], text: str, as_json: bool = True
 ) -> Any:
     sub = commands.add_parser(name, help=text, description=text)
     sub.set_defaults(command=command)
@@ -390,14 +395,19 @@ def _doctor(args: Args) -> int:
     return 0 if ready else 2
 
 
-def _new(args: Args) -> int:
+def _new(args: Args) -> None:
+    from helpers.records import WorkbookError
     from helpers.tasks import Interview, new_task
 
+    answers: dict[str, str] = {}
+    for key, value in args.set:
+        if key in answers:
+            raise WorkbookError(f"--set {key}=… was given twice; leave one of them")
+        answers[key] = value
     is_person = sys.stdin.isatty() and sys.stdout.isatty() and not args.yes
-    interview = Interview(dict(args.set), input if is_person else None, args.yes)
+    interview = Interview(answers, input if is_person else None, args.yes)
     lines = new_task(args.folder, args.data, args.input, args.output, args.logs, interview)
     print("\n".join(lines))
-    return 0
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -426,28 +436,25 @@ def _run(args: Args) -> int:
     return record.exit_code
 
 
-def _runs(args: Args) -> int:
+def _runs(args: Args) -> None:
     from helpers.run import past_runs
 
     _show_table(
         args, past_runs(), "run_id status verdict exit_code started_at reason", "no run yet"
     )
-    return 0
 
 
-def _rate(args: Args) -> int:
+def _rate(args: Args) -> None:
     from helpers import store
     from helpers.extras.rate import rate_run
 
     rate_run(store.Run(args.run), rater=args.rater)
-    return 0
 
 
-def _export(args: Args) -> int:
+def _export(args: Args) -> None:
     from helpers import registry
 
     _show(args, registry.export(args.version, args.form, args.to))
-    return 0
 
 
 def _status(args: Args) -> int:
@@ -466,7 +473,7 @@ def _status(args: Args) -> int:
     return 1 if state["overdue"] else 0
 
 
-def _schedule(args: Args) -> int:
+def _schedule(args: Args) -> None:
     from helpers.records import WorkbookError
     from helpers.run import add_schedule, remove_schedule, schedules
 
@@ -485,37 +492,34 @@ def _schedule(args: Args) -> int:
     elif not args.list:
         raise WorkbookError('say PROFILE --cron "0 3 * * 0", --list, or --remove PROFILE')
     _show_table(args, schedules(), SCHEDULES, "no schedule")
-    return 0
 
 
-def _gc(args: Args) -> int:
+def _gc(args: Args) -> None:
     from helpers.run import collect
 
     _show(args, collect(args.keep, args.yes))
-    return 0
 
 
-def _learner(args: Args) -> int:
+def _learner(args: Args) -> None:
     from helpers.learn import write_edition
 
     print("\n".join(map(str, write_edition(args.folder))))
-    return 0
 
 
-def _check(args: Args) -> int:
+def _check(args: Args) -> None:
     from helpers.learn import check_folder
 
     results = [result._asdict() for result in check_folder(args.folder)]
     _show_table(args, results, "learner notebook exercise state message")
-    learners = [] if args.json else dict.fromkeys(result["learner"] for result in results)
-    for learner in learners:
+    if args.json:
+        return
+    for learner in dict.fromkeys(result["learner"] for result in results):
         states = [result["state"] for result in results if result["learner"] == learner]
         counts = [f"{states.count(name)} {name}" for name in ("right", "wrong", "open", "missing")]
         print(f"{learner}: {', '.join(counts)}")
-    return 0
 
 
-def _registry(args: Args) -> int:
+def _registry(args: Args) -> int | None:
     from helpers import registry
 
     match args.action:
@@ -530,13 +534,11 @@ def _registry(args: Args) -> int:
             columns = "at actor action version from_status to_status because"
             _show_table(args, registry.history(args.task), columns, "nothing has happened yet")
         case "promote":
-            return _show_promotion(
-                args, registry.promote(args.id, args.to, args.because, args.force)
-            )
+            promotion = registry.promote(args.id, args.to, args.because, args.force)
+            return _show_promotion(args, promotion)
         case "rollback":
-            return _show_promotion(
-                args, registry.rollback(args.id or None, args.task, args.because)
-            )
+            promotion = registry.rollback(args.id or None, args.task, args.because)
+            return _show_promotion(args, promotion)
         case "diff":
             _show_table(
                 args, registry.diff(args.id, args.other), "field a b", "they differ in nothing"
@@ -564,7 +566,6 @@ def _registry(args: Args) -> int:
             _show(args, registry.backup(args.file))
         case "restore":
             _show(args, registry.restore(args.file))
-    return 0
 
 
 def _show_promotion(args: Args, promotion: Any) -> int:
@@ -574,8 +575,10 @@ def _show_promotion(args: Args, promotion: Any) -> int:
     gate = f"the gate says {promotion.verdict}{', and was overruled' * promotion.forced}"
     lines = [f"{promotion.version}: {done} to {promotion.target}; {gate}"]
     for rule in promotion.rules:
-        said = f"{rule.verdict}: {rule.name}: {rule.evidence}; {rule.remedy}"
-        lines += [said.removesuffix("; ")] * (rule.verdict != "pass")
+        if rule.verdict != "pass":
+            lines.append(
+                f"{rule.verdict}: {rule.name}: {rule.evidence}; {rule.remedy}".rstrip("; ")
+            )
     if args.json:
         _show(args, promotion)
     else:
@@ -583,19 +586,19 @@ def _show_promotion(args: Args, promotion: Any) -> int:
     return 0 if promotion.promoted else VERDICT_CODE.get(promotion.verdict, 0)
 
 
-def _route(args: Args) -> int:
+def _route(args: Args) -> None:
     from helpers import registry
 
     if args.task:
-        return _trial(args)
+        _trial(args)
+        return
     routes = registry.routes()
     rows = [{"task": task, **route} for task, route in routes.items()]
     columns = "task version model_id provider since previous generation"
     _show_table(args, rows, columns, "no model is in production yet", value=routes)
-    return 0
 
 
-def _trial(args: Args) -> int:
+def _trial(args: Args) -> None:
     """Begin or end a trial of a task's next version; show how it stands."""
     from helpers import serve
     from helpers.tasks import load_task
@@ -608,15 +611,14 @@ def _trial(args: Args) -> int:
     elif args.end:
         serve.stop_trial(task, args.because)
     _show(args, serve.trial_report(task))
-    return 0
 
 
-def _logs(args: Args) -> int:
+def _logs(args: Args) -> int | None:
     from helpers.extras.log_import import check_logs, import_log
 
     if args.action == "import":
         _show(args, import_log(args.files, args.format, args.task, args.text))
-        return 0
+        return None
     facts = check_logs(args.files)
     _show(args, facts)
     return 1 if facts["faults"] else 0

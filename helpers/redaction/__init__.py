@@ -15,4 +15,4 @@ from helpers.redaction.cleaning import (
     without_surrogates,
 )
 from helpers.redaction.keys import Span, find_secrets, kinds
-from helpers.redaction.personal import find_personal_data
+from helpers.redaction.recognisers import find_personal_data

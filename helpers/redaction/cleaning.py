@@ -20,7 +20,8 @@ SECRET_VARIABLE = re.compile(
 SECRET_NAME = re.compile(
     rf"(?i)(?:.*[_ -])?{NAMES}|authorization|(?:database|notify|heartbeat)_urls?"
 )
-LEAST = 8  # characters of a value: shorter ones would turn up everywhere
+LEAST = 8  # characters of a value: shorter ones would turn up everywhere,
+OWN_WORDS = ("practice", "embedded")  # and so would these, which open nothing
 MARK = "[secret]"
 PERSONAL = {  # mark -> a part that must be there, its shape, and what proves it
     "[e-mail]": ("@", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")),
@@ -96,7 +97,8 @@ def _spellings(secrets: tuple[str, ...]) -> list[str]:
         for part in {secret, *re.split(r"[\s,]+", secret)}:
             encoded = base64.b64encode(part.encode(errors="replace")).decode().rstrip("=")
             values |= {part, unquote(part), encoded}
-    return sorted((value for value in values if len(value) >= LEAST), key=len, reverse=True)
+    values -= {value for value in values if len(value) < LEAST or value in OWN_WORDS}
+    return sorted(values, key=len, reverse=True)
 
 
 def _masked(text: str, marked: Iterable[tuple[Span, str]]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from helpers import store
 from helpers.records import Alarm, AlarmState, Finding, WorkbookError
 from helpers.registry import versions
-from helpers.registry.database import open_registry, table
+from helpers.registry.database import open_registry, rows_of, table
 from helpers.registry.delivery import catch_up
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def raise_alarms(task: str, version: str, findings: Sequence[Finding]) -> list[A
         due = [name for name, row in known.items() if _is_due(row)]
         if new or due:
             _update(db, {"told_at": now}, task, version, due)
-            versions.announce(db, _event(task, version, new, due))
+            subject = {"task": task, "id": version}
+            versions.announce(db, subject, "alarm", _message(new, due))
         rows = _unresolved(db, task, version)
     catch_up(registry)
     return [Alarm(**row) for row in rows]
@@ -62,35 +63,32 @@ def close_alarm(alarm_id: str, state: AlarmState, because: str) -> Alarm:
         raise WorkbookError("say why, for whoever looks next: --because TEXT")
     registry = open_registry()
     with registry.transaction() as db:
-        row = db.execute(table("alarms").select().filter_by(id=alarm_id)).mappings().first()
-        if row is None:
+        rows = rows_of(db, "alarms", id=alarm_id)
+        if not rows:
             raise WorkbookError(
                 f"there is no alarm {alarm_id!r}; `workbook registry alarms` shows which there are"
             )
+        row = rows[0]
         if row["state"] == "resolved":
             raise WorkbookError(f"alarm {alarm_id} was resolved already: {row['because']}")
         subject = {"task": row["task"], "id": row["version"]}
         evidence = {"alarm": alarm_id, "name": row["name"]}
         versions.audit(db, subject, ACTIONS[state], because, evidence=evidence)
         versions.change_alarms(db, {"id": alarm_id}, state, because)
-        row = db.execute(table("alarms").select().filter_by(id=alarm_id)).mappings().one()
+        [row] = rows_of(db, "alarms", id=alarm_id)
     catch_up(registry)
     return Alarm(**row)
 
 
 def _unresolved(db: Connection, task: str, version: str) -> list[dict[str, Any]]:
-    query = table("alarms").select().filter_by(task=task, version=version)
-    query = query.where(table("alarms").c.state != "resolved")
-    rows = db.execute(
-        query.order_by(table("alarms").c.opened_at, table("alarms").c.name)
-    ).mappings()
-    return [dict(row) for row in rows]
+    rows = rows_of(db, "alarms", task=task, version=version)
+    rows.sort(key=lambda row: (row["opened_at"], row["name"]))
+    return [row for row in rows if row["state"] != "resolved"]
 
 
 def _row(db: Connection, task: str, version: str, finding: Finding, now: str) -> dict[str, Any]:
     """A new alarm; its id says which one of its check it is."""
-    query = table("alarms").select().filter_by(task=task, version=version, name=finding.name)
-    number = len(db.execute(query).all())
+    number = len(rows_of(db, "alarms", task=task, version=version, name=finding.name))
     row = dict.fromkeys(("opened_at", "seen_at", "told_at", "changed_at"), now)
     return row | {
         "id": store.fingerprint([task, version, finding.name, number])[:10],
@@ -119,7 +117,7 @@ def _is_due(row: dict[str, Any]) -> bool:
     return row["state"] == "open" and store.now() - told_at >= REPEAT
 
 
-def _event(task: str, version: str, new: Sequence[Finding], due: Sequence[str]) -> dict[str, Any]:
+def _message(new: Sequence[Finding], due: Sequence[str]) -> str:
     lines = []
     for finding in new:
         ask = "asks for a retrain" if finding.severity == "critical" else "needs a look"
@@ -129,5 +127,4 @@ def _event(task: str, version: str, new: Sequence[Finding], due: Sequence[str]) 
     if due:
         lines.append(f"still open, and nobody has looked: {', '.join(due)}")
     lines.append("next: workbook registry alarms")
-    event = {"action": "alarm", "target": "", "task": task, "version": version}
-    return event | {"because": "\n".join(lines)}
+    return "\n".join(lines)

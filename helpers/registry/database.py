@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import re
 import sqlite3
@@ -23,6 +24,7 @@ from helpers.records import WorkbookError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, TableClause
 
+_log = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 60  # how long a writer waits for another one; a transaction here takes milliseconds
 NO_SPACE = "disk is full|No space left"
@@ -68,6 +70,13 @@ def table(name: str) -> TableClause:
         for column in TABLES[name].split()
     ]
     return sa.table(name, *columns)
+
+
+def rows_of(db: Connection, name: str, /, **where: Any) -> list[dict[str, Any]]:
+    """The rows of a table whose columns have these values, in the order of its key."""
+    key = TABLES[name].split()[0]
+    query = table(name).select().filter_by(**where).order_by(table(name).c[key])
+    return [dict(row) for row in db.execute(query).mappings()]
 
 
 def migrate(connection: Connection, to: str = "head") -> None:
@@ -130,12 +139,10 @@ class Registry:
                 6 if words == NO_SPACE else 2,
             ) from error
 
-    def rows(self, name: str, **where: Any) -> list[dict[str, Any]]:
-        """The rows of a table whose columns have these values, in the order of its key."""
-        key = TABLES[name].split()[0]
-        query = table(name).select().filter_by(**where).order_by(table(name).c[key])
+    def rows(self, name: str, /, **where: Any) -> list[dict[str, Any]]:
+        """`rows_of`, in a transaction of its own."""
         with self.transaction(read_only=True) as db:
-            return [dict(row) for row in db.execute(query).mappings()]
+            return rows_of(db, name, **where)
 
     def _make_ready(self) -> None:
         """Make the tables once, under a file's lock.
@@ -149,10 +156,16 @@ class Registry:
         from filelock import FileLock
 
         store.make_folder(self.folder)
-        if not is_server:
-            Path(file).touch(mode=0o600)  # SQLite's own files take its mode
-        with FileLock(self.folder / ".registry.lock"), _engine(self.url).begin() as connection:
-            migrate(connection)
+        with FileLock(self.folder / ".registry.lock"):
+            if not is_server:
+                if Path(file).exists() and not Path(file).stat().st_size:
+                    _log.warning(
+                        "%s is empty, and a new registry begins in it; if it ever held versions,"
+                        " restore a backup: workbook registry restore FILE", file
+                    )  # fmt: skip
+                Path(file).touch(mode=0o600)  # SQLite's own files take its mode
+            with _engine(self.url).begin() as connection:
+                migrate(connection)
         _ready.add(self.url)
 
 

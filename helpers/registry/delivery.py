@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from helpers import store
 from helpers.records import TrainedModel
 from helpers.registry import versions
-from helpers.registry.database import Registry, open_registry, table
+from helpers.registry.database import Registry, open_registry, rows_of, table
 from helpers.registry.files import load_or_reason
 from helpers.registry.identity import check_is_ours, remember
 
@@ -54,10 +54,8 @@ def notify(text: str, event_id: str) -> None:
     """Tell the team of what changes no registry, such as a failed run; once per event_id."""
     registry = open_registry()
     with registry.transaction() as db:
-        known = db.execute(table("outbox").select().filter_by(event_id=event_id)).first()
-        if known is None:
-            event = {"action": "run", "target": "", "task": "", "version": "", "because": text}
-            versions.announce(db, event, event_id)
+        if not rows_of(db, "outbox", event_id=event_id):
+            versions.announce(db, {"task": "", "id": ""}, "run", text, event_id=event_id)
     catch_up(registry)
 
 
@@ -65,11 +63,11 @@ def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:
     """Write routes.json from the database where it is missing, torn or stale; what serves now."""
     check_is_ours(registry)  # an absent truth is no empty one
     path = registry.folder / "routes.json"
-    routes = table("routes")
-    serving = routes.select().where(routes.c.version.is_not(None)).order_by(routes.c.task)
     current = {}
     with registry.transaction() as db:
-        for route in db.execute(serving).mappings():
+        for route in rows_of(db, "routes"):
+            if route["version"] is None:
+                continue
             version = versions.row_of(db, route["version"])
             current[route["task"]] = {
                 "version": route["version"],
@@ -113,9 +111,8 @@ def notify_team(registry: Registry) -> int:
 def _append(registry: Registry) -> int:
     """Append every waiting event to notifications.jsonl, then mark it delivered."""
     outbox = table("outbox")
-    query = outbox.select().filter_by(delivered_at=None).order_by(outbox.c.id)
     with registry.transaction() as db:
-        waiting = db.execute(query).mappings().all()
+        waiting = rows_of(db, "outbox", delivered_at=None)
         if not waiting:
             return 0
         lines = [store.clean(row["event"] | {"event_id": row["event_id"]}) for row in waiting]

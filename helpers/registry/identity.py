@@ -30,7 +30,7 @@ class Seen(Record):
 
 def remember(registry: Registry, restored_from: str = "") -> None:
     """Write down how far the audit goes; what is not ours is not remembered."""
-    row = _audit_row(registry)
+    row = _last_row(registry)
     if row is None:
         return
     known = _seen(registry)
@@ -65,9 +65,9 @@ def check_is_ours(registry: Registry, complete: bool = False) -> None:
 
 def _check(registry: Registry, known: Seen | None) -> None:
     if known is not None:
-        row = _audit_row(registry, known.audit_id)
-        if row is None or _proof(row) != known.proof:
-            last = _audit_row(registry)
+        rows = registry.rows("audit", id=known.audit_id)
+        if not rows or _proof(rows[0]) != known.proof:
+            last = _last_row(registry)
             there = f"ends with change {last['id']} of {last['at']}" if last else "is empty"
             raise WorkbookError(
                 f"this is not the registry that this home knows: the one at {known.where} had"
@@ -86,12 +86,10 @@ def _check(registry: Registry, known: Seen | None) -> None:
         )
 
 
-def _audit_row(registry: Registry, row_id: int | None = None) -> Any:
-    """One row of the audit by its id, else the last one; None where there is no such row."""
+def _last_row(registry: Registry) -> Any:
+    """The last row of the audit; None where it has none."""
     audit = table("audit")
     query = audit.select().order_by(audit.c.id.desc()).limit(1)
-    if row_id is not None:
-        query = query.where(audit.c.id == row_id)
     with registry.transaction(read_only=True) as db:
         return db.execute(query).mappings().first()
 

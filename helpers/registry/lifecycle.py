@@ -24,7 +24,7 @@ from helpers.records import (
     verdict_of,
 )
 from helpers.registry import gate, sharing, versions
-from helpers.registry.database import Registry, open_registry, table
+from helpers.registry.database import Registry, open_registry, rows_of, table
 from helpers.registry.delivery import catch_up
 from helpers.registry.files import artifact_sha256, evaluation_of
 from helpers.registry.gate import Conditions
@@ -74,8 +74,8 @@ class FineTuneLifecycleManager:
     ) -> FineTunedModelVersion:
         """Open a version as `training`; a resumed run finds the one that it opened before."""
         with self.registry.transaction() as db:
-            query = table("versions").select().filter_by(id=version_id)
-            known = db.execute(query).mappings().first()
+            rows = rows_of(db, "versions", id=version_id)
+            known = rows[0] if rows else None
             if known is None:
                 self._close_dead_runs(db, run_id)
                 row = versions.new_row(
@@ -108,8 +108,7 @@ class FineTuneLifecycleManager:
         Whoever has the home's lock knows that no other run is alive; until now they could go on.
         Runs by hand (no run.json) can always go on.
         """
-        query = table("versions").select().filter_by(task=self.task, status="training")
-        for row in db.execute(query).mappings().all():
+        for row in rows_of(db, "versions", task=self.task, status="training"):
             run = store.Run(row["run_id"])
             if run.id == run_id or not run.has(RunRecord) or run.has(TrainedModel):
                 continue
@@ -247,27 +246,25 @@ class FineTuneLifecycleManager:
         version = self.get_version(version_id)
         versions.expect(route, expected_generation)
         rules = self.validate_for_production(version_id, target, conditions)
+        verdict = verdict_of(rules)
+        is_done = target == "none" or version.status in (target, "production")
+        may = is_done or verdict == "pass"
+        forced = force and not may and gate.can_be_forced(rules)
+        reasons = [f"{rule.name}: {rule.evidence}" for rule in rules if rule.verdict != "pass"]
+        if forced:
+            reasons.append(f"forced: {because}")
         answer = Promotion(
             version=version_id,
             target=target,
-            verdict=verdict_of(rules),
-            promoted=False,
+            verdict=verdict,
+            promoted=target != "none" and (may or forced),
+            forced=forced,
             rules=rules,
-            reasons=[f"{rule.name}: {rule.evidence}" for rule in rules if rule.verdict != "pass"],
+            reasons=reasons,
             previous=route.previous,
             generation=route.generation,
         )
-        if target == "none":
-            return answer
-        if version.status in (target, "production"):
-            return answer.model_copy(update={"promoted": True})
-        if answer.verdict == "pass":
-            answer = answer.model_copy(update={"promoted": True})
-        elif force and gate.can_be_forced(rules):
-            reasons = [*answer.reasons, f"forced: {because}"]
-            forced = {"promoted": True, "forced": True, "reasons": reasons}
-            answer = answer.model_copy(update=forced)
-        return self._carry_out(answer, version, because)
+        return answer if is_done else self._carry_out(answer, version, because)
 
     def _carry_out(
         self, answer: Promotion, version: FineTunedModelVersion, because: str
@@ -290,8 +287,7 @@ class FineTuneLifecycleManager:
                 route = versions.switch(db, self.task, row, "promote", because, evidence)
             else:
                 versions.change_status(db, row, "staging", "promote", because, evidence=evidence)
-                event = {"action": "promote", "task": self.task, "version": version.id}
-                versions.announce(db, event | {"target": "staging", "because": because})
+                versions.announce(db, row, "promote", because, target="staging")
         catch_up(self.registry)
         now = {"previous": route.previous, "generation": route.generation}
         return answer.model_copy(update=now)
@@ -316,8 +312,8 @@ class FineTuneLifecycleManager:
                     f"nothing served task {self.task} before; there is nothing to roll back to"
                 )
             version = versions.as_record(versions.row_of(db, version_id, task=self.task))
-            served = table("audit").select().filter_by(version=version_id, to_status="production")
-            if version.status != "deprecated" or db.execute(served).first() is None:
+            served = rows_of(db, "audit", version=version_id, to_status="production")
+            if version.status != "deprecated" or not served:
                 raise WorkbookError(
                     f"version {version_id} is {version.status};"
                     " only one that served before can come back"
@@ -359,14 +355,11 @@ class FineTuneLifecycleManager:
             raise WorkbookError(
                 f'cron {cron!r} has not five fields; "0 3 * * 0" is every Sunday at three'
             )
-        command = f"workbook schedule {shlex.quote(profile)} --cron {shlex.quote(cron)}"
+        command = shlex.join(["workbook", "schedule", profile, "--cron", cron])
         request = {"cron": cron, "profile": profile, "command": command}
         with self.registry.transaction() as db:
-            serving = versions.route_of(db, self.task).version or ""
-            row = {"task": self.task, "id": serving}
-            versions.audit(db, row, "schedule", because or command, evidence=request)
-            event = {"action": "schedule", "task": self.task, "version": serving}
-            event |= {"target": "retrain", "because": because}
-            versions.announce(db, event | request)
+            serving = {"task": self.task, "id": versions.route_of(db, self.task).version or ""}
+            versions.audit(db, serving, "schedule", because or command, evidence=request)
+            versions.announce(db, serving, "schedule", because, target="retrain", **request)
         catch_up(self.registry)
         return {"task": self.task} | request

@@ -1,8 +1,12 @@
-"""Around the life of versions: lineage, differences, re-evaluation, a rehearsal, backup, repair."""
+"""What the command line and notebook 05 ask for, by a version's id alone.
+
+Versions, history and routes; lineage, differences, re-evaluation, a rehearsal, backup, repair.
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,19 +21,113 @@ from helpers.records import (
     Promotion,
     Route,
     RunRecord,
+    Target,
     TrainedModel,
     WorkbookError,
 )
 from helpers.registry import gate, sharing, versions
-from helpers.registry.commands import manager_of
-from helpers.registry.database import TABLES, Registry, open_registry, table
-from helpers.registry.delivery import MAX_ATTEMPTS, catch_up, channels, mirror_versions
+from helpers.registry.database import TABLES, Registry, open_registry, rows_of, table
+from helpers.registry.delivery import (
+    MAX_ATTEMPTS,
+    catch_up,
+    channels,
+    mirror_versions,
+    publish_routes,
+)
 from helpers.registry.files import load_or_reason, reevaluation, tuned_answers
 from helpers.registry.identity import check_is_ours, remember
 from helpers.registry.lifecycle import FineTuneLifecycleManager
 
 BACKUP = "registry of the fine-tuning workbook"
 log = logging.getLogger(__name__)
+
+
+def list_versions(task: str = "") -> list[FineTunedModelVersion]:
+    """All versions (of one task, if named), newest first."""
+    return versions.listed(_known(), **_where(task))
+
+
+def history(task: str = "") -> list[dict[str, Any]]:
+    """The audit, oldest first (of one task, if named)."""
+    return _known().rows("audit", **_where(task))
+
+
+def _known() -> Registry:
+    """The home's registry; one that lost what this home knows of is not read as an empty one."""
+    registry = open_registry()
+    check_is_ours(registry)
+    return registry
+
+
+def show(version_id: str) -> dict[str, Any]:
+    """One version with its history and, when it serves, its route."""
+    manager = manager_of(version_id)
+    route = manager.route()
+    return {
+        "version": manager.get_version(version_id),
+        "history": open_registry().rows("audit", version=version_id),
+        "route": route if route.version == version_id else None,
+    }
+
+
+def promote(version_id: str, target: Target, because: str = "", force: bool = False) -> Promotion:
+    """Take a version through the gate; `verdict` and `promoted` say what happened."""
+    return manager_of(version_id).promote(version_id, target, because, force)
+
+
+def rollback(version_id: str | None = None, task: str = "", because: str = "") -> Promotion:
+    """Serve an earlier version again; its id, or there being only one task, tells the task."""
+    if version_id and not task:
+        manager = manager_of(version_id)
+    else:
+        manager = FineTuneLifecycleManager(_resolve(task))
+    return manager.rollback(version_id, because)
+
+
+def export(version_id: str, form: str, to: Path | None = None) -> dict[str, str]:
+    """Write a version as adapter, merged model or GGUF beside its adapter, or into the folder `to`.
+
+    What is there under the same name is not overwritten.
+    """
+    from helpers.train import export_model
+
+    version = versions.version_of(version_id)
+    path = export_model(store.Run(version.run_id).load(TrainedModel), form)
+    if to is not None:
+        target = to / f"{version_id}-{path.name}"
+        if target.exists():
+            raise WorkbookError(f"{target} is there already; name another folder, or remove it")
+        to.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if path.is_dir() else shutil.copy2
+        path = Path(copy(path, target))
+    return {"version": version_id, "form": form, "path": str(path)}
+
+
+def routes() -> dict[str, dict[str, Any]]:
+    """The production routes: the content of routes.json, repaired if it was missing or stale."""
+    return publish_routes(open_registry())
+
+
+def manager_of(version_id: str) -> FineTuneLifecycleManager:
+    """The manager of the task that a version belongs to."""
+    return FineTuneLifecycleManager(versions.version_of(version_id).task)
+
+
+def _where(task: str) -> dict[str, str]:
+    return {"task": _resolve(task)} if task else {}
+
+
+def _resolve(task: str) -> str:
+    """A task's registered name, with or without its demo/; "" is the only one there is."""
+    known = sorted({version.task for version in versions.listed(open_registry())})
+    if task in known:
+        return task
+    matches = [name for name in known if not task or name == f"demo/{task}"]
+    if len(matches) != 1:
+        raise WorkbookError(
+            f"--task {task!r} does not name one task; known tasks are {', '.join(known) or 'none'}"
+        )
+    return matches[0]
 
 
 def lineage(version_id: str) -> list[dict[str, Any]]:
@@ -82,8 +180,8 @@ def _run_step(run: store.Run, opened_at: str) -> dict[str, Any]:
 
 def diff(one: str, other: str) -> list[dict[str, str]]:
     """{field, a, b} wherever two versions differ: data, settings, fingerprints, scores, status."""
-    ours = _facts(manager_of(one).get_version(one))
-    theirs = _facts(manager_of(other).get_version(other))
+    ours = _facts(versions.version_of(one))
+    theirs = _facts(versions.version_of(other))
     rows = [
         {"field": name, "a": str(ours.get(name, "")), "b": str(theirs.get(name, ""))}
         for name in ours | theirs
@@ -161,10 +259,7 @@ def dump(registry: Registry) -> dict[str, Any]:
     """All rows of a registry, at one moment; one that lost rows since is no backup of itself."""
     check_is_ours(registry)
     with registry.transaction(read_only=True) as db:
-        return {
-            name: [dict(row) for row in db.execute(table(name).select()).mappings()]
-            for name in TABLES
-        }
+        return {name: rows_of(db, name) for name in TABLES}
 
 
 def load(registry: Registry, rows: dict[str, list[dict[str, Any]]]) -> None:
@@ -289,3 +384,20 @@ def reconcile() -> dict[str, Any]:
                     if rule.verdict == "fail"
                 ]
     return {"waiting": len(waiting), "mirrored": mirror_versions(registry), "problems": problems}
+
+
+def record_attempt(task: str, attempt: dict[str, Any]) -> list[dict[str, Any]]:
+    """Write an attempt down unless its key is known; all of the task's, in their order.
+
+    It is one transaction: of two machines that evaluate at once, one is the first and the other the
+    second. What this home kept in attempts/TASK.jsonl, as it was done before, comes first.
+    """
+    registry = open_registry()
+    file = registry.folder / "attempts" / f"{task}.jsonl"
+    with registry.transaction() as db:
+        known = {row["key"] for row in rows_of(db, "attempts", task=task)}
+        for line in [*(store.read_jsonl(file) if file.exists() else []), attempt]:
+            if line["key"] not in known:
+                known.add(line["key"])
+                db.execute(table("attempts").insert().values(line | {"task": task}))
+        return rows_of(db, "attempts", task=task)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from helpers import store
 from helpers.records import FineTunedModelVersion, WorkbookError
 from helpers.registry import versions
-from helpers.registry.database import open_registry, table
+from helpers.registry.database import open_registry, rows_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -33,20 +33,18 @@ def retire(
             if version_id in needed:
                 raise WorkbookError(f"version {version_id} {needed[version_id]}; it stays")
         names = set(version_ids) or _over_since(db, quiet_since)
-        rows = db.execute(table("versions").select()).mappings().all()
-        chosen = [row for row in rows if row["id"] in names - needed.keys()]
-        chosen = [row for row in chosen if not row["metadata"].get("retired")]
+        rows = [row for row in rows_of(db, "versions") if row["id"] in names - needed.keys()]
+        chosen = [row for row in rows if not row["metadata"].get("retired")]
         for row in chosen if yes else ():
-            _mark(db, dict(row), because)
+            _mark(db, row, because)
     return [versions.as_record(row) for row in chosen]
 
 
 def _over_since(db: Connection, moment: str) -> set[str]:
     """Versions that are deprecated, or were refused last, and whose last entry is no later."""
-    query = table("audit").select().order_by(table("audit").c.id)
-    last = {entry["version"]: entry for entry in db.execute(query).mappings()}
+    last = {entry["version"]: entry for entry in rows_of(db, "audit")}
     over = set()
-    for row in db.execute(table("versions").select()).mappings():
+    for row in rows_of(db, "versions"):
         entry = last[row["id"]]
         is_refused = row["status"] == "evaluating" and entry["action"] == "refuse"
         if (row["status"] == "deprecated" or is_refused) and entry["at"] <= moment:
@@ -67,7 +65,7 @@ def _mark(db: Connection, row: dict[str, Any], because: str) -> None:
 def _needed(db: Connection) -> dict[str, str]:
     """Versions that must keep their models, and what for."""
     needed = {}
-    for route in db.execute(table("routes").select()).mappings():
+    for route in rows_of(db, "routes"):
         trial = versions.trial_of(db, route["task"])
         if trial is not None:
             needed[trial.version] = f"is tried as {trial.kind}"

@@ -7,16 +7,12 @@ a task counts, so that every gateway of every machine sees the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from helpers.records import Finding, FineTunedModelVersion, Record, Route, Trial, WorkbookError
 from helpers.registry import sharing, versions
-from helpers.registry.database import open_registry, table
+from helpers.registry.database import open_registry, rows_of
 from helpers.registry.delivery import catch_up
 from helpers.registry.gate import artifact_is_intact
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 
 class Serving(Record):
@@ -31,7 +27,7 @@ def serving(tasks: Sequence[str] = ()) -> dict[str, Serving]:
     """Every routed task (or these) at one moment."""
     states = {}
     with open_registry().transaction(read_only=True) as db:
-        for row in db.execute(table("routes").select()).mappings().all():
+        for row in rows_of(db, "routes"):
             route = Route(**row)
             if tasks and route.task not in tasks:
                 continue
@@ -41,12 +37,6 @@ def serving(tasks: Sequence[str] = ()) -> dict[str, Serving]:
             trial = versions.trial_of(db, route.task)
             states[route.task] = Serving(route=route, version=version, trial=trial)
     return states
-
-
-def version_of(version_id: str) -> FineTunedModelVersion:
-    """One version of any task."""
-    with open_registry().transaction(read_only=True) as db:
-        return versions.as_record(versions.row_of(db, version_id))
 
 
 def check_files(version: FineTunedModelVersion) -> None:
@@ -81,7 +71,7 @@ def begin_trial(trial: Trial, because: str = "") -> None:
         evidence = trial.model_dump(mode="json")
         generation = route.generation
         versions.audit(db, row, trial.kind, because, evidence=evidence, generation=generation)
-        _announce(db, trial, trial.kind, because)
+        versions.announce(db, row, trial.kind, because, target=trial.kind)
     catch_up(open_registry())
 
 
@@ -93,11 +83,6 @@ def end_trial(trial: Trial, because: str, findings: Sequence[Finding] = ()) -> b
             return False
         row = versions.row_of(db, trial.version, task=trial.task)
         versions.audit(db, row, versions.TRIAL_ENDED, because, evidence={"findings": judged})
-        _announce(db, trial, versions.TRIAL_ENDED, because)
+        versions.announce(db, row, versions.TRIAL_ENDED, because, target=trial.kind)
     catch_up(open_registry())
     return True
-
-
-def _announce(db: Connection, trial: Trial, action: str, because: str) -> None:
-    event = {"action": action, "task": trial.task, "version": trial.version}
-    versions.announce(db, event | {"target": trial.kind, "because": because})

@@ -12,7 +12,7 @@ from pathlib import Path
 from helpers import store
 from helpers.records import FineTunedModelVersion, WorkbookError
 from helpers.registry import versions
-from helpers.registry.database import Registry, open_registry
+from helpers.registry.database import Registry
 
 PATTERNS = ("*.json", "answers/*.jsonl")  # of a run's folder; the rest is its machine's own affair
 OWN = ("run.json", "children.json", "kernel.json")
@@ -52,8 +52,7 @@ def bring(version: FineTunedModelVersion) -> None:
 
 def fetch(version_id: str) -> FineTunedModelVersion:
     """Bring a version here, to evaluate or to look at it: its run, its dataset, its adapter."""
-    with open_registry().transaction(read_only=True) as db:
-        version = versions.as_record(versions.row_of(db, version_id))
+    version = versions.version_of(version_id)
     if not version.metadata.get("store") or not os.environ.get("WORKBOOK_STORE"):
         raise _not_shared(version)
     bring(version)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers import store
 from helpers.records import AlarmState, FineTunedModelVersion, Route, Status, Trial, WorkbookError
-from helpers.registry.database import Registry, table
+from helpers.registry.database import Registry, open_registry, rows_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +57,12 @@ def listed(registry: Registry, **where: str) -> list[FineTunedModelVersion]:
     return [as_record(row) for row in rows]
 
 
+def version_of(version_id: str) -> FineTunedModelVersion:
+    """One version of any task."""
+    with open_registry().transaction(read_only=True) as db:
+        return as_record(row_of(db, version_id))
+
+
 def new_row(version_id: str, task: str, run_id: str, **columns: Any) -> dict[str, Any]:
     """A row of `versions` for a model whose training begins now; `columns`: what else is known."""
     row = {"id": version_id, "task": task, "run_id": run_id, "status": "training"}
@@ -70,14 +76,13 @@ def new_row(version_id: str, task: str, run_id: str, **columns: Any) -> dict[str
 
 def row_of(db: Connection, version_id: str, **where: str) -> dict[str, Any]:
     """One row, by its id and what else is known of it."""
-    query = table("versions").select().filter_by(id=version_id, **where)
-    row = db.execute(query).mappings().first()
-    if row is None:
+    rows = rows_of(db, "versions", id=version_id, **where)
+    if not rows:
         of = "".join(f" of {name} {value}" for name, value in where.items())
         raise WorkbookError(
             f"no version {version_id!r}{of} is registered; `workbook registry list` shows which are"
         )
-    return dict(row)
+    return rows[0]
 
 
 def update(db: Connection, version_id: str, **values: Any) -> None:
@@ -112,12 +117,19 @@ def change_status(
     audit(db, row, action, because, from_status=row["status"], to_status=status, **more)
 
 
-def announce(db: Connection, event: dict[str, Any], event_id: str = "") -> None:
-    """Put an event into the outbox: it exists exactly if the change it tells of was committed."""
+def announce(
+    db: Connection, row: Mapping[str, Any], action: str, because: str, **more: Any
+) -> None:
+    """Put an event into the outbox: it exists exactly if the change it tells of was committed.
+
+    `more`: target, event_id, and what else is to be known of it.
+    """
     at = store.now().isoformat()
-    row = {"event_id": event_id or uuid.uuid4().hex, "created_at": at}
-    event = {"at": at, "by": _actor()} | event
-    db.execute(table("outbox").insert().values(**row, event=clean(event)))
+    event = {"at": at, "by": _actor(), "action": action, "target": "", "because": because}
+    event |= {"task": row["task"], "version": row["id"], **more}
+    event_id = more.get("event_id") or uuid.uuid4().hex
+    values = {"event_id": event_id, "created_at": at, "event": clean(event)}
+    db.execute(table("outbox").insert().values(**values))
 
 
 def change_alarms(db: Connection, where: dict[str, str], state: AlarmState, because: str) -> None:
@@ -146,8 +158,8 @@ def _actor() -> str:
 
 def route_of(db: Connection, task: str) -> Route:
     """A task's route; one that nothing was ever promoted to is new."""
-    row = db.execute(table("routes").select().filter_by(task=task)).mappings().first()
-    return Route(**row) if row else Route(task=task)
+    rows = rows_of(db, "routes", task=task)
+    return Route(**rows[0]) if rows else Route(task=task)
 
 
 def trial_of(db: Connection, task: str) -> Trial | None:
@@ -207,6 +219,6 @@ def switch(
         db.execute(routes.insert().values(**dict(new)))
     else:
         db.execute(routes.update().filter_by(task=task).values(**dict(new)))
-    event = {"action": action, "target": "production", "because": because}
-    announce(db, event | dict(new))
+    subject = {"task": task, "id": version_id}
+    announce(db, subject, action, because, target="production", **dict(new))
     return new

@@ -146,3 +146,9 @@ def test_the_spending_limit_of_a_run_is_a_parameter_like_any_other(driver, toys,
     assert record["params"]["max_cost_usd"] == 1.5, errors
     assert record["schema_version"] == 2 and record["status"] == "finished"
     assert record == json.loads((store.home() / "runs/r/run.json").read_text())
+
+
+def test_an_answer_that_is_given_twice_is_refused_by_its_name(workbook, tmp_path):
+    done = workbook("new", "mine", "--yes", "--set", "name=a", "--set", "name=b")
+    assert done.returncode == 2 and "--set name=" in done.stderr and "twice" in done.stderr
+    assert not (tmp_path / "mine").exists()

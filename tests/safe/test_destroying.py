@@ -265,6 +265,14 @@ def test_line_19_backup_overwrites_nothing_else_and_restore_takes_no_odd_rows(
     assert history.rows("versions") == []
 
 
+def test_line_01_a_file_without_a_byte_is_told_where_a_registry_should_be(home, caplog):
+    (store.make_folder(home) / "registry.db").touch()
+    assert registry.list_versions() == []
+    assert "registry.db is empty" in caplog.text and "restore" in caplog.text
+    caplog.clear()
+    assert registry.list_versions() == [] and not caplog.text
+
+
 @pytest.mark.parametrize("url", ["http://evil.example/v1", "x", 5, None, "http://127.0.0.1:1/v1"])
 def test_line_19_a_poisoned_note_makes_practice_no_other_machine(home, url):
     store.write_json(home / "practice/server.json", {"url": url})

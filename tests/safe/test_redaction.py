@@ -158,6 +158,11 @@ def test_line_14_what_the_environment_keeps_secret_is_hidden_however_it_is_spelt
         assert value not in store.redact(f"failed: {value} is down")
 
 
+def test_line_14_a_key_that_is_a_word_of_our_own_hides_no_name(monkeypatch):
+    monkeypatch.setenv("WORKBOOK_API_KEY", "practice")  # any word opens the practice API
+    assert store.without_secrets("practice-tiny at practice") == "practice-tiny at practice"
+
+
 def test_line_14_ordinary_texts_stay_as_they_are():
     for text in (
         "task toy, part test: 1,234 rows, accuracy 0.912 [0.880, 0.940]",
