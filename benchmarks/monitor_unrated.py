@@ -29,8 +29,9 @@ import numpy as np
 from benchmarks.monitor import AFTER, REFERENCE_DAYS, YEAR, figure, nights_after
 from helpers import store
 from helpers.evaluate.statistics import wilson
-from helpers.monitor import confidence, replay
+from helpers.monitor import confidence
 from helpers.monitor.evidence import likeliest_start, log_evidence, log_evidence_of_any_start
+from helpers.monitor.replay import BUDGET, judge_replays
 from helpers.monitor.watched import STEPS, certainty_of
 from helpers.records import AnswerRow, Replay
 
@@ -198,9 +199,11 @@ def replay_year(
         nights.append(night(rng, before, lost, asks, flips, turns))
         for name, score in nights[-1].now.items():
             counts[day, round(1 + score - nights[-1].before[name])] += 1
+        if not counts[day, 0]:
+            continue  # without a loss the capital does not rise to what is needed
         capital, _ = log_evidence_of_any_start(values, counts[: day + 1], (1 - MARGIN) / 2)
-        enough = capital >= -np.log(replay.BUDGET)
-        if enough and replay.judge_replays(nights, MARGIN).verdict == "fail":
+        enough = capital >= -np.log(BUDGET)
+        if enough and judge_replays(nights, MARGIN).verdict == "fail":
             return day
     return -1
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FEWEST = 50  # test answers with a confidence: fewer calibrate nothing
 FEWEST_OF_A_KIND = 5  # right ones, and wrong ones
 RESAMPLES = 200
+DRAWS = (0.01, 0.99)  # between these 95% of the truths lie: a test part is small
 NEWTON = 25  # steps; a fit takes fewer
 RIDGE = (0.1, 1.0)  # on level and slope, so that no fit runs away
 ESTIMATED = Watched(
@@ -103,6 +104,6 @@ def estimate_accuracy(calibration: ndarray, certainties: Counter[float]) -> Esti
     for certainty, count in certainties.items():
         shares[round(certainty * STEPS)] = count / n
     drawn = numpy.random.default_rng(0).multinomial(n, shares, RESAMPLES) / n
-    low, high = numpy.quantile((drawn * calibration[1:]).sum(axis=1), (0.025, 0.975))
+    low, high = numpy.quantile((drawn * calibration[1:]).sum(axis=1), DRAWS)
     value = float(shares @ calibration[0])
     return Estimate(value=value, low=min(value, float(low)), high=max(value, float(high)), n=n)
