@@ -67,14 +67,19 @@ from helpers.records.findings import (
     as_finding_verdict,
     verdict_of,
 )
-from helpers.records.health import REPLAY_USER, Day, Health, HealthVerdict, Replay, Window
 from helpers.records.live import (
     GOOD_STATUS,
+    REPLAY_USER,
     Arm,
+    Day,
+    Health,
+    HealthVerdict,
     LateFeedback,
     LiveRow,
     LiveRows,
     LogText,
+    Replay,
+    Window,
     parse_live_line,
     read_live_line,
     read_live_lines,

@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,6 +86,7 @@ def load_examples(
     dropped: Counter[str] = Counter()
     sample: list[tuple[SourceRow, Issue]] = []
     draw = random.Random(path.name)  # the same rows on every reading
+    changes = how.changes  # of the whole file; a row's own count once it is read
     for row in read_rows(path, form):
         issue = _issue_of(how, row.content, row_filter)
         if issue is not None:
@@ -97,6 +97,7 @@ def load_examples(
             elif place < SAMPLE:
                 sample[place] = (row, issue)
             continue
+        how.changes = Counter()
         try:
             example = example_of(how, row)
         except RowError as error:
@@ -104,28 +105,29 @@ def load_examples(
                 raise WorkbookError(
                     f"{path}, line {row.line}: {error}; mend or delete that row"
                 ) from None
-            _uncount(how, row)
             issue = Issue(code="invalid_format", evidence=str(error))
             unreadable.append(_rejected(how, row, issue, "read"))
             continue
         examples.append(example)
         counts[example.id] += 1
-    sampled = _read_sample(sample, how)
+        changes.update(how.changes)
+        how.unused.update([*example.meta.get("fields", ())])
+    how.changes = changes
     check_columns(how, len(examples))
     examples = _with_own_context(_with_own_ids(examples, counts, how), how)
     reading = reading_of(how, form, len(examples) + len(unreadable) + dropped.total())
+    sampled = _read_sample(sample, how)  # last, so that nothing of it counts
     return LoadedRows(examples, unreadable, dropped, sampled, reading, how.scale.rated > 0)
 
 
 def _read_sample(
     sample: Sequence[tuple[SourceRow, Issue]], how: HowRead
 ) -> list[tuple[TrainingExample | RejectedExample, Issue]]:
-    """Dropped rows in the order of the file, as far as they can be read; nothing of it counts."""
-    apart = _without_counts(how)
+    """Dropped rows in the order of the file, as far as they can be read."""
     rows: list[tuple[TrainingExample | RejectedExample, Issue]] = []
     for row, issue in sorted(sample, key=lambda entry: entry[0].line):
         try:
-            rows.append((example_of(apart, row), issue))
+            rows.append((example_of(how, row), issue))
         except RowError:  # dropped before it was read whole
             rows.append((_rejected(how, row, issue, "filter"), issue))
     return rows
@@ -175,20 +177,6 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
     )
 
 
-def _uncount(how: HowRead, row: SourceRow) -> None:
-    """Take back what a row has counted before it turned out to be unreadable."""
-    apart = _without_counts(how)
-    with suppress(RowError):
-        example_of(apart, row)
-    how.changes -= apart.changes
-    how.unused -= apart.unused
-    how.groups -= apart.groups
-
-
-def _without_counts(how: HowRead) -> HowRead:
-    return replace(how, changes=Counter(), unused=Counter(), groups=Counter(), splits={})
-
-
 def created_at(how: HowRead, raw: dict[str, Any]) -> tuple[datetime, bool]:
     """The row's time with a zone (UTC when it names none), and whether it is the file's."""
     value = cell(how.task, raw, "created_at")
@@ -223,7 +211,6 @@ def _meta_of(how: HowRead, raw: dict[str, Any]) -> dict[str, Any]:
         for name, value in raw.items()
         if name not in how.used and is_there(value)
     }
-    how.unused.update(fields.keys())
     return meta | {"fields": fields} if fields else meta
 
 
