@@ -148,10 +148,11 @@ def rate(rows: int, at_once: int) -> dict[str, dict[str, object]]:
     }
 
 
-def curated(rows: int, engine: str, gib: float, record: bool) -> dict[str, dict[str, object]]:
-    """One curation of made-up rows, in a process of its own, within so much memory (0: any)."""
+def curated(engine: str, args: argparse.Namespace) -> dict[str, dict[str, object]]:
+    """One curation of made-up rows, in a process of its own, within args.gib of memory (0: any)."""
     from helpers import store
 
+    rows, gib = args.rows or 100_000, args.gib
     folder = store.home() / f"curated{rows}"
     path = folder / "human.jsonl"
     if not path.exists():
@@ -166,13 +167,13 @@ def curated(rows: int, engine: str, gib: float, record: bool) -> dict[str, dict[
         seconds = time.monotonic() - began
     entry = json.loads(out.splitlines()[-1])
     entry |= {"rows": rows, "engine": engine, "seconds": round(seconds), "gib": round(peak, 2)}
-    entry |= {"limit_gib": gib if limit else None, "load": round(os.getloadavg()[2], 1)}
+    entry |= {"limit_gib": gib if limit else None, "beside_other_work": not args.alone}
     graph = entry.pop("graph")
     if graph["tasks"]:
         entry["simulated"] = {n: round(growth.speed_up(graph, n), 2) for n in growth.SIMULATED}
         entry["serial_share"] = round(graph["serial"] / growth.total(graph), 3)
     sys.stderr.write(json.dumps(entry) + "\n")
-    if record:
+    if args.record:
         growth.recorded(entry)
     more, name = {"n": rows, "fingerprint": entry["fingerprint"]}, f"curate_{rows}_{engine}"
     figures = {
@@ -320,6 +321,7 @@ def main() -> None:
     parser.add_argument("--engines", default="local", help="of curate: local,ray")
     parser.add_argument("--gib", type=float, default=0, help="of curate: memory that it may take")
     parser.add_argument("--record", action="store_true", help="of curate: into docs/measured")
+    parser.add_argument("--alone", action="store_true", help="nothing else runs on this machine")
     parser.add_argument("--home", default="", help="a folder that keeps what is made up")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -330,7 +332,7 @@ def main() -> None:
             figures |= rate(args.rows or 20_000, args.at_once)
         if "curate" in args.what:
             for engine in args.engines.split(","):
-                figures |= curated(args.rows or 100_000, engine, args.gib, args.record)
+                figures |= curated(engine, args)
         if "log" in args.what:
             figures |= log_of_weeks(args.rows or 100_000_000)
         if "plot" in args.what:

@@ -120,7 +120,7 @@ def speed_up(graph: dict[str, Any], workers: int) -> float:
 
 
 def growth_figure(entries: list[dict[str, Any]]) -> Any:
-    """Seconds and GiB by rows, a line for each engine."""
+    """Minutes and GiB by rows, a line for each engine."""
     from helpers import show
 
     figure, axes = show.subplots(1, 2, figsize=(10, 3.8))
@@ -132,15 +132,20 @@ def growth_figure(entries: list[dict[str, Any]]) -> Any:
             mine = [entry for entry in entries if entry["engine"] == engine]
             values = [entry[name] / (60 if name == "seconds" else 1) for entry in mine]
             rows = [entry["rows"] for entry in mine]
-            axis.plot(rows, values, marker="o", color=colours[engine], label=engine)
-            for x, y in zip(rows, values, strict=True):
-                axis.annotate(f"{y:.1f}", (x, y), (0, 6), textcoords="offset points", ha="center")
-        axis.set(xscale="log", xlabel="rows", ylabel=unit, ylim=(0, None))
-        axis.margins(0.15)
-        axis.legend()
+            axis.plot(rows, values, color=colours[engine], label=engine)
+            for entry, x, y in zip(mine, rows, values, strict=True):
+                filled = "white" if entry["beside_other_work"] else colours[engine]
+                axis.plot(x, y, "o", color=colours[engine], markerfacecolor=filled)
+                axis.annotate(f"{y:.1f}", (x, y), (0, 7), textcoords="offset points", ha="center")
+        axis.margins(0.12, 0.2)
+        axis.set(xlabel="rows", ylabel=unit)
+        axis.xaxis.set_major_formatter(lambda rows, _: f"{rows:,.0f}")
+        axis.legend(loc="lower right")
+    axes[0].set_ylim(0)
+    axes[1].set_ylim(0, 5.2)
     axes[1].axhline(4, color=show.BASE, linestyle="--")
-    axes[0].set_title("Curation: time")
-    axes[1].set_title("Curation: memory; dashed: the 4 GiB that it was held to")
+    axes[0].set_title("Time; hollow: beside other work")
+    axes[1].set_title("Memory; dashed: what it was held to")
     return show.finished(figure)
 
 

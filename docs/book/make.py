@@ -28,6 +28,9 @@ from helpers.run import past_runs
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent
+sys.path.append(str(DOCS.parent))
+from benchmarks import growth  # noqa: E402 (it is no package of ours)
+
 MAIN_LINE = ("00_start_here", "01_decide", "02_curate", "04_evaluate", "05_registry", "06_monitor")
 GUIDES = (
     "task",
@@ -78,6 +81,7 @@ def stage(record: RunRecord, folder: Path) -> None:
             text = glossary_page(text)
         store.write_text(folder / f"{name}.md", text)
     shutil.copytree(DOCS / "images", folder / "images")
+    growth.plot(folder / "images" / growth.PICTURE.name)
     store.write_text(folder / "index.md", first_page(record))
 
 
@@ -245,7 +249,10 @@ def main() -> None:
     choices = parser.parse_args()
     started = time.monotonic()
     try:
-        page = build(choose_run(choices.run), choices.to)
+        record = choose_run(choices.run)
+        sys.stdout.write(f"making the pages of run {record.run_id}: half a minute or less\n")
+        sys.stdout.flush()
+        page = build(record, choices.to)
     except WorkbookError as error:
         sys.exit(f"{error}")
     seconds = time.monotonic() - started
