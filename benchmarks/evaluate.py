@@ -10,6 +10,7 @@ time / our time. Loading and one warm-up call are not counted on any side. Ours 
 | name | what it says |
 |---|---|
 | `over_fp32_short`, `over_fp32_long` | ours over ours in fp32, prompts of 170 and of 680 tokens |
+| `native_bound_16`, `_480` | the bf16 product rate over fp32's at so many rows, beside them |
 | `hf_batch16_short`, `hf_batch16_long` | over transformers' generate in batches of 16 |
 | `lm_eval_short` | over lm-eval's own model class, batch 16 |
 | `llama_server_short`, `_long` | over llama.cpp's server with 8 slots, as shipped (4-bit weights) |
@@ -328,6 +329,8 @@ class LmEval:
 
 def measure(args: argparse.Namespace, only: Sequence[str]) -> dict[str, Any]:
     """All comparisons that can be made here."""
+    from benchmarks.train import matmul_rate
+
     ours = Ours(args.model)
     short, long = prompts("short", args.rows), prompts("long", args.rows)
     alone = short[: max(2, args.rows // 4)]
@@ -351,6 +354,9 @@ def measure(args: argparse.Namespace, only: Sequence[str]) -> dict[str, Any]:
         fp32 = Ours(args.model, "fp32")
         for name, asked in (("over_fp32_short", short), ("over_fp32_long", long)):
             compare(name, "ours in fp32", asked, lambda asked: _timed(lambda: fp32.ask(asked)))
+            for rows in (16, 480) if name in only else ():
+                bounds = [matmul_rate("bf16", rows) / matmul_rate("fp32", rows) for _ in range(5)]
+                found[f"native_bound_{rows}"] = as_ratio(bounds, rows, "the same product in fp32")
     else:
         sys.stderr.write("over_fp32: skipped, this processor has no native bf16: auto is fp32\n")
     batches = "transformers generate, fp32, batch"

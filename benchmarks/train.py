@@ -14,6 +14,7 @@ product of 1024x576x1536, in the precision of ours, is timed beside every step o
 | `stock_trl_busy` | the same with one core kept busy by another process |
 | `over_fp32` | our tokens/s over our own in fp32 |
 | `native_share` | of the product rate timed beside it, counting what a step cannot avoid |
+| `native_bound` | that rate over the same in fp32: `over_fp32`, were a step products alone |
 | `peak_memory_share` | our peak memory over stock trl's |
 
 About four minutes on two cores; `--rounds 1 --base tiny` is a quick look. LLaMA-Factory joins when
@@ -90,19 +91,19 @@ def make_job(
     )
 
 
-def matmul_rate(compute: str, repeats: int = 12) -> float:
+def matmul_rate(compute: str, rows: int = SHAPE[0], repeats: int = 12) -> float:
     """FLOP/s of the reference product, now: the mean of a few, as a step is a mean too."""
     import torch
 
     dtype = torch.bfloat16 if compute == "bf16" else torch.float32
-    x = torch.randn(SHAPE[0], SHAPE[1], dtype=dtype)
+    x = torch.randn(rows, SHAPE[1], dtype=dtype)
     layer = models.FrozenLayer(torch.nn.Linear(SHAPE[1], SHAPE[2], bias=False, dtype=dtype))
     with torch.no_grad():
         layer.times(x)
         begun = time.perf_counter()
         for _ in range(repeats):
             layer.times(x)
-    return repeats * 2 * SHAPE[0] * SHAPE[1] * SHAPE[2] / (time.perf_counter() - begun)
+    return repeats * 2 * rows * SHAPE[1] * SHAPE[2] / (time.perf_counter() - begun)
 
 
 def needed_flops(config: Any, ids: Any, labels: Any, full_tokens: int) -> float:
@@ -138,6 +139,8 @@ def work(system: str, job: TrainingJob, steps: int) -> None:
     if threads := os.environ.get("BENCHMARK_THREADS"):
         torch.set_num_threads(int(threads))
     if system in OURS:
+        if not job.config.load_in_4bit:  # as the training program does
+            sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
         compute = "fp32" if system.endswith("fp32") else models.resolve_compute("auto")
         job = job.model_copy(update={"config": job.config.model_copy(update={"compute": compute})})
         trainer = our_trainer(job)
@@ -149,7 +152,12 @@ def work(system: str, job: TrainingJob, steps: int) -> None:
         if not sys.stdin.readline():
             os._exit(0)
         block.update(
-            seconds=0.0, cpu=0.0, flops=0.0, rates=[], tokens=int(trainer._total_train_tokens)
+            seconds=0.0,
+            cpu=0.0,
+            flops=0.0,
+            rates=[],
+            bounds=[],
+            tokens=int(trainer._total_train_tokens),
         )
 
     class Blocks(TrainerCallback):
@@ -161,7 +169,10 @@ def work(system: str, job: TrainingJob, steps: int) -> None:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             block["seconds"] += time.perf_counter() - block["begun"][0]
             block["cpu"] += time.process_time() - block["begun"][1]
-            block["rates"].append(matmul_rate(job.config.compute) if system == "ours" else 0.0)
+            if system == "ours":
+                rates = [matmul_rate(compute) for compute in (job.config.compute, "fp32")]
+                block["rates"].append(rates[0])
+                block["bounds"].append(rates[0] / rates[1])
             if (state.global_step - 1) % steps == 0:
                 answer = {
                     "tokens": int(trainer._total_train_tokens) - block["tokens"],
@@ -170,7 +181,8 @@ def work(system: str, job: TrainingJob, steps: int) -> None:
                 answer |= {
                     "cpu": block["cpu"],
                     "flops": block["flops"],
-                    "matmul": median(block["rates"]),
+                    "matmul": median(block["rates"] or [0.0]),
+                    "bound": median(block["bounds"] or [0.0]),
                 }
                 answer["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
                 out.write(json.dumps(answer) + "\n")
@@ -453,6 +465,8 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     shares = [block["flops"] / block["seconds"] / block["matmul"] for block in blocks["ours"]]
     product = f"the {models.resolve_compute('auto')} product {'x'.join(map(str, SHAPE))} beside it"
     result["native_share"] = entry("ratio", shares, "of the rate", "higher", peer=product)
+    bounds = [block["bound"] for block in blocks["ours"]]
+    result["native_bound"] = entry("ratio", bounds, "x", "higher", peer=f"{product}, in fp32")
     memory = {system: own[-1]["memory"] for system, own in blocks.items()}
     least = min(memory[system] for system in STOCK if system in memory)
     result["peak_memory_share"] = entry("ratio", [memory["ours"] / least], "x", "lower", peer=trl)

@@ -200,7 +200,7 @@ def decode_batch(
         for step in range(max_new_tokens):
             logits = _logits(model, ids, positions, cache, mask).float()  # argmax of bf16 is slow
             best = logits.argmax(-1)
-            logs = _log_probabilities(logits, best) if probable else [math.nan] * len(alive)
+            logs = _log_probabilities(logits, best, probable)
             seconds = time.perf_counter() - started
             before = len(done)
             for row, token, logarithm in zip(alive, best.tolist(), logs, strict=True):
@@ -225,8 +225,10 @@ def decode_batch(
     return [done[row] for row in range(rows)]
 
 
-def _log_probabilities(logits: Any, tokens: Any) -> list[float]:
-    """Of one token a row, from logits (rows, words)."""
+def _log_probabilities(logits: Any, tokens: Any, probable: bool) -> list[float]:
+    """Of one token a row, from logits (rows, words); nan where nobody asks."""
+    if not probable:
+        return [math.nan] * len(tokens)
     chosen = logits.gather(-1, tokens[:, None])[:, 0]
     return (chosen - logits.logsumexp(-1)).clamp(max=0.0).tolist()
 

@@ -97,7 +97,9 @@ class LocalModel:
         return render_tokens(self.tokenizer, chat, template_args=self.template_args)
 
     def warm_up(self, chat: list[Message]) -> None:
-        """Load the weights, and the kernels for one row: two tokens do."""
+        """Load the weights, and the kernels for one row: two tokens do, once."""
+        if self.compute in self._networks:
+            return
         with decoding.follow_rows(lambda rows: None):
             self.answer([chat], 2)
 
