@@ -11,6 +11,7 @@ import heapq
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -41,7 +42,10 @@ def limited(gib: float) -> Iterator[Path | None]:
         yield group
     finally:
         sys.stderr.write(f"most in the group, read files included: {_used(group):.2f} GiB\n")
-        while (group / "cgroup.procs").read_text():
+        while left := (group / "cgroup.procs").read_text().split():  # what an engine left running
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(process), signal.SIGKILL)
             time.sleep(0.5)
         group.rmdir()
 
