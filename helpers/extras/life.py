@@ -222,10 +222,10 @@ def _panel(
     """Bands and weeks of one quantity, and the values at its edges."""
     bands = {version: confidence_sequence(days, name) for version, days in served.items()}
     weeks = {version: _weeks(days, name) for version, days in served.items()}
-    lows = [estimate(week).value for each in weeks.values() for week in each.values()]
-    lows += [b.low for band in bands.values() for b in band]
-    floor = math.floor(min(lows, default=0.0) * 8) / 8
-    shown = stars if name == "feedback_mean" else float
+    # what the weeks need; the bands of a version's first days are wider, and cut
+    lows = [estimate(week).low for each in weeks.values() for week in each.values()]
+    shown, steps = (stars, 8) if name == "feedback_mean" else (float, 10)
+    floor = min(math.floor(min(lows, default=0.0) * steps), steps - 1) / steps
 
     def y(value: float) -> float:
         return top + PANEL * (1 - (max(value, floor) - floor) / (1 - floor))
