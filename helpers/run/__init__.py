@@ -3,7 +3,7 @@
 `helpers.run.retrain` ("should we?") and the engine come with the first run that needs them.
 """
 
-from helpers.run.choice import choose_profile
+from helpers.run.advice import choose_profile
 from helpers.run.doctor import doctor, tutorial_budget, versions
 from helpers.run.ending import VERDICT_CODE, message_for_person
 from helpers.run.flow import run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from helpers import processes, store
 from helpers.records import (
@@ -21,6 +22,9 @@ from helpers.records import (
     Versions,
     WorkbookError,
 )
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 # what the tutorial needs: converted model and runs; base and tuned model, notebook and driver
 DISK_GB = 4.0
@@ -77,37 +81,24 @@ def _check(
     return Finding(name=name, verdict="fail", severity=severity, evidence=evidence, remedy=remedy)
 
 
-class Package(NamedTuple):
-    """A package that pyproject.toml asks for, and its version here ("": it is missing)."""
-
-    name: str
-    requirement: str
-    version: str
-    fits: bool
-
-
-def _packages() -> list[Package]:
+def _packages() -> dict[Requirement, str]:
+    """What pyproject.toml asks for, and its version here ("": it is missing)."""
     from packaging.requirements import Requirement
 
     text = (store.PROJECT / "pyproject.toml").read_text(encoding="utf-8")
-    packages = []
+    packages = {}
     for requirement in map(Requirement, tomllib.loads(text)["project"]["dependencies"]):
-        name = requirement.name
-        try:
-            installed = version(name)
-        except PackageNotFoundError:
-            packages.append(Package(name, str(requirement), "", False))
-            continue
-        fits = requirement.specifier.contains(installed, prereleases=True)
-        packages.append(Package(name, str(requirement), installed, fits))
+        packages[requirement] = ""
+        with contextlib.suppress(PackageNotFoundError):
+            packages[requirement] = version(requirement.name)
     return packages
 
 
 def _packages_check() -> Finding:
     problems = [
-        f"{package.name} {package.version or '(missing)'}: {package.requirement}"
-        for package in _packages()
-        if not package.fits
+        f"{requirement.name} {here or '(missing)'}: {requirement}"
+        for requirement, here in _packages().items()
+        if not here or not requirement.specifier.contains(here, prereleases=True)
     ]
     return _check("packages", "; ".join(problems) or "all there", not problems, "`make setup`")
 
@@ -171,7 +162,7 @@ def versions() -> Versions:
     """Python, packages and commit: what one needs to repeat a run."""
     return Versions(
         python=sys.version.split()[0],
-        packages={package.name: package.version for package in _packages()},
+        packages={requirement.name: here for requirement, here in _packages().items()},
         commit=commit() or None,
     )
 
@@ -237,22 +228,16 @@ def tutorial_budget(
         longest = max(models.count_chats(asking.model, prompts), default=0)
         limit = PROMPT if rung in ("zero_shot", "prompt") else LONG_PROMPT
         lines.append(Allowance(what=f"prompt, {rung}", unit="tokens", largest=longest, limit=limit))
-    amounts = [
-        (
-            "answer",
-            "tokens",
-            max(models.count_text(asking.model, [r.answer for r in rows]), default=0),
-            ANSWER,
+    answer = max(models.count_text(asking.model, [row.answer for row in rows]), default=0)
+    validation = min(max_validation_rows or len(rows), len(parts["validation"]))
+    test = len(parts["test"])
+    training = max_train_tokens or sys.maxsize
+    return [
+        *lines,
+        Allowance(what="answer", unit="tokens", largest=answer, limit=ANSWER),
+        Allowance(
+            what="validation, a rung", unit="rows", largest=validation, limit=VALIDATION_ROWS
         ),
-        (
-            "validation, a rung",
-            "rows",
-            min(max_validation_rows or len(rows), len(parts["validation"])),
-            VALIDATION_ROWS,
-        ),
-        ("test, a rung", "rows", len(parts["test"]), TEST_ROWS),
-        ("training, all epochs", "tokens", max_train_tokens or sys.maxsize, TRAIN_TOKENS),
+        Allowance(what="test, a rung", unit="rows", largest=test, limit=TEST_ROWS),
+        Allowance(what="training, all epochs", unit="tokens", largest=training, limit=TRAIN_TOKENS),
     ]
-    for what, unit, largest, limit in amounts:
-        lines.append(Allowance(what=what, unit=unit, largest=largest, limit=limit))
-    return lines

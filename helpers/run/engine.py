@@ -87,10 +87,8 @@ def execute(execution: Execution) -> Outcome:
     except NoSuchKernel:
         problem = f"the Python kernel is not installed beside {sys.executable}; `make setup`"
         return Outcome("WorkbookError", problem)
-    except WorkbookError as error:  # the copy could not be written
-        return Outcome("WorkbookError", str(error))
-    except OSError as error:
-        return Outcome("OSError", str(error))
+    except (WorkbookError, OSError) as error:  # the copy could not be written
+        return Outcome(type(error).__name__, str(error))
     for cell in document.cells:
         # papermill's own status fields say `completed` for cells that were not
         if cell.cell_type == "code" and cell.source.strip() and not cell.execution_count:

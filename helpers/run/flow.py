@@ -25,10 +25,9 @@ from helpers.records import (
 )
 from helpers.run import ending, report, resume
 from helpers.run.advice import is_other_trainer, reason_to_stop
-from helpers.run.book import Book, Tell
 from helpers.run.doctor import check_commit, versions
 from helpers.run.ending import Ending, Stop
-from helpers.run.history import end_dead_runs
+from helpers.run.history import Book, Tell, end_dead_runs
 
 SHIPPED = store.PROJECT / "helpers" / "tasks"
 FINISHED = (ending.OK, ending.NEEDS_PERSON, *ending.VERDICT_CODE.values())
@@ -43,7 +42,7 @@ def run(
     tell: Tell = lambda line: None,
 ) -> RunRecord:
     """Execute a profile's notebooks; bad settings raise before anything is written."""
-    with report.heartbeat() as beat, report.refusals(profile), store.lock():
+    with report.heartbeat(profile) as beat, store.lock():
         check_commit()
         ending.check_address_space()
         loaded = parameters.load_profile(profile)

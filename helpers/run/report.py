@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import html
 import json
 import logging
 import os
@@ -41,22 +40,52 @@ CAUSE = {
     ending.KILLED: "the process was killed from outside",
     ending.TERMINATED: "the machine shut down, or the process was asked to end",
 }
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
-    "color:#222}"
-    "pre{background:#f5f5f5;padding:.8rem;white-space:pre-wrap;overflow-wrap:anywhere}"
-    "td,th{text-align:left;padding:.15rem 1rem .15rem 0}"
-    "img{max-width:100%}.failed,.interrupted{color:#b00020}.finished,.reused{color:#1b6e2c}"
-    "@media(prefers-color-scheme:dark){body{background:#14181e;color:#e2e2e2}pre{background:#222832}"
-    "a{color:#8ab4f8}.failed,.interrupted{color:#ff8a9a}.finished,.reused{color:#7fd694}}"
-)
+PAGE_TEMPLATE = """<!doctype html><html lang=en><meta charset=utf-8>
+<meta name=viewport content="width=device-width">
+<title>{{ record.run_id }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222 }
+pre { background: #f5f5f5; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere }
+td, th { text-align: left; padding: .15rem 1rem .15rem 0 }
+img { max-width: 100% }
+.failed, .interrupted { color: #b00020 }
+.finished, .reused { color: #1b6e2c }
+@media (prefers-color-scheme: dark) {
+  body { background: #14181e; color: #e2e2e2 }
+  pre { background: #222832 }
+  a { color: #8ab4f8 }
+  .failed, .interrupted { color: #ff8a9a }
+  .finished, .reused { color: #7fd694 }
+}
+</style>
+<h1>Run {{ record.run_id }}:
+<span class={{ record.status }}>{{ record.status.replace("_", " ") }}</span></h1>
+{% if failure %}<h2>What failed</h2><pre>{{ failure }}</pre>{% endif %}
+<h2>Result</h2><pre>{{ result }}</pre>
+<h2>Notebooks</h2>
+<table><tr><th>notebook<th>status<th>seconds<th>attempts
+{% for entry in record.notebooks %}
+<tr><td><a href="notebooks/{{ entry.name }}.ipynb">{{ entry.name }}</a>
+<td class={{ entry.status }}>{{ entry.status }}
+<td>{{ "" if entry.seconds is none else entry.seconds }}<td>{{ entry.attempts }}
+{% endfor %}
+</table>
+{% for entry in record.notebooks %}{% for data in figures_of(entry.name) %}
+{% if loop.first %}<h2>{{ entry.name }}</h2>{% endif %}
+<img alt="figure of {{ entry.name }}" src="data:image/png;base64,{{ data }}">
+{% endfor %}{% endfor %}
+<h2>Versions</h2><pre>{{ versions }}</pre>
+"""
 
 
 @contextlib.contextmanager
-def heartbeat() -> Iterator[list[int]]:
+def heartbeat(profile: str) -> Iterator[list[int]]:
     """Ping WORKBOOK_HEARTBEAT_URL/start, and /<exit code> at the end, which the caller appends.
 
-    So a service that expects the pings notices a run that never began. Only the code is sent.
+    So a service that expects the pings notices a run that never began. Only the code is sent. A
+    scheduled run that is refused before it begins leaves run.json and a message, like others. (By
+    hand, whoever started it reads the error; WORKBOOK_COMMIT says that it was a schedule.)
     """
     codes: list[int] = []
     _ping("start")
@@ -64,23 +93,11 @@ def heartbeat() -> Iterator[list[int]]:
         yield codes
     except WorkbookError as error:
         codes.append(error.exit_code)
-        raise
-    finally:
-        _ping(str(codes[0] if codes else ending.UNEXPECTED))
-
-
-@contextlib.contextmanager
-def refusals(profile: str) -> Iterator[None]:
-    """A scheduled run that is refused before it begins leaves run.json and a message, like others.
-
-    (By hand, whoever started it reads the error; WORKBOOK_COMMIT says that it was a schedule.)
-    """
-    try:
-        yield
-    except WorkbookError as error:
         if os.environ.get("WORKBOOK_COMMIT"):
             _record_refusal(profile, error)
         raise
+    finally:
+        _ping(str(codes[0] if codes else ending.UNEXPECTED))
 
 
 def _record_refusal(profile: str, error: WorkbookError) -> None:
@@ -161,38 +178,16 @@ def publish(record: RunRecord, resume: str) -> None:
 
 def page(record: RunRecord, failure: str) -> str:
     """The run as one HTML page without outside parts: result, failure, notebooks, versions."""
+    from jinja2 import Template
+
     run = store.Run(record.run_id)
-    run_id = html.escape(run.id)
-    status = record.status.replace("_", " ")
-    packages = html.escape(store.dumps(store.clean(record.versions), indent=1))
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width'>",
-        f"<title>{run_id}</title><style>{STYLE}</style>",
-        f"<h1>Run {run_id}: <span class={record.status}>{status}</span></h1>",
-    ]
-    if failure:
-        parts.append(f"<h2>What failed</h2><pre>{html.escape(failure)}</pre>")
-    result = html.escape(store.without_secrets(summary(record)))
-    parts.append(f"<h2>Result</h2><pre>{result}</pre><h2>Notebooks</h2>")
-    parts.append("<table><tr><th>notebook<th>status<th>seconds<th>attempts")
-    for entry in record.notebooks:
-        seconds = "" if entry.seconds is None else entry.seconds
-        name = html.escape(entry.name)
-        parts.append(
-            f"<tr><td><a href='notebooks/{name}.ipynb'>{name}</a>"
-            f"<td class={entry.status}>{entry.status}<td>{seconds}<td>{entry.attempts}"
-        )
-    parts.append("</table>")
-    for entry in record.notebooks:
-        images = [
-            f"<img alt='figure of {html.escape(entry.name)}' src='data:image/png;base64,{data}'>"
-            for data in _figures(run, entry.name)
-        ]
-        if images:
-            parts += [f"<h2>{html.escape(entry.name)}</h2>", *images]
-    parts.append(f"<h2>Versions</h2><pre>{packages}</pre>")
-    return "".join(parts)
+    return Template(PAGE_TEMPLATE, autoescape=True).render(
+        record=record,
+        failure=failure,
+        result=store.without_secrets(summary(record)),
+        figures_of=lambda name: _figures(run, name),
+        versions=store.dumps(store.clean(record.versions), indent=1),
+    )
 
 
 def _figures(run: store.Run, name: str) -> Iterator[str]:

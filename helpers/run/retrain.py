@@ -59,8 +59,10 @@ def should_retrain(
                 False, f"nothing to retrain: {version.id} waits for approval: `{command}`"
             )
     days = (store.now() - serving.trained_at).days
+    health = run.load(Health)
+    found = ", ".join(health.reasons) or "all well"
     circumstances = [
-        _health(run),
+        Circumstance(health.verdict == "retrain", f"06 says {health.verdict} ({found})"),
         _new_rows(task, serving, min_new_rows, min_feedback),
         Circumstance(days > max_age_days, f"trained {days} days ago (max_age_days {max_age_days})"),
         *_retirements(serving),
@@ -70,12 +72,6 @@ def should_retrain(
         return RetrainAdvice(True, f"retraining {serving.id}: {'; '.join(reasons)}")
     texts = "; ".join(circumstance.text for circumstance in circumstances)
     return RetrainAdvice(False, f"nothing to retrain, {serving.id} may go on: {texts}")
-
-
-def _health(run: store.Run) -> Circumstance:
-    health = run.load(Health)
-    reasons = ", ".join(health.reasons) or "all well"
-    return Circumstance(health.verdict == "retrain", f"06 says {health.verdict} ({reasons})")
 
 
 def _new_rows(

@@ -27,11 +27,9 @@ GRACE = timedelta(hours=1)  # a run that is later than this is overdue
 SUCCESS = ("finished", "nothing_to_do")
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-FIELDS = ("minute", "hour", "day of month", "month", "day of week")
 EXAMPLE = '"0 3 * * 0"'
 ODD = re.compile("[\x00-\x1f\x7f\"'\\\\#$`]")
 _log = logging.getLogger(__name__)
-_FIELD = re.compile(r"(\*|\d+|[a-z]{3})(-(\d+|[a-z]{3}))?(/\d+)?", re.IGNORECASE)
 OURS = ("WORKBOOK_HOME", "WORKBOOK_CACHE", "WORKBOOK_COMMIT", "PATH", "LANG")
 KEYS = (
     "# Keys and addresses that the run needs, a NAME='value' a line; only you can read this file.\n"
@@ -73,24 +71,20 @@ def following(cron: str, after: datetime) -> datetime:
     """
     from croniter import croniter
     from croniter.croniter import CroniterError
+    from crontab import CronSlices
 
-    fields = cron.split()
-    if len(fields) != len(FIELDS):
+    if len(cron.split()) != 5:
         raise WorkbookError(
-            f'--cron "{cron}" has {len(fields)} fields; cron wants five ({", ".join(FIELDS)}):'
-            f" {EXAMPLE}"
+            f'--cron "{cron}" has {len(cron.split())} fields; cron wants five (minute, hour, day of'
+            f" month, month, day of week): {EXAMPLE}"
         )
-    for name, text in zip(FIELDS, fields, strict=True):
-        if not all(_FIELD.fullmatch(part) for part in text.split(",")):
-            raise WorkbookError(
-                f'--cron "{cron}": {text!r} is no {name} that cron understands;'
-                f" {EXAMPLE} is Sunday at three"
-            )
     try:
-        return croniter(" ".join(fields), after).get_next(datetime)
-    except (CroniterError, ValueError) as error:
+        CronSlices(cron)  # croniter would take more than cron does
+        return croniter(cron, after).get_next(datetime)
+    except (CroniterError, ValueError, KeyError) as error:
         raise WorkbookError(
-            f'--cron "{cron}" never comes, or cron would refuse it ({error})'
+            f'--cron "{cron}" never comes, or cron would refuse it ({error.args[0]}); {EXAMPLE} is'
+            " Sunday at three"
         ) from None
 
 

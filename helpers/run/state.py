@@ -27,16 +27,31 @@ log = logging.getLogger(__name__)
 
 
 def status() -> dict[str, Any]:
-    """{overdue, schedules, alarms, open_requests, waiting_approvals}: what `status` shows."""
+    """{overdue, schedules, alarms, open_requests, waiting_approvals}: what `status` shows.
+
+    A retrain is asked for by a critical alarm that nobody has acknowledged or resolved.
+    """
     plans = schedules()
-    versions = _versions()
     alarms = _open_alarms()
+    requests = [alarm for alarm in alarms if alarm.severity == "critical" and alarm.state == "open"]
+    waiting = [version for version in _versions() if version.status == "staging"]
     return {
         "overdue": any(plan.overdue for plan in plans),
         "schedules": plans,
         "alarms": alarms,
-        "open_requests": _open_requests(alarms),
-        "waiting_approvals": _waiting_approvals(versions),
+        "open_requests": [
+            {"task": alarm.task, "version": alarm.version, "alarm": alarm.id, "reason": alarm.name}
+            for alarm in requests
+        ],
+        "waiting_approvals": [
+            {
+                "version": version.id,
+                "task": version.task,
+                "since": version.trained_at.isoformat(),
+                "next": f"workbook registry promote {version.id} --to production",
+            }
+            for version in waiting
+        ],
     }
 
 
@@ -44,28 +59,6 @@ def _versions() -> list[FineTunedModelVersion]:
     from helpers import registry
 
     return registry.list_versions() if store.home().exists() else []
-
-
-def _waiting_approvals(versions: list[FineTunedModelVersion]) -> list[dict[str, Any]]:
-    return [
-        {
-            "version": version.id,
-            "task": version.task,
-            "since": version.trained_at.isoformat(),
-            "next": f"workbook registry promote {version.id} --to production",
-        }
-        for version in versions
-        if version.status == "staging"
-    ]
-
-
-def _open_requests(alarms: list[Alarm]) -> list[dict[str, Any]]:
-    """Retrains that are asked for: critical alarms that nobody has acknowledged or resolved."""
-    return [
-        {"task": alarm.task, "version": alarm.version, "alarm": alarm.id, "reason": alarm.name}
-        for alarm in alarms
-        if alarm.severity == "critical" and alarm.state == "open"
-    ]
 
 
 def _open_alarms() -> list[Alarm]:
@@ -181,8 +174,8 @@ def garbage(keep: int) -> list[Path]:
     kept = newest | {version.run_id for version in versions}
     going = [home / "runs" / run.run_id for run in runs if run.run_id not in kept]
     going = [folder for folder in going if not folder.is_symlink()]
-    remaining = [path for path in home.glob("runs/*") if path.is_dir() and path not in going]
-    named = _named_by_registry(versions) | _named_by_runs(remaining)
+    data = {version.dataset_version for version in versions}
+    named = _models_of(versions) | data | _named_by_runs(going)
     made = sorted(home.glob("models/*")) + sorted(home.glob("datasets/*"))
     going += [path for path in made if path.name not in named and _is_folder(path)]
     retired = [version for version in versions if version.metadata.get("retired")]
@@ -212,17 +205,12 @@ def _kept_runs(runs: list[RunRecord], keep: int) -> set[str]:
     return {"dev"} | {run.run_id for run in (*newest, *running, *last_success.values())}
 
 
-def _named_by_registry(versions: list[FineTunedModelVersion]) -> set[str]:
-    """The folders of models and datasets that registered versions need."""
-    return _models_of(versions) | {version.dataset_version or "" for version in versions}
-
-
-def _named_by_runs(folders: Collection[Path]) -> set[str]:
-    """The models and datasets of these runs; what cannot be read might name any: WorkbookError."""
+def _named_by_runs(going: Collection[Path]) -> set[str]:
+    """What the other runs name; what cannot be read might name any: WorkbookError."""
     names = set()
-    for folder in folders:
+    for folder in store.home().glob("runs/*"):
         for kind in (TrainedModel, DatasetPointer):
-            if (folder / kind.FILE).exists():
+            if folder not in going and (folder / kind.FILE).exists():
                 content = store.read_json(folder / kind.FILE)
                 version = content.get("version") if isinstance(content, dict) else None
                 if not isinstance(version, str):
