@@ -194,13 +194,17 @@ def sweep(paths: Iterable[Path]) -> None:
     """Remove the half-written files and folders (.NAME.PID.partial) of processes that are gone."""
     for path in paths:
         pid = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
-        if not pid.isdigit() or process_start_time(int(pid)) is not None:
-            continue
-        if path.is_dir():
-            log.warning("removed %s, which a killed process left half fetched", path)
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        if pid.isdigit() and process_start_time(int(pid)) is None:
+            discard(path)
+
+
+def discard(path: Path) -> None:
+    """Remove what a killed process left half written, if anything; a folder is told."""
+    if path.is_dir():
+        log.warning("removed %s, which a killed process left half written", path)
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

@@ -123,18 +123,27 @@ def _manifest_of(curated: Curated, name: str, fingerprint: str) -> Manifest:
 def _write_folder(folder: Path, curated: Curated, manifest: Manifest) -> None:
     """The version's files in a hidden folder, then one rename: a killed run leaves no version.
 
-    What killed runs left goes first.
+    What killed runs left goes first: whoever writes here holds the home's lock, which we hold now
+    (a pid says nothing of another container's processes).
     """
-    processes.sweep(folder.parent.glob(".*.partial"))
+    for leftover in folder.parent.glob(".*.partial"):
+        processes.discard(leftover)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     for leftover in (folder, partial):
         shutil.rmtree(leftover, ignore_errors=True)
-    for part in PARTS:
-        store.write_jsonl(partial / f"{part}.jsonl", curated.part(part))
-    store.write_jsonl(partial / "rejected.jsonl", curated.rejected)
-    store.write_text(partial / "review.csv", review_csv(curated.review))
-    store.write_text(partial / "card.md", data_card(manifest, curated.feedback))
-    store.write_json(partial / Manifest.FILE, manifest)
+    written = [
+        *(store.write_jsonl(partial / f"{part}.jsonl", curated.part(part)) for part in PARTS),
+        store.write_jsonl(partial / "rejected.jsonl", curated.rejected),
+        store.write_text(partial / "review.csv", review_csv(curated.review)),
+        store.write_text(partial / "card.md", data_card(manifest, curated.feedback)),
+        store.write_json(partial / Manifest.FILE, manifest),
+    ]
+    lost = [path.name for path in written if not path.exists()]
+    if lost:
+        raise WorkbookError(
+            f"{', '.join(lost)} of {partial} vanished while the dataset was written; see what"
+            " deletes files there, and run again"
+        )
     partial.rename(folder)
 
 

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,23 +40,28 @@ def upload(folder: Path, files: Iterable[Path]) -> str:
                 raise WorkbookError(f"{path} was changed while it was uploaded; do it again")
             entries.append([path.relative_to(folder).as_posix(), digest])
         tree = store.fingerprint(entries)
-        listing = store.home() / f".{tree}.{os.getpid()}.partial"
-        try:
-            _put(system, store.write_text(listing, store.canonical(entries)), _tree(root, tree))
-        finally:
-            listing.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            listing = store.write_text(Path(temporary) / tree, store.canonical(entries))
+            _put(system, listing, _tree(root, tree))
     return tree
 
 
 def download(tree: str, folder: Path) -> None:
     """Fetch the files of a tree that a folder lacks; they appear when all of them were checked.
 
-    What killed processes left beside it goes first.
+    One process at a time fetches a folder, by a lock that holds across containers, where pids say
+    nothing. So what lies beside it under the fetching's own names was left by a killed process.
     """
-    processes.sweep(folder.parent.glob(".*.partial"))
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    store.make_folder(partial)
+    from filelock import FileLock
+
+    name = store.fingerprint(os.path.relpath(folder, store.home()))
+    with FileLock(store.make_folder(store.home() / "cache") / f"{name[:16]}.lock"):
+        for kind in ("partial", "fetch"):  # of 0.1.0, and of now
+            processes.discard(folder.with_name(f".{folder.name}.{kind}"))
+        _fetch(tree, folder, store.make_folder(folder.with_name(f".{folder.name}.fetch")))
+
+
+def _fetch(tree: str, folder: Path, partial: Path) -> None:
     try:
         with _opened() as (system, root):
             entries = json.loads(_get(system, _tree(root, tree), partial / tree).read_text("utf-8"))

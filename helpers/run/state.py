@@ -176,7 +176,7 @@ def garbage(keep: int) -> list[Path]:
     going = [folder for folder in going if not folder.is_symlink()]
     data = {version.dataset_version for version in versions}
     named = _models_of(versions) | data | _named_by_runs(going)
-    made = sorted(home.glob("models/*")) + sorted(home.glob("datasets/*"))
+    made = sorted(home.glob("models/*")) + sorted(home.glob("datasets/[!.]*"))
     going += [path for path in made if path.name not in named and _is_folder(path)]
     retired = [version for version in versions if version.metadata.get("retired")]
     return going + _no_evidence(retired, newest) + _unneeded(versions, retired)

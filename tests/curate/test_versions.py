@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -93,6 +94,24 @@ def test_a_run_killed_at_any_file_leaves_no_version(curated, home, monkeypatch, 
     monkeypatch.setattr(store, "write_text", real)
     curate.publish_dataset(curated)
     assert len(list((home / "datasets").iterdir())) == 1
+
+
+def test_a_folder_that_is_deleted_while_it_is_written_becomes_no_version(
+    curated, home, monkeypatch, caplog
+):
+    real = store.write_text
+    old = real(home / "datasets" / ".toy-0.partial" / "train.jsonl", "of 0.1.0").parent
+
+    def swept(path, text):
+        if path.name == "test.jsonl":
+            shutil.rmtree(path.parent)
+        return real(path, text)
+
+    monkeypatch.setattr(store, "write_text", swept)
+    with pytest.raises(WorkbookError, match=r"train.jsonl, validation.jsonl of .* vanished"):
+        curate.publish_dataset(curated)
+    assert not list((home / "datasets").glob("[!.]*"))
+    assert not old.exists() and old.name in caplog.text
 
 
 def test_the_checkpoint_refuses_too_little_data_and_a_funnel_that_does_not_add_up(curated):
