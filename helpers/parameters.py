@@ -96,15 +96,18 @@ class Profile(NamedTuple):
 class StrictLoader(yaml.SafeLoader):
     """YAML would keep the last of two equal keys in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys all differ."""
-        firsts: dict[str, yaml.Node] = {}
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """A mapping as written (before << is merged into it) whose keys all differ."""
+        node = super().compose_mapping_node(anchor)
+        firsts: dict[Any, yaml.Node] = {}
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and firsts.setdefault(key.value, key) is not key:
-                line = firsts[key.value].start_mark.line + 1
-                problem = f"{key.value!r} is already set on line {line}"
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            first = firsts.setdefault(self.construct_object(key), key)
+            if first is not key:
+                problem = f"{key.value!r} is already set on line {first.start_mark.line + 1}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def read_yaml(
@@ -118,7 +121,7 @@ def read_yaml(
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise WorkbookError(f"{path}, line {line}: {error.problem} (not valid YAML)") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # not UTF-8, a date …
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:  # a date …
         raise WorkbookError(f"{path} cannot be read ({type(error).__name__})") from None
     if not isinstance(values, dict):
         raise WorkbookError(f"{path}, line 1: a list of `name: value` lines is expected")

@@ -28,6 +28,7 @@ def test_1e_minus_4_is_a_float_and_a_date_is_a_text(resolve):
         ("epochs: abc\n", "p.yaml, line 1: epochs should be float"),
         ("# one\nlerning_rate: 1.0\n", "p.yaml, line 2: unknown parameter 'lerning_rate'"),
         ("seed: 1\nseed: 2\n", "p.yaml, line 2: 'seed' is already set on line 1"),
+        ("seed: 1\n? !!seq x\n: 2\n", "p.yaml cannot be read"),
         ("seed: true\n", "seed should be int"),
         ("trainer: both\n", "line 1: trainer takes auto, lora, openai; got 'both'"),
         ("promote_to: prod\n", "promote_to takes none, staging, production"),
@@ -43,6 +44,20 @@ def test_what_cannot_be_meant_is_refused_with_file_line_and_remedy(resolve, text
     with pytest.raises(WorkbookError, match=said.replace("[", r"\[")) as caught:
         resolve(text)
     assert caught.value.exit_code == 2
+
+
+def test_a_key_is_twice_there_only_where_it_was_written_twice(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        "base: &B {x: 0}\na: &A {<<: *B, x: 1}\nb: {<<: *B, <<: *A, y: 2}\ntop: {<<: *A}\n"
+        "keys: {true: 5, 'true': 6}\n"
+    )
+    values, lines = parameters.read_yaml(path)
+    assert values["b"] == {"x": 1, "y": 2} and values["top"] == {"x": 1}
+    assert values["keys"] == {True: 5, "true": 6} and lines["top"] == 4
+    path.write_text("keys:\n  true: 5\n  True: 6\n")
+    with pytest.raises(WorkbookError, match="line 3: 'True' is already set on line 2"):
+        parameters.read_yaml(path)
 
 
 def test_overrides_are_yaml_but_a_text_stays_a_text(resolve):
