@@ -27,7 +27,8 @@ ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")  # of human.*
 Format = Literal["chat", "sharegpt", "prompt_completion", "kto", "preference", "alpaca", "columns"]
 Metric = Literal["accuracy", "format_compliance", "latency_p95", "cost_per_request"]
 OURS = {"folder", "shipped", "schema", "instructions_full", "instructions_short", "wordings"}
-SECTIONS = {"schema": "output", "instructions_full": "instructions"}  # where the file says them
+# where the file says them
+SECTIONS = {"schema": "output", "instructions_full": "instructions", "wordings": "instructions"}
 # columns of ours that a row may name without being asked
 KNOWN = ("id", "messages", "created_at", "group", "conversation_id", "split", "feedback_score")
 KNOWN += ("model_version", "articles", "tools", "label")
@@ -225,7 +226,7 @@ def _flat(raw: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("instructions: give `full` (and `short`)")
     raw["instructions_full"] = str(instructions["full"]).strip()
     raw["instructions_short"] = str(instructions.get("short") or instructions["full"]).strip()
-    raw["wordings"] = list(instructions.get("wordings") or [])
+    raw["wordings"] = instructions.get("wordings") or []
     output = raw.pop("output", {"text": True})
     if not isinstance(output, dict) or not ("schema" in output or output.get("text")):
         raise ValueError("output: give `schema: <JSON Schema>` or `text: true`")

@@ -118,6 +118,8 @@ def test_every_production_row_ends_as_example_or_unreadable(tmp_path):
     [
         ("targets", "", "targets are missing"),
         ("", "oops: 1\n", "line 8: oops"),
+        ("instructions", "'instructions': {full: A, wordings: 5}\n", "line 7: wordings: Input"),
+        ("instructions", "'instructions': {full: A, wordings: Hi}\n", "line 7: wordings: Input"),
         ("instructions", "", "instructions"),
         ("", "scored_fields: [zz]\n", "zz"),
         ("", "targets: {accuracy: 0.9}\n", "line 8: 'targets' is already set on line 7"),
