@@ -86,7 +86,7 @@ def load_examples(
     dropped: Counter[str] = Counter()
     sample: list[tuple[SourceRow, Issue]] = []
     draw = random.Random(path.name)  # the same rows on every reading
-    changes = how.changes  # of the whole file; a row's own count once it is read
+    changes, groups = how.changes, how.groups  # of the file; a row's own count once it is read
     for row in read_rows(path, form):
         issue = _issue_of(how, row.content, row_filter)
         if issue is not None:
@@ -97,7 +97,7 @@ def load_examples(
             elif place < SAMPLE:
                 sample[place] = (row, issue)
             continue
-        how.changes = Counter()
+        how.changes, how.groups = Counter(), Counter()
         try:
             example = example_of(how, row)
         except RowError as error:
@@ -111,8 +111,9 @@ def load_examples(
         examples.append(example)
         counts[example.id] += 1
         changes.update(how.changes)
+        groups.update(how.groups)
         how.unused.update([*example.meta.get("fields", ())])
-    how.changes = changes
+    how.changes, how.groups = changes, groups
     check_columns(how, len(examples))
     examples = _with_own_context(_with_own_ids(examples, counts, how), how)
     reading = reading_of(how, form, len(examples) + len(unreadable) + dropped.total())

@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +27,8 @@ TABLES = (".csv", ".tsv")
 BEGINNINGS = {b"PAR1": ".parquet", b"PK": ".xlsx", b"{": ".jsonl", b"[": ".jsonl"}
 _WIDE_JSON = re.compile(rb"(?:\xff\xfe)?[{\[]\0|(?:\xfe\xff)?\0[{\[]")  # its beginning in UTF-16
 _NEXT_ITEM = re.compile(r"[\s,]*(?=[^\s,\]])")  # of a list
+_NEXT_KEY = re.compile(r'[\s,]*(?=")')  # of an object
+_COLON = re.compile(r"\s*:\s*")
 
 
 class SourceRow(NamedTuple):
@@ -207,16 +208,25 @@ def _is_table(items: Any) -> bool:
     return isinstance(items, list) and any(isinstance(item, dict) for item in items)
 
 
+def _start_of_rows(text: str) -> int:
+    """Where the list of `_list_of_rows` begins, which is the whole file or stands under a key."""
+    decode = json.JSONDecoder().raw_decode
+    if text.lstrip()[:1] == "[":
+        return text.index("[")
+    end = text.index("{") + 1
+    starts = {}
+    while match := _NEXT_KEY.match(text, end):
+        key, end = decode(text, match.end())
+        start = _COLON.match(text, end).end()
+        value, end = decode(text, start)
+        starts[key] = start if _is_table(value) else -1  # of a key that is there twice the last
+    return max(starts.values())
+
+
 def _array_rows(path: Path, encoding: Encoding | None) -> Iterator[SourceRow]:
     text = _text_of(path, encoding)
     decode = json.JSONDecoder().raw_decode
-    rows = repr(_list_of_rows(path, encoding))
-    end = 0
-    items = None
-    while repr(items) != rows:  # a bracket may also stand in a text before the list
-        end = text.index("[", end) + 1
-        with suppress(ValueError):
-            items = decode(text, end - 1)[0]
+    end = _start_of_rows(text) + 1
     line = 1 + text.count("\n", 0, end)
     while match := _NEXT_ITEM.match(text, end):
         line += text.count("\n", end, match.end())

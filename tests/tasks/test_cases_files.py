@@ -308,6 +308,11 @@ def test_ordinary_columns_of_our_names_are_asked_for(read):
     said = "columns: {input: text, output: label, group: null}\n"
     loaded = read("human.csv", "text,label,group\n" + rows, said)
     assert len({example.group for example in loaded.examples}) == 60
+    rows = [f"text {i},a,{i % 3},up" for i in range(200)]  # unreadable rows' groups do not count
+    rows += [f"text {i},a,{i},what" for i in range(200, 300)]
+    columns = "text,label,group,feedback_score\n"
+    with pytest.raises(WorkbookError, match=r"`group` has 3 values in 200 rows"):
+        read("production.csv", columns + "\n".join(rows), source="production")
     counted = csv_of(6).replace("label\n", "label,messages\n").replace(",a\n", ",a,3\n")
     counted = counted.replace(",b\n", ",b,4\n").replace(",c\n", ",c,5\n")
     assert len(read("human.csv", counted).examples) == 6
@@ -371,3 +376,11 @@ def test_new_leaves_nothing_behind_when_it_refuses(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["d.csv"]
     (tmp_path / "d.csv").write_text(csv_of(9))
     new_task(tmp_path / "t", tmp_path / "d.csv")
+
+
+def test_the_list_of_rows_is_found_by_its_key_whatever_stands_before_it(read):
+    rows = '[\n{"text": "a", "label": "x"},\n{"text": "b", "label": "y"}\n]'
+    note = json.dumps({"note": "[" * 100_000, "old": {"rows": json.loads(rows)}})[:-1]
+    loaded = read("human.json", f'{note},\n"more" : 1,\n"rows" :\n{rows}}}')
+    assert pairs(loaded) == [("a", "x"), ("b", "y")]
+    assert [example.meta["line"] for example in loaded.examples] == [5, 6]
