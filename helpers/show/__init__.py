@@ -248,6 +248,7 @@ def told(rows: Iterable[T], total: int, label: str, say: Callable[[str], Any] = 
         yield row
         if number % (1 + total // TIMES) == 0:
             progress.reach(number)
+    progress.reach(total)
 
 
 def kernel() -> Any:

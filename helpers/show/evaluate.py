@@ -85,7 +85,7 @@ def target_table(evaluation: Evaluation) -> show.Table:
     """Every target with the tuned model's estimate and whether the whole interval keeps it."""
     columns = {
         "metric": "name",
-        "target": "threshold",
+        "target": lambda finding: f"{finding.threshold:g}",
         "measured": "estimate",
         "met": lambda finding: TARGET_MET[finding.verdict],
     }

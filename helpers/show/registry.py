@@ -54,12 +54,15 @@ def _finding_rows(findings: Sequence[Finding], prefix: str = "") -> list[dict[st
 
 
 def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> show.Table:
-    """What serves each task now, and what would serve after a rollback.
+    """What serves each task now, under which name and where, and what a rollback would serve.
 
     How it is asked, and its files, stand in routes.json alone: they are longer than all the rest.
     """
-    columns = ["task", "version", "provider", "since", "previous", "generation"]
-    rows = [{"task": task} | dict(route) for task, route in routes.items()]
+    columns = ["task", "version", "served as", "provider", "since", "previous", "generation"]
+    rows = []
+    for task, route in routes.items():
+        served = " at ".join(route[key] for key in ("model_id", "endpoint") if route.get(key))
+        rows.append({"task": task, "served as": served} | dict(route))
     return show.table(rows, "Production routes" if rows else "Production routes: none yet", columns)
 
 

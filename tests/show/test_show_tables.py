@@ -5,8 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from helpers import show
-from helpers.records import Estimate
-from helpers.show import environment, evaluate, train
+from helpers.records import Estimate, Finding
+from helpers.show import environment, evaluate, registry, train
 
 LONG = "a whole sentence that is longer than the fifty characters at which a plain frame cuts " * 2
 
@@ -156,3 +156,28 @@ def test_numbers_on_the_cost_axes_are_numbers_and_break_evens_are_marked_inside_
     assert box.x1 <= figure.bbox.x1 and box.x0 >= 0
     without = toy.economics.model_copy(update={"ways": {}, "break_even_against": needed})
     views.cost_over_volume(toy.model_copy(update={"economics": without}))  # nothing was measured
+
+
+def test_a_bar_reaches_its_end(monkeypatch):
+    monkeypatch.setattr(show, "kernel", lambda: True)
+    monkeypatch.setattr(show, "unattended", lambda: False)
+    drawn = []
+    monkeypatch.setattr(show.Progress, "draw", lambda self, now: drawn.append(self.done))
+    monkeypatch.setattr(show.time, "monotonic", iter(range(10**6)).__next__)
+    assert list(show.told(range(1234), 1234, "checks")) == list(range(1234))
+    assert drawn[-1] == 1234 and drawn == sorted(set(drawn))
+
+
+def test_a_target_is_shown_as_it_was_set():
+    estimate = Estimate(value=0.97, low=0.95, high=0.98, n=400)
+    finding = Finding(name="accuracy", verdict="fail", threshold=0.9995, estimate=estimate)
+    targets = SimpleNamespace(targets={"accuracy": finding})
+    assert evaluate.target_table(targets).data["target"].tolist() == ["0.9995"]
+
+
+def test_a_route_says_under_which_name_and_where_it_serves():
+    route = {"version": "v1", "model_id": "m-7", "provider": "local", "generation": 3}
+    other = route | {"model_id": "ft:m:8", "endpoint": "https://models.example/v1"}
+    table = registry.routes_table({"a": route, "b": other}).data
+    assert table["served as"].tolist() == ["m-7", "ft:m:8 at https://models.example/v1"]
+    assert "no" in registry.routes_table({}).to_html()
