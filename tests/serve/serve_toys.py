@@ -152,8 +152,10 @@ class ToyEngine:
         while not self.gate.is_set():
             await anyio.sleep(0.01)
         await anyio.sleep(self.delay)
-        if self.refuses in body:
-            return JSONResponse({"error": {"message": f"unknown: {self.refuses}"}}, 400)
+        if self.refuses in body or body.get("top_logprobs", 0) > 5:
+            return JSONResponse(
+                {"error": {"message": f"unknown: {self.refuses or 'logprobs'}"}}, 400
+            )
         if body["model"] in self.fails:
             return JSONResponse({"error": {"message": "no"}}, self.fails[body["model"]])
         if body["model"] not in (*self.loaded, "base"):

@@ -226,6 +226,22 @@ def test_how_sure_the_engine_was_is_logged_and_one_that_does_not_tell_answers_al
     assert ["logprobs" in body for body in engine.asked] == [True, True, False, False]
 
 
+def test_what_a_caller_wants_of_probabilities_is_left_out_where_the_engine_refuses_it(served):
+    address, _, engine = served
+    reply = ask(address, logprobs=True, top_logprobs=20)  # the engine gives five at most
+    assert reply.status_code == 200 and reply.json()["choices"][0]["logprobs"] is None
+    assert [body.get("top_logprobs") for body in engine.asked] == [20, None]
+    assert ask(address).status_code == 200
+    until(lambda: len(log_of()) == 2)
+    sure = pytest.approx(math.exp(-0.5))
+    assert [row.confidence for row in log_of()] == [sure, sure], "one caller's wish changes nothing"
+    engine.refuses = "logprobs"
+    for _ in range(2):
+        assert ask(address, logprobs=True).status_code == 200
+    asked = ["logprobs" in body for body in engine.asked[3:]]
+    assert asked == [True, True, False, False], "the caller's, ours, and from now on neither"
+
+
 def test_what_06_asks_again_is_logged_as_a_trial(served):
     address, _, _ = served
     reply = ask(address, model="v1", user=REPLAY_USER)
