@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 Args = argparse.Namespace
-SCHEDULES = "profile cron how installed last_success next_due overdue"
+SCHEDULES = "profile cron how installed last_success next_due overdue problem"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -375,7 +375,7 @@ def _show_table(args: Args, rows: Any, columns: str, empty: str = "", value: Any
         cells = ["" if row.get(name) is None else str(row[name]) for name in names]
         lines.append(cells)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    if names[-1] in ("reason", "because"):  # sentences: --json has them whole
+    if names[-1] in ("reason", "because", "problem"):  # sentences: --json has them whole
         left = shutil.get_terminal_size((120, 24)).columns - sum(widths[:-1]) - 2 * len(widths[:-1])
         for cells in lines:
             cells[-1] = textwrap.shorten(cells[-1], max(left, 24), placeholder=" …")

@@ -57,6 +57,7 @@ class ScheduleStatus(Schedule):
     last_success: datetime | None
     overdue: bool
     installed: bool  # its line or its units are in place
+    problem: str = ""  # why nobody can tell when it is due
 
 
 def now() -> datetime:
@@ -64,10 +65,10 @@ def now() -> datetime:
     return store.now().astimezone()
 
 
-def following(cron: str, after: datetime) -> datetime:
+def following(cron: str, after: datetime, strict: bool = False) -> datetime:
     """The next time that five cron fields name.
 
-    What cron would not understand, or what never comes, is refused.
+    What never comes is refused, and if `strict`, what croniter takes and cron would not.
     """
     from croniter import croniter
     from croniter.croniter import CroniterError
@@ -79,7 +80,8 @@ def following(cron: str, after: datetime) -> datetime:
             f" month, month, day of week): {EXAMPLE}"
         )
     try:
-        CronSlices(cron)  # croniter would take more than cron does
+        if strict:
+            CronSlices(cron)
         return croniter(cron, after).get_next(datetime)
     except (CroniterError, ValueError, KeyError) as error:
         raise WorkbookError(
@@ -94,7 +96,7 @@ def add_schedule(profile: str, cron: str, how: Literal["cron", "systemd"] = "cro
     The environment file keeps what its owner added.
     """
     cron = " ".join(cron.split())
-    next_due = following(cron, now())
+    next_due = following(cron, now(), strict=True)
     loaded = parameters.load_profile(profile)
     parameters.resolve(loaded)
     if how == "systemd":
@@ -170,7 +172,10 @@ def _take_out(schedule: Schedule) -> None:
 
 
 def schedules() -> list[ScheduleStatus]:
-    """Every schedule of this home, when it succeeded last and is due next, and if it is overdue."""
+    """Every schedule of this home, when it succeeded last and is due next, and if it is overdue.
+
+    One whose fields cannot be read is overdue for all we know, and has a `problem`.
+    """
     paths = sorted((store.home() / "schedules").glob("*.json"))
     if not paths:
         return []
@@ -183,15 +188,21 @@ def _status(schedule: Schedule, all_runs: list[RunRecord]) -> ScheduleStatus:
     successes = [run.started_at for run in runs if run.status in SUCCESS]
     last_success = successes[-1] if successes else None
     since = max(schedule.installed_at, last_success or schedule.installed_at)
-    is_late = now() > following(schedule.cron, since.astimezone()) + GRACE
+    next_due, is_late, problem = schedule.next_due, True, ""
+    try:  # an older version took what is refused now
+        next_due = following(schedule.cron, now())
+        is_late = now() > following(schedule.cron, since.astimezone()) + GRACE
+    except WorkbookError as error:
+        problem = str(error)
     at_work = bool(runs) and runs[-1].status == "running" and _at_work()
     installed = bool(schedule.units)
     if schedule.how == "cron":
         installed = bool(list(_crontab().find_comment(_tag(schedule.profile))))
     fields = schedule.model_dump() | {
-        "next_due": following(schedule.cron, now()),
+        "next_due": next_due,
         "last_success": last_success,
         "overdue": is_late and not at_work,
+        "problem": problem,
         "installed": installed,
     }
     return ScheduleStatus(**fields)

@@ -137,6 +137,19 @@ def test_overdue_is_what_should_have_succeeded_by_now(tab, monkeypatch):
     assert not plan.overdue and plan.last_success
 
 
+def test_what_an_older_version_recorded_is_shown_and_stops_nothing(tab):
+    add_schedule("smoke", "0 3 * * *")
+    add_schedule("tutorial", "0 3 * * *")
+    for name, cron in (("smoke", "0 3 * * fri-mon"), ("tutorial", "0 0 31 2 *")):
+        path = store.home() / f"schedules/{name}.json"
+        store.write_json(path, store.read_json(path) | {"cron": cron})
+    odd, never = status()["schedules"]
+    assert (odd.overdue, odd.problem) == (False, ""), "croniter reads it, so it can be judged"
+    assert never.overdue and "never comes" in never.problem
+    with pytest.raises(WorkbookError, match="refuse"):
+        add_schedule("smoke", "0 3 * * fri-mon")
+
+
 def test_systemd_gets_a_service_and_a_timer_that_it_understands(tab, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     made = add_schedule("smoke", "*/20 8-18 1 jan,jul *", "systemd")
