@@ -13,6 +13,7 @@ from helpers.evaluate.classical import (
     why_not,
 )
 from helpers.evaluate.compare import (
+    check_fingerprints,
     check_rung,
     check_targets,
     compare_results,

@@ -43,7 +43,10 @@ def is_loopback(base_url: str) -> bool:
     """Whether the endpoint is this machine (by its literal address; names are not looked up)."""
     if base_url == PRACTICE:
         return True
-    host = urlsplit(base_url).hostname or ""
+    try:
+        host = urlsplit(base_url).hostname or ""
+    except ValueError:  # http://[::1
+        return False
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -339,9 +342,10 @@ def answer_of(text: bytes | str, latency_ms: float) -> Answer:
         return Answer(text="", finish="error", error=error, **took)
     message = choice.message
     thoughts, said = split_thoughts((message.content or "").strip())
+    thoughts = message.reasoning_content or message.reasoning or thoughts
     return Answer(
         text=with_calls(said, message.tool_calls),
-        thoughts=message.reasoning_content or message.reasoning or thoughts,
+        thoughts=thoughts,
         confidence=None if thoughts else _confidence(choice.logprobs),
         finish="length" if reason == "length" else "stop",
         **took,

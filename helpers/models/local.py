@@ -242,7 +242,8 @@ def _adds_plain_lora(network: Any, adapter: Path) -> bool:
 
     settings = store.read_json(adapter / "adapter_config.json")
     special = {name: value for name, value in settings.items() if value and name not in HARMLESS}
-    weights = load_file(adapter / "adapter_model.safetensors")
+    path = adapter / "adapter_model.safetensors"
+    weights = load_file(path) if path.exists() else {}
     modules = dict(network.named_modules())
     changes = []
     for name, a in weights.items():
@@ -251,7 +252,7 @@ def _adds_plain_lora(network: Any, adapter: Path) -> bool:
         if type(layer) is torch.nn.Linear and b is not None:
             changes.append((layer.weight.data, b, a))
     fits = all(w.shape == (len(b), a.shape[1]) and w.dtype == a.dtype for w, b, a in changes)
-    if special != PLAIN_LORA or 2 * len(changes) != len(weights) or not fits:
+    if not changes or special != PLAIN_LORA or 2 * len(changes) != len(weights) or not fits:
         return False
     for weight, b, a in changes:
         weight += (b @ a) * (settings["lora_alpha"] / settings["r"])

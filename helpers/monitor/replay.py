@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 
-from helpers import evaluate, models, show, store, tasks
+from helpers import evaluate, models, registry, show, store, tasks
 from helpers.monitor.checks import Served, failed
 from helpers.monitor.evidence import log_evidence_of_any_start
 from helpers.monitor.service import Service, service_of
@@ -24,6 +24,7 @@ from helpers.tasks import Task
 BUDGET = 0.01  # its share of a year's false alarms
 MARGIN = 0.02  # what accuracy may lose, where task.yaml has no margin of its own
 MOST_NAMED = 10
+LOCKED = 75  # another run holds the home
 REMEDY = (
     "the model is what it was, so how it is served has changed: look at the engine, its template"
     " and its limits (workbook serve --check VERSION), or roll back"
@@ -35,21 +36,31 @@ def replay(
 ) -> str:
     """Ask what serves `rows` of its test rows, at most once a day, and keep what came; in words.
 
-    `at` is the base_url of the gateway or server that serves it; "": its provider, or its files on
-    this machine. Nothing is asked about simulated traffic. What fails is kept, for 06 to tell.
+    `at` is the base_url of the gateway or server that serves it; "": its provider. What has no
+    provider is asked where it is served, or not at all: its files on this machine would say
+    nothing of that. Nothing is asked about simulated traffic. What fails is kept, for 06 to tell.
     """
     service = service_of(task)
     if rows < 1 or log.simulated or service.version is None:
         return "no test rows are asked again: replay_rows is 0, or nothing real is served"
+    if not at and service.version.metadata.get("provider") != "api":
+        return (
+            "no test rows are asked again: the version has no provider, and where it is served is"
+            " not known here; set replay_at to the base_url of its gateway or server"
+        )
     nights = read_replays(task, service)
-    night = Replay(version=service.version.id, at=store.now(), place=at)
+    version = service.version.id
+    night = Replay(version=version, at=store.now(), place=store.without_secrets(at))
     if any(each.now and each.at.date() == night.at.date() for each in nights):
         return "today's test rows were asked again already"
-    session = evaluate.Session(task, run, Budget(run, max_cost_usd), latency_rows=0, say=show.say)
     first = sum(len(each.now) for each in nights)
+    session = evaluate.Session(task, run, Budget(run, max_cost_usd), latency_rows=0, say=show.say)
     try:
-        night = _ask(service, session, night, range(first, first + rows))
+        with store.lock():  # before anything is asked, and paid for
+            night = _ask(service, session, night, at, range(first, first + rows))
     except (WorkbookError, ValueError, OSError) as error:  # 06 goes on, and tells it
+        if getattr(error, "exit_code", 2) == LOCKED:
+            raise
         night = night.model_copy(update={"error": store.without_secrets(str(error))[:300]})
     path = _path(task)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,29 +69,43 @@ def replay(
     return night.error or f"{night.same} of {len(night.now)} answers are word for word those of 04"
 
 
-def _ask(service: Service, session: evaluate.Session, night: Replay, numbers: range) -> Replay:
-    """The night with its answers; nothing is taken from the memory of answers."""
+def _ask(
+    service: Service, session: evaluate.Session, night: Replay, at: str, numbers: range
+) -> Replay:
+    """The night with its answers; nothing is taken from the memory of answers.
+
+    04's answers are scored once more, by task.yaml as it is: both sides by the same rule.
+    """
+    source, task = service.run, session.task
     known = {row.id: row for row in service.test_answers() if not row.error}
-    source = service.run
     dataset = tasks.read_dataset(source)
-    test_rows = evaluate.choose_rows(session.task, dataset.examples, "test")
+    test_rows = evaluate.choose_rows(task, dataset.examples, "test")
     test_rows = [example for example in test_rows if example.id in known]
     if not test_rows:
         raise WorkbookError(f"run {source.id} holds no answered test rows of {night.version}")
-    examples = [test_rows[number % len(test_rows)] for number in numbers[: len(test_rows)]]
     model = source.load(TrainedModel)
-    served = evaluate.load_models(model)[1]
-    if night.place:
-        served = models.ApiModel(night.version, night.place).told({"user": REPLAY_USER})
+    evaluate.check_fingerprints(model, task, model.dataset_version)
+    examples = [test_rows[number % len(test_rows)] for number in numbers[: len(test_rows)]]
+    if at:
+        served = models.ApiModel(night.version, at).told({"user": REPLAY_USER})
+    else:
+        served = evaluate.load_models(model)[1]
     way = model.asking.model_copy(update={"rung": f"fine_tuned@{night.at:%Y-%m-%dT%H:%M:%S}"})
     session.models[way.model] = served
     result = evaluate.ask_rung(way, examples, session, label="replay")
     # no answer is no wrong answer
     answers = [row for row in evaluate.read_answers(session.run, result) if not row.error]
-    by_scorer = session.task.accuracy_from in ("fields", "scorer")
+    by_scorer = task.accuracy_from in ("fields", "scorer")
     metric = "accuracy" if by_scorer else "format_compliance"
+    of_row = {example.id: example for example in examples}
+    before = {}
+    for row in answers:
+        finish = "length" if known[row.id].scores.get("endless") else "stop"
+        scores, _ = evaluate.score_answer(task, of_row[row.id], known[row.id].answer, finish)
+        before[row.id] = scores[metric]
     update = {
-        "before": {row.id: known[row.id].scores[metric] for row in answers},
+        "metric": metric,
+        "before": before,
         "now": {row.id: row.scores[metric] for row in answers},
         "same": sum(row.answer == known[row.id].answer for row in answers),
     }
@@ -89,12 +114,14 @@ def _ask(service: Service, session: evaluate.Session, night: Replay, numbers: ra
 
 def replay_checks(task: Task, service: Service, served: Served) -> list[Finding]:
     """Whether the served version still answers its test rows as it did, by all nights since."""
-    start = served.restarts.get("replay", date.min)
-    nights = [night for night in read_replays(task, service) if night.at.date() >= start]
+    nights = read_replays(task, service)
     asked = [night for night in nights if night.now]
-    margin = max(MARGIN, task.margins.get("accuracy", 0.0))
-    findings = [judge_replays(asked, margin)] if asked else []
-    if nights and nights[-1].error:
+    asked = [night for night in asked if night.metric == asked[-1].metric]
+    findings = []
+    if asked:
+        margin = max(MARGIN, task.margins.get(asked[-1].metric, 0.0))
+        findings.append(judge_replays(asked, margin))
+    if nights and nights[-1].error and nights[-1].at.date() == served.last:
         evidence = f"test rows could not be asked again: {nights[-1].error}"
         unasked = Finding(name="replay_unasked", verdict="fail", evidence=evidence)
         findings.append(failed(unasked, remedy="mend what it names, or set replay_rows to 0"))
@@ -114,11 +141,12 @@ def judge_replays(nights: Sequence[Replay], margin: float) -> Finding:
     rows = [(name, each.before[name], now) for each in shown for name, now in each.now.items()]
     names, before, now = zip(*rows, strict=True)
     change, _, lost = evaluate.paired_difference(now, before, names)
-    worse = list(dict.fromkeys(name for name, old, new in rows if new < old))
+    worse = list(dict.fromkeys(name for name, old, new in rows if new < old))[-MOST_NAMED:]
     evidence = (
-        f"test rows asked again where it serves, since {shown[0].at:%Y-%m-%d}:"
+        f"test rows asked again at {nights[-1].place or 'its provider'}, since"
+        f" {shown[0].at:%Y-%m-%d}:"
         f" {sum(each.same for each in shown)} of {len(now)} answers word for word as in 04;"
-        f" accuracy minus that of 04 {change}; {lost} lost {', '.join(worse[-MOST_NAMED:])}"
+        f" {nights[-1].metric} minus that of 04 {change}; {lost} lost {', '.join(worse)}"
     )
     finding = Finding(
         name="replay",
@@ -136,11 +164,20 @@ def _path(task: Task) -> Path:
 
 
 def read_replays(task: Task, service: Service) -> list[Replay]:
-    """The nights of what serves since its promotion; a line that a kill has torn is none."""
+    """The nights of what serves, since its promotion and since a person resolved what they showed.
+
+    A line that a kill has torn is none.
+    """
+    if service.version is None:
+        return []
+    starts = [datetime.fromisoformat(service.route.since)]
+    for alarm in registry.list_alarms(task.registry_name, service.version.id):
+        if alarm.name in ("replay", "replay_unasked") and alarm.state == "resolved":
+            starts.append(alarm.changed_at)
     path = _path(task)
     nights = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
             nights.append(Replay.model_validate_json(line))
-    own = [night for night in nights if service.version and night.version == service.version.id]
-    return [night for night in own if service.since and night.at.date() >= service.since]
+    nights = [night for night in nights if night.version == service.version.id]
+    return [night for night in nights if night.at >= max(starts)]

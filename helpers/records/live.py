@@ -177,9 +177,10 @@ class Replay(Record):
 
     version: str  # which version was asked
     at: datetime  # when
-    place: str  # where: a base_url; "": as it is registered
-    before: dict[str, float] = Field(default_factory=dict)  # how right it was in 04
-    now: dict[str, float] = Field(default_factory=dict)  # and how right it is now
+    place: str  # where: a base_url; "": at its provider
+    metric: str = "accuracy"  # what is compared: accuracy, or format_compliance of rated tasks
+    before: dict[str, float] = Field(default_factory=dict)  # 04's answer, scored now
+    now: dict[str, float] = Field(default_factory=dict)  # and the answer of this night
     same: int = 0  # answers that are word for word those of 04
     error: str = ""  # why nothing could be asked
 

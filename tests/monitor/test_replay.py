@@ -1,15 +1,17 @@
 """What serves is asked its own test rows again over HTTP: every night anew, never in silence."""
 
+import hashlib
 import json
 from collections import Counter
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from registry_toys import evaluation, manifest, model, write_answers
+from filelock import FileLock
+from registry_toys import TASK, candidate, evaluation, manifest, model, write_answers
 from served_toy import serving
 
-from helpers import monitor, store, tasks
+from helpers import monitor, registry, store, tasks
 from helpers.monitor.replay import judge_replays, read_replays
 from helpers.monitor.service import service_of
 from helpers.records import (
@@ -20,6 +22,7 @@ from helpers.records import (
     Message,
     Replay,
     TrainingExample,
+    WorkbookError,
 )
 from helpers.registry import FineTuneLifecycleManager
 
@@ -79,7 +82,7 @@ def clock(monkeypatch):
     """Nights that pass when they are told to."""
     start = store.now()
     passed = Counter()
-    monkeypatch.setattr(store, "now", lambda: start + timedelta(days=passed["days"]))
+    monkeypatch.setattr(store, "now", lambda: start + timedelta(**passed))
     return passed
 
 
@@ -103,9 +106,10 @@ def promoted(endpoint, folder, yaml=TASK_YAML):
     run = store.open_run("run-v1")
     hosted = {"provider": "api", "model_id": "ft:v1", "base_model": "base", "adapter": None}
     how = Asking().for_rung("fine_tuned", "v1")
-    run.save(model("v1", base_url=endpoint.url, asking=how, **hosted))
+    prompt = {"system_prompt": hashlib.sha256(b"Yes or no.").hexdigest()}
+    run.save(model("v1", base_url=endpoint.url, asking=how, fingerprints=prompt, **hosted))
     run.save(DatasetPointer(version="d1", fingerprint="d1"))
-    write_answers(run, right=ROWS, ids=[row.id for row in rows])
+    write_answers(run, right=ROWS, ids=[row.id for row in rows], answer=YES)
     run.save(evaluation("v1"))
     manager = FineTuneLifecycleManager("mine")
     manager.register(run)
@@ -170,6 +174,64 @@ def test_an_endpoint_that_cannot_be_asked_is_told_and_stops_nothing(endpoint, cl
     endpoint.says = lambda number: YES
     _, health = look(task)  # the same day: nothing was asked yet
     assert finding(health).verdict == "pass" and "replay_unasked" not in health.reasons
+
+
+def test_a_night_that_failed_is_told_that_night_and_a_mended_one_counts_from_its_mending(
+    endpoint, clock, tmp_path
+):
+    task = promoted(endpoint, tmp_path)
+    endpoint.says = lambda number: None
+    assert "replay_unasked" in look(task)[1].reasons
+    clock["days"] = 1
+    assert "replay_unasked" not in look(task, rows=0)[1].reasons, "it was switched off since"
+    endpoint.says = lambda number: NO
+    _, health = look(task)
+    assert finding(health).verdict == "fail"
+    monitor.publish(task, store.open_run("dev"), health, monitor.read_live(task))
+    endpoint.says = lambda number: YES
+    clock["hours"] = 1
+    alarms = {alarm.name: alarm.id for alarm in registry.list_alarms("mine", "v1")}
+    registry.close_alarm(alarms["replay"], "resolved", "the engine's template is mended")
+    clock["hours"] = 2
+    _, health = look(task)
+    assert (finding(health).verdict, finding(health).estimate.n) == ("pass", 20)
+
+
+def test_a_prompt_that_is_not_the_trained_one_is_told_and_nothing_is_asked(endpoint, tmp_path):
+    promoted(endpoint, tmp_path)
+    (tmp_path / "task.yaml").write_text(TASK_YAML.replace("Yes or no.", "Say it."))
+    said, health = look(tasks.load_task(str(tmp_path)))
+    assert "system prompt" in said and endpoint.asked == []
+    assert finding(health, "replay_unasked").verdict == "fail" and finding(health) is None
+
+
+def test_what_is_rated_by_people_is_compared_by_its_format_and_says_so(endpoint, tmp_path):
+    task = promoted(endpoint, tmp_path, TASK_YAML + "accuracy_from: human\n")
+    endpoint.says = lambda number: NO
+    check = finding(look(task)[1])
+    assert check.verdict == "pass" and "format_compliance minus that of 04" in check.evidence
+
+
+def test_while_another_run_holds_the_home_nothing_is_asked_nor_written(endpoint, tmp_path):
+    task = promoted(endpoint, tmp_path)
+    holder = FileLock(store.home() / ".lock", thread_local=False)
+    with holder, pytest.raises(WorkbookError, match="another run holds"):
+        look(task)
+    assert endpoint.asked == [] and read_replays(task, service_of(task)) == []
+
+
+def test_a_version_of_this_machine_is_asked_where_it_is_served_or_not_at_all(tmp_path):
+    candidate("v1").promote("v1", "production", "first", force=True)
+    (tmp_path / "task.yaml").write_text(TASK_YAML.replace("name: mine", f"name: {TASK}"))
+    said, health = look(tasks.load_task(str(tmp_path)))
+    assert "set replay_at" in said and finding(health, "replay_unasked") is None
+
+
+def test_a_password_in_the_address_is_not_written_down(endpoint, tmp_path):
+    task = promoted(endpoint, tmp_path)
+    look(task, rows=2, at=endpoint.url.replace("//", "//me:secret-pw@"))
+    (night,) = read_replays(task, service_of(task))
+    assert night.place and "secret-pw" not in night.place
 
 
 def test_it_costs_no_more_than_the_run_may_spend(endpoint, clock, tmp_path):

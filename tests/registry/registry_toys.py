@@ -96,13 +96,15 @@ def manifest(version: str, rows: int = 10) -> Manifest:
     )
 
 
-def write_answers(run: store.Run, right: int = 48, ids: Sequence[str] = TEST_IDS) -> None:
+def write_answers(
+    run: store.Run, right: int = 48, ids: Sequence[str] = TEST_IDS, answer: str = "yes"
+) -> None:
     """Answers of a run's tuned model, of which the first `right` are right."""
     rows = [
         AnswerRow(
             id=i,
             group=i,
-            answer="yes",
+            answer=answer,
             scores={"accuracy": float(k < right)},
             latency_ms=1.0,
             tokens_in=1,
