@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import secrets
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 from helpers import store
@@ -34,6 +37,7 @@ REAL_KEY = re.compile(
 )
 MOST_BYTES = 512 * 2**20  # of one body, and of all bodies that are being read
 MOST_AT_ONCE = 64  # requests that are being answered
+MOST_CONNECTIONS = 2000  # or half of the files that this process may open
 HEAD_SECONDS, BODY_SECONDS = 75.0, 600.0
 OPEN = ("/", "/openapi.json")  # nothing of anybody stands there
 
@@ -99,17 +103,29 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self.turns = asyncio.Semaphore(MOST_AT_ONCE)
-        server = HTTPServer(
+        server = Bounded(
             Application([(".*", Endpoint, {"server": self})], log_function=lambda _: None),
             idle_connection_timeout=HEAD_SECONDS,
             body_timeout=BODY_SECONDS,
-            max_body_size=MOST_BYTES,
+            max_body_size=sys.maxsize,  # told and counted below
         )
         server.add_socket(self._listening)
         self._ready.set()
         await self._stop.wait()
         server.stop()
         await server.close_all_connections()
+
+
+class Bounded(HTTPServer):
+    """It closes at once what comes beyond its share, before this process can open no more files."""
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        """One more connection."""
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if len(self._connections) >= min(MOST_CONNECTIONS, files // 2):
+            stream.close()
+        else:
+            super().handle_stream(stream, address)
 
 
 @stream_request_body
@@ -142,6 +158,9 @@ class Endpoint(RequestHandler):
                 " sk-practice instead; if others could have read that key, revoke it."
             )
             raise ApiError(401, message, "real_key_refused")
+        length = self.request.headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > MOST_BYTES:
+            raise ApiError(413, f"Larger than {MOST_BYTES // 2**20} MB, which is the most.")
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a piece of the body."""

@@ -112,7 +112,7 @@ class Method(BaseModel):
     """How to train."""
 
     type: Literal["supervised"] = "supervised"
-    supervised: Supervised = Supervised()
+    supervised: Supervised | None = None
 
 
 class JobRequest(BaseModel):
@@ -124,13 +124,14 @@ class JobRequest(BaseModel):
     suffix: Annotated[str, Field(max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     metadata: dict[str, str] | None = None
-    method: Method = Method()
+    method: Method | None = None
     hyperparameters: Hyperparameters | None = None
 
     @property
     def chosen(self) -> dict[str, Any]:
         """The hyperparameters of its new place or of its old one; "auto" where none is chosen."""
-        chosen = self.method.supervised.hyperparameters or self.hyperparameters or Hyperparameters()
+        new = self.method and self.method.supervised and self.method.supervised.hyperparameters
+        chosen = new or self.hyperparameters or Hyperparameters()
         return {name: value or "auto" for name, value in chosen}
 
 
@@ -183,7 +184,7 @@ KINDS = {
     "/batches": BatchRequest,
 }
 ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-REFUSALS = (400, 401, 403, 404, 411, 413, 421, 429, 500, 503)  # 500: a scenario's
+REFUSALS = (400, 401, 403, 404, 405, 413, 421, 429, 500, 503)  # 500: a scenario's
 RESPONSES = {"200": {"description": "done"}} | {str(n): {"description": "no"} for n in REFUSALS}
 
 

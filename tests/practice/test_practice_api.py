@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextlib
 import json
+import socket
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -12,6 +15,8 @@ from openai import OpenAI
 from practice_toys import chat_rows, client_of, jsonl, until_ended
 
 from helpers import store
+from helpers.practice import server as practice_server
+from helpers.practice import wire
 from helpers.practice.endpoints import Settings
 from helpers.practice.scenarios import SCENARIOS
 from helpers.practice.server import serve
@@ -312,6 +317,56 @@ def test_it_says_what_it_is_and_stays_on_this_machine(start, tmp_path):
     assert set(about["scenarios"]) == set(SCENARIOS)
     with pytest.raises(WorkbookError, match="--anywhere"):
         serve(tmp_path / "other", 0, host="0.0.0.0")
+
+
+UPLOAD = "POST /v1/files HTTP/1.1\nhost: localhost\nauthorization: x\ncontent-length: "
+
+
+def raw(server, head: str) -> str:
+    """What comes back for a request's head, until the server closes the connection."""
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall((head.replace("\n", "\r\n") + "\r\n\r\n").encode())
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET / HTTP/1.1\nhost: [::1\nconnection: close", 421),
+        ("BREW /v1/models HTTP/1.1\nhost: localhost\nconnection: close", 405),
+        (f"{UPLOAD}{2**29 + 1}", 413),
+        (f"{UPLOAD}{10**30}", 413),
+    ],
+)
+def test_odd_heads_are_answered_by_one_of_the_published_refusals(start, head, status):
+    answer = raw(start(), head)
+    assert answer.startswith(f"HTTP/1.1 {status} ") and status in wire.REFUSALS
+    assert status != 413 or "Larger than 512 MB" in answer
+
+
+def test_connections_beyond_its_share_are_closed_at_once(start, monkeypatch):
+    monkeypatch.setattr(practice_server, "MOST_CONNECTIONS", 2)
+    server = start()
+    address = urlsplit(server.url)
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            there = (address.hostname, address.port)
+            stack.enter_context(socket.create_connection(there, timeout=60))
+        try:
+            answer = raw(server, "GET / HTTP/1.1\nhost: localhost\nconnection: close")
+        except ConnectionError:
+            answer = ""
+        assert answer == ""
+    assert client_of(server, max_retries=9).models.list().data, "the others are gone again"
+
+
+@pytest.mark.parametrize("method", [None, {"type": "supervised", "supervised": None}])
+def test_fields_that_are_null_are_as_if_they_were_not_there(method):
+    old = {"n_epochs": 4}
+    wish = {"model": "m", "training_file": "f", "method": method, "hyperparameters": old}
+    chosen = wire.JobRequest.model_validate(wish).chosen
+    assert (chosen["n_epochs"], chosen["batch_size"]) == (4, "auto")
 
 
 def test_a_run_never_imports_the_practice_room():
