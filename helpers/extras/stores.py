@@ -54,8 +54,8 @@ def download(tree: str, folder: Path) -> None:
     """
     from filelock import FileLock
 
-    name = store.fingerprint(os.path.relpath(folder, store.home()))
-    with FileLock(store.make_folder(store.home() / "cache") / f"{name[:16]}.lock"):
+    lock = f"{store.fingerprint(os.path.relpath(folder, store.home()))[:16]}.lock"
+    with FileLock(store.make_folder(store.home() / "cache") / lock):
         for kind in ("partial", "fetch"):  # of 0.1.0, and of now
             processes.discard(folder.with_name(f".{folder.name}.{kind}"))
         _fetch(tree, folder, store.make_folder(folder.with_name(f".{folder.name}.fetch")))

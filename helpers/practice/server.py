@@ -12,7 +12,6 @@ import re
 import resource
 import secrets
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,7 +20,6 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 from helpers import store
@@ -37,7 +35,7 @@ REAL_KEY = re.compile(
 )
 MOST_BYTES = 512 * 2**20  # of one body, and of all bodies that are being read
 MOST_AT_ONCE = 64  # requests that are being answered
-MOST_CONNECTIONS = 2000  # or half of the files that this process may open
+MOST_CONNECTIONS = min(2000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)  # half our files
 HEAD_SECONDS, BODY_SECONDS = 75.0, 600.0
 OPEN = ("/", "/openapi.json")  # nothing of anybody stands there
 
@@ -107,7 +105,7 @@ class Server:
             Application([(".*", Endpoint, {"server": self})], log_function=lambda _: None),
             idle_connection_timeout=HEAD_SECONDS,
             body_timeout=BODY_SECONDS,
-            max_body_size=sys.maxsize,  # told and counted below
+            max_body_size=2**62,  # told and counted below
         )
         server.add_socket(self._listening)
         self._ready.set()
@@ -119,10 +117,9 @@ class Server:
 class Bounded(HTTPServer):
     """It closes at once what comes beyond its share, before this process can open no more files."""
 
-    def handle_stream(self, stream: IOStream, address: Any) -> None:
+    def handle_stream(self, stream: Any, address: Any) -> None:
         """One more connection."""
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if len(self._connections) >= min(MOST_CONNECTIONS, files // 2):
+        if len(self._connections) >= MOST_CONNECTIONS:
             stream.close()
         else:
             super().handle_stream(stream, address)
@@ -150,14 +147,18 @@ class Endpoint(RequestHandler):
             return
         key = self.request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         if not key:
-            message = "You didn't provide an API key. Any short word will do, such as sk-practice."
-            raise ApiError(401, message, "missing_api_key")
-        if REAL_KEY.match(key):
-            message = (
-                "This looks like a real API key, and this is a practice API. Use a word such as"
-                " sk-practice instead; if others could have read that key, revoke it."
+            raise ApiError(
+                401,
+                "You didn't provide an API key. Any short word will do, such as sk-practice.",
+                "missing_api_key",
             )
-            raise ApiError(401, message, "real_key_refused")
+        if REAL_KEY.match(key):
+            raise ApiError(
+                401,
+                "This looks like a real API key, and this is a practice API. Use a word such as"
+                " sk-practice instead; if others could have read that key, revoke it.",
+                "real_key_refused",
+            )
         length = self.request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > MOST_BYTES:
             raise ApiError(413, f"Larger than {MOST_BYTES // 2**20} MB, which is the most.")
@@ -190,18 +191,22 @@ class Endpoint(RequestHandler):
         """What the endpoint of this method and path says."""
         practice = self._server.practice
         if self.request.path in OPEN:
-            is_root = self.request.path == "/"
-            return practice.about() if is_root else document(practice.routes())
+            return practice.about() if self.request.path == "/" else document(practice.routes())
         path = self.request.path.removeprefix("/v1")
         for method, pattern, answer in practice.routes():
             match = re.fullmatch(pattern, path)
             if match and method == self.request.method:
-                query = dict(parse_qsl(self.request.query, errors="replace"))
-                kind = self.request.headers.get("content-type", "")
-                request = HttpRequest(query, bytes(self._body), kind)
+                request = HttpRequest(
+                    query=dict(parse_qsl(self.request.query, errors="replace")),
+                    body=bytes(self._body),
+                    content_type=self.request.headers.get("content-type", ""),
+                )
                 return answer(request, *map(unquote, match.groups()))
-        message = f"The practice API has no {self.request.method} {self.request.path[:200]}."
-        raise ApiError(404, message, "unknown_url")
+        raise ApiError(
+            404,
+            f"The practice API has no {self.request.method} {self.request.path[:200]}.",
+            "unknown_url",
+        )
 
     def _send(self, value: Any) -> None:
         self.set_header("content-type", "application/octet-stream")

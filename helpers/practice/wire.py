@@ -130,8 +130,8 @@ class JobRequest(BaseModel):
     @property
     def chosen(self) -> dict[str, Any]:
         """The hyperparameters of its new place or of its old one; "auto" where none is chosen."""
-        new = self.method and self.method.supervised and self.method.supervised.hyperparameters
-        chosen = new or self.hyperparameters or Hyperparameters()
+        new = (self.method or Method()).supervised or Supervised()
+        chosen = new.hyperparameters or self.hyperparameters or Hyperparameters()
         return {name: value or "auto" for name, value in chosen}
 
 

@@ -78,7 +78,7 @@ class Upstream:
     """
 
     without: tuple[str, ...] = ()  # options that it is not asked with
-    is_mute = False  # it was asked how sure it is, and refused to tell
+    refused: tuple[str, ...] = ()  # nor with those: it refused them to ourselves
 
     def __init__(self, server: Server, served: Served) -> None:
         self._server = server
@@ -91,15 +91,14 @@ class Upstream:
         held_back = self.model.hold_back(chat)
         if held_back is not None:
             return held_back
-        wanted = {} if self.is_mute else dict(logprobs or {})
-        without = {*self.without, "logprobs"} if self.is_mute else self.without
-        body = self.model.body_of(chat, limit, without) | wanted
+        wanted = {} if self.refused else dict(logprobs or {})
+        body = self.model.body_of(chat, limit, (*self.without, *self.refused)) | wanted
         address = f"{self._server.base_url}/chat/completions"
         started = time.perf_counter()
         status, data = self._server.ask("POST", address, body)
         took = 1000 * (time.perf_counter() - started)
         if status in (400, 403, 422) and b"logprobs" in data and "logprobs" in body:
-            self.is_mute |= not wanted  # what the caller wanted may be too much for it alone
+            self.refused = self.refused if wanted else ("logprobs",)  # a caller may want too much
             return self.answer(chat, limit)
         if status != 200:
             reason = f"{status} from the engine" if status else data.decode()
