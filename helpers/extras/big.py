@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property, partial
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 TEXTS = 5_000  # of a batch that is hashed or searched at a time
 PAIRS = 20_000  # of a batch that is compared at a time
 IN_MEMORY = 2**20  # bytes of a column that are not worth a file
-WAITING = 2_000_000  # candidates that are held before they are compared
+WAITING = 2_000_000  # candidates that are held before they are compared, and pairs of a span
 PROCESSES = 2  # of this machine
 WINDOW = 8  # batches that wait for them at a time
 RAY_WINDOW = 16  # and for Ray's workers
 BITS = -1  # the kind of the column that is no band
 Column = tuple[int, bytes]  # of all texts: the number of the threshold whose band it is, its keys
+# of a band: its kind; the texts that share a key, key by key; how many of the same key follow each;
+# how far apart the pairs lie that are to be looked at
+Span = tuple[int, Any, Any, range]
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 Codes = Any  # candidates as int64: i * texts + j, and texts**2 more for the second threshold
 
@@ -42,8 +45,7 @@ def sign(thresholds: Sequence[float], texts: Sequence[str]) -> list[Column]:
     minhashes = curate.minhashes_of(texts)
     columns = [(BITS, curate.low_bits(minhashes).tobytes())]
     for kind, threshold in enumerate(thresholds):
-        for column in curate.band_keys(minhashes, threshold).T:
-            columns.append((kind, column.tobytes()))
+        columns += [(kind, keys.tobytes()) for keys in curate.band_keys(minhashes, threshold).T]
     return columns
 
 
@@ -54,16 +56,19 @@ class Buckets(NamedTuple):
     bits: bytes  # 32 of each text
     marks: bytes  # one of each text: whether it is protected
 
-    def __call__(self, band: Column) -> Codes:
+    def __call__(self, span: Span) -> Codes:
         """Of the first threshold's band pairs (i, j), i < j; of the second's those with a mark."""
         import numpy as np
 
-        kind, keys = band
+        kind, order, following, aparts = span
         texts = len(self.marks)
         bits = np.frombuffer(self.bits, dtype=np.uint64).reshape(texts, -1)
         is_protected = np.frombuffer(self.marks, dtype=np.bool_)
         codes = [np.zeros(0, dtype=np.int64)]
-        for i, j in _pairs_of_equals(np.frombuffer(keys, dtype=np.uint64)):
+        first = np.flatnonzero(following)
+        for apart in aparts:
+            first = first[following[first] >= apart]
+            i, j = order[first], order[first + apart]
             possible = curate.may_reach(bits[i], bits[j], self.thresholds[kind])
             i, j = i[possible], j[possible]
             if kind == 0:
@@ -74,36 +79,47 @@ class Buckets(NamedTuple):
         return np.concatenate(codes)
 
 
-def _pairs_of_equals(keys: Any) -> Iterator[tuple[Any, Any]]:
-    """All places (i, j), i < j, of equal keys, in pieces of no more pairs than there are keys."""
+def spans(bands: Iterable[Column]) -> Iterator[Span]:
+    """Each band in spans of about WAITING pairs: many texts alike have too many to hold.
+
+    No more than that and one pair a text.
+    """
     import numpy as np
 
-    order = np.argsort(keys, kind="stable")  # so that i < j
-    ordered = keys[order]
-    is_last = np.append(ordered[1:] != ordered[:-1], True)
-    ends = np.flatnonzero(is_last) + 1
-    starts = np.concatenate(([0], ends[:-1]))
-    sizes = ends - starts
-    for apart in range(1, int(sizes.max(initial=0))):
-        starts, sizes = starts[sizes > apart], sizes[sizes > apart]
-        counts = sizes - apart
-        skipped = starts - np.cumsum(counts) + counts
-        first = np.repeat(skipped, counts) + np.arange(counts.sum())
-        yield order[first], order[first + apart]
+    for kind, column in bands:
+        keys = np.frombuffer(column, dtype=np.uint64)
+        order = np.argsort(keys, kind="stable")  # so that i < j
+        lasts = np.flatnonzero(np.append(np.diff(keys[order]) != 0, True))  # of each key
+        sizes = np.diff(lasts, prepend=-1)
+        following = np.repeat(lasts, sizes) - np.arange(len(keys))
+        is_shared = np.repeat(sizes > 1, sizes)
+        pairs = np.cumsum(np.bincount(following)[::-1])[::-1][1:]  # that lie 1, 2, … apart
+        starts = 1 + np.flatnonzero(np.diff(np.cumsum(pairs) // WAITING, prepend=-1))
+        for start, end in pairwise([*starts.tolist(), len(pairs) + 1]):
+            yield kind, order[is_shared], following[is_shared], range(start, end)
 
 
 def distinct(pieces: Iterable[Codes]) -> Iterator[Codes]:
-    """The candidates, sorted, each once in about WAITING: there may be too many to hold."""
+    """The candidates, sorted, each once as far as some times WAITING are remembered.
+
+    Those beyond are there once in about WAITING: there may be too many to hold.
+    """
     import numpy as np
 
+    known = np.array([np.iinfo(np.int64).max])
     waiting, held = [], 0
     for piece in chain(pieces, [None]):
         if piece is not None:
             waiting.append(piece)
             held += len(piece)
         if held and (piece is None or held >= WAITING):
-            yield np.unique(np.concatenate(waiting))
+            codes = np.sort(np.concatenate(waiting))
             waiting, held = [], 0
+            is_first = np.diff(codes, prepend=-1) > 0
+            codes = codes[is_first & (known[np.searchsorted(known, codes)] != codes)]
+            if len(known) < 3 * WAITING:
+                known = np.insert(known, np.searchsorted(known, codes), codes)
+            yield codes
 
 
 def confirm(
@@ -116,10 +132,8 @@ def confirm(
     used, local = np.unique(places, return_inverse=True)
     incidence = curate.incidence_of(texts)
     i, j = local.reshape(-1, 2).T
-    pairs = []
-    for first, second, score in curate.confirmed(incidence, incidence, i, j, thresholds[kind]):
-        pairs.append((int(used[first]), int(used[second]), score))
-    return kind, pairs
+    found = curate.confirmed(incidence, incidence, i, j, thresholds[kind])
+    return kind, [(int(used[first]), int(used[second]), score) for first, second, score in found]
 
 
 def _end_with_parent() -> None:
@@ -249,7 +263,7 @@ def like_pairs(
     work = Buckets(thresholds, bits, marks)
 
     def batches() -> Iterator[tuple[int, Any, list[str]]]:
-        for codes in distinct(run(work, columns)):
+        for codes in distinct(run(work, spans(columns))):
             kinds = np.split(codes, [np.searchsorted(codes, len(texts) ** 2)])
             for kind, of_kind in enumerate(kinds):
                 for some in batched(of_kind, PAIRS):
@@ -257,12 +271,8 @@ def like_pairs(
                     places = np.stack([i % len(texts), j], axis=1)
                     yield kind, places, [texts[k] for k in np.unique(places)]
 
-    near_pairs: set[Pair] = set()  # a pair may be a candidate again
-    across_pairs: set[Pair] = set()
+    found: tuple[set[Pair], set[Pair]] = set(), set()  # a pair may be a candidate again
     for kind, pairs in run(partial(confirm, thresholds), batches()):
-        if kind == 0:
-            near_pairs.update(pairs)
-        else:
-            across_pairs.update(pairs)
-    other_way = [(j, i, score) for i, j, score in near_pairs]
-    return [*near_pairs, *other_way], [*across_pairs]
+        found[kind].update(pairs)
+    other_way = [(j, i, score) for i, j, score in found[0]]
+    return [*found[0], *other_way], [*found[1]]

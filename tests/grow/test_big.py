@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import tempfile
+from functools import partial
 from itertools import product
 
 import pytest
@@ -48,12 +49,31 @@ texts = st.lists(st.lists(words, min_size=1, max_size=9).map(" ".join), unique=T
 def test_bands_give_the_pairs_that_all_pairs_give(texts, every, across):
     protected = [every > 0 and place % every == 0 for place in range(len(texts))]
     theirs = [no_self(pairs) for pairs in every_pair(texts, protected, 0.8, across)]
-    for bound in (big.WAITING, 1):  # 1: every piece of a band's candidates is compared at once
+    for bound in (big.WAITING, 9, 1):  # 1: what a band proposes is compared at once, little known
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(big, "WAITING", bound)
             ours = curate.pairs_here(texts, protected, 0.8, across)
         assert [no_self(pairs) for pairs in ours] == theirs
         assert all(len(pairs) == len(no_self(pairs)) for pairs in ours)  # each once
+
+
+def test_texts_that_are_all_alike_are_looked_at_in_pieces_and_compared_once(monkeypatch):
+    monkeypatch.setattr(big, "WAITING", 600)
+    sizes = []
+
+    def run(function, items):
+        for result in map(function, items):
+            if isinstance(function, big.Buckets):
+                sizes.append(len(result))
+            elif isinstance(function, partial) and function.func is big.confirm:
+                sizes.append(-len(result[1]))
+            yield result
+
+    letters = [f"Dear all, we have not heard from you since last week, {k:03}" for k in range(60)]
+    near, across = big.like_pairs(run, letters, [False] * 60, 0.6, 0.6)
+    pieces = [size for size in sizes if size > 0]
+    assert len(pieces) > 9 and max(pieces) <= 600 + 60
+    assert -sum(size for size in sizes if size < 0) == len(near) / 2 == 60 * 59 / 2 and not across
 
 
 @pytest.fixture
