@@ -101,12 +101,11 @@ class StrictLoader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         firsts: dict[Any, yaml.Node] = {}
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-                continue
-            first = firsts.setdefault(self.construct_object(key), key)
-            if first is not key:
-                problem = f"{key.value!r} is already set on line {first.start_mark.line + 1}"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                first = firsts.setdefault(self.construct_object(key), key)
+                if first is not key:
+                    problem = f"{key.value!r} is already set on line {first.start_mark.line + 1}"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
         return node
 
 

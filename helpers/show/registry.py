@@ -58,11 +58,16 @@ def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> show.Table:
 
     How it is asked, and its files, stand in routes.json alone: they are longer than all the rest.
     """
-    columns = ["task", "version", "served as", "provider", "since", "previous", "generation"]
-    rows = []
-    for task, route in routes.items():
-        served = " at ".join(route[key] for key in ("model_id", "endpoint") if route.get(key))
-        rows.append({"task": task, "served as": served} | dict(route))
+    columns = {
+        "task": "task",
+        "version": "version",
+        "served as": lambda row: " at ".join(filter(None, map(row.get, ("model_id", "endpoint")))),
+        "provider": "provider",
+        "since": "since",
+        "previous": "previous",
+        "generation": "generation",
+    }
+    rows = [{"task": task} | dict(route) for task, route in routes.items()]
     return show.table(rows, "Production routes" if rows else "Production routes: none yet", columns)
 
 

@@ -26,9 +26,7 @@ MAX_LINE_BYTES = MAX_CELL  # a longer line is a broken export, not an example
 TABLES = (".csv", ".tsv")
 BEGINNINGS = {b"PAR1": ".parquet", b"PK": ".xlsx", b"{": ".jsonl", b"[": ".jsonl"}
 _WIDE_JSON = re.compile(rb"(?:\xff\xfe)?[{\[]\0|(?:\xfe\xff)?\0[{\[]")  # its beginning in UTF-16
-_NEXT_ITEM = re.compile(r"[\s,]*(?=[^\s,\]])")  # of a list
-_NEXT_KEY = re.compile(r'[\s,]*(?=")')  # of an object
-_COLON = re.compile(r"\s*:\s*")
+_NEXT = re.compile(r"[\s,:]*(?=[^\s,:\]}])")  # item of a list; key, or its value, of an object
 
 
 class SourceRow(NamedTuple):
@@ -215,9 +213,9 @@ def _start_of_rows(text: str) -> int:
         return text.index("[")
     end = text.index("{") + 1
     starts = {}
-    while match := _NEXT_KEY.match(text, end):
+    while match := _NEXT.match(text, end):
         key, end = decode(text, match.end())
-        start = _COLON.match(text, end).end()
+        start = _NEXT.match(text, end).end()
         value, end = decode(text, start)
         starts[key] = start if _is_table(value) else -1  # of a key that is there twice the last
     return max(starts.values())
@@ -228,7 +226,7 @@ def _array_rows(path: Path, encoding: Encoding | None) -> Iterator[SourceRow]:
     decode = json.JSONDecoder().raw_decode
     end = _start_of_rows(text) + 1
     line = 1 + text.count("\n", 0, end)
-    while match := _NEXT_ITEM.match(text, end):
+    while match := _NEXT.match(text, end):
         line += text.count("\n", end, match.end())
         content, end = decode(text, match.end())
         spelling = text[match.end() : end]
