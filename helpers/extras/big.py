@@ -30,7 +30,8 @@ IN_MEMORY = 2**20  # bytes of a column that are not worth a file
 WAITING = 2_000_000  # candidates that are held before they are compared, and pairs of a span
 PROCESSES = 2  # of this machine
 WINDOW = 8  # batches that wait for them at a time
-RAY_WINDOW = 16  # and for Ray's workers
+RAY_WINDOW = 4  # and for Ray's workers
+RAY_STORE = 400 * 2**20  # bytes of this machine's memory for what is on its way to them
 BITS = -1  # the kind of the column that is no band
 Column = tuple[int, bytes]  # of all texts: the number of the threshold whose band it is, its keys
 # of a band: its kind; the texts that share a key, key by key; how many of the same key follow each;
@@ -193,6 +194,7 @@ class Ray(Local):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         here = {} if address else {"include_dashboard": False, "log_to_driver": False}
+        here |= {} if address else {"object_store_memory": RAY_STORE}
         try:
             ray.init(address or None, ignore_reinit_error=True, logging_level="error", **here)
         except Exception as error:  # it raises bare ones
