@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import chain
 
 from helpers import models, show, store, tasks
 from helpers.curate.checks import validate_examples
 from helpers.curate.config import DataCollectionConfig
 from helpers.curate.corrections import live_corrections
-from helpers.curate.duplicates import PairFinder, deduplicate_examples, pairs_here
+from helpers.curate.duplicates import PairFinder, Pairs, deduplicate_examples, pairs_here
 from helpers.curate.labels import (
     LabelCounts,
     label_counts,
@@ -187,7 +186,15 @@ def long_steps(config: DataCollectionConfig, rows: int) -> tuple[Search, PairFin
     from helpers.extras import big
 
     engine = big.engine_of(config.engine, config.engine_address)
-    return engine.search, partial(big.like_pairs, engine.map)
+
+    def pairs_of(
+        texts: Sequence[str], protected: Sequence[bool], near: float, across: float
+    ) -> tuple[Pairs, Pairs]:
+        pairs = big.like_pairs(engine.map, texts, protected, near, across)
+        engine.close()
+        return pairs
+
+    return engine.search, pairs_of
 
 
 def collect(human: tasks.LoadedRows, logs: tasks.LoadedRows, config: DataCollectionConfig) -> Stage:

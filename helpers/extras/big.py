@@ -161,6 +161,11 @@ class Local:
         while window := list(islice(rest, WINDOW)):
             yield from (map if len(window) == 1 else self._pool.map)(function, window)
 
+    def close(self) -> None:
+        """End the processes: what they hold is wanted for what follows."""
+        self._pool.shutdown()
+        del self._pool
+
     def search(self, texts: Iterable[str]) -> Callable[[str], Findings]:
         """What any of the texts holds, known by their digests: there may be millions."""
         found: dict[bytes, Findings] = {}
@@ -193,6 +198,7 @@ class Ray(Local):
             ) from None
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        self.is_ours = not address and not ray.is_initialized()
         here = {} if address else {"include_dashboard": False, "log_to_driver": False}
         here |= {} if address else {"object_store_memory": RAY_STORE}
         try:
@@ -200,6 +206,13 @@ class Ray(Local):
         except Exception as error:  # it raises bare ones
             where = f"Ray at {address}" if address else "Ray on this machine"
             raise WorkbookError(f"{where} did not start: {str(error)[:200]}") from None
+
+    def close(self) -> None:
+        """End what was started here; a cluster goes on."""
+        import ray
+
+        if self.is_ours:
+            ray.shutdown()
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """As batch maps over datasets of pickled items, a few at a time."""
