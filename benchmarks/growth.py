@@ -140,7 +140,9 @@ def growth_figure(entries: list[dict[str, Any]]) -> Any:
             for entry, x, y in zip(mine, rows, values, strict=True):
                 filled = "white" if entry["beside_other_work"] else colours[engine]
                 axis.plot(x, y, "o", color=colours[engine], markerfacecolor=filled)
-                axis.annotate(f"{y:.1f}", (x, y), (0, 7), textcoords="offset points", ha="center")
+                at_same = [other[name] for other in entries if other["rows"] == entry["rows"]]
+                place = (0, 7) if entry[name] == max(at_same) else (0, -15)
+                axis.annotate(f"{y:.1f}", (x, y), place, textcoords="offset points", ha="center")
         axis.margins(0.12, 0.2)
         axis.set(xlabel="rows", ylabel=unit)
         axis.xaxis.set_major_formatter(lambda rows, _: f"{rows:,.0f}")
