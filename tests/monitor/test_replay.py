@@ -8,7 +8,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from filelock import FileLock
-from registry_toys import TASK, candidate, evaluation, manifest, model, write_answers
+from registry_toys import (
+    PRICES,
+    TASK,
+    TASK_YAML,
+    candidate,
+    evaluation,
+    manifest,
+    model,
+    write_answers,
+)
 from served_toy import serving
 
 from helpers import monitor, registry, store, tasks
@@ -27,19 +36,6 @@ from helpers.records import (
 from helpers.registry import FineTuneLifecycleManager
 
 YES, NO = '{"label": "yes"}', '{"label": "no"}'
-TASK_YAML = """
-name: mine
-instructions: {full: Answer yes or no., short: Yes or no.}
-output:
-  schema:
-    type: object
-    properties: {label: {enum: ["yes", "no"]}}
-    required: [label]
-    additionalProperties: false
-scored_fields: [label]
-targets: {accuracy: 0.5}
-"""
-PRICES = "prices: {as_of: 2026-11-01, models: {'ft:v1': {input: 1000.0, output: 2000.0}}}\n"
 ROWS = 50  # of the test part
 
 

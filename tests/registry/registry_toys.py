@@ -27,6 +27,19 @@ from helpers.registry.database import open_registry
 from helpers.registry.files import artifact_sha256
 
 TASK = "toy"
+TASK_YAML = """
+name: mine
+instructions: {full: Answer yes or no., short: Yes or no.}
+output:
+  schema:
+    type: object
+    properties: {label: {enum: ["yes", "no"]}}
+    required: [label]
+    additionalProperties: false
+scored_fields: [label]
+targets: {accuracy: 0.5}
+"""
+PRICES = "prices: {as_of: 2026-11-01, models: {'ft:v1': {input: 1000.0, output: 2000.0}}}\n"
 FINGERPRINTS = {"template": "t" * 64, "tokenizer": "k" * 64, "system_prompt": "s" * 64}
 TEST_IDS = [f"row{i}" for i in range(60)]
 GAIN = Finding(name="gain_over_few_shot", verdict="pass", evidence="surely more")

@@ -6,26 +6,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import record_toys
-from registry_toys import evaluation, manifest, model, write_answers
+from registry_toys import PRICES, TASK_YAML, evaluation, manifest, model, write_answers
 
 from helpers import registry, store
 from helpers.records import Asking, Budget, DatasetPointer, Message, TrainingExample, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 
 GOLD = '{"label": "yes"}'
-TASK_YAML = """
-name: mine
-instructions: {full: Answer yes or no., short: Yes or no.}
-output:
-  schema:
-    type: object
-    properties: {label: {enum: ["yes", "no"]}}
-    required: [label]
-    additionalProperties: false
-scored_fields: [label]
-targets: {accuracy: 0.5}
-"""
-PRICES = "prices: {as_of: 2026-11-01, models: {'ft:v1': {input: 1000.0, output: 2000.0}}}\n"
 COST = (9 * 1000.0 + 5 * 2000.0) / 1e6  # of one answer, as the endpoint counts its tokens
 
 
