@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import chain
 
 from helpers import models, show, store, tasks
@@ -190,9 +191,8 @@ def long_steps(config: DataCollectionConfig, rows: int) -> tuple[Search, PairFin
     def pairs_of(
         texts: Sequence[str], protected: Sequence[bool], near: float, across: float
     ) -> tuple[Pairs, Pairs]:
-        pairs = big.like_pairs(engine.map, texts, protected, near, across)
-        engine.close()
-        return pairs
+        with closing(engine):
+            return big.like_pairs(engine.map, texts, protected, near, across)
 
     return engine.search, pairs_of
 
