@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from helpers import evaluate, store, tasks
 from helpers.records import AnswerRow, FineTuningDataset
@@ -11,9 +11,14 @@ from helpers.tasks import Task
 FLAT = 0.03  # a doubling of the rows that surely brings less than three points
 
 
-def part_of(dataset: FineTuningDataset, percent: int) -> FineTuningDataset:
-    """The dataset with the first `percent` of its train rows; smaller parts lie in larger ones."""
-    train = sorted(dataset.part("train"), key=lambda example: tasks.hash_order(example.id))
+def part_of(dataset: FineTuningDataset, percent: int, learnt: Container[str]) -> FineTuningDataset:
+    """The dataset with `percent` of the train rows that are learnt; small parts lie in larger ones.
+
+    `learnt` are ids of token rows (train.Preflight.train): all parts take the rows of one training,
+    or a limit of tokens would make two of them the same. An example may have several (ID#1, …).
+    """
+    train = [e for e in dataset.part("train") if e.id in learnt or f"{e.id}#1" in learnt]
+    train.sort(key=lambda example: tasks.hash_order(example.id))
     kept = {example.id for example in train[: max(1, round(len(train) * percent / 100))]}
     examples = [e for e in dataset.examples if e.part != "train" or e.id in kept]
     name = {
@@ -35,7 +40,7 @@ def read_curve(answers: Mapping[int, Sequence[AnswerRow]], task: Task) -> str:
     gain = evaluate.compare_results(answers[whole], answers[half], task).get("accuracy")
     if gain is None:
         return "the answers have no accuracy, so the curve says nothing"
-    step = f"from {half}% to {whole}% of the train rows: {gain.difference}"
+    step = f"from {half}% to {whole}% of the rows: {gain.difference}"
     if gain.verdict == "pass":
         advice = "More examples still help: label more before you change anything else"
     elif gain.difference.high < FLAT:

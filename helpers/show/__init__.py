@@ -72,7 +72,7 @@ class Table:
         return "\n".join(" ".join(row) for row in [map(str, self.data.columns), *self._rows()])
 
     def _rows(self) -> list[list[str]]:
-        return [[_shown(value) for value in row] for row in self.data.itertuples(index=False)]
+        return [[words(value) for value in row] for row in self.data.itertuples(index=False)]
 
 
 def table(rows: Iterable[Any], caption: str = "", columns: Columns | None = None) -> Table:
@@ -106,12 +106,17 @@ def _value(row: Any, source: str | Callable[[Any], Any]) -> Any:
 
 def pairs(left: str, right: str, values: Mapping[str, Any], caption: str) -> Table:
     """A table of two columns: each name with its value."""
-    return table([{left: name, right: value} for name, value in values.items()], caption)
+    rows = [{left: name.replace("_", " "), right: value} for name, value in values.items()]
+    return table(rows, caption)
 
 
-def _shown(value: Any) -> str:
+def words(value: Any) -> str:
+    """A table's cell as text: numbers in few digits, "-" where there is nothing."""
+    value = _cell(value)
     if value is None or value != value:  # NaN, where a row has no such cell
         return "-"
+    if type(value) is int:
+        return f"{value:,}"
     return number(value) if isinstance(value, float) else str(value)
 
 
@@ -142,12 +147,17 @@ def name_of(finding: Finding) -> str:
     return finding.name.replace("_", " ")
 
 
-def note(text: str, kind: str = "note") -> HTML:
-    """A one-paragraph box below a cell: `kind` is note, good, or warning."""
+def html(page: str) -> HTML:
+    """Markup as a cell shows it; what others wrote is escaped in it already."""
     from IPython.display import HTML
 
+    return HTML(page)
+
+
+def note(text: str, kind: str = "note") -> HTML:
+    """A one-paragraph box below a cell: `kind` is note, good, or warning."""
     style = f"border-left:4px solid {NOTE_COLOURS[kind]};padding:.3em .8em;margin:.3em 0"
-    return HTML(f'<div style="{style}">{escape(text)}</div>')
+    return html(f'<div style="{style}">{escape(text)}</div>')
 
 
 def source(function: Callable[..., Any]) -> Code:
@@ -234,11 +244,9 @@ class Progress:
 
     def draw(self, now: float) -> None:
         """The bar as it is now, in the place of the one before."""
-        from IPython.display import HTML
-
         name = escape(self.label, quote=True)
         bar = f'<progress max="{self.total}" value="{self.done}" aria-label="{name}"></progress>'
-        self._bar = redraw(HTML(f"{bar} {escape(self.text(now))}"), self._bar)
+        self._bar = redraw(html(f"{bar} {escape(self.text(now))}"), self._bar)
 
 
 def told(rows: Iterable[T], total: int, label: str, say: Callable[[str], Any] = say) -> Iterator[T]:
@@ -298,16 +306,14 @@ def _time_cell(_: Any) -> None:
 
 def _tick(done: threading.Event) -> None:
     """Draw the seconds anew each second, from the second one on."""
-    from IPython.display import HTML
-
     started = time.monotonic()
     line = None
     while not done.wait(1 if line else 2):
         seconds = time.monotonic() - started
-        line = redraw(HTML(f'<small role="timer">at work for {seconds:.0f} s</small>'), line)
+        line = redraw(html(f'<small role="timer">at work for {seconds:.0f} s</small>'), line)
     if line:
         seconds = time.monotonic() - started
-        redraw(HTML(f"<small>this cell took {seconds:.0f} s</small>"), line)
+        redraw(html(f"<small>this cell took {seconds:.0f} s</small>"), line)
 
 
 LOOKS = {  # of every figure

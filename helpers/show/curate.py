@@ -140,10 +140,7 @@ def _draw_shares(axis: Any, field: str, parts: Mapping[str, Mapping[str, int]]) 
     rotation = 0 if max(map(len, values)) <= 4 else 35
     axis.set_xticks(range(len(values)), [value[:14] for value in values], rotation=rotation)
     axis.set_ylabel("share of the part")
-    title = field
-    if len(totals) > MAX_BARS:
-        title += f" (the {MAX_BARS} most frequent of {len(totals)})"
-    axis.set_title(title)
+    axis.set_title(f"{field} ({len(values)} of {len(totals)} values)")
     place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
     axis.legend(ncols=3, **place)
 
@@ -158,9 +155,7 @@ def rejected_table(
 
     `funnel` says how many there are of each code: of some stages only a sample is kept.
     """
-    from IPython.display import HTML
-
-    by_code: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
+    by_code: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rejected:
         issue = row.issues[0]
         by_code[issue.code].append(
@@ -168,8 +163,8 @@ def rejected_table(
                 "row": f"{row.example['file']}:{row.example['line']}",
                 "id": row.example["id"],
                 "evidence": issue.evidence,
-                "matched": issue.matched_id or "",
-                "score": "" if issue.score is None else f"{issue.score:.2f}",
+                "matched": issue.matched_id,
+                "score": issue.score,
                 "text": show.masked(row.example.get("excerpt") or "", show_text),
             }
         )
@@ -178,16 +173,11 @@ def rejected_table(
         totals.update(stage.rejected)
     folds = ""
     for code, rows in sorted(by_code.items()):
-        title = f"{code}: {max(totals[code], len(rows)):,} rows"
-        if totals[code] > len(rows):
-            title += f"; {len(rows):,} of them are a sample in rejected.jsonl"
-        elif len(rows) > each:
-            title += "; all of them are in rejected.jsonl"
-        if len(rows) > each:
-            title += f", the first {each} here"
+        title = f"{code}: {max(totals[code], len(rows)):,} rows, {len(rows):,} of them in"
+        title += f" rejected.jsonl, {min(len(rows), each)} here"
         table = show.table(rows[:each]).to_html()
         folds += f"<details><summary>{escape(title)}</summary>{table}</details>"
-    return HTML(folds or "Nothing was rejected.")
+    return show.html(folds or "Nothing was rejected.")
 
 
 def review_table(

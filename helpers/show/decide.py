@@ -73,14 +73,12 @@ def cost_over_volume(decision: Decision) -> show.Figure:
     figure, axis = show.subplots(figsize=(8.5, 4.2))
     volumes = numpy.logspace(*VOLUMES, 120)
     colours = cycle([show.BASE, show.OTHER, show.GOOD, show.BAD, "#0072B2", "#F0E442"])
-    looks = zip(colours, cycle(["-", "--", "-.", ":"]), strict=False)
-    width = 2.0 + 0.9 * len(numbers.ways)  # each thinner than the last: none hides another
+    looks = zip(colours, cycle(["-", "--", "-.", ":"]), strict=False)  # none hides another
     for (name, way), (colour, dashes) in zip(numbers.ways.items(), looks, strict=False):
-        style = {"color": colour, "lw": width, "ls": dashes, "label": name}
+        style = {"color": colour, "lw": 3, "ls": dashes, "label": name}
         if name == "fine_tuned":
             style = {"color": show.TUNED, "lw": 3, "label": f"{name} (predicted)"}
         axis.plot(volumes, way.upkeep + volumes * way.cost_per_request, **style)
-        width -= 0.9
     _mark_break_evens(axis, decision)
     own = numbers.volume_per_month
     if own:
@@ -112,24 +110,15 @@ def _mark_break_evens(axis: show.Axes, decision: Decision) -> None:
 def ways_table(decision: Decision) -> show.Table:
     """Per way: a request, the work before and after, its time, and tuning's break-even volume."""
     numbers = decision.economics
-    rows = [
-        {
-            "way": name,
-            "USD per 1,000": 1000 * way.cost_per_request,
-            "one-off, USD": way.one_off_usd,
-            "monthly, USD": way.monthly_usd,
-            "time to have it": way.elapsed,
-            "tuning is cheaper from": _a_month(numbers.break_even_against.get(name)),
-        }
-        for name, way in numbers.ways.items()
-    ]
-    return show.table(
-        rows, f"What each way costs (prices of {numbers.prices_as_of or 'an unknown day'})"
-    )
-
-
-def _a_month(requests: int | None) -> str:
-    return "-" if requests is None else f"{requests:,} requests a month"
+    rows = []
+    for name, way in numbers.ways.items():
+        row = {"way": name, "USD per 1,000": 1000 * way.cost_per_request}
+        row |= {"one-off, USD": way.one_off_usd, "monthly, USD": way.monthly_usd}
+        row["time to have it"] = way.elapsed
+        row["tuning is cheaper from, requests a month"] = numbers.break_even_against.get(name)
+        rows.append(row)
+    day = numbers.prices_as_of or "an unknown day"
+    return show.table(rows, f"What each way costs (prices of {day})")
 
 
 def questionnaire(screening: Screening, recommend: Callable[[Screening], Any]) -> Any:
@@ -243,11 +232,14 @@ def plan_table(decision: Decision) -> show.Table:
     """Upkeep, break-even and power: what saying yes would mean."""
     numbers, power, plan = decision.economics, decision.power, decision.plan
     needed = numbers.break_even_requests_per_month
+    break_even = "never by cost alone"
+    if needed is not None:
+        break_even = f"from {needed:,} requests a month on"
+    elif numbers.predicted_tuned_cost_per_request is None:
+        break_even = "unknown: no price, or zero_shot was not asked"
     training = show.number(numbers.training_usd)
     values = {
-        "break-even against the best rung": (
-            f"{needed:,} requests a month" if needed else "never by cost alone"
-        ),
+        "break-even against the best rung": break_even,
         "the task's own volume": f"{numbers.volume_per_month:,} requests a month",
         "one-off work of tuning": f"{numbers.one_off_usd:,.0f} USD, {training} of it for training",
         "upkeep of tuning": f"{numbers.monthly_usd:,.0f} USD a month",

@@ -107,8 +107,6 @@ def flip_table(
     show_text: bool,
 ) -> show.HTML:
     """Rows to open one by one: losses, then gains, then what both got wrong (masked headless)."""
-    from IPython.display import HTML
-
     rung = evaluation.best_rung
     gold = {example.id: example for example in examples}
     theirs = {row.id: row for row in other}
@@ -130,7 +128,7 @@ def flip_table(
     page = f"<p>Against {escape(rung)}: {counts}</p>"
     for rows in folds.values():
         page += "\n".join(rows[:MOST_FLIPS])
-    return HTML(page)
+    return show.html(page)
 
 
 def _flip(kind: str, row: AnswerRow, texts: Mapping[str, str], show_text: bool) -> str:
@@ -170,7 +168,7 @@ def slice_table(evaluation: Evaluation) -> show.Table:
 
 
 def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]) -> show.Figure:
-    """Validation accuracy, with its interval, over the percent of train rows that the model saw."""
+    """Validation accuracy, with its interval, over the percent of rows that the model learnt."""
     figure, axis = show.subplots(figsize=(6.5, 3.6))
     colour = show.TUNED
     for percent, rung in rungs.items():
@@ -183,7 +181,7 @@ def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]
         axis.axhline(target, color=show.TARGET, ls="--", label=f"target {target:.0%}")
         axis.legend()
     axis.set(xlim=(0, 108), ylim=(-0.03, 1.03), xticks=list(rungs))
-    axis.set(xlabel="percent of the train rows", ylabel="accuracy")
+    axis.set(xlabel="percent of the rows that a training takes", ylabel="accuracy")
     axis.set_title(f"Learning curve on {rung.n} validation rows, 95% intervals")
     return show.finished(figure)
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from helpers import show
 from helpers.records import Day, Estimate, Finding, Health
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MOST_DAYS = 60  # the newest ones, so that labels stay readable
 MOST_COUNTS = 25  # more of them above the days would overlap
@@ -46,7 +41,7 @@ def causes_table(health: Health) -> show.Table:
     return show.table(health.causes, f"{caption}{_simulated(health)}", columns)
 
 
-def daily_quality(days: Sequence[Day], health: Health) -> Figure:
+def daily_quality(days: Sequence[Day], health: Health) -> show.Figure:
     """Well-formed answers and mean rating per day, with intervals and n; the window is shaded."""
     days = days[-MOST_DAYS:]
     start = health.window.start.date().isoformat()
@@ -72,7 +67,7 @@ def daily_quality(days: Sequence[Day], health: Health) -> Figure:
     return show.finished(figure)
 
 
-def _draw(axis: Axes, estimates: Sequence[Estimate], limits: tuple[float, float]) -> None:
+def _draw(axis: show.Axes, estimates: Sequence[Estimate], limits: tuple[float, float]) -> None:
     """One mark a day with its interval, and above it the rows behind it."""
     colour = show.TUNED
     bottom, top = limits
@@ -91,7 +86,7 @@ def _draw(axis: Axes, estimates: Sequence[Estimate], limits: tuple[float, float]
     axis.margins(x=0.03)
 
 
-def _mark(axis: Axes, baseline: float | None, judged: int, days: int) -> None:
+def _mark(axis: show.Axes, baseline: float | None, judged: int, days: int) -> None:
     """The baseline as a dashed line, and the judged window, the last days, shaded."""
     if baseline is not None:
         axis.axhline(baseline, color=show.TARGET, ls="--", lw=1, label="baseline")

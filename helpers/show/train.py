@@ -20,7 +20,9 @@ GOES_ON = (
     " training, or shows the one that has ended."
 )
 EVENTS = {
+    "starting": "starting the training program, which loads its libraries first …",
     "loading": "loading {base} and {rows} rows",
+    "choosing": "comparing the fast loss with the stock trainer's, to choose the path …",
     "started": "training {steps} steps ({path} path)",
     "resumed": "going on after step {step}, from the last checkpoint",
     "smaller": (
@@ -28,7 +30,8 @@ EVENTS = {
         " the same gradient"
     ),
     "stopped": "stopped early at step {step}: no lower validation loss since step {best}",
-    "checking": "comparing merged and 4-bit weights with the adapter, asking general questions …",
+    "checking": "asking general questions of the base and of the tuned model …",
+    "merging": "comparing the merged weights, then 4-bit ones, with the adapter …",
     "checked": "merged and 4-bit weights compared with the adapter, general questions asked",
     "finished": "trained {steps} steps on {tokens:,} tokens; lowest validation loss at step {best}",
 }
@@ -39,8 +42,6 @@ def seen_rows(report: Any, show_text: bool) -> show.HTML:
 
     Headless, only masked excerpts are shown.
     """
-    from IPython.display import HTML
-
     page = f'<p>Plain: given. <span style="{LEARNT}">Coloured: carries loss.</span></p>'
     for name, spans in report.samples.items():
         page += f'<p style="margin:.6em 0 .1em"><b>{escape(name)}</b></p><pre style="{BOX}">'
@@ -48,7 +49,7 @@ def seen_rows(report: Any, show_text: bool) -> show.HTML:
             style = LEARNT if carries else ""
             page += f'<span style="{style}">{escape(show.masked(text, show_text, 2000))}</span>'
         page += "</pre>"
-    return HTML(page)
+    return show.html(page)
 
 
 def checks_table(report: Any) -> show.Table:
@@ -78,8 +79,7 @@ def settings_table(config: Record, schedule: Mapping[str, int] | None = None) ->
     rows = []
     for name, asked in config.model_dump().items():
         used = (schedule or {}).get(name, asked)
-        changed = "" if used == asked else _text(used)
-        rows.append({"parameter": name, "asked": _text(asked), "used": changed})
+        rows.append({"parameter": name, "asked": asked, "used": "" if used == asked else used})
     return show.table(rows, "Settings; `used` is empty where it equals what was asked for")
 
 
@@ -88,7 +88,7 @@ def estimate_table(estimate: Mapping[str, Any]) -> show.Table:
     flat = dict(estimate)
     for part, size in flat.pop("memory_parts_mb", {}).items():
         flat[f"memory mb, {part}"] = size
-    return show.pairs("what", "forecast", _texts(flat), "Before it starts")
+    return show.pairs("what", "forecast", flat, "Before it starts")
 
 
 def after_note(model: TrainedModel) -> show.HTML:
@@ -116,19 +116,7 @@ def result_table(model: TrainedModel) -> show.Table:
     values = {name: getattr(model, name) for name in names}
     for part, loss in model.losses.items():
         values[f"loss, {part}"] = loss
-    return show.pairs("what", "value", _texts(values), "What training made")
-
-
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    return {name.replace("_", " "): _text(value) for name, value in values.items()}
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return f"{value:,}" if type(value) is int else str(value)
+    return show.pairs("what", "value", values, "What training made")
 
 
 def progress() -> Callable[[Line], None]:

@@ -21,7 +21,7 @@ def what_if(
     """
     rows = []
     for values in _one_thing_moved(list(choices.values()), start):
-        row = dict(zip(choices, map(_words, values), strict=True))
+        row = dict(zip(choices, values, strict=True))
         rows.append(row | {"what follows": follows(*values)})
     static = show.table(rows, caption)
     if show.unattended():
@@ -34,7 +34,7 @@ def what_if(
 
     boxes = []
     for (label, values), value in zip(choices.items(), start, strict=True):
-        options = [(_words(option), option) for option in values]
+        options = [(show.words(option), option) for option in values]
         box = ipywidgets.Dropdown(
             options=options,
             value=value,
@@ -63,9 +63,3 @@ def _one_thing_moved(choices: Sequence[Sequence[Any]], start: Sequence[Any]) -> 
             if value != start[place]:
                 moved.append([*start[:place], value, *start[place + 1 :]])
     return moved
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else str(value)

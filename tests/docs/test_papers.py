@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import tomllib
+from pathlib import Path
 from typing import get_args
 
 import pytest
 from packaging.requirements import Requirement
 
-from helpers import cli, records, store
+from helpers import cli, parameters, records, store
 from helpers.evaluate import LADDER
+from helpers.learn import BREAKS
 
 ROOT = store.PROJECT
 PAPERS = sorted(
@@ -21,6 +24,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEPENDENCIES = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+FOLDERS = ("helpers", "docs", "params", "notebooks", "tests", "benchmarks", "deploy", ".ci")
+FILE = re.compile(rf"(?:{'|'.join(map(re.escape, FOLDERS))})/[\w./-]*\w")
+CODE = "\n".join(
+    path.read_text(encoding="utf-8")
+    for folder in ("helpers", "tests", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+)
 
 
 def anchor(title: str) -> str:
@@ -65,6 +75,63 @@ def test_commands_that_the_papers_name_exist():
             assert name in known, f"{paper.name}: workbook {name}"
     for name in re.search(r"workbook registry ([a-z|]+)", README)[1].split("|"):
         assert f"registry {name}" in known
+
+
+def typed() -> list[tuple[str, str]]:
+    """(paper, text) of all that stands in backticks, or on a line of a block of code."""
+    texts = []
+    for paper in PAPERS:
+        text = paper.read_text(encoding="utf-8")
+        for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S):
+            texts += [(paper.name, line.partition("#")[0]) for line in block.splitlines()]
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+        texts += [(paper.name, span) for span in re.findall(r"`([^`\n]+)`", prose)]
+    return texts
+
+
+def test_files_that_the_papers_name_exist():
+    for paper, text in typed():
+        for name in FILE.findall(text):
+            stem = Path(name)
+            there = [ROOT / name, *(ROOT / stem.parent).glob(f"{stem.name}.*")]
+            assert any(path.exists() for path in there), f"{paper}: {name}"
+
+
+def test_options_that_the_papers_name_are_taken():
+    known = commands()
+    elsewhere = {"serve": "serve/__main__.py", "practice-api": "practice/__main__.py"}
+    for paper, text in typed():
+        for name, rest in re.findall(r"workbook ((?:registry |logs )?[a-z-]+)([^·&;]*)", text):
+            if name not in known:
+                continue  # a word of a sentence; the names are judged above
+            options = {o for action in known[name]._actions for o in action.option_strings}
+            program = elsewhere.get(name)
+            if program:
+                source = (ROOT / "helpers" / program).read_text(encoding="utf-8")
+                options |= set(re.findall(r'"(--[a-z-]+)"', source))
+            for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
+                assert option in options, f"{paper}: workbook {name} {option}"
+
+
+def test_parameters_variables_and_targets_that_the_papers_name_exist():
+    declared = json.loads(parameters.DECLARED.read_text(encoding="utf-8"))
+    names = set(parameters.RUN_LEVEL).union(*declared.values())
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for paper, text in typed():
+        for name in re.findall(r"-p ([a-z_]+)=", text):
+            assert name in names, f"{paper}: -p {name}"
+        for name in re.findall(r"WORKBOOK_[A-Z_]+[A-Z]", text):
+            assert name in CODE or name in makefile, f"{paper}: {name}"
+        for name in re.findall(r"^(?:\S*=\S* )?make ([a-z]+)", text):
+            assert re.search(rf"^{name}:", makefile, re.M), f"{paper}: make {name}"
+        for name in re.findall(r"python -m ((?:benchmarks|helpers)\.[a-z_.]*[a-z_])", text):
+            place = ROOT / name.replace(".", "/")
+            assert place.is_dir() or place.with_suffix(".py").exists(), f"{paper}: {name}"
+
+
+def test_the_breaks_that_the_papers_name_are_those_of_the_code():
+    text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \| 0", text, re.M)) == set(BREAKS)
 
 
 def test_every_command_takes_json_but_for_five():

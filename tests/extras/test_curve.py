@@ -23,9 +23,11 @@ def test_parts_of_the_train_rows_lie_within_each_other_and_leave_the_others_alon
     dataset = FineTuningDataset(
         examples=rows, metadata=meta, splits=Splits(train=40, validation=10, test=0)
     )
-    quarter, half = part_of(dataset, 25), part_of(dataset, 50)
-    ids = [{e.id for e in d.part("train")} for d in (quarter, half)]
-    assert (len(ids[0]), len(ids[1])) == (10, 20) and ids[0] < ids[1]
+    learnt = {row.id for row in rows[:19]} | {f"{rows[19].id}#1", f"{rows[19].id}#2"}
+    quarter, half, whole = (part_of(dataset, percent, learnt) for percent in (25, 50, 100))
+    ids = [{e.id for e in d.part("train")} for d in (quarter, half, whole)]
+    assert [len(part) for part in ids] == [5, 10, 20] and ids[0] < ids[1] < ids[2]
+    assert ids[2] == {row.id for row in rows[:20]}, "rows beyond a limit of tokens are no part"
     assert quarter.part("validation") == dataset.part("validation")
     assert len({d.metadata.fingerprint for d in (dataset, quarter, half)}) == 3
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from helpers import show
 from helpers.records import Estimate, Finding
-from helpers.show import environment, evaluate, registry, train
+from helpers.show import evaluate, registry, train
 
 LONG = "a whole sentence that is longer than the fifty characters at which a plain frame cuts " * 2
 
@@ -34,7 +34,12 @@ def test_records_lists_and_numbers_become_readable_text():
     rows = [{"a": estimate, "b": [1, 2], "c": 0.123456}, {"a": nothing, "b": (), "c": 61234.5}]
     said = show.table(rows).to_string()
     assert "0.412 [0.33, 0.5] n=60 1, 2 0.123" in said and "unknown" in said and "61,23" in said
-    assert show.number(None) == "-"
+    assert [show.words(value) for value in (None, 12345, True, 2e-4)] == [
+        "-",
+        "12,345",
+        "yes",
+        "0.0002",
+    ]
 
 
 def test_a_table_without_rows_keeps_its_columns():
@@ -42,16 +47,11 @@ def test_a_table_without_rows_keeps_its_columns():
     assert "nothing" in show.table([], "nothing").to_html()
 
 
-def test_the_map_is_a_picture_where_nothing_else_was_drawn():
-    figure = environment.workbook_map()
-    assert hasattr(figure, "number"), "made by pyplot, so that a notebook draws it"
-    assert sum("\n" in text.get_text() for text in figure.axes[0].texts) == len(environment.STEPS)
-
-
 def test_a_figure_says_in_words_what_it_shows():
-    text = show.alt_text(environment.workbook_map())
-    assert "01 decide" in text and "a new run of 02 to 05" in text
-    page = show.figure_html(environment.workbook_map())
+    figure = train.loss_figure([{"step": 1, "loss": 2.0}], 48, 0)
+    text = show.alt_text(figure)
+    assert "optimiser step" in text and "train, 48 rows" in text
+    page = show.figure_html(figure)
     assert page.startswith('<img alt="') and "data:image/png;base64," in page
 
 
