@@ -19,7 +19,7 @@ def main() -> None:
     """Wait, run, and begin again."""
     cron, *arguments = sys.argv[1:]
     while True:
-        due = croniter(cron, datetime.now().astimezone()).get_next(datetime)
+        due = croniter(cron, datetime.now()).get_next(datetime).astimezone()  # by the wall's clock
         sys.stdout.write(f"next run: {due.isoformat()}\n")
         while datetime.now().astimezone() < due:
             time.sleep(min(30.0, max(0.1, (due - datetime.now().astimezone()).total_seconds())))

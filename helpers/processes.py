@@ -25,6 +25,7 @@ from helpers import store
 
 log = logging.getLogger(__name__)
 MARK = "WORKBOOK_STARTED_BY"  # in the environment of all that a notebook starts: its kernel's mark
+LEFT_AFTER = 86400  # seconds; what is half written for so long was left by a killed process
 KERNEL, CHILDREN = "kernel.json", "children.json"  # the runner's kernel, and what notebooks start
 OnLine = Callable[[dict[str, Any]], None]
 Entries = list[dict[str, Any]]  # {pid, pgid, started}, as the files of a run's folder hold them
@@ -191,11 +192,14 @@ def _marked(marks: set[str], groups: Entries) -> Entries:
 
 
 def sweep(paths: Iterable[Path]) -> None:
-    """Remove the half-written files and folders (.NAME.PID.partial) of processes that are gone."""
+    """Remove half-written files and folders (.NAME.partial) that nobody wrote to for a day.
+
+    A pid would not tell: machines and containers that share a home have pids of their own.
+    """
     for path in paths:
-        pid = path.suffixes[-2][1:] if len(path.suffixes) > 1 else ""
-        if pid.isdigit() and process_start_time(int(pid)) is None:
-            discard(path)
+        with contextlib.suppress(FileNotFoundError):  # its writer was about to finish it
+            if store.now().timestamp() - path.stat().st_mtime > LEFT_AFTER:
+                discard(path)
 
 
 def discard(path: Path) -> None:

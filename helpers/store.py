@@ -90,7 +90,7 @@ def write_text(path: Path, text: str | Iterable[str]) -> Path:
 
     Half of a surrogate pair, which UTF-8 cannot spell, is spelt as JSON does: \\ud800.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
     mode = 0o600 if path.is_relative_to(home()) else 0o666
     try:
         make_folder(path.parent)

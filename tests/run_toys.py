@@ -42,6 +42,23 @@ ARTIFACTS: tuple[Artifact, ...] = (
 )
 
 
+TOY_CRONTAB = """#!/bin/sh
+case "$1" in
+-l) cat "$TAB" 2>/dev/null || { echo "no crontab for you" >&2; exit 1; } ;;
+-) [ -z "$REFUSE" ] || { echo "$REFUSE" >&2; exit 1; }; cat > "$TAB" ;;
+esac
+"""
+
+
+def toy_crontab(folder: Path) -> dict[str, str]:
+    """The environment in which `crontab` is a toy, whose crontab is the file `tab`."""
+    program = folder / "bin" / "crontab"
+    program.parent.mkdir()
+    program.write_text(TOY_CRONTAB)
+    program.chmod(0o755)
+    return {"PATH": f"{program.parent}:{os.environ['PATH']}", "TAB": str(folder / "tab")}
+
+
 def writing(artifact: Artifact) -> str:
     """A cell that writes this artifact into its run."""
     kind = type(artifact).__name__

@@ -1,7 +1,7 @@
 """Runs at fixed times: a line in the user's crontab, or a systemd timer; and whether it was kept.
 
 A schedule is a small file in schedules/ beside the runs, an environment file that only its owner
-can read, and one line in the crontab that carries our tag. Only lines with our tag are changed.
+can read, and one line in the crontab that carries our tag. All other lines stay byte for byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -60,13 +60,8 @@ class ScheduleStatus(Schedule):
     problem: str = ""  # why nobody can tell when it is due
 
 
-def now() -> datetime:
-    """The present moment in this machine's time zone, which is cron's."""
-    return store.now().astimezone()
-
-
 def following(cron: str, after: datetime, strict: bool = False) -> datetime:
-    """The next time that five cron fields name.
+    """The next time that five cron fields name, by the clock on this machine's wall.
 
     What never comes is refused, and if `strict`, what croniter takes and cron would not.
     """
@@ -82,7 +77,8 @@ def following(cron: str, after: datetime, strict: bool = False) -> datetime:
     try:
         if strict:
             CronSlices(cron)
-        return croniter(cron, after).get_next(datetime)
+        wall = after.astimezone().replace(tzinfo=None)  # whose hours summer time moves
+        return croniter(cron, wall).get_next(datetime).astimezone()
     except (CroniterError, ValueError, KeyError) as error:
         raise WorkbookError(
             f'--cron "{cron}" never comes, or cron would refuse it ({error.args[0]}); {EXAMPLE} is'
@@ -96,7 +92,7 @@ def add_schedule(profile: str, cron: str, how: Literal["cron", "systemd"] = "cro
     The environment file keeps what its owner added.
     """
     cron = " ".join(cron.split())
-    next_due = following(cron, now(), strict=True)
+    next_due = following(cron, store.now(), strict=True)
     loaded = parameters.load_profile(profile)
     parameters.resolve(loaded)
     if how == "systemd":
@@ -114,7 +110,7 @@ def add_schedule(profile: str, cron: str, how: Literal["cron", "systemd"] = "cro
         cron=cron,
         how=how,
         commit=code,
-        installed_at=now(),
+        installed_at=store.now().astimezone(),
         command=[
             *(sys.executable, "-m", "helpers.cli", "run"),
             name if shipped else str(loaded.path.resolve()),
@@ -128,10 +124,7 @@ def add_schedule(profile: str, cron: str, how: Literal["cron", "systemd"] = "cro
     if how == "systemd":
         schedule = schedule.model_copy(update={"units": _write_units(schedule)})
     else:
-        tab = _crontab()
-        tab.remove_all(comment=_tag(name))
-        tab.new(command=_line(schedule), comment=_tag(name)).setall(cron)
-        tab.write()
+        _put_into_crontab(name, _line(schedule))
     store.write_json(path, schedule)
     if old is not None and old.how != how:  # the last step: a refused change leaves the old one
         _take_out(old)
@@ -166,9 +159,7 @@ def _take_out(schedule: Schedule) -> None:
     for unit in schedule.units:
         Path(unit).unlink(missing_ok=True)
     if schedule.how == "cron":
-        tab = _crontab()
-        tab.remove_all(comment=_tag(schedule.profile))
-        tab.write()
+        _put_into_crontab(schedule.profile, "")
 
 
 def schedules() -> list[ScheduleStatus]:
@@ -188,16 +179,14 @@ def _status(schedule: Schedule, all_runs: list[RunRecord]) -> ScheduleStatus:
     successes = [run.started_at for run in runs if run.status in SUCCESS]
     last_success = successes[-1] if successes else None
     since = max(schedule.installed_at, last_success or schedule.installed_at)
-    next_due, is_late, problem = schedule.next_due, True, ""
-    try:  # an older version took what is refused now
-        next_due = following(schedule.cron, now())
-        is_late = now() > following(schedule.cron, since.astimezone()) + GRACE
+    next_due, is_late, installed, problem = schedule.next_due, True, False, ""
+    try:  # an older version took what is refused now, or this machine has no cron
+        next_due = following(schedule.cron, store.now())
+        is_late = store.now() > following(schedule.cron, since) + GRACE
+        installed = _is_installed(schedule)
     except WorkbookError as error:
         problem = str(error)
     at_work = bool(runs) and runs[-1].status == "running" and _at_work()
-    installed = bool(schedule.units)
-    if schedule.how == "cron":
-        installed = bool(list(_crontab().find_comment(_tag(schedule.profile))))
     fields = schedule.model_dump() | {
         "next_due": next_due,
         "last_success": last_success,
@@ -239,19 +228,49 @@ def _home_mark() -> str:
     return store.fingerprint(str(store.home()))[:8]
 
 
-def _crontab() -> Any:
-    """The user's crontab, or the file WORKBOOK_CRONTAB."""
-    from crontab import CronTab
+def _is_installed(schedule: Schedule) -> bool:
+    """Whether its units are there, or its line, and nobody made a comment of it."""
+    if schedule.how == "systemd":
+        return all(Path(unit).exists() for unit in schedule.units)
+    ours = [line for line in _crontab_lines() if _is_ours(line, schedule.profile)]
+    return any(not line.startswith(b"#") for line in ours)
 
-    path = os.environ.get("WORKBOOK_CRONTAB")
+
+def _is_ours(line: bytes, name: str) -> bool:
+    return line.rstrip().endswith(f"# {_tag(name)}".encode())
+
+
+def _put_into_crontab(name: str, line: str) -> None:
+    """Our line, in place of the one before, above all others; "" takes it out.
+
+    What a crontab sets (SHELL, CRON_TZ, MAILTO) holds for the lines below it, so for none of ours.
+    """
+    from filelock import FileLock
+
+    with FileLock(store.make_folder(store.cache()) / "crontab.lock"):
+        old = _crontab_lines()
+        new = [line.encode(), *(other for other in old if not _is_ours(other, name))]
+        if new[1:] != old or line:
+            _crontab("-", b"".join(new))
+
+
+def _crontab_lines() -> list[bytes]:
+    return _crontab("-l").splitlines(keepends=True)
+
+
+def _crontab(argument: str, content: bytes = b"") -> bytes:
+    """What `crontab` prints; a user who has none yet has an empty one."""
     try:
-        if path:
-            Path(path).touch()
-        return CronTab(tabfile=path) if path else CronTab(user=True)
+        done = subprocess.run(["crontab", argument], input=content, capture_output=True)
     except OSError as error:
-        raise WorkbookError(
-            f"no crontab here ({error}); install cron, or use --as systemd"
-        ) from None
+        reason = str(error)
+    else:
+        reason = done.stderr.decode("utf-8", "replace").strip()
+        if done.returncode == 0:
+            return done.stdout
+        if argument == "-l" and re.search("no crontab for|No such file", reason):
+            return b""
+    raise WorkbookError(f"no crontab here ({reason}); install cron, or use --as systemd")
 
 
 def _write_environment(path: Path, commit: str) -> Path:
@@ -274,15 +293,14 @@ def _write_environment(path: Path, commit: str) -> Path:
 
 
 def _line(schedule: Schedule) -> str:
-    """One line of shell: absolute paths, the environment file, output into a log.
-
-    (python-crontab escapes % itself.)
-    """
+    """One line of the crontab: absolute paths, the environment file, output into a log."""
     project = shlex.quote(str(store.PROJECT))
     settings = shlex.quote(schedule.environment)
     log = shlex.quote(schedule.log)
     command = shlex.join(schedule.command)
-    return f"cd {project} && set -a && . {settings} && exec {command} >> {log} 2>&1"
+    shell = f"cd {project} && set -a && . {settings} && exec {command} >> {log} 2>&1"
+    shell = shell.replace("%", r"\%")  # at a bare one cron ends the command
+    return f"{schedule.cron} {shell} # {_tag(schedule.profile)}\n"
 
 
 SERVICE = """[Unit]

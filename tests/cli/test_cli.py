@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from run_toys import toy_crontab
 
 from helpers import store
 
@@ -110,7 +111,7 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
 
 
 def test_a_schedule_is_installed_listed_watched_and_taken_out(workbook, tmp_path):
-    tab = {"WORKBOOK_CRONTAB": str(tmp_path / "tab")}
+    tab = toy_crontab(tmp_path)
     assert workbook("schedule", "retrain", "--cron", "0 3 * * 0", **tab).returncode == 0
     listed = json.loads(workbook("schedule", "--list", "--json", **tab).stdout)
     assert [(row["profile"], row["installed"], row["overdue"]) for row in listed] == [

@@ -22,8 +22,7 @@ def test_cron_starts_what_was_scheduled(tmp_path):
     profile = tmp_path / "every.yaml"
     profile.write_text("notebooks: [06_monitor, 02_curate]\nbase_model: tiny\n")
     home = tmp_path / "home"
-    env = {k: v for k, v in os.environ.items() if k != "WORKBOOK_CRONTAB"}
-    env |= {"WORKBOOK_HOME": str(home), "PYTHONPATH": str(store.PROJECT)}
+    env = os.environ | {"WORKBOOK_HOME": str(home), "PYTHONPATH": str(store.PROJECT)}
 
     def workbook(*arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "helpers.cli", *arguments]

@@ -8,25 +8,48 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import record_toys
+from run_toys import toy_crontab
 
 from helpers import store
 from helpers.records import WorkbookError
 from helpers.run import add_schedule, remove_schedule, schedule, schedules, status
 
 FOREIGN = "15 4 * * 1 /usr/bin/true # somebody's own\n"
+ODD_LINES = b"""# m h  dom mon dow   command
+
+SHELL=/usr/bin/fish
+CRON_TZ = America/New_York
+EMPTY=
+MAILTO="a b"
+FOO = bar
+ \t# indented, for \xe9ric
+@reboot\t/opt/start %% stdin %and more
+@every_minute x
+0  3 * jan-mar,dec mon-fri/2   tab\there  # workbook is fine
+*/7 1-5/2 * * 7 cat \\%s\t
+~ 4 * * * random
+61 * * * * invalid
+17 *\t* * *\troot    cd / && run-parts /etc/cron.hourly
+- 0 5 * * * quiet
+#0 5 * * * switched off
+0 5 * * * x=1 y
+half a line\r
+no newline at the end"""
 
 
 @pytest.fixture
 def tab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "crontab"
-    path.write_text(FOREIGN)
-    monkeypatch.setenv("WORKBOOK_CRONTAB", str(path))
+    for name, value in toy_crontab(tmp_path).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home %1"))
+    path = tmp_path / "tab"
+    path.write_text(FOREIGN)
     return path
 
 
@@ -81,6 +104,40 @@ def test_the_line_is_ours_alone_absolute_and_idempotent(tab):
     assert tab.read_text().strip() == FOREIGN.strip() and not schedules()
     with pytest.raises(WorkbookError, match="--list"):
         remove_schedule("smoke")
+
+
+def test_other_people_s_lines_stay_byte_for_byte_below_ours(tab, tmp_path, monkeypatch):
+    tab.write_bytes(ODD_LINES)
+    for profile in ("smoke", "tutorial", "smoke"):
+        add_schedule(profile, "0 3 * * 0")
+        ours, others = tab.read_bytes().split(b"# m h", 1)
+        assert b"# m h" + others == ODD_LINES and b"\n0 3" in b"\n" + ours
+    assert ours.count(b"workbook:") == 2
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "other"))
+    add_schedule("smoke", "0 4 * * 0")
+    remove_schedule("smoke")
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home %1"))
+    assert all(plan.installed for plan in schedules()), "another home's line is not ours"
+    tab.write_bytes(tab.read_bytes().replace(b"0 3 * * 0", b"# 0 3 * * 0", 1))
+    assert [plan.installed for plan in schedules()] == [False, True], "a comment runs nothing"
+    for profile in ("smoke", "tutorial"):
+        remove_schedule(profile)
+    assert tab.read_bytes() == ODD_LINES
+
+
+def test_what_the_crontab_program_refuses_changes_nothing(tab, monkeypatch):
+    tab.unlink()
+    add_schedule("smoke", "0 3 * * 0")
+    assert tab.read_bytes().count(b"workbook:smoke:") == 1, "who has no crontab gets one"
+    tab.write_bytes(ODD_LINES)
+    assert not schedules()[0].installed
+    monkeypatch.setenv("REFUSE", "errors in crontab file, can't install")
+    with pytest.raises(WorkbookError, match="can't install"):
+        add_schedule("tutorial", "0 3 * * 0")
+    assert tab.read_bytes() == ODD_LINES
+    assert [plan.profile for plan in schedules()] == ["smoke"]
+    monkeypatch.setenv("PATH", "")
+    assert "install cron" in schedules()[0].problem, "a home that came from elsewhere is shown"
 
 
 def test_the_environment_file_is_private_and_keeps_what_its_owner_wrote(tab):
@@ -166,11 +223,27 @@ def test_systemd_gets_a_service_and_a_timer_that_it_understands(tab, tmp_path, m
         schedule.calendar("0 3 1 * 1")
 
 
-def test_times_are_of_this_machine_s_zone():
-    assert schedule.following("0 3 * * *", datetime(2026, 1, 1, 4, tzinfo=UTC)) == datetime(
-        2026, 1, 2, 3, tzinfo=UTC
-    )
-    assert schedule.now().utcoffset() == datetime.now().astimezone().utcoffset()
+@pytest.mark.parametrize(
+    ("zone", "after", "due"),
+    [
+        ("UTC", "2026-01-01T04:00", "2026-01-02T03:00"),
+        ("Europe/Berlin", "2026-03-28T12:00", "2026-03-29T01:00"),  # 3:00 is summer time already
+        ("Europe/Berlin", "2026-10-24T12:00", "2026-10-25T02:00"),
+        ("America/New_York", "2026-10-31T12:00", "2026-11-01T08:00"),
+        ("Australia/Lord_Howe", "2026-04-04T00:00", "2026-04-04T16:30"),  # by half an hour
+    ],
+)
+def test_a_time_is_what_the_clock_on_this_machine_s_wall_shows(monkeypatch, zone, after, due):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        start = datetime.fromisoformat(f"{after}+00:00")
+        assert schedule.following("0 3 * * *", start) == datetime.fromisoformat(f"{due}+00:00")
+        skipped = schedule.following("30 2 * * *", datetime(2026, 3, 28, 12, tzinfo=UTC))
+        assert skipped - start < timedelta(days=400), "an hour that a day lacks is no error"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_two_homes_of_one_user_keep_their_units_apart(tab, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from run_toys import toy_crontab
 
 from helpers import parameters
 from helpers.records import WorkbookError
@@ -24,9 +25,10 @@ ODD = (
 
 @pytest.fixture
 def tab(tmp_path, monkeypatch):
-    path = tmp_path / "crontab"
+    path = tmp_path / "tab"
     path.write_text("15 4 * * 1 /usr/bin/true\n")
-    monkeypatch.setenv("WORKBOOK_CRONTAB", str(path))
+    for name, value in toy_crontab(tmp_path).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return path
 
