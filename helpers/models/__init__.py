@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from helpers.models import embedded as embedded
-from helpers.models.answers import Answer, Model
-from helpers.models.api import ApiModel, answer_of, api_key, failed, is_loopback, openai_client
+from helpers.models.answers import Answer, Model, failed
+from helpers.models.api import ApiModel, answer_of, api_key, is_loopback, openai_client
 from helpers.models.batched import Batched
 from helpers.models.batches import Batches
 from helpers.models.chats import read_answer

@@ -14,13 +14,18 @@ class Answer(Record):
 
     text: str  # what it says, then what it calls
     thoughts: str = ""
-    tokens_in: int
-    tokens_out: int
+    tokens_in: int = 0
+    tokens_out: int = 0
     tokens_cached: int = 0  # of the prompt, not computed again: shared prefix, provider's cache
-    latency_ms: float  # of a batched local answer: from the start of its batch
+    latency_ms: float = 0.0  # of a batched local answer: from the start of its batch
     confidence: float | None = None  # the probability of all its tokens together; None: not told
     finish: Literal["stop", "length", "error"]
     error: str | None = None
+
+
+def failed(reason: str, latency_ms: float = 0.0) -> Answer:
+    """What stands for an answer that did not come."""
+    return Answer(text="", finish="error", error=reason, latency_ms=latency_ms)
 
 
 def probability(logarithm: float) -> float | None:

@@ -4,51 +4,49 @@ from __future__ import annotations
 
 import copy
 import ipaddress
+import logging
 import os
 import time
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, BeforeValidator, Field, ValidationError
 
 from helpers import store
-from helpers.models.answers import Answer, probability
+from helpers.models.answers import Answer, failed, probability
 from helpers.models.chats import split_thoughts
 from helpers.models.connection import Connection, Refused
 from helpers.models.leaving import HELD_BACK, Permission, key_for
 from helpers.models.practice import PRACTICE, resolve_base_url
+from helpers.models.providers import host_of
 from helpers.models.tokens import as_dicts, tools_of
 from helpers.records import Asking, Message, WorkbookError, with_calls
 
 if TYPE_CHECKING:
     import openai
 
-MAX_CONCURRENCY = 8
 TIMEOUT_SECONDS = 120.0
 LOCAL_KEY = "sk-local"  # the SDK insists on some key; a server on this machine needs none
 OPTIONS = ("temperature", "max_tokens", "response_format", "logprobs")  # what it may refuse
+CUT = ("length", "max_tokens", "model_length")  # why an answer ended early, in any provider's words
+NO_ANSWER = ("no choices", "content_filter", "error", "function_call_filter")  # beginnings of it
 AT = " at "  # between a model's name and its base_url
+Count = Annotated[int, BeforeValidator(lambda count: count or 0), Field(ge=0)]
+_log = logging.getLogger(__name__)
 
 
 def is_address(base_url: str) -> bool:
     """Whether a text can be a base_url: a web address, or `practice`."""
-    parts = urlsplit(base_url)
-    return base_url == PRACTICE or (parts.scheme in ("http", "https") and bool(parts.hostname))
+    return base_url == PRACTICE or bool(host_of(base_url))
 
 
 def is_loopback(base_url: str) -> bool:
     """Whether the endpoint is this machine (by its literal address; names are not looked up)."""
-    if base_url == PRACTICE:
-        return True
+    host = host_of(base_url)
     try:
-        host = urlsplit(base_url).hostname or ""
-    except ValueError:  # http://[::1
-        return False
-    try:
-        return ipaddress.ip_address(host).is_loopback
+        return base_url == PRACTICE or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
 
@@ -77,42 +75,33 @@ def api_key(base_url: str) -> str:
     return key_for(base_url)
 
 
-class ReplyMessage(BaseModel):
-    """Of a reply: the answer's text, what it calls, and what it thought."""
-
-    content: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None  # the same, as newer servers call it
+def _in_choice(*path: str) -> Any:
+    """Where a field of the first choice is; None where it is missing."""
+    return Field(None, validation_alias=AliasPath("choices", 0, *path))
 
 
-class ReplyChoice(BaseModel):
-    """Of a reply: one answer, and why it ended."""
-
-    message: ReplyMessage
-    finish_reason: str | None = None
-    logprobs: Any = None
-
-
-class PromptDetails(BaseModel):
-    """Of a reply's usage: what the endpoint did not compute again."""
-
-    cached_tokens: int | None = None
-
-
-class ReplyUsage(BaseModel):
-    """Of a reply: its tokens, by the endpoint's own count."""
-
-    prompt_tokens: int = Field(0, ge=0)
-    completion_tokens: int = Field(0, ge=0)
-    prompt_tokens_details: PromptDetails | None = None
+def _in_usage(*path: str) -> Any:
+    return Field(0, validation_alias=AliasPath("usage", *path))
 
 
 class Reply(BaseModel):
     """What is used of an endpoint's JSON; anything else in it is not looked at."""
 
-    choices: list[ReplyChoice] = Field(default_factory=list)
-    usage: ReplyUsage | None = None
+    choice: Any = _in_choice()
+    finish_reason: str | None = _in_choice("finish_reason")
+    logprobs: Any = _in_choice("logprobs")
+    # Mistral's models that think send parts; a refusal stands in place of a content
+    content: str | list[dict[str, Any]] | None = _in_choice("message", "content")
+    refusal: str | None = _in_choice("message", "refusal")
+    tool_calls: list[dict[str, Any]] | None = _in_choice("message", "tool_calls")
+    reasoning_content: str | None = _in_choice("message", "reasoning_content")
+    reasoning: str | None = _in_choice("message", "reasoning")  # as newer servers call it
+    error: Any = None  # some answer 200 and say here what failed,
+    choice_error: Any = _in_choice("error")  # or here, of a provider behind them
+    tokens_in: Count = _in_usage("prompt_tokens")
+    tokens_out: Count = _in_usage("completion_tokens")
+    tokens_total: Count = _in_usage("total_tokens")
+    tokens_cached: Count = _in_usage("prompt_tokens_details", "cached_tokens")
 
 
 class ApiModel:
@@ -128,6 +117,11 @@ class ApiModel:
             raise WorkbookError(
                 f"base_url {base_url!r} is no web address; it looks like http://127.0.0.1:8000/v1"
             )
+        if "@" in urlsplit(base_url).netloc or "?" in base_url:
+            raise WorkbookError(
+                f"the base_url at {host_of(base_url)} holds a login or what follows a `?`; give the"
+                " address alone, such as https://HOST/v1, and the key in the environment"
+            )
         if not name:
             raise WorkbookError(f"base_url {base_url} is given but no model name; set api_model")
         self.name = name
@@ -139,25 +133,17 @@ class ApiModel:
         self._reached = False
         self.permission: Permission | None = None  # see check_may_send
         self._unsupported: set[str] = set()  # options that this endpoint refused
-        self._schema: dict[str, Any] | None = None
-        self._told: dict[str, Any] = {}  # options of every request
-
-    def with_schema(self, schema: dict[str, Any] | None) -> ApiModel:
-        """The same model, asked for answers of this JSON Schema where the endpoint offers that."""
-        other = copy.copy(self)
-        other._schema = schema
-        other.fingerprint = store.fingerprint([self.fingerprint, schema])
-        return other
+        self._told: dict[str, Any] = {"temperature": 0}  # options of every request
 
     def with_asking(self, asking: Asking) -> ApiModel:
         """The same model, told what an Asking says beside the chat."""
-        other = self
-        if asking.response_format is not None:
-            other = self.with_schema(asking.response_format)
         told: dict[str, Any] = {"stop": asking.stop}
         told["chat_template_kwargs"] = asking.template_args  # as vLLM, SGLang and llama.cpp do
         told["logprobs"] = asking.rung_kind == "fine_tuned"  # how sure it was, for 06
-        return other.told({name: value for name, value in told.items() if value})
+        if asking.response_format is not None:
+            schema = {"name": "answer", "schema": asking.response_format, "strict": True}
+            told["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return self.told({name: value for name, value in told.items() if value})
 
     def told(self, options: dict[str, Any]) -> ApiModel:
         """The same model, with these options in every request."""
@@ -185,7 +171,7 @@ class ApiModel:
         return total
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
-        """Answers at temperature 0 in the order of `chats`.
+        """Answers at temperature 0, one after the other.
 
         A request that fails becomes an Answer with finish "error". When the first request of all is
         refused or reaches nobody, nothing else is sent: WorkbookError, exit 5. A chat that may not
@@ -195,14 +181,7 @@ class ApiModel:
             raise WorkbookError(
                 f"no task has allowed its text to go to {self.base_url} (check_may_send)"
             )
-        if len(chats) == 1:
-            return [self._ask(chats[0], max_new_tokens)]
-        rest = list(chats)
-        answers = []
-        if rest and not self._reached:
-            answers.append(self._ask(rest.pop(0), max_new_tokens))
-        with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
-            return answers + list(pool.map(lambda chat: self._ask(chat, max_new_tokens), rest))
+        return [self._ask(chat, max_new_tokens) for chat in chats]
 
     def _ask(self, chat: list[Message], max_new_tokens: int) -> Answer:
         held_back = self.hold_back(chat)
@@ -246,12 +225,14 @@ class ApiModel:
             try:
                 reply = self._connection.post("/chat/completions", body)
             except Refused as refusal:
-                about = f"{refusal.param} {refusal.message}"
+                about = f"{refusal.param} {refusal.message}".replace(" ", "_")
                 refused = {name for name in OPTIONS if name in body and name in about}
                 if refusal.status not in (400, 403, 422) or not refused:
                     raise
                 without |= refused
             else:
+                for name in without - self._unsupported - {"max_tokens"}:
+                    _log.warning("%s does not take %s: it is asked without", self.name, name)
                 self._unsupported |= without
                 return reply
 
@@ -259,13 +240,7 @@ class ApiModel:
         # newer OpenAI models know max_tokens only by its other name
         limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
         told = {name: value for name, value in self._told.items() if name not in without}
-        options: dict[str, Any] = {limit: max_new_tokens, **told}
-        if "temperature" not in without:
-            options["temperature"] = 0
-        if self._schema is not None and "response_format" not in without:
-            schema = {"name": "answer", "schema": self._schema, "strict": True}
-            options["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return options
+        return {limit: max_new_tokens, **told}
 
 
 def _tools(chat: list[Message]) -> dict[str, Any]:
@@ -274,8 +249,12 @@ def _tools(chat: list[Message]) -> dict[str, Any]:
 
 
 def _is_final(refusal: Refused) -> bool:
-    """Whether the next request would fail too: wrong key, no such model, nobody there, no money."""
-    return refusal.status in (0, 401, 403, 404) or refusal.code == "insufficient_quota"
+    """Whether the next request would fail too: wrong key, no such model, nobody there, no money.
+
+    A redirection is one more: it is not followed.
+    """
+    is_wrong_place = 300 <= refusal.status < 400 or refusal.status in (0, 401, 402, 403, 404)
+    return is_wrong_place or refusal.code == "insufficient_quota"
 
 
 def reason_of(refusal: Refused, chat: list[Message]) -> str:
@@ -300,12 +279,6 @@ def _texts(chat: list[Message]) -> list[str]:
     ]
 
 
-def failed(reason: str, latency_ms: float = 0.0) -> Answer:
-    """What stands for an answer that did not come."""
-    took = {"tokens_in": 0, "tokens_out": 0, "latency_ms": latency_ms}
-    return Answer(text="", finish="error", error=reason, **took)
-
-
 def _oddity(error: ValidationError) -> str:
     """Where a reply is not what it should be, and how; never what it says."""
     problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
@@ -327,26 +300,44 @@ def answer_of(text: bytes | str, latency_ms: float) -> Answer:
         reply = Reply.model_validate_json(text)
     except ValidationError as error:
         return failed(f"the endpoint's answer is odd ({_oddity(error)})", latency_ms)
-    choice = reply.choices[0] if reply.choices else None
-    reason = choice.finish_reason if choice else "no choices"
-    usage = reply.usage or ReplyUsage()
-    details = usage.prompt_tokens_details or PromptDetails()
     took = {
-        "tokens_in": usage.prompt_tokens,
-        "tokens_out": usage.completion_tokens,
-        "tokens_cached": details.cached_tokens or 0,
+        "tokens_in": reply.tokens_in,
+        # some count what was thought in the total alone, and ask money for it
+        "tokens_out": max(reply.tokens_out, reply.tokens_total - reply.tokens_in),
+        "tokens_cached": min(reply.tokens_cached, reply.tokens_in),
         "latency_ms": latency_ms,
     }
-    if choice is None or reason == "content_filter":
-        error = f"the endpoint gave no answer ({reason})"
-        return Answer(text="", finish="error", error=error, **took)
-    message = choice.message
-    thoughts, said = split_thoughts((message.content or "").strip())
-    thoughts = message.reasoning_content or message.reasoning or thoughts
+    reason = (reply.finish_reason or "").lower() if reply.choice else "no choices"
+    problem = reply.error or reply.choice_error
+    if problem or reason.startswith(NO_ANSWER):
+        code = problem.get("code") if isinstance(problem, dict) else None
+        error = f"{code or 'nothing'} in place of an answer, by the endpoint ({reason})"
+        return Answer(text="", finish="error", error=store.redact(error), **took)
+    thoughts, said = _said_in(reply)
     return Answer(
-        text=with_calls(said, message.tool_calls),
+        text=with_calls(said, reply.tool_calls),
         thoughts=thoughts,
-        confidence=None if thoughts else _confidence(choice.logprobs),
-        finish="length" if reason == "length" else "stop",
+        confidence=None if thoughts else _confidence(reply.logprobs),
+        finish="length" if reason in CUT else "stop",
         **took,
     )
+
+
+def _said_in(reply: Reply) -> tuple[str, str]:
+    """(thoughts, what is said), in whichever way a reply tells them."""
+    said = reply.content or reply.refusal or ""
+    if isinstance(said, list):
+        thoughts = _text_in([part.get("thinking") for part in said])
+        said = _text_in([part.get("text") for part in said])
+    else:
+        thoughts, said = split_thoughts(said.strip())
+    return reply.reasoning_content or reply.reasoning or thoughts, said
+
+
+def _text_in(part: Any) -> str:
+    """All text in a part of an answer, however deep."""
+    if isinstance(part, list):
+        return "".join(map(_text_in, part))
+    if isinstance(part, dict):
+        part = part.get("text")
+    return part if isinstance(part, str) else ""

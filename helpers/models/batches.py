@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import store
-from helpers.models.answers import Answer
-from helpers.models.api import ApiModel, answer_of, failed, openai_client, reason_of
+from helpers.models.answers import Answer, failed
+from helpers.models.api import ApiModel, answer_of, openai_client, reason_of
 from helpers.models.connection import read_refusal
 from helpers.models.prices import batch_prices, is_paid, real_cost, worst_cost
 from helpers.records import Budget, Message, Record, WorkbookError

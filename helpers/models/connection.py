@@ -11,6 +11,7 @@ import json
 import os
 import time
 import urllib.request
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +24,8 @@ TRIES = 3  # of one request, where another try may help
 PAUSE = 0.5  # seconds before the second try, doubled each time
 MOST_PAUSE = 120.0  # seconds of Retry-After; who wants to be left alone for longer is
 MOST_KEPT = 512  # connections
+MOST_SECONDS = 600.0  # for one answer to come to its end, once it has begun
+MOST_BYTES = 32 * 1024**2  # of one answer
 AGAIN = (408, 409, 429)  # and every 5xx
 
 
@@ -80,18 +83,34 @@ class Connection:
         address = self._address + path
         options = {"headers": self._headers, "redirect": False, "retries": False}
         try:
-            reply = self._pool.request("POST", address, body=data, **options)
+            reply = self._pool.request("POST", address, body=data, preload_content=False, **options)
+            text = _whole(reply)
         except urllib3.exceptions.HTTPError as error:
             raise Refused(0, f"no connection ({type(error).__name__})") from None
         if reply.status in range(200, 300):
-            return reply.data
-        refused = read_refusal(reply.status, reply.data)
+            return text
+        refused = read_refusal(reply.status, text)
         refused.wait = seconds_to_wait(reply.headers)
         is_passing = reply.status in AGAIN or reply.status >= 500
         says = reply.headers.get("x-should-retry", str(is_passing).lower())
         is_over = refused.wait > MOST_PAUSE or refused.code == "insufficient_quota"
         refused.may_pass = says == "true" and not is_over
         raise refused
+
+
+def _whole(reply: urllib3.BaseHTTPResponse) -> bytes:
+    """The body; Refused where it does not end, be it fast or drop by drop."""
+    until = time.monotonic() + MOST_SECONDS
+    text = bytearray()
+    while piece := reply.read1(65_536):
+        text += piece
+        if len(text) > MOST_BYTES or time.monotonic() > until:
+            reply.close()
+            endless = Refused(0, f"its answer does not end: {len(text):,} bytes so far")
+            endless.may_pass = False
+            raise endless
+    reply.release_conn()
+    return bytes(text)
 
 
 def read_refusal(status: int, body: bytes) -> Refused:
@@ -101,6 +120,8 @@ def read_refusal(status: int, body: bytes) -> Refused:
         problem = json.loads(text)
     except (ValueError, RecursionError):
         return Refused(status, text)
+    if text.lstrip().startswith("[{"):  # Gemini's is a list of one
+        problem = problem[0]
     if isinstance(problem, dict):
         problem = problem.get("error", problem)
     if not isinstance(problem, dict):
@@ -111,17 +132,14 @@ def read_refusal(status: int, body: bytes) -> Refused:
 
 def seconds_to_wait(headers: Any) -> float:
     """Retry-After (seconds or a date) or its form in milliseconds; 0.0 where nothing is said."""
-    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        value = headers.get(name, "")
-        try:
-            return max(0.0, float(value) / scale)
-        except ValueError:
-            continue
-    try:
-        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-        return max(0.0, date.timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError):
-        return 0.0
+    words = headers.get("retry-after", "")
+    with suppress(ValueError):
+        return max(0.0, float(headers.get("retry-after-ms", "")) / 1000)
+    with suppress(ValueError):
+        return max(0.0, float(words))
+    with suppress(TypeError, ValueError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(words).timestamp() - time.time())
+    return 0.0
 
 
 def _pool(address: str, timeout: float, use_proxy: bool) -> urllib3.PoolManager:

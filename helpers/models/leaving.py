@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from helpers.models.providers import host_of
 from helpers.records import WorkbookError
 from helpers.redaction import find_personal_data, find_secrets, without_surrogates
 
@@ -59,12 +59,12 @@ def key_for(base_url: str) -> str:
     WORKBOOK_API_HOST names (by default OpenAI's): an address that came out of a file or a backup
     gets no key.
     """
-    host = urlsplit(base_url).hostname or ""
+    host = host_of(base_url)
     hosts = re.split(r"[\s,]+", os.environ.get("WORKBOOK_API_HOST", "") or OPENAI_HOST)
     key = os.environ.get("WORKBOOK_API_KEY", "")
     if key and host in hosts:
         return key
-    official = urlsplit(os.environ.get("OPENAI_BASE_URL", "")).hostname
+    official = host_of(os.environ.get("OPENAI_BASE_URL", ""))
     if host in (OPENAI_HOST, official) and os.environ.get("OPENAI_API_KEY"):
         return os.environ["OPENAI_API_KEY"]
     if key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from helpers import store
-from helpers.models.answers import Answer
+from helpers.models.answers import Answer, failed
 from helpers.records import Message
 
 
@@ -26,12 +26,10 @@ class LoggedModel:
         return [self._answer_of(chat) for chat in chats]
 
     def _answer_of(self, chat: list[Message]) -> Answer:
-        unknown = {"tokens_in": 0, "tokens_out": 0, "latency_ms": 0.0}
         text = self.answers.get(question(chat))
         if text is None:
-            reason = "the log holds no answer to this question"
-            return Answer(text="", finish="error", error=reason, **unknown)
-        return Answer(text=text, finish="stop", **unknown)
+            return failed("the log holds no answer to this question")
+        return Answer(text=text, finish="stop")
 
     def count_tokens(self, chat: list[Message]) -> int:
         """A log says nothing of tokens."""

@@ -51,9 +51,18 @@ PROVIDERS = (
 )
 
 
+def host_of(base_url: str) -> str:
+    """The host of a web address; "" where a text is none."""
+    try:
+        parts = urlsplit(base_url)
+    except ValueError:  # http://[::1
+        return ""
+    return (parts.hostname or "") if parts.scheme in ("http", "https") else ""
+
+
 def provider_of(base_url: str) -> Provider | None:
     """What is known of the provider behind an endpoint; None where nothing is."""
-    host = urlsplit(base_url).hostname or ""
+    host = host_of(base_url)
     for provider in PROVIDERS:
         if host == provider.host or host.endswith(f".{provider.host}"):
             return provider

@@ -107,6 +107,7 @@ def test_the_wait_is_read_in_every_form():
     [
         (b'{"error": {"message": "no", "code": "c", "param": null}}', "no", "c"),
         (b'{"error": "no"}', "no", ""),
+        (b'[{"error": {"message": "no", "code": 400}}]', "no", "400"),
         (b'{"detail": "no"}', "{'detail': 'no'}", ""),
         (b"<html>no</html>", "<html>no</html>", ""),
         (b"[1]", "[1]", ""),

@@ -27,6 +27,7 @@ class Endpoint(ThreadingHTTPServer):
         self.seen: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.refuses: set[str] = set()
+        self.words: dict[str, Any] = {}  # of that refusal, in place of OpenAI's
         self.fails: dict[
             str, tuple[int, dict[str, Any]]
         ] = {}  # word in the user's text -> status, error
@@ -43,16 +44,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.keys.append(self.headers["Authorization"])
         text = body["messages"][-1]["content"]
         for name in self.server.refuses & set(body):
-            return self.reply(
-                400,
-                {
-                    "error": {
-                        "message": f"Unsupported parameter: {name}",
-                        "param": name,
-                        "code": "bad",
-                    }
-                },
-            )
+            error = {"message": f"Unsupported parameter: {name}", "param": name, "code": "bad"}
+            return self.reply(400, {"error": self.server.words or error})
         for word, (status, error) in self.server.fails.items():
             if word in text:
                 return self.reply(status, {"error": error})
@@ -178,19 +171,21 @@ def test_only_this_machine_is_loopback() -> None:
         ApiModel("m", "127.0.0.1:8000")
 
 
-def test_a_schema_is_sent_along_and_dropped_where_the_endpoint_refuses_it(endpoint):
+def test_a_schema_is_sent_along_and_dropped_with_a_word_where_the_endpoint_refuses_it(
+    endpoint, caplog
+):
     schema = {"type": "object", "properties": {"answer": {"type": "string"}}}
     model = ApiModel("m", endpoint.url)
-    constrained = model.with_schema(schema)
-    constrained.answer([[Message(role="user", content="a")]], 5)
+    constrained = model.with_asking(Asking(response_format=schema))
+    constrained.answer([chat("a")], 5)
     assert endpoint.seen[-1]["response_format"]["json_schema"]["schema"] == schema
-    assert constrained.fingerprint != model.fingerprint and "response_format" not in str(
-        model.__dict__
-    )
-    endpoint.refuses = {"response_format"}
-    assert model.with_schema(schema).answer([[Message(role="user", content="b")]], 5)[0].text == "B"
+    assert "response_format" not in str(model.__dict__)
+    message = "This model does not support response format `json_schema`"
+    endpoint.refuses, endpoint.words = {"response_format"}, {"message": message}
+    assert constrained.answer([chat("b")], 5)[0].text == "B"
+    assert "does not take response_format" in caplog.text
     asked = len(endpoint.seen)
-    model.with_schema(schema).answer([[Message(role="user", content="c")]], 5)
+    model.with_asking(Asking(response_format=schema)).answer([chat("c")], 5)
     assert len(endpoint.seen) == asked + 1 and "response_format" not in endpoint.seen[-1], (
         "it is not tried again"
     )
@@ -266,3 +261,80 @@ def test_what_an_endpoint_tells_of_its_tokens_is_read_or_passed_over(logprobs, c
     answer = answer_of(json.dumps({"choices": [choice]}), 1.0)
     assert (answer.text, answer.finish) == ("yes", "stop")
     assert answer.confidence == (confidence if confidence is None else pytest.approx(confidence))
+
+
+def reply(content: Any = "yes", finish: str | None = "stop", **more: Any) -> dict[str, Any]:
+    """What OpenAI answers, or another provider in its place."""
+    message = {"role": "assistant", "content": content} | more.pop("message", {})
+    choice = {"index": 0, "finish_reason": finish, "message": message} | more.pop("choice", {})
+    return {"choices": [choice]} | more
+
+
+THOUGHTS = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+TEN = {"type": "text", "text": "Ten"}
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "finish"),
+    [
+        (reply([THOUGHTS, TEN]), "Ten", "stop"),
+        (reply([TEN, TEN]), "TenTen", "stop"),
+        (reply(None, message={"refusal": "I cannot"}), "I cannot", "stop"),
+        (reply("cut", "model_length"), "cut", "length"),
+        (reply("cut", "MAX_TOKENS"), "cut", "length"),
+        (reply("yes", None), "yes", "stop"),
+        (reply("yes", usage={"prompt_tokens": None}), "yes", "stop"),
+        (reply("half", "error", choice={"error": {"code": 502}}), "", "error"),
+        (reply("", "content_filter: SAFETY"), "", "error"),
+        ({"choices": [{"index": 0, "finish_reason": "length"}]}, "", "length"),
+        ({"choices": None, "error": {"code": 429, "message": "slow down"}}, "", "error"),
+        ({"error": "no"}, "", "error"),
+    ],
+)
+def test_what_other_providers_answer_is_read_as_they_mean_it(body, text, finish):
+    answer = answer_of(json.dumps(body), 1.0)
+    assert (answer.text, answer.finish) == (text, finish)
+    if "429" in json.dumps(body):
+        assert answer.error.startswith("429"), "so that it is asked again, later"
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        ({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}, (10, 2, 0)),
+        ({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 112}, (10, 102, 0)),
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 2,
+                "prompt_tokens_details": {"cached_tokens": 900},
+            },
+            (10, 2, 10),
+        ),
+    ],
+)
+def test_no_token_that_costs_money_is_overlooked(usage, counts):
+    """xAI and Gemini count what was thought in the total alone."""
+    answer = answer_of(json.dumps(reply(usage=usage)), 1.0)
+    assert (answer.tokens_in, answer.tokens_out, answer.tokens_cached) == counts
+
+
+@pytest.mark.parametrize(
+    ("base_url", "reason"),
+    [
+        ("http://[::1", "no web address"),
+        ("http://user:pass1word@127.0.0.1:1/v1", "holds a login"),
+        ("https://r.openai.azure.com/openai/deployments/x?api-version=1", "follows a `.`"),
+    ],
+)
+def test_an_address_that_would_not_work_or_holds_a_secret_is_refused(base_url, reason):
+    with pytest.raises(WorkbookError, match=reason) as refusal:
+        ApiModel("m", base_url)
+    assert "pass1word" not in str(refusal.value)
+
+
+def test_an_answer_without_end_is_given_up(endpoint, monkeypatch):
+    monkeypatch.setattr("helpers.models.connection.MOST_BYTES", 1000)
+    with pytest.raises(WorkbookError, match="does not end"):
+        ApiModel("m", endpoint.url).answer([chat("word " * 1000)], 4)
+    assert len(endpoint.seen) == 1

@@ -85,7 +85,7 @@ def test_line_05_nobody_elsewhere_is_asked_without_a_tasks_permission(endpoint):
 def test_line_05_personal_data_and_keys_are_held_back_and_named_by_kind(endpoint, kind, text):
     model = elsewhere(endpoint)
     models.check_may_send(task(), model)
-    for holder in (model, model.with_schema({"type": "object"})):
+    for holder in (model, model.told({"stop": ["END"]})):
         answer = ask(holder, text)
         assert answer.finish == "error" and answer.error == f"held back: {kind}"
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": text}}
