@@ -57,6 +57,7 @@ def look_back(
         losses = answer_losses(model, asked + probes)
         tuned = right_answers(losses, questions)
         losses = losses[len(asked) :]
+        tell(event="merging")
         trainer.undo_lean()  # in bf16 its layers hold the weights as they were laid out
         merged = model.merge_and_unload()
         merged_losses = answer_losses(merged, probes)

@@ -40,9 +40,9 @@ def fine_tune_lora(
 ) -> TrainedModel:
     """Train a LoRA adapter on the dataset's train part, publish it and write the run's model.json.
 
-    `on_line` gets every line of training.jsonl as it appears. What this run has already trained
-    from the same inputs is returned as it is: its files may serve already. A training that died
-    goes on from its last checkpoint.
+    `on_line` hears that the program starts, then every line of its training.jsonl. What this run
+    has already trained from the same inputs is returned as it is: its files may serve already. A
+    training that died goes on from its last checkpoint.
     WorkbookError 2: it was begun with other inputs; 6: out of memory or disk; 75: the GPU stays
     taken.
     """
@@ -62,6 +62,8 @@ def fine_tune_lora(
         started = time.monotonic()
         job = prepare_job(run, config, report)
         seconds_before = _seconds_of_earlier_attempts(job.folder / "training.jsonl")
+        if on_line is not None:
+            on_line({"event": "starting"})
         run_program(command(config, job.folder / "job.json"), run, config.base_model, on_line)
         seconds = time.monotonic() - started
         _publish(job.folder / "adapter", target)

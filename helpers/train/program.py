@@ -89,6 +89,7 @@ class Attempt:
     def succeeds(self) -> bool:
         """Train; False when memory ran out and a smaller batch could help."""
         try:
+            self.tell(event="choosing")
             self.fallback = choose_path(self.trainer, self.parts["train"])
             self._train()
         except (MemoryError, RuntimeError) as error:
