@@ -101,8 +101,10 @@ class StrictLoader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         firsts: dict[Any, yaml.Node] = {}
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                first = firsts.setdefault(self.construct_object(key), key)
+            if isinstance(key, yaml.ScalarNode):
+                is_merge = key.tag == "tag:yaml.org,2002:merge"
+                name = key.value if is_merge else self.construct_object(key)
+                first = firsts.setdefault(name, key)
                 if first is not key:
                     problem = f"{key.value!r} is already set on line {first.start_mark.line + 1}"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)

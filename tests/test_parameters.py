@@ -49,15 +49,19 @@ def test_what_cannot_be_meant_is_refused_with_file_line_and_remedy(resolve, text
 def test_a_key_is_twice_there_only_where_it_was_written_twice(tmp_path):
     path = tmp_path / "p.yaml"
     path.write_text(
-        "base: &B {x: 0}\na: &A {<<: *B, x: 1}\nb: {<<: *B, <<: *A, y: 2}\ntop: {<<: *A}\n"
+        "base: &B {x: 0}\na: &A {<<: *B, x: 1}\nb: {<<: [*A, *B], y: 2}\ntop: {<<: *A}\n"
         "keys: {true: 5, 'true': 6}\n"
     )
     values, lines = parameters.read_yaml(path)
     assert values["b"] == {"x": 1, "y": 2} and values["top"] == {"x": 1}
     assert values["keys"] == {True: 5, "true": 6} and lines["top"] == 4
-    path.write_text("keys:\n  true: 5\n  True: 6\n")
-    with pytest.raises(WorkbookError, match="line 3: 'True' is already set on line 2"):
-        parameters.read_yaml(path)
+    for text, said in (
+        ("keys:\n  true: 5\n  True: 6\n", "line 3: 'True' is already set on line 2"),
+        ("a: &A {x: 1}\nb: &B {x: 2}\nc: {<<: *A, <<: *B}\n", "line 3: '<<' is already set on"),
+    ):
+        path.write_text(text)
+        with pytest.raises(WorkbookError, match=said):
+            parameters.read_yaml(path)
 
 
 def test_overrides_are_yaml_but_a_text_stays_a_text(resolve):

@@ -135,6 +135,8 @@ def _message_problems(messages: Sequence[Message]) -> Iterator[str]:
     for number, message in enumerate(messages, 1):
         if not (message.content or "").strip() and not message.tool_calls:
             yield f"message {number} ({message.role}) is empty"
+        if "\0" in (message.content or ""):
+            yield f"message {number} ({message.role}) holds the character NUL, a broken export's"
         if message.role != "tool":
             may_answer = bool(message.tool_calls)
         elif not may_answer:

@@ -21,7 +21,7 @@ from helpers.curate.labels import (
     misspelled,
 )
 from helpers.curate.production import feedback_report, load_production
-from helpers.curate.review import ASK, apply_decisions, read_decisions, review_rows, spot_checks
+from helpers.curate.review import ASK, apply_decisions, read_decisions, review_rows
 from helpers.curate.searching import Search, search_here
 from helpers.curate.stages import (
     Loss,
@@ -245,20 +245,17 @@ def alarm_on_lost_labels(
     human = chosen(placed, lambda example: example.source == "human")
     values = label_functions(task, label_counts(task, human))
 
-    ids = {row.example["id"] for row in reasons}
-    of_id = {}
+    of_id = {row.example["id"]: row for row in reasons}
     rows: Counter[str] = Counter()
     test_rows: Counter[str] = Counter()
+    lost = []
     for example in human if values else ():
         labels = [f"{value_of(example)!r} of {name}" for name, value_of in values.items()]
+        is_test = example.part == "test"
         rows.update(labels)
-        test_rows.update(labels if example.part == "test" else ())
-        if example.id in ids:
-            of_id[example.id] = (labels, example.part == "test")
-    lost = []
-    for row in reasons:
-        labels, is_test = of_id.get(row.example["id"], ((), False))
-        lost += [(label, is_test, row) for label in labels]
+        test_rows.update(labels if is_test else ())
+        if example.id in of_id:
+            lost += [(label, is_test, of_id[example.id]) for label in labels]
     alarm_on_lost_label(rows, test_rows, lost, share)
 
 
@@ -300,7 +297,8 @@ def review_of(
         *(Question(*row) for row in misspelled(task, drawn, labels)),
         *doubts.doubtful_labels(drawn, label_functions(task, labels))[:ASK],
         *doubts.close_in_meaning(drawn)[:ASK],
-        *spot_checks(some_rated, drawn[:ASK]),
+        *(Question(row, f"rated {row.feedback_score:g}: is it right?") for row in some_rated),
+        *(Question(row, "random sample") for row in drawn[:ASK]),
     ]
     asked = {question.example.id for question in questions}
     places = [place for place, row_id in enumerate(ids) if row_id in asked]

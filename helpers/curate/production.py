@@ -8,8 +8,6 @@ from datetime import datetime
 from functools import cache
 from statistics import median
 
-from pydantic import Field
-
 from helpers import tasks
 from helpers.curate.config import DataCollectionConfig
 from helpers.records import Issue, Record, Rows, TrainingExample
@@ -18,14 +16,11 @@ Filter = Callable[[float | None, datetime, bool], Issue | None]  # score, time, 
 
 
 class FeedbackReport(Record):
-    """Who is rated, and how much was written by which model; lengths are medians of characters."""
+    """Who is rated, and how much was written by which model."""
 
     rows: int = 0  # readable rows of the log
     used: int = 0
-    written_by: dict[str, int] = Field(default_factory=dict)
-    median_length_rated: float | None = None
-    median_length_unrated: float | None = None
-    notes: list[str] = Field(default=["No production rows were used."])
+    notes: tuple[str, ...] = ("No production rows were used.",)
 
 
 def load_production(
@@ -102,15 +97,11 @@ def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> 
         f"{n / used:.0%} of the used answers were written by {writer}: what it gets wrong, a"
         " new model would learn",
     ]
-    lengths = {}
     if rated and unrated:
-        one = lengths["median_length_rated"] = _median_length(rated)
-        other = lengths["median_length_unrated"] = _median_length(unrated)
+        one, other = (median(len(e.user_text) for e in group) for group in (rated, unrated))
         comparison = f"a median of {one:g} characters, unrated ones {other:g}"
         notes.append(f"rated messages have {comparison}; ratings are no fair sample of the traffic")
-    return FeedbackReport(
-        rows=rows, used=used, written_by=dict(writers.most_common()), notes=notes, **lengths
-    )
+    return FeedbackReport(rows=rows, used=used, notes=notes)
 
 
 def _by_rating(logs: tasks.LoadedRows) -> tuple[list[TrainingExample], list[TrainingExample]]:
@@ -118,7 +109,3 @@ def _by_rating(logs: tasks.LoadedRows) -> tuple[list[TrainingExample], list[Trai
     seen = [*logs.examples, *(row for row, _ in logs.sample if isinstance(row, TrainingExample))]
     rated = [example for example in seen if example.feedback_score is not None]
     return rated, [example for example in seen if example.feedback_score is None]
-
-
-def _median_length(examples: Sequence[TrainingExample]) -> float:
-    return median(len(example.user_text) for example in examples)

@@ -210,16 +210,6 @@ def review_rows(
     return rows
 
 
-def spot_checks(
-    rated: Iterable[TrainingExample], drawn: Iterable[TrainingExample]
-) -> list[Question]:
-    """Questions about a few unverified rows that were rated, and about a few of all rows."""
-    questions = [
-        Question(example, f"rated {example.feedback_score:g}: is it right?") for example in rated
-    ]
-    return questions + [Question(example, "random sample") for example in drawn]
-
-
 def review_csv(rows: Iterable[dict[str, str]]) -> str:
     """review.csv with empty columns for the decision."""
     text = io.StringIO()

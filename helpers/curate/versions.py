@@ -40,8 +40,9 @@ LIMITS = (
     " customer.",
     "- Synthetic rows, where there are any, are not either: the model that made them up only agreed"
     " with itself.",
-    "- Looked for: cards, e-mails, IBANs, IPs, phone and social security numbers, keys. Not for"
-    " names and addresses.",
+    "- Looked for: cards, e-mails, IBANs, IPs, keys, phone numbers (of 11 countries, or with a"
+    " country's prefix), US social security numbers. Not for names, addresses and identity numbers"
+    " of other countries.",
     "- rejected.jsonl says why each row was left out; review.csv lists what a person is to decide.",
 )
 
@@ -114,7 +115,7 @@ def _manifest_of(curated: Curated, name: str, fingerprint: str) -> Manifest:
         fingerprint=fingerprint,
         tool_versions={tool: version(tool) for tool in TOOLS},
         labels=curated.labels,
-        feedback=curated.feedback.model_dump(exclude_none=True),
+        feedback=curated.feedback.model_dump(),
         warnings=curated.warnings,
         readings=curated.readings,
     )

@@ -153,10 +153,10 @@ def spaced_out(text: str) -> str:
     return _RUN.sub(pairs, text)
 
 
-def same_number(gold: str, answer: str, tolerance: float) -> bool:
-    """Whether the last number, date or range of both is the same."""
-    one = last_quantity(gold)
-    other = last_quantity(answer)
+def same_number(gold: str, answer: str, tolerance: float, mark: str = "") -> bool:
+    """Whether the last number, date or range of both is the same; `mark` stands before decimals."""
+    one = last_quantity(gold, mark)
+    other = last_quantity(answer, mark)
     if one is None or other is None:
         return False
     if one.value is None or other.value is None:
@@ -167,7 +167,7 @@ def same_number(gold: str, answer: str, tolerance: float) -> bool:
     return any(math.isclose(v, one.value, rel_tol=tolerance, abs_tol=1e-9) for v in values)
 
 
-def last_quantity(text: str) -> Quantity | None:
+def last_quantity(text: str, mark: str = "") -> Quantity | None:
     """The last number of a text; what stands in brackets counts only where nothing else does."""
     text = plain_text(text).casefold()
     outside = _ASIDE.sub(" ", text)
@@ -182,11 +182,11 @@ def last_quantity(text: str) -> Quantity | None:
     if not quantities:
         return None
     match = quantities[-1]
-    value = _number(match["first"])
+    value = _number(match["first"], mark)
     if value is None:
         return Quantity(None, match["first"])
     if match["join"]:
-        second = _number(match["second"])
+        second = _number(match["second"], mark)
         if match["join"] != "/" or not second:
             return Quantity(None, f"{match['first']}-{match['second']}")
         value /= second
@@ -196,29 +196,23 @@ def last_quantity(text: str) -> Quantity | None:
     return Quantity(value, match[0], match["percent"] is not None)
 
 
-def _number(text: str) -> float | None:
-    """A number in English or continental spelling; None: a list, or no grouping at all.
-
-    A point is decimal unless there are several; a comma before exactly three digits groups them.
-    """
+def _number(text: str, mark: str) -> float | None:
+    """A number in English or continental spelling; None: a list, or no grouping at all."""
     text = re.sub(r"['’ ]", "", text)
-    head, mark, exponent = text.partition("e")
-    separators = re.findall(r"[.,]", head)
-    kinds = set(separators)
-    if len(kinds) == 2:
-        decimal = separators[-1]
-        whole, _, rest = head.rpartition(decimal)
-        grouped = whole.replace("." if decimal == "," else ",", ",")
-        if not re.fullmatch(r"\d{1,3}(?:,\d{3})+", grouped):
-            return None
-        head = grouped.replace(",", "") + "." + rest
-    elif len(separators) > 1 or (kinds == {","} and re.fullmatch(r"[1-9]\d{0,2},\d{3}", head)):
-        if not re.fullmatch(r"\d{1,3}(?:[.,]\d{3})+", head):
-            return None
-        head = re.sub("[.,]", "", head)
-    else:
-        head = head.replace(",", ".")
-    try:
-        return float(head + mark + exponent)
-    except (ValueError, OverflowError):
+    head, e, exponent = text.partition("e")
+    mark = mark or _decimal_mark(head)
+    other = "," if mark == "." else "."
+    if not re.fullmatch(rf"(?:\d+|\d{{1,3}}(?:[{other}]\d{{3}})+)(?:[{mark}]\d+)?", head):
         return None
+    return float(head.replace(other, "").replace(mark, ".") + e + exponent)
+
+
+def _decimal_mark(number: str) -> str:
+    """Of two marks the last; a comma before exactly three digits groups them, as do several."""
+    marks = re.findall("[.,]", number)
+    groups = len(set(marks)) == 1 and (
+        len(marks) > 1 or re.fullmatch(r"[1-9]\d{0,2},\d{3}", number)
+    )
+    if groups:
+        return "." if marks[0] == "," else ","
+    return marks[-1] if marks else "."

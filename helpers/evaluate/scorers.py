@@ -54,11 +54,12 @@ def score_answer(
         scores["format_tolerant"] = fits or not reason
         if task.accuracy_from == "fields":
             scores |= _field_scores(task, example, answer, tolerant)
+    mark = task.columns.get("decimal", "")
     if task.accuracy_from == "scorer":
-        how = scorer("tool_calls" if example.calls else task.scorer)
+        how = scorer("tool_calls" if example.calls else task.scorer, mark)
         scores["accuracy"] = how(example, answer) if answer.strip() else 0.0
     elif task.scorer != "exact":  # shown beside an accuracy that comes from elsewhere
-        scores[task.scorer.partition(":")[0]] = scorer(task.scorer)(example, answer)
+        scores[task.scorer.partition(":")[0]] = scorer(task.scorer, mark)(example, answer)
     return {name: float(value) for name, value in scores.items()}, reason
 
 
@@ -164,8 +165,8 @@ def is_refusal(answer: str) -> bool:
     return REFUSAL.search(answer.replace("’", "'")[:120]) is not None
 
 
-def scorer(spec: str) -> Scorer:
-    """The scorer that task.yaml names."""
+def scorer(spec: str, mark: str = "") -> Scorer:
+    """The scorer that task.yaml names; `mark` stands before decimals (columns.decimal)."""
     name, _, value = spec.partition(":")
     if name not in SCORERS:
         return _custom(spec)
@@ -173,6 +174,8 @@ def scorer(spec: str) -> Scorer:
         number = float(value) if value else None
     except ValueError:
         raise WorkbookError(f"task.yaml: scorer {spec!r}: {value!r} is not a number") from None
+    if name == "numeric":
+        return partial(numeric, number=number, mark=mark)
     return partial(SCORERS[name], number=number)
 
 
@@ -188,12 +191,11 @@ def _custom(spec: str) -> Scorer:
         ) from None
 
     def checked(example: TrainingExample, answer: str) -> float:
-        score = float(function(example, answer))
-        if not 0 <= score <= 1:
-            raise WorkbookError(
-                f"scorer {spec} gave {score} for {example.id}; a score is from 0 to 1"
-            )
-        return score
+        score = function(example, answer)
+        with contextlib.suppress(TypeError, ValueError):
+            if 0 <= float(score) <= 1:
+                return float(score)
+        raise WorkbookError(f"scorer {spec} gave {score} for {example.id}; a score is from 0 to 1")
 
     return checked
 
@@ -208,9 +210,9 @@ def contains(example: TrainingExample, answer: str, number: float | None) -> flo
     return float(equality.holds(answer, example.answer))
 
 
-def numeric(example: TrainingExample, answer: str, number: float | None) -> float:
+def numeric(example: TrainingExample, answer: str, number: float | None, mark: str = "") -> float:
     """The last number is the gold answer's last, within a relative tolerance (1e-6 unless said)."""
-    return float(equality.same_number(example.answer, answer, number or 1e-6))
+    return float(equality.same_number(example.answer, answer, number or 1e-6, mark))
 
 
 def chrf(example: TrainingExample, answer: str, number: float | None) -> float:

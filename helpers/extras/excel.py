@@ -20,8 +20,7 @@ def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     rows = [[_shown(cell) for cell in row] for row in _sheet_of(path).iter_rows()]
     if not rows:
         return
-    _refuse_title(path, rows)
-    names = tasks.header_of(path, rows[0])
+    names = tasks.header_of(path, rows[0], rows[1:10])
     _refuse_formulas(path, names, rows[1:])
     dates = _date_columns(rows[1:], len(names))
     for number, row in enumerate(rows[1:], 2):
@@ -68,16 +67,6 @@ def _date_columns(rows: Sequence[Sequence[Any]], width: int) -> set[int]:
 
 def _is_day(value: Any) -> bool:
     return isinstance(value, datetime) and value.time() == datetime.min.time()
-
-
-def _refuse_title(path: Path, rows: Sequence[Sequence[Any]]) -> None:
-    filled = [sum(value is not None for value in row) for row in rows[:10]]
-    if filled[0] < 2 <= max(filled):
-        first = next((value for value in rows[0] if value is not None), "")
-        raise WorkbookError(
-            f"{path}: row 1 holds {filled[0]} cells ({str(first)[:30]!r}) and the rows below up to"
-            f" {max(filled)}: it looks like a title; delete what stands above the column names"
-        )
 
 
 def _refuse_formulas(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -54,10 +54,11 @@ def _spelled(text: str, order: DayOrder) -> datetime:
         return _of_day(*day.groups(), order)
     with suppress(ValueError):
         return datetime.fromisoformat(_ZONES.sub("", text)).replace(tzinfo=UTC)
-    try:
-        return parsedate_to_datetime(text)
-    except (TypeError, IndexError):
-        raise ValueError("no time that is known") from None
+    with suppress(TypeError, IndexError):
+        moment = parsedate_to_datetime(text)
+        if moment.tzinfo or not text[-1].isalpha():  # CET, PM: it would pass over them
+            return moment
+    raise ValueError("no time that is known")
 
 
 def _of_day(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -34,11 +35,12 @@ from helpers.tasks.parts import group_of, part_of_time
 from helpers.tasks.reading import SourceRow, read_rows
 from helpers.tasks.survey import SPLITS, check_columns, reading_of, survey
 from helpers.tasks.task import Task, check_calls, check_tools
-from helpers.tasks.textfiles import RowError
-from helpers.tasks.values import as_json, cell, is_there, spelled_list
+from helpers.tasks.textfiles import Row, RowError, TwoReadings
+from helpers.tasks.values import as_json, cell, decimal_mark, is_there, last_number, spelled
 
 RULES = "tasks-1"
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
+_BROKEN = re.compile("\ufffd|[ÃÂ][\x80-\xbf\u0152-\u2122]|â€")  # UTF-8 taken for Windows-1252
 ONE_SYSTEM = "one system message in all rows: task.yaml's instructions replace it"
 KEPT_AS_META = ("model_version", "articles", "conversation_id")
 # why a row is dropped, by its score, its time and whether that time is a guess; None: it stays
@@ -115,10 +117,26 @@ def load_examples(
         how.unused.update([*example.meta.get("fields", ())])
     how.changes, how.groups = changes, groups
     check_columns(how, len(examples))
+    _check_numbers(how, examples)
     examples = _with_own_context(_with_own_ids(examples, counts, how), how)
     reading = reading_of(how, form, len(examples) + len(unreadable) + dropped.total())
     sampled = _read_sample(sample, how)  # last, so that nothing of it counts
     return LoadedRows(examples, unreadable, dropped, sampled, reading, how.scale.rated > 0)
+
+
+def _check_numbers(how: HowRead, examples: Sequence[TrainingExample]) -> None:
+    """WorkbookError where task.yaml has to say how the numbers are written that are scored."""
+    task = how.task
+    is_numeric = task.accuracy_from == "scorer" and task.scorer.startswith("numeric")
+    if not is_numeric or task.columns.get("decimal"):
+        return
+    numbers = (last_number(example.answer) for example in examples)
+    if decimal_mark(numbers, False, "answer", str(how.path)) == ",":
+        raise TwoReadings(
+            f"{how.path}: the answers' numbers have decimal commas, as models' answers may not",
+            "columns.decimal",
+            ('","', '"."'),
+        )
 
 
 def _read_sample(
@@ -162,6 +180,8 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
     except RecursionError:
         raise RowError("nested too deeply") from None
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
+    if _BROKEN.search(user_text):
+        how.changes["letters such as Ã¶ or \ufffd: read in a wrong encoding before"] += 1
     is_human = how.source == "human"
     return TrainingExample(
         id=meta.get("user_id") or content_id(messages),
@@ -178,7 +198,7 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
     )
 
 
-def created_at(how: HowRead, raw: dict[str, Any]) -> tuple[datetime, bool]:
+def created_at(how: HowRead, raw: Row) -> tuple[datetime, bool]:
     """The row's time with a zone (UTC when it names none), and whether it is the file's."""
     value = cell(how.task, raw, "created_at")
     if value is None:
@@ -186,10 +206,13 @@ def created_at(how: HowRead, raw: dict[str, Any]) -> tuple[datetime, bool]:
     try:
         return moment_of(value, how.day_order), False
     except (ValueError, OverflowError):
-        raise RowError(f"created_at is no time: {store.outline(value)}") from None
+        raise RowError(
+            f"created_at is no time: {store.outline(value)}; an ordinary column of that name is"
+            " none of ours with `columns: {created_at: null}` in task.yaml"
+        ) from None
 
 
-def feedback_score(how: HowRead, raw: dict[str, Any]) -> float | None:
+def feedback_score(how: HowRead, raw: Row) -> float | None:
     """1-5 by the scale of the whole column; None when the row was not rated."""
     value = cell(how.task, raw, "feedback_score")
     try:
@@ -201,7 +224,7 @@ def feedback_score(how: HowRead, raw: dict[str, Any]) -> float | None:
         ) from None
 
 
-def _meta_of(how: HowRead, raw: dict[str, Any]) -> dict[str, Any]:
+def _meta_of(how: HowRead, raw: Row) -> dict[str, Any]:
     """What is kept beside the chat: the user's id, known columns, and those that nothing reads."""
     known = {name: cell(how.task, raw, name) for name in ("id", *KEPT_AS_META)}
     meta = {name: as_json(value) for name, value in known.items() if value is not None}
@@ -215,7 +238,7 @@ def _meta_of(how: HowRead, raw: dict[str, Any]) -> dict[str, Any]:
     return meta | {"fields": fields} if fields else meta
 
 
-def _conversation(how: HowRead, raw: dict[str, Any]) -> str:
+def _conversation(how: HowRead, raw: Row) -> str:
     group = cell(how.task, raw, "group")
     if group is not None:
         how.groups[str(group)] += 1
@@ -224,7 +247,7 @@ def _conversation(how: HowRead, raw: dict[str, Any]) -> str:
     return "" if conversation is None else str(conversation)  # 0 is a conversation
 
 
-def _part(how: HowRead, raw: dict[str, Any], line: int, moment: datetime | None) -> Part | None:
+def _part(how: HowRead, raw: Row, line: int, moment: datetime | None) -> Part | None:
     """The part that the row says, or its time where task.yaml divides by it; None: by its group."""
     split = cell(how.task, raw, "split")
     if split is not None:
@@ -252,11 +275,14 @@ def content_id(messages: Sequence[Message]) -> str:
 
 def _tools(value: Any) -> list[dict[str, Any]] | None:
     """The tools of a row; a table's cell holds them as text."""
-    tools = spelled_list(value) if isinstance(value, str) else value
+    tools = spelled(value) if isinstance(value, str) else value
     if value is None:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise RowError("`tools` is no list of tools")
+        raise RowError(
+            "`tools` is no list of tools; an ordinary column of that name is none of ours with"
+            " `columns: {tools: null}` in task.yaml"
+        )
     try:
         return check_tools(tools) or None
     except ValueError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -18,18 +18,10 @@ from pydantic import ValidationError
 
 from helpers import store
 from helpers.records import Message, Preference, Source
-from helpers.tasks.conventions import WORDS, DayOrder, Scale
+from helpers.tasks.conventions import UNRATED, WORDS, DayOrder, Scale
 from helpers.tasks.task import Task
-from helpers.tasks.textfiles import RowError
-from helpers.tasks.values import (
-    DecimalMark,
-    as_text,
-    as_typed,
-    cell,
-    is_there,
-    spelled,
-    spelled_list,
-)
+from helpers.tasks.textfiles import Row, RowError
+from helpers.tasks.values import DecimalMark, as_text, as_typed, cell, spelled, value_at
 
 # values of keys that gateways log empty (refusal, annotations, audio)
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
@@ -40,8 +32,10 @@ ALIASES = {"from": "role", "value": "content", "reasoning_content": "reasoning"}
 ALIASES["thinking"] = "reasoning"
 NO_TEXT = "a question or an answer that is no text is its JSON"
 THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
-Row = Mapping[str, Any]
 SYSTEM = ("system", "developer")
+CHATS = ("conversations", "conversation", "messages")  # columns of ShareGPT
+_BRACED = re.compile(r"\{[^{}]+\}")
+NOTHING = {*UNRATED, "<na>", "nat", "\\n", "#n/a", "#ref!", "#value!", "#div/0!", "#name?"}
 LIKES = WORDS | {"1": 5.0, "1.0": 5.0, "0": 1.0, "0.0": 1.0, "-1": 1.0, "-1.0": 1.0}
 
 
@@ -99,7 +93,7 @@ def input_columns(task: Task) -> list[str]:
 
 def _form_of_row(task: Task, row: Row) -> str:
     for value in (row.get("conversations"), row.get("conversation"), cell(task, row, "messages")):
-        chat = spelled_list(value) if isinstance(value, str) else value
+        chat = spelled(value) if isinstance(value, str) else value
         if is_chat(chat):
             is_foreign = "from" in chat[0] or value is not cell(task, row, "messages")
             return "sharegpt" if is_foreign else "chat"
@@ -163,24 +157,19 @@ def preference_of(how: HowRead, raw: Row) -> Preference | None:
 # --- one builder of turns for each form -----------------------------------------------------------
 
 
-def _chat_turns(how: HowRead, raw: Row) -> Any:
-    turns = cell(how.task, raw, "messages")
+def _chat_turns(columns: Sequence[str], how: HowRead, raw: Row) -> Any:
+    """The chat that stands in the first filled column, with the system text beside it, if any."""
+    turns = next(filter(None, (cell(how.task, raw, column) for column in columns)), None)
     if isinstance(turns, str | bytes):  # a table's cell
-        turns = spelled_list(turns)
-        if turns is None:
-            raise RowError("`messages` is no list of turns, nor the JSON text of one")
-    return turns
-
-
-def _sharegpt_turns(how: HowRead, raw: Row) -> Any:
-    turns = raw.get("conversations") or raw.get("conversation") or _chat_turns(how, raw)
-    if isinstance(turns, str):
-        turns = spelled_list(turns)
-    return [*_system_turns(raw), *turns] if isinstance(turns, list) else turns
+        turns = spelled(turns)
+    if not isinstance(turns, list):
+        raise RowError(f"`{columns[-1]}` is no list of turns, nor the JSON text of one")
+    roles = {turn.get("role", turn.get("from")) for turn in turns if isinstance(turn, dict)}
+    return turns if roles & {*SYSTEM} else [*_system_turns(raw), *turns]
 
 
 def _system_turns(raw: Row) -> list[Any]:
-    return [{"role": "system", "content": str(raw["system"])}] if raw.get("system") else []
+    return [{"role": "system", "content": raw["system"]}] if raw.get("system") else []
 
 
 def _pair_turns(column: str, how: HowRead, raw: Row) -> list[Any]:
@@ -206,11 +195,10 @@ def _column_turns(how: HowRead, raw: Row) -> list[Any]:
     question = cell(how.task, raw, "input")
     names = input_columns(how.task)
     if len(names) > 1:
-        question = how.task.columns.get("template") or "\n\n".join(f"{{{n}}}" for n in names)
-        for name in names:  # other braces stay
-            question = question.replace(f"{{{name}}}", as_text(raw.get(name, "")))
-        question = question.strip() or None
-    if question is None:
+        template = how.task.columns.get("template") or "\n\n".join(f"{{{n}}}" for n in names)
+        texts = {f"{{{name}}}": as_text(value_at(raw, name)) for name in names}
+        question = _BRACED.sub(lambda match: texts.get(match[0], match[0]), template).strip()
+    if question in (None, ""):
         raise RowError(
             "neither `messages` with a list of turns, nor prompt/completion, nor a filled input"
             f" column ({', '.join(names)}) is there"
@@ -223,16 +211,24 @@ def gold_answer(how: HowRead, raw: Row) -> Any:
     columns = how.task.columns.get("output")
     if not isinstance(columns, dict):
         answer = cell(how.task, raw, "output")
+        _note_nothing(how, answer)
         if isinstance(answer, str) and answer.startswith("{'") and how.task.schema:
             return spelled(answer) or answer  # as Python prints an object
         return answer
     types = (how.task.schema or {}).get("properties", {})
-    answer = {
-        name: as_typed(raw[column], types.get(name), how.decimals.get(name, ""))
-        for name, column in columns.items()
-        if is_there(raw.get(column))
-    }
+    answer = {}
+    for name, column in columns.items():
+        value = answer_in(value_at(raw, column))
+        _note_nothing(how, value)
+        if value is not None:
+            answer[name] = as_typed(value, types.get(name), how.decimals.get(name, ""))
     return as_text(answer) if answer else None
+
+
+def _note_nothing(how: HowRead, value: Any) -> None:
+    """Count an answer that looks like what programs write into empty cells."""
+    if isinstance(value, str) and value.strip().casefold() in NOTHING:
+        how.changes[f"the answer {value.strip()!r}, as programs write into empty cells"] += 1
 
 
 def _joined(how: HowRead, question: Any, answer: Any, place: str) -> list[Any]:
@@ -249,8 +245,8 @@ def _joined(how: HowRead, question: Any, answer: Any, place: str) -> list[Any]:
 
 
 FORMS = {  # the first that a row is known by
-    "chat": Form(_chat_turns, ("messages",)),
-    "sharegpt": Form(_sharegpt_turns, ("conversations", "conversation", "messages", "system")),
+    "chat": Form(partial(_chat_turns, ("messages",)), ("messages", "system")),
+    "sharegpt": Form(partial(_chat_turns, CHATS), (*CHATS, "system")),
     "preference": Form(
         partial(_pair_turns, "chosen"), ("prompt", "chosen", "rejected"), ({"chosen", "rejected"},)
     ),
@@ -301,7 +297,7 @@ def _problem(error: ValidationError) -> str:
     return f"{key}: is nothing that a message may hold here; {remedy}"
 
 
-def _fields(turn: dict[str, Any], changes: Counter[str]) -> dict[str, Any]:
+def _fields(turn: Row, changes: Counter[str]) -> Row:
     """What a Message is made of."""
     fields = {k: v for k, v in turn.items() if v not in _EMPTY or (k == "content" and v == "")}
     for alias, name in ALIASES.items():
@@ -355,6 +351,18 @@ def with_thought(message: Message, changes: Counter[str]) -> Message:
     return message.model_copy(update={"reasoning": thought[1].strip() or None, "content": content})
 
 
+def is_turn(value: Any) -> bool:
+    """Whether a value is one message, as logs of requests hold the answer."""
+    return isinstance(value, dict) and value.keys() >= {"role", "content"}
+
+
+def answer_in(value: Any) -> Any:
+    """What the last turn says where a value is a turn or several, else the value."""
+    if is_chat(value):
+        value = value[-1]
+    return value["content"] if is_turn(value) else value
+
+
 def is_chat(value: Any) -> bool:
     """Whether a value is a list of turns."""
     return (
@@ -365,9 +373,15 @@ def is_chat(value: Any) -> bool:
 
 
 def as_turns(value: Any, role: str, changes: Counter[str]) -> list[Any]:
-    """A value as turns: a chat (also as the text of one), or one turn that says it."""
+    """A value as turns: a chat (also as its text, or in a request), a turn, or what one says."""
     if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[ "):
-        value = spelled_list(value) or value
+        value = spelled(value) or value
+    if isinstance(value, dict):
+        unused = [key for key in value if key != "messages" and value[key]]
+        if is_chat(value.get("messages")):
+            changes.update(f"`{key}` beside a request's messages is not used" for key in unused)
+            return list(value["messages"])
+        value = [value] if is_turn(value) else value
     if is_chat(value):
         return list(value)
     if value is None:

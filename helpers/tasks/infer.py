@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import unicodedata
@@ -12,6 +13,7 @@ from typing import Any
 from helpers.records import WorkbookError
 from helpers.tasks.forms import THOUGHT
 from helpers.tasks.parts import normalise
+from helpers.tasks.task import Json
 from helpers.tasks.values import as_typed, spelled
 
 FEW = 30  # labels; more of them have to repeat more often
@@ -27,7 +29,12 @@ SPELLED = {  # what every text of a column has to be -> its type
     r"\[.*\]": "array",
 }
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*%?")
-_INVISIBLE = re.compile("[\u200b-\u200d\u2060\ufeff\u00ad]")
+# marks that nobody sees, or that turn or colour what stands beside them
+_INVISIBLE = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe0e\ufe0f\ufeff]")
+# Cyrillic and Greek letters that look like Latin ones
+_LOOKALIKES = str.maketrans("авекмнорстухіјѕοα", "abekmhopctyxijsoa")
+_JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W\d_])")  # between letters: -1 is not 1
+_PARTS = re.compile("[,;|]")  # between several labels of one text
 JSON_TYPES = {
     "str": "string",
     "int": "integer",
@@ -38,7 +45,7 @@ JSON_TYPES = {
 }
 
 
-def infer_output(answers: Sequence[Any], labels: Collection[str] = ()) -> dict[str, Any]:
+def infer_output(answers: Sequence[Any], labels: Collection[str] = ()) -> Json:
     """task.yaml's `output`: a JSON Schema when every answer is an object, else {"text": true}.
 
     A property whose values are few and repeat becomes an enumeration, as do `labels`; one that some
@@ -59,7 +66,7 @@ def infer_output(answers: Sequence[Any], labels: Collection[str] = ()) -> dict[s
     return {"schema": schema} if values else {"text": True}
 
 
-def instructions_for(output: dict[str, Any]) -> tuple[str, str]:
+def instructions_for(output: Json) -> tuple[str, str]:
     """(full, short) instructions; the full ones name what each field may be."""
     if "schema" not in output:
         return "Answer the message.", "Answer the message."
@@ -78,7 +85,7 @@ def instructions_for(output: dict[str, Any]) -> tuple[str, str]:
     return "\n".join(lines), short
 
 
-def _property_of(values: Sequence[Any], is_label: bool) -> dict[str, Any]:
+def _property_of(values: Sequence[Any], is_label: bool) -> Json:
     if all(isinstance(value, str) for value in values) and (is_label or are_labels(values)):
         return {"enum": sorted(set(values))}
     types = sorted({JSON_TYPES.get(type(value).__name__, "object") for value in values})
@@ -139,13 +146,15 @@ def property_names(columns: Sequence[str]) -> dict[str, str]:
 
 
 def spellings(labels: Iterable[str]) -> list[list[str]]:
-    """Labels that differ in case, spaces, accents' encoding or invisible characters alone.
+    """Labels that look alike, or hold the same parts in another order.
 
-    The most frequent spelling of each stands first.
+    They differ in case, spaces and hyphens, a point at the end, accents' encoding, invisible
+    characters or letters of another alphabet. The most frequent spelling of each stands first.
     """
     counts = Counter(labels)
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for label, _ in counts.most_common():
-        bare = _INVISIBLE.sub("", unicodedata.normalize("NFKC", label))
-        groups[normalise(bare)].append(label)
+        bare = _INVISIBLE.sub("", unicodedata.normalize("NFKC", html.unescape(label)))
+        bare = normalise(_JOINT.sub(" ", bare).rstrip(". ")).translate(_LOOKALIKES)
+        groups["|".join(sorted(map(str.strip, _PARTS.split(bare))))].append(label)
     return [group for group in groups.values() if len(group) > 1]

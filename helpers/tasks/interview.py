@@ -20,12 +20,12 @@ from pydantic import TypeAdapter, ValidationError
 from helpers.records import WorkbookError
 from helpers.tasks.conventions import UNRATED, WORDS, judge_scale, moment_of, token_of
 from helpers.tasks.examples import LoadedRows
-from helpers.tasks.forms import Row, format_of
+from helpers.tasks.forms import format_of
 from helpers.tasks.infer import LONG, MANY_NUMBERS, are_labels, are_numbers, typed_column
 from helpers.tasks.survey import PER_GROUP, SAMPLE, SPLITS
-from helpers.tasks.task import KNOWN, Task, yaml_of
-from helpers.tasks.textfiles import UNNAMED, TwoReadings
-from helpers.tasks.values import as_text, as_typed, decimal_mark, is_there
+from helpers.tasks.task import KNOWN, Json, Task, yaml_of
+from helpers.tasks.textfiles import UNNAMED, Row, TwoReadings
+from helpers.tasks.values import as_text, as_typed, decimal_mark, is_there, value_at
 
 INPUTS = "input text message question prompt query utterance body description content"
 OUTPUTS = "output label category class intent answer completion response target reply"
@@ -84,10 +84,10 @@ class Interview:
     ask: Callable[[str], str] | None = None  # shows one prompt to a person and takes the reply
     takes_guesses: bool = False  # --yes
     said: list[str] = field(default_factory=list)  # what to print
-    lines: dict[str, Any] = field(default_factory=dict)  # of task.yaml: key -> value
+    lines: Json = field(default_factory=dict)  # of task.yaml: key -> value
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Json:
         """Every line of task.yaml that was given or answered; one that no task has is refused."""
         return {key: _value(text) for key, text in self.given.items()} | self.lines
 
@@ -169,9 +169,7 @@ POLICY = (
 )
 
 
-def find_columns(
-    data: Path, draft: Task, rows: Sequence[Row], interview: Interview
-) -> dict[str, Any]:
+def find_columns(data: Path, draft: Task, rows: Sequence[Row], interview: Interview) -> Json:
     """Which columns hold input and output: those asked for, else well-known names among them.
 
     {} for rows of a known form (chats, Alpaca, …), which need none.
@@ -189,9 +187,9 @@ def find_columns(
 
     def columns_of(key: str, text: str, usual: str, guess: str) -> list[str]:
         def known(reply: str) -> list[str]:
-            unknown = {*reply.split(",")} - {*names}
-            if unknown:
-                raise WorkbookError(f"{data}: no column {min(unknown)!r}; {there}")
+            for name in reply.split(","):
+                if name not in names and all(value_at(row, name) is None for row in rows):
+                    raise WorkbookError(f"{data}: no column {name!r}; {there}")
             return reply.split(",")
 
         question = Question(key, f"{text}: which column (several: a,b)", usual or guess, (), known)
@@ -219,7 +217,7 @@ def find_columns(
 
 
 def _refuse_empty(data: Path, rows: Sequence[Row], inputs: Sequence[str]) -> None:
-    n = sum(not any(is_there(row.get(name)) for name in inputs) for row in rows)
+    n = sum(all(value_at(row, name) is None for name in inputs) for row in rows)
     if n:
         raise WorkbookError(
             f"{data}: {n} of {len(rows)} rows have nothing in {' or '.join(inputs)}; fill them in,"
@@ -229,7 +227,8 @@ def _refuse_empty(data: Path, rows: Sequence[Row], inputs: Sequence[str]) -> Non
 
 def _by_name(names: Sequence[str], interview: Interview) -> tuple[str, str]:
     """The columns of input and output: given, by their names, or as the other one of two."""
-    columns = {str(column).lower(): str(column) for column in names}
+    lower = [str(column).lower() for column in names]
+    columns = {name: str(c) for name, c in zip(lower, names, strict=True) if lower.count(name) == 1}
     guesses = []
     for key, known in (("columns.input", INPUTS), ("columns.output", OUTPUTS)):
         guesses.append(

@@ -6,7 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from copy import copy
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Annotated, Any, Literal, Required
@@ -21,6 +21,7 @@ from helpers.tasks.forms import as_turns
 from helpers.tasks.reading import FileForm, read_rows
 from helpers.tasks.survey import json_counts
 from helpers.tasks.task import Task
+from helpers.tasks.textfiles import Row
 from helpers.tasks.values import as_text, cell
 
 JUDGED = 20_000  # lines by which it is judged what a repeated request_id means
@@ -35,6 +36,7 @@ Fields = dict[str, Any]  # of a LiveRow; those that have their default may be mi
 # a line that says in our own words what it says: nothing in it has to be looked at
 _OWN = {name: field.annotation for name, field in LiveRow.model_fields.items()} | {
     "created_at": Required[str],
+    "answer": Required[str],
     "messages": Required[list[dict[str, Any]]],
     "status": Literal["ok"],
     "latency_ms": PositiveFloat | None,
@@ -77,10 +79,11 @@ class LogReader:
         if self._is_own and b'"thumb"' not in line:
             try:
                 row = _OWN_FIELDS.validate_json(line)
-                row["created_at"] = datetime.fromisoformat(row["created_at"])
-                if row["created_at"].tzinfo:
+                moment = datetime.fromisoformat(row["created_at"])
+                if moment.tzinfo:
+                    row["created_at"] = moment.astimezone(UTC)
                     return row
-            except ValueError:
+            except (ValueError, OverflowError):
                 pass  # it has to be looked at
         entry = self(line)
         return vars(entry) if isinstance(entry, LiveRow) else entry
@@ -98,16 +101,18 @@ class LogReader:
         except (ValidationError, ValueError, TypeError, OverflowError, RecursionError):
             return None
 
-    def _late(self, raw: dict[str, Any]) -> dict[str, Any]:
+    def _late(self, raw: Row) -> Fields:
         at = raw.get("at") or cell(self._task, raw, "created_at")
         return raw | {
-            "at": moment_of(at, self._order),
+            "at": moment_of(at, self._order).astimezone(UTC),
             "feedback_score": self._score(raw),
             "thumb": None,
         }
 
-    def _row(self, raw: dict[str, Any]) -> dict[str, Any]:
-        answer = raw["answer"] if "answer" in raw else cell(self._task, raw, "output")
+    def _row(self, raw: Row) -> Fields:
+        status = _status(raw.get("status", "ok"))
+        moment = moment_of(cell(self._task, raw, "created_at"), self._order)
+        answer = self._either("answer", "output", raw, status)
         text = "" if answer is None else as_text(answer)
         request_id = "" if raw.get("request_id") is None else str(raw["request_id"])
         if self.repeats == "trace":
@@ -116,20 +121,20 @@ class LogReader:
             before = self._pieces.get(request_id, "")
             text = text if text.startswith(before) else before + text
             self._pieces[request_id] = text
-        messages = raw.get("messages")
-        if messages is None:
-            messages = as_turns(cell(self._task, raw, "input"), "user", Counter())
+        messages = self._either("messages", "input", raw, status)
+        if not isinstance(messages, list):
+            messages = as_turns(messages, "user", Counter())
         latency = raw.get("latency_ms")
         is_latency = isinstance(latency, int | float) and latency > 0
         confidence = raw.get("confidence")
         is_share = isinstance(confidence, int | float) and 0 <= confidence <= 1
         return raw | {
             "request_id": request_id,
-            "created_at": moment_of(cell(self._task, raw, "created_at"), self._order),
+            "created_at": moment.astimezone(UTC),
             "conversation_id": raw.get("conversation_id", ""),
             "answer": text,
             "messages": messages,
-            "status": _status(raw.get("status", "ok")),
+            "status": status,
             "fields": {
                 name: str(value)
                 for name in self._task.slices
@@ -140,7 +145,15 @@ class LogReader:
             "feedback_score": self._score(raw),
         }
 
-    def _score(self, raw: dict[str, Any]) -> float | None:
+    def _either(self, name: str, column: str, raw: Row, status: str) -> Any:
+        """Our field, or the column that task.yaml maps; ValueError where a good row has neither."""
+        path = str(self._task.columns.get(column, column))
+        if status == "ok" and {name, path, path.split(".")[0]}.isdisjoint(raw):
+            raise ValueError(f"has no field {name}")
+        value = raw.get(name)
+        return cell(self._task, raw, column) if value is None else value
+
+    def _score(self, raw: Row) -> float | None:
         """1 to 5 from the rating or the thumb."""
         for scale, value in (
             (self.scale, cell(self._task, raw, "feedback_score")),
@@ -174,7 +187,7 @@ def read_log(
                     yield entry
 
 
-def _is_late(raw: dict[str, Any]) -> bool:
+def _is_late(raw: Row) -> bool:
     return ("created_at" not in raw and "at" in raw) or (
         "request_id" in raw and set(raw) <= LATE and bool(raw.keys() & set(SAID))
     )
@@ -186,15 +199,15 @@ def _status(value: Any) -> str:
     return "ok" if text in DONE or (text.isdecimal() and 200 <= int(text) < 300) else str(value)
 
 
-def _parsed(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def _parsed(files: Sequence[Path]) -> Iterator[Row]:
     """The first JUDGED objects of a log."""
     rows = chain.from_iterable(map(read_rows, files, repeat(FileForm(note="JSON Lines"))))
     return islice((row.content for row in rows if isinstance(row.content, dict)), JUDGED)
 
 
-def _repeats_of(task: Task, sample: Sequence[dict[str, Any]]) -> Repeats:
+def _repeats_of(task: Task, sample: Sequence[Row]) -> Repeats:
     """What the lines have in common that share a request_id."""
-    groups: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    groups: defaultdict[str, list[Row]] = defaultdict(list)
     for raw in sample:
         if raw.get("request_id") is not None and not _is_late(raw):
             groups[str(raw["request_id"])].append(raw)

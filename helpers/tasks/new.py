@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 from helpers import store
 from helpers.records import TrainingExample, WorkbookError, with_calls
 from helpers.tasks.examples import ONE_SYSTEM, LoadedRows, content_id, load_examples
-from helpers.tasks.forms import chat_of
+from helpers.tasks.forms import answer_in, chat_of
 from helpers.tasks.infer import (
     are_numbers,
     infer_output,
@@ -38,9 +39,9 @@ from helpers.tasks.interview import (
 from helpers.tasks.prompt import render
 from helpers.tasks.reading import form_of, read_rows
 from helpers.tasks.survey import survey
-from helpers.tasks.task import ENDINGS, Task, load_task
-from helpers.tasks.textfiles import TwoReadings
-from helpers.tasks.values import as_json, as_text, decimal_mark, is_there
+from helpers.tasks.task import ENDINGS, Json, Task, load_task
+from helpers.tasks.textfiles import Row, TwoReadings
+from helpers.tasks.values import as_json, as_text, decimal_mark, is_there, last_number, value_at
 
 HEADER = """\
 # What the task is and when its model is good enough. Every number under `targets` is yours to
@@ -53,12 +54,12 @@ SHOWN = 5  # rendered examples
 MEASURES = {  # of a text task, by its scorer: what counts as right, and the line that changes it
     "chrf": "accuracy_from: scorer, scorer: chrf: a text that is alike is right",
     "numeric": "accuracy_from: scorer, scorer: numeric: the last number has to have the same value;"
-    " a comma before three digits groups them (83,648 is 83648), a single point is decimal (83.648"
-    " is below 84); `scorer: exact` in task.yaml compares texts",
+    " unless columns.decimal says otherwise, 83,648 is 83648 and 83.648 is below 84; `scorer:"
+    " exact` in task.yaml compares texts",
     "exact": "accuracy_from: scorer means `exact`: the whole text has to be the same; for free"
     " text write `scorer: chrf` or `accuracy_from: judge` in task.yaml",
 }
-Rows = Sequence[dict[str, Any]]
+Rows = Sequence[Row]
 
 
 def new_task(
@@ -160,7 +161,7 @@ def _infer_task(
     return [lines[0], *interview.said, *lines[1:]]
 
 
-def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> dict[str, Any]:
+def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> Json:
     """What the rows say of task.yaml: instructions, output, measure, targets and columns."""
     draft = _draft(place, {}, interview)
     columns = find_columns(data, draft, rows, interview)
@@ -179,6 +180,10 @@ def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> dict
     if "schema" not in content["output"]:
         content |= _measure(answers, interview)
     for name, field in content["output"].get("schema", {}).get("properties", {}).items():
+        kinds = {*field.get("type", ())} - {"null"}
+        if isinstance(field.get("type"), list) and len(kinds) > 1:
+            shown = " and ".join(sorted(kinds))
+            interview.said.append(f"{name}: {shown} in one column; 1 is not the label '1'")
         for group in spellings(answer.get(name, "") for answer in answers if "enum" in field):
             shown = ", ".join(map(repr, group))
             interview.said.append(f"{name}: {shown} look like one label; 02 asks in review.csv")
@@ -187,7 +192,7 @@ def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> dict
     return content
 
 
-def _content(output: dict[str, Any], instructions: str = "") -> dict[str, Any]:
+def _content(output: Json, instructions: str = "") -> Json:
     """What an output says of task.yaml."""
     full, short = instructions_for(output)
     targets = {"accuracy": 0.8}
@@ -203,12 +208,6 @@ def _content(output: dict[str, Any], instructions: str = "") -> dict[str, Any]:
 def _measure(answers: Sequence[Any], interview: Interview) -> dict[str, str]:
     """Who says whether a text is right."""
     usual = "numeric" if answers and are_numbers(answers) else "exact"
-    if (
-        usual == "numeric"
-        and interview.takes_guesses
-        and not {"measure", MARK} & interview.settings.keys()
-    ):
-        decimal_mark(answers, False, "answer", "the answers")
     question = Question(
         "measure",
         "The answers are texts: what says whether one is right",
@@ -217,17 +216,25 @@ def _measure(answers: Sequence[Any], interview: Interview) -> dict[str, str]:
         str,
     )
     measure = interview.answer(question) or usual
+    if measure == "numeric" and MARK not in interview.settings:
+        numbers = (last_number(as_text(answer)) for answer in answers)
+        with suppress(TwoReadings):  # reading the rows asks
+            if decimal_mark(numbers, False, "answer", "the answers") == ",":
+                interview.lines[MARK] = ","
+                interview.said.append('a comma stands before decimals (columns.decimal: ",")')
     if measure not in MEASURES:
         return {"accuracy_from": measure}
     return {"accuracy_from": "scorer", "scorer": measure}
 
 
 def _answers_of_columns(
-    rows: Rows, columns: dict[str, Any], interview: Interview
+    rows: Rows, columns: Json, interview: Interview
 ) -> tuple[list[Any], list[str]]:
     """(answers, properties that hold labels); labels, and several columns, make an object."""
     outputs = columns["output"].split(",")
-    cells = {column: [as_json(row.get(column)) for row in rows] for column in outputs}
+    cells = {
+        column: [as_json(answer_in(value_at(row, column))) for row in rows] for column in outputs
+    }
     texts = [json_or_text(value) for value in cells[outputs[0]] if is_there(value)]
     is_alone = len(outputs) == 1
     if is_alone and all(isinstance(answer, dict) for answer in texts):
@@ -244,14 +251,14 @@ def _answers_of_columns(
     return _objects(values), labels
 
 
-def _objects(cells: dict[str, list[Any]]) -> list[dict[str, Any]]:
+def _objects(cells: dict[str, list[Any]]) -> list[Json]:
     """A row's cells as one object; those that are all empty are left out."""
     rows = [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
     filled = [{name: value for name, value in row.items() if is_there(value)} for row in rows]
     return [row for row in filled if row]
 
 
-def _draft(place: Path, columns: dict[str, Any], interview: Interview) -> Task:
+def _draft(place: Path, columns: Json, interview: Interview) -> Task:
     """A task that only says which columns there are."""
     return Task(
         name="draft",
@@ -326,13 +333,13 @@ def _shown(task: Task, example: TrainingExample) -> str:
     return "\n".join(f"  {role}: {text[:160]}" for role, text in turns)
 
 
-def _written(place: Path, name: str, content: dict[str, Any], interview: Interview) -> Task:
+def _written(place: Path, name: str, content: Json, interview: Interview) -> Task:
     """The task of task.yaml, written: what was inferred, our defaults, and what was answered."""
     name = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "task"
     if not name[0].isalpha():
         name = f"task_{name}"
     prices = {"as_of": str(store.now().date()), "hardware_usd_per_hour": 0.1, "models": {}}
-    whole: dict[str, Any] = {
+    whole: Json = {
         "name": name,
         **copy.deepcopy(content),
         "replace": "better",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import io
 import json
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +19,7 @@ from helpers.tasks.task import ENDINGS
 from helpers.tasks.textfiles import (
     MAX_CELL,
     Encoding,
+    Row,
     RowError,
     csv_rows,
     encoding_of,
@@ -24,8 +28,11 @@ from helpers.tasks.textfiles import (
 
 MAX_LINE_BYTES = MAX_CELL  # a longer line is a broken export, not an example
 TABLES = (".csv", ".tsv")
+TEXTS = (*TABLES, ".jsonl", ".json")
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 BEGINNINGS = {b"PAR1": ".parquet", b"PK": ".xlsx", b"{": ".jsonl", b"[": ".jsonl"}
 _WIDE_JSON = re.compile(rb"(?:\xff\xfe)?[{\[]\0|(?:\xfe\xff)?\0[{\[]")  # its beginning in UTF-16
+_SHEET = re.compile(rb'<(?:\w+:)?sheet\b[^>]*?\bname="([^"]*)"')
 _NEXT = re.compile(r"[\s,:]*(?=[^\s,:\]}])")  # item of a list; key, or its value, of an object
 
 
@@ -33,7 +40,7 @@ class SourceRow(NamedTuple):
     """One row of a file: what it holds, or what is wrong with it."""
 
     line: int
-    content: Any  # dict[str, Any] | RowError
+    content: Any  # Row | RowError
     sha256: str
 
 
@@ -43,6 +50,7 @@ class FileForm(NamedTuple):
     encoding: Encoding | None = None
     dialect: Any = None
     note: str = ""
+    start: int = -1  # where the list of its rows begins
 
     @property
     def description(self) -> str:
@@ -54,12 +62,13 @@ class FileForm(NamedTuple):
 
 def ending_of(path: Path) -> str:
     """A file's ending where it is one that we know, else that of what its first bytes are."""
-    if path.suffix.lower() in ENDINGS:
-        return path.suffix.lower()
+    suffix = path.suffix.lower()
     with open(path, "rb") as file:
         head = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+    if head.startswith(COMPRESSED) or (head.startswith(b"PK\3\4") and suffix in TEXTS):
         raise WorkbookError(f"{path} is compressed; unpack it first")
+    if suffix in ENDINGS:
+        return suffix
     for beginning, ending in BEGINNINGS.items():
         if head.startswith(beginning):
             return ending
@@ -74,9 +83,18 @@ def form_of(path: Path, encoding: str = "") -> FileForm:
         return FileForm(name, judge_dialect(path, name))
     if suffix in (".jsonl", ".json"):
         name = encoding_of(path, encoding) if encoding or _has_mark(path) else None
-        is_array = _list_of_rows(path, name) is not None
-        return FileForm(name, note="a JSON array" if is_array else "JSON Lines")
-    return FileForm(note="Excel, first sheet" if suffix == ".xlsx" else "Parquet")
+        start = _start_of_rows(path, name)
+        return FileForm(name, note="JSON Lines" if start < 0 else "a JSON array", start=start)
+    return FileForm(note=_sheets(path) if suffix == ".xlsx" else "Parquet")
+
+
+def _sheets(path: Path) -> str:
+    """Which sheet of an Excel file is read, and which are not."""
+    names = [b""]
+    with suppress(OSError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as book:
+        names = _SHEET.findall(book.read("xl/workbook.xml")) or names
+    first, *others = [html.unescape(name.decode("utf-8", "replace")) for name in names]
+    return f"Excel, first sheet {first}" + (f" (not read: {', '.join(others)})" if others else "")
 
 
 def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
@@ -85,8 +103,7 @@ def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
     form = form or form_of(path)
     try:
         if suffix in (".jsonl", ".json"):
-            rows = _array_rows if form.note == "a JSON array" else _json_rows
-            yield from rows(path, form.encoding)
+            yield from (_json_rows if form.start < 0 else _array_rows)(path, form)
         elif suffix in TABLES:
             for line, content in csv_rows(path, form.encoding, form.dialect):
                 spelling = repr(content).encode("utf-8", "surrogatepass")
@@ -107,7 +124,7 @@ def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
         raise WorkbookError(f"{path} is not {name} all through{place}; save it as UTF-8") from None
 
 
-def digest(content: dict[str, Any]) -> str:
+def digest(content: Row) -> str:
     """sha256 of a table's row; its cells may hold dates, bytes and NaN, which JSON cannot spell."""
     return store.fingerprint(repr(sorted(content.items(), key=str)))
 
@@ -150,9 +167,9 @@ def integer_columns(path: Path) -> frozenset[str]:
     return frozenset(whole)
 
 
-def contents_of(batch: Any, whole: frozenset[str]) -> list[dict[str, Any]]:
+def contents_of(batch: Any, whole: frozenset[str]) -> list[Row]:
     """The rows of a batch, its whole floats as integers."""
-    contents = batch.to_pylist()
+    contents = batch.to_pylist(maps_as_pydicts="lossy")
     for name in whole.intersection(batch.schema.names):
         for content in contents:
             value = content[name]
@@ -174,57 +191,57 @@ def _text_of(path: Path, encoding: Encoding | None) -> str:
     return path.read_bytes().decode(encoding.name if encoding else "utf-8-sig")
 
 
-def _list_of_rows(path: Path, encoding: Encoding | None) -> list[Any] | None:
-    """The list of objects that a file is, or holds under a key; None: JSON Lines."""
+def _start_of_rows(path: Path, encoding: Encoding | None) -> int:
+    """Where the list of objects begins that a file is, or holds under a key; -1: JSON Lines."""
     if encoding is None:
         with open(path, "rb") as file:
             head = file.read(200).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
             file.seek(max(0, path.stat().st_size - 200))
             tail = file.read().rstrip()[-1:]
         if (head, tail) != (b"[", b"]") and (head, path.suffix.lower()) != (b"{", ".json"):
-            return None
+            return -1
     try:
-        value = json.loads(_text_of(path, encoding))
+        values = _values_in(_text_of(path, encoding))
     except (ValueError, RecursionError):
-        return None
-    lists = value if isinstance(value, dict) else {"": value}
-    tables = {key: items for key, items in lists.items() if _is_table(items)}
+        return -1
+    tables = {key: start for key, (start, value) in values.items() if _is_table(value)}
     if len(tables) > 1:
         raise WorkbookError(
             f"{path} holds several lists of rows ({', '.join(tables)}); write them as one"
             " list, with a key `split` if they are parts"
         )
-    if len(lists) > 1 and all(isinstance(items, dict) and "0" in items for items in lists.values()):
+    if len(values) > 1 and all(isinstance(v, dict) and "0" in v for _, v in values.values()):
         raise WorkbookError(
             f"{path} is written column by column; export its rows, as in pandas'"
             ' to_json(orient="records", lines=True)'
         )
-    return next(iter(tables.values()), None)
+    return next(iter(tables.values()), -1)
 
 
 def _is_table(items: Any) -> bool:
     return isinstance(items, list) and any(isinstance(item, dict) for item in items)
 
 
-def _start_of_rows(text: str) -> int:
-    """Where the list of `_list_of_rows` begins, which is the whole file or stands under a key."""
+def _values_in(text: str) -> dict[str, tuple[int, Any]]:
+    """Where the value of each key of a JSON object begins, and the value; a list has the key ""."""
+    whole = json.loads(text)
+    if not isinstance(whole, dict):
+        return {"": (text.find("["), whole)}
     decode = json.JSONDecoder().raw_decode
-    if text.lstrip()[:1] == "[":
-        return text.index("[")
     end = text.index("{") + 1
-    starts = {}
+    values = {}
     while match := _NEXT.match(text, end):
         key, end = decode(text, match.end())
         start = _NEXT.match(text, end).end()
         value, end = decode(text, start)
-        starts[key] = start if _is_table(value) else -1  # of a key that is there twice the last
-    return max(starts.values())
+        values[key] = (start, value)  # of a key that is there twice the last
+    return values
 
 
-def _array_rows(path: Path, encoding: Encoding | None) -> Iterator[SourceRow]:
-    text = _text_of(path, encoding)
+def _array_rows(path: Path, form: FileForm) -> Iterator[SourceRow]:
+    text = _text_of(path, form.encoding)
     decode = json.JSONDecoder().raw_decode
-    end = _start_of_rows(text) + 1
+    end = form.start + 1
     line = 1 + text.count("\n", 0, end)
     while match := _NEXT.match(text, end):
         line += text.count("\n", end, match.end())
@@ -236,12 +253,12 @@ def _array_rows(path: Path, encoding: Encoding | None) -> Iterator[SourceRow]:
         line += spelling.count("\n")
 
 
-def _json_rows(path: Path, encoding: Encoding | None) -> Iterator[SourceRow]:
+def _json_rows(path: Path, form: FileForm) -> Iterator[SourceRow]:
     """The rows of JSON Lines, each line read for itself; one that is too long is not held."""
     with open(path, "rb") as file:
         lines = file
-        if encoding is not None and encoding.name not in ("utf-8", "utf-8-sig"):
-            lines = io.BytesIO(_text_of(path, encoding).encode("utf-8", "surrogatepass"))
+        if form.encoding is not None and form.encoding.name not in ("utf-8", "utf-8-sig"):
+            lines = io.BytesIO(_text_of(path, form.encoding).encode("utf-8", "surrogatepass"))
         line = 0
         while chunk := lines.readline(MAX_LINE_BYTES + 1):
             line += 1
@@ -258,7 +275,7 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _parse(chunk: bytes, encoding: str) -> dict[str, Any] | RowError:
+def _parse(chunk: bytes, encoding: str) -> Row | RowError:
     try:
         content = json.loads(chunk.decode(encoding))
         if b"\\ud" in chunk.lower():

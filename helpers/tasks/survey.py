@@ -12,11 +12,11 @@ from typing import Any
 
 from helpers import store
 from helpers.records import ColumnReading, Part, Source, SourceReading, WorkbookError
-from helpers.tasks.conventions import WORDS, Token, day_order, judge_scale, token_of
-from helpers.tasks.forms import FORMS, HowRead, Row, format_of, input_columns
+from helpers.tasks.conventions import Token, day_order, judge_scale, token_of
+from helpers.tasks.forms import FORMS, LIKES, HowRead, format_of, input_columns
 from helpers.tasks.reading import FileForm, batches, form_of, read_rows
 from helpers.tasks.task import KNOWN, Task
-from helpers.tasks.textfiles import TwoReadings
+from helpers.tasks.textfiles import Row, TwoReadings
 from helpers.tasks.values import NUMBERS, DecimalMark, cell, decimal_mark, kind_of
 
 SAMPLE = 200  # rows that the format is judged by
@@ -29,7 +29,8 @@ ELSEWHERE = {  # columns that only the other file has to hold
     "human": ("feedback_score", "model_version"),
     "production": ("split", "label", "messages", "articles", "group"),
 }
-VERDICTS = ("label", "verdict", "rating", "thumb", "good", "accepted", "correct", "grade")
+VERDICTS = ("label", "verdict", "rating", "thumb", "good", "accepted", "correct", "grade", "answer")
+NO_VERDICTS = {"", "none", "nan", "ignore", "skip", "neutral"}
 MANY = 50  # rows from which a column's values say what it is
 PER_GROUP = 10  # rows of a conversation, on average; more are a region, a product, a language
 
@@ -42,7 +43,7 @@ def survey(task: Task, path: Path, source: Source) -> tuple[FileForm, HowRead]:
     how = HowRead(task, path, source, format_of(task, rows))
     how.used = used_columns(how)
     _note_absent(how, rows)
-    _ask_about_verdicts(how, rows)
+    _ask_about_verdicts(how, form, rows)
     stars, at = (str(task.columns.get(name, name)) for name in ("feedback_score", "created_at"))
     ratings = column_counts(task, path, form, "feedback_score")
     how.scale = judge_scale(ratings, task.columns.get("feedback"), stars, str(path))
@@ -131,13 +132,21 @@ def _note_absent(how: HowRead, rows: Sequence[Row]) -> None:
                 how.changes[missing] = len(rows)
 
 
-def _ask_about_verdicts(how: HowRead, rows: Sequence[Row]) -> None:
-    """A column that says good or bad of each answer is no decoration: it is asked for."""
-    if how.format not in ("prompt_completion", "chat") or "label" in how.task.columns:
+def _ask_about_verdicts(how: HowRead, form: FileForm, rows: Sequence[Row]) -> None:
+    """A column that says good or bad of each answer is no decoration: it is asked for.
+
+    The first rows say which columns it may be, and all of them whether it is.
+    """
+    if how.format == "kto" or "label" in how.task.columns:
         return
     for name in VERDICTS:
-        values = {str(row.get(name, "")).strip().casefold() for row in rows} - {"", "none", "nan"}
-        if values and {WORDS.get(value) for value in values} == {5.0, 1.0}:
+        values = {_verdict(row.get(name, "")) for row in rows} - NO_VERDICTS
+        if not values or name in how.used or not values <= LIKES.keys():
+            continue
+        own = how.task.model_copy(update={"columns": {"label": name}})
+        counts = column_counts(own, how.path, form, "label")
+        values = {_verdict(value) for _, value in counts} - NO_VERDICTS
+        if {LIKES.get(value) for value in values} == {5.0, 1.0}:
             words = " or ".join(sorted(values)[:2])
             raise TwoReadings(
                 f"{how.path}: column `{name}` says {words} of each answer: shall only the good ones"
@@ -145,6 +154,10 @@ def _ask_about_verdicts(how: HowRead, rows: Sequence[Row]) -> None:
                 "columns.label",
                 (name, "null"),
             )
+
+
+def _verdict(value: Any) -> str:
+    return str(value).strip().casefold()
 
 
 def check_columns(how: HowRead, n: int) -> None:

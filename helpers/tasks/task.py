@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,9 +21,25 @@ from helpers.records import Message, Record, WorkbookError, call_of
 from helpers.tasks.textfiles import RowError
 
 FOREIGN = re.compile(r'"\$(?:dynamicR|r)ef": "(?!#)[^"]*"')
-Tools = Sequence[Mapping[str, Any]]  # in OpenAI's form
+Json = dict[str, Any]  # an object
+Tools = Sequence[Json]  # in OpenAI's form
+ALIASES = {"input_schema": "parameters"}  # Anthropic's name of what a tool is given
 SHIPPED = Path(__file__).resolve().parent
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")  # of human.* and production.*
+# in which people leave rows that nothing reads
+OTHERS = (
+    ".gz",
+    ".zip",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".ndjson",
+    ".txt",
+    ".xls",
+    ".xlsm",
+    ".ods",
+    ".arrow",
+)
 Format = Literal["chat", "sharegpt", "prompt_completion", "kto", "preference", "alpaca", "columns"]
 Metric = Literal["accuracy", "format_compliance", "latency_p95", "cost_per_request"]
 OURS = {"folder", "shipped", "schema", "instructions_full", "instructions_short", "wordings"}
@@ -45,7 +61,7 @@ class Task(Record):
     instructions_short: str = Field(min_length=1)
     # other full instructions that a prompt search may try
     wordings: list[str] = Field(default_factory=list)
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    schema_: Json | None = Field(None, alias="schema")
     scored_fields: list[str] = Field(default_factory=list)
     accuracy_from: Literal["fields", "scorer", "judge", "human"] = "fields"
     # or contains, numeric[:tolerance], chrf[:least], semantic[:least], tool_calls, module:function
@@ -56,7 +72,7 @@ class Task(Record):
     replace: Literal["better", "not_worse"] = "better"
     # fields of the live log within whose values quality is watched, too
     slices: list[str] = Field(default_factory=list)
-    columns: dict[str, Any] = Field(default_factory=dict)
+    columns: Json = Field(default_factory=dict)
     format: Literal["", Format] = ""  # of the rows; "" judges it by what they hold
     encoding: str = ""  # of text files; "" judges it by their bytes
     # {validation: DAY, test: DAY}: rows from that day on; {} decides by a hash of their group
@@ -66,36 +82,36 @@ class Task(Record):
     # what looks like personal data and is the task's subject: {name: regular expression}
     allow: dict[str, re.Pattern[str]] = Field(default_factory=dict)
     volume_per_month: int = Field(0, ge=0)
-    prices: dict[str, Any] = Field(default_factory=dict)
+    prices: Json = Field(default_factory=dict)
     data_may_leave: bool = False
-    screening: dict[str, Any] = Field(default_factory=dict)
+    screening: Json = Field(default_factory=dict)
     # what the chat template of a local model, or an endpoint that serves one, is told besides
-    template_args: dict[str, Any] = Field(default_factory=dict)
+    template_args: Json = Field(default_factory=dict)
     # that the assistant may call, where a row brings none of its own
-    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tools: list[Json] = Field(default_factory=list)
     train_on: Literal["last", "all"] = "last"  # which of a chat's answers are learnt
     # which of a chat's answers 01 and 04 ask for; all those of one chat count as one cluster
     evaluate_on: Literal["last", "all"] = "last"
     # thoughts before an answer are left out, shown to learn from without being learnt, or learnt
     reasoning: Literal["strip", "keep", "train"] = "strip"
     # what runs today: {instructions, model, base_url} or {answers}
-    incumbent: dict[str, Any] = Field(default_factory=dict)
+    incumbent: Json = Field(default_factory=dict)
 
     @field_validator("tools")
     @classmethod
-    def _are_tools(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _are_tools(cls, value: list[Json]) -> list[Json]:
         return check_tools(value)
 
     @field_validator("schema_")
     @classmethod
-    def _is_schema(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _is_schema(cls, value: Json | None) -> Json | None:
         if value is not None:
             validator_of(json.dumps(value, sort_keys=True, default=str))
         return value
 
     @field_validator("columns")
     @classmethod
-    def _known_columns(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _known_columns(cls, value: Json, info: ValidationInfo) -> Json:
         known = [*MAPPED, *info.data.get("slices", [])]
         for name in value:
             if name not in known:
@@ -127,7 +143,7 @@ class Task(Record):
         return self
 
     @property
-    def schema(self) -> dict[str, Any] | None:  # type: ignore[override]
+    def schema(self) -> Json | None:  # type: ignore[override]
         """The JSON Schema of an answer, or None for a text task."""
         return self.schema_
 
@@ -154,6 +170,12 @@ class Task(Record):
             raise WorkbookError(
                 f"{self.folder}: both {files[0].name} and {files[1].name} exist; keep one of them"
             )
+        for path in self.folder.glob(f"{source}.*") if not files else ():
+            if path.suffix.lower() in (*ENDINGS, *OTHERS):
+                raise WorkbookError(
+                    f"{path} is not read: unpack it, or save it as one of {', '.join(ENDINGS)}"
+                    " (small letters)"
+                )
         return files[0] if files else None
 
 
@@ -217,7 +239,7 @@ def yaml_of(text: str) -> Any:
     return yaml.load(text, _Plain)
 
 
-def _flat(raw: dict[str, Any]) -> dict[str, Any]:
+def _flat(raw: Json) -> Json:
     """task.yaml nests instructions and output for the reader; the record is flat."""
     for name in raw.keys() & OURS:
         raise ValueError(f"{name}: is no line of its own; instructions and output hold it")
@@ -263,12 +285,14 @@ def knowledge(task: Task) -> list[Article]:
 # --- tools ----------------------------------------------------------------------------------------
 
 
-def check_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def check_tools(tools: list[Json]) -> list[Json]:
     """The tools, each {"type": "function", "function": {"name", "parameters"}}; ValueError."""
-    tools = [  # a function alone is put into OpenAI's form
-        tool if "function" in tool else {"type": "function", "function": tool} for tool in tools
-    ]
+    in_form = []
     for number, tool in enumerate(tools, 1):
+        if "function" not in tool:  # one alone is put into OpenAI's form, out of Anthropic's too
+            own = {ALIASES.get(key, key): value for key, value in tool.items()}
+            tool = {"type": "function", "function": own}
+        in_form.append(tool)
         function = tool["function"]
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise ValueError(
@@ -276,7 +300,7 @@ def check_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 ' "parameters": <JSON Schema>}}'
             )
         validator_of(_schema_text(function))
-    return tools
+    return in_form
 
 
 def check_calls(messages: Sequence[Message], tools: Tools) -> None:
@@ -287,7 +311,7 @@ def check_calls(messages: Sequence[Message], tools: Tools) -> None:
             raise RowError(f"messages.{number}: tool_calls: {reason}")
 
 
-def calls_reason(calls: Sequence[dict[str, Any]], tools: Tools) -> str:
+def calls_reason(calls: Sequence[Json], tools: Tools) -> str:
     """Why a call cannot be carried out by `tools`; "" when all can."""
     from jsonschema.exceptions import best_match
 
@@ -306,7 +330,7 @@ def calls_reason(calls: Sequence[dict[str, Any]], tools: Tools) -> str:
     return ""
 
 
-def _schema_text(function: Mapping[str, Any]) -> str:
+def _schema_text(function: Json) -> str:
     return json.dumps(function.get("parameters") or {}, sort_keys=True)
 
 

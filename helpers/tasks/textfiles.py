@@ -11,7 +11,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,12 +123,13 @@ def _guessed(path: Path, head: bytes, broken: int) -> Encoding:
 
 MAX_CELL = 8 * 2**20  # characters
 JUDGED = 2_000  # lines that the dialect is judged by
+FIRST = 10  # rows among which the names of the columns have to stand
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 UNNAMED = "unnamed column"  # such as the row numbers that pandas writes
 OFTEN = 0.2  # of the records with quotes inside: so many are a habit, not a slip
 LABEL = 40  # characters: the last cell of a swallowed row is recognised up to this length
 MULTILINE = 3  # lines inside of one cell that are all rows are no text
-QUOTING: dict[str, dict[str, Any]] = {  # what Python's reader is told
+QUOTING: dict[str, Row] = {  # what Python's reader is told
     "doubled": {},  # "a ""b"""
     "backslash": {"doublequote": False, "escapechar": "\\"},  # "a \"b\""
     "none": {"quoting": csv.QUOTE_NONE},  # quotes are part of the text
@@ -140,6 +141,9 @@ _HABITS = {
 }
 _EXCELS_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _BROKEN_BYTE = re.compile("[\udc80-\udcff]")  # as `surrogateescape` reads one
+
+
+Row = dict[str, Any]  # by the names of the columns
 
 
 class RowError(ValueError):
@@ -230,10 +234,10 @@ def judge_dialect(path: Path, encoding: Encoding) -> Dialect:
     with open(path, encoding=encoding.name, errors="replace", newline="") as file:
         lines = list(islice(file, JUDGED))
         cut = bool(file.readline(1))  # a record may be cut off by the end of the sample
-    first, header = [*lines[:2], "", ""][:2]
-    named = _EXCELS_LINE.fullmatch(first)
-    bare = "".join((header if named else first).split('"')[::2])  # without what is quoted
-    delimiter = named[1] if named else max(DELIMITERS, key=bare.count)
+    named = _EXCELS_LINE.fullmatch(lines[0]) if lines else None
+    bare = ("".join(line.split('"')[::2]) for line in lines[:FIRST])  # without what is quoted
+    header = next((line for line in bare if not {*line}.isdisjoint(DELIMITERS)), "")
+    delimiter = named[1] if named else max(DELIMITERS, key=header.count)
     body = lines[:-1] if cut else lines
     spaced = sum(f'{delimiter} "' in line for line in body) > len(body) / 2
     dialect = Dialect(delimiter, "doubled", int(named is not None), spaced)
@@ -265,15 +269,20 @@ def _faults(lines: Sequence[str], dialect: Dialect) -> tuple[int, int]:
 
 def csv_rows(
     path: Path, encoding: Encoding, dialect: Dialect
-) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
+) -> Iterator[tuple[int, Row | RowError]]:
     """(line, row) of a CSV file; an empty cell is ""."""
-    names: list[str] = []
     with open(path, encoding=encoding.name, errors="surrogateescape", newline="") as file:
-        for line, cells in records(file, dialect):
+        parsed = records(file, dialect)
+        firsts = list(islice(parsed, FIRST))
+        header, *below = [cells for _, cells in firsts if isinstance(cells, list)] or [[]]
+        names = header_of(path, header, below)
+        for line, cells in chain(firsts, parsed):
             if isinstance(cells, RowError):
                 yield line, cells
-            elif not names:
-                names = header_of(path, cells)
+            elif cells is header:
+                continue
+            elif cells[0] in header and {*cells} == {*header}:
+                yield line, RowError("names the columns again, as where two files become one")
             else:
                 yield line, _row_of(names, cells, encoding)
 
@@ -296,9 +305,17 @@ def _row_of(names: Sequence[str], cells: Sequence[str], encoding: Encoding) -> A
     return dict(zip(names, cells, strict=True))
 
 
-def header_of(path: Path, cells: Sequence[Any]) -> list[str]:
-    """The names of the columns; WorkbookError when two are the same."""
-    names = ["" if cell is None else str(cell).strip() for cell in cells]
+def header_of(path: Path, cells: Sequence[Any], below: Sequence[Sequence[Any]]) -> list[str]:
+    """The names of the columns; WorkbookError when two are the same, or they are a title."""
+    names = ["" if cell is None else str(cell).strip("\ufeff \t\r\n") for cell in cells]
+    filled = sum(map(bool, names))
+    most = max((sum(cell not in (None, "") for cell in row) for row in below), default=0)
+    if filled < 2 <= most:
+        raise WorkbookError(
+            f"{path}: row 1 holds {filled} cells ({''.join(names)[:30]!r}) and the rows below up to"
+            f" {most}: it looks like a title; delete what stands above the column names, or quote"
+            " cells that hold the separator"
+        )
     names = [name or f"{UNNAMED} {place}" for place, name in enumerate(names, 1)]
     for name in names:
         if names.count(name) > 1:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from datetime import date, time
+from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
 from helpers.tasks.task import Task
-from helpers.tasks.textfiles import TwoReadings
+from helpers.tasks.textfiles import Row, TwoReadings
 
 DecimalMark = Literal["", ",", "."]
+_NUMBER = re.compile(r"\d+(?:[.,'\s]\d+)*")
 _MARKED = re.compile(r"[-+]?([\d,.]+)([,.])(\d+)")
 _OTHER: dict[str, DecimalMark] = {",": ".", ".": ","}
 _SEPARATED = {  # decimal mark -> a number whose thousands may be separated
@@ -23,19 +24,7 @@ _SEPARATED = {  # decimal mark -> a number whose thousands may be separated
 }
 
 
-def _checked(value: Any, type_: type) -> Any:
-    if not isinstance(value, type_):
-        raise ValueError
-    return value
-
-
-PARSERS: dict[Any, Callable[[str], Any]] = {
-    "integer": int,
-    "number": float,
-    "object": lambda text: _checked(spelled(text), dict),
-    "array": lambda text: _checked(spelled(text), list),
-    "boolean": lambda text: {"true": True, "false": False}[text.casefold()],
-}
+TYPES = {"integer": int, "number": float, "object": dict, "array": list, "boolean": bool}
 NUMBERS = ("integer", "number")
 
 
@@ -44,44 +33,45 @@ def is_there(value: Any) -> bool:
     return value is not None and value != "" and bool(value == value)
 
 
-def cell(task: Task, raw: Mapping[str, Any], name: str) -> Any:
+def cell(task: Task, raw: Row, name: str) -> Any:
     """A row's value of one of our columns (None where it is empty).
 
-    Its name in task.yaml may be a path such as `response.choices.0.message.content`, which reaches
-    into nested logs; a column of that very name goes first. `null` there means: not this column.
+    `null` in task.yaml means: not this column.
     """
     key = task.columns.get(name, name)
-    if not isinstance(key, str):
-        return None
+    return value_at(raw, key) if isinstance(key, str) else None
+
+
+def value_at(raw: Row, key: str) -> Any:
+    """What a row holds under a column's name (None where that is nothing).
+
+    It may be a path such as `response.choices.0.message.content`, which reaches into nested logs; a
+    column of that very name goes first.
+    """
     value = raw.get(key)
     if value is None and "." in key:
-        value = _at_path(raw, key)
+        value = raw
+        for step in key.split("."):
+            if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+                value = value[int(step)]
+            else:
+                value = value.get(step) if isinstance(value, dict) else None
     # as `is_there` says, which a log of a million rows has no time to call
     return None if value is None or value == "" or value != value else value
 
 
-def _at_path(value: Any, path: str) -> Any:
-    for step in path.split("."):
-        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            value = value.get(step) if isinstance(value, dict) else None
-    return value
-
-
 def as_text(value: Any) -> str:
-    """A value as a model reads it: text as it is, anything else as JSON."""
+    """A value as a model reads it: text as it is, nothing as none, anything else as JSON."""
     value = as_json(value)
+    if value is None:
+        return ""
     if isinstance(value, str):
         return value
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    except (TypeError, ValueError):
-        return str(value)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def as_json(value: Any) -> Any:
-    """A table's value as JSON has it: days and times in ISO 8601, decimals as numbers."""
+    """A table's value as JSON has it: times in ISO 8601, durations in seconds, decimals."""
     if isinstance(value, dict):
         return {str(key): as_json(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -90,19 +80,17 @@ def as_json(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, Decimal):
         return float(value) if "." in str(value) else int(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        with suppress(UnicodeDecodeError):
+            return value.decode()
+        return f"({len(value)} bytes that are no text)"
     return value if value == value else None
 
 
-def spelled_list(text: str | bytes) -> list[Any] | None:
-    """The list that a cell spells, in JSON or in Python (as pandas writes one); None: neither."""
-    value = spelled(text)
-    return value if isinstance(value, list) else None
-
-
 def spelled(text: str | bytes) -> Any:
-    """The value that a text spells, in JSON or in Python; None: neither."""
+    """The value that a text spells, in JSON or in Python (as pandas writes one); None: neither."""
     with suppress(ValueError, RecursionError):
         return json.loads(text)
     with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
@@ -113,22 +101,29 @@ def spelled(text: str | bytes) -> Any:
 def as_typed(value: Any, schema: Any, mark: DecimalMark = "") -> Any:
     """A table's cell as the type that the property of an answer has, where it spells one."""
     kind = kind_of(schema)
-    if not isinstance(value, str) or kind not in PARSERS:
+    if not isinstance(value, str) or kind not in TYPES:
         return value
     text = value.strip()
-    point = mark or "."
-    if kind in NUMBERS and _SEPARATED[point].fullmatch(text):
-        text = re.sub(rf"[^-+\d{point}]", "", text).replace(point, ".")
-    try:
-        return PARSERS[kind](text)
-    except (ValueError, KeyError, RecursionError):
+    if kind in NUMBERS:
+        point = mark or "."
+        if _SEPARATED[point].fullmatch(text):
+            text = re.sub(rf"[^-+\d{point}]", "", text).replace(point, ".")
+        with suppress(ValueError):
+            return TYPES[kind](text)
         return value  # the schema says what is wrong with it
+    typed = spelled(text.lower() if kind == "boolean" else text)
+    return typed if isinstance(typed, TYPES[kind]) else value
 
 
 def kind_of(schema: Any) -> str | None:
     """The one type that a JSON Schema names."""
     kind = schema.get("type") if isinstance(schema, dict) else None
     return kind if isinstance(kind, str) else None
+
+
+def last_number(text: str) -> str:
+    """The last number of a text, or ""."""
+    return next(reversed(_NUMBER.findall(text)), "")
 
 
 def decimal_mark(values: Iterable[Any], is_whole: bool, column: str, where: str) -> DecimalMark:
@@ -141,6 +136,8 @@ def decimal_mark(values: Iterable[Any], is_whole: bool, column: str, where: str)
     marks = set()
     for number in filter(None, map(_MARKED.fullmatch, texts)):
         before, last, after = number.groups()
+        if last in before and len(after) != 3:
+            continue  # a date, a version
         is_split = len(after) == 3 and before != "0" and len(before) <= 3
         if last in before or (is_split and is_whole):  # 1.234.567: it stands between thousands
             marks.add(_OTHER[last])

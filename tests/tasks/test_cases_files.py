@@ -87,6 +87,37 @@ def test_a_column_that_is_named_twice_and_a_ragged_row_are_named(read):
         read("human.csv", "text,label\na,b\nc\n")
 
 
+@pytest.mark.parametrize(
+    ("above", "separator"),
+    [("Export,,\n", ","), ("Export\n\n", ","), ("Export\n", ";"), ("Export of May;;\n", ";")],
+)
+def test_a_title_above_the_names_is_named(read, above, separator):
+    text = "text,label,n\na,b,1\nc,d,2\n".replace(",", separator)
+    with pytest.raises(WorkbookError, match=r"row 1 holds 1 cells \('Export.* looks like a title"):
+        read("human.csv", above + text)
+    assert len(read("human.csv", text).examples) == 2
+
+
+def test_names_that_come_again_are_no_row(read):
+    text = csv_of(9)
+    for again in (text, text.replace("text,label", "label,text")):
+        with pytest.raises(WorkbookError, match="line 11: names the columns again"):
+            read("human.csv", text + again)
+
+
+def test_what_programs_write_into_empty_cells_is_counted_as_an_answer(read):
+    read_as = read("human.csv", csv_of(20, label=["a", "nan", "#N/A", "N/A"])).reading.changes
+    assert read_as["the answer 'nan', as programs write into empty cells"] == 5
+    assert read_as["the answer '#N/A', as programs write into empty cells"] == 5
+
+
+def test_a_file_of_rows_that_nothing_reads_is_named(read, tmp_path):
+    read("human.csv", csv_of(3))
+    (tmp_path / "toy" / "production.CSV").write_text(csv_of(3))
+    with pytest.raises(WorkbookError, match=r"production\.CSV is not read"):
+        tasks.load_task(str(tmp_path / "toy")).data_file("production")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
 def test_an_encoding_is_recognised_or_asked_for(read, encoding):
     text = csv_of(12, "Größe {i} für Übung", ["Rückgabe"])
@@ -182,6 +213,71 @@ def test_a_column_of_verdicts_is_asked_for(read):
         read("human.csv", text, "")
     loaded = read("human.csv", text, "columns: {label: verdict}\n")
     assert [e.preference.label for e in loaded.examples[:2]] == [True, False]
+
+
+def test_a_verdict_that_turns_bad_late_is_asked_for_beside_labels_too(read):
+    rows = [{"text": f"t{i}", "label": "a", "answer": "accept"} for i in range(250)]
+    rows += [{"text": "t", "label": "a", "answer": "reject"}, {"text": "u", "answer": "ignore"}]
+    text = "\n".join(map(json.dumps, rows))
+    with pytest.raises(WorkbookError, match=r"columns: \{label: answer\}"):
+        read("human.jsonl", text)
+    assert len(read("human.jsonl", "\n".join(text.split("\n")[:250])).examples) == 250
+
+
+ASKED = [{"role": "user", "content": "q"}]
+SAID = {"role": "assistant", "content": "a b"}
+
+
+@pytest.mark.parametrize(
+    ("row", "extra", "system"),
+    [
+        ({"input": {"messages": ASKED, "model": "m"}, "output": SAID}, "", None),
+        ({"system": [{"type": "text", "text": "s"}], "messages": [*ASKED, SAID]}, "", "s"),
+        ({"system": "s", "conversations": [*ASKED, SAID]}, "", "s"),
+        (
+            {"a": {"b": ["q"]}, "c": [{"d": "a b"}]},
+            "columns: {input: a.b.0, output: c.0.d}\n",
+            None,
+        ),
+    ],
+)
+def test_what_logs_of_requests_hold_is_a_chat(read, row, extra, system):
+    other = json.dumps(row).replace('"s"', '"other"')  # so that the systems differ
+    loaded = read("human.jsonl", json.dumps(row) + "\n" + other, extra)
+    example = loaded.examples[0]
+    assert (example.user_text, example.answer) == ("q", "a b")
+    first = example.messages[0]
+    assert (first.content if first.role == "system" else None) == system
+    if "input" in row:
+        assert loaded.reading.changes["`model` beside a request's messages is not used"] == 2
+
+
+def test_an_object_of_paths_is_read_by_them(read):
+    row = {"text": "q", "answer": {"label": "x", "score": 0}}
+    said = "columns: {input: text, output: {kind: answer.label, score: answer.score}}\n"
+    assert pairs(read("human.jsonl", json.dumps(row), said)) == [("q", '{"kind":"x","score":0}')]
+
+
+def test_empty_cells_and_braces_of_a_composed_input_are_what_they_are(read):
+    said = 'columns: {input: [a, b], template: "{a}: {b} {c}", output: label}\n'
+    rows = [{"a": "{b}", "b": None, "label": "x"}, {"a": 0, "b": "t", "label": "x"}]
+    loaded = read("human.jsonl", "\n".join(map(json.dumps, rows)), said)
+    assert [text for text, _ in pairs(loaded)] == ["{b}:  {c}", "0: t {c}"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "option"),
+    [(["1,234", "7"], r'"\."'), (["so 1,5", "1.234"], '","'), (["1,5", "2,75"], '","')],
+)
+def test_how_numbers_are_written_is_asked_where_they_are_scored(read, answers, option):
+    rows = [{"messages": [*ASKED, {"role": "assistant", "content": text}]} for text in answers]
+    text = "\n".join(map(json.dumps, rows))
+    scored = "accuracy_from: scorer\nscorer: numeric\n"
+    with pytest.raises(WorkbookError, match=rf"`columns: \{{decimal: {option}\}}`"):
+        read("human.jsonl", text, scored)
+    assert read("human.jsonl", text, scored + 'columns: {decimal: ","}\n').examples
+    english = text.replace("7", "3.25").replace("1,5", "1.5").replace("2,75", "05.11.2025")
+    read("human.jsonl", english, scored)
 
 
 def test_what_a_chat_row_holds_stays(read):
@@ -283,6 +379,7 @@ def test_excel_codes_blank_rows_titles_and_formulas(read, tmp_path):
     loaded = read("human.xlsx", coded)
     assert pairs(loaded) == [("a", "007"), ("b", "042")]
     assert [example.meta["line"] for example in loaded.examples] == [2, 4]
+    assert loaded.reading.form == "Excel, first sheet Sheet"
     with pytest.raises(WorkbookError, match=r"row 1 .* looks like a title"):
         read("human.xlsx", sheet([["Export"], ["text", "label"], ["a", "b"]]))
     with pytest.raises(WorkbookError, match="'label' holds formulas without their results"):
@@ -344,6 +441,22 @@ def test_new_knows_forty_labels_and_their_other_spellings(tmp_path):
     task, said = made(tmp_path, "d.csv", "text,intent\n" + rows)
     assert len(task.schema["properties"]["intent"]["enum"]) == 41
     assert "'intent 03', 'Intent 03' look like one label" in said
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a; b", "b;a"),
+        ("❤️", "❤"),
+        ("\u200fעברית", "עברית"),
+        ("not-ok", "not_OK"),
+        ("Аccount", "Account"),  # the first letter is a Cyrillic one
+        ("Q&amp;A", "Q&A"),
+        ("Billing.", "Billing"),
+    ],
+)
+def test_labels_that_only_look_alike_are_named(one, other):
+    assert tasks.spellings([one, one, other, "c", "-1", "1"]) == [[one, other]]
 
 
 def test_new_infers_from_all_rows_also_the_empty_ones(tmp_path):

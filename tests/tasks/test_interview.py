@@ -110,9 +110,10 @@ def test_an_answer_that_fits_no_question_is_refused_and_nothing_is_written(
 def test_numbers_with_a_mark_are_read_with_it_or_the_flag_is_named(tmp_path):
     path = tmp_path / "p.csv"
     path.write_text("text;price\n" + "".join(f"word {n};{n % 7 + 1},5{n:02}\n" for n in range(40)))
-    for given in ({}, {"kind.price": "number"}):
-        with pytest.raises(WorkbookError, match=r'--set columns.decimal=","'):
-            made(tmp_path, path, given=dict(given), takes_guesses=True)
+    with pytest.raises(WorkbookError, match=r'--set columns.decimal=","'):
+        made(tmp_path, path, given={"kind.price": "number"}, takes_guesses=True)
+    said = new_task(tmp_path / "s", path, interview=tasks.Interview(takes_guesses=True))
+    assert any("To decide" in line and 'decimal: ","' in line for line in said)
     given = {"columns.decimal": '","'}
     task, lines = made(tmp_path, path, given=given, takes_guesses=True)
     assert task.schema["properties"] == {"price": {"type": "number"}}

@@ -145,6 +145,9 @@ def test_the_measure_of_numbers_and_bad_answers_are_said(tmp_path):
     numbers = "".join(f'word {n},"{n + 10},{n + 100}"\n' for n in range(40))
     (tmp_path / "n.csv").write_text("text,income\n" + numbers)
     said = new_task(tmp_path / "n", tmp_path / "n.csv", output_column="income")
+    assert any("To decide" in line and "10,100" in line for line in said)
+    (tmp_path / "n.csv").write_text("text,income\n" + numbers.replace(",1", "1"))
+    said = new_task(tmp_path / "m", tmp_path / "n.csv", output_column="income")
     assert any("scorer: numeric" in line and "83,648 is 83648" in line for line in said)
     rows = [{"prompt": f"p{n}", "completion": f"c{n}", "label": n % 2 == 0} for n in range(8)]
     (tmp_path / "k.jsonl").write_text("\n".join(map(json.dumps, rows)))
