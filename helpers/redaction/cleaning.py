@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import base64
+import html
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from helpers.redaction.keys import NAMES, Span, find_secrets
-from helpers.redaction.recognisers import passes_97, passes_luhn
+from helpers.redaction.recognisers import Recogniser, cards, emails, ibans, security_numbers
 
 SECRET_VARIABLE = re.compile(
-    r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS|DATABASE_URL|NOTIFY_URLS?|HEARTBEAT_URL)$",
+    r"(KEYS?|TOKENS?|SECRETS?|PASSWORD|PASSWD|PASSPHRASE|_PASS|_PWD|_PAT|_AUTH|CREDENTIALS?|DSN"
+    r"|CONNECTION_STRING|DATABASE_URL|NOTIFY_URLS?|(HEARTBEAT|WEBHOOK)(_URL)?)$",
     re.IGNORECASE,
 )
 SECRET_NAME = re.compile(
-    rf"(?i)(?:.*[_ -])?{NAMES}|authorization|(?:database|notify|heartbeat)_urls?"
+    rf"(?:.*[_ .-]|.*[a-z](?=[A-Z]))?(?i:{NAMES}|authorization|(?:set-)?cookie"
+    r"|(?:database|notify|heartbeat)_urls?)"
 )
 LEAST = 8  # characters of a value: shorter ones would turn up everywhere,
 OWN_WORDS = ("practice", "embedded")  # and so would these, which open nothing
 MARK = "[secret]"
-PERSONAL = {  # mark -> a part that must be there, its shape, and what proves it
-    "[e-mail]": ("@", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")),
-    "[card]": ("", re.compile(r"(?<![\w.])[3-6]\d{3}(?:[ -]?\d{4,6}){2,3}(?![\w])")),
-    "[iban]": (
-        "",
-        re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?"),
-    ),
-    "[id number]": ("-", re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")),
-    "[phone]": (
-        "+",
-        re.compile(r"(?<![\w+.])\+\d{1,3}[ ./()-]{0,2}\d(?:[ ./()-]{0,2}\d){6,12}(?!\d)"),
-    ),
+_PHONE = re.compile(  # no decimal, such as +1.23456789
+    r"(?<![\w+.])\+(?!\d+\.\d+(?![\d.]))[1-9]\d{0,2}[ ./()-]{0,2}\d(?:[ ./()-]{0,2}\d){6,12}(?!\d)"
+)
+PERSONAL: dict[str, tuple[str, Recogniser]] = {  # mark -> a part that must be there, what finds it
+    "[e-mail]": ("", emails),
+    "[card]": ("", cards),
+    "[iban]": ("", ibans),
+    "[id number]": ("-", security_numbers),
+    "[phone]": ("+", lambda text: (match.span() for match in _PHONE.finditer(text))),
 }
-_DIGITS = re.compile(r"\d\d")  # cards and account numbers hold some
+_MAY_BE = re.compile(r"\d\d|@")  # what is personal holds one of them
 # what moves a terminal's cursor or turns its text around; a tab and a line break may stay
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
@@ -55,11 +56,15 @@ def without_secrets(text: str) -> str:
 @lru_cache(maxsize=4_000)  # an executed copy is written once a cell, with much the same texts
 def _without_any(text: str, environment: tuple[str, ...]) -> str:
     text = _without_keys(text, environment)
-    if _DIGITS.search(text) or "@" in text or "+" in text:
-        for mark, (part, shape) in PERSONAL.items():
-            if part in text:
-                text = shape.sub(lambda match, mark=mark: _hidden(mark, match[0]), text)
-    return text
+    if _MAY_BE.search(text) is None:
+        return text
+    marked = [
+        (Span(mark, *ends), mark)
+        for mark, (part, find) in PERSONAL.items()
+        if part in text
+        for ends in find(text)
+    ]
+    return _masked(text, sorted(marked, key=lambda each: each[0].start))
 
 
 def _without_keys(text: str, environment: tuple[str, ...]) -> str:
@@ -67,16 +72,6 @@ def _without_keys(text: str, environment: tuple[str, ...]) -> str:
         text = text.replace(value, MARK)
     text = without_surrogates(text)
     return _masked(text, ((span, MARK) for span in find_secrets(text)))
-
-
-def _hidden(mark: str, text: str) -> str:
-    """The mark, or the text itself where its check digits say that it is something else."""
-    digits = re.sub(r"[ -]", "", text)
-    if mark == "[card]":
-        return mark if len(digits) in (15, 16) and passes_luhn(digits) else text
-    if mark == "[iban]":
-        return mark if passes_97(digits) else text
-    return mark
 
 
 @cache
@@ -91,12 +86,16 @@ def _environment() -> tuple[str, ...]:
 
 @lru_cache(maxsize=8)
 def _spellings(secrets: tuple[str, ...]) -> list[str]:
-    """Secret values as others may spell them, each address of a list alone; longest first."""
+    """Secret values as others may spell them, each of a list alone; longest first.
+
+    Of NAME:KEY also the key.
+    """
     values = set()
     for secret in secrets:
-        for part in {secret, *re.split(r"[\s,]+", secret)}:
+        parts = {secret, *re.split(r"[\s,]+", secret)}
+        for part in parts | {part.partition(":")[2] for part in parts}:
             encoded = base64.b64encode(part.encode(errors="replace")).decode().rstrip("=")
-            values |= {part, unquote(part), encoded}
+            values |= {part, unquote(part), quote(part, safe=""), html.escape(part), encoded}
     values -= {value for value in values if len(value) < LEAST or value in OWN_WORDS}
     return sorted(values, key=len, reverse=True)
 
@@ -126,7 +125,7 @@ def clean(value: Any) -> Any:
         if _is_one_text(value):
             return without_secrets("".join(value)).splitlines(keepends=True)
         return [clean(entry) for entry in value]
-    if isinstance(value, int) and len(str(value)) > 12:
+    if isinstance(value, int | float) and 1e12 < abs(value) < 1e20:  # a card's number is one
         text = without_secrets(str(value))
         return value if text == str(value) else text
     return value
@@ -139,12 +138,26 @@ def _is_one_text(lines: Any) -> bool:
 
 
 def _clean_entry(key: Any, entry: Any) -> Any:
-    if isinstance(entry, str):
-        if key == "image/png":  # no text, and long
-            return entry
-        if entry and SECRET_NAME.fullmatch(str(key)):
-            return MARK
+    if key == "image/png":  # no text, and long
+        return entry
+    if entry and isinstance(entry, str | list) and SECRET_NAME.fullmatch(str(key)):
+        return MARK
     return clean(entry)
+
+
+class CleanLines(logging.Formatter):
+    """Lines of a log, tracebacks too, without what others must not see."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, or more."""
+        return without_secrets(super().format(record))
+
+
+def log_to_stderr(level: int) -> None:
+    """What a program of ours logs, cleaned."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(CleanLines("%(asctime)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def outline(value: Any, most: int = 24) -> str:

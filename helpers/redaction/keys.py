@@ -27,18 +27,27 @@ class Span(NamedTuple):
 # Before a key stands no letter or digit, unless it ends an escape: \n, \u000a, %0A.
 START = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf])|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2}))"
 NAMES = (
-    r"(?:pass(?:word|wd|phrase)?|pwd|(?:client[_ -]?|shared[_ -]?|app[_ -]?)?secret(?:[_ -]?key)?"
-    r"|(?:api|access|private|signing|account|auth)[_ -]?(?:key|token)|credentials?)"
+    r"(?:pass(?:word|wort|wd|phrase|code)?|pwd|kennwort|mot de passe|contraseña|senha|wachtwoord"
+    r"|пароль|密码|密碼|パスワード|비밀번호"
+    r"|(?:client[_ -]?|shared[_ -]?|app[_ -]?)?secret(?:[_ -]?(?:access[_ -]?)?key)?"
+    r"|(?:api|access|private|signing|account|auth|session|security|refresh|bot|encryption"
+    r"|subscription|master|deploy)[_ -]?(?:key|token)|credentials?)"
 )
-# behind the name of a secret: a value with a digit, which need not be one
+QUOTE = r"(?:\\{0,3}[\"']|&(?:quot|#39|#34|#x27);)?"  # plain, escaped in JSON, or in HTML
+# behind the name of a secret, also as an option or an element: a value with a digit, which need
+# not be one; for texts in small letters
 SUSPICIOUS = re.compile(
-    rf"(?i){NAMES}[\"']?\s{{0,3}}(?:=>|[:=]|\bis\b)\s{{0,3}}[\"']?"
+    rf"(?:{NAMES}{QUOTE}\s{{0,3}}(?:=>|[:=：>]|\bis\b)|--(?:[a-z-]{{0,20}}-)?{NAMES}{QUOTE},?\s)"
+    rf"\s{{0,3}}{QUOTE}"
     r"((?=[^\s\"',;]{0,100}\d)(?=[^\s\"',;]{0,100}[a-z])[^\s\"',;]{8,200})"
 )
-NAME_HINTS = ("pass", "pwd", "secret", "key", "token", "credential")
+NAME_HINTS = re.compile(  # one of them is in each of those names
+    "pass|pwd|secret|key|token|credential|kennwort|contraseña|senha|wachtwoord|пароль|密码|密碼"
+    "|パスワード|비밀번호"
+)
 # What has no run of so many characters holds a key of these kinds alone
 _RUN = re.compile("[A-Za-z0-9_.~+/=%-]{15}")
-SHORT = ("private_key", "password_in_url", "password_in_query", "authorization")
+SHORT = ("private_key", "password_in_url", "password_in_query", "authorization", "login", "cookie")
 _ENCODED = re.compile(
     r"(?:\\[nrtbf]|(?<![A-Za-z0-9+/_-]))([A-Za-z0-9+/_-]{24,65536}={0,2})"  # at a word's start
 )
@@ -76,14 +85,14 @@ def find_secrets(text: str) -> tuple[Span, ...]:
 
 
 def _plain(text: str) -> list[Span]:
-    lower = text.lower()
+    lower = text.replace("İ", "I").lower()  # of the same length: no other letter becomes two
     spans = []
     may_be_long = _RUN.search(text) is not None
     for kind in kinds():
         if (may_be_long or kind.name in SHORT) and any(word in lower for word in kind.words):
             spans += [Span(kind.name, *match.span()) for match in kind.shape.finditer(text)]
-    if any(hint in lower for hint in NAME_HINTS):
-        spans += [Span("named_secret", *m.span(1), False) for m in SUSPICIOUS.finditer(text)]
+    if NAME_HINTS.search(lower):
+        spans += [Span("named_secret", *m.span(1), False) for m in SUSPICIOUS.finditer(lower)]
     return spans
 
 

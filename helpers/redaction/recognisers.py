@@ -42,13 +42,18 @@ _GAP = rf"(?:[^0-9A-Za-z]{{0,4}}|\D{{0,3}}{_EXTENSION}\D{{0,5}})"
 _IBAN_BEGINS = re.compile(r"[A-Za-z]{2}[ -]?\d{2}")
 _DIALLED = re.compile(rf"\d(?:{_GAP}\d){{{MIN_DIGITS - 1}}}", re.IGNORECASE)
 _LOCAL = r"[!#$%&'*+\-/=?^_`{|}~\w]"
-_EMAIL = re.compile(
-    rf"\b(?:{_LOCAL}[!#$%&'*+\-/=?^_`{{|}}~.\w]{{0,126}}{_LOCAL}|{_LOCAL})"
-    r"@(\w+(?:-+\w+)*(?:\.\w+(?:-+\w+)*)+)\b"
+_EMAIL = re.compile(  # no git@host:path
+    rf"\b(?!git@)(?:{_LOCAL}[!#$%&'*+\-/=?^_`{{|}}~.\w]{{0,126}}{_LOCAL}|{_LOCAL})"
+    r"(?:@|%40)(\w+(?:-+\w+)*(?:\.\w+(?:-+\w+)*)+)\b"
 )
+# four digits at a time, or 4-6-5; no part of a fraction such as 0.4444444444444444
 _CARD = re.compile(
-    r"\b(?!1\d{12}(?!\d))(?:4\d{3}|5[0-5]\d{2}|6\d{3}|1\d{3}|3\d{3})"
-    r"[- ]?\d{3,4}[- ]?\d{3,4}[- ]?\d{3,5}\b"
+    r"(?<![\w.])[1-6]\d{3}(?:(?:[- ]?\d{4}){2}[- ]?\d{1,7}|[- ]?\d{6}[- ]?\d{4,5})"
+    r"(?!\w|\.0*[1-9])"
+)
+_ISSUED = re.compile(  # the beginnings and lengths of cards' numbers (ISO/IEC 7812)
+    r"4(?:\d{12}|\d{15}|\d{18})|5[0-58]\d{14}|6\d{14,18}|3[47]\d{13}|3[0689]\d{12}|35\d{14}"
+    r"|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|1\d{14}"
 )
 _SSN = re.compile(r"\b\d{3}([- .])\d{2}\1\d{4}\b")
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)"
@@ -84,16 +89,27 @@ def _top_level(name: str) -> bool:
     return name.lower() in _top_level_domains()
 
 
+def _words_of(name: str) -> list[str]:
+    """What a table of this folder holds, without its comments."""
+    lines = Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
+    return " ".join(line for line in lines if not line.startswith("#")).split()
+
+
 @cache
 def _top_level_domains() -> frozenset[str]:
-    lines = Path(__file__).with_name("top_level_domains.txt").read_text(encoding="utf-8")
-    return frozenset(lines.partition("\n")[2].split())
+    return frozenset(_words_of("top_level_domains.txt"))
+
+
+@cache
+def _everybodys() -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    return [ipaddress.ip_network(network) for network in _words_of("networks.txt")]
 
 
 def cards(text: str) -> Iterator[Ends]:
     """Numbers of cards, whose last digit is a check digit (Luhn)."""
     for match in _CARD.finditer(text):
-        if passes_luhn(re.sub("[- ]", "", match[0])):
+        digits = re.sub("[- ]", "", match[0])
+        if _ISSUED.fullmatch(digits) and passes_luhn(digits):
             yield match.span()
 
 
@@ -101,11 +117,6 @@ def passes_luhn(digits: str) -> bool:
     """Whether the last digit is the check digit of those before it."""
     doubled = [int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits))]
     return sum(n - 9 if n > 9 else n for n in doubled) % 10 == 0
-
-
-def passes_97(text: str) -> bool:
-    """ISO 7064: the number, letters as 10 to 35 and its first four signs last, is 1 modulo 97."""
-    return int("".join(str(int(sign, 36)) for sign in text[4:] + text[:4])) % 97 == 1
 
 
 def ibans(text: str) -> Iterator[Ends]:
@@ -122,10 +133,11 @@ def ibans(text: str) -> Iterator[Ends]:
 
 
 def _is_iban(text: str) -> bool:
+    """ISO 7064: the number, letters as 10 to 35 and its first four signs last, is 1 modulo 97."""
     country = _forms().get(text[:2])
     if country is None or not country.match(text, 4):
         return False
-    return passes_97(text)
+    return int("".join(str(int(sign, 36)) for sign in text[4:] + text[:4])) % 97 == 1
 
 
 @cache
@@ -140,15 +152,16 @@ def _forms() -> dict[str, re.Pattern[str]]:
 
 
 def addresses(text: str) -> Iterator[Ends]:
-    """IP addresses of both versions; one inside another is not named."""
+    """IP addresses of both versions that one machine has; one inside another is not named."""
     spans = set()
     for shape in _IPS:
         for match in shape.finditer(text):
             try:
-                ipaddress.ip_interface(match[0])
+                address = ipaddress.ip_interface(match[0]).ip
             except ValueError:
                 continue
-            spans.add(match.span())
+            if not any(address in network for network in _everybodys()):
+                spans.add(match.span())
     yield from _outermost(spans)
 
 
@@ -210,7 +223,7 @@ def find_personal_data(text: str) -> tuple[Span, ...]:
     digits = _digits_in(text)
     many_digits = digits >= MIN_DIGITS
     possible = {
-        "EMAIL_ADDRESS": "@" in text,
+        "EMAIL_ADDRESS": "@" in text or "%40" in text,
         "IP_ADDRESS": text.count(".") >= 3 or text.count(":") >= 2,
         "PHONE_NUMBER": many_digits and _DIALLED.search(text) is not None,
         "CREDIT_CARD": digits >= 12,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import logging
 import random
 import string
 import time
@@ -14,7 +15,8 @@ import record_toys
 
 from helpers import redaction, registry, store
 from helpers.records import Decision, Finding, RunRecord
-from helpers.redaction import find_secrets, kinds
+from helpers.redaction import find_personal_data, find_secrets, kinds
+from helpers.redaction.cleaning import CleanLines
 from helpers.registry import delivery
 from helpers.run import message_for_person, report
 from helpers.run.engine import COPY, CopyWriter
@@ -71,6 +73,16 @@ KEYS = {  # as their issuers make them; put together here, so that no file holds
     "airtable": "pat" + made(14) + "." + made(64, HEX),
     "jwt": "eyJ" + made(30) + ".eyJ" + made(60) + "." + made(43),
     "age": "AGE-SECRET-KEY-1" + made(58, UPPER),
+    "slack browser": "xoxc-" + made(12, DIGITS) + "-" + made(12, DIGITS) + "-" + made(64, HEX),
+    "aws session": "IQoJb3JpZ2luX2Vj" + made(300),
+    "elevenlabs": "sk_" + made(48, HEX),
+    "postman": "PMAK-" + made(24, HEX) + "-" + made(34, HEX),
+    "figma": "figd_" + made(40),
+    "planetscale": "pscale_tkn_" + made(43),
+    "tailscale": "tskey-auth-" + made(32),
+    "facebook": "EAA" + made(120),
+    "hubspot": "pat-na1-" + made(8, HEX) + "-0a1b-2c3d-4e5f-" + made(12, HEX),
+    "google refresh": "1//0" + made(60),
 }
 PLACES = {  # how a text comes by it
     "alone": lambda key: key,
@@ -135,6 +147,22 @@ PASSWORDS = (
     "api key is hunter2horse",
     "Proxy-Authorization: Basic hunter2horse",
     "X-Amz-Signature=hunter2horsehunter2horse".replace("X-", "?X-"),
+    "https://x/?X-Amz-Security-Token=hunter2horse",
+    "https://x/cb#access_token=hunter2horse",
+    "https://x/?a=1&amp;token=hunter2horse",
+    "curl -u admin:hunter2horse https://x",
+    "['mysqldump', '--password', 'hunter2horse']",
+    '{\\"password\\": \\"hunter2horse\\"}',
+    "{&quot;password&quot;: &quot;hunter2horse&quot;}",
+    "<password>hunter2horse</password>",
+    "Passwort: hunter2horse",
+    "пароль: hunter2horse",
+    "密码：hunter2horse",
+    "machine x login me password hunter2horse",
+    "db:5432:prod:me:hunter2horse",
+    "Cookie: a=b; session=hunter2horse",
+    "Set-Cookie: session=hunter2horse; HttpOnly",
+    "Ocp-Apim-Subscription-Key: hunter2horse",
 )
 
 
@@ -175,8 +203,32 @@ def test_line_14_ordinary_texts_stay_as_they_are():
         "see /home/user/models/support-v12/adapter/adapter_model.safetensors",
         "3f2a77aa-1b2c-4d5e-8f90-123456789abc",
         "the secret of good support is patience",
+        "0.6011000990139424 and 0.5555555555555556, +1.23456789, +12.3456789012",
+        "lodash@4.17.21 actions/checkout@v4.1.1 git@github.com:org/repo y = x@W.T icon@2x.png",
+        "class='sk-toggleable__content sk-estimator-doc-link'",
+        "torchvision_extras_library.models.configuration_of_a_long_name_here",
+        "Authorization: required for all; Bearer authentication-scheme; a cookie: chocolate",
+        "api_key: <your key here>, password: str, --max-tokens 4096, 000-12-3456",
+        "docker run -u 1000:1000 x; for i in x;key=1",
     ):
         assert store.without_secrets(text) == text
+
+
+def test_line_14_entries_of_secret_names_are_hidden_in_any_spelling_and_a_number_may_be_a_card():
+    for name in ("dbPassword", "secretAccessKey", "openaiApiKey", "Set-Cookie", "x-api-key"):
+        assert store.clean({name: "abc"}) == store.clean({name: ["abc"]}) == {name: "[secret]"}
+    card = 4111111111111111
+    assert store.clean([card, float(card)]) == ["[card]", "[card].0"]  # as pandas has it
+    assert store.clean([10**4500, 1.5, True, 10**15]) == [10**4500, 1.5, True, 10**15]
+
+
+def test_line_14_what_a_program_logs_is_cleaned_with_its_tracebacks():
+    logged = CleanLines("%(message)s").format(
+        logging.LogRecord(
+            "x", 40, "", 1, f"at {KEYS['github']}", (), (OSError, OSError(KEYS["aws id"]), None)
+        )
+    )
+    assert not any(key in logged for key in KEYS.values()) and "[secret]" in logged
 
 
 PERSONAL = (
@@ -184,6 +236,8 @@ PERSONAL = (
     "4111 1111 1111 1111",
     "4111-1111-1111-1111",
     "378282246310005",
+    "2223 0031 2200 3222",
+    "mara%40example.com",
     "DE89 3704 0044 0532 0130 00",
     "DE89370400440532013000",
     "536-90-4399",
@@ -198,6 +252,17 @@ def test_line_04_errors_show_kind_and_outline_of_a_cell_and_never_its_text(value
     shape = store.outline(value)
     assert f"text of {len(value)} characters" in shape
     assert not set(value) & set(WORD) & set(shape.partition("like ")[2]) - {"x", "9"}
+
+
+def test_line_04_what_many_machines_have_or_is_no_number_at_all_tells_nobody():
+    for text in (
+        "127.0.0.1 0.0.0.0 255.255.255.0 192.168.0.1 10.0.0.0/8 ::1 8.8.8.8 std::vector a::b",
+        "1764366000123464 0.6011000990139424 6010999999999999",
+        "git@github.com",
+    ):
+        kinds_found = {span.kind for span in find_personal_data(text)}
+        assert not kinds_found - {"PHONE_NUMBER"}, text  # phonenumbers takes masks for numbers
+    assert [s.kind for s in find_personal_data("at 203.0.113.77")] == ["IP_ADDRESS"]
 
 
 def planted() -> str:
