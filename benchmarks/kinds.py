@@ -201,7 +201,7 @@ def climb(
     rows = every_row[: embedded or FIRST]
     measured = evaluate.ask_ladder(ways, rows, session)
     measured = evaluate.ask_more(measured, every_row, session, embedded or 300)
-    measured = evaluate.rate_rungs(measured, rows, session, None)
+    measured = evaluate.rate_rungs(measured, rows, session)
     screening = decide.screen(task, **USES, **OTHER)
     choices = decide.Choices(prompt_search_budget=1)
     return decide.decide(task, measured, examples, screening, run, choices), measured, examples

@@ -86,16 +86,10 @@ MEANINGS = {
     "Economics.hours": "hours of work that were assumed",
     "Economics.volume_per_month": "requests a month, from task.yaml",
     "Economics.prices_as_of": "date of the prices",
-    "Economics.custom_model": "for comparison: a model trained from nothing",
     "Way.cost_per_request": "USD",
     "Way.one_off_usd": "USD of work before it serves",
     "Way.monthly_usd": "USD of work a month",
     "Way.elapsed": "time until it stands: hours, days, weeks or months",
-    "ComputeEstimate.parameters": "its size",
-    "ComputeEstimate.tokens": "text to train on",
-    "ComputeEstimate.flops": "arithmetic",
-    "ComputeEstimate.gpu_hours": "hours of one GPU",
-    "ComputeEstimate.usd": "what that costs",
     "Power.n": "rows of the test part",
     "Power.detectable_difference": "smallest gain it can show",
     "Power.rows_needed": "by metric: rows that its target needs at least",
@@ -575,9 +569,10 @@ column that has the name of one of ours is none of ours with `group: null`. What
 listed as "not used" and kept in the row's `meta`. A mapped `input` goes before every other form.
 
 Chat lines (`{"messages": […]}`), `prompt` / `completion`, Alpaca, ShareGPT, KTO and preference
-pairs need no mapping, nor does a JSON array of rows. An answer with `weight: 0` is kept and never
-learnt, a `<think>` part is the answer's reasoning, and a system message that differs from row to
-row stands below the instructions.
+pairs need no mapping, nor does a JSON array of rows; a `system` beside the turns is their first
+one, and a request or a message in a column of a log is the chat that it holds. An answer with
+`weight: 0` is kept and never learnt, a `<think>` part is the answer's reasoning, and a system
+message that differs from row to row stands below the instructions.
 
 A rating never rejects a row of human.*: badly rated ones stay, and 02 counts them. Ratings choose
 among logged rows alone.
@@ -617,8 +612,9 @@ incumbent: {answers: today.jsonl}   # rows like those of human.jsonl, with today
 ## A scorer of your own
 
 Where no field can be compared, `accuracy_from: scorer` and `scorer:` say what is right:
-`exact`, `contains`, `numeric:0.01` (relative tolerance), `chrf:0.6`, `semantic:0.8` (the least that
-counts as right), `tool_calls`, or a function of yours:
+`exact`, `contains`, `numeric:0.01` (the last number of both within a relative tolerance, whatever
+its unit, with the decimal mark that `columns.decimal` says; 1,234 alone is asked for), `chrf:0.6`,
+`semantic:0.8` (the least that counts as right), `tool_calls`, or a function of yours:
 
 ```yaml
 accuracy_from: scorer

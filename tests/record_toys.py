@@ -8,7 +8,6 @@ from typing import Any
 from helpers.records import (
     Asking,
     Attempt,
-    ComputeEstimate,
     Decision,
     Economics,
     Environment,
@@ -86,7 +85,6 @@ def comparison(value: float = 0.25, **changes: Any) -> MetricComparison:
 def decision(**changes: Any) -> Decision:
     """A decision for fine-tuning."""
     way = Way(cost_per_request=0.001, one_off_usd=10.0, monthly_usd=1.0, elapsed="days")
-    own = ComputeEstimate(parameters=1e9, tokens=2e10, flops=1.2e20, gpu_hours=267, usd=534)
     values = {
         "recommendation": "fine_tuning",
         "status": "predicted",
@@ -109,7 +107,6 @@ def decision(**changes: Any) -> Decision:
             hours={},
             volume_per_month=1000,
             prices_as_of=None,
-            custom_model=own,
         ),
         "power": Power(n=100, detectable_difference=0.1, rows_needed={}),
         "plan": Plan(

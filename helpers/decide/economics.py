@@ -8,7 +8,7 @@ from datetime import date
 
 from helpers import store
 from helpers.models import PROVIDERS, STALE_DAYS, is_loopback, provider_of
-from helpers.records import ComputeEstimate, Economics, RungResult, Trainer, Way, WorkbookError
+from helpers.records import Economics, RungResult, Trainer, Way, WorkbookError
 from helpers.tasks import Task
 
 # Hours of work, ours to assume and yours to replace under prices.hours in task.yaml.
@@ -33,30 +33,26 @@ ELAPSED = {  # as the strategy says
 # pricing page).
 TRAINING_PRICES = {"gpt-4.1-mini": 5.0, "gpt-4.1": 25.0, "gpt-4o-mini": 3.0, "gpt-4o": 25.0}
 OWN_TOKENS_PER_SECOND = 200.0  # of training on two CPU cores, 135M parameters
-# A model of one's own, by "compute-optimal" training.
-OWN_SIZE = 1e9  # parameters
-TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, arXiv 2203.15556
-FLOPS_PER_TOKEN = 6  # for each parameter; Kaplan et al. 2020, arXiv 2001.08361
-GPU_FLOPS = 312e12  # an A100's bf16 peak
-UTILISATION = 0.40  # what good training code reaches (PaLM: 46%, arXiv 2204.02311)
-GPU_USD = 2.0  # an hour of a rented A100 in 2026
+# "Compute-optimal": 20 tokens a parameter (Hoffmann et al. 2022, arXiv 2203.15556) at 6 FLOPs for
+# each of both (Kaplan et al. 2020, arXiv 2001.08361), on A100s: 312e12 FLOPs a second at their peak
+# in bf16, of which good code reaches 0.40 (PaLM: 46%, arXiv 2204.02311), rented at 2 USD an hour.
+OWN_MODEL = (
+    "1e9 parameters take 2e10 tokens, 1.2e20 FLOPs, 267 GPU-hours, 534 USD: months, and a team"
+)
 
 
 def training_cost(task: Task, trainer: Trainer, api_model: str, tokens: int) -> float:
-    """USD of one training run: by the token at an API, by the hour on hardware of one's own."""
+    """USD of one training run: by the token at an API, by the hour on hardware of one's own.
+
+    0 where no price is known.
+    """
     if trainer == "lora":
         hours = tokens / OWN_TOKENS_PER_SECOND / 3600
         return hours * float(task.prices.get("hardware_usd_per_hour") or 0)
-    price = (task.prices.get("training") or {}).get(api_model)
-    if price is None:
-        price = _list_price(api_model)
-    return tokens / 1e6 * float(price)
-
-
-def _list_price(api_model: str) -> float:
-    """Of the longest name that begins the model's (snapshots carry a date); 0 where none does."""
-    names = [name for name in TRAINING_PRICES if api_model.startswith(name)]
-    return TRAINING_PRICES[max(names, key=len)] if names else 0.0
+    prices = TRAINING_PRICES | (task.prices.get("training") or {})
+    # the longest name that begins the model's, since snapshots carry a date
+    names = sorted((name for name in prices if api_model.startswith(name)), key=len)
+    return tokens / 1e6 * float(prices[names[-1]]) if names else 0.0
 
 
 def economics(
@@ -102,7 +98,6 @@ def economics(
         hours=hours,
         volume_per_month=task.volume_per_month,
         prices_as_of=str(as_of) if as_of else None,
-        custom_model=compute_estimate(OWN_SIZE),
     )
 
 
@@ -123,21 +118,6 @@ def _break_even(tuned: Way, other: Way) -> int | None:
     if saving <= 0:
         return None
     return max(0, int((tuned.upkeep - other.upkeep) / saving) + 1)
-
-
-def compute_estimate(parameters: float) -> ComputeEstimate:
-    """What a model of one's own takes: tokens D = 20 N, FLOPs C = 6 N D (sources above)."""
-    tokens = TOKENS_PER_PARAMETER * parameters
-    flops = FLOPS_PER_TOKEN * parameters * tokens
-    gpu_hours = flops / (GPU_FLOPS * UTILISATION) / 3600
-    numbers = {
-        "parameters": parameters,
-        "tokens": tokens,
-        "flops": flops,
-        "gpu_hours": gpu_hours,
-        "usd": gpu_hours * GPU_USD,
-    }
-    return ComputeEstimate(**{name: float(f"{value:.3g}") for name, value in numbers.items()})
 
 
 # --- the trainer ----------------------------------------------------------------------------------

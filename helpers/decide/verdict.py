@@ -11,14 +11,7 @@ from pydantic import Field
 
 from helpers import evaluate, store
 from helpers.decide.data import label_noise
-from helpers.decide.economics import (
-    ELAPSED,
-    OWN_SIZE,
-    choose_trainer,
-    compute_estimate,
-    economics,
-    training_cost,
-)
+from helpers.decide.economics import ELAPSED, OWN_MODEL, choose_trainer, economics, training_cost
 from helpers.decide.screening import contradictions
 from helpers.models import price_warnings, provider_of
 from helpers.records import (
@@ -36,6 +29,7 @@ from helpers.records import (
     Screening,
     TrainingExample,
     WorkbookError,
+    from_parameters,
 )
 from helpers.tasks import Task
 
@@ -75,7 +69,7 @@ class Choices(Record):
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Choices:
         """The choices that a notebook's parameters (its globals()) spell."""
-        return cls(**{name: parameters[name] for name in cls.model_fields if name in parameters})
+        return from_parameters(cls, parameters, cls.model_fields)
 
 
 class Evidence(Record):
@@ -130,7 +124,15 @@ def recommend(screening: Screening, evidence: Evidence) -> Advice:
     if blocks:
         return Advice("not_yet", [reason for reason, _ in blocks], blocks[0][1])
     if screening.own_architecture:
-        return _advise_own_model()
+        return Advice(
+            "custom_model",
+            [
+                "the task needs an architecture, or a control over it, that no base model offers",
+                "no rung meets the targets",
+                OWN_MODEL,
+            ],
+            "plan data, compute and people for training a model; tune an open model meanwhile",
+        )
     uses = _uses_that_pay(screening, evidence)
     weight = sum(weight for _, weight in uses)
     reasons = [
@@ -166,20 +168,6 @@ def _break_even(evidence: Evidence) -> str:
     return (
         f"tuning is cheaper than {evidence.best_rung} from {evidence.pays_from:,.0f} requests a"
         f" month on, and task.yaml expects {evidence.volume:,}"
-    )
-
-
-def _advise_own_model() -> Advice:
-    cost = compute_estimate(OWN_SIZE)
-    return Advice(
-        "custom_model",
-        [
-            "the task needs an architecture, or a control over it, that no base model offers",
-            "no rung meets the targets",
-            f"{OWN_SIZE:.0e} parameters take {cost.tokens:.0e} tokens, {cost.flops:.0e} FLOPs,"
-            f" {cost.gpu_hours:,.0f} GPU-hours, {cost.usd:,.0f} USD: months, and a team",
-        ],
-        "plan data, compute and people for training a model; tune an open model meanwhile",
     )
 
 
@@ -258,8 +246,12 @@ def gather(
     verified = [example for example in examples if example.quality == "verified"]
     n_test = sum(example.part == "test" for example in verified)
     naming_articles = sum(bool(example.meta.get("articles")) for example in verified)
+    rows = evaluate.choose_rows(task, examples, "validation")
     limits = [choices.left_out] if choices.left_out else []
-    rows = evaluate.choose_rows(task, examples, "validation", say=limits.append)
+    by = "max_validation_rows and most_validation_rows"
+    asked = max(rung.n for rung in rungs)
+    limits += evaluate.rows_left_out(task, examples, "validation", asked, by)
+    limits += evaluate.cut_answers(rungs, rows, run)
     trainer = choose_trainer(choices.trainer, choices.base_url, choices.api_model, task)[0]
     tokens = choices.max_train_tokens or _train_tokens(rungs, examples)
     training_usd = training_cost(task, trainer, choices.api_model, tokens)
@@ -281,7 +273,7 @@ def gather(
         n_examples=len(verified),
         min_examples=choices.min_examples,
         best_rung=best,
-        limits=[*limits, *_limits(task, rungs, rows, run)],
+        limits=limits,
     )
 
 
@@ -341,6 +333,14 @@ def decide(
     numbers = economics(task, rungs, evidence.best_rung, evidence.training_usd)
     advice = recommend(screening, evidence)
     warnings += [*screening.warnings, *price_warnings(task)]
+    if trainer == "openai" and not evidence.training_usd:
+        warnings.append(
+            f"training {choices.api_model} has no price (prices.training): counted as 0"
+        )
+    if "accuracy" not in task.targets:
+        warnings.append(
+            "task.yaml has no target for accuracy: no advice says how often answers are right"
+        )
     for rung, targets in evidence.undecided.items() if not evidence.unrated else ():
         n = next(r.n for r in rungs if r.name == rung)
         warnings.append(f"{rung} may meet the targets: {', '.join(targets)} undecided at n={n}")
@@ -374,17 +374,6 @@ def decide(
         train_anyway_because=because,
         limits=evidence.limits,
     )
-
-
-def _limits(
-    task: Task, rungs: Sequence[RungResult], rows: Sequence[TrainingExample], run: store.Run
-) -> list[str]:
-    """Rows that were not asked about, and answers that were cut before they could be right."""
-    most = max(rung.n for rung in rungs)
-    what = "answers of chats" if task.evaluate_on == "all" else "rows"
-    asked = f"{most} of {len(rows)} validation {what} asked, by max_validation_rows and"
-    limits = [f"{asked} most_validation_rows"] if most < len(rows) else []
-    return limits + evaluate.cut_answers(rungs, rows, run)
 
 
 def _train_tokens(rungs: Sequence[RungResult], examples: Sequence[TrainingExample]) -> int:

@@ -41,6 +41,7 @@ from helpers.evaluate.limits import (
     cut_short,
     limit_of,
     room_for_thoughts,
+    rows_left_out,
     with_answer_limit,
 )
 from helpers.evaluate.rungs import LADDER, available, build_prompts, effort

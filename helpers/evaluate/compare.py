@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from helpers import models, store
 from helpers.evaluate import statistics
@@ -201,11 +201,6 @@ def findings_against(
     return [*findings, regression]
 
 
-def regressed(findings: Iterable[Finding]) -> bool:
-    """Whether something is surely worse than an opponent, beyond its margin."""
-    return any(f.name == "regression" and f.verdict == "fail" for f in findings)
-
-
 def _gain_over(opponent: str, gain: MetricComparison | None, task: Task, alpha: float) -> Finding:
     name = f"gain_over_{opponent}"
     if gain is None:
@@ -256,15 +251,17 @@ def holds_margins(comparison: Comparison) -> Finding:
 
 def has_power(n_test: int, comparison: Comparison) -> Finding:
     """The test part has enough rows, of one group each, to tell a better model from a lucky one."""
-    if n_test < FEW_TEST_ROWS:
+    gain = comparison.get("accuracy")
+    n = n_test if gain is None else min(n_test, gain.difference.n)
+    scored = f"{n} test rows" if n == n_test else f"{n} of {n_test} test rows were rated"
+    if n < FEW_TEST_ROWS:
         return Finding(
             name="power",
             verdict="undecided",
-            evidence=f"{n_test} test rows; at least {FEW_TEST_ROWS} are needed",
-            remedy="add verified examples, run 02 again",
+            evidence=f"{scored}; at least {FEW_TEST_ROWS} are needed",
+            remedy="add verified examples, run 02 again; or rate more answers",
         )
-    evidence = f"{n_test} test rows, at least {FEW_TEST_ROWS} are needed"
-    gain = comparison.get("accuracy")
+    evidence = f"{scored}, at least {FEW_TEST_ROWS} are needed"
     if gain is not None:
         half = 50 * (gain.difference.high - gain.difference.low)
         evidence += f"; the difference in accuracy is known to ±{half:.0f} points"

@@ -29,12 +29,11 @@ from helpers.evaluate.compare import (
     flips,
     judge_comparisons,
     pair_rows,
-    regressed,
 )
-from helpers.evaluate.judge import rate_pair
+from helpers.evaluate.judge import judge_is_consistent, rate_pairs
 from helpers.evaluate.ladder import way_of_today
-from helpers.evaluate.limits import cut_answers
-from helpers.evaluate.running import ask_rung, read_answers
+from helpers.evaluate.limits import cut_answers, rows_left_out
+from helpers.evaluate.running import ask_rung
 from helpers.evaluate.session import Ledger, Line, Session
 from helpers.evaluate.slices import compare_slices
 from helpers.models import Model
@@ -45,6 +44,7 @@ from helpers.records import (
     Evaluation,
     Finding,
     FineTunedModelVersion,
+    FineTuningDataset,
     Ratings,
     RungResult,
     TrainedModel,
@@ -94,14 +94,12 @@ def evaluate_fine_tuned_model(
     model: TrainedModel,
     *,
     min_gain: float,
-    dataset_version: str,
+    dataset: FineTuningDataset,
     production: FineTunedModelVersion | None = None,
-    judge: Model | None = None,
 ) -> Evaluation:
     """Ask base, best cheaper rung, tuned model and what it would replace; compare row by row.
 
-    `model` is model.json; `production` is the version that serves; `judge` is asked where task.yaml
-    says `accuracy_from: judge`.
+    `model` is model.json, `dataset` what the rows come from, `production` the version that serves.
     """
     if not test_set:
         raise WorkbookError(
@@ -109,7 +107,8 @@ def evaluate_fine_tuned_model(
         )
     task = session.task
     session.say("loading the models, and checking that they are what was trained")
-    fingerprints = check_fingerprints(model, task, dataset_version)
+    version = dataset.metadata.version
+    fingerprints = check_fingerprints(model, task, version)
     session = with_models_of(model, session)
     best_rung = rung_to_beat(session.run)[0]
     rungs, timing = ask_rungs(ways_of(model, session), test_set, session)
@@ -118,20 +117,18 @@ def evaluate_fine_tuned_model(
     serving = production if production and production.id != model.version else None
     unasked = ask_production(serving, rungs, test_set, session) if serving else ""
     opponents = _opponents(best_rung, rungs)
-    rungs, ratings = rate_pair(rungs, ["fine_tuned", *opponents], test_set, session, judge)
-    answers = {name: read_answers(session.run, rung) for name, rung in rungs.items()}
-    ours = answers["fine_tuned"]
+    rungs, pairs, ratings = rate_pairs(rungs, ["fine_tuned", *opponents], test_set, session)
     against = {
-        name: compare_results(ours, answers[name], task, min_gain, attempt.alpha)
-        for name in opponents
+        name: compare_results(*pairs[name], task, min_gain, attempt.alpha) for name in opponents
     }
+    ours, theirs = pairs[best_rung]
     if unasked:
         against["production"] = {}
     chats = len({example.group for example in test_set})
     judgements = judge_comparisons(task, against, chats, attempt.alpha)
-    judgements += [fingerprints, dataset_is_checked(dataset_version)]
+    judgements += [fingerprints, dataset_is_checked(version), *judge_is_consistent(ratings)]
     targets = check_targets(task, rungs["fine_tuned"].results)
-    slices = compare_slices(task, test_set, pair_rows(ours, answers[best_rung]))
+    slices = compare_slices(task, test_set, pair_rows(ours, theirs))
     side_reasons = _side_reasons(unasked, attempt, slices, ratings)
     return Evaluation(
         base_model=rungs["zero_shot"].results,
@@ -140,12 +137,12 @@ def evaluate_fine_tuned_model(
         n_test=len(test_set),
         rungs=list(rungs.values()),
         best_rung=best_rung,
-        flips=flips(ours, answers[best_rung]),
+        flips=flips(ours, theirs),
         verdict=verdict_of([*judgements, *targets.values()]),
         reasons=[*_reasons(judgements, targets.values()), *side_reasons],
         findings=judgements,
         targets=targets,
-        regression=regressed(judgements),
+        regression=any(f.name == "regression" and f.verdict == "fail" for f in judgements),
         min_gain=min_gain,
         production=serving.id if serving else "",
         against={name: compared for name, compared in against.items() if name != best_rung},
@@ -153,10 +150,13 @@ def evaluate_fine_tuned_model(
         slices=slices,
         ratings=ratings,
         fingerprints=model.fingerprints,
-        dataset_version=dataset_version,
+        dataset_version=version,
         version=model.version,
         timing=timing,
-        limits=cut_answers(list(rungs.values()), test_set, session.run),
+        limits=[
+            *rows_left_out(task, dataset.examples, "test", len(test_set), "max_test_rows"),
+            *cut_answers(list(rungs.values()), test_set, session.run),
+        ],
     )
 
 
@@ -233,10 +233,10 @@ def ask_production(
 
 
 def _reasons(judgements: Iterable[Finding], targets: Iterable[Finding]) -> list[str]:
-    """What the verdict rests on: every gain and target, and of the rest what failed."""
+    """What the verdict rests on: every gain and target, and of the rest what did not pass."""
     reasons = []
     for finding in judgements:
-        if finding.name.startswith("gain_over_") or finding.verdict == "fail":
+        if finding.name.startswith("gain_over_") or finding.verdict != "pass":
             reasons.append(finding.evidence)
     return reasons + [target.evidence for target in targets]
 

@@ -1,10 +1,10 @@
 """Where no scorer can tell right from wrong: people, or a judging model, compare two answers.
 
 Both see answer A and answer B without knowing whose they are, and choose A, B, both or neither.
-That gives each answer a right or wrong, so the paired test is the same as everywhere else. Where
-both say the same, one question is left: both, or neither? `ratings.csv` (in the run's folder or the
-task's; `ratings-NAME.csv` for further people) holds the choices by the sha256 of the answers: the
-same answers never have to be rated again.
+That gives each answer a right or wrong beside the other one, so the paired test is the same as
+everywhere else. Where both say the same, one question is left: both, or neither? `ratings.csv` (in
+the run's folder or the task's; `ratings-NAME.csv` for further people) holds the choices by the
+sha256 of the answers: the same two answers never have to be rated again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ from helpers.evaluate.answers import ask
 from helpers.evaluate.running import Rows, read_answers
 from helpers.evaluate.session import Session
 from helpers.models import Model
-from helpers.records import Asking, Message, Ratings, RungResult, TrainingExample, WorkbookError
+from helpers.records import (
+    AnswerRow,
+    Asking,
+    Finding,
+    Message,
+    Ratings,
+    RungResult,
+    TrainingExample,
+    WorkbookError,
+)
 from helpers.tasks import Task, hash_order
 
 CHOICES = ("A", "B", "both", "neither")
@@ -35,14 +44,19 @@ SAME = "(the same answer as A: choose both or neither)"
 RIGHT = {"A": (True, False), "B": (False, True), "both": (True, True), "neither": (False, False)}
 # kappa: "substantial" agreement begins here (Landis & Koch, Biometrics 1977, 33:159-174)
 TRUSTED = 0.6
-CHOICE = re.compile(r"\b(A|B|both|neither)\b")
+# of the pairs, with the same choice in both orders: GPT-4's own (Zheng et al. 2023, table 2)
+CONSISTENT = 0.65
+WORD = re.compile(r"\b(both|neither)\b", re.I)
+LETTER = re.compile(r"\b[AB]\b")
 ASK = """You judge answers to this task:
 {task}
 {rubric}
 Which of the two answers would you send as it is? Reply with one word: A, B, both or neither."""
 
+RatedPair = tuple[Rows, Rows]  # ours and theirs, as they were rated side by side
 Table = list[dict[str, str]]  # rows to rate, with the keys of COLUMNS
-Rights = dict[tuple[str, str], bool]  # (id, sha of the answer) -> is it right
+Key = tuple[str, str, str]  # id of the row, sha of an answer, sha of the one beside it
+Rights = dict[Key, bool]  # is that answer right
 Vote = tuple[bool, bool] | None  # is A right, is B right; None: no choice was given
 
 
@@ -90,7 +104,7 @@ def read_ratings(run: store.Run, task: Task) -> Rights:
 
     Another choice than the four is an error.
     """
-    votes: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    votes: dict[Key, list[bool]] = defaultdict(list)
     for ratings in by_rater(run, task).values():
         for key, right in ratings.items():
             votes[key].append(right)
@@ -123,10 +137,19 @@ def _raters_warnings(run: store.Run, task: Task) -> list[str]:
 
 
 def _read_ratings(path: Path) -> Rights:
+    """One person's choices, with the separator that a spreadsheet has put between the columns."""
     rights: Rights = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), 2):
-            choice = (row.get("choice") or "").strip()
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+        missing = {"id", "a_sha", "b_sha", "choice"} - set(reader.fieldnames or ())
+        if missing:
+            raise WorkbookError(
+                f"{path} has no column {', '.join(sorted(missing))}; keep those of blind.csv"
+            )
+        for number, row in enumerate(reader, 2):
+            choice = (row["choice"] or "").strip()
             choice = choice.upper() if len(choice) == 1 else choice.lower()
             if not choice:
                 continue
@@ -134,86 +157,107 @@ def _read_ratings(path: Path) -> Rights:
                 known = ", ".join(CHOICES)
                 raise WorkbookError(f"{path}, line {number}: choice {choice!r} is none of {known}")
             a_is_right, b_is_right = RIGHT[choice]
-            if row["a_sha"] == row["b_sha"]:
+            of_a, of_b = _keys(row)
+            if of_a == of_b:
                 a_is_right = b_is_right = choice != "neither"
-            rights[row["id"], row["a_sha"]] = a_is_right
-            rights[row["id"], row["b_sha"]] = b_is_right
+            rights[of_a] = a_is_right
+            rights[of_b] = b_is_right
     return rights
 
 
-def rate_pair(
+def _keys(row: Mapping[str, str]) -> tuple[Key, Key]:
+    """By what A and B of a pair are known; one key where both say the same."""
+    ours = (row["id"], row["a_sha"], row["b_sha"])
+    theirs = (row["id"], row["b_sha"], row["a_sha"])
+    return ours, theirs
+
+
+def rate_pairs(
     rungs: Mapping[str, RungResult],
     names: Sequence[str],
     examples: Sequence[TrainingExample],
     session: Session,
-    judge: Model | None,
-) -> tuple[dict[str, RungResult], Ratings | None]:
-    """Accuracy from ratings for the rungs `names`, the first against each other one."""
-    task = session.task
-    run = session.run
-    if task.accuracy_from not in ("judge", "human"):
-        return dict(rungs), None
-    rows = {name: read_answers(run, rungs[name]) for name in names}
+) -> tuple[dict[str, RungResult], dict[str, RatedPair], Ratings | None]:
+    """The rung `names[0]` beside each other one: (rungs, the rows of both by the other, ratings).
+
+    Where people or a judge decide, the rows get their accuracy from what was said of the two
+    together: an answer that is right beside a poor one may be wrong beside a good one. A rung's own
+    accuracy is that of its first pair.
+    """
     first, *others = names
-    tables = [blind_table(examples, rows[first], rows[other]) for other in others]
-    by_people = read_ratings(run, task)
-    unrated = _unrated(tables, by_people)
-    if unrated:
-        write_ratings(run.private / "blind.csv", unrated)
-    rights = by_people
-    if task.accuracy_from == "human":
-        warnings = _raters_warnings(run, task)
-        ratings = Ratings(by="human", rated=len(by_people), warnings=warnings)
-    elif judge is None:
-        rights = {}
-        warning = "no judge is set (judge_model, judge_base_url): nothing was judged"
-        ratings = Ratings(by="judge", warnings=[warning])
-    else:
-        pairs = [row for table in tables for row in table]
-        rights, ratings = ask_judge(judge, pairs, examples, session, by_people)
+    rows = {name: read_answers(session.run, rungs[name]) for name in names}
+    pairs: dict[str, RatedPair] = {name: (rows[first], rows[name]) for name in others}
+    if session.task.accuracy_from not in ("judge", "human"):
+        return dict(rungs), pairs, None
+    table = []
+    for ours, theirs in pairs.values():
+        table += blind_table(examples, ours, theirs)
+    rights, ratings = _rate(table, examples, session)
+    for name, (ours, theirs) in pairs.items():
+        pairs[name] = (_rated(ours, theirs, rights), _rated(theirs, ours, rights))
     updated = dict(rungs)
-    for name in names:
-        updated[name] = _with_accuracy(rungs[name], rows[name], rights, run)
-    return updated, ratings
+    updated[first] = _with_accuracy(rungs[first], pairs[others[0]][0], session.run)
+    for name in others:
+        updated[name] = _with_accuracy(rungs[name], pairs[name][1], session.run)
+    return updated, pairs, ratings
 
 
 def rate_rungs(
-    measured: Sequence[RungResult],
-    examples: Sequence[TrainingExample],
-    session: Session,
-    judge: Model | None,
+    measured: Sequence[RungResult], examples: Sequence[TrainingExample], session: Session
 ) -> list[RungResult]:
     """01's rungs with the accuracy that people or the judge give them; others as they are.
 
     What nobody has rated yet stands in private/blind.csv.
     """
-    if session.task.accuracy_from not in ("judge", "human") or len(measured) < 2:
-        return list(measured)
-    asked = min(result.n for result in measured)
     rungs = {result.name: result for result in measured}
-    rated, ratings = rate_pair(rungs, list(rungs), examples[:asked], session, judge)
+    names = list(rungs)
+    if not names:
+        return []
+    if len(names) == 1:  # beside itself: both, or neither
+        names *= 2
+    rated, _, ratings = rate_pairs(rungs, names, examples, session)
     for warning in ratings.warnings if ratings else ():
         session.say(warning)
     return list(rated.values())
 
 
-def _unrated(tables: Sequence[Table], by_people: Rights) -> Table:
-    """The pairs of all tables that somebody has still to rate, each once."""
-    pairs = {}
-    for row in (row for table in tables for row in table):
-        keys = [(row["id"], row["a_sha"]), (row["id"], row["b_sha"])]
-        if any(key not in by_people for key in keys):
-            pairs[frozenset(keys)] = row
-    return list(pairs.values())
+def _rate(
+    table: Table, examples: Sequence[TrainingExample], session: Session
+) -> tuple[Rights, Ratings]:
+    """What people say of the pairs, or the judge; what nobody has rated goes to blind.csv."""
+    run = session.run
+    by_people = read_ratings(run, session.task)
+    unrated = {}
+    for row in table:
+        if _keys(row)[0] not in by_people:
+            unrated[frozenset(_keys(row))] = row
+    if unrated:
+        write_ratings(run.private / "blind.csv", list(unrated.values()))
+    if session.task.accuracy_from == "human":
+        rated = {key for row in table for key in _keys(row)} & by_people.keys()
+        warnings = _raters_warnings(run, session.task)
+        return by_people, Ratings(by="human", rated=len(rated), warnings=warnings)
+    if session.judge is None:
+        warning = "no judge is set (judge_model, judge_base_url): nothing was judged"
+        return {}, Ratings(by="judge", warnings=[warning])
+    return ask_judge(session.judge, table, examples, session, by_people)
 
 
-def _with_accuracy(rung: RungResult, rows: Rows, rights: Rights, run: store.Run) -> RungResult:
-    """The rung with the accuracy that the ratings give it, which also goes into its answers."""
+def _rated(rows: Rows, others: Rows, rights: Rights) -> list[AnswerRow]:
+    """The rows, scored by what was said of them beside the others."""
+    other = {row.id: row.answer for row in others}
     rated = []
     for row in rows:
-        right = rights.get((row.id, sha(row.answer)))
-        scores = {} if right is None else {"accuracy": float(right)}
-        rated.append(row.model_copy(update={"scores": row.scores | scores}))
+        scores = dict(row.scores)
+        key = (row.id, sha(row.answer), sha(other[row.id]))
+        if key in rights:
+            scores["accuracy"] = float(rights[key])
+        rated.append(row.model_copy(update={"scores": scores}))
+    return rated
+
+
+def _with_accuracy(rung: RungResult, rated: Rows, run: store.Run) -> RungResult:
+    """The rung with the accuracy of its rated rows, which also go into its answers."""
     with store.lock():
         store.write_jsonl(
             run.path(rung.answers), [row.model_dump(exclude_none=True) for row in rated]
@@ -230,7 +274,7 @@ def _with_accuracy(rung: RungResult, rows: Rows, rights: Rights, run: store.Run)
 
 def ask_judge(
     judge: Model,
-    pairs: Sequence[Mapping[str, str]],
+    pairs: Table,
     examples: Sequence[TrainingExample],
     session: Session,
     by_people: Rights,
@@ -266,8 +310,27 @@ def ask_judge(
     )
 
 
+def judge_is_consistent(ratings: Ratings | None) -> list[Finding]:
+    """Undecided where the judge takes the other answer once A and B have changed places.
+
+    Such pairs count as wrong for both, so any two models would look alike: no worse.
+    """
+    if ratings is None or not ratings.order_consistency.n:
+        return []
+    share = ratings.order_consistency
+    return [
+        Finding(
+            name="judge",
+            verdict="pass" if share.value >= CONSISTENT else "undecided",
+            evidence=f"the judge chose the same in both orders of A and B: {share},"
+            f" at least {CONSISTENT:g} is asked for",
+            remedy="take a stronger judge, or have people rate",
+        )
+    ]
+
+
 def _agreed(
-    pairs: Sequence[Mapping[str, str]], votes: Sequence[Vote], swapped: Sequence[Vote]
+    pairs: Table, votes: Sequence[Vote], swapped: Sequence[Vote]
 ) -> tuple[Rights, list[float]]:
     """(which answers are right in both orders, whether the choice was the same in both)."""
     rights: Rights = {}
@@ -276,15 +339,18 @@ def _agreed(
         if vote and other:
             b_again, a_again = other
             same.append(float(vote == (a_again, b_again)))
-            if row["a_sha"] == row["b_sha"]:
-                rights.setdefault((row["id"], row["a_sha"]), any(vote) and any(other))
-                continue
-            rights.setdefault((row["id"], row["a_sha"]), vote[0] and a_again)
-            rights.setdefault((row["id"], row["b_sha"]), vote[1] and b_again)
+            of_a, of_b = _keys(row)
+            if of_a == of_b:
+                rights[of_a] = any(vote) and any(other)
+            else:
+                rights[of_a] = vote[0] and a_again
+                rights[of_b] = vote[1] and b_again
     return rights, same
 
 
 def _trust_warning(agreement: float | None, rows: int) -> str:
+    if agreement is None and rows:
+        return f"people and the judge said one and the same of {rows} answers: that tells nothing"
     if agreement is None:
         return (
             "the judge was not compared with people: rate some rows (ratings.csv) before you trust"
@@ -296,8 +362,13 @@ def _trust_warning(agreement: float | None, rows: int) -> str:
 
 
 def _vote(text: str) -> Vote:
-    choice = CHOICE.search(text)
-    return RIGHT[choice[0]] if choice else None
+    """None where it names no choice, or A and B without saying which."""
+    text = text.rpartition("</think>")[2]
+    if "<think>" in text:  # it was cut before it had chosen
+        return None
+    words = {word.lower() for word in WORD.findall(text)}
+    choices = words or set(LETTER.findall(text))
+    return RIGHT[choices.pop()] if len(choices) == 1 else None
 
 
 def _prompt(task: Task, row: Mapping[str, str], gold: str) -> list[Message]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from helpers import store, tasks
-from helpers.evaluate.running import Rows, read_answers
+from helpers.evaluate.running import Rows, choose_rows, read_answers
 from helpers.evaluate.session import Say
 from helpers.models import Model
 from helpers.records import Asking, Message, RungResult, TrainingExample
@@ -78,6 +78,18 @@ def cut_short(examples: Sequence[TrainingExample], rows: Rows) -> list[str]:
         if row.scores.get("endless") and len(row.answer) < gold.get(row.id, 0):
             cut.append(row.id)
     return cut
+
+
+def rows_left_out(
+    task: Task, examples: Sequence[TrainingExample], part: str, asked: int, by: str
+) -> list[str]:
+    """Which rows of a part were not asked about, and why: by `evaluate_on`, or parameters `by`."""
+    limits: list[str] = []
+    rows = choose_rows(task, examples, part, say=limits.append)
+    if asked < len(rows):
+        what = "answers of chats" if task.evaluate_on == "all" else "rows"
+        limits.append(f"{asked} of {len(rows)} {part} {what} asked, by {by}")
+    return limits
 
 
 def cut_answers(

@@ -45,6 +45,7 @@ class Session:
     at_once: int = MOST_AT_ONCE  # requests side by side at an endpoint, if it bears them
     offline: bool = False  # endpoints are asked in their provider's batches, within a day
     attempts: Ledger = in_no_ledger  # 04: registry.record_attempt
+    judge: Model | None = None  # asked where task.yaml says `accuracy_from: judge`
 
     def model_of(self, asking: Asking) -> Model:
         """The model that an Asking names."""

@@ -166,9 +166,13 @@ def macro_f1(pairs: Pairs, groups: Sequence[str]) -> Estimate:
         drawn = rng.choices(list(clusters.values()), k=len(clusters))
         draws.append(_macro(list(chain(*drawn)), labels))
     draws.sort()
+    value = _macro(pairs, labels)
     low = draws[int(0.025 * DRAWS)]
     high = draws[int(0.975 * DRAWS) - 1]
-    value = _macro(pairs, labels)
+    if low == high:  # nothing varies, so the rows say how little that is known
+        share = statistics.proportion([float(gold == said) for gold, said in pairs], groups)
+        low = share.low
+        high = share.high
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=len(pairs))
 
 

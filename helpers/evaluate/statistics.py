@@ -15,8 +15,8 @@ from statistics import NormalDist, fmean, stdev
 from helpers.records import Estimate, FindingVerdict, Verdict
 
 LEVEL = 0.95
-Z = 1.959963984540054  # the normal quantile of (1 + LEVEL) / 2
 TAIL = 0.025  # what one bound of such an interval may miss
+Z = NormalDist().inv_cdf(1 - TAIL)  # 1.96
 LATER_ALPHA = 0.0225  # shared by all attempts of a year after the first: 0.025 + 0.0225 < 5%
 STAKES = 19  # bets of the any-time test, from small to large
 WEEKS = 52  # attempts that are planned for
@@ -55,14 +55,16 @@ def proportion(hits: Sequence[float], groups: Sequence[str] | None = None) -> Es
     return Estimate(value=value, low=low, high=high, n=len(hits))
 
 
-def effective_rows(values: Sequence[float], groups: Sequence[str] | None) -> float:
+def effective_rows(
+    values: Sequence[float], groups: Sequence[str] | None, alpha: float = TAIL
+) -> float:
     """How many independent rows `values` are worth: n / design effect, never more than n.
 
     Design effect = variance of the mean over clusters / variance over independent rows (Kish 1965);
     dividing n by it is Korn & Graubard's way (Survey Methodology 1998, 24:193-201), which holds for
     rare events where a clustered standard error does not. Few groups say little about their own
-    spread, so n also shrinks by (z / t with groups - 1 degrees of freedom)², as they do. Where
-    nothing varies, a group counts as one row.
+    spread, so n also shrinks by (z / t with groups - 1 degrees of freedom)², as they do, at the
+    `alpha` that a bound may miss. Where nothing varies, a group counts as one row.
     """
     n = len(values)
     if groups is None or len(set(groups)) == n:
@@ -73,7 +75,7 @@ def effective_rows(values: Sequence[float], groups: Sequence[str] | None) -> flo
     if spread == 0 or count < 2:
         return float(count)
     design_effect = max(1.0, clustered / (spread * n / (n - 1)))
-    return n / design_effect * (Z / _t(TAIL, count - 1)) ** 2
+    return n / design_effect * (upper_normal(alpha) / _t(alpha, count - 1)) ** 2
 
 
 def _cluster_variance(values: Sequence[float], groups: Sequence[str] | None) -> tuple[int, float]:
@@ -124,7 +126,7 @@ def paired_difference(
     if not changes:
         difference = from_counts(0, 0, 0, 0, alpha)
     elif {*ours, *theirs} <= {0, 1} or gained + lost == 0:
-        effective = effective_rows(changes, groups)
+        effective = effective_rows(changes, groups, alpha)
         difference = from_counts(gained, lost, len(changes), effective, alpha)
     else:
         difference = mean(changes, groups, alpha)
@@ -148,8 +150,7 @@ def bonett_price(gained: float, lost: float, n: float, alpha: float = TAIL) -> t
     (docs/statistics.md has the table).
     """
     middle, error = _bonett_price(gained, lost, n)
-    z = Z if alpha == TAIL else upper_normal(alpha)
-    half = z * error
+    half = upper_normal(alpha) * error
     return max(-1.0, middle - half), min(1.0, middle + half)
 
 
@@ -236,12 +237,10 @@ def detectable_difference(
 
 def chance_to_see(n: float, gain: float, flips: float = ASSUMED_FLIPS) -> float:
     """How likely n paired rows show a true gain: the inverse of `detectable_difference`."""
-    from scipy.stats import norm
-
     share = max(flips, gain)
     spread = math.sqrt(max(1e-12, share - gain * gain))
     surplus = math.sqrt(n) * gain - upper_normal(TAIL) * math.sqrt(share)
-    return float(norm.cdf(surplus / spread))
+    return NormalDist().cdf(surplus / spread)
 
 
 def rows_to_separate(
@@ -263,8 +262,7 @@ def rows_to_separate(
 
 def rows_to_decide(target: float, alpha: float = TAIL) -> int:
     """Rows n that put the lower bound of n right of n, n / (n + z²), above `target` < 1."""
-    z = Z if alpha == TAIL else upper_normal(alpha)
-    return math.floor(z * z * target / (1 - target)) + 1
+    return math.floor(upper_normal(alpha) ** 2 * target / (1 - target)) + 1
 
 
 def rows_that_decide(estimate: Estimate, target: float) -> int:
@@ -327,13 +325,14 @@ def quantile(values: Sequence[float], share: float) -> Estimate:
 
 def _tolerance_bound(ordered: Sequence[float], share: float, confidence: float) -> float:
     """One-sided bound of a log-normal's quantile (noncentral t); equal values bound themselves."""
-    from scipy.stats import nct, norm
+    from scipy.stats import nct
 
     n = len(ordered)
     logs = [math.log(max(value, 1e-9)) for value in ordered]
     if logs[0] == logs[-1]:
         return ordered[0]
-    factor = float(nct.ppf(confidence, n - 1, math.sqrt(n) * float(norm.ppf(share)))) / math.sqrt(n)
+    noncentrality = math.sqrt(n) * NormalDist().inv_cdf(share)
+    factor = float(nct.ppf(confidence, n - 1, noncentrality)) / math.sqrt(n)
     return math.exp(fmean(logs) + factor * stdev(logs))
 
 

@@ -25,7 +25,6 @@ from helpers.records.decision import (
     POOR_USES,
     WEIGHTS,
     AnswerRow,
-    ComputeEstimate,
     Decision,
     Economics,
     Plan,

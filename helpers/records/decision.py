@@ -80,16 +80,6 @@ class Way(Record):
         return self.one_off_usd / 12 + self.monthly_usd
 
 
-class ComputeEstimate(Record):
-    """What training a model of one's own takes."""
-
-    parameters: float
-    tokens: float
-    flops: float
-    gpu_hours: float
-    usd: float
-
-
 class Economics(Record):
     """What each way costs over the volume of requests, and from where tuning is the cheaper one."""
 
@@ -103,7 +93,6 @@ class Economics(Record):
     hours: dict[str, float]
     volume_per_month: int
     prices_as_of: str | None
-    custom_model: ComputeEstimate
 
 
 class Power(Record):
@@ -190,6 +179,7 @@ class Decision(Artifact):
     def upgrade(cls, old: dict[str, Any], params: dict[str, Any] | None) -> dict[str, Any]:
         """0.1.0 kept how it asked beside the rungs, and without what came from parameters."""
         chosen = old.pop("asking", {})
+        old["economics"].pop("custom_model")
         old["rungs"] = [
             rung | {"asking": asking_of_0_1(rung["name"], rung["model"], chosen, params, cls.FILE)}
             for rung in old["rungs"]

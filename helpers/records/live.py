@@ -200,35 +200,3 @@ class Health(Artifact):
     unreadable: int
     causes: list[Finding] = Field(default_factory=list)  # fail: it is there; remedy: what to do
     alarms: list[str] = Field(default_factory=list)  # ids of the alarms that are not resolved
-
-    @classmethod
-    def upgrade(cls, old: dict[str, Any], params: dict[str, Any] | None) -> dict[str, Any]:
-        """0.1.0 had a form of its own for checks."""
-        old["checks"] = [_check_of_0_1(check) for check in old["checks"]]
-        window = old["window"]
-        old["window"] = {
-            "start": window["from"],
-            "end": window["to"],
-            "days": window["days"],
-            "files": window["files"],
-        }
-        return old
-
-
-def _check_of_0_1(check: dict[str, Any]) -> dict[str, Any]:
-    value, low, high = check["value"], check.get("low"), check.get("high")
-    estimate = None
-    if value is not None:
-        estimate = {"value": value, "low": value, "high": value, "n": check["n"]}
-        if low is not None and high is not None:
-            estimate |= {"low": low, "high": high}
-    severity = {"ok": None, "watch": "warning", "retrain": "critical"}[check["verdict"]]
-    return {
-        "name": check["name"],
-        "verdict": "pass" if severity is None else "fail",
-        "severity": severity,
-        "evidence": check["evidence"],
-        "estimate": estimate,
-        "threshold": check["baseline"],
-        "p": check.get("p"),
-    }

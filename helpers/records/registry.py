@@ -90,13 +90,6 @@ class Promotion(Artifact):
     generation: int = 0
     forced: bool = False
 
-    @classmethod
-    def upgrade(cls, old: dict[str, Any], params: dict[str, Any] | None) -> dict[str, Any]:
-        """0.1.0 called a rule that does not decide inconclusive."""
-        words = {"pass": "pass", "fail": "fail", "inconclusive": "undecided"}
-        old["rules"] = [rule | {"verdict": words[rule["verdict"]]} for rule in old["rules"]]
-        return old
-
 
 class Parity(Artifact):
     """parity.json: does the engine that serves a version answer as the trained model does?

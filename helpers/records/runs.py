@@ -45,25 +45,6 @@ class Environment(Artifact):
     budget: list[Allowance]
     versions: Versions
 
-    @classmethod
-    def upgrade(cls, old: dict[str, Any], params: dict[str, Any] | None) -> dict[str, Any]:
-        """0.1.0's doctor had words of its own."""
-        verdicts = {"ok": "pass", "warning": "fail", "missing": "fail"}
-        severities = {"ok": None, "warning": "warning", "missing": "critical"}
-        old["checks"] = [
-            {
-                "name": check["name"],
-                "verdict": verdicts[check["status"]],
-                "severity": severities[check["status"]],
-                "evidence": check["found"],
-                "remedy": check["remedy"],
-            }
-            for check in old["checks"]
-        ]
-        for line in old["budget"]:
-            line.pop("kept")
-        return old
-
 
 class NotebookEntry(Record):
     """One notebook of a run: how far it is, its seconds, and how often it was started."""

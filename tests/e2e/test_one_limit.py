@@ -62,7 +62,7 @@ session = evaluate.Session(
     attempts=registry.record_attempt,
 )
 run.save(evaluate.evaluate_fine_tuned_model(
-    dataset.part("test"), session, tuned, min_gain=0.0, dataset_version=dataset.metadata.version
+    dataset.part("test"), session, tuned, min_gain=0.0, dataset=dataset
 ))
 manager.register(run)
 registry.reevaluate(version, folder, max_cost_usd=limit)

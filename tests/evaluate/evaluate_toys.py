@@ -17,10 +17,13 @@ from helpers.records import (
     AnswerRow,
     Asking,
     Budget,
+    DatasetMetadata,
     Evaluation,
+    FineTuningDataset,
     Manifest,
     Message,
     RungResult,
+    Splits,
     TrainedModel,
     TrainingExample,
 )
@@ -203,6 +206,15 @@ def publish_dataset(version: str = "d1") -> None:
     store.write_json(store.home() / "datasets" / version / Manifest.FILE, manifest)
 
 
+def toy_dataset(rows: Sequence[TrainingExample], version: str = "d1") -> FineTuningDataset:
+    """A dataset that holds these rows alone."""
+    metadata = DatasetMetadata(
+        version=version, task="toy", created_at=record_toys.WHEN, fingerprint="f", params={}
+    )
+    splits = Splits(train=0, validation=0, test=len(rows))
+    return FineTuningDataset(examples=rows, metadata=metadata, splits=splits)
+
+
 def measure(
     task: Task,
     run: store.Run,
@@ -215,11 +227,12 @@ def measure(
     """04 with these two models, and others that it may meet; `card` takes another model.json."""
     publish_dataset()
     card = changes.pop("card", trained_toy())
-    fields = ("train", "limit_usd")
+    fields = ("train", "limit_usd", "judge")
     of_session = {name: changes.pop(name) for name in fields if name in changes}
     where = session(task, run, *others, **of_session)
     where.models.update({"base": base, card.asking.model: tuned})
-    given = {"min_gain": 0.0, "dataset_version": "d1"} | changes
+    version = changes.pop("dataset_version", "d1")
+    given = {"min_gain": 0.0, "dataset": toy_dataset(rows, version)} | changes
     return evaluate.evaluate_fine_tuned_model(rows, where, card, **given)
 
 

@@ -6,7 +6,15 @@ import json
 import math
 
 import pytest
-from evaluate_toys import ScriptedModel, ask_rung, constant, measure, toy_rows, toy_task
+from evaluate_toys import (
+    ScriptedModel,
+    ask_rung,
+    constant,
+    measure,
+    toy_dataset,
+    toy_rows,
+    toy_task,
+)
 
 from helpers import evaluate
 from helpers.records import Asking, Message, TrainingExample
@@ -102,7 +110,20 @@ def test_weight_0_and_what_is_no_gold_are_left_out_and_said(every_turn):
     rows = evaluate.choose_rows(every_turn, [odd], "test", say=said.append)
     assert [row.id for row in rows] == [chat.id]
     assert "1 answers of 1 chats" in said[0] and "2 are left out" in said[0]
+    assert said[0].endswith(f"such as {chat.id}#2, {chat.id}#4")
     assert rows[0].prompt[1].weight == 0, "it is still shown"
+
+
+@pytest.mark.usefixtures("prints")
+def test_04_names_among_its_limits_what_was_left_out(every_turn, run):
+    rows = chats(40)
+    turns = [rows[0].messages[0], Message(role="assistant", content="one moment")]
+    rows[0] = rows[0].model_copy(update={"messages": [*turns, *rows[0].messages[2:]]})
+    tuned, base = ScriptedModel(gold, "tuned"), constant("no", "base")
+    asked = evaluate.choose_rows(every_turn, rows, "test", 100)
+    found = measure(every_turn, run, tuned, base, asked, dataset=toy_dataset(rows))
+    assert len(found.limits) == 2 and "1 are left out" in found.limits[0]
+    assert found.limits[1] == "100 of 119 test answers of chats asked, by max_test_rows"
 
 
 def test_limits_and_the_classifier_know_every_answer(every_turn):

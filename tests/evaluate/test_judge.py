@@ -3,12 +3,21 @@ from __future__ import annotations
 import csv
 
 import pytest
-from evaluate_toys import ScriptedModel, answer_row, constant, session, toy_rows, toy_task
+import record_toys
+from evaluate_toys import (
+    ScriptedModel,
+    answer_row,
+    constant,
+    session,
+    toy_rows,
+    toy_task,
+    trained_toy,
+)
 from evaluate_toys import measure as measure_04
 
-from helpers import evaluate
+from helpers import evaluate, store
 from helpers.evaluate import judge as judging
-from helpers.records import Asking, Budget, WorkbookError
+from helpers.records import Asking, Budget, FineTunedModelVersion, WorkbookError
 
 pytestmark = pytest.mark.usefixtures("prints")
 
@@ -45,6 +54,14 @@ def test_a_judge_that_can_tell_decides(text_task, run):
 def test_a_judge_that_always_takes_the_first_answer_gives_no_gain(text_task, run):
     found = measure(text_task, run, constant("A", "biased"))
     assert found.ratings.order_consistency.value == 0
+    assert any("the same in both orders of A and B: 0.000" in reason for reason in found.reasons)
+
+
+def test_a_judge_that_goes_by_the_place_shows_no_candidate_to_be_no_worse(text_task, run):
+    changes = {"replace": "not_worse", "margins": {"accuracy": 0.1}, "targets": {"accuracy": 0.0}}
+    task = text_task.model_copy(update=changes)
+    found = measure(task, run, constant("A", "biased"))
+    assert found.comparison["accuracy"].verdict == "pass" and found.verdict == "inconclusive"
     assert found.comparison["accuracy"].difference.value == 0 and found.verdict != "pass"
 
 
@@ -78,6 +95,93 @@ def test_the_blind_table_hides_whose_answer_is_whose():
     assert table == evaluate.blind_table(rows, ours[::-1], theirs), (
         "the same each time, whatever the order"
     )
+
+
+def by_rank(*texts):
+    """A judge that takes the answer that stands later among `texts`."""
+
+    def reply(chat):
+        a, b = chat[-1].content.split("Answer A:\n")[1].split("\n\nAnswer B:\n")
+        return "Both." if a == b else "AB"[texts.index(a) < texts.index(b)]
+
+    return ScriptedModel(reply, "judge")
+
+
+def test_what_was_right_beside_the_prompt_is_not_right_beside_production(
+    text_task, run, monkeypatch
+):
+    """Kept for the answer, the prompt's word made a lost comparison with production a tie."""
+    task = text_task.model_copy(update={"replace": "not_worse", "margins": {"accuracy": 0.05}})
+    asking = Asking().for_rung("fine_tuned", "v0")
+    store.open_run("before").save(trained_toy(model_id="v0", version="v0", asking=asking))
+    production = FineTunedModelVersion(
+        id="v0",
+        task="toy",
+        run_id="before",
+        model_id="v0",
+        base_model="base",
+        trained_at=record_toys.WHEN,
+        status="production",
+    )
+    tuned, base, best = constant("good", "tuned"), constant("poor", "base"), constant("best", "v0")
+    monkeypatch.setattr("helpers.evaluate.evaluation.load_models", lambda model: (base, best))
+    judge = by_rank("poor", "good", "best")
+    found = measure_04(task, run, tuned, base, toy_rows(40), judge=judge, production=production)
+    assert found.comparison["accuracy"].difference.value == 1
+    assert found.against["production"]["accuracy"].difference.value == -1
+    assert found.verdict == "fail" and found.regression
+
+
+@pytest.mark.parametrize(
+    ("text", "vote"),
+    [
+        ("**B**", (False, True)),
+        ("Answer: A", (True, False)),
+        ("Both.", (True, True)),
+        ("Neither A nor B is right", (False, False)),
+        ("A and B are alike", None),
+        ("<think>A is", None),
+        ("<think>A is short</think>B", (False, True)),
+        ("I cannot judge this", None),
+    ],
+)
+def test_a_reply_is_one_choice_or_none(text, vote):
+    assert judging._vote(text) == vote
+
+
+def test_few_rated_rows_are_few_test_rows(tmp_path, run):
+    task, rows = human_task(tmp_path), toy_rows(60)
+    tuned, base = constant("good", "tuned"), constant("poor", "base")
+    measure_04(task, run, tuned, base, rows)
+    blind = list(csv.DictReader((run.private / "blind.csv").read_text().splitlines()))[:8]
+    choices = rated(blind, lambda row: "A" if row["A"] == "good" else "B")
+    evaluate.write_ratings(run.private / "ratings.csv", choices)
+    found = measure_04(task, run, tuned, base, rows)
+    power = next(finding for finding in found.findings if finding.name == "power")
+    assert "8 of 60" in power.evidence and found.verdict == "inconclusive"
+    assert power.evidence in found.reasons
+
+
+def test_ratings_are_read_as_spreadsheets_save_them(tmp_path, run):
+    path = run.path("ratings.csv")
+    row = "r1;Grüße, wohin?;x;y;a;b;Both\n"
+    path.write_bytes(f"id;asked;A;B;a_sha;b_sha;choice\n{row}".encode("cp1252"))
+    assert judging.read_ratings(run, human_task(tmp_path)) == {
+        ("r1", "a", "b"): True,
+        ("r1", "b", "a"): True,
+    }
+    path.write_text("id,choice\nr1,A\n")
+    with pytest.raises(WorkbookError, match=r"ratings.csv has no column a_sha, b_sha"):
+        judging.read_ratings(run, human_task(tmp_path))
+
+
+def test_one_rung_alone_is_rated_too(text_task, run):
+    model = constant("fine", "model")
+    where = session(text_task, run, model, judge=constant("both", "judge"))
+    rows = toy_rows(12, "validation")
+    ways = evaluate.ways_to_ask(["zero_shot"], Asking(), text_task, model)
+    (rung,) = evaluate.rate_rungs(evaluate.ask_ladder(ways, rows, where), rows, where)
+    assert (rung.results.accuracy.value, rung.results.accuracy.n) == (1.0, 12)
 
 
 def test_a_choice_that_is_none_of_the_four_is_an_error_with_its_line(text_task, run):
@@ -163,8 +267,8 @@ def test_several_people_decide_by_majority_and_their_agreement_is_said(tmp_path,
         table = rated(pairs, lambda row, choice=choice: choice)
         evaluate.write_ratings(run.private / name, table)
     rights = judging.read_ratings(run, task)
-    assert all(rights[row["id"], row["a_sha"]] for row in pairs)
-    assert not any(rights[row["id"], row["b_sha"]] for row in pairs)
+    assert all(rights[row["id"], row["a_sha"], row["b_sha"]] for row in pairs)
+    assert not any(rights[row["id"], row["b_sha"], row["a_sha"]] for row in pairs)
     assert "kappa -1.00" in judging._raters_warnings(run, task)[0]
 
 
@@ -174,10 +278,10 @@ def test_rungs_of_01_get_their_accuracy_from_the_same_ratings(tmp_path, run):
     where = session(task, run, model)
     ways = evaluate.ways_to_ask(["zero_shot", "prompt"], Asking(), task, model)
     measured = evaluate.ask_ladder(ways, rows, where)
-    unrated = evaluate.rate_rungs(measured, rows, where, None)
+    unrated = evaluate.rate_rungs(measured, rows, where)
     assert [rung.results.accuracy.n for rung in unrated] == [0, 0]
     blind = list(csv.DictReader((run.private / "blind.csv").read_text().splitlines()))
     choices = rated(blind, lambda row: "A" if row["A"] == "good" else "B")
     evaluate.write_ratings(run.private / "ratings.csv", choices)
-    zero_shot, prompt = evaluate.rate_rungs(measured, rows, where, None)
+    zero_shot, prompt = evaluate.rate_rungs(measured, rows, where)
     assert (zero_shot.results.accuracy.value, prompt.results.accuracy.value) == (1.0, 0.0)

@@ -36,6 +36,7 @@ KINDS = (
     Health,
     RunRecord,
 )
+OF_ONE_DAY = (Environment, Promotion, Health)  # nothing that is decided today rests on an old one
 
 
 @pytest.fixture
@@ -51,13 +52,17 @@ def released(run):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.FILE)
-def test_every_artifact_of_0_1_0_reads(released, kind):
+def test_every_artifact_of_0_1_0_reads_or_is_refused_by_name(released, kind):
+    if kind in OF_ONE_DAY:
+        with pytest.raises(WorkbookError, match=rf"{kind.FILE}: .*; run {kind.WRITTEN_BY} again"):
+            released.load(kind)
+        return
     artifact = released.load(kind)
     old = json.loads(released.path(kind.FILE).read_text())
     same = set(old) & set(kind.model_fields)
     kept = json.loads(store.dumps(artifact))
     changed = {name for name in same if kept[name] != old[name]} - {"started_at", "finished_at"}
-    assert changed <= {"checks", "rules", "rungs", "targets", "slices", "window", "budget"}
+    assert changed <= {"rungs", "targets", "slices", "economics"}
 
 
 def test_the_dataset_of_0_1_0_reads():
@@ -86,17 +91,12 @@ def test_by_hand_0_1_0_did_not_say_how_it_asked_and_is_refused_by_name(released,
 
 
 def test_words_of_0_1_0_become_findings(released):
-    evaluation, promotion = released.load(Evaluation), released.load(Promotion)
+    evaluation = released.load(Evaluation)
     assert {finding.verdict for finding in evaluation.targets.values()} <= {
         "pass",
         "fail",
         "undecided",
     }
-    old = json.loads(released.path("promotion.json").read_text())["rules"]
-    words = {"inconclusive": "undecided"}
-    assert [rule.verdict for rule in promotion.rules] == [
-        words.get(rule["verdict"], rule["verdict"]) for rule in old
-    ]
 
 
 MADE = {
