@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from helpers import models, show, store
+from helpers import models, show, store, tasks
 from helpers.curate.codes import personal_data_finder
 from helpers.curate.config import DataCollectionConfig
 from helpers.curate.personal import MAX_SCAN, masked_example
@@ -52,7 +52,7 @@ def validate_examples(
     findings_of = search(text for text in map(text_of, messages) if len(text) <= longest)
     personal_data_in, notes = personal_data_finder(examples, findings_of, task, say)
     special = special_tokens(config.base_model)
-    validator = answer_validator(task)
+    validator = tasks.validator_of(store.canonical(task.schema)) if task.schema else None
     stage = Stage.of(examples, notes)
     for example, count in show.told(_counted(examples, config), len(examples), "checks", say):
         scanned = _shortened(example) if count is None else example
@@ -85,13 +85,6 @@ def _counted(
     for start in range(0, len(examples), COUNTED):
         some = examples[start : start + COUNTED]
         yield from zip(some, count_tokens(some, *limits), strict=True)
-
-
-def answer_validator(task: Task) -> Any:
-    """What checks an answer by the task's schema; None for a text task."""
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(task.schema) if task.schema else None
 
 
 def _shortened(example: TrainingExample) -> TrainingExample:

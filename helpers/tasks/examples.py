@@ -31,7 +31,7 @@ from helpers.records import (
 )
 from helpers.tasks.conventions import moment_of
 from helpers.tasks.forms import SYSTEM, HowRead, chat_of, preference_of
-from helpers.tasks.parts import group_of, part_of_time
+from helpers.tasks.parts import group_of, normalise, part_of_time
 from helpers.tasks.reading import SourceRow, read_rows
 from helpers.tasks.survey import SPLITS, check_columns, reading_of, survey
 from helpers.tasks.task import Task, check_calls, check_tools
@@ -42,6 +42,7 @@ RULES = "tasks-1"
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
 _BROKEN = re.compile("\ufffd|[ÃÂ][\x80-\xbf\u0152-\u2122]|â€")  # UTF-8 taken for Windows-1252
 ONE_SYSTEM = "one system message in all rows: task.yaml's instructions replace it"
+TOTALS = "total totals sum gesamt summe insgesamt somme suma totale итого всего 合計 总计"
 KEPT_AS_META = ("model_version", "articles", "conversation_id")
 # why a row is dropped, by its score, its time and whether that time is a guess; None: it stays
 RowFilter = Callable[[float | None, datetime, bool], Issue | None]
@@ -182,6 +183,8 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
     if _BROKEN.search(user_text):
         how.changes["letters such as Ã¶ or \ufffd: read in a wrong encoding before"] += 1
+    if normalise(user_text).rstrip(":") in TOTALS.split():
+        how.changes["asks only `total`: the line below a table"] += 1
     is_human = how.source == "human"
     return TrainingExample(
         id=meta.get("user_id") or content_id(messages),

@@ -92,11 +92,11 @@ def input_columns(task: Task) -> list[str]:
 
 
 def _form_of_row(task: Task, row: Row) -> str:
-    for value in (row.get("conversations"), row.get("conversation"), cell(task, row, "messages")):
+    for column in CHATS:
+        value = cell(task, row, column)
         chat = spelled(value) if isinstance(value, str) else value
         if is_chat(chat):
-            is_foreign = "from" in chat[0] or value is not cell(task, row, "messages")
-            return "sharegpt" if is_foreign else "chat"
+            return "chat" if column == "messages" and "role" in chat[0] else "sharegpt"
     if isinstance(row.get("messages"), list) and "messages" not in task.columns:
         return "chat"
     for name, form in FORMS.items():

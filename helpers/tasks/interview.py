@@ -209,20 +209,10 @@ def find_columns(data: Path, draft: Task, rows: Sequence[Row], interview: Interv
             f"{data}: say which columns to use: --input COL --output COL, which cannot be the same"
             f" one ({there})"
         )
-    _refuse_empty(data, rows, inputs)
     if len(inputs) == 1:
         return {"input": inputs[0], "output": ",".join(outputs)}
     template = "\n\n".join(f"{{{name}}}" for name in inputs)
     return {"input": inputs, "template": template, "output": ",".join(outputs)}
-
-
-def _refuse_empty(data: Path, rows: Sequence[Row], inputs: Sequence[str]) -> None:
-    n = sum(all(value_at(row, name) is None for name in inputs) for row in rows)
-    if n:
-        raise WorkbookError(
-            f"{data}: {n} of {len(rows)} rows have nothing in {' or '.join(inputs)}; fill them in,"
-            " or delete those rows"
-        )
 
 
 def _by_name(names: Sequence[str], interview: Interview) -> tuple[str, str]:

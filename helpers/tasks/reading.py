@@ -108,15 +108,8 @@ def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
             for line, content in csv_rows(path, form.encoding, form.dialect):
                 spelling = repr(content).encode("utf-8", "surrogatepass")
                 yield SourceRow(line, content, _sha256(spelling))
-        elif suffix == ".xlsx":
-            from helpers.extras.excel import excel_rows
-
-            for line, content in excel_rows(path):
-                yield SourceRow(line, content, digest(content))
         else:
-            whole = integer_columns(path)
-            contents = (c for batch in batches(path) for c in contents_of(batch, whole))
-            for line, content in enumerate(contents, 1):
+            for line, content in _table_rows(path, suffix):
                 yield SourceRow(line, content, digest(content))
     except UnicodeError as error:
         name = form.encoding.name if form.encoding else "UTF-8"
@@ -130,6 +123,16 @@ def digest(content: Row) -> str:
 
 
 # --- tables ---------------------------------------------------------------------------------------
+
+
+def _table_rows(path: Path, suffix: str) -> Iterator[tuple[int, Row]]:
+    if suffix == ".xlsx":
+        from helpers.extras.excel import excel_rows
+
+        return excel_rows(path)
+    whole = integer_columns(path)
+    contents = (content for batch in batches(path) for content in contents_of(batch, whole))
+    return enumerate(contents, 1)
 
 
 def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:

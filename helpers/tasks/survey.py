@@ -135,17 +135,16 @@ def _note_absent(how: HowRead, rows: Sequence[Row]) -> None:
 def _ask_about_verdicts(how: HowRead, form: FileForm, rows: Sequence[Row]) -> None:
     """A column that says good or bad of each answer is no decoration: it is asked for.
 
-    The first rows say which columns it may be, and all of them whether it is.
+    The first rows say which columns there are, and all of them what one says.
     """
     if how.format == "kto" or "label" in how.task.columns:
         return
     for name in VERDICTS:
-        values = {_verdict(row.get(name, "")) for row in rows} - NO_VERDICTS
-        if not values or name in how.used or not values <= LIKES.keys():
+        if name in how.used or not any(name in row for row in rows):
             continue
         own = how.task.model_copy(update={"columns": {"label": name}})
         counts = column_counts(own, how.path, form, "label")
-        values = {_verdict(value) for _, value in counts} - NO_VERDICTS
+        values = {str(value).strip().casefold() for _, value in counts} - NO_VERDICTS
         if {LIKES.get(value) for value in values} == {5.0, 1.0}:
             words = " or ".join(sorted(values)[:2])
             raise TwoReadings(
@@ -154,10 +153,6 @@ def _ask_about_verdicts(how: HowRead, form: FileForm, rows: Sequence[Row]) -> No
                 "columns.label",
                 (name, "null"),
             )
-
-
-def _verdict(value: Any) -> str:
-    return str(value).strip().casefold()
 
 
 def check_columns(how: HowRead, n: int) -> None:
