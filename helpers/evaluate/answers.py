@@ -42,8 +42,8 @@ def ask(
     model = model_for(asking, session)
     models.check_may_send(session.task, model)
     keys = _keys(prompts, asking, model, session)
-    path = store.home() / "cache" / "answers" / f"{store.fingerprint(model.fingerprint)[:24]}.jsonl"
-    known, timed = _remembered(path)
+    path = _cache_of(model)
+    known, timed, _ = _remembered(path)
     chats = dict(zip(keys, prompts, strict=True))
     first = list(chats)[:alone]
     single = [key for key in first if key not in timed]
@@ -61,7 +61,7 @@ def ask(
     with models.follow_rows(progress.add), _memory(path) as memory:
         given: Answers = {}
         for batch in batches:
-            _remember(memory, batch, single)
+            _remember(memory, batch, single, _way(asking, session))
             given |= batch
             progress.reach(len(given))
     _judge_failures(given, keys, model, session)
@@ -70,6 +70,23 @@ def ask(
     for key in first:
         known[key] = known[key].model_copy(update={"latency_ms": timed[key]})
     return [known[key] for key in keys]
+
+
+def timed_before(asking: Asking, session: Session) -> list[float]:
+    """Milliseconds of a row that this run has asked alone in this way, on this machine; or []."""
+    if not session.latency_rows:
+        return []
+    ways = _remembered(_cache_of(model_for(asking, session)))[2]
+    way = _way(asking, session)
+    return [ways[way]] if way in ways else []
+
+
+def _cache_of(model: Model) -> Path:
+    return store.home() / "cache" / "answers" / f"{store.fingerprint(model.fingerprint)[:24]}.jsonl"
+
+
+def _way(asking: Asking, session: Session) -> str:
+    return store.fingerprint([session.run.id, store.fingerprint(asking)])
 
 
 def _judge_failures(given: Answers, keys: Sequence[str], model: Model, session: Session) -> None:
@@ -272,22 +289,24 @@ def _is_refused_for_rate(answer: Answer) -> bool:
     return error.startswith("429") and "quota" not in error
 
 
-def _remembered(path: Path) -> tuple[Answers, dict[str, float]]:
+def _remembered(path: Path) -> tuple[Answers, dict[str, float], dict[str, float]]:
     """(answers of one model by their key, milliseconds of those that this machine gave alone).
 
-    A line that a kill has torn is only lost work.
+    The same of the first one of each `_way`. A line that a kill has torn is only lost work.
     """
     known: Answers = {}
     timed: dict[str, float] = {}
+    ways: dict[str, float] = {}
     if not path.exists():
-        return known, timed
+        return known, timed, ways
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
             known.setdefault(row["key"], Answer(**row["answer"]))
             if row.get("alone") == platform.node():
                 timed[row["key"]] = row["answer"]["latency_ms"]
-    return known, timed
+                ways.setdefault(row["way"], timed[row["key"]])
+    return known, timed, ways
 
 
 def _memory(path: Path) -> RawIOBase:
@@ -296,11 +315,13 @@ def _memory(path: Path) -> RawIOBase:
     return open(path, "ab", buffering=0)
 
 
-def _remember(memory: RawIOBase, answers: Mapping[str, Answer], single: Collection[str]) -> None:
+def _remember(
+    memory: RawIOBase, answers: Mapping[str, Answer], single: Collection[str], way: str
+) -> None:
     """Append in one write; the empty line before the first one ends whatever a kill has torn."""
     lines = []
     good = {key: answer for key, answer in answers.items() if answer.finish != "error"}
     for key, answer in good.items():
-        alone = {"alone": platform.node()} if key in single else {}
+        alone = {"alone": platform.node(), "way": way} if key in single else {}
         lines.append(store.dumps({"key": key, "answer": answer} | alone))
     memory.write("\n".join(["", *lines, ""]).encode("utf-8", "replace"))

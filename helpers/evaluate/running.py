@@ -2,7 +2,8 @@
 
 p50 and p95 are of single requests in which nothing waits for anything else: of the first rows
 (their order is that of a hash, so they are a sample), asked one by one after a warm-up that is not
-counted. What the first one answers counts like any answer.
+counted. What the first one answers counts like any answer. What a run has timed on this machine it
+does not time again for another part.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 
 from helpers import models, store, tasks
 from helpers.evaluate import scorers, statistics
-from helpers.evaluate.answers import ask, model_for
+from helpers.evaluate.answers import ask, model_for, timed_before
 from helpers.evaluate.rungs import build_prompts
 from helpers.evaluate.session import Say, Session
 from helpers.models import Answer, Model
@@ -44,7 +45,7 @@ def choose_rows(
     """The verified rows of a part, or the first `limit` by their chat's sha256(id).
 
     More rows keep these. Under `evaluate_on: all` each answer of a chat is a row; `say` hears how
-    many, and how many are left out: those of weight 0, and gold answers that break the format.
+    many, and which are left out: those of weight 0, and gold answers that break the format.
     """
     chats = [e for e in examples if e.part == part and e.quality == "verified"]
     chats.sort(key=lambda example: tasks.hash_order(example.id))
@@ -54,12 +55,24 @@ def choose_rows(
         rows += [e for e in earlier if not scorers.format_reason(e.answer, task.schema)]
         rows.append(last)
     if task.evaluate_on == "all":
-        answers = sum(m.role == "assistant" for chat in chats for m in chat.messages)
-        say(
-            f"{part}: {len(rows)} answers of {len(chats)} chats, by evaluate_on: all;"
-            f" {max(0, answers - len(rows))} are left out, of weight 0 or not of the task's format"
-        )
+        say(f"{part}: {len(rows)} answers of {len(chats)} chats{_turns_left_out(chats, rows)}")
     return rows[:limit] if limit else rows
+
+
+def _turns_left_out(chats: Sequence[TrainingExample], rows: Sequence[TrainingExample]) -> str:
+    """Which answers within chats are not asked for, and why, as the end of a sentence."""
+    asked = {row.id for row in rows}
+    left_out = []
+    for chat in chats:
+        for number, message in enumerate(chat.messages[:-1], 1):
+            if message.role == "assistant" and f"{chat.id}#{number}" not in asked:
+                left_out.append(f"{chat.id}#{number}")
+    if not left_out:
+        return ", by evaluate_on: all"
+    return (
+        f", by evaluate_on: all; {len(left_out)} are left out, of weight 0 or not of the task's"
+        f" format, such as {', '.join(left_out[:3])}"
+    )
 
 
 def ask_rung(
@@ -71,7 +84,7 @@ def ask_rung(
     model = model_for(asking, session)
     prompts = build_prompts(asking, session.task, examples, session.train)
     session.say(f"{name}: asking {model.name} about {len(examples)} rows")
-    alone = _rows_alone(model, session)
+    alone = _rows_alone(model, asking, session)
     try:
         answers = ask(prompts, asking, session, f"rung {name}", alone)
     except WorkbookError:
@@ -142,13 +155,15 @@ def read_answers(run: store.Run, rung: RungResult) -> list[AnswerRow]:
     return [AnswerRow.model_validate(row) for row in store.read_jsonl(run.path(rung.answers))]
 
 
-def _rows_alone(model: Model, session: Session) -> int:
-    """How many rows are asked alone at once: latency_rows at an endpoint, else one.
+def _rows_alone(model: Model, asking: Asking, session: Session) -> int:
+    """How many rows are asked alone at once: latency_rows at an endpoint, else one, or none again.
 
     An endpoint gets one more: the first only opens the connection.
     """
     if model.provider == "api" and session.latency_rows:
         return session.latency_rows + 1
+    if timed_before(asking, session):
+        return 0
     return min(session.latency_rows, 1)
 
 
@@ -171,7 +186,7 @@ def _times(
     verdicts = [statistics.target_met(m, getattr(scores, m), targets[m]) for m in at_least]
     few = min(statistics.FEW_TIMED, session.latency_rows)
     if len(at_least) == len(targets) or "fail" in verdicts or few < 2:
-        return _latencies(first)
+        return _latencies(first) or timed_before(asking, session)
     timed: list[float] = []
     for rows in (few, session.latency_rows):
         timed = _latencies(ask(prompts[:rows], asking, session, f"rung {asking.rung}", rows))

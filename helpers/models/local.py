@@ -117,6 +117,7 @@ class LocalModel:
         answers = []
         for chat, prompt, row in zip(chats, prompts, rows, strict=True):
             text, thoughts = read_answer(self.tokenizer, prompt, row.tokens, tools_of(chat))
+            has_ended = row.stopped or any(stop in text for stop in self.stop)
             for stop in self.stop:
                 text = text.partition(stop)[0].strip()
             answer = Answer(
@@ -127,7 +128,7 @@ class LocalModel:
                 tokens_cached=shared,
                 confidence=None if thoughts else probability(row.log_probability),
                 latency_ms=1000 * row.seconds,
-                finish="stop" if row.stopped else "length",
+                finish="stop" if has_ended else "length",
             )
             answers.append(answer)
         return answers
@@ -243,16 +244,18 @@ def _adds_plain_lora(network: Any, adapter: Path) -> bool:
     settings = store.read_json(adapter / "adapter_config.json")
     special = {name: value for name, value in settings.items() if value and name not in HARMLESS}
     path = adapter / "adapter_model.safetensors"
-    weights = load_file(path) if path.exists() else {}
-    modules = dict(network.named_modules())
+    if special != PLAIN_LORA or not path.exists():
+        return False
+    adapters = load_file(path)
+    layers = {f"base_model.model.{name}": each for name, each in network.named_modules()}
     changes = []
-    for name, a in weights.items():
-        layer = modules.get(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))
-        b = weights.get(name.replace("lora_A", "lora_B"))
+    for name, a in adapters.items():
+        layer = layers.get(name.removesuffix(".lora_A.weight"))
+        b = adapters.get(name.replace("lora_A", "lora_B"))
         if type(layer) is torch.nn.Linear and b is not None:
             changes.append((layer.weight.data, b, a))
-    fits = all(w.shape == (len(b), a.shape[1]) and w.dtype == a.dtype for w, b, a in changes)
-    if not changes or special != PLAIN_LORA or 2 * len(changes) != len(weights) or not fits:
+    fits = {(w.shape, w.dtype) == ((len(b), a.shape[1]), a.dtype) for w, b, a in changes}
+    if fits != {True} or 2 * len(changes) != len(adapters):
         return False
     for weight, b, a in changes:
         weight += (b @ a) * (settings["lora_alpha"] / settings["r"])

@@ -75,6 +75,8 @@ def _rendered(
     options |= {"return_dict": False, **(template_args or {})}
     turns = _for_template(tokenizer, chat)
     try:
+        if turns and turns[0]["role"] == "system" and _drops_instructions(tokenizer):
+            raise TemplateError("it leaves the instructions out")
         shown = _must_show(chat)
         text = tokenizer.apply_chat_template(turns, tokenize=False, **options) if shown else ""
         for (what, words), times in shown.items():
@@ -83,6 +85,13 @@ def _rendered(
         return tokenizer.apply_chat_template(turns, tokenize=tokenize, **options)
     except (TemplateError, TypeError) as error:
         raise WorkbookError(_refusal(tokenizer, str(error))) from None
+
+
+@cache
+def _drops_instructions(tokenizer: Any) -> bool:
+    """Whether its template leaves out a system turn, without a word."""
+    turns = [{"role": "system", "content": "zqx"}, {"role": "user", "content": "yes"}]
+    return "zqx" not in tokenizer.apply_chat_template(turns, tokenize=False)
 
 
 def _for_template(tokenizer: Any, chat: Sequence[Message]) -> list[dict[str, Any]]:

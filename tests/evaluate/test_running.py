@@ -232,6 +232,19 @@ def test_a_rung_that_surely_misses_another_target_is_timed_once(tmp_path, run):
     assert {targets[name].verdict for name in ("latency_p95", "cost_per_request")} == {"undecided"}
 
 
+def test_a_way_that_a_run_has_timed_is_not_timed_again_for_another_part(task, run):
+    model = Uneven(lambda chat: RIGHT)
+    first = ask_rung(model, "prompt", toy_rows(9), task, run, latency_rows=8).results
+    rest = toy_rows(42)[9:]
+    rung = ask_rung(model, "prompt", rest, task, run, latency_rows=8)
+    assert rung.results.latency_p95 == first.latency_p95 and first.latency_p95.n == 1
+    assert rung.results.cost_per_request == first.cost_per_request and len(model.asked) == 42
+    untimed = ask_rung(model, "prompt", rest, task, run, latency_rows=0)
+    assert untimed.results.latency_p95.n == 0
+    other = ask_rung(model, "zero_shot", toy_rows(9), task, run, latency_rows=8)
+    assert other.results.latency_p95.n == 1 and other.results.latency_p95 != first.latency_p95
+
+
 class Drifting(ScriptedModel):
     """Answers otherwise whenever it is asked again, as bf16 may in another batch."""
 

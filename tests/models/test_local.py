@@ -221,6 +221,7 @@ def test_what_an_asking_says_reaches_the_model_and_its_weights_stay_loaded_once(
     told = model.with_asking(Asking(stop=[word], template_args={"enable_thinking": False}))
     (answer,) = told.answer(chats(1), 8)
     assert answer.text == whole.text.partition(word)[0].strip()
+    assert answer.finish == "stop", "it was told to end there"
     assert told.network is model.network and told.fingerprint == model.fingerprint
 
 

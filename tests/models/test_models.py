@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from datetime import date
 from pathlib import Path
@@ -91,6 +92,19 @@ def test_tokens_are_counted_by_the_models_own_tokenizer(tiny: Path) -> None:
     assert tokens.count_text("tiny", []) == []
     chat = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
     assert tokens.count_chats("tiny", [chat]) == [models.load_model("tiny").count_tokens(chat)]
+
+
+def test_a_template_that_drops_the_instructions_is_refused(tiny: Path) -> None:
+    tokenizer = copy.deepcopy(models.tokenizer_of("tiny"))
+    tokenizer.chat_template = (
+        "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+    )
+    user = Message(role="user", content="hi")
+    assert models.render_text(tokenizer, [user]) == "hi"
+    for role in ("system", "developer"):
+        chat = [Message(role=role, content="Shout."), user]
+        with pytest.raises(WorkbookError, match="leaves the instructions out"):
+            models.render_tokens(tokenizer, chat)
 
 
 def test_to_count_a_text_that_is_too_long_puts_no_red_box_under_a_cell(caplog):
