@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from helpers import curate, tasks
-from helpers.records import TrainingExample
+from helpers.records import TrainingExample, WorkbookError
 
 DRAWS = 20
 
@@ -32,6 +32,16 @@ def threshold_rows(
         for score, text, other in merged[:each]:
             rows.append(summary | {"jaccard": score, "one": text, "other": other})
     return rows
+
+
+def field_to_learn(labels: curate.LabelFunctions) -> str:
+    """The first label field; WorkbookError where a task's answers hold none."""
+    if not labels:
+        raise WorkbookError(
+            "these answers hold no labels (free text, or numbers), so no classifier can be taught"
+            " here: what follows in this notebook is for tasks with labels"
+        )
+    return next(iter(labels))
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,10 @@ def learn(
 
     A share of the drawn labels is swapped for another one first. (ComplementNB on tf-idf words:
     seconds, not the hours that as many adapters would take, so it shows the trade, not your model's
-    number.)
+    number.) Without rows nothing is learnt.
     """
+    if not rows:
+        return {"rows": 0, "wrong labels": wrong_share}
     known = sorted({exam.label(row) for row in rows})
     scores = []
     for seed in range(DRAWS):
