@@ -15,6 +15,9 @@ questions, as sure as ever, but 10 points fewer are right, because the truth has
 answer turns to the other side in 1% of the nights (an engine that rounds otherwise than 04 did),
 or so often that exactly the margin of 2 points is lost. Then a served model that has lost 10
 points, or 5, of its rows for good.
+
+**All together.** The quiet years in which anything at all that 06 watches asks for a look: what
+needs ratings or formats (benchmarks.monitor), the estimate, and replays, drawn side by side.
 """
 
 from __future__ import annotations
@@ -26,7 +29,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.monitor import AFTER, REFERENCE_DAYS, YEAR, figure, nights_after
+from benchmarks.monitor import (
+    AFTER,
+    REFERENCE_DAYS,
+    YEAR,
+    alarms,
+    draw,
+    figure,
+    first_look,
+    nights_after,
+    promise_broken,
+    quiet,
+    volume_alarms,
+)
 from helpers import store
 from helpers.evaluate.statistics import wilson
 from helpers.monitor import confidence
@@ -132,8 +147,13 @@ def estimated_in(
     }  # fmt: skip
 
 
-def estimate_years(rng: np.random.Generator, years: int, requests: int = 30) -> dict[str, Any]:
-    """False looks of quiet years by the estimate, and nights until a shift of 10 points is told."""
+def estimate_years(
+    rng: np.random.Generator, years: int, requests: int = 30
+) -> tuple[dict[str, Any], np.ndarray]:
+    """False looks of quiet years by the estimate, and nights until a shift of 10 points is told.
+
+    And which of the quiet years had one.
+    """
     false, nights = [], []
     watched = confidence.ESTIMATED
     for _ in range(0, years, BATCH):
@@ -162,12 +182,12 @@ def estimate_years(rng: np.random.Generator, years: int, requests: int = 30) -> 
                 false.append(first >= 0)
             else:
                 nights.append(nights_after(first, change))
-    told = np.concatenate(nights)
+    told, wrong = np.concatenate(nights), np.concatenate(false)
     return {
-        "false_estimate_30": figure(np.concatenate(false), "lower", "share of quiet years", "rate"),
+        "false_estimate_30": figure(wrong, "lower", "share of quiet years", "rate"),
         "delay_estimate_ten_30": figure(told, "lower", "days", "count")
         | {"found": float((told < AFTER).mean())},
-    }
+    }, wrong
 
 
 def night(rng: np.random.Generator, before: np.ndarray, lost: np.ndarray, asks: np.ndarray,
@@ -208,8 +228,11 @@ def replay_year(
     return -1
 
 
-def replays(rng: np.random.Generator, years: int) -> dict[str, Any]:
-    """False alarms of quiet years, and nights until lost points are told."""
+def replays(rng: np.random.Generator, years: int) -> tuple[dict[str, Any], np.ndarray]:
+    """False alarms of quiet years, and nights until lost points are told.
+
+    And which of the years had one in which exactly the margin was lost.
+    """
     out: dict[str, Any] = {}
     worst = MARGIN / RIGHT  # so many right rows turn wrong, and none the other way
     for name, flips, turns in (("rounding", 0.01, 0.01), ("margin", worst, 0.0)):
@@ -227,14 +250,31 @@ def replays(rng: np.random.Generator, years: int) -> dict[str, Any]:
         out[f"replay_delay_{name}"] = figure(told, "lower", "nights", "count") | {
             "found": float((told < AFTER).mean())
         }
-    return out
+    return out, np.array(false)
+
+
+def watched_years(rng: np.random.Generator, years: int, requests: int) -> np.ndarray:
+    """Which quiet years had a false look by what needs ratings or formats, looked at nightly."""
+    wrong = []
+    for _ in range(0, years, BATCH):
+        counts = draw(rng, quiet(YEAR, requests), BATCH)
+        rated, formats = promise_broken(rng, quiet(28, requests), BATCH)
+        watch = (first_look(alarms(counts), False) >= 0) | (rated >= 0) | (formats >= 0)
+        wrong.append(watch | volume_alarms(counts).any(axis=1))
+    return np.concatenate(wrong)
 
 
 def compare(seed: int, years: int) -> dict[str, Any]:
     """All of it."""
     rng, started = np.random.default_rng(seed), time.monotonic()
-    out: dict[str, Any] = {}
-    for part in (estimated, estimate_years, replays):
-        out |= part(rng, years)
-        print(f"{part.__name__}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    out = estimated(rng, years)
+    quiet_ones, by_estimate = estimate_years(rng, years)
+    asked_again, by_replay = replays(rng, years)
+    out |= quiet_ones | asked_again
+    for requests in (5, 30, 200):
+        wrong = watched_years(rng, len(by_estimate), requests) | by_estimate
+        wrong[: len(by_replay)] |= by_replay
+        name = f"false_watch_with_unrated_{requests}"
+        out[name] = figure(wrong, "lower", "share of quiet years", "rate")
+        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
     return out

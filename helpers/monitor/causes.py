@@ -7,8 +7,8 @@ what to do. A fault of the log, or of how people rate, is never a reason to trai
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from datetime import UTC, timedelta
+from collections.abc import Sequence
+from datetime import UTC, date, timedelta
 
 from helpers import curate, evaluate
 from helpers.monitor.checks import Served
@@ -16,21 +16,42 @@ from helpers.monitor.evidence import REFERENCE_DAYS
 from helpers.monitor.service import Service
 from helpers.monitor.watched import SLICE, Reading, question_of, rating_of, words_of
 from helpers.monitor.windows import SERVED, LiveLog, day_of, estimate, requests_of
-from helpers.records import Finding, LiveRow
+from helpers.records import Finding, LateFeedback, LiveRow, with_feedback
 from helpers.tasks import Task, read_log
 
-DOUBLED = 0.1  # of the rows were there already
+FAULTY = 0.1  # of the rows, or ratings, are not what they should be: more is a fault of the log
 NAMELESS = 0.5  # of the requests since the promotion name a version that nobody registered
-UNREAD_RATINGS = 0.1  # of the ratings are none on the scale of the others
 MIRRORED = 0.15  # of the ratings differ at most between now and the reference, seen in a mirror
 FEW = 30  # ratings, requests: fewer show no fault of a log
 MOST_SHOWN = 5
 EXCERPT = 90  # characters
 FAULTS: dict[str, tuple[str, ...]] = {  # of the log, and the checks that each explains
     "logged_twice": (),
+    "unreadable_lines": ("volume",),
+    "passed_over": ("volume",),
+    "wrong_clock": ("volume",),
     "rating_scale": ("feedback_mean",),
     "unread_ratings": ("feedback_mean", "feedback_rate"),
     "unknown_version": ("volume",),
+}
+LINES = {  # what is wrong with so many of them, and what to do
+    "logged_twice": (
+        "rows repeat another one's moment, question and answer; each counts once",
+        "find out which two writers log the same requests",
+    ),
+    "unreadable_lines": (
+        "lines of the log are no requests that can be read; they count nowhere",
+        "`workbook logs check FILE` says of each line why; mend what writes them",
+    ),
+    "unread_ratings": (
+        "ratings are none on the scale of the others",
+        "say in task.yaml (columns: feedback) what the ratings of this log mean",
+    ),
+    "wrong_clock": (
+        "requests say that they came before their version was made, or will come; they count"
+        " nowhere",
+        "set the clock, or the time zone, of what writes the log (created_at without one is UTC)",
+    ),
 }
 
 
@@ -44,9 +65,9 @@ def find_causes(
 ) -> list[Finding]:
     """Every cause that is there; `rows` are those of the window."""
     causes = [
-        _logged_twice(log),
+        *_faulty_lines(log, service, served),
+        _passed_over(log),
         _unknown_version(log, service, served),
-        _unread_ratings(log, served),
         _rating_scale(served, checks),
         _one_slice(checks),
     ]
@@ -96,13 +117,37 @@ def _cause(name: str, evidence: str, remedy: str) -> Finding:
     return Finding(name=name, verdict="fail", severity="warning", evidence=evidence, remedy=remedy)
 
 
-def _logged_twice(log: LiveLog) -> Finding | None:
-    if log.doubled < max(FEW, DOUBLED * (log.requests + log.doubled)):
+def _faulty_lines(log: LiveLog, service: Service, served: Served) -> list[Finding]:
+    """What too many lines, of those that were read now, have wrong."""
+    fresh = log.newly_read()
+    ratings = misdated = 0
+    for numbers in fresh.of(fresh.days).values():
+        ratings += numbers.get("feedback_mean", Counter()).total()
+    for day, numbers in fresh.of(service.names).items():
+        if day not in served.days or day > served.last:
+            misdated += requests_of(numbers)
+    counts = {
+        "logged_twice": (log.doubled, fresh.requests),
+        "unreadable_lines": (log.unreadable, fresh.requests),
+        "unread_ratings": (log.unread_ratings, ratings),
+        "wrong_clock": (misdated, fresh.requests - misdated),
+    }
+    causes = []
+    for name, (faults, others) in counts.items():
+        if faults >= max(FEW, FAULTY * (faults + others)):
+            evidence, remedy = LINES[name]
+            causes.append(_cause(name, f"{faults} {evidence}", remedy))
+    return causes
+
+
+def _passed_over(log: LiveLog) -> Finding | None:
+    if not log.passed_over:
         return None
+    shown = ", ".join(log.passed_over[:MOST_SHOWN])
     return _cause(
-        "logged_twice",
-        f"{log.doubled} rows repeat another one's moment, question and answer; each counts once",
-        "find out which two writers log the same requests",
+        "passed_over",
+        f"{len(log.passed_over)} files beside the log are not read: {shown}",
+        "unpack them as YYYY-MM-DD.jsonl, or move them out of the log's folder",
     )
 
 
@@ -122,18 +167,6 @@ def _unknown_version(log: LiveLog, service: Service, served: Served) -> Finding 
         f"since {start} the log names {names}, which nobody registered;"
         f" {service.version.id} serves",
         f"have the logger write version {service.version.id!r}; until then nothing is judged",
-    )
-
-
-def _unread_ratings(log: LiveLog, served: Served) -> Finding | None:
-    rated = served.series("feedback_mean")
-    good = 0 if rated is None else int(rated.counts.sum())
-    if log.unread_ratings < max(FEW, UNREAD_RATINGS * (log.unread_ratings + good)):
-        return None
-    return _cause(
-        "unread_ratings",
-        f"{log.unread_ratings} ratings are none on the scale of the others",
-        "say in task.yaml (columns: feedback) what the ratings of this log mean",
     )
 
 
@@ -179,19 +212,27 @@ def _one_slice(checks: Sequence[Finding]) -> Finding | None:
     )
 
 
-def rows_of_window(task: Task, log: LiveLog, service: Service, served: Served) -> Iterator[LiveRow]:
-    """The rows of the last days once more, with their texts."""
+def rows_of_window(task: Task, log: LiveLog, service: Service, served: Served) -> list[LiveRow]:
+    """The rows of the last days once more, with their texts and what was said about them later."""
     start = served.last - timedelta(days=served.window_days - 1)
-    names = None
-    if service.version is not None and not log.simulated:
-        names = {service.version.id, service.version.model_id, ""}
+    names = None if log.simulated or not service.names else {"", *service.names}
     files = [file for file in log.files if (day_of(file) or start) >= start]
-    for row in read_log(task, files, log.reader):
-        if not isinstance(row, LiveRow) or row.arm not in SERVED:
-            continue
-        is_recent = row.created_at.astimezone(UTC).date() >= start
-        if is_recent and (names is None or row.version in names):
-            yield row
+    rows: dict[str, LiveRow] = {}
+    later = []
+    for entry in read_log(task, files, log.reader):
+        if isinstance(entry, LateFeedback):
+            later.append(entry)
+        elif entry is not None and _is_of(entry, names, start):
+            rows[entry.request_id or f"row {len(rows)}"] = entry
+    for feedback in later:
+        if feedback.request_id in rows:
+            rows[feedback.request_id] = with_feedback(rows[feedback.request_id], feedback)
+    return list(rows.values())
+
+
+def _is_of(row: LiveRow, names: set[str] | None, start: date) -> bool:
+    is_recent = row.created_at.astimezone(UTC).date() >= start
+    return is_recent and row.arm in SERVED and (names is None or row.version in names)
 
 
 def _excerpt(text: str) -> str:

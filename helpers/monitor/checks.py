@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 FEW_ROWS = 5  # fewer requests in a window say that nothing is served, or nothing is logged
+SURGE = 10  # times the usual requests need a look as well
 MOST_SLICES = 12  # the largest ones; each more costs the others some power
 SMALLEST_SLICE, LARGEST_SLICE = 0.05, 0.9  # of all rows
 PROMISE_DAYS = 28  # a new version's first days are held against what was known before
@@ -309,14 +310,16 @@ def _different_conversations(rows: Sequence[LiveRow]) -> list[frozenset[str]]:
 
 
 def volume_check(served: Served) -> Finding:
-    """Enough requests to say anything, and no collapse against the same days of the week before.
+    """Enough requests to say anything, no collapse and no flood against the weekdays before.
 
     A version that serves since today may not have been asked yet. One that came back by rollback is
     held to its whole days since then: in those before, another one served.
     """
+    from scipy.special import pdtr
+
     start = served.last - timedelta(days=served.window_days - 1)
-    if served.since is not None:
-        start = min(served.last, max(start, served.since + timedelta(days=1)))
+    since = served.since or date.min
+    start = min(served.last, max(start, since + timedelta(days=1)))
     days = (served.last - start).days + 1
     counts = {day: requests_of(numbers) for day, numbers in served.days.items()}
     n = sum(count for day, count in counts.items() if day >= start)
@@ -324,12 +327,14 @@ def volume_check(served: Served) -> Finding:
     usual = None
     p = None
     few = FEW_ROWS * days / served.window_days
-    low = n < few and (served.since is None or served.since < served.last)
+    is_odd = n < few and since < served.last
     if len(by_weekday) == 7:
         window = [start + timedelta(days=i) for i in range(days)]
         usual = sum(fmean(by_weekday[day.weekday()]) for day in window)
-        p = _poisson_tail(n, usual, _overdispersion(by_weekday))
-        low = low or (n < usual / 2 and p <= VOLUME_BUDGET / YEAR)
+        variance = _overdispersion(by_weekday)  # counts are divided by it, to vary as Poisson's do
+        p = float(pdtr(math.floor(n / variance), usual / variance))
+        has_collapsed = n < usual / 2 and p <= VOLUME_BUDGET / YEAR
+        is_odd = is_odd or has_collapsed or n > SURGE * max(usual, FEW_ROWS)
     expected = "unknown" if usual is None else f"{usual:.0f}"
     finding = Finding(
         name="volume",
@@ -339,7 +344,7 @@ def volume_check(served: Served) -> Finding:
         threshold=usual,
         p=p,
     )
-    return failed(finding) if low else finding
+    return failed(finding) if is_odd else finding
 
 
 def _by_weekday(counts: Mapping[date, int], end: date) -> dict[int, list[int]]:
@@ -364,13 +369,6 @@ def _overdispersion(by_weekday: Mapping[int, Sequence[int]]) -> float:
             )
             expected += mean * len(values)
     return max(1.0, squares / expected) if expected else 1.0
-
-
-def _poisson_tail(n: int, usual: float, overdispersion: float) -> float:
-    """P(at most n requests), with counts divided by what they vary more than Poisson's."""
-    from scipy.special import pdtr
-
-    return float(pdtr(math.floor(n / overdispersion), usual / overdispersion))
 
 
 def age_check(serving: FineTunedModelVersion | None, max_age_days: int) -> Finding:

@@ -72,26 +72,25 @@ def check_health(
     end = store.now()
     if log.simulated and log.newest:  # a simulation stands still
         end = log.newest
-    version_id = service.version.id if service.version else ""
-    alarms = registry.list_alarms(task.registry_name, version_id)
+    alarms = service.alarms
+    resolved = [alarm for alarm in alarms if alarm.state == "resolved"]
     served = Served(
         days=service.days_of(log),
         last=end.astimezone(UTC).date(),
         window_days=window_days,
-        restarts={
-            alarm.name: alarm.changed_at.date() for alarm in alarms if alarm.state == "resolved"
-        },
+        restarts={alarm.name: alarm.changed_at.date() for alarm in resolved},
         since=service.since,
     )
     margin = task.margins.get(FORMAT.name, FORMAT.matters)
     dataset_version = service.version.dataset_version if service.version else None
     reading = reading_of(task, dataset_version)
-    rows = list(rows_of_window(task, log, service, served))
+    rows = rows_of_window(task, log, service, served)
+    measured = _measured(service, run)
     checks = [
         volume_check(served),
         topic_check(rows, reading),
         *change_checks(served),
-        *promise_checks(served, service.days_before(log), _measured(service, run), margin),
+        *promise_checks(served, log.of([service.route.previous or "-"]), measured, margin),
         accuracy_check(served, service),
         *replay_checks(task, service, served),
         age_check(service.version, max_age_days),
@@ -103,7 +102,7 @@ def check_health(
         verdict=verdict,
         reasons=reasons,
         checks=checks,
-        version=version_id or None,
+        version=service.version and service.version.id,
         window=Window(
             start=end - timedelta(days=window_days),
             end=end,
@@ -140,6 +139,13 @@ def judge(
     return ("watch" if reasons else "ok"), reasons
 
 
+def _measured(service: Service, run: store.Run) -> EvalResults | None:
+    """What was measured on the test part: of the version that serves, else of this run's own."""
+    if service.version is None and run.has(Evaluation):
+        return run.load(Evaluation).fine_tuned_model
+    return service.version and service.version.eval_results
+
+
 def publish(task: Task, run: store.Run, health: Health, log: LiveLog) -> None:
     """Open and repeat alarms, keep what was counted, write the task's page and health.json.
 
@@ -154,12 +160,3 @@ def publish(task: Task, run: store.Run, health: Health, log: LiveLog) -> None:
 
         publish_page(task, log)
     run.save(health)
-
-
-def _measured(service: Service, run: store.Run) -> EvalResults | None:
-    """What was measured on the test part: of the version that serves, else of this run's own."""
-    if service.version is not None:
-        return service.version.eval_results
-    if run.has(Evaluation):
-        return run.load(Evaluation).fine_tuned_model
-    return None

@@ -13,18 +13,31 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from helpers import evaluate, models, registry, show, store, tasks
+from helpers import evaluate, models, show, store, tasks
 from helpers.monitor.checks import Served, failed
 from helpers.monitor.evidence import log_evidence_of_any_start
 from helpers.monitor.service import Service, service_of
 from helpers.monitor.windows import LiveLog
-from helpers.records import REPLAY_USER, Budget, Finding, Replay, TrainedModel, WorkbookError
+from helpers.records import (
+    REPLAY_USER,
+    AnswerRow,
+    Budget,
+    Finding,
+    Replay,
+    TrainedModel,
+    TrainingExample,
+    WorkbookError,
+)
 from helpers.tasks import Task
 
 BUDGET = 0.01  # its share of a year's false alarms
 MARGIN = 0.02  # what accuracy may lose, where task.yaml has no margin of its own
 MOST_NAMED = 10
 LOCKED = 75  # another run holds the home
+MEND = (
+    "mend what it names; replay_at is the base_url for clients (http://HOST:PORT/v1) of what serves"
+    " the version under its id; without it set replay_rows to 0"
+)
 REMEDY = (
     "the model is what it was, so how it is served has changed: look at the engine, its template"
     " and its limits (workbook serve --check VERSION), or roll back"
@@ -42,7 +55,8 @@ def replay(
     """
     service = service_of(task)
     if rows < 1 or log.simulated or service.version is None:
-        return "no test rows are asked again: replay_rows is 0, or nothing real is served"
+        reason = "replay_rows is 0" if rows < 1 else "no request was served and logged yet"
+        return f"no test rows are asked again: {reason}"
     if not at and service.version.metadata.get("provider") != "api":
         return (
             "no test rows are asked again: the version has no provider, and where it is served is"
@@ -78,9 +92,8 @@ def _ask(
     """
     source, task = service.run, session.task
     known = {row.id: row for row in service.test_answers() if not row.error}
-    dataset = tasks.read_dataset(source)
-    test_rows = evaluate.choose_rows(task, dataset.examples, "test")
-    test_rows = [example for example in test_rows if example.id in known]
+    rows = evaluate.choose_rows(task, tasks.read_dataset(source).examples, "test")
+    test_rows = [example for example in rows if example.id in known]
     if not test_rows:
         raise WorkbookError(f"run {source.id} holds no answered test rows of {night.version}")
     model = source.load(TrainedModel)
@@ -93,23 +106,24 @@ def _ask(
     way = model.asking.model_copy(update={"rung": f"fine_tuned@{night.at:%Y-%m-%dT%H:%M:%S}"})
     session.models[way.model] = served
     result = evaluate.ask_rung(way, examples, session, label="replay")
-    # no answer is no wrong answer
-    answers = [row for row in evaluate.read_answers(session.run, result) if not row.error]
     by_scorer = task.accuracy_from in ("fields", "scorer")
     metric = "accuracy" if by_scorer else "format_compliance"
     of_row = {example.id: example for example in examples}
-    before = {}
-    for row in answers:
-        finish = "length" if known[row.id].scores.get("endless") else "stop"
-        scores, _ = evaluate.score_answer(task, of_row[row.id], known[row.id].answer, finish)
-        before[row.id] = scores[metric]
-    update = {
-        "metric": metric,
-        "before": before,
-        "now": {row.id: row.scores[metric] for row in answers},
-        "same": sum(row.answer == known[row.id].answer for row in answers),
-    }
+    before, now, same = {}, {}, 0
+    for row in evaluate.read_answers(session.run, result):
+        if not row.error:  # no answer is no wrong answer
+            old = known[row.id]
+            before[row.id] = _scored_now(task, of_row[row.id], old)[metric]
+            now[row.id] = row.scores[metric]
+            same += row.answer == old.answer
+    update = {"metric": metric, "before": before, "now": now, "same": same}
     return night.model_copy(update=update)
+
+
+def _scored_now(task: Task, example: TrainingExample, row: AnswerRow) -> dict[str, float]:
+    """An earlier answer's scores by task.yaml as it is."""
+    finish = "length" if row.scores.get("endless") else "stop"
+    return evaluate.score_answer(task, example, row.answer, finish)[0]
 
 
 def replay_checks(task: Task, service: Service, served: Served) -> list[Finding]:
@@ -124,7 +138,7 @@ def replay_checks(task: Task, service: Service, served: Served) -> list[Finding]
     if nights and nights[-1].error and nights[-1].at.date() == served.last:
         evidence = f"test rows could not be asked again: {nights[-1].error}"
         unasked = Finding(name="replay_unasked", verdict="fail", evidence=evidence)
-        findings.append(failed(unasked, remedy="mend what it names, or set replay_rows to 0"))
+        findings.append(failed(unasked, remedy=MEND))
     return findings
 
 
@@ -166,18 +180,20 @@ def _path(task: Task) -> Path:
 def read_replays(task: Task, service: Service) -> list[Replay]:
     """The nights of what serves, since its promotion and since a person resolved what they showed.
 
-    A line that a kill has torn is none.
+    A night that could not be asked is over when that was resolved; a line that a kill has torn is
+    none.
     """
     if service.version is None:
         return []
-    starts = [datetime.fromisoformat(service.route.since)]
-    for alarm in registry.list_alarms(task.registry_name, service.version.id):
-        if alarm.name in ("replay", "replay_unasked") and alarm.state == "resolved":
-            starts.append(alarm.changed_at)
+    since = datetime.fromisoformat(service.route.since)
+    starts = {"replay": since, "replay_unasked": since}
+    for alarm in service.alarms:  # oldest first
+        if alarm.name in starts and alarm.state == "resolved":
+            starts[alarm.name] = max(since, alarm.changed_at)
     path = _path(task)
     nights = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
             nights.append(Replay.model_validate_json(line))
     nights = [night for night in nights if night.version == service.version.id]
-    return [night for night in nights if night.at >= max(starts)]
+    return [n for n in nights if n.at >= starts["replay_unasked" if n.error else "replay"]]

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import NamedTuple
 
 from helpers import evaluate, registry, store
 from helpers.monitor.windows import LiveLog, Numbers
-from helpers.records import AnswerRow, Evaluation, FineTunedModelVersion, Route
+from helpers.records import Alarm, AnswerRow, Evaluation, FineTunedModelVersion, Route
 from helpers.registry import FineTuneLifecycleManager
 from helpers.tasks import Task
 
 
 class Service(NamedTuple):
-    """The version in production, its route, and everything that was promoted before."""
+    """The version in production, its route and alarms, and everything that was promoted before."""
 
     version: FineTunedModelVersion | None
     route: Route
     known: frozenset[str]  # names that any version of the task is logged under
+    alarms: Sequence[Alarm]  # of the version, or of a task that nothing serves
 
     @property
     def since(self) -> date | None:
         """The day of promotion."""
         return datetime.fromisoformat(self.route.since).date() if self.version else None
+
+    @property
+    def names(self) -> set[str]:
+        """What rows call the version."""
+        return {self.version.id, self.version.model_id} if self.version else set()
 
     @property
     def run(self) -> store.Run:
@@ -40,17 +47,18 @@ class Service(NamedTuple):
         return self.since is None or day >= lately or abs((day - self.since).days) < around
 
     def days_of(self, log: LiveLog) -> dict[date, Numbers]:
-        """The version's own days; of rows that name no version those since its promotion."""
-        if self.version is None or log.simulated:
-            return log.of(log.days)
-        own = log.of({self.version.id, self.version.model_id})
-        nameless = {d: n for d, n in log.of([""]).items() if self.since and d >= self.since}
-        both = LiveLog(days={"own": own, "": nameless})
-        return both.of(["own", ""])
+        """The version's own days; of rows that name no version those since its promotion.
 
-    def days_before(self, log: LiveLog) -> dict[date, Numbers]:
-        """The days of the version that served before."""
-        return log.of([self.route.previous]) if self.route.previous else {}
+        A day before it was trained is a clock that is wrong: with it, all days would stand after
+        years without a request.
+        """
+        if self.version is None or self.since is None or log.simulated:
+            return log.of(log.days)
+        first = min(self.since, self.version.trained_at.date())
+        own = log.of(self.names)
+        own = {day: numbers for day, numbers in own.items() if day >= first}
+        nameless = {day: numbers for day, numbers in log.of([""]).items() if day >= self.since}
+        return LiveLog(days={"own": own, "": nameless}).of(["own", ""])
 
 
 def service_of(task: Task) -> Service:
@@ -58,4 +66,5 @@ def service_of(task: Task) -> Service:
     manager = FineTuneLifecycleManager(task.registry_name)
     version = manager.get_production_version()
     names = {name for v in manager.list_versions() for name in (v.id, v.model_id)}
-    return Service(version, manager.route(), frozenset(names))
+    alarms = registry.list_alarms(task.registry_name, version.id if version else "")
+    return Service(version, manager.route(), frozenset(names), alarms)

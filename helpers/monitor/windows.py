@@ -6,6 +6,7 @@ file is not read again, and may be deleted. Without that file everything is coun
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
@@ -42,7 +43,10 @@ class LiveLog:
     simulated: bool = False
     newest: datetime | None = None
     files: list[Path] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)  # files beside them of another form
     by_file: dict[Path, Counts] = field(default_factory=dict)  # what was read, not kept before
+    # what was said about requests before their line came, as it does across files and writers
+    early: dict[str, list[LateFeedback]] = field(default_factory=lambda: defaultdict(list))
     settings: str = ""
     reader: LogReader | None = None
 
@@ -53,6 +57,13 @@ class LiveLog:
             for day, numbers in self.days.get(version, {}).items():
                 _merge(merged.setdefault(day, {}), numbers)
         return dict(sorted(merged.items()))
+
+    def newly_read(self) -> LiveLog:
+        """What was counted now, without what was kept from earlier looks."""
+        fresh = LiveLog()
+        for counts in self.by_file.values():
+            _add(fresh, counts)
+        return fresh
 
 
 class Pending(NamedTuple):
@@ -72,30 +83,27 @@ def read_log(
     were not kept. A line that cannot be read is counted; a request that was logged twice counts
     once.
     """
-    gc.disable()  # rows are no rings: looking for some among so many took a third of the time
-    try:
-        return _read_log(task, live_path, reading, is_judged)
-    finally:
-        gc.enable()
-
-
-def _read_log(
-    task: Task, live_path: str, reading: Reading, is_judged: Callable[[date], bool]
-) -> LiveLog:
     log = LiveLog(files=live_files(task, live_path), settings=reading.settings)
     judged = [file for file in log.files if is_judged(day_of(file) or date.max)]
     kept = {} if live_path else _kept_counts(task, log.settings, judged)
     pending: dict[str, Pending] = {}
     twins: set[int] = set()
     needed = [file for file in judged if file.stem not in kept]
+    for path in _others_beside(_place_of(task, live_path), log.files):
+        if path.name.partition(".")[0] not in kept and is_judged(day_of(path) or date.max):
+            log.passed_over.append(path.name)
     log.reader = LogReader(task, needed)
-    for file in needed:
-        day = day_of(file)
-        if day is not None:
-            _count(log, pending, reading, until=day - timedelta(days=LATE_DAYS + 1))
-        _read_file(file, log, pending, twins)
+    gc.disable()  # rows are no rings: looking for some among so many took a third of the time
+    try:
+        for file in needed:
+            day = day_of(file)
+            if day is not None:
+                _count(log, pending, reading, until=day - timedelta(days=LATE_DAYS + 1))
+            _read_file(file, log, pending, twins)
+        _count(log, pending, reading, until=date.max)
+    finally:
+        gc.enable()
     log.unread_ratings = log.reader.problems.total()
-    _count(log, pending, reading, until=date.max)
     for counts in (*kept.values(), *log.by_file.values()):
         _add(log, counts)
     return log
@@ -110,7 +118,7 @@ def _read_file(file: Path, log: LiveLog, pending: dict[str, Pending], twins: set
                 name = entry.get("request_id") or f"{file.name}:{number}"
                 _take(log, pending, twins, Pending(entry, file, day), name)
             elif entry is not None:
-                _join(pending, entry)
+                _join(log, pending, entry)
             else:
                 log.unreadable += bool(line.strip())
 
@@ -137,14 +145,18 @@ def _take(
         return
     twins.add(twin)
     pending[name] = entry
+    for late in log.early.pop(name, ()):
+        _join(log, pending, late)
 
 
-def _join(pending: dict[str, Pending], late: LateFeedback) -> None:
+def _join(log: LiveLog, pending: dict[str, Pending], late: LateFeedback) -> None:
     known = pending.get(late.request_id)
-    if known is not None:  # else its day is closed
-        said = {"feedback_score": late.score, "correction": late.correction}
-        changes = {name: value for name, value in said.items() if value is not None}
-        pending[late.request_id] = known._replace(row=known.row | changes)
+    if known is None:  # its day is closed, or its line comes later
+        log.early[late.request_id].append(late)
+        return
+    said = {"feedback_score": late.score, "correction": late.correction}
+    changes = {name: value for name, value in said.items() if value is not None}
+    pending[late.request_id] = known._replace(row=known.row | changes)
 
 
 def _count(log: LiveLog, pending: dict[str, Pending], reading: Reading, until: date) -> None:
@@ -197,31 +209,45 @@ def requests_of(numbers: Numbers) -> int:
 
 def live_files(task: Task, live_path: str = "") -> list[Path]:
     """The files of the live log; WorkbookError for a `live_path` that is not there."""
-    if live_path:
-        path = store.PROJECT / Path(live_path).expanduser()  # an absolute path stays itself
-        if not path.exists():
-            raise WorkbookError(
-                f"live_path: {path} does not exist; give a .jsonl file or a folder of them"
-            )
-        return _jsonl_in(path) if path.is_dir() else [path]
-    logged = _jsonl_in(store.home() / "live" / task.registry_name)
-    return logged or sorted(task.folder.glob("live.jsonl"))
-
-
-def _jsonl_in(folder: Path) -> list[Path]:
-    """Its files, by day; WorkbookError where a part of the log would be passed over."""
-    for parquet in folder.rglob("*.parquet"):
+    place = _place_of(task, live_path)
+    if live_path and not place.exists():
+        raise WorkbookError(
+            f"live_path: {place} does not exist; give a .jsonl file or a folder of them"
+        )
+    if place.is_file():
+        return [place]
+    for parquet in place.rglob("*.parquet"):  # a part of the log that would be passed over
         raise WorkbookError(
             f"{parquet}: 06 reads a live log as JSON Lines, a file a day, and no Parquet; write"
             " each day as one: pandas.read_parquet(FILE).to_json('YYYY-MM-DD.jsonl',"
             " orient='records', lines=True, date_format='iso', date_unit='us')"
         )
-    return sorted(folder.glob("*.jsonl"))
+    logged = sorted(place.glob("*.jsonl"))
+    return logged if logged or live_path else sorted(task.folder.glob("live.jsonl"))
+
+
+def _place_of(task: Task, live_path: str) -> Path:
+    if live_path:
+        return store.PROJECT / Path(live_path).expanduser()  # an absolute path stays itself
+    return store.home() / "live" / task.registry_name
+
+
+def _others_beside(place: Path, files: Sequence[Path]) -> list[Path]:
+    """What lies in the log's folder and is no file of it: 2026-01-31.jsonl.gz, app.log.1.
+
+    (Hidden files are nobody's log.)
+    """
+    known = set(files)
+    others = [path for path in sorted(place.rglob("[!.]*")) if path not in known]
+    return [path for path in others if path.is_file()]
 
 
 def day_of(file: Path) -> date | None:
-    """The day that a file is named by."""
-    return date.fromisoformat(file.stem) if DATED.fullmatch(file.stem) else None
+    """The day that a file is named by, whatever stands behind it; None: by none."""
+    day = file.name.partition(".")[0]
+    with contextlib.suppress(ValueError):
+        return date.fromisoformat(day) if DATED.fullmatch(day) else None
+    return None
 
 
 def _kept_path(task: Task) -> Path:

@@ -60,6 +60,27 @@ def test_a_logger_that_writes_another_versions_name_is_named(task):
     assert "write version 'v1'" in check(result, "volume").remedy
 
 
+def test_ratings_that_come_in_lines_of_their_own_count_and_name_the_worst_whatever_their_file(task):
+    serve(task)
+    made = rows(EARLIER, per_day=60) + rows(RECENT, seed=2, per_day=60, rating=2.5)
+    log(task, made)
+    expected = health(task)
+    said = []
+    for row in made:
+        score = row.pop("feedback_score")
+        if score:
+            said.append({"request_id": row["request_id"], "at": row["created_at"], "thumb": None})
+            said[-1]["feedback_score"] = score
+    log(task, made)
+    for name in ("a-feedback.jsonl", "z-feedback.jsonl"):  # read before, and after
+        log(task, said, name)
+        result = health(task)
+        assert result.reasons == expected.reasons == ["feedback_mean"]
+        assert check(result, "feedback_mean") == check(expected, "feedback_mean")
+        assert causes(result)["worst_rated"] == causes(expected)["worst_rated"]
+        (store.home() / "live" / task.registry_name / name).unlink()
+
+
 def test_one_slice_that_fell_alone_is_told_as_this_slice(task):
     dead_slice(task)
     result = health(task)

@@ -1,17 +1,24 @@
 """Every trouble of what serves ends in exactly one message, however often it is looked at."""
 
 import pytest
-from test_health import EARLIER, NEW, RECENT, log, rows
+from test_health import EARLIER, NEW, RECENT, log, rows, serve
 from trouble_toys import (
     bad_first_days,
+    clock_of_1970,
+    compressed_days,
     dead_slice,
     doubled,
+    doubled_after_months,
     errors_at_three_a_day,
+    flood,
+    lines_nobody_can_read,
     nothing_is_logged,
     old_model,
     ratings_in_words,
+    rotated,
     since,
     strange_version,
+    strangers,
     turned_scale,
     worse_than_before,
 )
@@ -39,6 +46,12 @@ TROUBLES = {
     "fewer people rate": (since(rated=0.05), "feedback_rate needs a look"),
     "new topics": (since(words=NEW), "new_words needs a look"),
     "the log is written twice": (doubled, "which two writers log the same requests"),
+    "the log is written twice, after months": (doubled_after_months, "which two writers"),
+    "lines that are no requests": (lines_nobody_can_read, "90 lines of the log are no requests"),
+    "days that somebody compressed": (compressed_days, "3 files beside the log are not read"),
+    "a log that was rotated": (rotated, "files beside the log are not read: app.jsonl.1"),
+    "a clock that nobody set": (clock_of_1970, "180 requests say that they came before"),
+    "a flood": (flood, "volume needs a look"),
     "the scale was turned": (turned_scale, "turn the scale back"),
     "ratings that nobody can read": (ratings_in_words, "what the ratings of this log mean"),
     "a version that nobody registered": (strange_version, "have the logger write version 'v1'"),
@@ -62,6 +75,16 @@ def test_a_trouble_is_one_message_however_often_one_looks_and_stays_open(task, h
     (message,) = hook.got
     assert "alarm" in message["title"] and words in message["message"]
     assert registry.list_alarms(task.registry_name, state="open")
+
+
+def test_a_few_rows_of_a_wrong_clock_blind_nobody(task):
+    serve(task)
+    made = rows(EARLIER) + rows(RECENT, seed=2, broken=0.4)
+    log(task, made)
+    expected = monitor.check_health(task, store.open_run("look"))
+    log(task, made + strangers(3))
+    seen = monitor.check_health(task, store.open_run("look"))
+    assert seen.reasons == expected.reasons == ["format_compliance"]
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,24 @@ def test_nothing_is_asked_unless_it_is_asked_for_nor_about_simulated_traffic(end
     said, health = look(task, rows=0)
     assert "replay_rows is 0" in said and endpoint.asked == [] and finding(health) is None
     shipped = tasks.load_task("support_triage")
-    assert "nothing real" in look(shipped)[0]
+    assert "no request was served" in look(shipped)[0]
+
+
+def test_closing_what_could_not_be_asked_keeps_the_nights_that_were(endpoint, clock, tmp_path):
+    task = promoted(endpoint, tmp_path)
+    look(task)
+    clock["days"] = 1
+    endpoint.says = lambda number: ""
+    unasked = finding(look(task)[1], "replay_unasked")
+    assert "replay_at is the base_url for clients" in unasked.remedy
+    (alarm,) = registry.raise_alarms(task.registry_name, "v1", [unasked])
+    clock["minutes"] = 5
+    registry.close_alarm(alarm.id, "resolved", "it was switched off")
+    clock["days"] = 2
+    endpoint.says = lambda number: YES
+    look(task)
+    nights = read_replays(task, service_of(task))
+    assert [(night.error, len(night.now)) for night in nights] == [("", 20), ("", 20)]
 
 
 def test_a_line_that_a_kill_has_torn_costs_that_night_alone(endpoint, clock, tmp_path):
