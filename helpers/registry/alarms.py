@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 REPEAT = timedelta(days=7)  # an alarm that nobody looked at is told again
+BACK_AFTER = timedelta(days=28)  # one that was acknowledged, and not seen for so long, is back
+AGAIN = {
+    "open": "still open, and nobody has looked",
+    "acknowledged": "went away after it was acknowledged, and is back",
+}
 ACTIONS: dict[AlarmState, str] = {"acknowledged": "acknowledge", "resolved": "resolve"}
 
 
@@ -36,7 +41,8 @@ def list_alarms(task: str = "", version: str | None = None, state: str = "") -> 
 def raise_alarms(task: str, version: str, findings: Sequence[Finding]) -> list[Alarm]:
     """Open an alarm for every finding that has none, and tell the team of all new ones at once.
 
-    Those that nobody looked at for REPEAT are told again. Returns what is not resolved.
+    Those that nobody looked at for REPEAT are told again; one that was acknowledged and went away
+    is open again when it comes back. Returns what is not resolved.
     """
     registry = open_registry()
     now = store.now().isoformat()
@@ -46,10 +52,11 @@ def raise_alarms(task: str, version: str, findings: Sequence[Finding]) -> list[A
         for finding in new:
             db.execute(table("alarms").insert().values(**_row(db, task, version, finding, now)))
         seen = [finding.name for finding in findings]
+        due = [row for name, row in known.items() if _is_due(row, name in seen)]
         _update(db, {"seen_at": now}, task, version, seen)
-        due = [name for name, row in known.items() if _is_due(row)]
         if new or due:
-            _update(db, {"told_at": now}, task, version, due)
+            again = [row["name"] for row in due]
+            _update(db, {"told_at": now, "state": "open"}, task, version, again)
             subject = {"task": task, "id": version}
             versions.announce(db, subject, "alarm", _message(new, due))
         rows = _unresolved(db, task, version)
@@ -112,19 +119,22 @@ def _update(
     db.execute(query.values(**values))
 
 
-def _is_due(row: dict[str, Any]) -> bool:
-    told_at = datetime.fromisoformat(row["told_at"])
-    return row["state"] == "open" and store.now() - told_at >= REPEAT
+def _is_due(row: dict[str, Any], is_seen: bool) -> bool:
+    if row["state"] == "open":
+        return store.now() - datetime.fromisoformat(row["told_at"]) >= REPEAT
+    return is_seen and store.now() - datetime.fromisoformat(row["seen_at"]) >= BACK_AFTER
 
 
-def _message(new: Sequence[Finding], due: Sequence[str]) -> str:
+def _message(new: Sequence[Finding], due: Sequence[dict[str, Any]]) -> str:
     lines = []
     for finding in new:
         ask = "asks for a retrain" if finding.severity == "critical" else "needs a look"
         lines.append(f"{finding.name} {ask}: {finding.evidence}")
         if finding.remedy:
             lines.append(f"what to do: {finding.remedy}")
-    if due:
-        lines.append(f"still open, and nobody has looked: {', '.join(due)}")
+    for state, words in AGAIN.items():
+        names = [row["name"] for row in due if row["state"] == state]
+        if names:
+            lines.append(f"{words}: {', '.join(names)}")
     lines.append("next: workbook registry alarms")
     return "\n".join(lines)

@@ -33,12 +33,15 @@ REMEDIES = {  # what the driver's words mean for the reader
     "permission denied for|read-only transaction|must be owner": (
         "this database role may only read; act with one that may write (docs/scaling.md, Roles)"
     ),
-    "readonly|unable to open|Permission denied|Read-only": "set WORKBOOK_HOME or its permissions",
+    "readonly|unable to open|Permission denied|Read-only|Not a directory": (
+        "set WORKBOOK_HOME or its permissions"
+    ),
     "not a database|malformed|no such table": (
         "move it aside and restore it from a backup: workbook registry restore FILE"
     ),
-    "onnection.*(failed|refused)|timeout|(translate|resolve) host|authentication": (
-        "start the server, or correct WORKBOOK_DATABASE_URL"
+    "onnection.*(failed|refused|closed|lost|slots)|timeout|(translate|resolve) host|authentication"
+    "|closed the connection|terminating connection|(starting|shutting) (up|down)|too many": (
+        "start the server, wait until it answers, or correct WORKBOOK_DATABASE_URL"
     ),
 }
 TABLES = {  # what constrains them stands in migrations/; the first column is the key

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from helpers import store
-from helpers.records import TrainedModel
+from helpers.records import TrainedModel, WorkbookError
 from helpers.registry import versions
 from helpers.registry.database import Registry, open_registry, rows_of, table
 from helpers.registry.files import load_or_reason
@@ -51,11 +51,20 @@ def mirror_versions(registry: Registry) -> list[str]:
 
 
 def notify(text: str, event_id: str) -> None:
-    """Tell the team of what changes no registry, such as a failed run; once per event_id."""
+    """Tell the team of what changes no registry, such as a failed run; once per event_id.
+
+    Where the registry cannot be used, which may be why the run failed, channels are told at once.
+    """
     registry = open_registry()
-    with registry.transaction() as db:
-        if not rows_of(db, "outbox", event_id=event_id):
-            versions.announce(db, {"task": "", "id": ""}, "run", text, event_id=event_id)
+    try:
+        check_is_ours(registry)
+        with registry.transaction() as db:
+            if not rows_of(db, "outbox", event_id=event_id):
+                versions.announce(db, {"task": "", "id": ""}, "run", text, event_id=event_id)
+    except (WorkbookError, OSError) as error:
+        for url in channels():
+            send(url, "workbook: run", f"{text}\n{error}\nevent {event_id}")
+        raise
     catch_up(registry)
 
 

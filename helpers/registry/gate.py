@@ -195,11 +195,15 @@ def holds_against(
     gain = None
     if evaluation.production == incumbent.id:
         gain = evaluation.against.get("production", {}).get("accuracy")
-    gain = gain or compare_answers(incumbent, version, run, evaluation)
+    remedy = f"run `workbook registry reevaluate {version.id}`"
+    if evaluation.ratings is not None:  # only 04 has both answers judged, side by side
+        remedy = "run 04_evaluate again"
+    elif gain is None:
+        gain = compare_answers(incumbent, version, run, evaluation)
     if gain is None:
         return "undecided", (
             f"{incumbent.id}, in production now, was not asked about these {evaluation.n_test} test"
-            f" rows; run `workbook registry reevaluate {version.id}`, then ask again"
+            f" rows; {remedy}, then ask again"
         )
     return as_finding_verdict(gain.verdict), (
         f"accuracy {gain.difference} against {incumbent.id}"

@@ -317,15 +317,14 @@ def restore(file: Path) -> dict[str, Any]:
 
 def _is_backup(content: Any) -> bool:
     """Whether a file's JSON is a backup whose columns this workbook knows."""
-    if not isinstance(content, dict) or content.get("format") != BACKUP or "tables" not in content:
-        return False
     try:
-        return all(
+        tables = content["tables"]
+        return content["format"] == BACKUP and all(
             row.keys() <= set(columns.split())
             for name, columns in TABLES.items()
-            for row in content["tables"].get(name, [])
+            for row in tables.get(name, [])
         )
-    except (AttributeError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         return False
 
 
@@ -390,14 +389,9 @@ def record_attempt(task: str, attempt: dict[str, Any]) -> list[dict[str, Any]]:
     """Write an attempt down unless its key is known; all of the task's, in their order.
 
     It is one transaction: of two machines that evaluate at once, one is the first and the other the
-    second. What this home kept in attempts/TASK.jsonl, as it was done before, comes first.
+    second.
     """
-    registry = open_registry()
-    file = registry.folder / "attempts" / f"{task}.jsonl"
-    with registry.transaction() as db:
-        known = {row["key"] for row in rows_of(db, "attempts", task=task)}
-        for line in [*(store.read_jsonl(file) if file.exists() else []), attempt]:
-            if line["key"] not in known:
-                known.add(line["key"])
-                db.execute(table("attempts").insert().values(line | {"task": task}))
+    with open_registry().transaction() as db:
+        if not rows_of(db, "attempts", task=task, key=attempt["key"]):
+            db.execute(table("attempts").insert().values(attempt | {"task": task}))
         return rows_of(db, "attempts", task=task)

@@ -104,22 +104,22 @@ def _record_refusal(profile: str, error: WorkbookError) -> None:
     """Without the lock, which may be what was missing: the folder is new, and nobody else's."""
     now = store.now()
     name = re.sub(r"[^A-Za-z0-9-]+", "-", Path(profile).stem).strip("-")[:40] or "run"
-    with contextlib.suppress(WorkbookError):
-        run = store.open_run(f"{name}-{now:%Y%m%dT%H%M%S%fZ}")
-        record = RunRecord(
-            run_id=run.id,
-            profile=name,
-            params={},
-            status="failed",
-            reason=ending.message_for_person(error),
-            exit_code=error.exit_code,
-            started_at=now,
-            finished_at=now,
-            notebooks=[],
-            versions=versions(),
-        )
+    run = store.Run(f"{name}-{now:%Y%m%dT%H%M%S%fZ}")
+    record = RunRecord(
+        run_id=run.id,
+        profile=name,
+        params={},
+        status="failed",
+        reason=ending.message_for_person(error),
+        exit_code=error.exit_code,
+        started_at=now,
+        finished_at=now,
+        notebooks=[],
+        versions=versions(),
+    )
+    with contextlib.suppress(WorkbookError, OSError):  # told all the same
         store.write_json(run.path(RunRecord.FILE), record)
-        publish(record, f"workbook run {profile}")
+    publish(record, f"workbook run {profile}")
 
 
 def _ping(what: str) -> None:
@@ -153,7 +153,7 @@ def digest(record: RunRecord, resume: str) -> str:
     cause = CAUSE.get(record.exit_code or ending.OK, "unknown")
     lines += [f"what: {record.reason}", f"likely cause: {cause}", f"next: {resume}", "last lines:"]
     log = store.Run(record.run_id).path(LOG)
-    if log.exists():
+    with contextlib.suppress(OSError, ValueError):  # none, or one that a full disk has cut short
         last_entries = log.read_text(encoding="utf-8").splitlines()[-LAST_LINES:]
         lines += [json.loads(entry)["line"] for entry in last_entries]
     return store.without_secrets("\n".join(lines))
@@ -162,18 +162,26 @@ def digest(record: RunRecord, resume: str) -> str:
 def publish(record: RunRecord, resume: str) -> None:
     """Write report.html; a run that did not go well is also told to the team.
 
-    Of an open alarm the team has been told when it was raised. Neither can fail a run.
+    Of an open alarm the team has been told when it was raised. Neither fails a run, or the other.
     """
-    try:
-        failure = digest(record, resume) if record.exit_code else ""
-        store.write_text(store.Run(record.run_id).path(PAGE), page(record, failure))
-        if failure and record.exit_code not in KNOWN_ALREADY:
-            from helpers import registry
+    failure = digest(record, resume) if record.exit_code else ""
+    for step in (_write_page, _tell_team):
+        try:
+            step(record, failure)
+        except Exception as error:
+            problem = store.without_secrets(f"{type(error).__name__}: {error}")
+            logging.getLogger(__name__).warning("no report: %s", problem)
 
-            registry.notify(failure, f"{record.run_id}@{record.started_at.isoformat()}")
-    except Exception as error:
-        problem = store.without_secrets(f"{type(error).__name__}: {error}")
-        logging.getLogger(__name__).warning("no report: %s", problem)
+
+def _write_page(record: RunRecord, failure: str) -> None:
+    store.write_text(store.Run(record.run_id).path(PAGE), page(record, failure))
+
+
+def _tell_team(record: RunRecord, failure: str) -> None:
+    from helpers import registry
+
+    if failure and record.exit_code not in KNOWN_ALREADY:
+        registry.notify(failure, f"{record.run_id}@{record.started_at.isoformat()}")
 
 
 def page(record: RunRecord, failure: str) -> str:

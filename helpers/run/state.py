@@ -77,8 +77,7 @@ def collect(keep: int, yes: bool) -> dict[str, Any]:
     if keep < 0:
         raise WorkbookError(f"--keep {keep}: say how many runs stay, 0 or more")
     with store.lock():
-        if store.home().exists():
-            _check_registry()
+        _check_registry()
         folders = garbage(keep)
         answer: dict[str, Any] = {"deleted" if yes else "would_delete": list(map(str, folders))}
         answer["bytes"] = _size(folders)
@@ -100,8 +99,7 @@ def retire(version_ids: Sequence[str], days: int, because: str, yes: bool) -> di
     if days < 0:
         raise WorkbookError(f"--days {days}: say how long nothing may have happened, 0 or more")
     with store.lock():
-        if store.home().exists():
-            _check_registry()
+        _check_registry()
         chosen = registry.retire(version_ids, days, because, yes)
         folders = _unneeded(_versions(), chosen)
         answer: dict[str, Any] = {

@@ -50,10 +50,23 @@ def test_what_nobody_looked_at_is_told_again_after_a_week_and_what_is_acknowledg
     assert "nobody has looked: feedback_mean" in messages()[1]["because"]
     acknowledged = registry.close_alarm(alarm.id, "acknowledged", "a strike; it will pass")
     assert "@" in acknowledged.actor and acknowledged.because == "a strike; it will pass"
-    later(monkeypatch, 30)
-    registry.raise_alarms(TASK, "v1", [FALL])
+    for _ in range(10):
+        later(monkeypatch, 20)
+        registry.raise_alarms(TASK, "v1", [FALL])
     assert len(messages()) == 2
     assert registry.history()[-1]["action"] == "acknowledge"
+
+
+def test_what_was_acknowledged_went_away_and_comes_back_is_told_again(monkeypatch):
+    (alarm,) = registry.raise_alarms(TASK, "v1", [FALL])
+    registry.close_alarm(alarm.id, "acknowledged", "holidays")
+    for _ in range(5):
+        later(monkeypatch, 7)
+        assert registry.raise_alarms(TASK, "v1", [])[0].state == "acknowledged"
+    for _ in range(2):
+        (again,) = registry.raise_alarms(TASK, "v1", [FALL])
+        assert (again.state, again.because) == ("open", "holidays")
+    assert len(messages()) == 2 and "is back: feedback_mean" in messages()[1]["because"]
 
 
 def test_a_resolved_alarm_that_comes_back_is_a_new_one():

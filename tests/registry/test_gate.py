@@ -211,6 +211,14 @@ def test_a_version_that_was_measured_again_on_the_same_rows_is_compared():
     assert verdict_of("against_production", manager, "v2") == "undecided"
 
 
+def test_what_a_judge_or_people_said_in_two_runs_is_not_compared():
+    manager = candidate("v1", right=0)
+    manager.promote("v1", "production", because="test", force=True)
+    candidate("v2", right=60, ratings=records.Ratings(by="human"))
+    rule = next(r for r in manager.validate_for_production("v2") if r.name == "against_production")
+    assert rule.verdict == "undecided" and "run 04_evaluate again" in rule.evidence
+
+
 class Provider:
     """A real HTTP server on loopback that lists models, each with its shutdown date."""
 

@@ -153,3 +153,17 @@ def test_a_team_moves_from_sqlite_to_postgresql_by_backup_and_restore(
         registry.rollback(because="it goes on").version == "v1"
     )  # the counters of audit and outbox go on, too
     assert contradictions() == []
+
+
+def test_a_server_that_goes_away_in_the_middle_is_named_with_its_remedy(new_database, monkeypatch):
+    url = new_database()
+    monkeypatch.setenv("WORKBOOK_DATABASE_URL", url)
+    candidate("v1")
+    other = sa.create_engine(url, poolclass=sa.pool.NullPool)
+    refused = pytest.raises(WorkbookError, match="start the server, wait until it answers")
+    with refused, database.open_registry().transaction() as db:
+        pid = db.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        with other.connect() as admin:
+            admin.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
+        database.rows_of(db, "versions")
+    assert [version.id for version in registry.list_versions()] == ["v1"]

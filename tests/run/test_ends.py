@@ -91,6 +91,35 @@ def test_a_scheduled_run_that_finds_the_lock_taken_is_told_too(go, hook, pings, 
     assert len(hook.got) == 1 and "still at work" in hook.got[0]["message"]
 
 
+def registry_is_away(monkeypatch, folder):
+    monkeypatch.setenv("WORKBOOK_DATABASE_URL", "postgresql://user:secret@127.0.0.1:1/gone")
+
+
+def registry_is_torn(monkeypatch, folder):
+    store.write_text(store.home() / "registry.db", "no database" * 100)
+
+
+def home_cannot_be_written(monkeypatch, folder):
+    monkeypatch.setenv("WORKBOOK_HOME", str(store.write_text(folder / "a file", "") / "home"))
+
+
+@pytest.mark.parametrize(
+    "break_", [registry_is_away, registry_is_torn, home_cannot_be_written], ids=lambda f: f.__name__
+)
+def test_where_nothing_can_be_written_down_the_team_is_told_all_the_same(
+    go, hook, toys, pings, monkeypatch, tmp_path, break_
+):
+    toys(nb06=["1 / 0"])
+    break_(monkeypatch, tmp_path)
+    if break_ is home_cannot_be_written:
+        with pytest.raises(WorkbookError):
+            go()
+    else:
+        go()
+    (message,) = hook.got
+    assert "exit" in message["message"] and "secret" not in str(message)
+
+
 def test_by_hand_a_refusal_is_only_an_error(go, hook, monkeypatch):
     monkeypatch.delenv("WORKBOOK_COMMIT")
     with pytest.raises(WorkbookError):
