@@ -24,6 +24,7 @@ from helpers.curate.production import feedback_report, load_production
 from helpers.curate.review import ASK, apply_decisions, read_decisions, review_rows
 from helpers.curate.searching import Search, search_here
 from helpers.curate.stages import (
+    NO_LOSS,
     Loss,
     Question,
     Say,
@@ -31,7 +32,6 @@ from helpers.curate.stages import (
     alarm_on_lost_label,
     alarm_on_wipeout,
     build_funnel,
-    is_lost,
     rejection,
 )
 from helpers.curate.versions import Curated, publish_dataset
@@ -239,13 +239,12 @@ def alarm_on_lost_labels(
     share: float,
 ) -> None:
     """Stop when one rule removes most of a label's human rows, or all of its test rows."""
-    reasons = [row for row in rejected if is_lost(row)]
-    if share >= 1 or not reasons:
+    of_id = {row.example["id"]: row for row in rejected if row.issues[0].code not in NO_LOSS}
+    if share >= 1 or not of_id:
         return
     human = chosen(placed, lambda example: example.source == "human")
     values = label_functions(task, label_counts(task, human))
 
-    of_id = {row.example["id"]: row for row in reasons}
     rows: Counter[str] = Counter()
     test_rows: Counter[str] = Counter()
     lost = []
@@ -269,11 +268,7 @@ def check_names(examples: list[TrainingExample], mode: str) -> Stage:
 
 
 def review_of(
-    task: tasks.Task,
-    unique: Stage,
-    named: Stage,
-    labels: LabelCounts,
-    waiting: Sequence[Question] = (),
+    task: tasks.Task, unique: Stage, named: Stage, labels: LabelCounts, waiting: Sequence[Question]
 ) -> list[dict[str, str]]:
     """What a person should decide: conflicts, names, doubtful labels, rephrasings, spot checks.
 

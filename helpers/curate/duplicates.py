@@ -161,7 +161,9 @@ def _compared(examples: Sequence[TrainingExample]) -> Compared:
     texts = beside(examples)
     protected = bytearray()
     for example in examples:
-        precedences.append(_precedence(example))
+        moment = example.created_at.timestamp()
+        unverified = example.quality != "verified"
+        precedences.append((_protection(example), unverified, moment, example.id))
         text = normalise(example.user_text)
         number = numbers.setdefault(digest(text), len(numbers))
         if number == len(protected):
@@ -177,11 +179,6 @@ def _compared(examples: Sequence[TrainingExample]) -> Compared:
 def _asked_alike(example: TrainingExample, matches: Iterable[Match]) -> list[Match]:
     """Those whose own system and tool turns are the same: with others it is another question."""
     return [match for match in matches if match.example.context == example.context]
-
-
-def _precedence(example: TrainingExample) -> tuple[int, bool, float, str]:
-    moment = example.created_at.timestamp()
-    return _protection(example), example.quality != "verified", moment, example.id
 
 
 def _protection(example: TrainingExample) -> int:

@@ -84,7 +84,10 @@ def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> 
             writers[str(example.meta.get("model_version") or "unknown")] += 1
     if not writers:
         return FeedbackReport()
-    rated, unrated = _by_rating(logs)
+    # the rows of the log that can be looked at
+    seen = [*logs.examples, *(row for row, _ in logs.sample if isinstance(row, TrainingExample))]
+    rated = [example for example in seen if example.feedback_score is not None]
+    unrated = [example for example in seen if example.feedback_score is None]
     rows = len(logs.examples) + sum(logs.dropped.values())
     rating = ", none rated"
     if rated:
@@ -102,10 +105,3 @@ def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> 
         comparison = f"a median of {one:g} characters, unrated ones {other:g}"
         notes.append(f"rated messages have {comparison}; ratings are no fair sample of the traffic")
     return FeedbackReport(rows=rows, used=used, notes=notes)
-
-
-def _by_rating(logs: tasks.LoadedRows) -> tuple[list[TrainingExample], list[TrainingExample]]:
-    """The rows of a log that can be looked at: rated, and unrated."""
-    seen = [*logs.examples, *(row for row, _ in logs.sample if isinstance(row, TrainingExample))]
-    rated = [example for example in seen if example.feedback_score is not None]
-    return rated, [example for example in seen if example.feedback_score is None]

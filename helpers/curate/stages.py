@@ -25,7 +25,8 @@ from helpers.redaction import without_surrogates
 RULE_VERSION = "curate-2"
 FUNNEL = ("read", "filter", "review", "check", "duplicates", "leakage")
 SOURCE_FILTERS = ("low_feedback", "out_of_date_range")  # choices, no faults of the data
-COPIES = ("exact_duplicate", "near_duplicate", "potential_leakage")  # say nothing about a label
+COPIES = ("exact_duplicate", "near_duplicate", "potential_leakage")
+NO_LOSS = (*SOURCE_FILTERS, *COPIES)  # say nothing about a label
 FEW_TEST_ROWS = 5  # of a label: losing fewer says nothing
 NO_ANSWER = "the last message is not the assistant's answer"
 REMEDIES = {"contains_pii": " (codes are allowed in task.yaml: `allow: {order_number: 'REGEX'}`)"}
@@ -113,11 +114,6 @@ def build_funnel(stages: Sequence[Stage]) -> list[FunnelRow]:
     if +left != kept:
         raise AssertionError(f"the funnel loses rows: {dict(left)} by count, {dict(kept)} kept")
     return funnel
-
-
-def is_lost(row: RejectedExample) -> bool:
-    """Whether a row was left out for what is wrong with it: no choice, no copy of another."""
-    return row.issues[0].code not in (*SOURCE_FILTERS, *COPIES)
 
 
 def alarm_on_lost_label(

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,12 +187,7 @@ def find_columns(data: Path, draft: Task, rows: Sequence[Row], interview: Interv
     usual_input, usual_output = _by_name(names, interview)
 
     def columns_of(key: str, text: str, usual: str, guess: str) -> list[str]:
-        def known(reply: str) -> list[str]:
-            for name in reply.split(","):
-                if name not in names and all(value_at(row, name) is None for row in rows):
-                    raise WorkbookError(f"{data}: no column {name!r}; {there}")
-            return reply.split(",")
-
+        known = partial(_known, data, rows, there)
         question = Question(key, f"{text}: which column (several: a,b)", usual or guess, (), known)
         return interview.answer(question) or usual.split(",")
 
@@ -213,6 +209,13 @@ def find_columns(data: Path, draft: Task, rows: Sequence[Row], interview: Interv
         return {"input": inputs[0], "output": ",".join(outputs)}
     template = "\n\n".join(f"{{{name}}}" for name in inputs)
     return {"input": inputs, "template": template, "output": ",".join(outputs)}
+
+
+def _known(data: Path, rows: Sequence[Row], there: str, reply: str) -> list[str]:
+    for name in reply.split(","):
+        if not any(name in row or value_at(row, name) is not None for row in rows):
+            raise WorkbookError(f"{data}: no column {name!r}; {there}")
+    return reply.split(",")
 
 
 def _by_name(names: Sequence[str], interview: Interview) -> tuple[str, str]:

@@ -96,18 +96,12 @@ class LogReader:
             if not isinstance(raw, dict):
                 return None
             if _is_late(raw):
-                return LateFeedback.model_validate(self._late(raw))
+                at = moment_of(raw.get("at") or cell(self._task, raw, "created_at"), self._order)
+                said = {"at": at.astimezone(UTC), "feedback_score": self._score(raw), "thumb": None}
+                return LateFeedback.model_validate(raw | said)
             return LiveRow.model_validate(self._row(raw))
         except (ValidationError, ValueError, TypeError, OverflowError, RecursionError):
             return None
-
-    def _late(self, raw: Row) -> Fields:
-        at = raw.get("at") or cell(self._task, raw, "created_at")
-        return raw | {
-            "at": moment_of(at, self._order).astimezone(UTC),
-            "feedback_score": self._score(raw),
-            "thumb": None,
-        }
 
     def _row(self, raw: Row) -> Fields:
         status = _status(raw.get("status", "ok"))

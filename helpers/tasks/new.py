@@ -244,13 +244,18 @@ def _answers_of_columns(
         return texts, []
     columns["output"] = property_names(outputs)
     labels = [name for name, column in columns["output"].items() if kinds[column] == "labels"]
-    answers = [{} for _ in rows]
-    for name, column in columns["output"].items():
-        values = of_kind(kinds[column], column, cells[column], interview)
-        for answer, value in zip(answers, values, strict=True):
-            if is_there(value):
-                answer[name] = value
-    return list(filter(None, answers)), labels
+    values = {
+        name: of_kind(kinds[column], column, cells[column], interview)
+        for name, column in columns["output"].items()
+    }
+    return _objects(values), labels
+
+
+def _objects(cells: dict[str, list[Any]]) -> list[Json]:
+    """A row's cells as one object; those that are all empty are left out."""
+    rows = [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
+    filled = [{name: value for name, value in row.items() if is_there(value)} for row in rows]
+    return [row for row in filled if row]
 
 
 def _draft(place: Path, columns: Json, interview: Interview) -> Task:

@@ -207,7 +207,11 @@ def _start_of_rows(path: Path, encoding: Encoding | None) -> int:
         values = _values_in(_text_of(path, encoding))
     except (ValueError, RecursionError):
         return -1
-    tables = {key: start for key, (start, value) in values.items() if _is_table(value)}
+    tables = {
+        key: start
+        for key, (start, value) in values.items()
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value)
+    }
     if len(tables) > 1:
         raise WorkbookError(
             f"{path} holds several lists of rows ({', '.join(tables)}); write them as one"
@@ -219,10 +223,6 @@ def _start_of_rows(path: Path, encoding: Encoding | None) -> int:
             ' to_json(orient="records", lines=True)'
         )
     return next(iter(tables.values()), -1)
-
-
-def _is_table(items: Any) -> bool:
-    return isinstance(items, list) and any(isinstance(item, dict) for item in items)
 
 
 def _values_in(text: str) -> dict[str, tuple[int, Any]]:
@@ -248,12 +248,10 @@ def _array_rows(path: Path, form: FileForm) -> Iterator[SourceRow]:
     line = 1 + text.count("\n", 0, end)
     while match := _NEXT.match(text, end):
         line += text.count("\n", end, match.end())
-        content, end = decode(text, match.end())
-        spelling = text[match.end() : end]
-        if not isinstance(content, dict):
-            content = RowError("a row must be a JSON object")
-        yield SourceRow(line, content, _sha256(spelling.encode("utf-8", "surrogatepass")))
-        line += spelling.count("\n")
+        _, end = decode(text, match.end())
+        spelling = text[match.end() : end].encode("utf-8", "surrogatepass")
+        yield SourceRow(line, _parse(spelling, "utf-8"), _sha256(spelling))
+        line += spelling.count(b"\n")
 
 
 def _json_rows(path: Path, form: FileForm) -> Iterator[SourceRow]:
@@ -278,11 +276,25 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    """A JSON object; RowError where it has a key twice, of which the last would win."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise RowError(f"the key {max(keys, key=keys.count)!r} stands twice in one object")
+    return row
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def _parse(chunk: bytes, encoding: str) -> Row | RowError:
     try:
-        content = json.loads(chunk.decode(encoding))
+        content = _STRICT.decode(chunk.decode(encoding))
         if b"\\ud" in chunk.lower():
             json.dumps(content, ensure_ascii=False).encode()
+    except RowError as error:
+        return error
     except UnicodeEncodeError:
         return RowError("holds half of a surrogate pair, which no UTF-8 file can keep")
     except UnicodeDecodeError as error:

@@ -234,7 +234,7 @@ def judge_dialect(path: Path, encoding: Encoding) -> Dialect:
     with open(path, encoding=encoding.name, errors="replace", newline="") as file:
         lines = list(islice(file, JUDGED))
         cut = bool(file.readline(1))  # a record may be cut off by the end of the sample
-    named = _EXCELS_LINE.fullmatch(lines[0]) if lines else None
+    named = _EXCELS_LINE.fullmatch("".join(lines[:1]))
     bare = ("".join(line.split('"')[::2]) for line in lines[:FIRST])  # without what is quoted
     header = next((line for line in bare if not {*line}.isdisjoint(DELIMITERS)), "")
     delimiter = named[1] if named else max(DELIMITERS, key=header.count)

@@ -16,7 +16,7 @@ from helpers.tasks.textfiles import Row, TwoReadings
 
 DecimalMark = Literal["", ",", "."]
 _NUMBER = re.compile(r"\d+(?:[.,'\s]\d+)*")
-_MARKED = re.compile(r"[-+]?([\d,.]+)([,.])(\d+)")
+_MARKED = re.compile(r"[-+]?(\d+|\d{1,3}(?:[,.]\d{3})+)([,.])(\d+)")
 _OTHER: dict[str, DecimalMark] = {",": ".", ".": ","}
 _SEPARATED = {  # decimal mark -> a number whose thousands may be separated
     mark: re.compile(rf"[-+]?(?:\d+|\d{{1,3}}(?:[{other}\s']\d{{3}})+)(?:[{mark}]\d+)?")
@@ -126,30 +126,30 @@ def last_number(text: str) -> str:
     return next(reversed(_NUMBER.findall(text)), "")
 
 
+def _mark_of(number: re.Match[str], is_whole: bool) -> DecimalMark:
+    """The mark that one number speaks for; "" where it may be either."""
+    before, last, after = number.groups()
+    is_split = len(after) == 3 and before != "0" and len(before) <= 3
+    if last in before or (is_split and is_whole):  # 1.234.567: it stands between thousands
+        return _OTHER[last]
+    return "" if is_split else last
+
+
 def decimal_mark(values: Iterable[Any], is_whole: bool, column: str, where: str) -> DecimalMark:
     """Whether 1,500 is one and a half or fifteen hundred: what all the cells of a column allow.
 
     `is_whole`: the schema wants integers. WorkbookError when both fit.
     """
     texts = (re.sub(r"[\s']", "", value) for value in values if isinstance(value, str))
-    unsure: set[str] = set()  # numbers in which the mark may be either
-    marks = set()
-    for number in filter(None, map(_MARKED.fullmatch, texts)):
-        before, last, after = number.groups()
-        if last in before and len(after) != 3:
-            continue  # a date, a version
-        is_split = len(after) == 3 and before != "0" and len(before) <= 3
-        if last in before or (is_split and is_whole):  # 1.234.567: it stands between thousands
-            marks.add(_OTHER[last])
-        elif is_split:
-            unsure.add(number[0])
-        else:
-            marks.add(last)
+    numbers = filter(None, map(_MARKED.fullmatch, texts))
+    speaks_for = {number[0]: _mark_of(number, is_whole) for number in numbers}
+    marks = {*speaks_for.values()} - {""}
     if len(marks) == 1:
         return marks.pop()
-    if not unsure and not marks:
+    if not speaks_for:
         return ""
-    shown = ", ".join(sorted(unsure)[:3]) or "1,5 and 1.5"
+    unsure = sorted(text for text, mark in speaks_for.items() if not mark)
+    shown = ", ".join(unsure[:3]) or "1,5 and 1.5"
     raise TwoReadings(
         f"{where}: column `{column}` holds numbers such as {shown}, which can be read in two ways:"
         " the mark stands before decimals, or between thousands: which mark do decimals have",

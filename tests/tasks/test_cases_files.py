@@ -111,6 +111,21 @@ def test_what_programs_write_into_empty_cells_is_counted_as_an_answer(read):
     assert read_as["the answer '#N/A', as programs write into empty cells"] == 5
 
 
+def test_lines_of_totals_and_broken_letters_are_counted(read):
+    rows = csv_of(3) + "Gesamt:,a\nGrÃ¶ÃŸe,b\n"
+    changes = read("human.csv", rows).reading.changes
+    assert [n for name, n in changes.items() if "total" in name or "encoding" in name] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["human.jsonl", "human.json"])
+def test_a_key_that_stands_twice_in_a_row_is_named(read, name):
+    text = '{"text": "a", "label": "x"}\n{"text": "b", "label": "x", "label": "y"}\n'
+    if name.endswith("json"):
+        text = "[" + text.strip().replace("\n", ",\n") + "]"
+    with pytest.raises(WorkbookError, match="line 2: the key 'label' stands twice"):
+        read(name, text)
+
+
 def test_a_file_of_rows_that_nothing_reads_is_named(read, tmp_path):
     read("human.csv", csv_of(3))
     (tmp_path / "toy" / "production.CSV").write_text(csv_of(3))

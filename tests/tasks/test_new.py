@@ -198,7 +198,7 @@ def test_an_input_that_is_the_same_in_all_rows_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "columns", "problem"),
     [
-        ("d.csv", "text,kind\na,x\n,y\n", ("text", "kind"), "line 3: neither .* nor a filled input"),
+        ("d.csv", "text,kind\na,x\n,y\n", ("text", "kind"), "line 3: neither .* filled input"),
         ("d.csv", "text,kind\na,x\n", ("text", "text"), "cannot be the same one"),
         ("d.jsonl", '{"messages": "hello"}\n', ("", ""), "messages is no list of turns"),
         ("d.jsonl", '{"messages": []}\n', ("", ""), "`messages` is no list of turns"),
