@@ -307,6 +307,6 @@ def threshold_at(pairs: Sequence[Mapping[str, Any]]) -> Any:
     counts = {row["threshold"]: row["pairs"] for row in pairs}
 
     def follows(threshold: float) -> str:
-        return f"{counts[threshold]:,} pairs are merged, and one row of each is left out"
+        return f"pairs that are merged: {counts[threshold]:,}; one row of each is left out"
 
     return what_if("Another threshold", {"threshold": list(counts)}, [max(counts)], follows)
