@@ -17,7 +17,7 @@ from helpers.curate.searching import digest
 from helpers.curate.similarity import Pair
 from helpers.curate.stages import Question, Stage
 from helpers.records import Issue, TrainingExample, beside, in_order
-from helpers.tasks import normalise
+from helpers.tasks import normalise, visible
 
 RUN = 13  # words in a row that are a quotation (GPT-3's rule)
 SHORT_RUN = 8  # texts of fewer words are compared by likeness alone
@@ -164,7 +164,7 @@ def _compared(examples: Sequence[TrainingExample]) -> Compared:
         moment = example.created_at.timestamp()
         unverified = example.quality != "verified"
         precedences.append((_protection(example), unverified, moment, example.id))
-        text = normalise(example.user_text)
+        text = visible(example.user_text)
         number = numbers.setdefault(digest(text), len(numbers))
         if number == len(protected):
             texts.append(text)
@@ -227,7 +227,7 @@ def _duplicate(example: TrainingExample, matches: Sequence[Match], label: Label)
     for other, score in matches:
         if other.part != example.part or label(other) != label(example):
             continue
-        same_text = normalise(example.user_text) == normalise(other.user_text)
+        same_text = visible(example.user_text) == visible(other.user_text)
         if same_text and normalise(example.answer) == normalise(other.answer):
             return _issue("exact_duplicate", "same text and answer", other, 1.0)
         evidence = f"character 5-gram Jaccard {score:.2f} with a kept row of the same label"

@@ -7,7 +7,15 @@ from helpers.tasks.infer import LONG, are_labels, spellings
 from helpers.tasks.interview import Interview
 from helpers.tasks.logs import Fields, LogReader, read_log
 from helpers.tasks.new import new_task
-from helpers.tasks.parts import assign_part, group_of, hash_order, normalise, with_part, with_parts
+from helpers.tasks.parts import (
+    assign_part,
+    group_of,
+    hash_order,
+    normalise,
+    visible,
+    with_part,
+    with_parts,
+)
 from helpers.tasks.prompt import asked_turns, learnt_turns, render
 from helpers.tasks.reading import ending_of, read_rows
 from helpers.tasks.task import (

@@ -5,14 +5,13 @@ from __future__ import annotations
 import html
 import json
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from helpers.records import WorkbookError
 from helpers.tasks.forms import THOUGHT
-from helpers.tasks.parts import normalise
+from helpers.tasks.parts import visible
 from helpers.tasks.task import Json
 from helpers.tasks.values import as_typed, spelled
 
@@ -29,8 +28,6 @@ SPELLED = {  # what every text of a column has to be -> its type
     r"\[.*\]": "array",
 }
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*%?")
-# marks that nobody sees, or that turn or colour what stands beside them
-_INVISIBLE = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe0e\ufe0f\ufeff]")
 # Cyrillic and Greek letters that look like Latin ones
 _LOOKALIKES = str.maketrans("авекмнорстухіјѕοα", "abekmhopctyxijsoa")
 _JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W\d_])")  # between letters: -1 is not 1
@@ -154,7 +151,6 @@ def spellings(labels: Iterable[str]) -> list[list[str]]:
     counts = Counter(labels)
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for label, _ in counts.most_common():
-        bare = _INVISIBLE.sub("", unicodedata.normalize("NFKC", html.unescape(label)))
-        bare = normalise(_JOINT.sub(" ", bare).rstrip(". ")).translate(_LOOKALIKES)
+        bare = _JOINT.sub(" ", visible(html.unescape(label))).rstrip(". ").translate(_LOOKALIKES)
         groups["|".join(sorted(map(str.strip, _PARTS.split(bare))))].append(label)
     return [group for group in groups.values() if len(group) > 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -13,6 +14,15 @@ from helpers.records import PARTS, Part, TrainingExample, WorkbookError, beside
 def normalise(text: str) -> str:
     """NFKC, case-folded, runs of white space made one space: what "the same text" means here."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+# marks that nobody sees, or that turn or colour what stands beside them
+_INVISIBLE = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe0e\ufe0f\ufeff]")
+
+
+def visible(text: str) -> str:
+    """The same without marks that nobody sees: what readers take for one text."""
+    return normalise(_INVISIBLE.sub("", unicodedata.normalize("NFKC", text)))
 
 
 def group_of(user_text: str, conversation_id: str = "", parent_group: str = "") -> str:

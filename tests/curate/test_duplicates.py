@@ -112,6 +112,14 @@ def test_equal_inputs_with_different_labels_are_a_conflict_and_stay():
     ]
 
 
+def test_marks_that_nobody_sees_hide_no_copy():
+    judged = example("where is my parcel today", part="test", id="judged")
+    copy = example("whe\u200bre is\u2060 my par\u00adcel to\u200fday", id="copy")
+    (row,) = deduplicate_examples([copy, judged], label).rejected
+    assert (row.example["id"], row.issues[0].code) == ("copy", "potential_leakage")
+    assert row.issues[0].evidence == "the same user text as a test row"
+
+
 def test_a_row_of_a_conversation_that_is_judged_may_not_teach():
     judged = example("the first message of them", part="test", group="conversation:7", id="judged")
     logged = example("quite another text later on", quality="unverified", group="conversation:7")
