@@ -10,6 +10,7 @@ from typing import get_args
 
 from helpers import store
 from helpers.records import LogText, Parity, WorkbookError, verdict_of
+from helpers.redaction import log_to_stderr
 from helpers.serve.settings import KEYS, Settings
 from helpers.serve.starting import serve
 
@@ -34,9 +35,7 @@ WantedBy=default.target
 def main(argv: Sequence[str]) -> int:
     """Parse, then serve."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True
-    )
+    log_to_stderr(logging.INFO)
     for noisy in ("httpx", "httpx2", "alembic", "presidio-analyzer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -53,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
             return EXIT[verdict_of(parity.findings)]
         return serve(settings_of(args))
     except WorkbookError as error:
-        sys.stderr.write(f"workbook: {error}\n")
+        sys.stderr.write(f"workbook: {store.without_secrets(str(error))}\n")
         return error.exit_code
 
 

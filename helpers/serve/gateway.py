@@ -9,7 +9,6 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,6 @@ class Gateway:
         self.problem = "starting"  # why the registry cannot be followed at present
         self.metrics = Metrics()
         self.log = LiveLog(settings.text_of, settings.keep_days)
-        self._answering = ThreadPoolExecutor(settings.most_waiting, "serve-answer")
         self._running: set[asyncio.Task[None]] = set()
 
     # following the registry
@@ -132,7 +130,9 @@ class Gateway:
             return
         self.problem = ""
         for task, state in states.items():
-            lane = self.lanes.setdefault(task, Lane(task, self.load))
+            if task not in self.lanes:
+                self.lanes[task] = Lane(task, self.load, self.settings.most_waiting)
+            lane = self.lanes[task]
             if not lane.is_moving:
                 self.go(self._move(lane, state))
 
@@ -244,7 +244,7 @@ class Gateway:
         lane.waiting += 1
         ready.users += 1
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._answering, ready.loaded.answer, chat, limit, logprobs)
+        future = loop.run_in_executor(lane.threads, ready.loaded.answer, chat, limit, logprobs)
 
         def ended(_: object) -> None:  # also when nobody waits for it any more
             lane.waiting -= 1
@@ -333,7 +333,7 @@ class Gateway:
         return JSONResponse({"request_id": said.request_id, "version": row.version, "kept": True})
 
     async def models(self, request: Request) -> Response:
-        """GET /v1/models"""
+        """GET /v1/models, or one of them"""
         rows = []
         for task, lane in sorted(self.lanes.items()):
             if lane.current is not None:
@@ -343,7 +343,13 @@ class Gateway:
                 for name in (task, version.id):
                     row = {"id": name, "object": "model", "created": created, "owned_by": task}
                     rows.append(row | {"workbook": facts})
-        return JSONResponse({"object": "list", "data": rows})
+        wanted = request.path_params.get("name")
+        if wanted is None:
+            return JSONResponse({"object": "list", "data": rows})
+        for row in rows:
+            if row["id"] == wanted:
+                return JSONResponse(row)
+        raise ApiError(404, "No such model answers here.", "model_not_found", "model")
 
     async def healthy(self, request: Request) -> Response:
         """GET /healthz: the process answers."""
@@ -383,6 +389,7 @@ class Gateway:
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/feedback", self.feedback, methods=["POST"]),
             Route("/v1/models", self.models),
+            Route("/v1/models/{name:path}", self.models),
             Route("/healthz", self.healthy),
             Route("/readyz", self.readiness),
             Route("/metrics", self.numbers),
@@ -400,9 +407,8 @@ class Gateway:
         )
 
 
-async def refuse(request: Request, error: Exception) -> Response:
+async def refuse(request: Request, error: Any) -> Response:
     """An ApiError as OpenAI spells it."""
-    assert isinstance(error, ApiError)
     headers = dict(error.headers)
     if error.status == 429:
         headers["retry-after"] = "1"

@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+import resource
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from helpers.serve.settings import Keys, Settings
 from helpers.serve.wire import ApiError
 
 OPEN = ("/", "/healthz", "/readyz", "/openapi.json")  # nothing of anybody stands there
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+HEAD_SECONDS = 30.0  # for the head of a request, from the connection's first moment
+MOST_HEAD = 2**16  # bytes of it
+MOST_CONNECTIONS = min(2000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)  # half our files
+
+
+class Bounded(HttpToolsProtocol):
+    """uvicorn's HTTP, with the limits that have to hold before any key can be looked at."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Who connects has to say something, and leaves some room for others."""
+        super().connection_made(transport)
+        self._await_head()
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.close()
+
+    def _await_head(self) -> None:
+        self._head = 0  # bytes of it
+        self._end = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def on_message_begin(self) -> None:
+        """Nor may a later request come by the drop."""
+        super().on_message_begin()
+        self._end.cancel()
+        self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """The rest has limits of its own."""
+        super().on_headers_complete()
+        self._end.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Count a head that does not end."""
+        super().data_received(data)
+        self._head += len(data)
+        if self._head > MOST_HEAD and not self._end.cancelled():
+            self.transport.close()
 
 
 class Guard:
@@ -45,7 +83,7 @@ class Guard:
         """The caller's name; ApiError for a request that must not go on."""
         headers = Headers(scope=scope)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != headers.get("host"):
             raise ApiError(403, "Pages of other sites may not ask here.", "cross_origin")
         caller = self._keys.name_of(headers.get("authorization", ""))
         if caller is None and scope["path"] not in OPEN:

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,8 +47,12 @@ class Place(NamedTuple):
 class Lane:
     """One task."""
 
-    def __init__(self, task: str, load: Callable[[FineTunedModelVersion], Ready]) -> None:
+    def __init__(
+        self, task: str, load: Callable[[FineTunedModelVersion], Ready], most_waiting: int
+    ) -> None:
         self.task = task
+        # of its own: an engine that hangs takes no other task's threads
+        self.threads = ThreadPoolExecutor(most_waiting, "serve-answer")
         self.waiting = 0  # requests without an answer
         self.generation = 0  # of the route that is followed
         self.current: Ready | None = None

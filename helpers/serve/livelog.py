@@ -71,11 +71,10 @@ class LiveLog:
 
     def find(self, request_id: str, tasks: Iterable[str]) -> tuple[str, LiveRow] | None:
         """(task, row) of an answered request; None where nobody logged it."""
-        if request_id in self._recent:
-            return self._recent[request_id]
+        recent = self._recent.get(request_id)
         day = ID.fullmatch(request_id)
-        if day is None:
-            return None
+        if recent is not None or day is None:
+            return recent
         for task in tasks:
             row = _row_in(self._folder / task / f"{'-'.join(day.groups())}.jsonl", request_id)
             if row is not None:
@@ -95,15 +94,23 @@ class LiveLog:
                 batch.append(self._lines.get())
             is_open = None not in batch
             lines: dict[Path, list[str]] = {}
-            for entry in batch:
-                if entry is not None:
-                    task, line = entry
-                    moment = line.created_at if isinstance(line, LiveRow) else line.at
-                    path = self._folder / task / f"{moment:%Y-%m-%d}.jsonl"
-                    lines.setdefault(path, []).append(_spelt(masked(line, self._text_of(task))))
+            for task, line in filter(None, batch):
+                moment = line.created_at if isinstance(line, LiveRow) else line.at
+                path = self._folder / task / f"{moment:%Y-%m-%d}.jsonl"
+                lines.setdefault(path, []).append(self._text(task, line))
             for path, texts in lines.items():
                 self._append(path, texts, is_open)
             self._sweep({path.parent for path in lines})
+
+    def _text(self, task: str, line: Line) -> str:
+        """A line as it is written; where that fails, without its texts: the log goes on."""
+        try:
+            return _spelt(masked(line, self._text_of(task)))
+        except Exception as error:  # whatever a recogniser throws at an odd text
+            _log.error("a text is left out of the live log: %s", type(error).__name__)
+            if isinstance(line, LiveRow):
+                line = line.model_copy(update={"conversation_id": ""})
+            return _spelt(masked(line, "none"))
 
     def _append(self, path: Path, texts: Sequence[str], is_open: bool) -> None:
         """Write until it is done; a disk that is full stops the log, not the answers."""

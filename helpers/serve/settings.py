@@ -52,7 +52,7 @@ class Keys:
     """The callers' keys: compared in constant time, and known by their names alone."""
 
     def __init__(self, text: str) -> None:
-        self._digests: dict[str, bytes] = {}
+        self._digests: list[tuple[str, bytes]] = []  # a caller may have an old key and a new one
         for number, entry in enumerate(text.replace("\n", ",").split(","), 1):
             if not entry.strip():
                 continue
@@ -64,7 +64,7 @@ class Keys:
                     f"{KEYS}: the key of {name!r} has fewer than {SHORTEST_KEY} characters; make"
                     " one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
                 )
-            self._digests[name] = hashlib.sha256(key.encode()).digest()
+            self._digests.append((name, hashlib.sha256(key.encode()).digest()))
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -76,7 +76,7 @@ class Keys:
         scheme, _, key = authorization.partition(" ")
         digest = hashlib.sha256(key.strip().encode(errors="replace")).digest()
         match = None
-        for name, known in self._digests.items():  # all of them: time tells nothing
+        for name, known in self._digests:  # all of them: time tells nothing
             if hmac.compare_digest(known, digest) and scheme.lower() == "bearer":
                 match = name
         return match

@@ -96,8 +96,11 @@ def running(app: Any, settings: Settings = Settings(port=0)) -> Iterator[str]:
     """Serve an app in a thread of this process; its address, until the block ends."""
     import uvicorn
 
+    from helpers.serve.guards import Bounded
+
     listener = listen(settings)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    config = uvicorn.Config(app, http=Bounded, ws="none", log_level="warning", access_log=False)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     host, port = listener.getsockname()[:2]
@@ -123,12 +126,16 @@ def serve(settings: Settings) -> int:
     gateway = gateway_of(settings, checked_keys(settings))
     import uvicorn
 
+    from helpers.serve.guards import Bounded
+
     listener = listen(settings)
     host, port = listener.getsockname()[:2]
     address = f"http://{bracketed(host)}:{port}"
     _log.info("listening at %s (page), %s/v1 (base_url for clients)", address, address)
     config = uvicorn.Config(
         gateway.app(),
+        http=Bounded,
+        ws="none",
         log_level="warning",
         access_log=False,  # paths and callers are nobody's business
         server_header=False,

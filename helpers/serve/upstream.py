@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,9 @@ from helpers.serve.engines import Logprobs
 from helpers.serve.served import Served
 from helpers.serve.wire import Reply
 
+MOST_BYTES = 16 * 2**20  # of an answer, unpacked
+PIECE = 2**16
+
 
 class Server:
     """HTTP to one server, over connections that stay open."""
@@ -28,6 +32,7 @@ class Server:
         import urllib3
 
         self.base_url = base_url.rstrip("/")
+        self._timeout = timeout
         self._headers = {"content-type": "application/json"}
         key = models.api_key(base_url)
         if key:
@@ -39,23 +44,30 @@ class Server:
         )
 
     def ask(self, method: str, address: str, body: Any = None) -> tuple[int, bytes]:
-        """Status and body of one answer; (0, why) where there was none."""
+        """Status and body of one answer; (0, why) where there was none, or no end of it."""
         import urllib3
 
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        options = {"headers": self._headers, "redirect": False, "preload_content": False}
+        end = time.monotonic() + self._timeout
+        content = bytearray()
         try:
-            reply = self._pool.request(
-                method, address, body=data, headers=self._headers, redirect=False
-            )
+            reply = self._pool.request(method, address, body=data, **options)
+            while piece := reply.read1(PIECE):
+                content += piece
+                if len(content) > MOST_BYTES or time.monotonic() > end:
+                    reply.close()
+                    return 0, b"its answer has no end"
+            reply.release_conn()
         except urllib3.exceptions.HTTPError as error:
             return 0, f"no connection ({type(error).__name__})".encode()
-        return reply.status, reply.data
+        return reply.status, bytes(content)
 
-    def names(self) -> list[str]:
-        """The models that it lists; WorkbookError where nobody answers."""
+    def models(self) -> dict[str, Mapping[str, Any]]:
+        """The models that it lists, by id; WorkbookError where nobody answers."""
         status, data = self.ask("GET", f"{self.base_url}/models")
         try:
-            return [str(model["id"]) for model in json.loads(data)["data"]]
+            return {str(model["id"]): model for model in json.loads(data)["data"]}
         except (ValueError, LookupError, TypeError):
             raise WorkbookError(
                 f"{self.base_url} does not list its models (status {status}); start the server, or"
@@ -105,7 +117,8 @@ class Upstream:
             return models.failed(reason, took)
         answer = models.answer_of(data, took)
         if wanted and answer.finish != "error":
-            choice = json.loads(data)["choices"][0]
+            # an impossible token is -Infinity where it should be what OpenAI says
+            choice = json.loads(data, parse_constant=lambda _: -9999.0)["choices"][0]
             return Reply(**answer.model_dump(), logprobs=choice.get("logprobs"))
         return answer
 
@@ -132,15 +145,20 @@ class UrlEngine:
         """The version as the server lists it, else its adapter, loaded under the version's id."""
         upstream = Upstream(self._server, served)
         models.check_may_send(served.task, upstream.model)
-        if served.id in self._server.names():
-            return upstream
-        body = {"lora_name": served.id, "lora_path": str(served.adapter)}
-        loaded = served.adapter is not None and self._server.call("load_lora_adapter", body)
-        if not loaded or served.id not in self._server.names():
+        listed = self._server.models()
+        if served.id not in listed and served.adapter is not None:
+            body = {"lora_name": served.id, "lora_path": str(served.adapter)}
+            upstream.is_ours = self._server.call("load_lora_adapter", body)
+            listed = self._server.models()
+        if served.id not in listed:
             raise WorkbookError(
                 f"{self.name} serves no model {served.id} and loads no adapter while it runs; start"
                 " it with that version under that name, or allow runtime loading (vLLM:"
-                " --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; SGLang: --enable-lora)"
+                " --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; SGLang: --enable-lora,"
+                " --max-lora-rank and --lora-target-modules)"
             )
-        upstream.is_ours = True
+        row = listed[served.id]
+        if row.get("owned_by") == "sglang" and row.get("parent"):
+            # its `model` names no adapter: the base would answer, and nothing would say so
+            upstream.model = upstream.model.told({"lora_path": served.id})
         return upstream

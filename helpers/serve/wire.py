@@ -6,28 +6,22 @@ And the published description of it, made from the records that parse requests.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.json_schema import models_json_schema
 
 from helpers.models import Answer
 from helpers.records import LiveRow, Message, read_calls
 
-# What a caller may say and what does not change a version's answers: it answers as it was measured.
-IGNORED = (
-    "temperature",
-    "top_p",
-    "seed",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "stop",
-    "parallel_tool_calls",
-)
+OPTION = re.compile("[A-Za-z0-9_.-]{1,40}")  # a name that a header may repeat
+MOST_NAMED = 20  # of them
 LOGPROBS = ("logprobs", "top_logprobs")  # ignored where an engine gives none
 
 
@@ -122,9 +116,9 @@ class ChatRequest(BaseModel):
 
     @property
     def ignored(self) -> list[str]:
-        """What the caller said that changes no answer."""
-        extra = self.model_extra or {}
-        return [name for name in IGNORED if extra.get(name) is not None]
+        """What the caller said that changes no answer: a version answers as it was measured."""
+        said = [name for name, value in (self.model_extra or {}).items() if value is not None]
+        return [name for name in said if OPTION.fullmatch(name)][:MOST_NAMED]
 
 
 class FeedbackRequest(BaseModel):
@@ -150,7 +144,7 @@ class FeedbackRequest(BaseModel):
 def parse(kind: type[BaseModel], body: bytes) -> Any:
     """A body as its record; ApiError 400 names the field, never its value."""
     try:
-        content = json.loads(body)
+        content = json.loads(body, parse_constant=int)  # NaN and Infinity are no JSON
         json.dumps(content, ensure_ascii=False).encode()  # no half of a surrogate pair
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not valid JSON in UTF-8.", "invalid_json") from None
@@ -240,8 +234,8 @@ def logprobs_of(answer: Answer) -> dict[str, Any] | None:
 
 
 def event(value: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode()
+    """One server-sent event, in ASCII: some readers end a line at U+2028."""
+    return f"data: {json.dumps(value)}\n\n".encode()
 
 
 def usage_of(answer: Answer) -> dict[str, Any]:
@@ -254,68 +248,10 @@ def usage_of(answer: Answer) -> dict[str, Any]:
     }
 
 
-ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": "string"},
-            },
-        }
-    },
-}
-REFUSALS = (400, 401, 403, 404, 408, 409, 411, 413, 415, 422, 429, 502, 504)
-
-
 def document() -> dict[str, Any]:
     """The published description of the API (OpenAPI 3.1)."""
+    content = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8"))
     kinds = [(ChatRequest, "validation"), (FeedbackRequest, "validation")]
     _, schemas = models_json_schema(kinds, ref_template="#/components/schemas/{model}")
-    components = schemas["$defs"] | {"Error": ERROR}
-    paths = {
-        "/v1/chat/completions": {"post": _post("Answer a chat", "ChatRequest")},
-        "/v1/feedback": {"post": _post("Rate or correct an answer", "FeedbackRequest")},
-        "/v1/models": {"get": _get("Which tasks and versions answer")},
-        "/healthz": {"get": _get("Whether the process answers")},
-        "/readyz": {"get": _get("Whether what the registry names is what serves", (503,))},
-        "/metrics": {"get": _get("Counts and times for Prometheus", kind="text/plain")},
-    }
-    key = {"type": "http", "scheme": "bearer"}
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "workbook serve", "version": "1"},
-        "paths": paths,
-        "components": {"schemas": components, "securitySchemes": {"key": key}},
-        "security": [{}, {"key": []}],
-    }
-
-
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": schema}}}
-
-
-def _post(summary: str, body: str) -> dict[str, Any]:
-    refusal = _json({"$ref": "#/components/schemas/Error"}) | {"description": "refused, or failed"}
-    answer = _json({"type": "object"}) | {"description": summary}
-    answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    return {
-        "summary": summary,
-        "requestBody": _json({"$ref": f"#/components/schemas/{body}"}) | {"required": True},
-        "responses": {"200": answer} | {str(status): refusal for status in REFUSALS},
-    }
-
-
-def _get(
-    summary: str, more: tuple[int, ...] = (), kind: str = "application/json"
-) -> dict[str, Any]:
-    schema = {"type": "string"} if kind == "text/plain" else {"type": "object"}
-    answer = {"description": summary, "content": {kind: {"schema": schema}}}
-    refusal = _json({"type": "object"}) | {"description": "not now, or not you"}
-    statuses = dict.fromkeys(map(str, (401, 403, *more)), refusal)
-    return {"summary": summary, "responses": {"200": answer} | statuses}
+    content["components"]["schemas"] |= schemas["$defs"]
+    return content

@@ -127,6 +127,8 @@ class ToyEngine:
 
     async def models(self, request: Request) -> JSONResponse:
         rows = [{"id": name, "object": "model"} for name in ("base", *self.loaded)]
+        for row in rows[1:]:
+            row |= {"owned_by": self.runtime, "parent": "base"}
         return JSONResponse({"object": "list", "data": rows})
 
     async def load(self, request: Request) -> Any:
@@ -158,6 +160,8 @@ class ToyEngine:
             )
         if body["model"] in self.fails:
             return JSONResponse({"error": {"message": "no"}}, self.fails[body["model"]])
+        if self.runtime == "sglang":  # whatever `model` says, the base answers
+            body["model"] = body.get("lora_path", "base")
         if body["model"] not in (*self.loaded, "base"):
             return JSONResponse({"error": {"message": "no such model"}}, 404)
         said = self.answers(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import openai
@@ -15,9 +16,13 @@ from serve_toys import (
     gateway,
     log_of,
     register,
+    running,
     task_folder,
     until,
 )
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 from helpers import store
 from helpers.records import REPLAY_USER, Asking
@@ -46,6 +51,9 @@ def test_the_official_client_works_unchanged_plain_and_streamed(served):
     assert text == "v1 Hello" and chunks[-1].usage.total_tokens == 10
     assert {c.model for c in chunks} == {"v1"} and chunks[-2].choices[0].finish_reason == "stop"
     assert {m.id for m in client.models.list()} == {TASK, "v1"}
+    assert client.models.retrieve("v1").id == "v1"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("v2")
     # the version's own instructions stand before the user's turns
     assert engine.asked[0]["messages"][0] == {"role": "system", "content": INSTRUCTIONS}
     assert engine.asked[0]["temperature"] == 0
@@ -214,6 +222,46 @@ def test_probabilities_are_passed_on_where_the_engine_gives_them(served):
     assert "logprobs" not in ask(address).request.content.decode()
 
 
+def odd_engine(body: bytes, endless: bool = False) -> Starlette:
+    """An engine that lists v1 and answers with these bytes, or with no end of them."""
+
+    async def pieces():
+        while True:
+            yield body
+            await asyncio.sleep(0)
+
+    async def chat(request):
+        return StreamingResponse(pieces()) if endless else Response(body)
+
+    async def models(request):
+        return JSONResponse({"data": [{"id": "v1"}]})
+
+    chat_route = Route("/v1/chat/completions", chat, methods=["POST"])
+    return Starlette(routes=[Route("/v1/models", models), chat_route])
+
+
+def test_an_impossible_token_is_no_fault_of_ours():
+    register("v1", "production")
+    token = (
+        b'{"token": "x", "logprob": -Infinity, "top_logprobs": [{"token": "y", "logprob": NaN}]}'
+    )
+    body = b'{"choices": [{"message": {"content": "x"}, "logprobs": {"content": [%s]}}]}' % token
+    with running(odd_engine(body)) as url, gateway(f"{url}/v1") as (address, _):
+        reply = ask(address, logprobs=True, top_logprobs=1)
+        first = reply.json()["choices"][0]["logprobs"]["content"][0]
+        assert (reply.status_code, first["logprob"]) == (200, -9999.0)
+
+
+def test_an_answer_without_end_takes_no_memory_and_no_thread_for_long(monkeypatch):
+    register("v1", "production")
+    monkeypatch.setattr("helpers.serve.upstream.MOST_BYTES", 2**20)
+    engine = odd_engine(b" " * 2**16, endless=True)
+    with running(engine) as url, gateway(f"{url}/v1") as (address, made):
+        reply = ask(address)
+        assert reply.status_code == 502 and "no end" in reply.json()["error"]["message"]
+        until(lambda: made.lanes[TASK].waiting == 0)
+
+
 def test_how_sure_the_engine_was_is_logged_and_one_that_does_not_tell_answers_all_the_same(served):
     address, _, engine = served
     assert ask(address).json()["choices"][0]["logprobs"] is None, "nobody asked for them"
@@ -256,6 +304,9 @@ def test_what_does_not_count_is_named_and_a_longer_answer_than_measured_is_not_g
     assert engine.asked[-1]["max_tokens"] == 40
     ask(address, max_completion_tokens=5)
     assert engine.asked[-1]["max_tokens"] == 5
+    others = {"functions": [], "guided_json": {}, "store": None, "x\r\ny": 1, "é": 1}
+    reply = ask(address, **others)  # also what is not OpenAI's, by names that a header may hold
+    assert reply.headers["x-workbook-ignored"] == "functions,guided_json"
 
 
 def test_a_version_in_staging_answers_by_its_id_and_counts_as_a_trial(served):
@@ -312,7 +363,9 @@ def test_adapters_are_loaded_where_the_server_offers_it(runtime):
             assert "loads no adapter" in client.get(f"{address}/readyz").json()["problems"][0]
             assert ask(address).status_code == 404
         else:
-            assert ask(address).json()["model"] == "v1" and list(toy.loaded) == ["v1"]
+            reply = ask(address).json()
+            assert reply["model"] == "v1" and list(toy.loaded) == ["v1"]
+            assert reply["choices"][0]["message"]["content"] == "v1 Hello", "and not the base"
 
 
 def test_a_task_whose_instructions_changed_since_training_does_not_serve(served, home):

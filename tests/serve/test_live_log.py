@@ -134,6 +134,19 @@ def test_old_days_are_deleted_and_a_file_that_is_no_day_stays(home):
     assert not old.exists() and young.exists() and review.exists()
 
 
+def test_a_text_that_cannot_be_masked_is_left_out_and_the_log_goes_on(home, monkeypatch, caplog):
+    def masked(text):
+        return 1 / 0 if "odd" in text else text
+
+    monkeypatch.setattr("helpers.serve.livelog.curate.masked_text", masked)
+    log = LiveLog(lambda task: "masked", 0)
+    for answer in ("odd", "fine"):
+        log.write(TASK, row(answer=answer, conversation_id=answer))
+    log.close()
+    assert [(r.answer, r.text) for r in log_of()] == [("", "none"), ("fine", "masked")]
+    assert "left out of the live log: ZeroDivisionError" in caplog.text
+
+
 def test_a_disk_that_is_full_stops_the_log_and_not_the_answers(served, monkeypatch):
     address, made, _ = served
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -40,7 +42,8 @@ def test_other_machines_are_let_in_only_on_purpose_and_with_keys(monkeypatch):
 
 
 def test_a_key_is_known_by_its_name_alone():
-    keys = Keys(f"alice:{GOOD}\nbob:{'b' * 20}, {'c' * 20}")
+    keys = Keys(f"alice:{GOOD}\nbob:{'b' * 20}, {'c' * 20}, alice:{'n' * 20}")
+    assert keys.name_of(f"Bearer {'n' * 20}") == "alice", "an old key and its successor"
     assert keys.name_of(f"Bearer {GOOD}") == "alice"
     assert keys.name_of(f"bearer {'b' * 20}") == "bob"
     assert keys.name_of(f"Bearer {'c' * 20}") == "key 3"
@@ -66,7 +69,8 @@ def test_without_a_valid_key_nothing_is_answered(engine, monkeypatch):
 def test_names_that_are_not_ours_and_pages_of_other_sites_are_refused(served):
     address, _, _ = served
     assert post(address, headers={"host": "evil.example"}).status_code == 400
-    assert post(address, headers={"origin": "http://evil.example"}).status_code == 403
+    for origin in ("http://evil.example", "http://[", "null"):
+        assert post(address, headers={"origin": origin}).status_code == 403
     assert post(address, headers={"origin": address}).status_code == 200
     form = client.post(
         f"{address}/v1/chat/completions", content=b"{}", headers={"content-type": "text/plain"}
@@ -107,6 +111,7 @@ def test_bodies_are_limited_before_they_are_read(engine):
         b'{"model": "toy", "messages": [{"role": "user", "content": "x"}], "max_tokens": 0}',
         b'{"model": "toy", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
         b'{"a":' * 5000,
+        b'{"model": "toy", "messages": [{"role": "user", "content": "x"}], "top_p": NaN}',
     ],
 )
 def test_what_cannot_be_meant_is_a_400_that_does_not_repeat_it(served, body):
@@ -127,6 +132,25 @@ def test_a_body_that_comes_by_the_drop_is_given_up(served, monkeypatch):
     assert connection.getresponse().status == 408
 
 
+def test_a_head_that_does_not_end_is_given_up_before_any_key_is_looked_at(served, monkeypatch):
+    address, _, engine = served
+    there = tuple(address.removeprefix("http://").split(":"))
+    monkeypatch.setattr("helpers.serve.guards.HEAD_SECONDS", 0.5)
+    with contextlib.ExitStack() as stack:
+        slow = []
+        for number in range(100):
+            connection = stack.enter_context(socket.create_connection(there, timeout=60))
+            connection.sendall(b"GET / HTTP/1.1\r\nhost: x"[: number % 23])
+            slow.append(connection)
+        assert post(address).status_code == 200
+        assert [connection.recv(100) for connection in slow] == [b""] * 100, "closed"
+        large = stack.enter_context(socket.create_connection(there, timeout=60))
+        with pytest.raises(ConnectionError):
+            large.sendall(b"GET / HTTP/1.1\r\nx: " + b"x" * 2**26)
+        engine.delay = 1.0  # an answer may take longer than a head
+        assert post(address).status_code == 200
+
+
 def test_the_page_runs_its_own_script_alone(served):
     address, _, _ = served
     reply = client.get(f"{address}/")
@@ -144,9 +168,11 @@ def test_a_unit_starts_the_gateway_with_the_same_arguments(capsys, home):
 
 
 def test_a_wrong_setting_is_a_message_and_exit_2(capsys):
-    for wrong in (["--host", "0.0.0.0"], ["--log-text", "much"], ["--engine", "nonsense"]):
+    secret = "ftp://me:hunter2horse@x"
+    for wrong in (["--host", "0.0.0.0"], ["--log-text", "much"], ["--engine", secret]):
         assert main([*wrong, "--port", "0"]) == 2
-        assert capsys.readouterr().err.startswith("workbook: ")
+        message = capsys.readouterr().err
+        assert message.startswith("workbook: ") and "hunter2" not in message
 
 
 def test_a_gateway_with_nothing_in_production_says_so_on_the_terminal(home, caplog):
