@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from helpers import serve, store, tasks
@@ -34,71 +35,9 @@ ANSWER = (
     "0.content",
     "generations.0.0.text",
 )
-# field of LiveRow -> where it may stand, in the order of trust
-FORMATS: dict[str, dict[str, Sequence[str]]] = {
-    "openai": {  # request and response beside each other, as most gateways write them
-        "request_id": ("id", "request_id", "response.id"),
-        "created_at": ("created_at", "timestamp", "response.created", "created"),
-        "messages": ("request.messages", "messages", "body.messages"),
-        "answer": ("response.choices.0.message.content", "choices.0.message.content", "answer"),
-        "version": ("response.model", "model", "request.model"),
-        "latency_ms": ("latency_ms",),
-        "tokens_in": ("response.usage.prompt_tokens", "usage.prompt_tokens"),
-        "tokens_out": ("response.usage.completion_tokens", "usage.completion_tokens"),
-        "feedback_score": ("feedback_score",),
-    },
-    "litellm": {  # StandardLoggingPayload
-        "kind": ("call_type",),
-        "request_id": ("id", "request_id", "litellm_call_id"),
-        "created_at": ("startTime",),
-        "ended_at": ("endTime",),
-        "messages": ("messages", "request.messages"),
-        "answer": ("response.choices.0.message.content", "response"),
-        "version": ("model",),
-        "status": ("status",),
-        "conversation_id": ("metadata.session_id", "trace_id"),
-        "tokens_in": ("prompt_tokens",),
-        "tokens_out": ("completion_tokens",),
-    },
-    "langfuse": {  # observations, by the API or as the export to a bucket writes them
-        "kind": ("type",),
-        "request_id": ("id",),
-        "created_at": ("startTime", "start_time"),
-        "ended_at": ("endTime", "end_time"),
-        "messages": ("input.messages", "input"),
-        "answer": ("output",),
-        "version": ("model", "provided_model_name"),
-        "conversation_id": ("sessionId", "session_id", "traceId", "trace_id"),
-        "level": ("level",),
-        "tokens_in": ("usage.input", "usageDetails.input", "usage_details.input"),
-        "tokens_out": ("usage.output", "usageDetails.output", "usage_details.output"),
-        "feedback_score": ("scores.0.value",),
-    },
-    "langsmith": {  # runs; of a bulk export the columns hold JSON as text
-        "kind": ("run_type",),
-        "request_id": ("id",),
-        "created_at": ("start_time",),
-        "ended_at": ("end_time",),
-        "messages": ("inputs.messages.0", "inputs.messages", "inputs"),
-        "answer": ("outputs",),
-        "version": ("extra.metadata.ls_model_name", "extra.invocation_params.model"),
-        "conversation_id": ("session_id", "trace_id"),
-        "error_text": ("error",),
-        "feedback_score": ("feedback_stats.user_score.avg",),
-    },
-    "otel": {  # spans with the attributes of the GenAI conventions, alone or as OTLP nests them
-        "kind": ("attributes.gen_ai.operation.name",),
-        "request_id": ("attributes.gen_ai.response.id", "span_id", "spanId"),
-        "created_at": ("start_time", "startTimeUnixNano"),
-        "ended_at": ("end_time", "endTimeUnixNano"),
-        "messages": ("attributes.gen_ai.input.messages",),
-        "answer": ("attributes.gen_ai.output.messages",),
-        "version": ("attributes.gen_ai.response.model", "attributes.gen_ai.request.model"),
-        "conversation_id": ("attributes.gen_ai.conversation.id", "trace_id", "traceId"),
-        "tokens_in": ("attributes.gen_ai.usage.input_tokens",),
-        "tokens_out": ("attributes.gen_ai.usage.output_tokens",),
-    },
-}
+FORMATS: dict[str, dict[str, list[str]]] = yaml.safe_load(
+    Path(__file__).with_name("log_formats.yaml").read_text(encoding="utf-8")
+)
 # what is one answered request; chains, tools and embeddings around it are passed over
 REQUESTS = ("llm", "generation", "chat", "text_completion", "generate_content", "completion")
 ROLES = {"human": "user", "HumanMessage": "user", "SystemMessage": "system"} | dict.fromkeys(

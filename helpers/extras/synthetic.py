@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import Any
 
 from helpers import curate, models, store, tasks
@@ -75,12 +76,9 @@ def make_up(
     seeds, label = _seeds(placed, task, config)
     most = int(config.synthetic_share * len(seeds))
     novelty = Novelty(placed, min(config.near_duplicate_threshold, config.leakage_threshold))
-    attempts = []
-    for i in range(TRIES * most):
-        attempts.append((seeds[i % len(seeds)], WAYS[i % len(WAYS)]))
+    attempts = islice(zip(cycle(seeds), cycle(WAYS), strict=False), TRIES * most)
     stage = Stage()
-    for start in range(0, len(attempts), BATCH):
-        batch = attempts[start : start + BATCH]
+    while batch := list(islice(attempts, BATCH)):
         requests = [_request(task, seed, way) for seed, way in batch]
         children = []
         for (seed, _), answer in zip(batch, ask(requests, example_form), strict=True):

@@ -119,11 +119,6 @@ class Practice:
         name = form["file"].get_filename() or "file"
         return self.storage.add_file(name, purpose, data, self.clock.now())
 
-    def _file(self, file_id: str) -> dict[str, Any]:
-        if file_id not in self.storage.files:
-            raise ApiError(404, f"No such File object: {file_id}", param="id")
-        return self.storage.files[file_id]
-
     def list_files(self, request: HttpRequest) -> dict[str, Any]:
         """Newest first."""
         files = sorted(self.storage.files.values(), key=lambda file: -file["created_at"])
@@ -134,15 +129,17 @@ class Practice:
 
     def file(self, request: HttpRequest, file_id: str) -> dict[str, Any]:
         """What is known of a file."""
-        return self._file(file_id)
+        if file_id not in self.storage.files:
+            raise ApiError(404, f"No such File object: {file_id}", param="id")
+        return self.storage.files[file_id]
 
     def content(self, request: HttpRequest, file_id: str) -> bytes:
         """A file's bytes."""
-        return self.storage.content(self._file(file_id)["id"]) or b""
+        return self.storage.content(self.file(request, file_id)["id"]) or b""
 
     def delete_file(self, request: HttpRequest, file_id: str) -> dict[str, Any]:
         """Forget a file."""
-        self.storage.delete_file(self._file(file_id)["id"])
+        self.storage.delete_file(self.file(request, file_id)["id"])
         return {"id": file_id, "object": "file", "deleted": True}
 
     # jobs
@@ -151,18 +148,15 @@ class Practice:
         """Begin a job, or refuse it as the scenario wants."""
         wish = request.read(JobRequest)
         metadata = wish.metadata or {}
-        suffix = wish.suffix
-        candidates = (metadata.get("scenario"), suffix, self.settings.scenario)
+        candidates = (metadata.get("scenario"), wish.suffix, self.settings.scenario)
         scenario = next(name for name in candidates if name in scenarios.SCENARIOS)
         model = self._full_name(wish.model, self.bases)
         refusal = scenarios.refusal(scenario, model)
         if refusal is not None:
             raise refusal
         hyperparameters = wish.chosen
-        self._file(wish.training_file)
-        if wish.validation_file:
-            self._file(wish.validation_file)
-        seed = wish.seed
+        for file_id in filter(None, (wish.training_file, wish.validation_file)):
+            self.file(request, file_id)
         job = {
             "object": "fine_tuning.job",
             "id": f"ftjob-{secrets.token_hex(12)}",
@@ -178,12 +172,12 @@ class Practice:
             "hyperparameters": hyperparameters,
             "trained_tokens": None,
             "error": None,
-            "seed": random.randrange(2**31) if seed is None else seed,
+            "seed": random.randrange(2**31) if wish.seed is None else wish.seed,
             "integrations": [],
             "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
             "estimated_finish": None,
             "metadata": metadata or None,
-            "user_provided_suffix": re.sub(r"[^a-z0-9-]+", "-", suffix.lower()) if suffix else None,
+            "user_provided_suffix": re.sub("[^a-z0-9-]+", "-", (wish.suffix or "").lower()) or None,
         }
         tuning = self.storage.add_job(job, scenario, self.bases[model])
         now = self.clock.now()

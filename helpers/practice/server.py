@@ -34,6 +34,7 @@ REAL_KEY = re.compile(
     r"sk-(proj|live|svcacct|admin|ant|or)-|sk-[A-Za-z0-9_-]{24,}|[A-Za-z0-9_.-]{60,}"
 )
 MOST_BYTES = 512 * 2**20  # of one body, and of all bodies that are being read
+TOO_LARGE = f"Larger than {MOST_BYTES // 2**20} MB, which is the most."
 MOST_AT_ONCE = 64  # requests that are being answered
 MOST_CONNECTIONS = min(2000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)  # half our files
 HEAD_SECONDS, BODY_SECONDS = 75.0, 600.0
@@ -161,13 +162,15 @@ class Endpoint(RequestHandler):
             )
         length = self.request.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > MOST_BYTES:
-            raise ApiError(413, f"Larger than {MOST_BYTES // 2**20} MB, which is the most.")
+            raise ApiError(413, TOO_LARGE)
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a piece of the body."""
         self._body += chunk
         self._server.unanswered += len(chunk)
-        if self._server.unanswered > MOST_BYTES:
+        if len(self._body) > MOST_BYTES:  # in chunks, which nobody announced
+            self._refuse(ApiError(413, TOO_LARGE))
+        elif self._server.unanswered > MOST_BYTES:
             self._refuse(ApiError(503, "Too much is being uploaded at once; try again."))
 
     def on_finish(self) -> None:
@@ -191,7 +194,7 @@ class Endpoint(RequestHandler):
         """What the endpoint of this method and path says."""
         practice = self._server.practice
         if self.request.path in OPEN:
-            return practice.about() if self.request.path == "/" else document(practice.routes())
+            return practice.about() if self.request.path == "/" else document()
         path = self.request.path.removeprefix("/v1")
         for method, pattern, answer in practice.routes():
             match = re.fullmatch(pattern, path)

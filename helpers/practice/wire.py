@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import re
 from email import message_from_bytes
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
@@ -173,45 +175,9 @@ class BatchRow(BaseModel):
     body: dict[str, Any]
 
 
-UPLOAD = {
-    "type": "object",
-    "required": ["file", "purpose"],
-    "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string"}},
-}
-KINDS = {
-    "/fine_tuning/jobs": JobRequest,
-    "/chat/completions": ChatRequest,
-    "/batches": BatchRequest,
-}
-ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-REFUSALS = (400, 401, 403, 404, 405, 413, 421, 429, 500, 503)  # 500: a scenario's
-RESPONSES = {"200": {"description": "done"}} | {str(n): {"description": "no"} for n in REFUSALS}
-
-
-def document(routes: list[tuple[str, str, Any]]) -> dict[str, Any]:
-    """The published description of these routes (OpenAPI 3.1)."""
-    _, schemas = models_json_schema([(kind, "validation") for kind in KINDS.values()])
-    paths: dict[str, dict[str, Any]] = {}
-    for method, pattern, answer in routes:
-        operation = {"summary": answer.__doc__.splitlines()[0], "responses": RESPONSES}
-        if "(" in pattern:
-            operation["parameters"] = [ID]
-        elif pattern in KINDS and method == "POST":
-            schema = {"$ref": f"#/$defs/{KINDS[pattern].__name__}"}
-            operation["requestBody"] = {
-                "required": True,
-                "content": {"application/json": {"schema": schema}},
-            }
-        elif method == "POST":
-            content = {"multipart/form-data": {"schema": UPLOAD}}
-            operation["requestBody"] = {"required": True, "content": content}
-        path = f"/v1{pattern.replace('([^/]+)', '{id}')}"
-        paths.setdefault(path, {})[method.lower()] = operation
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "workbook practice-api", "version": "1"},
-        "paths": paths,
-        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
-        "security": [{"key": []}],
-        **schemas,
-    }
+def document() -> dict[str, Any]:
+    """The published description of the API (OpenAPI 3.1)."""
+    content = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8"))
+    kinds = (JobRequest, ChatRequest, BatchRequest)
+    _, schemas = models_json_schema([(kind, "validation") for kind in kinds])
+    return content | schemas
