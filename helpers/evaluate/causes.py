@@ -95,14 +95,17 @@ def broken_evaluation(
 def template_mismatch(test: Sequence[TrainingExample], tuned: Rows) -> Finding:
     """Answers that never end, or right ones wrapped in other text: not the prompt of training.
 
-    What the limit cut short is no sign of it.
+    What the limit cut short is no sign of it. One answer to everything is a training that failed.
     """
     cut = set(cut_short(test, tuned))
     endless = _share([row.scores.get("endless", 0) > 0 and row.id not in cut for row in tuned])
     wrapped = _share(
         [row.scores.get("accuracy_tolerant", 0) > row.scores.get("accuracy", 0) for row in tuned]
     )
+    texts = {row.answer for row in tuned}
     evidence = f"{endless:.0%} of the answers never end, {wrapped:.0%} are right but wrapped"
+    if len(tuned) > len(texts) == 1:
+        evidence += "; all answers are the same text: look at the loss curve of 03 first"
     return _finding("template_mismatch", endless > SHARE or wrapped > SHARE, evidence)
 
 

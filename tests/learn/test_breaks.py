@@ -128,7 +128,9 @@ def test_far_too_long_steps_are_settings_that_can_be_read(run):
     assert learn.break_settings("leak", config, run, task) == config, "02's business"
 
 
-def test_far_too_long_steps_show_in_the_height_of_the_curve_and_in_no_later_table():
+def test_far_too_long_steps_show_in_the_height_of_the_curve_and_later_as_one_endless_answer(
+    clean_rows,
+):
     # as measured: the tutorial's model, 107 rows, 73 steps
     train_losses = {4: 3.708, 8: 17.741, 16: 25.085, 24: 10.875, 40: 4.917, 60: 3.708, 68: 3.648}
     looks = {15: 38.125, 30: 5.979, 45: 4.319, 60: 3.804, 73: 3.625}
@@ -138,6 +140,12 @@ def test_far_too_long_steps_show_in_the_height_of_the_curve_and_in_no_later_tabl
     assert axis.get_ylim()[1] > 10 * train_losses[4], "the jump is the first thing that is seen"
     overfit, _ = causes.judge_curve(list(looks.values()), evaluation())
     assert overfit.verdict == "pass"
+    rows = [row for row in clean_rows.examples if row.part == "test"]
+    endless = answers(rows, '":"' * 60)
+    for row in endless:
+        row.scores.update(accuracy=0.0, endless=1.0)
+    symptom = causes.template_mismatch(rows, endless)
+    assert symptom.verdict == "fail" and "loss curve of 03 first" in symptom.evidence
 
 
 def test_twenty_candidates_that_are_no_better_pass_the_usual_rules_and_not_ours():
@@ -161,8 +169,9 @@ def test_a_judge_that_likes_length_is_consistent_and_far_from_people(clean_rows,
     right = [answers([row], row.answer)[0] for row in rows]
     table = evaluate.blind_table(rows, right, answers(rows, long))
     session = evaluate.Session(judged, run, Budget(run, 0.0))
-    known_right = {(row.id, judging.sha(row.answer)): True for row in rows}
-    known_wrong = {(row.id, judging.sha(long)): False for row in rows}
+    keys = [(row.id, judging.sha(row.answer), judging.sha(long)) for row in rows]
+    known_right = dict.fromkeys(keys, True)
+    known_wrong = {(name, b, a): False for name, a, b in keys}
     rights, alone = judging.ask_judge(judge, table, rows, session, {})
     assert not any(rights[key] for key in known_right), "every right answer lost"
     assert alone.order_consistency.value == 1.0
