@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, date, timedelta
+from datetime import date, timedelta
 
 from helpers import curate, evaluate
 from helpers.monitor.checks import Served
@@ -231,7 +231,7 @@ def rows_of_window(task: Task, log: LiveLog, service: Service, served: Served) -
 
 
 def _is_of(row: LiveRow, names: set[str] | None, start: date) -> bool:
-    is_recent = row.created_at.astimezone(UTC).date() >= start
+    is_recent = row.created_at.date() >= start
     return is_recent and row.arm in SERVED and (names is None or row.version in names)
 
 

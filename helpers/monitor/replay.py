@@ -11,13 +11,12 @@ import contextlib
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 from helpers import evaluate, models, show, store, tasks
 from helpers.monitor.checks import Served, failed
 from helpers.monitor.evidence import log_evidence_of_any_start
 from helpers.monitor.service import Service, service_of
-from helpers.monitor.windows import LiveLog
+from helpers.monitor.windows import LiveLog, append, kept_path, lines_of
 from helpers.records import (
     REPLAY_USER,
     AnswerRow,
@@ -34,6 +33,7 @@ BUDGET = 0.01  # its share of a year's false alarms
 MARGIN = 0.02  # what accuracy may lose, where task.yaml has no margin of its own
 MOST_NAMED = 10
 LOCKED = 75  # another run holds the home
+KEPT = "replay.jsonl"
 MEND = (
     "mend what it names; replay_at is the base_url for clients (http://HOST:PORT/v1) of what serves"
     " the version under its id; without it set replay_rows to 0"
@@ -76,10 +76,7 @@ def replay(
         if getattr(error, "exit_code", 2) == LOCKED:
             raise
         night = night.model_copy(update={"error": store.without_secrets(str(error))[:300]})
-    path = _path(task)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:  # a line that a kill tears is ended by the next
-        file.write(f"\n{store.dumps(night)}\n")
+    append(kept_path(task, KEPT), [night])
     return night.error or f"{night.same} of {len(night.now)} answers are word for word those of 04"
 
 
@@ -173,10 +170,6 @@ def judge_replays(nights: Sequence[Replay], margin: float) -> Finding:
     return failed(finding, remedy=REMEDY) if has_lost else finding
 
 
-def _path(task: Task) -> Path:
-    return store.home() / "monitor" / f"{task.registry_name.replace('/', '.')}.replay.jsonl"
-
-
 def read_replays(task: Task, service: Service) -> list[Replay]:
     """The nights of what serves, since its promotion and since a person resolved what they showed.
 
@@ -190,9 +183,8 @@ def read_replays(task: Task, service: Service) -> list[Replay]:
     for alarm in service.alarms:  # oldest first
         if alarm.name in starts and alarm.state == "resolved":
             starts[alarm.name] = max(since, alarm.changed_at)
-    path = _path(task)
     nights = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in lines_of(kept_path(task, KEPT)):
         with contextlib.suppress(ValueError):
             nights.append(Replay.model_validate_json(line))
     nights = [night for night in nights if night.version == service.version.id]

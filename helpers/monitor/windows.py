@@ -15,9 +15,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from helpers import evaluate, store
 from helpers.monitor.watched import Reading, Told, numbers_of, stars, told_by
@@ -167,12 +167,9 @@ def _count(log: LiveLog, pending: dict[str, Pending], reading: Reading, until: d
         new_words: dict[tuple[str, date], list[float]] = defaultdict(list)
         moments = []
         for row, _, _ in entries:
-            moment = row["created_at"]
-            if moment.tzinfo is not UTC:
-                moment = moment.astimezone(UTC)
-            moments.append(moment)
+            moments.append(row["created_at"])
             log.simulated = log.simulated or row.get("simulated", False)
-            place = (row.get("version", ""), moment.date())
+            place = (row.get("version", ""), row["created_at"].date())
             its, share = told_by(row, reading)
             told[place].append(its)
             if share is not None:
@@ -250,15 +247,25 @@ def day_of(file: Path) -> date | None:
     return None
 
 
-def _kept_path(task: Task) -> Path:
-    return store.home() / "monitor" / f"{task.registry_name.replace('/', '.')}.jsonl"
+def kept_path(task: Task, ending: str = "jsonl") -> Path:
+    """A file about a task that nights add to."""
+    return store.home() / "monitor" / f"{task.registry_name.replace('/', '.')}.{ending}"
+
+
+def append(path: Path, values: Sequence[Any]) -> None:
+    """Add a line each; one that a kill tears is ended by the next, and is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(f"\n{store.dumps(value)}\n" for value in values))
+
+
+def lines_of(path: Path) -> list[str]:
+    """What `append` wrote, empty and torn lines too."""
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def keep(task: Task, log: LiveLog) -> None:
-    """Keep the counts of files whose days are over, a line each, so that nobody reads them again.
-
-    A line that a kill has torn is no line: its file is counted again.
-    """
+    """Keep the counts of files whose days are over, so that nobody reads them again."""
     last = store.now().date() - timedelta(days=LATE_DAYS)
     lines = []
     for file, counts in log.by_file.items():
@@ -271,22 +278,15 @@ def keep(task: Task, log: LiveLog) -> None:
                 }
                 for version, days in counts.items()
             }
-            line = {"file": file.stem, "settings": log.settings, "counts": spelt}
-            lines.append(f"\n{store.dumps(line)}\n")
-    if not lines:
-        return
-    path = _kept_path(task)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write("".join(lines))
+            lines.append({"file": file.stem, "settings": log.settings, "counts": spelt})
+    append(kept_path(task), lines)
 
 
 def _kept_counts(task: Task, settings: str, files: Sequence[Path]) -> dict[str, Counts]:
     """By file: what was counted by the same settings, or is not to be read again."""
-    path = _kept_path(task)
     there = {file.stem for file in files}
     kept: dict[str, Counts] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in lines_of(kept_path(task)):
         try:
             entry = json.loads(line)
         except ValueError:

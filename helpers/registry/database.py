@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 60  # how long a writer waits for another one; a transaction here takes milliseconds
-NO_SPACE = "disk is full|No space left"
+NO_SPACE = "disk is full|No space left|disk I/O error"  # the last where SQLite's index has no room
 REMEDIES = {  # what the driver's words mean for the reader
-    NO_SPACE: "free some disk space and try again",
+    NO_SPACE: "free some disk space (or see whether the disk is sound) and try again",
     "permission denied for|read-only transaction|must be owner": (
         "this database role may only read; act with one that may write (docs/scaling.md, Roles)"
     ),

@@ -60,10 +60,15 @@ def doctor(fix: bool = False, tell: Tell = lambda line: None, gpu: bool = False)
     cores = os.cpu_count() or 1
     room = f"the tutorial needs {DISK_GB:.0f} GB of disk and {MEMORY_GB:.0f} GiB of memory"
     slow = "the tutorial takes about twice as long as on two"
+    problems = "; ".join(
+        f"{requirement.name} {here or '(missing)'}: {requirement}"
+        for requirement, here in _packages().items()
+        if not here or not requirement.specifier.contains(here, prereleases=True)
+    )
     supported = (3, 11) <= sys.version_info < (3, 14)
     return [
         _check("python", python, supported, "`make setup PYTHON=python3.11`"),
-        _packages_check(),
+        _check("packages", problems or "all there", not problems, "`make setup`"),
         _model_check(),
         _lock_check(),
         _check("disk", f"{disk:.0f} GB free", disk >= DISK_GB, room, "warning"),
@@ -92,15 +97,6 @@ def _packages() -> dict[Requirement, str]:
         with contextlib.suppress(PackageNotFoundError):
             packages[requirement] = version(requirement.name)
     return packages
-
-
-def _packages_check() -> Finding:
-    problems = [
-        f"{requirement.name} {here or '(missing)'}: {requirement}"
-        for requirement, here in _packages().items()
-        if not here or not requirement.specifier.contains(here, prereleases=True)
-    ]
-    return _check("packages", "; ".join(problems) or "all there", not problems, "`make setup`")
 
 
 def _model_check() -> Finding:

@@ -122,7 +122,9 @@ def reuse_decision(task: Task, run: store.Run, base_model: str, max_age_days: in
     """
     if run.has(Decision):
         return bool(run.load(Decision).reused_from)
-    source = _newest_decision(task, base_model)
+    versions = FineTuneLifecycleManager(task.registry_name).list_versions()
+    runs = [store.Run(v.run_id) for v in versions if v.base_model == base_model]
+    source = max((each for each in runs if each.has(Decision)), key=_written_at, default=None)
     if source is None:
         return False
     try:
@@ -137,13 +139,6 @@ def reuse_decision(task: Task, run: store.Run, base_model: str, max_age_days: in
     first = decision.reused_from or source.id
     run.save(decision.model_copy(update={"reused_from": first, "decided_at": decided_at}))
     return True
-
-
-def _newest_decision(task: Task, base_model: str) -> store.Run | None:
-    """The run with the newest decision among those of the registered versions."""
-    versions = FineTuneLifecycleManager(task.registry_name).list_versions()
-    runs = [store.Run(v.run_id) for v in versions if v.base_model == base_model]
-    return max((run for run in runs if run.has(Decision)), key=_written_at, default=None)
 
 
 def _written_at(run: store.Run) -> datetime:

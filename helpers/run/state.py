@@ -11,7 +11,6 @@ from typing import Any
 
 from helpers import store
 from helpers.records import (
-    Alarm,
     DatasetPointer,
     FineTunedModelVersion,
     RunRecord,
@@ -31,8 +30,11 @@ def status() -> dict[str, Any]:
 
     A retrain is asked for by a critical alarm that nobody has acknowledged or resolved.
     """
+    from helpers import registry
+
     plans = schedules()
-    alarms = _open_alarms()
+    alarms = registry.list_alarms() if store.home().exists() else []
+    alarms = [alarm for alarm in alarms if alarm.state != "resolved"]
     requests = [alarm for alarm in alarms if alarm.severity == "critical" and alarm.state == "open"]
     waiting = [version for version in _versions() if version.status == "staging"]
     return {
@@ -59,13 +61,6 @@ def _versions() -> list[FineTunedModelVersion]:
     from helpers import registry
 
     return registry.list_versions() if store.home().exists() else []
-
-
-def _open_alarms() -> list[Alarm]:
-    from helpers import registry
-
-    alarms = registry.list_alarms() if store.home().exists() else []
-    return [alarm for alarm in alarms if alarm.state != "resolved"]
 
 
 def collect(keep: int, yes: bool) -> dict[str, Any]:

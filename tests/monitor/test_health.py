@@ -460,8 +460,6 @@ def stars_of(days):
             if name in counted:
                 counted[name] = stars
             continue
-        if isinstance(row["messages"], str):
-            row["messages"] = None
         moment = tasks.moment_of(row["created_at"])
         twin = (moment, str(row["answer"] or ""), str(row["messages"]))
         if twin not in twins:

@@ -177,7 +177,7 @@ def test_a_decision_of_which_nobody_knows_how_it_asked_is_made_again(task, caplo
     store.write_json(store.Run("run-v1").path("decision.json"), old)
     run = store.open_run("r")
     assert not retrain.reuse_decision(task, run, "embedded", 90) and not run.has(Decision)
-    assert "did not record how models were asked" in caplog.text
+    assert "the last decision cannot be reused" in caplog.text
 
 
 def test_a_decision_that_is_too_old_is_made_again(task, toys, tmp_path):
