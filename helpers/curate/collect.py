@@ -20,7 +20,7 @@ from helpers.curate.labels import (
     label_warnings,
     misspelled,
 )
-from helpers.curate.production import feedback_report, load_production
+from helpers.curate.production import feedback_notes, load_production
 from helpers.curate.review import ASK, apply_decisions, read_decisions, review_rows
 from helpers.curate.searching import Search, search_here
 from helpers.curate.stages import (
@@ -128,7 +128,7 @@ def curate(
         labels=labels,
         warnings=[*warnings, *checked.notes, *label_warnings(labels)],
         params=config.model_dump(),
-        feedback=feedback_report(unique.kept, logs),
+        feedback=feedback_notes(unique.kept, logs),
         readings=[*readings_of(read, named.kept), *reading_of_live(task, corrections)],
     )
 

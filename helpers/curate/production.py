@@ -10,17 +10,9 @@ from statistics import median
 
 from helpers import tasks
 from helpers.curate.config import DataCollectionConfig
-from helpers.records import Issue, Record, Rows, TrainingExample
+from helpers.records import Issue, Rows, TrainingExample
 
 Filter = Callable[[float | None, datetime, bool], Issue | None]  # score, time, is it guessed
-
-
-class FeedbackReport(Record):
-    """Who is rated, and how much was written by which model."""
-
-    rows: int = 0  # readable rows of the log
-    used: int = 0
-    notes: tuple[str, ...] = ("No production rows were used.",)
 
 
 def load_production(
@@ -73,7 +65,7 @@ def _filter_of(config: DataCollectionConfig, rated: bool) -> Filter:
     return issue_of
 
 
-def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> FeedbackReport:
+def feedback_notes(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> list[str]:
     """How the choice by feedback bends the data.
 
     Rated and unrated rows are compared on the readable rows and the sample of those left out.
@@ -83,11 +75,8 @@ def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> 
         if example.source == "production":
             writers[str(example.meta.get("model_version") or "unknown")] += 1
     if not writers:
-        return FeedbackReport()
-    # the rows of the log that can be looked at
-    seen = [*logs.examples, *(row for row, _ in logs.sample if isinstance(row, TrainingExample))]
-    rated = [example for example in seen if example.feedback_score is not None]
-    unrated = [example for example in seen if example.feedback_score is None]
+        return ["No production rows were used."]
+    rated, unrated = _by_rating(logs)
     rows = len(logs.examples) + sum(logs.dropped.values())
     rating = ", none rated"
     if rated:
@@ -104,4 +93,11 @@ def feedback_report(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> 
         one, other = (median(len(e.user_text) for e in group) for group in (rated, unrated))
         comparison = f"a median of {one:g} characters, unrated ones {other:g}"
         notes.append(f"rated messages have {comparison}; ratings are no fair sample of the traffic")
-    return FeedbackReport(rows=rows, used=used, notes=notes)
+    return notes
+
+
+def _by_rating(logs: tasks.LoadedRows) -> tuple[list[TrainingExample], list[TrainingExample]]:
+    """The rows of a log that can be looked at: rated, and unrated."""
+    seen = [*logs.examples, *(row for row, _ in logs.sample if isinstance(row, TrainingExample))]
+    rated = [example for example in seen if example.feedback_score is not None]
+    return rated, [example for example in seen if example.feedback_score is None]

@@ -178,10 +178,13 @@ def _message_problems(message: dict[str, Any], place: str) -> Problems:
     for token in SPECIAL_TOKENS:
         if token in whole:
             yield "invalid_token", f"{place} contains an invalid token: {token}"
-    weight = message.get("weight", 0)
-    is_weight = weight in (0, 1) and not isinstance(weight, bool)
-    if not is_weight or ("weight" in message and role != "assistant"):
+    if "weight" in message and not _may_weigh(message):
         yield "invalid_weight", f"{place}: weight must be 0 or 1, on assistant messages only"
+
+
+def _may_weigh(message: dict[str, Any]) -> bool:
+    weight = message["weight"]
+    return message.get("role") == "assistant" and weight in (0, 1) and not isinstance(weight, bool)
 
 
 def _texts_of(content: Any) -> list[str] | None:

@@ -18,8 +18,10 @@ from helpers.curate.personal import masked_text
 from helpers.curate.stages import Question, Stage
 from helpers.records import Issue, Manifest, TrainingExample, WorkbookError, read_calls
 
-COLUMNS = ("id", "source", "input", "output", "why", "decision", "corrected_output", "reviewer")
-COLUMNS += ("content",)  # of the row that was judged: another row with its id is not meant
+COLUMNS = (
+    *("id", "source", "input", "output", "why", "decision", "corrected_output", "reviewer"),
+    "content",  # of the row that was judged: another row with its id is not meant
+)
 DECISIONS = ("keep", "fix", "drop")
 ASK = 20  # rows asked for each reason, conflicts and names apart
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from helpers import processes, store, tasks
 from helpers.curate.labels import LabelCounts
-from helpers.curate.production import FeedbackReport
 from helpers.curate.review import review_csv
 from helpers.records import (
     PARTS,
@@ -59,7 +58,7 @@ class Curated:
     labels: LabelCounts = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     params: dict[str, Any] = field(default_factory=dict)
-    feedback: FeedbackReport = field(default_factory=FeedbackReport)
+    feedback: Sequence[str] = ()  # how the choice by feedback bends the data
     readings: list[SourceReading] = field(default_factory=list)  # what was read, and how
 
     def part(self, name: str) -> Sequence[TrainingExample]:
@@ -115,7 +114,7 @@ def _manifest_of(curated: Curated, name: str, fingerprint: str) -> Manifest:
         fingerprint=fingerprint,
         tool_versions={tool: version(tool) for tool in TOOLS},
         labels=curated.labels,
-        feedback=curated.feedback.model_dump(),
+        feedback={"notes": [*curated.feedback]},
         warnings=curated.warnings,
         readings=curated.readings,
     )
@@ -136,7 +135,7 @@ def _write_folder(folder: Path, curated: Curated, manifest: Manifest) -> None:
         *(store.write_jsonl(partial / f"{part}.jsonl", curated.part(part)) for part in PARTS),
         store.write_jsonl(partial / "rejected.jsonl", curated.rejected),
         store.write_text(partial / "review.csv", review_csv(curated.review)),
-        store.write_text(partial / "card.md", data_card(manifest, curated.feedback)),
+        store.write_text(partial / "card.md", data_card(manifest)),
         store.write_json(partial / Manifest.FILE, manifest),
     ]
     lost = [path.name for path in written if not path.exists()]
@@ -148,7 +147,7 @@ def _write_folder(folder: Path, curated: Curated, manifest: Manifest) -> None:
     partial.rename(folder)
 
 
-def data_card(manifest: Manifest, feedback: FeedbackReport) -> str:
+def data_card(manifest: Manifest) -> str:
     """What the dataset is, where it came from and what is known to be wrong with it: Markdown."""
     funnel = [
         f"| {row.stage} | {row.source} | {row.rows_in} | {row.losses} | {row.rows_out} |"
@@ -168,9 +167,9 @@ def data_card(manifest: Manifest, feedback: FeedbackReport) -> str:
         *funnel,
         "",
     ]
-    if feedback.used:
+    if "production" in manifest.counts:
         lines += ["## Where the logged rows come from", ""]
-        lines += [*(f"- {note}" for note in feedback.notes), ""]
+        lines += [*(f"- {note}" for note in manifest.feedback["notes"]), ""]
     warnings = [f"- {warning}" for warning in manifest.warnings]
     return "\n".join([*lines, "## Known limits", "", *warnings, *LIMITS]) + "\n"
 

@@ -107,16 +107,13 @@ def day_order(values: Iterable[Any], setting: Any, column: str, where: str) -> D
 
 # --- ratings --------------------------------------------------------------------------------------
 
-GOOD = (
+_SCORES = {
     "up thumbs_up thumbsup thumb_up upvote good great like liked positive helpful correct right"
-    " accept accepted yes y true 👍 ✅ ❤ 😀 😊 🙂 😍"
-)
-BAD = (
+    " accept accepted yes y true 👍 ✅ ❤ 😀 😊 🙂 😍": 5.0,
     "down thumbs_down thumbsdown thumb_down downvote bad dislike disliked negative unhelpful"
-    " not_helpful wrong incorrect reject rejected no n false 👎 ❌ 😞 😠 🙁 😡"
-)
-NEUTRAL = "neutral ok okay mixed 😐"
-_SCORES = {GOOD: 5.0, BAD: 1.0, NEUTRAL: 3.0}
+    " not_helpful wrong incorrect reject rejected no n false 👎 ❌ 😞 😠 🙁 😡": 1.0,
+    "neutral ok okay mixed 😐": 3.0,
+}
 WORDS = {word: score for words, score in _SCORES.items() for word in words.split()}
 UNRATED = ("", "none", "null", "nan", "n/a", "na", "-")
 # skin tones, variation selectors and the joiner: the same thumb in another colour
@@ -184,8 +181,8 @@ def judge_scale(
     """
     rated = {token: n for token, n in counts.items() if not is_unrated(token[1])}
     words = mapped_words(setting)
-    scores: dict[Token, float] = {}
-    numbers: Counter[float] = Counter()
+    scores = {}
+    numbers = Counter()
     for token, n in rated.items():
         text = _plain(_shown(token[1]))
         score = _said(token, text, words)

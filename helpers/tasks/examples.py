@@ -83,11 +83,11 @@ def load_examples(
         return LoadedRows(Rows(), [], Counter(), [])
     form, how = survey(task, path, source)
     row_filter = make_filter(how.scale.rated > 0) if make_filter else None
-    examples: Rows[TrainingExample] = Rows(store.nameless_file)
-    counts: Counter[str] = Counter()  # of ids
-    unreadable: list[RejectedExample] = []
-    dropped: Counter[str] = Counter()
-    sample: list[tuple[SourceRow, Issue]] = []
+    examples = Rows(store.nameless_file)
+    counts = Counter()  # of ids
+    unreadable = []
+    dropped = Counter()
+    sample = []
     draw = random.Random(path.name)  # the same rows on every reading
     changes, groups = how.changes, how.groups  # of the file; a row's own count once it is read
     for row in read_rows(path, form):
@@ -144,7 +144,7 @@ def _read_sample(
     sample: Sequence[tuple[SourceRow, Issue]], how: HowRead
 ) -> list[tuple[TrainingExample | RejectedExample, Issue]]:
     """Dropped rows in the order of the file, as far as they can be read."""
-    rows: list[tuple[TrainingExample | RejectedExample, Issue]] = []
+    rows = []
     for row, issue in sorted(sample, key=lambda entry: entry[0].line):
         try:
             rows.append((example_of(how, row), issue))
@@ -299,7 +299,7 @@ def _with_own_ids(
     merged = sum(n for n in counts.values() if n > 1)
     if not merged:
         return examples
-    copies: Counter[str] = Counter()
+    copies = Counter()
     named = beside(examples)
     for example in examples:
         row_id = example.id if counts[example.id] == 1 else content_id(example.messages)

@@ -28,8 +28,12 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {})
 TEXT_PARTS = ("text", "input_text", "output_text")
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 # what other systems call our fields; where both are there, the other one is an unknown key
-ALIASES = {"from": "role", "value": "content", "reasoning_content": "reasoning"}
-ALIASES["thinking"] = "reasoning"
+ALIASES = {
+    "from": "role",
+    "value": "content",
+    "reasoning_content": "reasoning",
+    "thinking": "reasoning",
+}
 NO_TEXT = "a question or an answer that is no text is its JSON"
 THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 SYSTEM = ("system", "developer")

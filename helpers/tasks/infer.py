@@ -48,7 +48,7 @@ def infer_output(answers: Sequence[Any], labels: Collection[str] = ()) -> Json:
     A property whose values are few and repeat becomes an enumeration, as do `labels`; one that some
     row lacks is not required.
     """
-    values: dict[str, list[Any]] = {}
+    values = {}
     for answer in answers:
         if not isinstance(answer, dict):
             return {"text": True}
@@ -130,7 +130,7 @@ def json_or_text(answer: Any) -> Any:
 
 def property_names(columns: Sequence[str]) -> dict[str, str]:
     """property of the answer -> column; WorkbookError where two columns become one."""
-    names: dict[str, str] = {}
+    names = {}
     for column in columns:
         name = re.sub(r"\W+", "_", column.lower()).strip("_") or "label"
         if name in names:
@@ -149,7 +149,7 @@ def spellings(labels: Iterable[str]) -> list[list[str]]:
     characters or letters of another alphabet. The most frequent spelling of each stands first.
     """
     counts = Counter(labels)
-    groups: defaultdict[str, list[str]] = defaultdict(list)
+    groups = defaultdict(list)
     for label, _ in counts.most_common():
         bare = _JOINT.sub(" ", visible(html.unescape(label))).rstrip(". ").translate(_LOOKALIKES)
         groups["|".join(sorted(map(str.strip, _PARTS.split(bare))))].append(label)

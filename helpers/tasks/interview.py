@@ -305,7 +305,7 @@ def _is_open(texts: set[str], n: int, is_spelled: bool, guess: str) -> bool:
 
 def of_columns(loaded: LoadedRows, interview: Interview) -> list[Question]:
     """What columns seem to be that nothing reads: ratings, parts, times, owners of rows."""
-    questions: dict[str, Question] = {}
+    questions = {}
     unused = [
         column.name
         for column in loaded.reading.columns

@@ -25,8 +25,7 @@ from helpers.tasks.textfiles import Row
 from helpers.tasks.values import as_text, cell
 
 JUDGED = 20_000  # lines by which it is judged what a repeated request_id means
-RATINGS = ("feedback_score", "thumb")
-SAID = (*RATINGS, "correction", "comment")  # what late feedback may say
+SAID = ("feedback_score", "thumb", "correction", "comment")  # what late feedback may say
 LATE = {"request_id", "created_at", "at", "caller", *SAID}  # a line of these alone is late feedback
 DONE = (*GOOD_STATUS, "completed", "complete", "done", "finished", "succeeded", "stop", "none", "")
 # what lines of one request_id are: a later line replaces (once), one trace of many requests, or the
@@ -201,11 +200,11 @@ def _parsed(files: Sequence[Path]) -> Iterator[Row]:
 
 def _repeats_of(task: Task, sample: Sequence[Row]) -> Repeats:
     """What the lines have in common that share a request_id."""
-    groups: defaultdict[str, list[Row]] = defaultdict(list)
+    groups = defaultdict(list)
     for raw in sample:
         if raw.get("request_id") is not None and not _is_late(raw):
             groups[str(raw["request_id"])].append(raw)
-    kinds: Counter[Repeats] = Counter()
+    kinds = Counter()
     for lines in groups.values():
         if len(lines) > 1:
             questions = {as_text(raw.get("messages") or cell(task, raw, "input")) for raw in lines}

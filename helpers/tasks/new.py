@@ -7,7 +7,6 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from helpers.tasks.infer import (
 )
 from helpers.tasks.interview import (
     KIND,
-    MARK,
     POLICY,
     Interview,
     Question,
@@ -41,7 +39,7 @@ from helpers.tasks.reading import form_of, read_rows
 from helpers.tasks.survey import survey
 from helpers.tasks.task import ENDINGS, Json, Task, load_task
 from helpers.tasks.textfiles import Row, TwoReadings
-from helpers.tasks.values import as_json, as_text, decimal_mark, is_there, last_number, value_at
+from helpers.tasks.values import as_json, as_text, is_there, value_at
 
 HEADER = """\
 # What the task is and when its model is good enough. Every number under `targets` is yours to
@@ -165,7 +163,7 @@ def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> Json
     """What the rows say of task.yaml: instructions, output, measure, targets and columns."""
     draft = _draft(place, {}, interview)
     columns = find_columns(data, draft, rows, interview)
-    labels: list[str] = []
+    labels = []
     instructions = ""
     if columns:
         answers, labels = _answers_of_columns(rows, columns, interview)
@@ -216,12 +214,6 @@ def _measure(answers: Sequence[Any], interview: Interview) -> dict[str, str]:
         str,
     )
     measure = interview.answer(question) or usual
-    if measure == "numeric" and MARK not in interview.settings:
-        numbers = (last_number(as_text(answer)) for answer in answers)
-        with suppress(TwoReadings):  # reading the rows asks
-            if decimal_mark(numbers, False, "answer", "the answers") == ",":
-                interview.lines[MARK] = ","
-                interview.said.append('a comma stands before decimals (columns.decimal: ",")')
     if measure not in MEASURES:
         return {"accuracy_from": measure}
     return {"accuracy_from": "scorer", "scorer": measure}
@@ -339,7 +331,7 @@ def _written(place: Path, name: str, content: Json, interview: Interview) -> Tas
     if not name[0].isalpha():
         name = f"task_{name}"
     prices = {"as_of": str(store.now().date()), "hardware_usd_per_hour": 0.1, "models": {}}
-    whole: Json = {
+    whole = {
         "name": name,
         **copy.deepcopy(content),
         "replace": "better",

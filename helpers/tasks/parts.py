@@ -74,7 +74,7 @@ def with_parts(
 
 def with_part(example: TrainingExample, seed: int, ratios: dict[str, float]) -> TrainingExample:
     """An example with its part: the source's own split, and train where it is unverified."""
-    part: Part = example.part or "train"
+    part = example.part or "train"
     if example.part is None and example.quality == "verified":
         part = assign_part(example.group, seed, ratios)
     return example.model_copy(update={"part": part})

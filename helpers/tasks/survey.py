@@ -17,19 +17,22 @@ from helpers.tasks.forms import FORMS, LIKES, HowRead, format_of, input_columns
 from helpers.tasks.reading import FileForm, batches, form_of, read_rows
 from helpers.tasks.task import KNOWN, Task
 from helpers.tasks.textfiles import Row, TwoReadings
-from helpers.tasks.values import NUMBERS, DecimalMark, cell, decimal_mark, kind_of
+from helpers.tasks.values import NUMBERS, DecimalMark, as_text, cell, decimal_mark, kind_of
 
 SAMPLE = 200  # rows that the format is judged by
 DISTINCT = 10_000  # values of a column counted one by one; more are free text
 CHUNK = 2**20
-SPLITS: dict[str, Part] = {"train": "train", "validation": "validation", "test": "test"}
-SPLITS |= {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
-SPLITS |= {"testing": "test", "holdout": "test"}
+_WORDS = {
+    "train": "train training",
+    "validation": "validation valid val dev",
+    "test": "test testing holdout",
+}
+SPLITS: dict[str, Part] = {word: part for part, words in _WORDS.items() for word in words.split()}
 ELSEWHERE = {  # columns that only the other file has to hold
     "human": ("feedback_score", "model_version"),
     "production": ("split", "label", "messages", "articles", "group"),
 }
-VERDICTS = ("label", "verdict", "rating", "thumb", "good", "accepted", "correct", "grade", "answer")
+VERDICTS = "label verdict rating thumb good accepted correct grade answer"
 NO_VERDICTS = {"", "none", "nan", "ignore", "skip", "neutral"}
 MANY = 50  # rows from which a column's values say what it is
 PER_GROUP = 10  # rows of a conversation, on average; more are a region, a product, a language
@@ -62,7 +65,7 @@ def _decimal_marks(how: HowRead, form: FileForm) -> dict[str, DecimalMark]:
     properties = (how.task.schema or {}).get("properties", {})
     if setting not in (None, ",", "."):
         raise WorkbookError('task.yaml: columns.decimal is "," or "."')
-    marks: dict[str, DecimalMark] = {}
+    marks = {}
     for name, column in output.items() if isinstance(output, dict) else ():
         kind = kind_of(properties.get(name))
         if kind in NUMBERS:
@@ -76,7 +79,7 @@ def _decimal_marks(how: HowRead, form: FileForm) -> dict[str, DecimalMark]:
 def column_counts(task: Task, path: Path, form: FileForm, name: str) -> Counter[Token]:
     """How often each value of one of our columns occurs in a file, empty cells too."""
     key = task.columns.get(name, name)
-    counts: Counter[Token] = Counter()
+    counts = Counter()
     if not isinstance(key, str):
         return counts
     last = key.split(".")[-1]
@@ -105,13 +108,13 @@ def json_counts(paths: Sequence[Path], key: str) -> Counter[Token]:
     """
     quoted = json.dumps(key).encode()
     pattern = re.compile(re.escape(quoted) + rb'\s*:\s*("(?:[^"\\\n]|\\.)*"|[^\s,}\]]+)')
-    spellings: Counter[bytes] = Counter()
+    spellings = Counter()
     for path in paths:
         with open(path, "rb") as file:
             while lines := file.read(CHUNK) + file.readline():
                 if quoted in lines and len(spellings) < DISTINCT:
                     spellings.update(pattern.findall(lines))
-    counts: Counter[Token] = Counter()
+    counts = Counter()
     for spelling, n in spellings.items():
         try:
             _count(counts, json.loads(spelling), n)
@@ -139,7 +142,7 @@ def _ask_about_verdicts(how: HowRead, form: FileForm, rows: Sequence[Row]) -> No
     """
     if how.format == "kto" or "label" in how.task.columns:
         return
-    for name in VERDICTS:
+    for name in VERDICTS.split():
         if name in how.used or not any(name in row for row in rows):
             continue
         own = how.task.model_copy(update={"columns": {"label": name}})
@@ -182,17 +185,16 @@ def check_columns(how: HowRead, n: int) -> None:
 def reading_of(how: HowRead, form: FileForm, rows: int) -> SourceReading:
     """What was read, and how, for the manifest and for 02."""
     columns = []
-    used = {name: how.task.columns.get(name, name) for name in ("input", "output", *KNOWN)}
-    for name, column in used.items():
-        if name == "feedback_score" and (how.scale.rated or how.scale.unknown):
-            scale = how.scale._replace(rows=rows)
-            columns.append(ColumnReading(name=str(column), use=name, how=scale.description))
-            if how.scale.unknown:
-                how.changes["ratings that are none"] += how.scale.unknown
-        elif name in how.task.columns or (name == "created_at" and how.day_order):
-            detail = {"created_at": how.day_order}.get(name, "")
-            shown = column if isinstance(column, str) else json.dumps(column, ensure_ascii=False)
-            columns.append(ColumnReading(name=shown, use=name, how=detail))
+    details = {"created_at": how.day_order}
+    if how.scale.rated or how.scale.unknown:
+        details["feedback_score"] = how.scale._replace(rows=rows).description
+    if how.scale.unknown:
+        how.changes["ratings that are none"] += how.scale.unknown
+    for name in ("input", "output", *KNOWN):
+        detail = details.get(name, "")
+        if detail or name in how.task.columns:
+            column = as_text(how.task.columns.get(name, name))
+            columns.append(ColumnReading(name=column, use=name, how=detail))
     columns += [
         ColumnReading(name=name, use="numbers", how=f"`{mark}` stands before decimals")
         for name, mark in how.decimals.items()

@@ -26,28 +26,16 @@ Tools = Sequence[Json]  # in OpenAI's form
 ALIASES = {"input_schema": "parameters"}  # Anthropic's name of what a tool is given
 SHIPPED = Path(__file__).resolve().parent
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")  # of human.* and production.*
-# in which people leave rows that nothing reads
-OTHERS = (
-    ".gz",
-    ".zip",
-    ".bz2",
-    ".xz",
-    ".zst",
-    ".ndjson",
-    ".txt",
-    ".xls",
-    ".xlsm",
-    ".ods",
-    ".arrow",
-)
 Format = Literal["chat", "sharegpt", "prompt_completion", "kto", "preference", "alpaca", "columns"]
 Metric = Literal["accuracy", "format_compliance", "latency_p95", "cost_per_request"]
 OURS = {"folder", "shipped", "schema", "instructions_full", "instructions_short", "wordings"}
 # where the file says them
 SECTIONS = {"schema": "output", "instructions_full": "instructions", "wordings": "instructions"}
 # columns of ours that a row may name without being asked
-KNOWN = ("id", "messages", "created_at", "group", "conversation_id", "split", "feedback_score")
-KNOWN += ("model_version", "articles", "tools", "label")
+KNOWN = (
+    *("id", "messages", "created_at", "group", "conversation_id", "split", "feedback_score"),
+    *("model_version", "articles", "tools", "label"),
+)
 MAPPED = ("input", "output", "template", *KNOWN, "feedback", "decimal", "dates")
 
 
@@ -170,12 +158,6 @@ class Task(Record):
             raise WorkbookError(
                 f"{self.folder}: both {files[0].name} and {files[1].name} exist; keep one of them"
             )
-        for path in self.folder.glob(f"{source}.*") if not files else ():
-            if path.suffix.lower() in (*ENDINGS, *OTHERS):
-                raise WorkbookError(
-                    f"{path} is not read: unpack it, or save it as one of {', '.join(ENDINGS)}"
-                    " (small letters)"
-                )
         return files[0] if files else None
 
 

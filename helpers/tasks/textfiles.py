@@ -129,15 +129,10 @@ UNNAMED = "unnamed column"  # such as the row numbers that pandas writes
 OFTEN = 0.2  # of the records with quotes inside: so many are a habit, not a slip
 LABEL = 40  # characters: the last cell of a swallowed row is recognised up to this length
 MULTILINE = 3  # lines inside of one cell that are all rows are no text
-QUOTING: dict[str, Row] = {  # what Python's reader is told
-    "doubled": {},  # "a ""b"""
-    "backslash": {"doublequote": False, "escapechar": "\\"},  # "a \"b\""
-    "none": {"quoting": csv.QUOTE_NONE},  # quotes are part of the text
-}
-_HABITS = {
-    "doubled": "",
-    "backslash": ", quotes escaped by a backslash",
-    "none": ", quotes are part of the text",
+QUOTING = {  # how a habit is said, and what Python's reader is told
+    "doubled": ("", {}),  # "a ""b"""
+    "backslash": (", quotes escaped by a backslash", {"doublequote": False, "escapechar": "\\"}),
+    "none": (", quotes are part of the text", {"quoting": csv.QUOTE_NONE}),
 }
 _EXCELS_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _BROKEN_BYTE = re.compile("[\udc80-\udcff]")  # as `surrogateescape` reads one
@@ -161,19 +156,19 @@ class Dialect(NamedTuple):
     @property
     def description(self) -> str:
         """In words."""
-        return DELIMITERS.get(self.delimiter, self.delimiter) + _HABITS[self.quoting]
+        return DELIMITERS.get(self.delimiter, self.delimiter) + QUOTING[self.quoting][0]
 
     def reader(self, lines: Iterator[str]) -> Any:
         """A strict reader of lines."""
-        options = {"skipinitialspace": self.spaced, "strict": True, **QUOTING[self.quoting]}
+        options = {"skipinitialspace": self.spaced, "strict": True, **QUOTING[self.quoting][1]}
         return csv.reader(lines, delimiter=self.delimiter, **options)
 
 
 def records(lines: Iterator[str], dialect: Dialect) -> Iterator[tuple[int, list[str] | RowError]]:
     """(line, cells) of every record, the header too; what is no record is one line of its own."""
     csv.field_size_limit(MAX_CELL)
-    taken: list[str] = []  # lines of the record that is being read
-    again: list[str] = []  # lines of one that was given up, the last of them first
+    taken = []  # lines of the record that is being read
+    again = []  # lines of one that was given up, the last of them first
 
     def feed() -> Iterator[str]:
         while line := again.pop() if again else next(lines, ""):
@@ -184,7 +179,7 @@ def records(lines: Iterator[str], dialect: Dialect) -> Iterator[tuple[int, list[
         next(lines, "")
     reader = dialect.reader(feed())
     number = 1 + dialect.skipped
-    endings: set[str] = set()
+    endings = set()
     width = 0
     while True:
         try:

@@ -126,13 +126,6 @@ def test_a_key_that_stands_twice_in_a_row_is_named(read, name):
         read(name, text)
 
 
-def test_a_file_of_rows_that_nothing_reads_is_named(read, tmp_path):
-    read("human.csv", csv_of(3))
-    (tmp_path / "toy" / "production.CSV").write_text(csv_of(3))
-    with pytest.raises(WorkbookError, match=r"production\.CSV is not read"):
-        tasks.load_task(str(tmp_path / "toy")).data_file("production")
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
 def test_an_encoding_is_recognised_or_asked_for(read, encoding):
     text = csv_of(12, "Größe {i} für Übung", ["Rückgabe"])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from helpers import tasks
 from helpers.records import Issue
 from helpers.tasks import examples, reading
+from helpers.tasks.textfiles import TwoReadings
 
 TASK = """
 name: toy
@@ -153,9 +154,12 @@ def test_every_row_of_a_hostile_log_is_an_example_unreadable_or_dropped(
     path.write_bytes(
         b"\n".join([b"input,output,feedback_score"] * (ending == "csv") + lines) + b"\n"
     )
-    loaded = tasks.load_examples(
-        task, "production", (lambda rated: below_four) if filtered else None
-    )
+    make_filter = (lambda rated: below_four) if filtered else None
+    try:
+        loaded = tasks.load_examples(task, "production", make_filter)
+    except TwoReadings as question:  # many bytes of another alphabet are asked about
+        assert ending == "csv" and question.key == "encoding"
+        return
     accounted = len(loaded.examples) + len(loaded.unreadable) + sum(loaded.dropped.values())
     assert accounted == len(list(reading.read_rows(path)))
     if ending == "jsonl":
