@@ -155,16 +155,16 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
 
 def read_json(path: Path, remedy: str = "") -> Any:
     """Read one JSON value; a missing or torn file is an error that says what to do."""
+    then = f"; {remedy}" if remedy else ""
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
-        raise WorkbookError(f"{path} is missing" + (f"; {remedy}" if remedy else "")) from None
+        raise WorkbookError(f"{path} is missing{then}") from None
     except OSError as error:
-        reason = f"cannot be read ({error.strerror})" + (f"; {remedy}" if remedy else "")
-        raise WorkbookError(f"{path} {reason}") from None
+        raise WorkbookError(f"{path} cannot be read ({error.strerror}){then}") from None
     except (ValueError, RecursionError) as error:
-        remedy = remedy or "delete it and run its notebook again"
-        raise WorkbookError(f"{path} is not valid JSON ({_problem(error)}); {remedy}") from None
+        then = then or "; delete it and run its notebook again"
+        raise WorkbookError(f"{path} is not valid JSON ({_problem(error)}){then}") from None
 
 
 def _no_number(name: str) -> None:
@@ -214,9 +214,6 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_held: dict[Path, Any] = {}
-
-
 @contextlib.contextmanager
 def lock() -> Iterator[None]:
     """Hold the home's one lock, or raise with exit code 75 at once.
@@ -226,12 +223,12 @@ def lock() -> Iterator[None]:
     descriptor is close-on-exec (PEP 446).
     """
     path = home() / ".lock"
-    if path in _held or os.environ.get("WORKBOOK_LOCK_HELD") == str(path):
+    if os.environ.get("WORKBOOK_LOCK_HELD") == str(path):
         yield
         return
     from filelock import FileLock, Timeout
 
-    holder = FileLock(path, timeout=0, thread_local=False)
+    holder = FileLock(path, timeout=0, thread_local=False, is_singleton=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         holder.acquire()
@@ -241,11 +238,9 @@ def lock() -> Iterator[None]:
         ) from None
     except OSError as error:
         raise _disk_error(path, error) from error
-    _held[path] = holder
     try:
         yield
     finally:
-        del _held[path]
         holder.release()
 
 

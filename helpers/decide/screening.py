@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from helpers.records import RungResult, Screening, WorkbookError
@@ -36,42 +37,49 @@ def contradictions(
     knowledge_task: bool,
 ) -> list[str]:
     """Answers that the data speaks against; a knowledge task's examples name their articles."""
+    warnings = _about_facts(screening, rungs, rag_gains, knowledge_task)
     tokens = {rung.name: rung.tokens_per_request for rung in rungs}
     short = tokens.get("zero_shot", 0.0)
-    full = tokens.get("prompt", 0.0)
-    target = task.targets.get("format_compliance", 0.95)
-    well_formed = next((r.name for r in rungs if r.results.format_compliance.low >= target), "")
-    knows_facts = not screening.new_knowledge
-    checks = [
-        (
-            rag_gains and knows_facts and not knowledge_task,
-            "rag surely gains although new_knowledge was answered with no;"
-            " ask whether facts are missing",
-        ),
-        (
-            knowledge_task and knows_facts,
-            "new_knowledge was answered with no,"
-            " but most examples name the articles that answer them",
-        ),
-        (
-            screening.new_knowledge and "rag" not in tokens,
-            "new_knowledge was answered with yes,"
-            " but there are no articles to look facts up in: fill knowledge/",
-        ),
-        (
-            screening.shorter_prompt and full > 0 and short > SHORTER * full,
+    full = tokens.get("prompt", math.inf)
+    if screening.shorter_prompt and short > SHORTER * full:
+        warnings.append(
             "shorter_prompt was answered with yes,"
-            f" but the full prompt takes {full:.0f} tokens, the short {short:.0f}",
-        ),
-        (
-            screening.format_or_style and well_formed,
+            f" but the full prompt takes {full:.0f} tokens, the short {short:.0f}"
+        )
+    target = task.targets.get("format_compliance", 0.95)
+    well_formed = [rung.name for rung in rungs if rung.results.format_compliance.low >= target]
+    if screening.format_or_style and well_formed:
+        warnings.append(
             "format_or_style was answered with yes,"
-            f" but {well_formed} surely keeps the format without training",
-        ),
-        (
-            screening.one_off and task.volume_per_month >= MANY_REQUESTS,
+            f" but {well_formed[0]} surely keeps the format without training"
+        )
+    if screening.one_off and task.volume_per_month >= MANY_REQUESTS:
+        warnings.append(
             "one_off was answered with yes,"
-            f" but task.yaml expects {task.volume_per_month:,} requests a month",
-        ),
-    ]
-    return [warning for speaks_against, warning in checks if speaks_against]
+            f" but task.yaml expects {task.volume_per_month:,} requests a month"
+        )
+    return warnings
+
+
+def _about_facts(
+    screening: Screening, rungs: Sequence[RungResult], rag_gains: bool, knowledge_task: bool
+) -> list[str]:
+    """What speaks against the answer to new_knowledge."""
+    if screening.new_knowledge:
+        if any(rung.name == "rag" for rung in rungs):
+            return []
+        return [
+            "new_knowledge was answered with yes,"
+            " but rag was not asked: fill knowledge/ with articles, and put rag into `rungs`"
+        ]
+    if knowledge_task:
+        return [
+            "new_knowledge was answered with no,"
+            " but most examples name the articles that answer them"
+        ]
+    if rag_gains:
+        return [
+            "rag surely gains although new_knowledge was answered with no;"
+            " ask whether facts are missing"
+        ]
+    return []

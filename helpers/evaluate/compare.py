@@ -173,15 +173,6 @@ def _target_evidence(metric: str, estimate: Estimate, target: float, met: str) -
 # --- what 04 finds --------------------------------------------------------------------------------
 
 
-def judge_comparisons(
-    task: Task, against: Mapping[str, Comparison], n_test: int, alpha: float
-) -> list[Finding]:
-    """What the comparisons say; the first opponent is the best cheaper rung."""
-    comparison = next(iter(against.values()))
-    gains = findings_against(task, against, alpha)
-    return [*gains, holds_margins(comparison), has_power(n_test, comparison)]
-
-
 def findings_against(
     task: Task, opponents: Mapping[str, Comparison], alpha: float = statistics.TAIL
 ) -> list[Finding]:

@@ -16,6 +16,7 @@ UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 )
 _RUN = re.compile(f"[{UNSPACED}]+")
+_LETTER = rf"[^\W{UNSPACED}]"  # of a script that has words, a digit, or _
 _MINUS = str.maketrans("−–—‒﹣－⁄", "------/")
 _SPELLED = {"thousand": 1e3, "k": 1e3, "million": 1e6, "mio": 1e6, "billion": 1e9, "bn": 1e9}
 _SPELLED |= {"mrd": 1e9, "trillion": 1e12}
@@ -111,35 +112,20 @@ def _folded(text: str) -> str:
 
 def holds(answer: str, gold: str) -> bool:
     """Whether the gold answer stands in the answer as words or numbers of their own, by script."""
-    text = _folded(answer)
     word = _folded(gold)
-    start = text.find(word) if word else -1
-    while start >= 0:
-        if _begins(text, start, word[0]) and _ends(text, start + len(word), word[-1]):
-            return True
-        start = text.find(word, start + 1)
-    return False
-
-
-def _begins(text: str, start: int, edge: str) -> bool:
-    before = text[max(0, start - 2) : start]
-    if edge.isdigit() and re.search(r"[-\d]$|\d[.,]$", before):
+    if not word:
         return False
-    return not _joined(before[-1:], edge)
-
-
-def _ends(text: str, end: int, edge: str) -> bool:
-    after = text[end : end + 2]
-    if edge.isdigit() and re.match(r"\d|[.,]\d", after):
-        return False
-    return not _joined(edge, after[:1])
-
-
-def _joined(left: str, right: str) -> bool:
-    """Whether two neighbours belong to one word: of a script that has words at all."""
-    if not (left and right) or _RUN.match(left) or _RUN.match(right):
-        return False
-    return all(char.isalnum() or char == "_" for char in (left, right))
+    before = ""
+    after = ""
+    if re.match(_LETTER, word[0]):
+        before = f"(?<!{_LETTER})"
+    if re.match(_LETTER, word[-1]):
+        after = f"(?!{_LETTER})"
+    if word[0].isdigit():
+        before += r"(?<![-\d])(?<!\d[.,])"
+    if word[-1].isdigit():
+        after += r"(?!\d|[.,]\d)"
+    return re.search(before + re.escape(word) + after, _folded(answer)) is not None
 
 
 def spaced_out(text: str) -> str:

@@ -14,7 +14,7 @@ and model.json say.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,8 +26,10 @@ from helpers.evaluate.compare import (
     check_targets,
     compare_results,
     dataset_is_checked,
+    findings_against,
     flips,
-    judge_comparisons,
+    has_power,
+    holds_margins,
     pair_rows,
 )
 from helpers.evaluate.judge import judge_is_consistent, rate_pairs
@@ -74,11 +76,11 @@ def rung_to_beat(run: store.Run) -> tuple[str, str]:
 
 def load_models(model: TrainedModel) -> tuple[Model, Model]:
     """(base, tuned) as model.json names them."""
+    base = models.load_model(base_spec(model))
     if model.provider == "api":
-        base = models.load_model(model.base_model, base_url=model.base_url)
         return base, models.load_model(model.model_id, base_url=model.base_url)
     adapter = store.home() / str(model.adapter)
-    return models.load_model(model.base_model), models.load_model(model.base_model, adapter=adapter)
+    return base, models.load_model(model.base_model, adapter=adapter)
 
 
 def base_spec(model: TrainedModel) -> str:
@@ -95,12 +97,9 @@ def evaluate_fine_tuned_model(
     *,
     min_gain: float,
     dataset: FineTuningDataset,
-    production: FineTunedModelVersion | None = None,
+    production: FineTunedModelVersion | None = None,  # which serves
 ) -> Evaluation:
-    """Ask base, best cheaper rung, tuned model and what it would replace; compare row by row.
-
-    `model` is model.json, `dataset` what the rows come from, `production` the version that serves.
-    """
+    """Ask base, best cheaper rung, tuned model and what it would replace; compare row by row."""
     if not test_set:
         raise WorkbookError(
             "the test part is empty; add verified examples to human.jsonl and run 02_curate again"
@@ -116,7 +115,8 @@ def evaluate_fine_tuned_model(
     attempt = record_attempt(task, session.run, tuned, test_set, model.version, session.attempts)
     serving = production if production and production.id != model.version else None
     unasked = ask_production(serving, rungs, test_set, session) if serving else ""
-    opponents = _opponents(best_rung, rungs)
+    replaced = [name for name in ("production", "incumbent") if name in rungs]
+    opponents = list(dict.fromkeys([best_rung, *replaced]))
     rungs, pairs, ratings = rate_pairs(rungs, ["fine_tuned", *opponents], test_set, session)
     against = {
         name: compare_results(*pairs[name], task, min_gain, attempt.alpha) for name in opponents
@@ -125,10 +125,12 @@ def evaluate_fine_tuned_model(
     if unasked:
         against["production"] = {}
     chats = len({example.group for example in test_set})
-    judgements = judge_comparisons(task, against, chats, attempt.alpha)
+    judgements = findings_against(task, against, attempt.alpha)
+    judgements += [holds_margins(against[best_rung]), has_power(chats, against[best_rung])]
     judgements += [fingerprints, dataset_is_checked(version), *judge_is_consistent(ratings)]
     targets = check_targets(task, rungs["fine_tuned"].results)
     slices = compare_slices(task, test_set, pair_rows(ours, theirs))
+    limits = rows_left_out(task, dataset.examples, "test", len(test_set), "max_test_rows")
     side_reasons = _side_reasons(unasked, attempt, slices, ratings)
     return Evaluation(
         base_model=rungs["zero_shot"].results,
@@ -153,17 +155,8 @@ def evaluate_fine_tuned_model(
         dataset_version=version,
         version=model.version,
         timing=timing,
-        limits=[
-            *rows_left_out(task, dataset.examples, "test", len(test_set), "max_test_rows"),
-            *cut_answers(list(rungs.values()), test_set, session.run),
-        ],
+        limits=[*limits, *cut_answers(list(rungs.values()), test_set, session.run)],
     )
-
-
-def _opponents(best_rung: str, rungs: Mapping[str, RungResult]) -> list[str]:
-    """What it has to beat: the best cheaper rung, and what it would replace."""
-    replaced = [name for name in ("production", "incumbent") if name in rungs]
-    return list(dict.fromkeys([best_rung, *replaced]))
 
 
 def with_models_of(model: TrainedModel, session: Session) -> Session:

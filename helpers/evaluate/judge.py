@@ -37,16 +37,15 @@ from helpers.records import (
 )
 from helpers.tasks import Task, hash_order
 
-CHOICES = ("A", "B", "both", "neither")
 COLUMNS = ("id", "asked", "A", "B", "a_sha", "b_sha", "choice")
 TEXTS = ("asked", "A", "B")
 SAME = "(the same answer as A: choose both or neither)"
-RIGHT = {"A": (True, False), "B": (False, True), "both": (True, True), "neither": (False, False)}
+RIGHT = {"a": (True, False), "b": (False, True), "both": (True, True), "neither": (False, False)}
 # kappa: "substantial" agreement begins here (Landis & Koch, Biometrics 1977, 33:159-174)
 TRUSTED = 0.6
 # of the pairs, with the same choice in both orders: GPT-4's own (Zheng et al. 2023, table 2)
 CONSISTENT = 0.65
-WORD = re.compile(r"\b(both|neither)\b", re.I)
+WORD = re.compile(r"\b(both|neither)\b")
 LETTER = re.compile(r"\b[AB]\b")
 ASK = """You judge answers to this task:
 {task}
@@ -120,19 +119,26 @@ def by_rater(run: store.Run, task: Task) -> dict[str, Rights]:
     return raters
 
 
-def _raters_warnings(run: store.Run, task: Task) -> list[str]:
-    """What to know where the first two people agree too little; one rates alone: nothing."""
-    everybody = list(by_rater(run, task).values())
-    if len(everybody) < 2:
-        return []
-    first, second = everybody[:2]
+def kappa(first: Rights, second: Rights) -> tuple[float | None, int]:
+    """(Cohen's kappa, answers that both rated); None where all say one and the same.
+
+    Educ. Psychol. Meas. 1960, 20:37-46.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
     pairs = [(right, second[key]) for key, right in first.items() if key in second]
-    agreement = kappa(pairs)
+    if len(set(chain(*pairs))) < 2:
+        return None, len(pairs)
+    return float(cohen_kappa_score(*zip(*pairs, strict=True))), len(pairs)
+
+
+def _doubts(who: str, agreement: float | None, n: int) -> list[str]:
+    """What to know where two who rated agree too little."""
     if agreement is None or agreement >= TRUSTED:
         return []
     return [
-        f"two people agree at kappa {agreement:.2f} only ({len(pairs)} answers): say in `rubric`"
-        " when an answer is right"
+        f"{who} at kappa {agreement:.2f} only ({n} answers): say in `rubric` when an answer is"
+        " right"
     ]
 
 
@@ -143,25 +149,18 @@ def _read_ratings(path: Path) -> Rights:
         header = file.readline()
         file.seek(0)
         reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
-        missing = {"id", "a_sha", "b_sha", "choice"} - set(reader.fieldnames or ())
-        if missing:
-            raise WorkbookError(
-                f"{path} has no column {', '.join(sorted(missing))}; keep those of blind.csv"
-            )
+        if not {"id", "a_sha", "b_sha", "choice"} <= set(reader.fieldnames or ()):
+            raise WorkbookError(f"{path} has to keep blind.csv's columns id, a_sha, b_sha, choice")
         for number, row in enumerate(reader, 2):
             choice = (row["choice"] or "").strip()
-            choice = choice.upper() if len(choice) == 1 else choice.lower()
             if not choice:
                 continue
-            if choice not in CHOICES:
-                known = ", ".join(CHOICES)
-                raise WorkbookError(f"{path}, line {number}: choice {choice!r} is none of {known}")
-            a_is_right, b_is_right = RIGHT[choice]
+            if choice.lower() not in RIGHT:
+                raise WorkbookError(
+                    f"{path}, line {number}: choice {choice!r} is none of A, B, both, neither"
+                )
             of_a, of_b = _keys(row)
-            if of_a == of_b:
-                a_is_right = b_is_right = choice != "neither"
-            rights[of_a] = a_is_right
-            rights[of_b] = b_is_right
+            rights[of_a], rights[of_b] = _of_pair(row, RIGHT[choice.lower()])
     return rights
 
 
@@ -170,6 +169,13 @@ def _keys(row: Mapping[str, str]) -> tuple[Key, Key]:
     ours = (row["id"], row["a_sha"], row["b_sha"])
     theirs = (row["id"], row["b_sha"], row["a_sha"])
     return ours, theirs
+
+
+def _of_pair(row: Mapping[str, str], vote: tuple[bool, bool]) -> tuple[bool, bool]:
+    """A vote as what it says of A and B: where both say the same, A means both."""
+    if row["a_sha"] == row["b_sha"]:
+        return any(vote), any(vote)
+    return vote
 
 
 def rate_pairs(
@@ -189,16 +195,13 @@ def rate_pairs(
     pairs: dict[str, RatedPair] = {name: (rows[first], rows[name]) for name in others}
     if session.task.accuracy_from not in ("judge", "human"):
         return dict(rungs), pairs, None
-    table = []
-    for ours, theirs in pairs.values():
-        table += blind_table(examples, ours, theirs)
+    table = [row for pair in pairs.values() for row in blind_table(examples, *pair)]
     rights, ratings = _rate(table, examples, session)
+    updated = dict(rungs)
     for name, (ours, theirs) in pairs.items():
         pairs[name] = (_rated(ours, theirs, rights), _rated(theirs, ours, rights))
-    updated = dict(rungs)
-    updated[first] = _with_accuracy(rungs[first], pairs[others[0]][0], session.run)
-    for name in others:
         updated[name] = _with_accuracy(rungs[name], pairs[name][1], session.run)
+    updated[first] = _with_accuracy(rungs[first], pairs[others[0]][0], session.run)
     return updated, pairs, ratings
 
 
@@ -209,12 +212,10 @@ def rate_rungs(
 
     What nobody has rated yet stands in private/blind.csv.
     """
-    rungs = {result.name: result for result in measured}
-    names = list(rungs)
-    if not names:
+    if not measured:
         return []
-    if len(names) == 1:  # beside itself: both, or neither
-        names *= 2
+    rungs = {result.name: result for result in measured}
+    names = [*rungs, measured[0].name][: max(2, len(rungs))]  # one alone beside itself
     rated, _, ratings = rate_pairs(rungs, names, examples, session)
     for warning in ratings.warnings if ratings else ():
         session.say(warning)
@@ -235,7 +236,8 @@ def _rate(
         write_ratings(run.private / "blind.csv", list(unrated.values()))
     if session.task.accuracy_from == "human":
         rated = {key for row in table for key in _keys(row)} & by_people.keys()
-        warnings = _raters_warnings(run, session.task)
+        first, second = [*by_rater(run, session.task).values(), {}, {}][:2]
+        warnings = _doubts("two people agree", *kappa(first, second))
         return by_people, Ratings(by="human", rated=len(rated), warnings=warnings)
     if session.judge is None:
         warning = "no judge is set (judge_model, judge_base_url): nothing was judged"
@@ -293,9 +295,13 @@ def ask_judge(
     votes = [_vote(answer.text) for answer in answers]
     n = len(pairs)
     rights, same_swapped = _agreed(pairs, votes[:n], votes[n:])
-    rated_by_both = [(right, by_people[key]) for key, right in rights.items() if key in by_people]
-    agreement = kappa(rated_by_both)
-    warnings = [_trust_warning(agreement, len(rated_by_both))]
+    agreement, in_common = kappa(rights, by_people)
+    warnings = _doubts("the judge and people agree", agreement, in_common)
+    if not in_common:
+        warnings.append(
+            "the judge was not compared with people: rate some rows (ratings.csv) before you trust"
+            " it"
+        )
     if len(same_swapped) < n:
         warnings.append(f"the judge gave no choice for {n - len(same_swapped)} of {n} pairs")
     cost = sum(models.real_cost(session.task, judge, answer, 0.0) for answer in answers)
@@ -304,9 +310,9 @@ def ask_judge(
         rated=len(rights),
         order_consistency=statistics.score(same_swapped),
         kappa=agreement,
-        kappa_rows=len(rated_by_both),
+        kappa_rows=in_common,
         cost_usd=cost,
-        warnings=[warning for warning in warnings if warning],
+        warnings=warnings,
     )
 
 
@@ -337,28 +343,13 @@ def _agreed(
     same = []
     for row, vote, other in zip(pairs, votes, swapped, strict=True):
         if vote and other:
-            b_again, a_again = other
-            same.append(float(vote == (a_again, b_again)))
+            a, b = _of_pair(row, vote)
+            b_again, a_again = _of_pair(row, other)
+            same.append(float((a, b) == (a_again, b_again)))
             of_a, of_b = _keys(row)
-            if of_a == of_b:
-                rights[of_a] = any(vote) and any(other)
-            else:
-                rights[of_a] = vote[0] and a_again
-                rights[of_b] = vote[1] and b_again
+            rights[of_a] = a and a_again
+            rights[of_b] = b and b_again
     return rights, same
-
-
-def _trust_warning(agreement: float | None, rows: int) -> str:
-    if agreement is None and rows:
-        return f"people and the judge said one and the same of {rows} answers: that tells nothing"
-    if agreement is None:
-        return (
-            "the judge was not compared with people: rate some rows (ratings.csv) before you trust"
-            " it"
-        )
-    if agreement < TRUSTED:
-        return f"the judge agrees with people at kappa {agreement:.2f} only ({rows} ratings)"
-    return ""
 
 
 def _vote(text: str) -> Vote:
@@ -366,9 +357,8 @@ def _vote(text: str) -> Vote:
     text = text.rpartition("</think>")[2]
     if "<think>" in text:  # it was cut before it had chosen
         return None
-    words = {word.lower() for word in WORD.findall(text)}
-    choices = words or set(LETTER.findall(text))
-    return RIGHT[choices.pop()] if len(choices) == 1 else None
+    choices = set(WORD.findall(text.lower())) or set(LETTER.findall(text))
+    return RIGHT[choices.pop().lower()] if len(choices) == 1 else None
 
 
 def _prompt(task: Task, row: Mapping[str, str], gold: str) -> list[Message]:
@@ -384,12 +374,3 @@ def _prompt(task: Task, row: Mapping[str, str], gold: str) -> list[Message]:
         Message(role="system", content=system),
         Message(role="user", content="\n\n".join(blocks)),
     ]
-
-
-def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
-    """Cohen's kappa (Educ. Psychol. Meas. 1960, 20:37-46); None where all say one and the same."""
-    from sklearn.metrics import cohen_kappa_score
-
-    if len(set(chain(*pairs))) < 2:
-        return None
-    return float(cohen_kappa_score(*zip(*pairs, strict=True)))

@@ -34,17 +34,6 @@ def room_for_thoughts(task: Task) -> int:
     return 0 if task.reasoning == "strip" else THOUGHTS
 
 
-def tokens_of(answers: Sequence[str], model: Model) -> list[int]:
-    """Tokens of each answer, without the turn around it; endpoints are counted cautiously."""
-
-    def chat(text: str) -> list[Message]:
-        return [Message(role="user", content=text)]
-
-    frame = model.count_tokens(chat(""))
-    counts = {text: model.count_tokens(chat(text)) - frame for text in set(answers)}
-    return [max(0, counts[text]) for text in answers]
-
-
 def with_answer_limit(
     task: Task, basis: Asking, examples: Sequence[TrainingExample], model: Model, say: Say
 ) -> Asking:
@@ -56,7 +45,10 @@ def with_answer_limit(
     for example in examples:
         if example.quality == "verified" and example.part != "test":
             answers += [turn.answer for turn in tasks.asked_turns(task, example) if turn.answer]
-    counts = tokens_of(answers, model)
+    tokens = {}  # of each answer, with the turn around it; endpoints are counted cautiously
+    for text in {"", *answers}:
+        tokens[text] = model.count_tokens([Message(role="user", content=text)])
+    counts = [max(0, tokens[text] - tokens[""]) for text in answers]
     needed = limit_of(counts)
     if not basis.max_new_tokens:
         say(f"longest answer: {needed} tokens, from {len(answers)} gold answers (max_new_tokens)")

@@ -30,11 +30,7 @@ REFUSAL = re.compile(
 MAX_BLOCKS = 20  # braces that the tolerant reading tries, so that endless answers stay cheap
 
 
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
-
-
-DECODER = json.JSONDecoder(parse_constant=_refuse)  # NaN and Infinity are Python's, not JSON's
+DECODER = json.JSONDecoder(parse_constant=int)  # a ValueError: NaN is Python's, not JSON's
 
 
 def score_answer(
@@ -45,7 +41,7 @@ def score_answer(
     scores: dict[str, float] = {
         "endless": finish == "length",
         "empty": not answer.strip(),
-        "refusal": is_refusal(answer),
+        "refusal": REFUSAL.search(answer.replace("’", "'")[:120]) is not None,
         "format_compliance": not reason,
     }
     if task.schema is not None:
@@ -158,11 +154,6 @@ def schema_reason(value: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 # --- of texts, by name ----------------------------------------------------------------------------
-
-
-def is_refusal(answer: str) -> bool:
-    """Whether the answer begins with one of the usual phrases of declining."""
-    return REFUSAL.search(answer.replace("’", "'")[:120]) is not None
 
 
 def scorer(spec: str, mark: str = "") -> Scorer:

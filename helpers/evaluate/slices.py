@@ -24,7 +24,6 @@ from helpers.records import Estimate, Finding, TrainingExample
 from helpers.tasks import Task
 
 MIN_ROWS = 10  # in smaller ones nothing could be shown, and each look costs the others some power
-MACRO = "macro-F1"
 DRAWS = 400  # bootstrap resamples; the interval's ends move by less than a point beyond
 OUTSIDE = re.compile(r"out.?of.?scope|\boos\b|^none$|^other$|^unknown$", re.I)
 Pairs = list[tuple[str, str]]  # (gold label, answered label), as JSON texts

@@ -306,20 +306,17 @@ def quantile(values: Sequence[float], share: float) -> Estimate:
     if n == 0:
         return Estimate(value=0.0, low=0.0, high=0.0, n=0)
     import numpy
-    from scipy.stats import binom
+    from scipy.stats import quantile_test
 
     ordered = sorted(values)
-    tail = (1 - LEVEL) / 2
     value = float(numpy.quantile(ordered, share))
     if n < FEW_TIMED:
         return Estimate(value=value, low=ordered[0], high=ordered[-1], n=n)
-    low_rank = int(binom.ppf(tail, n, share))  # the largest with P(too high) <= tail; 0 = none
-    high_rank = int(binom.ppf(1 - tail, n, share)) + 1
-    low = ordered[low_rank - 1] if low_rank >= 1 else _tolerance_bound(ordered, share, tail)
-    if high_rank <= n:
-        high = ordered[high_rank - 1]
-    else:
-        high = max(ordered[-1], _tolerance_bound(ordered, share, 1 - tail))
+    low, high = quantile_test(ordered, p=share).confidence_interval(LEVEL)
+    if math.isnan(low):
+        low = _tolerance_bound(ordered, share, TAIL)
+    if math.isnan(high):
+        high = max(ordered[-1], _tolerance_bound(ordered, share, 1 - TAIL))
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=n)
 
 

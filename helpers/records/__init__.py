@@ -8,6 +8,7 @@ from helpers.records.base import (
     Record,
     WorkbookError,
     from_parameters,
+    problem_of,
 )
 from helpers.records.budget import Budget, Expense
 from helpers.records.datasets import (

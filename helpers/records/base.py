@@ -39,15 +39,21 @@ class Record(BaseModel):
 R = TypeVar("R", bound=Record)
 
 
+def problem_of(error: ValidationError) -> tuple[str, str]:
+    """(where a value first is wrong, and why), without quoting it; "" is the whole."""
+    problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    where = ".".join(map(str, problem["loc"]))
+    return where, problem["msg"].removeprefix("Value error, ")
+
+
 def from_parameters(kind: type[R], parameters: Mapping[str, Any], names: Iterable[str]) -> R:
     """What a notebook's parameters (its globals()) say of a record; an odd value is named."""
     try:
         return kind(**{name: parameters[name] for name in names if name in parameters})
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"]))
+        where, reason = problem_of(error)
         raise WorkbookError(
-            f"parameter {where}: {problem['msg']}; got {problem['input']!r}"
+            f"parameter {where}: {reason}; got {parameters.get(where.split('.')[0])!r}"
         ) from None
 
 
@@ -84,8 +90,7 @@ class Artifact(Record):
                 raw = cls.upgrade(dict(raw), params) | {"schema_version": SCHEMA_VERSION}
             return cls.model_validate(raw)
         except ValidationError as error:
-            problem = error.errors(include_input=False, include_url=False)[0]
-            field = ".".join(map(str, problem["loc"])) or "the whole"
-            raise WorkbookError(f"{where}: {field}: {problem['msg']}; {remedy}") from None
+            field, reason = problem_of(error)
+            raise WorkbookError(f"{where}: {field or 'the whole'}: {reason}; {remedy}") from None
         except (LookupError, TypeError, AttributeError):  # an upgrade met what 0.1.0 never wrote
             raise WorkbookError(f"{where} is not as 0.1.0 wrote it; {remedy}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from helpers.records.asking import Asking, asking_of_0_1
 from helpers.records.base import Artifact, Record, WorkbookError
@@ -82,6 +82,8 @@ class Way(Record):
 
 class Economics(Record):
     """What each way costs over the volume of requests, and from where tuning is the cheaper one."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")  # older files have custom_model
 
     break_even_requests_per_month: int | None
     break_even_against: dict[str, int | None]
@@ -179,7 +181,6 @@ class Decision(Artifact):
     def upgrade(cls, old: dict[str, Any], params: dict[str, Any] | None) -> dict[str, Any]:
         """0.1.0 kept how it asked beside the rungs, and without what came from parameters."""
         chosen = old.pop("asking", {})
-        old["economics"].pop("custom_model")
         old["rungs"] = [
             rung | {"asking": asking_of_0_1(rung["name"], rung["model"], chosen, params, cls.FILE)}
             for rung in old["rungs"]

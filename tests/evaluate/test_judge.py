@@ -84,7 +84,9 @@ def test_agreement_with_people_is_kappa(text_task, run):
     evaluate.write_ratings(run.path("ratings.csv"), pairs)
     found = measure(text_task, run, ScriptedModel(fair, "judge"))
     assert found.ratings.kappa == 1 and found.ratings.kappa_rows == 60
-    assert judging.kappa([(True, True), (True, False), (False, False), (False, True)]) == 0
+    first = dict(zip("abcd", (True, True, False, False), strict=True))
+    second = dict(zip("abcd", (True, False, False, True), strict=True))
+    assert judging.kappa(first, second) == (0, 4)
 
 
 def test_the_blind_table_hides_whose_answer_is_whose():
@@ -171,7 +173,7 @@ def test_ratings_are_read_as_spreadsheets_save_them(tmp_path, run):
         ("r1", "b", "a"): True,
     }
     path.write_text("id,choice\nr1,A\n")
-    with pytest.raises(WorkbookError, match=r"ratings.csv has no column a_sha, b_sha"):
+    with pytest.raises(WorkbookError, match=r"ratings.csv has to keep .* a_sha, b_sha"):
         judging.read_ratings(run, human_task(tmp_path))
 
 
@@ -269,7 +271,8 @@ def test_several_people_decide_by_majority_and_their_agreement_is_said(tmp_path,
     rights = judging.read_ratings(run, task)
     assert all(rights[row["id"], row["a_sha"], row["b_sha"]] for row in pairs)
     assert not any(rights[row["id"], row["b_sha"], row["a_sha"]] for row in pairs)
-    assert "kappa -1.00" in judging._raters_warnings(run, task)[0]
+    tuned, base = constant("x", "tuned"), constant("y", "base")
+    assert "kappa -1.00" in measure_04(task, run, tuned, base, rows).ratings.warnings[0]
 
 
 def test_rungs_of_01_get_their_accuracy_from_the_same_ratings(tmp_path, run):

@@ -36,7 +36,8 @@ def test_a_person_rates_stops_and_goes_on_where_it_stopped(home, tmp_path):
     assert rate_run(run, person("neither", ""), shown.append) == 1
     assert "1 of 2" in shown[-3] and "=good" in "".join(shown), "texts as the model gave them"
     rights = evaluate.read_ratings(run, toy_task(tmp_path))
-    assert rights[pairs[0]["id"], pairs[0]["a_sha"]] and len(rights) == 6
+    first = pairs[0]
+    assert rights[first["id"], first["a_sha"], first["b_sha"]] and len(rights) == 6
     kept = list(csv.DictReader((run.private / "ratings.csv").read_text().splitlines()))
     assert [row["choice"] for row in kept] == ["A", "both", "neither"]
 
