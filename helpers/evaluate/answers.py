@@ -22,7 +22,7 @@ from helpers.evaluate.session import MOST_AT_ONCE, Session
 from helpers.models import Answer, Model
 from helpers.records import Asking, Message, WorkbookError
 
-CHUNK = 48  # answers asked for between two writes of the cache: what a kill can cost
+CHUNK = 64  # answers asked for between two writes of the cache: what a kill can cost
 RATE_RETRIES = 5  # times a request is asked again after 429
 RATE_PAUSE = 0.5  # seconds before that, doubled each time
 CACHE_VERSION = "answers-3"  # raise it when the meaning of a stored answer changes

@@ -22,7 +22,7 @@ from helpers.models.leaving import HELD_BACK, Permission, key_for
 from helpers.models.practice import PRACTICE, resolve_base_url
 from helpers.models.providers import host_of
 from helpers.models.tokens import as_dicts, tools_of
-from helpers.records import Asking, Message, WorkbookError, with_calls
+from helpers.records import Asking, Message, WorkbookError, problem_of, with_calls
 
 if TYPE_CHECKING:
     import openai
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 120.0
 LOCAL_KEY = "sk-local"  # the SDK insists on some key; a server on this machine needs none
 OPTIONS = ("temperature", "max_tokens", "response_format", "logprobs")  # what it may refuse
+# the next request would fail too: nobody there, no key, no money, no such model; a redirection
+FINAL = {0, 401, 402, 403, 404, *range(300, 400)}
 CUT = ("length", "max_tokens", "model_length")  # why an answer ended early, in any provider's words
 NO_ANSWER = ("no choices", "content_filter", "error", "function_call_filter")  # beginnings of it
 AT = " at "  # between a model's name and its base_url
@@ -75,33 +77,29 @@ def api_key(base_url: str) -> str:
     return key_for(base_url)
 
 
-def _in_choice(*path: str) -> Any:
-    """Where a field of the first choice is; None where it is missing."""
-    return Field(None, validation_alias=AliasPath("choices", 0, *path))
-
-
-def _in_usage(*path: str) -> Any:
-    return Field(0, validation_alias=AliasPath("usage", *path))
+def _at(*path: str | int, default: int | None = None) -> Any:
+    """A field that stands further inside; `default` where it is missing."""
+    return Field(default, validation_alias=AliasPath(*path))
 
 
 class Reply(BaseModel):
     """What is used of an endpoint's JSON; anything else in it is not looked at."""
 
-    choice: Any = _in_choice()
-    finish_reason: str | None = _in_choice("finish_reason")
-    logprobs: Any = _in_choice("logprobs")
+    choice: Any = _at("choices", 0)
+    finish_reason: str | None = _at("choices", 0, "finish_reason")
+    logprobs: Any = _at("choices", 0, "logprobs")
     # Mistral's models that think send parts; a refusal stands in place of a content
-    content: str | list[dict[str, Any]] | None = _in_choice("message", "content")
-    refusal: str | None = _in_choice("message", "refusal")
-    tool_calls: list[dict[str, Any]] | None = _in_choice("message", "tool_calls")
-    reasoning_content: str | None = _in_choice("message", "reasoning_content")
-    reasoning: str | None = _in_choice("message", "reasoning")  # as newer servers call it
+    content: str | list[dict[str, Any]] | None = _at("choices", 0, "message", "content")
+    refusal: str | None = _at("choices", 0, "message", "refusal")
+    tool_calls: list[dict[str, Any]] | None = _at("choices", 0, "message", "tool_calls")
+    reasoning_content: str | None = _at("choices", 0, "message", "reasoning_content")
+    reasoning: str | None = _at("choices", 0, "message", "reasoning")  # as newer servers call it
     error: Any = None  # some answer 200 and say here what failed,
-    choice_error: Any = _in_choice("error")  # or here, of a provider behind them
-    tokens_in: Count = _in_usage("prompt_tokens")
-    tokens_out: Count = _in_usage("completion_tokens")
-    tokens_total: Count = _in_usage("total_tokens")
-    tokens_cached: Count = _in_usage("prompt_tokens_details", "cached_tokens")
+    choice_error: Any = _at("choices", 0, "error")  # or here, of a provider behind them
+    tokens_in: Count = _at("usage", "prompt_tokens", default=0)
+    tokens_out: Count = _at("usage", "completion_tokens", default=0)
+    tokens_total: Count = _at("usage", "total_tokens", default=0)
+    tokens_cached: Count = _at("usage", "prompt_tokens_details", "cached_tokens", default=0)
 
 
 class ApiModel:
@@ -158,17 +156,11 @@ class ApiModel:
         return Connection(address, key, TIMEOUT_SECONDS, use_proxy=not self.is_loopback)
 
     def count_tokens(self, chat: list[Message]) -> int:
-        """A cautious estimate: 3 bytes a token, 4 tokens a turn.
+        """A cautious estimate: 3 bytes of JSON a token.
 
         The endpoint's own count comes with each answer.
         """
-        total = 3
-        for message in chat:
-            size = len((message.content or "").encode(errors="replace"))
-            for beside in (message.tool_calls, message.tools):
-                size += len(store.dumps(beside).encode()) if beside else 0
-            total += -(-size // 3) + 4
-        return total
+        return len(store.dumps([as_dicts(chat), tools_of(chat)]).encode(errors="replace")) // 3
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
         """Answers at temperature 0, one after the other.
@@ -195,7 +187,8 @@ class ApiModel:
         except Refused as refusal:
             milliseconds = 1000 * (time.perf_counter() - started)
             reason = reason_of(refusal, chat)
-            if not self._reached and _is_final(refusal):
+            is_final = refusal.status in FINAL or refusal.code == "insufficient_quota"
+            if is_final and not self._reached:
                 raise WorkbookError(
                     f"{self.base_url} did not serve model {self.name}: {reason};"
                     " check base_url, api_model and the key",
@@ -207,7 +200,11 @@ class ApiModel:
         """What answers a chat that may not leave this machine; None where it may."""
         if self.permission is None or self.is_loopback:
             return None
-        kinds = self.permission.held_back(_texts(chat))
+        kinds = self.permission.held_back(
+            text
+            for message in chat
+            for text in (message.content or "", store.dumps([message.tool_calls, message.tools]))
+        )
         return failed(f"{HELD_BACK}: {kinds}") if kinds else None
 
     def body_of(
@@ -248,15 +245,6 @@ def _tools(chat: list[Message]) -> dict[str, Any]:
     return {"tools": tools} if tools else {}
 
 
-def _is_final(refusal: Refused) -> bool:
-    """Whether the next request would fail too: wrong key, no such model, nobody there, no money.
-
-    A redirection is one more: it is not followed.
-    """
-    is_wrong_place = 300 <= refusal.status < 400 or refusal.status in (0, 401, 402, 403, 404)
-    return is_wrong_place or refusal.code == "insufficient_quota"
-
-
 def reason_of(refusal: Refused, chat: list[Message]) -> str:
     """What went wrong, without keys and without the chat's own words (some servers echo it)."""
     if not refusal.status:  # also when no answer came in time
@@ -268,21 +256,6 @@ def reason_of(refusal: Refused, chat: list[Message]) -> str:
             if len(word) > 7 and word in text:
                 return what
     return f"{what}: {text[:200]}"
-
-
-def _texts(chat: list[Message]) -> list[str]:
-    """Every text of a chat, also what tools were called with."""
-    return [
-        text
-        for message in chat
-        for text in (message.content or "", store.dumps([message.tool_calls, message.tools]))
-    ]
-
-
-def _oddity(error: ValidationError) -> str:
-    """Where a reply is not what it should be, and how; never what it says."""
-    problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    return f"{'.'.join(map(str, problem['loc'])) or 'the whole'}: {problem['msg'][:100]}"
 
 
 def _confidence(logprobs: Any) -> float | None:
@@ -299,7 +272,9 @@ def answer_of(text: bytes | str, latency_ms: float) -> Answer:
     try:
         reply = Reply.model_validate_json(text)
     except ValidationError as error:
-        return failed(f"the endpoint's answer is odd ({_oddity(error)})", latency_ms)
+        where, reason = problem_of(error)
+        reason = f"the endpoint's answer is odd ({where or 'the whole'}: {reason[:100]})"
+        return failed(reason, latency_ms)
     took = {
         "tokens_in": reply.tokens_in,
         # some count what was thought in the total alone, and ask money for it

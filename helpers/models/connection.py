@@ -32,13 +32,15 @@ AGAIN = (408, 409, 429)  # and every 5xx
 class Refused(Exception):
     """An endpoint's refusal; status 0: it was not reached, or gave no answer in time."""
 
-    def __init__(self, status: int, message: str, code: str = "", param: str = "") -> None:
+    def __init__(
+        self, status: int, message: str, code: str = "", param: str = "", may_pass: bool = True
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.code = code
         self.param = param
-        self.may_pass = True  # the same request may be answered later,
+        self.may_pass = may_pass  # the same request may be answered later,
         self.wait = 0.0  # and not before these seconds are over
 
 
@@ -84,7 +86,7 @@ class Connection:
         options = {"headers": self._headers, "redirect": False, "retries": False}
         try:
             reply = self._pool.request("POST", address, body=data, preload_content=False, **options)
-            text = _whole(reply)
+            text = whole(reply, MOST_SECONDS)
         except urllib3.exceptions.HTTPError as error:
             raise Refused(0, f"no connection ({type(error).__name__})") from None
         if reply.status in range(200, 300):
@@ -98,17 +100,16 @@ class Connection:
         raise refused
 
 
-def _whole(reply: urllib3.BaseHTTPResponse) -> bytes:
+def whole(reply: urllib3.BaseHTTPResponse, seconds: float) -> bytes:
     """The body; Refused where it does not end, be it fast or drop by drop."""
-    until = time.monotonic() + MOST_SECONDS
+    until = time.monotonic() + seconds
     text = bytearray()
     while piece := reply.read1(65_536):
         text += piece
         if len(text) > MOST_BYTES or time.monotonic() > until:
             reply.close()
-            endless = Refused(0, f"its answer does not end: {len(text):,} bytes so far")
-            endless.may_pass = False
-            raise endless
+            reason = f"its answer does not end: {len(text):,} bytes so far"
+            raise Refused(0, reason, may_pass=False)
     reply.release_conn()
     return bytes(text)
 

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-MANY_ROWS = 48  # of one batch: more are no faster
+MANY_ROWS = 64  # of one batch: more are no faster
 BATCH_ROWS = 16  # of a model that is so large that its batches take minutes
+BLOCK = 64  # words
 LARGE = 1_000_000_000  # weights, where there is no GPU
 MEMORY_SHARE = 1 / 32  # of this machine's memory: what the keys and values of a batch may take
 MIN_PREFIX = 16  # a shorter common beginning is not worth a forward pass of its own
+LONG_PREFIX = 128  # from here on it is quicker to ask it once for all rows
 KNOWN = ("llama", "qwen2", "qwen3", "mistral", "olmo2", "granite", "smollm3")
 _on_rows: ContextVar[Callable[[int], None]] = ContextVar("on_rows", default=lambda rows: None)
 MOST_ALIVE = 0.75  # dropping rows copies the cache: at this share of rows left, not for every one
@@ -63,7 +65,8 @@ def decode(
     else:
         shared = 0
     decoded: dict[int, Decoded] = {}
-    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+    once = shared if _is_apart(model, shared) else 0
+    lengths = [len(prompt) - once + max_new_tokens for prompt in prompts]
     for batch in in_batches(lengths, *_batch_size(model)):
         rows = [prompts[i][shared:] for i in batch]
         if own_loop:
@@ -108,14 +111,17 @@ def _batch_size(model: Any) -> tuple[int, int]:
     config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    per_token = 2 * config.num_hidden_layers * heads * size * 4  # bytes: fp32 at most
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     is_slow = model.device.type == "cpu" and model.num_parameters() > LARGE
     return BATCH_ROWS if is_slow else MANY_ROWS, int(MEMORY_SHARE * memory / per_token)
 
 
-def _cache(model: Any, rows: int, capacity: int, prefix: Any = None) -> Any:
-    """A key-value cache for `capacity` tokens, written in place, that begins with `prefix`."""
+def buffers(layers: int, rows: int, capacity: int, prefix: Any = None) -> Any:
+    """A key-value cache for `capacity` tokens, written in place; `prefix` stands before all rows'.
+
+    Only the lean steps look at a prefix there.
+    """
     from transformers.cache_utils import Cache, DynamicLayer
 
     class Buffer(DynamicLayer):
@@ -138,10 +144,25 @@ def _cache(model: Any, rows: int, capacity: int, prefix: Any = None) -> Any:
         def get_seq_length(self) -> int:
             return self.length
 
-    layers = [Buffer() for _ in range(model.config.num_hidden_layers)]
-    for buffer, known in zip(layers, prefix.layers if prefix else [], strict=False):
+    cache = Cache(layers=[Buffer() for _ in range(layers)])
+    cache.prefix = prefix
+    return cache
+
+
+def _is_apart(model: Any, shared: int) -> bool:
+    """Whether so long a shared beginning is held once, and not in each row."""
+    return shared >= LONG_PREFIX and getattr(model, "lean_steps", None) is not None
+
+
+def _cache(model: Any, rows: int, capacity: int, prefix: Any = None) -> Any:
+    """The buffers for a batch; a short prefix, and any before modules, is copied to each row."""
+    layers = model.config.num_hidden_layers
+    if prefix and _is_apart(model, prefix.get_seq_length()):
+        return buffers(layers, rows, capacity, prefix)
+    cache = buffers(layers, rows, capacity)
+    for buffer, known in zip(cache.layers, prefix.layers if prefix else (), strict=False):
         buffer.update(known.keys.expand(rows, -1, -1, -1), known.values.expand(rows, -1, -1, -1))
-    return Cache(layers=layers)
+    return cache
 
 
 def _logits(model: Any, ids: Any, positions: Any, cache: Any, mask: Any = None) -> Any:
@@ -167,7 +188,9 @@ def compute_prefix(model: Any, tokens: Sequence[int]) -> Any:
     cache = _cache(model, 1, len(tokens))
     with torch.inference_mode():
         ids = torch.tensor([list(tokens)], device=model.device)
-        _logits(model, ids, torch.arange(len(tokens), device=model.device)[None], cache)
+        places = torch.arange(len(tokens), device=model.device)
+        seen = torch.ones_like(ids, dtype=torch.bool)
+        _logits(model, ids, places[None], cache, _mask(seen, places, 0, len(tokens)))
     return cache
 
 
@@ -189,7 +212,7 @@ def decode_batch(
     columns = torch.arange(shared + width + max_new_tokens, device=model.device)
     # seen (rows, columns): a key counts when it is in the prefix or right of the row's padding
     seen = (columns[None] < shared) | (columns[None] >= shared + pads[:, None])
-    mask = _first_mask(seen, columns, shared, width)
+    mask = _mask(seen, columns, shared, width)
     positions = (columns[None, shared : shared + width] - pads[:, None]).clamp(min=shared)
     cache = _cache(model, rows, len(columns), prefix)
     alive = list(range(rows))  # which prompt each row of the batch continues
@@ -198,8 +221,8 @@ def decode_batch(
     done: dict[int, Decoded] = {}
     with torch.inference_mode():
         for step in range(max_new_tokens):
-            logits = _logits(model, ids, positions, cache, mask).float()  # argmax of bf16 is slow
-            best = logits.argmax(-1)
+            logits = _logits(model, ids, positions, cache, mask).float()
+            best = _largest(logits)
             logs = _log_probabilities(logits, best, probable)
             seconds = time.perf_counter() - started
             before = len(done)
@@ -221,8 +244,18 @@ def decode_batch(
                 best, seen, positions = best[index], seen[index], positions[index]
             ids = best[:, None]
             positions = positions[:, -1:] + 1
-            mask = _next_mask(seen, rows, shared + width + step + 1)
+            mask = _mask(seen, columns, shared + width + step, 1)
     return [done[row] for row in range(rows)]
+
+
+def _largest(logits: Any) -> Any:
+    """argmax of (rows, words): of blocks, then in the best one, since torch's own is slow."""
+    if logits.shape[1] % BLOCK:
+        return logits.argmax(-1)
+    blocks = logits.view(len(logits), -1, BLOCK)
+    best = blocks.amax(-1).argmax(-1, keepdim=True)
+    inside = blocks.take_along_dim(best[..., None], 1)[:, 0].argmax(-1)
+    return best[:, 0] * BLOCK + inside
 
 
 def _log_probabilities(logits: Any, tokens: Any, probable: bool) -> list[float]:
@@ -243,20 +276,18 @@ def _padded_left(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> t
     return torch.tensor(padded, device=model.device), torch.tensor(pads, device=model.device)
 
 
-def _first_mask(seen: Any, columns: Any, shared: int, width: int) -> Any:
-    """The causal mask of the prompts, shape (rows, 1, width, shared + width).
+def _mask(seen: Any, columns: Any, start: int, width: int) -> Any:
+    """The causal mask of the `width` tokens from a column on, (rows, 1, width, start + width).
 
-    Every query sees at least itself, or the softmax of a padding row would be NaN and spread.
+    Every query sees at least itself, or the softmax of a padding row would be NaN and spread. None:
+    it is one token a row, and nothing is hidden from it.
     """
-    query = columns[shared : shared + width, None]
-    key = columns[None, : shared + width]
-    causal = seen[:, None, : shared + width] & (key <= query)[None]
+    if width == 1 and bool(seen[:, : start + 1].all()):
+        return None
+    query = columns[start : start + width, None]
+    key = columns[None, : start + width]
+    causal = seen[:, None, : start + width] & (key <= query)[None]
     return (causal | (key == query)[None])[:, None]
-
-
-def _next_mask(seen: Any, rows: int, end: int) -> Any:
-    """Of one token a row, (rows, 1, 1, end); one row alone has no padding and needs none."""
-    return None if rows == 1 else seen[:, None, None, :end]
 
 
 def generate_batch(

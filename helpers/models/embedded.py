@@ -74,11 +74,6 @@ def folder(name: str = "smollm2-135m-instruct-q4_1") -> Path:
     return store.cache() / "models" / f"{name}-{SHA256[:12]}-v{FORMAT}"
 
 
-def tiny_folder() -> Path:
-    """Where the random two-layer model is, or will be."""
-    return folder("tiny-llama")
-
-
 def status() -> dict[str, Any]:
     """What is there: the wheel, its checksum, the converted folder."""
     source = gguf_path()
@@ -108,7 +103,7 @@ def ensure(progress: Tell = lambda text: None) -> Path:
 
 def ensure_tiny(progress: Tell = lambda text: None) -> Path:
     """Make the random two-layer Llama of the smoke profile; its answers are noise, by design."""
-    return _once(tiny_folder(), TINY, progress)
+    return _once(folder("tiny-llama"), TINY, progress)
 
 
 def _once(target: Path, sizes: dict[str, int], tell: Tell) -> Path:

@@ -43,13 +43,9 @@ def render_tokens(
     generation_prompt: bool = True,
     template_args: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Token ids of a chat by the tokenizer's own template; WorkbookError where it refuses it.
-
-    Templates know no "developer" role and choke on a missing content, so these become "system" and
-    "". A chat without a system turn gets the template's default one where it has one (SmolLM2's
-    has).
-    """
-    return _rendered(tokenizer, chat, generation_prompt, template_args, True)
+    """The token ids of `render_text`."""
+    text = render_text(tokenizer, chat, generation_prompt, template_args)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def render_text(
@@ -58,33 +54,27 @@ def render_text(
     generation_prompt: bool = True,
     template_args: Mapping[str, Any] | None = None,
 ) -> str:
-    """The same as text, control tokens included."""
-    return _rendered(tokenizer, chat, generation_prompt, template_args, False)
+    """A chat by the tokenizer's own template, control tokens included; WorkbookError if refused.
 
-
-def _rendered(
-    tokenizer: Any,
-    chat: Sequence[Message],
-    generation_prompt: bool,
-    template_args: Mapping[str, Any] | None,
-    tokenize: bool,
-) -> Any:
+    Templates know no "developer" role and choke on a missing content, so these become "system" and
+    "". A chat without a system turn gets the template's default one where it has one (SmolLM2's
+    has).
+    """
     from jinja2 import TemplateError
 
     options = {"tools": tools_of(chat), "add_generation_prompt": generation_prompt}
-    options |= {"return_dict": False, **(template_args or {})}
     turns = _for_template(tokenizer, chat)
     try:
         if turns and turns[0]["role"] == "system" and _drops_instructions(tokenizer):
             raise TemplateError("it leaves the instructions out")
-        shown = _must_show(chat)
-        text = tokenizer.apply_chat_template(turns, tokenize=False, **options) if shown else ""
-        for (what, words), times in shown.items():
+        options |= {"tokenize": False, **(template_args or {})}
+        text = tokenizer.apply_chat_template(turns, **options)
+        for (what, words), times in _must_show(chat).items():
             if text.count(words) < times:
                 raise TemplateError(f"it leaves {what} out")
-        return tokenizer.apply_chat_template(turns, tokenize=tokenize, **options)
     except (TemplateError, TypeError) as error:
         raise WorkbookError(_refusal(tokenizer, str(error))) from None
+    return text
 
 
 @cache

@@ -21,7 +21,7 @@ from helpers.serve.starting import engine_of
 RULE = "served_as_trained"  # of the gate: takes parity.json's word
 MARGIN = 0.02  # what accuracy may differ, where task.yaml has no margin of its own
 AT_ONCE = 16  # requests side by side: batching is part of what is checked
-ALONE = 6  # of the rows, asked one by one for their latency: no fewer decide a target
+ALONE = 6  # of the rows, asked first and one by one for their latency: no fewer decide a target
 OF_BASE = 8  # rows that the base model answers as well: enough to know its answers again
 log = logging.getLogger(__name__)
 
@@ -86,12 +86,15 @@ def compare(
     chats = [served.chat(example.prompt) for example in examples]
     progress = show.Progress(f"asked through {engine.name}", len(chats), say)
     answers = []
+    for chat in chats[:ALONE]:
+        answers.append(loaded.answer(chat, limit))
+        progress.add(1)
+    alone = [answer.latency_ms for answer in answers]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for answer in pool.map(lambda chat: loaded.answer(chat, limit), chats):
+        for answer in pool.map(lambda chat: loaded.answer(chat, limit), chats[ALONE:]):
             answers.append(answer)
             progress.add(1)
-    say(f"{ALONE} of them asked alone; then all of the model as 04 loaded it, and its base")
-    alone = [loaded.answer(chat, limit).latency_ms for chat in chats[:ALONE]]
+    say("now all of the model as 04 loaded it, and its base")
     base, tuned = (each.with_asking(served.asking) for each in evaluate.load_models(served.model))
     expected = tuned.answer(chats, limit)
     untuned = base.answer(chats[:OF_BASE], limit)

@@ -88,7 +88,7 @@ def test_known_architectures_answer_as_transformers_does_one_by_one(kind: str) -
 
 @pytest.mark.parametrize("kind", steps.KNOWN)
 def test_lean_steps_give_the_tokens_of_the_modules_alone_in_a_batch_and_after_a_prefix(
-    kind: str,
+    kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not products.has_onednn():
         pytest.skip("this torch has no oneDNN")
@@ -102,6 +102,9 @@ def test_lean_steps_give_the_tokens_of_the_modules_alone_in_a_batch_and_after_a_
     alone = [decoding.decode_batch(model, [prompt], 12, STOP)[0] for prompt in prompts]
     assert [row.tokens for row in with_prefix] == expected
     assert [row.tokens for row in alone] == expected
+    monkeypatch.setattr(decoding, "LONG_PREFIX", 8)  # asked once for all rows
+    with_prefix = decoding.decode_batch(model, [p[20:] for p in prompts], 12, STOP, prefix)
+    assert [row.tokens for row in with_prefix] == expected
 
 
 def test_lean_steps_are_used_only_where_they_agree_with_the_modules() -> None:

@@ -43,7 +43,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_complete_and_the_next_one
     monkeypatch.setenv("WORKBOOK_CACHE", str(tmp_path))
     left = [p.name for p in (tmp_path / "models").iterdir() if p.is_dir()]
     assert len(left) == 1 and left[0].endswith(".partial")
-    assert not embedded.tiny_folder().exists()
+    assert not embedded.folder("tiny-llama").exists()
     made = embedded.ensure_tiny()
     assert embedded.is_complete(made)
     assert [p.name for p in (tmp_path / "models").iterdir() if p.is_dir()] == [made.name]
@@ -62,12 +62,12 @@ def test_two_processes_make_it_once_and_a_damaged_folder_is_made_again(
     both = [python(make, tmp_path) for _ in range(2)]
     assert sorted(process.communicate()[0].strip() for process in both) == ["made", "waited"]
     monkeypatch.setenv("WORKBOOK_CACHE", str(tmp_path))
-    weights = embedded.tiny_folder() / "model.safetensors"
+    weights = embedded.folder("tiny-llama") / "model.safetensors"
     before = weights.stat().st_mtime_ns
     embedded.ensure_tiny()
     assert weights.stat().st_mtime_ns == before
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert not embedded.is_complete(embedded.tiny_folder())
+    assert not embedded.is_complete(embedded.folder("tiny-llama"))
     assert store.sha256_file(embedded.ensure_tiny() / "model.safetensors") == TINY_WEIGHTS
 
 
