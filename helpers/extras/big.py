@@ -199,10 +199,12 @@ class Ray(Local):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         self.is_ours = not address and not ray.is_initialized()
-        here = {} if address else {"include_dashboard": False, "log_to_driver": False}
-        here |= {} if address else {"object_store_memory": RAY_STORE}
+        options: dict[str, Any] = {}
+        if not address:
+            options = {"include_dashboard": False, "log_to_driver": False}
+            options["object_store_memory"] = RAY_STORE
         try:
-            ray.init(address or None, ignore_reinit_error=True, logging_level="error", **here)
+            ray.init(address or None, ignore_reinit_error=True, logging_level="error", **options)
         except Exception as error:  # it raises bare ones
             where = f"Ray at {address}" if address else "Ray on this machine"
             raise WorkbookError(f"{where} did not start: {str(error)[:200]}") from None

@@ -27,21 +27,8 @@ from helpers.records import (
     read_live_lines,
 )
 
-ANSWER = (
-    "choices.0.message.content",
-    "content",
-    "text",
-    "output",
-    "0.content",
-    "generations.0.0.text",
-)
-FORMATS: dict[str, dict[str, list[str]]] = yaml.safe_load(
+FORMATS, WORDS = yaml.safe_load_all(
     Path(__file__).with_name("log_formats.yaml").read_text(encoding="utf-8")
-)
-# what is one answered request; chains, tools and embeddings around it are passed over
-REQUESTS = ("llm", "generation", "chat", "text_completion", "generate_content", "completion")
-ROLES = {"human": "user", "HumanMessage": "user", "SystemMessage": "system"} | dict.fromkeys(
-    ("ai", "AIMessage"), "assistant"
 )
 MOST_FAULTS = 5  # lines that are named
 HINT = (
@@ -66,7 +53,7 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
     )
     for place, raw in placed:
         kind = _first(raw, FORMATS[form].get("kind", ()))
-        if kind and str(kind).lower().removeprefix("a") not in REQUESTS:
+        if kind and str(kind).lower().removeprefix("a") not in WORDS["requests"]:
             counts["others"] += 1
             continue
         try:
@@ -204,10 +191,13 @@ def row_of(raw: Any, places: dict[str, Sequence[str]]) -> LiveRow:
         raise ValueError(_reason(error)) from None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ValueError("has a time or a chat that cannot be told") from None
-    no_answer = row.is_ok and _first(raw, ("response.choices", "choices")) == []
-    wrong = "has no answer (its choices are empty)" if no_answer else _below_0(row)
-    if wrong or not row.messages:
-        raise ValueError(wrong or "has no chat")
+    reason = _below_0(row)
+    if row.is_ok and _first(raw, ("response.choices", "choices")) == []:
+        reason = "has no answer (its choices are empty)"
+    if not row.messages:
+        reason = "has no chat"
+    if reason:
+        raise ValueError(reason)
     return row
 
 
@@ -258,7 +248,7 @@ def _chat(value: Any) -> list[dict[str, Any]]:
     for turn in value:
         inner = turn.get("kwargs", turn)  # LangChain's serialised messages
         kind = inner.get("role") or inner.get("type") or (turn.get("id") or [""])[-1]
-        turns.append({"role": ROLES.get(kind, kind), "content": _text(inner)})
+        turns.append({"role": WORDS["roles"].get(kind, kind), "content": _text(inner)})
     return turns
 
 
@@ -273,7 +263,7 @@ def _text(value: Any) -> str:
         if value and all("text" in part for part in value):
             return "\n".join(str(part["text"]) for part in value)
         return _text(value[0]) if value else ""
-    found = _first(value, ANSWER)
+    found = _first(value, WORDS["answer"])
     return _text(found) if found else ""
 
 

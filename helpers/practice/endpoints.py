@@ -56,38 +56,35 @@ class Practice:
         self._answering = Answering()
         self.batches = Batches(storage, clock, settings.scenario, self.chat)
         for tuning in storage.jobs.values():
+            if tuning.status not in (*ENDED, "paused", "validating_files"):
+                tuning.save(status="queued")
+                message = "The practice API was restarted; the training begins again"
+                tuning.say(self.clock.now(), message, level="warn")
             if tuning.status not in (*ENDED, "paused"):
-                self._begin_again(tuning)
-
-    def _begin_again(self, tuning: TuningJob) -> None:
-        if tuning.status != "validating_files":
-            tuning.save(status="queued")
-            message = "The practice API was restarted; the training begins again"
-            tuning.say(self.clock.now(), message, level="warn")
-        self.life.begin(tuning)
+                self.life.begin(tuning)
 
     def routes(self) -> list[Route]:
-        """Who answers what."""
+        """Who answers what; openapi.yaml says it in words."""
         job = r"/fine_tuning/jobs/([^/]+)"
         return [
-            ("POST", "/files", self.create_file),
-            ("GET", "/files", self.list_files),
-            ("GET", "/files/([^/]+)", self.file),
-            ("GET", "/files/([^/]+)/content", self.content),
-            ("DELETE", "/files/([^/]+)", self.delete_file),
-            ("POST", "/fine_tuning/jobs", self.create_job),
-            ("GET", "/fine_tuning/jobs", self.list_jobs),
-            ("GET", job, self.job),
-            ("POST", f"{job}/cancel", self.cancel),
-            ("POST", f"{job}/pause", self.pause),
-            ("POST", f"{job}/resume", self.resume),
-            ("GET", f"{job}/events", self.events),
-            ("GET", f"{job}/checkpoints", self.checkpoints),
+            ("POST", "/files", self._create_file),
+            ("GET", "/files", self._list_files),
+            ("GET", "/files/([^/]+)", self._file),
+            ("GET", "/files/([^/]+)/content", self._content),
+            ("DELETE", "/files/([^/]+)", self._delete_file),
+            ("POST", "/fine_tuning/jobs", self._create_job),
+            ("GET", "/fine_tuning/jobs", self._list_jobs),
+            ("GET", job, self._job),
+            ("POST", f"{job}/cancel", self._cancel),
+            ("POST", f"{job}/pause", self._pause),
+            ("POST", f"{job}/resume", self._resume),
+            ("GET", f"{job}/events", self._events),
+            ("GET", f"{job}/checkpoints", self._checkpoints),
             ("POST", "/batches", self.batches.create),
             ("GET", "/batches", self.batches.list),
             ("GET", "/batches/([^/]+)", self.batches.batch),
-            ("GET", "/models", self.list_models),
-            ("GET", "/models/([^/]+)", self.model),
+            ("GET", "/models", self._list_models),
+            ("GET", "/models/([^/]+)", self._model),
             ("POST", "/chat/completions", self.chat),
         ]
 
@@ -104,8 +101,7 @@ class Practice:
 
     # files
 
-    def create_file(self, request: HttpRequest) -> dict[str, Any]:
-        """Keep a file; its content is judged when a job uses it, as OpenAI does."""
+    def _create_file(self, request: HttpRequest) -> dict[str, Any]:
         form = request.form()
         if not {"file", "purpose"} <= set(form):
             raise ApiError(400, "Both 'file' and 'purpose' are required.", param="file")
@@ -119,33 +115,28 @@ class Practice:
         name = form["file"].get_filename() or "file"
         return self.storage.add_file(name, purpose, data, self.clock.now())
 
-    def list_files(self, request: HttpRequest) -> dict[str, Any]:
-        """Newest first."""
+    def _list_files(self, request: HttpRequest) -> dict[str, Any]:
         files = sorted(self.storage.files.values(), key=lambda file: -file["created_at"])
         purpose = request.query.get("purpose")
         if purpose is not None:
             files = [file for file in files if file["purpose"] == purpose]
         return request.page(files, 10000)
 
-    def file(self, request: HttpRequest, file_id: str) -> dict[str, Any]:
-        """What is known of a file."""
+    def _file(self, request: HttpRequest, file_id: str) -> dict[str, Any]:
         if file_id not in self.storage.files:
             raise ApiError(404, f"No such File object: {file_id}", param="id")
         return self.storage.files[file_id]
 
-    def content(self, request: HttpRequest, file_id: str) -> bytes:
-        """A file's bytes."""
-        return self.storage.content(self.file(request, file_id)["id"]) or b""
+    def _content(self, request: HttpRequest, file_id: str) -> bytes:
+        return self.storage.content(self._file(request, file_id)["id"]) or b""
 
-    def delete_file(self, request: HttpRequest, file_id: str) -> dict[str, Any]:
-        """Forget a file."""
-        self.storage.delete_file(self.file(request, file_id)["id"])
+    def _delete_file(self, request: HttpRequest, file_id: str) -> dict[str, Any]:
+        self.storage.delete_file(self._file(request, file_id)["id"])
         return {"id": file_id, "object": "file", "deleted": True}
 
     # jobs
 
-    def create_job(self, request: HttpRequest) -> dict[str, Any]:
-        """Begin a job, or refuse it as the scenario wants."""
+    def _create_job(self, request: HttpRequest) -> dict[str, Any]:
         wish = request.read(JobRequest)
         metadata = wish.metadata or {}
         candidates = (metadata.get("scenario"), wish.suffix, self.settings.scenario)
@@ -156,7 +147,7 @@ class Practice:
             raise refusal
         hyperparameters = wish.chosen
         for file_id in filter(None, (wish.training_file, wish.validation_file)):
-            self.file(request, file_id)
+            self._file(request, file_id)
         job = {
             "object": "fine_tuning.job",
             "id": f"ftjob-{secrets.token_hex(12)}",
@@ -203,8 +194,7 @@ class Practice:
             raise ApiError(400, message, "invalid_job_state")
         return tuning
 
-    def list_jobs(self, request: HttpRequest) -> dict[str, Any]:
-        """Newest first; `metadata[key]=value` narrows it."""
+    def _list_jobs(self, request: HttpRequest) -> dict[str, Any]:
         metadata = {}
         for key, value in request.query.items():
             if key.startswith("metadata["):
@@ -213,8 +203,7 @@ class Practice:
         matching = [job for job in jobs if metadata.items() <= (job["metadata"] or {}).items()]
         return request.page(matching, 20)
 
-    def job(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
-        """How a job is."""
+    def _job(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
         tuning = self._tuning(job_id)
         if tuning.scenario == "server_error" and tuning.failures < SOME_500S:
             tuning.failures += 1
@@ -222,14 +211,12 @@ class Practice:
             raise ApiError(500, message, kind="server_error")
         return tuning.shown(self.live)
 
-    def cancel(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
-        """End a job for good."""
+    def _cancel(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
         tuning = self._open_tuning(job_id)
         self.life.finish(tuning, "cancelled")
         return tuning.shown(self.live)
 
-    def pause(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
-        """End the training; it begins again when the job is resumed."""
+    def _pause(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
         tuning = self._open_tuning(job_id)
         if tuning.status != "paused":
             tuning.save(status="paused")
@@ -237,8 +224,7 @@ class Practice:
             tuning.say(self.clock.now(), message)
         return tuning.shown(self.live)
 
-    def resume(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
-        """Let a paused job go on."""
+    def _resume(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
         tuning = self._open_tuning(job_id)
         if tuning.status != "paused":
             raise ApiError(400, f"Job {job_id} is not paused.")
@@ -248,12 +234,10 @@ class Practice:
         self.life.begin(tuning)
         return tuning.shown(self.live)
 
-    def events(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
-        """What happened to a job, newest first."""
+    def _events(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
         return request.page(self._tuning(job_id).shown_events(self.live), 20)
 
-    def checkpoints(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
-        """A job's models, newest first; the first is the final one."""
+    def _checkpoints(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
         return request.page(self._tuning(job_id).checkpoints, 10)
 
     # models and chat
@@ -262,7 +246,7 @@ class Practice:
         """Base models and what was tuned here, with the day they are shut down."""
         now = self.clock.now()
         names = [*self.bases]
-        for tuning in self.storage.jobs.values():
+        for tuning in [*self.storage.jobs.values()]:
             if tuning.ready_at <= now:
                 names += [point["fine_tuned_model_checkpoint"] for point in tuning.checkpoints]
         common = {
@@ -283,12 +267,10 @@ class Practice:
         message = f"The model `{name}` does not exist or you do not have access to it."
         raise ApiError(404, message, "model_not_found", "model")
 
-    def list_models(self, request: HttpRequest) -> dict[str, Any]:
-        """All models that can be asked."""
+    def _list_models(self, request: HttpRequest) -> dict[str, Any]:
         return {"object": "list", "data": list(self._models().values())}
 
-    def model(self, request: HttpRequest, name: str) -> dict[str, Any]:
-        """What is known of a model."""
+    def _model(self, request: HttpRequest, name: str) -> dict[str, Any]:
         known = self._models()
         return known[self._full_name(name, known)]
 

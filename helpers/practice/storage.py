@@ -115,7 +115,6 @@ class Storage:
         # it holds training files: example text
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder
-        self.lock = threading.RLock()
         # a server that is just ending gets a moment to let go of it
         self._held = FileLock(folder / ".lock", timeout=patience, thread_local=False)
         try:
@@ -152,8 +151,7 @@ class Storage:
         path.parent.mkdir(exist_ok=True)
         path.with_suffix(".bin").write_bytes(data)
         store.write_json(path.with_suffix(".json"), file)
-        with self.lock:
-            self.files[file["id"]] = file
+        self.files[file["id"]] = file
         return file
 
     def content(self, file_id: str | None) -> bytes | None:
@@ -164,8 +162,7 @@ class Storage:
 
     def delete_file(self, file_id: str) -> None:
         """Forget a file."""
-        with self.lock:
-            del self.files[file_id]
+        del self.files[file_id]
         for ending in (".json", ".bin"):
             (self.folder / "files" / f"{file_id}{ending}").unlink(missing_ok=True)
 
@@ -174,13 +171,12 @@ class Storage:
         saved = {"job": job, "scenario": scenario, "base": base}
         tuning = TuningJob(self.folder / "jobs" / job["id"], saved)
         tuning.save()
-        with self.lock:
-            self.jobs[tuning.id] = tuning
+        self.jobs[tuning.id] = tuning
         return tuning
 
     def maker_of(self, model: str) -> tuple[str, Path] | None:
         """The base and the adapter's folder of a tuned model or a checkpoint."""
-        for tuning in self.jobs.values():
+        for tuning in [*self.jobs.values()]:  # others may be created meanwhile
             for checkpoint in tuning.checkpoints:
                 if model == checkpoint["fine_tuned_model_checkpoint"]:
                     return tuning.base, tuning.folder / f"step-{checkpoint['step_number']}"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from helpers import store
-from helpers.records import WorkbookError
+from helpers.records import WorkbookError, problem_of
 
 B = TypeVar("B", bound=BaseModel)
 _log = logging.getLogger(__name__)
@@ -57,9 +57,8 @@ class HttpRequest(NamedTuple):
         try:
             return kind.model_validate_json(self.body)
         except ValidationError as error:
-            problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            field = ".".join(map(str, problem["loc"]))
-            message = f"{field or 'We could not parse the JSON body'}: {problem['msg']}."
+            field, reason = problem_of(error)
+            message = f"{field or 'We could not parse the JSON body'}: {reason}."
             raise ApiError(400, message, param=field or None) from None
 
     def form(self) -> dict[str, Any]:

@@ -86,18 +86,14 @@ def _top_level(name: str) -> bool:
             name = name.lower().encode("ascii").decode("idna")
         except UnicodeError:
             return False
-    return name.lower() in _top_level_domains()
-
-
-def _words_of(name: str) -> list[str]:
-    """What a table of this folder holds, without its comments."""
-    lines = Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
-    return " ".join(line for line in lines if not line.startswith("#")).split()
+    return name.lower() in _words_of("top_level_domains.txt")
 
 
 @cache
-def _top_level_domains() -> frozenset[str]:
-    return frozenset(_words_of("top_level_domains.txt"))
+def _words_of(name: str) -> frozenset[str]:
+    """What a table of this folder holds, without its comments."""
+    lines = Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
+    return frozenset(" ".join(line for line in lines if not line.startswith("#")).split())
 
 
 @cache

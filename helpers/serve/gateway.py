@@ -173,8 +173,7 @@ class Gateway:
 
     # answering
 
-    async def chat(self, request: Request) -> Response:
-        """POST /v1/chat/completions"""
+    async def _chat(self, request: Request) -> Response:
         started = time.perf_counter()
         came_at = store.now()
         asked = wire.parse(wire.ChatRequest, await body_of(request))
@@ -311,8 +310,7 @@ class Gateway:
 
     # everything else
 
-    async def feedback(self, request: Request) -> Response:
-        """POST /v1/feedback"""
+    async def _feedback(self, request: Request) -> Response:
         said = wire.parse(wire.FeedbackRequest, await body_of(request))
         found = await asyncio.to_thread(self.log.find, said.request_id, list(self.lanes))
         if found is None:
@@ -332,8 +330,7 @@ class Gateway:
         self.metrics.feedback.labels(task, row.version, kind).inc()
         return JSONResponse({"request_id": said.request_id, "version": row.version, "kept": True})
 
-    async def models(self, request: Request) -> Response:
-        """GET /v1/models, or one of them"""
+    async def _models(self, request: Request) -> Response:
         rows = []
         for task, lane in sorted(self.lanes.items()):
             if lane.current is not None:
@@ -351,12 +348,10 @@ class Gateway:
                 return JSONResponse(row)
         raise ApiError(404, "No such model answers here.", "model_not_found", "model")
 
-    async def healthy(self, request: Request) -> Response:
-        """GET /healthz: the process answers."""
+    async def _healthy(self, request: Request) -> Response:
         return JSONResponse({"ok": True})
 
-    async def readiness(self, request: Request) -> Response:
-        """GET /readyz: every task is served by the version that the registry names."""
+    async def _readiness(self, request: Request) -> Response:
         lanes = {task: lane.state() for task, lane in sorted(self.lanes.items())}
         problems = [lane.problem for lane in self.lanes.values() if lane.problem]
         problems += [problem for problem in (self.problem, self.log.problem) if problem]
@@ -367,34 +362,31 @@ class Gateway:
             content |= {"problems": problems, "tasks": lanes}
         return JSONResponse(content, 503 if problems else 200)
 
-    async def numbers(self, request: Request) -> Response:
-        """GET /metrics"""
+    async def _numbers(self, request: Request) -> Response:
         self.metrics.log_problem.set(bool(self.log.problem))
         for task, lane in self.lanes.items():
             self.metrics.waiting.labels(task).set(lane.waiting)
             self.metrics.generation.labels(task).set(lane.generation)
         return Response(self.metrics.page(), media_type="text/plain; version=0.0.4")
 
-    async def page(self, request: Request) -> Response:
-        """GET /: try the model by hand, rate and correct it."""
+    async def _page(self, request: Request) -> Response:
         return HTMLResponse(PAGE, headers={"content-security-policy": POLICY})
 
-    async def description(self, request: Request) -> Response:
-        """GET /openapi.json"""
+    async def _description(self, request: Request) -> Response:
         return JSONResponse(wire.document())
 
     def app(self) -> Starlette:
         """The ASGI application."""
         routes = [
-            Route("/v1/chat/completions", self.chat, methods=["POST"]),
-            Route("/v1/feedback", self.feedback, methods=["POST"]),
-            Route("/v1/models", self.models),
-            Route("/v1/models/{name:path}", self.models),
-            Route("/healthz", self.healthy),
-            Route("/readyz", self.readiness),
-            Route("/metrics", self.numbers),
-            Route("/openapi.json", self.description),
-            Route("/", self.page),
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/feedback", self._feedback, methods=["POST"]),
+            Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._models),
+            Route("/healthz", self._healthy),
+            Route("/readyz", self._readiness),
+            Route("/metrics", self._numbers),
+            Route("/openapi.json", self._description),
+            Route("/", self._page),
         ]
         return Starlette(
             routes=routes,

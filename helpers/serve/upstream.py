@@ -21,9 +21,6 @@ from helpers.serve.engines import Logprobs
 from helpers.serve.served import Served
 from helpers.serve.wire import Reply
 
-MOST_BYTES = 16 * 2**20  # of an answer, unpacked
-PIECE = 2**16
-
 
 class Server:
     """HTTP to one server, over connections that stay open."""
@@ -49,19 +46,13 @@ class Server:
 
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         options = {"headers": self._headers, "redirect": False, "preload_content": False}
-        end = time.monotonic() + self._timeout
-        content = bytearray()
         try:
             reply = self._pool.request(method, address, body=data, **options)
-            while piece := reply.read1(PIECE):
-                content += piece
-                if len(content) > MOST_BYTES or time.monotonic() > end:
-                    reply.close()
-                    return 0, b"its answer has no end"
-            reply.release_conn()
+            return reply.status, models.whole(reply, self._timeout)
+        except models.Refused as endless:
+            return 0, endless.message.encode()
         except urllib3.exceptions.HTTPError as error:
             return 0, f"no connection ({type(error).__name__})".encode()
-        return reply.status, bytes(content)
 
     def models(self) -> dict[str, Mapping[str, Any]]:
         """The models that it lists, by id; WorkbookError where nobody answers."""

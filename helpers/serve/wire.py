@@ -18,11 +18,10 @@ from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, m
 from pydantic.json_schema import models_json_schema
 
 from helpers.models import Answer
-from helpers.records import LiveRow, Message, read_calls
+from helpers.records import LiveRow, Message, problem_of, read_calls
 
 OPTION = re.compile("[A-Za-z0-9_.-]{1,40}")  # a name that a header may repeat
 MOST_NAMED = 20  # of them
-LOGPROBS = ("logprobs", "top_logprobs")  # ignored where an engine gives none
 
 
 class ApiError(Exception):
@@ -112,7 +111,8 @@ class ChatRequest(BaseModel):
     @property
     def logprobs_wanted(self) -> dict[str, Any]:
         """What the caller wants to know of the tokens' probabilities."""
-        return self.model_dump(include=set(LOGPROBS), exclude_none=True) if self.logprobs else {}
+        named = {"logprobs", "top_logprobs"}
+        return self.model_dump(include=named, exclude_none=True) if self.logprobs else {}
 
     @property
     def ignored(self) -> list[str]:
@@ -151,12 +151,9 @@ def parse(kind: type[BaseModel], body: bytes) -> Any:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(str(step) for step in problem["loc"]) or None
-        message = problem["msg"].removeprefix("Value error, ")
-        if where:
-            message = f"{where}: {message}"
-        raise ApiError(400, message, "invalid_value", where) from None
+        where, reason = problem_of(error)
+        message = f"{where}: {reason}".removeprefix(": ")
+        raise ApiError(400, message, "invalid_value", where or None) from None
 
 
 @dataclass(frozen=True)

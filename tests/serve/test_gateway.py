@@ -254,11 +254,11 @@ def test_an_impossible_token_is_no_fault_of_ours():
 
 def test_an_answer_without_end_takes_no_memory_and_no_thread_for_long(monkeypatch):
     register("v1", "production")
-    monkeypatch.setattr("helpers.serve.upstream.MOST_BYTES", 2**20)
+    monkeypatch.setattr("helpers.models.connection.MOST_BYTES", 2**20)
     engine = odd_engine(b" " * 2**16, endless=True)
     with running(engine) as url, gateway(f"{url}/v1") as (address, made):
         reply = ask(address)
-        assert reply.status_code == 502 and "no end" in reply.json()["error"]["message"]
+        assert reply.status_code == 502 and "does not end" in reply.json()["error"]["message"]
         until(lambda: made.lanes[TASK].waiting == 0)
 
 
