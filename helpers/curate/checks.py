@@ -68,8 +68,9 @@ def validate_examples(
         ]
         if example.id in reasons:
             issues = [issue for issue in issues if issue.code in FINAL]
-            meta = example.meta | {"accepted": reasons[example.id]}
-            example = example.model_copy(update={"meta": meta})
+            example = example.model_copy(
+                update={"meta": example.meta | {"accepted": reasons[example.id]}}
+            )
         if issues:
             stage.reject(example, issues, "check")
         else:

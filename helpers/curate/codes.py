@@ -35,14 +35,12 @@ _PHONE_WORD = re.compile(
     r"|desk|office|home|work|card|account|konto|reach|contact|telefon\w*|handy|mobil|ruf\w*|appel\w*|llam\w*|hotline|number)\b",
     re.IGNORECASE,
 )
-_PLAIN = re.compile(r"\d+")
 _DATE = re.compile(
     r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})"
     r"(?:[T ,]*\d{1,2}(?::\d{2}){0,2}(?:\.\d+)?)?"
 )
 _DECIMALS = re.compile(r"[-+]?\d{1,6}[.,]\d{1,8}(?:[ ,;andy&]+[-+]?\d{1,6}(?:[.,]\d{1,8})?)*")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
-NEVER_CODES = ("EMAIL_ADDRESS",)
 MANY = 10  # rows of a label that hold numbers of one shape, and
 MOST = 0.9  # of the rows with such numbers that have this label: then they are its codes
 HALF = 0.5  # of the label's rows
@@ -67,8 +65,7 @@ def personal_data_finder(
         spans = (span for span in spans if not _is_allowed(text, span, allowed))
         return [span for span in spans if not is_code(text, span)]
 
-    labels = label_functions(task, task.scored_fields)
-    codes = codes_of_labels(examples, one_by_one, labels, say)
+    codes = codes_of_labels(examples, one_by_one, label_functions(task, task.scored_fields), say)
 
     def find(text: str) -> list[Span]:
         return [span for span in one_by_one(text) if shape_of(text, span) not in codes]
@@ -96,9 +93,9 @@ def codes_of_labels(
 
     People's phone numbers stand in all kinds of rows, and are called so in some of them.
     """
-    counts: Counter[tuple[str, str, str]] = Counter()  # field, shape, value
-    totals: Counter[str] = Counter()
-    phones: set[str] = set()
+    counts = Counter()  # field, shape, value
+    totals = Counter()
+    phones = set()
     for example in show.told(examples, len(examples), "personal data", say):
         shapes = _shapes_in(example, find)
         totals.update(shapes.keys())
@@ -121,7 +118,7 @@ def codes_of_labels(
 
 def _shapes_in(example: TrainingExample, find: Find) -> dict[str, bool]:
     """The shapes of the numbers in a row, each with whether one of them is surely a phone's."""
-    shapes: dict[str, bool] = {}
+    shapes = {}
     for text in (message.content or "" for message in example.messages):
         for span in find(text) if len(text) <= MAX_SCAN else ():
             shape = shape_of(text, span)
@@ -140,7 +137,7 @@ def _is_allowed(text: str, span: Span, allowed: Iterable[re.Pattern[str]]) -> bo
 
 def is_code(text: str, span: Span) -> bool:
     """Whether what was taken for a phone, a card or an address of a machine is a code."""
-    if span.kind in NEVER_CODES:
+    if span.kind == "EMAIL_ADDRESS":
         return False
     number = text[span.start : span.end].strip()
     before = text[max(0, span.start - BEFORE) : span.start]
@@ -158,4 +155,4 @@ def is_code(text: str, span: Span) -> bool:
         match = pattern.search(around)
         if match and start + match.start() <= span.start and match.end() >= len(number):
             return True
-    return _PLAIN.fullmatch(number) is not None and not _PHONE_WORD.search(before)
+    return re.fullmatch(r"\d+", number) is not None and not _PHONE_WORD.search(before)

@@ -34,10 +34,9 @@ from helpers.curate.stages import (
     build_funnel,
     rejection,
 )
-from helpers.curate.versions import Curated, publish_dataset
+from helpers.curate.versions import Curated
 from helpers.records import (
     Asking,
-    FineTuningDataset,
     Issue,
     Message,
     RejectedExample,
@@ -57,11 +56,6 @@ CHANGES = {
     "accepted": "taken back by accept.csv",
 }
 Ask = Callable[[Sequence[list[Message]], Asking], Sequence[models.Answer]]
-
-
-def collect_training_data(config: DataCollectionConfig) -> FineTuningDataset:
-    """Collect, deduplicate, validate, split and publish one immutable dataset version."""
-    return publish_dataset(curate(config))
 
 
 @few_collections()
@@ -157,13 +151,16 @@ def readings_of(
     read: Sequence[SourceReading], kept: Sequence[TrainingExample]
 ) -> list[SourceReading]:
     """How each file was read, and what was changed afterwards in the rows that stayed."""
-    changes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    changes = defaultdict(Counter)
     for example in kept:
         changes[example.source].update(CHANGES[name] for name in CHANGES if name in example.meta)
     readings = []
     for reading in read:
-        all_changes = dict(Counter(reading.changes) + changes[reading.source])
-        readings.append(reading.model_copy(update={"changes": all_changes}))
+        readings.append(
+            reading.model_copy(
+                update={"changes": dict(Counter(reading.changes) + changes[reading.source])}
+            )
+        )
     return readings
 
 
@@ -245,8 +242,8 @@ def alarm_on_lost_labels(
     human = chosen(placed, lambda example: example.source == "human")
     values = label_functions(task, label_counts(task, human))
 
-    rows: Counter[str] = Counter()
-    test_rows: Counter[str] = Counter()
+    rows = Counter()
+    test_rows = Counter()
     lost = []
     for example in human if values else ():
         labels = [f"{value_of(example)!r} of {name}" for name, value_of in values.items()]

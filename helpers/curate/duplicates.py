@@ -139,8 +139,9 @@ def deduplicate_examples(
     for place, example in enumerate(compared.rows):
         number = compared.text_of[place]
         matches = _asked_alike(example, kept_rows.like(number, near))
-        above = _asked_alike(example, kept_rows.like(number, across))
-        leak = _leak(example, above, kept_rows, texts[number])
+        leak = _leak(
+            example, _asked_alike(example, kept_rows.like(number, across)), kept_rows, texts[number]
+        )
         copy = None if example.id in accepted else _duplicate(example, matches, label)
         issues = [issue for issue in (leak, copy) if issue]
         if leak or not copy:
@@ -156,14 +157,19 @@ def deduplicate_examples(
 def _compared(examples: Sequence[TrainingExample]) -> Compared:
     """The examples in the order of their precedence, and each of their texts once."""
     precedences = []
-    numbers: dict[bytes, int] = {}  # by a digest, since the texts may be too many to hold
+    numbers = {}  # by a digest, since the texts may be too many to hold
     number_of = array("q")
     texts = beside(examples)
     protected = bytearray()
     for example in examples:
-        moment = example.created_at.timestamp()
-        unverified = example.quality != "verified"
-        precedences.append((_protection(example), unverified, moment, example.id))
+        precedences.append(
+            (
+                _protection(example),
+                example.quality != "verified",
+                example.created_at.timestamp(),
+                example.id,
+            )
+        )
         text = visible(example.user_text)
         number = numbers.setdefault(digest(text), len(numbers))
         if number == len(protected):
@@ -186,7 +192,7 @@ def _protection(example: TrainingExample) -> int:
 
 
 def _neighbours(texts: Sequence[str], pairs: Pairs) -> Neighbours:
-    neighbours: Neighbours = {}
+    neighbours = {}
     for i, j, score in pairs:
         if i != j:
             neighbours.setdefault(i, []).append((j, score))

@@ -57,7 +57,7 @@ def label_of(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label:
     """
     if task.scored_fields:
         return lambda example: store.canonical(scored_values(task, example))
-    answers: Counter[str] = Counter()
+    answers = Counter()
     longest = 0
     for example in examples if task.schema is None else ():
         answer = tasks.normalise(example.answer)
@@ -72,11 +72,11 @@ def label_of(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label:
 
 def label_counts(task: tasks.Task, examples: Sequence[TrainingExample]) -> LabelCounts:
     """Rows of every value in every part, for each label field that is no free text."""
-    fields: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+    fields = defaultdict(Counter)
     for example in examples:
         for name, value in label_values(task, example).items():
             fields[name][example.part or "train", value] += 1
-    labels: LabelCounts = {}
+    labels = {}
     for name, counts in fields.items():
         values = Counter({value: 0 for _, value in counts})
         for (_, value), n in counts.items():
@@ -93,8 +93,9 @@ def label_counts(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label
 def _is_closed(task: tasks.Task, name: str) -> bool:
     """Whether a field's values are in task.yaml, or no texts: nothing that only rows say."""
     field = (task.schema or {}).get("properties", {}).get(name)
-    kinds = ("boolean", "integer", "number")
-    return isinstance(field, dict) and ("enum" in field or field.get("type") in kinds)
+    return isinstance(field, dict) and (
+        "enum" in field or field.get("type") in ("boolean", "integer", "number")
+    )
 
 
 def misspelled(
@@ -129,7 +130,7 @@ def label_warnings(labels: LabelCounts) -> list[str]:
     warnings = []
     for name, parts in labels.items():
         values = sorted({value for counts in parts.values() for value in counts})
-        totals: Counter[str] = sum((Counter(counts) for counts in parts.values()), Counter())
+        totals = sum((Counter(counts) for counts in parts.values()), Counter())
         for group in tasks.spellings(totals.elements()):
             shown = ", ".join(map(repr, group))
             warnings.append(f"{name}: {shown} look like one label; review.csv asks")

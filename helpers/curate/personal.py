@@ -35,7 +35,7 @@ def masked_example(
 
     It remembers which content it had, as decisions about it are decisions about that.
     """
-    kinds: set[str] = set()
+    kinds = set()
     messages = []
     for message in example.messages:
         spans = find(message.content) if message.content and message.role in roles else ()
@@ -48,8 +48,9 @@ def masked_example(
         return example
     masked = sorted({*kinds, *example.meta.get("masked", ())})
     content = example.meta.get("content") or content_id(example.messages)
-    meta = example.meta | {"masked": masked, "content": content}
-    return example.model_copy(update={"messages": messages, "meta": meta})
+    return example.model_copy(
+        update={"messages": messages, "meta": example.meta | {"masked": masked, "content": content}}
+    )
 
 
 def excerpt(text: str, length: int = 60) -> str:

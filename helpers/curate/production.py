@@ -70,7 +70,7 @@ def feedback_notes(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> l
 
     Rated and unrated rows are compared on the readable rows and the sample of those left out.
     """
-    writers: Counter[str] = Counter()
+    writers = Counter()
     for example in kept if logs.examples else ():
         if example.source == "production":
             writers[str(example.meta.get("model_version") or "unknown")] += 1

@@ -11,7 +11,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from helpers import store, tasks
 from helpers.curate.personal import masked_text
@@ -80,8 +80,9 @@ def read_decisions(task: tasks.Task) -> Decisions:
         for folder in versions:
             for row in store.read_jsonl(folder / "rejected.jsonl"):
                 if row["example"]["id"] in decisions.accepted and row["example"].get("sha256"):
-                    hashes = decisions.rejected.setdefault(row["example"]["id"], set())
-                    hashes.add(row["example"]["sha256"])
+                    decisions.rejected.setdefault(row["example"]["id"], set()).add(
+                        row["example"]["sha256"]
+                    )
     return decisions
 
 
@@ -164,7 +165,7 @@ def apply_decisions(examples: Sequence[TrainingExample], decisions: Decisions) -
 def _reviewed(example: TrainingExample, row: dict[str, str]) -> TrainingExample:
     """A row that a person kept or fixed."""
     review = {"decision": row["decision"], "reviewer": row.get("reviewer", "")}
-    changes: dict[str, Any] = {"quality": "verified"}
+    changes = {"quality": "verified"}
     if example.source != "human":
         changes["part"] = example.part or "train"
     if row["decision"] == "fix":
@@ -172,8 +173,7 @@ def _reviewed(example: TrainingExample, row: dict[str, str]) -> TrainingExample:
         corrected = row["corrected_output"].strip()
         content, calls = read_calls(corrected) if example.calls else (corrected, [])
         fixed = {"content": content, "tool_calls": calls or None}
-        answer = example.messages[-1].model_copy(update=fixed)
-        changes["messages"] = [*example.prompt, answer]
+        changes["messages"] = [*example.prompt, example.messages[-1].model_copy(update=fixed)]
     changes["meta"] = example.meta | {"review": review}
     return example.model_copy(update=changes)
 
@@ -186,8 +186,8 @@ def review_rows(
     What was decided already, or left out after all, is not asked.
     """
     open_rows = {example.id: example for example in examples if "review" not in example.meta}
-    reasons: dict[str, list[str]] = {}
-    corrections: dict[str, str] = {}
+    reasons = {}
+    corrections = {}
     for example, why, correction in questions:
         if example.id in open_rows:
             corrections[example.id] = correction or corrections.get(example.id, "")

@@ -23,7 +23,7 @@ Search = Callable[[Iterable[str]], Callable[[str], Findings]]
 
 def search_here(texts: Iterable[str]) -> Callable[[str], Findings]:
     """The search of this process: a text is searched when it is first asked for."""
-    known: dict[bytes, Findings] = {}
+    known = {}
 
     def findings_of(text: str) -> Findings:
         key = digest(text)

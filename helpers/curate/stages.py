@@ -94,7 +94,7 @@ def rejection(example: TrainingExample, issues: list[Issue], stage: str) -> Reje
 
 def build_funnel(stages: Sequence[Stage]) -> list[FunnelRow]:
     """One row per stage and source; AssertionError when the counts do not lead to the rows left."""
-    losses: Counter[Loss] = sum((stage.counts for stage in stages), Counter())
+    losses = sum((stage.counts for stage in stages), Counter())
     left = Counter(stages[0].sources)
     for loss, n in stages[0].counts.items():  # these never became examples
         left[loss.source] += n
@@ -128,9 +128,9 @@ def alarm_on_lost_label(
     `test_rows` count the human rows that were read by label; `lost` holds the label of each one
     that was left out, whether it is a test row, and why.
     """
-    losses: Counter[tuple[str, str]] = Counter()
-    test_losses: Counter[tuple[str, str]] = Counter()
-    evidence: dict[tuple[str, str], RejectedExample] = {}
+    losses = Counter()
+    test_losses = Counter()
+    evidence = {}
     for label, is_test, row in lost:
         kind = (label, row.issues[0].code)
         losses[kind] += 1
@@ -161,7 +161,7 @@ def alarm_on_wipeout(
 
     That is far more often a wrong rule than such bad data.
     """
-    entered: dict[str, int] = {}
+    entered = {}
     for row in funnel:
         if row.source == "synthetic":  # most of what a weak model makes up may be refused
             continue

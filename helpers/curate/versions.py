@@ -183,7 +183,7 @@ def check_dataset(
             raise WorkbookError(
                 f"the funnel does not add up at {row.stage}, {row.source}: {row}", 1
             )
-    part_of: dict[str, str | None] = {}
+    part_of = {}
     for example in dataset.examples:
         if part_of.setdefault(example.group, example.part) != example.part:
             raise WorkbookError(

@@ -180,7 +180,7 @@ def judge_scale(
     five: what is bad from its first day is told, not asked about.
     """
     rated = {token: n for token, n in counts.items() if not is_unrated(token[1])}
-    words = mapped_words(setting)
+    words = _mapped_words(setting)
     scores = {}
     numbers = Counter()
     for token, n in rated.items():
@@ -219,7 +219,7 @@ def _said(token: Token, text: str, words: Mapping[str, float]) -> float | None:
     return None if fraction is None else 1 + 4 * fraction
 
 
-def mapped_words(setting: Any) -> dict[str, float]:
+def _mapped_words(setting: Any) -> dict[str, float]:
     """columns.feedback where it maps values: value -> 1 to 5."""
     if not isinstance(setting, Mapping):
         return {}

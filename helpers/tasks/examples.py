@@ -36,9 +36,8 @@ from helpers.tasks.reading import SourceRow, read_rows
 from helpers.tasks.survey import SPLITS, check_columns, reading_of, survey
 from helpers.tasks.task import Task, check_calls, check_tools
 from helpers.tasks.textfiles import Row, RowError, TwoReadings
-from helpers.tasks.values import as_json, cell, decimal_mark, is_there, last_number, spelled
+from helpers.tasks.values import NUMBER, as_json, cell, decimal_mark, is_there, spelled
 
-RULES = "tasks-1"
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
 _BROKEN = re.compile("\ufffd|[ÃÂ][\x80-\xbf\u0152-\u2122]|â€")  # UTF-8 taken for Windows-1252
 ONE_SYSTEM = "one system message in all rows: task.yaml's instructions replace it"
@@ -131,7 +130,7 @@ def _check_numbers(how: HowRead, examples: Sequence[TrainingExample]) -> None:
     is_numeric = task.accuracy_from == "scorer" and task.scorer.startswith("numeric")
     if not is_numeric or task.columns.get("decimal"):
         return
-    numbers = (last_number(example.answer) for example in examples)
+    numbers = (last for e in examples for last in NUMBER.findall(e.answer)[-1:])
     if decimal_mark(numbers, False, "answer", str(how.path)) == ",":
         raise TwoReadings(
             f"{how.path}: the answers' numbers have decimal commas, as models' answers may not",
@@ -264,7 +263,7 @@ def _part(how: HowRead, raw: Row, line: int, moment: datetime | None) -> Part | 
 
 def _rejected(how: HowRead, row: SourceRow, issue: Issue, stage: str) -> RejectedExample:
     example = {"id": f"{how.path.name}:{row.line}", "source": how.source, **_where(how, row)}
-    return RejectedExample(example=example, issues=[issue], stage=stage, rule_version=RULES)
+    return RejectedExample(example=example, issues=[issue], stage=stage, rule_version="tasks-1")
 
 
 def _where(how: HowRead, row: SourceRow) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from helpers.tasks.values import DecimalMark, as_text, as_typed, cell, spelled, 
 
 # values of keys that gateways log empty (refusal, annotations, audio)
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
-TEXT_PARTS = ("text", "input_text", "output_text")
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 # what other systems call our fields; where both are there, the other one is an unknown key
 ALIASES = {
@@ -37,6 +36,7 @@ ALIASES = {
 NO_TEXT = "a question or an answer that is no text is its JSON"
 THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 SYSTEM = ("system", "developer")
+TURN = {"role", "content"}  # what a message has
 CHATS = ("conversations", "conversation", "messages")  # columns of ShareGPT
 _BRACED = re.compile(r"\{[^{}]+\}")
 NOTHING = {*UNRATED, "<na>", "nat", "\\n", "#n/a", "#ref!", "#value!", "#div/0!", "#name?"}
@@ -64,8 +64,7 @@ class HowRead:
         # asked once: pathlib takes a path apart each time, and a log has a million rows
         self.name = self.path.name
         # what stands for the time of a row that has none
-        modified = self.path.stat().st_mtime
-        self.date = datetime.fromtimestamp(modified, UTC).replace(microsecond=0)
+        self.date = datetime.fromtimestamp(self.path.stat().st_mtime, UTC).replace(microsecond=0)
 
 
 class Form(NamedTuple):
@@ -113,8 +112,7 @@ def _form_of_row(task: Task, row: Row) -> str:
 
 def chat_of(how: HowRead, raw: Row) -> list[Message]:
     """The messages of a row in the form of its file; RowError says what is wrong with it."""
-    turns = FORMS[how.format].turns(how, raw)
-    messages = messages_of(turns, "messages", how.changes)
+    messages = messages_of(FORMS[how.format].turns(how, raw), "messages", how.changes)
     if messages[-1].weight == 0:
         raise RowError("the last answer has weight 0: there is nothing to learn")
     messages = [*messages[:-1], with_thought(messages[-1], how.changes)]
@@ -151,8 +149,9 @@ def preference_of(how: HowRead, raw: Row) -> Preference | None:
             raise RowError(f"label is neither good nor bad ({shown}); write true or false")
         label = None if score is None else score > 3
     if how.format == "preference" and raw.get("rejected"):
-        turns = as_turns(raw["rejected"], "assistant", how.changes)
-        rejected = messages_of(turns[-1:], "rejected", how.changes)
+        rejected = messages_of(
+            as_turns(raw["rejected"], "assistant", how.changes)[-1:], "rejected", how.changes
+        )
     if label is None and rejected is None:
         return None
     return Preference(label=label, rejected=rejected)
@@ -188,8 +187,8 @@ def _alpaca_turns(how: HowRead, raw: Row) -> list[Any]:
     for pair in history if isinstance(history, list) else []:
         if isinstance(pair, list | tuple) and len(pair) == 2:
             turns += _joined(how, pair[0], pair[1], "history")
-    names = ("instruction", "input", "context")
-    question = "\n\n".join(as_text(raw[name]) for name in names if raw.get(name) not in (None, ""))
+    texts = (as_text(raw.get(name)) for name in ("instruction", "input", "context"))
+    question = "\n\n".join(filter(None, texts))
     answer = raw.get("response") if raw.get("output") is None else raw["output"]  # 0 is one too
     return [*turns, *_joined(how, question or None, answer, "instruction")]
 
@@ -333,7 +332,7 @@ def _content(content: Any, changes: Counter[str]) -> dict[str, str]:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "thinking":
             thoughts["reasoning"] = str(part.get("thinking", ""))
-        elif kind in TEXT_PARTS and isinstance(part.get("text"), str):
+        elif kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
             texts.append(part["text"])
             unused = [key for key in part if key not in ("type", "text") and part[key]]
             changes.update(f"`{key}` of a content part is not used" for key in unused)
@@ -351,20 +350,19 @@ def with_thought(message: Message, changes: Counter[str]) -> Message:
     if not thought or message.reasoning:
         return message
     changes["<think> … </think> of the answer is its reasoning"] += 1
-    content = message.content[thought.end() :]
-    return message.model_copy(update={"reasoning": thought[1].strip() or None, "content": content})
-
-
-def is_turn(value: Any) -> bool:
-    """Whether a value is one message, as logs of requests hold the answer."""
-    return isinstance(value, dict) and value.keys() >= {"role", "content"}
+    return message.model_copy(
+        update={
+            "reasoning": thought[1].strip() or None,
+            "content": message.content[thought.end() :],
+        }
+    )
 
 
 def answer_in(value: Any) -> Any:
     """What the last turn says where a value is a turn or several, else the value."""
     if is_chat(value):
         value = value[-1]
-    return value["content"] if is_turn(value) else value
+    return value["content"] if isinstance(value, dict) and value.keys() >= TURN else value
 
 
 def is_chat(value: Any) -> bool:
@@ -385,7 +383,7 @@ def as_turns(value: Any, role: str, changes: Counter[str]) -> list[Any]:
         if is_chat(value.get("messages")):
             changes.update(f"`{key}` beside a request's messages is not used" for key in unused)
             return list(value["messages"])
-        value = [value] if is_turn(value) else value
+        value = [value] if value.keys() >= TURN else value
     if is_chat(value):
         return list(value)
     if value is None:

@@ -187,8 +187,13 @@ def find_columns(data: Path, draft: Task, rows: Sequence[Row], interview: Interv
     usual_input, usual_output = _by_name(names, interview)
 
     def columns_of(key: str, text: str, usual: str, guess: str) -> list[str]:
-        known = partial(_known, data, rows, there)
-        question = Question(key, f"{text}: which column (several: a,b)", usual or guess, (), known)
+        question = Question(
+            key,
+            f"{text}: which column (several: a,b)",
+            usual or guess,
+            (),
+            partial(_known, data, rows, there),
+        )
         return interview.answer(question) or usual.split(",")
 
     inputs = columns_of(
@@ -316,8 +321,9 @@ def of_columns(loaded: LoadedRows, interview: Interview) -> list[Question]:
         filled = [value for value in values if is_there(value)]
         for key, what, seems in _USES:
             if seems(name, filled) and key not in interview.settings and key not in questions:
-                text = f"`{name}` looks like {what}"
-                questions[key] = Question(key, text, name, (name, NOBODY), str)
+                questions[key] = Question(
+                    key, f"`{name}` looks like {what}", name, (name, NOBODY), str
+                )
                 break
     return list(questions.values())
 

@@ -47,7 +47,6 @@ HEADER = """\
 # `workbook run -p task=DIR` runs it.
 """
 ASKED = ("label", "group", "split", "feedback_score", "created_at")  # columns that may be asked for
-TO_DECIDE = "To decide in task.yaml before it runs"
 SHOWN = 5  # rendered examples
 MEASURES = {  # of a text task, by its scorer: what counts as right, and the line that changes it
     "chrf": "accuracy_from: scorer, scorer: chrf: a text that is alike is right",
@@ -148,14 +147,15 @@ def _infer_task(
         loaded = interview.read(load)
         if interview.settle(of_columns(loaded, interview)):
             loaded = interview.read(load)
-        task = _written(place, folder.name, content, interview)
-        lines += _described(task, loaded)
+        lines += _described(_written(place, folder.name, content, interview), loaded)
         if logs is not None:
             how = interview.read(lambda: survey(load_task(str(place)), logs, "production")[1])
             if how.scale.rows:
                 lines.append(f"production: feedback: {how.scale.description}")
     except TwoReadings as question:
-        lines.append(f"{TO_DECIDE}, or with --set {question.key}=…: {question}")
+        lines.append(
+            f"To decide in task.yaml before it runs, or with --set {question.key}=…: {question}"
+        )
     return [lines[0], *interview.said, *lines[1:]]
 
 
@@ -172,8 +172,7 @@ def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> Json
         chats = load_examples(draft, path=data)
         answers = [json_or_text(each.answer) for each in chats.examples if each.answer]
         if ONE_SYSTEM in chats.reading.changes:  # what it has been asked with so far
-            how = survey(draft, data, "human")[1]
-            instructions = chat_of(how, rows[0])[0].content or ""
+            instructions = chat_of(survey(draft, data, "human")[1], rows[0])[0].content or ""
     content = _content(infer_output(answers, labels), instructions)
     if "schema" not in content["output"]:
         content |= _measure(answers, interview)

@@ -28,7 +28,6 @@ from helpers.tasks.textfiles import (
 
 MAX_LINE_BYTES = MAX_CELL  # a longer line is a broken export, not an example
 TABLES = (".csv", ".tsv")
-TEXTS = (*TABLES, ".jsonl", ".json")
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 BEGINNINGS = {b"PAR1": ".parquet", b"PK": ".xlsx", b"{": ".jsonl", b"[": ".jsonl"}
 _WIDE_JSON = re.compile(rb"(?:\xff\xfe)?[{\[]\0|(?:\xfe\xff)?\0[{\[]")  # its beginning in UTF-16
@@ -65,7 +64,9 @@ def ending_of(path: Path) -> str:
     suffix = path.suffix.lower()
     with open(path, "rb") as file:
         head = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if head.startswith(COMPRESSED) or (head.startswith(b"PK\3\4") and suffix in TEXTS):
+    if head.startswith(COMPRESSED) or (
+        head.startswith(b"PK\3\4") and suffix in (*TABLES, ".json", ".jsonl")
+    ):
         raise WorkbookError(f"{path} is compressed; unpack it first")
     if suffix in ENDINGS:
         return suffix
@@ -82,19 +83,20 @@ def form_of(path: Path, encoding: str = "") -> FileForm:
         name = encoding_of(path, encoding)
         return FileForm(name, judge_dialect(path, name))
     if suffix in (".jsonl", ".json"):
-        name = encoding_of(path, encoding) if encoding or _has_mark(path) else None
+        with open(path, "rb") as file:  # a broken first line must not look like UTF-16
+            is_wide = _WIDE_JSON.match(file.read(4))
+        name = encoding_of(path, encoding) if encoding or is_wide else None
         start = _start_of_rows(path, name)
         return FileForm(name, note="JSON Lines" if start < 0 else "a JSON array", start=start)
     return FileForm(note=_sheets(path) if suffix == ".xlsx" else "Parquet")
 
 
 def _sheets(path: Path) -> str:
-    """Which sheet of an Excel file is read, and which are not."""
-    names = [b""]
+    """Which sheets an Excel file has: the first one is read."""
     with suppress(OSError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as book:
-        names = _SHEET.findall(book.read("xl/workbook.xml")) or names
-    first, *others = [html.unescape(name.decode("utf-8", "replace")) for name in names]
-    return f"Excel, first sheet {first}" + (f" (not read: {', '.join(others)})" if others else "")
+        names = b", ".join(_SHEET.findall(book.read("xl/workbook.xml")))
+        return f"Excel, the first sheet of {html.unescape(names.decode('utf-8', 'replace'))}"
+    return "Excel"
 
 
 def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
@@ -106,20 +108,18 @@ def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
             yield from (_json_rows if form.start < 0 else _array_rows)(path, form)
         elif suffix in TABLES:
             for line, content in csv_rows(path, form.encoding, form.dialect):
-                spelling = repr(content).encode("utf-8", "surrogatepass")
-                yield SourceRow(line, content, _sha256(spelling))
+                yield SourceRow(
+                    line, content, _sha256(repr(content).encode("utf-8", "surrogatepass"))
+                )
         else:
             for line, content in _table_rows(path, suffix):
-                yield SourceRow(line, content, digest(content))
+                # its cells may hold dates, bytes and NaN, which JSON cannot spell
+                spelling = repr(sorted(content.items(), key=str))
+                yield SourceRow(line, content, store.fingerprint(spelling))
     except UnicodeError as error:
         name = form.encoding.name if form.encoding else "UTF-8"
         place = f", byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
         raise WorkbookError(f"{path} is not {name} all through{place}; save it as UTF-8") from None
-
-
-def digest(content: Row) -> str:
-    """sha256 of a table's row; its cells may hold dates, bytes and NaN, which JSON cannot spell."""
-    return store.fingerprint(repr(sorted(content.items(), key=str)))
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -141,8 +141,7 @@ def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:
     from pyarrow import parquet
 
     try:
-        file = parquet.ParquetFile(path)
-        yield from file.iter_batches(batch_size=10_000, columns=columns)
+        yield from parquet.ParquetFile(path).iter_batches(batch_size=10_000, columns=columns)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:120]
         raise WorkbookError(
@@ -182,12 +181,6 @@ def contents_of(batch: Any, whole: frozenset[str]) -> list[Row]:
 
 
 # --- JSON -----------------------------------------------------------------------------------------
-
-
-def _has_mark(path: Path) -> bool:
-    """Whether a JSON file is UTF-16: a broken first line must not look like it."""
-    with open(path, "rb") as file:
-        return _WIDE_JSON.match(file.read(4)) is not None
 
 
 def _text_of(path: Path, encoding: Encoding | None) -> str:

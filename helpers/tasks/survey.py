@@ -48,8 +48,12 @@ def survey(task: Task, path: Path, source: Source) -> tuple[FileForm, HowRead]:
     _note_absent(how, rows)
     _ask_about_verdicts(how, form, rows)
     stars, at = (str(task.columns.get(name, name)) for name in ("feedback_score", "created_at"))
-    ratings = column_counts(task, path, form, "feedback_score")
-    how.scale = judge_scale(ratings, task.columns.get("feedback"), stars, str(path))
+    how.scale = judge_scale(
+        column_counts(task, path, form, "feedback_score"),
+        task.columns.get("feedback"),
+        stars,
+        str(path),
+    )
     moments = [cell(task, row, "created_at") for row in rows]
     if any(isinstance(value, str) and re.match(r"\d{1,2}[/-]\d", value) for value in moments):
         days = (value for _, value in column_counts(task, path, form, "created_at"))
@@ -71,8 +75,7 @@ def _decimal_marks(how: HowRead, form: FileForm) -> dict[str, DecimalMark]:
         if kind in NUMBERS:
             own = how.task.model_copy(update={"columns": {"number": column}})
             values = (value for _, value in column_counts(own, how.path, form, "number"))
-            is_whole = kind == "integer"
-            marks[name] = setting or decimal_mark(values, is_whole, column, str(how.path))
+            marks[name] = setting or decimal_mark(values, kind == "integer", column, str(how.path))
     return marks
 
 
@@ -145,8 +148,9 @@ def _ask_about_verdicts(how: HowRead, form: FileForm, rows: Sequence[Row]) -> No
     for name in VERDICTS.split():
         if name in how.used or not any(name in row for row in rows):
             continue
-        own = how.task.model_copy(update={"columns": {"label": name}})
-        counts = column_counts(own, how.path, form, "label")
+        counts = column_counts(
+            how.task.model_copy(update={"columns": {"label": name}}), how.path, form, "label"
+        )
         values = {str(value).strip().casefold() for _, value in counts} - NO_VERDICTS
         if {LIKES.get(value) for value in values} == {5.0, 1.0}:
             words = " or ".join(sorted(values)[:2])
@@ -193,8 +197,9 @@ def reading_of(how: HowRead, form: FileForm, rows: int) -> SourceReading:
     for name in ("input", "output", *KNOWN):
         detail = details.get(name, "")
         if detail or name in how.task.columns:
-            column = as_text(how.task.columns.get(name, name))
-            columns.append(ColumnReading(name=column, use=name, how=detail))
+            columns.append(
+                ColumnReading(name=as_text(how.task.columns.get(name, name)), use=name, how=detail)
+            )
     columns += [
         ColumnReading(name=name, use="numbers", how=f"`{mark}` stands before decimals")
         for name, mark in how.decimals.items()

@@ -15,7 +15,7 @@ from helpers.tasks.task import Task
 from helpers.tasks.textfiles import Row, TwoReadings
 
 DecimalMark = Literal["", ",", "."]
-_NUMBER = re.compile(r"\d+(?:[.,'\s]\d+)*")
+NUMBER = re.compile(r"\d+(?:[.,'\s]\d+)*")
 _MARKED = re.compile(r"[-+]?(\d+|\d{1,3}(?:[,.]\d{3})+)([,.])(\d+)")
 _OTHER: dict[str, DecimalMark] = {",": ".", ".": ","}
 _SEPARATED = {  # decimal mark -> a number whose thousands may be separated
@@ -119,11 +119,6 @@ def kind_of(schema: Any) -> str | None:
     """The one type that a JSON Schema names."""
     kind = schema.get("type") if isinstance(schema, dict) else None
     return kind if isinstance(kind, str) else None
-
-
-def last_number(text: str) -> str:
-    """The last number of a text, or ""."""
-    return next(reversed(_NUMBER.findall(text)), "")
 
 
 def _mark_of(number: re.Match[str], is_whole: bool) -> DecimalMark:
