@@ -160,8 +160,9 @@ def resolve(profile: Profile, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if isinstance(value, date) and isinstance(vocabulary.get(name), str):
             value = value.isoformat()  # YAML reads 2026-11-22 as a date
         values |= check_parameters(vocabulary, {name: value}, where)
-        if name in CHOICES:
-            _check_choice(name, value, where)
+        chosen = value if isinstance(value, list | dict) else [value]
+        if name in CHOICES and (value == [] or not set(chosen) <= set(CHOICES[name])):
+            raise WorkbookError(f"{where}: {name} takes {', '.join(CHOICES[name])}; got {value!r}")
     return values
 
 
@@ -171,12 +172,6 @@ def known_parameters() -> dict[str, Any]:
     for name in NOTEBOOKS:
         vocabulary |= declared_parameters(store.NOTEBOOKS / f"{name}.ipynb")
     return vocabulary | RUN_LEVEL | {"time_limits": {"01_decide": 60.0}}
-
-
-def _check_choice(name: str, value: Any, where: str) -> None:
-    chosen = value if isinstance(value, list | dict) else [value]
-    if value == [] or not set(chosen) <= set(CHOICES[name]):
-        raise WorkbookError(f"{where}: {name} takes {', '.join(CHOICES[name])}; got {value!r}")
 
 
 def _override(text: str, vocabulary: dict[str, Any]) -> tuple[str, Any]:
@@ -266,7 +261,10 @@ def _check_cell(
     """Refuse a parameter that was renamed: a kernel that is warm still knows its old value."""
     cell: dict[str, Any] = {}
     for source in history:
-        values = {} if source.startswith(INJECTED) else _values_of(source)
+        values: dict[str, Any] = {}
+        if not source.startswith(INJECTED):
+            with contextlib.suppress(ValueError, SyntaxError):  # a cell may hold anything
+                values = _literals(source)
         if 2 * len(values.keys() & declared.keys()) > len(declared):
             cell = values  # the newest one that sets most of the parameters
     if injected.keys() >= declared.keys():  # `workbook run` says them all
@@ -331,14 +329,6 @@ def _injected(namespace: dict[str, Any]) -> dict[str, Any]:
         if source.startswith(INJECTED):
             values |= _literals(source)
     return values
-
-
-def _values_of(source: str) -> dict[str, Any]:
-    """`_literals` of a cell that may hold anything."""
-    try:
-        return _literals(source)
-    except (ValueError, SyntaxError):
-        return {}
 
 
 def _literals(source: str) -> dict[str, Any]:

@@ -261,8 +261,7 @@ def gather(
         undecided=undecided,
         rag_gains=evaluate.rag_gains(task, run, rungs),
         knowledge_task=naming_articles > len(verified) / 2,
-        unrated=task.accuracy_from in ("judge", "human")
-        and not any(rung.results.accuracy.n for rung in rungs),
+        unrated=not any(rung.results.accuracy.n for rung in rungs),
         undecidable=undecidable_targets(task, n_test),
         noisy_labels=[f for f in noise if f.verdict == "fail"],
         pays_from=_pays_from(numbers, best),

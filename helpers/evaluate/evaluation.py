@@ -125,9 +125,10 @@ def evaluate_fine_tuned_model(
     if unasked:
         against["production"] = {}
     chats = len({example.group for example in test_set})
-    judgements = findings_against(task, against, attempt.alpha)
-    judgements += [holds_margins(against[best_rung]), has_power(chats, against[best_rung])]
-    judgements += [fingerprints, dataset_is_checked(version), *judge_is_consistent(ratings)]
+    *gains, regression = findings_against(task, against, attempt.alpha)
+    judgements = [*gains, regression, holds_margins(against[best_rung])]
+    judgements += [has_power(chats, against[best_rung]), fingerprints, dataset_is_checked(version)]
+    judgements += judge_is_consistent(ratings)
     targets = check_targets(task, rungs["fine_tuned"].results)
     slices = compare_slices(task, test_set, pair_rows(ours, theirs))
     limits = rows_left_out(task, dataset.examples, "test", len(test_set), "max_test_rows")
@@ -144,7 +145,7 @@ def evaluate_fine_tuned_model(
         reasons=[*_reasons(judgements, targets.values()), *side_reasons],
         findings=judgements,
         targets=targets,
-        regression=any(f.name == "regression" and f.verdict == "fail" for f in judgements),
+        regression=regression.verdict == "fail",
         min_gain=min_gain,
         production=serving.id if serving else "",
         against={name: compared for name, compared in against.items() if name != best_rung},

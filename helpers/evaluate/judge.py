@@ -49,7 +49,7 @@ WORD = re.compile(r"\b(both|neither)\b")
 LETTER = re.compile(r"\b[AB]\b")
 ASK = """You judge answers to this task:
 {task}
-{rubric}
+An answer is right when: {rubric}
 Which of the two answers would you send as it is? Reply with one word: A, B, both or neither."""
 
 RatedPair = tuple[Rows, Rows]  # ours and theirs, as they were rated side by side
@@ -215,7 +215,9 @@ def rate_rungs(
     if not measured:
         return []
     rungs = {result.name: result for result in measured}
-    names = [*rungs, measured[0].name][: max(2, len(rungs))]  # one alone beside itself
+    names = list(rungs)
+    if len(names) == 1:
+        names *= 2  # one alone is rated beside itself
     rated, _, ratings = rate_pairs(rungs, names, examples, session)
     for warning in ratings.warnings if ratings else ():
         session.say(warning)
@@ -236,8 +238,10 @@ def _rate(
         write_ratings(run.private / "blind.csv", list(unrated.values()))
     if session.task.accuracy_from == "human":
         rated = {key for row in table for key in _keys(row)} & by_people.keys()
-        first, second = [*by_rater(run, session.task).values(), {}, {}][:2]
-        warnings = _doubts("two people agree", *kappa(first, second))
+        warnings = []
+        first, *others = by_rater(run, session.task).values() or [{}]
+        for other in others:
+            warnings += _doubts("two people agree", *kappa(first, other))
         return by_people, Ratings(by="human", rated=len(rated), warnings=warnings)
     if session.judge is None:
         warning = "no judge is set (judge_model, judge_base_url): nothing was judged"
@@ -362,9 +366,7 @@ def _vote(text: str) -> Vote:
 
 
 def _prompt(task: Task, row: Mapping[str, str], gold: str) -> list[Message]:
-    rubric = "An answer is right when it does what the task asks."
-    if task.rubric:
-        rubric = f"An answer is right when: {task.rubric}"
+    rubric = task.rubric or "it does what the task asks."
     system = ASK.format(task=task.instructions_full, rubric=rubric)
     blocks = [f"Question:\n{row['asked']}"]
     if gold:

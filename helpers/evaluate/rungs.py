@@ -16,8 +16,7 @@ from helpers.records import Asking, Message, TrainingExample, WorkbookError
 from helpers.tasks import Article, Task
 
 LADDER = ("zero_shot", "prompt", "few_shot", "rag")  # by the effort they cost
-CHEAPEST_FIRST = ("incumbent", CLASSICAL, *LADDER)
-KNOWN = (*LADDER, CLASSICAL, "incumbent")  # the last runs today, as task.yaml names it
+CHEAPEST_FIRST = ("incumbent", CLASSICAL, *LADDER)  # the first runs today, as task.yaml names it
 PASSAGE_WORDS = 90  # longest passage of an article that goes into a prompt
 Chats = list[list[Message]]
 Examples = Sequence[TrainingExample]
@@ -130,8 +129,8 @@ def available(rungs: Sequence[str], task: Task, train: Examples) -> dict[str, st
     reasons = {}
     for rung in rungs:
         kind = rung.partition("@")[0]
-        if kind not in KNOWN:
-            raise WorkbookError(f"unknown rung {rung!r}; known are {', '.join(KNOWN)}")
+        if kind not in CHEAPEST_FIRST:
+            raise WorkbookError(f"unknown rung {rung!r}; known are {', '.join(CHEAPEST_FIRST)}")
         reasons[rung] = missing.get(kind, "")
     return reasons
 
