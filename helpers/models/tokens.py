@@ -65,8 +65,10 @@ def render_text(
     options = {"tools": tools_of(chat), "add_generation_prompt": generation_prompt}
     turns = _for_template(tokenizer, chat)
     try:
-        if turns and turns[0]["role"] == "system" and _drops_instructions(tokenizer):
-            raise TemplateError("it leaves the instructions out")
+        roles = [turn["role"] for turn in turns]
+        for role in ("system", "user"):
+            if role in roles and _drops(tokenizer, role):
+                raise TemplateError(f"it leaves out what the {role} says")
         options |= {"tokenize": False, **(template_args or {})}
         text = tokenizer.apply_chat_template(turns, **options)
         for (what, words), times in _must_show(chat).items():
@@ -78,9 +80,11 @@ def render_text(
 
 
 @cache
-def _drops_instructions(tokenizer: Any) -> bool:
-    """Whether its template leaves out a system turn, without a word."""
-    turns = [{"role": "system", "content": "zqx"}, {"role": "user", "content": "yes"}]
+def _drops(tokenizer: Any, role: str) -> bool:
+    """Whether its template leaves out all that this role says, without a word."""
+    turns = [{"role": role, "content": "zqx"}, {"role": "user", "content": "yes"}]
+    if role == "user":
+        turns.pop()
     return "zqx" not in tokenizer.apply_chat_template(turns, tokenize=False)
 
 

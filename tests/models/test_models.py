@@ -94,7 +94,7 @@ def test_tokens_are_counted_by_the_models_own_tokenizer(tiny: Path) -> None:
     assert tokens.count_chats("tiny", [chat]) == [models.load_model("tiny").count_tokens(chat)]
 
 
-def test_a_template_that_drops_the_instructions_is_refused(tiny: Path) -> None:
+def test_a_template_that_drops_instructions_or_questions_is_refused(tiny: Path) -> None:
     tokenizer = copy.deepcopy(models.tokenizer_of("tiny"))
     tokenizer.chat_template = (
         "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
@@ -103,8 +103,14 @@ def test_a_template_that_drops_the_instructions_is_refused(tiny: Path) -> None:
     assert models.render_text(tokenizer, [user]) == "hi"
     for role in ("system", "developer"):
         chat = [Message(role=role, content="Shout."), user]
-        with pytest.raises(WorkbookError, match="leaves the instructions out"):
+        with pytest.raises(WorkbookError, match="leaves out what the system says"):
             models.render_tokens(tokenizer, chat)
+    tokenizer = copy.deepcopy(tokenizer)  # made for lists of parts, as some of vision models are
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+    )
+    with pytest.raises(WorkbookError, match="leaves out what the user says"):
+        models.render_tokens(tokenizer, [user])
 
 
 def test_to_count_a_text_that_is_too_long_puts_no_red_box_under_a_cell(caplog):
