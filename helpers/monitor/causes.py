@@ -48,8 +48,8 @@ LINES = {  # what is wrong with so many of them, and what to do
         "say in task.yaml (columns: feedback) what the ratings of this log mean",
     ),
     "wrong_clock": (
-        "requests say that they came before their version was made, or will come; they count"
-        " nowhere",
+        "requests say that they came before their version was made (or registered here), or will"
+        " come; they count nowhere",
         "set the clock, or the time zone, of what writes the log (created_at without one is UTC)",
     ),
 }

@@ -7,7 +7,8 @@ to look: without a loss of quality there is no reason to train.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, timedelta
+from datetime import UTC, timedelta
+from functools import partial
 
 from helpers import registry, store
 from helpers.monitor.causes import explain, find_causes, rows_of_window
@@ -45,11 +46,8 @@ def read_live(task: Task, live_path: str = "") -> LiveLog:
     """What the live log says of the days that are judged: around the promotion, and lately."""
     service = service_of(task)
     dataset_version = service.version.dataset_version if service.version else None
-    today = store.now().date()
-
-    def is_judged(day: date) -> bool:
-        return service.is_judged(day, REFERENCE_DAYS, today - timedelta(days=JUDGED_DAYS))
-
+    lately = store.now().date() - timedelta(days=JUDGED_DAYS)
+    is_judged = partial(service.is_judged, around=REFERENCE_DAYS, lately=lately)
     return read_log(task, live_path, reading_of(task, dataset_version), is_judged)
 
 

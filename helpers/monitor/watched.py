@@ -221,14 +221,10 @@ def _parts_of(row: Fields, label: str, language: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
+@lru_cache(MOST_ANSWERS)
 def language_of(words: frozenset[str]) -> str:
     """The language most of whose commonest words are there; "" where fewer than two decide it."""
-    return _language_of(words & COMMON_WORDS)
-
-
-@lru_cache(MOST_ANSWERS)
-def _language_of(common: frozenset[str]) -> str:
-    votes = sorted((len(common & words), name) for name, words in LANGUAGES.items())
+    votes = sorted((len(words & common), name) for name, common in LANGUAGES.items())
     return votes[-1][1] if votes[-1][0] > votes[-2][0] + 1 else ""
 
 
@@ -246,7 +242,7 @@ def _judged_question(question: str, reading: Reading) -> tuple[float | None, str
         share = None
         if words and reading.vocabulary:
             share = _rounded(len(words.difference(reading.vocabulary)) / len(words))
-        known = reading.questions[key] = (share, language_of(words))
+        known = reading.questions[key] = (share, language_of(words & COMMON_WORDS))
     return known
 
 
