@@ -134,13 +134,16 @@ def work(system: str, job: TrainingJob, steps: int) -> None:
     import torch
     from transformers import TrainerCallback
 
+    from helpers.train.__main__ import NOT_NEEDED
+    from helpers.train.kernels.beside import memory_beside
+
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print; the answers stay alone on the pipe
     if threads := os.environ.get("BENCHMARK_THREADS"):
         torch.set_num_threads(int(threads))
     if system in OURS:
         if not job.config.load_in_4bit:  # as the training program does
-            sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+            sys.modules.update(dict.fromkeys(NOT_NEEDED))  # type: ignore[arg-type]
         compute = "fp32" if system.endswith("fp32") else models.resolve_compute("auto")
         job = job.model_copy(update={"config": job.config.model_copy(update={"compute": compute})})
         trainer = our_trainer(job)
@@ -185,6 +188,7 @@ def work(system: str, job: TrainingJob, steps: int) -> None:
                     "bound": median(block["bounds"] or [0.0]),
                 }
                 answer["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+                answer["memory"] += memory_beside()
                 out.write(json.dumps(answer) + "\n")
                 out.flush()
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from helpers import processes, store
 from helpers.records import NO_MEMORY, WorkbookError
 
+# What peft and transformers import where it is installed; in 4 bits it may be needed.
+NOT_NEEDED = ("bitsandbytes", "scipy", "sklearn")
 NO_ROOM = re.compile(NO_MEMORY + "|no space left|quota exceeded", re.IGNORECASE)
 
 
@@ -24,8 +26,8 @@ def main(argv: list[str]) -> int:
         from helpers.train.job import TrainingJob
 
         job = TrainingJob(**store.read_json(path))
-        if not job.config.load_in_4bit:  # else peft imports it, and torch's compiler with it
-            sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+        if not job.config.load_in_4bit:
+            sys.modules.update(dict.fromkeys(NOT_NEEDED))  # type: ignore[arg-type]
         from helpers.train.program import train
 
         train(job)

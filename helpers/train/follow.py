@@ -44,7 +44,7 @@ def monitor_fine_tuning(
     events: dict[str, Event] = {}
     while True:
         state = _look(client, job_id, events, on_event)
-        curve = curve_of(events.values())
+        curve = curve_of(event.data for event in events.values())
         store.write_jsonl(path, curve)
         minutes = (time.monotonic() - started) / 60
         if state is not None:

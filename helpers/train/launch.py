@@ -61,7 +61,8 @@ def fine_tune_lora(
         wait_for_gpu(forecast["memory_mb"], config.gpu_wait_minutes, on_line)
         started = time.monotonic()
         job = prepare_job(run, config, report)
-        seconds_before = _seconds_of_earlier_attempts(job.folder / "training.jsonl")
+        lines = job.folder / "training.jsonl"  # of an earlier attempt, up to its checkpoint
+        earlier = store.read_jsonl(lines) if lines.exists() else []
         if on_line is not None:
             on_line({"event": "starting"})
         run_program(command(config, job.folder / "job.json"), run, config.base_model, on_line)
@@ -69,7 +70,7 @@ def fine_tune_lora(
         _publish(job.folder / "adapter", target)
         result = TrainingResult(**store.read_json(job.folder / "result.json"))
         other_seconds = round(seconds - result.details["training_seconds"], 1)
-        seconds += seconds_before
+        seconds += earlier[-1]["seconds"] if earlier else 0.0
         model = TrainedModel(
             model_id=version,
             version=version,
@@ -106,12 +107,6 @@ def _limits(report: Preflight, config: LoraTrainingConfig, tokens_per_second: fl
         name, reason = next(iter(report.refused.items()))
         limits.append(f"{len(report.refused):,} rows refused, such as {name}: {reason}")
     return limits
-
-
-def _seconds_of_earlier_attempts(lines: Path) -> float:
-    """What they took up to the checkpoint that this one goes on from."""
-    rows = store.read_jsonl(lines) if lines.exists() else []
-    return rows[-1]["seconds"] if rows else 0.0
 
 
 def _publish(adapter: Path, target: Path) -> None:

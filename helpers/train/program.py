@@ -36,6 +36,7 @@ from helpers.records import NO_MEMORY, WorkbookError
 from helpers.train.after import look_back
 from helpers.train.config import SHARES, LoraTrainingConfig
 from helpers.train.job import TrainingJob, TrainingResult, last_checkpoint, progress_of
+from helpers.train.kernels.beside import memory_beside
 from helpers.train.trainer import WorkbookTrainer
 
 Tell = Callable[..., None]
@@ -116,6 +117,7 @@ class Attempt:
         """The same job with half the rows a pass, from the last checkpoint on."""
         schedule = halved(self.job.schedule) or self.job.schedule
         batch = {name: schedule[name] for name in BATCH}
+        self.trainer.end_beside()
         self.tell(event="smaller", **batch)
         resume = last_checkpoint(self.job.folder)
         return self.job.model_copy(update={"schedule": schedule, "resume": resume})
@@ -128,6 +130,8 @@ class Attempt:
         steps = trainer.state.global_step or self.start.step
         new = tokens - self.start.tokens
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak += memory_beside()
+        trainer.end_beside()
         if torch.cuda.is_available():
             peak = torch.cuda.max_memory_allocated()
         details = {
@@ -201,7 +205,8 @@ def choose_path(trainer: WorkbookTrainer, rows: Rows) -> str:
     if trainer.is_fsdp_enabled:
         return "sharded: stock path"
     by_length = sorted(rows, key=_length)
-    return trainer.choose_path(by_length[:: max(1, len(by_length) // 3)][:4])
+    shorter = by_length[: len(rows) // 2 + 1]  # the stock path has logits of every token in memory
+    return trainer.choose_path(shorter[:: max(1, len(shorter) // 3)][:4])
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from helpers import store
 from helpers.models import provider_of
 from helpers.records import WorkbookError
 from helpers.train.config import OpenAIJobConfig
-from helpers.train.wire import Checkpoint, Event, JobState, Metrics, Offer, Page, read, read_list
+from helpers.train.wire import Checkpoint, JobState, Metrics, Offer, Page, read, read_list
 
 OPENAI = "https://api.openai.com/v1"
 SERVED_WITHIN = 300.0  # seconds that a new model may answer 404
@@ -136,12 +136,8 @@ def wait_until_served(client: Any, model: str, poll_seconds: float) -> None:
     )
 
 
-def curve_of(events: Iterable[Event]) -> list[dict[str, Any]]:
-    """The metrics events as lines of training.jsonl; of a step that came twice the later one."""
-    return _lines(event.data for event in events if event.type == "metrics")
-
-
-def _lines(measured: Iterable[Any]) -> list[dict[str, Any]]:
+def curve_of(measured: Iterable[Any]) -> list[dict[str, Any]]:
+    """The measured metrics as lines of training.jsonl; of a step that came twice the later one."""
     steps: dict[int, dict[str, Any]] = {}
     for values in measured:
         try:
@@ -168,12 +164,9 @@ def curve_of_file(client: Any, files: list[str]) -> list[dict[str, Any]]:
             if not data.lstrip().startswith(b"step"):
                 data = base64.b64decode(data)
             table = csv.DictReader(io.StringIO(data.decode()))
-            return _lines(_without_empty(cells) for cells in table)
+            rows = [{name: text for name, text in row.items() if text} for row in table]
+            return curve_of(rows)
     return []
-
-
-def _without_empty(cells: dict[str, str]) -> dict[str, str]:
-    return {name: text for name, text in cells.items() if text}
 
 
 def checkpoints_of(client: Any, job_id: str) -> list[dict[str, Any]]:

@@ -167,7 +167,8 @@ def _pieces(
         given = len(prompt_ids)
         if task.reasoning == "keep" and answer.reasoning:
             given += _length_of_thoughts(tokenizer, answer, answer_ids)
-        piece = Piece.of(prompt_ids + answer_ids, given)
+        ids = prompt_ids + answer_ids
+        piece = Piece(ids, [IGNORED] * given + ids[given:], given)
         if pieces and piece.continues(pieces[-1]):
             piece = piece.joined(pieces.pop())
         pieces.append(piece)
@@ -194,11 +195,6 @@ class Piece(NamedTuple):
     ids: list[int]
     labels: list[int]
     prompt: int  # tokens before the first that is learnt
-
-    @classmethod
-    def of(cls, ids: list[int], given: int) -> Piece:
-        """The tokens, of which the first `given` are not learnt."""
-        return cls(ids, [IGNORED] * given + ids[given:], given)
 
     def continues(self, other: Piece) -> bool:
         """Whether this prompt begins with all that the other row holds."""

@@ -24,14 +24,15 @@ from trl import SFTTrainer
 from helpers import store
 from helpers.records import WorkbookError
 from helpers.train.job import COMPLETE, Progress
+from helpers.train.kernels.beside import Beside, processes_for
 from helpers.train.kernels.lean import slim
-from helpers.train.kernels.loss import shared_prefix, supervised_loss, threads_of
+from helpers.train.kernels.loss import supervised_loss
 from helpers.train.rows import IGNORED
 
 # Tokens of a micro-batch on a CPU: matrix products are near their full speed, memory is near that
 # of trl with recomputation.
 MICRO_BATCH = 480
-SAVED_TOKENS = 100  # by computing the prefix once, which one thread does while the others wait
+BESIDE = 256  # the same where several processes hold one each
 MEGA_BATCHES = 20  # how many batches are sorted by length together
 BF16_TOLERANCE = 5e-3  # of the loss, on a CPU; the embedded model's differs by 0.0006
 LossPath = Literal["prefix", "head", "stock"]
@@ -86,6 +87,7 @@ class WorkbookTrainer(SFTTrainer):
         self.path: LossPath = "stock"
         self.lean = False
         self.undo_lean: Callable[[], None] = lambda: None
+        self.beside: Beside | None = None  # processes that share every batch, where it pays
         self.adapter = adapter
         self.patience = patience
         self.best = Progress().best
@@ -107,6 +109,8 @@ class WorkbookTrainer(SFTTrainer):
             if supervised is None:
                 return stock(*args, **kwargs)
             batch = kwargs["input_ids"], kwargs["labels"], supervised == "prefix"
+            if self.beside:
+                return {"loss": self.beside.loss(*batch)}
             return {"loss": supervised_loss(causal, *batch, MICRO_BATCH if self.lean else 0)}
 
         causal.forward = forward
@@ -131,7 +135,17 @@ class WorkbookTrainer(SFTTrainer):
             if self.path == "stock":
                 self.path = self._path_that_agrees(batch, stock, reasons)
         self._metrics["eval"].clear()
+        causal = self.accelerator.unwrap_model(self.model).get_base_model()
+        others = processes_for(causal, self.args.per_device_train_batch_size) - 1
+        if self.lean and others:
+            self.beside = Beside(causal, others, BESIDE)
         return "; ".join(reasons)
+
+    def end_beside(self) -> None:
+        """End the processes beside this one."""
+        if self.beside:
+            self.beside.close()
+            self.beside = None
 
     def _path_that_agrees(self, batch: Any, stock: float, reasons: list[str]) -> LossPath:
         paths: tuple[LossPath, ...] = ("prefix", "head")
@@ -173,9 +187,7 @@ class WorkbookTrainer(SFTTrainer):
         tokens = num_items_in_batch
         if tokens is None:
             tokens = (inputs["labels"] != IGNORED).sum()
-        loss = self._supervised(model, inputs, self._path_of(inputs)) / torch.as_tensor(
-            tokens
-        ).clamp(min=1)
+        loss = self._supervised(model, inputs, self.path) / torch.as_tensor(tokens).clamp(min=1)
         if num_items_in_batch is not None:
             # counted over all processes, whose gradients are then averaged
             loss = loss * self.accelerator.num_processes
@@ -185,13 +197,6 @@ class WorkbookTrainer(SFTTrainer):
         part = "train" if model.training else "eval"
         self._metrics[part]["num_tokens"] = [self._total_train_tokens]
         return loss
-
-    def _path_of(self, inputs: dict[str, Any]) -> LossPath:
-        """The path, without the shared prefix where threads would wait for it in vain."""
-        ids = inputs["input_ids"]
-        saved = shared_prefix(ids, inputs["labels"]) * (len(ids) - 1)
-        waits = self.lean and threads_of(self.model) > 1 and saved < SAVED_TOKENS
-        return "head" if self.path == "prefix" and waits else self.path
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         lengths = [len(ids) for ids in (train_dataset or self.train_dataset)["input_ids"]]

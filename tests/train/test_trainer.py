@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import psutil
 import pytest
 import torch
 import transformers
@@ -10,6 +11,7 @@ from helpers.models import FrozenLayer
 from helpers.models.kernels import products
 from helpers.train.kernels import loss as loss_kernel
 from helpers.train.kernels.attention import Attention
+from helpers.train.kernels.beside import Beside, deal
 from helpers.train.kernels.lean import AdaptedLinear, Adapter, dropout_mask, slim
 from helpers.train.kernels.loss import micro_batches, shared_prefix, supervised_loss
 from helpers.train.trainer import LengthGrouped
@@ -52,6 +54,11 @@ def batch():
         labels[row, length - 5 : length] = ids[row, length - 5 : length]
     mask = torch.tensor([[n < k for n in range(30)] for k in (30, 22, 25)]).long()
     return ids, labels, mask
+
+
+@pytest.fixture(autouse=True)
+def short_prefixes_count(monkeypatch):
+    monkeypatch.setattr(loss_kernel, "SAVED_TOKENS", 1)
 
 
 def gradients(model) -> torch.Tensor:
@@ -120,56 +127,98 @@ def in_bf16(model):
     return model
 
 
+@pytest.fixture
+def share():
+    """Makes processes that share a model's batches."""
+    made = []
+
+    def share(model, others: int) -> Beside:
+        made.append(Beside(model.get_base_model(), others, most_tokens=20))
+        return made[-1]
+
+    yield share
+    for one in made:
+        one.close()
+
+
 @pytest.mark.parametrize(
-    ("threads", "targets"), [(1, ["q_proj", "v_proj"]), (2, "all-linear")], ids=["one", "two"]
+    ("others", "targets"), [(2, ["q_proj", "v_proj"]), (1, "all-linear")], ids=["three", "two"]
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_bf16_the_gradient_points_where_that_of_fp32_does_and_stays_fp32(
-    kind, threads, targets, monkeypatch
+    kind, others, targets, share
 ):
     model = tiny(kind, targets)
     ids, labels, mask = batch()
     model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
     expected = gradients(model)
     slim(in_bf16(model))
-    monkeypatch.setattr(loss_kernel, "threads_of", lambda causal: threads)
+    shared = share(model, others)
     found = []
     before = torch.get_num_threads()
     for _ in range(2):
-        loss = supervised_loss(model.get_base_model(), ids, labels, True, most_tokens=20)
-        (loss / (labels != -100).sum()).backward()
+        (shared.loss(ids, labels, True) / (labels != -100).sum()).backward()
         found.append(gradients(model))
     assert torch.get_num_threads() == before
-    assert torch.equal(*found), "whichever thread ends first"
+    assert torch.equal(*found), "whichever process ends first"
     assert found[0].dtype == torch.float32
     assert float(functional.cosine_similarity(found[0], expected, dim=0)) >= 0.999
+    with torch.no_grad():
+        told = shared.loss(ids, labels, True)
+    alone = supervised_loss(model.get_base_model(), ids, labels, False)
+    assert abs(float(told - alone)) <= 5e-3 * float(alone)
 
 
-def test_threads_draw_the_same_dropout_whichever_of_them_ends_first(monkeypatch):
-    monkeypatch.setattr(loss_kernel, "threads_of", lambda causal: 2)
+def test_processes_that_share_a_batch_draw_the_same_dropout_for_the_same_seed(share):
     model = in_bf16(tiny("Llama"))
     for module in model.modules():
         if hasattr(module, "lora_dropout"):
             module.lora_dropout["default"] = torch.nn.Dropout(0.3)
     slim(model.train())
     ids, labels, _ = batch()
+    shared = share(model, 1)
     found = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
-        supervised_loss(model.get_base_model(), ids, labels, True, most_tokens=20).backward()
+        shared.loss(ids, labels, True).backward()
         found.append(gradients(model))
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_what_a_process_beside_this_one_runs_into_is_raised_here(share):
+    model = in_bf16(tiny("Llama"))
+    slim(model)
+    ids, labels, _ = batch()
+    shared = share(model, 2)
+    shared.loss(ids[:1], labels[:1], True)  # one row for three processes
+    beyond = ids.clone()
+    beyond[2, 16] = beyond[1, 16] = 10**6
+    with pytest.raises((RuntimeError, IndexError), match="index"):
+        shared.loss(beyond, labels, True)
+    others = psutil.Process().children()
+    others[0].kill()
+    with pytest.raises(MemoryError, match="killed"):
+        shared.loss(ids, labels, True)
+    shared.close()
+    assert not psutil.wait_procs(others, 20)[1]
+
+
+@pytest.mark.parametrize("lengths", [[7] * 16, [40, 9, 0, 12, 12, 3, 25], [5], [0, 0], [100, 1]])
+@pytest.mark.parametrize("count", [1, 2, 3, 20])
+def test_every_labelled_row_is_in_one_share_and_shares_differ_by_one_row(lengths, count):
+    shares = deal(lengths, count)
+    rows = sorted(row for share in shares for row in share)
+    assert len(shares) == count and rows == [row for row, length in enumerate(lengths) if length]
+    sums = [sum(lengths[row] for row in share) for share in shares]
+    assert max(sums) - min(sums) <= max(lengths)
 
 
 @pytest.mark.parametrize(
     "lengths", [[7] * 16, [40, 9, 0, 12, 12, 3, 25], [5], [0, 0], [100, 1], [3, 50, 50, 50]]
 )
 @pytest.mark.parametrize("most", [0, 20, 56, 10_000])
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_every_labelled_row_is_in_one_micro_batch_and_the_first_is_the_largest(
-    lengths, most, threads
-):
-    batches = micro_batches(lengths, most, threads)
+def test_every_labelled_row_is_in_one_micro_batch_and_the_first_is_the_largest(lengths, most):
+    batches = micro_batches(lengths, most)
     rows = sorted(row for batch in batches for row in batch)
     assert rows == [row for row, length in enumerate(lengths) if length]
     sizes = [len(batch) * max(lengths[row] for row in batch) for batch in batches]

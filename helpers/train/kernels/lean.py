@@ -14,7 +14,6 @@ import ctypes
 import functools
 import math
 import os
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,18 +23,12 @@ from torch.nn import functional
 from helpers.models import FrozenLayer, FrozenLinear, product
 from helpers.train.kernels.attention import register
 
-HEAD_ROWS = 128  # positions whose logits are in memory at once
+HEAD_ROWS = 64  # positions whose logits are in memory at once
 COMPUTES = (torch.float32, torch.bfloat16)
 DRAWS = 2**16  # steps of the dropout's probability: four masks from one random 64-bit number
 SDPA = "TRANSFORMERS_SDPA_FORCE_GQA"  # keys and values are not repeated for the heads that share
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one input
 Forward = Callable[..., Any]
-_thread = threading.local()  # its `generator`, where several threads draw
-
-
-def draw_from(seed: int) -> None:
-    """Let this thread's dropout draw from a generator of its own."""
-    _thread.generator = torch.Generator().manual_seed(seed)
 
 
 class Adapter(NamedTuple):
@@ -87,12 +80,10 @@ class AdaptedLinear(torch.autograd.Function):
 def dropout_mask(rows: torch.Tensor, dropout: float) -> torch.Tensor:
     """True where a value is dropped; a third of the time of bernoulli.
 
-    Drawn from torch's generator, or this thread's, so that a resumed training draws the same.
+    Drawn from torch's generator, so that a resumed training draws the same.
     """
     count = rows.numel()
-    source = getattr(_thread, "generator", None)
-    drawn = torch.randint(-(2**63), 2**63 - 1, ((count + 3) // 4,), generator=source)
-    drawn = drawn.view(torch.int16)
+    drawn = torch.randint(-(2**63), 2**63 - 1, ((count + 3) // 4,)).view(torch.int16)
     return (drawn[:count] < round(dropout * DRAWS) - DRAWS // 2).view(rows.shape)
 
 
@@ -149,14 +140,14 @@ class HeadLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Any, head: FrozenLayer, targets: Any) -> Any:
+    def forward(ctx: Any, hidden: Any, weight: Any, targets: Any) -> Any:
         total = torch.zeros(())
         to_hidden = torch.empty_like(hidden)
         chunks = math.ceil(len(hidden) / HEAD_ROWS) or 1
         chunked = (tensor.chunk(chunks) for tensor in (hidden, targets, to_hidden))
         for rows, words, out in zip(*chunked, strict=True):
             words = words[:, None]
-            logits = _logits(rows, head)
+            logits = _logits(rows, weight)
             logits.sub_(logits.amax(1, keepdim=True))
             picked = logits.gather(1, words)
             sums = logits.exp_().sum(1, keepdim=True)
@@ -164,10 +155,7 @@ class HeadLoss(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 chances = logits.div_(sums)
                 chances.scatter_add_(1, words, torch.full_like(picked, -1.0))
-                if hidden.dtype == torch.float32:
-                    out.copy_(chances @ head.weight)
-                else:
-                    out.copy_(head.back(chances.to(hidden.dtype)))
+                out.copy_(chances.to(weight.dtype) @ weight)
         ctx.save_for_backward(to_hidden)
         return total
 
@@ -177,11 +165,11 @@ class HeadLoss(torch.autograd.Function):
         return to_hidden * gradient.to(to_hidden.dtype), None, None
 
 
-def _logits(hidden: torch.Tensor, head: FrozenLayer) -> torch.Tensor:
+def _logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """In fp32, (positions, words); fp32 products on their side take half the time."""
     if hidden.dtype == torch.float32:
-        return product(head.weight, hidden).t()
-    return head.times(hidden).float()
+        return product(weight, hidden).t()
+    return (hidden @ weight.t()).float()
 
 
 def slim(model: Any) -> Callable[[], None]:
@@ -239,22 +227,25 @@ def _fits(modules: Sequence[Any]) -> bool:
 
 def _lean_forward(module: Any) -> Forward | None:
     if _is_gated_mlp(module):
-        return _gated(module)
+        return lambda x: module.down_proj(
+            GatedProduct.apply(module.gate_proj(x), module.up_proj(x))
+        )
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-        return _normed(module, module.forward)  # Llama's kind, not Gemma's
+        # Llama's kind, not Gemma's
+        return lambda x: Normed.apply(x, module.weight, module.variance_epsilon)
     return None
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what a micro-batch frees for the next one.
+    """Let glibc keep what a micro-batch frees for the next one, but not what came before.
 
     Pages handed back would have to be zeroed anew each time.
     """
     with contextlib.suppress(AttributeError, OSError):  # another C library has no mallopt
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
-        mallopt(-8, 1)  # M_ARENA_MAX: threads use again what others freed
+        library = ctypes.CDLL(None)
+        library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        library.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        library.malloc_trim(0)
 
 
 def _is_gated_mlp(module: Any) -> bool:
@@ -277,19 +268,19 @@ class Together:
             self._hold(torch.empty(sum(self.widths), 0))
         else:
             self._hold(self.base.weight)  # once in memory, not twice
-        self._done = threading.local()
+        self._input: Any = None
+        self._parts: dict[int, torch.Tensor] = {}
         for number, module in enumerate(modules):
             module.forward = functools.partial(self.part, number)
 
     def part(self, number: int, x: torch.Tensor) -> torch.Tensor:
         """What layer `number` makes of x."""
-        done = self._done
-        if getattr(done, "input", None) is not x or number not in done.parts:
-            done.input = x
-            done.parts = dict(enumerate(self._all(x).split(self.widths, -1)))
-        part = done.parts.pop(number)
-        if not done.parts:
-            done.input = None
+        if self._input is not x or number not in self._parts:
+            self._input = x
+            self._parts = dict(enumerate(self._all(x).split(self.widths, -1)))
+        part = self._parts.pop(number)
+        if not self._parts:
+            self._input = None
         return part
 
     def _all(self, x: torch.Tensor) -> torch.Tensor:
@@ -324,16 +315,3 @@ def _outer(module: Any) -> torch.Tensor:
     if type(module) is torch.nn.Linear:
         return torch.zeros(module.out_features, 0)
     return module.lora_B[module.active_adapters[0]].weight
-
-
-def _normed(module: Any, stock: Forward) -> Forward:
-    def forward(x: Any) -> Any:
-        if x.dtype not in COMPUTES:
-            return stock(x)
-        return Normed.apply(x, module.weight, module.variance_epsilon)
-
-    return forward
-
-
-def _gated(module: Any) -> Forward:
-    return lambda x: module.down_proj(GatedProduct.apply(module.gate_proj(x), module.up_proj(x)))

@@ -8,25 +8,20 @@ explains them with shapes.
 # ruff: noqa: D102 (forward and backward of a function are what its class says)
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
-import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from helpers.models import FrozenLayer
-from helpers.train.kernels.lean import COMPUTES, HeadLoss, draw_from
+from helpers.train.kernels.lean import COMPUTES, HeadLoss
 from helpers.train.rows import IGNORED
 
 Loss = Callable[[Sequence[torch.Tensor]], torch.Tensor]  # of the prefix's states
-SHORTEST_PREFIX = 8  # tokens; below this a second pass through the layers costs more than it saves
-BESIDE = 200  # tokens at most of a micro-batch with others beside it: all are held at once
+Gradients = Sequence[torch.Tensor | None]  # None is nothing
+SAVED_TOKENS = 40  # fewer are not worth a pass of their own through the layers
 
 
 def shared_prefix(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
@@ -56,108 +51,52 @@ def supervised_loss(
     backbone = causal.base_model
     shared = shared_prefix(input_ids, labels) if prefix else 0
     cache, states = None, []
-    if shared >= SHORTEST_PREFIX:
-        cache, states = _prefix_states(backbone, input_ids[:1, :shared])
+    if shared * (len(labels) - 1) >= SAVED_TOKENS:
+        cache = backbone(input_ids=input_ids[:1, :shared], use_cache=True).past_key_values
+        states = [state for layer in cache.layers for state in (layer.keys, layer.values)]
         input_ids = input_ids[:, shared:]
         labels = labels[:, shared:]
-    lengths = _labelled_lengths(labels)
-    threads = threads_of(causal)
+    lengths = labelled_lengths(labels)
 
-    def loss(rows: list[int], at: Any, states: Sequence[torch.Tensor]) -> torch.Tensor:
+    def loss(rows: list[int], states: Sequence[torch.Tensor]) -> torch.Tensor:
         end = max(lengths[row] for row in rows)  # what follows the last label matters to nothing
         goals = labels[rows, :end]
         predicts = functional.pad(goals[:, 1:] != IGNORED, (0, 1))  # the last position: nothing
         inputs = {"input_ids": input_ids[rows, :end], "use_cache": cache is not None}
         if cache is not None:
             inputs["past_key_values"] = _repeated(cache, states, len(rows))
-        if at is not None:
-            at.positions = predicts
         hidden = backbone(**inputs).last_hidden_state
         return _head_loss(causal, hidden[predicts], goals.roll(-1, 1)[predicts])
 
-    with trimmed_mlp(backbone) if most_tokens else contextlib.nullcontext() as at:
-        most = min(most_tokens, BESIDE) if threads > 1 else most_tokens
-        batches = micro_batches(lengths, most, threads)
-        losses = [functools.partial(loss, rows, at) for rows in batches]
-        if not torch.is_grad_enabled():
-            zero = torch.zeros((), device=labels.device)
-            return sum(side_by_side(lambda loss_of: loss_of(states), losses, threads), zero)
-        if len(losses) == 1:
-            return losses[0](states)
-        weights = [weight for weight in causal.parameters() if weight.requires_grad]
-        return SumOfLosses.apply(losses, threads, states, *weights)
+    losses = [functools.partial(loss, rows) for rows in micro_batches(lengths, most_tokens)]
+    if not torch.is_grad_enabled():
+        zero = torch.zeros((), device=labels.device)
+        return sum((loss_of(states) for loss_of in losses), zero)
+    if len(losses) == 1:
+        return losses[0](states)
+    return sum_of_losses(losses, states, trainable(causal))
 
 
-def _prefix_states(backbone: Any, input_ids: torch.Tensor) -> tuple[Any, list[torch.Tensor]]:
-    """The cache of the tokens that all rows begin with, and its keys, values, keys, ..."""
-    cache = backbone(input_ids=input_ids, use_cache=True).past_key_values
-    return cache, [state for layer in cache.layers for state in (layer.keys, layer.values)]
-
-
-def threads_of(causal: Any) -> int:
-    """How many threads compute micro-batches side by side.
-
-    One in fp32, where each product is shared out instead. In bf16 every thread computes its own
-    micro-batch to the end: nobody waits after each small product, nor for a core that is busy.
-    """
-    weight = causal.get_input_embeddings().weight
-    coarse = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
-    return torch.get_num_threads() if coarse else 1
-
-
-def side_by_side(
-    task: Callable[[Loss], Any], losses: Sequence[Loss], threads: int
-) -> Iterator[Any]:
-    """The task's results for every loss, in their order whatever ended first.
-
-    Each thread's dropout draws from a generator that is the micro-batch's own.
-    """
-    if threads == 1 or len(losses) < 2:
-        yield from map(task, losses)
-        return
-
-    learning = torch.is_grad_enabled()  # which every thread decides for itself
-
-    def alone(loss_of: Loss, seed: int) -> Any:
-        draw_from(seed)
-        with torch.set_grad_enabled(learning):
-            return task(loss_of)
-
-    seeds = torch.randint(2**62, (len(losses),)).tolist()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # of each thread: products are not shared out again
-    try:
-        yield from list(_pool(threads).map(alone, losses, seeds))
-    finally:
-        torch.set_num_threads(before)
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "micro-batch")
-
-
-def _labelled_lengths(labels: torch.Tensor) -> list[int]:
+def labelled_lengths(labels: torch.Tensor) -> list[int]:
     """The tokens of every row up to and including its last label; 0 without a label."""
     labelled = (labels != IGNORED).cpu()
     return [int(row.nonzero().max()) + 1 if row.any() else 0 for row in labelled]
 
 
-def micro_batches(lengths: Sequence[int], most_tokens: int, threads: int = 1) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
     """Row numbers in as few even batches as `most_tokens` padded tokens allow (0: one).
 
-    Several threads get as many each. The longest come first, rows of length 0 not at all. The first
-    is the largest: glibc does not reuse what it freed for an aligned request of the very same size.
+    The longest come first, rows of length 0 not at all. The first is the largest: glibc does not
+    reuse what it freed for an aligned request of the very same size.
     """
     order = [row for row, length in enumerate(lengths) if length]
     order.sort(key=lambda row: -lengths[row])
     if not most_tokens or not order:
         return [order] if order else []
     fewest = _pack(order, lengths, most_tokens)
-    count = min(len(order), threads * math.ceil(len(fewest) / threads))
     for limit in range(1, most_tokens):
         batches = _pack(order, lengths, limit)
-        if len(batches) <= count:
+        if len(batches) <= len(fewest):
             return batches
     return fewest
 
@@ -174,42 +113,55 @@ def _pack(order: list[int], lengths: Sequence[int], limit: int) -> list[list[int
     return batches
 
 
-class SumOfLosses(torch.autograd.Function):
-    """The sum of several losses that begin with the same `states`.
+def sum_of_losses(
+    losses: Sequence[Loss], states: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """The sum of several losses that begin with the same `states`, its gradients found already.
 
     `losses` are functions of the states; the states may depend on the weights. The intermediate
-    results of one loss are dropped before the next. All gradients of the weights are found in the
-    forward pass, so that the backward pass (once, as a distributed wrapper expects it) has only to
-    hand them out.
+    results of one loss are dropped before the next.
+    """
+    leaves = [state.detach().requires_grad_(state.requires_grad) for state in states]
+    sources = [*weights, *(leaf for leaf in leaves if leaf.requires_grad)]
+    total = weights[0].new_zeros(())
+    gradients: Gradients = [None] * len(sources)
+    for loss_of in losses:
+        loss = loss_of(leaves)
+        gradients = add(gradients, torch.autograd.grad(loss, sources, allow_unused=True))
+        total += loss.detach()
+    to_weights, to_states = gradients[: len(weights)], gradients[len(weights) :]
+    depending = [state for state in states if state.requires_grad]
+    if depending:
+        more = torch.autograd.grad(depending, weights, to_states, allow_unused=True)
+        to_weights = add(to_weights, more)
+    return Known.apply(total, to_weights, *weights)
+
+
+class Known(torch.autograd.Function):
+    """A loss whose gradients by the weights are known already.
+
+    A distributed wrapper sees one backward pass, as it expects; it has only to hand them out.
     """
 
     @staticmethod
-    def forward(ctx: Any, losses: Any, threads: int, states: Any, *weights: Any) -> Any:
-        leaves = [state.detach().requires_grad_(state.requires_grad) for state in states]
-        sources = [*weights, *(leaf for leaf in leaves if leaf.requires_grad)]
-
-        def differentiate(loss_of: Loss) -> Any:
-            with torch.enable_grad():
-                loss = loss_of(leaves)
-                return loss.detach(), torch.autograd.grad(loss, sources, allow_unused=True)
-
-        total = weights[0].new_zeros(())
-        gradients: list[Any] = [None] * len(sources)
-        for loss, new in side_by_side(differentiate, losses, threads):
-            gradients = list(map(_sum, gradients, new))
-            total += loss
-        to_weights, to_states = gradients[: len(weights)], gradients[len(weights) :]
-        trainable = [state for state in states if state.requires_grad]
-        if trainable:
-            new = torch.autograd.grad(trainable, weights, to_states, allow_unused=True)
-            to_weights = list(map(_sum, to_weights, new))
-        ctx.gradients = to_weights
-        return total
+    def forward(ctx: Any, total: Any, gradients: Gradients, *weights: Any) -> Any:
+        ctx.gradients = gradients
+        return total.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         scaled = (None if known is None else known * gradient for known in ctx.gradients)
-        return None, None, None, *scaled
+        return None, None, *scaled
+
+
+def trainable(causal: Any) -> list[torch.Tensor]:
+    """The weights that learn."""
+    return [weight for weight in causal.parameters() if weight.requires_grad]
+
+
+def add(some: Gradients, others: Gradients) -> list[torch.Tensor | None]:
+    """Sums of gradients, one by one."""
+    return list(map(_sum, some, others))
 
 
 def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
@@ -217,29 +169,6 @@ def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor |
     if one is None or other is None:
         return other if one is None else one
     return one + other
-
-
-@contextlib.contextmanager
-def trimmed_mlp(backbone: Any) -> Iterator[threading.local]:
-    """Meanwhile the last layer's MLP answers at some positions alone, and is 0 where no head looks.
-
-    What it yields holds this thread's `positions`, a (rows, length) mask.
-    """
-    mlp = backbone.layers[-1].mlp
-    before = vars(mlp).get("forward")
-    whole = mlp.forward
-    at = threading.local()
-
-    def trimmed(x: torch.Tensor) -> torch.Tensor:
-        return x.new_zeros(x.shape).index_put((at.positions,), whole(x[at.positions]))
-
-    mlp.forward = trimmed
-    try:
-        yield at
-    finally:
-        del mlp.forward
-        if before:
-            mlp.forward = before
 
 
 def _repeated(cache: Any, states: Sequence[torch.Tensor], rows: int) -> Any:
@@ -253,19 +182,13 @@ def _repeated(cache: Any, states: Sequence[torch.Tensor], rows: int) -> Any:
     return repeated
 
 
-@functools.lru_cache(maxsize=1)
-def _frozen_head(head: Any) -> FrozenLayer:
-    """What is laid out for it is kept from one micro-batch to the next."""
-    return FrozenLayer(head)
-
-
 def _head_loss(causal: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Sum of the losses of these positions: hidden (positions, hidden), targets (positions,)."""
     head = causal.get_output_embeddings()
     cap = getattr(causal.config.get_text_config(), "final_logit_softcapping", None)
     frozen = type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad
     if frozen and not cap and head.weight.dtype in COMPUTES and hidden.device.type == "cpu":
-        return HeadLoss.apply(hidden, _frozen_head(head), targets)
+        return HeadLoss.apply(hidden, head.weight, targets)
     logits = head(hidden).float()
     if cap:
         logits = torch.tanh(logits / cap) * cap
