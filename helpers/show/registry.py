@@ -90,43 +90,27 @@ def _moment(entry: Mapping[str, Any]) -> datetime:
 
 
 def history_timeline(history: Audit) -> show.Figure:
-    """One line per version, coloured by its status over time.
-
-    Steps are of equal width, since minutes and months share a picture.
-    """
-    changes = [e for e in history if e["to_status"] and e["to_status"] != e["from_status"]]
-    versions = list(dict.fromkeys(entry["version"] for entry in changes))[-MOST_VERSIONS:]
-    changes = [entry for entry in changes if entry["version"] in versions]
-    height = 1.9 + 0.45 * max(1, len(versions))
-    figure, axis = show.subplots(figsize=(9, height))
-    for row, version in enumerate(versions):
-        _draw_life(axis, row, version, changes)
-    _label(figure, axis, versions, changes)
+    """A line per version: a dot for every status that it took on, in the order of all changes."""
+    changes = _changes(history)
+    versions = {entry["version"] for entry in changes}
+    figure, axis = show.subplots(figsize=(9, 2.2 + 0.4 * len(versions)))
+    for version in sorted(versions):
+        steps = [x for x, entry in enumerate(changes) if entry["version"] == version]
+        axis.plot(steps, [version] * len(steps), color=show.BASE, zorder=0)
+    for status, colour in STATUS_COLOURS.items():
+        steps = [x for x, entry in enumerate(changes) if entry["to_status"] == status]
+        places = [changes[x]["version"] for x in steps]
+        axis.scatter(steps, places, s=140, color=colour, edgecolor="black", label=status)
+    ticks = range(0, len(changes), 1 + len(changes) // 9)
+    axis.set_xticks(ticks, [f"{_moment(changes[tick]):%m-%d\n%H:%M}" for tick in ticks])
+    axis.set(title="Every status change of each version", xlabel="changes in order, UTC")
+    axis.margins(y=0.4)
+    figure.legend(loc="outside lower center", ncols=len(COLOURS))
     return show.finished(figure)
 
 
-def _draw_life(axis: show.Axes, row: int, version: str, changes: Audit) -> None:
-    """One bar per status that a version had, each up to the next change of it."""
-    steps = [x for x, entry in enumerate(changes) if entry["version"] == version]
-    ends = [*steps[1:], len(changes)]
-    for start, end in zip(steps, ends, strict=True):
-        status = changes[start]["to_status"]
-        looks = {"color": STATUS_COLOURS[status], "edgecolor": "white"}
-        axis.barh(row, end - start, left=start, height=0.55, **looks)
-
-
-def _label(figure: show.Figure, axis: show.Axes, versions: Sequence[str], changes: Audit) -> None:
-    """Versions down, moments along, and a legend of the statuses that occur."""
-    from matplotlib.patches import Patch
-
-    axis.set_yticks(range(len(versions)), versions)
-    axis.invert_yaxis()
-    stride = max(1, -(-len(changes) // 9))  # at most nine ticks
-    ticks = list(range(0, len(changes), stride))
-    labels = [f"{_moment(changes[tick]):%m-%d\n%H:%M}" for tick in ticks]
-    axis.set_xticks(ticks, labels)
-    axis.set_xlabel("status changes in order, each as wide as the next (UTC)")
-    axis.set_title("Every status change of each version")
-    axis.spines["left"].set_visible(False)
-    handles = [Patch(color=colour, label=status) for status, colour in STATUS_COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(COLOURS))
+def _changes(history: Audit) -> list[Mapping[str, Any]]:
+    """The changes of status, of the newest versions alone."""
+    changes = [e for e in history if e["to_status"] and e["to_status"] != e["from_status"]]
+    versions = list(dict.fromkeys(entry["version"] for entry in changes))[-MOST_VERSIONS:]
+    return [entry for entry in changes if entry["version"] in versions]
