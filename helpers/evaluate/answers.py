@@ -77,8 +77,8 @@ def timed_before(asking: Asking, session: Session) -> list[float]:
     if not session.latency_rows:
         return []
     ways = _remembered(_cache_of(model_for(asking, session)))[2]
-    way = _way(asking, session)
-    return [ways[way]] if way in ways else []
+    milliseconds = ways.get(_way(asking, session))
+    return [milliseconds] if milliseconds else []  # a log has 0
 
 
 def _cache_of(model: Model) -> Path:
@@ -210,7 +210,9 @@ class _Window:
 
     def is_to_wait(self, key: str, answer: Answer) -> bool:
         """Whether this was a refusal for the rate, which is asked again after the pause."""
-        if not _is_refused_for_rate(answer) or self._refused[key] >= RATE_RETRIES:
+        error = answer.error or ""
+        is_for_rate = error.startswith("429") and "quota" not in error
+        if not is_for_rate or self._refused[key] >= RATE_RETRIES:
             self._width = min(self._most, self._width + 1)
             return False
         self._width = max(1, self._width // 2)
@@ -282,11 +284,6 @@ def _all_of(finished: SimpleQueue[Future[Answer]]) -> list[Future[Answer]]:
     while not finished.empty():
         futures.append(finished.get())
     return futures
-
-
-def _is_refused_for_rate(answer: Answer) -> bool:
-    error = answer.error or ""
-    return error.startswith("429") and "quota" not in error
 
 
 def _remembered(path: Path) -> tuple[Answers, dict[str, float], dict[str, float]]:

@@ -44,8 +44,6 @@ class Model(Protocol):
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
         """Greedy answers in the order of `chats`."""
-        ...
 
     def count_tokens(self, chat: list[Message]) -> int:
         """Tokens of the rendered prompt, generation prompt included."""
-        ...

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 120.0
 LOCAL_KEY = "sk-local"  # the SDK insists on some key; a server on this machine needs none
 OPTIONS = ("temperature", "max_tokens", "response_format", "logprobs")  # what it may refuse
-# the next request would fail too: nobody there, no key, no money, no such model; a redirection
-FINAL = {0, 401, 402, 403, 404, *range(300, 400)}
+FINAL = (0, 401, 402, 403, 404)  # the next fails too: nobody there, no key, no money, no such model
 CUT = ("length", "max_tokens", "model_length")  # why an answer ended early, in any provider's words
 NO_ANSWER = ("no choices", "content_filter", "error", "function_call_filter")  # beginnings of it
 AT = " at "  # between a model's name and its base_url
@@ -61,11 +60,14 @@ def openai_client(base_url: str, timeout: float = TIMEOUT_SECONDS) -> openai.Ope
     """
     import openai
 
-    is_here = is_loopback(base_url)
-    key = api_key(base_url) or LOCAL_KEY
-    client = openai.DefaultHttpx2Client(trust_env=not is_here, follow_redirects=False)
-    address = resolve_base_url(base_url)
-    return openai.OpenAI(base_url=address, api_key=key, timeout=timeout, http_client=client)
+    return openai.OpenAI(
+        base_url=resolve_base_url(base_url),
+        api_key=api_key(base_url) or LOCAL_KEY,
+        timeout=timeout,
+        http_client=openai.DefaultHttpx2Client(
+            trust_env=not is_loopback(base_url), follow_redirects=False
+        ),
+    )
 
 
 def api_key(base_url: str) -> str:
@@ -86,6 +88,7 @@ class Reply(BaseModel):
     """What is used of an endpoint's JSON; anything else in it is not looked at."""
 
     choice: Any = _at("choices", 0)
+    message: Any = _at("choices", 0, "message")
     finish_reason: str | None = _at("choices", 0, "finish_reason")
     logprobs: Any = _at("choices", 0, "logprobs")
     # Mistral's models that think send parts; a refusal stands in place of a content
@@ -211,8 +214,14 @@ class ApiModel:
         self, chat: list[Message], max_new_tokens: int, without: Collection[str] = ()
     ) -> dict[str, Any]:
         """What is sent for a chat, without the options that this endpoint has refused."""
-        options = self._options(max_new_tokens, self._unsupported.union(without))
-        return {"model": self.name, "messages": as_dicts(chat), **options, **_tools(chat)}
+        without = self._unsupported.union(without)
+        # newer OpenAI models know max_tokens only by its other name
+        limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
+        body = {"model": self.name, "messages": as_dicts(chat), limit: max_new_tokens}
+        for name, value in (self._told | {"tools": tools_of(chat) or None}).items():
+            if value is not None and name not in without:
+                body[name] = value
+        return body
 
     def _create(self, chat: list[Message], max_new_tokens: int) -> bytes:
         """One request; an option that the endpoint refuses is dropped, and not sent to it again."""
@@ -232,17 +241,6 @@ class ApiModel:
                     _log.warning("%s does not take %s: it is asked without", self.name, name)
                 self._unsupported |= without
                 return reply
-
-    def _options(self, max_new_tokens: int, without: set[str]) -> dict[str, Any]:
-        # newer OpenAI models know max_tokens only by its other name
-        limit = "max_completion_tokens" if "max_tokens" in without else "max_tokens"
-        told = {name: value for name, value in self._told.items() if name not in without}
-        return {limit: max_new_tokens, **told}
-
-
-def _tools(chat: list[Message]) -> dict[str, Any]:
-    tools = tools_of(chat)
-    return {"tools": tools} if tools else {}
 
 
 def reason_of(refusal: Refused, chat: list[Message]) -> str:
@@ -284,7 +282,7 @@ def answer_of(text: bytes | str, latency_ms: float) -> Answer:
     }
     reason = (reply.finish_reason or "").lower() if reply.choice else "no choices"
     problem = reply.error or reply.choice_error
-    if problem or reason.startswith(NO_ANSWER):
+    if problem or reason.startswith(NO_ANSWER) or not (reply.message or reason in CUT):
         code = problem.get("code") if isinstance(problem, dict) else None
         error = f"{code or 'nothing'} in place of an answer, by the endpoint ({reason})"
         return Answer(text="", finish="error", error=store.redact(error), **took)
@@ -300,19 +298,11 @@ def answer_of(text: bytes | str, latency_ms: float) -> Answer:
 
 def _said_in(reply: Reply) -> tuple[str, str]:
     """(thoughts, what is said), in whichever way a reply tells them."""
-    said = reply.content or reply.refusal or ""
-    if isinstance(said, list):
-        thoughts = _text_in([part.get("thinking") for part in said])
-        said = _text_in([part.get("text") for part in said])
-    else:
-        thoughts, said = split_thoughts(said.strip())
+    parts = reply.content
+    if not isinstance(parts, list):
+        parts = [{"text": parts or reply.refusal}]
+    thoughts, said = split_thoughts("".join(str(part.get("text") or "") for part in parts).strip())
+    hidden = [part["thinking"] for part in parts if part.get("thinking")]
+    if hidden:
+        thoughts = store.dumps(hidden)
     return reply.reasoning_content or reply.reasoning or thoughts, said
-
-
-def _text_in(part: Any) -> str:
-    """All text in a part of an answer, however deep."""
-    if isinstance(part, list):
-        return "".join(map(_text_in, part))
-    if isinstance(part, dict):
-        part = part.get("text")
-    return part if isinstance(part, str) else ""

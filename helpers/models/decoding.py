@@ -15,9 +15,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 MANY_ROWS = 64  # of one batch: more are no faster
-BATCH_ROWS = 16  # of a model that is so large that its batches take minutes
 BLOCK = 64  # words
-LARGE = 1_000_000_000  # weights, where there is no GPU
 MEMORY_SHARE = 1 / 32  # of this machine's memory: what the keys and values of a batch may take
 MIN_PREFIX = 16  # a shorter common beginning is not worth a forward pass of its own
 LONG_PREFIX = 128  # from here on it is quicker to ask it once for all rows
@@ -113,8 +111,7 @@ def _batch_size(model: Any) -> tuple[int, int]:
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_token = 2 * config.num_hidden_layers * heads * size * 4  # bytes: fp32 at most
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    is_slow = model.device.type == "cpu" and model.num_parameters() > LARGE
-    return BATCH_ROWS if is_slow else MANY_ROWS, int(MEMORY_SHARE * memory / per_token)
+    return MANY_ROWS, int(MEMORY_SHARE * memory / per_token)
 
 
 def buffers(layers: int, rows: int, capacity: int, prefix: Any = None) -> Any:

@@ -245,6 +245,21 @@ def test_a_way_that_a_run_has_timed_is_not_timed_again_for_another_part(task, ru
     assert other.results.latency_p95.n == 1 and other.results.latency_p95 != first.latency_p95
 
 
+class Log(ScriptedModel):
+    """Says nothing of time."""
+
+    def answer(self, chats, max_new_tokens):
+        answers = super().answer(chats, max_new_tokens)
+        return [a.model_copy(update={"latency_ms": 0.0}) for a in answers]
+
+
+def test_the_answers_of_a_log_have_no_latency(task, run):
+    model = Log(lambda chat: RIGHT)
+    for rows in (toy_rows(9), toy_rows(40)):
+        results = ask_rung(model, "prompt", rows, task, run, latency_rows=8).results
+        assert results.latency_p95.n == 0
+
+
 class Drifting(ScriptedModel):
     """Answers otherwise whenever it is asked again, as bf16 may in another batch."""
 
