@@ -25,12 +25,13 @@ def part_of(dataset: FineTuningDataset, percent: int, learnt: Container[str]) ->
         "version": f"{dataset.metadata.version}-{percent}",
         "fingerprint": store.fingerprint(sorted(kept)),
     }
-    changes = {
-        "examples": examples,
-        "metadata": dataset.metadata.model_copy(update=name),
-        "splits": dataset.splits.model_copy(update={"train": len(kept)}),
-    }
-    return dataset.model_copy(update=changes)
+    return dataset.model_copy(
+        update={
+            "examples": examples,
+            "metadata": dataset.metadata.model_copy(update=name),
+            "splits": dataset.splits.model_copy(update={"train": len(kept)}),
+        }
+    )
 
 
 def read_curve(answers: Mapping[int, Sequence[AnswerRow]], task: Task) -> str:

@@ -130,7 +130,11 @@ def _fault(line: bytes, known: set[str]) -> str:
         looks_like_csv = b"," in line and line.lstrip()[:1] not in (b"{", b"[")
         return "is of a CSV table, not JSON" if looks_like_csv else "is not JSON"
     if isinstance(entry, LiveRow):
-        return _below_0(entry)
+        reason = _below_0(entry)
+        missing = {"messages", "answer"} - entry.model_fields_set
+        if missing and entry.is_ok and not reason:
+            reason = f"has no field {min(missing)}, unless task.yaml maps it"
+        return reason
     is_known = entry.request_id in known
     return "" if is_known else f"is about request {entry.request_id}, which is not in these files"
 

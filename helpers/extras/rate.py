@@ -49,8 +49,7 @@ def rate_run(
             rated.append(row | {"choice": CHOICES[choice]})
             evaluate.write_ratings(path, rated)
             given += 1
-    count = f"{given} rated now, {len(rated)} in {path}"
-    say(f"{count}; run again with --run-id {run.id} to count them\n")
+    say(f"{given} rated now, {len(rated)} in {path}; run again with --run-id {run.id} to count\n")
     return given
 
 

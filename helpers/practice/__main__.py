@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -58,9 +57,7 @@ def main(argv: list[str]) -> int:
     args = options(argv)
     from helpers import models, store
     from helpers.records import WorkbookError
-    from helpers.redaction import log_to_stderr
 
-    log_to_stderr(logging.WARNING)
     os.environ.update(models.offline_env())
     from helpers.practice.endpoints import Settings
     from helpers.practice.server import serve

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import logging
 import secrets
 import threading
 from typing import Any
@@ -14,6 +13,7 @@ from helpers.practice import scenarios, training
 from helpers.practice.scenarios import Fault
 from helpers.practice.storage import ENDED, Clock, Storage, TuningJob
 from helpers.practice.training import Trained
+from helpers.practice.wire import refusal_of
 
 PHASE = 2.0  # seconds of validation, and of the queue
 UNSEEN = 60.0  # how long a new model is not found (scenario not_found_after_success)
@@ -23,7 +23,6 @@ LAST_WORDS = {
     "succeeded": "The job has successfully completed",
     "cancelled": "The job was cancelled",
 }
-_log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
@@ -49,9 +48,7 @@ class Life:
         except Stopped:
             return
         except Exception as error:
-            _log.exception("job %s", tuning.id)
-            message = f"The practice API itself failed ({type(error).__name__})."
-            fault = Fault("server_error", message)
+            fault = Fault("server_error", str(refusal_of(error)))
         if fault is not None:
             self.finish(tuning, "failed", fault)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import traceback
 from email import message_from_bytes
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
@@ -36,12 +37,13 @@ class ApiError(Exception):
 
 
 def refusal_of(error: Exception) -> ApiError:
-    """What a request is answered with where answering it ended in this."""
+    """What a request is answered with, or a job, where that ended in this."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, WorkbookError):
         return ApiError(400, store.redact(str(error)), "practice_api")
-    _log.error("a request to the practice API", exc_info=error)
+    lines = traceback.format_exception(error)
+    _log.error("the practice API: %s", store.without_secrets("".join(lines)))
     return ApiError(500, f"The practice API failed ({type(error).__name__}).")
 
 

@@ -8,7 +8,6 @@ from helpers.redaction.cleaning import (
     as_csv_cell,
     clean,
     from_csv_cell,
-    log_to_stderr,
     outline,
     printable,
     redact,

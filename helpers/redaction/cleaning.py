@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -143,21 +142,6 @@ def _clean_entry(key: Any, entry: Any) -> Any:
     if entry and isinstance(entry, str | list) and SECRET_NAME.fullmatch(str(key)):
         return MARK
     return clean(entry)
-
-
-class CleanLines(logging.Formatter):
-    """Lines of a log, tracebacks too, without what others must not see."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line, or more."""
-        return without_secrets(super().format(record))
-
-
-def log_to_stderr(level: int) -> None:
-    """What a program of ours logs, cleaned."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(CleanLines("%(asctime)s %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def outline(value: Any, most: int = 24) -> str:

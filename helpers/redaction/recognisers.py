@@ -81,12 +81,10 @@ def emails(text: str) -> Iterator[Ends]:
 
 
 def _top_level(name: str) -> bool:
-    if name.lower().startswith("xn--"):
-        try:
-            name = name.lower().encode("ascii").decode("idna")
-        except UnicodeError:
-            return False
-    return name.lower() in _words_of("top_level_domains.txt")
+    try:
+        return name.lower().encode("idna").decode("idna") in _words_of("top_level_domains.txt")
+    except UnicodeError:
+        return False
 
 
 @cache

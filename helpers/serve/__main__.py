@@ -10,7 +10,6 @@ from typing import get_args
 
 from helpers import store
 from helpers.records import LogText, Parity, WorkbookError, verdict_of
-from helpers.redaction import log_to_stderr
 from helpers.serve.settings import KEYS, Settings
 from helpers.serve.starting import serve
 
@@ -32,10 +31,20 @@ WantedBy=default.target
 """
 
 
+class CleanLines(logging.Formatter):
+    """Lines of a log, tracebacks too, without what others must not see."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, or more."""
+        return store.without_secrets(super().format(record))
+
+
 def main(argv: Sequence[str]) -> int:
     """Parse, then serve."""
     args = _parser().parse_args(argv)
-    log_to_stderr(logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(CleanLines("%(asctime)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for noisy in ("httpx", "httpx2", "alembic", "presidio-analyzer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -94,9 +103,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def unit(argv: Sequence[str]) -> str:
     """A systemd unit that starts the gateway with the same arguments."""
-    words = list(argv)
-    place = words.index("--as")
-    del words[place : place + 2]
+    place = next(n for n, word in enumerate(argv) if word.partition("=")[0] == "--as")
+    words = [*argv[:place], *argv[place + 1 + ("=" not in argv[place]) :]]
     return UNIT.format(
         folder=_unit_word(str(store.PROJECT))[1:-1],
         home=_unit_word(str(store.home()))[1:-1],

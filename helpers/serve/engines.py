@@ -41,15 +41,14 @@ class Hosted:
     """A version that lives at the provider that trained it: requests are forwarded there."""
 
     def __init__(self, served: Served, limit_usd: float) -> None:
-        asking = served.asking
         self._task = served.task
         self._limit_usd = limit_usd
         model = models.ApiModel(served.model.model_id, served.model.base_url)
         models.check_may_send(served.task, model)
-        self._model = model.with_asking(asking)
+        self._model = model.with_asking(served.asking)
         self._is_paid = models.is_paid(served.task, model)
         if self._is_paid:  # a price that is not known is told now, not at the first request
-            models.worst_cost(served.task, model, [], asking.max_new_tokens)
+            models.worst_cost(served.task, model, [], served.asking.max_new_tokens)
 
     def answer(self, chat: list[Message], limit: int, logprobs: Logprobs = None) -> Answer:
         """Ask the provider; what it costs is booked on this month's ledger of the task."""

@@ -335,11 +335,10 @@ class Gateway:
         for task, lane in sorted(self.lanes.items()):
             if lane.current is not None:
                 version = lane.current.served.version
-                created = int(version.trained_at.timestamp())
                 facts = {"version": version.id, "generation": lane.generation}
                 for name in (task, version.id):
-                    row = {"id": name, "object": "model", "created": created, "owned_by": task}
-                    rows.append(row | {"workbook": facts})
+                    row = {"id": name, "object": "model", "owned_by": task, "workbook": facts}
+                    rows.append(row | {"created": int(version.trained_at.timestamp())})
         wanted = request.path_params.get("name")
         if wanted is None:
             return JSONResponse({"object": "list", "data": rows})

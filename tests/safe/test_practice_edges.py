@@ -79,6 +79,18 @@ def test_line_13_the_key_comes_before_the_body(server):
     assert status(ask(server, head, key="sk-proj-" + "a1" * 20)) == 401
 
 
+def test_line_13_a_chunked_body_that_is_too_large_is_told_so_and_many_at_once_to_come_again(
+    server, monkeypatch
+):
+    monkeypatch.setattr("helpers.practice.server.MOST_BYTES", 2**20)
+    head = "POST /v1/files HTTP/1.1\r\ntransfer-encoding: chunked"
+    piece = b"80000\r\n" + b"x" * 2**19 + b"\r\n"
+    assert status(ask(server, head, piece * 2 + b"1\r\nx\r\n")) == 413
+    server.unanswered += 2**20  # others are uploading
+    assert status(ask(server, head, piece)) == 503
+    server.unanswered -= 2**20
+
+
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:80", " "])
 def test_line_13_another_hosts_name_is_refused(server, host):
     for path in ("/", "/v1/models"):

@@ -16,10 +16,10 @@ import record_toys
 from helpers import redaction, registry, store
 from helpers.records import Decision, Finding, RunRecord
 from helpers.redaction import find_personal_data, find_secrets, kinds
-from helpers.redaction.cleaning import CleanLines
 from helpers.registry import delivery
 from helpers.run import message_for_person, report
 from helpers.run.engine import COPY, CopyWriter
+from helpers.serve.__main__ import CleanLines
 
 WORD, HEX, LETTERS = string.ascii_letters + string.digits, "0123456789abcdef", string.ascii_letters
 DIGITS, UPPER = string.digits, string.ascii_uppercase + string.digits

@@ -144,7 +144,8 @@ def test_an_answer_that_is_json_itself_stays_as_it_is(answer, tmp_path, home):
 
 def test_logs_check_says_what_can_be_read(tmp_path, capsys):
     path = tmp_path / "2026-01-01.jsonl"
-    path.write_text('{"request_id": "a", "created_at": "2026-01-01", "answer": "x"}\n{"to')
+    line = {"request_id": "a", "created_at": "2026-01-01", "messages": [], "answer": "x"}
+    path.write_text(json.dumps(line) + '\n{"to')
     assert main(["logs", "check", str(path), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["requests"] == told["unreadable"] == 1
@@ -229,9 +230,12 @@ def test_a_file_of_which_nothing_can_be_read_is_exit_2_and_why(
 def test_logs_check_names_a_latency_below_0_and_an_empty_file(tmp_path, capsys):
     path = tmp_path / "my.jsonl"
     path.write_text('{"request_id": "a", "created_at": "2026-01-01", "latency_ms": -5}\n')
+    with open(path, "a") as file:
+        file.write('{"request_id": "b", "created_at": "2026-01-01", "messages": []}\n')
     (tmp_path / "none.jsonl").touch()
     assert main(["logs", "check", str(path), str(tmp_path / "none.jsonl")]) == 1
     told = capsys.readouterr().out
+    assert "line 2 has no field answer, unless task.yaml maps it" in told
     assert "none.jsonl is empty" in told and "my.jsonl line 1 has a wrong latency_ms" in told
 
 

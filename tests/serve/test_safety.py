@@ -162,6 +162,8 @@ def test_the_page_runs_its_own_script_alone(served):
 def test_a_unit_starts_the_gateway_with_the_same_arguments(capsys, home):
     assert main(["--port", "8700", "--as", "systemd", "--log-text", "toy=none"]) == 0
     unit = capsys.readouterr().out
+    assert main(["--port", "8700", "--as=systemd", "--log-text", "toy=none"]) == 0
+    assert capsys.readouterr().out == unit
     assert '-m helpers.serve "--port" "8700" "--log-text" "toy=none"\n' in unit
     assert f"WORKBOOK_HOME={home}" in unit and "--as" not in unit
     assert main(["--task", "a\nExecStartPre=/bin/evil", "--as", "systemd"]) == 2
