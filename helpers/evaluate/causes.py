@@ -42,10 +42,8 @@ def diagnose(
     tuned = answers["fine_tuned"]
     train = [example for example in examples if example.part == "train"]
     test = [example for example in examples if example.part == "test"]
-    curve = []
-    for line in losses:
-        if line.get("eval_loss") is not None:
-            curve.append(float(line["eval_loss"]))
+    looks = [line.get("eval_loss") for line in losses]
+    curve = [float(loss) for loss in looks if loss is not None]
     return [
         broken_evaluation(tuned, answers["zero_shot"], train, test),
         template_mismatch(test, tuned),

@@ -290,9 +290,7 @@ def ask_judge(
     pairs = [row | {"B": row["A"] if row["B"] == SAME else row["B"]} for row in pairs]
     swapped = [row | {"A": row["B"], "B": row["A"]} for row in pairs]
     gold = {example.id: example.answer for example in examples}
-    prompts = []
-    for row in (*pairs, *swapped):
-        prompts.append(_prompt(session.task, row, gold[row["id"]]))
+    prompts = [_prompt(session.task, row, gold[row["id"]]) for row in (*pairs, *swapped)]
     asking = Asking(rung="judge", model=judge.spec, max_new_tokens=8)
     session = replace(session, models=session.models | {judge.spec: judge})
     answers = ask(prompts, asking, session, "judge")

@@ -41,9 +41,12 @@ def ways_to_ask(
     A rung model is a local folder or hub id, or `NAME at BASE_URL`; its rungs are named rung@model.
     What task.yaml calls the incumbent is always asked.
     """
-    limit = basis.max_new_tokens + room_for_thoughts(task)
-    asked = {"response_format": task.schema, "tools": task.tools, "max_new_tokens": limit}
-    asked["compute"] = models.resolve_compute(basis.compute)
+    asked = {
+        "response_format": task.schema,
+        "tools": task.tools,
+        "max_new_tokens": basis.max_new_tokens + room_for_thoughts(task),
+        "compute": models.resolve_compute(basis.compute),
+    }
     basis = basis.model_copy(update=asked)
     own = [name for name in names if name not in ("incumbent", CLASSICAL)]
     ways = []
@@ -54,11 +57,10 @@ def ways_to_ask(
     ways += [basis.for_rung(name, model.spec) for name in own]
     for spec in rung_models:
         ways += [basis.for_rung(f"{name}@{label(spec)}", spec) for name in own]
-    told = []
-    for way in ways:
+    for place, way in enumerate(ways):
         template_args = models.template_args(task, way.model)
-        told.append(way.model_copy(update={"template_args": template_args}))
-    return told
+        ways[place] = way.model_copy(update={"template_args": template_args})
+    return ways
 
 
 def way_of_today(task: Task, basis: Asking, base: str) -> Asking:
