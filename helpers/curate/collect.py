@@ -105,7 +105,9 @@ def curate(
     say(f"{len(unique.kept):,} rows left; choosing rows for review")
     stages = [collected, reviewed, checked, named, unique]
 
-    rejected = _all_rejected(stages)
+    rejected = beside(collected.kept)  # on disk where those are
+    for row in chain.from_iterable(stage.rejected for stage in stages):
+        rejected.append(row)
     funnel = build_funnel(stages)
     alarm_on_wipeout(funnel, rejected, config.wipeout_share)
     alarm_on_lost_labels(task, reviewed.kept, rejected, config.wipeout_share)
@@ -125,14 +127,6 @@ def curate(
         feedback=feedback_notes(unique.kept, logs),
         readings=[*readings_of(read, named.kept), *reading_of_live(task, corrections)],
     )
-
-
-def _all_rejected(stages: Sequence[Stage]) -> Sequence[RejectedExample]:
-    """The rejected rows of all stages, on disk where the kept ones are."""
-    rejected = beside(stages[0].kept)
-    for row in chain.from_iterable(stage.rejected for stage in stages):
-        rejected.append(row)
-    return rejected
 
 
 def _rated_low_and_kept(
@@ -168,11 +162,15 @@ def reading_of_live(task: tasks.Task, corrections: Sequence[Question]) -> list[S
     """The live log, where users corrected answers in it."""
     if not corrections:
         return []
-    fields = {"source": "production", "format": "live log", "form": "answers that users corrected"}
-    changes = {"corrected by a user: asked in review.csv, learnt once decided": len(corrections)}
+    n = len(corrections)
     return [
         SourceReading(
-            file=f"live/{task.registry_name}", rows=len(corrections), changes=changes, **fields
+            file=f"live/{task.registry_name}",
+            source="production",
+            rows=n,
+            format="live log",
+            form="answers that users corrected",
+            changes={"corrected by a user: asked in review.csv, learnt once decided": n},
         )
     ]
 
@@ -224,8 +222,8 @@ def _logged(human: tasks.LoadedRows, logs: tasks.LoadedRows) -> Iterator[Trainin
     human_ids = {example.id for example in human.examples} if logs.examples else set()
     for example in logs.examples:
         if example.id in human_ids:
-            own_id = f"{tasks.content_id(example.messages)}-{example.meta['line']}"
-            example = example.model_copy(update={"id": own_id})
+            content = tasks.content_id(example.messages)
+            example = example.model_copy(update={"id": f"{content}-{example.meta['line']}"})
         yield example
 
 

@@ -82,8 +82,8 @@ class KeptRows:
         matches = []
         for other, score in [(number, 1.0), *neighbours.get(number, ())]:
             if self._first_of[other] >= 0:
-                places = [self._first_of[other], *self._others_of.get(other, ())]
-                matches += [Match(self._rows[place], score) for place in places]
+                for place in (self._first_of[other], *self._others_of.get(other, ())):
+                    matches.append(Match(self._rows[place], score))
         return matches
 
     def of_group(self, group: str) -> TrainingExample | None:
@@ -236,8 +236,12 @@ def _duplicate(example: TrainingExample, matches: Sequence[Match], label: Label)
         same_text = visible(example.user_text) == visible(other.user_text)
         if same_text and normalise(example.answer) == normalise(other.answer):
             return _issue("exact_duplicate", "same text and answer", other, 1.0)
-        evidence = f"character 5-gram Jaccard {score:.2f} with a kept row of the same label"
-        return _issue("near_duplicate", evidence, other, score)
+        return _issue(
+            "near_duplicate",
+            f"character 5-gram Jaccard {score:.2f} with a kept row of the same label",
+            other,
+            score,
+        )
     return None
 
 

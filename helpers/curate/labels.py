@@ -112,8 +112,13 @@ def misspelled(
         for example in examples:
             value = value_of(example)
             if value in usual:
-                why = f"{name} is spelled {value!r}, most rows say {usual[value]!r}"
-                rows.append((example, why, _with_label(example, name, usual[value])))
+                rows.append(
+                    (
+                        example,
+                        f"{name} is spelled {value!r}, most rows say {usual[value]!r}",
+                        _with_label(example, name, usual[value]),
+                    )
+                )
     return rows
 
 

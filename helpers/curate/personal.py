@@ -40,9 +40,10 @@ def masked_example(
     for message in example.messages:
         spans = find(message.content) if message.content and message.role in roles else ()
         if spans:
-            kinds |= {span.kind for span in spans}
-            text = without_spans(message.content or "", spans)
-            message = message.model_copy(update={"content": text})
+            kinds.update(span.kind for span in spans)
+            message = message.model_copy(
+                update={"content": without_spans(message.content or "", spans)}
+            )
         messages.append(message)
     if not kinds:
         return example

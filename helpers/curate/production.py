@@ -91,8 +91,10 @@ def feedback_notes(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> l
     ]
     if rated and unrated:
         one, other = (median(len(e.user_text) for e in group) for group in (rated, unrated))
-        comparison = f"a median of {one:g} characters, unrated ones {other:g}"
-        notes.append(f"rated messages have {comparison}; ratings are no fair sample of the traffic")
+        notes.append(
+            f"rated messages have a median of {one:g} characters, unrated ones {other:g}; ratings"
+            " are no fair sample of the traffic"
+        )
     return notes
 
 

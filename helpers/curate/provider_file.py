@@ -154,8 +154,7 @@ def _turn_problems(messages: list[Any], tool_names: set[str]) -> Problems:
         calls = message.get("tool_calls")
         if isinstance(calls, list):
             yield from _call_problems(calls, place, tool_names)
-            ids = [call.get("id") for call in calls if isinstance(call, dict)]
-            open_calls = {call_id for call_id in ids if isinstance(call_id, str)}
+            open_calls = {str(call.get("id")) for call in calls if isinstance(call, dict)}
 
 
 def _message_problems(message: dict[str, Any], place: str) -> Problems:

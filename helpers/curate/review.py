@@ -68,8 +68,10 @@ class Decisions(NamedTuple):
 
 def read_decisions(task: tasks.Task) -> Decisions:
     """All decisions about a task's rows; a row without a decision still waits and says nothing."""
-    paths = store.home().glob(f"datasets/{task.name}-*/{Manifest.FILE}")
-    manifests = [Manifest.parse(store.read_json(path), str(path)) for path in paths]
+    manifests = [
+        Manifest.parse(store.read_json(path), str(path))
+        for path in store.home().glob(f"datasets/{task.name}-*/{Manifest.FILE}")
+    ]
     manifests.sort(key=lambda manifest: (manifest.created_at, manifest.version))
     versions = [store.home() / "datasets" / manifest.version for manifest in manifests]
     decisions = Decisions({}, {}, {})

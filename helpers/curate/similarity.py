@@ -99,9 +99,10 @@ def incidence_of(texts: Sequence[str]) -> Any:
         counts.append(np.bincount(row[first], minlength=min(CHUNK, len(texts) - start)))
         columns.append(grams[first])
     column = np.concatenate(columns)
-    ones = np.ones(len(column), dtype=np.int32)
-    row_ends = np.cumsum(np.concatenate(counts))
-    return csr_array((ones, column, row_ends), shape=(len(texts), 2**62))
+    return csr_array(
+        (np.ones(len(column), dtype=np.int32), column, np.cumsum(np.concatenate(counts))),
+        shape=(len(texts), 2**62),
+    )
 
 
 def _grams(texts: Sequence[str]) -> tuple[Any, Any]:

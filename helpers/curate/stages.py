@@ -81,15 +81,19 @@ class Stage:
 
 def rejection(example: TrainingExample, issues: list[Issue], stage: str) -> RejectedExample:
     """The log entry of a row left out: enough to find and judge it again, nothing that leaks."""
-    summary = {
-        "id": without_surrogates(example.id),
-        "source": example.source,
-        "file": example.meta.get("file"),
-        "line": example.meta.get("line"),
-        "sha256": example.meta.get("sha256"),
-        "excerpt": excerpt(example.user_text),
-    }
-    return RejectedExample(example=summary, issues=issues, stage=stage, rule_version=RULE_VERSION)
+    return RejectedExample(
+        example={
+            "id": without_surrogates(example.id),
+            "source": example.source,
+            "file": example.meta.get("file"),
+            "line": example.meta.get("line"),
+            "sha256": example.meta.get("sha256"),
+            "excerpt": excerpt(example.user_text),
+        },
+        issues=issues,
+        stage=stage,
+        rule_version=RULE_VERSION,
+    )
 
 
 def build_funnel(stages: Sequence[Stage]) -> list[FunnelRow]:

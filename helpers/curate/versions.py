@@ -95,20 +95,20 @@ def publish_dataset(curated: Curated) -> FineTuningDataset:
             f"{folder} holds other content than its name says; move that folder away and run again"
         )
     facts = manifest.model_dump(include=set(DatasetMetadata.model_fields))
-    examples = in_order(curated.examples, [*chain(*curated.places.values())])
     return FineTuningDataset(
-        examples=examples, metadata=DatasetMetadata(**facts), splits=manifest.splits
+        examples=in_order(curated.examples, [*chain(*curated.places.values())]),
+        metadata=DatasetMetadata(**facts),
+        splits=manifest.splits,
     )
 
 
 def _manifest_of(curated: Curated, name: str, fingerprint: str) -> Manifest:
-    sources = Counter(example.source for example in curated.examples)
     return Manifest(
         version=name,
         created_at=store.now(),
         task=curated.task.name,
         params=curated.params,
-        counts=dict(sorted(sources.items())),
+        counts=dict(sorted(Counter(e.source for e in curated.examples).items())),
         funnel=curated.funnel,
         splits=Splits(**{part: len(places) for part, places in curated.places.items()}),
         fingerprint=fingerprint,
@@ -170,8 +170,8 @@ def data_card(manifest: Manifest) -> str:
     if "production" in manifest.counts:
         lines += ["## Where the logged rows come from", ""]
         lines += [*(f"- {note}" for note in manifest.feedback["notes"]), ""]
-    warnings = [f"- {warning}" for warning in manifest.warnings]
-    return "\n".join([*lines, "## Known limits", "", *warnings, *LIMITS]) + "\n"
+    lines += ["## Known limits", "", *(f"- {text}" for text in manifest.warnings), *LIMITS, ""]
+    return "\n".join(lines)
 
 
 def check_dataset(
@@ -198,8 +198,7 @@ def check_dataset(
     if lack:
         raise _too_little(f"{lack} rows", dataset, funnel)
     if verified < min_examples:
-        counts = f"{verified} verified rows, min_examples={min_examples}"
-        raise _too_little(counts, dataset, funnel)
+        raise _too_little(f"{verified} verified rows, min_examples={min_examples}", dataset, funnel)
     return (
         f"{verified} verified rows, {len(dataset.examples)} in all; every row read is kept or"
         " accounted for."

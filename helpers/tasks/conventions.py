@@ -148,8 +148,7 @@ class Scale(NamedTuple):
         shown = [f"{_shown(value)} -> {score:.3g}" for (_, value), score in examples]
         if len(shown) > 4:
             shown = [*shown[:2], "…", *shown[-2:]]
-        text = ", ".join([self.name, *shown])
-        return f"{text}; {self.rated} of {self.rows} rated"
+        return f"{', '.join([self.name, *shown])}; {self.rated} of {self.rows} rated"
 
 
 def token_of(value: Any) -> Token:

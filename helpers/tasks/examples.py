@@ -344,7 +344,8 @@ def read_dataset(run: store.Run) -> FineTuningDataset:
         for part in PARTS
         for row in store.read_jsonl(folder / f"{part}.jsonl")
     ]
-    metadata = DatasetMetadata(
-        **{name: getattr(manifest, name) for name in DatasetMetadata.model_fields}
+    return FineTuningDataset(
+        examples=examples,
+        metadata=manifest.model_dump(include=set(DatasetMetadata.model_fields)),
+        splits=manifest.splits,
     )
-    return FineTuningDataset(examples=examples, metadata=metadata, splits=manifest.splits)

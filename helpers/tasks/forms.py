@@ -71,8 +71,8 @@ class Form(NamedTuple):
     """One form: how the turns of its rows are made, and of which columns."""
 
     turns: Callable[[HowRead, Row], Any]
-    columns: tuple[str, ...] = ()
-    known_by: tuple[set[str], ...] = ()  # columns of which a row has all, or all of the next
+    columns: str = ""
+    known_by: tuple[str, ...] = ()  # columns of which a row has all, or all of the next
 
 
 def format_of(task: Task, rows: Sequence[Row]) -> str:
@@ -103,7 +103,7 @@ def _form_of_row(task: Task, row: Row) -> str:
     if isinstance(row.get("messages"), list) and "messages" not in task.columns:
         return "chat"
     for name, form in FORMS.items():
-        if any(row.keys() >= columns for columns in form.known_by):
+        if any(row.keys() >= {*columns.split()} for columns in form.known_by):
             is_other = name == "kto" and str(row["label"]).casefold() not in ("true", "false")
             if not is_other:
                 return name
@@ -248,23 +248,21 @@ def _joined(how: HowRead, question: Any, answer: Any, place: str) -> list[Any]:
 
 
 FORMS = {  # the first that a row is known by
-    "chat": Form(partial(_chat_turns, ("messages",)), ("messages", "system")),
-    "sharegpt": Form(partial(_chat_turns, CHATS), (*CHATS, "system")),
+    "chat": Form(partial(_chat_turns, ("messages",)), "messages system"),
+    "sharegpt": Form(partial(_chat_turns, CHATS), "conversations conversation messages system"),
     "preference": Form(
-        partial(_pair_turns, "chosen"), ("prompt", "chosen", "rejected"), ({"chosen", "rejected"},)
+        partial(_pair_turns, "chosen"), "prompt chosen rejected", ("chosen rejected",)
     ),
     "kto": Form(
-        partial(_pair_turns, "completion"),
-        ("prompt", "completion", "label"),
-        ({"prompt", "completion", "label"},),
+        partial(_pair_turns, "completion"), "prompt completion label", ("prompt completion label",)
     ),
     "prompt_completion": Form(
-        partial(_pair_turns, "completion"), ("prompt", "completion"), ({"prompt", "completion"},)
+        partial(_pair_turns, "completion"), "prompt completion", ("prompt completion",)
     ),
     "alpaca": Form(
         _alpaca_turns,
-        ("instruction", "input", "context", "output", "response", "system", "history"),
-        ({"instruction", "output"}, {"instruction", "response"}),
+        "instruction input context output response system history",
+        ("instruction output", "instruction response"),
     ),
     "columns": Form(_column_turns),
 }

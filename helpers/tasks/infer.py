@@ -148,9 +148,8 @@ def spellings(labels: Iterable[str]) -> list[list[str]]:
     They differ in case, spaces and hyphens, a point at the end, accents' encoding, invisible
     characters or letters of another alphabet. The most frequent spelling of each stands first.
     """
-    counts = Counter(labels)
     groups = defaultdict(list)
-    for label, _ in counts.most_common():
+    for label, _ in Counter(labels).most_common():
         bare = _JOINT.sub(" ", visible(html.unescape(label))).rstrip(". ").translate(_LOOKALIKES)
         groups["|".join(sorted(map(str.strip, _PARTS.split(bare))))].append(label)
     return [group for group in groups.values() if len(group) > 1]

@@ -70,8 +70,12 @@ class LogReader:
         are_stars = all(score == value for (_, value), score in self.scale.scores.items())
         self._is_own = are_stars and not (task.columns or task.slices or self.repeats != "once")
         name = str(task.columns.get("created_at", "created_at"))
-        moments = (cell(task, raw, "created_at") for raw in sample)
-        self._order = day_order(moments, task.columns.get("dates"), name, where)
+        self._order = day_order(
+            (cell(task, raw, "created_at") for raw in sample),
+            task.columns.get("dates"),
+            name,
+            where,
+        )
 
     def fields(self, line: bytes) -> Fields | LateFeedback | None:
         """A line as `__call__` reads it, a row as its fields; one of our own form in less time."""

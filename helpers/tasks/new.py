@@ -74,8 +74,7 @@ def new_task(
     are written or none; an existing task.yaml is never overwritten.
     """
     interview = interview or Interview()
-    columns = {"columns.input": input_column, "columns.output": output_column}
-    for key, column in columns.items():
+    for key, column in (("columns.input", input_column), ("columns.output", output_column)):
         if column and interview.given.setdefault(key, column) != column:
             raise WorkbookError(f"--{key[8:]} {column} and --set {key}={interview.given[key]}: two")
     sources = {name: path for name, path in (("human", data), ("production", logs)) if path}
@@ -359,12 +358,8 @@ def _written(place: Path, name: str, content: Json, interview: Interview) -> Tas
 
 
 def _write_empty_task(place: Path, name: str, interview: Interview) -> None:
-    schema = {
-        "type": "object",
-        "required": ["label"],
-        "properties": {"label": {"enum": ["yes", "no"]}},
-    }
-    _written(place, name, _content({"schema": schema}), interview)
+    output = infer_output([{"label": "yes"}, {"label": "no"}], ["label"])
+    _written(place, name, _content(output), interview)
     turns = [
         {"role": "user", "content": "A question?"},
         {"role": "assistant", "content": '{"label":"yes"}'},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import store
-from helpers.records import ColumnReading, Part, Source, SourceReading, WorkbookError
+from helpers.records import PARTS, ColumnReading, Part, Source, SourceReading, WorkbookError
 from helpers.tasks.conventions import Token, day_order, judge_scale, token_of
 from helpers.tasks.forms import FORMS, LIKES, HowRead, format_of, input_columns
 from helpers.tasks.reading import FileForm, batches, form_of, read_rows
@@ -41,8 +41,11 @@ PER_GROUP = 10  # rows of a conversation, on average; more are a region, a produ
 def survey(task: Task, path: Path, source: Source) -> tuple[FileForm, HowRead]:
     """How a file is written, and how its rows are read; WorkbookError where two readings fit."""
     form = form_of(path, task.encoding)
-    sample = islice(read_rows(path, form), SAMPLE)
-    rows = [row.content for row in sample if isinstance(row.content, dict)]
+    rows = [
+        row.content
+        for row in islice(read_rows(path, form), SAMPLE)
+        if isinstance(row.content, dict)
+    ]
     how = HowRead(task, path, source, format_of(task, rows))
     how.used = used_columns(how)
     _note_absent(how, rows)
@@ -134,8 +137,7 @@ def _note_absent(how: HowRead, rows: Sequence[Row]) -> None:
         columns = column.values() if isinstance(column, dict) else [column]
         for key in columns if rows and name not in ELSEWHERE[how.source] else ():
             if isinstance(key, str) and not there & {key, key.split(".")[0]}:
-                missing = f"columns.{name}: `{key}` is in none of the first rows"
-                how.changes[missing] = len(rows)
+                how.changes[f"columns.{name}: `{key}` is in none of the first rows"] = len(rows)
 
 
 def _ask_about_verdicts(how: HowRead, form: FileForm, rows: Sequence[Row]) -> None:
@@ -176,11 +178,10 @@ def check_columns(how: HowRead, n: int) -> None:
     unknown = [value for value in how.splits if value.strip().casefold() not in SPLITS]
     if unknown:
         column = columns.get("split", "split")
-        parts = ", ".join(dict.fromkeys(SPLITS.values()))
         raise TwoReadings(
             f"{how.path}, line {how.splits[unknown[0]]}: column `{column}` holds a"
-            f" {store.outline(unknown[0])}, which is no part ({parts}): mend that row, or, if it is"
-            " an ordinary column, say so (null)",
+            f" {store.outline(unknown[0])}, which is no part ({', '.join(PARTS)}): mend that row,"
+            " or, if it is an ordinary column, say so (null)",
             "columns.split",
             ("null",),
         )
@@ -223,7 +224,7 @@ def reading_of(how: HowRead, form: FileForm, rows: int) -> SourceReading:
 def used_columns(how: HowRead) -> set[str]:
     """The columns of a file that something reads."""
     columns = how.task.columns
-    names = {*FORMS[how.format].columns}
+    names = {*FORMS[how.format].columns.split()}
     if how.format == "columns":
         names |= {*input_columns(how.task), str(columns.get("output", "output"))}
         output = columns.get("output")

@@ -183,8 +183,7 @@ def load_task(name_or_path: str) -> Task:
         )
     raw, lines = parameters.read_yaml(path, _Plain)
     try:
-        fields = _flat(raw) | {"folder": folder.resolve(), "shipped": shipped}
-        return Task.model_validate(fields)
+        return Task.model_validate(_flat(raw) | {"folder": folder.resolve(), "shipped": shipped})
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"])).removesuffix(".[key]") or "targets"

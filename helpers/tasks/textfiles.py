@@ -160,8 +160,10 @@ class Dialect(NamedTuple):
 
     def reader(self, lines: Iterator[str]) -> Any:
         """A strict reader of lines."""
-        options = {"skipinitialspace": self.spaced, "strict": True, **QUOTING[self.quoting][1]}
-        return csv.reader(lines, delimiter=self.delimiter, **options)
+        quoting = QUOTING[self.quoting][1]
+        return csv.reader(
+            lines, delimiter=self.delimiter, skipinitialspace=self.spaced, strict=True, **quoting
+        )
 
 
 def records(lines: Iterator[str], dialect: Dialect) -> Iterator[tuple[int, list[str] | RowError]]:
