@@ -196,7 +196,7 @@ def _blocks(screening: Screening, evidence: Evidence) -> list[tuple[str, str]]:
     blocks += screening.poor
     if not _uses_that_pay(screening, evidence) and not screening.own_architecture:
         reason = "no good use of fine-tuning was named"
-        if screening.good:
+        if screening.weighed:
             reason = f"a shorter prompt is all that speaks for tuning: {_break_even(evidence)}"
         blocks.append((reason, "improve the prompt, or try a stronger model"))
     return blocks

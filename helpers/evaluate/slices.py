@@ -170,8 +170,7 @@ def macro_f1(pairs: Pairs, groups: Sequence[str]) -> Estimate:
     high = draws[int(0.975 * DRAWS) - 1]
     if low == high:  # nothing varies, so the rows say how little that is known
         share = statistics.proportion([float(gold == said) for gold, said in pairs], groups)
-        low = share.low
-        high = share.high
+        low, high = share.low, share.high
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=len(pairs))
 
 

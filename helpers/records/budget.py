@@ -95,11 +95,6 @@ class Budget:
         """USD put aside for what is not settled: it runs, or its process died."""
         return sum(e.reserved for e in self._all() if e.spent is None)
 
-    @property
-    def left(self) -> float:
-        """USD that may still be reserved."""
-        return max(0.0, self.limit_usd - sum(e.committed for e in self._all()))
-
     def by_whom(self) -> dict[str, float]:
         """USD spent or reserved, by who spends it."""
         total: dict[str, float] = defaultdict(float)

@@ -134,11 +134,6 @@ class Screening(Record):
         return [(GOOD_USES[name], WEIGHTS[name]) for name in named]
 
     @property
-    def good(self) -> list[str]:
-        """Reasons for fine-tuning."""
-        return [reason for reason, _ in self.weighed]
-
-    @property
     def poor(self) -> list[tuple[str, str]]:
         """(reason against it, what to do instead); one is enough."""
         return [pair for name, pair in POOR_USES.items() if getattr(self, name)]
