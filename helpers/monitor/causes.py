@@ -15,7 +15,7 @@ from helpers.monitor.checks import Served
 from helpers.monitor.evidence import REFERENCE_DAYS
 from helpers.monitor.service import Service
 from helpers.monitor.watched import SLICE, Reading, question_of, rating_of, words_of
-from helpers.monitor.windows import SERVED, LiveLog, day_of, estimate, requests_of
+from helpers.monitor.windows import SERVED, LiveLog, add, day_of, estimate, requests_of
 from helpers.records import Finding, LateFeedback, LiveRow, with_feedback
 from helpers.tasks import Task, read_log
 
@@ -66,7 +66,6 @@ def find_causes(
     """Every cause that is there; `rows` are those of the window."""
     causes = [
         *_faulty_lines(log, service, served),
-        _passed_over(log),
         _unknown_version(log, service, served),
         _rating_scale(served, checks),
         _one_slice(checks),
@@ -118,37 +117,32 @@ def _cause(name: str, evidence: str, remedy: str) -> Finding:
 
 
 def _faulty_lines(log: LiveLog, service: Service, served: Served) -> list[Finding]:
-    """What too many lines, of those that were read now, have wrong."""
-    fresh = log.newly_read()
+    """What too many lines, of those that were read now, have wrong; and what was not read."""
+    fresh = LiveLog()
+    for counts in log.by_file.values():
+        add(fresh, counts)
     ratings = misdated = 0
     for numbers in fresh.of(fresh.days).values():
         ratings += numbers.get("feedback_mean", Counter()).total()
     for day, numbers in fresh.of(service.names).items():
         if day not in served.days or day > served.last:
             misdated += requests_of(numbers)
-    counts = {
+    faulty = {
         "logged_twice": (log.doubled, fresh.requests),
         "unreadable_lines": (log.unreadable, fresh.requests),
         "unread_ratings": (log.unread_ratings, ratings),
         "wrong_clock": (misdated, fresh.requests - misdated),
     }
     causes = []
-    for name, (faults, others) in counts.items():
+    for name, (faults, others) in faulty.items():
         if faults >= max(FEW, FAULTY * (faults + others)):
-            evidence, remedy = LINES[name]
-            causes.append(_cause(name, f"{faults} {evidence}", remedy))
+            causes.append(_cause(name, f"{faults} {LINES[name][0]}", LINES[name][1]))
+    if log.passed_over:
+        shown = ", ".join(log.passed_over[:MOST_SHOWN])
+        evidence = f"{len(log.passed_over)} files beside the log are not read: {shown}"
+        remedy = "unpack them as YYYY-MM-DD.jsonl, or move them out of the log's folder"
+        causes.append(_cause("passed_over", evidence, remedy))
     return causes
-
-
-def _passed_over(log: LiveLog) -> Finding | None:
-    if not log.passed_over:
-        return None
-    shown = ", ".join(log.passed_over[:MOST_SHOWN])
-    return _cause(
-        "passed_over",
-        f"{len(log.passed_over)} files beside the log are not read: {shown}",
-        "unpack them as YYYY-MM-DD.jsonl, or move them out of the log's folder",
-    )
 
 
 def _unknown_version(log: LiveLog, service: Service, served: Served) -> Finding | None:

@@ -26,6 +26,7 @@ from helpers.tasks import Fields, LogReader, Task
 
 LATE_DAYS = 14  # what is said about an answer later than this does not count
 SERVED = ("production", "canary")  # answers that somebody got without asking for that version
+NO_LOG = (".md", ".html", ".yaml", ".yml")  # what people lay beside one
 DATED = re.compile(r"\d{4}-\d\d-\d\d")
 Numbers = dict[str, Counter[float]]  # by quantity: how often each value came
 Counts = dict[str, dict[date, Numbers]]  # by version and day
@@ -57,13 +58,6 @@ class LiveLog:
             for day, numbers in self.days.get(version, {}).items():
                 _merge(merged.setdefault(day, {}), numbers)
         return dict(sorted(merged.items()))
-
-    def newly_read(self) -> LiveLog:
-        """What was counted now, without what was kept from earlier looks."""
-        fresh = LiveLog()
-        for counts in self.by_file.values():
-            _add(fresh, counts)
-        return fresh
 
 
 class Pending(NamedTuple):
@@ -105,7 +99,7 @@ def read_log(
         gc.enable()
     log.unread_ratings = log.reader.problems.total()
     for counts in (*kept.values(), *log.by_file.values()):
-        _add(log, counts)
+        add(log, counts)
     return log
 
 
@@ -123,7 +117,8 @@ def _read_file(file: Path, log: LiveLog, pending: dict[str, Pending], twins: set
                 log.unreadable += bool(line.strip())
 
 
-def _add(log: LiveLog, counts: Counts) -> None:
+def add(log: LiveLog, counts: Counts) -> None:
+    """Add the counts of a file."""
     for version, days in counts.items():
         for day, numbers in days.items():
             _merge(log.days.setdefault(version, {}).setdefault(day, {}), numbers)
@@ -236,7 +231,7 @@ def _others_beside(place: Path, files: Sequence[Path]) -> list[Path]:
     """
     known = set(files)
     others = [path for path in sorted(place.rglob("[!.]*")) if path not in known]
-    return [path for path in others if path.is_file()]
+    return [path for path in others if path.is_file() and path.suffix not in NO_LOG]
 
 
 def day_of(file: Path) -> date | None:

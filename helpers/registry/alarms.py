@@ -57,8 +57,7 @@ def raise_alarms(task: str, version: str, findings: Sequence[Finding]) -> list[A
         if new or due:
             again = [row["name"] for row in due]
             _update(db, {"told_at": now, "state": "open"}, task, version, again)
-            subject = {"task": task, "id": version}
-            versions.announce(db, subject, "alarm", _message(new, due))
+            versions.announce(db, {"task": task, "id": version}, "alarm", _message(new, due))
         rows = _unresolved(db, task, version)
     catch_up(registry)
     return [Alarm(**row) for row in rows]

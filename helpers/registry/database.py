@@ -41,7 +41,7 @@ REMEDIES = {  # what the driver's words mean for the reader
     ),
     "onnection.*(failed|refused|closed|lost|slots)|timeout|(translate|resolve) host|authentication"
     "|closed the connection|terminating connection|(starting|shutting) (up|down)|too many": (
-        "start the server, wait until it answers, or correct WORKBOOK_DATABASE_URL"
+        "start the server, or correct WORKBOOK_DATABASE_URL; then try again"
     ),
 }
 TABLES = {  # what constrains them stands in migrations/; the first column is the key

@@ -119,6 +119,7 @@ class FineTuneLifecycleManager:
     def record_model(self, version_id: str, model: TrainedModel) -> FineTunedModelVersion:
         """Tie a version to what training made: model id, fingerprints, sha256 of its files."""
         artifact = model.adapter or ""
+        address = {"base_url": model.base_url} if model.base_url else {}
         values: dict[str, Any] = {
             "model_id": model.model_id,
             "base_model": model.base_model,
@@ -130,9 +131,7 @@ class FineTuneLifecycleManager:
         }
         with self.registry.transaction() as db:
             row = versions.row_of(db, version_id, task=self.task)
-            values["metadata"] = row["metadata"]
-            if model.base_url:
-                values["metadata"] = row["metadata"] | {"base_url": model.base_url}
+            values["metadata"] = row["metadata"] | address
             if all(row[name] == value for name, value in values.items()):
                 return versions.as_record(row)
             if row["status"] not in ("training", "evaluating"):
@@ -221,8 +220,9 @@ class FineTuneLifecycleManager:
         sharing.bring(version)
         if serving is not None:
             sharing.bring(serving)
-        run = store.Run(version.run_id)
-        return gate.validate_for_production(version, run, serving, target, conditions)
+        return gate.validate_for_production(
+            version, store.Run(version.run_id), serving, target, conditions
+        )
 
     def promote(
         self,

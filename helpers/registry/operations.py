@@ -138,21 +138,21 @@ def lineage(version_id: str) -> list[dict[str, Any]]:
     history = [entry for entry in manager.history() if entry["version"] == version_id]
     changes = [entry for entry in history if entry["to_status"] != entry["from_status"]]
     steps = [_data_step(version), _run_step(store.Run(version.run_id), changes[0]["at"])]
-    origin = f"from {version.base_model}"
-    steps.append(_step("model", version.model_id, version.trained_at.isoformat(), origin))
+    began = version.trained_at.isoformat()
+    steps.append(_step("model", version.model_id, began, f"from {version.base_model}"))
     if version.eval_results:
-        digest = version.metadata.get("evaluation_sha256", "")[:8]
+        facts = version.metadata
+        what = f"evaluation.json {facts.get('evaluation_sha256', '')[:8]}"
         accuracy = f"accuracy {version.eval_results.accuracy}"
-        when = version.metadata.get("evaluated_at", "")
-        steps.append(_step("evaluation", f"evaluation.json {digest}", when, accuracy))
+        steps.append(_step("evaluation", what, facts.get("evaluated_at", ""), accuracy))
     steps += [
         _step(entry["action"], entry["to_status"], entry["at"], entry["because"])
         for entry in changes
         if entry["to_status"] in ("staging", "production", "deprecated")
     ]
     if route.version == version_id:
-        serves = f"serves {manager.task} now"
-        steps.append(_step("route", f"generation {route.generation}", route.since, serves))
+        what = f"generation {route.generation}"
+        steps.append(_step("route", what, route.since, f"serves {manager.task} now"))
     return [step for step in steps if step["what"]]
 
 

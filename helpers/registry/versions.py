@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import uuid
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from helpers import store
@@ -53,8 +54,7 @@ def as_record(row: Mapping[str, Any]) -> FineTunedModelVersion:
 def listed(registry: Registry, **where: str) -> list[FineTunedModelVersion]:
     """The versions whose columns have these values, newest first."""
     rows = registry.rows("versions", **where)
-    rows.sort(key=lambda row: row["created_at"], reverse=True)
-    return [as_record(row) for row in rows]
+    return [as_record(row) for row in sorted(rows, key=itemgetter("created_at"), reverse=True)]
 
 
 def version_of(version_id: str) -> FineTunedModelVersion:

@@ -59,7 +59,6 @@ def doctor(fix: bool = False, tell: Tell = lambda line: None, gpu: bool = False)
     memory = processes.free_memory() / 2**30
     cores = os.cpu_count() or 1
     room = f"the tutorial needs {DISK_GB:.0f} GB of disk and {MEMORY_GB:.0f} GiB of memory"
-    slow = "the tutorial takes about twice as long as on two"
     problems = "; ".join(
         f"{requirement.name} {here or '(missing)'}: {requirement}"
         for requirement, here in _packages().items()
@@ -73,7 +72,7 @@ def doctor(fix: bool = False, tell: Tell = lambda line: None, gpu: bool = False)
         _lock_check(),
         _check("disk", f"{disk:.0f} GB free", disk >= DISK_GB, room, "warning"),
         _check("memory", f"{memory:.0f} GiB free", memory >= MEMORY_GB, room, "warning"),
-        _check("cores", str(cores), cores > 1, slow, "warning"),
+        _check("cores", str(cores), cores > 1, "the tutorial takes twice as long", "warning"),
         _check("gpu", _output("nvidia-smi", "-L") or "none (the tutorial is made for the CPU)"),
     ]
 

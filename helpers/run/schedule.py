@@ -232,7 +232,7 @@ def _is_installed(schedule: Schedule) -> bool:
     """Whether its units are there, or its line, and nobody made a comment of it."""
     if schedule.how == "systemd":
         return all(Path(unit).exists() for unit in schedule.units)
-    ours = [line for line in _crontab_lines() if _is_ours(line, schedule.profile)]
+    ours = [line for line in _crontab("-l") if _is_ours(line, schedule.profile)]
     return any(not line.startswith(b"#") for line in ours)
 
 
@@ -248,18 +248,14 @@ def _put_into_crontab(name: str, line: str) -> None:
     from filelock import FileLock
 
     with FileLock(store.make_folder(store.cache()) / "crontab.lock"):
-        old = _crontab_lines()
+        old = _crontab("-l")
         new = [line.encode(), *(other for other in old if not _is_ours(other, name))]
         if new[1:] != old or line:
             _crontab("-", b"".join(new))
 
 
-def _crontab_lines() -> list[bytes]:
-    return _crontab("-l").splitlines(keepends=True)
-
-
-def _crontab(argument: str, content: bytes = b"") -> bytes:
-    """What `crontab` prints; a user who has none yet has an empty one."""
+def _crontab(argument: str, content: bytes = b"") -> list[bytes]:
+    """The lines that `crontab` prints; a user who has no crontab yet has an empty one."""
     try:
         done = subprocess.run(["crontab", argument], input=content, capture_output=True)
     except OSError as error:
@@ -267,9 +263,9 @@ def _crontab(argument: str, content: bytes = b"") -> bytes:
     else:
         reason = done.stderr.decode("utf-8", "replace").strip()
         if done.returncode == 0:
-            return done.stdout
+            return done.stdout.splitlines(keepends=True)
         if argument == "-l" and re.search("no crontab for|No such file", reason):
-            return b""
+            return []
     raise WorkbookError(f"no crontab here ({reason}); install cron, or use --as systemd")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
@@ -22,7 +21,6 @@ from helpers.run.schedule import SUCCESS, schedules
 
 TRASH_DAYS = 7  # until then what gc took can be put back
 EVIDENCE = (".json", ".jsonl")  # what stays of the run of a retired version, beside its answers
-log = logging.getLogger(__name__)
 
 
 def status() -> dict[str, Any]:

@@ -25,7 +25,6 @@ from helpers.records import (
 from helpers.run.ending import VERDICT_CODE
 
 METRICS = {"accuracy": "accuracy", "format_compliance": "format", "latency_p95": "latency p95 (ms)"}
-COMPARED = ("accuracy", "format_compliance")
 WIDTH = 160
 MOST_LIMITS = 7  # lines; they stand within the last ten of a run
 MOST_WARNINGS = 6  # of a decision or a dataset; all of them stand in decision.json, manifest.json
@@ -161,7 +160,7 @@ def _numbers(evaluation: Evaluation) -> list[str]:
         if rung.name == evaluation.best_rung:
             lines.append(f"best rung ({rung.name}): {_scores(rung.results)}")
     lines.append(f"tuned: {_scores(evaluation.fine_tuned_model)}")
-    for metric in COMPARED:
+    for metric in ("accuracy", "format_compliance"):
         if metric in evaluation.comparison:
             comparison = evaluation.comparison[metric]
             gain = _interval(comparison.difference, "+")

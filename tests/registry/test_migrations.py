@@ -160,7 +160,7 @@ def test_a_server_that_goes_away_in_the_middle_is_named_with_its_remedy(new_data
     monkeypatch.setenv("WORKBOOK_DATABASE_URL", url)
     candidate("v1")
     other = sa.create_engine(url, poolclass=sa.pool.NullPool)
-    refused = pytest.raises(WorkbookError, match="start the server, wait until it answers")
+    refused = pytest.raises(WorkbookError, match="start the server, or correct")
     with refused, database.open_registry().transaction() as db:
         pid = db.exec_driver_sql("SELECT pg_backend_pid()").scalar()
         with other.connect() as admin:
