@@ -18,17 +18,8 @@ MAX_FILE_BYTES = 512 * 2**20
 # Training tokens of one example (gpt-4o family; take the model's own limit where it is known).
 MAX_TOKENS = 65_536
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-MESSAGE_KEYS = (
-    "role",
-    "content",
-    "name",
-    "weight",
-    "tool_calls",
-    "tool_call_id",
-    "function_call",
-    "refusal",
-)
-EXAMPLE_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
+MESSAGE_KEYS = "role content name weight tool_calls tool_call_id function_call refusal"
+EXAMPLE_KEYS = "messages tools parallel_tool_calls functions"
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|endofprompt|>",
@@ -113,7 +104,7 @@ def _length_problems(
 
 def _example_problems(example: dict[str, Any]) -> Problems:
     """The rules of one chat."""
-    for key in sorted(set(example).difference(EXAMPLE_KEYS)):
+    for key in sorted(set(example).difference(EXAMPLE_KEYS.split())):
         yield "example_unrecognized_key", f"the example holds the extra key {key[:40]!r}"
     tools = example.get("tools")
     are_tools = isinstance(tools, list) and bool(tools) and all(map(_is_tool, tools))
@@ -164,7 +155,7 @@ def _message_problems(message: dict[str, Any], place: str) -> Problems:
         yield "message_missing_key", f"{place} lacks role or content"
     elif role not in ROLES:
         yield "unrecognized_role", f"{place} has an unknown role; known are {', '.join(ROLES)}"
-    for key in sorted(set(message).difference(MESSAGE_KEYS)):
+    for key in sorted(set(message).difference(MESSAGE_KEYS.split())):
         yield "message_unrecognized_key", f"{place} holds the extra key {key[:40]!r}"
     texts = _texts_of(message.get("content"))
     if texts is None and not (role == "assistant" and calls):
