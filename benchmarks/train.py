@@ -131,11 +131,11 @@ def needed_flops(config: Any, ids: Any, labels: Any, full_tokens: int) -> float:
 
 def work(system: str, job: TrainingJob, steps: int) -> None:
     """The child: train in blocks, each begun by a line on stdin and answered by one on stdout."""
+    import psutil
     import torch
     from transformers import TrainerCallback
 
     from helpers.train.__main__ import NOT_NEEDED
-    from helpers.train.kernels.beside import memory_beside
 
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print; the answers stay alone on the pipe
@@ -188,7 +188,8 @@ def work(system: str, job: TrainingJob, steps: int) -> None:
                     "bound": median(block["bounds"] or [0.0]),
                 }
                 answer["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-                answer["memory"] += memory_beside()
+                others = psutil.Process().children()  # what they hold for themselves
+                answer["memory"] += sum(other.memory_full_info().uss for other in others)
                 out.write(json.dumps(answer) + "\n")
                 out.flush()
 

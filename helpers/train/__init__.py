@@ -10,12 +10,7 @@ from helpers.train.config import (
 )
 from helpers.train.export import export_model
 from helpers.train.fitting import check_base, estimate, gpu_state
-from helpers.train.follow import (
-    cancel_fine_tuning,
-    choose_checkpoint,
-    monitor_fine_tuning,
-    steer_fine_tuning,
-)
+from helpers.train.follow import cancel_fine_tuning, choose_checkpoint, monitor_fine_tuning
 from helpers.train.job import TrainingJob, TrainingResult
 from helpers.train.jobs import FineTuningJob, create_once, fine_tune_openai
 from helpers.train.launch import check_adapter, fine_tune_lora, run_program

@@ -15,6 +15,7 @@ import torch
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
 from helpers.train.kernels.loss import micro_batches
 from helpers.train.rows import IGNORED, token_row
@@ -96,21 +97,15 @@ def answer_losses(model: Any, rows: list[dict[str, Any]]) -> list[torch.Tensor]:
     """
     losses: dict[int, torch.Tensor] = {}
     for batch in micro_batches([len(row["input_ids"]) for row in rows], TOKENS):
-        width = len(rows[batch[0]]["input_ids"])
-        padded = [pad(rows[number]["input_ids"], width, 0) for number in batch]
-        ids = torch.tensor(padded, device=model.device)
-        padded = [pad(rows[number]["labels"][1:], width - 1, IGNORED) for number in batch]
-        labels = torch.tensor(padded, device=model.device)
+        ids = [torch.tensor(rows[number]["input_ids"]) for number in batch]
+        ids = pad_sequence(ids, batch_first=True).to(model.device)
+        labels = [torch.tensor(rows[number]["labels"][1:]) for number in batch]
+        labels = pad_sequence(labels, True, IGNORED).to(model.device)
         supervised = labels != IGNORED
         logits = model(input_ids=ids).logits[:, :-1][supervised].float()
         each = cross_entropy(logits, labels[supervised], reduction="none")
         losses |= dict(zip(batch, each.split(supervised.sum(1).tolist()), strict=True))
     return [losses[number] for number in range(len(rows))]
-
-
-def pad(values: list[int], width: int, filler: int) -> list[int]:
-    """The values, then fillers up to this length."""
-    return values + [filler] * (width - len(values))
 
 
 def question_rows(tokenizer: Any, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:

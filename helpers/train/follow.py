@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from helpers import evaluate, store
 from helpers.records import Budget, FineTuningDataset, TrainedModel, WorkbookError
@@ -80,21 +80,16 @@ def _too_late(job: FineTuningJob) -> WorkbookError:
     )
 
 
-def steer_fine_tuning(job_id: str, action: Literal["cancel", "pause", "resume"]) -> str:
-    """Cancel, pause or resume a job of this home; its status then. Not every provider can pause."""
+def cancel_fine_tuning(job_id: str) -> str:
+    """Cancel a job of this home; its status then."""
     import openai
 
     job = job_of(job_id)
     jobs = client_of(job.base_url).fine_tuning.jobs.with_raw_response
     try:
-        return read(JobState, getattr(jobs, action)(job_id)).status
+        return read(JobState, jobs.cancel(job_id)).status
     except openai.OpenAIError as error:
-        raise refusal(error, f"{job.base_url} did not {action} job {job_id}") from None
-
-
-def cancel_fine_tuning(job_id: str) -> str:
-    """Cancel a job of this home; its status then."""
-    return steer_fine_tuning(job_id, "cancel")
+        raise refusal(error, f"{job.base_url} did not cancel job {job_id}") from None
 
 
 def choose_checkpoint(

@@ -72,7 +72,14 @@ def prepare_job(run: store.Run, config: LoraTrainingConfig, report: Preflight) -
     if checkpoint is None:
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        _refuse_other_inputs(run.id, folder, checkpoint, inputs)
+        old_inputs = store.read_json(folder / "job.json").get("inputs", {})
+        changed = sorted(name for name in inputs if old_inputs.get(name) != inputs[name])
+        if changed:
+            raise WorkbookError(
+                f"run {run.id} holds a training that stopped after step {step_of(checkpoint)},"
+                f" begun with other inputs ({', '.join(changed)}); set discard_unfinished: true"
+                " to begin again, or undo the change, or use another run_id"
+            )
         _drop_after(folder, progress_of(checkpoint).step)
     (folder / "failure.json").unlink(missing_ok=True)
     job = TrainingJob(
@@ -98,19 +105,6 @@ def _inputs(config: LoraTrainingConfig, rows: dict[str, Any]) -> dict[str, Any]:
     inputs["base"] = [base, files]
     inputs["data"] = store.fingerprint(rows)
     return inputs
-
-
-def _refuse_other_inputs(
-    run_id: str, folder: Path, checkpoint: Path, inputs: dict[str, Any]
-) -> None:
-    old_inputs = store.read_json(folder / "job.json").get("inputs", {})
-    changed = sorted(name for name in inputs if old_inputs.get(name) != inputs[name])
-    if changed:
-        raise WorkbookError(
-            f"run {run_id} holds a training that stopped after step {step_of(checkpoint)}, begun"
-            f" with other inputs ({', '.join(changed)}); set discard_unfinished: true to begin"
-            " again, or undo the change, or use another run_id"
-        )
 
 
 def last_checkpoint(folder: Path) -> Path | None:

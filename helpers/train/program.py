@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate import PartialState
 from datasets import Dataset
@@ -36,7 +37,6 @@ from helpers.records import NO_MEMORY, WorkbookError
 from helpers.train.after import look_back
 from helpers.train.config import SHARES, LoraTrainingConfig
 from helpers.train.job import TrainingJob, TrainingResult, last_checkpoint, progress_of
-from helpers.train.kernels.beside import memory_beside
 from helpers.train.trainer import WorkbookTrainer
 
 Tell = Callable[..., None]
@@ -47,7 +47,7 @@ FSDP = {
     "activation_checkpointing": True,
     "state_dict_type": "FULL_STATE_DICT",
 }
-EVAL_ROWS = 16
+EVAL_ROWS = 16  # at least, of a pass: without gradients more fit
 PROBES = 4  # rows on which adapter and merged weights are compared
 
 
@@ -117,7 +117,6 @@ class Attempt:
         """The same job with half the rows a pass, from the last checkpoint on."""
         schedule = halved(self.job.schedule) or self.job.schedule
         batch = {name: schedule[name] for name in BATCH}
-        self.trainer.end_beside()
         self.tell(event="smaller", **batch)
         resume = last_checkpoint(self.job.folder)
         return self.job.model_copy(update={"schedule": schedule, "resume": resume})
@@ -130,8 +129,9 @@ class Attempt:
         steps = trainer.state.global_step or self.start.step
         new = tokens - self.start.tokens
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        peak += memory_beside()
-        trainer.end_beside()
+        peak += sum(o.memory_full_info().uss for o in psutil.Process().children())
+        if trainer.beside:
+            trainer.beside.close()
         if torch.cuda.is_available():
             peak = torch.cuda.max_memory_allocated()
         details = {
@@ -260,7 +260,7 @@ def arguments(job: TrainingJob, validates: bool, gpu: bool | None = None) -> SFT
         output_dir=str(job.folder / "checkpoints"),
         max_steps=schedule["steps"],
         per_device_train_batch_size=schedule["batch_size"],
-        per_device_eval_batch_size=eval_rows(config, schedule),
+        per_device_eval_batch_size=max(EVAL_ROWS, schedule["batch_size"]),
         gradient_accumulation_steps=schedule["gradient_accumulation"],
         learning_rate=config.learning_rate,
         **{name: schedule[name] for name in SHARES},
@@ -279,13 +279,6 @@ def arguments(job: TrainingJob, validates: bool, gpu: bool | None = None) -> SFT
         logging_nan_inf_filter=False,
         **special,
     )
-
-
-def eval_rows(config: LoraTrainingConfig, schedule: dict[str, int]) -> int:
-    """Validation rows a pass: without gradients more fit; fp32 keeps 0.1.0's bytes."""
-    if config.compute == "fp32":
-        return schedule["batch_size"]
-    return max(EVAL_ROWS, schedule["batch_size"])
 
 
 def build_trainer(job: TrainingJob, parts: dict[str, Rows], tell: Tell) -> WorkbookTrainer:

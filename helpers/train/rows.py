@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 from helpers import models, show, store
 from helpers.curate import judge_provider_file
@@ -137,13 +137,11 @@ def make_rows(
         return "what would be learnt, read back, is not its answer: another base_model may do"
     rows = []
     most = models.context_of(config.base_model)
-    for number, piece in enumerate(pieces, 1):
+    for number, (ids, labels) in enumerate(pieces, 1):
         name = f"{example.id}#{number}" if len(pieces) > 1 else example.id
-        if len(piece.ids) > most:
-            return (
-                f"{len(piece.ids)} tokens with its instructions; {config.base_model} reads {most}"
-            )
-        rows.append(TrainingRow(id=name, input_ids=piece.ids, labels=piece.labels))
+        if len(ids) > most:
+            return f"{len(ids)} tokens with its instructions; {config.base_model} reads {most}"
+        rows.append(TrainingRow(id=name, input_ids=ids, labels=labels))
     return rows
 
 
@@ -153,10 +151,10 @@ def _pieces(
     example: TrainingExample,
     chats: list[list[Message]],
     config: LoraTrainingConfig,
-) -> list[Piece]:
+) -> list[tuple[list[int], list[int]]]:
     """The chats as rows, those that continue each other as one; [] where one reads back wrong."""
     template_args = models.template_args(task, config.base_model)
-    pieces: list[Piece] = []
+    pieces: list[tuple[list[int], list[int]]] = []
     for *prompt, answer in chats:
         try:
             prompt_ids, answer_ids = encode(tokenizer, prompt, answer, template_args)
@@ -168,10 +166,11 @@ def _pieces(
         if task.reasoning == "keep" and answer.reasoning:
             given += _length_of_thoughts(tokenizer, answer, answer_ids)
         ids = prompt_ids + answer_ids
-        piece = Piece(ids, [IGNORED] * given + ids[given:], given)
-        if pieces and piece.continues(pieces[-1]):
-            piece = piece.joined(pieces.pop())
-        pieces.append(piece)
+        labels = [IGNORED] * given + ids[given:]
+        if pieces and ids[: len(pieces[-1][0])] == pieces[-1][0]:
+            _, earlier = pieces.pop()
+            labels = earlier + labels[len(earlier) :]
+        pieces.append((ids, labels))
     return pieces
 
 
@@ -187,22 +186,6 @@ def _reads_back(
     says, calls = read_calls(text) if answer.tool_calls else (text, [])
     is_said = normalise(says) == normalise(answer.content or "")
     return is_said and same_calls(answer.tool_calls or [], calls)
-
-
-class Piece(NamedTuple):
-    """A prompt and what is learnt after it."""
-
-    ids: list[int]
-    labels: list[int]
-    prompt: int  # tokens before the first that is learnt
-
-    def continues(self, other: Piece) -> bool:
-        """Whether this prompt begins with all that the other row holds."""
-        return self.ids[: len(other.ids)] == other.ids
-
-    def joined(self, other: Piece) -> Piece:
-        """Both as one row, where this continues the other."""
-        return Piece(self.ids, other.labels + self.labels[len(other.ids) :], other.prompt)
 
 
 def _length_of_thoughts(tokenizer: Any, answer: Message, answer_ids: list[int]) -> int:

@@ -141,12 +141,6 @@ class WorkbookTrainer(SFTTrainer):
             self.beside = Beside(causal, others, BESIDE)
         return "; ".join(reasons)
 
-    def end_beside(self) -> None:
-        """End the processes beside this one."""
-        if self.beside:
-            self.beside.close()
-            self.beside = None
-
     def _path_that_agrees(self, batch: Any, stock: float, reasons: list[str]) -> LossPath:
         paths: tuple[LossPath, ...] = ("prefix", "head")
         for path in paths[self.args.gradient_checkpointing :]:

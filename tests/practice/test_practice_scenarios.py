@@ -19,10 +19,10 @@ from helpers.practice.scenarios import SCENARIOS
 from helpers.records import WorkbookError
 from helpers.train import (
     OpenAIJobConfig,
+    cancel_fine_tuning,
     fine_tune_openai,
     jobs,
     monitor_fine_tuning,
-    steer_fine_tuning,
 )
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
@@ -136,15 +136,13 @@ def test_what_can_be_known_here_is_found_before_any_upload(start, scenario):
 def test_a_run_again_after_the_deadline_goes_on_with_the_same_job(start):
     server = start("live", "paused")
     code, said, _ = run(server, job_deadline_minutes=0.02)
-    job_id = store.read_json(store.home() / "runs/dev/job.json")["job_id"]
-    assert (
-        code == 124
-        and "resume it there" in said
-        and steer_fine_tuning(job_id, "resume") == "queued"
-    )
+    job = store.read_json(store.home() / "runs/dev/job.json")
+    job_id = job["job_id"]
+    assert code == 124 and "resume it there" in said
+    assert jobs.client_of(job["base_url"]).fine_tuning.jobs.resume(job_id).status == "queued"
     job = fine_tune_openai(dataset(16), config(server))
     assert (job.reattached, job.job_id) == (True, job_id)
-    steer_fine_tuning(job_id, "cancel")
+    cancel_fine_tuning(job_id)
     with pytest.raises(WorkbookError, match="cancelled") as caught:
         monitor_fine_tuning(job_id)
     assert caught.value.exit_code == 5 and left(server) == (1, 0)

@@ -17,13 +17,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-import psutil
 import torch
 
 from helpers.train.kernels.loss import (
     Gradients,
     Known,
     add,
+    gradients_of,
     labelled_lengths,
     supervised_loss,
     trainable,
@@ -68,13 +68,13 @@ class Beside:
                 shared.copy_(weight)
         own, *shares = deal(labelled_lengths(labels), 1 + len(self.gradients))
         answers = []
-        for number, rows in enumerate(shares):
-            seed = int(torch.randint(2**62, ())) if training else 0
-            batch = input_ids[rows].numpy(), labels[rows].numpy(), prefix
-            answers.append(self._pool.submit(answer, number, batch, learning, training, seed))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
+            for number, rows in enumerate(shares):
+                seed = int(torch.randint(2**62, ())) if training else 0
+                batch = input_ids[rows].numpy(), labels[rows].numpy(), prefix
+                answers.append(self._pool.submit(answer, number, batch, learning, training, seed))
             total, gradients = self.compute(input_ids[own], labels[own], prefix)
             for future, more in zip(answers, self.gradients, strict=True):
                 total = total + future.result()
@@ -92,7 +92,7 @@ class Beside:
         loss = supervised_loss(self.causal, input_ids, labels, prefix, self.most_tokens)
         if not torch.is_grad_enabled():
             return loss, []
-        return loss.detach(), torch.autograd.grad(loss, self.weights, allow_unused=True)
+        return loss.detach(), gradients_of(loss, self.weights)
 
     def _begin(self) -> None:
         """What another process does first."""
@@ -118,7 +118,7 @@ def answer(number: int, batch: Any, learning: bool, training: bool, seed: int) -
         batch = torch.from_numpy(ids), torch.from_numpy(labels), prefix
         loss, gradients = beside.compute(*batch)
     for shared, gradient in zip(beside.gradients[number], gradients, strict=False):
-        shared.copy_(torch.zeros(()) if gradient is None else gradient)
+        shared.copy_(gradient)
     return float(loss)
 
 
@@ -136,9 +136,3 @@ def shared_like(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     whole = torch.frombuffer(mmap.mmap(-1, 4 * sum(sizes)), dtype=torch.float32)
     parts = zip(whole.split(sizes), weights, strict=True)
     return [part.view(weight.shape) for part, weight in parts]
-
-
-def memory_beside() -> int:
-    """Bytes that the processes started from this one hold for themselves."""
-    others = psutil.Process().children()
-    return sum(other.memory_full_info().uss for other in others)

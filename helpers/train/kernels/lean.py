@@ -28,7 +28,6 @@ COMPUTES = (torch.float32, torch.bfloat16)
 DRAWS = 2**16  # steps of the dropout's probability: four masks from one random 64-bit number
 SDPA = "TRANSFORMERS_SDPA_FORCE_GQA"  # keys and values are not repeated for the heads that share
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one input
-Forward = Callable[..., Any]
 
 
 class Adapter(NamedTuple):
@@ -225,13 +224,15 @@ def _fits(modules: Sequence[Any]) -> bool:
     return len(alike) <= 1 and len(biases) == 1 and not special and not learns
 
 
-def _lean_forward(module: Any) -> Forward | None:
-    if _is_gated_mlp(module):
+def _lean_forward(module: Any) -> Callable[..., Any] | None:
+    """For three projections with silu between them, and for Llama's kind of norm, not Gemma's."""
+    act = getattr(module, "act_fn", None)
+    is_silu = isinstance(act, torch.nn.SiLU) or type(act).__name__ == "SiLUActivation"
+    if is_silu and all(hasattr(module, f"{name}_proj") for name in ("gate", "up", "down")):
         return lambda x: module.down_proj(
             GatedProduct.apply(module.gate_proj(x), module.up_proj(x))
         )
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-        # Llama's kind, not Gemma's
         return lambda x: Normed.apply(x, module.weight, module.variance_epsilon)
     return None
 
@@ -246,14 +247,6 @@ def _keep_freed_memory() -> None:
         library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         library.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
         library.malloc_trim(0)
-
-
-def _is_gated_mlp(module: Any) -> bool:
-    """Three projections with silu between them."""
-    if not all(hasattr(module, f"{name}_proj") for name in ("gate", "up", "down")):
-        return False
-    act = getattr(module, "act_fn", None)
-    return isinstance(act, torch.nn.SiLU) or type(act).__name__ == "SiLUActivation"
 
 
 class Together:

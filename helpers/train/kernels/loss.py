@@ -20,7 +20,7 @@ from helpers.train.kernels.lean import COMPUTES, HeadLoss
 from helpers.train.rows import IGNORED
 
 Loss = Callable[[Sequence[torch.Tensor]], torch.Tensor]  # of the prefix's states
-Gradients = Sequence[torch.Tensor | None]  # None is nothing
+Gradients = Sequence[torch.Tensor]
 SAVED_TOKENS = 40  # fewer are not worth a pass of their own through the layers
 
 
@@ -124,16 +124,15 @@ def sum_of_losses(
     leaves = [state.detach().requires_grad_(state.requires_grad) for state in states]
     sources = [*weights, *(leaf for leaf in leaves if leaf.requires_grad)]
     total = weights[0].new_zeros(())
-    gradients: Gradients = [None] * len(sources)
+    gradients = [torch.zeros_like(source) for source in sources]
     for loss_of in losses:
         loss = loss_of(leaves)
-        gradients = add(gradients, torch.autograd.grad(loss, sources, allow_unused=True))
+        gradients = add(gradients, gradients_of(loss, sources))
         total += loss.detach()
     to_weights, to_states = gradients[: len(weights)], gradients[len(weights) :]
     depending = [state for state in states if state.requires_grad]
     if depending:
-        more = torch.autograd.grad(depending, weights, to_states, allow_unused=True)
-        to_weights = add(to_weights, more)
+        to_weights = add(to_weights, gradients_of(depending, weights, to_states))
     return Known.apply(total, to_weights, *weights)
 
 
@@ -150,8 +149,7 @@ class Known(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
-        scaled = (None if known is None else known * gradient for known in ctx.gradients)
-        return None, None, *scaled
+        return None, None, *(known * gradient for known in ctx.gradients)
 
 
 def trainable(causal: Any) -> list[torch.Tensor]:
@@ -159,16 +157,14 @@ def trainable(causal: Any) -> list[torch.Tensor]:
     return [weight for weight in causal.parameters() if weight.requires_grad]
 
 
-def add(some: Gradients, others: Gradients) -> list[torch.Tensor | None]:
+def gradients_of(losses: Any, sources: Gradients, incoming: Any = None) -> Gradients:
+    """By each source; 0 where nothing depends on it."""
+    return torch.autograd.grad(losses, sources, incoming, materialize_grads=True)
+
+
+def add(some: Gradients, others: Gradients) -> list[torch.Tensor]:
     """Sums of gradients, one by one."""
-    return list(map(_sum, some, others))
-
-
-def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
-    """None is nothing."""
-    if one is None or other is None:
-        return other if one is None else one
-    return one + other
+    return [one + other for one, other in zip(some, others, strict=True)]
 
 
 def _repeated(cache: Any, states: Sequence[torch.Tensor], rows: int) -> Any:
