@@ -1,7 +1,7 @@
 """Notebook 02: from a task's sources to one immutable dataset version, evidence for every row."""
 
 from helpers.curate.checks import validate_examples
-from helpers.curate.collect import Ask, curate
+from helpers.curate.collect import Ask, collect_training_data, curate
 from helpers.curate.config import DataCollectionConfig
 from helpers.curate.duplicates import PairFinder, deduplicate_examples, pairs_here
 from helpers.curate.labels import Label, LabelFunctions, label_functions, label_of

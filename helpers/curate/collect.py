@@ -34,9 +34,10 @@ from helpers.curate.stages import (
     build_funnel,
     rejection,
 )
-from helpers.curate.versions import Curated
+from helpers.curate.versions import Curated, publish_dataset
 from helpers.records import (
     Asking,
+    FineTuningDataset,
     Issue,
     Message,
     RejectedExample,
@@ -56,6 +57,11 @@ CHANGES = {
     "accepted": "taken back by accept.csv",
 }
 Ask = Callable[[Sequence[list[Message]], Asking], Sequence[models.Answer]]
+
+
+def collect_training_data(config: DataCollectionConfig) -> FineTuningDataset:
+    """Collect, deduplicate, validate, split and publish one immutable dataset version."""
+    return publish_dataset(curate(config))
 
 
 @few_collections()
