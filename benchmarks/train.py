@@ -143,7 +143,8 @@ def work(system: str, job: TrainingJob, steps: int) -> None:
         torch.set_num_threads(int(threads))
     if system in OURS:
         if not job.config.load_in_4bit:  # as the training program does
-            sys.modules.update(dict.fromkeys(NOT_NEEDED))  # type: ignore[arg-type]
+            left_out = dict.fromkeys(("bitsandbytes", *NOT_NEEDED))
+            sys.modules.update(left_out)  # type: ignore[arg-type]
         compute = "fp32" if system.endswith("fp32") else models.resolve_compute("auto")
         job = job.model_copy(update={"config": job.config.model_copy(update={"compute": compute})})
         trainer = our_trainer(job)

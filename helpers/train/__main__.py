@@ -14,8 +14,7 @@ from pathlib import Path
 from helpers import processes, store
 from helpers.records import NO_MEMORY, WorkbookError
 
-# What peft and transformers import where it is installed; in 4 bits it may be needed.
-NOT_NEEDED = ("bitsandbytes", "scipy", "sklearn")
+NOT_NEEDED = ("scipy", "sklearn")  # which transformers imports where they are installed
 NO_ROOM = re.compile(NO_MEMORY + "|no space left|quota exceeded", re.IGNORECASE)
 
 
@@ -26,8 +25,8 @@ def main(argv: list[str]) -> int:
         from helpers.train.job import TrainingJob
 
         job = TrainingJob(**store.read_json(path))
-        if not job.config.load_in_4bit:
-            sys.modules.update(dict.fromkeys(NOT_NEEDED))  # type: ignore[arg-type]
+        if not job.config.load_in_4bit:  # else peft imports it, and torch's compiler with it
+            sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
         from helpers.train.program import train
 
         train(job)
@@ -55,6 +54,7 @@ def exit_code(error: Exception) -> int:
 
 
 if __name__ == "__main__":
+    sys.modules.update(dict.fromkeys(NOT_NEEDED))  # type: ignore[arg-type]
     threading.Thread(target=processes.end_with_parent, daemon=True).start()
     code = main(sys.argv[1:])
     sys.stderr.flush()

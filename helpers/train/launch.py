@@ -141,7 +141,12 @@ def run_program(
     command: list[str], run: store.Run, base_model: str, on_line: OnLine | None = None
 ) -> None:
     """Run the training program to its end; raises what its exit code means."""
-    changes = models.offline_env(base_model) | {"PYTHONWARNINGS": "ignore"}
+    changes = models.offline_env(base_model) | {
+        "PYTHONWARNINGS": "ignore",
+        # of kernels, half a megabyte each; by default 1,024, and every number of rows has its own
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+        "LRU_CACHE_CAPACITY": "32",
+    }
     environment = processes.child_environment(changes, without=SECRETS)
     environment.setdefault("GOMP_SPINCOUNT", SPINS)
     folder = run.path("training")

@@ -92,6 +92,17 @@ def test_a_trained_adapter_is_published_with_its_evidence(trained):
     assert oct((home / "runs/one/private").stat().st_mode)[-3:] == "700"
 
 
+def test_what_is_kept_of_kernels_is_bounded_in_either_precision(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
+    started = []
+    monkeypatch.setattr(launch.processes, "run_child", lambda program, *_: started.append(program))
+    monkeypatch.setattr(launch, "failure", lambda code, output: WorkbookError("not started"))
+    with pytest.raises(WorkbookError, match="not started"):
+        launch.run_program(["program"], store.open_run("bounded"), "tiny")
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        assert started[0].environment[cache] == "32"
+
+
 def test_a_run_that_died_goes_on_under_its_run_id(trained):
     assert trained[3] == ["training"] * 3
 
