@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 from typing import Any
 
@@ -15,7 +16,7 @@ from helpers.serve.wire import ApiError
 
 OPEN = ("/", "/healthz", "/readyz", "/openapi.json")  # nothing of anybody stands there
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
-HEAD_SECONDS = 30.0  # for the head of a request, from the connection's first moment
+HEAD_SECONDS = 30.0  # for the head of a request, from the connection's first moment or an answer
 MOST_HEAD = 2**16  # bytes of it
 MOST_CONNECTIONS = min(2000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)  # half our files
 
@@ -26,30 +27,51 @@ class Bounded(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Who connects has to say something, and leaves some room for others."""
         super().connection_made(transport)
-        self._await_head()
+        self._head = 0.0  # bytes of it
+        self._await()
         if len(self.connections) > MOST_CONNECTIONS:
             transport.close()
 
-    def _await_head(self) -> None:
-        self._head = 0  # bytes of it
-        self._end = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+    def _await(self) -> None:
+        # close() would wait for whoever does not read
+        self._end = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
     def on_message_begin(self) -> None:
         """Nor may a later request come by the drop."""
         super().on_message_begin()
+        self._head = 0.0
         self._end.cancel()
-        self._await_head()
+        self._await()
 
     def on_headers_complete(self) -> None:
         """The rest has limits of its own."""
         super().on_headers_complete()
+        self._head = -math.inf  # a body is not counted here, nor the rest of a refused one
+        self._end.cancel()
+
+    def on_response_complete(self) -> None:
+        """Who was answered has to ask again: what else comes would keep the connection for ever."""
+        super().on_response_complete()
+        if self.cycle.response_complete:  # no request waits behind it
+            self._end.cancel()
+            self._await()
+
+    def pause_writing(self) -> None:
+        """Answers have to be read."""
+        super().pause_writing()
+        self._end.cancel()
+        self._await()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is left to end."""
+        super().connection_lost(exc)
         self._end.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Count a head that does not end."""
         super().data_received(data)
         self._head += len(data)
-        if self._head > MOST_HEAD and not self._end.cancelled():
+        if self._head > MOST_HEAD:
             self.transport.close()
 
 

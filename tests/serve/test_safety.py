@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -149,6 +150,67 @@ def test_a_head_that_does_not_end_is_given_up_before_any_key_is_looked_at(served
             large.sendall(b"GET / HTTP/1.1\r\nx: " + b"x" * 2**26)
         engine.delay = 1.0  # an answer may take longer than a head
         assert post(address).status_code == 200
+
+
+def all_of(connection):
+    """What the other side says until it goes, which it must; a reset is an end, too."""
+    said = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := connection.recv(2**16):
+            said += piece
+    return said
+
+
+HEAD = "{} / HTTP/1.1\r\nhost: 127.0.0.1\r\n{}\r\n"
+ASK, REFUSED = HEAD.format("GET", "").encode(), HEAD.format("POST", "content-length: 300000\r\n")
+
+
+@pytest.mark.parametrize(("head", "later"), [(ASK, b"\r\n"), (REFUSED.encode(), b"x")])
+def test_who_was_answered_and_asks_nothing_more_is_closed(served, monkeypatch, head, later):
+    there = tuple(served[0].removeprefix("http://").split(":"))
+    monkeypatch.setattr("helpers.serve.guards.HEAD_SECONDS", 0.5)
+    with socket.create_connection(there, timeout=60) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(head)
+            connection.recv(100)
+            connection.sendall(later)
+        all_of(connection)
+
+
+def test_who_reads_no_answers_is_closed(served, monkeypatch):
+    there = tuple(served[0].removeprefix("http://").split(":"))
+    monkeypatch.setattr("helpers.serve.guards.HEAD_SECONDS", 0.5)
+    with socket.socket() as connection:
+        connection.settimeout(60)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((there[0], int(there[1])))
+        connection.sendall(ASK * 1500)
+        until = time.monotonic() + 60
+        with pytest.raises(ConnectionError):
+            while time.monotonic() < until:
+                connection.sendall(b"\r\n")
+                time.sleep(0.1)
+
+
+def test_the_rest_of_a_refused_body_and_a_slow_answer_close_nothing(served, monkeypatch):
+    address, _, engine = served
+    there = tuple(address.removeprefix("http://").split(":"))
+    with socket.create_connection(there, timeout=60) as connection:
+        connection.sendall(REFUSED.encode())
+        assert b" 415 " in connection.recv(2**16)
+        connection.sendall(b"x" * 300000 + HEAD.format("GET", "connection: close\r\n").encode())
+        assert b" 200 " in all_of(connection), "a client reads why, then goes on"
+    engine.delay = 1.0
+    body = json.dumps(chat_body()).encode()
+    fields = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
+    head = HEAD.format("POST", f"{fields}\r\n").replace(" / ", " /v1/chat/completions ")
+    asked = head.encode() + body
+    with socket.create_connection(there, timeout=60) as connection:
+        connection.sendall(ASK)
+        first = connection.recv(2**16)
+        monkeypatch.setattr("helpers.serve.guards.HEAD_SECONDS", 0.5)
+        connection.sendall(ASK + asked)
+        assert (first + all_of(connection)).count(b"HTTP/1.1 200 ") == 3, "one after the other"
 
 
 def test_the_page_runs_its_own_script_alone(served):
