@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import traceback
@@ -176,6 +177,7 @@ class BatchRow(BaseModel):
     body: dict[str, Any]
 
 
+@functools.cache
 def document() -> dict[str, Any]:
     """The published description of the API (OpenAPI 3.1)."""
     content = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8"))

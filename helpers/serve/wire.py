@@ -5,6 +5,7 @@ And the published description of it, made from the records that parse requests.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import time
@@ -245,6 +246,7 @@ def usage_of(answer: Answer) -> dict[str, Any]:
     }
 
 
+@functools.cache  # strangers may ask for it
 def document() -> dict[str, Any]:
     """The published description of the API (OpenAPI 3.1)."""
     content = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8"))
