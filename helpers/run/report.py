@@ -153,10 +153,17 @@ def digest(record: RunRecord, resume: str) -> str:
     cause = CAUSE.get(record.exit_code or ending.OK, "unknown")
     lines += [f"what: {record.reason}", f"likely cause: {cause}", f"next: {resume}", "last lines:"]
     log = store.Run(record.run_id).path(LOG)
-    with contextlib.suppress(OSError, ValueError):  # none, or one that a full disk has cut short
-        last_entries = log.read_text(encoding="utf-8").splitlines()[-LAST_LINES:]
-        lines += [json.loads(entry)["line"] for entry in last_entries]
+    with contextlib.suppress(OSError), open(log, encoding="utf-8", errors="replace") as entries:
+        lines += map(_line_of, list(entries)[-LAST_LINES:])
     return store.without_secrets("\n".join(lines))
+
+
+def _line_of(entry: str) -> str:
+    """What an entry of log.jsonl says; one that a full disk has cut short, as it stands."""
+    try:
+        return str(json.loads(entry)["line"])
+    except (ValueError, LookupError, TypeError):
+        return entry.rstrip()
 
 
 def publish(record: RunRecord, resume: str) -> None:

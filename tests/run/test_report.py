@@ -87,6 +87,18 @@ def test_a_failure_leaves_a_page_and_a_digest_that_say_where_why_and_what_next(
     )
 
 
+def test_lines_of_the_log_that_were_cut_short_cost_no_other_line_and_no_message():
+    run = store.open_run("r")
+    torn = ['{"at": "2026-11-29T00:00', '{"at": 1}', "[1]", "7", '"line"', '{"at": {"line": 1}']
+    whole = [json.dumps({"line": f"so\u2028{n}"}, ensure_ascii=False) for n in range(2)]
+    data = "\n".join([whole[0], *torn, whole[1]]).encode()
+    run.path(report.LOG).write_bytes(data[:-30].replace(b"2026", b"\xff") + data[-30:] + b"\n")
+    record = record_toys.run_record("r", status="failed", exit_code=1)
+    last = report.digest(record, "again").partition("last lines:\n")[2]
+    assert last.startswith("so\u20280\n") and last.endswith("\nso\u20281")
+    assert all(line in last for line in torn[1:])
+
+
 def test_a_success_has_its_figures_and_tells_nobody(go, toys, monkeypatch):
     monkeypatch.setattr(registry, "notify", lambda *told: pytest.fail("nobody asked"))
     toys(nb06=[SHOW, writing(record_toys.health())])
