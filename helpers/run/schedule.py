@@ -179,19 +179,22 @@ def _status(schedule: Schedule, all_runs: list[RunRecord]) -> ScheduleStatus:
     successes = [run.started_at for run in runs if run.status in SUCCESS]
     last_success = successes[-1] if successes else None
     since = max(schedule.installed_at, last_success or schedule.installed_at)
-    next_due, is_late, installed, problem = schedule.next_due, True, False, ""
-    try:  # an older version took what is refused now, or this machine has no cron
+    next_due, is_late, installed, problems = schedule.next_due, True, False, []
+    try:  # an older version took what is refused now
         next_due = following(schedule.cron, store.now())
         is_late = store.now() > following(schedule.cron, since) + GRACE
+    except WorkbookError as error:
+        problems.append(str(error))
+    try:  # this machine may have no cron
         installed = _is_installed(schedule)
     except WorkbookError as error:
-        problem = str(error)
+        problems.append(str(error))
     at_work = bool(runs) and runs[-1].status == "running" and _at_work()
     fields = schedule.model_dump() | {
         "next_due": next_due,
         "last_success": last_success,
         "overdue": is_late and not at_work,
-        "problem": problem,
+        "problem": "; ".join(problems),
         "installed": installed,
     }
     return ScheduleStatus(**fields)
@@ -249,9 +252,9 @@ def _put_into_crontab(name: str, line: str) -> None:
 
     with FileLock(store.make_folder(store.cache()) / "crontab.lock"):
         old = _crontab("-l")
-        new = [line.encode(), *(other for other in old if not _is_ours(other, name))]
-        if new[1:] != old or line:
-            _crontab("-", b"".join(new))
+        others = [other for other in old if not _is_ours(other, name)]
+        if line or others != old:
+            _crontab("-", line.encode() + b"".join(others))
 
 
 def _crontab(argument: str, content: bytes = b"") -> list[bytes]:

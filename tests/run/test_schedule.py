@@ -202,7 +202,7 @@ def test_what_an_older_version_recorded_is_shown_and_stops_nothing(tab):
         store.write_json(path, store.read_json(path) | {"cron": cron})
     odd, never = status()["schedules"]
     assert (odd.overdue, odd.problem) == (False, ""), "croniter reads it, so it can be judged"
-    assert never.overdue and "never comes" in never.problem
+    assert never.overdue and "never comes" in never.problem and never.installed
     with pytest.raises(WorkbookError, match="refuse"):
         add_schedule("smoke", "0 3 * * fri-mon")
 
