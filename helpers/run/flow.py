@@ -57,7 +57,8 @@ def run(
             )
         processes.sweep(store.home().glob(".*.partial"))
         folder = store.open_run(values["run_id"])
-        processes.sweep(folder.folder.rglob(".*.partial"))
+        for path in sorted(folder.folder.rglob(".*.partial")):  # of this run, killed before
+            processes.discard(path)
         command = ["workbook", "run", profile, "--run-id", folder.id]
         for text in overrides:
             command += ["-p", text]

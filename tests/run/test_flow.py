@@ -46,8 +46,12 @@ def test_a_run_finishes_and_a_second_one_reuses_everything(go, tmp_path):
     assert "seed = 8" in "".join(injected["source"]) and "show_text = False" in "".join(
         injected["source"]
     )
+    left = [folder / ".x.json.1f.partial" for folder in (store.Run("r").folder, store.home())]
+    for path in left:
+        path.write_text("half")
     again = go()
     assert set(statuses(again).values()) == {"reused", "skipped"}
+    assert [path.exists() for path in left] == [False, True], "its own; others may be at work"
     part = go(overrides=["epochs=2.0"], only="04")
     assert statuses(part)["04"] == "finished", "a changed parameter runs it again"
     store.Run("r").save(record_toys.trained_model(model_id="other"))
