@@ -52,9 +52,9 @@ def from_parameters(kind: type[R], parameters: Mapping[str, Any], names: Iterabl
         return kind(**{name: parameters[name] for name in names if name in parameters})
     except ValidationError as error:
         where, reason = problem_of(error)
-        raise WorkbookError(
-            f"parameter {where}: {reason}; got {parameters.get(where.split('.')[0])!r}"
-        ) from None
+        what = " ".join(filter(None, ("parameter", where)))
+        given = error.errors(include_url=False)[0]["input"]
+        raise WorkbookError(f"{what}: {reason}; got {given!r}") from None
 
 
 class Artifact(Record):

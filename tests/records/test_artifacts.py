@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Self
 
 import pytest
 import record_toys as toys
+from pydantic import model_validator
 
 from helpers import store
 from helpers.records import (
@@ -20,9 +22,11 @@ from helpers.records import (
     Health,
     Manifest,
     Promotion,
+    Record,
     RunRecord,
     TrainedModel,
     WorkbookError,
+    from_parameters,
 )
 
 RELEASED = Path(__file__).parents[1] / "released" / "0.1.0"
@@ -155,3 +159,25 @@ def test_one_measurement_is_shown_without_an_interval():
     assert str(Estimate(value=913.0, low=913.0, high=913.0, n=1)) == "913.000 n=1"
     assert str(Estimate(value=1.0, low=0.025, high=1.0, n=1)) == "1.000 [0.025, 1.000] n=1"
     assert str(Estimate(value=3.0, low=3.0, high=3.0, n=9)) == "3.000 [3.000, 3.000] n=9"
+
+
+class _Whole(Record):
+    size: dict[str, int]
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Self:
+        if not self.size:
+            raise ValueError("say a size")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"size": {"a": "q"}}, r"^parameter size\.a: .*; got 'q'$"),
+        ({"size": {}}, r"^parameter: say a size; got \{'size': \{\}\}$"),
+    ],
+)
+def test_an_odd_parameter_is_named_and_quoted_alone(given, said):
+    with pytest.raises(WorkbookError, match=said):
+        from_parameters(_Whole, given, ["size"])
