@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import openai
 
 TIMEOUT_SECONDS = 120.0
+AT_ONCE = 8  # requests of one `answer`
 LOCAL_KEY = "sk-local"  # the SDK insists on some key; a server on this machine needs none
 OPTIONS = ("temperature", "max_tokens", "response_format", "logprobs")  # what it may refuse
 FINAL = (0, 401, 402, 403, 404)  # the next fails too: nobody there, no key, no money, no such model
@@ -166,7 +168,7 @@ class ApiModel:
         return len(store.dumps([as_dicts(chat), tools_of(chat)]).encode(errors="replace")) // 3
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
-        """Answers at temperature 0, one after the other.
+        """Answers at temperature 0; the first is asked alone, the others AT_ONCE.
 
         A request that fails becomes an Answer with finish "error". When the first request of all is
         refused or reaches nobody, nothing else is sent: WorkbookError, exit 5. A chat that may not
@@ -176,7 +178,10 @@ class ApiModel:
             raise WorkbookError(
                 f"no task has allowed its text to go to {self.base_url} (check_may_send)"
             )
-        return [self._ask(chat, max_new_tokens) for chat in chats]
+        answers = [self._ask(chat, max_new_tokens) for chat in chats[:1]]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            answers += pool.map(lambda chat: self._ask(chat, max_new_tokens), chats[1:])
+        return answers
 
     def _ask(self, chat: list[Message], max_new_tokens: int) -> Answer:
         held_back = self.hold_back(chat)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -95,6 +96,21 @@ def test_answers_come_in_order_with_usage_and_real_latency(endpoint: Endpoint) -
     assert endpoint.seen[0]["temperature"] == 0 and endpoint.seen[0]["max_tokens"] == 9
     assert endpoint.seen[0]["messages"][0] == {"role": "system", "content": "Shout."}
     assert model.provider == "api" and model.is_loopback
+
+
+def test_many_chats_are_asked_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.load_model("shouter", base_url="http://127.0.0.1:9/v1")
+    together = threading.Barrier(2)  # opens when two are on their way at once
+
+    def create(asked: list[Message], limit: int) -> bytes:
+        if asked[-1].content != "first":
+            together.wait(60)
+        choice = {"finish_reason": "stop", "message": {"content": asked[-1].content}}
+        return json.dumps({"choices": [choice]}).encode()
+
+    monkeypatch.setattr(model, "_create", create)
+    words = ["first", "second", "third"]
+    assert [a.text for a in model.answer([chat(word) for word in words], 9)] == words
 
 
 def test_loopback_needs_no_key_sees_no_foreign_key_and_goes_round_the_proxy(
