@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,14 +62,20 @@ def render_text(
     """
     from jinja2 import TemplateError
 
-    options = {"tools": tools_of(chat), "add_generation_prompt": generation_prompt}
+    options = {
+        "chat_template": tokenizer.get_chat_template(tools=tools_of(chat)),
+        "tools": tools_of(chat),
+        "add_generation_prompt": generation_prompt,
+        "tokenize": False,
+        **(template_args or {}),
+    }
+    told = store.dumps(options)
     turns = _for_template(tokenizer, chat)
     try:
         roles = [turn["role"] for turn in turns]
         for role in ("system", "user"):
-            if role in roles and _drops(tokenizer, role):
+            if role in roles and _drops(tokenizer, role, told):
                 raise TemplateError(f"it leaves out what the {role} says")
-        options |= {"tokenize": False, **(template_args or {})}
         text = tokenizer.apply_chat_template(turns, **options)
         for (what, words), times in _must_show(chat).items():
             if text.count(words) < times:
@@ -79,13 +85,16 @@ def render_text(
     return text
 
 
-@cache
-def _drops(tokenizer: Any, role: str) -> bool:
-    """Whether its template leaves out all that this role says, without a word."""
+@lru_cache(64)  # rows may each bring tools of their own
+def _drops(tokenizer: Any, role: str, told: str) -> bool:
+    """Whether a template leaves out all that this role says, without a word.
+
+    `told` is JSON of what `apply_chat_template` is told, the template itself included.
+    """
     turns = [{"role": role, "content": "zqx"}, {"role": "user", "content": "yes"}]
     if role == "user":
         turns.pop()
-    return "zqx" not in tokenizer.apply_chat_template(turns, tokenize=False)
+    return "zqx" not in tokenizer.apply_chat_template(turns, **json.loads(told))
 
 
 def _for_template(tokenizer: Any, chat: Sequence[Message]) -> list[dict[str, Any]]:

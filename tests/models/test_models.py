@@ -113,6 +113,21 @@ def test_a_template_that_drops_instructions_or_questions_is_refused(tiny: Path) 
         models.render_tokens(tokenizer, [user])
 
 
+def test_a_template_is_probed_as_it_is_told_and_again_when_it_has_changed(tiny: Path) -> None:
+    tokenizer = copy.deepcopy(models.tokenizer_of("tiny"))
+    whole = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    chat = [Message(role="system", content="Shout."), Message(role="user", content="hi")]
+    for condition, told in (("style == 'plain'", {"style": "plain"}), ("tools", None)):
+        tokenizer.chat_template = f"{{% if {condition} %}}{whole}{{% endif %}}"
+        with pytest.raises(WorkbookError, match="leaves out what the system says"):
+            models.render_text(tokenizer, chat)
+        tools = [] if told else [{"type": "function", "function": {"name": "Shout"}}]
+        first = chat[0].model_copy(update={"tools": tools or None})
+        assert models.render_text(tokenizer, [first, chat[1]], template_args=told) == "Shout.hi"
+    tokenizer.chat_template = whole
+    assert models.render_text(tokenizer, chat) == "Shout.hi"
+
+
 def test_to_count_a_text_that_is_too_long_puts_no_red_box_under_a_cell(caplog):
     tokenizer = tokens.tokenizer_of("tiny")
     logger = logging.getLogger("transformers")
