@@ -14,7 +14,7 @@ import hashlib
 import io
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -145,23 +145,35 @@ def _doubts(who: str, agreement: float | None, n: int) -> list[str]:
 def _read_ratings(path: Path) -> Rights:
     """One person's choices, with the separator that a spreadsheet has put between the columns."""
     rights: Rights = {}
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        header = file.readline()
-        file.seek(0)
-        reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
-        if not {"id", "a_sha", "b_sha", "choice"} <= set(reader.fieldnames or ()):
-            raise WorkbookError(f"{path} has to keep blind.csv's columns id, a_sha, b_sha, choice")
-        for number, row in enumerate(reader, 2):
-            choice = (row["choice"] or "").strip()
-            if not choice:
-                continue
-            if choice.lower() not in RIGHT:
-                raise WorkbookError(
-                    f"{path}, line {number}: choice {choice!r} is none of A, B, both, neither"
-                )
-            of_a, of_b = _keys(row)
-            rights[of_a], rights[of_b] = _of_pair(row, RIGHT[choice.lower()])
+    saved = path.read_bytes()
+    try:
+        text = saved.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = saved.decode("cp1252", "replace")  # as Excel saves CSV in Western Europe
+    file = io.StringIO(text, newline="")
+    header = file.readline()
+    file.seek(0)
+    reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+    if not {"id", "a_sha", "b_sha", "choice"} <= set(reader.fieldnames or ()):
+        raise WorkbookError(f"{path} has to keep blind.csv's columns id, a_sha, b_sha, choice")
+    for number, row in enumerate(reader, 2):
+        choice = (row["choice"] or "").strip()
+        if not choice:
+            continue
+        if choice.lower() not in RIGHT:
+            raise WorkbookError(
+                f"{path}, line {number}: choice {choice!r} is none of A, B, both, neither"
+            )
+        of_a, of_b = _keys(row)
+        rights[of_a], rights[of_b] = _of_pair(row, RIGHT[choice.lower()])
     return rights
+
+
+def _misnamed(unrated: Collection[frozenset[Key]], table: Table, by_people: Rights) -> list[str]:
+    """Ids of ratings that no row has, though their two answers still wait to be rated."""
+    ids = {row["id"] for row in table}
+    waiting = {key[1:] for keys in unrated for key in keys}
+    return sorted({key[0] for key in by_people if key[0] not in ids and key[1:] in waiting})
 
 
 def _keys(row: Mapping[str, str]) -> tuple[Key, Key]:
@@ -236,6 +248,12 @@ def _rate(
             unrated[frozenset(_keys(row))] = row
     if unrated:
         write_ratings(run.private / "blind.csv", list(unrated.values()))
+    misnamed = _misnamed(unrated, table, by_people)
+    if misnamed:
+        session.say(
+            f"ratings of {len(misnamed)} ids that no row has do not count"
+            f" ({', '.join(misnamed[:5])}): take the ids of private/blind.csv, and save as UTF-8"
+        )
     if session.task.accuracy_from == "human":
         rated = {key for row in table for key in _keys(row)} & by_people.keys()
         warnings = []

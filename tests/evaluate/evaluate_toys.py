@@ -227,7 +227,7 @@ def measure(
     """04 with these two models, and others that it may meet; `card` takes another model.json."""
     publish_dataset()
     card = changes.pop("card", trained_toy())
-    fields = ("train", "limit_usd", "judge")
+    fields = ("train", "limit_usd", "judge", "say")
     of_session = {name: changes.pop(name) for name in fields if name in changes}
     where = session(task, run, *others, **of_session)
     where.models.update({"base": base, card.asking.model: tuned})

@@ -172,6 +172,9 @@ def test_ratings_are_read_as_spreadsheets_save_them(tmp_path, run):
         ("r1", "a", "b"): True,
         ("r1", "b", "a"): True,
     }
+    for name in ("utf-8", "utf-8-sig", "cp1252"):
+        path.write_bytes("id;a_sha;b_sha;choice\ngröße-1;a;b;A\n".encode(name))
+        assert judging.read_ratings(run, human_task(tmp_path))["größe-1", "a", "b"], name
     path.write_text("id,choice\nr1,A\n")
     with pytest.raises(WorkbookError, match=r"ratings.csv has to keep .* a_sha, b_sha"):
         judging.read_ratings(run, human_task(tmp_path))
@@ -257,6 +260,23 @@ def test_what_is_still_to_rate_stands_in_the_blind_table_until_it_is_rated(tmp_p
     )
     found = measure_04(task, run, tuned, base, rows)
     assert (found.ratings.rated, found.fine_tuned_model.accuracy.value) == (40, 1.0)
+
+
+def test_ratings_whose_id_a_spreadsheet_has_changed_are_named(tmp_path, run):
+    task, rows = human_task(tmp_path), toy_rows(5)
+    rows = [e.model_copy(update={"id": f"größe-{i}"}) for i, e in enumerate(rows)]
+    tuned, base = constant("good", "tuned"), constant("poor", "base")
+    measure_04(task, run, tuned, base, rows)
+    blind = list(csv.DictReader((run.private / "blind.csv").read_text().splitlines()))
+    path = evaluate.write_ratings(run.private / "ratings.csv", rated(blind, lambda row: "A"))
+    text = path.read_text()
+    path.write_bytes(text.encode("cp1252"))
+    assert measure_04(task, run, tuned, base, rows).ratings.rated == 10
+    path.write_text(text.replace("größe-3", "gr??e-3").replace("größe-4", "4"))
+    said = []
+    found = measure_04(task, run, tuned, base, rows, say=said.append)
+    assert found.ratings.rated == 6
+    assert any("ratings of 2 ids" in line and "gr??e-3" in line for line in said), said
 
 
 def test_several_people_decide_by_majority_and_their_agreement_is_said(tmp_path, run):
