@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from helpers import evaluate
 from helpers.records import RungResult, Screening, WorkbookError
 from helpers.tasks import Task
 
@@ -47,7 +48,8 @@ def contradictions(
             f" but the full prompt takes {full:.0f} tokens, the short {short:.0f}"
         )
     target = task.targets.get("format_compliance", 0.95)
-    well_formed = [rung.name for rung in rungs if rung.results.format_compliance.low >= target]
+    asked = [rung for rung in rungs if rung.name != evaluate.CLASSICAL]  # that one is trained
+    well_formed = [rung.name for rung in asked if rung.results.format_compliance.low >= target]
     if screening.format_or_style and well_formed:
         warnings.append(
             "format_or_style was answered with yes,"

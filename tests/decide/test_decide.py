@@ -355,6 +355,9 @@ def test_answers_that_the_data_speaks_against_are_said(tmp_path, run):
         "keeps the format",
     ):
         assert any(words in w for w in warnings) == (words != "no article"), words
+    trained = [r.model_copy(update={"name": "classical"}) for r in same]
+    warnings = contradictions(answers, task, trained, rag_gains=True, knowledge_task=False)
+    assert not any("keeps the format" in w for w in warnings), "a trained classifier always does"
     facts = screening(new_knowledge=True)
     warnings = contradictions(facts, task, same, rag_gains=False, knowledge_task=True)
     assert any("fill knowledge/" in w for w in warnings)
