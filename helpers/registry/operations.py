@@ -389,9 +389,12 @@ def record_attempt(task: str, attempt: dict[str, Any]) -> list[dict[str, Any]]:
     """Write an attempt down unless its key is known; all of the task's, in their order.
 
     It is one transaction: of two machines that evaluate at once, one is the first and the other the
-    second.
+    second. What this home kept in attempts/TASK.jsonl, as 0.1.0 did, comes first.
     """
-    with open_registry().transaction() as db:
-        if not rows_of(db, "attempts", task=task, key=attempt["key"]):
-            db.execute(table("attempts").insert().values(attempt | {"task": task}))
+    registry = open_registry()
+    file = registry.folder / "attempts" / f"{task}.jsonl"
+    with registry.transaction() as db:
+        for line in [*(store.read_jsonl(file) if file.exists() else []), attempt]:
+            if not rows_of(db, "attempts", task=task, key=line["key"]):
+                db.execute(table("attempts").insert().values(line | {"task": task}))
         return rows_of(db, "attempts", task=task)

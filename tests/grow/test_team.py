@@ -63,10 +63,11 @@ def test_attempts_at_once_are_all_counted_and_in_one_order(team):
     assert sorted(map(len, seen)) == [1, 2, 3, 4]
 
 
-def test_a_restored_home_remembers_its_attempts(team, monkeypatch):
+def test_what_a_home_kept_in_a_file_comes_first_and_a_restored_home_remembers(team, monkeypatch):
     monkeypatch.delenv("WORKBOOK_DATABASE_URL")
-    registry.record_attempt("toy", line("old"))
-    registry.record_attempt("toy", line("new"))
+    store.write_jsonl(store.home() / "attempts" / "toy.jsonl", [line("old")])  # as 0.1.0 did
+    for _ in range(2):
+        assert [r["key"] for r in registry.record_attempt("toy", line("new"))] == ["old", "new"]
     registry_toys.candidate("v1")  # the history that a backup is proved by
     backup = store.home() / "backup.json"
     registry.backup(backup)
