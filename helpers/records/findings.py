@@ -88,7 +88,7 @@ class Alarm(Record):
     name: str  # of the finding
     severity: Severity
     state: AlarmState
-    finding: Finding  # as it was when it was raised
+    finding: Finding  # as it was when it was raised; `pass`: the last look did not see it
     opened_at: datetime
     seen_at: datetime  # the last look that still saw it
     told_at: datetime  # when the team was told last

@@ -46,17 +46,23 @@ def raise_alarms(task: str, version: str, findings: Sequence[Finding]) -> list[A
     """
     registry = open_registry()
     now = store.now().isoformat()
+    alarms = table("alarms")
     with registry.transaction() as db:
         known = {row["name"]: row for row in _unresolved(db, task, version)}
         new = [finding for finding in findings if finding.name not in known]
         for finding in new:
-            db.execute(table("alarms").insert().values(**_row(db, task, version, finding, now)))
-        seen = [finding.name for finding in findings]
+            db.execute(alarms.insert().values(**_row(db, task, version, finding, now)))
+        seen = {finding.name for finding in findings}
         due = [row for name, row in known.items() if _is_due(row, name in seen)]
-        _update(db, {"seen_at": now}, task, version, seen)
+        for name, row in known.items():
+            verdict = "fail" if name in seen else "pass"
+            noted = {"finding": row["finding"] | {"verdict": verdict}}
+            if name in seen:
+                noted["seen_at"] = now
+            db.execute(alarms.update().filter_by(id=row["id"]).values(**noted))
         if new or due:
-            again = [row["name"] for row in due]
-            _update(db, {"told_at": now, "state": "open"}, task, version, again)
+            again = alarms.c.id.in_([row["id"] for row in due])
+            db.execute(alarms.update().where(again).values(told_at=now, state="open"))
             versions.announce(db, {"task": task, "id": version}, "alarm", _message(new, due))
         rows = _unresolved(db, task, version)
     catch_up(registry)
@@ -109,19 +115,12 @@ def _row(db: Connection, task: str, version: str, finding: Finding, now: str) ->
     }
 
 
-def _update(
-    db: Connection, values: dict[str, str], task: str, version: str, names: Sequence[str]
-) -> None:
-    alarms = table("alarms")
-    query = alarms.update().filter_by(task=task, version=version)
-    query = query.where(alarms.c.name.in_(names) & (alarms.c.state != "resolved"))
-    db.execute(query.values(**values))
-
-
 def _is_due(row: dict[str, Any], is_seen: bool) -> bool:
     if row["state"] == "open":
         return store.now() - datetime.fromisoformat(row["told_at"]) >= REPEAT
-    return is_seen and store.now() - datetime.fromisoformat(row["seen_at"]) >= BACK_AFTER
+    # weeks may lie between two looks: it went away only if one of them did not see it
+    is_back = is_seen and row["finding"]["verdict"] == "pass"
+    return is_back and store.now() - datetime.fromisoformat(row["seen_at"]) >= BACK_AFTER
 
 
 def _message(new: Sequence[Finding], due: Sequence[dict[str, Any]]) -> str:

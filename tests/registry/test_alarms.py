@@ -69,6 +69,17 @@ def test_what_was_acknowledged_went_away_and_comes_back_is_told_again(monkeypatc
     assert len(messages()) == 2 and "is back: feedback_mean" in messages()[1]["because"]
 
 
+@pytest.mark.parametrize("days", [1, 31, 92])
+def test_what_stands_and_was_acknowledged_stays_so_however_rarely_one_looks(monkeypatch, days):
+    (alarm,) = registry.raise_alarms(TASK, "v1", [FALL])
+    registry.close_alarm(alarm.id, "acknowledged", "a strike; it will pass")
+    registry.raise_alarms(TASK, "v1", [])  # one look that saw nothing, long ago
+    for passed in (1, days, days):
+        later(monkeypatch, passed)
+        assert registry.raise_alarms(TASK, "v1", [FALL])[0].state == "acknowledged"
+    assert len(messages()) == 1
+
+
 def test_a_resolved_alarm_that_comes_back_is_a_new_one():
     (first,) = registry.raise_alarms(TASK, "v1", [FALL])
     registry.close_alarm(first.id, "resolved", "mended upstream")
