@@ -36,13 +36,15 @@ REMEDIES = {  # what the driver's words mean for the reader
     "readonly|unable to open|Permission denied|Read-only|Not a directory": (
         "set WORKBOOK_HOME or its permissions"
     ),
+    "database is locked": (
+        "another process holds it, for longer than any of ours: end that one, then try again"
+    ),
     "not a database|malformed|no such table": (
         "move it aside and restore it from a backup: workbook registry restore FILE"
     ),
     "onnection.*(failed|refused|closed|lost|slots)|timeout|(translate|resolve) host|authentication"
-    "|closed the connection|terminating connection|(starting|shutting) (up|down)|too many": (
-        "start the server, or correct WORKBOOK_DATABASE_URL; then try again"
-    ),
+    "|closed the connection|terminating connection|EOF detected|(starting|shutting) (up|down)"
+    "|too many": ("start the server, or correct WORKBOOK_DATABASE_URL; then try again"),
 }
 TABLES = {  # what constrains them stands in migrations/; the first column is the key
     "versions": (

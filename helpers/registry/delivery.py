@@ -6,6 +6,7 @@ opening catches up.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -15,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from helpers import store
-from helpers.records import TrainedModel, WorkbookError
+from helpers.records import TrainedModel
 from helpers.registry import versions
 from helpers.registry.database import Registry, open_registry, rows_of, table
 from helpers.registry.files import load_or_reason
@@ -61,7 +62,7 @@ def notify(text: str, event_id: str) -> None:
         with registry.transaction() as db:
             if not rows_of(db, "outbox", event_id=event_id):
                 versions.announce(db, {"task": "", "id": ""}, "run", text, event_id=event_id)
-    except (WorkbookError, OSError) as error:
+    except Exception as error:  # a driver's own errors too: the run's end is told all the same
         for url in channels():
             send(url, "workbook: run", f"{text}\n{error}\nevent {event_id}")
         raise
@@ -214,12 +215,13 @@ def send(url: str, title: str, text: str) -> bool:
     logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it names addresses
     kind = url.partition("://")[0]
     client = apprise.Apprise()
-    if not client.add(url):
-        _log.warning("one address of WORKBOOK_NOTIFY_URLS (%s://…) is not understood", kind)
-        return False
-    # AppriseResult is true on complete success alone
-    if client.notify(title=store.redact(title), body=store.redact(text)):
-        return True
+    with contextlib.suppress(Exception):  # whatever a channel throws, the others are told
+        if not client.add(url):
+            _log.warning("one address of WORKBOOK_NOTIFY_URLS (%s://…) is not understood", kind)
+            return False
+        # AppriseResult is true on complete success alone
+        if client.notify(title=store.redact(title), body=store.redact(text)):
+            return True
     _log.warning(
         "a %s:// channel of WORKBOOK_NOTIFY_URLS did not take a message; it is tried again", kind
     )

@@ -6,14 +6,16 @@ import time
 from datetime import timedelta
 
 import pytest
+import sqlalchemy
 from registry_toys import TASK, candidate, model
 from webhook_toy import Webhook
 
 from helpers import registry, store
-from helpers.registry import FineTuneLifecycleManager, delivery
+from helpers.records import WorkbookError
+from helpers.registry import FineTuneLifecycleManager, database, delivery
 from helpers.registry.database import open_registry
 
-pytest.importorskip("apprise", reason="the extra notify is not installed")
+apprise = pytest.importorskip("apprise", reason="the extra notify is not installed")
 
 
 def later(monkeypatch, minutes):
@@ -149,3 +151,34 @@ def test_a_failed_run_is_told_once_under_its_own_id(hook):
     ]
     assert [line["event_id"] for line in told] == ["a@now"]
     assert len(hook.got) == 1 and "next: workbook run" in json.dumps(hook.got[0])
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        sqlalchemy.exc.OperationalError("", {}, Exception("no such column: x")),
+        sqlalchemy.exc.OperationalError("", {}, Exception("database is locked")),
+        sqlalchemy.exc.OperationalError("", {}, Exception("SSL SYSCALL error: EOF detected")),
+        RuntimeError("whatever a driver throws"),
+    ],
+    ids=str,
+)
+def test_a_failed_run_is_told_by_every_channel_whatever_the_registry_and_one_of_them_throw(
+    hook, monkeypatch, problem
+):
+    def refuse(*_, **__):
+        raise problem
+
+    def notify(client, **message):
+        if "broken" in client.urls()[0]:
+            raise RuntimeError("a plug-in's own fault")
+        return told(client, **message)
+
+    told = apprise.Apprise.notify
+    monkeypatch.setattr(apprise.Apprise, "notify", notify)
+    monkeypatch.setattr(database, "migrate", refuse)
+    monkeypatch.setenv("WORKBOOK_NOTIFY_URLS", f"json://broken.invalid {hook.url}")
+    with pytest.raises((WorkbookError, type(problem))):
+        registry.notify("run a failed", "a@now")
+    (message,) = hook.got
+    assert "run a failed" in message["message"]
