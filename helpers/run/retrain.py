@@ -30,7 +30,11 @@ class RetrainAdvice(NamedTuple):
     reason: str
 
 
-Circumstance = tuple[bool, str]  # whether it speaks for a retrain, and what it is
+class Circumstance(NamedTuple):
+    """Something that speaks for a retrain, or would have."""
+
+    is_reason: bool
+    text: str
 
 
 def should_retrain(
@@ -58,15 +62,15 @@ def should_retrain(
     health = run.load(Health)
     found = ", ".join(health.reasons) or "all well"
     circumstances = [
-        (health.verdict == "retrain", f"06 says {health.verdict} ({found})"),
+        Circumstance(health.verdict == "retrain", f"06 says {health.verdict} ({found})"),
         _new_rows(task, serving, min_new_rows, min_feedback),
-        (days > max_age_days, f"trained {days} days ago (max_age_days {max_age_days})"),
+        Circumstance(days > max_age_days, f"trained {days} days ago (max_age_days {max_age_days})"),
         *_retirements(serving),
     ]
-    reasons = [text for is_reason, text in circumstances if is_reason]
+    reasons = [circumstance.text for circumstance in circumstances if circumstance.is_reason]
     if reasons:
         return RetrainAdvice(True, f"retraining {serving.id}: {'; '.join(reasons)}")
-    texts = "; ".join(text for _, text in circumstances)
+    texts = "; ".join(circumstance.text for circumstance in circumstances)
     return RetrainAdvice(False, f"nothing to retrain, {serving.id} may go on: {texts}")
 
 
@@ -76,14 +80,18 @@ def _new_rows(
     limit = f"(min_new_rows {min_new_rows})"
     rows = new_rows(task, serving, min_feedback)
     if rows is None:
-        return False, f"its dataset is gone, so new rows cannot be told {limit}"
-    return rows >= min_new_rows, f"{rows} new eligible rows {limit}"
+        return Circumstance(False, f"its dataset is gone, so new rows cannot be told {limit}")
+    return Circumstance(rows >= min_new_rows, f"{rows} new eligible rows {limit}")
 
 
 def _retirements(serving: FineTunedModelVersion) -> list[Circumstance]:
     soon = (store.now() + timedelta(days=RETIRING_DAYS)).date().isoformat()
     dates = {name: str(serving.metadata.get(name) or "")[:10] for name in RETIREMENTS}
-    return [(day <= soon, f"{RETIREMENTS[name]} on {day}") for name, day in dates.items() if day]
+    return [
+        Circumstance(day <= soon, f"{RETIREMENTS[name]} on {day}")
+        for name, day in dates.items()
+        if day
+    ]
 
 
 def new_rows(task: Task, serving: FineTunedModelVersion, min_feedback: float) -> int | None:
