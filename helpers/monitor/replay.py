@@ -54,9 +54,11 @@ def replay(
     nothing of that. Nothing is asked about simulated traffic. What fails is kept, for 06 to tell.
     """
     service = service_of(task)
-    if rows < 1 or log.simulated or service.version is None:
+    if rows < 1 or log.simulated:
         reason = "replay_rows is 0" if rows < 1 else "no request was served and logged yet"
         return f"no test rows are asked again: {reason}"
+    if service.version is None:
+        return "no test rows are asked again: no version is in production"
     if not at and service.version.metadata.get("provider") != "api":
         return (
             "no test rows are asked again: the version has no provider, and where it is served is"

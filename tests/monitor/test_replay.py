@@ -250,6 +250,10 @@ def test_nothing_is_asked_unless_it_is_asked_for_nor_about_simulated_traffic(end
     assert "replay_rows is 0" in said and endpoint.asked == [] and finding(health) is None
     shipped = tasks.load_task("support_triage")
     assert "no request was served" in look(shipped)[0]
+    name = f"{store.now().date()}.jsonl"  # a log, and nothing that was promoted
+    request = {"created_at": store.now(), "messages": [], "answer": YES}
+    store.write_jsonl(store.home() / "live" / shipped.registry_name / name, [request])
+    assert "no version is in production" in look(shipped)[0]
 
 
 def test_closing_what_could_not_be_asked_keeps_the_nights_that_were(endpoint, clock, tmp_path):
