@@ -22,6 +22,7 @@ from helpers.tasks import Task, read_log
 FAULTY = 0.1  # of the rows, or ratings, are not what they should be: more is a fault of the log
 NAMELESS = 0.5  # of the requests since the promotion name a version that nobody registered
 MIRRORED = 0.15  # of the ratings differ at most between now and the reference, seen in a mirror
+MANY = 0.5  # p of a volume: above it there are too many requests, which no missing rows explain
 FEW = 30  # ratings, requests: fewer show no fault of a log
 MOST_SHOWN = 5
 EXCERPT = 90  # characters
@@ -83,29 +84,32 @@ def find_causes(
 def explain(checks: Sequence[Finding], causes: Sequence[Finding]) -> list[Finding]:
     """The checks, each failed one with its remedy; what a fault explains asks for no retrain.
 
-    A fault of the log that no failed check tells of is told as itself. A slice whose whole has
-    changed as well is a cause, no check of its own.
+    Every fault of the log is told: by the check that it explains, else as itself. A slice whose
+    whole has changed as well is a cause, no check of its own.
     """
     changed = {check.name for check in checks if check.verdict == "fail"}
-    remedies = {name: cause.remedy for cause in causes for name in FAULTS.get(cause.name, ())}
-    explained = []
+    explained, told = [], []
     for check in checks:
         whole = check.name.partition(SLICE)[0]
+        faults = [cause for cause in causes if whole in FAULTS.get(cause.name, ())]
+        is_flood = whole == "volume" and (check.p or 0.0) > MANY
+        if is_flood or check.verdict != "fail":
+            faults = []
         if check.name == whole or whole not in changed:
-            explained.append(_with_remedy(check, remedies.get(whole, "")))
-    told = changed & remedies.keys()
-    for cause in causes:
-        if cause.name in FAULTS and not told & set(FAULTS[cause.name]):
-            explained.append(cause)
-    return explained
+            explained.append(_with_remedy(check, faults))
+            told += faults
+    return explained + [cause for cause in causes if cause.name in FAULTS and cause not in told]
 
 
-def _with_remedy(check: Finding, remedy: str) -> Finding:
-    """A failed check with what to do; a `remedy` for a fault of the log is no reason to train."""
-    if check.verdict != "fail" or (check.remedy and not remedy):
+def _with_remedy(check: Finding, faults: Sequence[Finding]) -> Finding:
+    """A failed check with what to do; what `faults` of the log explain is no reason to train."""
+    if check.verdict != "fail" or (check.remedy and not faults):
         return check
-    if remedy:
-        return check.model_copy(update={"severity": "warning", "remedy": remedy})
+    if faults:
+        evidence = "; ".join([check.evidence, *(fault.evidence for fault in faults)])
+        remedy = "; ".join(fault.remedy for fault in faults)
+        update = {"severity": "warning", "evidence": evidence, "remedy": remedy}
+        return check.model_copy(update=update)
     remedy = "look at the newest conversations before anything is changed"
     if check.severity == "critical":
         remedy = "retrain on new, verified examples"
@@ -122,11 +126,12 @@ def _faulty_lines(log: LiveLog, service: Service, served: Served) -> list[Findin
     for counts in log.by_file.values():
         add(fresh, counts)
     ratings = misdated = 0
-    for numbers in fresh.of(fresh.days).values():
-        ratings += numbers.get("feedback_mean", Counter()).total()
-    for day, numbers in fresh.of(service.names).items():
-        if day not in served.days or day > served.last:
-            misdated += requests_of(numbers)
+    for version, days in fresh.days.items():
+        for day, numbers in days.items():
+            ratings += numbers.get("feedback_mean", Counter()).total()
+            is_own = version in service.names
+            if day > served.last or (is_own and day not in served.days):
+                misdated += requests_of(numbers)
     faulty = {
         "logged_twice": (log.doubled, fresh.requests),
         "unreadable_lines": (log.unreadable, fresh.requests),

@@ -84,9 +84,9 @@ class Served:
         import numpy
 
         values = sorted({value for day in self.days.values() for value in day.get(name, ())})
-        if not values:
+        start = max(min(self.days, default=self.last), self.restarts.get(name, date.min))
+        if not values or start > self.last:
             return None
-        start = max(min(self.days), self.restarts.get(name, date.min))
         place = {value: i for i, value in enumerate(values)}
         counts = numpy.zeros(((self.last - start).days + 1, len(values)))
         for day, numbers in self.days.items():
@@ -121,10 +121,9 @@ def slice_of(watched: Watched, count: int) -> Watched:
 def slices_of(served: Served) -> list[str]:
     """The slices that are large enough to be watched, the largest first; each with its quantity."""
     sizes: Counter[str] = Counter()
-    for numbers in served.days.values():
-        sizes.update({name: counts.total() for name, counts in numbers.items() if SLICE in name})
     wholes = {name: 0 for name in SLICED}
     for numbers in served.days.values():
+        sizes.update({name: counts.total() for name, counts in numbers.items() if SLICE in name})
         for name in SLICED:
             wholes[name] += numbers.get(name, Counter()).total()
     large = []

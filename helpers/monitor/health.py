@@ -72,9 +72,10 @@ def check_health(
         end = log.newest
     alarms = service.alarms
     resolved = [alarm for alarm in alarms if alarm.state == "resolved"]
+    last = end.astimezone(UTC).date()
     served = Served(
-        days=service.days_of(log),
-        last=end.astimezone(UTC).date(),
+        days={day: numbers for day, numbers in service.days_of(log).items() if day <= last},
+        last=last,
         window_days=window_days,
         restarts={alarm.name: alarm.changed_at.date() for alarm in resolved},
         since=service.since,
@@ -84,11 +85,12 @@ def check_health(
     reading = reading_of(task, dataset_version)
     rows = rows_of_window(task, log, service, served)
     measured = _measured(service, run)
+    before = log.of([service.route.previous] if service.route.previous else [])
     checks = [
         volume_check(served),
         topic_check(rows, reading),
         *change_checks(served),
-        *promise_checks(served, log.of([service.route.previous or "-"]), measured, margin),
+        *promise_checks(served, before, measured, margin),
         accuracy_check(served, service),
         *replay_checks(task, service, served),
         age_check(service.version, max_age_days),
@@ -100,7 +102,7 @@ def check_health(
         verdict=verdict,
         reasons=reasons,
         checks=checks,
-        version=service.version and service.version.id,
+        version=service.version.id if service.version else None,
         window=Window(
             start=end - timedelta(days=window_days),
             end=end,
@@ -139,9 +141,9 @@ def judge(
 
 def _measured(service: Service, run: store.Run) -> EvalResults | None:
     """What was measured on the test part: of the version that serves, else of this run's own."""
-    if service.version is None and run.has(Evaluation):
-        return run.load(Evaluation).fine_tuned_model
-    return service.version and service.version.eval_results
+    if service.version is not None:
+        return service.version.eval_results
+    return run.load(Evaluation).fine_tuned_model if run.has(Evaluation) else None
 
 
 def publish(task: Task, run: store.Run, health: Health, log: LiveLog) -> None:

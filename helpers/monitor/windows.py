@@ -84,12 +84,13 @@ def read_log(
     twins: set[int] = set()
     needed = [file for file in judged if file.stem not in kept]
     for path in _others_beside(_place_of(task, live_path), log.files):
-        if path.name.partition(".")[0] not in kept and is_judged(day_of(path) or date.max):
+        if path.name.partition(".jsonl")[0] not in kept and is_judged(day_of(path) or date.max):
             log.passed_over.append(path.name)
     log.reader = LogReader(task, needed)
     gc.disable()  # rows are no rings: looking for some among so many took a third of the time
     try:
-        for file in needed:
+        # those without a day first: what they say of requests is there when a day is closed
+        for file in sorted(needed, key=lambda file: day_of(file) or date.min):
             day = day_of(file)
             if day is not None:
                 _count(log, pending, reading, until=day - timedelta(days=LATE_DAYS + 1))
@@ -155,8 +156,12 @@ def _join(log: LiveLog, pending: dict[str, Pending], late: LateFeedback) -> None
 
 
 def _count(log: LiveLog, pending: dict[str, Pending], reading: Reading, until: date) -> None:
-    """Count the requests of the files up to a day (date.max: of all), and forget their rows."""
-    closed = dict(itertools.takewhile(lambda item: item[1].day <= until, pending.items()))
+    """Count the requests of the files up to a day (date.max: of all), and forget their rows.
+
+    Those of files without a day stand before the others, and stay.
+    """
+    rows = itertools.dropwhile(lambda item: item[1].day > until, pending.items())
+    closed = dict(itertools.takewhile(lambda item: item[1].day <= until, rows))
     for file, entries in itertools.groupby(closed.values(), operator.attrgetter("file")):
         told: dict[tuple[str, date], list[Told]] = defaultdict(list)
         new_words: dict[tuple[str, date], list[float]] = defaultdict(list)
@@ -227,11 +232,12 @@ def _place_of(task: Task, live_path: str) -> Path:
 def _others_beside(place: Path, files: Sequence[Path]) -> list[Path]:
     """What lies in the log's folder and is no file of it: 2026-01-31.jsonl.gz, app.log.1.
 
-    (Hidden files are nobody's log.)
+    (Hidden files, and what lies in hidden folders, are nobody's log.)
     """
     known = set(files)
-    others = [path for path in sorted(place.rglob("[!.]*")) if path not in known]
-    return [path for path in others if path.is_file() and path.suffix not in NO_LOG]
+    paths = [path for path in sorted(place.rglob("*")) if path not in known and path.is_file()]
+    others = [path for path in paths if path.suffix not in NO_LOG]
+    return [path for path in others if "/." not in f"/{path.relative_to(place).as_posix()}"]
 
 
 def day_of(file: Path) -> date | None:
@@ -274,7 +280,8 @@ def keep(task: Task, log: LiveLog) -> None:
                 for version, days in counts.items()
             }
             lines.append({"file": file.stem, "settings": log.settings, "counts": spelt})
-    append(kept_path(task), lines)
+    if lines:
+        append(kept_path(task), lines)
 
 
 def _kept_counts(task: Task, settings: str, files: Sequence[Path]) -> dict[str, Counts]:

@@ -6,7 +6,9 @@ import pytest
 from test_health import BROKEN, EARLIER, NEW, RECENT, check, health, log, rows, serve
 from trouble_toys import (
     bad_first_days,
+    by_day,
     dead_slice,
+    flood,
     ratings_in_words,
     turned_scale,
     worse_than_before,
@@ -79,6 +81,81 @@ def test_ratings_that_come_in_lines_of_their_own_count_and_name_the_worst_whatev
         assert check(result, "feedback_mean") == check(expected, "feedback_mean")
         assert causes(result)["worst_rated"] == causes(expected)["worst_rated"]
         (store.home() / "live" / task.registry_name / name).unlink()
+
+
+def test_ratings_in_a_file_without_a_day_count_for_every_day_whatever_its_name(task):
+    serve(task)
+    made = rows(range(40), per_day=5)
+    said = [
+        {"request_id": row["request_id"], "at": row["created_at"], "feedback_score": 4}
+        for row in made
+    ]
+    by_day(task, [row | {"feedback_score": None} for row in made])
+    for name in ("0-feedback.jsonl", "feedback.jsonl"):
+        log(task, said, name)
+        counted = monitor.read_live(task)
+        ratings = [day["feedback_mean"].total() for day in counted.of(["v1"]).values()]
+        assert (sum(ratings), counted.requests) == (len(made), len(made))
+        (store.home() / "live" / task.registry_name / name).unlink()
+
+
+@pytest.mark.parametrize("ahead", [1, 40])
+def test_rows_of_the_future_count_nowhere_and_are_named(task, ahead):
+    serve(task, days=0)
+    made = rows(range(1), per_day=50)
+    for number, row in enumerate(made):
+        row["created_at"] = (store.now() + timedelta(days=ahead, seconds=number)).isoformat()
+    log(task, made)
+    result = health(task)
+    assert check(result, "volume").estimate.n == 0
+    assert "50 requests say" in causes(result)["wrong_clock"].evidence
+
+
+def test_every_fault_of_a_log_is_told_with_what_shows_it(task):
+    serve(task)
+    made = rows(EARLIER) + rows(RECENT, per_day=1, seed=2)
+    by_day(task, made)
+    log(task, [{"ts": 1, "prompt": "p", "completion": "c"}] * 90, "b.jsonl")
+    log(task, [], "app.jsonl.1")
+    volume = check(health(task), "volume")
+    assert "90 lines of the log" in volume.evidence and "app.jsonl.1" in volume.evidence
+    assert "logs check" in volume.remedy and "unpack them" in volume.remedy
+
+
+def test_a_flood_is_explained_by_no_file_that_was_passed_over(task):
+    flood(task)
+    log(task, [], "app.jsonl.1")
+    result = health(task)
+    assert set(result.reasons) == {"volume", "passed_over"}
+    assert "unpack" not in check(result, "volume").remedy
+
+
+def test_files_that_count_or_are_hidden_are_not_passed_over(task):
+    serve(task)
+    folder = store.home() / "live" / task.registry_name
+    first = f"{(store.now() - timedelta(days=34)).date()}"
+    by_day(task, rows(range(30)))
+    log(task, rows([34]), f"{first}.host-a.jsonl")
+    publish(task)
+    (folder / f"{first}.host-a.jsonl").rename(folder / f"{first}.host-a.jsonl.gz")
+    log(task, rows(range(1)), ".ipynb_checkpoints/2026-checkpoint.jsonl")
+    assert monitor.read_live(task).passed_over == []
+    log(task, rows(range(1)), "old/2026.jsonl")
+    assert monitor.read_live(task).passed_over == ["2026.jsonl"]
+
+
+def test_a_first_version_has_no_predecessor_whatever_its_rows_are_called(task):
+    serve(task)
+    log(task, rows(RECENT, seed=2, per_day=50, rating=2.0) + rows(EARLIER, version="-"))
+    names = {each.name for each in health(task).checks}
+    assert "feedback_mean_against_predecessor" not in names
+
+
+def test_nothing_to_keep_makes_no_file(task):
+    serve(task)
+    log(task, rows(RECENT))
+    publish(task)
+    assert not (store.home() / "monitor" / "demo.support_triage.jsonl").exists()
 
 
 def test_one_slice_that_fell_alone_is_told_as_this_slice(task):
