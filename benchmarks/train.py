@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -38,7 +37,7 @@ from typing import Any
 
 from helpers import models, store
 from helpers.train.job import TrainingJob
-from helpers.train.launch import SPINS
+from helpers.train.launch import SETTINGS
 
 SHAPE = (1024, 576, 1536)
 PROFILES = {"default": {}, "tutorial": None}  # None: what params/tutorial.yaml says
@@ -131,7 +130,6 @@ def needed_flops(config: Any, ids: Any, labels: Any, full_tokens: int) -> float:
 
 def work(system: str, job: TrainingJob, steps: int) -> None:
     """The child: train in blocks, each begun by a line on stdin and answered by one on stdout."""
-    import psutil
     import torch
     from transformers import TrainerCallback
 
@@ -150,29 +148,25 @@ def work(system: str, job: TrainingJob, steps: int) -> None:
         trainer = our_trainer(job)
     else:
         trainer = stock_trainer(job, bf16=system.endswith("bf16"))
+    from helpers.train.program import peak_memory  # after what is left out
+
     block: dict[str, Any] = {}
 
     def begin() -> None:
         if not sys.stdin.readline():
             os._exit(0)
         block.update(
-            seconds=0.0,
-            cpu=0.0,
-            flops=0.0,
-            rates=[],
-            bounds=[],
-            tokens=int(trainer._total_train_tokens),
+            seconds=0.0, flops=0.0, rates=[], bounds=[], tokens=int(trainer._total_train_tokens)
         )
 
     class Blocks(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 0 or (state.global_step - 1) % steps == 0:
                 begin()
-            block["begun"] = time.perf_counter(), time.process_time()
+            block["begun"] = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            block["seconds"] += time.perf_counter() - block["begun"][0]
-            block["cpu"] += time.process_time() - block["begun"][1]
+            block["seconds"] += time.perf_counter() - block["begun"]
             if system == "ours":
                 rates = [matmul_rate(compute) for compute in (job.config.compute, "fp32")]
                 block["rates"].append(rates[0])
@@ -183,14 +177,11 @@ def work(system: str, job: TrainingJob, steps: int) -> None:
                     "seconds": block["seconds"],
                 }
                 answer |= {
-                    "cpu": block["cpu"],
                     "flops": block["flops"],
                     "matmul": median(block["rates"] or [0.0]),
                     "bound": median(block["bounds"] or [0.0]),
                 }
-                answer["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-                others = psutil.Process().children()  # what they hold for themselves
-                answer["memory"] += sum(other.memory_full_info().uss for other in others)
+                answer["memory"] = peak_memory()
                 out.write(json.dumps(answer) + "\n")
                 out.flush()
 
@@ -277,13 +268,13 @@ def compare(folder: Path, args: argparse.Namespace) -> tuple[Blocks, Blocks]:
     command = [sys.executable, "-m", "benchmarks.train", "--steps", str(args.steps), "--child"]
     children = {}
     for system in args.systems.split(",") if args.systems else systems():
-        own = {"GOMP_SPINCOUNT": SPINS} if system in OURS else {}  # as 03a starts it
+        own = SETTINGS if system in OURS else {}  # as the training program sets them
         children[system] = subprocess.Popen(
             [*command, system, str(folder / "job.json")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=env | own,
+            env={**own, **env},
         )
     try:
         one_round(children, "warm-up", backwards=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from helpers import processes, store
 from helpers.records import NO_MEMORY, WorkbookError
+from helpers.train.launch import SETTINGS
 
 NOT_NEEDED = ("scipy", "sklearn")  # which transformers imports where they are installed
 NO_ROOM = re.compile(NO_MEMORY + "|no space left|quota exceeded", re.IGNORECASE)
@@ -54,6 +55,7 @@ def exit_code(error: Exception) -> int:
 
 
 if __name__ == "__main__":
+    os.environ |= {**SETTINGS, **os.environ}  # torch reads them when it is imported
     sys.modules.update(dict.fromkeys(NOT_NEEDED))  # type: ignore[arg-type]
     threading.Thread(target=processes.end_with_parent, daemon=True).start()
     code = main(sys.argv[1:])

@@ -45,6 +45,7 @@ class Progress(Record):
     step: int = 0
     tokens: int = 0
     stopped: bool = False  # early
+    processes: int = 0  # that shared each batch: with another number the bytes are others
     best: dict[str, Any] = Field({"eval": None, "best_step": None})
 
 

@@ -23,7 +23,13 @@ from helpers.train.job import TrainingResult, prepare_job
 from helpers.train.rows import Preflight, preflight
 
 SECRETS = ("WORKBOOK_API_KEY", "OPENAI_API_KEY", "WORKBOOK_DATABASE_URL")  # no need of training
-SPINS = "2000"  # turns that a waiting thread stays awake; by default it keeps a core from others
+SETTINGS = {  # of torch's libraries, where the user sets none; the program takes them itself
+    # turns that a waiting thread stays awake; by default it keeps a core from others
+    "GOMP_SPINCOUNT": "2000",
+    # of kernels, half a megabyte each; by default 1,024, and every number of rows has its own
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+    "LRU_CACHE_CAPACITY": "32",
+}
 SMALLER = (
     "lower batch_size (and raise gradient_accumulation), lower 02's max_tokens, or"
     " set load_in_4bit: true"
@@ -141,14 +147,8 @@ def run_program(
     command: list[str], run: store.Run, base_model: str, on_line: OnLine | None = None
 ) -> None:
     """Run the training program to its end; raises what its exit code means."""
-    changes = models.offline_env(base_model) | {
-        "PYTHONWARNINGS": "ignore",
-        # of kernels, half a megabyte each; by default 1,024, and every number of rows has its own
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
-        "LRU_CACHE_CAPACITY": "32",
-    }
+    changes = models.offline_env(base_model) | {"PYTHONWARNINGS": "ignore"}
     environment = processes.child_environment(changes, without=SECRETS)
-    environment.setdefault("GOMP_SPINCOUNT", SPINS)
     folder = run.path("training")
     output = folder / "program.log"
     lines = folder / "training.jsonl"

@@ -7,6 +7,7 @@ with a look at what it made.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import re
@@ -47,7 +48,6 @@ FSDP = {
     "activation_checkpointing": True,
     "state_dict_type": "FULL_STATE_DICT",
 }
-EVAL_ROWS = 16  # at least, of a pass: without gradients more fit
 PROBES = 4  # rows on which adapter and merged weights are compared
 
 
@@ -86,6 +86,7 @@ class Attempt:
         self.trainer = build_trainer(job, parts, tell)
         self.trainer.best = dict(self.start.best)
         self.trainer._total_train_tokens = self.start.tokens
+        self.trainer.processes = self.start.processes
 
     def succeeds(self) -> bool:
         """Train; False when memory ran out and a smaller batch could help."""
@@ -128,8 +129,7 @@ class Attempt:
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         steps = trainer.state.global_step or self.start.step
         new = tokens - self.start.tokens
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        peak += sum(o.memory_full_info().uss for o in psutil.Process().children())
+        peak = peak_memory()
         if trainer.beside:
             trainer.beside.close()
         if torch.cuda.is_available():
@@ -140,6 +140,7 @@ class Attempt:
             "compute": self.job.config.compute,
             "path": trainer.path,
             "fallback": self.fallback,
+            "processes": trainer.processes,
             "resumed_at": self.start.step,
             "training_seconds": round(self.seconds, 2),
             "tokens_per_second": round(new / self.seconds, 1) if new else None,
@@ -153,6 +154,15 @@ class Attempt:
         result = TrainingResult(tokens=tokens, losses=curve_ends, details=details)
         store.write_json(self.job.folder / "result.json", result)
         self.tell(event="finished", tokens=tokens, steps=steps, best=trainer.best["best_step"])
+
+
+def peak_memory() -> int:
+    """Bytes: this process's most, and what its children hold for themselves."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it has just ended, or is not ours to look at
+            peak += child.memory_full_info().uss
+    return peak
 
 
 def _length(row: dict[str, Any]) -> int:
@@ -201,12 +211,18 @@ def on_cpu() -> bool:
 
 
 def choose_path(trainer: WorkbookTrainer, rows: Rows) -> str:
-    """The fastest path that agrees with the stock loss, on rows with padding and a prefix."""
+    """The fastest path that agrees with the stock loss, on rows with padding and a prefix.
+
+    And on the longest row whose stock logits take no more memory than theirs.
+    """
     if trainer.is_fsdp_enabled:
         return "sharded: stock path"
     by_length = sorted(rows, key=_length)
     shorter = by_length[: len(rows) // 2 + 1]  # the stock path has logits of every token in memory
-    return trainer.choose_path(shorter[:: max(1, len(shorter) // 3)][:4])
+    few = shorter[:: max(1, len(shorter) // 3)][:4]
+    tokens = len(few) * max(map(_length, few))
+    longer = [row for row in by_length if _length(row) <= tokens]
+    return trainer.choose_path([few, longer[-1:]])
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -260,7 +276,7 @@ def arguments(job: TrainingJob, validates: bool, gpu: bool | None = None) -> SFT
         output_dir=str(job.folder / "checkpoints"),
         max_steps=schedule["steps"],
         per_device_train_batch_size=schedule["batch_size"],
-        per_device_eval_batch_size=max(EVAL_ROWS, schedule["batch_size"]),
+        per_device_eval_batch_size=schedule["batch_size"],
         gradient_accumulation_steps=schedule["gradient_accumulation"],
         learning_rate=config.learning_rate,
         **{name: schedule[name] for name in SHARES},

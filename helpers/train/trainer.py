@@ -33,9 +33,11 @@ from helpers.train.rows import IGNORED
 # of trl with recomputation.
 MICRO_BATCH = 480
 BESIDE = 256  # the same where several processes hold one each
+EVAL_ROWS = 16  # at least, of a pass with lean layers: without gradients more fit
 MEGA_BATCHES = 20  # how many batches are sorted by length together
 BF16_TOLERANCE = 5e-3  # of the loss, on a CPU; the embedded model's differs by 0.0006
 LossPath = Literal["prefix", "head", "stock"]
+Probes = Sequence[tuple[Any, float]]  # a batch and its stock loss
 LOGGED = {"loss": "loss", "eval_loss": "eval_loss", "learning_rate": "lr", "num_tokens": "tokens"}
 
 
@@ -88,6 +90,7 @@ class WorkbookTrainer(SFTTrainer):
         self.lean = False
         self.undo_lean: Callable[[], None] = lambda: None
         self.beside: Beside | None = None  # processes that share every batch, where it pays
+        self.processes = Progress().processes  # with this one; a resume is told the first number
         self.adapter = adapter
         self.patience = patience
         self.best = Progress().best
@@ -115,54 +118,74 @@ class WorkbookTrainer(SFTTrainer):
 
         causal.forward = forward
 
-    def choose_path(self, rows: Sequence[dict[str, Any]]) -> str:
-        """Take the fastest path whose loss agrees with the stock loss on `rows`.
+    def choose_path(self, batches: Sequence[Sequence[dict[str, Any]]]) -> str:
+        """Take the fastest path whose loss agrees with the stock loss on each of `batches`.
 
         Returns why others were not taken.
         """
-        batch = self._prepare_inputs(self.data_collator(list(rows)))
+        probes: list[tuple[Any, float]] = []
         reasons: list[str] = []
         self.model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
-            stock = float(super().compute_loss(self.model, dict(batch)))
+            for rows in batches:
+                batch = self._prepare_inputs(self.data_collator(list(rows)))
+                probes.append((batch, float(super().compute_loss(self.model, dict(batch)))))
             if self.args.device.type == "cpu":
                 self.lean = True
                 self.undo_lean = slim(self.model)
-                self.path = self._path_that_agrees(batch, stock, reasons)
+                self.path = self._path_that_agrees(probes, reasons)
                 if self.path == "stock":
                     self.undo_lean()
                     self.lean = False
             if self.path == "stock":
-                self.path = self._path_that_agrees(batch, stock, reasons)
+                self.path = self._path_that_agrees(probes, reasons)
+            self._fork(probes, reasons)
         self._metrics["eval"].clear()
-        causal = self.accelerator.unwrap_model(self.model).get_base_model()
-        others = processes_for(causal, self.args.per_device_train_batch_size) - 1
-        if self.lean and others:
-            self.beside = Beside(causal, others, BESIDE)
         return "; ".join(reasons)
 
-    def _path_that_agrees(self, batch: Any, stock: float, reasons: list[str]) -> LossPath:
+    def _fork(self, probes: Probes, reasons: list[str]) -> None:
+        """Share batches out over processes where that pays, is possible, and agrees as well."""
+        causal = self.accelerator.unwrap_model(self.model).get_base_model()
+        rows = self.args.per_device_train_batch_size
+        if self.lean:
+            self.args.per_device_eval_batch_size = max(EVAL_ROWS, rows)
+        self.processes = processes_for(causal, rows, self.processes) if self.lean else 1
+        if self.processes == 1:
+            return
+        try:
+            self.beside = Beside(causal, self.processes - 1, BESIDE)
+            reason = self._disagreement(self.path, probes)
+        except OSError as error:
+            reason = str(error)
+        if reason:
+            reasons.append(f"one process instead of {self.processes}: {reason}")
+            if self.beside:
+                self.beside.close()
+            self.beside, self.processes = None, 1
+
+    def _path_that_agrees(self, probes: Probes, reasons: list[str]) -> LossPath:
         paths: tuple[LossPath, ...] = ("prefix", "head")
         for path in paths[self.args.gradient_checkpointing :]:
-            reason = self._disagreement(path, batch, stock)
+            reason = self._disagreement(path, probes)
             if not reason:
                 return path
             reasons.append(f"{'lean ' if self.lean else ''}{path}: {reason}")
         return "stock"
 
-    def _disagreement(self, path: LossPath, batch: Any, stock: float) -> str:
+    def _disagreement(self, path: LossPath, probes: Probes) -> str:
         """How the loss of a path differs from the stock loss; "" when it does not."""
         coarse = self.args.bf16 or getattr(self.model, "is_loaded_in_4bit", False)
         half = self.model.get_input_embeddings().weight.dtype == torch.bfloat16
         tolerance = 2e-2 if coarse else BF16_TOLERANCE if half else 1e-4
-        tokens = (batch["labels"] != IGNORED).sum()
-        try:
-            ours = float(self._supervised(self.model, batch, path) / tokens)
-        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-            return type(error).__name__
-        if abs(ours - stock) <= tolerance * max(1.0, abs(stock)):
-            return ""
-        return f"loss {ours:.5f}, stock {stock:.5f}"
+        for batch, stock in probes:
+            tokens = (batch["labels"] != IGNORED).sum()
+            try:
+                ours = float(self._supervised(self.model, batch, path) / tokens)
+            except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+                return type(error).__name__
+            if abs(ours - stock) > tolerance * max(1.0, abs(stock)):
+                return f"loss {ours:.5f}, stock {stock:.5f}"
+        return ""
 
     def _supervised(self, model: Any, inputs: dict[str, Any], path: LossPath) -> torch.Tensor:
         ids, labels = inputs["input_ids"], inputs["labels"]
@@ -227,8 +250,13 @@ class WorkbookTrainer(SFTTrainer):
         super()._save_checkpoint(*args, **kwargs)
         if self.is_world_process_zero():
             step = self.state.global_step
-            tokens, stopped = int(self._total_train_tokens), self.control.should_training_stop
-            progress = Progress(step=step, tokens=tokens, stopped=stopped, best=self.best)
+            progress = Progress(
+                step=step,
+                tokens=int(self._total_train_tokens),
+                stopped=self.control.should_training_stop,
+                processes=self.processes,
+                best=self.best,
+            )
             store.write_json(Path(self.args.output_dir) / f"checkpoint-{step}" / COMPLETE, progress)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

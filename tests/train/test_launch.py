@@ -92,15 +92,24 @@ def test_a_trained_adapter_is_published_with_its_evidence(trained):
     assert oct((home / "runs/one/private").stat().st_mode)[-3:] == "700"
 
 
-def test_what_is_kept_of_kernels_is_bounded_in_either_precision(monkeypatch, tmp_path):
-    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
-    started = []
-    monkeypatch.setattr(launch.processes, "run_child", lambda program, *_: started.append(program))
-    monkeypatch.setattr(launch, "failure", lambda code, output: WorkbookError("not started"))
-    with pytest.raises(WorkbookError, match="not started"):
-        launch.run_program(["program"], store.open_run("bounded"), "tiny")
-    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        assert started[0].environment[cache] == "32"
+TELLS = """
+import os, runpy, sys
+from helpers import store
+from helpers.train.launch import SETTINGS
+def tell(path):  # the first thing that the program does
+    print(*map(os.environ.get, SETTINGS), "torch" in sys.modules, flush=True)
+    os._exit(0)
+store.read_json = tell
+runpy.run_module("helpers.train", run_name="__main__")
+"""
+
+
+def test_torchs_libraries_are_bounded_before_torch_is_there_and_as_the_user_said():
+    environment = processes.child_environment({"LRU_CACHE_CAPACITY": "7"}, tuple(launch.SETTINGS))
+    command = [sys.executable, "-W", "ignore", "-c", TELLS, "job.json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    values = launch.SETTINGS | {"LRU_CACHE_CAPACITY": "7"}
+    assert done.stdout.split() == [*values.values(), "False"], done.stderr
 
 
 def test_a_run_that_died_goes_on_under_its_run_id(trained):

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
 import psutil
 import pytest
 import torch
@@ -9,9 +13,10 @@ from torch.nn import functional
 
 from helpers.models import FrozenLayer
 from helpers.models.kernels import products
+from helpers.train.kernels import beside
 from helpers.train.kernels import loss as loss_kernel
 from helpers.train.kernels.attention import Attention
-from helpers.train.kernels.beside import Beside, deal
+from helpers.train.kernels.beside import Beside, deal, limits, processes_for
 from helpers.train.kernels.lean import AdaptedLinear, Adapter, dropout_mask, slim
 from helpers.train.kernels.loss import micro_batches, shared_prefix, supervised_loss
 from helpers.train.trainer import LengthGrouped
@@ -130,6 +135,8 @@ def in_bf16(model):
 @pytest.fixture
 def share():
     """Makes processes that share a model's batches."""
+    if sys.platform != "linux" or torch.cuda.is_available():
+        pytest.skip("batches are shared on Linux, and by training programs without CUDA")
     made = []
 
     def share(model, others: int) -> Beside:
@@ -195,12 +202,59 @@ def test_what_a_process_beside_this_one_runs_into_is_raised_here(share):
     beyond[2, 16] = beyond[1, 16] = 10**6
     with pytest.raises((RuntimeError, IndexError), match="index"):
         shared.loss(beyond, labels, True)
-    others = psutil.Process().children()
-    others[0].kill()
-    with pytest.raises(MemoryError, match="killed"):
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGKILL, MemoryError), (signal.SIGUSR1, RuntimeError)]
+)
+def test_a_process_that_is_killed_is_a_lack_of_memory_and_no_other_end_of_it(number, kind, share):
+    model = in_bf16(tiny("Llama"))
+    slim(model)
+    ids, labels, _ = batch()
+    shared = share(model, 2)
+    others = [psutil.Process(process.pid) for process in shared.processes]
+    others[0].send_signal(number)
+    with pytest.raises(kind, match=f"-{number:d}"):
         shared.loss(ids, labels, True)
-    shared.close()
-    assert not psutil.wait_procs(others, 20)[1]
+    assert not psutil.wait_procs(others, 60)[1]
+
+
+def test_a_refused_fork_is_an_os_error_and_leaves_no_process(share, monkeypatch):
+    model = in_bf16(tiny("Llama"))
+    fork, forked = os.fork, []
+
+    def refused():
+        if forked:
+            raise BlockingIOError("no more processes")
+        pid = fork()
+        if pid:
+            forked.append(psutil.Process(pid))
+        return pid
+
+    monkeypatch.setattr(os, "fork", refused)
+    with pytest.raises(OSError, match="no more"):
+        share(model, 2)
+    assert forked and not psutil.wait_procs(forked, 60)[1]
+
+
+def test_processes_are_as_many_as_cores_rows_and_memory_allow_or_as_before_a_resume(
+    monkeypatch, tmp_path
+):
+    model = in_bf16(tiny("Llama")).get_base_model()
+    files = {"cpu.max": "150000 100000", "memory.max": "max"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(beside, "limits", lambda name: limits(name, tmp_path))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert [processes_for(model, 16), processes_for(model, 1)] == [2, 1]
+    assert [processes_for(model, 16, 5), processes_for(model, 4, 5)] == [5, 4]
+    (tmp_path / "cpu.max").write_text("max 100000")
+    (tmp_path / "memory.max").write_text(str(3 * beside.ROOM))
+    assert processes_for(model, 16) <= 3
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert processes_for(model, 16, 5) == 1
+    assert limits("missing", tmp_path) == []
 
 
 @pytest.mark.parametrize("lengths", [[7] * 16, [40, 9, 0, 12, 12, 3, 25], [5], [0, 0], [100, 1]])

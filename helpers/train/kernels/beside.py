@@ -7,16 +7,22 @@ process that computes the loss of some rows, and its gradients, from beginning t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import math
 import mmap
 import multiprocessing
+import os
 import signal
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from helpers.train.kernels.loss import (
@@ -29,17 +35,31 @@ from helpers.train.kernels.loss import (
     trainable,
 )
 
-PR_SET_PDEATHSIG = 1  # of Linux, which alone tells of native bf16
+PR_SET_PDEATHSIG = 1  # of Linux
+ROOM = 2**30  # bytes of this machine's memory for each process, at least
 
 
-def processes_for(causal: Any, rows: int) -> int:
-    """How many processes a batch of so many rows is worth.
+def processes_for(causal: Any, rows: int, before: int = 0) -> int:
+    """How many processes a batch of so many rows is worth; as many as `before` a resume.
 
-    One in fp32, where the threads share each product out instead.
+    One in fp32, where the threads share each product out instead, and where there is no prctl.
     """
     weight = causal.get_input_embeddings().weight
-    coarse = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
-    return min(torch.get_num_threads(), rows) if coarse else 1
+    if sys.platform != "linux" or weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
+        return 1
+    if before:
+        return min(before, rows)
+    threads = torch.get_num_threads()
+    quota, period = limits("cpu.max") or (threads, 1)
+    memory = min([psutil.virtual_memory().total, *limits("memory.max")])
+    return max(1, min(threads, math.ceil(quota / period), memory // ROOM, rows))
+
+
+def limits(name: str, cgroup: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """The numbers in a file of this container's limits; none without the file, or of "max"."""
+    with contextlib.suppress(OSError, ValueError):
+        return [int(number) for number in (cgroup / name).read_text().split()]
+    return []
 
 
 class Beside:
@@ -52,6 +72,8 @@ class Beside:
     here: Beside  # in another process
 
     def __init__(self, causal: Any, others: int, most_tokens: int) -> None:
+        """OSError where the system refuses one of them; then none is left."""
+        self.parent = os.getpid()
         self.causal = causal
         self.most_tokens = most_tokens
         self.weights = trainable(causal)
@@ -59,6 +81,13 @@ class Beside:
         self.gradients = [shared_like(self.weights) for _ in range(others)]
         fork = multiprocessing.get_context("fork")
         self._pool = ProcessPoolExecutor(others, fork, initializer=self._begin)
+        try:
+            self._pool.submit(os.getpid)  # the first one forks them all
+        finally:
+            self.processes = list(self._pool._processes.values())
+            if len(self.processes) < others:
+                for process in self.processes:
+                    process.kill()
 
     def loss(self, input_ids: torch.Tensor, labels: torch.Tensor, prefix: bool) -> torch.Tensor:
         """The `supervised_loss` of all rows; the same seed gives the same bytes."""
@@ -80,7 +109,10 @@ class Beside:
                 total = total + future.result()
                 gradients = add(gradients, more[: len(gradients)])
         except BrokenProcessPool as error:
-            raise MemoryError("a process that computed beside this one was killed") from error
+            self.close()
+            codes = {process.exitcode for process in self.processes}
+            kind = MemoryError if -signal.SIGKILL in codes else RuntimeError
+            raise kind(f"processes that computed beside this one ended by {codes}") from error
         finally:
             torch.set_num_threads(threads)
         return Known.apply(total, gradients, *self.weights) if learning else total
@@ -98,6 +130,8 @@ class Beside:
         """What another process does first."""
         Beside.here = self
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with its parent
+        if os.getppid() != self.parent:  # which ended before that
+            os._exit(1)
         gc.freeze()  # what is known now is not looked through again, and so not copied
         torch.set_num_threads(1)
         for shared, weight in zip(self.shared, self.weights, strict=True):
