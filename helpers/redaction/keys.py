@@ -34,11 +34,17 @@ NAMES = (
     r"|subscription|master|deploy)[_ -]?(?:key|token)|credentials?)"
 )
 QUOTE = r"(?:\\{0,3}[\"']|&(?:quot|#39|#34|#x27);)?"  # plain, escaped in JSON, or in HTML
+POLICY = (  # what is said about a secret and is none: expires_in_3600s, 6-digit-code, min8chars
+    r"(?:(?:expire[sd]?|valid|renewed|rotated)[_-](?:in|for|at|on|after|every|until)[_-][\w-]{1,40}"
+    r"|(?:(?:min|max)(?:imum)?|at[_-]least|up[_-]to)?[_-]?\d{1,3}[_-]?"
+    r"(?:digit|char|character|bit|letter|symbol|word|day|hour|minute|second)s?(?:[_-][a-z]{1,20}){0,4})"
+    r"[.)]?(?![^\s\"',;])"
+)
 # behind the name of a secret, also as an option or an element: a value with a digit, which need
 # not be one; for texts in small letters
 SUSPICIOUS = re.compile(
-    rf"(?:{NAMES}{QUOTE}\s{{0,3}}(?:=>|[:=：>]|\bis\b)|--(?:[a-z-]{{0,20}}-)?{NAMES}{QUOTE},?\s)"
-    rf"\s{{0,3}}{QUOTE}"
+    rf"(?:{NAMES}{QUOTE}\s{{0,3}}(?:=>|[:=：]|\bis\b)|<[\w:.-]{{0,30}}{NAMES}>"
+    rf"|--(?:[a-z-]{{0,20}}-)?{NAMES}{QUOTE},?\s)\s{{0,3}}{QUOTE}(?!{POLICY})"
     r"((?=[^\s\"',;]{0,100}\d)(?=[^\s\"',;]{0,100}[a-z])[^\s\"',;]{8,200})"
 )
 NAME_HINTS = re.compile(  # one of them is in each of those names
@@ -90,7 +96,7 @@ def _plain(text: str) -> list[Span]:
     may_be_long = _RUN.search(text) is not None
     for kind in kinds():
         if (may_be_long or kind.name in SHORT) and any(word in lower for word in kind.words):
-            spans += [Span(kind.name, *match.span()) for match in kind.shape.finditer(text)]
+            spans += [Span(kind.name, *m.span(m.lastindex or 0)) for m in kind.shape.finditer(text)]
     if NAME_HINTS.search(lower):
         spans += [Span("named_secret", *m.span(1), False) for m in SUSPICIOUS.finditer(lower)]
     return spans

@@ -42,13 +42,14 @@ _GAP = rf"(?:[^0-9A-Za-z]{{0,4}}|\D{{0,3}}{_EXTENSION}\D{{0,5}})"
 _IBAN_BEGINS = re.compile(r"[A-Za-z]{2}[ -]?\d{2}")
 _DIALLED = re.compile(rf"\d(?:{_GAP}\d){{{MIN_DIGITS - 1}}}", re.IGNORECASE)
 _LOCAL = r"[!#$%&'*+\-/=?^_`{|}~\w]"
-_EMAIL = re.compile(  # no git@host:path
-    rf"\b(?!git@)(?:{_LOCAL}[!#$%&'*+\-/=?^_`{{|}}~.\w]{{0,126}}{_LOCAL}|{_LOCAL})"
+_EMAIL = re.compile(  # no git@host:path, and no 100%40
+    rf"\b(?!git@[\w.-]{{1,200}}[:/][\w~/])(?!\d{{1,3}}(?:\.\d{{1,2}})?%40)"
+    rf"(?:{_LOCAL}[!#$%&'*+\-/=?^_`{{|}}~.\w]{{0,126}}{_LOCAL}|{_LOCAL})"
     r"(?:@|%40)(\w+(?:-+\w+)*(?:\.\w+(?:-+\w+)*)+)\b"
 )
-# four digits at a time, or 4-6-5; no part of a fraction such as 0.4444444444444444
+# four digits at a time, or 4-6-5; no part of a fraction such as 0.4444444444444444 or .44
 _CARD = re.compile(
-    r"(?<![\w.])[1-6]\d{3}(?:(?:[- ]?\d{4}){2}[- ]?\d{1,7}|[- ]?\d{6}[- ]?\d{4,5})"
+    r"(?<!\w)(?<![\d\s=:,(\[-]\.)[1-6]\d{3}(?:(?:[- ]?\d{4}){2}[- ]?\d{1,7}|[- ]?\d{6}[- ]?\d{4,5})"
     r"(?!\w|\.0*[1-9])"
 )
 _ISSUED = re.compile(  # the beginnings and lengths of cards' numbers (ISO/IEC 7812)
@@ -74,7 +75,7 @@ _IPS = [
 
 
 def emails(text: str) -> Iterator[Ends]:
-    """Addresses whose last part is a domain that exists."""
+    """Addresses whose last part is a domain that exists, or that networks use inside."""
     for match in _EMAIL.finditer(text):
         if _top_level(match[1].rpartition(".")[2]):
             yield match.span()
