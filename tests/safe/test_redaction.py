@@ -197,6 +197,40 @@ def test_line_14_passwords_of_urls_and_names_are_hidden(text):
     assert "hunter2" not in hidden and "w0rd" not in hidden and "[secret]" in hidden
 
 
+LEAKING = {  # text -> what must not be left of it
+    "Endpoint=https://x.azconfig.io;Id=abc;Secret=abcdefghijkl": "abcdefghijkl",
+    "a=b;token=abcdefghijkl": "abcdefghijkl",
+    "a=b;api_key=abcdefghij": "abcdefghij",
+    "x=y;accesskey=abcdefghijklmnop": "abcdefghijklmnop",
+    "Server=tcp:x;Authentication=y;secret=Zm9vYmFyYmF6cXV4": "Zm9v",
+    "Protocol=https;AccountName=a;api-key=QWERTYUIOPASDF;EndpointSuffix=core": "QWERTY",
+    "machine github.com login octocat password ghs3cretpw": "ghs3",
+    "default\nlogin anonymous\npassword s3cr3tpw": "s3cr",
+    "curl -sSL -u jane.doe:Pa55word! https://ci": "Pa55",
+    "Cookie: sessionid=k3j4h5k3j4h5; csrftoken=abc": "k3j4",
+    "Set-Cookie: JSESSIONID=ABCDEFGH12345678; Path=/": "ABCDEFGH",
+    "Karte Nr.5555555555554444": "5555555555554444",
+    "kort nr.4000 0566 5566 5556": "4000 0566",
+    "tarjeta no.5105-1051-0510-5100": "5105",
+    "<Secret>abc12345</Secret>": "abc12345",
+    "<ns:Password> Qwerty99 </ns:Password>": "qwerty99",
+    "erik@fileserver.corp": "erik@",
+    "a.b@dc01.ad.intra": "a.b@",
+    "eva@pc.localdomain": "eva@",
+    "mail git@example.org: he knows": "git@",
+    "+33.612345678": "612345678",
+    "+7.9161234567": "9161234567",
+    "passphrase: 4horses-run-Far9": "horses",
+    "password: 12-words-and-1more": "1more",
+    "PASSWORD=8charslong99": "8charslong99",
+}
+
+
+def test_line_14_what_others_write_beside_a_secret_hides_it_too():
+    for text, secret in LEAKING.items():
+        assert secret.lower() not in store.without_secrets(text).lower(), text
+
+
 def test_line_14_what_the_environment_keeps_secret_is_hidden_however_it_is_spelt(monkeypatch):
     monkeypatch.setenv("WORKBOOK_HEARTBEAT_URL", "https://beat.example.com/3f2a-77")
     monkeypatch.setenv("WORKBOOK_NOTIFY_URLS", "slack://one/two/three, mailto://x%40y:pw%21@z")
@@ -247,6 +281,31 @@ ORDINARY = (  # what people write to a help desk and what programs print
     "i=0;auth=None;key=self.name",
     "p = .6011000990139424, [.5555555555554444] v1.4111111111111111",
     "+52.52000660 +13.40495400 +2.718281828459",
+    "I can't login; password rejected 3 times",
+    "We login via SSO, password managers like 1password are blocked",
+    "default login credentials do not work since v2.3",
+    "Login failed: machine PC-204 login timeout password expired",
+    "user login page password field autocomplete=off",
+    "cookie: none",
+    "Please accept cookie=all on the site",
+    "cookie: consent=yes; lang=de",
+    "docker compose run -u node:node4 app npm test",
+    "kubectl exec -u app:2000 pod",
+    "sudo -u web:data12 ls",
+    "api key: 32-character-string",
+    "password: up_to_64_chars",
+    "The access token is valid_until_2026-01-01",
+    "the password is case-sensitive",
+    "session key: 128-bit",
+    "50%40example.com",
+    "git clone git@bitbucket.org:team/repo1.git",
+    "git@ssh.dev.azure.com:v3/org/project/repo",
+    "order 100012345678901 shipped in 12.5 days",
+    "accuracy .4111111111111111 vs 0.4111111111111111",
+    "x = a;b;c; key=1; token=2",
+    "for k in d;do key=$k;done",
+    "beta = +0.1234567890, +1.5 and +23.45",
+    "torch.nn.Linear@v2.local_test",
 )
 
 
