@@ -227,9 +227,9 @@ def choose_path(trainer: WorkbookTrainer, rows: Rows) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that a smaller batch could help."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return re.search(NO_MEMORY, str(error), re.IGNORECASE) is not None
+    # torch's own kinds of it are known by what they say
+    told = re.search(NO_MEMORY, str(error), re.IGNORECASE)
+    return isinstance(error, MemoryError) or told is not None
 
 
 def halved(schedule: dict[str, int]) -> dict[str, int] | None:
