@@ -103,11 +103,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 def unit(argv: Sequence[str]) -> str:
     """A systemd unit that starts the gateway with the same arguments."""
-    place = next(n for n, word in enumerate(argv) if word.partition("=")[0] == "--as")
-    rest = argv[place + 1 :]
-    if "=" not in argv[place]:  # the next word is its value
-        rest = rest[1:]
-    words = [*argv[:place], *rest]
+    asked = argparse.ArgumentParser(add_help=False)
+    asked.add_argument("--as")
+    _, words = asked.parse_known_args(argv)  # all but this
     return UNIT.format(
         folder=_unit_word(str(store.PROJECT))[1:-1],
         home=_unit_word(str(store.home()))[1:-1],

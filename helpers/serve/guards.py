@@ -28,20 +28,18 @@ class Bounded(HttpToolsProtocol):
         """Who connects has to say something, and leaves some room for others."""
         super().connection_made(transport)
         self._head = 0.0  # bytes of it
-        self._await()
+        self._end = self.loop.call_later(HEAD_SECONDS, transport.abort)
         if len(self.connections) > MOST_CONNECTIONS:
             transport.close()
 
-    def _await(self) -> None:
-        # close() would wait for whoever does not read
+    def _wait_again(self) -> None:
+        self._end.cancel()  # close() would wait for whoever does not read
         self._end = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
     def on_message_begin(self) -> None:
-        """Nor may a later request come by the drop."""
+        """A later request's head is counted, too."""
         super().on_message_begin()
         self._head = 0.0
-        self._end.cancel()
-        self._await()
 
     def on_headers_complete(self) -> None:
         """The rest has limits of its own."""
@@ -53,14 +51,12 @@ class Bounded(HttpToolsProtocol):
         """Who was answered has to ask again: what else comes would keep the connection for ever."""
         super().on_response_complete()
         if self.cycle.response_complete:  # no request waits behind it
-            self._end.cancel()
-            self._await()
+            self._wait_again()
 
     def pause_writing(self) -> None:
         """Answers have to be read."""
         super().pause_writing()
-        self._end.cancel()
-        self._await()
+        self._wait_again()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is left to end."""
@@ -118,6 +114,7 @@ class Guard:
             if not length.isdecimal():
                 raise ApiError(411, "Send a content-length.", "length_required")
             if int(length) > self._settings.most_bytes:
-                limit = self._settings.most_bytes
-                raise ApiError(413, f"The body is longer than {limit} bytes.", "too_large")
+                raise ApiError(
+                    413, f"The body is longer than {self._settings.most_bytes} bytes.", "too_large"
+                )
         return caller or ""

@@ -94,18 +94,11 @@ def ask_production(task: str, question: str, engine: str = "auto") -> dict[str, 
 @contextlib.contextmanager
 def running(app: Any, settings: Settings = Settings(port=0)) -> Iterator[str]:
     """Serve an app in a thread of this process; its address, until the block ends."""
-    import uvicorn
-
-    from helpers.serve.guards import Bounded
-
-    listener = listen(settings)
-    config = uvicorn.Config(app, http=Bounded, ws="none", log_level="warning", access_log=False)
-    server = uvicorn.Server(config)
+    server, listener, address = _server_of(app, settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    host, port = listener.getsockname()[:2]
     try:
-        yield f"http://{bracketed(host)}:{port}"
+        yield address
     finally:
         server.should_exit = True
         thread.join()
@@ -124,16 +117,22 @@ def gateway_of(settings: Settings, keys: Keys) -> Gateway:
 def serve(settings: Settings) -> int:
     """Answer until SIGTERM or ctrl-C; what was asked before is answered, and the log written."""
     gateway = gateway_of(settings, checked_keys(settings))
+    server, listener, address = _server_of(gateway.app(), settings)
+    _log.info("listening at %s (page), %s/v1 (base_url for clients)", address, address)
+    server.run(sockets=[listener])
+    return 0
+
+
+def _server_of(app: Any, settings: Settings) -> tuple[Any, socket.socket, str]:
+    """uvicorn's server of an app, the socket where it is to listen, and its address."""
     import uvicorn
 
     from helpers.serve.guards import Bounded
 
     listener = listen(settings)
     host, port = listener.getsockname()[:2]
-    address = f"http://{bracketed(host)}:{port}"
-    _log.info("listening at %s (page), %s/v1 (base_url for clients)", address, address)
     config = uvicorn.Config(
-        gateway.app(),
+        app,
         http=Bounded,
         ws="none",
         log_level="warning",
@@ -142,8 +141,7 @@ def serve(settings: Settings) -> int:
         timeout_graceful_shutdown=GRACE,
         timeout_keep_alive=30,
     )
-    uvicorn.Server(config).run(sockets=[listener])
-    return 0
+    return uvicorn.Server(config), listener, f"http://{bracketed(host)}:{port}"
 
 
 def listen(settings: Settings) -> socket.socket:
