@@ -160,16 +160,13 @@ def resolve(profile: Profile, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if isinstance(value, date) and isinstance(vocabulary.get(name), str):
             value = value.isoformat()  # YAML reads 2026-11-22 as a date
         values |= check_parameters(vocabulary, {name: value}, where)
-        if name in CHOICES and not _is_choice(value, CHOICES[name]):
-            raise WorkbookError(f"{where}: {name} takes {', '.join(CHOICES[name])}; got {value!r}")
+        if name in CHOICES:
+            chosen = value if isinstance(value, list | dict) else [value]
+            if value == [] or not set(chosen) <= set(CHOICES[name]):
+                raise WorkbookError(
+                    f"{where}: {name} takes {', '.join(CHOICES[name])}; got {value!r}"
+                )
     return values
-
-
-def _is_choice(value: Any, choices: Sequence[str]) -> bool:
-    """Whether it is one of these, or has some of these alone."""
-    if isinstance(value, list | dict):
-        return value != [] and set(value) <= set(choices)
-    return value in choices
 
 
 def known_parameters() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
 import traceback
@@ -177,7 +176,6 @@ class BatchRow(BaseModel):
     body: dict[str, Any]
 
 
-@functools.cache
 def document() -> dict[str, Any]:
     """The published description of the API (OpenAPI 3.1)."""
     content = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8"))
