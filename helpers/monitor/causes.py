@@ -91,14 +91,20 @@ def explain(checks: Sequence[Finding], causes: Sequence[Finding]) -> list[Findin
     explained, told = [], []
     for check in checks:
         whole = check.name.partition(SLICE)[0]
-        faults = [cause for cause in causes if whole in FAULTS.get(cause.name, ())]
-        is_flood = whole == "volume" and (check.p or 0.0) > MANY
-        if is_flood or check.verdict != "fail":
-            faults = []
         if check.name == whole or whole not in changed:
+            faults = _faults_behind(check, causes)
             explained.append(_with_remedy(check, faults))
             told += faults
     return explained + [cause for cause in causes if cause.name in FAULTS and cause not in told]
+
+
+def _faults_behind(check: Finding, causes: Sequence[Finding]) -> list[Finding]:
+    """The faults of the log that explain a failed check."""
+    whole = check.name.partition(SLICE)[0]
+    is_flood = whole == "volume" and (check.p or 0.0) > MANY
+    if is_flood or check.verdict != "fail":
+        return []
+    return [cause for cause in causes if whole in FAULTS.get(cause.name, ())]
 
 
 def _with_remedy(check: Finding, faults: Sequence[Finding]) -> Finding:

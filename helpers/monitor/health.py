@@ -7,7 +7,7 @@ to look: without a loss of quality there is no reason to train.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, timedelta
+from datetime import UTC, date, timedelta
 from functools import partial
 
 from helpers import registry, store
@@ -71,15 +71,7 @@ def check_health(
     if log.simulated and log.newest:  # a simulation stands still
         end = log.newest
     alarms = service.alarms
-    resolved = [alarm for alarm in alarms if alarm.state == "resolved"]
-    last = end.astimezone(UTC).date()
-    served = Served(
-        days={day: numbers for day, numbers in service.days_of(log).items() if day <= last},
-        last=last,
-        window_days=window_days,
-        restarts={alarm.name: alarm.changed_at.date() for alarm in resolved},
-        since=service.since,
-    )
+    served = _served(service, log, end.astimezone(UTC).date(), window_days)
     margin = task.margins.get(FORMAT.name, FORMAT.matters)
     dataset_version = service.version.dataset_version if service.version else None
     reading = reading_of(task, dataset_version)
@@ -113,6 +105,18 @@ def check_health(
         unreadable=log.unreadable,
         causes=causes,
         alarms=[alarm.id for alarm in alarms if alarm.state != "resolved"],
+    )
+
+
+def _served(service: Service, log: LiveLog, last: date, window_days: int) -> Served:
+    """What the version served up to the last day; a row of a later one has a wrong clock."""
+    resolved = [alarm for alarm in service.alarms if alarm.state == "resolved"]
+    return Served(
+        days={day: numbers for day, numbers in service.days_of(log).items() if day <= last},
+        last=last,
+        window_days=window_days,
+        restarts={alarm.name: alarm.changed_at.date() for alarm in resolved},
+        since=service.since,
     )
 
 

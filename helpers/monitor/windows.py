@@ -90,7 +90,7 @@ def read_log(
     gc.disable()  # rows are no rings: looking for some among so many took a third of the time
     try:
         # those without a day first: what they say of requests is there when a day is closed
-        for file in sorted(needed, key=lambda file: day_of(file) or date.min):
+        for file in sorted(needed, key=lambda file: day_of(file) is not None):
             day = day_of(file)
             if day is not None:
                 _count(log, pending, reading, until=day - timedelta(days=LATE_DAYS + 1))

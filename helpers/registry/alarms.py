@@ -55,10 +55,7 @@ def raise_alarms(task: str, version: str, findings: Sequence[Finding]) -> list[A
         seen = {finding.name for finding in findings}
         due = [row for name, row in known.items() if _is_due(row, name in seen)]
         for name, row in known.items():
-            verdict = "fail" if name in seen else "pass"
-            noted = {"finding": row["finding"] | {"verdict": verdict}}
-            if name in seen:
-                noted["seen_at"] = now
+            noted = _noted(row, name in seen, now)
             db.execute(alarms.update().filter_by(id=row["id"]).values(**noted))
         if new or due:
             again = alarms.c.id.in_([row["id"] for row in due])
@@ -113,6 +110,13 @@ def _row(db: Connection, task: str, version: str, finding: Finding, now: str) ->
         "actor": "",
         "because": "",
     }
+
+
+def _noted(row: dict[str, Any], is_seen: bool, now: str) -> dict[str, Any]:
+    """What a look notes on an alarm: when it was seen last, and whether this look saw it."""
+    if is_seen:
+        return {"seen_at": now, "finding": row["finding"] | {"verdict": "fail"}}
+    return {"finding": row["finding"] | {"verdict": "pass"}}
 
 
 def _is_due(row: dict[str, Any], is_seen: bool) -> bool:
