@@ -10,12 +10,12 @@ import contextlib
 import json
 import os
 import random
-import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from fault_points import every_point
 
@@ -34,7 +34,7 @@ CONFIG = LoraTrainingConfig(
     learning_rate=5e-3,
     max_train_tokens=0,
     logging_steps=1,
-    # bf16 with two threads has the more to go wrong: micro-batches side by side, dropout in each
+    # bf16 on two cores has the more to go wrong: two processes, each with its own dropout
     compute=os.environ.get("COMPUTE", "bf16"),
 )
 
@@ -55,23 +55,26 @@ def adapter_of(home: Path, run_id: str) -> str:
     return store.sha256_file(home / model.adapter / "adapter_model.safetensors")
 
 
-def kill_when(folder: Path, lines: int, delay: float, ended: threading.Event) -> None:
-    """kill -9 the program of this run a moment after it has written so many lines."""
-    path, children = folder / "training/training.jsonl", folder / "children.json"
-    while not ended.is_set():
-        if path.exists() and path.read_bytes().count(b"\n") >= lines and children.exists():
-            time.sleep(delay)
-            with contextlib.suppress(OSError, ValueError):  # it was quicker
-                os.kill(json.loads(children.read_text())[0]["pid"], signal.SIGKILL)
-            return
-        time.sleep(0.002)
+def kill_in(run: store.Run, lines: int, delay: float, forked: bool = False) -> bool:
+    """Train; kill -9 the program, or a process that it forked, a moment after so many lines.
 
+    Whether the training died of it. None of its processes may live on.
+    """
+    path, children = run.folder / "training/training.jsonl", run.folder / "children.json"
+    ended, family, died = threading.Event(), [], False
 
-def kill_and_go_on(home: Path, point: int) -> str:
-    """One point: what was wrong, or nothing."""
-    rng, run = random.Random(f"{SEED}:{point}"), store.open_run(f"killed-{point}")
-    lines, delay, ended, died = rng.randint(1, 33), rng.random() * 0.05, threading.Event(), False
-    killer = threading.Thread(target=kill_when, args=(run.folder, lines, delay, ended))
+    def kill() -> None:
+        while not ended.is_set():
+            if path.exists() and path.read_bytes().count(b"\n") >= lines and children.exists():
+                time.sleep(delay)
+                with contextlib.suppress(OSError, ValueError, psutil.Error):  # it was quicker
+                    program = psutil.Process(json.loads(children.read_text())[0]["pid"])
+                    family.extend([program, *program.children(recursive=True)])
+                    family[-1 if forked else 0].kill()
+                return
+            time.sleep(0.002)
+
+    killer = threading.Thread(target=kill)
     killer.start()
     try:
         fine_tune_lora(rows(), CONFIG, TASK, run)
@@ -79,6 +82,15 @@ def kill_and_go_on(home: Path, point: int) -> str:
         died = error.exit_code == 6
     ended.set()
     killer.join()
+    assert not psutil.wait_procs(family, 60)[1], "a process of the training lives on"
+    return died
+
+
+def kill_and_go_on(home: Path, point: int) -> str:
+    """One point: what was wrong, or nothing."""
+    rng, run = random.Random(f"{SEED}:{point}"), store.open_run(f"killed-{point}")
+    lines, delay = rng.randint(1, 33), rng.random() * 0.05
+    died = kill_in(run, lines, delay)
     model = fine_tune_lora(rows(), CONFIG, TASK, run)
     whole = store.Run("whole").load(TrainedModel)
     steps = [
@@ -110,6 +122,14 @@ def test_a_killed_training_goes_on_to_the_same_adapter(home):
         compute=CONFIG.compute,
     )
     assert found == []
+
+
+def test_a_training_whose_forked_process_is_killed_goes_on_to_its_end(home):
+    run = store.open_run("forked")
+    kill_in(run, 6, 0.0, forked=True)
+    fine_tune_lora(rows(), CONFIG, TASK, run)
+    steps = store.Run("whole").load(TrainedModel).details["steps"]
+    assert run.load(TrainedModel).details["steps"] == steps
 
 
 def test_a_training_that_died_after_its_last_step_is_finished_without_a_step(home, monkeypatch):

@@ -73,7 +73,6 @@ class Beside:
 
     def __init__(self, causal: Any, others: int, most_tokens: int) -> None:
         """OSError where the system refuses one of them; then none is left."""
-        self.parent = os.getpid()
         self.causal = causal
         self.most_tokens = most_tokens
         self.weights = trainable(causal)
@@ -130,7 +129,7 @@ class Beside:
         """What another process does first."""
         Beside.here = self
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with its parent
-        if os.getppid() != self.parent:  # which ended before that
+        if os.getppid() != multiprocessing.parent_process().pid:  # which ended before that
             os._exit(1)
         gc.freeze()  # what is known now is not looked through again, and so not copied
         torch.set_num_threads(1)
