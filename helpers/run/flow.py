@@ -162,12 +162,9 @@ def _look_for_alarms(book: Book, end: Ending) -> Ending:
 
 def _run_queue(book: Book) -> Ending:
     """Run the notebooks in order, until one fails or there is nothing more to do."""
-    number = 0
-    while number < len(book.queue):  # which may grow
+    for number, name in enumerate(book.queue, 1):  # which may grow
         if book.stop.signal:
             return ending.interrupted(book.stop, book.resume)
-        name = book.queue[number]
-        number += 1
         label = f"[{number}/{len(book.queue)}] {name}"
         end = None
         if is_other_trainer(book, name):

@@ -235,8 +235,8 @@ def _is_installed(schedule: Schedule) -> bool:
     """Whether its units are there, or its line, and nobody made a comment of it."""
     if schedule.how == "systemd":
         return all(Path(unit).exists() for unit in schedule.units)
-    ours = [line for line in _crontab("-l") if _is_ours(line, schedule.profile)]
-    return any(not line.startswith(b"#") for line in ours)
+    lines = (line for line in _crontab("-l") if not line.startswith(b"#"))
+    return any(_is_ours(line, schedule.profile) for line in lines)
 
 
 def _is_ours(line: bytes, name: str) -> bool:
