@@ -161,7 +161,7 @@ def test_a_failed_run_is_told_once_under_its_own_id(hook):
         sqlalchemy.exc.OperationalError("", {}, Exception("SSL SYSCALL error: EOF detected")),
         RuntimeError("whatever a driver throws"),
     ],
-    ids=str,
+    ids=["an old schema", "a lock", "a lost server", "another error"],
 )
 def test_a_failed_run_is_told_by_every_channel_whatever_the_registry_and_one_of_them_throw(
     hook, monkeypatch, problem
