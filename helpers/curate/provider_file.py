@@ -18,8 +18,17 @@ MAX_FILE_BYTES = 512 * 2**20
 # Training tokens of one example (gpt-4o family; take the model's own limit where it is known).
 MAX_TOKENS = 65_536
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-MESSAGE_KEYS = "role content name weight tool_calls tool_call_id function_call refusal"
-EXAMPLE_KEYS = "messages tools parallel_tool_calls functions"
+MESSAGE_KEYS = (
+    "role",
+    "content",
+    "name",
+    "weight",
+    "tool_calls",
+    "tool_call_id",
+    "function_call",
+    "refusal",
+)
+EXAMPLE_KEYS = ("messages", "tools", "parallel_tool_calls", "functions")
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|endofprompt|>",
@@ -83,6 +92,7 @@ def judge_provider_file(
 def _parsed(line: bytes) -> dict[str, Any] | tuple[str, str]:
     """The line's object, or why there is none."""
     try:
+        # int refuses NaN and Infinity, which are no JSON, by a ValueError
         value = json.loads(line.decode("utf-8"), parse_constant=int)
     except UnicodeDecodeError as error:
         return "not_utf8", f"byte {error.start} is not UTF-8"
@@ -104,7 +114,7 @@ def _length_problems(
 
 def _example_problems(example: dict[str, Any]) -> Problems:
     """The rules of one chat."""
-    for key in sorted(set(example).difference(EXAMPLE_KEYS.split())):
+    for key in sorted(set(example).difference(EXAMPLE_KEYS)):
         yield "example_unrecognized_key", f"the example holds the extra key {key[:40]!r}"
     tools = example.get("tools")
     are_tools = isinstance(tools, list) and bool(tools) and all(map(_is_tool, tools))
@@ -145,7 +155,8 @@ def _turn_problems(messages: list[Any], tool_names: set[str]) -> Problems:
         calls = message.get("tool_calls")
         if isinstance(calls, list):
             yield from _call_problems(calls, place, tool_names)
-            open_calls = {str(call.get("id")) for call in calls if isinstance(call, dict)}
+            ids = [call.get("id") for call in calls if isinstance(call, dict)]
+            open_calls = {call_id for call_id in ids if isinstance(call_id, str)}
 
 
 def _message_problems(message: dict[str, Any], place: str) -> Problems:
@@ -155,7 +166,7 @@ def _message_problems(message: dict[str, Any], place: str) -> Problems:
         yield "message_missing_key", f"{place} lacks role or content"
     elif role not in ROLES:
         yield "unrecognized_role", f"{place} has an unknown role; known are {', '.join(ROLES)}"
-    for key in sorted(set(message).difference(MESSAGE_KEYS.split())):
+    for key in sorted(set(message).difference(MESSAGE_KEYS)):
         yield "message_unrecognized_key", f"{place} holds the extra key {key[:40]!r}"
     texts = _texts_of(message.get("content"))
     if texts is None and not (role == "assistant" and calls):

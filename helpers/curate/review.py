@@ -19,7 +19,14 @@ from helpers.curate.stages import Question, Stage
 from helpers.records import Issue, Manifest, TrainingExample, WorkbookError, read_calls
 
 COLUMNS = (
-    *("id", "source", "input", "output", "why", "decision", "corrected_output", "reviewer"),
+    "id",
+    "source",
+    "input",
+    "output",
+    "why",
+    "decision",
+    "corrected_output",
+    "reviewer",
     "content",  # of the row that was judged: another row with its id is not meant
 )
 DECISIONS = ("keep", "fix", "drop")
