@@ -55,8 +55,9 @@ def _spelled(text: str, order: DayOrder) -> datetime:
     with suppress(ValueError):
         return datetime.fromisoformat(_ZONES.sub("", text)).replace(tzinfo=UTC)
     with suppress(TypeError, IndexError):
-        moment = parsedate_to_datetime(text)
-        if moment.tzinfo or not text[-1].isalpha():  # CET, PM: it would pass over them
+        moment = parsedate_to_datetime(re.sub("(?:UTC|GMT)(?=[-+]\\d{4})", "", text))
+        # behind the clock CET, PM, UTC+1: it would pass over them
+        if moment.tzinfo or not re.search(":\\d\\d.*[A-Za-z]", text):
             return moment
     raise ValueError("no time that is known")
 

@@ -39,9 +39,24 @@ from helpers.tasks.textfiles import Row, RowError, TwoReadings
 from helpers.tasks.values import NUMBER, as_json, cell, decimal_mark, is_there, spelled
 
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
-_BROKEN = re.compile("\ufffd|[ÃÂ][\x80-\xbf\u0152-\u2122]|â€")  # UTF-8 taken for Windows-1252
+# UTF-8 taken for Windows-1252; what Portuguese capitals stand before (« » … and spaces) is none
+_BROKEN = re.compile("\ufffd|[ÃÂ][\x80-\x9f\xa1-\xaa\xac-\xba\xbc-\xbf\u0152-\u02dc]|â€")
 ONE_SYSTEM = "one system message in all rows: task.yaml's instructions replace it"
-TOTALS = "total totals sum gesamt summe insgesamt somme suma totale итого всего 合計 总计"
+TOTALS = (
+    "total",
+    "totals",
+    "sum",
+    "gesamt",
+    "summe",
+    "insgesamt",
+    "somme",
+    "suma",
+    "totale",
+    "итого",
+    "всего",
+    "合計",
+    "总计",
+)
 KEPT_AS_META = ("model_version", "articles", "conversation_id")
 # why a row is dropped, by its score, its time and whether that time is a guess; None: it stays
 RowFilter = Callable[[float | None, datetime, bool], Issue | None]
@@ -182,7 +197,7 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
     if _BROKEN.search(user_text):
         how.changes["letters such as Ã¶ or \ufffd: read in a wrong encoding before"] += 1
-    if normalise(user_text).rstrip(":") in TOTALS.split():
+    if normalise(user_text).rstrip(":") in TOTALS:
         how.changes["asks only `total`: the line below a table"] += 1
     is_human = how.source == "human"
     return TrainingExample(

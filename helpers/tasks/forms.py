@@ -36,7 +36,8 @@ ALIASES = {
 NO_TEXT = "a question or an answer that is no text is its JSON"
 THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 SYSTEM = ("system", "developer")
-TURN = {"role", "content"}  # what a message has
+SPEAKERS = (*SYSTEM, "user", "assistant", "tool", *ROLES)
+TURN_READ = "a message in a column is read as what it says"
 CHATS = ("conversations", "conversation", "messages")  # columns of ShareGPT
 _BRACED = re.compile(r"\{[^{}]+\}")
 NOTHING = {*UNRATED, "<na>", "nat", "\\n", "#n/a", "#ref!", "#value!", "#div/0!", "#name?"}
@@ -94,6 +95,12 @@ def input_columns(task: Task) -> list[str]:
     return [str(name) for name in names] or ["input"]
 
 
+def output_columns(task: Task) -> list[str]:
+    """The columns that hold the answer."""
+    mapped = task.columns.get("output", "output")
+    return list(map(str, mapped.values() if isinstance(mapped, dict) else [mapped]))
+
+
 def _form_of_row(task: Task, row: Row) -> str:
     for column in CHATS:
         value = cell(task, row, column)
@@ -112,7 +119,11 @@ def _form_of_row(task: Task, row: Row) -> str:
 
 def chat_of(how: HowRead, raw: Row) -> list[Message]:
     """The messages of a row in the form of its file; RowError says what is wrong with it."""
-    messages = messages_of(FORMS[how.format].turns(how, raw), "messages", how.changes)
+    for name in how.used:
+        if isinstance(raw.get(name), bytes) and "\ufffd" in raw[name].decode(errors="replace"):
+            raise RowError(f"{name}: bytes that are not UTF-8; export that column as text")
+    turns = FORMS[how.format].turns(how, raw)
+    messages = messages_of([*_system_turns(how, raw, turns), *turns], "messages", how.changes)
     if messages[-1].weight == 0:
         raise RowError("the last answer has weight 0: there is nothing to learn")
     messages = [*messages[:-1], with_thought(messages[-1], how.changes)]
@@ -161,18 +172,23 @@ def preference_of(how: HowRead, raw: Row) -> Preference | None:
 
 
 def _chat_turns(columns: Sequence[str], how: HowRead, raw: Row) -> Any:
-    """The chat that stands in the first filled column, with the system text beside it, if any."""
+    """The chat that stands in the first filled column."""
     turns = next(filter(None, (cell(how.task, raw, column) for column in columns)), None)
     if isinstance(turns, str | bytes):  # a table's cell
         turns = spelled(turns)
     if not isinstance(turns, list):
         raise RowError(f"`{columns[-1]}` is no list of turns, nor the JSON text of one")
-    roles = {turn.get("role", turn.get("from")) for turn in turns if isinstance(turn, dict)}
-    return turns if roles & {*SYSTEM} else [*_system_turns(raw), *turns]
+    return turns
 
 
-def _system_turns(raw: Row) -> list[Any]:
-    return [{"role": "system", "content": raw["system"]}] if raw.get("system") else []
+def _system_turns(how: HowRead, raw: Row, turns: Sequence[Any]) -> list[Any]:
+    """The system text beside the turns: of the column that task.yaml or the form names."""
+    text = cell(how.task, raw, "system")
+    if text in _EMPTY or "system" not in (*how.task.columns, *FORMS[how.format].columns.split()):
+        return []
+    how.changes["`system` beside the turns is their system message, unless they have one"] += 1
+    roles = {str(turn.get("role", turn.get("from"))) for turn in turns if isinstance(turn, dict)}
+    return [] if roles & {*SYSTEM} else [{"role": "system", "content": text}]
 
 
 def _pair_turns(column: str, how: HowRead, raw: Row) -> list[Any]:
@@ -182,7 +198,7 @@ def _pair_turns(column: str, how: HowRead, raw: Row) -> list[Any]:
 
 
 def _alpaca_turns(how: HowRead, raw: Row) -> list[Any]:
-    turns = _system_turns(raw)
+    turns = []
     history = raw.get("history")
     for pair in history if isinstance(history, list) else []:
         if isinstance(pair, list | tuple) and len(pair) == 2:
@@ -195,18 +211,23 @@ def _alpaca_turns(how: HowRead, raw: Row) -> list[Any]:
 
 def _column_turns(how: HowRead, raw: Row) -> list[Any]:
     """The chat of an input and an answer, each a text or itself a chat."""
-    question = cell(how.task, raw, "input")
-    names = input_columns(how.task)
-    if len(names) > 1:
-        template = how.task.columns.get("template") or "\n\n".join(f"{{{n}}}" for n in names)
-        texts = {f"{{{name}}}": as_text(value_at(raw, name)) for name in names}
-        question = _BRACED.sub(lambda match: texts.get(match[0], match[0]), template).strip()
+    question = question_of(how.task, raw)
     if question in (None, ""):
         raise RowError(
             "neither `messages` with a list of turns, nor prompt/completion, nor a filled input"
-            f" column ({', '.join(names)}) is there"
+            f" column ({', '.join(input_columns(how.task))}) is there"
         )
     return _joined(how, question, gold_answer(how, raw), "input")
+
+
+def question_of(task: Task, raw: Row) -> Any:
+    """What a row asks: one column, or several as task.yaml composes them."""
+    names = input_columns(task)
+    if len(names) == 1:
+        return value_at(raw, names[0])
+    template = task.columns.get("template") or "\n\n".join(f"{{{name}}}" for name in names)
+    texts = {f"{{{name}}}": as_text(value_at(raw, name)) for name in names}
+    return _BRACED.sub(lambda match: texts.get(match[0], match[0]), template).strip()
 
 
 def gold_answer(how: HowRead, raw: Row) -> Any:
@@ -221,7 +242,7 @@ def gold_answer(how: HowRead, raw: Row) -> Any:
     types = (how.task.schema or {}).get("properties", {})
     answer = {}
     for name, column in columns.items():
-        value = answer_in(value_at(raw, column))
+        value = answer_in(value_at(raw, column), how.changes)
         _note_nothing(how, value)
         if value is not None:
             answer[name] = as_typed(value, types.get(name), how.decimals.get(name, ""))
@@ -356,11 +377,22 @@ def with_thought(message: Message, changes: Counter[str]) -> Message:
     )
 
 
-def answer_in(value: Any) -> Any:
+def answer_in(value: Any, changes: Counter[str]) -> Any:
     """What the last turn says where a value is a turn or several, else the value."""
-    if is_chat(value):
-        value = value[-1]
-    return value["content"] if isinstance(value, dict) and value.keys() >= TURN else value
+    turn = value[-1] if is_chat(value) else value
+    if not _is_turn(turn):
+        return value
+    changes[TURN_READ] += 1
+    return turn["content"]
+
+
+def _is_turn(value: Any) -> bool:
+    """Whether a value is a turn, and not an object that has fields of these names."""
+    return (
+        isinstance(value, dict)
+        and value.keys() >= {"role", "content"}
+        and str(value["role"]) in SPEAKERS
+    )
 
 
 def is_chat(value: Any) -> bool:
@@ -381,7 +413,9 @@ def as_turns(value: Any, role: str, changes: Counter[str]) -> list[Any]:
         if is_chat(value.get("messages")):
             changes.update(f"`{key}` beside a request's messages is not used" for key in unused)
             return list(value["messages"])
-        value = [value] if value.keys() >= TURN else value
+    if _is_turn(value):
+        changes[TURN_READ] += 1
+        value = [value]
     if is_chat(value):
         return list(value)
     if value is None:

@@ -30,6 +30,7 @@ SPELLED = {  # what every text of a column has to be -> its type
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*%?")
 # Cyrillic and Greek letters that look like Latin ones
 _LOOKALIKES = str.maketrans("авекмнорстухіјѕοα", "abekmhopctyxijsoa")
+_LATIN = re.compile("[a-z]")
 _JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W\d_])")  # between letters: -1 is not 1
 _PARTS = re.compile("[,;|]")  # between several labels of one text
 JSON_TYPES = {
@@ -143,13 +144,19 @@ def property_names(columns: Sequence[str]) -> dict[str, str]:
 
 
 def spellings(labels: Iterable[str]) -> list[list[str]]:
-    """Labels that look alike, or hold the same parts in another order.
+    """Labels that look alike, or list the same parts, three or more, in another order.
 
-    They differ in case, spaces and hyphens, a point at the end, accents' encoding, invisible
-    characters or letters of another alphabet. The most frequent spelling of each stands first.
+    Two parts are no list: DE,FR and FR,DE may be two things. Labels look alike that differ in case,
+    spaces and hyphens, a point at the end, accents' encoding, invisible characters, or in some
+    letters of another alphabet. The most frequent spelling of each stands first.
     """
     groups = defaultdict(list)
     for label, _ in Counter(labels).most_common():
-        bare = _JOINT.sub(" ", visible(html.unescape(label))).rstrip(". ").translate(_LOOKALIKES)
-        groups["|".join(sorted(map(str.strip, _PARTS.split(bare))))].append(label)
+        bare = _JOINT.sub(" ", visible(html.unescape(label))).rstrip(". ")
+        if _LATIN.search(bare):  # рот is a word of its own
+            bare = bare.translate(_LOOKALIKES)
+        parts = [part.strip() for part in _PARTS.split(bare)]
+        if len(parts) > 2:
+            parts.sort()
+        groups["|".join(parts)].append(label)
     return [group for group in groups.values() if len(group) > 1]

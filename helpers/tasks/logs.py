@@ -17,7 +17,14 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 from helpers import store
 from helpers.records import GOOD_STATUS, LateFeedback, LiveRow
 from helpers.tasks.conventions import day_order, is_unrated, judge_scale, moment_of
-from helpers.tasks.forms import as_turns
+from helpers.tasks.forms import (
+    HowRead,
+    as_turns,
+    gold_answer,
+    input_columns,
+    output_columns,
+    question_of,
+)
 from helpers.tasks.reading import FileForm, read_rows
 from helpers.tasks.survey import json_counts
 from helpers.tasks.task import Task
@@ -57,6 +64,7 @@ class LogReader:
         self._pieces: dict[str, str] = {}
         self.problems: Counter[str] = Counter()  # what a line said and nobody can read
         sample = list(_parsed(files))
+        self._how = HowRead(task, task.folder)
         self.repeats: Repeats = _repeats_of(task, sample)
         where = str(files[0].parent if len(files) > 1 else files[0]) if files else ""
         column = str(task.columns.get("feedback_score", "feedback_score"))
@@ -109,7 +117,8 @@ class LogReader:
     def _row(self, raw: Row) -> Fields:
         status = _status(raw.get("status", "ok"))
         moment = moment_of(cell(self._task, raw, "created_at"), self._order)
-        answer = self._either("answer", "output", raw, status)
+        columns = output_columns(self._task)
+        answer = self._either("answer", columns, gold_answer(self._how, raw), raw, status)
         text = "" if answer is None else as_text(answer)
         request_id = "" if raw.get("request_id") is None else str(raw["request_id"])
         if self.repeats == "trace":
@@ -118,7 +127,10 @@ class LogReader:
             before = self._pieces.get(request_id, "")
             text = text if text.startswith(before) else before + text
             self._pieces[request_id] = text
-        messages = self._either("messages", "input", raw, status)
+        columns = [str(self._task.columns.get("messages")), *input_columns(self._task)]
+        chat = cell(self._task, raw, "messages")
+        question = question_of(self._task, raw) if chat is None else chat
+        messages = self._either("messages", columns, question, raw, status)
         if not isinstance(messages, list):
             messages = as_turns(messages, "user", Counter())
         latency = raw.get("latency_ms")
@@ -142,13 +154,12 @@ class LogReader:
             "feedback_score": self._score(raw),
         }
 
-    def _either(self, name: str, column: str, raw: Row, status: str) -> Any:
-        """Our field, or the column that task.yaml maps; ValueError where a good row has neither."""
-        path = str(self._task.columns.get(column, column))
-        if status == "ok" and {name, path, path.split(".")[0]}.isdisjoint(raw):
+    def _either(self, name: str, columns: Sequence[str], value: Any, raw: Row, status: str) -> Any:
+        """Our field, or the value of mapped columns; ValueError where a good row has none."""
+        tops = {name, *columns, *(column.split(".")[0] for column in columns)}
+        if status == "ok" and tops.isdisjoint(raw):
             raise ValueError(f"has no field {name}")
-        value = raw.get(name)
-        return cell(self._task, raw, column) if value is None else value
+        return value if raw.get(name) is None else raw[name]
 
     def _score(self, raw: Row) -> float | None:
         """1 to 5 from the rating or the thumb."""

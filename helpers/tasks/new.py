@@ -223,7 +223,8 @@ def _answers_of_columns(
     """(answers, properties that hold labels); labels, and several columns, make an object."""
     outputs = columns["output"].split(",")
     cells = {
-        column: [as_json(answer_in(value_at(row, column))) for row in rows] for column in outputs
+        column: [as_json(answer_in(value_at(row, column), Counter())) for row in rows]
+        for column in outputs
     }
     texts = [json_or_text(value) for value in cells[outputs[0]] if is_there(value)]
     is_alone = len(outputs) == 1

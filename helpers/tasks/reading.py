@@ -171,7 +171,12 @@ def integer_columns(path: Path) -> frozenset[str]:
 
 def contents_of(batch: Any, whole: frozenset[str]) -> list[Row]:
     """The rows of a batch, its whole floats as integers."""
-    contents = batch.to_pylist(maps_as_pydicts="lossy")
+    try:
+        contents = batch.to_pylist(maps_as_pydicts="strict")
+    except KeyError as error:
+        raise WorkbookError(
+            f"a map of a Parquet file holds a key twice ({error}); rename one"
+        ) from None
     for name in whole.intersection(batch.schema.names):
         for content in contents:
             value = content[name]

@@ -13,7 +13,7 @@ from typing import Any
 from helpers import store
 from helpers.records import PARTS, ColumnReading, Part, Source, SourceReading, WorkbookError
 from helpers.tasks.conventions import Token, day_order, judge_scale, token_of
-from helpers.tasks.forms import FORMS, LIKES, HowRead, format_of, input_columns
+from helpers.tasks.forms import FORMS, LIKES, HowRead, format_of, input_columns, output_columns
 from helpers.tasks.reading import FileForm, batches, form_of, read_rows
 from helpers.tasks.task import KNOWN, Task
 from helpers.tasks.textfiles import Row, TwoReadings
@@ -199,7 +199,9 @@ def reading_of(how: HowRead, form: FileForm, rows: int) -> SourceReading:
         detail = details.get(name, "")
         if detail or name in how.task.columns:
             columns.append(
-                ColumnReading(name=as_text(how.task.columns.get(name, name)), use=name, how=detail)
+                ColumnReading(
+                    name=as_text(how.task.columns.get(name, name)) or "null", use=name, how=detail
+                )
             )
     columns += [
         ColumnReading(name=name, use="numbers", how=f"`{mark}` stands before decimals")
@@ -224,12 +226,10 @@ def reading_of(how: HowRead, form: FileForm, rows: int) -> SourceReading:
 def used_columns(how: HowRead) -> set[str]:
     """The columns of a file that something reads."""
     columns = how.task.columns
-    names = {*FORMS[how.format].columns.split()}
+    names = {*FORMS[how.format].columns.split()} - {"system"}.intersection(columns)
     if how.format == "columns":
-        names |= {*input_columns(how.task), str(columns.get("output", "output"))}
-        output = columns.get("output")
-        names |= set(map(str, output.values())) if isinstance(output, dict) else set()
-    ordinary = ("label", "messages") if how.source == "human" else ("label", "messages", "split")
+        names |= {*input_columns(how.task), *output_columns(how.task)}
+    ordinary = ["label", "messages", "system"] + ["split"] * (how.source == "production")
     for name in KNOWN:  # a form has named above those that only some forms read
         column = columns.get(name, name)
         if isinstance(column, str) and (name in columns or name not in ordinary):

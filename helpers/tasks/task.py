@@ -33,8 +33,18 @@ OURS = {"folder", "shipped", "schema", "instructions_full", "instructions_short"
 SECTIONS = {"schema": "output", "instructions_full": "instructions", "wordings": "instructions"}
 # columns of ours that a row may name without being asked
 KNOWN = (
-    *("id", "messages", "created_at", "group", "conversation_id", "split", "feedback_score"),
-    *("model_version", "articles", "tools", "label"),
+    "id",
+    "messages",
+    "system",
+    "created_at",
+    "group",
+    "conversation_id",
+    "split",
+    "feedback_score",
+    "model_version",
+    "articles",
+    "tools",
+    "label",
 )
 MAPPED = ("input", "output", "template", *KNOWN, "feedback", "decimal", "dates")
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
+from statistics import median_high
 from typing import Any, NamedTuple
 
 from helpers.records import WorkbookError
@@ -123,7 +124,7 @@ def _guessed(path: Path, head: bytes, broken: int) -> Encoding:
 
 MAX_CELL = 8 * 2**20  # characters
 JUDGED = 2_000  # lines that the dialect is judged by
-FIRST = 10  # rows among which the names of the columns have to stand
+FIRST = 10  # rows by which a title above the names of the columns is known
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 UNNAMED = "unnamed column"  # such as the row numbers that pandas writes
 OFTEN = 0.2  # of the records with quotes inside: so many are a habit, not a slip
@@ -270,9 +271,9 @@ def csv_rows(
     """(line, row) of a CSV file; an empty cell is ""."""
     with open(path, encoding=encoding.name, errors="surrogateescape", newline="") as file:
         parsed = records(file, dialect)
-        firsts = list(islice(parsed, FIRST))
+        firsts = list(islice(parsed, JUDGED))
         header, *below = [cells for _, cells in firsts if isinstance(cells, list)] or [[]]
-        names = header_of(path, header, below)
+        names = header_of(path, header, below[:FIRST])
         for line, cells in chain(firsts, parsed):
             if isinstance(cells, RowError):
                 yield line, cells
@@ -304,13 +305,14 @@ def _row_of(names: Sequence[str], cells: Sequence[str], encoding: Encoding) -> A
 
 def header_of(path: Path, cells: Sequence[Any], below: Sequence[Sequence[Any]]) -> list[str]:
     """The names of the columns; WorkbookError when two are the same, or they are a title."""
-    names = ["" if cell is None else str(cell).strip("\ufeff \t\r\n") for cell in cells]
+    names = ["" if cell is None else str(cell).strip().strip("\ufeff").strip() for cell in cells]
     filled = sum(map(bool, names))
-    most = max((sum(cell not in (None, "") for cell in row) for row in below), default=0)
-    if filled < 2 <= most:
+    usual = median_high([0, *(sum(cell not in (None, "") for cell in row) for row in below)])
+    is_beside_numbers = names[:1] == [""] and all(names[1:])  # pandas' one column
+    if filled < 2 <= usual and not is_beside_numbers:
         raise WorkbookError(
-            f"{path}: row 1 holds {filled} cells ({''.join(names)[:30]!r}) and the rows below up to"
-            f" {most}: it looks like a title; delete what stands above the column names, or quote"
+            f"{path}: row 1 holds {filled} cells ({''.join(names)[:30]!r}) and most rows below"
+            f" {usual}: it looks like a title; delete what stands above the column names, or quote"
             " cells that hold the separator"
         )
     names = [name or f"{UNNAMED} {place}" for place, name in enumerate(names, 1)]

@@ -454,7 +454,7 @@ def test_new_knows_forty_labels_and_their_other_spellings(tmp_path):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("a; b", "b;a"),
+        ("a; b; c", "c;b;a"),
         ("❤️", "❤"),
         ("\u200fעברית", "עברית"),
         ("not-ok", "not_OK"),
@@ -505,3 +505,53 @@ def test_the_list_of_rows_is_found_by_its_key_whatever_stands_before_it(read):
     loaded = read("human.json", f'{note},\n"more" : 1,\n"rows" :\n{rows}}}')
     assert pairs(loaded) == [("a", "x"), ("b", "y")]
     assert [example.meta["line"] for example in loaded.examples] == [5, 6]
+
+
+@pytest.mark.parametrize("system", ["SAP", 5, None])
+def test_a_system_column_is_counted_mapped_or_none_of_ours(read, system):
+    rows = [{"messages": [*ASKED, SAID], "system": system, "crm": f"c{i}"} for i in range(2)]
+    text = "\n".join(map(json.dumps, rows))
+    note = "`system` beside the turns is their system message, unless they have one"
+    assert read("human.jsonl", text, "").reading.changes.get(note, 0) == 2 * (system is not None)
+    none = read("human.jsonl", text, "columns: {system: null}\n")
+    assert {example.messages[0].role for example in none.examples} == {"user"}
+    assert ("null", "system") in {(c.name, c.use) for c in none.reading.columns}
+    mapped = read("human.jsonl", text, "columns: {system: crm}\n")
+    assert [example.messages[0].content for example in mapped.examples] == ["c0", "c1"]
+
+
+def test_a_role_that_is_no_text_is_an_error_of_its_row(read):
+    row = json.dumps({"messages": [{"role": ["user"], "content": "q"}]})
+    assert len(read("production.jsonl", row, "", "production").unreadable) == 1
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u3000", "\ufeff", " \ufeff\u00a0"])
+def test_names_of_columns_have_no_spaces_around_them(read, space):
+    text = f"{space}text,label{space}\na,b\n"
+    assert pairs(read("human.csv", text)) == [("a", "b")]
+
+
+def test_what_is_no_title_is_read(read):
+    chat = json.dumps([*ASKED, SAID]).replace('"', '""')
+    assert pairs(read("human.csv", f',messages\n0,"{chat}"\n', "")) == [("q", "a b")]
+    text = "text\n" + "".join(f"row {i}\n" for i in range(8)) + "one, two\n"
+    loaded = read("production.csv", text, "columns: {input: text}\n", "production")
+    assert len(loaded.examples) == 8 and len(loaded.unreadable) == 1
+
+
+def test_bytes_that_are_no_text_and_keys_that_come_twice_are_named(read, tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def saved(**columns):
+        parquet.write_table(pa.table(columns), tmp_path / "x.parquet")
+        return (tmp_path / "x.parquet").read_bytes()
+
+    said = "columns: {input: text}\n"
+    table = saved(text=["Größe".encode("cp1252"), "Größe".encode()], icon=[b"\xff", b"\xfe"])
+    loaded = read("production.parquet", table, said, "production")
+    assert [e.user_text for e in loaded.examples] == ["Größe"]
+    assert "text: bytes that are not UTF-8" in loaded.unreadable[0].issues[0].evidence
+    twice = pa.array([[("k", 1), ("k", 2)]], type=pa.map_(pa.string(), pa.int64()))
+    with pytest.raises(WorkbookError, match="holds a key twice"):
+        read("human.parquet", saved(text=["a"], m=twice), said)

@@ -80,6 +80,18 @@ def test_a_time_is_read_in_every_usual_spelling(value):
     assert moment_of(value).isoformat() == "2026-11-05T10:00:00+00:00"
 
 
+@pytest.mark.parametrize(
+    "zone", ["CET", "GMT+0100 (Central European Standard Time)", "UTC+1", "PM"]
+)
+def test_a_zone_is_read_or_no_time(zone):
+    if "0100" in zone:
+        assert moment_of(f"Mon Nov 03 2025 10:00:00 {zone}").isoformat()[-14:] == "10:00:00+01:00"
+        return
+    for text in (f"Mon Nov 3 10:00:00 {zone} 2025", f"Mon, 3 Nov 2025 10:00:00 {zone}"):
+        with pytest.raises(ValueError, match="no time"):
+            moment_of(text)
+
+
 def test_the_order_of_day_and_month_is_what_all_dates_allow_or_asked_for():
     assert day_order(["05/11/2026", "13/11/2026"], None, "at", "f") == "day_first"
     assert day_order(["05/11/2026", "11/13/2026"], None, "at", "f") == "month_first"
@@ -166,3 +178,23 @@ def test_a_trace_id_is_no_request_id_and_pieces_of_an_answer_are_one(read):
 
 def test_what_nobody_can_read_is_none_and_never_a_guess(read):
     assert read([line(1, created_at="soon"), [1], line(3)])[:2] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("columns", "row", "asked"),
+    [
+        ("{input: [a, b]}", {"a": "x", "b": "y", "answer": "z"}, "x\n\ny"),
+        ("{input: a, output: {label: l}}", {"a": "x", "l": "z"}, "x"),
+        ("{messages: chat}", {"chat": [{"role": "user", "content": "x"}], "answer": "z"}, "x"),
+    ],
+)
+def test_mapped_columns_that_are_no_single_name_are_read_in_a_live_log(
+    tmp_path, columns, row, asked
+):
+    (tmp_path / "task.yaml").write_text(TASK + f"columns: {columns}\n")
+    path = tmp_path / "live.jsonl"
+    rows = [{"request_id": "r", "created_at": "2026-11-05T10:00:00Z"} | row]
+    path.write_text("\n".join(map(json.dumps, [*rows, {"created_at": "2026-11-05", "x": 1}])))
+    one, other = tasks.read_log(tasks.load_task(str(tmp_path)), [path])
+    assert other is None and one.messages[-1]["content"] == asked
+    assert one.answer in ("z", '{"label":"z"}')

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from helpers import tasks
@@ -159,7 +159,7 @@ def test_every_row_of_a_hostile_log_is_an_example_unreadable_or_dropped(
         loaded = tasks.load_examples(task, "production", make_filter)
     except TwoReadings as question:  # many bytes of another alphabet are asked about
         assert ending == "csv" and question.key == "encoding"
-        return
+        assume(False)
     accounted = len(loaded.examples) + len(loaded.unreadable) + sum(loaded.dropped.values())
     assert accounted == len(list(reading.read_rows(path)))
     if ending == "jsonl":
