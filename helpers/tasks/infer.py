@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*%?")
 _LOOKALIKES = str.maketrans("авекмнорстухіјѕοα", "abekmhopctyxijsoa")
 _LATIN = re.compile("[a-z]")
 _JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W\d_])")  # between letters: -1 is not 1
-_PARTS = re.compile("[,;|]")  # between several labels of one text
+_PARTS = re.compile(r"\s*[,;|]\s*")  # between several labels of one text
 JSON_TYPES = {
     "str": "string",
     "int": "integer",
@@ -155,8 +155,6 @@ def spellings(labels: Iterable[str]) -> list[list[str]]:
         bare = _JOINT.sub(" ", visible(html.unescape(label))).rstrip(". ")
         if _LATIN.search(bare):  # рот is a word of its own
             bare = bare.translate(_LOOKALIKES)
-        parts = [part.strip() for part in _PARTS.split(bare)]
-        if len(parts) > 2:
-            parts.sort()
-        groups["|".join(parts)].append(label)
+        parts = _PARTS.split(bare)
+        groups["|".join(parts if len(parts) < 3 else sorted(parts))].append(label)
     return [group for group in groups.values() if len(group) > 1]

@@ -555,3 +555,22 @@ def test_bytes_that_are_no_text_and_keys_that_come_twice_are_named(read, tmp_pat
     twice = pa.array([[("k", 1), ("k", 2)]], type=pa.map_(pa.string(), pa.int64()))
     with pytest.raises(WorkbookError, match="holds a key twice"):
         read("human.parquet", saved(text=["a"], m=twice), said)
+
+
+@pytest.mark.parametrize(("role", "n"), [("manager", 0), ("assistant", 1)])
+def test_an_answer_with_a_role_is_a_turn_only_where_the_role_is_known(read, role, n):
+    row = json.dumps({"text": "q", "label": {"role": role, "content": "x"}})
+    loaded = read("human.jsonl", row)
+    assert pairs(loaded) == [("q", "x" if n else f'{{"role":"{role}","content":"x"}}')]
+    assert loaded.reading.changes.get("a message in a column is read as what it says", 0) == n
+
+
+@pytest.mark.parametrize("text", ["AMANHÃ… sim", "MAÇÃ«x»", "IRMÃ\u00a0x", "GrÃ¶ße"])
+def test_portuguese_capitals_are_no_broken_encoding(read, text):
+    loaded = read("human.csv", f"text,label\n{text},a\n")
+    assert any("wrong encoding" in change for change in loaded.reading.changes) == ("¶" in text)
+
+
+def test_two_labels_in_another_order_or_alphabet_are_two():
+    for one, other in (("DE,FR", "FR,DE"), ("рот", "pot")):
+        assert tasks.spellings([one, other]) == []
