@@ -79,6 +79,13 @@ def test_each_broken_rule_is_named_with_its_line(row, code):
     assert (1, code) in codes(row)
 
 
+@pytest.mark.parametrize("call", [{}, {"id": 1}, {"id": None}])
+def test_a_call_without_an_id_is_one_fault_alone(call):
+    row = said(tool_calls=[call])
+    row["messages"] = [*row["messages"], *GOOD["messages"]]
+    assert [code for _, code in codes(row)] == ["invalid_tool_call"]
+
+
 def test_every_row_is_judged_and_ten_are_needed():
     assert [line for line, code in codes("{", GOOD, "{") if code == "not_json"] == [1, 3]
     assert [i.code for i in curate.judge_provider_file([json.dumps(GOOD)] * 9)] == [

@@ -574,3 +574,9 @@ def test_portuguese_capitals_are_no_broken_encoding(read, text):
 def test_two_labels_in_another_order_or_alphabet_are_two():
     for one, other in (("DE,FR", "FR,DE"), ("рот", "pot")):
         assert tasks.spellings([one, other]) == []
+
+
+def test_names_of_columns_may_stand_below_many_broken_lines(read):
+    text = '"x"y\n' * 30 + csv_of(5)
+    loaded = read("production.csv", text, source="production")
+    assert len(loaded.examples) == 5 and len(loaded.unreadable) == 30
