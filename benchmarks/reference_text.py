@@ -562,6 +562,7 @@ columns:
   label: verdict                # good or bad: only the good answers are learnt
   articles: sources             # which article holds the answer
   messages: chat                # a whole chat in one column
+  system: plan                  # its system message; null where `system` is an ordinary column
 ```
 
 `input` may be a list of columns, with `template: "{subject}: {body}"` to compose them. An ordinary
