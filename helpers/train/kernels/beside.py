@@ -128,6 +128,7 @@ class Beside:
     def _begin(self) -> None:
         """What another process does first."""
         Beside.here = self
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the pool ends it
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with its parent
         if os.getppid() != multiprocessing.parent_process().pid:  # which ended before that
             os._exit(1)
