@@ -26,6 +26,7 @@ from helpers import store
 log = logging.getLogger(__name__)
 MARK = "WORKBOOK_STARTED_BY"  # in the environment of all that a notebook starts: its kernel's mark
 LEFT_AFTER = 86400  # seconds; what is half written for so long was left by a killed process
+CGROUP = Path("/sys/fs/cgroup")  # what limits this container
 KERNEL, CHILDREN = "kernel.json", "children.json"  # the runner's kernel, and what notebooks start
 OnLine = Callable[[dict[str, Any]], None]
 Entries = list[dict[str, Any]]  # {pid, pgid, started}, as the files of a run's folder hold them
@@ -132,14 +133,21 @@ def process_start_time(pid: int) -> float | None:
         return None
 
 
-def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+def limits(name: str, cgroup: Path = CGROUP) -> list[int]:
+    """The numbers in a file of this container's limits; none without the file, or of "max"."""
+    with contextlib.suppress(OSError, ValueError):
+        return [int(number) for number in (cgroup / name).read_text().split()]
+    return []
+
+
+def free_memory(cgroup: Path = CGROUP) -> int:
     """Bytes that may still be used: of the machine, or of this container where that is less."""
     import psutil
 
     free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # no cgroup, or "max": no limit
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text())
+    with contextlib.suppress(OSError, ValueError):  # no limit, or nothing told of what is used
+        (limit,) = limits("memory.max", cgroup)
+        (used,) = limits("memory.current", cgroup)
         lines = (cgroup / "memory.stat").read_text().split("\n")
         cached = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
         free = min(free, max(0, limit - used + cached))  # read files are dropped when need be

@@ -15,6 +15,7 @@ from helpers.records import (
     EvalResults,
     Evaluation,
     Finding,
+    FineTunedModelVersion,
     Health,
     Manifest,
     MetricComparison,
@@ -241,3 +242,17 @@ def run_record(run_id: str = "r", *names: str, **changes: Any) -> RunRecord:
         "versions": VERSIONS,
     }
     return RunRecord(**(values | changes))
+
+
+def in_production(version: str, **changes: Any) -> FineTunedModelVersion:
+    """A version of the toy task that serves."""
+    values: dict[str, Any] = {
+        "id": version,
+        "task": "toy",
+        "run_id": "old",
+        "model_id": "m",
+        "base_model": "toy",
+        "trained_at": WHEN,
+        "status": "production",
+    }
+    return FineTunedModelVersion(**values | changes)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import record_toys
 from evaluate_toys import (
     BROKEN,
     RIGHT,
@@ -19,7 +20,6 @@ from evaluate_toys import (
 from helpers import store
 from helpers.evaluate import compare_results, statistics
 from helpers.evaluate.evaluation import count_attempts, record_attempt
-from helpers.records import FineTunedModelVersion
 
 START = datetime(2026, 1, 4, tzinfo=UTC)
 
@@ -88,15 +88,7 @@ def test_the_reasons_of_a_later_attempt_name_it_and_the_rows_that_are_due(task, 
 
 
 def test_the_version_in_production_is_the_second_opponent(task, run, monkeypatch):
-    serving = FineTunedModelVersion(
-        id="old-1",
-        task="toy",
-        run_id="old",
-        model_id="m",
-        base_model="toy",
-        trained_at=START,
-        status="production",
-    )
+    serving = record_toys.in_production("old-1")
     way = trained_toy().asking.model_copy(update={"model": "old-1", "max_new_tokens": 60})
     store.open_run("old").save(trained_toy(version="old-1", asking=way))
     perfect, base = constant(RIGHT, "t"), right_where(lambda i: i < 40, "b", BROKEN)
@@ -129,15 +121,7 @@ def test_an_incumbent_has_to_be_beaten_too(tmp_path, run):
 def test_a_version_in_production_that_is_gone_makes_the_verdict_inconclusive_and_is_named(
     task, run
 ):
-    serving = FineTunedModelVersion(
-        id="gone-1",
-        task="toy",
-        run_id="gone",
-        model_id="m",
-        base_model="toy",
-        trained_at=START,
-        status="production",
-    )
+    serving = record_toys.in_production("gone-1", run_id="gone")
     base = right_where(lambda i: i < 40, "b", BROKEN)
     found = measure(task, run, constant(RIGHT, "t"), base, toy_rows(100), production=serving)
     assert found.verdict == "inconclusive" and any(

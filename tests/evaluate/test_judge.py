@@ -17,7 +17,7 @@ from evaluate_toys import measure as measure_04
 
 from helpers import evaluate, store
 from helpers.evaluate import judge as judging
-from helpers.records import Asking, Budget, FineTunedModelVersion, WorkbookError
+from helpers.records import Asking, Budget, WorkbookError
 
 pytestmark = pytest.mark.usefixtures("prints")
 
@@ -116,15 +116,7 @@ def test_what_was_right_beside_the_prompt_is_not_right_beside_production(
     task = text_task.model_copy(update={"replace": "not_worse", "margins": {"accuracy": 0.05}})
     asking = Asking().for_rung("fine_tuned", "v0")
     store.open_run("before").save(trained_toy(model_id="v0", version="v0", asking=asking))
-    production = FineTunedModelVersion(
-        id="v0",
-        task="toy",
-        run_id="before",
-        model_id="v0",
-        base_model="base",
-        trained_at=record_toys.WHEN,
-        status="production",
-    )
+    production = record_toys.in_production("v0", run_id="before", model_id="v0")
     tuned, base, best = constant("good", "tuned"), constant("poor", "base"), constant("best", "v0")
     monkeypatch.setattr("helpers.evaluate.evaluation.load_models", lambda model: (base, best))
     judge = by_rank("poor", "good", "best")

@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from helpers.models import FrozenLayer
 from helpers.models.kernels import products
+from helpers.processes import limits
 from helpers.train.kernels import beside
 from helpers.train.kernels import loss as loss_kernel
 from helpers.train.kernels.attention import Attention
-from helpers.train.kernels.beside import Beside, deal, limits, processes_for
+from helpers.train.kernels.beside import Beside, deal, processes_for
 from helpers.train.kernels.lean import AdaptedLinear, Adapter, dropout_mask, slim
 from helpers.train.kernels.loss import micro_batches, shared_prefix, supervised_loss
 from helpers.train.trainer import LengthGrouped

@@ -7,7 +7,6 @@ process that computes the loss of some rows, and its gradients, from beginning t
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import gc
 import math
@@ -19,12 +18,12 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from helpers.processes import limits
 from helpers.train.kernels.loss import (
     Gradients,
     Known,
@@ -53,13 +52,6 @@ def processes_for(causal: Any, rows: int, before: int = 0) -> int:
     quota, period = limits("cpu.max") or (threads, 1)
     memory = min([psutil.virtual_memory().total, *limits("memory.max")])
     return max(1, min(threads, math.ceil(quota / period), memory // ROOM, rows))
-
-
-def limits(name: str, cgroup: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """The numbers in a file of this container's limits; none without the file, or of "max"."""
-    with contextlib.suppress(OSError, ValueError):
-        return [int(number) for number in (cgroup / name).read_text().split()]
-    return []
 
 
 class Beside:
