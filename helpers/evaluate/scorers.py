@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import re
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
 from helpers import models, store, tasks
-from helpers.evaluate import equality
+from helpers.evaluate import equality, quantities
 from helpers.records import TrainingExample, WorkbookError, read_calls, same_calls
 from helpers.tasks import Task
 
@@ -30,7 +31,16 @@ REFUSAL = re.compile(
 MAX_BLOCKS = 20  # braces that the tolerant reading tries, so that endless answers stay cheap
 
 
-DECODER = json.JSONDecoder(parse_constant=int)  # a ValueError: NaN is Python's, not JSON's
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand once each: readers differ in which of two they take."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key stands twice")
+    return value
+
+
+# int gives a ValueError: NaN is Python's, not JSON's
+DECODER = json.JSONDecoder(parse_constant=int, object_pairs_hook=_once)
 
 
 def score_answer(
@@ -87,11 +97,12 @@ def _field_scores(
             f"{path}, line {example.meta.get('line', '?')}: the answer of {example.id} is not one"
             " JSON object; mend that row"
         )
-    hits = {
-        f"field_{name}": field_equal(gold, strict, name, task.schema) for name in task.scored_fields
-    }
-    tolerated = all(field_equal(gold, tolerant, name, task.schema) for name in task.scored_fields)
-    return {"accuracy": all(hits.values()), "accuracy_tolerant": tolerated} | hits
+    names = task.scored_fields or list(gold | (strict or {}))  # a schema may declare none
+    right = {name: field_equal(gold, strict, name, task.schema) for name in names}
+    tolerated = all(field_equal(gold, tolerant, name, task.schema) for name in names)
+    hits = {f"field_{name}": right[name] for name in task.scored_fields}
+    is_right = strict is not None and all(right.values())
+    return {"accuracy": is_right, "accuracy_tolerant": tolerated} | hits
 
 
 def field_equal(
@@ -103,8 +114,10 @@ def field_equal(
     """Whether a field has the same JSON value on both sides, or is on neither; true is not 1."""
     if answer is None or (name in gold) != (name in answer):
         return False
-    field = None if schema is None else schema.get("properties", {}).get(name, {})
-    return equality.same_json(gold.get(name), answer.get(name), field)
+    field = None
+    if schema is not None:
+        field = equality.whole_schema(schema, schema).get("properties", {}).get(name, {})
+    return equality.same_json(gold.get(name), answer.get(name), field, schema)
 
 
 def strict_json(text: str) -> dict[str, Any] | None:
@@ -165,6 +178,9 @@ def scorer(spec: str, mark: str = "") -> Scorer:
         number = float(value) if value else None
     except ValueError:
         raise WorkbookError(f"task.yaml: scorer {spec!r}: {value!r} is not a number") from None
+    most = {"numeric": math.inf, "chrf": 1.0, "semantic": 1.0}.get(name, -1.0)
+    if number is not None and not 0 <= number <= most:
+        raise WorkbookError(f"task.yaml: scorer {spec!r}: {name} takes no such number")
     if name == "numeric":
         return partial(numeric, number=number, mark=mark)
     return partial(SCORERS[name], number=number)
@@ -198,12 +214,15 @@ def exact(example: TrainingExample, answer: str, number: float | None) -> float:
 
 def contains(example: TrainingExample, answer: str, number: float | None) -> float:
     """The gold answer stands somewhere in the answer, as whole words or numbers."""
-    return float(equality.holds(answer, example.answer))
+    return float(quantities.holds(answer, example.answer))
 
 
 def numeric(example: TrainingExample, answer: str, number: float | None, mark: str = "") -> float:
-    """The last number is the gold answer's last, within a relative tolerance (1e-6 unless said)."""
-    return float(equality.same_number(example.answer, answer, number or 1e-6, mark))
+    """The last number is the gold answer's last, within a relative tolerance (1e-6 unless said).
+
+    Of a gold answer without a number the text is compared.
+    """
+    return float(quantities.same_number(example.answer, answer, number or 1e-6, mark))
 
 
 def chrf(example: TrainingExample, answer: str, number: float | None) -> float:

@@ -53,6 +53,37 @@ CASES = [
     ("numeric", "2025-06-07", "2024-06-07", 0),
     ("numeric", "2025-06-07", "07.06.2025", 1),
     ("numeric", "٧", "7", 1),
+    ("numeric", "5 m²", "7 m²", 0),
+    ("numeric", "12", "10〜12日", 0),
+    ("numeric", "12", "$10 to $12", 0),
+    ("numeric", "-5", "温度是-5度", 1),
+    ("numeric", "1.5", "1½ cups", 1),
+    ("numeric", "5.5", "1½ cups", 0),
+    ("numeric", "6.6e-34", "1.6e-19", 0),
+    ("numeric", "1500000", "1.5 × 10⁶", 1),
+    ("numeric", "106", "10⁶", 0),
+    ("numeric", "1234567", "12,34,567", 1),
+    ("numeric", "1250000", "12.5 lakh", 1),
+    ("numeric", "1500000", "150万円", 1),
+    ("numeric", "1500000", "$1.5M", 1),
+    ("numeric", "300", "300 K", 1),
+    ("numeric", "3.5", "٣٫٥", 1),
+    ("numeric", "0.5", "50 percent", 1),
+    ("numeric", "5‰", "5%", 0),
+    ("numeric", "10:30", "11:30", 0),
+    ("numeric", "30", "2 h 30 min", 0),
+    ("numeric", "2 h 30 min", "2 hours and 30 minutes", 1),
+    ("numeric", "1, 2, 3", "4, 5, 3", 0),
+    ("numeric", "5 + 3 = 8", "8", 1),
+    ("numeric", "120", "one hundred and twenty", 1),
+    ("numeric", "not stated", "not stated", 1),
+    ("contains", "5", "5 000 €", 0),
+    ("contains", "5", "5-10 days", 0),
+    ("contains", "कल", "कला", 0),
+    ("contains", "O'Brien", "It is O’Brien.", 1),
+    ("exact", "10²", "102", 0),
+    ("exact", "שלום", "\u200fשלום", 1),
+    ("exact", '{"a": 90071992547409931}', '{"a": 90071992547409932}', 0),
     ("exact", '{"a": [1, 2]}', '{"a":[1.0,2]}', 1),
     ("exact", '{"a": [1, 2]}', '{"a":[2,1]}', 0),
     ("exact", "ＡＢＣ", "abc", 1),
@@ -72,6 +103,42 @@ def test_an_answer_scores_by_what_it_means(scorer, gold, answer, score):
     assert score_of(example(gold), gold) == (gold != "")
 
 
+DAYS = (
+    "2026-12-24",
+    "24.12.2026",
+    "12/24/2026",
+    "24/12/2026",
+    "December 24th, 2026",
+    "24. Dezember 2026",
+    "24 décembre 2026",
+    "24 de diciembre de 2026",
+    "24 декабря 2026",
+    "24-Dec-2026",
+    "2026年12月24日",
+    "2026년 12월 24일",
+)
+
+
+def test_a_day_is_the_same_in_every_form_and_no_other_day_is():
+    score_of = scorers.scorer("numeric")
+    for form in DAYS:
+        other = form.replace("24", "23")
+        for day in DAYS:
+            assert score_of(example(day), f"It is {form}.") == 1, (day, form)
+            assert score_of(example(day), f"It is {other}.") == 0, (day, other)
+    assert score_of(example("May 2026"), "June 2026") == 0
+    assert score_of(example("2026-05-04"), "04/05/2026") == 0, "in two ways, so in none"
+
+
+@pytest.mark.parametrize("unit", ["km2", "m³", "kg CO2", "°C", "USD", "Mio. €", "H₂O", "件", "%"])
+def test_a_number_is_that_of_its_text_whatever_its_unit(unit):
+    score_of = scorers.scorer("numeric")
+    for gold in ("5", "-2", "1,250.5"):
+        for number in ("5", "-2", "1,250.5"):
+            answer = f"It is {number} {unit}."
+            assert score_of(example(f"{gold} {unit}"), answer) == (gold == number), (gold, answer)
+
+
 FIELDS = [
     (10, 10.0, True),
     ({"a": {"b": 10}}, {"a": {"b": 10.0}}, True),
@@ -80,6 +147,9 @@ FIELDS = [
     (True, 1, False),
     ({"a": [True]}, {"a": [1]}, False),
     (12345678901234567890, 1.2345678901234567e19, True),
+    (90071992547409931, 90071992547409932, False),
+    (1.5, 10**400, False),
+    ("m²", "m2", False),
     (None, 0, False),
 ]
 
@@ -96,6 +166,21 @@ def test_a_list_is_a_set_only_where_the_schema_says_so():
         gold, answer = {"tags": ["a", "b"]}, {"tags": ["b", "a"]}
         assert field_equal(gold, answer, "tags", whole) is equal
     assert field_equal({"tags": ["a", "a"]}, {"tags": ["a"]}, "tags", whole) is False
+
+
+def test_what_a_schema_refers_to_says_whether_order_counts():
+    """pydantic writes classes as references and what may be null as anyOf."""
+    labels = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+    defined = {"$defs": {"labels": labels, "box": {"properties": {"in": labels}}}}
+    reference = {"$ref": "#/$defs/labels"}
+    for field in (reference, {"anyOf": [reference, {"type": "null"}]}, {"allOf": [reference]}):
+        schema = defined | {"properties": {"f": field}}
+        assert field_equal({"f": ["a", "b"]}, {"f": ["b", "a"]}, "f", schema), field
+    boxes = {"type": "array", "items": {"$ref": "#/$defs/box"}}
+    schema = defined | {"properties": {"f": boxes}}
+    gold = {"f": [{"in": ["a", "b"]}, {"in": []}]}
+    assert field_equal(gold, {"f": [{"in": ["b", "a"]}, {"in": []}]}, "f", schema)
+    assert not field_equal(gold, {"f": gold["f"][::-1]}, "f", schema)
 
 
 def test_gold_equals_itself_and_none_of_200_mutations():

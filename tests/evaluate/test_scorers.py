@@ -32,6 +32,7 @@ EXAMPLE = toy_rows(1)[0]
         ('{"colour":"red","size":"1"}', 0, 0, 0, 0),
         ('{"colour":"red","size":NaN}', 0, 0, 0, 0),
         (f"[{RIGHT}]", 0, 1, 0, 1),
+        ('{"colour":"blue","colour":"red","size":1}', 0, 0, 0, 0),
         ("{" * 5000, 0, 0, 0, 0),
         ('{"a":' * 3000, 0, 0, 0, 0),
         ("", 0, 0, 0, 0),
@@ -43,6 +44,13 @@ def test_strict_reading_decides_and_tolerant_reading_stands_beside_it(
     scores = score_answer(task, EXAMPLE, answer)[0]
     assert (scores["format_compliance"], scores["format_tolerant"]) == (strict, tolerant)
     assert (scores["accuracy"], scores["accuracy_tolerant"]) == (right, right_tolerant)
+
+
+def test_an_object_without_declared_fields_is_compared_as_a_whole(tmp_path):
+    """With no field to compare, every answer was right."""
+    task = toy_task(tmp_path, schema={"type": "object"}, scored_fields=[])
+    for answer, right in ((RIGHT, 1), (WRONG, 0), ("no", 0), ("{}", 0), (BROKEN, 0)):
+        assert score_answer(task, EXAMPLE, answer)[0]["accuracy"] == right, answer
 
 
 def test_every_refused_format_has_its_reason(task):

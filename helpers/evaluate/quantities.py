@@ -1,0 +1,220 @@
+"""Numbers, ranges and dates in texts: which one a text ends with, and whether it holds one."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import partial
+from typing import NamedTuple
+
+from helpers.evaluate.equality import LETTER, UNSPACED, folded, plain_text, same_text
+
+_SCALES = {
+    1e-3: "‰",
+    1e3: "thousand thousands tausend tsd k",
+    1e4: "万 萬 만",
+    1e5: "lakh lakhs lac",
+    1e6: "million millions millionen mio millón millones milhões milioni",
+    1e7: "crore crores",
+    1e8: "億 亿 억",
+    1e9: "billion billions bn milliarde milliarden milliard milliards mrd",
+    1e12: "trillion trillions",
+}
+_SPELLED = {word: scale for scale, words in _SCALES.items() for word in words.split()}
+_LARGE = "|".join(_SPELLED).replace("|k", r"|(?<=\d)k")  # 300 K is no 300,000
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_COUNTED = {word: number for number, word in enumerate(_ONES.split())}
+_COUNTED |= {word: 10 * tens for tens, word in enumerate(_TENS.split(), 2)}
+_COUNT = rf"(?:{'|'.join(_COUNTED)}|hundred|thousand|million|billion)"
+_IN_WORDS = re.compile(rf"(?<!no )(?<!the )\b{_COUNT}(?:(?: and)?[ -]{_COUNT})*\b")
+_MONTHS = (
+    "january jan januar janvier enero gennaio janeiro januari января",
+    "february feb februar février febrero febbraio fevereiro februari февраля",
+    "march mar märz mars marzo março maart марта",
+    "april apr avril abril aprile апреля",
+    "may mai mayo maggio maio mei мая",
+    "june jun juni juin junio giugno junho июня",
+    "july jul juli juillet julio luglio julho июля",
+    "august aug août agosto augustus августа",
+    "september sep sept septembre septiembre settembre setembro сентября",
+    "october oct oktober okt octobre octubre ottobre outubro октября",
+    "november nov novembre noviembre novembro ноября",
+    "december dec dezember dez décembre diciembre dicembre dezembro декабря",
+)
+_MONTH_OF = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
+_MONTH = rf"\b({'|'.join(_MONTH_OF)})\b\.?"
+_DAY = r"(?<!\d)(\d{1,2})(?:st|nd|rd|th|er|\.|º)?(?: of| de)?[ -]"
+_ISO = (
+    r"(?<!\d)(\d{4})(?:[-/.]|[年년] ?)(\d{1,2})(?:[-/.]|[月월] ?)(\d{1,2})(?!\d)[日일]?(?:t(?=\d))?"
+)
+_DATES = (  # y, m, d: what the groups of a pattern are
+    (_ISO, "ymd"),
+    (r"(?<![\d/])(1[3-9]|2\d|3[01])/(\d{1,2})/(\d{4})(?!\d)", "dmy"),
+    (r"(?<![\d/])(\d{1,2})/(1[3-9]|2\d|3[01])/(\d{4})(?!\d)", "mdy"),
+    (r"(?<!\d)(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)", "dmy"),
+    (rf"{_DAY}{_MONTH}(?:,| of| de)?[ -](\d{{4}})(?!\d)", "dmy"),
+    (rf"{_MONTH} (\d{{1,2}})(?:st|nd|rd|th)?,? (\d{{4}})(?!\d)", "mdy"),
+    (rf"{_MONTH}(?:,| of| de)? (\d{{4}})(?!\d)", "my"),
+    (rf"{_DAY}{_MONTH}", "dm"),
+    (rf"{_MONTH} (\d{{1,2}})(?:st|nd|rd|th)?(?![\d.,:%])", "md"),
+)
+_READ_AS = (
+    (r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2"),
+    (r"(?<=\d) ?[x×*·⋅] ?10\^(?=-?\d)", "e"),
+    (r"\b10\^(?=-?\d)", "1e"),
+    (r"\b(?:minus|negative) (?=[\d.])|(?:负|負|マイナス)(?=\d)", "-"),
+)
+_DIGITS = (
+    r"(?:\d{1,3}(?:[ ']\d{3})+(?!\d)(?:[.,]\d+)?|\d+(?:[.,]\d+)*|(?<![\w.])\.\d+)(?:e[-+]?\d+)?"
+)
+_UNIT = r"(?: ?(?:[^\W\d_]{1,7}\.?|[%°$€£¥₹]))?"
+_SPAN = "h|hrs?|hours?|std|stunden?|heures?|horas?|ft|feet|lbs?|m|mins?|minutes?|小时|時間|시간|分"
+_TO = (  # between two numbers that are not one: a range, a clock, a ratio, a list, 2 h 30 min
+    r"(?:\.\.+|[:^/']|至|到|から| ?[-~x×] ?| (?:to|bis|à|a|до|and|und|et|y|и|or|oder|ou|или) |"
+    rf" ?(?:{_SPAN}),?(?: and| und| et| y)? ?)"
+)
+_PERCENT = "percent|per ?cento?|prozent|procent|pct|por ?cient?o|por cento|pour ?cent"
+_QUANTITY = re.compile(
+    rf"(?P<date>\d{{4}}-\d\d-\d\d)|(?P<sign>(?<!{LETTER})(?<!\))[-+])?"
+    rf"(?:(?P<whole>\d+) (?=\d+/\d))?(?P<first>{_DIGITS})"
+    rf"(?P<others>(?:{_UNIT}{_TO}[$€£¥₹]?[-+]?{_DIGITS})*)"
+    rf"(?P<percent> ?(?:%|(?:{_PERCENT})(?!{LETTER})))?(?: ?(?P<word>{_LARGE})(?!{LETTER}))?"
+)
+# what counts only where nothing else does: in brackets, or behind letters as in CO2 and m^2
+_ASIDES = (r"\([^()]*\)", rf"(?<!\w)[^\W\d_{UNSPACED}]+\^?-?\d+(?:[.,]\d+)*")
+_WORD = re.compile(r"[^\W\d_]{3,}")
+FEW_WORDS = 3  # with more of them a gold answer is an explanation
+
+
+def holds(answer: str, gold: str) -> bool:
+    """Whether the gold answer stands in the answer as words or numbers of their own, by script."""
+    word = folded(gold)
+    if not word:
+        return False
+    before = ""
+    after = ""
+    if re.match(LETTER, word[0]):
+        before = f"(?<!{LETTER})"
+    if re.match(LETTER, word[-1]):
+        after = f"(?!{LETTER})"
+    if word[0].isdigit():
+        before += r"(?<![-\d/:])(?<!\d[.,'])"
+    if re.match(r"\d{3}(?!\d)", word):
+        before += r"(?<!\d )"
+    if word[-1].isdigit():
+        after += rf"(?!\d|[.,'/:]\d|-\d+(?![-\d])| \d{{3}}(?!\d)| ?(?:{_LARGE})(?!{LETTER}))"
+    return re.search(before + re.escape(word) + after, folded(answer)) is not None
+
+
+class Quantity(NamedTuple):
+    """A number of a text, or what is no single number: a range, a list, a date."""
+
+    value: float | None
+    text: str
+    is_percent: bool = False
+
+
+def same_number(gold: str, answer: str, tolerance: float, mark: str = "") -> bool:
+    """Whether the last number, date or range of both is the same; `mark` stands before decimals.
+
+    A gold answer of several numbers and few words wants them all; one without any is a text.
+    """
+    result = re.split("[=#]", gold)[-1]
+    wanted = quantities(result, mark) or quantities(gold, mark)
+    if not wanted:
+        return same_text(gold, answer)
+    if len(_WORD.findall(gold)) > FEW_WORDS:
+        wanted = wanted[-1:]
+    last = quantities(answer, mark)[-len(wanted) :]
+    return len(last) == len(wanted) and all(map(partial(_is_same, tolerance), wanted, last))
+
+
+def _is_same(tolerance: float, one: Quantity, other: Quantity) -> bool:
+    if one.value is None or other.value is None:
+        return one.text == other.text
+    values = {other.value, other.value / 100} if other.is_percent else {other.value}
+    if one.is_percent:
+        values = {other.value} if other.is_percent else {other.value, other.value * 100}
+    return any(math.isclose(v, one.value, rel_tol=tolerance) for v in values)
+
+
+def quantities(text: str, mark: str = "") -> list[Quantity]:
+    """The numbers, ranges and dates of a text, in order."""
+    text = re.sub(r"(?<=\d)([MB])\b", r" \1illion", plain_text(text)).casefold()
+    if not any(map(str.isdigit, text)):
+        text = _IN_WORDS.sub(_counted, text)
+    for pattern, order in _DATES:
+        text = re.sub(pattern, partial(_iso, order), text)
+    for pattern, meant in _READ_AS:
+        text = re.sub(pattern, meant, text)
+    for aside in _ASIDES:
+        rest = re.sub(aside, " ", text)
+        text = rest if any(map(str.isdigit, rest)) else text
+    return [_quantity(match, mark) for match in _QUANTITY.finditer(text)]
+
+
+def _counted(run: re.Match[str]) -> str:
+    """A number in English words, in digits."""
+    total = 0
+    part = 0
+    for word in re.findall("[a-z]+", run[0]):
+        if word in _SPELLED:
+            total += max(1, part) * int(_SPELLED[word])
+            part = 0
+        elif word == "hundred":
+            part = 100 * max(1, part)
+        else:
+            part += _COUNTED.get(word, 0)
+    return str(total + part)
+
+
+def _iso(order: str, date: re.Match[str]) -> str:
+    """A date as 2024-03-05; what it leaves out is 0."""
+    part = dict(zip(order, date.groups(), strict=True))
+    month = _MONTH_OF.get(part["m"]) or int(part["m"])
+    return f" {int(part.get('y', 0)):04}-{month:02}-{int(part.get('d', 0)):02} "
+
+
+def _quantity(match: re.Match[str], mark: str) -> Quantity:
+    if match["date"]:
+        return Quantity(None, match["date"])
+    value = _number(match["first"], mark)
+    sign = match["sign"] or ""
+    word = match["word"] or ""
+    fraction = re.fullmatch(rf"/({_DIGITS})", match["others"])
+    divisor = _number(fraction[1], mark) if fraction else None
+    if value is None or (match["others"] and not divisor):
+        numbers = re.findall(_DIGITS, match["first"] + match["others"])
+        read = [_number(number, mark) or number for number in numbers]
+        return Quantity(None, f"{sign}{read}{word}")
+    value = int(match["whole"] or 0) + value / (divisor or 1)
+    if sign == "-":
+        value = -value
+    return Quantity(value * _SPELLED.get(word, 1), match[0], match["percent"] is not None)
+
+
+def _number(text: str, mark: str) -> float | None:
+    """A number in English, Indian or continental spelling; None: a list, or no grouping at all."""
+    text = re.sub("[' ]", "", text)
+    head, e, exponent = text.partition("e")
+    mark = mark or _decimal_mark(head)
+    other = "," if mark == "." else "."
+    whole = rf"(?:\d*|\d{{1,3}}(?:[{other}]\d{{2,3}})*[{other}]\d{{3}})"
+    if not re.fullmatch(rf"{whole}(?:[{mark}]\d+)?", head):
+        return None
+    return float(head.replace(other, "").replace(mark, ".") + e + exponent)
+
+
+def _decimal_mark(number: str) -> str:
+    """Of two marks the last; a comma before exactly three digits groups them, as do several."""
+    marks = re.findall("[.,]", number)
+    groups = len(set(marks)) == 1 and (
+        len(marks) > 1 or re.fullmatch(r"[1-9]\d{0,2},\d{3}", number)
+    )
+    if groups:
+        return "." if marks[0] == "," else ","
+    return marks[-1] if marks else "."
