@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 from helpers import store
@@ -123,6 +124,17 @@ def _unit_word(text: str) -> str:
     return f'"{text}"'
 
 
+def _number(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:g}")
+        return value
+
+    read.__name__ = kind.__name__  # as argparse calls what cannot be read
+    return read
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="workbook serve",
@@ -163,18 +175,23 @@ def _parser() -> argparse.ArgumentParser:
         metavar="[TASK=]full|masked|none",
         help="how much text the live log holds (default: masked)",
     )
-    add("--keep-days", type=int, default=90, help="of the live log; 0: for ever")
-    add("--most-waiting", type=int, default=64, help="requests of a task at once; more get 429")
-    add("--timeout", type=float, default=120.0, help="seconds for one answer")
+    days = _number(int, 0, 36_500)
+    add("--keep-days", type=days, default=90, help="of the live log; 0: for ever")
+    at_once = _number(int, 1, 10_000)
+    add("--most-waiting", type=at_once, default=64, help="requests of a task at once; more get 429")
+    add(
+        "--timeout", type=_number(float, 0.01, 86_400), default=120.0, help="seconds for one answer"
+    )
     add(
         "--max-cost-usd",
-        type=float,
+        type=_number(float, 0, math.inf),
         default=0.0,
         help="a month and task, for versions that live at a provider",
     )
     add("--check", default="", metavar="VERSION", help="is what would serve what was trained?")
     add("--json", action="store_true", help="print all that --check found as one JSON value")
-    add("--rows", type=int, default=40, help="validation rows that --check asks")
+    rows = _number(int, 1, math.inf)
+    add("--rows", type=rows, default=40, help="validation rows that --check asks")
     add("--as", dest="how", choices=("systemd",), help="print a unit instead of serving")
     return parser
 

@@ -15,7 +15,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -44,6 +44,7 @@ PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 SCRIPT = PAGE.partition("<script>")[2].partition("</script>")[0]
 STYLE = PAGE.partition("<style>")[2].partition("</style>")[0]
 BODY_SECONDS = 30.0
+LONGEST_ID = 200  # characters of a conversation's id; of a longer one its hash is taken
 # words of an engine's error -> status, code and message for the caller
 FAILURES: tuple[tuple[str, int, str, str], ...] = (
     ("max_new_tokens exceed|exceeds the", 400, "context_length_exceeded", "The chat is too long."),
@@ -138,6 +139,8 @@ class Gateway:
 
     async def _move(self, lane: Lane, state: registry.Serving) -> None:
         await lane.follow(state)
+        if self.settings.keeps_log:
+            self.log.sweep(lane.task)
         is_due = time.monotonic() >= lane.judged_at + self.settings.judge_every
         if lane.trial is not None and lane.current is not None and is_due:
             lane.judged_at = time.monotonic()
@@ -185,8 +188,7 @@ class Gateway:
         served = place.ready.served
         served.check_options(asked)
         chat = served.chat(turns)
-        most = served.asking.max_new_tokens
-        limit = min(asked.max_completion_tokens or asked.max_tokens or most, most)
+        limit = asked.limit(served.asking.max_new_tokens)
         row = LiveRow(
             request_id=new_id(came_at),
             created_at=came_at,
@@ -418,12 +420,15 @@ async def body_of(request: Request) -> bytes:
         return await asyncio.wait_for(request.body(), BODY_SECONDS)
     except TimeoutError:
         raise ApiError(408, "The body did not come in time.", "timeout") from None
+    except ClientDisconnect:  # nobody hears this
+        raise ApiError(400, "The body did not come whole.", "invalid_json") from None
 
 
 def conversation_of(asked: wire.ChatRequest, turns: Sequence[Message], headers: Any) -> str:
     """What a request belongs to: as the caller says, else the user, else its first question."""
     named = (asked.metadata or {}).get("conversation_id") or headers.get("x-conversation-id")
-    if named:
-        return str(named)[:200]
+    if named and len(named) <= LONGEST_ID:
+        return str(named)
     first = next((turn.content or "" for turn in turns if turn.role == "user"), "")
-    return hashlib.sha256(f"{asked.user or ''} {first}".encode(errors="replace")).hexdigest()[:16]
+    words = named or f"{asked.user or ''} {first}"
+    return hashlib.sha256(words.encode(errors="replace")).hexdigest()[:16]

@@ -68,7 +68,8 @@ class Lane:
     async def follow(self, serving: Serving) -> None:
         """Go where the registry's route and trial point."""
         async with self._turn:
-            if serving.route.generation != self.generation:
+            # the version too: a registry that was restored counts again from an older generation
+            if (serving.route.generation, serving.route.version) != (self.generation, self.serves):
                 await self._switch(serving)
             await self._follow_trial(serving.trial, serving.route.version)
             await self._retire()
@@ -82,7 +83,7 @@ class Lane:
         if serving.version is not None:
             try:
                 ready = await self._load(serving.version)
-            except Exception as error:  # whatever a loader throws: the old one serves on
+            except WorkbookError as error:  # the old one serves on
                 self._tried = (generation, time.monotonic())
                 await self._complain(serving, error)
                 return
@@ -91,12 +92,11 @@ class Lane:
         self.problem = ""
         _log.info("%s: %s serves (generation %d)", self.task, serving.route.version, generation)
 
-    async def _complain(self, serving: Serving, error: Exception) -> None:
+    async def _complain(self, serving: Serving, error: WorkbookError) -> None:
         """Say on /readyz, and to the team once, that the route cannot be followed."""
-        reason = str(error) if isinstance(error, WorkbookError) else type(error).__name__
-        still = self.current.served.id if self.current else "nothing"
+        still = self.serves or "nothing"
         self.problem = store.without_secrets(
-            f"{self.task}: {serving.route.version} cannot be served ({reason}); {still} serves on"
+            f"{self.task}: {serving.route.version} cannot be served ({error}); {still} serves on"
         )
         _log.error("%s", self.problem)
         event = f"serve {self.task} {serving.route.generation}"
@@ -123,6 +123,11 @@ class Lane:
         self.trial = trial
 
     @property
+    def serves(self) -> str | None:
+        """The version in production, as far as it is loaded."""
+        return self.current.served.id if self.current else None
+
+    @property
     def is_moving(self) -> bool:
         """Whether a change is under way."""
         return self._turn.locked()
@@ -130,7 +135,7 @@ class Lane:
     def state(self) -> dict[str, Any]:
         """What /readyz shows."""
         return {
-            "version": self.current.served.id if self.current else None,
+            "version": self.serves,
             "generation": self.generation,
             "checked_by": self.current.checked_by if self.current else None,
             "trial": self.trial.version if self.trial else None,
@@ -140,7 +145,7 @@ class Lane:
 
     async def by_id(self, version: FineTunedModelVersion) -> Place:
         """A version that was asked for by its id, whatever serves."""
-        if self.current is not None and self.current.served.id == version.id:
+        if self.current is not None and self.serves == version.id:
             return Place(self.current, "production", self.generation)
         async with self._turn:
             self._by_hand = version.id
@@ -166,14 +171,17 @@ class Lane:
 
     async def _load(self, version: FineTunedModelVersion) -> Ready:
         if version.id not in self._ready:
-            self._ready[version.id] = await asyncio.to_thread(self._make_ready, version)
+            try:
+                self._ready[version.id] = await asyncio.to_thread(self._make_ready, version)
+            except WorkbookError:
+                raise
+            except Exception as error:  # whatever a loader throws; its words may quote anything
+                raise WorkbookError(f"{type(error).__name__} while it was loaded") from error
         return self._ready[version.id]
 
     async def _retire(self) -> None:
         """Close what nobody needs, once its last request is answered."""
-        needed = {self._by_hand}
-        if self.current is not None:
-            needed.add(self.current.served.id)
+        needed = {self._by_hand, self.serves}
         if self.trial is not None:
             needed.add(self.trial.version)
         for version_id, ready in list(self._ready.items()):

@@ -8,16 +8,17 @@ the next one begins.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import os
 import queue
 import re
 import secrets
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ class LiveLog:
         self._folder = folder_of("")
         self._lines: queue.SimpleQueue[tuple[str, Line] | None] = queue.SimpleQueue()
         self._recent: OrderedDict[str, tuple[str, LiveRow]] = OrderedDict()
-        self._swept = date.min
+        self._swept: dict[str, date] = {}  # by task
+        self._closing = threading.Event()
         self.problem = ""  # why nothing can be written at present
         self._thread = threading.Thread(target=self._work, name="live-log", daemon=True)
         self._thread.start()
@@ -65,7 +67,8 @@ class LiveLog:
         self._lines.put((task, line))
 
     def close(self) -> None:
-        """Write what waits, then end."""
+        """Write what waits, then end; on a disk that is full each line is tried once more."""
+        self._closing.set()
         self._lines.put(None)
         self._thread.join()
 
@@ -99,8 +102,7 @@ class LiveLog:
                 path = self._folder / task / f"{moment:%Y-%m-%d}.jsonl"
                 lines.setdefault(path, []).append(self._text(task, line))
             for path, texts in lines.items():
-                self._append(path, texts, is_open)
-            self._sweep({path.parent for path in lines})
+                self._append(path, texts)
 
     def _text(self, task: str, line: Line) -> str:
         """A line as it is written; where that fails, without its texts: the log goes on."""
@@ -112,33 +114,36 @@ class LiveLog:
                 line = line.model_copy(update={"conversation_id": ""})
             return _spelt(masked(line, "none"))
 
-    def _append(self, path: Path, texts: Sequence[str], is_open: bool) -> None:
+    def _append(self, path: Path, texts: Sequence[str]) -> None:
         """Write until it is done; a disk that is full stops the log, not the answers."""
+        is_last_try = False
         while True:
             try:
                 append(path, "".join(f"{text}\n" for text in texts))
             except OSError as error:
+                problem = f"the live log cannot be written ({error.strerror})"
                 if not self.problem:
-                    _log.error("the live log cannot be written: %s", error.strerror)
-                self.problem = f"the live log cannot be written ({error.strerror})"
-                if not is_open:
+                    _log.error("%s", problem)
+                self.problem = problem
+                if is_last_try:
+                    _log.error("%d lines of %s are lost: %s", len(texts), path, problem)
                     return
-                time.sleep(PATIENCE)
+                is_last_try = self._closing.wait(PATIENCE)
             else:
                 self.problem = ""
                 return
 
-    def _sweep(self, folders: Iterable[Path]) -> None:
-        """Once a day: delete the files that are older than the log is kept."""
+    def sweep(self, task: str) -> None:
+        """Once a day: delete the files of a task that are older than the log is kept."""
         today = store.now().date()
-        if self._swept == today or not self._keep_days:
+        if self._swept.get(task) == today or not self._keep_days:
             return
-        self._swept = today
+        self._swept[task] = today
         oldest = (today - timedelta(days=self._keep_days)).isoformat()
-        for folder in folders:
-            for path in folder.glob("????-??-??.jsonl"):
-                if path.stem < oldest:
-                    path.unlink(missing_ok=True)
+        for path in folder_of(task).glob("????-??-??.jsonl"):
+            if path.stem < oldest:
+                path.unlink(missing_ok=True)
+                _log.info("%s is deleted, as --keep-days says", path)
 
 
 def append(path: Path, text: str) -> None:
@@ -151,8 +156,12 @@ def append(path: Path, text: str) -> None:
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             text = f"\n{text}"
         data = text.encode("utf-8", "replace")
-        while data:
-            data = data[os.write(descriptor, data) :]
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+        except OSError:  # what found room would be written a second time
+            os.ftruncate(descriptor, size)
+            raise
     finally:
         os.close(descriptor)
 
@@ -165,11 +174,18 @@ def add_rows(task: str, rows: Sequence[LiveRow], text: LogText = "masked") -> in
         by_day.setdefault(f"{row.created_at:%Y-%m-%d}", []).append(row)
     for day, those in by_day.items():
         path = folder_of(task) / f"{day}.jsonl"
-        known = set()
+        known = {}
         if path.exists():
-            known = {row.request_id for row in read_live_lines(path.read_bytes().splitlines()).rows}
+            logged = read_live_lines(path.read_bytes().splitlines()).rows
+            known = {row.request_id: row.feedback_score for row in logged}
         new = {row.request_id: row for row in those if row.request_id not in known}
-        append(path, "".join(f"{_spelt(masked(row, text))}\n" for row in new.values()))
+        lines: list[Line] = [masked(row, text) for row in new.values()]
+        for row in those:  # rated since it was logged
+            score = row.feedback_score
+            if score is not None and known.get(row.request_id, score) != score:
+                said = {"request_id": row.request_id, "at": store.now(), "feedback_score": score}
+                lines.append(LateFeedback.model_validate(said))
+        append(path, "".join(f"{_spelt(line)}\n" for line in lines))
         added += len(new)
     return added
 
@@ -196,9 +212,19 @@ def masked(line: Any, text: LogText) -> Any:
     for turn in line.messages:
         turns.append({"role": turn["role"], "content": hide(str(turn.get("content") or ""))})
     changes = {"messages": turns, "answer": hide(line.answer), "text": text}
-    if line.conversation_id:  # callers may put an e-mail address there
-        changes["conversation_id"] = curate.masked_text(line.conversation_id)
+    if curate.masked_text(line.conversation_id) != line.conversation_id:  # an e-mail address
+        changes["conversation_id"] = _stand_in(line.conversation_id)
     return line.model_copy(update=changes)
+
+
+@cache
+def _salt() -> bytes:
+    return secrets.token_bytes(16)  # of this process: nobody can look for what a stand-in hides
+
+
+def _stand_in(text: str) -> str:
+    """What keeps two conversations apart whose ids are personal data, and tells neither."""
+    return hashlib.sha256(_salt() + text.encode(errors="replace")).hexdigest()[:16]
 
 
 def _row_in(path: Path, request_id: str) -> LiveRow | None:

@@ -13,6 +13,7 @@ class Local:
     """A model in this process, which answers whatever waits together."""
 
     def __init__(self, model: models.Model) -> None:
+        self.model = model
         self._batched = models.Batched(model)
         self.close = self._batched.close
 

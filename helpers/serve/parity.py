@@ -11,10 +11,19 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from helpers import evaluate, registry, show, store, tasks
+from helpers import evaluate, registry, show, store
 from helpers.models import Answer
-from helpers.records import Finding, FindingVerdict, Parity, TrainingExample, WorkbookError
+from helpers.records import (
+    Estimate,
+    Finding,
+    FindingVerdict,
+    Message,
+    Parity,
+    TrainingExample,
+    WorkbookError,
+)
 from helpers.serve.engines import Engine, Loaded
+from helpers.serve.local import Local
 from helpers.serve.served import Served, open_version
 from helpers.serve.starting import engine_of
 
@@ -23,6 +32,7 @@ MARGIN = 0.02  # what accuracy may differ, where task.yaml has no margin of its 
 AT_ONCE = 16  # requests side by side: batching is part of what is checked
 ALONE = 6  # of the rows, asked first and one by one for their latency: no fewer decide a target
 OF_BASE = 8  # rows that the base model answers as well: enough to know its answers again
+SCORED = ("fields", "scorer")  # where an accuracy is known without anybody's judgement
 log = logging.getLogger(__name__)
 
 
@@ -32,7 +42,7 @@ def check_parity(
     """Ask the validation rows both ways, and write parity.json, which the gate reads."""
     version = registry.version_of(version_id)
     served = open_version(version, {})
-    examples = validation_rows(served, rows)
+    examples = served.validation_rows(rows)
     chosen = engine_of(engine)
     if served.model.provider == "api":
         raise WorkbookError(
@@ -65,15 +75,6 @@ def check_before_promotion(
         return [Finding(name="answered", verdict="undecided", evidence=f"{engine}: {error}")]
 
 
-def validation_rows(served: Served, limit: int) -> list[TrainingExample]:
-    """The verified validation rows of the dataset that the version learnt from."""
-    run = store.Run(served.version.run_id)
-    rows = evaluate.choose_rows(served.task, tasks.read_dataset(run).examples, "validation", limit)
-    if not rows:
-        raise WorkbookError(f"run {run.id} has no verified validation row; run 02_curate again")
-    return rows
-
-
 def compare(
     served: Served,
     examples: Sequence[TrainingExample],
@@ -81,9 +82,14 @@ def compare(
     engine: Engine,
     say: evaluate.Say = log.info,
 ) -> Parity:
-    """The engine's answers against those of the model as evaluation loads it, and of its base."""
+    """The engine's answers against those of the model as evaluation loads it, and of its base.
+
+    An engine that is this very model, in this process, is not loaded a second time: the same code
+    would read the same files, whose sha256 was compared.
+    """
     limit = served.asking.max_new_tokens
     chats = [served.chat(example.prompt) for example in examples]
+    measured = evaluate.build_prompts(served.asking, served.task, examples)
     progress = show.Progress(f"asked through {engine.name}", len(chats), say)
     answers = []
     for chat in chats[:ALONE]:
@@ -96,18 +102,26 @@ def compare(
             progress.add(1)
     say("now all of the model as 04 loaded it, and its base")
     base, tuned = (each.with_asking(served.asking) for each in evaluate.load_models(served.model))
-    expected = tuned.answer(chats, limit)
-    untuned = base.answer(chats[:OF_BASE], limit)
+    if isinstance(loaded, Local):
+        tuned = loaded.model
+    expected = tuned.answer(measured, limit)
+    untuned = base.answer(measured[:OF_BASE], limit)
+    together = list(answers)
     asked_again = 0
-    for place, (ours, theirs) in enumerate(zip(answers, expected, strict=True)):
-        if ours.text != theirs.text:  # what else is in a batch changes the rounding
+    for place, (ours, theirs) in enumerate(zip(together, expected, strict=True)):
+        # what else is in a batch changes the rounding; what failed in company has failed
+        if ours.text != theirs.text and ours.finish != "error":
             asked_again += 1
             answers[place] = loaded.answer(chats[place], limit)
-            expected[place] = tuned.answer([chats[place]], limit)[0]
+            expected[place] = tuned.answer([measured[place]], limit)[0]
     if asked_again:
         say(f"{asked_again} of {len(chats)} differed and were asked once more, alone, of both")
-    equal = sum(ours.text == theirs.text for ours, theirs in zip(answers, expected, strict=True))
-    findings = [*_known_causes(answers, expected), _effect(answers, expected, untuned)]
+    findings = [
+        _prompts(chats, measured),
+        *_known_causes(answers, expected),
+        _effect(answers, expected, untuned),
+        _company(served, examples, together, answers),
+    ]
     explained = any(finding.verdict == "fail" for finding in findings)
     findings.append(_sameness(served, examples, answers, expected, explained))
     return Parity(
@@ -116,7 +130,7 @@ def compare(
         artifact_sha256=str(served.version.metadata.get("artifact_sha256", "")),
         checked_at=store.now(),
         n=len(answers),
-        equal=equal,
+        equal=_equal(answers, expected),
         findings=findings,
         latency_p50=evaluate.quantile(alone, 0.5),
         latency_p95=evaluate.quantile(alone, 0.95),
@@ -127,6 +141,38 @@ def _finding(name: str, failed: bool, evidence: str, remedy: str) -> Finding:
     if not failed:
         return Finding(name=name, verdict="pass", evidence=evidence)
     return Finding(name=name, verdict="fail", severity="critical", evidence=evidence, remedy=remedy)
+
+
+def _equal(answers: Sequence[Answer], expected: Sequence[Answer]) -> int:
+    return sum(ours.text == theirs.text for ours, theirs in zip(answers, expected, strict=True))
+
+
+def _prompts(chats: Sequence[list[Message]], measured: Sequence[list[Message]]) -> Finding:
+    """What the gateway makes of a row is what evaluation asked."""
+    others = sum(ours != theirs for ours, theirs in zip(chats, measured, strict=True))
+    return _finding(
+        "prompt",
+        others > 0,
+        f"{others} of {len(chats)} rows are asked otherwise than 04 asked them",
+        "rows that bring tools of their own cannot be served: put them into task.yaml",
+    )
+
+
+def _company(
+    served: Served,
+    examples: Sequence[TrainingExample],
+    together: Sequence[Answer],
+    alone: Sequence[Answer],
+) -> Finding:
+    """Company rounds an answer otherwise; it changes none from its beginning, or for the worse."""
+    shared, written = _shared(together[ALONE:], alone[ALONE:])
+    worse = _difference(served, examples, together, alone)[0].high < -_margin(served)
+    return _finding(
+        "company",
+        worse or 2 * shared < written,
+        f"{_equal(together, alone)} of {len(alone)} answers are the same alone and in company",
+        "the engine mixes up what is asked at the same time: update it, or let it batch less",
+    )
 
 
 def _known_causes(answers: Sequence[Answer], expected: Sequence[Answer]) -> list[Finding]:
@@ -148,7 +194,10 @@ def _known_causes(answers: Sequence[Answer], expected: Sequence[Answer]) -> list
             "template",
             bool(others),
             ", such as ".join(
-                [f"{len(others)} of {n} prompts have another number of tokens", *others[:1]]
+                [
+                    f"{len(others)} of {len(lengths)} prompts have another number of tokens",
+                    *others[:1],
+                ]
             ),
             "give the engine the chat template and tokenizer of the base model, unchanged",
         ),
@@ -177,17 +226,48 @@ def _effect(
     return _finding("adapter_effect", failed, evidence, remedy)
 
 
-def _weights_or_precision(answers: Sequence[Answer], expected: Sequence[Answer]) -> str:
-    """What differs where nothing else does: rounded weights drift late, other ones part at once."""
+def _shared(answers: Sequence[Answer], expected: Sequence[Answer]) -> tuple[int, int]:
+    """(characters that both begin with, characters of the longer one), over all pairs."""
     shared = written = 0
     for ours, theirs in zip(answers, expected, strict=True):
         pairs = zip(ours.text, theirs.text, strict=False)
         shared += sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         written += max(len(ours.text), len(theirs.text))
+    return shared, written
+
+
+def _cause(answers: Sequence[Answer], expected: Sequence[Answer]) -> str:
+    """What differs where nothing else does: rounded weights drift late, other ones part at once."""
+    shared, written = _shared(answers, expected)
+    pairs = [(ours.text, theirs.text) for ours, theirs in zip(answers, expected, strict=True)]
     cause = "another quantisation"
-    if 2 * shared < written:
+    if all(ours.startswith(theirs) or theirs.startswith(ours) for ours, theirs in pairs):
+        cause = "another stop (a stop token, or a limit of the engine's own)"
+    elif 2 * shared < written:
         cause = "other weights (a swapped adapter?)"
     return f"{cause}, since {shared} of {written} characters are shared from the beginning"
+
+
+def _margin(served: Served) -> float:
+    return max(MARGIN, served.task.margins.get("accuracy", 0.0))
+
+
+def _difference(
+    served: Served,
+    examples: Sequence[TrainingExample],
+    answers: Sequence[Answer],
+    expected: Sequence[Answer],
+) -> tuple[Estimate, int, int]:
+    """(by how much they score better, rows gained, rows lost); unscored tasks by their format."""
+    task = served.task
+    metric = "accuracy" if task.accuracy_from in SCORED else "format_compliance"
+
+    def scores(given: Sequence[Answer]) -> list[float]:
+        rows = zip(examples, given, strict=True)
+        return [evaluate.score_answer(task, e, a.text, a.finish)[0][metric] for e, a in rows]
+
+    groups = [example.group for example in examples]
+    return evaluate.paired_difference(scores(answers), scores(expected), groups)
 
 
 def _sameness(
@@ -198,30 +278,24 @@ def _sameness(
     explained: bool,
 ) -> Finding:
     """Equal answers, or an accuracy that surely differs by no more than the margin."""
-    equal = sum(ours.text == theirs.text for ours, theirs in zip(answers, expected, strict=True))
+    equal = _equal(answers, expected)
     evidence = f"{equal} of {len(answers)} answers are equal"
     if equal == len(answers):
         return Finding(name="same_answers", verdict="pass", evidence=evidence)
-    task = served.task
-    margin = max(MARGIN, task.margins.get("accuracy", 0.0))
-
-    def scores(given: Sequence[Answer]) -> list[float]:
-        metric = "accuracy" if task.accuracy_from in ("fields", "scorer") else "format_compliance"
-        rows = zip(examples, given, strict=True)
-        return [evaluate.score_answer(task, e, a.text, a.finish)[0][metric] for e, a in rows]
-
-    groups = [example.group for example in examples]
-    difference, gained, lost = evaluate.paired_difference(scores(answers), scores(expected), groups)
+    margin = _margin(served)
+    difference, gained, lost = _difference(served, examples, answers, expected)
+    few = equal < len(answers) / 2
     verdict: FindingVerdict = "undecided"
-    if difference.low >= -margin:
+    # a format that is kept says nothing of what is in it
+    if difference.low >= -margin and (served.task.accuracy_from in SCORED or not few):
         verdict = "pass"
-    elif difference.high < -margin or equal < len(answers) / 2:
+    elif difference.high < -margin or few:
         verdict = "fail"
     evidence += (
         f"; engine minus model: {difference} ({gained} gained, {lost} lost), margin {margin:g}"
     )
     if not explained:
-        evidence += f"; prompts and limits are equal: {_weights_or_precision(answers, expected)}"
+        evidence += f"; prompts and limits are equal: {_cause(answers, expected)}"
     return Finding(
         name="same_answers",
         verdict=verdict,

@@ -68,20 +68,36 @@ class Served:
     def chat(self, turns: Sequence[Message]) -> list[Message]:
         """The caller's turns behind the version's own instructions.
 
-        A system prompt of the caller's own is refused, since the version was never measured with
-        it; the version's own, word for word, may come along.
+        A system prompt of the caller's own is refused where the version was never measured with
+        one; the version's own, word for word, may come along.
         """
-        asked = [turn for turn in turns if turn.role not in OWN_TURNS]
-        for turn in turns:
-            if turn.role in OWN_TURNS and turn.content != self.own_prompt:
-                raise ApiError(
-                    400,
-                    f"{self.id} answers with the instructions that it was trained with; send the"
-                    " user's turns alone, without a system prompt",
-                    "system_prompt_not_allowed",
-                    "messages",
-                )
-        return self._prompt(asked)
+        theirs = [t for t in turns if t.role not in OWN_TURNS or t.content != self.own_prompt]
+        if not self.takes_system and any(turn.role in OWN_TURNS for turn in theirs):
+            raise ApiError(
+                400,
+                f"{self.id} answers with the instructions that it was trained with; send the"
+                " user's turns alone, without a system prompt",
+                "system_prompt_not_allowed",
+                "messages",
+            )
+        return self._prompt(theirs)
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the rows that it was measured on bring system messages of their own."""
+        folder = store.home() / "datasets" / self.model.dataset_version
+        path = folder / "validation.jsonl"
+        rows = store.read_jsonl(path) if path.exists() else []
+        return any(row["messages"][0]["role"] in OWN_TURNS for row in rows)
+
+    def validation_rows(self, limit: int) -> list[TrainingExample]:
+        """The verified validation rows of the dataset that it learnt from."""
+        run = store.Run(self.version.run_id)
+        examples = tasks.read_dataset(run).examples
+        rows = evaluate.choose_rows(self.task, examples, "validation", limit)
+        if not rows:
+            raise WorkbookError(f"run {run.id} has no verified validation row; run 02_curate again")
+        return rows
 
     @cached_property
     def tools(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ Trial, written down before the first request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from helpers import evaluate, registry, store
@@ -103,13 +103,17 @@ def spend(trial: Trial) -> float:
 
 def read_trial(trial: Trial) -> list[LiveRow]:
     """The live rows since a trial began, of this home."""
+    rows = read_live_lines(_lines_since(trial)).rows
+    return [row for row in rows if row.created_at >= trial.started_at]
+
+
+def _lines_since(trial: Trial) -> Iterator[bytes]:
+    """All days as one: a rating may stand in the file of a later day."""
     first = f"{trial.started_at:%Y-%m-%d}.jsonl"
-    rows: list[LiveRow] = []
     for path in sorted(folder_of(trial.task).glob("????-??-??.jsonl")):
         if path.name >= first:
             with open(path, "rb") as lines:
-                rows += read_live_lines(lines).rows
-    return [row for row in rows if row.created_at >= trial.started_at]
+                yield from lines
 
 
 def pairs_of(trial: Trial, rows: Sequence[LiveRow]) -> list[Pair]:

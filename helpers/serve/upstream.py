@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,7 +35,9 @@ class Server:
         if key:
             self._headers["authorization"] = f"Bearer {key}"
         # once more where a connection that had stayed open was closed on the other side
-        again = urllib3.Retry(1, allowed_methods=None, status=0, redirect=0, other=0)
+        again = urllib3.Retry(
+            1, allowed_methods=None, status=0, redirect=0, other=0, respect_retry_after_header=False
+        )
         self._pool = urllib3.PoolManager(
             maxsize=connections, timeout=urllib3.Timeout(timeout, connect=5.0), retries=again
         )
@@ -88,6 +90,7 @@ class Upstream:
         told = served.asking.model_copy(update={"response_format": None})
         self.model = models.ApiModel(served.id, server.base_url).with_asking(told)
         self.is_ours = False  # loaded into a running server, to leave it again
+        self.others: Collection[str] = ()  # what else the server lists
 
     def answer(self, chat: list[Message], limit: int, logprobs: Logprobs = None) -> Answer:
         """One greedy answer; what goes wrong is told without the chat's words."""
@@ -103,14 +106,20 @@ class Upstream:
         if status in (400, 403, 422) and b"logprobs" in data and "logprobs" in body:
             self.refused = self.refused if wanted else ("logprobs",)  # a caller may want too much
             return self.answer(chat, limit)
+        if status == 400 and b"context" in data:  # as vLLM, SGLang and llama.cpp say it
+            return models.failed("the chat exceeds the engine's context", took)
         if status != 200:
             reason = f"{status} from the engine" if status else data.decode()
             return models.failed(reason, took)
         answer = models.answer_of(data, took)
-        if wanted and answer.finish != "error":
-            # an impossible token is -Infinity where it should be what OpenAI says
-            choice = json.loads(data, parse_constant=lambda _: -9999.0)["choices"][0]
-            return Reply(**answer.model_dump(), logprobs=choice.get("logprobs"))
+        if answer.finish == "error":
+            return answer
+        # an impossible token is -Infinity where it should be what OpenAI says
+        reply = json.loads(data, parse_constant=lambda _: -9999.0)
+        if reply.get("model") in self.others:  # a router fell back on it
+            return models.failed(f"{reply['model']} answered in place of {self.model.name}", took)
+        if wanted:
+            return Reply(**answer.model_dump(), logprobs=reply["choices"][0].get("logprobs"))
         return answer
 
     def close(self) -> None:
@@ -148,6 +157,7 @@ class UrlEngine:
                 " --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; SGLang: --enable-lora,"
                 " --max-lora-rank and --lora-target-modules)"
             )
+        upstream.others = listed.keys() - {served.id}
         row = listed[served.id]
         if row.get("owned_by") == "sglang" and row.get("parent"):
             # its `model` names no adapter: the base would answer, and nothing would say so

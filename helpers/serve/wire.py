@@ -12,10 +12,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.json_schema import models_json_schema
 
 from helpers.models import Answer
@@ -23,6 +31,8 @@ from helpers.records import LiveRow, Message, problem_of, read_calls
 
 OPTION = re.compile("[A-Za-z0-9_.-]{1,40}")  # a name that a header may repeat
 MOST_NAMED = 20  # of them
+# a field of a form that was left empty says nothing
+Said = Annotated[str | None, AfterValidator(lambda text: text if text and text.strip() else None)]
 
 
 class ApiError(Exception):
@@ -59,6 +69,12 @@ class Turn(BaseModel):
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Turn:
+        if self.content in (None, []) and not self.tool_calls:
+            raise ValueError("content is missing")
+        return self
 
     def as_message(self) -> Message:
         """The turn as models read it; parts are joined."""
@@ -107,7 +123,13 @@ class ChatRequest(BaseModel):
     def _ends_with_a_question(self) -> ChatRequest:
         if self.messages[-1].role not in ("user", "tool"):
             raise ValueError("the last message must be the user's")
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs comes with logprobs: true alone")
         return self
+
+    def limit(self, most: int) -> int:
+        """The longest answer in tokens: of all limits that somebody gave the shortest."""
+        return min(self.max_completion_tokens or most, self.max_tokens or most, most)
 
     @property
     def logprobs_wanted(self) -> dict[str, Any]:
@@ -128,10 +150,10 @@ class FeedbackRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     request_id: str = Field(min_length=1, max_length=100)
-    score: float | None = Field(None, ge=1, le=5)
+    score: float | None = Field(None, ge=1, le=5, strict=True)  # true is no star
     thumb: Literal["up", "down"] | None = None
-    correction: str | None = Field(None, max_length=20_000)
-    comment: str | None = Field(None, max_length=5_000)
+    correction: Said = Field(None, max_length=20_000)
+    comment: Said = Field(None, max_length=5_000)
 
     @model_validator(mode="after")
     def _says_something(self) -> FeedbackRequest:

@@ -129,7 +129,7 @@ def test_old_days_are_deleted_and_a_file_that_is_no_day_stays(home):
     for path in (old, young, review):
         store.write_text(path, "")
     log = LiveLog(lambda task: "full", keep_days=7)
-    log.write(TASK, row())
+    log.sweep(TASK)
     log.close()
     assert not old.exists() and young.exists() and review.exists()
 

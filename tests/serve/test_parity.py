@@ -12,7 +12,7 @@ from helpers.records import Asking, Finding, Message, Parity, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.serve.engines import Loaded
 from helpers.serve.local import LocalEngine
-from helpers.serve.parity import check_before_promotion, check_parity, compare, validation_rows
+from helpers.serve.parity import check_before_promotion, check_parity, compare
 from helpers.serve.served import open_version
 from helpers.tasks import load_task
 
@@ -82,7 +82,7 @@ class Engine(Loaded):
 def findings_of(version, change):
     served = open_version(version, {})
     engine = Engine(served, change)
-    parity = compare(served, validation_rows(served, 6), engine, engine)
+    parity = compare(served, served.validation_rows(6), engine, engine)
     return parity, {f.name: f.verdict for f in parity.findings}
 
 
