@@ -286,7 +286,7 @@ class ReviewEditor:
                 continue
             self.lines[number] = self.unsaved.pop(line["id"]) | {"reviewer": name}
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.lines[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, list(self.lines[0]), lineterminator="\r\n")
         writer.writeheader()
         writer.writerows(self.lines)
         store.write_text(self.path, text.getvalue())
