@@ -25,6 +25,7 @@ from helpers.records import (
     parse_live_line,
     read_live_line,
     read_live_lines,
+    with_calls,
 )
 
 FORMATS, WORDS = yaml.safe_load_all(
@@ -43,6 +44,7 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
         raise WorkbookError(f"--format takes {', '.join(FORMATS)}; got {form!r}")
     task = tasks.load_task(task_name.removeprefix("demo/"))
     first: dict[str, tuple[str, LiveRow]] = {}
+    ratings: dict[str, Any] = {}
     faults: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
     placed = (
@@ -57,24 +59,56 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
             counts["others"] += 1
             continue
         try:
-            fault = _clash(row_of(raw, FORMATS[form]), place, first)
+            row = row_of(raw, FORMATS[form])
+            fault = _clash(row, place, first)
             counts["different" if fault else "read"] += 1
         except ValueError as error:
             fault = str(error)
             counts["unreadable"] += 1
+        else:
+            rating, doubt = _rating(raw, FORMATS[form].get("feedback_score", ()))
+            if not fault and rating is not None:
+                ratings[row.request_id] = rating
+            fault = fault or doubt
         faults.append((f"{place}:", fault))
-    named = _named(paths, faults)
     if not first and not counts["others"]:
-        raise WorkbookError(f"nothing can be read as {form}: {'; '.join(named)}")
-    new = serve.add_rows(task.registry_name, [row for _, row in first.values()], text)
+        raise WorkbookError(f"nothing can be read as {form}: {'; '.join(_named(paths, faults))}")
+    scale = tasks.judge_scale(
+        Counter(map(tasks.token_of, ratings.values())),
+        task.columns.get("feedback"),
+        "feedback_score",
+        ", ".join(path.name for path in paths),
+    )
+    rows = []
+    for place, row in first.values():
+        try:
+            score = scale.score(ratings.get(row.request_id))
+        except ValueError:
+            score = None
+            faults.append((f"{place}:", f"has a rating that is none of {scale.description}"))
+        rows.append(row.model_copy(update={"feedback_score": score}))
+    new = serve.add_rows(task.registry_name, rows, text)
     return {
         "added": new,
         "known": counts["read"] - new,
         "others": counts["others"],
         "different": counts["different"],
         "unreadable": counts["unreadable"],
-        "faults": named,
+        "faults": _named(paths, faults),
     }
+
+
+def _rating(raw: Any, paths: Sequence[str]) -> tuple[Any, str]:
+    """What a user said about the answer, and why it cannot be told; judges score answers, too."""
+    scores = _at(raw, "scores")
+    named = [each for each in scores or () if isinstance(each, dict) and "name" in each]
+    by_name = {str(each["name"]): each for each in named}
+    if len(by_name) < 2:
+        return _first(raw, paths), ""
+    of_users = [name for name in by_name if any(word in name.lower() for word in WORDS["users"])]
+    if len(of_users) == 1:
+        return _first(by_name[of_users[0]], WORDS["rating"]), ""
+    return None, f"has the scores {', '.join(by_name)}, and which are users' ratings is not known"
 
 
 def check_logs(paths: Sequence[Path]) -> dict[str, Any]:
@@ -158,7 +192,7 @@ def _records(content: Any) -> Iterator[Any]:
         return
     nested = [
         part
-        for key in ("runs", "data", "resourceSpans", "scopeSpans", "spans")
+        for key in WORDS["lists"]
         if isinstance(content.get(key), list)
         for part in content[key]
     ]
@@ -167,7 +201,8 @@ def _records(content: Any) -> Iterator[Any]:
     elif isinstance(content.get("attributes"), list):  # of OTLP: {key, value: {stringValue: …}}
         yield content | {"attributes": _of_otlp({"kvlistValue": {"values": content["attributes"]}})}
     else:
-        yield content
+        inner = _unpacked(_first(content, WORDS["envelopes"]))  # of a collector, a queue
+        yield content | inner if isinstance(inner, dict) else content
 
 
 def _of_otlp(value: Any) -> Any:
@@ -186,6 +221,7 @@ def row_of(raw: Any, places: dict[str, Sequence[str]]) -> LiveRow:
         raise raw
     found = {field: _first(raw, paths) for field, paths in places.items()}
     fields = {field: value for field, value in found.items() if value is not None}
+    fields.pop("feedback_score", None)  # it is judged over all rows
     for field in ("request_id", "created_at", "messages"):
         if not fields.get(field):
             raise ValueError("has no field " + " or ".join(places[field]))
@@ -196,10 +232,15 @@ def row_of(raw: Any, places: dict[str, Sequence[str]]) -> LiveRow:
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ValueError("has a time or a chat that cannot be told") from None
     reason = _below_0(row)
+    texts = [turn["content"] for turn in row.messages]
+    if row.is_ok and "answer" not in fields:
+        reason = "has no field " + " or ".join(places["answer"])
     if row.is_ok and _first(raw, ("response.choices", "choices")) == []:
         reason = "has no answer (its choices are empty)"
-    if not row.messages:
+    if not any(texts):
         reason = "has no chat"
+    if {*texts, row.answer} & {*WORDS["left_out"]}:
+        reason = "was logged without its texts"
     if reason:
         raise ValueError(reason)
     return row
@@ -209,7 +250,8 @@ def _as_ours(fields: dict[str, Any]) -> dict[str, Any]:
     """The time, chat, answer and end of a request as a row of the live log has them."""
     created = tasks.moment_of(fields["created_at"])
     ended = tasks.moment_of(fields.get("ended_at", created))
-    is_failure = str(fields.get("status")).lower() == "failure" or fields.get("level") == "ERROR"
+    said = {str(fields.get("status")).lower(), str(fields.get("level"))}
+    is_failure = not said.isdisjoint(WORDS["failures"])
     return {
         "created_at": created,
         "messages": _chat(fields["messages"]),
@@ -262,13 +304,17 @@ def _text(value: Any) -> str:
         message = _spelled_message(value)
         return _text(message) if message else value
     if isinstance(value, dict) and isinstance(value.get("parts"), list):
-        return "\n".join(str(part.get("content", "")) for part in value["parts"])
+        kinds = {"text": [], "tool_call": []}  # and no thoughts
+        for part in value["parts"]:
+            kinds.get(part.get("type", "text"), []).append(part)
+        texts = [str(part.get("content", "")) for part in kinds["text"]]
+        return with_calls("\n".join(texts), kinds["tool_call"])
     if isinstance(value, list):
-        if value and all("text" in part for part in value):
-            return "\n".join(str(part["text"]) for part in value)
-        return _text(value[0]) if value else ""
+        texts = [str(part["text"]) for part in value if isinstance(part, dict) and "text" in part]
+        return "\n".join(texts) or _text(value[0] if value else "")
     found = _first(value, WORDS["answer"])
-    return _text(found) if found else ""
+    calls = _first(value, WORDS["calls"])
+    return with_calls(_text(found) if found else "", calls)
 
 
 def _spelled_message(text: str) -> Any:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 
 from helpers import curate, evaluate
-from helpers.monitor.checks import Served
-from helpers.monitor.evidence import REFERENCE_DAYS
+from helpers.monitor.checks import WATCHED_BY_NAME, Served
+from helpers.monitor.evidence import REFERENCE_DAYS, likeliest_start
 from helpers.monitor.service import Service
 from helpers.monitor.watched import SLICE, Reading, question_of, rating_of, words_of
 from helpers.monitor.windows import SERVED, LiveLog, add, day_of, estimate, requests_of
@@ -20,7 +20,7 @@ from helpers.records import Finding, LateFeedback, LiveRow, with_feedback
 from helpers.tasks import Task, read_log
 
 FAULTY = 0.1  # of the rows, or ratings, are not what they should be: more is a fault of the log
-NAMELESS = 0.5  # of the requests since the promotion name a version that nobody registered
+STRANGE = 0.5  # of the requests since the promotion name other versions
 MIRRORED = 0.15  # of the ratings differ at most between now and the reference, seen in a mirror
 MANY = 0.5  # p of a volume: above it there are too many requests, which no missing rows explain
 FEW = 30  # ratings, requests: fewer show no fault of a log
@@ -67,7 +67,7 @@ def find_causes(
     """Every cause that is there; `rows` are those of the window."""
     causes = [
         *_faulty_lines(log, service, served),
-        _unknown_version(log, service, served),
+        _other_versions(log, service, served),
         _rating_scale(served, checks),
         _one_slice(checks),
     ]
@@ -131,23 +131,25 @@ def _faulty_lines(log: LiveLog, service: Service, served: Served) -> list[Findin
     fresh = LiveLog()
     for counts in log.by_file.values():
         add(fresh, counts)
-    ratings = misdated = 0
+    requests: Counter[date] = Counter()
+    ratings: Counter[date] = Counter()
+    misdated: Counter[date] = Counter()
     for version, days in fresh.days.items():
         for day, numbers in days.items():
-            ratings += numbers.get("feedback_mean", Counter()).total()
+            ratings[day] += numbers.get("feedback_mean", Counter()).total()
             is_own = version in service.names
-            if day > served.last or (is_own and day not in served.days):
-                misdated += requests_of(numbers)
-    faulty = {
-        "logged_twice": (log.doubled, fresh.requests),
-        "unreadable_lines": (log.unreadable, fresh.requests),
-        "unread_ratings": (log.unread_ratings, ratings),
-        "wrong_clock": (misdated, fresh.requests - misdated),
-    }
+            is_misdated = day > served.last or (is_own and day not in served.days)
+            kind = misdated if is_misdated else requests
+            kind[day] += requests_of(numbers)
+    window = served.last - timedelta(days=served.window_days - 1)
     causes = []
-    for name, (faults, others) in faulty.items():
-        if faults >= max(FEW, FAULTY * (faults + others)):
-            causes.append(_cause(name, f"{faults} {LINES[name][0]}", LINES[name][1]))
+    for name, (what, remedy) in LINES.items():
+        faults = misdated if name == "wrong_clock" else log.faults[name]
+        others = ratings if name == "unread_ratings" else requests
+        # of a long log that no day names, what began this week is little
+        n = _too_many(faults, others, date.min) or _too_many(faults, others, window)
+        if n:
+            causes.append(_cause(name, f"{n} {what}", remedy))
     if log.passed_over:
         shown = ", ".join(log.passed_over[:MOST_SHOWN])
         evidence = f"{len(log.passed_over)} files beside the log are not read: {shown}"
@@ -156,22 +158,33 @@ def _faulty_lines(log: LiveLog, service: Service, served: Served) -> list[Findin
     return causes
 
 
-def _unknown_version(log: LiveLog, service: Service, served: Served) -> Finding | None:
+def _too_many(faults: Counter[date], others: Counter[date], first: date) -> int:
+    """How many faults there were from a day on, where they are too many; else 0."""
+    n = sum(count for day, count in faults.items() if day >= first)
+    rest = sum(count for day, count in others.items() if day >= first)
+    is_much = n >= FAULTY * (n + rest) and (n >= FEW or not rest)
+    return n * is_much
+
+
+def _other_versions(log: LiveLog, service: Service, served: Served) -> Finding | None:
+    """Most requests since the day after the promotion name versions that nobody expects there."""
     if service.version is None or service.since is None or log.simulated:
         return None
-    start = max(service.since, served.last - timedelta(days=served.window_days - 1))
+    start = service.since + timedelta(days=1)  # on its day the one before it served as well
+    start = max(start, served.last - timedelta(days=served.window_days - 1))
     counts: Counter[str] = Counter()
     for version, days in log.days.items():
         counts[version] += sum(requests_of(n) for day, n in days.items() if day >= start)
-    strangers = {v: n for v, n in counts.items() if v and n and v not in service.known}
-    if sum(strangers.values()) < max(FEW, NAMELESS * counts.total()):
+    others = {v: n for v, n in counts.items() if v and n and v not in service.expected}
+    if sum(others.values()) < max(FEW, STRANGE * counts.total()):
         return None
-    names = ", ".join(f"{name!r} ({n} requests)" for name, n in strangers.items())
+    names = ", ".join(f"{name!r} ({n} requests)" for name, n in others.items())
     return _cause(
         "unknown_version",
-        f"since {start} the log names {names}, which nobody registered;"
+        f"since {start} the log names {names}, which nobody registered or which was replaced;"
         f" {service.version.id} serves",
-        f"have the logger write version {service.version.id!r}; until then nothing is judged",
+        f"have the logger write version {service.version.id!r}, or what answers follow the route"
+        " (`workbook route`); until then nothing is judged",
     )
 
 
@@ -182,9 +195,10 @@ def _rating_scale(served: Served, checks: Sequence[Finding]) -> Finding | None:
     if "feedback_mean" not in failed or "format_compliance" in failed or series is None:
         return None
     days = len(series.counts)
-    recent = max(0, days - served.window_days)
-    before = series.between(0, min(REFERENCE_DAYS, recent))
-    now = series.between(recent, days)
+    watched = WATCHED_BY_NAME["feedback_mean"]
+    start = likeliest_start(series.values, series.counts, watched.stakes)  # few rate in a week
+    before = series.between(0, min(REFERENCE_DAYS, start))
+    now = series.between(start, days)
     if min(before.total(), now.total()) < FEW:
         return None
     mirrored = Counter({1 - value: count for value, count in before.items()})

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 FEW_ROWS = 5  # fewer requests in a window say that nothing is served, or nothing is logged
-SURGE = 10  # times the usual requests need a look as well
+SURGE = 10  # times the usual requests need a look as well; a tenth of few is not few itself
 MOST_SLICES = 12  # the largest ones; each more costs the others some power
 SMALLEST_SLICE, LARGEST_SLICE = 0.05, 0.9  # of all rows
 PROMISE_DAYS = 28  # a new version's first days are held against what was known before
@@ -78,6 +78,7 @@ class Served:
     window_days: int
     restarts: Mapping[str, date] = field(default_factory=dict)
     since: date | None = None  # the day of promotion
+    delay: int = 0  # days after which ratings have come
 
     def series(self, name: str) -> Series | None:
         """A quantity's counts from the first day on; None where nothing was counted."""
@@ -85,12 +86,15 @@ class Served:
 
         values = sorted({value for day in self.days.values() for value in day.get(name, ())})
         start = max(min(self.days, default=self.last), self.restarts.get(name, date.min))
-        if not values or start > self.last:
+        last = self.last
+        if name == "feedback_rate":  # of newer days some users have still to say something
+            last -= timedelta(days=self.delay)
+        if not values or start > last:
             return None
         place = {value: i for i, value in enumerate(values)}
-        counts = numpy.zeros(((self.last - start).days + 1, len(values)))
+        counts = numpy.zeros(((last - start).days + 1, len(values)))
         for day, numbers in self.days.items():
-            if start <= day <= self.last:
+            if start <= day <= last:
                 for value, count in numbers.get(name, {}).items():
                     counts[(day - start).days, place[value]] += count
         return Series(start, numpy.array(values), counts)
@@ -150,6 +154,10 @@ def judge_series(watched: Watched, name: str, series: Series | None, window_days
         evidence += f"; since about {series.first + timedelta(days=start)}"
     before = estimate(series.between(0, min(REFERENCE_DAYS, start)), watched.shown)
     now = estimate(series.between(start, days), watched.shown)
+    if now.n and now.low > watched.shown(watched.most):
+        evidence = f"{evidence}; so much is too much, whatever was before"
+        bad = Finding(name=name, verdict="fail", evidence=evidence, estimate=now)
+        return failed(bad, watched.severity)
     if not before.n:
         evidence = f"{watched.unit}; too little before the last {window_days} days"
         return _too_little(name, evidence, now)
@@ -326,14 +334,16 @@ def volume_check(served: Served) -> Finding:
     usual = None
     p = None
     few = FEW_ROWS * days / served.window_days
-    is_odd = n < few and since < served.last
+    is_odd = False
     if len(by_weekday) == 7:
         window = [start + timedelta(days=i) for i in range(days)]
         usual = sum(fmean(by_weekday[day.weekday()]) for day in window)
         variance = _overdispersion(by_weekday)  # counts are divided by it, to vary as Poisson's do
         p = float(pdtr(math.floor(n / variance), usual / variance))
         has_collapsed = n < usual / 2 and p <= VOLUME_BUDGET / YEAR
-        is_odd = is_odd or has_collapsed or n > SURGE * max(usual, FEW_ROWS)
+        is_odd = has_collapsed or n > SURGE * max(usual, FEW_ROWS)
+        few = min(few, usual / SURGE)  # ten requests a week may be six or four
+    is_odd = is_odd or (n < few and since < served.last)
     expected = "unknown" if usual is None else f"{usual:.0f}"
     finding = Finding(
         name="volume",

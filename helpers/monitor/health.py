@@ -102,7 +102,7 @@ def check_health(
             files=[path.name for path in log.files],
         ),
         simulated=log.simulated,
-        unreadable=log.unreadable,
+        unreadable=log.count_of("unreadable_lines"),
         causes=causes,
         alarms=[alarm.id for alarm in alarms if alarm.state != "resolved"],
     )
@@ -117,6 +117,7 @@ def _served(service: Service, log: LiveLog, last: date, window_days: int) -> Ser
         window_days=window_days,
         restarts={alarm.name: alarm.changed_at.date() for alarm in resolved},
         since=service.since,
+        delay=log.delay,
     )
 
 

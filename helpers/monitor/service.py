@@ -18,7 +18,7 @@ class Service(NamedTuple):
 
     version: FineTunedModelVersion | None
     route: Route
-    known: frozenset[str]  # names that any version of the task is logged under
+    expected: frozenset[str]  # names that the log may say: of all versions that were not given up
     alarms: Sequence[Alarm]  # of the version, or of a task that nothing serves
 
     @property
@@ -65,6 +65,7 @@ def service_of(task: Task) -> Service:
     """What the registry says."""
     manager = FineTuneLifecycleManager(task.registry_name)
     version = manager.get_production_version()
-    names = {name for v in manager.list_versions() for name in (v.id, v.model_id)}
+    versions = [each for each in manager.list_versions() if each.status != "deprecated"]
+    names = {name for each in versions for name in (each.id, each.model_id)}
     alarms = registry.list_alarms(task.registry_name, version.id if version else "")
     return Service(version, manager.route(), frozenset(names), alarms)

@@ -20,12 +20,14 @@ MOST_ANSWERS = 10_000  # whose numbers are remembered
 SLICE = ", "  # between a quantity and its slice: `feedback_mean, category = KE`
 SLICED = ("format_compliance", "feedback_mean")
 WORD = re.compile(r"\w{3,}")
-COUNTED = 3  # other numbers of the same row have another number here
+COUNTED = 4  # other numbers of the same row have another number here
 REFUSED_IN = 200  # characters: a refusal comes first
-REFUSAL = re.compile(
-    r"\b(I('m| am) (sorry|unable|not able)|I can(no|')t|as an AI|es tut mir leid|ich kann nicht"
-    r"|ich kann leider|je ne peux pas|désolé|lo siento|no puedo|mi dispiace|non posso"
-    r"|não posso)\b",
+REFUSAL = re.compile(  # models write ’ as well as '
+    r"\b(I(['’]m| am) (sorry|unable|not able)|(I can(no|['’])|I won['’])t|as an AI"
+    r"|es tut mir leid|ich kann nicht|ich kann leider|je ne peux pas|désolé|lo siento|no puedo"
+    r"|mi dispiace|non posso|não posso|sinto muito|het spijt me|ik kan (u|je|niet)|przykro mi"
+    r"|nie mogę|tyvärr kan jag|jag kan inte|üzgünüm|не могу|не можу)\b"
+    r"|申し訳|できません|抱歉|无法|無法|죄송|할 수 없",
     re.IGNORECASE,
 )
 COMMON = {  # words of three letters and more that are common in one language
@@ -48,7 +50,8 @@ class Watched:
 
     `budget` is its share of a year's false alarms (by Ville's bound; docs/statistics.md says what
     was measured), `matters` the least change that is worth telling, both on the scale of 0 to 1;
-    `stakes` are for how large a change the bets are made (evidence.log_evidence).
+    `stakes` are for how large a change the bets are made (evidence.log_evidence). A mean surely
+    above `most` is told from the first day on.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Watched:
     severity: Severity = "warning"
     shown: Callable[[float], float] = float  # as people read it
     stakes: tuple[float, ...] = (0.2, 0.5)
+    most: float = 1.0
 
 
 def stars(share: float) -> float:
@@ -73,10 +77,10 @@ def _power(share: float) -> float:
 WATCHED = (
     Watched("format_compliance", "fall", 0.04, 0.02, "share of answers in format", "critical"),
     Watched("feedback_mean", "fall", 0.06, 0.0625, "rating, 1 to 5", "critical", stars, (0.35,)),
-    Watched("error_rate", "rise", 0.01, 0.05, "share of failed requests"),
+    Watched("error_rate", "rise", 0.01, 0.05, "share of requests with no good `status`", most=0.5),
     Watched("feedback_rate", "shift", 0.01, 0.15, "share of rated requests"),
     Watched("correction_rate", "rise", 0.01, 0.05, "share of corrected answers"),
-    Watched("refusal_rate", "rise", 0.01, 0.03, "share of empty answers and refusals"),
+    Watched("refusal_rate", "rise", 0.01, 0.03, "share of empty answers and refusals", most=0.5),
     Watched("answer_length", "shift", 0.01, 0.023, "characters, geometric mean", shown=_power),
     Watched("new_words", "rise", 0.01, 0.15, "share of words that training never saw"),
     Watched("latency_p95", "rise", 0.01, 0.05, "share of answers slower than task.yaml allows"),

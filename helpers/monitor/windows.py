@@ -24,6 +24,7 @@ from helpers.records import Day, Estimate, LateFeedback, WorkbookError, few_coll
 from helpers.tasks import Fields, LogReader, Task
 
 LATE_DAYS = 14  # what is said about an answer later than this does not count
+NEARLY = 0.98  # of the ratings
 SERVED = ("production", "canary")  # answers that somebody got without asking for that version
 NO_LOG = (".md", ".html", ".yaml", ".yml")  # what people lay beside one
 DATED = re.compile(r"\d{4}-\d\d-\d\d")
@@ -37,9 +38,9 @@ class LiveLog:
 
     days: Counts = field(default_factory=dict)
     requests: int = 0
-    unreadable: int = 0
-    unread_ratings: int = 0  # said something that is no rating on the log's scale
-    doubled: int = 0  # rows of a request that was there already
+    # what cannot be used: lines nobody can read, rows of a request that was there already, ratings
+    # that are none on the log's scale; by day, where no name tells it that of the line before
+    faults: dict[str, Counter[date]] = field(default_factory=lambda: defaultdict(Counter))
     simulated: bool = False
     newest: datetime | None = None
     files: list[Path] = field(default_factory=list)
@@ -47,8 +48,19 @@ class LiveLog:
     by_file: dict[Path, Counts] = field(default_factory=dict)  # what was read, not kept before
     # what was said about requests before their line came, as it does across files and writers
     early: dict[str, list[LateFeedback]] = field(default_factory=lambda: defaultdict(list))
+    delays: Counter[int] = field(default_factory=Counter)  # days between an answer and its rating
     settings: str = ""
     reader: LogReader | None = None
+
+    def count_of(self, fault: str) -> int:
+        """How many lines, rows or ratings have it."""
+        return self.faults[fault].total()
+
+    @property
+    def delay(self) -> int:
+        """Days after which nearly all ratings that come later have come."""
+        days = sorted(self.delays.elements())
+        return min(LATE_DAYS, days[int(NEARLY * len(days))]) if days else 0
 
     def of(self, versions: Iterable[str]) -> dict[date, Numbers]:
         """The days of some versions together, in order."""
@@ -94,24 +106,28 @@ def read_log(
                 _count(log, pending, reading, until=day - timedelta(days=LATE_DAYS + 1))
             _read_file(file, log, pending, twins)
         _count(log, pending, reading, until=date.max)
-    log.unread_ratings = log.reader.problems.total()
     for counts in (*kept.values(), *log.by_file.values()):
         add(log, counts)
     return log
 
 
 def _read_file(file: Path, log: LiveLog, pending: dict[str, Pending], twins: set[int]) -> None:
-    day = day_of(file) or date.max
+    at = day = day_of(file) or date.max
+    unread = log.reader.problems.total()
     with open(file, "rb") as lines:
         for number, line in enumerate(lines):
             entry = log.reader.fields(line)
             if isinstance(entry, dict):
+                at = entry["created_at"].date()
                 name = entry.get("request_id") or f"{file.name}:{number}"
                 _take(log, pending, twins, Pending(entry, file, day), name)
             elif entry is not None:
                 _join(log, pending, entry)
-            else:
-                log.unreadable += bool(line.strip())
+            elif line.strip():
+                log.faults["unreadable_lines"][at] += 1
+            if unread != log.reader.problems.total():
+                log.faults["unread_ratings"][at] += log.reader.problems.total() - unread
+                unread = log.reader.problems.total()
 
 
 def add(log: LiveLog, counts: Counts) -> None:
@@ -131,9 +147,13 @@ def _take(
         return
     messages = row["messages"]
     asked = messages[-1].get("content") if messages else ""
-    twin = hash((row["created_at"], row.get("answer", ""), str(asked)))
+    moment = row["created_at"]
+    told = (moment, row.get("answer", ""), str(asked))
+    if not moment.microsecond:  # a clock of seconds, or of days: two requests may be alike
+        told += (row.get("conversation_id") or row.get("latency_ms"),)
+    twin = hash(told)
     if twin in twins:
-        log.doubled += 1
+        log.faults["logged_twice"][moment.date()] += 1
         return
     twins.add(twin)
     pending[name] = entry
@@ -146,6 +166,8 @@ def _join(log: LiveLog, pending: dict[str, Pending], late: LateFeedback) -> None
     if known is None:  # its day is closed, or its line comes later
         log.early[late.request_id].append(late)
         return
+    if late.score is not None:
+        log.delays[(late.at - known.row["created_at"]).days] += 1
     said = {"feedback_score": late.score, "correction": late.correction}
     changes = {name: value for name, value in said.items() if value is not None}
     pending[late.request_id] = known._replace(row=known.row | changes)

@@ -38,6 +38,7 @@ from helpers.registry.files import (
     tuned_answers,
 )
 from helpers.registry.versions import CHANGES
+from helpers.tasks import moment_of
 
 FOR_STAGING = ("status", "evaluated", "evaluation_verdict", "artifact", "not_broken_on_purpose")
 # a reason replaces neither a rollback nor a missing model, and heals none that was broken
@@ -326,11 +327,13 @@ def ask_provider(version: FineTunedModelVersion) -> ProviderAnswer:
                 if name == version.model_id:  # the base of a tuned model need not be listed
                     return ProviderAnswer("fail", f"{base_url} has no model {name} (any more)")
                 continue
-            dates.append(str(getattr(model, "shutdown_date", None) or ""))
-    except (openai.OpenAIError, WorkbookError) as error:
+            end = getattr(model, "shutdown_date", None)
+            if end:
+                dates.append(str(moment_of(end).date()))
+    except (openai.OpenAIError, WorkbookError, ValueError) as error:  # of a date that is none
         evidence = f"{base_url} could not be asked ({type(error).__name__}); ask again"
         return ProviderAnswer("undecided", evidence)
-    return ProviderAnswer("pass", f"{base_url} has it", min(filter(None, dates), default=""))
+    return ProviderAnswer("pass", f"{base_url} has it", min(dates, default=""))
 
 
 def is_recent(version: FineTunedModelVersion, max_age_days: int) -> Judgement:

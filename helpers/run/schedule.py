@@ -104,6 +104,14 @@ def add_schedule(profile: str, cron: str, how: Literal["cron", "systemd"] = "cro
         )
     shipped = loaded.path.parent == parameters.PROFILES
     _check_paths(loaded.path.resolve())
+    target = name if shipped else str(loaded.path.resolve())
+    path = _file(name, "json")
+    old = _read(path) if path.exists() else None
+    if old is not None and old.command[-1] != target:
+        raise WorkbookError(
+            f"{old.command[-1]} is scheduled as {name!r} already, and another profile's runs must"
+            f" not count as its own; rename {target}, or `workbook schedule --remove {name}` first"
+        )
     code = commit().partition("+")[0]
     schedule = Schedule(
         profile=name,
@@ -111,16 +119,11 @@ def add_schedule(profile: str, cron: str, how: Literal["cron", "systemd"] = "cro
         how=how,
         commit=code,
         installed_at=store.now().astimezone(),
-        command=[
-            *(sys.executable, "-m", "helpers.cli", "run"),
-            name if shipped else str(loaded.path.resolve()),
-        ],
+        command=[sys.executable, "-m", "helpers.cli", "run", target],
         next_due=next_due,
         environment=str(_write_environment(_file(name, "env"), code)),
         log=str(_file(name, "log")),
     )
-    path = _file(name, "json")
-    old = _read(path) if path.exists() else None
     if how == "systemd":
         schedule = schedule.model_copy(update={"units": _write_units(schedule)})
     else:
@@ -361,7 +364,7 @@ def calendar(cron: str) -> str:
     time = f"{_every(hour, first=0)}:{_every(minute, first=0)}:00"
     if weekday == "*":
         return f"{date} {time}"
-    weekday = re.sub(r"\d", lambda digit: DAYS[int(digit[0])], weekday).replace("-", "..")
+    weekday = re.sub(r"\d+", lambda number: DAYS[int(number[0])], weekday).replace("-", "..")
     return f"{weekday.title()} {date} {time}"
 
 

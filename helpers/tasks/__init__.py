@@ -1,6 +1,6 @@
 """A task folder: what the model is asked, by which rules it is judged, and its rows."""
 
-from helpers.tasks.conventions import moment_of
+from helpers.tasks.conventions import judge_scale, moment_of, token_of
 from helpers.tasks.examples import LoadedRows, content_id, load_examples, read_dataset
 from helpers.tasks.forms import own_context
 from helpers.tasks.infer import LONG, are_labels, spellings

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import date, timedelta, timezone
 
 import pandas
@@ -220,7 +221,7 @@ def test_unreadable_lines_are_counted_and_doubled_requests_count_once(task):
         folder / "a.jsonl", "\n".join([*lines, "{torn", "[]", '{"created_at": "yesterday"}']) + "\n"
     )
     read = monitor.read_live(task)
-    assert (read.requests, read.unreadable) == (len(made), 3)
+    assert (read.requests, read.count_of("unreadable_lines")) == (len(made), 3)
 
 
 def test_a_live_path_that_is_not_there_is_named(task):
@@ -296,6 +297,44 @@ def test_empty_answers_and_refusals_are_watched(task):
     result = health(task)
     assert "refusal_rate" in result.reasons
     assert check(result, "refusal_rate").estimate.value == pytest.approx(0.25, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_refusal"),
+    [
+        ("I’m sorry, but I can’t assist with that.", True),
+        ("I won’t be able to say.", True),
+        ("Het spijt me, dat weet ik niet.", True),
+        ("Przykro mi, ale nie mogę w tym pomóc.", True),
+        ("Извините, но я не могу помочь.", True),
+        ("申し訳ありませんが、お答えできません。", True),
+        ("抱歉，我无法协助。", True),
+        ("You can’t cancel after Monday.", False),
+        ("It’s on its way.", False),
+    ],
+)
+def test_a_refusal_is_known_in_many_languages_and_with_any_apostrophe(text, is_refusal):
+    assert bool(watched.REFUSAL.search(text)) == is_refusal
+
+
+@pytest.mark.parametrize("a_week", [10, 20])
+def test_few_requests_a_week_are_no_collapse_and_none_are(a_week):
+    last = date(2026, 9, 21)
+    alarms = 0
+    for seed in range(20):
+        chance = random.Random(seed)
+        days = [last - timedelta(days=i) for i in range(300)]
+        counts = Counter(day for _ in range(a_week * 43) for day in [chance.choice(days)])
+        numbers = {day: {"error_rate": Counter({0.0: n})} for day, n in counts.items()}
+        looks = [Served(numbers, day, 7, since=days[-1]) for day in days[:250:7]]
+        looks = [replace(look, days=until(numbers, look.last)) for look in looks]
+        alarms += any(volume_check(look).verdict == "fail" for look in looks)
+        assert volume_check(replace(looks[0], days=until(numbers, days[7]))).verdict == "fail"
+    assert alarms <= 1  # of 20 quiet years
+
+
+def until(numbers, last):
+    return {day: each for day, each in numbers.items() if day <= last}
 
 
 @pytest.mark.parametrize(
@@ -429,10 +468,11 @@ def test_a_log_is_counted_in_the_shorter_way_as_in_the_longer_one(task, monkeypa
     for day, lines in odd_days():
         store.write_text(folder / f"{day}.jsonl", "\n".join(lines) + "\n")
     short = monitor.read_live(task)
-    assert short.reader._is_own and short.doubled > 18 and short.unreadable > 12
+    assert short.reader._is_own and short.count_of("logged_twice") > 18
     monkeypatch.setattr(LogReader, "fields", lambda self, line: vars_of(self(line)))
     long = monitor.read_live(task)
-    for name in ("days", "requests", "unreadable", "unread_ratings", "doubled", "newest"):
+    assert short.count_of("unreadable_lines") > 12
+    for name in ("days", "requests", "faults", "newest"):
         assert getattr(short, name) == getattr(long, name), name
     ratings = Counter()
     for numbers in short.of(short.days).values():

@@ -58,7 +58,7 @@ def test_a_logger_that_writes_another_versions_name_is_named(task):
     result = health(task)
     assert result.verdict == "watch"
     evidence = causes(result)["unknown_version"].evidence
-    assert "'model-2026' (60 requests), which nobody registered; v1 serves" in evidence
+    assert "'model-2026' (60 requests), which nobody registered" in evidence
     assert "write version 'v1'" in check(result, "volume").remedy
 
 
@@ -97,6 +97,42 @@ def test_ratings_in_a_file_without_a_day_count_for_every_day_whatever_its_name(t
         ratings = [day["feedback_mean"].total() for day in counted.of(["v1"]).values()]
         assert (sum(ratings), counted.requests) == (len(made), len(made))
         (store.home() / "live" / task.registry_name / name).unlink()
+
+
+GARBAGE = [{"ts": n, "prompt": "p"} for n in range(40)]
+BEGAN = {
+    "unreadable_lines": lambda week: week + GARBAGE,
+    "logged_twice": lambda week: week + [row | {"request_id": row["answer"]} for row in week[-40:]],
+    "unread_ratings": lambda week: [row | {"feedback_score": "grade 2"} for row in week],
+}
+
+
+@pytest.mark.parametrize("fault", BEGAN)
+@pytest.mark.parametrize("days", [30, 300])
+def test_what_began_this_week_is_told_however_long_the_log_is(task, fault, days):
+    serve(task, days=days)
+    log(task, rows(range(7, days)) + BEGAN[fault](rows(RECENT, seed=2)))
+    assert fault in causes(health(task))
+
+
+def test_a_version_that_was_replaced_and_still_answers_is_named(task):
+    worse_than_before(task)
+    log(task, rows(range(40)) + rows(range(3), seed=2, version="v2", per_day=3))
+    result = health(task)
+    assert "'v1' (" in causes(result)["unknown_version"].evidence
+    assert "workbook route" in str([check.remedy for check in result.checks])
+
+
+@pytest.mark.parametrize("tells", [{"conversation_id": 1}, {"latency_ms": 1}])
+@pytest.mark.parametrize("moment", ["2026-11-01", "2026-11-01T10:00", "2026-11-01 10:00:07+01:00"])
+def test_two_alike_requests_of_a_clock_without_parts_of_a_second_are_two(task, moment, tells):
+    serve(task)
+    row = rows(range(1), per_day=1)[0] | {"created_at": moment}
+    row.pop("latency_ms")
+    several = [row | {name: n} for n in range(1, 9) for name in tells]
+    log(task, [row | {"request_id": str(n)} for n, row in enumerate([*several, *several])])
+    read = monitor.read_live(task)
+    assert (read.requests, read.count_of("logged_twice")) == (8, 8)
 
 
 @pytest.mark.parametrize("ahead", [1, 40])

@@ -290,6 +290,16 @@ def test_a_provider_is_asked_until_when_it_serves_the_model_and_its_base(tuned, 
     provider.close()
 
 
+@pytest.mark.parametrize(
+    ("form", "verdict"),
+    [("%Y-%m-%dT%H:%M:%SZ", "pass"), ("%s", "pass"), ("%d %b %Y", "pass"), ("%Y-%m", "undecided")],
+)
+def test_a_providers_date_is_read_however_it_is_spelled_or_leaves_it_undecided(form, verdict):
+    provider = Provider({"ft:v1": (store.now() + timedelta(days=400)).strftime(form)})
+    assert verdict_of("serve_until", provided("v1", provider.url)) == verdict
+    provider.close()
+
+
 def test_a_provider_that_does_not_answer_leaves_it_undecided_and_stops_no_rollback():
     provider = Provider({"ft:v1": None, "ft:v2": None})
     for name in ("v1", "v2"):

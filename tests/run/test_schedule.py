@@ -106,6 +106,21 @@ def test_the_line_is_ours_alone_absolute_and_idempotent(tab):
         remove_schedule("smoke")
 
 
+def test_another_profile_of_the_same_name_takes_no_schedule_over(tab, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "smoke.yaml").write_text("notebooks: [06_monitor]\n")
+    others = [str(tmp_path / "a/smoke.yaml"), str(tmp_path / "b/smoke.yaml"), "smoke"]
+    for profile in others:
+        add_schedule(profile, "0 3 * * 0")
+        before = tab.read_text()
+        for other in {*others} - {profile}:
+            with pytest.raises(WorkbookError, match="--remove smoke"):
+                add_schedule(other, "0 4 * * 0")
+        assert tab.read_text() == before
+        remove_schedule("smoke")
+
+
 def test_other_people_s_lines_stay_byte_for_byte_below_ours(tab, tmp_path, monkeypatch):
     tab.write_bytes(ODD_LINES)
     for profile in ("smoke", "tutorial", "smoke"):
@@ -218,7 +233,8 @@ def test_systemd_gets_a_service_and_a_timer_that_it_understands(tab, tmp_path, m
     assert not Path(made.units[0]).exists() and "workbook:smoke" in tab.read_text(), (
         "cron takes over"
     )
-    assert schedule.calendar("5 3 * * 0") == "Sun *-*-* 3:5:00"
+    for sunday in ("0", "7", "00", "07", "sun"):
+        assert schedule.calendar(f"5 3 * * {sunday}") == "Sun *-*-* 3:5:00"
     with pytest.raises(WorkbookError, match="two profiles"):
         schedule.calendar("0 3 1 * 1")
 

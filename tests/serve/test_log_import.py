@@ -84,6 +84,122 @@ def test_a_request_of_each_product_is_the_same_row_and_stands_once(form, tmp_pat
     assert row.is_ok and abs(row.latency_ms - 500) < 1 and row.text == "masked"
 
 
+def imported(form, lines, tmp_path, capsys, code=0):
+    """What the command told, and what the log holds then."""
+    path = tmp_path / "export.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    command = ["logs", "import", str(path), "--format", form, "--task", str(task_folder())]
+    assert main([*command, "--json"]) == code
+    said = capsys.readouterr()
+    return (json.loads(said.out) if code == 0 else said.err), log_of()
+
+
+@pytest.mark.parametrize(
+    ("values", "stars"),
+    [
+        ([0, 1, 1], [1, 5, 5]),
+        ([True, False], [5, 1]),
+        (["good", "bad", None], [5, 1, None]),
+        ([0.0, 0.5, 0.75], [1, 3, 4]),
+        ([5, 2, 4], [5, 2, 4]),
+    ],
+)
+def test_ratings_of_other_products_are_stars_by_the_scale_of_them_all(
+    values, stars, tmp_path, home, capsys
+):
+    lines = []
+    for n, value in enumerate(values):
+        scores = [{"name": "toxicity", "value": 0.1}, {"name": "user-feedback", "value": value}]
+        lines.append(LINES["langfuse"] | {"id": str(n), "scores": scores})
+    told, rows = imported("langfuse", lines, tmp_path, capsys)
+    assert [row.feedback_score for row in rows] == stars and not told["faults"]
+    doubtful = lines[0] | {"id": "x", "scores": [{"name": "a", "value": 1}, {"name": "b"}]}
+    told, rows = imported("langfuse", [doubtful], tmp_path, capsys)
+    assert "has the scores a, b" in told["faults"][0] and rows[-1].feedback_score is None
+
+
+def test_a_rating_that_came_after_the_first_import_is_added_once(tmp_path, home, capsys):
+    line = LINES["langfuse"]
+    for score in (None, 4, 4, 2):
+        rated = line | {"scores": [{"name": "rating", "value": score}, {"name": "x", "value": 5}]}
+        other = line | {"id": "b", "scores": [{"name": "rating", "value": 5}]}
+        _, rows = imported("langfuse", [rated, other], tmp_path, capsys)
+        assert [row.feedback_score for row in rows] == [score, 5]
+    [file] = (home / "live").rglob("*.jsonl")
+    assert len(file.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("form", "change", "reason"),
+    [
+        ("litellm", {"messages": "{}", "response": "{}"}, "has no chat"),
+        ("litellm", {"response": {"text": "redacted-by-litellm"}}, "logged without its texts"),
+        ("openai", {"response": None}, "has no field response.choices"),
+    ],
+)
+def test_what_was_logged_without_its_texts_is_no_bad_answer(
+    form, change, reason, tmp_path, home, capsys
+):
+    told, rows = imported(form, [LINES[form] | change], tmp_path, capsys, code=2)
+    assert reason in told and not rows
+
+
+CALL = {"request": {"messages": CHAT}, "response": LINES["openai"]["response"]}
+FAILED = {"error": {"message": "too many"}}
+COLLECTED = {
+    "cloudwatch": {"timestamp": 1767225600000, "message": json.dumps(CALL | {"id": "a"})},
+    "kafka": {"offset": 1, "value": json.dumps(CALL | {"id": "a", "timestamp": 1767225600})},
+    "docker": {"time": "2026-01-01T00:00:00Z", "log": json.dumps(CALL | {"id": "a"}) + "\n"},
+    "elastic": {"_id": "a", "_source": CALL | {"@timestamp": "2026-01-01T00:00:00Z"}},
+    "helicone": {
+        "request_id": "a",
+        "request_created_at": "2026-01-01T00:00:00Z",
+        "request_body": CALL["request"],
+        "response_body": CALL["response"],
+        "response_status": 200,
+    },
+    "azure": {
+        "records": [
+            {
+                "time": "2026-01-01T00:00:00Z",
+                "correlationId": "a",
+                "properties": {
+                    "backendRequestBody": json.dumps(CALL["request"]),
+                    "backendResponseBody": json.dumps(CALL["response"]),
+                },
+            }
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("shape", COLLECTED)
+def test_what_a_gateway_or_a_collector_puts_around_a_call_is_taken_off(
+    shape, tmp_path, home, capsys
+):
+    told, [row] = imported("openai", [COLLECTED[shape]], tmp_path, capsys)
+    assert (row.request_id, row.messages, row.answer, row.version) == ("a", CHAT, "Hi", "m")
+    assert row.created_at.isoformat() == "2026-01-01T00:00:00+00:00" and row.is_ok
+    assert not told["faults"]
+
+
+@pytest.mark.parametrize(
+    ("form", "change"),
+    [
+        ("openai", {"response": FAILED}),
+        ("openai", {"response": None, "status": 503}),
+        ("otel", {"attributes": LINES["otel"]["attributes"] | {"error.type": "timeout"}}),
+        ("otel", {"status": {"code": 2, "message": "timeout"}}),
+        ("litellm", {"response": None, "status": "failure"}),
+        ("langfuse", {"output": None, "level": "ERROR"}),
+        ("langsmith", {"outputs": None, "error": "timeout"}),
+    ],
+)
+def test_a_failed_call_is_a_failed_request_and_no_bad_answer(form, change, tmp_path, home, capsys):
+    _, [row] = imported(form, [LINES[form] | change], tmp_path, capsys)
+    assert not row.is_ok
+
+
 def otlp(**attributes):
     """One line as OpenTelemetry's collector writes files: spans two levels deep, typed values."""
     pairs = [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()]

@@ -56,6 +56,6 @@ def test_a_promoted_version_answers_is_rated_watched_and_rolled_back(home):
         gateway.communicate(timeout=120)
     task = load_task(str(task_folder()))
     log = monitor.read_live(task, "")
-    assert (log.requests, log.unreadable, log.simulated) == (4, 0, False)
+    assert (log.requests, log.faults["unreadable_lines"].total(), log.simulated) == (4, 0, False)
     assert [row.feedback_score for row in log_of() if row.request_id == request_id] == [1.0]
     assert not monitor.check_health(task, run, 7, 90, "", log).simulated
