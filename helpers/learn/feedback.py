@@ -27,7 +27,7 @@ def check(function: Callable[..., Any], *cases: Sequence[Any]) -> Any:
     A fourth item of a case is what the arguments should be afterwards. NotYet for the first case
     that fails, and for a newer attempt at the same function that could not be run.
     """
-    name = function.__name__
+    name = getattr(function, "__name__", repr(function))
     _refuse_older_attempt(name)
     for arguments, expected, why, *after in cases:
         call = f"{name}({', '.join(map(_quoted, arguments))})"
@@ -37,8 +37,9 @@ def check(function: Callable[..., Any], *cases: Sequence[Any]) -> Any:
         except NotImplementedError:
             raise NotYet(f"{name} is still open: complete the function above.") from None
         except Exception as error:
-            stopped = f"{type(error).__name__}: {error}"
-            raise NotYet(f"{call} stopped with {stopped}. Expected is {expected!r}.") from None
+            raise NotYet(
+                f"{call} stopped with {type(error).__name__}: {error}. Expected is {expected!r}."
+            ) from None
         if not same(result, expected):
             raise NotYet(
                 f"{call} should be {_quoted(expected)}, yours gives {_quoted(result)}: {why}."
@@ -52,7 +53,10 @@ def check(function: Callable[..., Any], *cases: Sequence[Any]) -> Any:
 
 
 def same(result: Any, expected: Any) -> bool:
-    """Equal, of the same kind, and numbers up to rounding; True is no 1."""
+    """Equal, of the same kind, and numbers up to rounding; True is no 1. What numpy or pandas
+    computed is as good as Python's own."""
+    if hasattr(result, "tolist"):
+        result = result.tolist()
     if isinstance(expected, bool) or isinstance(result, bool):
         return result is expected
     if isinstance(expected, float) and isinstance(result, int | float):

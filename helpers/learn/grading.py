@@ -70,22 +70,23 @@ def check_folder(folder: Path) -> list[Result]:
 
 
 def _check_notebook(learner: Path, path: Path, document: dict[str, Any]) -> Iterator[Result]:
-    mine: dict[str, str] = {}  # grade_id -> what the learner wrote
+    mine: dict[str, list[str]] = {}  # grade_id -> its cell; several, once it was split or copied
     problem = "its cell is not there"
     try:
         for cell in json.loads((learner / path).read_text("utf-8"))["cells"]:
             mark = cell["metadata"].get("nbgrader", {})
             if mark.get("solution"):
-                mine[mark["grade_id"]] = "".join(cell["source"])
+                mine.setdefault(mark["grade_id"], []).append("".join(cell["source"]))
     except FileNotFoundError:
         problem = "its notebook is not there"
     except (ValueError, LookupError, TypeError, AttributeError):  # torn, or edited by hand
         problem = "its notebook cannot be read: take it from a copy, or begin it anew"
     tasks = []
     for exercise in exercises(document):
-        source = mine.get(exercise.name, "")
-        if STUB in source or not source:
-            state = ("open", "") if source else ("missing", problem)
+        written = mine.get(exercise.name, [])
+        source = "\n".join(text for text in written if STUB not in text)
+        if not source.strip():
+            state = ("open", "") if written else ("missing", problem)
             yield Result(learner.name, path.stem, exercise.name, *state)
         else:
             tasks.append({"name": exercise.name, "source": source, "check": exercise.check})
@@ -119,8 +120,8 @@ def _run(work: dict[str, Any]) -> list[list[str]]:
         )
         return json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, ValueError, IndexError):
-        reason = "the notebook's exercises could not be run to their end"
-        return [[task["name"], "wrong", reason] for task in work["tasks"]]
+        unfinished = ["wrong", "the notebook's exercises could not be run to their end"]
+        return [[task["name"], *unfinished] for task in work["tasks"]]
 
 
 def judge(imports: str, source: str, check: str, seconds: int = SECONDS) -> tuple[str, str]:

@@ -101,6 +101,25 @@ def test_true_is_no_one_and_numbers_are_equal_up_to_rounding():
     assert not feedback.same([1], (1,)) and not feedback.same([1, 2], [1])
 
 
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [(5.0, 5), (True, True), (0.3, 0.3), ([7, 8], [7, 8]), ([0.3, True], [0.3, True])],
+)
+def test_what_numpy_computed_is_judged_by_its_value(result, expected):
+    import numpy
+
+    theirs = numpy.array(result, dtype=object if isinstance(result, list) else None)
+    assert feedback.same(theirs, expected) and feedback.same([theirs[()]], [expected])
+    assert feedback.same((numpy.float64(1), numpy.bool_(False)), (1.0, False))
+    assert not feedback.same(numpy.array([1, 0]), [1, 1]), "no traceback of numpy's either"
+    assert not feedback.same(numpy.bool_(True), 1) and not feedback.same(numpy.int64(1), True)
+
+
+def test_what_is_no_function_is_no_traceback():
+    with pytest.raises(feedback.NotYet, match="is not callable"):
+        learn.check(3, ((1,), 2, "why"))
+
+
 def test_after_a_syntax_error_the_older_attempt_is_not_judged(monkeypatch):
     from types import SimpleNamespace
 
@@ -213,6 +232,21 @@ def answer(notebook: Path, exercise: str, source: str) -> None:
     notebook.write_text(json.dumps(document))
 
 
+def split_and_copy(notebook: Path, exercise: str, right: str) -> None:
+    """The cell divided in two, as Lab does it (both keep the marks), and a stub beside it."""
+    document = json.loads(notebook.read_text())
+    [cell] = [c for c in document["cells"] if grade_of(c) == exercise]
+    place = document["cells"].index(cell)
+    first, _, second = right.partition("\n")
+    stub = f"def {exercise}():\n    {feedback.STUB}"
+    document["cells"][place : place + 1] = [cell | {"source": s} for s in (stub, first, second)]
+    notebook.write_text(json.dumps(document))
+
+
+def grade_of(cell: dict[str, Any]) -> str:
+    return cell["metadata"].get("nbgrader", {}).get("grade_id", "")
+
+
 def test_a_class_is_judged_by_the_workbook_s_own_checkpoints(here, tmp_path, monkeypatch):
     monkeypatch.setattr(grading, "SECONDS", 8)
     first = list(grading.course_notebooks().items())[:1]
@@ -231,6 +265,9 @@ def test_a_class_is_judged_by_the_workbook_s_own_checkpoints(here, tmp_path, mon
     assert states["bea", exercise.name][0] == "wrong"
     assert states["bea", "is_ready"][0] == "wrong" and "SystemExit" in states["bea", "is_ready"][1]
     path = tmp_path / "bea" / "00_start_here.ipynb"
+    split_and_copy(path, exercise.name, exercise.source)
+    states = {r.exercise: r.state for r in learn.check_folder(tmp_path / "bea")}
+    assert states[exercise.name] == "right", "split in Lab, beside the stub that was kept"
     for torn in (path.read_text()[:900], "[]", '{"cells": [{"metadata": []}]}'):
         path.write_text(torn)
         results = [r for r in learn.check_folder(tmp_path) if r.learner == "bea"]
