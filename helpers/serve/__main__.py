@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
+from pydantic import ValidationError
+
 from helpers import store
-from helpers.records import LogText, Parity, WorkbookError, verdict_of
+from helpers.records import LogText, Parity, WorkbookError, problem_of, verdict_of
 from helpers.serve.settings import KEYS, Settings
 from helpers.serve.starting import serve
 
@@ -52,15 +53,16 @@ def main(argv: Sequence[str]) -> int:
         if args.how == "systemd":
             sys.stdout.write(unit(argv))
             return 0
+        settings = settings_of(args)
         if args.check:
             from helpers.serve.parity import check_parity
 
-            parity = check_parity(args.check, args.engine, args.rows)
+            parity = check_parity(args.check, settings.engine, settings.rows)
             sys.stdout.writelines(
                 (store.dumps(parity, indent=2) if args.json else sentence_of(parity), "\n")
             )
             return EXIT[verdict_of(parity.findings)]
-        return serve(settings_of(args))
+        return serve(settings)
     except WorkbookError as error:
         sys.stderr.write(f"workbook: {store.without_secrets(str(error))}\n")
         return error.exit_code
@@ -86,20 +88,14 @@ def settings_of(args: argparse.Namespace) -> Settings:
         if level not in get_args(LogText):
             raise WorkbookError(f"--log-text {text!r}: give [TASK=]full, masked or none")
         log_text[task] = level
-    return Settings(
-        tasks=tuple(args.task),
-        host=args.host,
-        port=args.port,
-        engine=args.engine,
-        anywhere=args.anywhere,
-        host_names=tuple(args.host_name),
-        log_text=log_text.get("", "masked"),
-        log_text_of=log_text,
-        keep_days=args.keep_days,
-        most_waiting=args.most_waiting,
-        timeout=args.timeout,
-        max_cost_usd=args.max_cost_usd,
-    )
+    said = {name: value for name, value in vars(args).items() if name in Settings.model_fields}
+    said |= {"tasks": args.task, "host_names": args.host_name}
+    said |= {"log_text": log_text.get("", "masked"), "log_text_of": log_text}
+    try:
+        return Settings.model_validate(said)
+    except ValidationError as error:
+        name, reason = problem_of(error)
+        raise WorkbookError(f"--{name.replace('_', '-')}: {reason}") from None
 
 
 def unit(argv: Sequence[str]) -> str:
@@ -122,17 +118,6 @@ def _unit_word(text: str) -> str:
     for special, spelt in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", "$$")):
         text = text.replace(special, spelt)
     return f'"{text}"'
-
-
-def _number(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        value = kind(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:g}")
-        return value
-
-    read.__name__ = kind.__name__  # as argparse calls what cannot be read
-    return read
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,23 +160,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="[TASK=]full|masked|none",
         help="how much text the live log holds (default: masked)",
     )
-    days = _number(int, 0, 36_500)
-    add("--keep-days", type=days, default=90, help="of the live log; 0: for ever")
-    at_once = _number(int, 1, 10_000)
-    add("--most-waiting", type=at_once, default=64, help="requests of a task at once; more get 429")
-    add(
-        "--timeout", type=_number(float, 0.01, 86_400), default=120.0, help="seconds for one answer"
-    )
+    add("--keep-days", type=int, default=90, help="of the live log; 0: for ever")
+    add("--most-waiting", type=int, default=64, help="requests of a task at once; more get 429")
+    add("--timeout", type=float, default=120.0, help="seconds for one answer")
     add(
         "--max-cost-usd",
-        type=_number(float, 0, math.inf),
+        type=float,
         default=0.0,
         help="a month and task, for versions that live at a provider",
     )
     add("--check", default="", metavar="VERSION", help="is what would serve what was trained?")
     add("--json", action="store_true", help="print all that --check found as one JSON value")
-    rows = _number(int, 1, math.inf)
-    add("--rows", type=rows, default=40, help="validation rows that --check asks")
+    add("--rows", type=int, default=40, help="validation rows that --check asks")
     add("--as", dest="how", choices=("systemd",), help="print a unit instead of serving")
     return parser
 

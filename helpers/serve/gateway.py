@@ -33,7 +33,7 @@ from helpers.serve import wire
 from helpers.serve.engines import Engine, Hosted, Logprobs
 from helpers.serve.guards import Guard
 from helpers.serve.lanes import Lane, Place, Ready
-from helpers.serve.livelog import LiveLog, new_id
+from helpers.serve.livelog import LiveLog, new_id, short_hash
 from helpers.serve.metrics import Metrics
 from helpers.serve.served import open_version
 from helpers.serve.settings import Keys, Settings
@@ -134,8 +134,7 @@ class Gateway:
             if task not in self.lanes:
                 self.lanes[task] = Lane(task, self.load, self.settings.most_waiting)
             lane = self.lanes[task]
-            if not lane.is_moving:
-                self.go(self._move(lane, state))
+            self.go(self._move(lane, state))
 
     async def _move(self, lane: Lane, state: registry.Serving) -> None:
         await lane.follow(state)
@@ -188,7 +187,8 @@ class Gateway:
         served = place.ready.served
         served.check_options(asked)
         chat = served.chat(turns)
-        limit = asked.limit(served.asking.max_new_tokens)
+        most = served.asking.max_new_tokens
+        limit = min(asked.max_completion_tokens or most, asked.max_tokens or most, most)
         row = LiveRow(
             request_id=new_id(came_at),
             created_at=came_at,
@@ -230,8 +230,8 @@ class Gateway:
                 try:
                     return lane, await lane.by_id(version)
                 except WorkbookError as error:
-                    reason = store.without_secrets(str(error))
-                    raise ApiError(409, reason, "cannot_be_loaded", "model") from None
+                    message = store.without_secrets(str(error))
+                    raise ApiError(409, message, "cannot_be_loaded", "model") from None
         known = ", ".join(sorted(self.lanes)) or "none"
         raise ApiError(404, f"No such model. Tasks served: {known}.", "model_not_found", "model")
 
@@ -307,7 +307,7 @@ class Gateway:
         matches = (known for known in FAILURES if re.search(known[0], reason))
         _, status, code, message = next(matches)
         error = ApiError(status, message.format(reason), code)
-        error.headers = stamp.headers
+        error.headers |= stamp.headers
         return error
 
     # everything else
@@ -349,9 +349,6 @@ class Gateway:
                 return JSONResponse(row)
         raise ApiError(404, "No such model answers here.", "model_not_found", "model")
 
-    async def _healthy(self, request: Request) -> Response:
-        return JSONResponse({"ok": True})
-
     async def _readiness(self, request: Request) -> Response:
         lanes = {task: lane.state() for task, lane in sorted(self.lanes.items())}
         problems = [lane.problem for lane in self.lanes.values() if lane.problem]
@@ -370,12 +367,6 @@ class Gateway:
             self.metrics.generation.labels(task).set(lane.generation)
         return Response(self.metrics.page(), media_type="text/plain; version=0.0.4")
 
-    async def _page(self, request: Request) -> Response:
-        return HTMLResponse(PAGE, headers={"content-security-policy": POLICY})
-
-    async def _description(self, request: Request) -> Response:
-        return JSONResponse(wire.document())
-
     def app(self) -> Starlette:
         """The ASGI application."""
         routes = [
@@ -383,11 +374,15 @@ class Gateway:
             Route("/v1/feedback", self._feedback, methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/v1/models/{name:path}", self._models),
-            Route("/healthz", self._healthy),
+            Route("/healthz", JSONResponse({"ok": True}), methods=["GET"]),
             Route("/readyz", self._readiness),
             Route("/metrics", self._numbers),
-            Route("/openapi.json", self._description),
-            Route("/", self._page),
+            Route("/openapi.json", JSONResponse(wire.document()), methods=["GET"]),
+            Route(
+                "/",
+                HTMLResponse(PAGE, headers={"content-security-policy": POLICY}),
+                methods=["GET"],
+            ),
         ]
         return Starlette(
             routes=routes,
@@ -402,10 +397,7 @@ class Gateway:
 
 async def refuse(request: Request, error: Any) -> Response:
     """An ApiError as OpenAI spells it."""
-    headers = dict(error.headers)
-    if error.status == 429:
-        headers["retry-after"] = "1"
-    return JSONResponse(error.body, error.status, headers=headers)
+    return JSONResponse(error.body, error.status, headers=error.headers)
 
 
 async def no_such_path(request: Request, error: Any) -> Response:
@@ -430,5 +422,4 @@ def conversation_of(asked: wire.ChatRequest, turns: Sequence[Message], headers: 
     if named and len(named) <= LONGEST_ID:
         return str(named)
     first = next((turn.content or "" for turn in turns if turn.role == "user"), "")
-    words = named or f"{asked.user or ''} {first}"
-    return hashlib.sha256(words.encode(errors="replace")).hexdigest()[:16]
+    return short_hash(named or f"{asked.user or ''} {first}")

@@ -66,7 +66,9 @@ class Lane:
         self._tried: tuple[int, float] = (-1, 0.0)  # generation and time of the last failure
 
     async def follow(self, serving: Serving) -> None:
-        """Go where the registry's route and trial point."""
+        """Go where the registry's route and trial point, unless a change is under way."""
+        if self._turn.locked():
+            return
         async with self._turn:
             # the version too: a registry that was restored counts again from an older generation
             if (serving.route.generation, serving.route.version) != (self.generation, self.serves):
@@ -126,11 +128,6 @@ class Lane:
     def serves(self) -> str | None:
         """The version in production, as far as it is loaded."""
         return self.current.served.id if self.current else None
-
-    @property
-    def is_moving(self) -> bool:
-        """Whether a change is under way."""
-        return self._turn.locked()
 
     def state(self) -> dict[str, Any]:
         """What /readyz shows."""

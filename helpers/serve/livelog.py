@@ -18,7 +18,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from helpers.records import LateFeedback, LiveRow, LogText, read_live_lines
 REMEMBERED = 10_000  # ids of requests that need not be on the disk yet
 PATIENCE = 1.0  # seconds before a write that failed is tried again
 MOST_AT_ONCE = 200  # rows of one write
+SALT = secrets.token_hex(16)  # of this process: nobody can look for what a hash hides
 ID = re.compile(r"req-(\d{4})(\d\d)(\d\d)-[0-9a-f]{20}")
 Line = LiveRow | LateFeedback
 _log = logging.getLogger(__name__)
@@ -78,10 +78,13 @@ class LiveLog:
         day = ID.fullmatch(request_id)
         if recent is not None or day is None:
             return recent
+        key = f'"{request_id}"'.encode()
         for task in tasks:
-            row = _row_in(self._folder / task / f"{'-'.join(day.groups())}.jsonl", request_id)
-            if row is not None:
-                return task, row
+            path = self._folder / task / f"{'-'.join(day.groups())}.jsonl"
+            lines = path.read_bytes().splitlines() if path.exists() else []
+            for row in read_live_lines(line for line in lines if key in line).rows:
+                if row.request_id == request_id:  # a shadow names it, too
+                    return task, row
         return None
 
     def warm_up(self, tasks: Iterable[str]) -> None:
@@ -213,25 +216,10 @@ def masked(line: Any, text: LogText) -> Any:
         turns.append({"role": turn["role"], "content": hide(str(turn.get("content") or ""))})
     changes = {"messages": turns, "answer": hide(line.answer), "text": text}
     if curate.masked_text(line.conversation_id) != line.conversation_id:  # an e-mail address
-        changes["conversation_id"] = _stand_in(line.conversation_id)
+        changes["conversation_id"] = short_hash(line.conversation_id, SALT)
     return line.model_copy(update=changes)
 
 
-@cache
-def _salt() -> bytes:
-    return secrets.token_bytes(16)  # of this process: nobody can look for what a stand-in hides
-
-
-def _stand_in(text: str) -> str:
-    """What keeps two conversations apart whose ids are personal data, and tells neither."""
-    return hashlib.sha256(_salt() + text.encode(errors="replace")).hexdigest()[:16]
-
-
-def _row_in(path: Path, request_id: str) -> LiveRow | None:
-    """The row of one request in a day's file."""
-    if not path.exists():
-        return None
-    key = f'"{request_id}"'.encode()
-    with open(path, "rb") as lines:
-        rows = read_live_lines(line for line in lines if key in line).rows
-    return next((row for row in rows if row.request_id == request_id), None)
+def short_hash(text: str, salt: str = "") -> str:
+    """What stands for a conversation's id: two of them stay two."""
+    return hashlib.sha256(f"{salt}{text}".encode(errors="replace")).hexdigest()[:16]

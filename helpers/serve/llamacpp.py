@@ -23,7 +23,6 @@ from helpers.serve.upstream import Server, Upstream
 SLOTS = 4  # requests that it decodes side by side
 CONTEXT = 4096  # tokens of each
 KIND = "f16"  # of the file's matrices: its answers equal the evaluation's, smaller kinds drift
-INSTALL = "pip install xllamacpp"
 
 
 def is_installed() -> bool:
@@ -38,7 +37,7 @@ class LlamaEngine:
 
     def __init__(self, timeout: float) -> None:
         if not is_installed():
-            raise WorkbookError(f"--engine llamacpp needs the package xllamacpp: {INSTALL}")
+            raise WorkbookError("--engine llamacpp needs a package: pip install xllamacpp")
         self._timeout = timeout
 
     def load(self, served: Served) -> Child:
@@ -52,12 +51,10 @@ def gguf_of(served: Served) -> Path:
     folder = served.adapter.parent if served.adapter else Path()
     path = folder / f"{served.id}-{KIND}.gguf"
     note = path.with_suffix(".json")
-    if path.exists() and note.exists():
-        known = store.read_json(note)
-        if known == {"adapter": sha256, "gguf": store.sha256_file(path)}:
-            return path
-    path = train.export_model(served.model, "gguf", KIND)
-    store.write_json(note, {"adapter": sha256, "gguf": store.sha256_file(path)})
+    known = store.read_json(note) if path.exists() and note.exists() else None
+    if known is None or known != {"adapter": sha256, "gguf": store.sha256_file(path)}:
+        path = train.export_model(served.model, "gguf", KIND)
+        store.write_json(note, {"adapter": sha256, "gguf": store.sha256_file(path)})
     return path
 
 

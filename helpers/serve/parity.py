@@ -17,7 +17,6 @@ from helpers.records import (
     Estimate,
     Finding,
     FindingVerdict,
-    Message,
     Parity,
     TrainingExample,
     WorkbookError,
@@ -107,17 +106,12 @@ def compare(
     expected = tuned.answer(measured, limit)
     untuned = base.answer(measured[:OF_BASE], limit)
     together = list(answers)
-    asked_again = 0
     for place, (ours, theirs) in enumerate(zip(together, expected, strict=True)):
         # what else is in a batch changes the rounding; what failed in company has failed
         if ours.text != theirs.text and ours.finish != "error":
-            asked_again += 1
             answers[place] = loaded.answer(chats[place], limit)
             expected[place] = tuned.answer([measured[place]], limit)[0]
-    if asked_again:
-        say(f"{asked_again} of {len(chats)} differed and were asked once more, alone, of both")
     findings = [
-        _prompts(chats, measured),
         *_known_causes(answers, expected),
         _effect(answers, expected, untuned),
         _company(served, examples, together, answers),
@@ -145,17 +139,6 @@ def _finding(name: str, failed: bool, evidence: str, remedy: str) -> Finding:
 
 def _equal(answers: Sequence[Answer], expected: Sequence[Answer]) -> int:
     return sum(ours.text == theirs.text for ours, theirs in zip(answers, expected, strict=True))
-
-
-def _prompts(chats: Sequence[list[Message]], measured: Sequence[list[Message]]) -> Finding:
-    """What the gateway makes of a row is what evaluation asked."""
-    others = sum(ours != theirs for ours, theirs in zip(chats, measured, strict=True))
-    return _finding(
-        "prompt",
-        others > 0,
-        f"{others} of {len(chats)} rows are asked otherwise than 04 asked them",
-        "rows that bring tools of their own cannot be served: put them into task.yaml",
-    )
 
 
 def _company(
@@ -199,7 +182,8 @@ def _known_causes(answers: Sequence[Answer], expected: Sequence[Answer]) -> list
                     *others[:1],
                 ]
             ),
-            "give the engine the chat template and tokenizer of the base model, unchanged",
+            "give the engine the chat template and tokenizer of the base model, unchanged; tools"
+            " of single rows are not served",
         ),
         _finding(
             "truncation",

@@ -133,9 +133,8 @@ class Served:
 
     def is_well_formed(self, answer: Answer) -> bool:
         """Whether an answer has the task's format, as 04 judged it."""
-        if answer.finish == "error":
-            return False
-        return not evaluate.format_reason(answer.text, self.task.schema, answer.finish)
+        reason = evaluate.format_reason(answer.text, self.task.schema, answer.finish)
+        return answer.finish != "error" and not reason
 
     def says_the_same(self, answer: str, other: str) -> bool:
         """Whether two answers mean the same: equal scored fields, or equal texts but for spaces."""

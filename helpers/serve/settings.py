@@ -5,36 +5,37 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from dataclasses import dataclass, field
+
+from pydantic import Field
 
 from helpers.models import is_loopback
-from helpers.records import LogText, WorkbookError
+from helpers.records import LogText, Record, WorkbookError
 
 KEYS = "WORKBOOK_SERVE_KEYS"  # NAME:KEY of every caller, divided by commas or line breaks
 SHORTEST_KEY = 16  # characters: shorter ones can be guessed
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Record):
     """What the command line says; the defaults are safe ones."""
 
     tasks: tuple[str, ...] = ()  # registered names, or task folders; none: all that are routed
     host: str = "127.0.0.1"
-    port: int = 8600
+    port: int = Field(8600, ge=0, lt=2**16)
     engine: str = "auto"  # auto, local, llamacpp or the base_url of a server
     anywhere: bool = False  # may other machines reach it?
     host_names: tuple[str, ...] = ()  # further names by which callers may call it
     log_text: LogText = "masked"
-    log_text_of: dict[str, LogText] = field(default_factory=dict)  # by task
+    log_text_of: dict[str, LogText] = Field(default_factory=dict)  # by task
     keeps_log: bool = True  # False: what is asked is no traffic, and 06 does not see it
-    keep_days: int = 90  # of the live log; 0: for ever
-    most_waiting: int = 64  # requests of one task at once; the next one gets 429
+    keep_days: int = Field(90, ge=0, le=36_500)  # of the live log; 0: for ever
+    most_waiting: int = Field(64, ge=1)  # requests of one task at once; the next one gets 429
     most_bytes: int = 2**20  # of a request's body
     most_turns: int = 200
-    timeout: float = 120.0  # seconds for one answer
+    timeout: float = Field(120.0, gt=0, le=86_400)  # seconds for one answer
     follow_every: float = 0.5  # seconds between two looks at the registry
     judge_every: float = 60.0  # seconds between two looks at a trial
-    max_cost_usd: float = 0.0  # a month and task, at paid endpoints
+    max_cost_usd: float = Field(0.0, ge=0)  # a month and task, at paid endpoints
+    rows: int = Field(40, ge=1)  # of validation, that --check asks
 
     def text_of(self, task: str) -> LogText:
         """How much of a task's text its log holds."""

@@ -153,10 +153,9 @@ def listen(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
         listener.listen()  # who asks while models are loaded waits, and is not refused
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", error)
+    except OSError as error:
         raise WorkbookError(
-            f"port {settings.port} on {settings.host}: {reason}; choose another --port"
+            f"port {settings.port} on {settings.host}: {error.strerror}; choose another --port"
             " (0: any free one)"
         ) from None
     return listener

@@ -111,6 +111,9 @@ class Upstream:
         if status != 200:
             reason = f"{status} from the engine" if status else data.decode()
             return models.failed(reason, took)
+        return self._read(data, took, bool(wanted))
+
+    def _read(self, data: bytes, took: float, with_logprobs: bool) -> Answer:
         answer = models.answer_of(data, took)
         if answer.finish == "error":
             return answer
@@ -118,7 +121,7 @@ class Upstream:
         reply = json.loads(data, parse_constant=lambda _: -9999.0)
         if reply.get("model") in self.others:  # a router fell back on it
             return models.failed(f"{reply['model']} answered in place of {self.model.name}", took)
-        if wanted:
+        if with_logprobs:
             return Reply(**answer.model_dump(), logprobs=reply["choices"][0].get("logprobs"))
         return answer
 

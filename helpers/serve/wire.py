@@ -5,7 +5,6 @@ And the published description of it, made from the records that parse requests.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import time
@@ -41,7 +40,7 @@ class ApiError(Exception):
     def __init__(self, status: int, message: str, code: str, param: str | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.headers: dict[str, str] = {}
+        self.headers = {"retry-after": "1"} if status == 429 else {}
         kind = "invalid_request_error" if status < 500 else "server_error"
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -126,10 +125,6 @@ class ChatRequest(BaseModel):
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs comes with logprobs: true alone")
         return self
-
-    def limit(self, most: int) -> int:
-        """The longest answer in tokens: of all limits that somebody gave the shortest."""
-        return min(self.max_completion_tokens or most, self.max_tokens or most, most)
 
     @property
     def logprobs_wanted(self) -> dict[str, Any]:
@@ -268,7 +263,6 @@ def usage_of(answer: Answer) -> dict[str, Any]:
     }
 
 
-@functools.cache  # strangers may ask for it
 def document() -> dict[str, Any]:
     """The published description of the API (OpenAPI 3.1)."""
     content = yaml.safe_load(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8"))

@@ -107,7 +107,9 @@ class ToyEngine:
         self.unloaded: list[str] = []
         self.asked: list[dict[str, Any]] = []
         self.delay = 0.0
-        self.fails: dict[str, int] = {}  # name -> the status that it answers with
+        # name -> the status that it answers with, or that, a message and headers
+        self.fails: dict[str, Any] = {}
+        self.said_model = ""  # as which it says to answer
         self.refuses = ""  # an option that it does not know
         self.answers: Any = lambda body: f"{body['model']} {body['messages'][-1]['content']}"
         self.gate = threading.Event()
@@ -159,7 +161,9 @@ class ToyEngine:
                 {"error": {"message": f"unknown: {self.refuses or 'logprobs'}"}}, 400
             )
         if body["model"] in self.fails:
-            return JSONResponse({"error": {"message": "no"}}, self.fails[body["model"]])
+            failure = self.fails[body["model"]]
+            status, said, headers = failure if isinstance(failure, tuple) else (failure, "no", {})
+            return JSONResponse({"error": {"message": said}}, status, headers)
         if self.runtime == "sglang":  # whatever `model` says, the base answers
             body["model"] = body.get("lora_path", "base")
         if body["model"] not in (*self.loaded, "base"):
@@ -170,7 +174,8 @@ class ToyEngine:
         if body.get("logprobs"):
             choice["logprobs"] = {"content": [{"token": "x", "logprob": -0.5, "top_logprobs": []}]}
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-        return JSONResponse({"id": "x", "choices": [choice], "usage": usage})
+        content = {"id": "x", "choices": [choice], "usage": usage}
+        return JSONResponse(content | ({"model": self.said_model} if self.said_model else {}))
 
 
 @contextlib.contextmanager

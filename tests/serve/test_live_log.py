@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from datetime import timedelta
 
+import pytest
 from registry_toys import TASK
 from serve_toys import chat_body, client, gateway, log_of, register, task_folder, until
 
 from helpers import store
 from helpers.curate.corrections import live_corrections
 from helpers.records import LateFeedback, LiveRow, read_live_lines
-from helpers.serve.livelog import LiveLog, append, folder_of, new_id
+from helpers.serve.livelog import LiveLog, append, folder_of, masked, new_id
 from helpers.tasks import load_task
 
 PERSONAL = "Call me at +49 170 1234567 or jane.doe@example.com, key sk-abcdefghijklmnopqrstuvwx"
@@ -129,6 +131,7 @@ def test_old_days_are_deleted_and_a_file_that_is_no_day_stays(home):
     for path in (old, young, review):
         store.write_text(path, "")
     log = LiveLog(lambda task: "full", keep_days=7)
+    log.sweep("another task, whose turn is a turn of its own")
     log.sweep(TASK)
     log.close()
     assert not old.exists() and young.exists() and review.exists()
@@ -163,6 +166,44 @@ def test_a_disk_that_is_full_stops_the_log_and_not_the_answers(served, monkeypat
         assert "workbook_log_problem 1.0" in client.get(f"{address}/metrics").text
     until(lambda: len(log_of()) == 1)  # what waited is written when there is room again
     assert client.get(f"{address}/readyz").status_code == 200
+
+
+def test_what_found_room_before_the_disk_was_full_is_not_written_twice(home, monkeypatch):
+    path = folder_of(TASK) / "2026-11-01.jsonl"
+    append(path, "first\n")
+    real = os.write
+
+    def half(descriptor, data):
+        if len(data) < 8:
+            raise OSError(28, "No space left on device")
+        return real(descriptor, data[:8])
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr("helpers.serve.livelog.os.write", half)
+        append(path, "second\nthird\n")
+    append(path, "second\nthird\n")
+    assert path.read_text() == "first\nsecond\nthird\n"
+
+
+def test_a_log_that_ends_on_a_full_disk_says_how_much_is_lost(home, monkeypatch, caplog):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("helpers.serve.livelog.append", full)
+    log = LiveLog(lambda task: "full", 0)
+    log.write(TASK, row())
+    until(lambda: log.problem)
+    log.write(TASK, row())
+    log.close()
+    assert caplog.text.count("1 lines of") == 2 and "are lost" in caplog.text
+
+
+def test_conversations_whose_ids_are_personal_data_stay_apart_and_tell_nothing():
+    names = [f"someone{n}@example.org" for n in range(5)]
+    names += [f"+49 170 123456{n}" for n in range(5)] + ["thread_7", "0", ""]
+    kept = [masked(row(conversation_id=name), "masked").conversation_id for name in names]
+    assert len(set(kept)) == len(names) and kept[-3:] == names[-3:]
+    assert not set(kept[:-3]) & set(names)
 
 
 def test_late_feedback_of_foreign_systems_is_merged_and_strangers_are_counted():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from serve_toys import TASK, publish_dataset, register, task_folder
 
 from helpers import models, store
+from helpers.models import local
 from helpers.records import Asking, Finding, Message, Parity, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.serve.engines import Loaded
 from helpers.serve.local import LocalEngine
-from helpers.serve.parity import check_before_promotion, check_parity, compare
+from helpers.serve.parity import _sameness, check_before_promotion, check_parity, compare
 from helpers.serve.served import open_version
 from helpers.tasks import load_task
 
@@ -79,10 +81,10 @@ class Engine(Loaded):
         pass
 
 
-def findings_of(version, change):
+def findings_of(version, change, rows=6):
     served = open_version(version, {})
     engine = Engine(served, change)
-    parity = compare(served, served.validation_rows(6), engine, engine)
+    parity = compare(served, served.validation_rows(rows), engine, engine)
     return parity, {f.name: f.verdict for f in parity.findings}
 
 
@@ -157,6 +159,53 @@ def test_other_weights_at_the_engine_are_named(version):
     assert verdicts["template"] == verdicts["truncation"] == "pass"
     assert verdicts["same_answers"] == "fail"
     assert "other weights (a swapped adapter?)" in parity.findings[-1].evidence
+
+
+def test_another_stop_at_the_engine_is_named(version):
+    def half(model, chat, limit):
+        answer = right(model, chat, limit)
+        return answer.model_copy(update={"text": answer.text[:9], "finish": "stop"})
+
+    parity, verdicts = findings_of(version, half)
+    assert verdicts["same_answers"] == "fail" and "another stop" in parity.findings[-1].evidence
+
+
+@pytest.mark.parametrize("goes_wrong", ["fails", "mixes up"])
+def test_what_goes_wrong_in_company_alone_is_not_asked_away(version, goes_wrong):
+    seen = []
+
+    def in_company(model, chat, limit):
+        seen.append(str(chat))
+        answer = right(model, chat, limit)
+        if len(seen) <= 6 or seen.count(str(chat)) > 1:
+            return answer
+        if goes_wrong == "fails":
+            return models.failed("503 from the engine")
+        return answer.model_copy(update={"text": f"{len(seen)} of somebody else"})
+
+    _, verdicts = findings_of(version, in_company, 12)
+    assert verdicts["answered" if goes_wrong == "fails" else "company"] == "fail"
+
+
+def test_a_format_that_is_kept_says_nothing_of_answers_that_nobody_scores(version):
+    served = open_version(version, {})
+    task = served.task.model_copy(update={"accuracy_from": "judge"})
+    answers = [
+        models.Answer(text=text, tokens_in=1, tokens_out=1, latency_ms=1.0, finish="stop")
+        for text in ("one", "two")
+    ]
+    examples = [e.model_copy(update={"group": f"g{n}"}) for n in range(400)
+                for e in served.validation_rows(1)]  # fmt: skip
+    pairs = (examples, answers[:1] * 400, answers[1:] * 400)
+    assert _sameness(replace(served, task=task), *pairs, True).verdict == "fail"
+
+
+def test_our_own_model_is_loaded_once(version, monkeypatch):
+    loaded = []
+    real = local.load_network
+    monkeypatch.setattr(local, "load_network", lambda *args: loaded.append(args) or real(*args))
+    assert check_parity("v1", "local", 6).equal == 6
+    assert [adapter is not None for _, adapter, _ in loaded] == [True, False]  # and its base
 
 
 def test_another_quantisation_at_the_engine_is_named(version):

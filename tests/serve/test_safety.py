@@ -233,8 +233,10 @@ def test_a_unit_starts_the_gateway_with_the_same_arguments(capsys, home):
 
 def test_a_wrong_setting_is_a_message_and_exit_2(capsys):
     secret = "ftp://me:hunter2horse@x"
-    for wrong in (["--host", "0.0.0.0"], ["--log-text", "much"], ["--engine", secret]):
-        assert main([*wrong, "--port", "0"]) == 2
+    numbers = [["--keep-days", "-1"], ["--most-waiting", "0"], ["--timeout", "nan"]]
+    numbers += [["--max-cost-usd", "-1"], ["--port", "70000"], ["--check", "v", "--rows", "0"]]
+    for wrong in (*numbers, ["--host", "::"], ["--log-text", "much"], ["--engine", secret]):
+        assert main(["--port", "0", *wrong]) == 2
         message = capsys.readouterr().err
         assert message.startswith("workbook: ") and "hunter2" not in message
 
