@@ -19,7 +19,6 @@ UNSPACED = (
 )
 # accents, and the vowel signs of Hebrew, Arabic and India's scripts: Python's \\w leaves them out
 SIGNS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
-_RUN = re.compile(f"[{UNSPACED}]+")
 LETTER = rf"(?:[^\W{UNSPACED}]|[{SIGNS}])"  # of a script that has words, a digit, or _
 _UNSEEN = "\u00ad\u061c\u200b\u200c\u200d\u200e\u200f\u2060\ufe0e\ufe0f\ufeff"
 _ONE_MARK = str.maketrans("−–—‒‐⁄〜∼’‘ʼ“”„«»٫٬٪", '-----/~~\'\'\'""""".\'%', _UNSEEN)
@@ -118,14 +117,3 @@ def same_text(gold: str, answer: str) -> bool:
 def folded(text: str) -> str:
     """One spelling, in any case."""
     return tasks.normalise(plain_text(text))
-
-
-def spaced_out(text: str) -> str:
-    """Runs of scripts without spaces as pairs of characters, so that a word index knows them."""
-
-    def pairs(match: re.Match[str]) -> str:
-        run = match[0]
-        grams = [run[i : i + 2] for i in range(max(1, len(run) - 1))]
-        return f" {' '.join(grams)} "
-
-    return _RUN.sub(pairs, text)

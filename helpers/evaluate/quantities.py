@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from functools import partial
-from typing import NamedTuple
 
 from helpers.evaluate.equality import LETTER, UNSPACED, folded, plain_text, same_text
 
@@ -31,7 +30,7 @@ _COUNTED = {word: number for number, word in enumerate(_ONES.split())}
 _COUNTED |= {word: 10 * tens for tens, word in enumerate(_TENS.split(), 2)}
 _COUNT = rf"(?:{'|'.join(_COUNTED)}|hundred|thousand|million|billion)"
 _IN_WORDS = re.compile(rf"(?<!no )(?<!the )\b{_COUNT}(?:(?: and)?[ -]{_COUNT})*\b")
-_MONTHS = (
+_MONTHS = (  # of January, of February …
     "january jan januar janvier enero gennaio janeiro januari января",
     "february feb februar février febrero febbraio fevereiro februari февраля",
     "march mar märz mars marzo março maart марта",
@@ -48,11 +47,11 @@ _MONTHS = (
 _MONTH_OF = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
 _MONTH = rf"\b({'|'.join(_MONTH_OF)})\b\.?"
 _DAY = r"(?<!\d)(\d{1,2})(?:st|nd|rd|th|er|\.|º)?(?: of| de)?[ -]"
-_ISO = (
-    r"(?<!\d)(\d{4})(?:[-/.]|[年년] ?)(\d{1,2})(?:[-/.]|[月월] ?)(\d{1,2})(?!\d)[日일]?(?:t(?=\d))?"
-)
 _DATES = (  # y, m, d: what the groups of a pattern are
-    (_ISO, "ymd"),
+    (
+        r"(?<!\d)(\d{4})(?:[-/.]|[年년] ?)(\d\d?)(?:[-/.]|[月월] ?)(\d\d?)(?!\d)(?:日|일|t(?=\d))?",
+        "ymd",
+    ),
     (r"(?<![\d/])(1[3-9]|2\d|3[01])/(\d{1,2})/(\d{4})(?!\d)", "dmy"),
     (r"(?<![\d/])(\d{1,2})/(1[3-9]|2\d|3[01])/(\d{4})(?!\d)", "mdy"),
     (r"(?<!\d)(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)", "dmy"),
@@ -86,8 +85,8 @@ _QUANTITY = re.compile(
 )
 # what counts only where nothing else does: in brackets, or behind letters as in CO2 and m^2
 _ASIDES = (r"\([^()]*\)", rf"(?<!\w)[^\W\d_{UNSPACED}]+\^?-?\d+(?:[.,]\d+)*")
-_WORD = re.compile(r"[^\W\d_]{3,}")
 FEW_WORDS = 3  # with more of them a gold answer is an explanation
+Quantity = tuple[float | str, bool]  # a number, or the text of a range, list or date; in percent?
 
 
 def holds(answer: str, gold: str) -> bool:
@@ -102,20 +101,10 @@ def holds(answer: str, gold: str) -> bool:
     if re.match(LETTER, word[-1]):
         after = f"(?!{LETTER})"
     if word[0].isdigit():
-        before += r"(?<![-\d/:])(?<!\d[.,'])"
-    if re.match(r"\d{3}(?!\d)", word):
-        before += r"(?<!\d )"
+        before += r"(?<![-\d/:])(?<!\d[.,' ])"
     if word[-1].isdigit():
         after += rf"(?!\d|[.,'/:]\d|-\d+(?![-\d])| \d{{3}}(?!\d)| ?(?:{_LARGE})(?!{LETTER}))"
     return re.search(before + re.escape(word) + after, folded(answer)) is not None
-
-
-class Quantity(NamedTuple):
-    """A number of a text, or what is no single number: a range, a list, a date."""
-
-    value: float | None
-    text: str
-    is_percent: bool = False
 
 
 def same_number(gold: str, answer: str, tolerance: float, mark: str = "") -> bool:
@@ -127,19 +116,21 @@ def same_number(gold: str, answer: str, tolerance: float, mark: str = "") -> boo
     wanted = quantities(result, mark) or quantities(gold, mark)
     if not wanted:
         return same_text(gold, answer)
-    if len(_WORD.findall(gold)) > FEW_WORDS:
+    if len(re.findall(r"[^\W\d_]{3,}", gold)) > FEW_WORDS:
         wanted = wanted[-1:]
     last = quantities(answer, mark)[-len(wanted) :]
     return len(last) == len(wanted) and all(map(partial(_is_same, tolerance), wanted, last))
 
 
-def _is_same(tolerance: float, one: Quantity, other: Quantity) -> bool:
-    if one.value is None or other.value is None:
-        return one.text == other.text
-    values = {other.value, other.value / 100} if other.is_percent else {other.value}
-    if one.is_percent:
-        values = {other.value} if other.is_percent else {other.value, other.value * 100}
-    return any(math.isclose(v, one.value, rel_tol=tolerance) for v in values)
+def _is_same(tolerance: float, gold: Quantity, answer: Quantity) -> bool:
+    """A share is the same in percent, and a bare number may be meant in percent."""
+    (wanted, wants_percent), (value, is_percent) = gold, answer
+    if isinstance(wanted, str) or isinstance(value, str):
+        return wanted == value
+    factors = [1.0]
+    if wants_percent != is_percent:
+        factors.append(100.0 if wants_percent else 0.01)
+    return any(math.isclose(value * factor, wanted, rel_tol=tolerance) for factor in factors)
 
 
 def quantities(text: str, mark: str = "") -> list[Quantity]:
@@ -181,20 +172,17 @@ def _iso(order: str, date: re.Match[str]) -> str:
 
 def _quantity(match: re.Match[str], mark: str) -> Quantity:
     if match["date"]:
-        return Quantity(None, match["date"])
-    value = _number(match["first"], mark)
-    sign = match["sign"] or ""
-    word = match["word"] or ""
-    fraction = re.fullmatch(rf"/({_DIGITS})", match["others"])
-    divisor = _number(fraction[1], mark) if fraction else None
-    if value is None or (match["others"] and not divisor):
-        numbers = re.findall(_DIGITS, match["first"] + match["others"])
-        read = [_number(number, mark) or number for number in numbers]
-        return Quantity(None, f"{sign}{read}{word}")
-    value = int(match["whole"] or 0) + value / (divisor or 1)
-    if sign == "-":
-        value = -value
-    return Quantity(value * _SPELLED.get(word, 1), match[0], match["percent"] is not None)
+        return match["date"], False
+    numbers = re.findall(_DIGITS, match["first"] + match["others"])
+    read = [_number(number, mark) for number in numbers]
+    value = read[0]
+    if len(read) == 2 and match["others"][0] == "/" and value is not None and read[1]:
+        value = int(match["whole"] or 0) + value / read[1]
+    elif len(read) > 1 or value is None:
+        parts = numbers if None in read else read
+        return f"{match['sign'] or ''}{parts}{match['word'] or ''}", False
+    value *= _SPELLED.get(match["word"] or "", 1)
+    return -value if match["sign"] == "-" else value, match["percent"] is not None
 
 
 def _number(text: str, mark: str) -> float | None:

@@ -5,19 +5,23 @@ Solved examples and articles are chosen by hand (fixed), by words (BM25) or by m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from helpers import models, tasks
 from helpers.evaluate.classical import CLASSICAL, why_not
-from helpers.evaluate.equality import spaced_out
+from helpers.evaluate.equality import LETTER, UNSPACED, plain_text
 from helpers.evaluate.scorers import strict_json
 from helpers.records import Asking, Message, TrainingExample, WorkbookError
 from helpers.tasks import Article, Task
 
 LADDER = ("zero_shot", "prompt", "few_shot", "rag")  # by the effort they cost
 CHEAPEST_FIRST = ("incumbent", CLASSICAL, *LADDER)  # the first runs today, as task.yaml names it
-PASSAGE_WORDS = 90  # longest passage of an article that goes into a prompt
+# the longest passage of an article that goes into a prompt, and what counts as a word of it
+PASSAGE = re.compile(rf"(?:\s*(?:[{UNSPACED}]{{1,2}}|[^\s{UNSPACED}]+)){{0,90}}")
+INSIDE = re.compile(f"(?<=[{UNSPACED}])[{UNSPACED}](?=[{UNSPACED}])")
+WORD = rf"{LETTER}{LETTER}+|\d|[{UNSPACED}]+"  # of an index: zone 3 is not zone 5
 Chats = list[list[Message]]
 Examples = Sequence[TrainingExample]
 
@@ -140,9 +144,9 @@ def available(rungs: Sequence[str], task: Task, train: Examples) -> dict[str, st
 
 def passage(article: Article) -> str:
     """The first words of an article, as far as they go into a prompt."""
-    words = article.text.split()
-    text = " ".join(words[:PASSAGE_WORDS])
-    return text if len(words) <= PASSAGE_WORDS else f"{text} …"
+    text = " ".join(article.text.split())
+    beginning = PASSAGE.match(text)[0]
+    return text if beginning == text else f"{beginning} …"
 
 
 def shots(
@@ -224,12 +228,18 @@ def _word_scores(questions: Sequence[str], texts: Sequence[str]) -> Any:
     import numpy
 
     def words(of: Sequence[str]) -> list[list[str]]:
-        texts = [spaced_out(text) for text in of]
-        return bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+        # runs of scripts without spaces as pairs of characters: abcd is ab bc cd
+        texts = [INSIDE.sub(r"\g<0> \g<0>", plain_text(text)) for text in of]
+        return bm25s.tokenize(
+            texts, token_pattern=WORD, stopwords="en", return_ids=False, show_progress=False
+        )
 
-    index = bm25s.BM25()
-    index.index(words(texts), show_progress=False)
     scores = numpy.zeros((len(questions), len(texts)))
+    known_words = words(texts)
+    if not any(known_words):  # bm25s cannot index nothing
+        return scores
+    index = bm25s.BM25()
+    index.index(known_words, show_progress=False)
     for place, question in enumerate(words(questions)):
         known = [word for word in question if word in index.vocab_dict]
         if known:

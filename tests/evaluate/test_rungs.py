@@ -80,6 +80,35 @@ def test_retrieval_finds_the_article_that_shares_words_and_none_otherwise():
     assert retrieve([], ["parcel"], 2) == [[]]
 
 
+@pytest.mark.parametrize(
+    ("texts", "question"),
+    [
+        (["किताब लौटाने का नियम", "डिलीवरी में कितने दिन"], "मुझे किताब वापस करनी है"),
+        (["பொருள் திரும்ப அனுப்புதல்", "விநியோக நாட்கள்"], "பொருள் எப்படி திரும்ப?"),
+        (["বই ফেরত দেওয়া", "কত দিন লাগে"], "আমি বই ফেরত চাই"),
+        (["le cafe\u0301 moulu", "le thé noir"], "du café moulu"),
+        (["fees of zone 3", "fees of zone 5"], "what does zone 3 cost"),
+        (["水 の 値段", "火 の 値段"], "水"),
+    ],
+)
+def test_articles_are_found_by_words_with_vowel_signs_and_by_single_digits(texts, question):
+    articles = [Article(id=str(i), title="", text=text) for i, text in enumerate(texts)]
+    for order in (articles, articles[::-1]):
+        (result,) = retrieve(order, [question], 1)
+        assert [article.id for article in result] == ["0"]
+
+
+def test_articles_without_a_word_are_found_by_none():
+    empty = [Article(id="1", title="", text=""), Article(id="2", title="!", text="…")]
+    assert retrieve(empty, ["where is my parcel", ""], 2) == [[], []]
+
+
+def test_a_passage_is_as_short_in_scripts_without_spaces():
+    article = Article(id="1", title="", text="退货政策说明" * 500)
+    assert len(rungs.passage(article)) == 182
+    assert rungs.passage(Article(id="2", title="", text="")) == ""
+
+
 def test_rag_puts_the_passage_into_the_system_turn_and_cuts_long_ones(tmp_path):
     task = toy_task(tmp_path)
     (tmp_path / "knowledge").mkdir()
