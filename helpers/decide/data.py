@@ -60,12 +60,7 @@ def label_noise(task: Task, examples: Sequence[TrainingExample]) -> list[Finding
     rows = [e for e in examples if e.quality == "verified" and e.part in ("train", "validation")]
     if task.accuracy_from in ("judge", "human") or len(rows) < FEWEST_ROWS:
         return []
-    labels = evaluate.labels_of(task, rows)
-    fields = []
-    for name in task.scored_fields or labels:
-        values = labels.get(name, [])
-        if values and evaluate.repeated(values) >= evaluate.LEAST_REPEATED:
-            fields.append((name, tuple(values)))
+    fields = [(name, tuple(labels)) for name, labels in evaluate.label_fields(task, rows).items()]
     return _noise_of_each(tuple(models.question(e.messages) for e in rows), tuple(fields))
 
 

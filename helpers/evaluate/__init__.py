@@ -5,9 +5,8 @@ from helpers.evaluate.causes import data_quality, diagnose, diagnose_run
 from helpers.evaluate.classical import (
     CLASSICAL,
     CONVERGED,
-    LEAST_REPEATED,
     ClassicalModel,
-    labels_of,
+    label_fields,
     repeated,
     vectoriser,
     why_not,

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from helpers import models, store, tasks
+from helpers.evaluate.equality import same_json, same_text
 from helpers.evaluate.scorers import strict_json
 from helpers.models import Answer
 from helpers.records import Message, TrainingExample, WorkbookError
@@ -43,8 +44,35 @@ def labels_of(task: Task, examples: Sequence[TrainingExample]) -> Labels:
     names = list(dict.fromkeys(name for value in objects for name in value))
     labels: Labels = {}
     for name in names:
-        labels[name] = [json.dumps(v[name]) if name in v else MISSING for v in objects]
+        labels[name] = [_spelled(value, name) for value in objects]
     return labels
+
+
+def _spelled(value: Mapping[str, Any], name: str) -> str:
+    return json.dumps(value[name], ensure_ascii=False) if name in value else MISSING
+
+
+def label_fields(task: Task, examples: Sequence[TrainingExample]) -> Labels:
+    """The scored fields whose values are labels, with them; "" is a text task's whole answer."""
+    labels = labels_of(task, examples)
+    fields = {}
+    for name in task.scored_fields or labels:
+        if repeated(labels.get(name, [])) >= LEAST_REPEATED:
+            fields[name] = labels[name]
+    return fields
+
+
+def given_label(field: str, answer: str, known: Collection[str]) -> str:
+    """The label that an answer gives, spelled as one of the known ones that is equal."""
+    if not field:
+        return next((label for label in known if same_text(label, answer)), answer.strip())
+    value = strict_json(answer)
+    if value is None:
+        return ""
+    for label in known if field in value else ():
+        if label != MISSING and same_json(json.loads(label), value[field]):
+            return label
+    return _spelled(value, field)
 
 
 def repeated(values: Sequence[str]) -> float:
@@ -61,8 +89,7 @@ def why_not(task: Task, train: Sequence[TrainingExample]) -> str:
     if len(rows) < FEWEST_ROWS:
         return f"the train part holds {len(rows)} verified rows; {FEWEST_ROWS} are needed"
     labels = labels_of(task, rows)
-    scored = task.scored_fields or list(labels)
-    for name in scored:
+    for name in task.scored_fields or labels:
         values = labels.get(name, [])
         if repeated(values) < LEAST_REPEATED:
             what = f"field {name}" if name else "the answer"

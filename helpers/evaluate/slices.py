@@ -6,7 +6,6 @@ it, the share answered with it. Macro-F1: the mean over labels of 2PR/(P + R), e
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import statistics as python_statistics
@@ -16,10 +15,9 @@ from itertools import chain, compress
 from typing import NamedTuple
 
 from helpers.evaluate import statistics
-from helpers.evaluate.classical import LEAST_REPEATED, labels_of, repeated
+from helpers.evaluate.classical import given_label, label_fields
 from helpers.evaluate.compare import Pair, scores_of
 from helpers.evaluate.running import Rows
-from helpers.evaluate.scorers import strict_json
 from helpers.records import Estimate, Finding, TrainingExample
 from helpers.tasks import Task
 
@@ -30,19 +28,17 @@ Pairs = list[tuple[str, str]]  # (gold label, answered label), as JSON texts
 
 
 def slices_of(task: Task, examples: Sequence[TrainingExample]) -> dict[str, set[str]]:
-    """slice -> ids: every gold value of a field with fixed choices, and long or short questions."""
+    """slice -> ids: every gold label of a field, and long or short questions."""
     if not examples:
         return {}
     slices: dict[str, set[str]] = defaultdict(set)
-    properties = (task.schema or {}).get("properties", {})
-    fields = [name for name in task.scored_fields if "enum" in properties.get(name, {})]
     middle = python_statistics.median([len(example.user_text) for example in examples])
     for example in examples:
-        gold = strict_json(example.answer) or {}
         length = "longer" if len(example.user_text) > middle else "shorter"
         slices[f"{length} questions"].add(example.id)
-        for name in fields:
-            slices[f"{name} = {gold.get(name)}"].add(example.id)
+    for field, labels in label_fields(task, examples).items():
+        for example, label in zip(examples, labels, strict=True):
+            slices[f"{field or 'answer'} = {_bare(label)}"].add(example.id)
     worth_a_look = {}
     for name, ids in sorted(slices.items()):
         if MIN_ROWS <= len(ids) < len(examples):
@@ -115,23 +111,17 @@ def label_scores(task: Task, examples: Sequence[TrainingExample], rows: Rows) ->
     answered = {row.id: row for row in rows}
     examples = [example for example in examples if example.id in answered]
     scores = []
-    labels = labels_of(task, examples)
-    for field in task.scored_fields or labels:
-        gold = labels.get(field, [])
-        if not gold or repeated(gold) < LEAST_REPEATED:
-            continue
-        answers = [_answered(field, answered[example.id].answer) for example in examples]
+    for field, gold in label_fields(task, examples).items():
+        known = sorted(set(gold))
+        answers = [given_label(field, answered[e.id].answer, known) for e in examples]
         pairs = list(zip(gold, answers, strict=True))
         groups = [answered[example.id].group for example in examples]
         scores.append(FieldScores(field, macro_f1(pairs, groups), _scores(pairs, groups)))
     return scores
 
 
-def _answered(field: str, answer: str) -> str:
-    if not field:
-        return answer.strip()
-    value = strict_json(answer)
-    return json.dumps(value[field]) if value and field in value else ""
+def _bare(label: str) -> str:
+    return label.strip('"')
 
 
 def _scores(pairs: Pairs, groups: Sequence[str]) -> list[LabelScore]:
@@ -141,7 +131,7 @@ def _scores(pairs: Pairs, groups: Sequence[str]) -> list[LabelScore]:
         is_said = [said == label for _, said in pairs]
         precision = _share_of(is_gold, is_said, groups)
         recall = _share_of(is_said, is_gold, groups)
-        name = label.strip('"')
+        name = _bare(label)
         outside = bool(OUTSIDE.search(name))
         scores.append(LabelScore(name, recall.n, precision, recall, outside))
     return sorted(scores, key=lambda score: (not score.is_out_of_scope, score.rows, score.label))

@@ -59,7 +59,7 @@ class Table:
         names = [f'<th scope="col" style="{CELL}">{escape(str(c))}</th>' for c in self.data.columns]
         page += f"<thead><tr>{''.join(names)}</tr></thead><tbody>"
         for row in self._rows():
-            cells = [f'<td style="{CELL}">{escape(cell)}</td>' for cell in row]
+            cells = [f'<td dir="auto" style="{CELL}">{escape(cell)}</td>' for cell in row]
             page += f"<tr>{''.join(cells)}</tr>"
         name = escape(self.caption or "table", quote=True)
         region = f'role="group" aria-label="{name}" tabindex="0" style="overflow-x:auto"'
@@ -175,11 +175,15 @@ def may_show(show_text: bool) -> bool:
 def masked(text: str, show_text: bool, length: int = 60) -> str:
     """`text` where it may be seen; else only its first and last characters and its length."""
     if may_show(show_text):
-        text = store.redact(text)
-        return text if len(text) <= length else text[: length - 1] + "…"
+        return shortened(store.redact(text), length)
     if len(text) <= 8:
         return "…"
     return f"{text[:2]}…{text[-2:]} ({len(text)} characters)"
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, or its beginning where it is longer."""
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def say(text: str) -> None:
@@ -316,6 +320,12 @@ def _tick(done: threading.Event) -> None:
         redraw(html(f"<small>this cell took {seconds:.0f} s</small>"), line)
 
 
+FONTS = (  # the first, and those that know the letters which it lacks, where they are installed
+    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Microsoft YaHei",
+    "PingFang SC", "Hiragino Sans", "Yu Gothic", "Malgun Gothic", "WenQuanYi Zen Hei", "Noto Sans",
+    "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai",
+    "Nirmala UI", "Leelawadee UI", "Arial Unicode MS",
+)  # fmt: skip
 LOOKS = {  # of every figure
     "text.parse_math": False,  # the $ of a label is drawn as it stands, and is no formula
     "figure.constrained_layout.use": True,
@@ -331,8 +341,10 @@ LOOKS = {  # of every figure
 def subplots(*shape: int, **looks: Any) -> Any:
     """matplotlib's figure and axes, in the looks of the workbook."""
     import matplotlib.pyplot as plt
+    from matplotlib.font_manager import fontManager
 
-    plt.rcParams.update(LOOKS)
+    installed = {font.name for font in fontManager.ttflist}
+    plt.rcParams.update(LOOKS | {"font.family": [name for name in FONTS if name in installed]})
     return plt.subplots(*shape, **looks)
 
 

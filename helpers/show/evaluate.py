@@ -15,6 +15,7 @@ from helpers.tasks import Task
 
 Rows = Sequence[AnswerRow]
 MOST_FLIPS = 12  # in a table
+MOST_LABELS = 20  # in a picture of counts
 LEAST_REACH = 30.0  # points to each side in the picture of paired differences
 TARGET_MET = {"pass": "yes", "fail": "no", "undecided": "undecided"}
 CHANGED = {"pass": "better", "fail": "worse", "undecided": "unsure"}
@@ -192,16 +193,10 @@ def diagnosis_table(causes: Sequence[Finding]) -> show.Table:
         "cause": show.name_of,
         "found": lambda cause: THERE[cause.verdict],
         "evidence": "evidence",
-        "next": _next_step,
+        "next": lambda cause: cause.remedy if cause.verdict == "fail" else None,
     }
     rows = sorted(causes, key=lambda cause: cause.verdict != "fail")
     return show.table(rows, "What the evidence speaks for (04_evaluate gives it)", columns)
-
-
-def _next_step(cause: Finding) -> str | None:
-    if cause.verdict == "fail":
-        return cause.remedy
-    return None
 
 
 def rating_table(
@@ -264,33 +259,42 @@ def label_table(fields: Sequence[Any]) -> show.Table:
 
 def confusion(
     task: Task, examples: Sequence[TrainingExample], rows: Rows
-) -> show.Figure | show.HTML:
-    """Gold against answered values of the task's first scored field that has fixed choices."""
-    properties = (task.schema or {}).get("properties", {})
-    fields = [name for name in task.scored_fields if "enum" in properties[name]]
-    if not fields:
-        return show.note(
-            "No scored field has a fixed list of values, so there is nothing to mix up."
-        )
-    field = fields[0]
-    counts = _confusions(field, examples, rows)
-    named = [*map(str, properties[field]["enum"]), *(gold for gold, _ in counts)]
-    labels = list(dict.fromkeys(named))
+) -> show.Figure | show.HTML | show.Table:
+    """Gold against answered values of the task's first field that has labels; of many, a table."""
+    for field in task.scored_fields or [""]:
+        counts = _confusions(field, examples, rows)
+        n_labels = len({gold for gold, _ in counts})
+        if 0 < 2 * n_labels <= counts.total():
+            break
+    else:
+        return show.note("No scored field has labels, so there is nothing to mix up.")
+    right = sum(n for (gold, answered), n in counts.items() if gold == answered)
+    title = f"{field or 'answer'}: {right} of {counts.total()} right"
+    if n_labels > MOST_LABELS:
+        mistakes = [pair for pair in counts.most_common() if pair[0][0] != pair[0][1]]
+        columns = {"gold": lambda row: row[0][0], "answered": lambda row: row[0][1]}
+        columns["rows"] = lambda row: row[1]
+        return show.table(mistakes[:MOST_LABELS], f"{title}; most frequent mistakes", columns)
+    return _matrix(title, counts)
+
+
+def _matrix(title: str, counts: Counter[tuple[str, str]]) -> show.Figure:
+    labels = sorted({gold for gold, _ in counts})
     columns = labels + sorted({answered for _, answered in counts} - set(labels))
     size = (2.4 + 0.55 * len(columns), 1.8 + 0.45 * len(labels))
     figure, axis = show.subplots(figsize=size)
     shades = [[counts[gold, answered] for answered in columns] for gold in labels]
-    most = 2 * max(counts.values(), default=1)  # no shade so dark that black is not read on it
+    most = 2 * max(counts.values())  # no shade so dark that black is not read on it
     axis.imshow(shades, cmap="Blues", vmin=0, vmax=most, aspect="auto")
     for (gold, answered), n in counts.items():
         x = columns.index(answered)
         y = labels.index(gold)
         axis.text(x, y, n, ha="center", va="center")
-    axis.set_xticks(range(len(columns)), [c[:12] for c in columns], rotation=45, ha="right")
-    axis.set_yticks(range(len(labels)), labels)
+    names = [show.shortened(column, 14) for column in columns]
+    axis.set_xticks(range(len(columns)), names, rotation=45, ha="right")
+    axis.set_yticks(range(len(labels)), [show.shortened(label, 30) for label in labels])
     axis.set(xlabel="answered", ylabel="gold")
-    right = sum(counts[label, label] for label in labels)
-    axis.set_title(f"{field}: {right} of {sum(counts.values())} right")
+    axis.set_title(title)
     return show.finished(figure)
 
 
@@ -307,8 +311,10 @@ def _confusions(
 
 
 def _value(answer: str, field: str) -> str:
+    if not field:
+        return answer.strip() or "(empty)"
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
         return "no JSON"
-    return str(value.get(field, "(missing)")) if isinstance(value, dict) else "no JSON"
+    return str(value.get(field, "(missing)")) or "(empty)" if isinstance(value, dict) else "no JSON"

@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from evaluate_toys import answer_row, toy_rows
+from evaluate_toys import RIGHT, answer_row, toy_rows, toy_task
 
 from helpers import evaluate
-from helpers.evaluate.slices import macro_f1
+from helpers.evaluate.slices import macro_f1, slices_of
 from helpers.records import Message
 
 
@@ -64,6 +64,28 @@ def test_answers_of_one_chat_make_no_interval_narrower(task):
             three.recall.low <= one.recall.low + 1e-9
             and three.precision.low <= one.precision.low + 1e-9
         )
+
+
+def test_a_label_is_answered_in_any_spelling_that_the_accuracy_takes(task, tmp_path):
+    """1.0 was no 1, Billing no billing: the table spoke against the accuracy beside it."""
+    gold = ["café", "退货"] * 20
+    said = answers(["cafe\u0301", "退货"] * 20)
+    colour = evaluate.label_scores(task, labelled(gold), said)[0]
+    assert [label.label for label in colour.labels] == ["café", "退货"]
+    assert colour.macro_f1.value == 1.0
+    size = toy_task(tmp_path, scored_fields=["size"])
+    floats = [answer_row(row.id, '{"colour": "red", "size": 1.0}') for row in said]
+    assert evaluate.label_scores(size, labelled(gold), floats)[0].macro_f1.value == 1.0
+    text = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer")
+    rows = [row.model_copy(update={"answer": RIGHT.upper()}) for row in said]
+    assert evaluate.label_scores(text, toy_rows(40), rows)[0].macro_f1.value == 1.0
+
+
+def test_values_that_repeat_are_slices_whether_or_not_the_schema_lists_them(tmp_path):
+    listed = {"type": "object", "properties": {"colour": {"$ref": "#/$defs/colour"}, "size": {}}}
+    task = toy_task(tmp_path, schema=listed | {"$defs": {"colour": {"enum": ["red", "blue"]}}})
+    slices = slices_of(task, labelled(["red", "blue"] * 20))
+    assert len(slices["colour = red"]) == len(slices["colour = blue"]) == 20
 
 
 def test_broken_answers_have_no_label_and_texts_have_no_table(task):
