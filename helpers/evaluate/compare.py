@@ -160,6 +160,8 @@ def _target_evidence(metric: str, estimate: Estimate, target: float, met: str) -
         text = f"{metric}: target at most {target:g}: {met}"
         if metric == "latency_p95" and 0 < n < statistics.FEW_TIMED:
             text += f", {n} timed rows say nothing of a p95; {statistics.FEW_TIMED} at least"
+        elif metric == "latency_p95" and met == "met" and n < statistics.MANY_TIMED:
+            text += f", if answers come without spikes: {statistics.MANY_TIMED} timed rows show it"
         return text if n else f"{text}, it was not measured"
     if not n:
         return f"{metric}: target at least {target:g}: {met}, no answer was scored by it"

@@ -216,6 +216,7 @@ def ask_production(
     """
     try:
         serving = store.Run(version.run_id).load(TrainedModel)
+        check_fingerprints(serving, session.task, serving.dataset_version)
         loaded = session.models | {serving.asking.model: load_models(serving)[1]}
         session = replace(session, latency_rows=0, models=loaded)
         rungs["production"] = ask_rung(serving.asking, test_set, session, label="production")

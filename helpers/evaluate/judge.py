@@ -19,7 +19,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from helpers import models, store
+from helpers import models, store, tasks
 from helpers.evaluate import statistics
 from helpers.evaluate.answers import ask
 from helpers.evaluate.running import Rows, read_answers
@@ -46,7 +46,11 @@ TRUSTED = 0.6
 # of the pairs, with the same choice in both orders: GPT-4's own (Zheng et al. 2023, table 2)
 CONSISTENT = 0.65
 WORD = re.compile(r"\b(both|neither)\b")
-LETTER = re.compile(r"\b[AB]\b")
+LETTER = re.compile(r"(?<![A-Za-z])[AB](?![A-Za-z])")
+# "Not A", "both are wrong", "a tie": no choice can be read off
+DOUBT = re.compile(
+    r"\bnot\b|n't\b|\b(?:wrong|worse|worst|incorrect|tie|tied|equal\w*|draw)\b", re.I
+)
 ASK = """You judge answers to this task:
 {task}
 An answer is right when: {rubric}
@@ -65,8 +69,8 @@ def load_judge(name: str, base_url: str) -> Model | None:
 
 
 def sha(answer: str) -> str:
-    """What an answer is known by in ratings.csv."""
-    return hashlib.sha256(answer.encode("utf-8", "replace")).hexdigest()[:16]
+    """What an answer is known by in ratings.csv: no number, which a spreadsheet would round."""
+    return f"s{hashlib.sha256(answer.encode('utf-8', 'replace')).hexdigest()[:15]}"
 
 
 def blind_table(examples: Sequence[TrainingExample], ours: Rows, theirs: Rows) -> Table:
@@ -79,7 +83,7 @@ def blind_table(examples: Sequence[TrainingExample], ours: Rows, theirs: Rows) -
     table = []
     for row in sorted(ours, key=lambda row: hash_order(row.id)):
         a, b = row.answer, other[row.id]
-        if int(sha(f"{row.id} {row.answer}"), 16) % 2:
+        if int(sha(f"{row.id} {row.answer}")[1:], 16) % 2:
             a, b = b, a
         shown = SAME if a == b else b
         line = {"id": row.id, "asked": questions[row.id], "A": a, "B": shown}
@@ -90,7 +94,7 @@ def blind_table(examples: Sequence[TrainingExample], ours: Rows, theirs: Rows) -
 def write_ratings(path: Path, table: Sequence[Mapping[str, str]]) -> Path:
     """The table as CSV, atomically: to fill in with any spreadsheet, or by the widget of 04."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\r\n")
     writer.writeheader()
     for row in table:
         texts = {name: store.as_csv_cell(row[name]) for name in TEXTS if name in row}
@@ -143,21 +147,15 @@ def _doubts(who: str, agreement: float | None, n: int) -> list[str]:
 
 
 def _read_ratings(path: Path) -> Rights:
-    """One person's choices, with the separator that a spreadsheet has put between the columns."""
+    """One person's choices, as a spreadsheet has saved them."""
     rights: Rights = {}
-    saved = path.read_bytes()
-    try:
-        text = saved.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = saved.decode("cp1252", "replace")  # as Excel saves CSV in Western Europe
-    file = io.StringIO(text, newline="")
-    header = file.readline()
-    file.seek(0)
-    reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
-    if not {"id", "a_sha", "b_sha", "choice"} <= set(reader.fieldnames or ()):
-        raise WorkbookError(f"{path} has to keep blind.csv's columns id, a_sha, b_sha, choice")
-    for number, row in enumerate(reader, 2):
-        choice = (row["choice"] or "").strip()
+    for number, row, _ in tasks.read_rows(path):
+        if isinstance(row, ValueError):
+            raise WorkbookError(f"{path}, line {number}: {row}")
+        if not {"id", "a_sha", "b_sha", "choice"} <= row.keys():
+            raise WorkbookError(f"{path} has to keep blind.csv's columns id, a_sha, b_sha, choice")
+        row = {name: cell.strip() for name, cell in row.items()}
+        choice = row["choice"]
         if not choice:
             continue
         if choice.lower() not in RIGHT:
@@ -178,9 +176,8 @@ def _misnamed(unrated: Collection[frozenset[Key]], table: Table, by_people: Righ
 
 def _keys(row: Mapping[str, str]) -> tuple[Key, Key]:
     """By what A and B of a pair are known; one key where both say the same."""
-    ours = (row["id"], row["a_sha"], row["b_sha"])
-    theirs = (row["id"], row["b_sha"], row["a_sha"])
-    return ours, theirs
+    a_sha, b_sha = (f"s{row[name].removeprefix('s')[:15]}" for name in ("a_sha", "b_sha"))
+    return (row["id"], a_sha, b_sha), (row["id"], b_sha, a_sha)
 
 
 def _of_pair(row: Mapping[str, str], vote: tuple[bool, bool]) -> tuple[bool, bool]:
@@ -373,9 +370,12 @@ def _agreed(
 
 
 def _vote(text: str) -> Vote:
-    """None where it names no choice, or A and B without saying which."""
-    text = text.rpartition("</think>")[2]
-    if "<think>" in text:  # it was cut before it had chosen
+    """None where it names no choice, A and B without saying which, or what is wrong with one."""
+    text = text.rpartition("</think>")[2].replace("’", "'")
+    bare = re.sub(r"\W", "", text).lower()
+    if bare in RIGHT:
+        return RIGHT[bare]
+    if "<think>" in text or DOUBT.search(text):  # it was cut before it had chosen, or has not
         return None
     choices = set(WORD.findall(text.lower())) or set(LETTER.findall(text))
     return RIGHT[choices.pop().lower()] if len(choices) == 1 else None

@@ -126,6 +126,24 @@ def test_what_was_right_beside_the_prompt_is_not_right_beside_production(
     assert found.verdict == "fail" and found.regression
 
 
+def test_production_is_not_measured_with_a_prompt_it_was_not_trained_with(
+    text_task, run, monkeypatch
+):
+    asking = Asking().for_rung("fine_tuned", "v0")
+    served = trained_toy(model_id="v0", version="v0", asking=asking)
+    prints = served.fingerprints | {"system_prompt": "another"}
+    store.open_run("before").save(served.model_copy(update={"fingerprints": prints}))
+    production = record_toys.in_production("v0", run_id="before", model_id="v0")
+    tuned, base = constant("good", "tuned"), constant("poor", "base")
+    monkeypatch.setattr("helpers.evaluate.evaluation.load_models", lambda model: (base, base))
+    judge = by_rank("poor", "good")
+    found = measure_04(
+        text_task, run, tuned, base, toy_rows(40), judge=judge, production=production
+    )
+    assert found.verdict == "inconclusive" and "production" not in {r.name for r in found.rungs}
+    assert any("v0, which serves now" in text and "system prompt" in text for text in found.reasons)
+
+
 @pytest.mark.parametrize(
     ("text", "vote"),
     [
@@ -137,6 +155,13 @@ def test_what_was_right_beside_the_prompt_is_not_right_beside_production(
         ("<think>A is", None),
         ("<think>A is short</think>B", (False, True)),
         ("I cannot judge this", None),
+        ("Not A.", None),
+        ("Both are wrong", None),
+        ("A tie", None),
+        ("B isn’t right", None),
+        ("b", (False, True)),
+        ("答案A更好", (True, False)),
+        ('{"choice": "neither"}', (False, False)),
     ],
 )
 def test_a_reply_is_one_choice_or_none(text, vote):
@@ -161,15 +186,21 @@ def test_ratings_are_read_as_spreadsheets_save_them(tmp_path, run):
     row = "r1;Grüße, wohin?;x;y;a;b;Both\n"
     path.write_bytes(f"id;asked;A;B;a_sha;b_sha;choice\n{row}".encode("cp1252"))
     assert judging.read_ratings(run, human_task(tmp_path)) == {
-        ("r1", "a", "b"): True,
-        ("r1", "b", "a"): True,
+        ("r1", "sa", "sb"): True,
+        ("r1", "sb", "sa"): True,
     }
-    for name in ("utf-8", "utf-8-sig", "cp1252"):
+    for name in ("utf-8", "utf-8-sig", "cp1252", "utf-16"):
         path.write_bytes("id;a_sha;b_sha;choice\ngröße-1;a;b;A\n".encode(name))
-        assert judging.read_ratings(run, human_task(tmp_path))["größe-1", "a", "b"], name
+        assert judging.read_ratings(run, human_task(tmp_path))["größe-1", "sa", "sb"], name
     path.write_text("id,choice\nr1,A\n")
     with pytest.raises(WorkbookError, match=r"ratings.csv has to keep .* a_sha, b_sha"):
         judging.read_ratings(run, human_task(tmp_path))
+
+
+def test_no_spreadsheet_takes_what_an_answer_is_known_by_for_a_number():
+    for number in range(2000):
+        with pytest.raises(ValueError, match="could not convert"):
+            float(judging.sha(str(number)))
 
 
 def test_one_rung_alone_is_rated_too(text_task, run):
