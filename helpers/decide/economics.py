@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from datetime import date
+from typing import Any
 
 from helpers import store
 from helpers.models import PROVIDERS, STALE_DAYS, is_loopback, provider_of
@@ -48,7 +50,7 @@ def training_cost(task: Task, trainer: Trainer, api_model: str, tokens: int) -> 
     """
     if trainer == "lora":
         hours = tokens / OWN_TOKENS_PER_SECOND / 3600
-        return hours * float(task.prices.get("hardware_usd_per_hour") or 0)
+        return hours * _stated(task.prices, "hardware_usd_per_hour")
     prices = TRAINING_PRICES | (task.prices.get("training") or {})
     # the longest name that begins the model's, since snapshots carry a date
     names = sorted((name for name in prices if api_model.startswith(name)), key=len)
@@ -66,15 +68,20 @@ def economics(
     (zero_shot), until 04 has measured it.
     """
     stated = task.prices.get("hours") or {}
-    hours = {name: float(stated.get(name, usual)) for name, usual in HOURS.items()}
-    per_hour = float(task.prices.get("person_usd_per_hour") or 0)
+    unknown = stated.keys() - HOURS.keys()
+    if unknown:
+        raise WorkbookError(
+            f"task.yaml: prices.hours: {min(unknown)} is not known; known are {', '.join(HOURS)}"
+        )
+    hours = {name: _stated(stated, name, usual) for name, usual in HOURS.items()}
+    per_hour = _stated(task.prices, "person_usd_per_hour")
     ways = {}
     for rung in rungs:
         cost = rung.results.cost_per_request
         if cost.n:
             ways[rung.name] = _way(rung.asking.rung_kind, cost.value, per_hour, hours)
     tuned_cost = ways["zero_shot"].cost_per_request if "zero_shot" in ways else None
-    hosting = float(task.prices.get("hosting_usd_per_month") or 0)
+    hosting = _stated(task.prices, "hosting_usd_per_month")
     upkeep_hours = hours["labelling_monthly"] + hours["retraining_monthly"]
     tuned = Way(
         cost_per_request=tuned_cost or 0.0,
@@ -99,6 +106,16 @@ def economics(
         volume_per_month=task.volume_per_month,
         prices_as_of=str(as_of) if as_of else None,
     )
+
+
+def _stated(prices: Mapping[str, Any], name: str, usual: float = 0.0) -> float:
+    """A price or hours of task.yaml; WorkbookError where they are no number of 0 or more."""
+    value = prices.get(name)
+    if value is None:
+        return usual
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise WorkbookError(f"task.yaml: prices: {name} is {value!r}; give a number, 0 or more")
+    return float(value)
 
 
 def _way(kind: str, cost: float, per_hour: float, hours: Mapping[str, float]) -> Way:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from datetime import date, timedelta
 
@@ -253,6 +254,25 @@ def _costing(rung, usd):
     return rung.model_copy(
         update={"results": rung.results.model_copy(update={"cost_per_request": estimate})}
     )
+
+
+@pytest.mark.parametrize(
+    "prices",
+    [
+        {"person_usd_per_hour": -40},
+        {"hosting_usd_per_month": math.nan},
+        {"person_usd_per_hour": "forty"},
+        {"hours": {"promt_once": 3}},
+        {"hours": {"rag_once": -1}},
+    ],
+)
+def test_prices_that_cannot_be_are_named(tmp_path, prices):
+    """A negative wage paid for any way; hours of a misspelled name were not counted."""
+    (name, value), *_ = prices.items()
+    if isinstance(value, dict):
+        (name,) = value
+    with pytest.raises(WorkbookError, match=name):
+        economics(toy_task(tmp_path, prices=prices), [])
 
 
 def test_unknown_costs_are_left_out_rather_than_guessed(tmp_path, run):
