@@ -556,7 +556,7 @@ columns:
   group: customer               # rows that belong together
   split: part                   # train, validation or test, where you decide it
   feedback_score: stars
-  feedback: {happy: 5, sad: 1}  # what your words of feedback mean, 1 to 5; or [lowest, highest]
+  feedback: {happy: 5, sad: 1}  # what your words of feedback mean, 1 to 5; or [worst, best]
   decimal: ","                  # 1,500 is one and a half
   dates: day_first              # 05/11/2026 is in November; or month_first
   label: verdict                # good or bad: only the good answers are learnt
@@ -569,9 +569,10 @@ columns:
 column that has the name of one of ours is none of ours with `group: null`. What nothing reads is
 listed as "not used" and kept in the row's `meta`. A mapped `input` goes before every other form.
 
-Chat lines (`{"messages": […]}`), `prompt` / `completion`, Alpaca, ShareGPT, KTO and preference
-pairs need no mapping, nor does a JSON array of rows; a `system` beside the turns is their first
-one, and a request or a message in a column of a log is the chat that it holds. An answer with
+Chat lines (`{"messages": […]}`), `prompt` / `completion`, Alpaca, ShareGPT, Gemini's `contents`,
+KTO and preference pairs need no mapping, nor does a JSON array of rows; a `system` beside the turns
+is their first one, and a request, a response or a message in a column, also as its text, is the
+chat that it holds. Classes of a Hugging Face Parquet file have their names. An answer with
 `weight: 0` is kept and never learnt, a `<think>` part is the answer's reasoning, and a system
 message that differs from row to row stands below the instructions.
 

@@ -1,4 +1,4 @@
-"""Excel files as rows: the first sheet, as it is shown, and refused where it holds no results."""
+"""Excel files as rows: the first visible sheet, as it is shown; refused without its results."""
 
 from __future__ import annotations
 
@@ -31,11 +31,14 @@ def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _sheet_of(path: Path, data_only: bool = True) -> Any:
-    """The first sheet, its formulas or what they gave."""
+    """The first sheet that is shown, its formulas or what they gave."""
     try:
         import openpyxl
 
-        return openpyxl.load_workbook(path, read_only=True, data_only=data_only).worksheets[0]
+        return min(
+            openpyxl.load_workbook(path, read_only=True, data_only=data_only).worksheets,
+            key=lambda sheet: sheet.sheet_state != "visible",
+        )
     except ImportError:
         raise WorkbookError(
             f'{path}: Excel needs the package openpyxl: pip install -e ".[curate]"'

@@ -24,6 +24,7 @@ DayOrder = Literal["", "day_first", "month_first"]
 YEAR_5138 = 1e11  # in seconds: a larger number counts milliseconds, then micro, then nano
 _DAY = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?:[ T,]+(.*))?")
 _EPOCH = re.compile(r"\d{9,19}(?:\.\d+)?(?:e\+?\d\d)?")
+_COMPACT = re.compile(r"\A((?:19|20)\d{6})(\d{6})\Z")  # 20261105103000
 _ZONES = re.compile(r"\s*(?:UTC|GMT|Z)$", re.IGNORECASE)
 
 
@@ -44,6 +45,7 @@ def moment_of(value: Any, order: DayOrder = "") -> datetime:
 
 
 def _spelled(text: str, order: DayOrder) -> datetime:
+    text = _COMPACT.sub(r"\1T\2", text)
     if _EPOCH.fullmatch(text):
         seconds = float(text)
         while seconds > YEAR_5138:
@@ -53,7 +55,7 @@ def _spelled(text: str, order: DayOrder) -> datetime:
     if day:
         return _of_day(*day.groups(), order)
     with suppress(ValueError):
-        return datetime.fromisoformat(_ZONES.sub("", text)).replace(tzinfo=UTC)
+        return datetime.fromisoformat(_ZONES.sub("", text).replace("/", "-")).replace(tzinfo=UTC)
     with suppress(TypeError, IndexError):
         moment = parsedate_to_datetime(re.sub("(?:UTC|GMT)(?=[-+]\\d{4})", "", text))
         # behind the clock CET, PM, UTC+1: it would pass over them
@@ -116,7 +118,11 @@ _SCORES = {
     "neutral ok okay mixed 😐": 3.0,
 }
 WORDS = {word: score for words, score in _SCORES.items() for word in words.split()}
-UNRATED = ("", "none", "null", "nan", "n/a", "na", "-")
+# what programs write into empty cells
+NOTHING = (
+    *("", "none", "null", "nan", "n/a", "na", "-", "<na>", "nat", "\\n"),
+    *("#n/a", "#ref!", "#value!", "#div/0!", "#name?"),
+)
 # skin tones, variation selectors and the joiner: the same thumb in another colour
 _SHADES = re.compile("[\U0001f3fb-\U0001f3ff\ufe0e\ufe0f\u200d]")
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)?")
@@ -138,7 +144,7 @@ class Scale(NamedTuple):
     def score(self, value: Any) -> float | None:
         """1 to 5; None: not rated. ValueError for a value that is no rating of this scale."""
         score = self.scores.get(token_of(value))
-        if score is None and not is_unrated(value):
+        if score is None and not is_nothing(value):
             raise ValueError(self.name)
         return score
 
@@ -163,11 +169,11 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def is_unrated(value: Any) -> bool:
-    """Whether a cell holds no rating at all."""
+def is_nothing(value: Any) -> bool:
+    """Whether a cell is empty, or holds what programs write into empty cells."""
     if value is None or value != value:  # NaN is not equal to itself
         return True
-    return isinstance(value, str) and value.strip().casefold() in UNRATED
+    return isinstance(value, str) and value.strip().casefold() in NOTHING
 
 
 def judge_scale(
@@ -175,11 +181,11 @@ def judge_scale(
 ) -> Scale:
     """The convention of a column, from how often each of its values occurs.
 
-    `setting` is task.yaml's columns.feedback: {value: 1 to 5}, or [lowest, highest]. WorkbookError
-    when the values fit two conventions. Without `asks` a column without any 4 or 5 is stars of
-    five: what is bad from its first day is told, not asked about.
+    `setting` is task.yaml's columns.feedback: {value: 1 to 5}, or [worst, best]. WorkbookError
+    when the values fit two conventions. Without `asks` a column without any 5 is stars of five:
+    what is bad from its first day is told, not asked about.
     """
-    rated = {token: n for token, n in counts.items() if not is_unrated(token[1])}
+    rated = {token: n for token, n in counts.items() if not is_nothing(token[1])}
     words = _mapped_words(setting)
     scores = {}
     numbers = Counter()
@@ -197,16 +203,17 @@ def judge_scale(
             shown = ", ".join(f"{value:g} ({n} times)" for value, n in numbers.most_common(4))
             raise TwoReadings(
                 f"{where}: column `{column}` holds the ratings {shown}, which can be read in two"
-                f" ways: {ranges[0].name}, or {ranges[1].name} (lowest and highest)",
+                f" ways: {ranges[0].name}, or {ranges[1].name} (worst and best)",
                 "columns.feedback",
-                [f"[{each.low:g}, {each.high:g}]" for each in ranges],
+                [f"[{each.worst:g}, {each.best:g}]" for each in ranges],
             )
         names.append(ranges[0].name)
         scores = ranges[0].scores_of(rated) | scores
     n_rated = sum(rated[token] for token in scores)
     unknown = sum(rated.values()) - n_rated
-    name = " and ".join(names) or "no ratings"
-    return Scale(name, scores, n_rated, sum(counts.values()), unknown)
+    return Scale(
+        " and ".join(names) or "no ratings", scores, n_rated, sum(counts.values()), unknown
+    )
 
 
 def _said(token: Token, text: str, words: Mapping[str, float]) -> float | None:
@@ -223,14 +230,14 @@ def _mapped_words(setting: Any) -> dict[str, float]:
     """columns.feedback where it maps values: value -> 1 to 5."""
     if not isinstance(setting, Mapping):
         return {}
-    return {_plain(word): _finite(score) for word, score in setting.items()}
+    return {_plain(word): _number_of(score, 1, 5) for word, score in setting.items()}
 
 
-def _finite(value: Any) -> float:
+def _number_of(value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     with suppress(TypeError, ValueError, OverflowError):
-        if math.isfinite(value):
+        if math.isfinite(value) and low <= value <= high:
             return float(value)
-    raise WorkbookError("task.yaml: columns.feedback is {value: 1 to 5} or [lowest, highest]")
+    raise WorkbookError("task.yaml: columns.feedback is {value: 1 to 5} or [worst, best]")
 
 
 def _plain(value: Any) -> str:
@@ -242,7 +249,7 @@ def _plain(value: Any) -> str:
 def _fraction(text: str) -> float | None:
     """`4/5`, `80%` and `★★★★☆` say their own scale: 0 (worst) to 1; of up to 5 the worst is 1."""
     stars = text.count("★") + text.count("⭐")
-    if stars:
+    if stars and not text.strip("★⭐☆ "):
         return (stars - 1) / 4 if stars <= 5 else None
     match = _OF.fullmatch(text)
     if match:
@@ -257,19 +264,20 @@ def _fraction(text: str) -> float | None:
 
 
 class _Range(NamedTuple):
-    """A scale of numbers."""
+    """A scale of numbers from the worst to the best, which may be the lower one."""
 
     name: str
-    low: float
-    high: float
+    worst: float
+    best: float
 
     def scores_of(self, tokens: Iterable[Token]) -> dict[Token, float]:
         """1 to 5 of each that is a number of this scale."""
         scores = {}
         for token in tokens:
             text = _plain(_shown(token[1]))
-            if _NUMBER.fullmatch(text) and self.low <= _number(text) <= self.high:
-                scores[token] = 1 + 4 * (_number(text) - self.low) / (self.high - self.low)
+            low, high = sorted((self.worst, self.best))
+            if _NUMBER.fullmatch(text) and low <= _number(text) <= high:
+                scores[token] = 1 + 4 * (_number(text) - self.worst) / (self.best - self.worst)
         return scores
 
 
@@ -284,10 +292,11 @@ HUNDRED = _Range("percent", 0, 100)
 
 def _configured(setting: Any) -> list[_Range]:
     """The range that task.yaml says; [] where it says none."""
-    if not isinstance(setting, list | tuple):
+    if setting is None or isinstance(setting, Mapping):
         return []
-    low, high = sorted(map(_finite, setting if len(setting) == 2 else [None]))
-    return [_Range(f"{low:g} to {high:g}, as task.yaml says", low, high)]
+    are_two = isinstance(setting, list | tuple) and len(setting) == 2 and setting[0] != setting[1]
+    worst, best = map(_number_of, setting if are_two else [None])
+    return [_Range(f"{worst:g} to {best:g}, as task.yaml says", worst, best)]
 
 
 def _ranges_of(numbers: Counter[float], has_words: bool, asks: bool) -> list[_Range]:
@@ -297,7 +306,7 @@ def _ranges_of(numbers: Counter[float], has_words: bool, asks: bool) -> list[_Ra
         return _small_ranges(set(numbers), has_words)
     from_one = _Range(f"1 to {high:g}", 1, high)
     if _are_stars(numbers):
-        never_good = high <= 3 and numbers.total() >= ENOUGH
+        never_good = high < 5 and numbers.total() >= ENOUGH
         return [from_one, STARS] if never_good and asks else [STARS]
     whole = _Range(f"{low:g} to {high:g}", low, high)
     if low < 0:

@@ -29,7 +29,7 @@ from helpers.records import (
     WorkbookError,
     beside,
 )
-from helpers.tasks.conventions import moment_of
+from helpers.tasks.conventions import is_nothing, moment_of
 from helpers.tasks.forms import SYSTEM, HowRead, chat_of, preference_of
 from helpers.tasks.parts import group_of, normalise, part_of_time
 from helpers.tasks.reading import SourceRow, read_rows
@@ -38,9 +38,12 @@ from helpers.tasks.task import Task, check_calls, check_tools
 from helpers.tasks.textfiles import Row, RowError, TwoReadings
 from helpers.tasks.values import NUMBER, as_json, cell, decimal_mark, is_there, spelled
 
+UNREADABLE = (RowError, RecursionError)  # what a row is that cannot become an example
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
 # UTF-8 taken for Windows-1252; what Portuguese capitals stand before (« » … and spaces) is none
 _BROKEN = re.compile("\ufffd|[ÃÂ][\x80-\x9f\xa1-\xaa\xac-\xba\xbc-\xbf\u0152-\u02dc]|â€")
+# ids that other files spell otherwise: an integer among empty cells, as pandas writes it; a UUID
+_OTHERWISE = re.compile(r"(-?\d+)\.0+|\{?([\da-fA-F]{8}(?:-[\da-fA-F]{4}){3}-[\da-fA-F]{12})\}?")
 ONE_SYSTEM = "one system message in all rows: task.yaml's instructions replace it"
 TOTALS = (
     "total",
@@ -57,7 +60,6 @@ TOTALS = (
     "合計",
     "总计",
 )
-KEPT_AS_META = ("model_version", "articles", "conversation_id")
 # why a row is dropped, by its score, its time and whether that time is a guess; None: it stays
 RowFilter = Callable[[float | None, datetime, bool], Issue | None]
 
@@ -117,7 +119,7 @@ def load_examples(
         how.changes, how.groups = Counter(), Counter()
         try:
             example = example_of(how, row)
-        except RowError as error:
+        except UNREADABLE as error:
             if source == "human":
                 raise WorkbookError(
                     f"{path}, line {row.line}: {error}; mend or delete that row"
@@ -162,7 +164,7 @@ def _read_sample(
     for row, issue in sorted(sample, key=lambda entry: entry[0].line):
         try:
             rows.append((example_of(how, row), issue))
-        except RowError:  # dropped before it was read whole
+        except UNREADABLE:  # dropped before it was read whole
             rows.append((_rejected(how, row, issue, "filter"), issue))
     return rows
 
@@ -184,21 +186,20 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
     raw = row.content
     if isinstance(raw, RowError):
         raise raw
-    try:
-        messages = chat_of(how, raw)
-        tools = _tools(cell(how.task, raw, "tools"))
-        check_calls(messages, tools or how.task.tools)
-        moment, guessed = created_at(how, raw)
-        meta = _where(how, row) | {"created_at_guessed": guessed} | _meta_of(how, raw)
-        if guessed:
-            how.changes["no created_at: the file's date stands for it"] += 1
-    except RecursionError:
-        raise RowError("nested too deeply") from None
+    messages = chat_of(how, raw)
+    tools = _tools(cell(how.task, raw, "tools"))
+    check_calls(messages, tools or how.task.tools)
+    moment, guessed = created_at(how, raw)
+    meta = _where(how, row) | {"created_at_guessed": guessed} | _meta_of(how, raw)
+    if guessed:
+        how.changes["no created_at: the file's date stands for it"] += 1
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
     if _BROKEN.search(user_text):
         how.changes["letters such as Ã¶ or \ufffd: read in a wrong encoding before"] += 1
     if normalise(user_text).rstrip(":") in TOTALS:
         how.changes["asks only `total`: the line below a table"] += 1
+    if not 2000 <= moment.year <= how.date.year + 1:
+        how.changes["created_at lies before 2000 or in the future"] += 1
     is_human = how.source == "human"
     return TrainingExample(
         id=meta.get("user_id") or content_id(messages),
@@ -218,7 +219,7 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
 def created_at(how: HowRead, raw: Row) -> tuple[datetime, bool]:
     """The row's time with a zone (UTC when it names none), and whether it is the file's."""
     value = cell(how.task, raw, "created_at")
-    if value is None:
+    if is_nothing(value):
         return how.date, True
     try:
         return moment_of(value, how.day_order), False
@@ -243,7 +244,10 @@ def feedback_score(how: HowRead, raw: Row) -> float | None:
 
 def _meta_of(how: HowRead, raw: Row) -> dict[str, Any]:
     """What is kept beside the chat: the user's id, known columns, and those that nothing reads."""
-    known = {name: cell(how.task, raw, name) for name in ("id", *KEPT_AS_META)}
+    known = {
+        name: cell(how.task, raw, name)
+        for name in ("id", "model_version", "articles", "conversation_id")
+    }
     meta = {name: as_json(value) for name, value in known.items() if value is not None}
     if "id" in meta:
         meta["user_id"] = str(meta.pop("id"))
@@ -256,18 +260,24 @@ def _meta_of(how: HowRead, raw: Row) -> dict[str, Any]:
 
 
 def _conversation(how: HowRead, raw: Row) -> str:
-    group = cell(how.task, raw, "group")
-    if group is not None:
-        how.groups[str(group)] += 1
-        return str(group)
-    conversation = cell(how.task, raw, "conversation_id")
-    return "" if conversation is None else str(conversation)  # 0 is a conversation
+    group = _key_of(cell(how.task, raw, "group"))
+    if group:
+        how.groups[group] += 1
+    return group or _key_of(cell(how.task, raw, "conversation_id"))  # 0 is a conversation
+
+
+def _key_of(value: Any) -> str:
+    """An id as it is in every file: 3.0 is 3, a UUID has no capitals, and NULL is none."""
+    if is_nothing(value):
+        return ""
+    match = _OTHERWISE.fullmatch(str(value).strip())
+    return (match[1] or match[2]).lower() if match else str(value)
 
 
 def _part(how: HowRead, raw: Row, line: int, moment: datetime | None) -> Part | None:
     """The part that the row says, or its time where task.yaml divides by it; None: by its group."""
     split = cell(how.task, raw, "split")
-    if split is not None:
+    if not is_nothing(split):
         how.splits.setdefault(str(split), line)
         return SPLITS.get(str(split).strip().casefold())
     starts = how.task.parts_by_time

@@ -18,18 +18,28 @@ from pydantic import ValidationError
 
 from helpers import store
 from helpers.records import Message, Preference, Source
-from helpers.tasks.conventions import UNRATED, WORDS, DayOrder, Scale
+from helpers.tasks.conventions import WORDS, DayOrder, Scale, is_nothing
 from helpers.tasks.task import Task
 from helpers.tasks.textfiles import Row, RowError
 from helpers.tasks.values import DecimalMark, as_text, as_typed, cell, spelled, value_at
 
 # values of keys that gateways log empty (refusal, annotations, audio)
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
-ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+ROLES = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+    "ai": "assistant",
+    "model": "assistant",
+}
 # what other systems call our fields; where both are there, the other one is an unknown key
 ALIASES = {
     "from": "role",
+    "type": "role",
     "value": "content",
+    "parts": "content",
     "reasoning_content": "reasoning",
     "thinking": "reasoning",
 }
@@ -38,10 +48,11 @@ THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 SYSTEM = ("system", "developer")
 SPEAKERS = (*SYSTEM, "user", "assistant", "tool", *ROLES)
 TURN_READ = "a message in a column is read as what it says"
-CHATS = ("conversations", "conversation", "messages")  # columns of ShareGPT
+CHATS = ("conversations", "conversation", "contents", "messages")  # columns of ShareGPT, Gemini
 _BRACED = re.compile(r"\{[^{}]+\}")
-NOTHING = {*UNRATED, "<na>", "nat", "\\n", "#n/a", "#ref!", "#value!", "#div/0!", "#name?"}
+# of verdicts; what an annotator passed over is nothing to learn from either
 LIKES = WORDS | {"1": 5.0, "1.0": 5.0, "0": 1.0, "0.0": 1.0, "-1": 1.0, "-1.0": 1.0}
+LIKES |= {"ignore": 1.0, "skip": 1.0}
 
 
 @dataclass
@@ -251,7 +262,7 @@ def gold_answer(how: HowRead, raw: Row) -> Any:
 
 def _note_nothing(how: HowRead, value: Any) -> None:
     """Count an answer that looks like what programs write into empty cells."""
-    if isinstance(value, str) and value.strip().casefold() in NOTHING:
+    if isinstance(value, str) and is_nothing(value):
         how.changes[f"the answer {value.strip()!r}, as programs write into empty cells"] += 1
 
 
@@ -270,7 +281,9 @@ def _joined(how: HowRead, question: Any, answer: Any, place: str) -> list[Any]:
 
 FORMS = {  # the first that a row is known by
     "chat": Form(partial(_chat_turns, ("messages",)), "messages system"),
-    "sharegpt": Form(partial(_chat_turns, CHATS), "conversations conversation messages system"),
+    "sharegpt": Form(
+        partial(_chat_turns, CHATS), "conversations conversation contents messages system"
+    ),
     "preference": Form(
         partial(_pair_turns, "chosen"), "prompt chosen rejected", ("chosen rejected",)
     ),
@@ -313,6 +326,8 @@ def _problem(error: ValidationError) -> str:
     """The first thing that is wrong with a turn, and the remedy."""
     problem = error.errors()[0]
     key = ".".join(map(str, problem["loc"]))
+    if key == "role":
+        return f"role {str(problem['input'])[:20]!r} is none of {', '.join(SPEAKERS)}"
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg']}"
     remedy = "write tool_calls" if key == "function_call" else "delete that key"
@@ -348,7 +363,7 @@ def _content(content: Any, changes: Counter[str]) -> dict[str, str]:
     thoughts = {}
     for part in content:
         part = {"type": "text", "text": part} if isinstance(part, str) else part
-        kind = part.get("type") if isinstance(part, dict) else None
+        kind = part.get("type", "text") if isinstance(part, dict) else None
         if kind == "thinking":
             thoughts["reasoning"] = str(part.get("thinking", ""))
         elif kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
@@ -378,12 +393,30 @@ def with_thought(message: Message, changes: Counter[str]) -> Message:
 
 
 def answer_in(value: Any, changes: Counter[str]) -> Any:
-    """What the last turn says where a value is a turn or several, else the value."""
-    turn = value[-1] if is_chat(value) else value
-    if not _is_turn(turn):
+    """What the last turn says where a value holds turns, else the value."""
+    turns = turns_in(value, changes)
+    if not turns or not _is_turn(turns[-1]):
         return value
-    changes[TURN_READ] += 1
-    return turn["content"]
+    return _content(turns[-1]["content"], changes)["content"]
+
+
+def turns_in(value: Any, changes: Counter[str]) -> list[Any]:
+    """The turns that a value, or its text, holds: a chat, a request's, a response's, one, or []."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        value = spelled(value)
+    if isinstance(value, dict):
+        held = value_at(value, "choices.0.message") or value.get("messages") or value
+        turns = [held] if _is_turn(held) else held
+        if is_chat(turns):
+            changes[TURN_READ] += 1
+            unused = [
+                key
+                for key in value
+                if held is not value and key not in ("messages", "choices") and value[key]
+            ]
+            changes.update(f"`{key}` beside a request's messages is not used" for key in unused)
+            value = turns
+    return list(value) if is_chat(value) else []
 
 
 def _is_turn(value: Any) -> bool:
@@ -405,21 +438,12 @@ def is_chat(value: Any) -> bool:
 
 
 def as_turns(value: Any, role: str, changes: Counter[str]) -> list[Any]:
-    """A value as turns: a chat (also as its text, or in a request), a turn, or what one says."""
-    if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[ "):
-        value = spelled(value) or value
-    if isinstance(value, dict):
-        unused = [key for key in value if key != "messages" and value[key]]
-        if is_chat(value.get("messages")):
-            changes.update(f"`{key}` beside a request's messages is not used" for key in unused)
-            return list(value["messages"])
-    if _is_turn(value):
-        changes[TURN_READ] += 1
-        value = [value]
-    if is_chat(value):
-        return list(value)
+    """A value as turns: those that it holds, or one of this role that says it."""
     if value is None:
         return []
+    turns = turns_in(value, changes)
+    if turns:
+        return turns
     if not isinstance(value, str):
         changes[NO_TEXT] += 1
     return [{"role": role, "content": as_text(value)}]

@@ -152,7 +152,7 @@ def spellings(labels: Iterable[str]) -> list[list[str]]:
     """
     groups = defaultdict(list)
     for label, _ in Counter(labels).most_common():
-        bare = _JOINT.sub(" ", visible(html.unescape(label))).rstrip(". ")
+        bare = _JOINT.sub(" ", visible(html.unescape(label))).rstrip(". ").replace("\u0307", "")
         if _LATIN.search(bare):  # рот is a word of its own
             bare = bare.translate(_LOOKALIKES)
         parts = _PARTS.split(bare)

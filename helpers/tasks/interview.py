@@ -19,7 +19,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from helpers.records import WorkbookError
-from helpers.tasks.conventions import UNRATED, WORDS, judge_scale, moment_of, token_of
+from helpers.tasks.conventions import NOTHING, WORDS, judge_scale, moment_of, token_of
 from helpers.tasks.examples import LoadedRows
 from helpers.tasks.forms import format_of
 from helpers.tasks.infer import LONG, MANY_NUMBERS, are_labels, are_numbers, typed_column
@@ -184,7 +184,7 @@ def find_columns(data: Path, draft: Task, rows: Sequence[Row], interview: Interv
     there = f"it has {', '.join(map(str, names))}"
     if "messages" in names:
         there += "; messages is no list of turns"
-    usual_input, usual_output = _by_name(names, interview)
+    usual_input, usual_output = _by_name(names, rows, interview)
 
     def columns_of(key: str, text: str, usual: str, guess: str) -> list[str]:
         question = Question(
@@ -194,7 +194,7 @@ def find_columns(data: Path, draft: Task, rows: Sequence[Row], interview: Interv
             (),
             partial(_known, data, rows, there),
         )
-        return interview.answer(question) or usual.split(",")
+        return interview.answer(question) or [usual]
 
     inputs = columns_of(
         "columns.input",
@@ -211,22 +211,26 @@ def find_columns(data: Path, draft: Task, rows: Sequence[Row], interview: Interv
             f" one ({there})"
         )
     if len(inputs) == 1:
-        return {"input": inputs[0], "output": ",".join(outputs)}
+        return {"input": inputs[0], "output": outputs}
     template = "\n\n".join(f"{{{name}}}" for name in inputs)
-    return {"input": inputs, "template": template, "output": ",".join(outputs)}
+    return {"input": inputs, "template": template, "output": outputs}
 
 
 def _known(data: Path, rows: Sequence[Row], there: str, reply: str) -> list[str]:
-    for name in reply.split(","):
+    # a name may hold a comma
+    names = [reply] if any(reply in row for row in rows) else reply.split(",")
+    for name in names:
         if not any(name in row or value_at(row, name) is not None for row in rows):
             raise WorkbookError(f"{data}: no column {name!r}; {there}")
-    return reply.split(",")
+    return names
 
 
-def _by_name(names: Sequence[str], interview: Interview) -> tuple[str, str]:
+def _by_name(names: Sequence[str], rows: Sequence[Row], interview: Interview) -> tuple[str, str]:
     """The columns of input and output: given, by their names, or as the other one of two."""
     lower = [str(column).lower() for column in names]
     columns = {name: str(c) for name, c in zip(lower, names, strict=True) if lower.count(name) == 1}
+    if _are_verdicts(rows):
+        columns.pop("answer", None)
     guesses = []
     for key, known in (("columns.input", INPUTS), ("columns.output", OUTPUTS)):
         guesses.append(
@@ -238,6 +242,11 @@ def _by_name(names: Sequence[str], interview: Interview) -> tuple[str, str]:
     if len(names) == 2 and len(others) == 1:
         return question or others[0], answer or others[0]
     return question, answer
+
+
+def _are_verdicts(rows: Sequence[Row]) -> bool:
+    """Whether `answer` says what an annotator thinks of the label, as Prodigy has it."""
+    return {str(row.get("answer")) for row in rows} <= {"accept", "reject", "ignore"}
 
 
 def _longest(names: Sequence[str], rows: Sequence[Row], answer: str) -> str:
@@ -330,7 +339,7 @@ def of_columns(loaded: LoadedRows, interview: Interview) -> list[Question]:
 
 def _are_ratings(name: str, values: Sequence[Any]) -> bool:
     """Words for good and bad, or a scale of numbers, stars or shares in a column that says so."""
-    texts = {str(value).strip().casefold() for value in values} - {*UNRATED}
+    texts = {str(value).strip().casefold() for value in values} - {*NOTHING}
     if {WORDS.get(text) for text in texts - {"true", "false"}} == {5.0, 1.0}:
         return not texts <= {"yes", "no", "y", "n"} or bool(_RATINGS.search(name))
     with suppress(WorkbookError):  # two scales fit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -15,8 +16,8 @@ from pydantic import Field, PositiveFloat, TypeAdapter, ValidationError, with_co
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from helpers import store
-from helpers.records import GOOD_STATUS, LateFeedback, LiveRow
-from helpers.tasks.conventions import day_order, is_unrated, judge_scale, moment_of
+from helpers.records import GOOD_STATUS, LateFeedback, LiveRow, WorkbookError
+from helpers.tasks.conventions import day_order, is_nothing, judge_scale, moment_of
 from helpers.tasks.forms import (
     HowRead,
     as_turns,
@@ -25,8 +26,8 @@ from helpers.tasks.forms import (
     output_columns,
     question_of,
 )
-from helpers.tasks.reading import FileForm, read_rows
-from helpers.tasks.survey import json_counts
+from helpers.tasks.reading import FileForm, ending_of, read_rows
+from helpers.tasks.survey import column_counts, json_counts
 from helpers.tasks.task import Task
 from helpers.tasks.textfiles import Row
 from helpers.tasks.values import as_text, cell
@@ -34,11 +35,17 @@ from helpers.tasks.values import as_text, cell
 JUDGED = 20_000  # lines by which it is judged what a repeated request_id means
 SAID = ("feedback_score", "thumb", "correction", "comment")  # what late feedback may say
 LATE = {"request_id", "created_at", "at", "caller", *SAID}  # a line of these alone is late feedback
-DONE = (*GOOD_STATUS, "completed", "complete", "done", "finished", "succeeded", "stop", "none", "")
+DONE = (  # a cut answer is one: its format says what it is worth
+    *(*GOOD_STATUS, "completed", "complete", "done", "finished", "succeeded", "true", "none", ""),
+    *("stop", "stop_sequence", "end_turn", "eos", "eos_token", "tool_calls", "function_call"),
+    *("length", "max_tokens"),
+)
+LINES = FileForm(note="JSON Lines")
 # what lines of one request_id are: a later line replaces (once), one trace of many requests, or the
 # pieces of one answer
 Repeats = Literal["once", "trace", "pieces"]
 Fields = dict[str, Any]  # of a LiveRow; those that have their default may be missing
+_GOOD = re.compile(r"(?:http/[\d.]+ )?2\d\d(?: .*)?")  # 200 OK
 # a line that says in our own words what it says: nothing in it has to be looked at
 _OWN = {name: field.annotation for name, field in LiveRow.model_fields.items()} | {
     "created_at": Required[str],
@@ -68,7 +75,7 @@ class LogReader:
         self.repeats: Repeats = _repeats_of(task, sample)
         where = str(files[0].parent if len(files) > 1 else files[0]) if files else ""
         column = str(task.columns.get("feedback_score", "feedback_score"))
-        counts = json_counts(files, column.split(".")[-1])
+        counts = sum((column_counts(path, LINES, column) for path in files), Counter())
         setting = task.columns.get("feedback")
         ours = any(store.home() / "live" in path.parents for path in files)
         if setting is None and (ours or any("arm" in raw for raw in sample)):
@@ -77,11 +84,10 @@ class LogReader:
         self._thumbs = judge_scale(json_counts(files, "thumb"), setting, "thumb", where)
         are_stars = all(score == value for (_, value), score in self.scale.scores.items())
         self._is_own = are_stars and not (task.columns or task.slices or self.repeats != "once")
-        name = str(task.columns.get("created_at", "created_at"))
         self._order = day_order(
             (cell(task, raw, "created_at") for raw in sample),
             task.columns.get("dates"),
-            name,
+            str(task.columns.get("created_at", "created_at")),
             where,
         )
 
@@ -110,7 +116,10 @@ class LogReader:
                 at = moment_of(raw.get("at") or cell(self._task, raw, "created_at"), self._order)
                 said = {"at": at.astimezone(UTC), "feedback_score": self._score(raw), "thumb": None}
                 return LateFeedback.model_validate(raw | said)
-            return LiveRow.model_validate(self._row(raw))
+            # null, as tables write it, is nothing
+            return LiveRow.model_validate(
+                {name: value for name, value in self._row(raw).items() if value is not None}
+            )
         except (ValidationError, ValueError, TypeError, OverflowError, RecursionError):
             return None
 
@@ -167,7 +176,7 @@ class LogReader:
             (self.scale, cell(self._task, raw, "feedback_score")),
             (self._thumbs, raw.get("thumb")),
         ):
-            if is_unrated(value):
+            if is_nothing(value):
                 continue
             try:
                 return scale.score(value)
@@ -203,13 +212,16 @@ def _is_late(raw: Row) -> bool:
 
 def _status(value: Any) -> str:
     """`ok` for what other systems call a good end; anything else as it is."""
-    text = str(value).strip().casefold()
-    return "ok" if text in DONE or (text.isdecimal() and 200 <= int(text) < 300) else str(value)
+    text = str(value).strip().casefold().removeprefix("finish_reason_")
+    return "ok" if text in DONE or _GOOD.fullmatch(text) else str(value)
 
 
 def _parsed(files: Sequence[Path]) -> Iterator[Row]:
     """The first JUDGED objects of a log."""
-    rows = chain.from_iterable(map(read_rows, files, repeat(FileForm(note="JSON Lines"))))
+    for path in files:
+        if ending_of(path) not in (".jsonl", ".json"):
+            raise WorkbookError(f"{path} is no JSON Lines file; `workbook logs import` makes one")
+    rows = chain.from_iterable(map(read_rows, files, repeat(LINES)))
     return islice((row.content for row in rows if isinstance(row.content, dict)), JUDGED)
 
 

@@ -6,7 +6,7 @@ import copy
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from helpers.tasks.prompt import render
 from helpers.tasks.reading import form_of, read_rows
 from helpers.tasks.survey import survey
 from helpers.tasks.task import ENDINGS, Json, Task, load_task
-from helpers.tasks.textfiles import Row, TwoReadings
+from helpers.tasks.textfiles import Row, RowError, TwoReadings
 from helpers.tasks.values import as_json, as_text, is_there, value_at
 
 HEADER = """\
@@ -46,7 +46,6 @@ HEADER = """\
 # set, from what the work needs, before anything is measured.
 # `workbook run -p task=DIR` runs it.
 """
-ASKED = ("label", "group", "split", "feedback_score", "created_at")  # columns that may be asked for
 SHOWN = 5  # rendered examples
 MEASURES = {  # of a text task, by its scorer: what counts as right, and the line that changes it
     "chrf": "accuracy_from: scorer, scorer: chrf: a text that is alike is right",
@@ -97,7 +96,7 @@ def new_task(
     except TwoReadings as two:  # before there is a task.yaml
         flags = " or ".join(f"--set {two.key}={option}" for option in two.options)
         raise WorkbookError(f"{two.problem}: {flags}") from None
-    except WorkbookError as error:
+    except (WorkbookError, RowError) as error:
         raise WorkbookError(str(error).replace(str(place), str(folder))) from None
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -134,7 +133,7 @@ def _infer_task(
             raise WorkbookError(f"{data}, line {row.line}: {row.content}; mend or delete that row")
         rows.append(row.content)
     if not rows:
-        raise WorkbookError(f"{data} holds no rows")
+        raise WorkbookError(f"{data} ({form.description}) holds no rows")
     content = _inferred(place, data, rows, interview)
     interview.settle(POLICY)
 
@@ -167,7 +166,8 @@ def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> Json
     if columns:
         answers, labels = _answers_of_columns(rows, columns, interview)
     else:
-        draft = _draft(place, dict.fromkeys(ASKED), interview)  # what is asked later matters not
+        later = ("label", "group", "split", "feedback_score", "created_at")  # may be asked for
+        draft = _draft(place, dict.fromkeys(later), interview)
         chats = load_examples(draft, path=data)
         answers = [json_or_text(each.answer) for each in chats.examples if each.answer]
         if ONE_SYSTEM in chats.reading.changes:  # what it has been asked with so far
@@ -180,12 +180,22 @@ def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> Json
         if isinstance(field.get("type"), list) and len(kinds) > 1:
             shown = " and ".join(sorted(kinds))
             interview.said.append(f"{name}: {shown} in one column; 1 is not the label '1'")
-        for group in spellings(answer.get(name, "") for answer in answers if "enum" in field):
-            shown = ", ".join(map(repr, group))
-            interview.said.append(f"{name}: {shown} look like one label; 02 asks in review.csv")
+        labels = Counter(answer.get(name, "") for answer in answers if "enum" in field)
+        interview.said += (f"{name}: {oddity}" for oddity in _oddities(labels))
     if columns:
         content["columns"] = columns
     return content
+
+
+def _oddities(labels: Counter[str]) -> Iterator[str]:
+    """What is odd about labels that stand in so many rows."""
+    for group in spellings(labels.elements()):
+        yield f"{', '.join(map(repr, group))} look like one label; 02 asks in review.csv"
+    rare = [repr(label) for label, n in labels.items() if n == 1]
+    if rare:
+        yield f"{len(rare)} labels stand in one row alone: {', '.join(rare[:5])}"
+    if len(labels) == 1:
+        yield "all rows have one label: there is nothing to learn"
 
 
 def _content(output: Json, instructions: str = "") -> Json:
@@ -221,7 +231,8 @@ def _answers_of_columns(
     rows: Rows, columns: Json, interview: Interview
 ) -> tuple[list[Any], list[str]]:
     """(answers, properties that hold labels); labels, and several columns, make an object."""
-    outputs = columns["output"].split(",")
+    outputs = columns["output"]
+    columns["output"] = outputs[0]
     cells = {
         column: [as_json(answer_in(value_at(row, column), Counter())) for row in rows]
         for column in outputs
@@ -251,6 +262,7 @@ def _objects(cells: dict[str, list[Any]]) -> list[Json]:
 
 def _draft(place: Path, columns: Json, interview: Interview) -> Task:
     """A task that only says which columns there are."""
+    given = {key.removeprefix("columns."): line for key, line in interview.settings.items()}
     return Task(
         name="draft",
         folder=place.resolve(),
@@ -258,8 +270,9 @@ def _draft(place: Path, columns: Json, interview: Interview) -> Task:
         instructions_full="\0",  # no row holds them
         instructions_short="\0",
         targets={"accuracy": 0.8},
-        columns=dict(columns),
-        encoding=interview.settings.get("encoding", ""),
+        # without these two a chat may not be known
+        columns={name: given[name] for name in ("messages", "system") if name in given} | columns,
+        encoding=given.get("encoding", ""),
     )
 
 

@@ -8,8 +8,9 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,15 +25,18 @@ from helpers.tasks.textfiles import (
     csv_rows,
     encoding_of,
     judge_dialect,
+    names_again,
 )
 
-MAX_LINE_BYTES = MAX_CELL  # a longer line is a broken export, not an example
 TABLES = (".csv", ".tsv")
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 BEGINNINGS = {b"PAR1": ".parquet", b"PK": ".xlsx", b"{": ".jsonl", b"[": ".jsonl"}
 _WIDE_JSON = re.compile(rb"(?:\xff\xfe)?[{\[]\0|(?:\xfe\xff)?\0[{\[]")  # its beginning in UTF-16
 _SHEET = re.compile(rb'<(?:\w+:)?sheet\b[^>]*?\bname="([^"]*)"')
 _NEXT = re.compile(r"[\s,:]*(?=[^\s,:\]}])")  # item of a list; key, or its value, of an object
+
+# columns of a Parquet file, and what makes their values what they mean
+Meanings = Sequence[tuple[str, Callable[[Any], Any]]]
 
 
 class SourceRow(NamedTuple):
@@ -50,6 +54,7 @@ class FileForm(NamedTuple):
     dialect: Any = None
     note: str = ""
     start: int = -1  # where the list of its rows begins
+    meanings: Meanings = ()
 
     @property
     def description(self) -> str:
@@ -88,14 +93,18 @@ def form_of(path: Path, encoding: str = "") -> FileForm:
         name = encoding_of(path, encoding) if encoding or is_wide else None
         start = _start_of_rows(path, name)
         return FileForm(name, note="JSON Lines" if start < 0 else "a JSON array", start=start)
-    return FileForm(note=_sheets(path) if suffix == ".xlsx" else "Parquet")
+    if suffix == ".xlsx":
+        return FileForm(note=_sheets(path))
+    return _parquet_form(path)
 
 
 def _sheets(path: Path) -> str:
     """Which sheets an Excel file has: the first one is read."""
     with suppress(OSError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as book:
         names = b", ".join(_SHEET.findall(book.read("xl/workbook.xml")))
-        return f"Excel, the first sheet of {html.unescape(names.decode('utf-8', 'replace'))}"
+        return (
+            f"Excel, the first visible sheet of {html.unescape(names.decode('utf-8', 'replace'))}"
+        )
     return "Excel"
 
 
@@ -106,16 +115,15 @@ def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
     try:
         if suffix in (".jsonl", ".json"):
             yield from (_json_rows if form.start < 0 else _array_rows)(path, form)
-        elif suffix in TABLES:
-            for line, content in csv_rows(path, form.encoding, form.dialect):
-                yield SourceRow(
-                    line, content, _sha256(repr(content).encode("utf-8", "surrogatepass"))
-                )
         else:
-            for line, content in _table_rows(path, suffix):
-                # its cells may hold dates, bytes and NaN, which JSON cannot spell
-                spelling = repr(sorted(content.items(), key=str))
-                yield SourceRow(line, content, store.fingerprint(spelling))
+            for line, content in _table_rows(path, suffix, form):
+                if suffix in TABLES:
+                    sha256 = _sha256(repr(content).encode("utf-8", "surrogatepass"))
+                else:  # its cells may hold dates, bytes and NaN, which JSON cannot spell
+                    sha256 = store.fingerprint(repr(sorted(content.items(), key=str)))
+                if isinstance(content, dict) and names_again(content):
+                    content = RowError("names the columns again, as where two files become one")
+                yield SourceRow(line, content, sha256)
     except UnicodeError as error:
         name = form.encoding.name if form.encoding else "UTF-8"
         place = f", byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
@@ -125,14 +133,75 @@ def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _table_rows(path: Path, suffix: str) -> Iterator[tuple[int, Row]]:
+def _table_rows(path: Path, suffix: str, form: FileForm) -> Iterator[tuple[int, Any]]:
+    """(line, row or RowError) of a table."""
+    if suffix in TABLES:
+        return csv_rows(path, form.encoding, form.dialect)
     if suffix == ".xlsx":
         from helpers.extras.excel import excel_rows
 
         return excel_rows(path)
-    whole = integer_columns(path)
-    contents = (content for batch in batches(path) for content in contents_of(batch, whole))
-    return enumerate(contents, 1)
+    return enumerate(parquet_rows(path, form.meanings), 1)
+
+
+def parquet_rows(
+    path: Path, meanings: Meanings, columns: Sequence[str] | None = None
+) -> Iterator[Row]:
+    """The rows of a Parquet file, or some of their columns, each value as what it means."""
+    for batch in batches(path, columns):
+        try:
+            contents = batch.to_pylist(maps_as_pydicts="strict")
+        except KeyError as error:
+            raise WorkbookError(
+                f"a map of a Parquet file holds a key twice ({error}); rename one"
+            ) from None
+        for content in contents:
+            for name, meaning in meanings:
+                if content.get(name) is not None:
+                    content[name] = meaning(content[name])
+            yield content
+
+
+def _whole(value: float) -> int | None:
+    return int(value) if value == value else None
+
+
+def _named(names: Sequence[str], value: Any) -> Any:
+    """The name of a class, or of several; None for the -1 of a row without one."""
+    if isinstance(value, list):
+        return [_named(names, each) for each in value]
+    return {-1: None, **dict(enumerate(names))}.get(value, value)
+
+
+def _parquet_form(path: Path) -> FileForm:
+    """What the numbers of a Parquet file are: of classes, as Hugging Face names them; integers.
+
+    Floats are integers where all are whole but for empty cells: pandas has no other way.
+    """
+    import pyarrow
+    from pyarrow import compute, parquet
+
+    try:
+        schema = parquet.read_schema(path)
+    except (pyarrow.ArrowException, OSError):
+        return FileForm(note="Parquet")  # reading it says why
+    meanings = []
+    for field in schema:
+        if pyarrow.types.is_floating(field.type):
+            column = parquet.read_table(path, columns=[field.name])[field.name].drop_null()
+            full = column.filter(compute.is_finite(column))
+            has_gaps = len(full) < parquet.read_metadata(path).num_rows
+            if has_gaps and compute.all(compute.equal(full, compute.floor(full))).as_py():
+                meanings.append((field.name, _whole))
+    note = "Parquet"
+    with suppress(KeyError, ValueError, TypeError, AttributeError):  # nobody named any
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        for name, feature in features.items():
+            names = feature.get("feature", feature).get("names")
+            if names:
+                meanings.append((name, partial(_named, names)))
+                note += f", with the names of the classes of {name}"
+    return FileForm(note=note, meanings=meanings)
 
 
 def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:
@@ -147,42 +216,6 @@ def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:
         raise WorkbookError(
             f"{path} cannot be read as Parquet ({reason}); export it again"
         ) from None
-
-
-def integer_columns(path: Path) -> frozenset[str]:
-    """Columns of floats that are integers but for empty cells: pandas has no other way."""
-    import pyarrow
-    from pyarrow import compute, parquet
-
-    try:
-        schema = parquet.read_schema(path)
-    except (pyarrow.ArrowException, OSError):
-        return frozenset()  # reading it says why
-    whole = set()
-    for field in schema:
-        if pyarrow.types.is_floating(field.type):
-            column = parquet.read_table(path, columns=[field.name])[field.name].drop_null()
-            full = column.filter(compute.is_finite(column))
-            has_gaps = len(full) < parquet.read_metadata(path).num_rows
-            if has_gaps and compute.all(compute.equal(full, compute.floor(full))).as_py():
-                whole.add(field.name)
-    return frozenset(whole)
-
-
-def contents_of(batch: Any, whole: frozenset[str]) -> list[Row]:
-    """The rows of a batch, its whole floats as integers."""
-    try:
-        contents = batch.to_pylist(maps_as_pydicts="strict")
-    except KeyError as error:
-        raise WorkbookError(
-            f"a map of a Parquet file holds a key twice ({error}); rename one"
-        ) from None
-    for name in whole.intersection(batch.schema.names):
-        for content in contents:
-            value = content[name]
-            if value is not None:
-                content[name] = int(value) if value == value else None
-    return contents
 
 
 # --- JSON -----------------------------------------------------------------------------------------
@@ -215,9 +248,14 @@ def _start_of_rows(path: Path, encoding: Encoding | None) -> int:
             f"{path} holds several lists of rows ({', '.join(tables)}); write them as one"
             " list, with a key `split` if they are parts"
         )
-    if len(values) > 1 and all(isinstance(v, dict) and "0" in v for _, v in values.values()):
+    if (
+        not tables
+        and len(values) > 1
+        and all(isinstance(v, dict | list) for _, v in values.values())
+    ):
         raise WorkbookError(
-            f"{path} is written column by column; export its rows, as in pandas'"
+            f"{path} is written column by column, or its rows have names of their own"
+            f" ({', '.join(values)[:60]}); export its rows, as in pandas'"
             ' to_json(orient="records", lines=True)'
         )
     return next(iter(tables.values()), -1)
@@ -259,12 +297,12 @@ def _json_rows(path: Path, form: FileForm) -> Iterator[SourceRow]:
         if form.encoding is not None and form.encoding.name not in ("utf-8", "utf-8-sig"):
             lines = io.BytesIO(_text_of(path, form.encoding).encode("utf-8", "surrogatepass"))
         line = 0
-        while chunk := lines.readline(MAX_LINE_BYTES + 1):
+        while chunk := lines.readline(MAX_CELL + 1):
             line += 1
-            if len(chunk) > MAX_LINE_BYTES:
+            if len(chunk) > MAX_CELL:
                 while chunk and not chunk.endswith(b"\n"):  # the rest of it belongs to this line
-                    chunk = lines.readline(MAX_LINE_BYTES)
-                yield SourceRow(line, RowError(f"longer than {MAX_LINE_BYTES // 2**20} MiB"), "")
+                    chunk = lines.readline(MAX_CELL)
+                yield SourceRow(line, RowError(f"longer than {MAX_CELL // 2**20} MiB"), "")
             elif chunk.strip():
                 content = _parse(chunk, "utf-8-sig" if line == 1 else "utf-8")
                 yield SourceRow(line, content, _sha256(chunk))

@@ -14,10 +14,10 @@ from helpers import store
 from helpers.records import PARTS, ColumnReading, Part, Source, SourceReading, WorkbookError
 from helpers.tasks.conventions import Token, day_order, judge_scale, token_of
 from helpers.tasks.forms import FORMS, LIKES, HowRead, format_of, input_columns, output_columns
-from helpers.tasks.reading import FileForm, batches, form_of, read_rows
+from helpers.tasks.reading import FileForm, form_of, parquet_rows, read_rows
 from helpers.tasks.task import KNOWN, Task
 from helpers.tasks.textfiles import Row, TwoReadings
-from helpers.tasks.values import NUMBERS, DecimalMark, as_text, cell, decimal_mark, kind_of
+from helpers.tasks.values import NUMBERS, DecimalMark, as_text, decimal_mark, kind_of, value_at
 
 SAMPLE = 200  # rows that the format is judged by
 DISTINCT = 10_000  # values of a column counted one by one; more are free text
@@ -33,7 +33,7 @@ ELSEWHERE = {  # columns that only the other file has to hold
     "production": ("split", "label", "messages", "articles", "group"),
 }
 VERDICTS = "label verdict rating thumb good accepted correct grade answer"
-NO_VERDICTS = {"", "none", "nan", "ignore", "skip", "neutral"}
+NO_VERDICTS = {"", "none", "nan", "neutral"}
 MANY = 50  # rows from which a column's values say what it is
 PER_GROUP = 10  # rows of a conversation, on average; more are a region, a product, a language
 
@@ -52,15 +52,10 @@ def survey(task: Task, path: Path, source: Source) -> tuple[FileForm, HowRead]:
     _ask_about_verdicts(how, form, rows)
     stars, at = (str(task.columns.get(name, name)) for name in ("feedback_score", "created_at"))
     how.scale = judge_scale(
-        column_counts(task, path, form, "feedback_score"),
-        task.columns.get("feedback"),
-        stars,
-        str(path),
+        column_counts(path, form, stars), task.columns.get("feedback"), stars, str(path)
     )
-    moments = [cell(task, row, "created_at") for row in rows]
-    if any(isinstance(value, str) and re.match(r"\d{1,2}[/-]\d", value) for value in moments):
-        days = (value for _, value in column_counts(task, path, form, "created_at"))
-        how.day_order = day_order(days, task.columns.get("dates"), at, str(path))
+    days = (value for _, value in column_counts(path, form, at))
+    how.day_order = day_order(days, task.columns.get("dates"), at, str(path))
     how.decimals = _decimal_marks(how, form)
     return form, how
 
@@ -76,28 +71,23 @@ def _decimal_marks(how: HowRead, form: FileForm) -> dict[str, DecimalMark]:
     for name, column in output.items() if isinstance(output, dict) else ():
         kind = kind_of(properties.get(name))
         if kind in NUMBERS:
-            own = how.task.model_copy(update={"columns": {"number": column}})
-            values = (value for _, value in column_counts(own, how.path, form, "number"))
+            values = (value for _, value in column_counts(how.path, form, column))
             marks[name] = setting or decimal_mark(values, kind == "integer", column, str(how.path))
     return marks
 
 
-def column_counts(task: Task, path: Path, form: FileForm, name: str) -> Counter[Token]:
-    """How often each value of one of our columns occurs in a file, empty cells too."""
-    key = task.columns.get(name, name)
+def column_counts(path: Path, form: FileForm, key: str) -> Counter[Token]:
+    """How often each value of a column, or path, occurs in a file, empty cells too."""
     counts = Counter()
-    if not isinstance(key, str):
-        return counts
-    last = key.split(".")[-1]
-    if form.note == "JSON Lines" and not form.encoding and not last.isdecimal():
-        return json_counts([path], last)
+    if form.note == "JSON Lines" and not form.encoding and "." not in key:
+        return json_counts([path], key)
     contents = (row.content for row in read_rows(path, form))
-    if form.note == "Parquet":  # the one column alone
+    if form.note.startswith("Parquet"):  # the one column alone
         top = key.split(".")[0]
-        contents = (row for batch in batches(path, [*{key, top}]) for row in batch.to_pylist())
+        contents = parquet_rows(path, form.meanings, [*{key, top}])
     for content in contents:
         if isinstance(content, dict):
-            _count(counts, cell(task, content, name))
+            _count(counts, value_at(content, key))
     return counts
 
 
@@ -112,6 +102,7 @@ def json_counts(paths: Sequence[Path], key: str) -> Counter[Token]:
 
     A key that stands inside of a text is escaped there, so it is not found.
     """
+    counts = Counter()
     quoted = json.dumps(key).encode()
     pattern = re.compile(re.escape(quoted) + rb'\s*:\s*("(?:[^"\\\n]|\\.)*"|[^\s,}\]]+)')
     spellings = Counter()
@@ -120,7 +111,6 @@ def json_counts(paths: Sequence[Path], key: str) -> Counter[Token]:
             while lines := file.read(CHUNK) + file.readline():
                 if quoted in lines and len(spellings) < DISTINCT:
                     spellings.update(pattern.findall(lines))
-    counts = Counter()
     for spelling, n in spellings.items():
         try:
             _count(counts, json.loads(spelling), n)
@@ -150,9 +140,7 @@ def _ask_about_verdicts(how: HowRead, form: FileForm, rows: Sequence[Row]) -> No
     for name in VERDICTS.split():
         if name in how.used or not any(name in row for row in rows):
             continue
-        counts = column_counts(
-            how.task.model_copy(update={"columns": {"label": name}}), how.path, form, "label"
-        )
+        counts = column_counts(how.path, form, name)
         values = {str(value).strip().casefold() for _, value in counts} - NO_VERDICTS
         if {LIKES.get(value) for value in values} == {5.0, 1.0}:
             words = " or ".join(sorted(values)[:2])

@@ -23,7 +23,7 @@ from helpers.tasks.textfiles import RowError
 FOREIGN = re.compile(r'"\$(?:dynamicR|r)ef": "(?!#)[^"]*"')
 Json = dict[str, Any]  # an object
 Tools = Sequence[Json]  # in OpenAI's form
-ALIASES = {"input_schema": "parameters"}  # Anthropic's name of what a tool is given
+SCHEMA_KEYS = {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "additionalProperties"}
 SHIPPED = Path(__file__).resolve().parent
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")  # of human.* and production.*
 Format = Literal["chat", "sharegpt", "prompt_completion", "kto", "preference", "alpaca", "columns"]
@@ -162,8 +162,15 @@ class Task(Record):
 
     def data_file(self, source: str) -> Path | None:
         """human.* or production.* of the folder (None when there is none; two are an error)."""
-        paths = [self.folder / f"{source}{ending}" for ending in ENDINGS]
-        files = [path for path in paths if path.exists()]
+        called_so = [
+            p for p in self.folder.glob("*.*") if p.name.casefold().startswith(f"{source}.")
+        ]
+        files = sorted(p for p in called_so if p.name.removeprefix(source) in ENDINGS)
+        if called_so and not files:
+            raise WorkbookError(
+                f"{called_so[0]} is not read; unpack it, or give it an ending that is:"
+                f" {source}{f', {source}'.join(ENDINGS)}"
+            )
         if len(files) > 1:
             raise WorkbookError(
                 f"{self.folder}: both {files[0].name} and {files[1].name} exist; keep one of them"
@@ -281,7 +288,7 @@ def check_tools(tools: list[Json]) -> list[Json]:
     in_form = []
     for number, tool in enumerate(tools, 1):
         if "function" not in tool:  # one alone is put into OpenAI's form, out of Anthropic's too
-            own = {ALIASES.get(key, key): value for key, value in tool.items()}
+            own = {"parameters" if k == "input_schema" else k: v for k, v in tool.items()}
             tool = {"type": "function", "function": own}
         in_form.append(tool)
         function = tool["function"]
@@ -291,6 +298,12 @@ def check_tools(tools: list[Json]) -> list[Json]:
                 ' "parameters": <JSON Schema>}}'
             )
         validator_of(_schema_text(function))
+        if SCHEMA_KEYS.isdisjoint(function.get("parameters") or SCHEMA_KEYS):
+            raise ValueError(
+                f"tool {number}: its `parameters` name {', '.join(function['parameters'])[:60]} and"
+                " are no JSON"
+                ' Schema; write {"type": "object", "properties": {…}}'
+            )
     return in_form
 
 

@@ -32,7 +32,7 @@ ALPHABETS = ("cp1251", "cp1250", "cp1252", "gb18030", "shift_jis")  # what is sh
 LETTERS = 20  # bytes beyond ASCII from which a file is in another alphabet, not just broken
 # What Western European words are spelled with, without those that Central European ones look like.
 WESTERN = frozenset("äöüÄÖÜßéèàçâêîôùûëïñáíóúÁÉÍÓÚÀÈÇÑÊÔåÅøØæÆ€£§°²³½¼×«»„“”‘’–—…·•¿¡®©\xa0")
-_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # in no text
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # in no text
 _SIGN_IN_WORD = re.compile("[a-zA-Z][°²³½¼×«»„“”¿¡®©·][a-zA-Z]")
 
 
@@ -78,7 +78,7 @@ def encoding_of(path: Path, setting: str = "") -> Encoding:
     broken, letters = _utf8_faults(path)
     if not broken:
         return Encoding("utf-8", "all of its bytes")
-    if letters > broken or _CONTROL.search(head):
+    if letters > broken or CONTROL.search(head):
         return Encoding("utf-8", f"but for {broken} broken bytes")
     return _guessed(path, head, broken)
 
@@ -277,16 +277,26 @@ def csv_rows(
         for line, cells in chain(firsts, parsed):
             if isinstance(cells, RowError):
                 yield line, cells
-            elif cells is header:
-                continue
-            elif cells[0] in header and {*cells} == {*header}:
-                yield line, RowError("names the columns again, as where two files become one")
-            else:
+            elif cells is not header:
                 yield line, _row_of(names, cells, encoding)
+
+
+def names_again(row: Row) -> bool:
+    """Whether a row of a table holds the names of the columns, as where two files become one."""
+    names = {name.casefold() for name in row if not name.startswith(UNNAMED)}
+    first = _bare(next(filter(None, row.values()), "")).casefold()
+    return first in names and names == {_bare(cell).casefold() for cell in row.values()} - {""}
+
+
+def _bare(cell: Any) -> str:
+    """A cell without spaces and byte order marks around it."""
+    return "" if cell is None else str(cell).strip().strip("\ufeff").strip()
 
 
 def _row_of(names: Sequence[str], cells: Sequence[str], encoding: Encoding) -> Any:
     """The cells by their columns, or the RowError that says why they are none."""
+    if not any(cells[len(names) :]):  # separators at the end
+        cells = cells[: len(names)]
     if len(cells) != len(names):
         more = "more" if len(cells) > len(names) else "fewer"
         return RowError(
@@ -305,11 +315,11 @@ def _row_of(names: Sequence[str], cells: Sequence[str], encoding: Encoding) -> A
 
 def header_of(path: Path, cells: Sequence[Any], below: Sequence[Sequence[Any]]) -> list[str]:
     """The names of the columns; WorkbookError when two are the same, or they are a title."""
-    names = ["" if cell is None else str(cell).strip().strip("\ufeff").strip() for cell in cells]
+    names = [*map(_bare, cells)]
     filled = sum(map(bool, names))
     usual = median_high([0, *(sum(cell not in (None, "") for cell in row) for row in below)])
     is_beside_numbers = names[:1] == [""] and all(names[1:])  # pandas' one column
-    if filled < 2 <= usual and not is_beside_numbers:
+    if usual > 1 and 2 * filled <= usual and not is_beside_numbers:
         raise WorkbookError(
             f"{path}: row 1 holds {filled} cells ({''.join(names)[:30]!r}) and most rows below"
             f" {usual}: it looks like a title; delete what stands above the column names, or quote"

@@ -12,11 +12,13 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from helpers.tasks.task import Task
-from helpers.tasks.textfiles import Row, TwoReadings
+from helpers.tasks.textfiles import CONTROL, Row, TwoReadings
 
 DecimalMark = Literal["", ",", "."]
 NUMBER = re.compile(r"\d+(?:[.,'\s]\d+)*")
 _MARKED = re.compile(r"[-+]?(\d+|\d{1,3}(?:[,.]\d{3})+)([,.])(\d+)")
+# ['a' 'b'], as numpy prints two texts, is one text in Python
+_SIDE_BY_SIDE = re.compile(r"""['"]\s+['"]""")
 _OTHER: dict[str, DecimalMark] = {",": ".", ".": ","}
 _SEPARATED = {  # decimal mark -> a number whose thousands may be separated
     mark: re.compile(rf"[-+]?(?:\d+|\d{{1,3}}(?:[{other}\s']\d{{3}})+)(?:[{mark}]\d+)?")
@@ -83,9 +85,9 @@ def as_json(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, bytes):
-        with suppress(UnicodeDecodeError):
-            return value.decode()
-        return f"({len(value)} bytes that are no text)"
+        text = value.decode(errors="replace")
+        is_text = "\ufffd" not in text and not CONTROL.search(value)
+        return text if is_text else f"({len(value)} bytes that are no text)"
     return value if value == value else None
 
 
@@ -94,7 +96,9 @@ def spelled(text: str | bytes) -> Any:
     with suppress(ValueError, RecursionError):
         return json.loads(text)
     with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-        return ast.literal_eval(text.strip() if isinstance(text, str) else text.decode())
+        text = text.strip() if isinstance(text, str) else text.decode()
+        if not _SIDE_BY_SIDE.search(text):
+            return ast.literal_eval(text)
     return None
 
 
@@ -116,8 +120,12 @@ def as_typed(value: Any, schema: Any, mark: DecimalMark = "") -> Any:
 
 
 def kind_of(schema: Any) -> str | None:
-    """The one type that a JSON Schema names."""
-    kind = schema.get("type") if isinstance(schema, dict) else None
+    """The one type that a JSON Schema names, or that all of its values have."""
+    if not isinstance(schema, dict):
+        return None
+    types = {*map(type, schema.get("enum", ()))}
+    kinds = [name for name, each in TYPES.items() if types == {each}]
+    kind = schema.get("type", *kinds)
     return kind if isinstance(kind, str) else None
 
 
