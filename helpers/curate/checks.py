@@ -26,8 +26,7 @@ CHARACTERS_PER_TOKEN = 20
 SPECIAL = 8  # tokens that a tokenizer may put around a text
 COUNTED = 1_000  # texts tokenised at a time: an encoding is far larger than its text
 MAX_FINDINGS = 5  # findings reported per row and code
-INSTRUCTIONS = ("system", "developer")
-ROLES = (*INSTRUCTIONS, "user", "assistant", "tool")
+ROLES = (*tasks.SYSTEM, "user", "assistant", "tool")
 
 
 def validate_examples(
@@ -52,7 +51,7 @@ def validate_examples(
     findings_of = search(text for text in map(text_of, messages) if len(text) <= longest)
     personal_data_in, notes = personal_data_finder(examples, findings_of, task, say)
     special = special_tokens(config.base_model)
-    validator = answer_validator(task)
+    validator = tasks.validator_of(store.canonical(task.schema)) if task.schema else None
     stage = Stage.of(examples, notes)
     for example, count in show.told(_counted(examples, config), len(examples), "checks", say):
         scanned = _shortened(example) if count is None else example
@@ -88,11 +87,6 @@ def _counted(
         yield from zip(some, count_tokens(some, *limits), strict=True)
 
 
-def answer_validator(task: Task) -> Any:
-    """What checks an answer by the task's schema; None for a text task."""
-    return tasks.validator_of(store.canonical(task.schema)) if task.schema else None
-
-
 def _shortened(example: TrainingExample) -> TrainingExample:
     """An endless row, cut to what is worth scanning."""
     messages = [
@@ -120,8 +114,8 @@ def _format_issue(evidence: str) -> Issue:
 
 def _role_problems(messages: Sequence[Message]) -> Iterator[str]:
     roles = [message.role for message in messages]
-    turns = [role for role in roles if role not in INSTRUCTIONS]
-    if any(role in INSTRUCTIONS for role in roles[1:]):
+    turns = [role for role in roles if role not in tasks.SYSTEM]
+    if any(role in tasks.SYSTEM for role in roles[1:]):
         yield "a system message stands behind another message"
     if not turns or turns[0] != "user":
         yield "the first turn is not the user's"

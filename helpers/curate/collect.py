@@ -24,14 +24,16 @@ from helpers.curate.production import feedback_notes, load_production
 from helpers.curate.review import ASK, apply_decisions, read_decisions, review_rows
 from helpers.curate.searching import Search, search_here
 from helpers.curate.stages import (
+    ALARM_ROWS,
+    FEW_TEST_ROWS,
     NO_LOSS,
     Loss,
     Question,
     Say,
     Stage,
-    alarm_on_lost_label,
     alarm_on_wipeout,
     build_funnel,
+    lost_label,
     rejection,
 )
 from helpers.curate.versions import Curated, publish_dataset
@@ -239,24 +241,35 @@ def alarm_on_lost_labels(
     rejected: Sequence[RejectedExample],
     share: float,
 ) -> None:
-    """Stop when one rule removes most of a label's human rows, or all of its test rows."""
+    """Stop when one rule removes more than `share` of a label's human rows, or all its test rows.
+
+    A rule that is wrong for one label alone is lost in the sums over a source.
+    """
     of_id = {row.example["id"]: row for row in rejected if row.issues[0].code not in NO_LOSS}
     if share >= 1 or not of_id:
         return
     human = chosen(placed, lambda example: example.source == "human")
     values = label_functions(task, label_counts(task, human))
-
     rows = Counter()
     test_rows = Counter()
-    lost = []
-    for example in human if values else ():
-        labels = [f"{value_of(example)!r} of {name}" for name, value_of in values.items()]
-        is_test = example.part == "test"
-        rows.update(labels)
-        test_rows.update(labels if is_test else ())
-        if example.id in of_id:
-            lost += [(label, is_test, of_id[example.id]) for label in labels]
-    alarm_on_lost_label(rows, test_rows, lost, share)
+    losses = defaultdict(list)  # (label, code) -> the part of each lost row, and why it is
+    for example in human:
+        for name, value_of in values.items():
+            label = f"{value_of(example)!r} of {name}"
+            rows[label] += 1
+            test_rows[label] += example.part == "test"
+            if example.id in of_id:
+                row = of_id[example.id]
+                losses[label, row.issues[0].code].append((example.part, row))
+    for (label, _), lost in losses.items():
+        n_test = sum(part == "test" for part, _ in lost)
+        loses = ""
+        if len(lost) > share * rows[label]:
+            loses = f"{len(lost)} of its {rows[label]} rows"
+        elif n_test == test_rows[label] >= FEW_TEST_ROWS:
+            loses = f"all of its {n_test} test rows"
+        if loses and rows[label] >= ALARM_ROWS:
+            raise lost_label(label, loses, lost[0][1])
 
 
 def check_names(examples: list[TrainingExample], mode: str) -> Stage:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from helpers import store, tasks
@@ -42,11 +41,10 @@ def label_values(task: tasks.Task, example: TrainingExample) -> dict[str, str]:
 
 def label_functions(task: tasks.Task, names: Iterable[str]) -> LabelFunctions:
     """For each label field a function example -> its value as text; "null" where it has none."""
-
-    def value_of(name: str, example: TrainingExample) -> str:
-        return label_values(task, example).get(name, "null")
-
-    return {name: partial(value_of, name) for name in names}
+    return {
+        name: lambda example, name=name: label_values(task, example).get(name, "null")
+        for name in names
+    }
 
 
 def label_of(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label:
@@ -81,21 +79,18 @@ def label_counts(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label
         values = Counter({value: 0 for _, value in counts})
         for (_, value), n in counts.items():
             values[value] += n
-        few = len(values) <= MAX_VALUES and _is_closed(task, name)
+        field = (task.schema or {}).get("properties", {}).get(name)
+        # in task.yaml, or no texts: nothing that only rows say
+        is_closed = isinstance(field, dict) and (
+            "enum" in field or field.get("type") in ("boolean", "integer", "number")
+        )
+        few = len(values) <= MAX_VALUES and is_closed
         short = max(map(len, values)) <= LONGEST
         if few or (short and tasks.are_labels(values.elements())):
             labels[name] = {part: {} for part in PARTS}
             for (part, value), n in sorted(counts.items()):
                 labels[name][part][store.without_secrets(value)] = n
     return labels
-
-
-def _is_closed(task: tasks.Task, name: str) -> bool:
-    """Whether a field's values are in task.yaml, or no texts: nothing that only rows say."""
-    field = (task.schema or {}).get("properties", {}).get(name)
-    return isinstance(field, dict) and (
-        "enum" in field or field.get("type") in ("boolean", "integer", "number")
-    )
 
 
 def misspelled(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
+from itertools import chain
 from statistics import median
 
 from helpers import tasks
@@ -66,9 +67,9 @@ def _filter_of(config: DataCollectionConfig, rated: bool) -> Filter:
 
 
 def feedback_notes(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> list[str]:
-    """How the choice by feedback bends the data.
+    """How the choice by feedback bends the data: ratings are no fair sample of the traffic.
 
-    Rated and unrated rows are compared on the readable rows and the sample of those left out.
+    The scores are those of the readable rows and of the sample of those left out.
     """
     writers = Counter()
     for example in kept if logs.examples else ():
@@ -76,30 +77,16 @@ def feedback_notes(kept: Sequence[TrainingExample], logs: tasks.LoadedRows) -> l
             writers[str(example.meta.get("model_version") or "unknown")] += 1
     if not writers:
         return ["No production rows were used."]
-    rated, unrated = _by_rating(logs)
+    seen = chain(logs.examples, (row for row, _ in logs.sample if isinstance(row, TrainingExample)))
+    scores = [example.feedback_score for example in seen if example.feedback_score is not None]
     rows = len(logs.examples) + sum(logs.dropped.values())
     rating = ", none rated"
-    if rated:
-        score = median(example.feedback_score for example in rated)
-        rating = f" are used; the rated ones have a median score of {score:g}"
+    if scores:
+        rating = f" are used; the rated ones have a median score of {median(scores):g}"
     writer, n = writers.most_common(1)[0]
     used = writers.total()
-    notes = [
+    return [
         f"{used} of {rows} readable rows{rating}",
         f"{n / used:.0%} of the used answers were written by {writer}: what it gets wrong, a"
         " new model would learn",
     ]
-    if rated and unrated:
-        one, other = (median(len(e.user_text) for e in group) for group in (rated, unrated))
-        notes.append(
-            f"rated messages have a median of {one:g} characters, unrated ones {other:g}; ratings"
-            " are no fair sample of the traffic"
-        )
-    return notes
-
-
-def _by_rating(logs: tasks.LoadedRows) -> tuple[list[TrainingExample], list[TrainingExample]]:
-    """The rows of a log that can be looked at: rated, and unrated."""
-    seen = [*logs.examples, *(row for row, _ in logs.sample if isinstance(row, TrainingExample))]
-    rated = [example for example in seen if example.feedback_score is not None]
-    return rated, [example for example in seen if example.feedback_score is None]

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from helpers.records import Record
 
 MIN_EXAMPLES = 10
-MAX_FILE_BYTES = 512 * 2**20
 # Training tokens of one example (gpt-4o family; take the model's own limit where it is known).
 MAX_TOKENS = 65_536
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -52,25 +50,18 @@ class FileIssue(Record):
 
 
 def judge_provider_file(
-    source: Path | str | Iterable[str | bytes],
+    lines: Iterable[str | bytes],
     count: Callable[[str], int] | None = None,
     max_tokens: int = MAX_TOKENS,
 ) -> list[FileIssue]:
-    """Every broken rule of a training file (a path, or its lines), in order; []: it would be taken.
+    """Every broken rule of a training file's lines, in order; []: it would be taken.
 
     `count` (text -> tokens) switches the length rule on. The rules are those of supervised
     fine-tuning on chats.
     """
-    if isinstance(source, Path | str):
-        issues = []
-        if Path(source).stat().st_size > MAX_FILE_BYTES:
-            message = f"larger than {MAX_FILE_BYTES // 2**20} MiB"
-            issues = [FileIssue(line=0, code="file_too_large", message=message)]
-        with open(source, "rb") as lines:
-            return issues + judge_provider_file(lines, count, max_tokens)
     issues = []
     examples = 0
-    for number, line in enumerate(source, 1):
+    for number, line in enumerate(lines, 1):
         data = line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line
         if number == 1 and data.startswith(BYTE_ORDER_MARK):
             data = data.removeprefix(BYTE_ORDER_MARK)
@@ -80,7 +71,11 @@ def judge_provider_file(
         problems = [example]
         if isinstance(example, dict):
             examples += 1
-            problems = [*_example_problems(example), *_length_problems(example, count, max_tokens)]
+            problems = [*_example_problems(example)]
+            length = count(json.dumps(example, ensure_ascii=False)) if count else 0
+            if length > max_tokens:
+                message = f"about {length} tokens; the limit is {max_tokens}"
+                problems.append(("too_many_tokens", message))
         for code, message in problems:
             issues.append(FileIssue(line=number, code=code, message=message))
     if examples < MIN_EXAMPLES:
@@ -102,14 +97,6 @@ def _parsed(line: bytes) -> dict[str, Any] | tuple[str, str]:
         reason = getattr(error, "msg", "NaN and Infinity are not JSON")
         return "not_json", reason if line.strip() else "an empty line"
     return value if isinstance(value, dict) else ("data_type", "a line must be a JSON object")
-
-
-def _length_problems(
-    example: dict[str, Any], count: Callable[[str], int] | None, max_tokens: int
-) -> Problems:
-    length = count(json.dumps(example, ensure_ascii=False)) if count else 0
-    if length > max_tokens:
-        yield "too_many_tokens", f"about {length} tokens; the limit is {max_tokens}"
 
 
 def _example_problems(example: dict[str, Any]) -> Problems:

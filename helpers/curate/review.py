@@ -224,7 +224,8 @@ def review_rows(
 def review_csv(rows: Iterable[dict[str, str]]) -> str:
     """review.csv with empty columns for the decision."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    # "\r\n", as a lone "\r" inside of a text is quoted only where it may end a line
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\r\n")
     writer.writeheader()
     for row in rows:  # a spreadsheet computes nothing of it
         writer.writerow({name: store.as_csv_cell(cell) for name, cell in row.items()})

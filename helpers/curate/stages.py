@@ -7,7 +7,7 @@ those are, and what a person should look at.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -120,42 +120,16 @@ def build_funnel(stages: Sequence[Stage]) -> list[FunnelRow]:
     return funnel
 
 
-def alarm_on_lost_label(
-    rows: Mapping[str, int],
-    test_rows: Mapping[str, int],
-    lost: Iterable[tuple[str, bool, RejectedExample]],
-    share: float,
-) -> None:
-    """Stop when one rule removes more than `share` of a label's rows, or all of its test rows.
-
-    A rule that is wrong for one label alone is lost in the sums over a source. `rows` and
-    `test_rows` count the human rows that were read by label; `lost` holds the label of each one
-    that was left out, whether it is a test row, and why.
-    """
-    losses = Counter()
-    test_losses = Counter()
-    evidence = {}
-    for label, is_test, row in lost:
-        kind = (label, row.issues[0].code)
-        losses[kind] += 1
-        test_losses[kind] += is_test
-        evidence.setdefault(kind, row)
-    for (label, code), n in losses.items():
-        all_test = test_losses[label, code] == test_rows[label] >= FEW_TEST_ROWS
-        if rows[label] < ALARM_ROWS or not (n > share * rows[label] or all_test):
-            continue
-        seen = evidence[label, code]
-        loses = f"{n} of its {rows[label]} rows"
-        if n <= share * rows[label]:
-            loses = f"all of its {test_rows[label]} test rows"
-        remedy = REMEDIES.get(code, "")
-        if NO_ANSWER in seen.issues[0].evidence:
-            remedy = ": give these rows an answer, or delete them"
-        raise WorkbookError(
-            f"the label {label[:40]} would lose {loses} to {code}, for example"
-            f" {seen.example['file']}, line {seen.example['line']}: {seen.issues[0].evidence}; mend"
-            f" the data or the rule{remedy}, or leave these rows out with wipeout_share=1"
-        )
+def lost_label(label: str, loses: str, seen: RejectedExample) -> WorkbookError:
+    """The error about a label that one rule removes, with one of its rows."""
+    remedy = REMEDIES.get(seen.issues[0].code, "")
+    if NO_ANSWER in seen.issues[0].evidence:
+        remedy = ": give these rows an answer, or delete them"
+    return WorkbookError(
+        f"the label {label[:40]} would lose {loses} to {seen.issues[0].code}, for example"
+        f" {seen.example['file']}, line {seen.example['line']}: {seen.issues[0].evidence}; mend"
+        f" the data or the rule{remedy}, or leave these rows out with wipeout_share=1"
+    )
 
 
 def alarm_on_wipeout(

@@ -70,7 +70,12 @@ def _out_of_fold_chances(examples: Sequence[TrainingExample], classes: Any) -> A
     from sklearn.naive_bayes import ComplementNB
 
     texts = [tasks.normalise(example.user_text) or "-" for example in examples]
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1).fit_transform(texts)
+    words = TfidfVectorizer(
+        ngram_range=(1, 2),
+        sublinear_tf=True,
+        # a text without any word, as of emoji alone, is one
+        token_pattern=r"\b\w\w+\b|\A(?:\W|\b\w\b)+\Z",
+    ).fit_transform(texts)
     return cross_val_predict(ComplementNB(alpha=0.3), words, classes, cv=5, method="predict_proba")
 
 

@@ -44,7 +44,7 @@ def test_a_good_file_with_and_without_tools_has_no_issue(tmp_path):
     assert codes(GOOD, TOOLS) == []
     path = tmp_path / "f.jsonl"
     path.write_text("\n".join([json.dumps(TOOLS)] * 10) + "\n")
-    assert curate.judge_provider_file(path) == []
+    assert curate.judge_provider_file(path.read_bytes().splitlines()) == []
 
 
 @pytest.mark.parametrize(
