@@ -80,6 +80,8 @@ def _main(given: list[str]) -> int:
     from helpers.run import message_for_person
 
     try:
+        if "" in given:
+            raise WorkbookError("an argument is empty (a variable that is not set?); leave it out")
         code = args.command(args)  # None: it went well
         print(end="", flush=True)  # a full disk behind stdout is met here, and not at the very end
         return code or 0
@@ -545,7 +547,7 @@ def _registry(args: Args) -> int | None:
             )
         case "alarms":
             columns = "id state severity name version opened_at because"
-            _show_table(args, registry.list_alarms(args.task), columns, "no alarm was ever raised")
+            _show_table(args, registry.alarms_of(args.task), columns, "no alarm was ever raised")
         case "acknowledge":
             _show(args, registry.close_alarm(args.id, "acknowledged", args.because))
         case "resolve":
@@ -589,7 +591,7 @@ def _show_promotion(args: Args, promotion: Any) -> int:
 def _route(args: Args) -> None:
     from helpers import registry
 
-    if args.task:
+    if args.task or args.shadow or args.canary or args.end:
         _trial(args)
         return
     routes = registry.routes()

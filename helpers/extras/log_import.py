@@ -47,46 +47,34 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
     ratings: dict[str, Any] = {}
     faults: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
-    placed = (
-        (f"{path.name} line {source.line}", raw)
-        for path in paths
-        for source in tasks.read_rows(path)
-        for raw in _records(source.content)
-    )
-    for place, raw in placed:
-        kind = _first(raw, FORMATS[form].get("kind", ()))
-        if kind and str(kind).lower().removeprefix("a") not in WORDS["requests"]:
+    for place, raw in _placed(paths):
+        if not _is_request(raw, FORMATS[form].get("kind", ())):
             counts["others"] += 1
             continue
         try:
             row = row_of(raw, FORMATS[form])
             fault = _clash(row, place, first)
             counts["different" if fault else "read"] += 1
+            rating = _rating(raw, FORMATS[form].get("feedback_score", ()))
+            if rating is not None:
+                ratings[place if fault else row.request_id] = rating
         except ValueError as error:
             fault = str(error)
             counts["unreadable"] += 1
-        else:
-            rating, doubt = _rating(raw, FORMATS[form].get("feedback_score", ()))
-            if not fault and rating is not None:
-                ratings[row.request_id] = rating
-            fault = fault or doubt
         faults.append((f"{place}:", fault))
     if not first and not counts["others"]:
         raise WorkbookError(f"nothing can be read as {form}: {'; '.join(_named(paths, faults))}")
-    scale = tasks.judge_scale(
-        Counter(map(tasks.token_of, ratings.values())),
-        task.columns.get("feedback"),
-        "feedback_score",
-        ", ".join(path.name for path in paths),
-    )
-    rows = []
-    for place, row in first.values():
-        try:
-            score = scale.score(ratings.get(row.request_id))
-        except ValueError:
-            score = None
-            faults.append((f"{place}:", f"has a rating that is none of {scale.description}"))
-        rows.append(row.model_copy(update={"feedback_score": score}))
+    tokens = Counter(map(tasks.token_of, ratings.values()))
+    where = ", ".join(path.name for path in paths)
+    scale = tasks.judge_scale(tokens, task.columns.get("feedback"), "feedback_score", where)
+    stars = {name: scale.scores.get(tasks.token_of(said)) for name, said in ratings.items()}
+    for name, said in ratings.items():
+        if stars[name] is None:
+            faults.append((f"{name}:", f"has a rating that is none ({said})"))
+    rows = [
+        row.model_copy(update={"feedback_score": stars.get(row.request_id)})
+        for _, row in first.values()
+    ]
     new = serve.add_rows(task.registry_name, rows, text)
     return {
         "added": new,
@@ -98,17 +86,29 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
     }
 
 
-def _rating(raw: Any, paths: Sequence[str]) -> tuple[Any, str]:
-    """What a user said about the answer, and why it cannot be told; judges score answers, too."""
+def _is_request(raw: Any, paths: Sequence[str]) -> bool:
+    kind = _first(raw, paths)
+    return not kind or str(kind).lower().removeprefix("a") in WORDS["requests"]
+
+
+def _placed(paths: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+    for path in paths:
+        for source in tasks.read_rows(path):
+            for raw in _records(source.content):
+                yield f"{path.name} line {source.line}", raw
+
+
+def _rating(raw: Any, paths: Sequence[str]) -> Any:
+    """What a user said about the answer; judges score answers, too."""
     scores = _at(raw, "scores")
     named = [each for each in scores or () if isinstance(each, dict) and "name" in each]
     by_name = {str(each["name"]): each for each in named}
     if len(by_name) < 2:
-        return _first(raw, paths), ""
+        return _first(raw, paths)
     of_users = [name for name in by_name if any(word in name.lower() for word in WORDS["users"])]
-    if len(of_users) == 1:
-        return _first(by_name[of_users[0]], WORDS["rating"]), ""
-    return None, f"has the scores {', '.join(by_name)}, and which are users' ratings is not known"
+    if len(of_users) != 1:
+        return f"one of {', '.join(by_name)}: which is the users' is not known"
+    return _first(by_name[of_users[0]], WORDS["rating"])
 
 
 def check_logs(paths: Sequence[Path]) -> dict[str, Any]:
@@ -221,7 +221,6 @@ def row_of(raw: Any, places: dict[str, Sequence[str]]) -> LiveRow:
         raise raw
     found = {field: _first(raw, paths) for field, paths in places.items()}
     fields = {field: value for field, value in found.items() if value is not None}
-    fields.pop("feedback_score", None)  # it is judged over all rows
     for field in ("request_id", "created_at", "messages"):
         if not fields.get(field):
             raise ValueError("has no field " + " or ".join(places[field]))
@@ -231,18 +230,17 @@ def row_of(raw: Any, places: dict[str, Sequence[str]]) -> LiveRow:
         raise ValueError(_reason(error)) from None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ValueError("has a time or a chat that cannot be told") from None
-    reason = _below_0(row)
-    texts = [turn["content"] for turn in row.messages]
-    if row.is_ok and "answer" not in fields:
-        reason = "has no field " + " or ".join(places["answer"])
-    if row.is_ok and _first(raw, ("response.choices", "choices")) == []:
-        reason = "has no answer (its choices are empty)"
-    if not any(texts):
-        reason = "has no chat"
-    if {*texts, row.answer} & {*WORDS["left_out"]}:
-        reason = "was logged without its texts"
-    if reason:
-        raise ValueError(reason)
+    texts = {turn["content"] for turn in row.messages}
+    is_unanswered = "answer" not in fields or _first(raw, ("response.choices", "choices")) == []
+    faults = {
+        _below_0(row): bool(_below_0(row)),
+        "has no answer in " + " or ".join(places["answer"]): row.is_ok and is_unanswered,
+        "has no chat": texts <= {""},
+        "was logged without its texts": bool({*texts, row.answer} & {*WORDS["left_out"]}),
+    }
+    for reason, is_so in faults.items():
+        if is_so:
+            raise ValueError(reason)
     return row
 
 
@@ -254,6 +252,7 @@ def _as_ours(fields: dict[str, Any]) -> dict[str, Any]:
     is_failure = not said.isdisjoint(WORDS["failures"])
     return {
         "created_at": created,
+        "feedback_score": None,  # it is judged over all rows
         "messages": _chat(fields["messages"]),
         "answer": _text(fields.get("answer")),
         "latency_ms": fields.get("latency_ms", 1000 * (ended - created).total_seconds() or None),
@@ -304,14 +303,14 @@ def _text(value: Any) -> str:
         message = _spelled_message(value)
         return _text(message) if message else value
     if isinstance(value, dict) and isinstance(value.get("parts"), list):
-        kinds = {"text": [], "tool_call": []}  # and no thoughts
+        kinds: dict[str, list[Any]] = {"text": [], "tool_call": []}
         for part in value["parts"]:
-            kinds.get(part.get("type", "text"), []).append(part)
-        texts = [str(part.get("content", "")) for part in kinds["text"]]
-        return with_calls("\n".join(texts), kinds["tool_call"])
+            kinds.setdefault(part.get("type", "text"), []).append(part)  # others are thoughts
+        texts = "\n".join(str(part.get("content", "")) for part in kinds["text"])
+        return with_calls(texts, kinds["tool_call"])
     if isinstance(value, list):
-        texts = [str(part["text"]) for part in value if isinstance(part, dict) and "text" in part]
-        return "\n".join(texts) or _text(value[0] if value else "")
+        texts = "\n".join(str(each["text"]) for each in value if "text" in each)
+        return texts or _text(value[0] if value else "")
     found = _first(value, WORDS["answer"])
     calls = _first(value, WORDS["calls"])
     return with_calls(_text(found) if found else "", calls)

@@ -6,7 +6,7 @@ what to do. A fault of the log, or of how people rate, is never a reason to trai
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import date, timedelta
 
@@ -129,23 +129,20 @@ def _cause(name: str, evidence: str, remedy: str) -> Finding:
 def _faulty_lines(log: LiveLog, service: Service, served: Served) -> list[Finding]:
     """What too many lines, of those that were read now, have wrong; and what was not read."""
     fresh = LiveLog()
-    for counts in log.by_file.values():
-        add(fresh, counts)
-    requests: Counter[date] = Counter()
-    ratings: Counter[date] = Counter()
-    misdated: Counter[date] = Counter()
+    for each in log.by_file.values():
+        add(fresh, each)
+    counts: dict[str, Counter[date]] = defaultdict(Counter, log.faults)
     for version, days in fresh.days.items():
         for day, numbers in days.items():
-            ratings[day] += numbers.get("feedback_mean", Counter()).total()
+            counts["ratings"][day] += numbers.get("feedback_mean", Counter()).total()
             is_own = version in service.names
             is_misdated = day > served.last or (is_own and day not in served.days)
-            kind = misdated if is_misdated else requests
-            kind[day] += requests_of(numbers)
+            counts["wrong_clock" if is_misdated else "requests"][day] += requests_of(numbers)
     window = served.last - timedelta(days=served.window_days - 1)
     causes = []
     for name, (what, remedy) in LINES.items():
-        faults = misdated if name == "wrong_clock" else log.faults[name]
-        others = ratings if name == "unread_ratings" else requests
+        faults = counts[name]
+        others = counts["ratings" if name == "unread_ratings" else "requests"]
         # of a long log that no day names, what began this week is little
         n = _too_many(faults, others, date.min) or _too_many(faults, others, window)
         if n:

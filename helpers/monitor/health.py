@@ -102,7 +102,7 @@ def check_health(
             files=[path.name for path in log.files],
         ),
         simulated=log.simulated,
-        unreadable=log.count_of("unreadable_lines"),
+        unreadable=log.faults["unreadable_lines"].total(),
         causes=causes,
         alarms=[alarm.id for alarm in alarms if alarm.state != "resolved"],
     )

@@ -52,10 +52,6 @@ class LiveLog:
     settings: str = ""
     reader: LogReader | None = None
 
-    def count_of(self, fault: str) -> int:
-        """How many lines, rows or ratings have it."""
-        return self.faults[fault].total()
-
     @property
     def delay(self) -> int:
         """Days after which nearly all ratings that come later have come."""
@@ -156,6 +152,9 @@ def _take(
         log.faults["logged_twice"][moment.date()] += 1
         return
     twins.add(twin)
+    known = pending.get(name)
+    if known is not None and known.row["messages"] != messages:  # another request, another answer
+        pending[f"{name} of {known.row['created_at']}"] = known
     pending[name] = entry
     for late in log.early.pop(name, ()):
         _join(log, pending, late)

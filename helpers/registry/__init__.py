@@ -7,6 +7,7 @@ from helpers.registry.gate import Conditions, validate_for_production
 from helpers.registry.identity import check_is_ours
 from helpers.registry.lifecycle import FineTuneLifecycleManager
 from helpers.registry.operations import (
+    alarms_of,
     backup,
     diff,
     export,

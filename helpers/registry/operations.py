@@ -14,6 +14,7 @@ from typing import Any
 
 from helpers import evaluate, store, tasks
 from helpers.records import (
+    Alarm,
     Budget,
     DatasetPointer,
     FineTunedModelVersion,
@@ -26,6 +27,7 @@ from helpers.records import (
     WorkbookError,
 )
 from helpers.registry import gate, sharing, versions
+from helpers.registry.alarms import list_alarms
 from helpers.registry.database import TABLES, Registry, open_registry, rows_of, table
 from helpers.registry.delivery import (
     MAX_ATTEMPTS,
@@ -50,6 +52,11 @@ def list_versions(task: str = "") -> list[FineTunedModelVersion]:
 def history(task: str = "") -> list[dict[str, Any]]:
     """The audit, oldest first (of one task, if named)."""
     return _known().rows("audit", **_where(task))
+
+
+def alarms_of(task: str = "") -> list[Alarm]:
+    """What was found about versions that serve, oldest first (of one task, if named)."""
+    return list_alarms(**_where(task))
 
 
 def _known() -> Registry:
@@ -119,7 +126,7 @@ def _where(task: str) -> dict[str, str]:
 
 def _resolve(task: str) -> str:
     """A task's registered name, with or without its demo/; "" is the only one there is."""
-    known = sorted({version.task for version in versions.listed(open_registry())})
+    known = sorted({each.task for each in (*versions.listed(open_registry()), *list_alarms())})
     if task in known:
         return task
     matches = [name for name in known if not task or name == f"demo/{task}"]
@@ -281,7 +288,8 @@ def load(registry: Registry, rows: dict[str, list[dict[str, Any]]]) -> None:
 
 def backup(file: Path) -> dict[str, Any]:
     """Write the whole registry to one JSON file, which `restore` reads into any database."""
-    if file.exists() and not _is_backup(store.read_json(file, "choose another file")):
+    is_known = file.is_file() and _is_backup(store.read_json(file, "choose another file"))
+    if file.exists() and not is_known:
         raise WorkbookError(f"{file} exists and is no backup of a registry; choose another file")
     rows = dump(open_registry())
     store.write_json(file, {"format": BACKUP, "made_at": store.now(), "tables": rows})

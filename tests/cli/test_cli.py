@@ -89,6 +89,8 @@ def test_doctor_says_what_it_found_and_whether_that_is_enough(workbook):
         (("run", "smoke", "--only", "03"), "names 2 notebooks"),
         (("run", "smoke", "-p", "task=/nowhere"), "workbook new"),
         (("registry", "show", "nothing"), "nothing"),
+        (("run", "smoke", "--only", ""), "is empty"),
+        (("route", "--end"), "task"),
         (("registry", "reevaluate", "nothing", "--max-cost-usd", "2.5"), "nothing"),
     ],
 )

@@ -4,7 +4,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import replace
-from datetime import date, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 
 import pandas
 import pytest
@@ -221,7 +221,7 @@ def test_unreadable_lines_are_counted_and_doubled_requests_count_once(task):
         folder / "a.jsonl", "\n".join([*lines, "{torn", "[]", '{"created_at": "yesterday"}']) + "\n"
     )
     read = monitor.read_live(task)
-    assert (read.requests, read.count_of("unreadable_lines")) == (len(made), 3)
+    assert (read.requests, read.faults["unreadable_lines"].total()) == (len(made), 3)
 
 
 def test_a_live_path_that_is_not_there_is_named(task):
@@ -297,6 +297,37 @@ def test_empty_answers_and_refusals_are_watched(task):
     result = health(task)
     assert "refusal_rate" in result.reasons
     assert check(result, "refusal_rate").estimate.value == pytest.approx(0.25, abs=0.05)
+
+
+@pytest.mark.parametrize("latest", [3, 10])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_ratings_that_come_days_later_are_waited_for(task, latest, seed):
+    serve(task, days=60)
+    chance = random.Random(seed)
+    made = rows(range(60), per_day=30, rated=0.3, seed=seed)
+    said = []
+    for row in made:
+        score = row.pop("feedback_score")
+        moment = datetime.fromisoformat(row["created_at"])
+        at = moment + timedelta(days=chance.uniform(0, latest))
+        if score and at < store.now():
+            said.append({"request_id": row["request_id"], "at": f"{at}", "feedback_score": score})
+    log(task, made + said)
+    assert check(health(task), "feedback_rate").verdict == "pass"
+    week = f"{store.now() - timedelta(days=latest + 7):%Y-%m-%d}"
+    silent = {row["request_id"] for row in made if row["created_at"] > week}
+    log(task, made + [line for line in said if line["request_id"] not in silent])
+    assert check(health(task), "feedback_rate").verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [({"status": "broken"}, "error_rate"), ({"answer": " "}, "refusal_rate")]
+)
+@pytest.mark.parametrize("days", [1, 20])
+def test_what_most_requests_suffer_is_told_from_the_first_day(task, change, name, days):
+    serve(task, days=days)
+    log(task, rows(range(days), **change))
+    assert name in health(task).reasons
 
 
 @pytest.mark.parametrize(
@@ -468,10 +499,10 @@ def test_a_log_is_counted_in_the_shorter_way_as_in_the_longer_one(task, monkeypa
     for day, lines in odd_days():
         store.write_text(folder / f"{day}.jsonl", "\n".join(lines) + "\n")
     short = monitor.read_live(task)
-    assert short.reader._is_own and short.count_of("logged_twice") > 18
+    assert short.reader._is_own and short.faults["logged_twice"].total() > 18
     monkeypatch.setattr(LogReader, "fields", lambda self, line: vars_of(self(line)))
     long = monitor.read_live(task)
-    assert short.count_of("unreadable_lines") > 12
+    assert short.faults["unreadable_lines"].total() > 12
     for name in ("days", "requests", "faults", "newest"):
         assert getattr(short, name) == getattr(long, name), name
     ratings = Counter()

@@ -34,6 +34,16 @@ def test_a_rating_scale_that_was_turned_round_is_named_and_asks_for_no_retrain(t
     assert "turn the scale back" in check(result, "feedback_mean").remedy
 
 
+def test_a_turned_scale_is_named_where_few_rate_in_a_week(task):
+    serve(task, days=120)
+    turned = rows(range(21), seed=2, per_day=8, rated=0.3)
+    for row in turned:
+        row["feedback_score"] = row["feedback_score"] and 6 - row["feedback_score"]
+    log(task, rows(range(21, 120), per_day=8, rated=0.3) + turned)
+    result = health(task)
+    assert (result.verdict, "rating_scale" in causes(result)) == ("watch", True)
+
+
 def test_ratings_that_nobody_can_read_are_named(task):
     ratings_in_words(task)
     result = health(task)
@@ -123,6 +133,21 @@ def test_a_version_that_was_replaced_and_still_answers_is_named(task):
     assert "workbook route" in str([check.remedy for check in result.checks])
 
 
+@pytest.mark.parametrize("again", [0.02, 0.15, 0.9])
+@pytest.mark.parametrize("in_days", [False, True])
+def test_requests_whose_ids_begin_again_are_all_counted(task, again, in_days):
+    serve(task)
+    made = rows(range(30))
+    for number, row in enumerate(made):
+        row["request_id"] = f"{number % int(len(made) * (1 - again) + 1)}"
+        row["messages"] = [{"role": "user", "content": f"question {number}"}]
+    if in_days:
+        by_day(task, made)
+    else:
+        log(task, made)
+    assert monitor.read_live(task).requests == len(made)
+
+
 @pytest.mark.parametrize("tells", [{"conversation_id": 1}, {"latency_ms": 1}])
 @pytest.mark.parametrize("moment", ["2026-11-01", "2026-11-01T10:00", "2026-11-01 10:00:07+01:00"])
 def test_two_alike_requests_of_a_clock_without_parts_of_a_second_are_two(task, moment, tells):
@@ -132,7 +157,7 @@ def test_two_alike_requests_of_a_clock_without_parts_of_a_second_are_two(task, m
     several = [row | {name: n} for n in range(1, 9) for name in tells]
     log(task, [row | {"request_id": str(n)} for n, row in enumerate([*several, *several])])
     read = monitor.read_live(task)
-    assert (read.requests, read.count_of("logged_twice")) == (8, 8)
+    assert (read.requests, read.faults["logged_twice"].total()) == (8, 8)
 
 
 @pytest.mark.parametrize("ahead", [1, 40])

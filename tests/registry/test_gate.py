@@ -292,7 +292,12 @@ def test_a_provider_is_asked_until_when_it_serves_the_model_and_its_base(tuned, 
 
 @pytest.mark.parametrize(
     ("form", "verdict"),
-    [("%Y-%m-%dT%H:%M:%SZ", "pass"), ("%s", "pass"), ("%d %b %Y", "pass"), ("%Y-%m", "undecided")],
+    [
+        ("%Y-%m-%dT%H:%M:%SZ", "pass"),
+        ("%s", "pass"),
+        ("%d %b %Y", "undecided"),
+        ("%Y-%m", "undecided"),
+    ],
 )
 def test_a_providers_date_is_read_however_it_is_spelled_or_leaves_it_undecided(form, verdict):
     provider = Provider({"ft:v1": (store.now() + timedelta(days=400)).strftime(form)})

@@ -7,7 +7,8 @@ from registry_toys import TASK, candidate
 
 from helpers import store
 from helpers.cli import main
-from helpers.records import FineTunedModelVersion
+from helpers.records import Finding, FineTunedModelVersion
+from helpers.registry import raise_alarms
 
 
 @pytest.fixture
@@ -51,6 +52,12 @@ def test_a_refusal_is_told_by_the_exit_code(call, verdict, code):
         ("lineage", "nobody"),
         ("reevaluate", "nobody"),
         ("restore", "/nowhere.json"),
+        ("list", "--task", "nobody"),
+        ("history", "--task", "nobody"),
+        ("alarms", "--task", "nobody"),
+        ("backup", "/dev/null"),
+        ("show", ""),
+        ("promote", "nobody", "--to", "staging", "--because", ""),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_exit_2(arguments, capsys):
@@ -68,6 +75,14 @@ def test_a_person_hears_the_verdict_and_the_rules_that_stand_in_the_way(capsys, 
     assert rules and all(rule.startswith(("fail: ", "undecided: ")) for rule in rules)
     assert main(["registry", "history"]) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 140
+
+
+def test_a_task_is_named_with_or_without_its_demo_wherever_it_is_asked_for(capsys):
+    finding = Finding(name="volume", verdict="fail", evidence="none", severity="warning")
+    raise_alarms("demo/asked", "", [finding])
+    for name in ("asked", "demo/asked"):
+        assert main(["registry", "alarms", "--task", name, "--json"]) == 0
+        assert [alarm["name"] for alarm in json.loads(capsys.readouterr().out)] == ["volume"]
 
 
 def test_a_person_gets_tables(capsys):

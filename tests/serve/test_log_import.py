@@ -115,7 +115,7 @@ def test_ratings_of_other_products_are_stars_by_the_scale_of_them_all(
     assert [row.feedback_score for row in rows] == stars and not told["faults"]
     doubtful = lines[0] | {"id": "x", "scores": [{"name": "a", "value": 1}, {"name": "b"}]}
     told, rows = imported("langfuse", [doubtful], tmp_path, capsys)
-    assert "has the scores a, b" in told["faults"][0] and rows[-1].feedback_score is None
+    assert "(one of a, b: which" in told["faults"][0] and rows[-1].feedback_score is None
 
 
 def test_a_rating_that_came_after_the_first_import_is_added_once(tmp_path, home, capsys):
@@ -134,7 +134,7 @@ def test_a_rating_that_came_after_the_first_import_is_added_once(tmp_path, home,
     [
         ("litellm", {"messages": "{}", "response": "{}"}, "has no chat"),
         ("litellm", {"response": {"text": "redacted-by-litellm"}}, "logged without its texts"),
-        ("openai", {"response": None}, "has no field response.choices"),
+        ("openai", {"response": None}, "has no answer in response.choices"),
     ],
 )
 def test_what_was_logged_without_its_texts_is_no_bad_answer(
