@@ -311,7 +311,7 @@ DIRECT = {
     "PHONE_NUMBER",
     "EMAIL_ADDRESS",
     "IBAN_CODE",
-    "US_SSN",
+    "NATIONAL_ID",
     "IP_ADDRESS",
 }
 DIRECT |= {"US_DRIVER_LICENSE"}

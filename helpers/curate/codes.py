@@ -1,8 +1,8 @@
 """Which findings of personal data are codes: order numbers, dates, versions, coordinates.
 
-A phone number is written like one, or stands behind a word for it; a bare run of digits, a number
-behind `order` or `version`, and a date are none. What a task is about can be allowed by name in
-task.yaml: `allow: {order_number: "[0-9]{10}"}`.
+What stands beside a number tells most of them (`helpers.redaction.is_code`), the rows of its label
+others. What a task is about can be allowed by name in task.yaml:
+`allow: {order_number: "[0-9]{10}"}`.
 """
 
 from __future__ import annotations
@@ -18,29 +18,9 @@ from helpers.curate.personal import MAX_SCAN
 from helpers.curate.searching import Findings
 from helpers.curate.stages import Say
 from helpers.records import TrainingExample
-from helpers.redaction import Span
+from helpers.redaction import Span, is_code, is_written_as_phone
 from helpers.tasks import Task
 
-BEFORE = 24  # characters before a number in which its name is looked for
-_CODE_WORD = re.compile(
-    r"\b(?:orders?|parcels?|track(?:ing)?|shipments?|deliver(?:y|ies)|invoices?|tickets?|cases?"
-    r"|ref(?:erence)?|serial|isbn|issn|ean|upc|sku|part|articles?|items?|products?|versions?"
-    r"|release|build|v|rev|id|uuid|hash|epoch|timestamp|paid|amount|total|price|bestell\w*|auftrag"
-    r"\w*|sendung\w*|rechnung\w*|commande|facture|pedido|factura)\b[\s:#.°-]*"
-    r"(?:(?:number|numbers|no|nr|num|code|id|nummer|is|was|and)\b[\s:#.°-]*)*$",
-    re.IGNORECASE,
-)
-_PHONE_WORD = re.compile(
-    r"\b(?:phone|telephone|tel|mobile|cell|call(?:ed|ing)?|dial|ring|text|sms|whatsapp|signal|fax"
-    r"|desk|office|home|work|card|account|konto|reach|contact|telefon\w*|handy|mobil|ruf\w*|appel\w*|llam\w*|hotline|number)\b",
-    re.IGNORECASE,
-)
-_DATE = re.compile(
-    r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})"
-    r"(?:[T ,]*\d{1,2}(?::\d{2}){0,2}(?:\.\d+)?)?"
-)
-_DECIMALS = re.compile(r"[-+]?\d{1,6}[.,]\d{1,8}(?:[ ,;andy&]+[-+]?\d{1,6}(?:[.,]\d{1,8})?)*")
-_CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
 MANY = 10  # rows of a label that hold numbers of one shape, and
 MOST = 0.9  # of the rows with such numbers that have this label: then they are its codes
 HALF = 0.5  # of the label's rows
@@ -76,14 +56,6 @@ def personal_data_finder(
 def shape_of(text: str, span: Span) -> str:
     """What a number looks like, such as `PHONE_NUMBER 999-9999`."""
     return f"{span.kind} {_DIGIT.sub('9', text[span.start : span.end].strip())}"
-
-
-def _is_written_as_phone(text: str, span: Span) -> bool:
-    """Whether it is surely somebody's: international, an area code in brackets, called so."""
-    before = text[max(0, span.start - BEFORE) : span.start]
-    begins = before.rstrip()[-1:] + text[span.start : span.start + 1]
-    is_called_so = "+" in begins or "(" in begins or _PHONE_WORD.search(before)
-    return span.kind != "PHONE_NUMBER" or bool(is_called_so)
 
 
 def codes_of_labels(
@@ -122,7 +94,7 @@ def _shapes_in(example: TrainingExample, find: Find) -> dict[str, bool]:
     for text in (message.content or "" for message in example.messages):
         for span in find(text) if len(text) <= MAX_SCAN else ():
             shape = shape_of(text, span)
-            shapes[shape] = shapes.get(shape, False) or _is_written_as_phone(text, span)
+            shapes[shape] = shapes.get(shape, False) or is_written_as_phone(text, span)
     return shapes
 
 
@@ -133,26 +105,3 @@ def _is_allowed(text: str, span: Span, allowed: Iterable[re.Pattern[str]]) -> bo
             if match.start() <= span.start and span.end <= match.end():
                 return True
     return False
-
-
-def is_code(text: str, span: Span) -> bool:
-    """Whether what was taken for a phone, a card or an address of a machine is a code."""
-    if span.kind == "EMAIL_ADDRESS":
-        return False
-    number = text[span.start : span.end].strip()
-    before = text[max(0, span.start - BEFORE) : span.start]
-    if _CODE_WORD.search(before):
-        return True
-    if span.kind == "IP_ADDRESS":
-        return _CLOCK.fullmatch(number) is not None
-    if span.kind != "PHONE_NUMBER":
-        return False
-    start = max(0, span.start - 1)
-    around = text[start : span.end + 12]
-    if number.startswith("+") or text[start : start + 1] == "+":
-        return False
-    for pattern in (_DATE, _DECIMALS, _CLOCK):
-        match = pattern.search(around)
-        if match and start + match.start() <= span.start and match.end() >= len(number):
-            return True
-    return re.fullmatch(r"\d+", number) is not None and not _PHONE_WORD.search(before)

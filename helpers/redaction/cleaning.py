@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from helpers.redaction.keys import NAMES, Span, find_secrets
-from helpers.redaction.recognisers import Recogniser, cards, emails, ibans, security_numbers
+from helpers.redaction.recognisers import personal_data_of_message
 
 SECRET_VARIABLE = re.compile(
     r"(KEYS?|TOKENS?|SECRETS?|PASSWORD|PASSWD|PASSPHRASE|_PASS|_PWD|_PAT|_AUTH|CREDENTIALS?|DSN"
@@ -21,7 +21,7 @@ SECRET_VARIABLE = re.compile(
 )
 SECRET_NAME = re.compile(
     rf"(?:.*[_ .-]|.*[a-z](?=[A-Z]))?(?i:{NAMES}|authorization|(?:set-)?cookie"
-    r"|(?:database|notify|heartbeat)_urls?)"
+    r"|(?:database|notify|heartbeat)_urls?|connection[_-]?string|client[_-]key[_-]data|_?auth)"
 )
 # a count, or the name of a way to sign in: no secret
 _SETTING = re.compile(
@@ -39,18 +39,14 @@ OWN_WORDS = (  # and so would these, which open nothing
     "password",
 )
 MARK = "[secret]"
-_PHONE = re.compile(  # no decimal, such as +1.23456789, but +1.4155552671
-    r"(?<![\w+.])\+(?!(?!(?:[17]\.[2-9]\d{9}|[2-9]\d{1,2}\.[1-9]\d{8,10})(?!\d))\d+\.\d+(?![\d.]))"
-    r"[1-9]\d{0,2}[ ./()-]{0,2}\d(?:[ ./()-]{0,2}\d){6,12}(?!\d)"
-)
-PERSONAL: dict[str, tuple[str, Recogniser]] = {  # mark -> a part that must be there, what finds it
-    "[e-mail]": ("", emails),
-    "[card]": ("", cards),
-    "[iban]": ("", ibans),
-    "[id number]": ("-", security_numbers),
-    "[phone]": ("+", lambda text: (match.span() for match in _PHONE.finditer(text))),
+MARKS = {  # of the kinds of personal data
+    "EMAIL_ADDRESS": "[e-mail]",
+    "CREDIT_CARD": "[card]",
+    "IBAN_CODE": "[iban]",
+    "NATIONAL_ID": "[id number]",
+    "PHONE_NUMBER": "[phone]",
 }
-_MAY_BE = re.compile(r"\d\d|@")  # what is personal holds one of them
+_MAY_BE = re.compile(r"\d\d|[@＠]")  # what is personal holds one of them
 # what moves a terminal's cursor or turns its text around; a tab and a line break may stay
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
@@ -68,16 +64,13 @@ def without_secrets(text: str) -> str:
 
 @lru_cache(maxsize=4_000)  # an executed copy is written once a cell, with much the same texts
 def _without_any(text: str, environment: tuple[str, ...]) -> str:
-    text = _without_keys(text, environment)
+    return _without_personal(_without_keys(text, environment))
+
+
+def _without_personal(text: str) -> str:
     if _MAY_BE.search(text) is None:
         return text
-    marked = [
-        (Span(mark, *ends), mark)
-        for mark, (part, find) in PERSONAL.items()
-        if part in text
-        for ends in find(text)
-    ]
-    return _masked(text, sorted(marked, key=lambda each: each[0].start))
+    return _masked(text, ((span, MARKS[span.kind]) for span in personal_data_of_message(text)))
 
 
 def _without_keys(text: str, environment: tuple[str, ...]) -> str:
@@ -163,6 +156,10 @@ def _clean_entry(key: Any, entry: Any) -> Any:
     is_list = isinstance(entry, list) and not str(key).endswith("pass")  # as in tests_pass
     if entry and (is_list or isinstance(entry, str)) and SECRET_NAME.fullmatch(str(key)):
         return MARK
+    named = f"{key}: {entry}"
+    hidden = _without_personal(named) if type(entry) in (str, int) else named
+    if hidden != named and hidden.startswith(f"{key}: "):  # a number that its name tells
+        return redact(hidden.removeprefix(f"{key}: "))
     return clean(entry)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +26,16 @@ class Span(NamedTuple):
 
 # Before a key stands no letter or digit, unless it ends an escape: \n, \u000a, %0A.
 START = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf])|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2}))"
+LANGUAGES = (  # "password" elsewhere
+    "kennwort|mot de passe|contraseña|senha|wachtwoord|hasło|şifre|heslo|lösenord|passord|jelszó"
+    "|adgangskode|salasana|parola|parolă|lozinka|kata sandi|mật khẩu|κωδικός|пароль|סיסמה"
+    "|كلمة المرور|पासवर्ड|รหัสผ่าน|密码|密碼|パスワード|비밀번호"
+)
 NAMES = (
-    r"(?:pass(?:word|wort|wd|phrase|code)?|pwd|kennwort|mot de passe|contraseña|senha|wachtwoord"
-    r"|пароль|密码|密碼|パスワード|비밀번호"
+    rf"(?:pass(?:word|wort|wd|phrase|code)?|pwd|mdp|{LANGUAGES}"
     r"|(?:client[_ -]?|shared[_ -]?|app[_ -]?)?secret(?:[_ -]?(?:access[_ -]?)?key)?"
-    r"|(?:api|access|private|signing|account|auth|session|security|refresh|bot|encryption"
-    r"|subscription|master|deploy)[_ -]?(?:key|token)|credentials?)"
+    r"|(?:api|access|private|preshared|signing|account|auth|session|security|refresh|bot|encryption"
+    r"|subscription|master|deploy|identity)[_ -]?(?:key|token)|credentials?)"
 )
 QUOTE = r"(?:\\{0,3}[\"']|&(?:quot|#39|#34|#x27);)?"  # plain, escaped in JSON, or in HTML
 POLICY = (  # what is said about a secret and is none: expires_in_3600s, 6-digit-code, min8chars
@@ -40,24 +44,47 @@ POLICY = (  # what is said about a secret and is none: expires_in_3600s, 6-digit
     r"(?:digit|char|character|bit|letter|symbol|word|day|hour|minute|second)s?(?:[_-][a-z]{1,20}){0,4})"
     r"[.)]?(?![^\s\"',;])"
 )
-# behind the name of a secret, also as an option or an element: a value with a digit, which need
-# not be one; for texts in small letters
+# between a name and a value: also as an option, an element, an entry
+_NAMED = (
+    rf"(?:{NAMES}{QUOTE}\s{{0,3}}(?:(?:\bis\b|\bist\b)?\s?(?:=>|[:=：]|\s[–—-]\s)|(?<=[\"']),|\b(?:is|ist|lautet|est|es|jest)\b|[éè—–]"
+    rf"|value=|</key>\s{{0,9}}<string>)|<[\w:.-]{{0,30}}{NAMES}>"
+    rf"|--(?:[a-z-]{{0,20}}-)?{NAMES}{QUOTE},?\s)\s{{0,3}}b?{QUOTE}"
+)
+# Behind the name of a secret a value with a digit, which need not be one; of letters alone where
+# both stand in quotes, or in a list of settings. For texts in small letters
 SUSPICIOUS = re.compile(
-    rf"(?:{NAMES}{QUOTE}\s{{0,3}}(?:=>|[:=：]|\bis\b)|<[\w:.-]{{0,30}}{NAMES}>"
-    rf"|--(?:[a-z-]{{0,20}}-)?{NAMES}{QUOTE},?\s)\s{{0,3}}{QUOTE}(?!{POLICY})"
-    r"((?=[^\s\"',;]{0,100}\d)(?=[^\s\"',;]{0,100}[a-z])[^\s\"',;]{8,200})"
+    rf"{_NAMED}(?!{POLICY})((?=[^\s\"',;]{{0,100}}\d)(?=[^\s\"',;]{{0,100}}[a-z])[^\s\"',;]{{8,200}})"
+    rf"|[\"'](?:\w{{0,30}}_)?{NAMES}\\{{0,3}}[\"']\s?:\s?\\{{0,3}}[\"']([^\"'\n]{{6,200}})(?=[\"'])"
+    r"|(?<![?&\w-])(?:\w{1,40}[._])?(?:pg)?(?:password|passwd|pwd)=(?![\w.]{0,60}[(,)\[])"
+    r"(?:[\"'{]([^\"'}\n]{6,200})[\"'}]|([^\s;\"'{&]{8,200}))"
+    r"|(?<![a-z])(?:\w{1,30}_)?(?:password|passwd|pwd|secret_key)\s?[:=]\s?[\"']([^\"'\n]{6,200})[\"']"
+    r"|(?m:^[ \t]{0,20}(?:[\w.-]{1,40}_)?(?:password|passwd|pwd) = ([^\s\"'()\[\],]{8,200})$)"
 )
 NAME_HINTS = re.compile(  # one of them is in each of those names
-    "pass|pwd|secret|key|token|credential|kennwort|contraseña|senha|wachtwoord|пароль|密码|密碼"
-    "|パスワード|비밀번호"
+    rf"pass|pwd|mdp|secret|key|token|credential|{LANGUAGES}"
 )
 # What has no run of so many characters holds a key of these kinds alone
 _RUN = re.compile("[A-Za-z0-9_.~+/=%-]{15}")
-SHORT = ("private_key", "password_in_url", "password_in_query", "authorization", "login", "cookie")
+SHORT = (
+    "private_key",
+    "password_in_url",
+    "password_in_query",
+    "authorization",
+    "login",
+    "cookie",
+    "command_password",
+    "npm_login",
+    "docker_login",
+)
 _ENCODED = re.compile(
     r"(?:\\[nrtbf]|(?<![A-Za-z0-9+/_-]))([A-Za-z0-9+/_-]{24,65536}={0,2})"  # at a word's start
 )
-_BREAK = re.compile(r"[ \t]{0,100}(?:\r?\n|\\r\\n|\\n)[ \t>|]{0,100}")
+# An escape, or a line's end, as a program, a mail or a page spells it, or what has no width
+_GAP = re.compile(
+    r"(%[2-7][0-9A-Fa-f]|\\u00[2-7][0-9A-Fa-f])"
+    r"|[\"']?[ \t]{0,100}[+\\=]?(?:\r?\n|\\r\\n|\\n|<br ?/?>)[ \t>|]{0,100}[\"']?"
+    r"|[\u00ad\u200b-\u200d\u2060\ufeff]"
+)
 _REMAINDER = re.compile(r"(?=\S{0,300}(?:\d|[a-z][A-Z]))[\w/+=.-]{6,}")
 
 
@@ -65,7 +92,7 @@ class Kind(NamedTuple):
     """A kind of key: its name, words of which a text must hold one, and its shape."""
 
     name: str
-    words: list[str]
+    words: tuple[str, ...]
     shape: re.Pattern[str]
 
 
@@ -77,8 +104,13 @@ def kinds() -> list[Kind]:
         if not line.startswith("#"):
             name, words, shape = line.split("\t")
             shape = shape.replace("<start>", START).replace("<word>", "[A-Za-z0-9_-]")
-            table.append(Kind(name, words.split("|"), re.compile(shape)))
+            table.append(Kind(name, tuple(words.split("|")), re.compile(shape)))
     return table
+
+
+@cache
+def _words() -> list[tuple[str, Kind]]:
+    return [(word, kind) for kind in kinds() for word in kind.words]
 
 
 def find_secrets(text: str) -> tuple[Span, ...]:
@@ -86,7 +118,7 @@ def find_secrets(text: str) -> tuple[Span, ...]:
 
     A merely suspicious text (`password: …`) is not certain.
     """
-    spans = {*_plain(text), *_encoded(text), *_broken(text)}
+    spans = {*_plain(text), *_encoded(text), *_seen_through(text)}
     return tuple(sorted(spans, key=lambda span: (span.start, -span.end)))
 
 
@@ -94,11 +126,13 @@ def _plain(text: str) -> list[Span]:
     lower = text.replace("İ", "I").lower()  # of the same length: no other letter becomes two
     spans = []
     may_be_long = _RUN.search(text) is not None
-    for kind in kinds():
-        if (may_be_long or kind.name in SHORT) and any(word in lower for word in kind.words):
+    possible = dict.fromkeys(kind for word, kind in _words() if word in lower)
+    for kind in possible:
+        if may_be_long or kind.name in SHORT:
             spans += [Span(kind.name, *m.span(m.lastindex or 0)) for m in kind.shape.finditer(text)]
     if NAME_HINTS.search(lower):
-        spans += [Span("named_secret", *m.span(1), False) for m in SUSPICIOUS.finditer(lower)]
+        for match in SUSPICIOUS.finditer(lower):
+            spans.append(Span("named_secret", *match.span(match.lastindex or 0), False))
     return spans
 
 
@@ -111,32 +145,35 @@ def _encoded(text: str) -> list[Span]:
             inner = base64.b64decode(word[: len(word) - (len(word) % 4 == 1)] + "==").decode()
         except (binascii.Error, UnicodeDecodeError):
             continue
-        if any(span.certain for span in _plain(inner)):
+        if any(span.certain for span in (*_plain(inner), *_encoded(inner))):
             spans.append(Span("encoded_secret", *match.span(1)))
     return spans
 
 
-def _broken(text: str) -> list[Span]:
-    """Keys that a line break divides: found in the text without breaks, shown where they stand."""
-    if "\n" not in text and "\\n" not in text:
+def _seen_through(text: str) -> list[Span]:
+    """Keys that line breaks divide, or that are spelt in escapes, as URLs and JSON have them.
+
+    They are found in the text without both, and shown where they stand.
+    """
+    gaps = [gap for gap in _GAP.finditer(text) if gap[1] or _REMAINDER.match(text, gap.end())]
+    if not gaps:
         return []
-    breaks = list(_BREAK.finditer(text))
-    if not any(_REMAINDER.match(text, gap.end()) for gap in breaks):
-        return []
-    joined = _BREAK.sub("", text)
-    places = []  # of the breaks in the joined text
-    removed = 0
-    for gap in breaks:
-        places.append(gap.start() - removed)
-        removed += gap.end() - gap.start()
+    places: list[int] = []  # in the text, of each character of the joined one
+    joined = ""
+    end = 0
+    for gap in gaps:
+        sign = chr(int(gap[1][-2:], 16)) if gap[1] else ""
+        joined += text[end : gap.start()] + sign
+        places += [*range(end, gap.start()), *[gap.start()] * len(sign)]
+        end = gap.end()
+    places += range(end, len(text))
+    joined += text[end:]
+    starts = [gap.start() for gap in gaps]
     spans = []
     for span in (*_plain(joined), *_encoded(joined)):
-        first = bisect_right(places, span.start)
-        last = bisect_right(places, span.end - 1)
-        crossed = breaks[first:last]
-        # a whole key at a line's end stays apart from an ordinary word below it
-        if crossed and span.certain and all(_REMAINDER.match(text, g.end()) for g in crossed):
-            before = breaks[first - 1].end() - places[first - 1] if first else 0
-            until = breaks[last - 1].end() - places[last - 1]
-            spans.append(Span(span.kind, span.start + before, span.end + until))
+        start, last = places[span.start], places[span.end - 1]
+        crossed = gaps[bisect_left(starts, start) : bisect_right(starts, last)]
+        if crossed and span.certain:
+            end = max(last + 1, crossed[-1].end())
+            spans.append(Span(span.kind, start, end))
     return spans

@@ -1,38 +1,33 @@
-"""Personal data in a text: e-mail, card, IBAN, IP, phone and social security numbers.
+"""Personal data in a text: e-mail, card, IBAN, IP, phone and national numbers.
 
 Where it is, never what it is; names and addresses of people are not looked for here. Shapes and
 checks of presidio-analyzer 2.2 (MIT, Microsoft), without the language models that its package
-brings; phone numbers by phonenumbers. Each recogniser gives the ends of its findings.
+brings; phone numbers by phonenumbers, check digits by python-stdnum. Each recogniser gives the ends
+of its findings.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 
+from helpers.redaction.context import BEFORE, CALLED_PHONE, is_code
 from helpers.redaction.keys import Span
+from helpers.redaction.national import national_numbers
 
 Ends = tuple[int, int]
 Recogniser = Callable[[str], Iterator[Ends]]
 
 # countries whose phone numbers are known without a prefix
 REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "SE", "PL", "IN", "BR")
-# What follows a country's two check digits: n digits, a letters, c either.
-IBANS = """
-AD:8n12c AE:19n AL:8n16c AT:16n AZ:4c20n BA:16n BE:12n BG:4a6n8c BH:4a14c BR:23n1a1c BY:4c4n16c
-CH:5n12c CR:18n CY:8n16c CZ:20n DE:18n DK:14n DO:4a20n EE:16n EG:25n ES:20n FI:14n FO:14n
-FR:10n11c2n GB:4a14n GE:2c16n GI:4a15c GL:14n GR:7n16c GT:24c HR:17n HU:24n IE:4c14n IL:19n IQ:4a15n
-IS:22n IT:1a10n12c JO:4a22n KW:4a22c KZ:3n13c LB:4n20c LC:4a24c LI:5n12c LT:16n LU:3n13c LV:4a13c
-LY:21n MC:10n11c2n MD:20c ME:18n MK:3n10c2n MR:23n MT:4a5n18c MU:4a19n1a NL:4a10n NO:11n PK:4c16n
-PL:24n PS:4c17n PT:17n QA:4a17c RO:4a16c RS:18n SA:2n18c SC:4a20n3a SE:20n SI:15n SK:20n SM:1a10n12c
-TL:19n TN:20n TR:5n17c UA:6n19c VA:18n VG:4c16n XK:16n
-"""
 _IBAN = re.compile(
     r"(?<![A-Z0-9])([A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]{4}){2,6})"
-    r"((?:[ -]?[A-Z0-9]{4})?)((?:[ -]?[A-Z0-9]{1,3})?)(?![A-Z0-9])"
+    r"((?:[ -]?[A-Z0-9]{4})?)((?:[ -]?[A-Z0-9]{1,3})?)(?![A-Z0-9])",
+    re.IGNORECASE,
 )
 MIN_DIGITS = 7  # of a phone number; fewer are house numbers, dates and prices
 # A phone number's digits stand close together, or behind a word for an extension (phonenumbers' own
@@ -41,6 +36,17 @@ _EXTENSION = r"(?:e?xt\w{0,7}|[xX#~ｘ＃～;,]|int|ｉｎｔ|доб|anexo|ｅ?�
 _GAP = rf"(?:[^0-9A-Za-z]{{0,4}}|\D{{0,3}}{_EXTENSION}\D{{0,5}})"
 _IBAN_BEGINS = re.compile(r"[A-Za-z]{2}[ -]?\d{2}")
 _DIALLED = re.compile(rf"\d(?:{_GAP}\d){{{MIN_DIGITS - 1}}}", re.IGNORECASE)
+# A message holds numbers of all kinds. A phone's begins with +, stands behind a word for it, or is
+# written as nothing else: (030) 123 4567, 415-555-2671, 06 12 34 56 78.
+_PREFIXED = re.compile(  # no decimal, such as +1.23456789, but +1.4155552671
+    r"(?<![\w+.])\+(?!(?!(?:[17]\.[2-9]\d{9}|[2-9]\d{1,2}\.[1-9]\d{8,10})(?!\d))\d+\.\d+(?![\d.]))"
+    r"[1-9]\d{0,2}[ ./()-]{0,2}\d(?:[ ./()-]{0,2}\d){6,12}(?!\d)"
+)
+_CANDIDATE = re.compile(r"(?<![\w+.,])\(?[0-9](?:[ ./()-]{0,2}[0-9]){6,13}(?![\w%]|[.,:/-][0-9])")
+_OWN_FORM = re.compile(
+    r"\([0-9]{2,5}\)[ ./-]?[0-9]{2,4}(?:[ ./-]?[0-9]{2,4}){1,3}"
+    r"|[2-9][0-9]{2}([.-])[2-9][0-9]{2}\1[0-9]{4}|0[0-9]{1,4}(?:[ ./-]{1,2}[0-9]{2,8}){2,4}"
+)
 _LOCAL = r"[!#$%&'*+\-/=?^_`{|}~\w]"
 _EMAIL = re.compile(  # no git@host:path, and no 100%40
     rf"\b(?!git@[\w.-]{{1,200}}[:/][\w~/])(?!\d{{1,3}}(?:\.\d{{1,2}})?%40)"
@@ -56,7 +62,6 @@ _ISSUED = re.compile(  # the beginnings and lengths of cards' numbers (ISO/IEC 7
     r"4(?:\d{12}|\d{15}|\d{18})|5[0-58]\d{14}|6\d{14,18}|3[47]\d{13}|3[0689]\d{12}|35\d{14}"
     r"|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|1\d{14}"
 )
-_SSN = re.compile(r"\b\d{3}([- .])\d{2}\1\d{4}\b")
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)"
 _IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
 _H = "[0-9A-Fa-f]{1,4}"
@@ -102,16 +107,12 @@ def _everybodys() -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
 
 def cards(text: str) -> Iterator[Ends]:
     """Numbers of cards, whose last digit is a check digit (Luhn)."""
+    from stdnum import luhn
+
     for match in _CARD.finditer(text):
         digits = re.sub("[- ]", "", match[0])
-        if _ISSUED.fullmatch(digits) and passes_luhn(digits):
+        if _ISSUED.fullmatch(digits) and luhn.is_valid(digits):
             yield match.span()
-
-
-def passes_luhn(digits: str) -> bool:
-    """Whether the last digit is the check digit of those before it."""
-    doubled = [int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits))]
-    return sum(n - 9 if n > 9 else n for n in doubled) % 10 == 0
 
 
 def ibans(text: str) -> Iterator[Ends]:
@@ -119,31 +120,14 @@ def ibans(text: str) -> Iterator[Ends]:
 
     What looks like a last group may be the next word, so that shorter ones are tried as well.
     """
+    from stdnum import iban
+
     for match in _IBAN.finditer(text):
         for group in (3, 2, 1):
             end = match.end(group)
-            if _is_iban(re.sub("[- ]", "", text[match.start() : end])):
+            if iban.is_valid(text[match.start() : end], check_country=False):
                 yield match.start(), end
                 break
-
-
-def _is_iban(text: str) -> bool:
-    """ISO 7064: the number, letters as 10 to 35 and its first four signs last, is 1 modulo 97."""
-    country = _forms().get(text[:2])
-    if country is None or not country.match(text, 4):
-        return False
-    return int("".join(str(int(sign, 36)) for sign in text[4:] + text[:4])) % 97 == 1
-
-
-@cache
-def _forms() -> dict[str, re.Pattern[str]]:
-    signs = {"n": "[0-9]", "a": "[A-Z]", "c": "[a-zA-Z0-9]"}
-    forms = {}
-    for entry in IBANS.split():
-        country, _, form = entry.partition(":")
-        parts = re.findall(r"(\d+)([nac])", form)
-        forms[country] = re.compile("".join(f"{signs[kind]}{{{n}}}" for n, kind in parts))
-    return forms
 
 
 def addresses(text: str) -> Iterator[Ends]:
@@ -160,22 +144,25 @@ def addresses(text: str) -> Iterator[Ends]:
     yield from _outermost(spans)
 
 
-def security_numbers(text: str) -> Iterator[Ends]:
-    """US social security numbers that may have been issued."""
-    for match in _SSN.finditer(text):
-        digits = re.sub(r"\D", "", match[0])
-        impossible = digits[3:5] == "00" or digits[5:] == "0000" or digits[:3] in ("000", "666")
-        example = len(set(digits)) == 1 or digits in ("123456789", "987654320", "078051120")
-        if not impossible and not example:
-            yield match.span()
-
-
 def phones(text: str) -> Iterator[Ends]:
     """Numbers that are valid in one of REGIONS, then those that begin with a country's prefix."""
     for numbers in (_numbers(text, REGIONS, 1), _numbers(text, (None,), 0)):
         for start, end in _outermost(numbers):
             if _digits_in(text[start:end]) >= MIN_DIGITS:
                 yield start, end
+
+
+def telephones(text: str) -> Iterator[Ends]:
+    """The phone numbers of a message, where most numbers are none."""
+    for match in _PREFIXED.finditer(text):
+        yield match.span()
+    for match in _CANDIDATE.finditer(text):
+        start, end = match.span()
+        if is_code(text, Span("PHONE_NUMBER", start, end)):
+            continue
+        is_called_so = CALLED_PHONE.search(text[max(0, start - BEFORE) : start])
+        if is_called_so or (_OWN_FORM.fullmatch(match[0]) and any(phones(match[0]))):
+            yield start, end
 
 
 def _numbers(text: str, regions: tuple[str | None, ...], leniency: int) -> set[Ends]:
@@ -205,16 +192,45 @@ RECOGNISERS: dict[str, Recogniser] = {
     "CREDIT_CARD": cards,
     "IBAN_CODE": ibans,
     "IP_ADDRESS": addresses,
-    "US_SSN": security_numbers,
+    "NATIONAL_ID": national_numbers,
 }
+IN_MESSAGES = RECOGNISERS | {"PHONE_NUMBER": telephones}
+del IN_MESSAGES["IP_ADDRESS"]
+# digits of other scripts, full-width letters, odd spaces and dashes; and what has no width at all
+_ODD = re.compile(r"(?![\x00-\x7f])[\d\s\uff01-\uff5e\u2010-\u2015\u2212]")
+_UNSEEN = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")
+
+
+def _plain(odd: re.Match[str]) -> str:
+    """The plain character that stands for the same."""
+    sign = odd[0]
+    if sign.isdecimal():
+        return str(unicodedata.decimal(sign))
+    if sign.isspace():
+        return " "
+    is_dash = sign == "\N{MINUS SIGN}" or unicodedata.category(sign) == "Pd"
+    return "-" if is_dash else unicodedata.normalize("NFKC", sign)
 
 
 @lru_cache(maxsize=8192)
 def find_personal_data(text: str) -> tuple[Span, ...]:
-    """Card, e-mail, IBAN, IP, phone and social security numbers.
+    """Card, e-mail, IBAN, IP, phone and national numbers."""
+    return _search(text, RECOGNISERS)
 
-    A recogniser runs only where its finding is possible.
-    """
+
+def personal_data_of_message(text: str) -> tuple[Span, ...]:
+    """The same in what a program says: no addresses of machines, and surely a phone's number."""
+    return _search(text, IN_MESSAGES)
+
+
+def _search(text: str, recognisers: Mapping[str, Recogniser]) -> tuple[Span, ...]:
+    """A recogniser runs only where its finding is possible, on the text in plain characters."""
+    places = [*range(len(text))]
+    if _UNSEEN.search(text):
+        places = [place for place, sign in enumerate(text) if not _UNSEEN.match(sign)]
+        text = _UNSEEN.sub("", text)
+    if not text.isascii():
+        text = _ODD.sub(_plain, text)
     digits = _digits_in(text)
     many_digits = digits >= MIN_DIGITS
     possible = {
@@ -222,13 +238,14 @@ def find_personal_data(text: str) -> tuple[Span, ...]:
         "IP_ADDRESS": text.count(".") >= 3 or text.count(":") >= 2,
         "PHONE_NUMBER": many_digits and _DIALLED.search(text) is not None,
         "CREDIT_CARD": digits >= 12,
-        "US_SSN": digits >= 9,
         "IBAN_CODE": many_digits and _IBAN_BEGINS.search(text) is not None,
+        "NATIONAL_ID": digits >= 4,
     }
     spans = set()
-    for kind, recogniser in RECOGNISERS.items():
+    for kind, recogniser in recognisers.items():
         if possible[kind]:
-            spans |= {Span(kind, start, end) for start, end in recogniser(text)}
+            for start, end in recogniser(text):
+                spans.add(Span(kind, places[start], places[end - 1] + 1))
     return tuple(sorted(spans, key=lambda span: (span.start, span.end, span.kind)))
 
 

@@ -105,6 +105,15 @@ def test_line_05_what_the_task_itself_says_or_allows_may_leave(endpoint):
     assert ask(model, "who is mara@kestrel.example.com?").finish == "stop"
 
 
+def test_line_05_order_numbers_may_leave_and_phones_may_not(endpoint):
+    model = elsewhere(endpoint)
+    models.check_may_send(task(), model)
+    for text in ("order 4155552671 is late", "where is parcel 0301 2345 679?", "2024-01-02 03:04"):
+        assert ask(model, text).text == "fine", text
+    for text in ("call 4155552671", "(415) 555-2671", "mobile 07700 900123", "PESEL 44051401359"):
+        assert ask(model, text).error.startswith("held back"), text
+
+
 def test_line_15_a_key_goes_to_the_host_it_was_given_for(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-openai")
     assert models.api_key("https://api.openai.com/v1") == "sk-of-openai"

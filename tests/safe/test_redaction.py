@@ -9,6 +9,7 @@ import logging
 import random
 import string
 import time
+from urllib.parse import quote, quote_plus
 
 import pytest
 import record_toys
@@ -83,6 +84,31 @@ KEYS = {  # as their issuers make them; put together here, so that no file holds
     "facebook": "EAA" + made(120),
     "hubspot": "pat-na1-" + made(8, HEX) + "-0a1b-2c3d-4e5f-" + made(12, HEX),
     "google refresh": "1//0" + made(60),
+    "bedrock": "ABSK" + made(120),
+    "gemini": "AQ.Ab8RN6" + made(45),
+    "together": "tgp_v1_" + made(43),
+    "firecrawl": "fc-" + made(32, HEX),
+    "e2b": "e2b_" + made(40, HEX),
+    "resend": "re_" + made(8) + "_" + made(24),
+    "vercel": "vercel_blob_rw_" + made(16) + "_" + made(30),
+    "wandb": "wandb_v1_" + made(70),
+    "neon": "napi_" + made(64),
+    "mapbox": "sk.eyJ" + made(60) + "." + made(22),
+    "circleci": "CCIPAT_" + made(22) + "_" + made(40, HEX),
+    "dynatrace": "dt0c01." + made(24, UPPER) + "." + made(64, UPPER),
+    "1password": "ops_eyJ" + made(300),
+    "azure devops": made(76) + "AZDO" + made(4),
+    "password hash": "$6$" + made(16) + "$" + made(86),
+}
+BLOCKS = {  # how private keys travel
+    "four dashes": lambda pem: pem.replace("-----", "----").replace("N ", "N SSH2 "),
+    "in a URL": lambda pem: quote(pem),
+    "in a form": lambda pem: quote_plus(pem),
+    "in a page": lambda pem: pem.replace("\n", "<br>"),
+    "in one line": lambda pem: pem.replace("\n", " "),
+    "in small letters": lambda pem: pem.replace("BEGIN RSA PRIVATE KEY", "begin rsa private key"),
+    "its end": lambda pem: pem.partition("KEY-----\n")[2],
+    "with a head": lambda pem: pem.replace("KEY-----\n", "KEY-----\nProc-Type: 4,ENCRYPTED\n\n", 1),
 }
 PLACES = {  # how a text comes by it
     "alone": lambda key: key,
@@ -132,6 +158,13 @@ def test_line_03_a_private_key_is_hidden_whole_also_when_it_was_cut_off():
         for text in (pem, pem.replace("\n", "\\n"), pem[:120], json.dumps(pem)):
             hidden = store.without_secrets(f"before {text} after")
             assert made(64)[10:30] not in hidden and "[secret]" in hidden
+
+
+@pytest.mark.parametrize("how", BLOCKS)
+def test_line_03_a_private_key_is_hidden_however_it_travels(how):
+    text = BLOCKS[how](PEM.format("RSA ", made(64), made(63), "RSA "))
+    hidden = store.without_secrets(f"before {text} after")
+    assert made(64)[10:30] not in hidden and made(63)[10:30] not in hidden
 
 
 PASSWORDS = (
@@ -185,6 +218,24 @@ PASSWORDS = (
     "api token: expires_hunter2",
     "password: validhunter2",
     "password: min8hunter2",
+    "Driver={x};UID=me;PWD={hunter2;horse}",
+    "jdbc:oracle:thin:me/hunter2horse@//db:1521/x",
+    "mysqldump -uroot -phunter2horse shop > x.sql",
+    "redis-cli -h db -a hunter2horse ping",
+    "docker login -u me -p hunter2horse ghcr.io",
+    "smbclient //h/s -U me%hunter2horse",
+    "//npm.example.com/:_password=hunter2horse",
+    '{"auths": {"ghcr.io": {"auth": "hunter2horse"}}}',
+    "('x-api-key', 'hunter2horse')",
+    "{b'Authorization': b'Bearer hunter2horse'}",
+    '<add key="ApiKey" value="hunter2horse"/>',
+    "<key>password</key><string>hunter2horse</string>",
+    "postgres%3A%2F%2Fme%3Ahunter2horse%40db%2Fx",
+    "Das Passwort lautet hunter2horse",
+    "hasło: hunter2horse",
+    "şifre: hunter2horse",
+    "סיסמה: hunter2horse",
+    "كلمة المرور: hunter2horse",
     "password: 3days-hunter2",
     "password: 8chars_hunter2!",
     "pass: hunter2horse",
@@ -198,6 +249,17 @@ def test_line_14_passwords_of_urls_and_names_are_hidden(text):
 
 
 LEAKING = {  # text -> what must not be left of it
+    "Server=db;Uid=me;Pwd=correcthorsebattery;": "correct",
+    "host=db user=me password='correct horse' dbname=x": "correct",
+    "PGPASSWORD=correcthorse psql -h db": "correct",
+    '{"user": "me", "password": "correct horse battery"}': "correct",
+    "Config(user='me', password='correcthorse')": "correct",
+    "[pypi]\nusername = __token__\npassword = correcthorse": "correct",
+    "  user:\n    token: " + made(40): made(40)[9:],
+    '{"kty": "EC", "d": "' + made(43) + '"}': made(43),
+    f"key = 'ghp_{made(18)}' +\n  '{made(19)}'": made(19),
+    f"ghp_{made(18)}\u200b{made(19)}": made(19),
+    base64.b64encode(base64.b64encode(KEYS["github"].encode() * 2)).decode(): "Z2hw",
     "Endpoint=https://x.azconfig.io;Id=abc;Secret=abcdefghijkl": "abcdefghijkl",
     "a=b;token=abcdefghijkl": "abcdefghijkl",
     "a=b;api_key=abcdefghij": "abcdefghij",

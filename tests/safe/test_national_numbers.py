@@ -1,0 +1,73 @@
+"""Numbers of people and phones are found in every spelling; numbers of orders stay as they are."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from helpers import store
+from helpers.redaction import find_personal_data
+
+NUMBERS = """
+codice fiscale RSSMRA85T10A562S|numéro de sécurité sociale 2 95 10 99 126 111 93|NIR 295109912611193
+Steuer-ID 36 574 261 809|Steueridentifikationsnummer: 36574261809|DNI es 54362315K|NIE X2482300W
+PESEL 44051401359|BSN is 111222333|burgerservicenummer 1112.22.333|CPF 39053344705|390.533.447-05
+Aadhaar: 2341 2341 2346|PAN ABCPE1234F|身份证号11010519491231002X|NINO AB123456C|AB 12 34 56 C
+NHS number 943 476 5870|personnummer 880320-0016|CPR-nummer: 211062-5629|henkilötunnus 131052-308T
+fødselsnummer 15108695088|85.07.30-033.28|AHV 756.9217.0769.85|rodné číslo 710319/2745
+CNP 1630615123457
+ЕГН 8032056031|OIB 33392005961|AMKA 01013099997|isikukood 36805280109|T.C. Kimlik No: 17291716060
+주민등록번호 971013-9019902|SIN: 123-456-782|TFN is 123 456 782|CURP BOXW310820HNERXN09
+RUT 76086428-5
+12.531.909-2|CUIT 20-05536168-2|PPS number 6433435F|マイナンバー 6214 9832 0257|cédula 171430710-3
+บัตรประชาชน 3100600445635|תעודת זהות 39337423|NIF 501 964 843|ИНН 123456789047|SSN 536904399
+social security 536 90 4399|tax id 36574261809|"nationalId": "44051401359"|pesel=44051401359&x=1
+de89370400440532013000|mara＠example.com|mara\u200b@example.com|４１１１ １１１１ １１１１ １１１１
+٤١١١ ١١١١ ١١١١ ١١١١|4111\u00a01111\u00a01111\u00a01111|4111–1111–1111–1111
+"""
+PHONES = """
+mobile: 07700 900123|phone 4155552671|(415) 555-2671|"phone": "4155552671"|Tel. 030 1234567
+Tél : 06 12 34 56 78|415-555-2671|06 12 34 56 78|Mob.: 98765 43210|手机 13800138000
+電話 090-1234-5678
+전화 010-1234-5678|Телефон 8 (912) 345-67-89|whatsapp 11 91234-5678|Handy 0171-1234567
+móvil 612 345 678
+"""
+ORDERS = """
+order 39053344705 arrived broken|order 8032056031|ticket 44051401359 is open|SKU AB123456C in stock
+Bestellung 36574261809 fehlt|tracking 234123412346|order 0301 2345 679 is late|invoice 123-456-782
+12 345 678 903 rows|EAN 7501234567890|0.12345678 0.9876543 12345678.12|epoch 1764366000123456
+2026-11-29 12:30:45.123456|12345678 of 87654321 rows|step 1000000/2000000|ISBN 978-3-16-148410-0
+01/02/2024 10:30 02/03/2024|52.520008, 13.404954|order 640823-3233 late|build 20240101-0042
+phone model SM-G991B|text 12345678 characters|GPU 0: 14321MiB / 81920MiB|phones: 1,234,567 sold
+"""
+
+
+def of(lines: str) -> list[str]:
+    return lines.strip().replace("\n", "|").split("|")
+
+
+@pytest.mark.parametrize("text", of(NUMBERS))
+def test_line_04_what_a_state_a_bank_or_a_keyboard_elsewhere_makes_is_personal_too(text):
+    for holder in (text, f"Hello, {text}, thanks", f"x\n{text}\ny"):
+        assert find_personal_data(holder), holder
+        hidden = store.without_secrets(holder)
+        assert hidden != holder and not any(part in hidden for part in text.split() if "1" in part)
+
+
+def test_line_04_a_wrong_check_digit_is_no_number_of_a_person():
+    for text in ("PESEL 44051401358", "CPF 39053344706", "390.533.447-06", "Steuer-ID 36574261808"):
+        assert {span.kind for span in find_personal_data(text)} <= {"PHONE_NUMBER"}
+        assert store.without_secrets(text) == text
+
+
+def test_line_04_a_phone_is_one_without_its_prefix_and_an_order_is_none():
+    for text in of(PHONES):
+        for holder in (text, f"I said {text}, please", json.dumps({"a": text}, ensure_ascii=False)):
+            assert "[phone]" in store.without_secrets(holder), holder
+    for text in of(ORDERS):
+        assert store.without_secrets(text) == text
+        assert {s.kind for s in find_personal_data(text)} <= {"PHONE_NUMBER"}, text
+    values = {"phone": "4155552671", "Tel": 4155552671, "pesel": "44051401359", "n": 4155552671}
+    hidden = {"phone": "[phone]", "Tel": "[phone]", "pesel": "[id number]", "n": 4155552671}
+    assert store.clean(values) == hidden
