@@ -14,6 +14,7 @@ from helpers.evaluate.compare import pair_rows
 from helpers.evaluate.limits import cut_short
 from helpers.evaluate.running import Rows, read_answers
 from helpers.evaluate.scorers import strict_json
+from helpers.evaluate.statistics import proportion
 from helpers.records import Evaluation, Finding, TrainingExample
 
 # the validation loss is 5% above its best, or still fell by 5%: more than its noise between steps
@@ -77,8 +78,10 @@ def broken_evaluation(
     """The adapter does nothing, requests failed, right answers were cut, train knows the test."""
     seen = {tasks.normalise(example.user_text) for example in train}
     leaked = sum(tasks.normalise(example.user_text) in seen for example in test)
-    same = _share([ours.answer == theirs.answer for ours, theirs in pair_rows(tuned, base)])
-    failed = _share([bool(row.error) for row in (*tuned, *base)])
+    same = proportion(
+        [ours.answer == theirs.answer for ours, theirs in pair_rows(tuned, base)]
+    ).value
+    failed = proportion([bool(row.error) for row in (*tuned, *base)]).value
     evidence = (
         f"{same:.0%} of the answers are the base model's own, {failed:.0%} of the requests failed,"
         f" {leaked} test rows in train"
@@ -96,10 +99,12 @@ def template_mismatch(test: Sequence[TrainingExample], tuned: Rows) -> Finding:
     What the limit cut short is no sign of it. One answer to everything is a training that failed.
     """
     cut = set(cut_short(test, tuned))
-    endless = _share([row.scores.get("endless", 0) > 0 and row.id not in cut for row in tuned])
-    wrapped = _share(
+    endless = proportion(
+        [row.scores.get("endless", 0) > 0 and row.id not in cut for row in tuned]
+    ).value
+    wrapped = proportion(
         [row.scores.get("accuracy_tolerant", 0) > row.scores.get("accuracy", 0) for row in tuned]
-    )
+    ).value
     texts = {row.answer for row in tuned}
     evidence = f"{endless:.0%} of the answers never end, {wrapped:.0%} are right but wrapped"
     if len(tuned) > len(texts) == 1:
@@ -161,7 +166,7 @@ def _read(answer: str) -> Any:
 
 def wrong_tool(evaluation: Evaluation, test: Sequence[TrainingExample]) -> Finding:
     """The task is about facts in articles, or rag is not beaten, and the verdict is bad."""
-    named = _share([bool(example.meta.get("articles")) for example in test])
+    named = proportion([bool(example.meta.get("articles")) for example in test]).value
     gain = evaluation.comparison.get("accuracy")
     unbeaten = evaluation.best_rung == "rag" and (gain is None or gain.verdict != "pass")
     opponent = f"the rung to beat is {evaluation.best_rung}"
@@ -171,7 +176,3 @@ def wrong_tool(evaluation: Evaluation, test: Sequence[TrainingExample]) -> Findi
     return _finding(
         "wrong_tool", is_there, f"{named:.0%} of the test rows name articles; {opponent}"
     )
-
-
-def _share(hits: Sequence[bool]) -> float:
-    return sum(hits) / len(hits) if hits else 0.0

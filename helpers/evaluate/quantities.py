@@ -175,12 +175,12 @@ def _quantity(match: re.Match[str], mark: str) -> Quantity:
         return match["date"], False
     numbers = re.findall(_DIGITS, match["first"] + match["others"])
     read = [_number(number, mark) for number in numbers]
-    value = read[0]
-    if len(read) == 2 and match["others"][0] == "/" and value is not None and read[1]:
-        value = int(match["whole"] or 0) + value / read[1]
-    elif len(read) > 1 or value is None:
+    value, *others = read
+    if len(others) == 1 and match["others"][0] == "/" and all(read):
+        value = int(match["whole"] or 0) + value / others[0]
+    elif others or value is None:
         parts = numbers if None in read else read
-        return f"{match['sign'] or ''}{parts}{match['word'] or ''}", False
+        return f"{match['sign']}{parts}{match['word']}", False
     value *= _SPELLED.get(match["word"] or "", 1)
     return -value if match["sign"] == "-" else value, match["percent"] is not None
 

@@ -39,14 +39,10 @@ def wilson(successes: float, n: float, z: float = Z) -> tuple[float, float]:
     p, zz = successes / n, z * z
     middle = p + zz / (2 * n)
     half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
-    low = max(0.0, (middle - half) / (1 + zz / n))
-    high = min(1.0, (middle + half) / (1 + zz / n))
-    # At the ends the formula gives 0 and 1 exactly; floating point does not.
-    if successes == 0:
-        low = 0.0
-    if successes == n:
-        high = 1.0
-    return low, high
+    # rounded, since at the ends the formula gives 0 and 1 exactly, and floating point does not
+    low = round((middle - half) / (1 + zz / n), 12)
+    high = round((middle + half) / (1 + zz / n), 12)
+    return max(0.0, low), min(1.0, high)
 
 
 def proportion(hits: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:

@@ -320,12 +320,12 @@ def _tick(done: threading.Event) -> None:
         redraw(html(f"<small>this cell took {seconds:.0f} s</small>"), line)
 
 
-FONTS = (  # the first, and those that know the letters which it lacks, where they are installed
-    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Microsoft YaHei",
-    "PingFang SC", "Hiragino Sans", "Yu Gothic", "Malgun Gothic", "WenQuanYi Zen Hei", "Noto Sans",
-    "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai",
-    "Nirmala UI", "Leelawadee UI", "Arial Unicode MS",
-)  # fmt: skip
+# those that know the letters which matplotlib's own lacks, where they are installed
+FONTS = (
+    "Noto Sans CJK SC, Noto Sans CJK JP, Noto Sans CJK KR, Microsoft YaHei, PingFang SC, Yu Gothic,"
+    " Hiragino Sans, Malgun Gothic, WenQuanYi Zen Hei, Noto Sans Devanagari, Noto Sans Bengali,"
+    " Noto Sans Tamil, Noto Sans Thai, Nirmala UI, Leelawadee UI, Arial Unicode MS"
+)
 LOOKS = {  # of every figure
     "text.parse_math": False,  # the $ of a label is drawn as it stands, and is no formula
     "figure.constrained_layout.use": True,
@@ -343,8 +343,8 @@ def subplots(*shape: int, **looks: Any) -> Any:
     import matplotlib.pyplot as plt
     from matplotlib.font_manager import fontManager
 
-    installed = {font.name for font in fontManager.ttflist}
-    plt.rcParams.update(LOOKS | {"font.family": [name for name in FONTS if name in installed]})
+    others = sorted({font.name for font in fontManager.ttflist if font.name in FONTS})
+    plt.rcParams.update(LOOKS | {"font.family": ["DejaVu Sans", *others]})
     return plt.subplots(*shape, **looks)
 
 
