@@ -87,6 +87,7 @@ class Upstream:
 
     def __init__(self, server: Server, served: Served) -> None:
         self._server = server
+        self._adapter = served.adapter
         told = served.asking.model_copy(update={"response_format": None})
         self.model = models.ApiModel(served.id, server.base_url).with_asking(told)
         self.is_ours = False  # loaded into a running server, to leave it again
@@ -99,9 +100,8 @@ class Upstream:
             return held_back
         wanted = {} if self.refused else dict(logprobs or {})
         body = self.model.body_of(chat, limit, (*self.without, *self.refused)) | wanted
-        address = f"{self._server.base_url}/chat/completions"
         started = time.perf_counter()
-        status, data = self._server.ask("POST", address, body)
+        status, data = self._ask(body)
         took = 1000 * (time.perf_counter() - started)
         if status in (400, 403, 422) and b"logprobs" in data and "logprobs" in body:
             self.refused = self.refused if wanted else ("logprobs",)  # a caller may want too much
@@ -112,6 +112,16 @@ class Upstream:
             reason = f"{status} from the engine" if status else data.decode()
             return models.failed(reason, took)
         return self._read(data, took, bool(wanted))
+
+    def _ask(self, body: dict[str, Any]) -> tuple[int, bytes]:
+        """Status and answer; of a server that began anew, or was told to forget it, once more."""
+        address = f"{self._server.base_url}/chat/completions"
+        status, data = self._server.ask("POST", address, body)
+        has_forgotten = status == 404 or (status == 400 and b"lora" in data.lower())
+        if has_forgotten and self._adapter is not None:
+            self.load_adapter()
+            return self._server.ask("POST", address, body)
+        return status, data
 
     def _read(self, data: bytes, took: float, with_logprobs: bool) -> Answer:
         answer = models.answer_of(data, took)
@@ -124,6 +134,12 @@ class Upstream:
         if with_logprobs:
             return Reply(**answer.model_dump(), logprobs=reply["choices"][0].get("logprobs"))
         return answer
+
+    def load_adapter(self) -> None:
+        """Have the adapter loaded under the version's id."""
+        body = {"lora_name": self.model.name, "lora_path": str(self._adapter)}
+        if self._server.call("load_lora_adapter", body):
+            self.is_ours = True
 
     def close(self) -> None:
         """Have it unloaded where it was loaded for us; what the server listed by itself stays."""
@@ -150,8 +166,7 @@ class UrlEngine:
         models.check_may_send(served.task, upstream.model)
         listed = self._server.models()
         if served.id not in listed and served.adapter is not None:
-            body = {"lora_name": served.id, "lora_path": str(served.adapter)}
-            upstream.is_ours = self._server.call("load_lora_adapter", body)
+            upstream.load_adapter()
             listed = self._server.models()
         if served.id not in listed:
             raise WorkbookError(

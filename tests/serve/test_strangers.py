@@ -6,6 +6,7 @@ import json
 import socket
 
 import pytest
+import yaml
 from registry_toys import TASK
 from serve_toys import (
     INSTRUCTIONS,
@@ -56,6 +57,19 @@ def test_what_another_model_answered_is_never_stamped_as_ours(served):
     for name, expected in (("base", 502), ("v1", 200), ("an alias nobody lists", 200)):
         engine.said_model = name
         assert ask(address).status_code == expected
+
+
+def test_an_adapter_that_the_engine_forgot_is_loaded_again(served):
+    address, _, engine = served
+    with gateway(engine.url) as (other, _):
+        assert ask(other).status_code == 200
+        engine.loaded.clear()  # it was killed, and began anew
+        assert {ask(each).status_code for each in (address, other)} == {200}
+        engine.loaded.clear()
+        assert ask(other).status_code == 200  # which now believes it is its own
+    assert "v1" not in engine.loaded
+    assert ask(address).json()["choices"][0]["message"]["content"] == "v1 Hello"
+    until(lambda: [row.status for row in log_of()] == ["ok"] * 5)
 
 
 def test_of_two_limits_the_shorter_one_counts_and_what_says_nothing_is_refused(served):
@@ -186,6 +200,20 @@ def test_system_messages_are_taken_where_the_rows_of_training_brought_them(home,
     sent = engine.asked[-1]["messages"]
     assert [turn["content"] for turn in sent] == [f"{INSTRUCTIONS}\n\ncustomer 7", "Hello"]
     assert json.dumps(sent).count(INSTRUCTIONS) == 1
+
+
+def test_what_gateways_log_outlives_their_pods_and_is_where_06_looks():
+    def mounts(pod):
+        [container] = pod["spec"]["containers"]
+        return [mount for mount in container["volumeMounts"] if mount["mountPath"] == "/data/live"]
+
+    text = (store.PROJECT / "deploy" / "kubernetes.yaml").read_text()
+    kinds = {each["kind"]: each["spec"] for each in yaml.safe_load_all(text)}
+    gateways = kinds["Deployment"]["template"]
+    retrain = kinds["CronJob"]["jobTemplate"]["spec"]["template"]
+    assert mounts(gateways) == mounts(retrain) != []
+    [volume] = [v for v in gateways["spec"]["volumes"] if v["name"] == mounts(gateways)[0]["name"]]
+    assert volume in retrain["spec"]["volumes"] and "persistentVolumeClaim" in volume
 
 
 def test_a_task_without_validation_rows_is_told(home):
