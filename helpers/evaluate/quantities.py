@@ -62,13 +62,15 @@ _DATES = (  # y, m, d: what the groups of a pattern are
     (rf"{_MONTH} (\d{{1,2}})(?:st|nd|rd|th)?(?![\d.,:%])", "md"),
 )
 _READ_AS = (
+    (r"\bq([1-4])[ /-]?(\d{4})\b", r" \2-9\1-00 "),  # a quarter is no month
+    (r"\b(\d{4})[ /-]?q([1-4])\b", r" \1-9\2-00 "),
     (r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2"),
     (r"(?<=\d) ?[x×*·⋅] ?10\^(?=-?\d)", "e"),
     (r"\b10\^(?=-?\d)", "1e"),
     (r"\b(?:minus|negative) (?=[\d.])|(?:负|負|マイナス)(?=\d)", "-"),
 )
 _DIGITS = (
-    r"(?:\d{1,3}(?:[ ']\d{3})+(?!\d)(?:[.,]\d+)?|\d+(?:[.,]\d+)*|(?<![\w.])\.\d+)(?:e[-+]?\d+)?"
+    r"(?:\d{1,3}(?:[ '_]\d{3})+(?!\d)(?:[.,]\d+)?|\d+(?:[.,]\d+)*|(?<![\w.])\.\d+)(?:e[-+]?\d+)?"
 )
 _UNIT = r"(?: ?(?:[^\W\d_]{1,7}\.?|[%°$€£¥₹]))?"
 _SPAN = "h|hrs?|hours?|std|stunden?|heures?|horas?|ft|feet|lbs?|m|mins?|minutes?|小时|時間|시간|分"
@@ -187,7 +189,7 @@ def _quantity(match: re.Match[str], mark: str) -> Quantity:
 
 def _number(text: str, mark: str) -> float | None:
     """A number in English, Indian or continental spelling; None: a list, or no grouping at all."""
-    text = re.sub("[' ]", "", text)
+    text = re.sub("[' _]", "", text)
     head, e, exponent = text.partition("e")
     mark = mark or _decimal_mark(head)
     other = "," if mark == "." else "."

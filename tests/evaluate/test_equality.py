@@ -71,6 +71,8 @@ CASES = [
     ("numeric", "0.5", "50 percent", 1),
     ("numeric", "5‰", "5%", 0),
     ("numeric", "10:30", "11:30", 0),
+    ("numeric", "Q3 2024", "Q2 2024", 0),
+    ("numeric", "1_000_000", "1000000", 1),
     ("numeric", "30", "2 h 30 min", 0),
     ("numeric", "2 h 30 min", "2 hours and 30 minutes", 1),
     ("numeric", "1, 2, 3", "4, 5, 3", 0),
