@@ -16,10 +16,10 @@ from helpers.models.kernels import products
 from helpers.processes import limits
 from helpers.train.kernels import beside
 from helpers.train.kernels import loss as loss_kernel
-from helpers.train.kernels.attention import Attention
+from helpers.train.kernels.attention import Attention, causal_mask
 from helpers.train.kernels.beside import Beside, deal, processes_for
 from helpers.train.kernels.lean import AdaptedLinear, Adapter, dropout_mask, slim
-from helpers.train.kernels.loss import micro_batches, shared_prefix, supervised_loss
+from helpers.train.kernels.loss import micro_batches, shared_prefix, supervised_loss, trainable
 from helpers.train.trainer import LengthGrouped
 
 SHAPE = dict(
@@ -125,6 +125,36 @@ def test_lean_layers_and_micro_batches_give_the_gradients_of_the_stock_model(
     assert "forward" not in model.get_base_model().model.layers[0].self_attn.q_proj.__dict__
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "Gemma2"])
+def test_a_batch_as_one_row_gives_the_gradients_of_the_stock_model(kind, monkeypatch):
+    monkeypatch.setattr(loss_kernel, "_is_short", lambda *batch: True)
+    model = tiny(kind)
+    ids, labels, mask = batch()
+    stock = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    stock.backward()
+    expected = gradients(model)
+    slim(model)
+    lengths = []
+    model.get_base_model().model.layers[0].register_forward_pre_hook(
+        lambda module, inputs: lengths.append(inputs[0].shape[:2])
+    )
+    ours = supervised_loss(model.get_base_model(), ids, labels, True, 256) / (labels != -100).sum()
+    ours.backward()
+    assert lengths == [(1, 14 + 16 + 8 + 11)]
+    assert abs((ours - stock).item()) <= 1e-5 * stock.item()
+    assert float((gradients(model) - expected).norm() / expected.norm()) <= 1e-4
+
+
+def test_a_batch_is_one_row_where_it_is_few_tokens_that_one_window_sees():
+    ids, labels, _ = batch()
+    llama, gemma = (in_bf16(tiny(kind)).get_base_model() for kind in ("Llama", "Gemma2"))
+    assert loss_kernel._is_short(llama, ids, labels, 14)
+    assert not loss_kernel._is_short(llama, ids.repeat(8, 1), labels.repeat(8, 1), 14)
+    assert not loss_kernel._is_short(llama, ids[:1], labels[:1], 0)  # nothing would be saved
+    assert not loss_kernel._is_short(gemma, ids, labels, 14)
+    assert not loss_kernel._is_short(tiny("Llama").get_base_model(), ids, labels, 14)
+
+
 def in_bf16(model):
     """Its frozen weights in bf16, its adapter still in fp32."""
     for weight in model.parameters():
@@ -191,6 +221,19 @@ def test_processes_that_share_a_batch_draw_the_same_dropout_for_the_same_seed(sh
         shared.loss(ids, labels, True).backward()
         found.append(gradients(model))
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_weights_that_are_put_elsewhere_are_those_that_other_processes_read(share):
+    model = in_bf16(tiny("Llama"))
+    slim(model)
+    ids, labels, _ = batch()
+    shared = share(model, 1)
+    for weight in trainable(model.get_base_model()):
+        weight.data = torch.randn_like(weight)
+    with torch.no_grad():
+        told = shared.loss(ids, labels, True)
+        alone = supervised_loss(model.get_base_model(), ids, labels, False)
+    assert abs(float(told - alone)) <= 5e-3 * float(alone)
 
 
 def test_what_a_process_beside_this_one_runs_into_is_raised_here(share):
@@ -319,7 +362,7 @@ def test_attention_of_short_rows_is_torchs_own_after_a_prefix_too():
     expected = functional.scaled_dot_product_attention(
         *sources, attn_mask=mask, scale=0.3, enable_gqa=True
     )
-    ours = Attention.apply(*(tensor.bfloat16() for tensor in sources), 0.3)
+    ours = Attention.apply(*(tensor.bfloat16() for tensor in sources), causal_mask(2, 5, 9), 0.3)
     gradient = torch.randn_like(ours)
     for one, other in zip(
         [ours.float(), *torch.autograd.grad(ours, sources, gradient)],

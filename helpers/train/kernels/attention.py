@@ -18,21 +18,20 @@ SPECIAL = ("softcap", "s_aux", "sliding_window", "position_bias")  # what torch'
 
 
 class Attention(torch.autograd.Function):
-    """softmax(scaling Q K' + causal mask) V, which keeps the chances.
+    """softmax(scaling Q K' + mask) V, which keeps the chances.
 
-    Q (rows, heads, queries, size), K and V (rows, key heads, keys, size); the queries are the last
-    of the keys. Heads that share keys are asked as more queries. A product adds up in fp32 and
-    rounds once.
+    Q (rows, heads, queries, size), K and V (rows, key heads, keys, size). Heads that share keys are
+    asked as more queries: mask (those heads x queries, keys). A product adds up in fp32 and rounds
+    once.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any, scaling: float) -> Any:
-        rows, heads, queries, size = query.shape
+    def forward(ctx: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float) -> Any:
+        rows, _, _, size = query.shape
         key_heads, keys = key.shape[1:3]
         q = query.reshape(rows * key_heads, -1, size)
         k, v = key.reshape(-1, keys, size), value.reshape(-1, keys, size)
-        mask = causal_mask(heads // key_heads, queries, keys).expand(len(q), -1, -1)
-        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scaling)
+        scores = torch.baddbmm(mask.expand(len(q), -1, -1), q, k.transpose(1, 2), alpha=scaling)
         chances = torch.softmax(scores, -1)
         ctx.save_for_backward(q, k, v, chances)
         ctx.scaling, ctx.shapes = scaling, (query.shape, key.shape)
@@ -47,7 +46,7 @@ class Attention(torch.autograd.Function):
         to_query = (to_scores @ k).mul_(ctx.scaling).view(ctx.shapes[0])
         to_key = (to_scores.transpose(1, 2) @ q).mul_(ctx.scaling).view(ctx.shapes[1])
         to_value = (chances.transpose(1, 2) @ gradient).view(ctx.shapes[1])
-        return to_query, to_key, to_value, None
+        return to_query, to_key, to_value, None, None
 
 
 @functools.lru_cache(maxsize=16)
@@ -63,7 +62,8 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """What transformers asks for each layer: (rows, queries, heads, size).
 
-    The mask is left to torch's own kernel: rows of a training are padded on the right alone.
+    What is added to the scores is a mask of ours (loss.py). Any other is left to torch's own
+    kernel: rows of a training are padded on the right alone.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -71,7 +71,12 @@ def attend(
     scores = query.shape[2] * key.shape[2]
     if special or query.dtype != torch.bfloat16 or scores > MOST_SCORES:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return Attention.apply(query, key, value, kwargs["scaling"]).transpose(1, 2), None
+    together = query.shape[1] // key.shape[1]
+    if attention_mask is not None and attention_mask.is_floating_point():
+        mask = attention_mask[0, 0].repeat(together, 1)
+    else:
+        mask = causal_mask(together, query.shape[2], key.shape[2])
+    return Attention.apply(query, key, value, mask, kwargs["scaling"]).transpose(1, 2), None
 
 
 def register() -> str:

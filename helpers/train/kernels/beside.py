@@ -57,8 +57,8 @@ def processes_for(causal: Any, rows: int, before: int = 0) -> int:
 class Beside:
     """Other processes, forked from this one, that compute some rows of every batch.
 
-    All read the frozen weights at the same place, so these have to be laid out by then. Weights
-    that learn and their gradients are in memory that is shared, the rest goes through pipes.
+    All read the weights at the same place: the frozen ones have to be laid out by then, those that
+    learn move to memory that is shared. So are their gradients; the rest goes through pipes.
     """
 
     here: Beside  # in another process
@@ -69,6 +69,7 @@ class Beside:
         self.most_tokens = most_tokens
         self.weights = trainable(causal)
         self.shared = shared_like(self.weights)
+        self._share()
         self.gradients = [shared_like(self.weights) for _ in range(others)]
         fork = multiprocessing.get_context("fork")
         self._pool = ProcessPoolExecutor(others, fork, initializer=self._begin)
@@ -80,12 +81,16 @@ class Beside:
                 for process in self.processes:
                     process.kill()
 
+    def _share(self) -> None:
+        """Move weights to where all read them; once, unless they are put elsewhere later."""
+        for shared, weight in zip(self.shared, self.weights, strict=True):
+            if weight.data_ptr() != shared.data_ptr():
+                weight.data = shared.copy_(weight.data)
+
     def loss(self, input_ids: torch.Tensor, labels: torch.Tensor, prefix: bool) -> torch.Tensor:
         """The `supervised_loss` of all rows; the same seed gives the same bytes."""
         learning, training = torch.is_grad_enabled(), self.causal.training
-        with torch.no_grad():
-            for shared, weight in zip(self.shared, self.weights, strict=True):
-                shared.copy_(weight)
+        self._share()
         own, *shares = deal(labelled_lengths(labels), 1 + len(self.gradients))
         answers = []
         threads = torch.get_num_threads()
@@ -126,8 +131,6 @@ class Beside:
             os._exit(1)
         gc.freeze()  # what is known now is not looked through again, and so not copied
         torch.set_num_threads(1)
-        for shared, weight in zip(self.shared, self.weights, strict=True):
-            weight.data = shared
 
     def close(self) -> None:
         """End the other processes."""
@@ -158,7 +161,6 @@ def deal(lengths: Sequence[int], count: int) -> list[list[int]]:
 
 def shared_like(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Tensors of these shapes, in fp32, in memory that forked processes share."""
-    sizes = [weight.numel() for weight in weights]
-    whole = torch.frombuffer(mmap.mmap(-1, 4 * sum(sizes)), dtype=torch.float32)
-    parts = zip(whole.split(sizes), weights, strict=True)
-    return [part.view(weight.shape) for part, weight in parts]
+    memory = [mmap.mmap(-1, 4 * weight.numel()) for weight in weights]
+    flat = [torch.frombuffer(part, dtype=torch.float32) for part in memory]
+    return [part.view(weight.shape) for part, weight in zip(flat, weights, strict=True)]

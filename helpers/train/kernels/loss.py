@@ -1,8 +1,8 @@
 """The loss of a batch with less arithmetic, computed in micro-batches where memory is the limit.
 
 Three things are left out that change nothing: the LM head where no label is; the prompt that all
-rows of a batch begin with, but once; padding, and what follows a row's last label. docs/kernels.md
-explains them with shapes.
+rows of a batch begin with, but once; padding, and what follows a row's last label. A few tokens
+are one row, whatever rows they come from. docs/kernels.md explains them with shapes.
 """
 
 # ruff: noqa: D102 (forward and backward of a function are what its class says)
@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -22,6 +22,7 @@ from helpers.train.rows import IGNORED
 Loss = Callable[[Sequence[torch.Tensor]], torch.Tensor]  # of the prefix's states
 Gradients = Sequence[torch.Tensor]
 SAVED_TOKENS = 40  # fewer are not worth a pass of their own through the layers
+ONE_ROW = 256  # tokens: of more, too many scores would be of tokens that may not see each other
 
 
 def shared_prefix(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
@@ -50,6 +51,13 @@ def supervised_loss(
     """
     backbone = causal.base_model
     shared = shared_prefix(input_ids, labels) if prefix else 0
+    if prefix and most_tokens and _is_short(causal, input_ids, labels, shared):
+        row = as_one_row(input_ids, labels, shared)
+        mask = row.mask.to(causal.get_input_embeddings().weight.dtype)
+        inputs = {"position_ids": row.positions, "attention_mask": mask, "use_cache": False}
+        hidden = backbone(input_ids=row.ids, **inputs).last_hidden_state[0]
+        predicts = row.goals != IGNORED
+        return _head_loss(causal, hidden[predicts], row.goals[predicts])
     cache, states = None, []
     if shared * (len(labels) - 1) >= SAVED_TOKENS:
         cache = backbone(input_ids=input_ids[:1, :shared], use_cache=True).past_key_values
@@ -75,6 +83,44 @@ def supervised_loss(
     if len(losses) == 1:
         return losses[0](states)
     return sum_of_losses(losses, states, trainable(causal))
+
+
+class OneRow(NamedTuple):
+    """A batch as one row: what all rows begin with, then what follows of each up to its end."""
+
+    ids: torch.Tensor  # (1, tokens)
+    positions: torch.Tensor  # (1, tokens): places in the rows that they come from
+    mask: torch.Tensor  # (1, 1, tokens, tokens): minus infinity where a token may not look
+    goals: torch.Tensor  # (tokens,): the label that each predicts, or IGNORED
+
+
+def as_one_row(input_ids: torch.Tensor, labels: torch.Tensor, shared: int) -> OneRow:
+    """Rows (rows, length) of which the first `shared` tokens are the same.
+
+    A token sees those before it in its own row, and the shared ones.
+    """
+    places = torch.arange(input_ids.shape[1])
+    taken = places[None] < torch.tensor(labelled_lengths(labels))[:, None]
+    taken &= places >= shared
+    taken[0, :shared] = True
+    row, place = taken.nonzero(as_tuple=True)
+    sees = (row[:, None] == row) | (place < shared)
+    sees &= place <= place[:, None]
+    mask = torch.zeros(sees.shape).masked_fill_(~sees, -torch.inf)
+    goals = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    return OneRow(input_ids[taken][None], place[None], mask[None, None], goals[taken])
+
+
+def _is_short(causal: Any, input_ids: torch.Tensor, labels: torch.Tensor, shared: int) -> bool:
+    """Whether a batch in bf16 on a CPU is few tokens, and fewer as one row than with padding."""
+    weight = causal.get_input_embeddings().weight
+    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
+        return False
+    window = getattr(causal.config.get_text_config(), "sliding_window", None)
+    lengths = [length for length in labelled_lengths(labels) if length]
+    tokens = shared + sum(length - shared for length in lengths)
+    padded = len(lengths) * max(lengths, default=0)
+    return tokens < padded and tokens <= min(ONE_ROW, window or ONE_ROW)
 
 
 def labelled_lengths(labels: torch.Tensor) -> list[int]:
