@@ -116,7 +116,7 @@ def read_yaml(
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """(what a file of `name: value` lines says, the line of each name); errors name the line."""
     try:
-        loader = kind(path.read_text(encoding="utf-8"))
+        loader = kind(store.read_text(path))
         node = loader.get_single_node()
         values = {} if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:

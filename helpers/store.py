@@ -153,11 +153,18 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
     return write_text(path, (dumps(row) + "\n" for row in rows))
 
 
+def read_text(path: Path) -> str:
+    """The text of a file; a pipe or a device, whose end may never come, is an OSError."""
+    if path.exists() and not path.is_file():
+        raise OSError(22, "no regular file")
+    return path.read_text(encoding="utf-8")
+
+
 def read_json(path: Path, remedy: str = "") -> Any:
     """Read one JSON value; a missing or torn file is an error that says what to do."""
     then = f"; {remedy}" if remedy else ""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        return json.loads(read_text(path), parse_constant=_no_number)
     except FileNotFoundError:
         raise WorkbookError(f"{path} is missing{then}") from None
     except OSError as error:
@@ -228,9 +235,9 @@ def lock() -> Iterator[None]:
         return
     from filelock import FileLock, Timeout
 
-    holder = FileLock(path, timeout=0, thread_local=False, is_singleton=True)
+    holder = FileLock(path, timeout=0, thread_local=False, is_singleton=True, mode=0o600)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         holder.acquire()
     except Timeout:
         raise WorkbookError(

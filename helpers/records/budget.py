@@ -111,7 +111,7 @@ class Budget:
         # The empty line before it ends whatever a kill has torn.
         text = f"\n{json.dumps(line)}\n".encode()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(descriptor, text)
         finally:

@@ -67,6 +67,8 @@ class FileForm(NamedTuple):
 def ending_of(path: Path) -> str:
     """A file's ending where it is one that we know, else that of what its first bytes are."""
     suffix = path.suffix.lower()
+    if not path.is_file():  # a pipe would be waited for, a device read without end
+        raise WorkbookError(f"{path} is no regular file; save what it holds to one first")
     with open(path, "rb") as file:
         head = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
     if head.startswith(COMPRESSED) or (

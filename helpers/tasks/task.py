@@ -274,6 +274,8 @@ def knowledge(task: Task) -> list[Article]:
     folder = task.folder / "knowledge"
     articles = []
     for path in sorted([*folder.glob("*.md"), *folder.glob("*.txt")]):
+        if not (path.is_file() and path.resolve().is_relative_to(task.folder)):
+            raise WorkbookError(f"{path} is no file of this task's folder; put a copy there")
         text = path.read_text(encoding="utf-8", errors="replace").strip()
         first = text.splitlines()[0] if text else path.stem
         articles.append(Article(id=path.stem, title=first.lstrip("# ").strip(), text=text))

@@ -8,15 +8,17 @@ import io
 import json
 import os
 import random
+import shutil
 import stat
 
 import pytest
 import record_toys
 
-from helpers import models, show, store
+from helpers import models, show, store, tasks
 from helpers.curate.review import review_csv
 from helpers.evaluate import strict_json
 from helpers.records import (
+    Budget,
     Decision,
     Evaluation,
     Health,
@@ -26,7 +28,8 @@ from helpers.records import (
     WorkbookError,
 )
 from helpers.run import collect, past_runs, schedules, status
-from helpers.tasks.task import Task
+from helpers.tasks import load_task
+from helpers.tasks.task import SHIPPED, Task
 
 FUZZ = int(os.environ.get("WORKBOOK_FUZZ", "500"))  # inputs; 10,000 take a minute
 ODD_JSON = ["{}", "[]", "1", '"x"', "null", "", "{", "\x00", "[" * 100_000, "9" * 5_000, "NaN"]
@@ -130,14 +133,59 @@ def test_line_12_a_cell_that_spreadsheets_would_compute_is_text_and_reads_back_e
     assert store.from_csv_cell("'tis typed by hand") == "'tis typed by hand"
 
 
-def test_line_17_what_holds_example_text_is_its_owners_alone(home):
-    run = store.open_run("r")
-    store.write_jsonl(home / "datasets/d/train.jsonl", [{"text": "x"}])
-    run.save(record_toys.run_record("r"))
-    assert run.private.exists()
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_line_17_what_holds_example_text_is_its_owners_alone(home, umask):
+    before = os.umask(umask)
+    try:
+        with store.lock():
+            run = store.open_run("r")
+        store.write_jsonl(home / "datasets/d/train.jsonl", [{"text": "x"}])
+        run.save(record_toys.run_record("r"))
+        Budget(run, 1.0).reserve(0.5, "judge")
+        assert run.private.exists() and store.home_id()
+    finally:
+        os.umask(before)
     for path in [home, *home.rglob("*")]:
-        open_to_others = stat.S_IMODE(path.stat().st_mode) & 0o077
-        assert not open_to_others or path.name.startswith("."), path
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop", "missing"])
+def test_line_09_what_is_no_file_is_refused_and_never_waited_for(home, tmp_path, kind):
+    good = tmp_path / "good"
+    shutil.copytree(SHIPPED / "policy_qa", good)
+    for name in ("task.yaml", "human.jsonl", "knowledge/a.md"):
+        folder = tmp_path / f"task {name.replace('/', ' ')}"
+        shutil.copytree(good, folder)
+        path = folder / name
+        path.unlink(missing_ok=True)
+        make_odd(path, kind)
+        if (kind, name) == ("missing", "knowledge/a.md"):
+            continue
+        with pytest.raises(WorkbookError, match=path.name):
+            task = load_task(str(folder))
+            tasks.knowledge(task)
+            tasks.load_examples(task, "human")
+    make_odd(tmp_path / "odd.json", kind)
+    with pytest.raises(WorkbookError, match=r"odd\.json"):
+        store.read_json(tmp_path / "odd.json")
+
+
+def make_odd(path, kind):
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind != "missing":
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+
+
+def test_line_11_an_article_from_elsewhere_is_none_of_the_tasks_own(tmp_path):
+    folder = tmp_path / "task"
+    shutil.copytree(SHIPPED / "policy_qa", folder)
+    (tmp_path / "secret").write_text("not for the endpoint")
+    (folder / "knowledge" / "a.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(WorkbookError, match=r"a\.md"):
+        tasks.knowledge(load_task(str(folder)))
 
 
 def test_line_12_review_csv_holds_no_formula():
