@@ -101,7 +101,7 @@ class Lane:
             f"{self.task}: {serving.route.version} cannot be served ({error}); {still} serves on"
         )
         _log.error("%s", self.problem)
-        event = f"serve {self.task} {serving.route.generation}"
+        event = f"serve {self.task} {serving.route.generation}"  # told once
         try:
             await asyncio.to_thread(registry.notify, self.problem, event)
         except WorkbookError as trouble:

@@ -42,9 +42,7 @@ def start_trial(
         raise WorkbookError(f"nothing is in production for {task.name}; nothing to try beside")
     if kind == "shadow" and promote:
         raise WorkbookError("a shadow never promotes: users have not seen it; try it as a canary")
-    allowed = {}
-    if "format_compliance" in task.margins:
-        allowed["format_compliance"] = task.margins["format_compliance"]
+    allowed = {name: task.margins[name] for name in task.margins if name == "format_compliance"}
     trial = Trial(
         kind=kind,
         task=task.registry_name,
@@ -57,7 +55,9 @@ def start_trial(
         max_requests=max_requests,
         promote=promote,
     )
-    if promote:
+    version = registry.version_of(version_id)
+    may_begin = state.trial is None and version.status == "staging" and version.task == trial.task
+    if promote and may_begin:  # one that is refused below spends nothing
         trial = trial.model_copy(update={"alpha": spend(trial)})
     registry.begin_trial(trial)
     return trial

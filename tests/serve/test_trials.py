@@ -11,6 +11,8 @@ from serve_toys import chat_body, client, gateway, log_of, register, task_folder
 
 from helpers import registry, store
 from helpers.records import LiveRow, Trial, WorkbookError
+from helpers.registry.database import open_registry
+from helpers.registry.database import rows_of as rows_in
 from helpers.serve.lanes import drawn
 from helpers.serve.trials import (
     SHARES,
@@ -114,6 +116,11 @@ def test_only_what_is_in_staging_is_tried_and_one_at_a_time(two):
 
 def test_a_promotion_by_canary_spends_from_the_budget_of_the_year(two):
     first = start("canary", promote=True)
+    for wrong in ("v2", "v1", "nobody"):  # it is tried already, or in production, or unknown
+        with pytest.raises(WorkbookError):
+            start_trial("canary", wrong, load_task(str(task_folder())), 0.5, 500, promote=True)
+    with open_registry().transaction() as db:
+        assert len(rows_in(db, "attempts", task=TASK)) == 1
     registry.end_trial(first, "toy")
     second = start("canary", promote=True)
     assert first.alpha == 0.025 and second.alpha < first.alpha
