@@ -5,7 +5,9 @@
 Same model (the embedded one), same prompts, greedy, at most 40 new tokens. Every round asks each
 side once, in an order that alternates; what is compared is the median of the rounds' ratios, peer's
 time / our time. Loading and one warm-up call are not counted on any side. Ours computes as
-`compute: auto` has it here; transformers and lm-eval in fp32.
+`compute: auto` has it here; transformers and lm-eval in fp32. llama.cpp is asked twice: with the
+file as it ships, whose 4-bit weights are about a quarter of what we read for each token, and, as
+like for like, with the very weights that we hold, in 16 bits (a GGUF that is written for this).
 
 | name | what it says |
 |---|---|
@@ -15,7 +17,9 @@ time / our time. Loading and one warm-up call are not counted on any side. Ours 
 | `lm_eval_short` | over lm-eval's own model class, batch 16 |
 | `llama_server_short`, `_long` | over llama.cpp's server with 8 slots, as shipped (4-bit weights) |
 | `one_row_ms_per_token` | one prompt at a time, after its first token |
-| `one_row_hf`, `one_row_llamacpp` | whole latency of one prompt at a time, over each of them |
+| `one_row_hf` | whole latency of one prompt at a time, over transformers' generate |
+| `one_row_llamacpp` | the same over llama.cpp's server as shipped (4-bit weights) |
+| `one_row_llamacpp_16` | the same over llama.cpp's server with our 16-bit weights |
 
 lm-eval and llama.cpp run in environments of their own, since their pins clash with ours.
 WORKBOOK_LM_EVAL and WORKBOOK_LLAMA_SERVER name a python that has them; `--install` makes one in the
@@ -36,6 +40,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -281,16 +286,13 @@ sys.stdin.read()
 
 
 class LlamaServer:
-    """llama.cpp's server with 8 slots on the embedded GGUF, asked over HTTP."""
+    """llama.cpp's server with 8 slots on a GGUF file, asked over HTTP."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, weights: Path) -> None:
         import torch
 
-        from helpers.models import embedded
-
         threads = str(torch.get_num_threads())
-        command = [python, "-c", LLAMA_SERVER_CHILD, str(embedded.gguf_path()), threads]
-        self.child = Child(command, {})
+        self.child = Child([python, "-c", LLAMA_SERVER_CHILD, str(weights), threads], {})
 
     def _post(self, prompt: list[int]) -> None:
         import urllib.request
@@ -307,6 +309,15 @@ class LlamaServer:
 
         with ThreadPoolExecutor(at_once) as pool:
             return _timed(lambda: list(pool.map(self._post, asked)))
+
+
+def write_16_bits(ours: Ours, folder: str) -> Path:
+    """A GGUF of the weights that we hold, as `workbook serve` gives llama.cpp a model."""
+    from helpers.extras import gguf
+
+    path = Path(folder) / "f16.gguf"
+    gguf.write_gguf(path, ours.model.network, ours.model.tokenizer, "f16", "embedded")
+    return path
 
 
 class LmEval:
@@ -374,9 +385,11 @@ def measure(args: argparse.Namespace, only: Sequence[str]) -> dict[str, Any]:
         lm_eval = LmEval(python, ours.model.path, ours.model.tokenizer)
         compare("lm_eval_short", "lm-eval 0.4.13, fp32, batch 16", short, lm_eval.seconds)
         lm_eval.child.close()
-    llama = {"llama_server_short", "llama_server_long", "one_row_llamacpp"}
-    if llama & set(only) and (python := peer_python("llama_server", args.install)):
-        server = LlamaServer(python)
+    llama = {name for name in only if "llama" in name}
+    if llama and (python := peer_python("llama_server", args.install)):
+        from helpers.models import embedded
+
+        server = LlamaServer(python, embedded.gguf_path())
         shipped = "as shipped (4-bit weights)"
         compare(
             "llama_server_short", f"llama.cpp server, 8 slots, {shipped}", short, server.seconds
@@ -385,6 +398,13 @@ def measure(args: argparse.Namespace, only: Sequence[str]) -> dict[str, Any]:
         at_once = lambda asked: server.seconds(asked, 1)  # noqa: E731
         compare("one_row_llamacpp", f"llama.cpp, one by one, {shipped}", alone, at_once)
         server.child.close()
+    if "one_row_llamacpp_16" in llama and python:
+        with tempfile.TemporaryDirectory() as folder:
+            server = LlamaServer(python, write_16_bits(ours, folder))
+            at_once = lambda asked: server.seconds(asked, 1)  # noqa: E731
+            peer = "llama.cpp, one by one, our weights in 16 bits"
+            compare("one_row_llamacpp_16", peer, alone, at_once)
+            server.child.close()
     return found
 
 
@@ -399,6 +419,7 @@ NAMES = (
     "one_row_ms_per_token",
     "one_row_hf",
     "one_row_llamacpp",
+    "one_row_llamacpp_16",
     "llama_server_short",
     "llama_server_long",
 )

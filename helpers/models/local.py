@@ -208,16 +208,16 @@ def load_network(path: str, adapter: Path | None = None, compute: Precision = "f
 
 
 def _speed_up(network: Any) -> None:
-    """Give a network on the CPU our products, and the lean steps where they fit."""
+    """Give a network on the CPU the lean steps, or our products where these do not fit."""
     import torch
 
     from helpers.models.kernels.products import frozen_linear
     from helpers.models.kernels.steps import lean_steps
 
-    for module in network.modules():
+    network.lean_steps = lean_steps(network)
+    for module in network.modules() if network.lean_steps is None else ():
         if type(module) is torch.nn.Linear:
             module.forward = frozen_linear(module)
-    network.lean_steps = lean_steps(network)
 
 
 def _merged(network: Any, adapter: Path) -> Any:

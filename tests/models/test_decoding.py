@@ -107,6 +107,57 @@ def test_lean_steps_give_the_tokens_of_the_modules_alone_in_a_batch_and_after_a_
     assert [row.tokens for row in with_prefix] == expected
 
 
+def logits_of_the_next(model: Any, prompt: list[int], halves: bool) -> tuple[Any, int]:
+    """What the lean steps say after a prompt and one more token; tokens in the cache then."""
+    import torch
+
+    lean = model.lean_steps
+    lean.reads_halves = halves
+    cache = decoding.buffers(model.config.num_hidden_layers, 1, len(prompt) + 1)
+    places = torch.arange(len(prompt) + 1)[None]
+    with torch.inference_mode():
+        sees = (places[:, :-1] <= places[:, :-1].t())[None, None]
+        lean.logits(torch.tensor([prompt]), places[:, :-1], cache, sees)
+        logits = lean.logits(torch.tensor([[7]]), places[:, -1:], cache, None)[0].float()
+    return logits, cache.get_seq_length()
+
+
+@pytest.mark.parametrize("kind", steps.KNOWN)
+def test_one_row_in_bf16_reads_weights_in_fp16_to_the_same_logits(kind: str) -> None:
+    import torch
+
+    if not products.has_onednn():
+        pytest.skip("this torch has no oneDNN")
+    model = network(kind, **({"sliding_window": None} if kind == "mistral" else {}))
+    model = model.to(torch.bfloat16)
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(weight)
+    model.lean_steps = steps.lean_steps(model)
+    for prompt in prompts_of(6, shared=5):
+        expected, length = logits_of_the_next(model, prompt, halves=False)
+        logits, same_length = logits_of_the_next(model, prompt, halves=True)
+        assert length == same_length == len(prompt) + 1
+        assert not torch.equal(logits, expected), "another way of computing"
+        assert (logits - expected).norm() < 0.05 * expected.norm()
+
+
+def test_a_token_that_fp16_cannot_hold_is_asked_again_in_bf16() -> None:
+    import torch
+
+    if not products.has_onednn():
+        pytest.skip("this torch has no oneDNN")
+    model = network("llama").to(torch.bfloat16)
+    with torch.inference_mode():
+        model.model.layers[0].mlp.down_proj.weight.mul_(1e6)
+    model.lean_steps = steps.Steps(model)
+    prompt = prompts_of(1, shared=5)[0]
+    expected, length = logits_of_the_next(model, prompt, halves=False)
+    logits, same_length = logits_of_the_next(model, prompt, halves=True)
+    assert expected.isfinite().all() and torch.equal(logits, expected)
+    assert length == same_length == len(prompt) + 1
+
+
 def test_lean_steps_are_used_only_where_they_agree_with_the_modules() -> None:
     import torch
 

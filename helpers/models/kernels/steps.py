@@ -36,9 +36,11 @@ class Steps:
         backbone = model.model
         self.heads = model.config.num_attention_heads
         self.key_heads = model.config.num_key_value_heads
+        self.split = self.heads, self.key_heads, self.key_heads
         self.turned = self.heads + self.key_heads  # those of values are not
         self.size = backbone.layers[0].self_attn.head_dim
         self.embedding = backbone.embed_tokens.weight
+        self.reads_halves = self.embedding.dtype == torch.bfloat16
         # of queries and keys the two halves that turn together stand beside each other: as a pair
         # they are one complex number
         rows = torch.arange(self.turned * self.size).view(-1, 2, self.size // 2)
@@ -57,30 +59,57 @@ class Steps:
         where a token may look; without one it may look at all.
         """
         rows, tokens = ids.shape
-        together = self.heads // self.key_heads  # heads that share keys are asked as more tokens
-        shared = cache.prefix.get_seq_length() if cache.prefix else 0
-        if mask is not None:  # what is added to scores, once for all layers
-            hidden = mask[..., shared:].logical_not().repeat(1, 1, together, 1)
-            mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
         # what a position turns a pair by, complex (rows, tokens, 1, half a head)
         turns = torch.complex(*self.angles(torch.empty(0), positions))[:, :, None, : self.size // 2]
         x = functional.embedding(ids, self.embedding).view(rows * tokens, -1)
+        if self.reads_halves and ids.numel() == 1 and mask is None and cache.prefix is None:
+            logits = self._logits_of_one(x[0].float(), turns, cache)
+            if logits.isfinite().all():
+                return logits
+            for buffer in cache.layers:  # more than fp16 holds: the token is asked again
+                buffer.length -= 1
+        if mask is not None:  # what is added to scores, once for all layers
+            shared = cache.prefix.get_seq_length() if cache.prefix else 0
+            hidden = mask[..., shared:].logical_not().repeat(1, 1, self.heads // self.key_heads, 1)
+            mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
         for number, layer in enumerate(self.layers):
-            qkv = layer.qkv.then(layer.norm(x), "none").float().view(rows, tokens, -1, self.size)
-            pairs = torch.view_as_complex(qkv[:, :, : self.turned].unflatten(3, (-1, 2)))
-            qk = torch.view_as_real(pairs * turns).flatten(3)
-            new = qk[:, :, self.heads :].transpose(1, 2), qkv[:, :, self.turned :].transpose(1, 2)
-            keys, values = cache.update(*new, number)
-            queries = qk[:, :, : self.heads].unflatten(2, (self.key_heads, together))
-            queries = queries.permute(0, 2, 3, 1, 4).flatten(2, 3)
-            known = cache.prefix.layers[number] if cache.prefix else None
-            seen = _attention(queries, keys, values, mask, known)
-            seen = seen.view(rows, self.heads, tokens, self.size).transpose(1, 2)
-            x = layer.o.then(seen.reshape(rows * tokens, -1).to(x.dtype), "add", x)
+            qkv = layer.qkv.then(layer.norm(x), "none").view(rows, tokens, -1, self.size)
+            seen = self._seen(qkv, turns, cache, number, mask)
+            x = layer.o.then(seen.to(x.dtype), "add", x)
             inside = layer.mlp_norm(x)
             gated = layer.up.then(inside, "mul", layer.gate.then(inside, "swish"))
             x = layer.down.then(gated, "add", x)
         return self.head.then(self.norm(x.view(rows, tokens, -1)[:, -1]), "none")
+
+    def _logits_of_one(self, x: torch.Tensor, turns: torch.Tensor, cache: Any) -> torch.Tensor:
+        """The same for one token of one row: x is a vector, in fp32 between the products."""
+        for number, layer in enumerate(self.layers):
+            qkv = layer.qkv.of_one(layer.norm(x)).view(1, 1, -1, self.size)
+            x += layer.o.of_one(self._seen(qkv, turns, cache, number)[0])
+            inside = layer.mlp_norm(x).half()
+            gated = functional.silu(layer.gate.of_one(inside)).mul_(layer.up.of_one(inside))
+            x += layer.down.of_one(gated)
+        return self.head.of_one(self.norm(x)).float()[None]
+
+    def _seen(
+        self, qkv: torch.Tensor, turns: torch.Tensor, cache: Any, number: int, mask: Any = None
+    ) -> torch.Tensor:
+        """What attention of a layer gives (rows x tokens, width), of (rows, tokens, heads, size).
+
+        Heads are those of queries, keys and values.
+        """
+        rows, tokens = qkv.shape[:2]
+        qkv = qkv.float()
+        pairs = qkv[:, :, : self.turned].unflatten(3, (-1, 2))
+        torch.view_as_complex(pairs).mul_(turns)
+        queries, keys, values = qkv.transpose(1, 2).split(self.split, 1)
+        keys, values = cache.update(keys, values, number)
+        # heads that share keys are asked as more tokens
+        queries = queries.reshape(rows, self.key_heads, -1, self.size)
+        known = cache.prefix.layers[number] if cache.prefix else None
+        seen = _attention(queries, keys, values, mask, known)
+        seen = seen.view(rows, self.heads, tokens, self.size).transpose(1, 2)
+        return seen.reshape(rows * tokens, -1)
 
 
 def _attention(queries: Any, keys: Any, values: Any, mask: Any, known: Any) -> torch.Tensor:
@@ -146,9 +175,10 @@ def lean_steps(model: Any) -> Steps | None:
         steps = Steps(model)
         own = model(input_ids=torch.tensor([PROBE]), logits_to_keep=1).logits[0, -1].float()
         places = torch.arange(len(PROBE))[None]
-        sees = (places <= places.t())[None, None]
+        sees = (places <= places.t())[None, None, :-1, :-1]
         cache = buffers(config.num_hidden_layers, 1, len(PROBE))
-        lean = steps.logits(torch.tensor([PROBE]), places, cache, sees)[0]
+        steps.logits(torch.tensor([PROBE[:-1]]), places[:, :-1], cache, sees)
+        lean = steps.logits(torch.tensor([PROBE[-1:]]), places[:, -1:], cache, None)[0]
     difference = float((lean.float() - own).norm() / own.norm())
     if difference <= CLOSE[model.dtype]:
         return steps
