@@ -27,6 +27,9 @@ GRACE = timedelta(hours=1)  # a run that is later than this is overdue
 SUCCESS = ("finished", "nothing_to_do")
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+FIELDS = ("Minutes", "Hours", "Day of Month", "Month", "Day of Week")
+_END = r"[A-Za-z]{3}|\d+"
+PART = re.compile(rf"(?:{_END})|(?:\*|(?P<first>{_END})-(?P<last>{_END}))(?:/\d+)?")
 EXAMPLE = '"0 3 * * 0"'
 ODD = re.compile("[\x00-\x1f\x7f\"'\\\\#$`]")
 _log = logging.getLogger(__name__)
@@ -67,7 +70,6 @@ def following(cron: str, after: datetime, strict: bool = False) -> datetime:
     """
     from croniter import croniter
     from croniter.croniter import CroniterError
-    from crontab import CronSlices
 
     if len(cron.split()) != 5:
         raise WorkbookError(
@@ -76,7 +78,7 @@ def following(cron: str, after: datetime, strict: bool = False) -> datetime:
         )
     try:
         if strict:
-            CronSlices(cron)
+            _check_fields(cron)
         wall = after.astimezone().replace(tzinfo=None)  # whose hours summer time moves
         return croniter(cron, wall).get_next(datetime).astimezone()
     except (CroniterError, ValueError, KeyError) as error:
@@ -84,6 +86,20 @@ def following(cron: str, after: datetime, strict: bool = False) -> datetime:
             f'--cron "{cron}" never comes, or cron would refuse it ({error.args[0]}); {EXAMPLE} is'
             " Sunday at three"
         ) from None
+
+
+def _check_fields(cron: str) -> None:
+    """ValueError where cron would not take a field that croniter does (man 5 crontab)."""
+    numbers = dict(zip((*DAYS[:7], *MONTHS), (*range(7), *range(1, 13)), strict=True))
+    for field, value in zip(FIELDS, cron.split(), strict=True):
+        for part in value.split(","):
+            matched = PART.fullmatch(part)
+            if matched is None:
+                raise ValueError(f"{field}: {part!r}")
+            if matched["last"]:
+                first, last = (matched[end].lower() for end in ("first", "last"))
+                if int(numbers.get(first, first)) > int(numbers.get(last, last)):
+                    raise ValueError(f"{field}: {part!r} runs backwards")
 
 
 def add_schedule(profile: str, cron: str, how: Literal["cron", "systemd"] = "cron") -> Schedule:
