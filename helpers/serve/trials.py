@@ -235,7 +235,11 @@ def end_by_rule(trial: Trial, findings: Sequence[Finding], asked: int) -> str:
     if not undecided and registry.end_trial(trial, "it surely holds its margins", findings):
         if trial.promote:
             because = f"{trial.kind}: it surely holds its margins on live requests"
-            registry.promote(trial.version, "production", because)
+            promotion = registry.promote(trial.version, "production", because)
+            if not promotion.promoted:  # nobody stands by
+                reasons = "; ".join(promotion.reasons)
+                message = f"{trial.version} held its margins, and the gate refuses it: {reasons}"
+                registry.notify(message, f"trial {trial.version} {trial.started_at.isoformat()}")
         return "held"
     if asked >= trial.max_requests:
         registry.end_trial(trial, f"undecided after {asked} requests: {undecided}", findings)

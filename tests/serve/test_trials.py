@@ -10,7 +10,7 @@ from registry_toys import TASK
 from serve_toys import chat_body, client, gateway, log_of, register, task_folder, until
 
 from helpers import registry, store
-from helpers.records import LiveRow, Trial, WorkbookError
+from helpers.records import Finding, LiveRow, Trial, WorkbookError
 from helpers.registry.database import open_registry
 from helpers.registry.database import rows_of as rows_in
 from helpers.serve.lanes import drawn
@@ -146,6 +146,16 @@ def test_a_canary_that_surely_holds_its_margins_ends_and_one_that_cannot_tell_go
     assert len(pairs_of(trial, many)) == 600
     assert end_by_rule(trial, judge_trial(trial, many), 600) == "held"
     assert registry.serving()[TASK].trial is None
+
+
+def test_a_canary_that_holds_and_that_the_gate_refuses_is_told_to_the_team(two, home):
+    trial = start("canary", promote=True)
+    (home / "models/v2/adapter/adapter_model.safetensors").write_text("other weights")
+    holds = Finding(name="holds_format_compliance", verdict="pass", evidence="n = 500")
+    assert end_by_rule(trial, [holds], 500) == "held"
+    assert registry.serving()[TASK].route.version == "v1"
+    told = (home / "notifications.jsonl").read_text()
+    assert "v2 held its margins, and the gate refuses it: artifact: " in told
 
 
 def test_a_trial_that_decides_nothing_ends_at_its_limit(two):
