@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers import models, store, tasks
-from helpers.evaluate.equality import same_json, same_text
 from helpers.evaluate.scorers import strict_json
 from helpers.models import Answer
 from helpers.records import Message, TrainingExample, WorkbookError
@@ -44,11 +43,12 @@ def labels_of(task: Task, examples: Sequence[TrainingExample]) -> Labels:
     names = list(dict.fromkeys(name for value in objects for name in value))
     labels: Labels = {}
     for name in names:
-        labels[name] = [_spelled(value, name) for value in objects]
+        labels[name] = [spelled(value, name) for value in objects]
     return labels
 
 
-def _spelled(value: Mapping[str, Any], name: str) -> str:
+def spelled(value: Mapping[str, Any], name: str) -> str:
+    """A field's value as a label: its JSON."""
     return json.dumps(value[name], ensure_ascii=False) if name in value else MISSING
 
 
@@ -60,19 +60,6 @@ def label_fields(task: Task, examples: Sequence[TrainingExample]) -> Labels:
         if repeated(labels.get(name, [])) >= LEAST_REPEATED:
             fields[name] = labels[name]
     return fields
-
-
-def given_label(field: str, answer: str, known: Collection[str]) -> str:
-    """The label that an answer gives, spelled as one of the known ones that is equal."""
-    if not field:
-        return next((label for label in known if same_text(label, answer)), answer.strip())
-    value = strict_json(answer)
-    if value is None:
-        return ""
-    for label in known if field in value else ():
-        if label != MISSING and same_json(json.loads(label), value[field]):
-            return label
-    return _spelled(value, field)
 
 
 def repeated(values: Sequence[str]) -> float:

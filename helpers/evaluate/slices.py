@@ -15,10 +15,11 @@ from itertools import chain, compress
 from typing import NamedTuple
 
 from helpers.evaluate import statistics
-from helpers.evaluate.classical import given_label, label_fields
+from helpers.evaluate.classical import label_fields, spelled
 from helpers.evaluate.compare import Pair, scores_of
 from helpers.evaluate.running import Rows
-from helpers.records import Estimate, Finding, TrainingExample
+from helpers.evaluate.scorers import strict_json
+from helpers.records import AnswerRow, Estimate, Finding, TrainingExample
 from helpers.tasks import Task
 
 MIN_ROWS = 10  # in smaller ones nothing could be shown, and each look costs the others some power
@@ -112,12 +113,23 @@ def label_scores(task: Task, examples: Sequence[TrainingExample], rows: Rows) ->
     examples = [example for example in examples if example.id in answered]
     scores = []
     for field, gold in label_fields(task, examples).items():
-        known = sorted(set(gold))
-        answers = [given_label(field, answered[e.id].answer, known) for e in examples]
-        pairs = list(zip(gold, answers, strict=True))
+        rows_of = [answered[example.id] for example in examples]
+        pairs = [
+            (label, _answered(field, row, label)) for label, row in zip(gold, rows_of, strict=True)
+        ]
         groups = [answered[example.id].group for example in examples]
         scores.append(FieldScores(field, macro_f1(pairs, groups), _scores(pairs, groups)))
     return scores
+
+
+def _answered(field: str, row: AnswerRow, gold: str) -> str:
+    """The label that an answer gives: as gold spells it where the scorer takes it for the same."""
+    if row.scores.get(f"field_{field}" if field else "accuracy") == 1:
+        return gold
+    if not field:
+        return row.answer.strip()
+    value = strict_json(row.answer)
+    return "" if value is None else spelled(value, field)
 
 
 def _bare(label: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -205,6 +206,8 @@ def _key(raw: dict[str, Any]) -> str:
 
 
 def _as_equal(value: Any) -> Any:
+    if isinstance(value, str):
+        value = unicodedata.normalize("NFC", value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):

@@ -94,6 +94,7 @@ CASES = [
     ("tool_calls", call('{"n": true}'), call('{"n": 1}'), 0),
     ("tool_calls", call("{}"), '<tool_call>{"name": "f"}</tool_call>', 1),
     ("tool_calls", call('{"q": "{\\"a\\": 1}"}'), call('{"q": "{\\"a\\":1}"}'), 1),
+    ("tool_calls", call('{"at": "café"}'), call('{"at": "cafe\u0301"}'), 1),
     ("tool_calls", "No call.", "nonsense", 0),
 ]
 

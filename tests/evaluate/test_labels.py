@@ -25,6 +25,14 @@ def answers(labels):
     ]
 
 
+def scored(task, examples, rows):
+    """The rows as asking writes them, with their scores."""
+    pairs = zip(examples, rows, strict=True)
+    scores = [evaluate.score_answer(task, example, row.answer)[0] for example, row in pairs]
+    updates = zip(rows, scores, strict=True)
+    return [row.model_copy(update={"scores": each}) for row, each in updates]
+
+
 def test_a_rare_label_that_is_always_missed_shows_where_the_average_does_not(task):
     gold = ["red"] * 90 + ["out_of_scope"] * 10
     scores = evaluate.label_scores(task, labelled(gold), answers(["red"] * 100))
@@ -69,15 +77,17 @@ def test_answers_of_one_chat_make_no_interval_narrower(task):
 def test_a_label_is_answered_in_any_spelling_that_the_accuracy_takes(task, tmp_path):
     """1.0 was no 1, Billing no billing: the table spoke against the accuracy beside it."""
     gold = ["café", "退货"] * 20
-    said = answers(["cafe\u0301", "退货"] * 20)
+    said = scored(task, labelled(gold), answers(["cafe\u0301", "退货"] * 20))
     colour = evaluate.label_scores(task, labelled(gold), said)[0]
     assert [label.label for label in colour.labels] == ["café", "退货"]
     assert colour.macro_f1.value == 1.0
     size = toy_task(tmp_path, scored_fields=["size"])
     floats = [answer_row(row.id, '{"colour": "red", "size": 1.0}') for row in said]
+    floats = scored(size, labelled(gold), floats)
     assert evaluate.label_scores(size, labelled(gold), floats)[0].macro_f1.value == 1.0
     text = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer")
     rows = [row.model_copy(update={"answer": RIGHT.upper()}) for row in said]
+    rows = scored(text, toy_rows(40), rows)
     assert evaluate.label_scores(text, toy_rows(40), rows)[0].macro_f1.value == 1.0
 
 
