@@ -75,9 +75,7 @@ def _quoted(value: Any) -> str:
 def _refuse_older_attempt(name: str) -> None:
     """A cell with a syntax error defines nothing: the kernel would judge the attempt before it."""
     history = show.kernel().user_ns.get("In", []) if show.kernel() else []
-    attempts = [source for source in history if f"def {name}(" in source]
-    if not attempts:
-        return
+    attempts = ["", *(source for source in history if f"def {name}(" in source)]
     try:
         ast.parse(attempts[-1])
     except SyntaxError as error:

@@ -76,7 +76,8 @@ class Table:
 
 
 def table(rows: Iterable[Any], caption: str = "", columns: Columns | None = None) -> Table:
-    """Rows (records or dicts) as a table with its caption; `.data` is the bare frame.
+    """Rows (records or dicts) as a table with its caption; `.data` is the bare frame. Without rows
+    the caption says so, since headings alone look like something that was lost.
 
     `columns` names them, or maps each name to where its cells come from: "results.accuracy" of the
     row, or a function of it. Without them they are all that the first row has.
@@ -84,6 +85,8 @@ def table(rows: Iterable[Any], caption: str = "", columns: Columns | None = None
     import pandas as pd
 
     rows = list(rows)
+    if not rows:
+        caption = f"{caption or 'rows'}: none"
     if columns is None:
         columns = list(dict(rows[0])) if rows else []
     if not isinstance(columns, Mapping):

@@ -190,8 +190,7 @@ def review_table(
         "input": lambda row: show.masked(row["input"], show_text),
         "output": lambda row: show.masked(row["output"], show_text, 90),
     }
-    caption = "For a person to decide" if review else "Nothing waits for a person to decide"
-    return show.table(review[:rows], caption, columns)
+    return show.table(review[:rows], "For a person to decide", columns)
 
 
 def review_editor(path: Path, rows: int = 10) -> Any:

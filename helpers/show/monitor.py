@@ -37,8 +37,7 @@ def _meaning(check: Finding) -> str:
 def causes_table(health: Health) -> show.Table:
     """What stands behind the changes, with its rows, and what to do about it."""
     columns = {"cause": show.name_of, "rows": "evidence", "what to do": "remedy"}
-    caption = "Causes" if health.causes else "Causes: none was found"
-    return show.table(health.causes, f"{caption}{_simulated(health)}", columns)
+    return show.table(health.causes, f"Causes{_simulated(health)}", columns)
 
 
 def daily_quality(days: Sequence[Day], health: Health) -> show.Figure:

@@ -68,7 +68,7 @@ def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> show.Table:
         "generation": "generation",
     }
     rows = [{"task": task} | dict(route) for task, route in routes.items()]
-    return show.table(rows, "Production routes" if rows else "Production routes: none yet", columns)
+    return show.table(rows, "Production routes", columns)
 
 
 def history_table(history: Audit, last: int = 12) -> show.Table:

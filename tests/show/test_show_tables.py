@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 from helpers import show
-from helpers.records import Estimate, Finding
-from helpers.show import evaluate, registry, train
+from helpers.records import Allowance, Estimate, Finding
+from helpers.show import environment, evaluate, registry, train
 
 LONG = "a whole sentence that is longer than the fifty characters at which a plain frame cuts " * 2
 
@@ -21,6 +22,23 @@ def test_a_table_shows_its_caption_and_every_cell_in_full_without_the_index():
     )
     assert "<style" not in page, "looks stand in the cells: an untrusted notebook keeps them"
     assert table.data["why"].tolist() == [LONG]
+
+
+def test_a_table_without_rows_says_so_instead_of_heads_alone():
+    for columns in (None, ["slice", "verdict"]):
+        table = show.table([], "By slice", columns)
+        assert table.caption == "By slice: none" and ">By slice: none<" in table.to_html()
+    assert show.table([]).caption == "rows: none"
+    assert show.table([{"a": 1}], "By slice").caption == "By slice"
+
+
+def test_training_without_a_limit_is_no_number_of_nineteen_digits():
+    lines = [
+        Allowance(what="training", unit="tokens", largest=most, limit=60_000)
+        for most in (sys.maxsize, 59_000)
+    ]
+    said = environment.budget_table(lines).to_string()
+    assert "no limit 60,000 no" in said and "59,000 60,000 yes" in said and "9,223" not in said
 
 
 def test_what_a_model_or_a_customer_wrote_is_shown_and_not_interpreted():
