@@ -341,8 +341,10 @@ def volume_check(served: Served) -> Finding:
         variance = _overdispersion(by_weekday)  # counts are divided by it, to vary as Poisson's do
         p = float(pdtr(math.floor(n / variance), usual / variance))
         has_collapsed = n < usual / 2 and p <= VOLUME_BUDGET / YEAR
-        is_odd = has_collapsed or n > SURGE * max(usual, FEW_ROWS)
-        few = min(few, usual / SURGE)  # ten requests a week may be six or four
+        missing = usual / days * (served.last - max(counts)).days / variance  # since the last one
+        is_silent = missing > math.log(YEAR / VOLUME_BUDGET)
+        is_odd = has_collapsed or is_silent or n > SURGE * max(usual, FEW_ROWS)
+        few = min(few, usual // SURGE)  # five requests a week may be one or none
     is_odd = is_odd or (n < few and since < served.last)
     expected = "unknown" if usual is None else f"{usual:.0f}"
     finding = Finding(

@@ -54,7 +54,8 @@ def summary(record: RunRecord) -> str:
     copy = run.path("notebooks/04_evaluate.ipynb")
     place = copy if copy.exists() else copy.parent
     lines.append(f"look at      {place} (executed), {run.path('run.json')}")
-    next_step = next_step or 'your own task: README, "Your own task"; or `make lab`'
+    if not next_step and record.params.get("task") in tasks.shipped_tasks():
+        next_step = 'your own task: README, "Your own task"; or `make lab`'
     lines += textwrap.wrap(
         next_step, WIDTH, initial_indent="next         ", subsequent_indent=INDENT
     )

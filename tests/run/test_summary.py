@@ -83,6 +83,12 @@ def test_after_the_gate_somebodys_own_task_goes_on_with_its_version(run, changes
     assert next_step in summary(own).splitlines()[-1]
 
 
+@pytest.mark.parametrize("done", [("00_start_here",), ("01_decide", "04_evaluate")])
+def test_who_brought_a_task_is_not_sent_to_read_how_to_bring_one(run, done):
+    own = record(run, 0, "", done).model_copy(update={"params": {"task": "/tmp/mine"}})
+    assert "README" not in summary(own)
+
+
 def test_what_nobody_has_rated_is_rated_before_its_version_is_looked_at(run):
     evaluation = run.load(NOTEBOOKS["04_evaluate"].writes)
     unrated = evaluation.fine_tuned_model.model_copy(
