@@ -18,6 +18,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ PROFILES = store.PROJECT / "params"
 PROJECT_NOTEBOOKS = store.PROJECT / "notebooks"
 DECLARED = PROFILES / "declared.json"
 BROKEN = "broken.json"  # of a run in which something was broken on purpose
+MOST_VALUES = 100_000  # of a file of settings
 INJECTED = "# Parameters\n"  # how the cell begins that papermill adds
 
 
@@ -94,7 +96,19 @@ class Profile(NamedTuple):
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML would keep the last of two equal keys in silence."""
+    """YAML would keep the last of two equal keys in silence, and fill memory out of ten lines."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """A value that holds, its aliases spelt out, no more than people write."""
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.CollectionNode):
+            pairs = node.value if isinstance(node, yaml.MappingNode) else [node.value]
+            parts = chain.from_iterable(pairs)
+            node.size = 1 + sum(getattr(part, "size", 1) for part in parts)
+            if node.size > MOST_VALUES:
+                problem = f"more than {MOST_VALUES:,} values, with what *aliases stand for"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         """A mapping as written (before << is merged into it) whose keys all differ."""

@@ -14,7 +14,7 @@ import stat
 import pytest
 import record_toys
 
-from helpers import models, show, store, tasks
+from helpers import models, parameters, show, store, tasks
 from helpers.curate.review import review_csv
 from helpers.evaluate import strict_json
 from helpers.records import (
@@ -177,6 +177,20 @@ def make_odd(path, kind):
         path.mkdir()
     elif kind != "missing":
         path.symlink_to("/dev/zero" if kind == "device" else path)
+
+
+@pytest.mark.parametrize("width", [2, 9])
+@pytest.mark.parametrize("key", ["template_args: {x: %s}", "columns: %s", "task: %s"])
+def test_line_09_a_short_file_does_not_spell_out_a_long_value(tmp_path, key, width):
+    inner = ["&a0 [x, x]"]
+    for n in range(1, 40):
+        inner.append(f"&a{n} [{', '.join([f'*a{n - 1}'] * width)}]")
+    path = tmp_path / "task.yaml"
+    path.write_text(key % f"[{', '.join(inner)}]")
+    with pytest.raises(WorkbookError, match=r"line 1: more than 100,000 values"):
+        parameters.read_yaml(path)
+    path.write_text("a: &a {b: [1, 2]}\nc: {<<: *a, d: *a}\ne: &e [*a, *a]\nf: [*e, *e]\n")
+    assert parameters.read_yaml(path)[0]["c"] == {"b": [1, 2], "d": {"b": [1, 2]}}
 
 
 def test_line_11_an_article_from_elsewhere_is_none_of_the_tasks_own(tmp_path):
