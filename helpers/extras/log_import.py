@@ -65,8 +65,8 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
     if not first and not counts["others"]:
         raise WorkbookError(f"nothing can be read as {form}: {'; '.join(_named(paths, faults))}")
     tokens = Counter(map(tasks.token_of, ratings.values()))
-    where = ", ".join(path.name for path in paths)
-    scale = tasks.judge_scale(tokens, task.columns.get("feedback"), "feedback_score", where)
+    setting = task.columns.get("feedback")
+    scale = tasks.judge_scale(tokens, setting, "feedback_score", paths[0].name)
     stars = {name: scale.scores.get(tasks.token_of(said)) for name, said in ratings.items()}
     for name, said in ratings.items():
         if stars[name] is None:

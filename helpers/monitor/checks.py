@@ -336,8 +336,8 @@ def volume_check(served: Served) -> Finding:
     few = FEW_ROWS * days / served.window_days
     is_odd = False
     if len(by_weekday) == 7:
-        window = [start + timedelta(days=i) for i in range(days)]
-        usual = sum(fmean(by_weekday[day.weekday()]) for day in window)
+        first = start.weekday()
+        usual = sum(fmean(by_weekday[(first + i) % 7]) for i in range(days))
         variance = _overdispersion(by_weekday)  # counts are divided by it, to vary as Poisson's do
         p = float(pdtr(math.floor(n / variance), usual / variance))
         has_collapsed = n < usual / 2 and p <= VOLUME_BUDGET / YEAR
