@@ -154,8 +154,7 @@ def _read_ratings(path: Path) -> Rights:
             raise WorkbookError(f"{path}, line {number}: {row}")
         if not {"id", "a_sha", "b_sha", "choice"} <= row.keys():
             raise WorkbookError(f"{path} has to keep blind.csv's columns id, a_sha, b_sha, choice")
-        row = {name: cell.strip() for name, cell in row.items()}
-        choice = row["choice"]
+        choice = row["choice"].strip()
         if not choice:
             continue
         if choice.lower() not in RIGHT:
