@@ -467,7 +467,9 @@ def _status(args: Args) -> int:
     _show_table(args, state["schedules"], SCHEDULES, empty, value=state)
     if not args.json:
         for alarm in state["alarms"]:
-            print(f"alarm {alarm.id} ({alarm.state}): {alarm.name} of {alarm.version}")
+            print(
+                f"alarm {alarm.id} ({alarm.state}): {alarm.name} of {alarm.version or alarm.task}"
+            )
         for title in ("open_requests", "waiting_approvals"):
             for row in state[title]:
                 facts = ", ".join(f"{key} {value}" for key, value in row.items())
@@ -546,7 +548,7 @@ def _registry(args: Args) -> int | None:
                 args, registry.diff(args.id, args.other), "field a b", "they differ in nothing"
             )
         case "alarms":
-            columns = "id state severity name version opened_at because"
+            columns = "id state severity name task version opened_at because"
             _show_table(args, registry.alarms_of(args.task), columns, "no alarm was ever raised")
         case "acknowledge":
             _show(args, registry.close_alarm(args.id, "acknowledged", args.because))

@@ -85,6 +85,16 @@ def test_a_task_is_named_with_or_without_its_demo_wherever_it_is_asked_for(capsy
         assert [alarm["name"] for alarm in json.loads(capsys.readouterr().out)] == ["volume"]
 
 
+def test_alarms_of_tasks_without_a_version_can_be_told_apart(capsys):
+    finding = Finding(name="volume", verdict="fail", evidence="none", severity="warning")
+    for task in ("letters", "hotels"):
+        raise_alarms(task, "", [finding])
+    for command in (["registry", "alarms"], ["status"]):
+        main(command)
+        said = capsys.readouterr().out
+        assert "letters" in said and "hotels" in said, said
+
+
 def test_a_person_gets_tables(capsys):
     candidate("v1")
     for arguments in (("list",), ("history",), ("lineage", "v1"), ("diff", "v1", "v1")):
