@@ -137,7 +137,8 @@ def read_yaml(
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise WorkbookError(f"{path}, line {line}: {error.problem} (not valid YAML)") from None
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:  # a date …
-        raise WorkbookError(f"{path} cannot be read ({type(error).__name__})") from None
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise WorkbookError(f"{path} cannot be read ({reason})") from None
     if not isinstance(values, dict):
         raise WorkbookError(f"{path}, line 1: a list of `name: value` lines is expected")
     lines = {key.value: key.start_mark.line + 1 for key, _ in node.value} if values else {}

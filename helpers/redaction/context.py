@@ -25,8 +25,8 @@ _PHONE = (  # words for a phone's number
     r"|телефон|\bтел\b|电话|手机|電話|携帯|전화|फ़ोन|मोबाइल|هاتف|טלפון"
 )
 _PHONE_WORD = re.compile(  # or what may be one
-    rf"{_PHONE}|\b(?:call(?:ed|ing)?|ring|text|signal|desk|office|home|work|card|account|konto|reach"
-    r"|contact|mobil|ruf\w*|appel\w*|llam\w*|number)\b",
+    rf"{_PHONE}|\b(?:call(?:ed|ing)?|ring|text|signal|desk|office|home|work|card|account|konto"
+    r"|reach|contact|mobil|ruf\w*|appel\w*|llam\w*|number)\b",
     re.IGNORECASE,
 )
 CALLED_PHONE = re.compile(rf"(?:{_PHONE})[^0-9,;]{{0,20}}$", re.IGNORECASE)

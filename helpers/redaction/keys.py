@@ -46,18 +46,21 @@ POLICY = (  # what is said about a secret and is none: expires_in_3600s, 6-digit
 )
 # between a name and a value: also as an option, an element, an entry
 _NAMED = (
-    rf"(?:{NAMES}{QUOTE}\s{{0,3}}(?:(?:\bis\b|\bist\b)?\s?(?:=>|[:=：]|\s[–—-]\s)|(?<=[\"']),|\b(?:is|ist|lautet|est|es|jest)\b|[éè—–]"
-    rf"|value=|</key>\s{{0,9}}<string>)|<[\w:.-]{{0,30}}{NAMES}>"
+    rf"(?:{NAMES}{QUOTE}\s{{0,3}}(?:(?:\bis\b|\bist\b)?\s?(?:=>|[:=：]|\s[–—-]\s)"
+    rf"|(?<=[\"']),|\b(?:is|ist|lautet|est|es|jest)\b|[éè—–]|value=|</key>\s{{0,9}}<string>)"
+    rf"|<[\w:.-]{{0,30}}{NAMES}>"
     rf"|--(?:[a-z-]{{0,20}}-)?{NAMES}{QUOTE},?\s)\s{{0,3}}b?{QUOTE}"
 )
 # Behind the name of a secret a value with a digit, which need not be one; of letters alone where
 # both stand in quotes, or in a list of settings. For texts in small letters
 SUSPICIOUS = re.compile(
-    rf"{_NAMED}(?!{POLICY})((?=[^\s\"',;]{{0,100}}\d)(?=[^\s\"',;]{{0,100}}[a-z])[^\s\"',;]{{8,200}})"
+    rf"{_NAMED}(?!{POLICY})"
+    r"((?=[^\s\"',;]{0,100}\d)(?=[^\s\"',;]{0,100}[a-z])[^\s\"',;]{8,200})"
     rf"|[\"'](?:\w{{0,30}}_)?{NAMES}\\{{0,3}}[\"']\s?:\s?\\{{0,3}}[\"']([^\"'\n]{{6,200}})(?=[\"'])"
     r"|(?<![?&\w-])(?:\w{1,40}[._])?(?:pg)?(?:password|passwd|pwd)=(?![\w.]{0,60}[(,)\[])"
     r"(?:[\"'{]([^\"'}\n]{6,200})[\"'}]|([^\s;\"'{&]{8,200}))"
-    r"|(?<![a-z])(?:\w{1,30}_)?(?:password|passwd|pwd|secret_key)\s?[:=]\s?[\"']([^\"'\n]{6,200})[\"']"
+    r"|(?<![a-z])(?:\w{1,30}_)?(?:password|passwd|pwd|secret_key)\s?[:=]\s?[\"']"
+    r"([^\"'\n]{6,200})[\"']"
     r"|(?m:^[ \t]{0,20}(?:[\w.-]{1,40}_)?(?:password|passwd|pwd) = ([^\s\"'()\[\],]{8,200})$)"
 )
 NAME_HINTS = re.compile(  # one of them is in each of those names
@@ -126,8 +129,7 @@ def _plain(text: str) -> list[Span]:
     lower = text.replace("İ", "I").lower()  # of the same length: no other letter becomes two
     spans = []
     may_be_long = _RUN.search(text) is not None
-    possible = dict.fromkeys(kind for word, kind in _words() if word in lower)
-    for kind in possible:
+    for kind in dict.fromkeys(kind for word, kind in _words() if word in lower):
         if may_be_long or kind.name in SHORT:
             spans += [Span(kind.name, *m.span(m.lastindex or 0)) for m in kind.shape.finditer(text)]
     if NAME_HINTS.search(lower):

@@ -203,13 +203,10 @@ _UNSEEN = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")
 
 def _plain(odd: re.Match[str]) -> str:
     """The plain character that stands for the same."""
-    sign = odd[0]
-    if sign.isdecimal():
-        return str(unicodedata.decimal(sign))
-    if sign.isspace():
-        return " "
-    is_dash = sign == "\N{MINUS SIGN}" or unicodedata.category(sign) == "Pd"
-    return "-" if is_dash else unicodedata.normalize("NFKC", sign)
+    if odd[0].isdecimal():
+        return str(unicodedata.decimal(odd[0]))
+    plain = {"Zs": " ", "Pd": "-", "Sm": "-"}
+    return plain.get(unicodedata.category(odd[0])) or unicodedata.normalize("NFKC", odd[0])
 
 
 @lru_cache(maxsize=8192)
