@@ -148,7 +148,8 @@ def data_quality(
     for ours, theirs in pair_rows(tuned, other):
         answer = _read(ours.answer)
         agreed = answer == _read(theirs.answer) and answer not in ("", {})
-        if agreed and answer != gold.get(ours.id, answer):
+        is_answer = ours.scores.get("format_compliance", 1.0) == 1.0  # noise speaks of no label
+        if agreed and is_answer and answer != gold.get(ours.id, answer):
             doubted.append(ours.id)
     evidence = (
         f"{conflicts} questions of train have two answers; in {len(doubted)} test rows both models"

@@ -75,6 +75,14 @@ def test_two_models_that_agree_against_the_label_cast_doubt_on_it():
     assert "r0001" in found.evidence and "mend their labels" in found.remedy
 
 
+def test_two_models_that_babble_alike_cast_no_doubt_on_a_label():
+    noise = []
+    for row in answered(["Teresa Teresa"] * 20):
+        noise.append(row.model_copy(update={"scores": row.scores | {"format_compliance": 0.0}}))
+    found = causes.data_quality([], toy_rows(20), noise, noise)
+    assert found.verdict == "pass" and "in 0 test rows" in found.evidence
+
+
 def test_equal_questions_with_two_answers_are_named():
     [one] = toy_rows(1, "train")
     other = one.model_copy(
