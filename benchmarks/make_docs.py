@@ -96,6 +96,8 @@ def in_words(annotation: Any) -> str:
         return " · ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(in_words(argument) for argument in arguments)
+    if origin is typing.Annotated:
+        return in_words(arguments[0])
     if origin is list:
         return f"list of {in_words(arguments[0])}"
     if origin is dict:

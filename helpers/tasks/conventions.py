@@ -24,6 +24,7 @@ DayOrder = Literal["", "day_first", "month_first"]
 YEAR_5138 = 1e11  # in seconds: a larger number counts milliseconds, then micro, then nano
 _DAY = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?:[ T,]+(.*))?")
 _EPOCH = re.compile(r"\d{9,19}(?:\.\d+)?(?:e\+?\d\d)?")
+_OF_SERVERS = re.compile(r"\A\[?(\d\d)/([A-Z][a-z]{2})/(\d{4}):(.*?)\]?\Z")  # as nginx writes one
 _COMPACT = re.compile(r"\A((?:19|20)\d{6})(\d{6})\Z")  # 20261105103000
 _ZONES = re.compile(r"\s*(?:UTC|GMT|Z)$", re.IGNORECASE)
 
@@ -45,7 +46,7 @@ def moment_of(value: Any, order: DayOrder = "") -> datetime:
 
 
 def _spelled(text: str, order: DayOrder) -> datetime:
-    text = _COMPACT.sub(r"\1T\2", text)
+    text = _OF_SERVERS.sub(r"\1 \2 \3 \4", _COMPACT.sub(r"\1T\2", text))
     if _EPOCH.fullmatch(text):
         seconds = float(text)
         while seconds > YEAR_5138:

@@ -225,8 +225,9 @@ def created_at(how: HowRead, raw: Row) -> tuple[datetime, bool]:
         return moment_of(value, how.day_order), False
     except (ValueError, OverflowError):
         raise RowError(
-            f"created_at is no time: {store.outline(value)}; an ordinary column of that name is"
-            " none of ours with `columns: {created_at: null}` in task.yaml"
+            f"{how.task.columns.get('created_at', 'created_at')} is no time:"
+            f" {store.outline(value)}; where it is an ordinary column, and not the time of a row,"
+            " write `columns: {created_at: null}` in task.yaml"
         ) from None
 
 
@@ -287,8 +288,12 @@ def _part(how: HowRead, raw: Row, line: int, moment: datetime | None) -> Part | 
 
 
 def _rejected(how: HowRead, row: SourceRow, issue: Issue, stage: str) -> RejectedExample:
-    example = {"id": f"{how.path.name}:{row.line}", "source": how.source, **_where(how, row)}
-    return RejectedExample(example=example, issues=[issue], stage=stage, rule_version="tasks-1")
+    return RejectedExample(
+        example={"id": f"{how.name}:{row.line}", "source": how.source, **_where(how, row)},
+        issues=[issue],
+        stage=stage,
+        rule_version="tasks-1",
+    )
 
 
 def _where(how: HowRead, row: SourceRow) -> dict[str, Any]:

@@ -256,12 +256,13 @@ def _longest(names: Sequence[str], rows: Sequence[Row], answer: str) -> str:
 
 
 def _last_labels(names: Sequence[str], rows: Sequence[Row], inputs: Sequence[str]) -> str:
-    """The last column of few values that repeat, of words rather than of numbers."""
+    """The last filled column of few values that repeat, of words rather than of numbers."""
     guess = ""
     for name in reversed(names):
         values = [row[name] for row in rows if is_there(row.get(name))]
         is_other = name in inputs or any(seems(name, values) for _, _, seems in _USES)
-        if is_other or len(set(map(str, values))) < 2 or not are_labels(values):
+        is_filled = len(values) > 0.9 * len(rows) and len(set(map(str, values))) > 1
+        if is_other or not is_filled or not are_labels(values):
             continue
         if not are_numbers(values):
             return name

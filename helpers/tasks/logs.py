@@ -109,7 +109,8 @@ class LogReader:
         """One line: an answered request, or what was said later; None: nobody can read it."""
         self._lines += 1
         try:
-            raw = json.loads(line)
+            # json would take a line of UTF-16 for what it is, and the next one for something else
+            raw = json.loads(line if isinstance(line, str) else line.decode("utf-8-sig"))
             if not isinstance(raw, dict):
                 return None
             if _is_late(raw):

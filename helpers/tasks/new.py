@@ -180,7 +180,7 @@ def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> Json
         if isinstance(field.get("type"), list) and len(kinds) > 1:
             shown = " and ".join(sorted(kinds))
             interview.said.append(f"{name}: {shown} in one column; 1 is not the label '1'")
-        labels = Counter(answer.get(name, "") for answer in answers if "enum" in field)
+        labels = Counter(a[name] for a in answers if "enum" in field and name in a)
         interview.said += (f"{name}: {oddity}" for oddity in _oddities(labels))
     if columns:
         content["columns"] = columns
@@ -193,7 +193,7 @@ def _oddities(labels: Counter[str]) -> Iterator[str]:
         yield f"{', '.join(map(repr, group))} look like one label; 02 asks in review.csv"
     rare = [repr(label) for label, n in labels.items() if n == 1]
     if rare:
-        yield f"{len(rare)} labels stand in one row alone: {', '.join(rare[:5])}"
+        yield f"in one row alone stand {len(rare)} of {len(labels)} labels: {', '.join(rare[:5])}"
     if len(labels) == 1:
         yield "all rows have one label: there is nothing to learn"
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -65,8 +65,10 @@ class Task(Record):
     # or contains, numeric[:tolerance], chrf[:least], semantic[:least], tool_calls, module:function
     scorer: str = "exact"
     rubric: str = ""  # when an answer is right, in words for a judge or people
-    targets: dict[Metric, float]
-    margins: dict[Metric, float] = Field(default_factory=dict)
+    targets: dict[Metric, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    margins: dict[Metric, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
     replace: Literal["better", "not_worse"] = "better"
     # fields of the live log within whose values quality is watched, too
     slices: list[str] = Field(default_factory=list)

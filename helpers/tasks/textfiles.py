@@ -318,8 +318,8 @@ def header_of(path: Path, cells: Sequence[Any], below: Sequence[Sequence[Any]]) 
     names = [*map(_bare, cells)]
     filled = sum(map(bool, names))
     usual = median_high([0, *(sum(cell not in (None, "") for cell in row) for row in below)])
-    is_beside_numbers = names[:1] == [""] and all(names[1:])  # pandas' one column
-    if usual > 1 and 2 * filled <= usual and not is_beside_numbers:
+    # but for one column beside the row numbers of pandas
+    if usual > 1 and 2 * filled <= usual and not (names[:1] == [""] and all(names[1:])):
         raise WorkbookError(
             f"{path}: row 1 holds {filled} cells ({''.join(names)[:30]!r}) and most rows below"
             f" {usual}: it looks like a title; delete what stands above the column names, or quote"

@@ -164,6 +164,19 @@ def test_a_row_is_taken_back_by_its_content_and_not_by_its_number(
     assert any("1 decisions are not applied" in warning for warning in curated.warnings)
 
 
+@pytest.mark.parametrize("text", ["one\rtwo", "one\r\ntwo", 'a "\r", b', "=1\r"])
+def test_a_review_is_read_as_it_was_written(tmp_path, text):
+    path = tmp_path / "review.csv"
+    row = {"id": text, "input": text, "decision": "keep"}
+    path.write_text(review.review_csv([row, row | {"id": "other"}]), newline="")
+    assert review._reviews(path)[text]["input"] == text
+
+
+def test_texts_without_words_have_no_doubtful_label():
+    rows = [example("\U0001f600" * (1 + i % 7), ["yes", "no"][i % 2]) for i in range(40)]
+    doubts.doubtful_labels(rows, {"label": lambda row: row.answer})
+
+
 def test_wrong_labels_are_ranked_before_right_ones(sentences):
     pytest.importorskip("cleanlab")
     rows = [

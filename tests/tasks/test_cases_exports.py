@@ -199,6 +199,20 @@ def test_years_that_cannot_be_are_counted(read):
     assert loaded.examples[3].created_at == moment_of("2025-11-05T10:30:00+00:00")
 
 
+@pytest.mark.parametrize("text", ["10/Nov/2026:12:23:50 +0100", "[10/Nov/2026:12:23:50 +0100]"])
+def test_the_time_of_a_servers_log_is_one(text):
+    assert moment_of(text).isoformat() == "2026-11-10T12:23:50+01:00"
+
+
+@pytest.mark.parametrize("line", ["targets: {accuracy: .nan}", "margins: {latency_p95: -1}"])
+def test_targets_and_margins_are_numbers_that_can_be_kept(tmp_path, line):
+    key = line.split(":")[0]
+    text = "\n".join(each for each in TASK.splitlines() if not each.startswith(key))
+    (tmp_path / "task.yaml").write_text(f"{text}\n{line}\n")
+    with pytest.raises(WorkbookError, match=rf"line \d: {key}\."):
+        tasks.load_task(str(tmp_path))
+
+
 def test_a_time_without_any_sign_between_its_numbers_is_no_epoch():
     assert moment_of("20261106101500").isoformat() == "2026-11-06T10:15:00+00:00"
 
@@ -269,7 +283,7 @@ def test_new_takes_names_with_commas_and_says_what_is_odd_about_labels(tmp_path)
     (tmp_path / "d.csv").write_text("\n".join(rows))
     told = "\n".join(new_task(tmp_path / "t", tmp_path / "d.csv", said, team))
     assert tasks.load_task(str(tmp_path / "t")).columns["input"] == said
-    assert "1 labels stand in one row alone: 'Response'" in told
+    assert "in one row alone stand 1 of 3 labels: 'Response'" in told
     (tmp_path / "e.csv").write_text("text,label\n" + "".join(f"t{i},x\n" for i in range(9)))
     told = "\n".join(new_task(tmp_path / "u", tmp_path / "e.csv"))
     assert "label: all rows have one label" in told

@@ -134,6 +134,10 @@ def read(tmp_path):
         ({"status": 200}, "is_ok", True),
         ({"status": "completed"}, "is_ok", True),
         ({"status": 503}, "is_ok", False),
+        ({"status": "200 OK"}, "is_ok", True),
+        ({"status": "HTTP/1.1 502 Bad Gateway"}, "is_ok", False),
+        ({"status": "end_turn"}, "is_ok", True),
+        ({"version": None, "conversation_id": None, "tokens_in": None}, "conversation_id", ""),
         ({"answer": {"label": "x"}}, "answer", '{"label":"x"}'),
         ({"created_at": "2026-11-05 10:00:00 UTC"}, "created_at", moment_of(1793872800)),
         ({"feedback_score": "👎"}, "feedback_score", 1),
@@ -144,6 +148,13 @@ def read(tmp_path):
 def test_a_live_row_of_another_system_is_read(read, changes, field, expected):
     (row,) = read([line(1, **changes)])
     assert isinstance(row, LiveRow) and getattr(row, field) == expected
+
+
+def test_a_log_that_is_a_table_is_named(tmp_path):
+    (tmp_path / "task.yaml").write_text(TASK)
+    (tmp_path / "log.csv").write_text("request_id,answer\nr,a\n")
+    with pytest.raises(WorkbookError, match="is no JSON Lines file"):
+        list(tasks.read_log(tasks.load_task(str(tmp_path)), [tmp_path / "log.csv"]))
 
 
 def test_zeros_and_ones_are_thumbs_also_in_late_feedback(read):
