@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
 NEAR = 40  # characters beside a number in which its name is looked for
-_BEFORE = r"(?<![0-9A-Za-z])(?<![0-9][.,/-])"  # no part of a longer number
-_BEHIND = r"(?![0-9A-Za-z])(?![.,/-][0-9])"
+Kinds = list[tuple[str, Callable[[str], bool]]]  # a shape, and whether check digits are right
 COMMON = (  # names of all of them
     "tax id|taxid|tax number|tax identification|national id|nationalid|national number"
     "|national identity|identity number|identity card|identification number|social security"
@@ -25,20 +23,13 @@ COMMON = (  # names of all of them
 )
 
 
-class NationalId(NamedTuple):
-    """A kind: what it looks like, and whether its check digits are right."""
-
-    shape: str
-    is_valid: Callable[[str], bool]
-
-
 def _words_of(text: str) -> str:
     """A text in small letters, its words divided by single spaces (tax_id, "tax-id": tax id)."""
     return re.sub(r"[\W_]+", " ", f" {text.lower()} ")
 
 
 @cache
-def _by_name() -> list[tuple[str, re.Pattern[str], list[NationalId]]]:
+def _by_name() -> list[tuple[str, re.Pattern[str], Kinds]]:
     """Every name ("": none is needed), what its numbers look like, and what they may be."""
     named = defaultdict(list)
     table = Path(__file__).with_name("national_ids.txt").read_text("utf-8")
@@ -46,11 +37,12 @@ def _by_name() -> list[tuple[str, re.Pattern[str], list[NationalId]]]:
         shape = re.sub(r"<(\d+)>", lambda m: rf"[0-9](?:[ ./-]?[0-9]){{{int(m[1]) - 1}}}", shape)
         is_valid = bool if module == "-" else import_module(f"stdnum.{module}").is_valid
         for name in [""] if words == "-" else f"{words}|{COMMON}".split("|"):
-            named[re.sub(r"[\W_]+", " ", name)].append(NationalId(shape, is_valid))
+            named[re.sub(r"[\W_]+", " ", name)].append((shape, is_valid))
     rows = []
     for name, kinds in named.items():
-        shapes = "|".join(kind.shape for kind in kinds)
-        rows.append((name, re.compile(f"{_BEFORE}(?:{shapes}){_BEHIND}"), kinds))
+        shapes = "|".join(shape for shape, _ in kinds)
+        bounds = r"(?<![0-9A-Za-z])(?<![0-9][.,/-])(?:%s)(?![0-9A-Za-z])(?![.,/-][0-9])"
+        rows.append((name, re.compile(bounds % shapes), kinds))
     return rows
 
 
@@ -61,7 +53,7 @@ def national_numbers(text: str) -> Iterator[tuple[int, int]]:
         for match in shape.finditer(text) if name in words else ():
             beside = f"{text[max(0, match.start() - NEAR) : match.start()]} "
             beside += text[match.end() : match.end() + NEAR // 2]
-            fitting = (kind for kind in kinds if re.fullmatch(kind.shape, match[0]))
+            checks = (check for form, check in kinds if re.fullmatch(form, match[0]))
             number = re.sub("[ ./]", "", match[0])
-            if name in _words_of(beside) and any(kind.is_valid(number) for kind in fitting):
+            if name in _words_of(beside) and any(is_valid(number) for is_valid in checks):
                 yield match.span()
