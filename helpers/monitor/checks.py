@@ -324,11 +324,11 @@ def volume_check(served: Served) -> Finding:
     """
     from scipy.special import pdtr
 
+    counts = {day: requests_of(numbers) for day, numbers in served.days.items()}
     start = served.last - timedelta(days=served.window_days - 1)
-    since = served.since or date.min
+    since = served.since or min(counts, default=served.last)  # nothing that serves falls silent
     start = min(served.last, max(start, since + timedelta(days=1)))
     days = (served.last - start).days + 1
-    counts = {day: requests_of(numbers) for day, numbers in served.days.items()}
     n = sum(count for day, count in counts.items() if day >= start)
     by_weekday = _by_weekday(counts, start)
     usual = None

@@ -177,7 +177,7 @@ def test_no_log_at_all_is_reported_not_raised(task, tmp_path):
         "name: mine\ninstructions: {full: Do it.}\ntargets: {accuracy: 0.5}\n"
     )
     result = health(tasks.load_task(str(folder)))
-    assert (result.verdict, result.reasons) == ("watch", ["no_production_version", "volume"])
+    assert (result.verdict, result.reasons) == ("watch", ["no_production_version"])
 
 
 def test_no_feedback_at_all_is_a_supported_case(task):
