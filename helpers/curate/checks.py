@@ -51,7 +51,7 @@ def validate_examples(
     findings_of = search(text for text in map(text_of, messages) if len(text) <= longest)
     personal_data_in, notes = personal_data_finder(examples, findings_of, task, say)
     special = special_tokens(config.base_model)
-    validator = tasks.validator_of(store.canonical(task.schema)) if task.schema else None
+    validator = answer_validator(task)
     stage = Stage.of(examples, notes)
     for example, count in show.told(_counted(examples, config), len(examples), "checks", say):
         scanned = _shortened(example) if count is None else example
@@ -85,6 +85,11 @@ def _counted(
     for start in range(0, len(examples), COUNTED):
         some = examples[start : start + COUNTED]
         yield from zip(some, count_tokens(some, *limits), strict=True)
+
+
+def answer_validator(task: Task) -> Any:
+    """What checks an answer by the task's schema; None for a text task."""
+    return tasks.validator_of(store.canonical(task.schema)) if task.schema else None
 
 
 def _shortened(example: TrainingExample) -> TrainingExample:

@@ -79,18 +79,21 @@ def label_counts(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label
         values = Counter({value: 0 for _, value in counts})
         for (_, value), n in counts.items():
             values[value] += n
-        field = (task.schema or {}).get("properties", {}).get(name)
-        # in task.yaml, or no texts: nothing that only rows say
-        is_closed = isinstance(field, dict) and (
-            "enum" in field or field.get("type") in ("boolean", "integer", "number")
-        )
-        few = len(values) <= MAX_VALUES and is_closed
+        few = len(values) <= MAX_VALUES and _is_closed(task, name)
         short = max(map(len, values)) <= LONGEST
         if few or (short and tasks.are_labels(values.elements())):
             labels[name] = {part: {} for part in PARTS}
             for (part, value), n in sorted(counts.items()):
                 labels[name][part][store.without_secrets(value)] = n
     return labels
+
+
+def _is_closed(task: tasks.Task, name: str) -> bool:
+    """Whether a field's values are in task.yaml, or no texts: nothing that only rows say."""
+    field = (task.schema or {}).get("properties", {}).get(name)
+    return isinstance(field, dict) and (
+        "enum" in field or field.get("type") in ("boolean", "integer", "number")
+    )
 
 
 def misspelled(

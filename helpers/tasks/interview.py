@@ -239,7 +239,7 @@ def _by_name(names: Sequence[str], rows: Sequence[Row], interview: Interview) ->
         )
     question, answer = guesses
     others = [name for name in names if name not in guesses]
-    if len(names) == 2 and len(others) == 1:
+    if (len(names), len(others)) == (2, 1):
         return question or others[0], answer or others[0]
     return question, answer
 

@@ -180,15 +180,16 @@ def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> Json
         if isinstance(field.get("type"), list) and len(kinds) > 1:
             shown = " and ".join(sorted(kinds))
             interview.said.append(f"{name}: {shown} in one column; 1 is not the label '1'")
-        labels = Counter(a[name] for a in answers if "enum" in field and name in a)
-        interview.said += (f"{name}: {oddity}" for oddity in _oddities(labels))
+        if "enum" in field:
+            interview.said += (f"{name}: {oddity}" for oddity in _oddities(name, answers))
     if columns:
         content["columns"] = columns
     return content
 
 
-def _oddities(labels: Counter[str]) -> Iterator[str]:
-    """What is odd about labels that stand in so many rows."""
+def _oddities(name: str, answers: Sequence[Json]) -> Iterator[str]:
+    """What is odd about the labels that the answers have under this name."""
+    labels = Counter(answer[name] for answer in answers if name in answer)
     for group in spellings(labels.elements()):
         yield f"{', '.join(map(repr, group))} look like one label; 02 asks in review.csv"
     rare = [repr(label) for label, n in labels.items() if n == 1]
