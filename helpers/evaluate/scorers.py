@@ -178,8 +178,8 @@ def scorer(spec: str, mark: str = "") -> Scorer:
         number = float(value) if value else None
     except ValueError:
         raise WorkbookError(f"task.yaml: scorer {spec!r}: {value!r} is not a number") from None
-    most = {"numeric": math.inf, "chrf": 1.0, "semantic": 1.0}.get(name, -1.0)
-    if number is not None and not 0 <= number <= most:
+    most = math.inf if name == "numeric" else 1.0
+    if number is not None and (name in NO_NUMBER or not 0 <= number <= most):
         raise WorkbookError(f"task.yaml: scorer {spec!r}: {name} takes no such number")
     if name == "numeric":
         return partial(numeric, number=number, mark=mark)
@@ -270,3 +270,4 @@ SCORERS: dict[str, Callable[..., float]] = {  # (example, answer, the number aft
     "semantic": semantic,
     "tool_calls": tool_calls,
 }
+NO_NUMBER = ("exact", "contains", "tool_calls")  # those that would ignore it
