@@ -25,8 +25,9 @@ YEAR_5138 = 1e11  # in seconds: a larger number counts milliseconds, then micro,
 _DAY = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?:[ T,]+(.*))?")
 _EPOCH = re.compile(r"\d{9,19}(?:\.\d+)?(?:e\+?\d\d)?")
 _OF_SERVERS = re.compile(r"\A\[?(\d\d)/([A-Z][a-z]{2})/(\d{4}):(.*?)\]?\Z")  # as nginx writes one
-_COMPACT = re.compile(r"\A((?:19|20)\d{6})(\d{6})\Z")  # 20261105103000
+_COMPACT = re.compile(r"\A((?:19|20)\d{6})(\d{6})(?:\.0+)?\Z")  # 20261105103000
 _ZONES = re.compile(r"\s*(?:UTC|GMT|Z)$", re.IGNORECASE)
+_OFFSET = re.compile(r"(?<=\d)\s+(?=[-+]\d\d:?\d\d$)")
 
 
 def moment_of(value: Any, order: DayOrder = "") -> datetime:
@@ -56,13 +57,18 @@ def _spelled(text: str, order: DayOrder) -> datetime:
     if day:
         return _of_day(*day.groups(), order)
     with suppress(ValueError):
-        return datetime.fromisoformat(_ZONES.sub("", text).replace("/", "-")).replace(tzinfo=UTC)
+        return datetime.fromisoformat(_tight(text).replace("/", "-"))
     with suppress(TypeError, IndexError):
         moment = parsedate_to_datetime(re.sub("(?:UTC|GMT)(?=[-+]\\d{4})", "", text))
         # behind the clock CET, PM, UTC+1: it would pass over them
         if moment.tzinfo or not re.search(":\\d\\d.*[A-Za-z]", text):
             return moment
     raise ValueError("no time that is known")
+
+
+def _tight(text: str) -> str:
+    """A time without the name of UTC, and without a space before its offset."""
+    return _OFFSET.sub("", _ZONES.sub("", text))
 
 
 def _of_day(
@@ -73,7 +79,7 @@ def _of_day(
     if separator == "." or order == "day_first" or int(first) > 12:
         first, second = second, first
     start = date(int(year), int(first), int(second))
-    bare = _ZONES.sub("", clock or "00:00")
+    bare = _tight(clock or "00:00")
     for form in ("%I:%M:%S %p", "%I:%M %p"):
         with suppress(ValueError):
             return datetime.combine(start, datetime.strptime(bare, form).time())

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,7 +198,7 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
         how.changes["letters such as Ã¶ or \ufffd: read in a wrong encoding before"] += 1
     if normalise(user_text).rstrip(":") in TOTALS:
         how.changes["asks only `total`: the line below a table"] += 1
-    if not 2000 <= moment.year <= how.date.year + 1:
+    if not 2000 <= moment.year <= max(how.date, datetime.now(UTC)).year + 1:
         how.changes["created_at lies before 2000 or in the future"] += 1
     is_human = how.source == "human"
     return TrainingExample(

@@ -204,6 +204,18 @@ def test_the_time_of_a_servers_log_is_one(text):
     assert moment_of(text).isoformat() == "2026-11-10T12:23:50+01:00"
 
 
+OFFSETS = ("+02:00", " +02:00", "+0200", " +0200", "-05:00", " -0500", "Z", " UTC", " GMT", "")
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("day", ["2025-11-05T", "2025-11-05 ", "2025/11/05 ", "05.11.2025 "])
+def test_every_spelling_of_a_time_with_an_offset_is_one_instant(day, offset):
+    hours = int(offset.strip()[:3]) if "0" in offset else 0
+    wanted = f"2025-11-05T{10 - hours:02d}:30:00+00:00"
+    for text in (f"{day}10:30:00{offset}", f" {day}10:30{offset} "):
+        assert moment_of(text) == moment_of(wanted)
+
+
 @pytest.mark.parametrize("line", ["targets: {accuracy: .nan}", "margins: {latency_p95: -1}"])
 def test_targets_and_margins_are_numbers_that_can_be_kept(tmp_path, line):
     key = line.split(":")[0]
@@ -214,7 +226,8 @@ def test_targets_and_margins_are_numbers_that_can_be_kept(tmp_path, line):
 
 
 def test_a_time_without_any_sign_between_its_numbers_is_no_epoch():
-    assert moment_of("20261106101500").isoformat() == "2026-11-06T10:15:00+00:00"
+    for text in ("20261106101500", 20261106101500.0, "20261106101500.0"):
+        assert moment_of(text).isoformat() == "2026-11-06T10:15:00+00:00"
 
 
 def scale_of(values, setting=None):
