@@ -311,7 +311,7 @@ DIRECT = {
     "PHONE_NUMBER",
     "EMAIL_ADDRESS",
     "IBAN_CODE",
-    "NATIONAL_ID",
+    "US_SSN",
     "IP_ADDRESS",
 }
 DIRECT |= {"US_DRIVER_LICENSE"}
