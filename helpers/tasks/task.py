@@ -26,6 +26,8 @@ Tools = Sequence[Json]  # in OpenAI's form
 SCHEMA_KEYS = {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "additionalProperties"}
 SHIPPED = Path(__file__).resolve().parent
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")  # of human.* and production.*
+# what rows are written in, read or not; anything else of that name is none of ours
+DATA = re.compile(r"\.(?:jsonl?|ndjson|csv|tsv|parquet|xlsx?)(?:\.(?:gz|bz2|xz|zst|zip))?")
 Format = Literal["chat", "sharegpt", "prompt_completion", "kto", "preference", "alpaca", "columns"]
 Metric = Literal["accuracy", "format_compliance", "latency_p95", "cost_per_request"]
 OURS = {"folder", "shipped", "schema", "instructions_full", "instructions_short", "wordings"}
@@ -164,14 +166,16 @@ class Task(Record):
 
     def data_file(self, source: str) -> Path | None:
         """human.* or production.* of the folder (None when there is none; two are an error)."""
-        called_so = [
-            p for p in self.folder.glob("*.*") if p.name.casefold().startswith(f"{source}.")
+        like_data = [
+            p
+            for p in self.folder.glob("*.*")
+            if DATA.fullmatch(p.name.casefold().removeprefix(source))
         ]
-        files = sorted(p for p in called_so if p.name.removeprefix(source) in ENDINGS)
-        if called_so and not files:
+        files = sorted(p for p in like_data if p.name.removeprefix(source) in ENDINGS)
+        if like_data and not files:
             raise WorkbookError(
-                f"{called_so[0]} is not read; unpack it, or give it an ending that is:"
-                f" {source}{f', {source}'.join(ENDINGS)}"
+                f"{like_data[0]} is not read; rename it to {source}"
+                f"{f' or {source}'.join(ENDINGS)}, and unpack it first where it is packed"
             )
         if len(files) > 1:
             raise WorkbookError(
@@ -302,10 +306,11 @@ def check_tools(tools: list[Json]) -> list[Json]:
                 ' "parameters": <JSON Schema>}}'
             )
         validator_of(_schema_text(function))
-        if SCHEMA_KEYS.isdisjoint(function.get("parameters") or SCHEMA_KEYS):
+        own = function.get("parameters") or {}
+        names = [name for name, value in own.items() if isinstance(value, dict)]
+        if names and SCHEMA_KEYS.isdisjoint(own):
             raise ValueError(
-                f"tool {number}: its `parameters` name {', '.join(function['parameters'])[:60]} and"
-                " are no JSON"
+                f"tool {number}: its `parameters` name {', '.join(names)[:60]} and are no JSON"
                 ' Schema; write {"type": "object", "properties": {…}}'
             )
     return in_form

@@ -165,11 +165,14 @@ def test_the_classes_of_a_hugging_face_file_have_their_names(read, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["production.ndjson", "PRODUCTION.CSV", "production.jsonl.gz"])
-def test_a_file_that_nobody_would_read_is_named(tmp_path, name):
+def test_a_file_that_nobody_would_read_is_named_and_others_are_none(tmp_path, name):
+    for other in ("production.jsonl.bak", "production.sql", "production.md", "human.d"):
+        (tmp_path / other).mkdir()
     (tmp_path / "task.yaml").write_text(TASK)
     (tmp_path / name).write_bytes(b"")
     task = tasks.load_task(str(tmp_path))
-    with pytest.raises(WorkbookError, match=f"{name} is not read"):
+    assert task.data_file("human") is None
+    with pytest.raises(WorkbookError, match=f"{name} is not read; rename it to production.jsonl"):
         tasks.load_examples(task, "production")
     (tmp_path / "production.csv").write_text("")
     assert task.data_file("production").name == "production.csv"
@@ -287,6 +290,15 @@ def test_tools_without_a_schema_are_named(read):
     tool = {"name": "f", "parameters": {"n": {"type": "str"}}}
     with pytest.raises(WorkbookError, match=r"tool 1: its `parameters` name n and are no JSON"):
         read("human.jsonl", lines({"messages": [*ASKED, SAID], "tools": [tool]}), "")
+
+
+@pytest.mark.parametrize(
+    "schema", [{}, {"description": "none"}, {"title": "f"}, {"required": []}, {"type": "object"}]
+)
+def test_a_tool_of_no_parameters_is_one(read, schema):
+    tool = {"name": "f", "parameters": schema}
+    row = {"messages": [*ASKED, SAID], "tools": [tool]}
+    assert len(read("human.jsonl", lines(row), "").examples) == 1
 
 
 def test_new_takes_names_with_commas_and_says_what_is_odd_about_labels(tmp_path):
