@@ -14,7 +14,7 @@ from helpers.models.batched import Batched
 from helpers.models.batches import Batches
 from helpers.models.chats import read_answer
 from helpers.models.connection import Refused, whole
-from helpers.models.decoding import follow_rows
+from helpers.models.decoding import follow_rows, supported
 from helpers.models.embeddings import embed, load_embedder
 from helpers.models.leaving import HELD_BACK, permission_of
 from helpers.models.loading import check_may_send, load_model

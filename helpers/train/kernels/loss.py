@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
+from helpers.models import supported
 from helpers.train.kernels.lean import COMPUTES, HeadLoss
 from helpers.train.rows import IGNORED
 
@@ -112,15 +113,17 @@ def as_one_row(input_ids: torch.Tensor, labels: torch.Tensor, shared: int) -> On
 
 
 def _is_short(causal: Any, input_ids: torch.Tensor, labels: torch.Tensor, shared: int) -> bool:
-    """Whether a batch in bf16 on a CPU is few tokens, and fewer as one row than with padding."""
+    """Whether a batch in bf16 on a CPU is few tokens, and fewer as one row than with padding.
+
+    And full attention is all that tokens learn of each other: a convolution would read on.
+    """
     weight = causal.get_input_embeddings().weight
-    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu":
+    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not supported(causal):
         return False
-    window = getattr(causal.config.get_text_config(), "sliding_window", None)
     lengths = [length for length in labelled_lengths(labels) if length]
     tokens = shared + sum(length - shared for length in lengths)
     padded = len(lengths) * max(lengths, default=0)
-    return tokens < padded and tokens <= min(ONE_ROW, window or ONE_ROW)
+    return tokens < padded and tokens <= ONE_ROW
 
 
 def labelled_lengths(labels: torch.Tensor) -> list[int]:
