@@ -325,27 +325,30 @@ def volume_check(served: Served) -> Finding:
     from scipy.special import pdtr
 
     counts = {day: requests_of(numbers) for day, numbers in served.days.items()}
-    start = served.last - timedelta(days=served.window_days - 1)
+    whole = max(1, served.window_days - 1)  # today is not over, and there may be nothing yet
     since = served.since or min(counts, default=served.last)  # nothing that serves falls silent
-    start = min(served.last, max(start, since + timedelta(days=1)))
+    start = max(served.last - timedelta(days=whole), since + timedelta(days=1))
+    start = min(served.last, start)
     days = (served.last - start).days + 1
     n = sum(count for day, count in counts.items() if day >= start)
     by_weekday = _by_weekday(counts, start)
     usual = None
     p = None
-    few = FEW_ROWS * days / served.window_days
+    few = FEW_ROWS * (days - 1) / whole
     is_odd = False
     if len(by_weekday) == 7:
-        first = start.weekday()
-        usual = sum(fmean(by_weekday[(first + i) % 7]) for i in range(days))
+        usual = _usual(by_weekday, start, days)
         variance = _overdispersion(by_weekday)  # counts are divided by it, to vary as Poisson's do
-        p = float(pdtr(math.floor(n / variance), usual / variance))
-        has_collapsed = n < usual / 2 and p <= VOLUME_BUDGET / YEAR
-        missing = usual / days * (served.last - max(counts)).days / variance  # since the last one
+        so_far = _usual(by_weekday, start, days - 1)
+        came = n - counts.get(served.last, 0)
+        p = float(pdtr(math.floor(came / variance), so_far / variance))
+        has_collapsed = came < so_far / 2 and p <= VOLUME_BUDGET / YEAR
+        quiet = max(max(counts), since) + timedelta(days=1)  # the whole days without any
+        missing = _usual(by_weekday, quiet, (served.last - quiet).days) / variance
         is_silent = missing > math.log(YEAR / VOLUME_BUDGET)
         is_odd = has_collapsed or is_silent or n > SURGE * max(usual, FEW_ROWS)
-        few = min(few, usual // SURGE)  # five requests a week may be one or none
-    is_odd = is_odd or (n < few and since < served.last)
+        few = min(few, so_far // SURGE)  # five requests a week may be one or none
+    is_odd = is_odd or n < few
     expected = "unknown" if usual is None else f"{usual:.0f}"
     finding = Finding(
         name="volume",
@@ -366,6 +369,11 @@ def _by_weekday(counts: Mapping[date, int], end: date) -> dict[int, list[int]]:
         by_weekday.setdefault(day.weekday(), []).append(counts.get(day, 0))
         day += timedelta(days=1)
     return by_weekday
+
+
+def _usual(by_weekday: Mapping[int, Sequence[int]], first: date, days: int) -> float:
+    """The requests that so many days from `first` on usually have."""
+    return sum(fmean(by_weekday[(first.weekday() + i) % 7]) for i in range(days))
 
 
 def _overdispersion(by_weekday: Mapping[int, Sequence[int]]) -> float:

@@ -365,6 +365,22 @@ def test_few_requests_a_week_are_no_collapse_and_a_long_silence_is(a_week):
     assert alarms <= 1  # of 20 quiet years
 
 
+@pytest.mark.parametrize("weekdays", [range(5), range(7), (0,)])
+def test_a_day_that_is_not_over_and_days_without_work_are_no_silence(weekdays):
+    last = date(2026, 9, 21)
+    days = [last - timedelta(days=i) for i in range(120)]
+    busy = {day for day in days if day.weekday() in weekdays}
+    numbers = {day: {"error_rate": Counter({0.0: 60})} for day in busy}
+    for today in days[:14]:
+        before = {day: each for day, each in numbers.items() if day < today}  # nothing yet today
+        for window in (1, 7):
+            for since in (days[-1], today, today - timedelta(days=1)):  # a rollback, or none
+                served = Served(before, today, window, since=since)
+                assert volume_check(served).verdict == "pass"
+    gone = {day: each for day, each in numbers.items() if day < days[10]}
+    assert volume_check(Served(gone, last, 7, since=days[-1])).verdict == "fail"
+
+
 def until(numbers, last):
     return {day: each for day, each in numbers.items() if day <= last}
 
