@@ -187,7 +187,10 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
     if isinstance(raw, RowError):
         raise raw
     messages = chat_of(how, raw)
-    tools = _tools(cell(how.task, raw, "tools"))
+    held = [message.tools for message in messages if message.tools]  # of a request in a cell
+    if held:
+        messages = [message.model_copy(update={"tools": None}) for message in messages]
+    tools = _tools(cell(how.task, raw, "tools") or next(iter(held), None))
     check_calls(messages, tools or how.task.tools)
     moment, guessed = created_at(how, raw)
     meta = _where(how, row) | {"created_at_guessed": guessed} | _meta_of(how, raw)

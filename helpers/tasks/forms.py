@@ -48,6 +48,16 @@ THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 SYSTEM = ("system", "developer")
 SPEAKERS = (*SYSTEM, "user", "assistant", "tool", *ROLES)
 TURN_READ = "a message in a column is read as what it says"
+# what a request or a response holds beside its messages
+_BESIDE = (
+    "model id object created usage system_fingerprint service_tier user metadata store n stop seed"
+    " stream stream_options temperature top_p top_k min_p max_tokens max_completion_tokens"
+    " frequency_penalty presence_penalty logit_bias logprobs top_logprobs response_format"
+    " tool_choice parallel_tool_calls reasoning_effort stop_sequences"
+)
+BESIDE = frozenset(_BESIDE.split())
+ENVELOPE = BESIDE | {"messages", "choices", "system", "tools"}
+_SAYS = frozenset(("content", "value", "parts", "tool_calls"))
 CHATS = ("conversations", "conversation", "contents", "messages")  # columns of ShareGPT, Gemini
 _BRACED = re.compile(r"\{[^{}]+\}")
 # of verdicts; what an annotator passed over is nothing to learn from either
@@ -195,6 +205,8 @@ def _chat_turns(columns: Sequence[str], how: HowRead, raw: Row) -> Any:
 def _system_turns(how: HowRead, raw: Row, turns: Sequence[Any]) -> list[Any]:
     """The system text beside the turns: of the column that task.yaml or the form names."""
     text = cell(how.task, raw, "system")
+    if how.format == "sharegpt" and isinstance(raw.get("systemInstruction"), dict):  # Gemini's
+        text = raw["systemInstruction"].get("parts")
     if text in _EMPTY or "system" not in (*how.task.columns, *FORMS[how.format].columns.split()):
         return []
     how.changes["`system` beside the turns is their system message, unless they have one"] += 1
@@ -271,6 +283,9 @@ def _joined(how: HowRead, question: Any, answer: Any, place: str) -> list[Any]:
     if question is None:
         raise RowError(f"{place}: the question is empty")
     turns = as_turns(question, "user", how.changes)
+    own = {"role", "messages"} & (how.task.schema or {}).get("properties", {}).keys()
+    if own and isinstance(answer, str | dict):  # an object with such fields, and no turn
+        answer = [{"role": "assistant", "content": as_text(answer)}]
     answers = as_turns(answer, "assistant", how.changes)
     shown = [(turn.get("role", turn.get("from")), turn.get("content")) for turn in turns + answers]
     is_whole = (
@@ -282,7 +297,8 @@ def _joined(how: HowRead, question: Any, answer: Any, place: str) -> list[Any]:
 FORMS = {  # the first that a row is known by
     "chat": Form(partial(_chat_turns, ("messages",)), "messages system"),
     "sharegpt": Form(
-        partial(_chat_turns, CHATS), "conversations conversation contents messages system"
+        partial(_chat_turns, CHATS),
+        "conversations conversation contents messages system systemInstruction",
     ),
     "preference": Form(
         partial(_pair_turns, "chosen"), "prompt chosen rejected", ("chosen rejected",)
@@ -327,7 +343,7 @@ def _problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     key = ".".join(map(str, problem["loc"]))
     if key == "role":
-        return f"role {str(problem['input'])[:20]!r} is none of {', '.join(SPEAKERS)}"
+        return f"role ({store.outline(problem['input'])}) is none of {', '.join(SPEAKERS)}"
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg']}"
     remedy = "write tool_calls" if key == "function_call" else "delete that key"
@@ -360,12 +376,13 @@ def _content(content: Any, changes: Counter[str]) -> dict[str, str]:
         changes[NO_TEXT] += 1
         return {"content": as_text(content)}
     texts = []
-    thoughts = {}
+    thoughts = []
     for part in content:
         part = {"type": "text", "text": part} if isinstance(part, str) else part
-        kind = part.get("type", "text") if isinstance(part, dict) else None
-        if kind == "thinking":
-            thoughts["reasoning"] = str(part.get("thinking", ""))
+        part = part if isinstance(part, dict) else {"type": None}
+        kind = part.get("type", "text" if "text" in part else ", ".join(part))
+        if kind == "thinking" or part.get("thought") is True:  # as Anthropic and Gemini have it
+            thoughts.append(str(part.get("thinking", part.get("text", ""))))
         elif kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
             texts.append(part["text"])
             unused = [key for key in part if key not in ("type", "text") and part[key]]
@@ -375,7 +392,8 @@ def _content(content: Any, changes: Counter[str]) -> dict[str, str]:
                 f"content: a part of type {str(kind)[:30]!r} cannot be used here: models are"
                 " asked in text; leave that row out, or put its text in place of it"
             )
-    return {"content": "\n".join(texts), **thoughts}
+    thought = {"reasoning": "\n".join(thoughts)} if thoughts else {}
+    return {"content": "\n".join(texts), **thought}
 
 
 def with_thought(message: Message, changes: Counter[str]) -> Message:
@@ -394,29 +412,57 @@ def with_thought(message: Message, changes: Counter[str]) -> Message:
 
 def answer_in(value: Any, changes: Counter[str]) -> Any:
     """What the last turn says where a value holds turns, else the value."""
-    turns = turns_in(value, changes)
+    turns = turns_in(value, "assistant", changes)
     if not turns or not _is_turn(turns[-1]):
         return value
     return _content(turns[-1]["content"], changes)["content"]
 
 
-def turns_in(value: Any, changes: Counter[str]) -> list[Any]:
-    """The turns that a value, or its text, holds: a chat, a request's, a response's, one, or []."""
+def turns_in(value: Any, role: str, changes: Counter[str]) -> list[Any]:
+    """The turns that a value, or its text, holds: a chat, a request's, a response's, one of `role`.
+
+    [] where it is anything else, such as an object that has a field of these names.
+    """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         value = spelled(value)
-    if isinstance(value, dict):
-        held = value_at(value, "choices.0.message") or value.get("messages") or value
-        turns = [held] if _is_turn(held) else held
-        if is_chat(turns):
-            changes[TURN_READ] += 1
-            unused = [
-                key
-                for key in value
-                if held is not value and key not in ("messages", "choices") and value[key]
-            ]
-            changes.update(f"`{key}` beside a request's messages is not used" for key in unused)
-            value = turns
-    return list(value) if is_chat(value) else []
+    if not isinstance(value, dict):
+        return list(value) if _are_turns(value) else []
+    turns = _unwrapped(value, changes)
+    if _is_turn(value) and ROLES.get(value["role"], value["role"]) == role:
+        turns = [value]
+    if turns:
+        changes[TURN_READ] += 1
+    return turns
+
+
+def _unwrapped(value: Row, changes: Counter[str]) -> list[Any]:
+    """The turns of an object that is a request or a response, and nothing else."""
+    message = value_at(value, "choices.0.message")
+    turns = [message] if message else value.get("messages")
+    if not _are_turns(turns) or not value.keys() <= ENVELOPE:
+        return []
+    turns = list(turns)
+    if value.get("system") and turns[0].get("role") not in SYSTEM:
+        turns = [{"role": "system", "content": value["system"]}, *turns]
+    if value.get("tools"):
+        turns[-1] = turns[-1] | {"tools": value["tools"]}
+    unused = [key for key in value if key in BESIDE and value[key]]
+    changes.update(f"`{key}` beside a request's messages is not used" for key in unused)
+    if message and len(value["choices"]) > 1:
+        changes["of several `choices` the first is read"] += 1
+    return turns
+
+
+def _are_turns(value: Any) -> bool:
+    """Whether a cell's value is a chat: all say something, and one of them as who we know.
+
+    Another speaker among them is an error then, which messages_of names.
+    """
+    if not is_chat(value):
+        return False
+    speakers = {str(turn.get("role", turn.get("from"))) for turn in value}
+    has_speaker = not speakers.isdisjoint(SPEAKERS)
+    return has_speaker and not any(_SAYS.isdisjoint(turn) for turn in value)
 
 
 def _is_turn(value: Any) -> bool:
@@ -441,7 +487,7 @@ def as_turns(value: Any, role: str, changes: Counter[str]) -> list[Any]:
     """A value as turns: those that it holds, or one of this role that says it."""
     if value is None:
         return []
-    turns = turns_in(value, changes)
+    turns = turns_in(value, role, changes)
     if turns:
         return turns
     if not isinstance(value, str):

@@ -24,7 +24,8 @@ def read(tmp_path):
     """A function (file name, its bytes, lines of task.yaml) -> what was loaded."""
 
     def load(name, content, extra=COLUMNS):
-        (tmp_path / "task.yaml").write_text(TASK + extra)
+        usual = TASK.replace("output: {text: true}\n", "") if "schema" in extra else TASK
+        (tmp_path / "task.yaml").write_text(usual + extra)
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         return tasks.load_examples(tasks.load_task(str(tmp_path)), name.split(".")[0])
 
@@ -61,10 +62,56 @@ def test_a_chat_is_one_however_a_cell_holds_it(read, holder, spell):
         assert loaded.reading.changes[unused] == 1
 
 
-@pytest.mark.parametrize("text", ['[{"name": "f", "n": 1}]', "[ 1, 2 ]", '{"role": "chef"}', "[x"])
+TEXTS = [  # of fields that turns, requests and responses have too
+    *('[{"name": "f", "n": 1}]', "[ 1, 2 ]", '{"role": "chef"}', "[x", '[{"from": "Rome"}]'),
+    '{"subject": "x", "messages": [{"from": "alice@example.com", "body": "hi"}]}',
+    '{"messages": [{"role": "customer", "content": "hi"}]}',
+    '{"channel": "mail", "messages": [{"role": "user", "content": "hi"}]}',
+    '{"role": "user", "content": "hi"}',
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_a_text_that_holds_no_chat_stays_as_it_is_written(read, text):
     loaded = read("human.jsonl", lines({"text": "q", "label": text}))
     assert pairs(loaded) == [("q", text)] and len(loaded.reading.changes) == 1  # created_at
+
+
+@pytest.mark.parametrize("field", ["role", "messages"])
+def test_an_answer_with_fields_of_these_names_stays_an_object(read, field):
+    schema = {"type": "object", "properties": {field: {}, "content": {"type": "string"}}}
+    answer = {field: "assistant", "content": "hi"}
+    if field == "messages":
+        answer = {field: [SAID]}
+    row = {"text": "q", "label": answer}
+    loaded = read("human.jsonl", lines(row), f"{COLUMNS}output: {json.dumps({'schema': schema})}\n")
+    assert json.loads(loaded.examples[0].answer) == answer
+
+
+def test_a_request_keeps_its_system_and_its_tools_and_says_what_of_a_response_is_not_read(read):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    request = {"messages": ASKED, "system": "Be kind.", "tools": [tool]}
+    said = {"choices": [{"message": SAID}, {"message": SAID}]}
+    loaded = read("human.jsonl", lines(*[{"text": request, "label": said}, {"text": "p"}]))
+    example = loaded.examples[0]
+    assert [m.content for m in example.messages] == ["Be kind.", "q", "a b"]
+    assert (example.tools, example.messages[1].tools) == ([tool], None)
+    assert loaded.reading.changes["of several `choices` the first is read"] == 1
+
+
+def test_the_parts_of_gemini_are_what_they_are(read):
+    parts = [{"text": "hm", "thought": True}, {"text": "so", "thought": True}, {"text": "a b"}]
+    row = {
+        "systemInstruction": {"parts": [{"text": "Be kind."}]},
+        "contents": [{"role": "user", "parts": ["q"]}, {"role": "model", "parts": parts}],
+    }
+    other = {"contents": row["contents"]}
+    answer = read("human.jsonl", lines(row, other), "").examples[0].messages
+    assert [m.content for m in answer] == ["Be kind.", "q", "a b"]
+    assert answer[-1].reasoning == "hm\nso"
+    row["contents"][1]["parts"] = [{"functionCall": {"name": "f"}}]
+    with pytest.raises(WorkbookError, match="a part of type 'functionCall' cannot be used"):
+        read("human.jsonl", lines(row), "")
 
 
 @pytest.mark.parametrize(
