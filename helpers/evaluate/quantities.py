@@ -28,8 +28,17 @@ _ONES = (
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _COUNTED = {word: number for number, word in enumerate(_ONES.split())}
 _COUNTED |= {word: 10 * tens for tens, word in enumerate(_TENS.split(), 2)}
-_COUNT = rf"(?:{'|'.join(_COUNTED)}|hundred|thousand|million|billion)"
-_IN_WORDS = re.compile(rf"(?<!no )(?<!the )\b{_COUNT}(?:(?: and)?[ -]{_COUNT})*\b")
+_DIGIT = "|".join(_ONES.split()[1:10])
+_LOW = rf"(?:(?:{_TENS.replace(' ', '|')})(?:[ -](?:{_DIGIT}))?|{_ONES.replace(' ', '|')})"
+_HUNDREDS = rf"(?:(?:{_LOW} )?hundred(?:(?: and)?[ -]{_LOW})?|{_LOW})"
+_THOUSANDS = r"(?:thousand|million|billion)"
+_IN_WORDS = re.compile(  # not one-way, two thirds, two and a half
+    rf"(?<!no )(?<!the )\b(?:{_HUNDREDS}|a(?= {_THOUSANDS}))"
+    rf"(?:[ -]{_THOUSANDS}(?:(?: and)?[ -]{_HUNDREDS})?)*\b"
+    r"(?!-[a-z]|(?: and a)?[ -](?:half|halves|thirds?|quarters?|fifths?|tenths?)\b)"
+)
+_COUNTABLE = "percent|km|kg|(?:second|minute|hour|day|week|month|year|time|dollar|euro|mile)s?"
+_ALL_IN_WORDS = re.compile(rf"{_IN_WORDS.pattern}(?: (?:{_COUNTABLE}))?[.!]?")
 _MONTHS = (  # of January, of February …
     "january jan januar janvier enero gennaio janeiro januari января",
     "february feb februar février febrero febbraio fevereiro februari февраля",
@@ -46,7 +55,9 @@ _MONTHS = (  # of January, of February …
 )
 _MONTH_OF = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
 _MONTH = rf"\b({'|'.join(_MONTH_OF)})\b\.?"
-_DAY = r"(?<!\d)(\d{1,2})(?:st|nd|rd|th|er|\.|º)?(?: of| de)?[ -]"
+_IS_A_WORD = ("may", "march", "mar", "mars")  # "30 may be returned", the planet, the sea
+_MONTH_ALONE = rf"\b({'|'.join(name for name in _MONTH_OF if name not in _IS_A_WORD)})\b\.?"
+_DAY = r"(?<![\d.,])(\d{1,2})(?:st|nd|rd|th|er|[.°o])?(?: of| de)?[ -]"  # º was made an o
 _DATES = (  # y, m, d: what the groups of a pattern are
     (
         r"(?<!\d)(\d{4})(?:[-/.]|[年년] ?)(\d\d?)(?:[-/.]|[月월] ?)(\d\d?)(?!\d)(?:日|일|t(?=\d))?",
@@ -58,8 +69,8 @@ _DATES = (  # y, m, d: what the groups of a pattern are
     (rf"{_DAY}{_MONTH}(?:,| of| de)?[ -](\d{{4}})(?!\d)", "dmy"),
     (rf"{_MONTH} (\d{{1,2}})(?:st|nd|rd|th)?,? (\d{{4}})(?!\d)", "mdy"),
     (rf"{_MONTH}(?:,| of| de)? (\d{{4}})(?!\d)", "my"),
-    (rf"{_DAY}{_MONTH}", "dm"),
-    (rf"{_MONTH} (\d{{1,2}})(?:st|nd|rd|th)?(?![\d.,:%])", "md"),
+    (rf"{_DAY}{_MONTH_ALONE}", "dm"),
+    (rf"{_MONTH_ALONE} (\d{{1,2}})(?:st|nd|rd|th)?(?![\d.,:%])", "md"),
 )
 _READ_AS = (
     (r"\bq([1-4])[ /-]?(\d{4})\b", r" \2-9\1-00 "),  # a quarter is no month
@@ -67,6 +78,9 @@ _READ_AS = (
     (r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2"),
     (r"(?<=\d) ?[x×*·⋅] ?10\^(?=-?\d)", "e"),
     (r"\b10\^(?=-?\d)", "1e"),
+    (r"\b(?:between|zwischen|entre) (\S*\d\S*) (?:and|und|et|y|e) (?=\S?\d)", r"\1-"),
+    (r"(?<![\w)])(?<![\w)] )-([$€£¥₹]) ?(?=\d)", r"\1-"),  # of -$5
+    (r"(?<=\d)(?=(?:[kcdm]?m|ft)\^?[23]\b)", " "),  # of 50m²
     (r"\b(?:minus|negative) (?=[\d.])|(?:负|負|マイナス)(?=\d)", "-"),
 )
 _DIGITS = (
@@ -75,7 +89,7 @@ _DIGITS = (
 _UNIT = r"(?: ?(?:[^\W\d_]{1,7}\.?|[%°$€£¥₹]))?"
 _SPAN = "h|hrs?|hours?|std|stunden?|heures?|horas?|ft|feet|lbs?|m|mins?|minutes?|小时|時間|시간|分"
 _TO = (  # between two numbers that are not one: a range, a clock, a ratio, a list, 2 h 30 min
-    r"(?:\.\.+|[:^/']|至|到|から| ?[-~x×] ?| (?:to|bis|à|a|до|and|und|et|y|и|or|oder|ou|или) |"
+    r"(?:\.\.+|[:^/']|至|到|から| ?[-~x×] ?| (?:to|bis|à|a|до|or|oder|ou|или) |"
     rf" ?(?:{_SPAN}),?(?: and| und| et| y)? ?)"
 )
 _PERCENT = "percent|per ?cento?|prozent|procent|pct|por ?cient?o|por cento|pour ?cent"
@@ -86,7 +100,11 @@ _QUANTITY = re.compile(
     rf"(?P<percent> ?(?:%|(?:{_PERCENT})(?!{LETTER})))?(?: ?(?P<word>{_LARGE})(?!{LETTER}))?"
 )
 # what counts only where nothing else does: in brackets, or behind letters as in CO2 and m^2
-_ASIDES = (r"\([^()]*\)", rf"(?<!\w)[^\W\d_{UNSPACED}]+\^?-?\d+(?:[.,]\d+)*")
+_ASIDES = (  # but of no code: INV-2024-001, 2.0.0-rc1
+    r"\([^()]*\)",
+    rf"(?<!\w)(?<!\d[-./:])[^\W\d_{UNSPACED}]+\^?-?\d+(?:[.,]\d+)*(?![-./:]?\d)",
+)
+MOST_DIGITS = 300  # of one number; what is longer is compared as a text
 FEW_WORDS = 3  # with more of them a gold answer is an explanation
 Quantity = tuple[float | str, bool]  # a number, or the text of a range, list or date; in percent?
 
@@ -103,20 +121,30 @@ def holds(answer: str, gold: str) -> bool:
     if re.match(LETTER, word[-1]):
         after = f"(?!{LETTER})"
     if word[0].isdigit():
-        before += r"(?<![-\d/:])(?<!\d[.,' ])"
+        before += r"(?<![-\d])(?<!\d[.,'])"
     if word[-1].isdigit():
-        after += rf"(?!\d|[.,'/:]\d|-\d+(?![-\d])| \d{{3}}(?!\d)| ?(?:{_LARGE})(?!{LETTER}))"
+        after += rf"(?!\d|[.,']\d| ?(?:{_LARGE})(?!{LETTER}))"
+    if re.fullmatch(r"[\W_]?\d+", word):  # of a range, 5-10: the second is no shorter
+        after += rf"(?!-\d{{{len(word.strip('$€£¥₹'))},}}(?![-\d]))"
+    if re.fullmatch(r"\d\d?", word):  # of a clock
+        before += r"(?<!\d:)"
+        after += r"(?!:\d\d(?!\d))"
+    if re.fullmatch(r"[\W_]?\d{1,3}(?: \d{3})*", word):  # of groups of three
+        after += r"(?! \d{3}(?!\d))"
+    if re.fullmatch(r"\d{3}(?: \d{3})*", word):
+        before += r"(?<!(?<!\d\d\d)\d )"
     return re.search(before + re.escape(word) + after, folded(answer)) is not None
 
 
-def same_number(gold: str, answer: str, tolerance: float, mark: str = "") -> bool:
+def same_number(gold: str, answer: str, tolerance: float | None, mark: str = "") -> bool:
     """Whether the last number, date or range of both is the same; `mark` stands before decimals.
 
     A gold answer of several numbers and few words wants them all; one without any is a text.
+    Without a tolerance whole numbers are the same exactly, others within a millionth.
     """
-    result = re.split("[=#]", gold)[-1]
-    wanted = quantities(result, mark) or quantities(gold, mark)
-    if not wanted:
+    wanted = quantities(_result(gold), mark) or quantities(gold, mark)
+    in_words = not any(map(str.isdigit, plain_text(gold)))
+    if not wanted or (in_words and not _ALL_IN_WORDS.fullmatch(plain_text(gold).casefold())):
         return same_text(gold, answer)
     if len(re.findall(r"[^\W\d_]{3,}", gold)) > FEW_WORDS:
         wanted = wanted[-1:]
@@ -124,7 +152,16 @@ def same_number(gold: str, answer: str, tolerance: float, mark: str = "") -> boo
     return len(last) == len(wanted) and all(map(partial(_is_same, tolerance), wanted, last))
 
 
-def _is_same(tolerance: float, gold: Quantity, answer: Quantity) -> bool:
+def _result(gold: str) -> str:
+    """What a calculation ends with, behind # or the last =; x = 3, y = 5 is none."""
+    text = gold.rpartition("#")[2]
+    parts = text.split("=")
+    if len(parts) > 2 and re.search(r"[^\W\d_]", parts[-2]):
+        return text
+    return parts[-1]
+
+
+def _is_same(tolerance: float | None, gold: Quantity, answer: Quantity) -> bool:
     """A share is the same in percent, and a bare number may be meant in percent."""
     (wanted, wants_percent), (value, is_percent) = gold, answer
     if isinstance(wanted, str) or isinstance(value, str):
@@ -132,12 +169,17 @@ def _is_same(tolerance: float, gold: Quantity, answer: Quantity) -> bool:
     factors = [1.0]
     if wants_percent != is_percent:
         factors.append(100.0 if wants_percent else 0.01)
+    elif tolerance is None and isinstance(wanted, int) and isinstance(value, int):
+        return wanted == value
+    if tolerance is None:
+        tolerance = 1e-6
     return any(math.isclose(value * factor, wanted, rel_tol=tolerance) for factor in factors)
 
 
 def quantities(text: str, mark: str = "") -> list[Quantity]:
     """The numbers, ranges and dates of a text, in order."""
-    text = re.sub(r"(?<=\d)([MB])\b", r" \1illion", plain_text(text)).casefold()
+    text = re.sub(r"([$€£¥₹] ?\d[\d.,]*) (?=[MB]\b)", r"\1", plain_text(text))
+    text = re.sub(r"(?<=\d)([MB])\b", r" \1illion", text).casefold()
     if not any(map(str.isdigit, text)):
         text = _IN_WORDS.sub(_counted, text)
     for pattern, order in _DATES:
@@ -178,24 +220,28 @@ def _quantity(match: re.Match[str], mark: str) -> Quantity:
     numbers = re.findall(_DIGITS, match["first"] + match["others"])
     read = [_number(number, mark) for number in numbers]
     value, *others = read
-    if len(others) == 1 and match["others"][0] == "/" and all(read):
-        value = int(match["whole"] or 0) + value / others[0]
+    if None not in read and len(others) == 1 and others[0] and match["others"][0] == "/":
+        value = float(match["whole"] or 0) + value / others[0]
     elif others or value is None:
-        parts = numbers if None in read else read
+        parts = numbers
+        if None not in read:
+            parts = [str(number).removesuffix(".0") for number in read]
         return f"{match['sign']}{parts}{match['word']}", False
     value *= _SPELLED.get(match["word"] or "", 1)
     return -value if match["sign"] == "-" else value, match["percent"] is not None
 
 
-def _number(text: str, mark: str) -> float | None:
+def _number(text: str, mark: str) -> int | float | None:
     """A number in English, Indian or continental spelling; None: a list, or no grouping at all."""
     text = re.sub("[' _]", "", text)
     head, e, exponent = text.partition("e")
     mark = mark or _decimal_mark(head)
     other = "," if mark == "." else "."
     whole = rf"(?:\d*|\d{{1,3}}(?:[{other}]\d{{2,3}})*[{other}]\d{{3}})"
-    if not re.fullmatch(rf"{whole}(?:[{mark}]\d+)?", head):
+    if len(head) > MOST_DIGITS or not re.fullmatch(rf"{whole}(?:[{mark}]\d+)?", head):
         return None
+    if mark not in head and not e:
+        return int(head.replace(other, ""))
     return float(head.replace(other, "").replace(mark, ".") + e + exponent)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import math
 import re
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -178,7 +177,7 @@ def scorer(spec: str, mark: str = "") -> Scorer:
         number = float(value) if value else None
     except ValueError:
         raise WorkbookError(f"task.yaml: scorer {spec!r}: {value!r} is not a number") from None
-    most = math.inf if name == "numeric" else 1.0
+    most = 1e9 if name == "numeric" else 1.0
     if number is not None and (name in NO_NUMBER or not 0 <= number <= most):
         raise WorkbookError(f"task.yaml: scorer {spec!r}: {name} takes no such number")
     if name == "numeric":
@@ -218,11 +217,12 @@ def contains(example: TrainingExample, answer: str, number: float | None) -> flo
 
 
 def numeric(example: TrainingExample, answer: str, number: float | None, mark: str = "") -> float:
-    """The last number is the gold answer's last, within a relative tolerance (1e-6 unless said).
+    """The last number is the gold answer's last, within a relative tolerance.
 
-    Of a gold answer without a number the text is compared.
+    Unless one is said, whole numbers are the same exactly, others within 1e-6. Of a gold answer
+    without a number the text is compared.
     """
-    return float(quantities.same_number(example.answer, answer, number or 1e-6, mark))
+    return float(quantities.same_number(example.answer, answer, number, mark))
 
 
 def chrf(example: TrainingExample, answer: str, number: float | None) -> float:

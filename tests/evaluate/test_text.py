@@ -117,7 +117,9 @@ def test_a_tolerance_that_is_no_number_is_named():
         scorers.scorer("numeric:wide")
 
 
-@pytest.mark.parametrize("spec", ["chrf:60", "semantic:-1", "numeric:-1", "exact:0.5"])
+@pytest.mark.parametrize(
+    "spec", ["chrf:60", "semantic:-1", "numeric:-1", "numeric:inf", "exact:0.5"]
+)
 def test_a_number_that_a_scorer_cannot_use_is_named(spec):
     with pytest.raises(WorkbookError, match="takes no such number"):
         scorers.scorer(spec)
