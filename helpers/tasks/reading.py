@@ -191,19 +191,35 @@ def _parquet_form(path: Path) -> FileForm:
     for field in schema:
         if pyarrow.types.is_floating(field.type):
             column = parquet.read_table(path, columns=[field.name])[field.name].drop_null()
-            full = column.filter(compute.is_finite(column))
+            full = column.filter(compute.invert(compute.is_nan(column)))
             has_gaps = len(full) < parquet.read_metadata(path).num_rows
-            if has_gaps and compute.all(compute.equal(full, compute.floor(full))).as_py():
+            are_whole = compute.and_(
+                compute.is_finite(full), compute.equal(full, compute.floor(full))
+            )
+            if has_gaps and compute.all(are_whole).as_py():
                 meanings.append((field.name, _whole))
     note = "Parquet"
-    with suppress(KeyError, ValueError, TypeError, AttributeError):  # nobody named any
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        for name, feature in features.items():
-            names = feature.get("feature", feature).get("names")
-            if names:
-                meanings.append((name, partial(_named, names)))
-                note += f", with the names of the classes of {name}"
+    for name, names in _classes(schema.metadata or {}).items():
+        meanings.append((name, partial(_named, names)))
+        note += f", with the names of the classes of {name}"
     return FileForm(note=note, meanings=meanings)
+
+
+def _classes(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """The names of the classes of each column of one, or of a list of them, by Hugging Face."""
+    features = {}
+    with suppress(KeyError, ValueError, TypeError):  # nobody named any
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+    classes = {}
+    for name, feature in features.items() if isinstance(features, dict) else ():
+        if isinstance(feature, dict):
+            feature = feature.get("feature", feature)  # Sequence, List
+        if isinstance(feature, list) and len(feature) == 1:  # another spelling of a list
+            feature = feature[0]
+        is_class = isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        if is_class and isinstance(feature.get("names"), list):
+            classes[name] = feature["names"]
+    return classes
 
 
 def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:

@@ -199,16 +199,23 @@ def test_the_classes_of_a_hugging_face_file_have_their_names(read, tmp_path):
     from pyarrow import parquet
 
     names = {"names": ["red", "blue"], "_type": "ClassLabel"}
-    features = {"label": names, "all": {"feature": names, "_type": "Sequence"}, "text": {}}
-    table = pa.table({"text": ["p", "q", "r"], "label": [1, 0, -1], "all": [[0, 1], [], [1]]})
+    features = {"tags": [{"_type": "Value"}], "odd": None, "who": {"names": {"_type": "Value"}}}
+    features |= {"label": names, "all": {"feature": names, "_type": "Sequence"}, "text": {}}
+    features["list"] = [names]
+    columns = {"text": ["p", "q", "r"], "label": [1, 0, -1], "all": [[0, 1], [], [1]]}
+    columns |= {"list": columns["all"], "who": [{"names": "x"}] * 3}
+    columns["number"] = [float("inf"), None, 1.0]
+    table = pa.table(columns)
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     parquet.write_table(table.replace_schema_metadata(metadata), tmp_path / "x.parquet")
     content = (tmp_path / "x.parquet").read_bytes()
     loaded = read("human.parquet", content)
     assert pairs(loaded) == [("p", "blue"), ("q", "red"), ("r", "")]
     assert "with the names of the classes of label" in loaded.reading.form
-    several = read("human.parquet", content, COLUMNS.replace("label", "all"))
-    assert pairs(several)[0] == ("p", '["red","blue"]')
+    assert loaded.examples[2].meta["fields"]["number"] == 1.0
+    for column in ("all", "list"):
+        several = read("human.parquet", content, COLUMNS.replace("label", column))
+        assert pairs(several)[0] == ("p", '["red","blue"]')
 
 
 @pytest.mark.parametrize("name", ["production.ndjson", "PRODUCTION.CSV", "production.jsonl.gz"])
