@@ -17,8 +17,9 @@ from helpers.tasks.textfiles import CONTROL, Row, TwoReadings
 DecimalMark = Literal["", ",", "."]
 NUMBER = re.compile(r"\d+(?:[.,'\s]\d+)*")
 _MARKED = re.compile(r"[-+]?(\d+|\d{1,3}(?:[,.]\d{3})+)([,.])(\d+)")
-# ['a' 'b'], as numpy prints two texts, is one text in Python
-_SIDE_BY_SIDE = re.compile(r"""['"]\s+['"]""")
+_QUOTED = re.compile(r"""'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*\"""", re.DOTALL)
+# ['a' 'b'], as numpy prints two texts, is one text in Python; \0 is a text here
+_SIDE_BY_SIDE = re.compile(r"\0\s*[a-zA-Z]{0,2}\0")
 _OTHER: dict[str, DecimalMark] = {",": ".", ".": ","}
 _SEPARATED = {  # decimal mark -> a number whose thousands may be separated
     mark: re.compile(rf"[-+]?(?:\d+|\d{{1,3}}(?:[{other}\s']\d{{3}})+)(?:[{mark}]\d+)?")
@@ -97,7 +98,7 @@ def spelled(text: str | bytes) -> Any:
         return json.loads(text)
     with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
         text = text.strip() if isinstance(text, str) else text.decode()
-        if not _SIDE_BY_SIDE.search(text):
+        if not _SIDE_BY_SIDE.search(_QUOTED.sub("\0", text)):
             return ast.literal_eval(text)
     return None
 

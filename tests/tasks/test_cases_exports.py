@@ -151,9 +151,13 @@ def test_new_knows_a_chat_by_the_path_that_is_set(tmp_path):
     assert (pairs(loaded)[0], loaded.reading.format) == (("q", "a b"), "chat")
 
 
-@pytest.mark.parametrize("text", ["['a' 'b']", '["a"\n "b"]', "[{'a': 1}\n {'a': 2}]"])
-def test_what_numpy_prints_is_no_list_of_other_texts(text):
-    assert spelled(text) is None and spelled(text.replace("' '", "', '")) in (None, ["a", "b"])
+@pytest.mark.parametrize("first", ["a", " ", "it's", 'say "A" "B"', "a\\", "'", '" "', "\n"])
+@pytest.mark.parametrize("gap", [" ", "\n ", ""])
+def test_what_numpy_prints_is_no_list_of_other_texts_and_what_python_prints_is_one(first, gap):
+    for values in ([first, " ", "b"], [first.encode(), b"b"], {"sep": first}):
+        assert spelled(repr(values)) == values
+    for one, two in ((first, "b"), (first.encode(), b"b")):
+        assert spelled(f"[{one!r}{gap}{two!r}]") is None
 
 
 def test_names_again_are_known_behind_a_byte_order_mark_and_in_capitals(read):
