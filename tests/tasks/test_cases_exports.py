@@ -260,6 +260,17 @@ def test_years_that_cannot_be_are_counted(read):
     assert loaded.examples[3].created_at == moment_of("2025-11-05T10:30:00+00:00")
 
 
+def test_times_of_other_objects_say_nothing_of_the_rows(read):
+    rows = [{"text": f"t{i}", "label": "a", "created_at": "2025-11-05"} for i in range(3)]
+    for row, at in zip(rows, ("05/11/2025", "11/05/2025", "13/05/2025"), strict=True):
+        row["meta"] = {"created_at": at}
+    loaded = read("human.jsonl", lines(*rows))
+    assert {example.created_at.month for example in loaded.examples} == {11}
+    rows[0]["created_at"] = "06/11/2025"
+    with pytest.raises(WorkbookError, match="can be read in two ways: day first"):
+        read("human.jsonl", lines(*rows))
+
+
 @pytest.mark.parametrize("text", ["10/Nov/2026:12:23:50 +0100", "[10/Nov/2026:12:23:50 +0100]"])
 def test_the_time_of_a_servers_log_is_one(text):
     assert moment_of(text).isoformat() == "2026-11-10T12:23:50+01:00"
