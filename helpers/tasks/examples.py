@@ -29,7 +29,7 @@ from helpers.records import (
     WorkbookError,
     beside,
 )
-from helpers.tasks.conventions import is_nothing, moment_of
+from helpers.tasks.conventions import NOTHING, is_nothing, moment_of
 from helpers.tasks.forms import SYSTEM, HowRead, chat_of, preference_of
 from helpers.tasks.parts import group_of, normalise, part_of_time
 from helpers.tasks.reading import SourceRow, read_rows
@@ -264,17 +264,18 @@ def _meta_of(how: HowRead, raw: Row) -> dict[str, Any]:
 
 
 def _conversation(how: HowRead, raw: Row) -> str:
-    group = _key_of(cell(how.task, raw, "group"))
+    group = _key_of(cell(how.task, raw, "group"), ("",))  # NA may be a region
     if group:
         how.groups[group] += 1
-    return group or _key_of(cell(how.task, raw, "conversation_id"))  # 0 is a conversation
+    return group or _key_of(cell(how.task, raw, "conversation_id"), NOTHING)  # 0 is one
 
 
-def _key_of(value: Any) -> str:
-    """An id as it is in every file: 3.0 is 3, a UUID has no capitals, and NULL is none."""
-    if is_nothing(value):
+def _key_of(value: Any, nothing: Sequence[str]) -> str:
+    """An id as it is in every file: 3.0 is 3, a UUID has no capitals, and `nothing` is none."""
+    text = str(value).strip()
+    if value is None or text.casefold() in nothing:
         return ""
-    match = _OTHERWISE.fullmatch(str(value).strip())
+    match = _OTHERWISE.fullmatch(text)
     return (match[1] or match[2]).lower() if match else str(value)
 
 

@@ -251,6 +251,14 @@ def test_a_conversation_is_one_however_its_id_is_spelled(read, ids, groups):
     assert len({example.group for example in read("human.jsonl", lines(*rows)).examples}) == groups
 
 
+@pytest.mark.parametrize("name", ["NA", "None", "-", "nan"])
+def test_a_group_may_be_called_as_programs_call_nothing(read, name):
+    rows = [{"text": f"t{i}", "label": "a", "region": name} for i in range(3)]
+    rows += [{"text": f"u{i}", "label": "a", "region": empty} for i, empty in enumerate(["", None])]
+    loaded = read("human.jsonl", lines(*rows), COLUMNS[:-2] + ", group: region}\n")
+    assert len({example.group for example in loaded.examples}) == 3
+
+
 def test_years_that_cannot_be_are_counted(read):
     times = ["2569-11-05", "1900-01-01", "2025-11-05", "2025/11/05 10:30", "NULL"]
     rows = [{"text": f"t{i}", "label": "a", "created_at": at} for i, at in enumerate(times)]
