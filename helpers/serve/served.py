@@ -88,7 +88,7 @@ class Served:
         folder = store.home() / "datasets" / self.model.dataset_version
         path = folder / "validation.jsonl"
         rows = store.read_jsonl(path) if path.exists() else []
-        return any(row["messages"][0]["role"] in OWN_TURNS for row in rows)
+        return any(turn["role"] in OWN_TURNS for row in rows for turn in row["messages"])
 
     def validation_rows(self, limit: int) -> list[TrainingExample]:
         """The verified validation rows of the dataset that it learnt from."""

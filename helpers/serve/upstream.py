@@ -9,6 +9,7 @@ endpoints and tested against a stand-in that speaks them.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -20,6 +21,9 @@ from helpers.records import Message, WorkbookError
 from helpers.serve.engines import Logprobs
 from helpers.serve.served import Served
 from helpers.serve.wire import Reply
+
+# as vLLM, SGLang, llama.cpp and OpenAI say it
+TOO_LONG = re.compile(rb"context[ _](length|size|window)|maximum context", re.IGNORECASE)
 
 
 class Server:
@@ -106,7 +110,7 @@ class Upstream:
         if status in (400, 403, 422) and b"logprobs" in data and "logprobs" in body:
             self.refused = self.refused if wanted else ("logprobs",)  # a caller may want too much
             return self.answer(chat, limit)
-        if status == 400 and b"context" in data:  # as vLLM, SGLang and llama.cpp say it
+        if status == 400 and TOO_LONG.search(data):
             return models.failed("the chat exceeds the engine's context", took)
         if status != 200:
             reason = f"{status} from the engine" if status else data.decode()
@@ -175,8 +179,14 @@ class UrlEngine:
                 " --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; SGLang: --enable-lora,"
                 " --max-lora-rank and --lora-target-modules)"
             )
-        upstream.others = listed.keys() - {served.id}
         row = listed[served.id]
+        # one name of several for the same weights may answer under another
+        weights = row.get("root") or served.id, row.get("parent")
+        upstream.others = {
+            name
+            for name, other in listed.items()
+            if (other.get("root") or name, other.get("parent")) != weights
+        }
         if row.get("owned_by") == "sglang" and row.get("parent"):
             # its `model` names no adapter: the base would answer, and nothing would say so
             upstream.model = upstream.model.told({"lora_path": served.id})
