@@ -9,6 +9,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from helpers.serve import wire
 from helpers.serve.engines import Engine, Hosted, Logprobs
 from helpers.serve.guards import Guard
 from helpers.serve.lanes import Lane, Place, Ready
-from helpers.serve.livelog import LiveLog, new_id, short_hash
+from helpers.serve.livelog import LiveLog, folder_of, new_id, short_hash
 from helpers.serve.metrics import Metrics
 from helpers.serve.served import open_version
 from helpers.serve.settings import Keys, Settings
@@ -44,6 +45,7 @@ PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 SCRIPT = PAGE.partition("<script>")[2].partition("</script>")[0]
 STYLE = PAGE.partition("<style>")[2].partition("</style>")[0]
 BODY_SECONDS = 30.0
+NOTICE = 3600.0  # seconds between the word that days of a log are too old, and their end
 LONGEST_ID = 200  # characters of a conversation's id; of a longer one its hash is taken
 # words of an engine's error -> status, code and message for the caller
 FAILURES: tuple[tuple[str, int, str, str], ...] = (
@@ -138,12 +140,31 @@ class Gateway:
 
     async def _move(self, lane: Lane, state: registry.Serving) -> None:
         await lane.follow(state)
-        if self.settings.keeps_log:
-            self.log.sweep(lane.task)
         is_due = time.monotonic() >= lane.judged_at + self.settings.judge_every
         if lane.trial is not None and lane.current is not None and is_due:
             lane.judged_at = time.monotonic()
             await asyncio.to_thread(judge, lane.trial)
+        if self.settings.keeps_log and self.settings.keep_days:
+            await asyncio.to_thread(self._sweep, lane)
+
+    def _sweep(self, lane: Lane) -> None:
+        """Say which days of a log are too old (imported ones may be), and delete them later."""
+        now = time.monotonic()
+        if lane.swept_from is None:
+            lane.swept_from = now + NOTICE
+            oldest = f"{store.now() - timedelta(self.settings.keep_days):%Y-%m-%d}"
+            days = [path.stem for path in folder_of(lane.task).glob("????-??-??.jsonl")]
+            old = sum(day < oldest for day in days)
+            if old:
+                _log.warning(
+                    "%s: %d days of the live log are before %s; --keep-days %d deletes them in %g"
+                    " minutes", lane.task, old, oldest, self.settings.keep_days, NOTICE / 60,
+                )  # fmt: skip
+        elif now >= lane.swept_from:
+            try:
+                self.log.sweep(lane.task)
+            except OSError as error:
+                self.log.problem = f"old days of the live log cannot be deleted ({error.strerror})"
 
     def go(self, work: Any) -> None:
         """Do something beside the requests."""

@@ -26,6 +26,10 @@ AGAIN = 30.0  # seconds before a version that could not be loaded is tried again
 _log = logging.getLogger(__name__)
 
 
+class Passing(WorkbookError):
+    """Nothing that a loader says of a version: too little memory, too many open files."""
+
+
 @dataclass
 class Ready:
     """A loaded version and the number of requests that it still owes an answer."""
@@ -58,12 +62,14 @@ class Lane:
         self.current: Ready | None = None
         self.trial: Trial | None = None
         self.judged_at = -math.inf  # when the trial was last looked at
+        self.swept_from: float | None = None  # when old days of its log may be deleted
         self.problem = ""  # why the route cannot be followed at present
         self._ready: dict[str, Ready] = {}  # by the version's id
         self._by_hand = ""  # the version that was last asked for by its id
         self._make_ready = load
         self._turn = asyncio.Lock()
-        self._tried: tuple[int, float] = (-1, 0.0)  # generation and time of the last failure
+        # when the route of a generation, or the version of a trial, last failed
+        self._failed_at: dict[int | str, float] = {}
 
     async def follow(self, serving: Serving) -> None:
         """Go where the registry's route and trial point, unless a change is under way."""
@@ -73,26 +79,30 @@ class Lane:
             # the version too: a registry that was restored counts again from an older generation
             if (serving.route.generation, serving.route.version) != (self.generation, self.serves):
                 await self._switch(serving)
+            else:
+                self.problem = ""
             await self._follow_trial(serving.trial, serving.route.version)
             await self._retire()
 
     async def _switch(self, serving: Serving) -> None:
         generation = serving.route.generation
-        tried, at = self._tried
-        if tried == generation and time.monotonic() < at + AGAIN:
+        if self._has_just_failed(generation):
             return
         ready = None
         if serving.version is not None:
             try:
                 ready = await self._load(serving.version)
             except WorkbookError as error:  # the old one serves on
-                self._tried = (generation, time.monotonic())
+                self._failed_at[generation] = time.monotonic()
                 await self._complain(serving, error)
                 return
         self.current = ready
         self.generation = generation
         self.problem = ""
         _log.info("%s: %s serves (generation %d)", self.task, serving.route.version, generation)
+
+    def _has_just_failed(self, what: int | str) -> bool:
+        return time.monotonic() < self._failed_at.get(what, -math.inf) + AGAIN
 
     async def _complain(self, serving: Serving, error: WorkbookError) -> None:
         """Say on /readyz, and to the team once, that the route cannot be followed."""
@@ -115,10 +125,14 @@ class Lane:
         if trial == self.trial:
             return
         self.trial = None
-        if trial is None:
+        if trial is None or self._has_just_failed(trial.version):
             return
         try:
             await self._load(await asyncio.to_thread(registry.version_of, trial.version))
+        except Passing as error:
+            self._failed_at[trial.version] = time.monotonic()
+            _log.error("%s: %s cannot be tried yet: %s", self.task, trial.version, error)
+            return
         except WorkbookError as error:
             await asyncio.to_thread(registry.end_trial, trial, f"it cannot be loaded: {error}")
             return
@@ -173,7 +187,7 @@ class Lane:
             except WorkbookError:
                 raise
             except Exception as error:  # whatever a loader throws; its words may quote anything
-                raise WorkbookError(f"{type(error).__name__} while it was loaded") from error
+                raise Passing(f"{type(error).__name__} while it was loaded") from error
         return self._ready[version.id]
 
     async def _retire(self) -> None:

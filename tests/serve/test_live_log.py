@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from registry_toys import TASK
@@ -137,6 +138,25 @@ def test_old_days_are_deleted_and_a_file_that_is_no_day_stays(home):
     assert not old.exists() and young.exists() and review.exists()
 
 
+def test_days_that_are_too_old_are_named_before_they_are_deleted(served, monkeypatch, caplog):
+    _, made, _ = served
+    lane = made.lanes[TASK]
+    old = folder_of(TASK) / "2020-01-01.jsonl"
+    store.write_text(old, "")
+    lane.swept_from = None  # as at the start
+    until(lambda: "1 days of the live log are before" in caplog.text)
+    assert old.exists()
+    with monkeypatch.context() as patch:
+
+        def refused(task):
+            raise PermissionError(13, "Permission denied")
+
+        patch.setattr(made.log, "sweep", refused)
+        lane.swept_from = 0.0
+        until(lambda: "deleted (Permission denied)" in made.log.problem)
+    until(lambda: not old.exists())
+
+
 def test_a_text_that_cannot_be_masked_is_left_out_and_the_log_goes_on(home, monkeypatch, caplog):
     def masked(text):
         return 1 / 0 if "odd" in text else text
@@ -179,7 +199,8 @@ def test_what_found_room_before_the_disk_was_full_is_not_written_twice(home, mon
         return real(descriptor, data[:8])
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr("helpers.serve.livelog.os.write", half)
+        ours = SimpleNamespace(**(vars(os) | {"write": half}))  # others go on writing
+        patch.setattr("helpers.serve.livelog.os", ours)
         append(path, "second\nthird\n")
     append(path, "second\nthird\n")
     assert path.read_text() == "first\nsecond\nthird\n"
