@@ -147,12 +147,19 @@ def _company(
     together: Sequence[Answer],
     alone: Sequence[Answer],
 ) -> Finding:
-    """Company rounds an answer otherwise; it changes none from its beginning, or for the worse."""
+    """Company rounds answers otherwise; it mixes them up with no others, nor makes them worse.
+
+    Long ones may part early from what they are alone: still they are nearer to it than to others.
+    """
     shared, written = _shared(together[ALONE:], alone[ALONE:])
+    elsewhere = 0
+    for place, ours in enumerate(together[ALONE:], ALONE):
+        others = (other for other in alone if other is not alone[place])
+        elsewhere += max(_shared([ours], [other])[0] for other in others)
     worse = _difference(served, examples, together, alone)[0].high < -_margin(served)
     return _finding(
         "company",
-        worse or 2 * shared < written,
+        worse or (2 * shared < written and shared <= elsewhere),
         f"{_equal(together, alone)} of {len(alone)} answers are the same alone and in company",
         "the engine mixes up what is asked at the same time: update it, or let it batch less",
     )

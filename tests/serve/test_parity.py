@@ -14,7 +14,7 @@ from helpers.records import Asking, Finding, Message, Parity, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.serve.engines import Loaded
 from helpers.serve.local import LocalEngine
-from helpers.serve.parity import _sameness, check_before_promotion, check_parity, compare
+from helpers.serve.parity import _company, _sameness, check_before_promotion, check_parity, compare
 from helpers.serve.served import open_version
 from helpers.tasks import load_task
 
@@ -170,9 +170,11 @@ def test_another_stop_at_the_engine_is_named(version):
     assert verdicts["same_answers"] == "fail" and "another stop" in parity.findings[-1].evidence
 
 
-@pytest.mark.parametrize("goes_wrong", ["fails", "mixes up"])
+@pytest.mark.parametrize("goes_wrong", ["fails", "mixes up", "says nothing of it"])
 def test_what_goes_wrong_in_company_alone_is_not_asked_away(version, goes_wrong):
     seen = []
+    served = open_version(version, {})
+    chats = [served.chat(example.prompt) for example in served.validation_rows(12)]
 
     def in_company(model, chat, limit):
         seen.append(str(chat))
@@ -181,19 +183,36 @@ def test_what_goes_wrong_in_company_alone_is_not_asked_away(version, goes_wrong)
             return answer
         if goes_wrong == "fails":
             return models.failed("503 from the engine")
-        return answer.model_copy(update={"text": f"{len(seen)} of somebody else"})
+        if goes_wrong == "mixes up":
+            return right(model, chats[(chats.index(chat) + 1) % len(chats)], limit)
+        return answer.model_copy(update={"text": "!" * 40})
 
     _, verdicts = findings_of(version, in_company, 12)
     assert verdicts["answered" if goes_wrong == "fails" else "company"] == "fail"
 
 
+def test_long_answers_that_company_has_part_early_are_mixed_up_with_none(version):
+    served = open_version(version, {})
+    examples = served.validation_rows(12)
+    alone = [f"Dear guest {n}, room {n} " + "is ready. " * 30 for n in range(12)]
+    early = [f"{text[:20]} will do." * 9 for text in alone]
+
+    def verdict(together):
+        pair = ([answer_of(text) for text in texts] for texts in (together, alone))
+        return _company(served, examples, *pair).verdict
+
+    assert verdict(early) == "pass"
+    assert verdict(alone[::-1]) == verdict(["!!!"] * 12) == "fail"
+
+
+def answer_of(text):
+    return models.Answer(text=text, tokens_in=1, tokens_out=1, latency_ms=1.0, finish="stop")
+
+
 def test_a_format_that_is_kept_says_nothing_of_answers_that_nobody_scores(version):
     served = open_version(version, {})
     task = served.task.model_copy(update={"accuracy_from": "judge"})
-    answers = [
-        models.Answer(text=text, tokens_in=1, tokens_out=1, latency_ms=1.0, finish="stop")
-        for text in ("one", "two")
-    ]
+    answers = [answer_of(text) for text in ("one", "two")]
     examples = [e.model_copy(update={"group": f"g{n}"}) for n in range(400)
                 for e in served.validation_rows(1)]  # fmt: skip
     pairs = (examples, answers[:1] * 400, answers[1:] * 400)
