@@ -139,7 +139,7 @@ def draw(rng: np.random.Generator, traffic: Traffic, runs: int, looks: int = 1) 
     rated = counts["feedback_mean"].sum(axis=-1)
     counts["feedback_rate"] = np.stack([total - rated, rated], axis=-1)
     shares = {"error_rate": 0.012, "refusal_rate": 0.005, "correction_rate": 0.01}
-    shares["latency_p95"] = 0.03
+    shares |= {"latency_p95": 0.03, "empty_rate": 0.001}
     for name, share in shares.items():
         hits = rng.binomial(total, share)
         counts[name] = np.stack([total - hits, hits], axis=-1).astype(float)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 
 from helpers import curate, evaluate
-from helpers.monitor.checks import WATCHED_BY_NAME, Served
+from helpers.monitor.checks import FEW, WATCHED_BY_NAME, Served
 from helpers.monitor.evidence import REFERENCE_DAYS, likeliest_start
 from helpers.monitor.service import Service
 from helpers.monitor.watched import SLICE, Reading, question_of, rating_of, words_of
@@ -23,7 +23,6 @@ FAULTY = 0.1  # of the rows, or ratings, are not what they should be: more is a 
 STRANGE = 0.5  # of the requests since the promotion name other versions
 MIRRORED = 0.15  # of the ratings differ at most between now and the reference, seen in a mirror
 MANY = 0.5  # p of a volume: above it there are too many requests, which no missing rows explain
-FEW = 30  # ratings, requests: fewer show no fault of a log
 MOST_SHOWN = 5
 EXCERPT = 90  # characters
 FAULTS: dict[str, tuple[str, ...]] = {  # of the log, and the checks that each explains
@@ -159,7 +158,8 @@ def _too_many(faults: Counter[date], others: Counter[date], first: date) -> int:
     """How many faults there were from a day on, where they are too many; else 0."""
     n = sum(count for day, count in faults.items() if day >= first)
     rest = sum(count for day, count in others.items() if day >= first)
-    is_much = n >= FAULTY * (n + rest) and (n >= FEW or not rest)
+    is_all = first == date.min and not rest  # one fault in a quiet week is little
+    is_much = n >= FAULTY * (n + rest) and (n >= FEW or is_all)
     return n * is_much
 
 
@@ -199,11 +199,8 @@ def _rating_scale(served: Served, checks: Sequence[Finding]) -> Finding | None:
     if min(before.total(), now.total()) < FEW:
         return None
     mirrored = Counter({1 - value: count for value, count in before.items()})
-    distance = sum(
-        abs(mirrored[value] / mirrored.total() - now[value] / now.total())
-        for value in mirrored | now
-    )
-    if distance / 2 > MIRRORED:
+    # what is near its own mirror image seems turned wherever it falls
+    if _distance(mirrored, now) > MIRRORED or _distance(mirrored, before) < 2 * MIRRORED:
         return None
     return _cause(
         "rating_scale",
@@ -211,6 +208,14 @@ def _rating_scale(served: Served, checks: Sequence[Finding]) -> Finding | None:
         f" {estimate(before)} before), and the format is as it was",
         "turn the scale back where ratings are written, then resolve the alarm",
     )
+
+
+def _distance(some: Counter[float], others: Counter[float]) -> float:
+    """Which share of the ratings differs."""
+    shares = (
+        some[value] / some.total() - others[value] / others.total() for value in some | others
+    )
+    return sum(map(abs, shares)) / 2
 
 
 def _one_slice(checks: Sequence[Finding]) -> Finding | None:

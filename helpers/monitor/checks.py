@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 FEW_ROWS = 5  # fewer requests in a window say that nothing is served, or nothing is logged
+FEWEST = 10  # of fewer nothing is told without what was before
 SURGE = 10  # times the usual requests need a look as well; a tenth of few is not few itself
 MOST_SLICES = 12  # the largest ones; each more costs the others some power
 SMALLEST_SLICE, LARGEST_SLICE = 0.05, 0.9  # of all rows
@@ -47,7 +48,7 @@ TOPIC_SHARE = 0.1  # of the requests: a rarer word is no topic
 MOST_TERMS = 5  # that are named
 FEW_CONVERSATIONS = 30  # different ones; fewer show no topic
 TODAY = 3.0
-FEW_RATINGS = 30  # of the version before: fewer promise nothing
+FEW = 30  # ratings, requests: fewer promise nothing, and show no fault of a log
 DAY = 86400  # seconds
 WATCHED_BY_NAME = {watched.name: watched for watched in WATCHED}
 
@@ -154,7 +155,7 @@ def judge_series(watched: Watched, name: str, series: Series | None, window_days
         evidence += f"; since about {series.first + timedelta(days=start)}"
     before = estimate(series.between(0, min(REFERENCE_DAYS, start)), watched.shown)
     now = estimate(series.between(start, days), watched.shown)
-    if now.n and now.low > watched.shown(watched.most):
+    if now.n >= FEWEST and now.low > watched.shown(watched.most):
         evidence = f"{evidence}; so much is too much, whatever was before"
         bad = Finding(name=name, verdict="fail", evidence=evidence, estimate=now)
         return failed(bad, watched.severity)
@@ -234,7 +235,7 @@ def promise_checks(
     ratings: Counter[float] = Counter()
     for numbers in before.values():
         ratings.update(numbers.get("feedback_mean", Counter()))
-    if ratings.total() >= FEW_RATINGS:
+    if ratings.total() >= FEW:
         floor = estimate(ratings).low - WATCHED_BY_NAME["feedback_mean"].matters
         checks.append(_promise("feedback_mean", "predecessor", floor, served))
     return checks

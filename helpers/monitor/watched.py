@@ -20,13 +20,13 @@ MOST_ANSWERS = 10_000  # whose numbers are remembered
 SLICE = ", "  # between a quantity and its slice: `feedback_mean, category = KE`
 SLICED = ("format_compliance", "feedback_mean")
 WORD = re.compile(r"\w{3,}")
-COUNTED = 4  # other numbers of the same row have another number here
+COUNTED = 5  # other numbers of the same row have another number here
 REFUSED_IN = 200  # characters: a refusal comes first
 REFUSAL = re.compile(  # models write ’ as well as '
     r"\b(I(['’]m| am) (sorry|unable|not able)|(I can(no|['’])|I won['’])t|as an AI"
-    r"|es tut mir leid|ich kann nicht|ich kann leider|je ne peux pas|désolé|lo siento|no puedo"
-    r"|mi dispiace|non posso|não posso|sinto muito|het spijt me|ik kan (u|je|niet)|przykro mi"
-    r"|nie mogę|tyvärr kan jag|jag kan inte|üzgünüm|не могу|не можу)\b"
+    r"|es tut mir leid|ich kann (\w+ ){0,3}nicht|je ne peux pas|désolé|lo siento|no puedo"
+    r"|mi dispiace|non posso|não posso|sinto muito|het spijt me|ik kan (\w+ ){0,3}niet|przykro mi"
+    r"|nie mogę|tyvärr kan jag inte|jag kan (\w+ ){0,3}inte|üzgünüm|не могу|не можу)\b"
     r"|申し訳|できません|抱歉|无法|無法|죄송|할 수 없",
     re.IGNORECASE,
 )
@@ -51,7 +51,7 @@ class Watched:
     `budget` is its share of a year's false alarms (by Ville's bound; docs/statistics.md says what
     was measured), `matters` the least change that is worth telling, both on the scale of 0 to 1;
     `stakes` are for how large a change the bets are made (evidence.log_evidence). A mean surely
-    above `most` is told from the first day on.
+    above `most` is told from the first day on; of refusals none is (many excuses are polite).
     """
 
     name: str
@@ -80,7 +80,8 @@ WATCHED = (
     Watched("error_rate", "rise", 0.01, 0.05, "share of requests with no good `status`", most=0.5),
     Watched("feedback_rate", "shift", 0.01, 0.15, "share of rated requests"),
     Watched("correction_rate", "rise", 0.01, 0.05, "share of corrected answers"),
-    Watched("refusal_rate", "rise", 0.01, 0.03, "share of empty answers and refusals", most=0.5),
+    Watched("refusal_rate", "rise", 0.009, 0.03, "share of empty answers and refusals"),
+    Watched("empty_rate", "rise", 0.001, 0.03, "share of empty answers", most=0.5),
     Watched("answer_length", "shift", 0.01, 0.023, "characters, geometric mean", shown=_power),
     Watched("new_words", "rise", 0.01, 0.15, "share of words that training never saw"),
     Watched("latency_p95", "rise", 0.01, 0.05, "share of answers slower than task.yaml allows"),
@@ -95,6 +96,7 @@ class AnswerNumbers(NamedTuple):
     format_compliance: float
     label: str  # the slice of this answer
     refusal_rate: float
+    empty_rate: float
     answer_length: float
 
 
@@ -194,6 +196,7 @@ def numbers_of(told: Told) -> dict[str, float]:
     if told.answer is not None:
         numbers["format_compliance"] = told.answer.format_compliance
         numbers["refusal_rate"] = told.answer.refusal_rate
+        numbers["empty_rate"] = told.answer.empty_rate
         numbers["answer_length"] = told.answer.answer_length
     if told.is_slow is not None:
         numbers["latency_p95"] = float(told.is_slow)
@@ -257,9 +260,10 @@ def _judged_answer(answer: str, reading: Reading) -> AnswerNumbers:
             reading.answers.clear()
         compliance, label = _judge_format(answer, reading.task)
         refused = REFUSAL.search(answer[:REFUSED_IN])
-        refusal = float(refused is not None or not answer.strip())
+        empty = float(not answer.strip())
+        refusal = max(empty, float(refused is not None))
         length = _rounded(math.log10(1 + len(answer)) / LONGEST)
-        known = reading.answers[answer] = AnswerNumbers(compliance, label, refusal, length)
+        known = reading.answers[answer] = AnswerNumbers(compliance, label, refusal, empty, length)
     return known
 
 

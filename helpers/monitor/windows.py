@@ -108,22 +108,28 @@ def read_log(
 
 
 def _read_file(file: Path, log: LiveLog, pending: dict[str, Pending], twins: set[int]) -> None:
-    at = day = day_of(file) or date.max
+    at = first = day = day_of(file) or date.max
+    faults: dict[str, Counter[date]] = defaultdict(Counter)
     unread = log.reader.problems.total()
     with open(file, "rb") as lines:
         for number, line in enumerate(lines):
             entry = log.reader.fields(line)
             if isinstance(entry, dict):
                 at = entry["created_at"].date()
+                first = min(first, at)
                 name = entry.get("request_id") or f"{file.name}:{number}"
                 _take(log, pending, twins, Pending(entry, file, day), name)
             elif entry is not None:
                 _join(log, pending, entry)
             elif line.strip():
-                log.faults["unreadable_lines"][at] += 1
+                faults["unreadable_lines"][at] += 1
             if unread != log.reader.problems.total():
-                log.faults["unread_ratings"][at] += log.reader.problems.total() - unread
+                faults["unread_ratings"][at] += log.reader.problems.total() - unread
                 unread = log.reader.problems.total()
+    for name, counts in faults.items():
+        head = counts.pop(date.max, 0)  # before the first line that tells its day
+        counts[first] += head
+        log.faults[name].update(counts)
 
 
 def add(log: LiveLog, counts: Counts) -> None:
@@ -154,7 +160,7 @@ def _take(
     twins.add(twin)
     known = pending.get(name)
     if known is not None and known.row["messages"] != messages:  # another request, another answer
-        pending[f"{name} of {known.row['created_at']}"] = known
+        pending[f"{name} of {len(twins)}"] = known
     pending[name] = entry
     for late in log.early.pop(name, ()):
         _join(log, pending, late)
@@ -165,7 +171,7 @@ def _join(log: LiveLog, pending: dict[str, Pending], late: LateFeedback) -> None
     if known is None:  # its day is closed, or its line comes later
         log.early[late.request_id].append(late)
         return
-    if late.score is not None:
+    if late.score is not None and late.at > known.row["created_at"]:  # else nobody knows when
         log.delays[(late.at - known.row["created_at"]).days] += 1
     said = {"feedback_score": late.score, "correction": late.correction}
     changes = {name: value for name, value in said.items() if value is not None}

@@ -321,7 +321,7 @@ def test_ratings_that_come_days_later_are_waited_for(task, latest, seed):
 
 
 @pytest.mark.parametrize(
-    ("change", "name"), [({"status": "broken"}, "error_rate"), ({"answer": " "}, "refusal_rate")]
+    ("change", "name"), [({"status": "broken"}, "error_rate"), ({"answer": " "}, "empty_rate")]
 )
 @pytest.mark.parametrize("days", [1, 20])
 def test_what_most_requests_suffer_is_told_from_the_first_day(task, change, name, days):
@@ -340,12 +340,34 @@ def test_what_most_requests_suffer_is_told_from_the_first_day(task, change, name
         ("Извините, но я не могу помочь.", True),
         ("申し訳ありませんが、お答えできません。", True),
         ("抱歉，我无法协助。", True),
+        ("Ik kan u daar helaas niet bij helpen.", True),
+        ("Dabei kann ich nicht helfen; ich kann Ihnen das leider nicht sagen.", True),
         ("You can’t cancel after Monday.", False),
+        ("Ik kan je daarmee helpen! Dat is niet duur.", False),
+        ("Ich kann Ihnen das zeigen, nicht nur sagen.", False),
+        ("Jag kan hjälpa dig, det är inte svårt.", False),
+        ("Je peux vous aider, ne vous inquiétez pas.", False),
+        ("Puedo ayudarle; no se preocupe.", False),
+        ("Posso aiutarla, non si preoccupi.", False),
+        ("Posso ajudar, não se preocupe.", False),
+        ("Mogę pomóc, to nie problem.", False),
+        ("Yardımcı olabilirim, sorun değil.", False),
+        ("Могу помочь, не волнуйтесь.", False),
+        ("はい、できます。", False),
+        ("我可以帮助您。", False),
+        ("네, 할 수 있습니다.", False),
         ("It’s on its way.", False),
     ],
 )
 def test_a_refusal_is_known_in_many_languages_and_with_any_apostrophe(text, is_refusal):
     assert bool(watched.REFUSAL.search(text)) == is_refusal
+
+
+@pytest.mark.parametrize("text", ["I'm sorry to hear that.", "申し訳ございません。明日届きます。"])
+def test_a_bot_that_was_always_polite_is_not_on_watch(task, text):
+    serve(task)
+    log(task, rows(range(20), answer=text))
+    assert not {"refusal_rate", "empty_rate"} & {*health(task).reasons}
 
 
 @pytest.mark.parametrize("a_week", [5, 10, 20])

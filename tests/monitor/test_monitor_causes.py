@@ -1,6 +1,7 @@
 """What a change is put down to: faults of the log are named, and never ask for a retrain."""
 
-from datetime import timedelta
+from collections import Counter
+from datetime import date, timedelta
 
 import pytest
 from test_health import BROKEN, EARLIER, NEW, RECENT, check, health, log, rows, serve
@@ -15,6 +16,9 @@ from trouble_toys import (
 )
 
 from helpers import monitor, registry, store, tasks
+from helpers.monitor.causes import _rating_scale
+from helpers.monitor.checks import Served
+from helpers.records import Finding
 
 
 @pytest.fixture
@@ -146,6 +150,37 @@ def test_requests_whose_ids_begin_again_are_all_counted(task, again, in_days):
     else:
         log(task, made)
     assert monitor.read_live(task).requests == len(made)
+
+
+def test_requests_of_one_id_and_one_moment_are_all_counted(task):
+    serve(task)
+    made = rows(range(1), per_day=9)
+    for number, row in enumerate(made):
+        row |= {"request_id": "0", "created_at": "2026-11-01T10:00:00.5"}
+        row["messages"] = [{"role": "user", "content": f"question {number}"}]
+    log(task, made)
+    assert monitor.read_live(task).requests == len(made)
+
+
+def test_what_nobody_can_read_counts_on_the_log_s_own_days(task):
+    serve(task)
+    log(task, [{"ts": 1}] * 90 + rows(range(20, 34), per_day=200) + [{"ts": 1}])
+    read = monitor.read_live(task)
+    ages = [(store.now().date() - day).days for day in read.faults["unreadable_lines"]]
+    assert min(ages) > 10 and read.faults["unreadable_lines"].total() == 91
+    assert not {"unreadable_lines"} & {*causes(health(task))}  # 3%, and one line is none
+
+
+@pytest.mark.parametrize("share", [0.4, 0.5, 0.6])
+def test_thumbs_near_one_half_that_fall_are_not_turned_round(share):
+    days = {date(2026, 9, 1) + timedelta(days=i): share for i in range(40)}
+    days |= {date(2026, 10, 11) + timedelta(days=i): max(0.33, 1 - share) for i in range(40)}
+    numbers = {
+        day: {"feedback_mean": Counter({1.0: round(100 * up), 0.0: round(100 - 100 * up)})}
+        for day, up in days.items()
+    }
+    fell = Finding(name="feedback_mean", verdict="fail", evidence="")
+    assert _rating_scale(Served(numbers, max(days), 7), [fell]) is None
 
 
 @pytest.mark.parametrize("tells", [{"conversation_id": 1}, {"latency_ms": 1}])
