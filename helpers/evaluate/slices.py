@@ -10,20 +10,23 @@ import random
 import re
 import statistics as python_statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, compress
 from typing import NamedTuple
 
-from helpers.evaluate import statistics
+from helpers import store
+from helpers.evaluate import equality, statistics
 from helpers.evaluate.classical import label_fields, spelled
 from helpers.evaluate.compare import Pair, scores_of
 from helpers.evaluate.running import Rows
 from helpers.evaluate.scorers import strict_json
 from helpers.records import AnswerRow, Estimate, Finding, TrainingExample
+from helpers.redaction import find_personal_data
 from helpers.tasks import Task
 
 MIN_ROWS = 10  # in smaller ones nothing could be shown, and each look costs the others some power
 DRAWS = 400  # bootstrap resamples; the interval's ends move by less than a point beyond
+LONGEST_NAME = 40  # of a value that the schema does not list
 OUTSIDE = re.compile(r"out.?of.?scope|\boos\b|^none$|^other$|^unknown$", re.I)
 Pairs = list[tuple[str, str]]  # (gold label, answered label), as JSON texts
 
@@ -38,8 +41,9 @@ def slices_of(task: Task, examples: Sequence[TrainingExample]) -> dict[str, set[
         length = "longer" if len(example.user_text) > middle else "shorter"
         slices[f"{length} questions"].add(example.id)
     for field, labels in label_fields(task, examples).items():
+        names = _names(task, field, labels)
         for example, label in zip(examples, labels, strict=True):
-            slices[f"{field or 'answer'} = {_bare(label)}"].add(example.id)
+            slices[f"{field or 'answer'} = {names[label]}"].add(example.id)
     worth_a_look = {}
     for name, ids in sorted(slices.items()):
         if MIN_ROWS <= len(ids) < len(examples):
@@ -105,6 +109,7 @@ class FieldScores(NamedTuple):
     field: str
     macro_f1: Estimate
     labels: list[LabelScore]
+    pairs: Pairs  # of every row
 
 
 def label_scores(task: Task, examples: Sequence[TrainingExample], rows: Rows) -> list[FieldScores]:
@@ -118,7 +123,10 @@ def label_scores(task: Task, examples: Sequence[TrainingExample], rows: Rows) ->
             (label, _answered(field, row, label)) for label, row in zip(gold, rows_of, strict=True)
         ]
         groups = [answered[example.id].group for example in examples]
-        scores.append(FieldScores(field, macro_f1(pairs, groups), _scores(pairs, groups)))
+        names = _names(task, field, gold)
+        labels = _scores(pairs, groups, names)
+        named = [(names[label], names.get(said, said)) for label, said in pairs]
+        scores.append(FieldScores(field, macro_f1(pairs, groups), labels, named))
     return scores
 
 
@@ -127,23 +135,40 @@ def _answered(field: str, row: AnswerRow, gold: str) -> str:
     if row.scores.get(f"field_{field}" if field else "accuracy") == 1:
         return gold
     if not field:
-        return row.answer.strip()
+        return row.answer.strip() or "(empty)"
     value = strict_json(row.answer)
-    return "" if value is None else spelled(value, field)
+    return "(no JSON)" if value is None else spelled(value, field)
 
 
-def _bare(label: str) -> str:
-    return label.strip('"')
+def _names(task: Task, field: str, labels: Sequence[str]) -> dict[str, str]:
+    """What each label is called in records and tables; "3" is not 3.
+
+    What the schema does not list may be a text or a person: it is shortened, or known by its hash.
+    """
+    schema = task.schema or {}
+    properties = equality.whole_schema(schema, schema).get("properties", {})
+    listed = equality.whole_schema(properties.get(field), schema).get("enum", ())
+    names = {}
+    for label in set(labels):
+        name = label.strip('"')
+        if re.fullmatch(r"-?\d.*|true|false|null", name):
+            name = label
+        if name not in listed and find_personal_data(name):
+            name = f"a value, {store.fingerprint(label)[:6]}"
+        elif name not in listed and len(name) > LONGEST_NAME:
+            name = f"{name[:30]}… {store.fingerprint(label)[:6]}"
+        names[label] = name
+    return names
 
 
-def _scores(pairs: Pairs, groups: Sequence[str]) -> list[LabelScore]:
+def _scores(pairs: Pairs, groups: Sequence[str], names: Mapping[str, str]) -> list[LabelScore]:
     scores = []
     for label in sorted({gold for gold, _ in pairs}):
         is_gold = [gold == label for gold, _ in pairs]
         is_said = [said == label for _, said in pairs]
         precision = _share_of(is_gold, is_said, groups)
         recall = _share_of(is_said, is_gold, groups)
-        name = _bare(label)
+        name = names[label]
         outside = bool(OUTSIDE.search(name))
         scores.append(LabelScore(name, recall.n, precision, recall, outside))
     return sorted(scores, key=lambda score: (not score.is_out_of_scope, score.rows, score.label))

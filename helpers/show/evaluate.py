@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -11,11 +10,11 @@ from typing import Any
 from helpers import show, store
 from helpers.records import AnswerRow, Evaluation, Finding, RungResult, TrainingExample
 from helpers.show.decide import draw_scores
-from helpers.tasks import Task
 
 Rows = Sequence[AnswerRow]
 MOST_FLIPS = 12  # in a table
 MOST_LABELS = 20  # in a picture of counts
+NO_LABEL = "(none of these)"
 LEAST_REACH = 30.0  # points to each side in the picture of paired differences
 TARGET_MET = {"pass": "yes", "fail": "no", "undecided": "undecided"}
 CHANGED = {"pass": "better", "fail": "worse", "undecided": "unsure"}
@@ -257,24 +256,26 @@ def label_table(fields: Sequence[Any]) -> show.Table:
     return show.table(rows, caption, ["label", "precision", "recall"])
 
 
-def confusion(
-    task: Task, examples: Sequence[TrainingExample], rows: Rows
-) -> show.Figure | show.HTML | show.Table:
-    """Gold against answered values of the task's first field that has labels; of many, a table."""
-    for field in task.scored_fields or [""]:
-        counts = _confusions(field, examples, rows)
-        n_labels = len({gold for gold, _ in counts})
-        if 0 < 2 * n_labels <= counts.total():
-            break
-    else:
+def confusion(fields: Sequence[Any], show_text: bool) -> show.Figure | show.HTML | show.Table:
+    """Gold against answered labels of the first of evaluate's FieldScores; of many, a table.
+
+    An answer that is no label is shown by hand alone, and while such columns are few.
+    """
+    if not fields:
         return show.note("No scored field has labels, so there is nothing to mix up.")
-    right = sum(n for (gold, answered), n in counts.items() if gold == answered)
-    title = f"{field or 'answer'}: {right} of {counts.total()} right"
-    if n_labels > MOST_LABELS:
+    counts = Counter(fields[0].pairs)
+    labels = {gold for gold, _ in counts}
+    columns = labels | {said for _, said in counts}
+    if not show.may_show(show_text) or len(labels) <= MOST_LABELS < len(columns):
+        said_of = {name: name if name in labels else NO_LABEL for name in columns}
+        counts = Counter((gold, said_of[said]) for gold, said in fields[0].pairs)
+    right = sum(n for (gold, said), n in counts.items() if gold == said)
+    title = f"{fields[0].field or 'answer'}: {right} of {counts.total()} right"
+    if len(labels) > MOST_LABELS:
         mistakes = [pair for pair in counts.most_common() if pair[0][0] != pair[0][1]]
-        columns = {"gold": lambda row: row[0][0], "answered": lambda row: row[0][1]}
-        columns["rows"] = lambda row: row[1]
-        return show.table(mistakes[:MOST_LABELS], f"{title}; most frequent mistakes", columns)
+        shown = {"gold": lambda row: row[0][0], "answered": lambda row: row[0][1][:80]}
+        shown["rows"] = lambda row: row[1]
+        return show.table(mistakes[:MOST_LABELS], f"{title}; most frequent mistakes", shown)
     return _matrix(title, counts)
 
 
@@ -296,25 +297,3 @@ def _matrix(title: str, counts: Counter[tuple[str, str]]) -> show.Figure:
     axis.set(xlabel="answered", ylabel="gold")
     axis.set_title(title)
     return show.finished(figure)
-
-
-def _confusions(
-    field: str, examples: Sequence[TrainingExample], rows: Rows
-) -> Counter[tuple[str, str]]:
-    """How often each pair of gold and answered value occurs."""
-    gold = {example.id: _value(example.answer, field) for example in examples}
-    counts: Counter[tuple[str, str]] = Counter()
-    for row in rows:
-        if row.id in gold:
-            counts[gold[row.id], _value(row.answer, field)] += 1
-    return counts
-
-
-def _value(answer: str, field: str) -> str:
-    if not field:
-        return answer.strip() or "(empty)"
-    try:
-        value = json.loads(answer)
-    except (ValueError, RecursionError):
-        return "no JSON"
-    return str(value.get(field, "(missing)")) or "(empty)" if isinstance(value, dict) else "no JSON"

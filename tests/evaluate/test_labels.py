@@ -98,6 +98,22 @@ def test_values_that_repeat_are_slices_whether_or_not_the_schema_lists_them(tmp_
     assert len(slices["colour = red"]) == len(slices["colour = blue"]) == 20
 
 
+def test_the_name_of_a_slice_holds_no_long_or_personal_text_that_no_schema_lists(tmp_path):
+    long = "The customer asks for a refund and wants it on another account "
+    values = [long + "A", long + "B", "write to ann.miller@example.org", "3", 3]
+    task = toy_task(
+        tmp_path, schema={"type": "object", "properties": {"colour": {}}}, scored_fields=["colour"]
+    )
+    slices = slices_of(task, labelled(values * 12))
+    assert [len(ids) for name, ids in slices.items() if "colour" in name] == [12] * 5
+    names = " ".join(slices)
+    assert "example.org" not in names and "another account" not in names
+    assert {"colour = 3", 'colour = "3"'} <= slices.keys()
+    listed = {"type": "object", "properties": {"colour": {"enum": values}}}
+    task = toy_task(tmp_path, schema=listed, scored_fields=["colour"])
+    assert f"colour = {long}A" in slices_of(task, labelled(values * 12))
+
+
 def test_broken_answers_have_no_label_and_texts_have_no_table(task):
     rows = labelled(["red", "red", "blue", "blue"])
     broken = [answer_row(e.id, "no JSON") for e in rows]

@@ -6,6 +6,7 @@ import pytest
 from evaluate_toys import (
     RIGHT,
     WRONG,
+    answer_row,
     ask_rung,
     asking,
     constant,
@@ -17,7 +18,7 @@ from evaluate_toys import (
 )
 
 from helpers import decide, evaluate
-from helpers.records import Screening
+from helpers.records import Message, Screening
 from helpers.show import decide as ladder_views
 from helpers.show import evaluate as views
 
@@ -60,7 +61,8 @@ def test_pictures_are_drawn_without_texts_that_cover_each_other(task, measured, 
     rows, evaluation = measured
     answers = evaluate.read_answers(run, evaluation.rung("fine_tuned"))
     assert overlaps(views.comparison(evaluation, task.targets)) == []
-    assert overlaps(views.confusion(task, rows, answers)) == []
+    labels = evaluate.label_scores(task, rows, answers)
+    assert overlaps(views.confusion(labels, show_text=True)) == []
     assert overlaps(ladder_views.ladder(evaluation.rungs, task.targets)) == []
 
 
@@ -93,7 +95,27 @@ def test_flips_show_losses_first(task, run):
 
 def test_a_task_without_fixed_choices_gets_a_sentence_instead_of_a_matrix(tmp_path, run):
     task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer")
-    assert "nothing to mix up" in views.confusion(task, toy_rows(2), []).data
+    labels = evaluate.label_scores(task, toy_rows(2), [])
+    assert "nothing to mix up" in views.confusion(labels, show_text=True).data
+
+
+def test_the_picture_of_mistakes_counts_as_the_accuracy_does_and_shows_no_free_text(tmp_path):
+    task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer", scorer="exact")
+    gold = ["Billing", "Login"] * 30
+    rows = []
+    said = []
+    for number, example in enumerate(toy_rows(60)):
+        answer = Message(role="assistant", content=gold[number])
+        rows.append(example.model_copy(update={"messages": [example.messages[0], answer]}))
+        text = gold[number].lower() if number < 30 else f"Mr Smith of room {number}"
+        scores, _ = evaluate.score_answer(task, rows[-1], text)
+        said.append(answer_row(example.id, text).model_copy(update={"scores": scores}))
+    labels = evaluate.label_scores(task, rows, said)
+    for show_text in (True, False):  # thirty free texts are too many columns, by hand too
+        [axis] = views.confusion(labels, show_text).axes
+        assert axis.get_title("left") == "answer: 30 of 60 right"
+        shown = [text.get_text() for text in axis.get_xticklabels()]
+        assert shown[:2] == ["Billing", "Login"] and shown[2].startswith("(none of")
 
 
 def test_every_table_of_the_decision_says_what_it_rests_on(task, run):

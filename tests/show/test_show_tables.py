@@ -89,10 +89,8 @@ def test_letters_on_a_tinted_ground_can_be_read_in_both_themes():
 
 
 def test_black_numbers_can_be_read_on_every_shade_of_a_picture_of_counts():
-    properties = {"colour": {"enum": ["red", "blue"]}}
-    task = SimpleNamespace(schema={"properties": properties}, scored_fields=["colour"])
-    rows = [SimpleNamespace(id=str(n), answer='{"colour": "red"}') for n in range(40)]
-    [axis] = evaluate.confusion(task, rows, rows).axes
+    colour = SimpleNamespace(field="colour", pairs=[("red", "red")] * 40)
+    [axis] = evaluate.confusion([colour], show_text=True).axes
     [image] = axis.images
     [number] = axis.texts
     assert (number.get_text(), number.get_color()) == ("40", "black")
