@@ -136,6 +136,7 @@ _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)?")
 _OF = re.compile(r"(\d+(?:[.,]\d+)?)\s*(?:/|of|out of)\s*(\d+)(?:\s*stars?)?")
 FEW = 0.05  # of the numbers: so few outside of 1-5 are slips, not another scale
 ENOUGH = 20  # ratings from which a scale that is never used to its end is doubted
+OFTEN = 0.1  # of them: a highest number that is given so often may be the end of the scale
 Token = tuple[type, Any]  # true and 1 are equal in Python
 
 
@@ -189,8 +190,8 @@ def judge_scale(
     """The convention of a column, from how often each of its values occurs.
 
     `setting` is task.yaml's columns.feedback: {value: 1 to 5}, or [worst, best]. WorkbookError
-    when the values fit two conventions. Without `asks` a column without any 5 is stars of five:
-    what is bad from its first day is told, not asked about.
+    when the values fit two conventions. Without `asks`, or where its highest is rare or a half, a
+    column without any 5 is stars of five: what is bad from its first day is told, not asked about.
     """
     rated = {token: n for token, n in counts.items() if not is_nothing(token[1])}
     words = _mapped_words(setting)
@@ -237,14 +238,18 @@ def _mapped_words(setting: Any) -> dict[str, float]:
     """columns.feedback where it maps values: value -> 1 to 5."""
     if not isinstance(setting, Mapping):
         return {}
-    return {_plain(word): _number_of(score, 1, 5) for word, score in setting.items()}
+    return {_plain(word): _number_of(score, f"{word}: ", 1, 5) for word, score in setting.items()}
 
 
-def _number_of(value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+def _number_of(
+    value: Any, place: str = "", low: float = -math.inf, high: float = math.inf
+) -> float:
     with suppress(TypeError, ValueError, OverflowError):
         if math.isfinite(value) and low <= value <= high:
             return float(value)
-    raise WorkbookError("task.yaml: columns.feedback is {value: 1 to 5} or [worst, best]")
+    raise WorkbookError(
+        f"task.yaml: columns.feedback is {{value: 1 to 5}} or [worst, best], not {place}{value}"
+    )
 
 
 def _plain(value: Any) -> str:
@@ -313,8 +318,12 @@ def _ranges_of(numbers: Counter[float], has_words: bool, asks: bool) -> list[_Ra
         return _small_ranges(set(numbers), has_words)
     from_one = _Range(f"1 to {high:g}", 1, high)
     if _are_stars(numbers):
-        never_good = high < 5 and numbers.total() >= ENOUGH
-        return [from_one, STARS] if never_good and asks else [STARS]
+        if high >= 5 or numbers.total() < ENOUGH:
+            return [STARS]
+        is_end = high % 1 == 0 and numbers[high] >= OFTEN * numbers.total()
+        if is_end and asks:
+            return [from_one, STARS]
+        return [STARS._replace(name="stars, of which no row has 5")]
     whole = _Range(f"{low:g} to {high:g}", low, high)
     if low < 0:
         return [whole, HUNDRED]

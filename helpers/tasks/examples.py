@@ -186,23 +186,14 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
     raw = row.content
     if isinstance(raw, RowError):
         raise raw
-    messages = chat_of(how, raw)
-    held = [message.tools for message in messages if message.tools]  # of a request in a cell
-    if held:
-        messages = [message.model_copy(update={"tools": None}) for message in messages]
-    tools = _tools(cell(how.task, raw, "tools") or next(iter(held), None))
+    messages, tools = _chat_and_tools(how, raw)
     check_calls(messages, tools or how.task.tools)
     moment, guessed = created_at(how, raw)
     meta = _where(how, row) | {"created_at_guessed": guessed} | _meta_of(how, raw)
     if guessed:
         how.changes["no created_at: the file's date stands for it"] += 1
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
-    if _BROKEN.search(user_text):
-        how.changes["letters such as Ã¶ or \ufffd: read in a wrong encoding before"] += 1
-    if normalise(user_text).rstrip(":") in TOTALS:
-        how.changes["asks only `total`: the line below a table"] += 1
-    if not 2000 <= moment.year <= max(how.date, datetime.now(UTC)).year + 1:
-        how.changes["created_at lies before 2000 or in the future"] += 1
+    _note_oddities(how, user_text, moment)
     is_human = how.source == "human"
     return TrainingExample(
         id=meta.get("user_id") or content_id(messages),
@@ -217,6 +208,26 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
         preference=preference_of(how, raw),
         meta=meta,
     )
+
+
+def _chat_and_tools(how: HowRead, raw: Row) -> tuple[list[Message], list[dict[str, Any]] | None]:
+    """The chat of a row, and the tools that a column, or a request in a cell, offers in it."""
+    messages = chat_of(how, raw)
+    offers = [message.tools for message in messages if message.tools]
+    if not offers:
+        return messages, _tools(cell(how.task, raw, "tools"))
+    tools = _tools(cell(how.task, raw, "tools") or offers[0])
+    return [message.model_copy(update={"tools": None}) for message in messages], tools
+
+
+def _note_oddities(how: HowRead, user_text: str, moment: datetime) -> None:
+    """Count what a row can be read with, but hardly was meant as."""
+    if _BROKEN.search(user_text):
+        how.changes["letters such as Ã¶ or \ufffd: read in a wrong encoding before"] += 1
+    if normalise(user_text).rstrip(":") in TOTALS:
+        how.changes["asks only `total`: the line below a table"] += 1
+    if not 2000 <= moment.year <= max(how.date, datetime.now(UTC)).year + 1:
+        how.changes["created_at lies before 2000 or in the future"] += 1
 
 
 def created_at(how: HowRead, raw: Row) -> tuple[datetime, bool]:

@@ -378,8 +378,7 @@ def _content(content: Any, changes: Counter[str]) -> dict[str, str]:
     texts = []
     thoughts = []
     for part in content:
-        part = {"type": "text", "text": part} if isinstance(part, str) else part
-        part = part if isinstance(part, dict) else {"type": None}
+        part = part if isinstance(part, dict) else {"text": part}
         kind = part.get("type", "text" if "text" in part else ", ".join(part))
         if kind == "thinking" or part.get("thought") is True:  # as Anthropic and Gemini have it
             thoughts.append(str(part.get("thinking", part.get("text", ""))))

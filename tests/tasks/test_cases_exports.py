@@ -316,9 +316,11 @@ def scale_of(values, setting=None):
 
 def test_a_scale_may_be_best_at_its_lower_end():
     assert [scale_of([1, 6], [6, 1]).score(n) for n in (1, 6)] == [5, 1]
-    for setting in ([1, 1], [1], [1, 2, 3], {"happy": 10}, {"sad": 0}, "good", 5):
+    for setting in ([1, 1], [1], [1, 2, 3], "good", 5):
         with pytest.raises(WorkbookError, match=r"columns\.feedback"):
             scale_of([1, 6], setting)
+    with pytest.raises(WorkbookError, match=r"columns\.feedback is .*, not happy: 10"):
+        scale_of([1, 6], {"sad": 1, "happy": 10})
 
 
 @pytest.mark.parametrize("value", ["4★", "★★★½", "★ 4.5"])
@@ -329,6 +331,11 @@ def test_stars_beside_something_else_are_not_counted(value):
 def test_a_scale_that_nobody_used_to_its_end_is_asked_for():
     with pytest.raises(WorkbookError, match=r"\[1, 4\].*\[1, 5\]"):
         scale_of([1, 2, 3, 4])
+    for values in ([1, 2, 3.5, 4.5], [1] * 10 + [2] * 10 + [4]):  # nor is the highest its end
+        assert (scale_of(values).name, scale_of(values).score(1)) == (
+            "stars, of which no row has 5",
+            1,
+        )
 
 
 def test_a_scale_of_a_path_is_judged_by_that_path_alone(read):
