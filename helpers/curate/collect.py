@@ -216,7 +216,8 @@ def collect(human: tasks.LoadedRows, logs: tasks.LoadedRows, config: DataCollect
         stage.rejected.append(row)
     for example in chain(human.examples, _logged(human, logs)):
         if example.preference is not None and example.preference.label is False:
-            issue = Issue(code="low_feedback", evidence="its label says that the answer is bad")
+            evidence = "its label says that the answer is bad, or was passed over"
+            issue = Issue(code="low_feedback", evidence=evidence)
             stage.reject(example, [issue], "filter")
         else:
             stage.keep(tasks.with_part(example, config.seed, config.split_ratios))

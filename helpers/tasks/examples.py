@@ -120,6 +120,7 @@ def load_examples(
         try:
             example = example_of(how, row)
         except UNREADABLE as error:
+            error = error if isinstance(error, RowError) else "nested too deeply"
             if source == "human":
                 raise WorkbookError(
                     f"{path}, line {row.line}: {error}; mend or delete that row"

@@ -164,7 +164,7 @@ def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> Json
     labels = []
     instructions = ""
     if columns:
-        answers, labels = _answers_of_columns(rows, columns, interview)
+        answers, labels = _answers_of_columns(data, rows, columns, interview)
     else:
         later = ("label", "group", "split", "feedback_score", "created_at")  # may be asked for
         draft = _draft(place, dict.fromkeys(later), interview)
@@ -228,16 +228,24 @@ def _measure(answers: Sequence[Any], interview: Interview) -> dict[str, str]:
     return {"accuracy_from": "scorer", "scorer": measure}
 
 
+def _answers_in(data: Path, rows: Rows, column: str) -> list[Any]:
+    """The cells of a column, of messages what they say."""
+    answers = []
+    for number, row in enumerate(rows, 1):
+        try:
+            answers.append(as_json(answer_in(value_at(row, column), Counter())))
+        except RowError as error:
+            raise WorkbookError(f"{data}, row {number}: {column}: {error}") from None
+    return answers
+
+
 def _answers_of_columns(
-    rows: Rows, columns: Json, interview: Interview
+    data: Path, rows: Rows, columns: Json, interview: Interview
 ) -> tuple[list[Any], list[str]]:
     """(answers, properties that hold labels); labels, and several columns, make an object."""
     outputs = columns["output"]
     columns["output"] = outputs[0]
-    cells = {
-        column: [as_json(answer_in(value_at(row, column), Counter())) for row in rows]
-        for column in outputs
-    }
+    cells = {column: _answers_in(data, rows, column) for column in outputs}
     texts = [json_or_text(value) for value in cells[outputs[0]] if is_there(value)]
     is_alone = len(outputs) == 1
     if is_alone and all(isinstance(answer, dict) for answer in texts):

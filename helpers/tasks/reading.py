@@ -32,7 +32,9 @@ TABLES = (".csv", ".tsv")
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 BEGINNINGS = {b"PAR1": ".parquet", b"PK": ".xlsx", b"{": ".jsonl", b"[": ".jsonl"}
 _WIDE_JSON = re.compile(rb"(?:\xff\xfe)?[{\[]\0|(?:\xfe\xff)?\0[{\[]")  # its beginning in UTF-16
-_SHEET = re.compile(rb'<(?:\w+:)?sheet\b[^>]*?\bname="([^"]*)"')
+_SHEET = re.compile(rb"<(?:\w+:)?sheet\b[^>]*>")
+_NAME = re.compile(rb'\bname="([^"]*)"')
+_HIDDEN = re.compile(rb'\bstate="(?:veryH|h)idden"')
 _NEXT = re.compile(r"[\s,:]*(?=[^\s,:\]}])")  # item of a list; key, or its value, of an object
 
 # columns of a Parquet file, and what makes their values what they mean
@@ -101,12 +103,12 @@ def form_of(path: Path, encoding: str = "") -> FileForm:
 
 
 def _sheets(path: Path) -> str:
-    """Which sheets an Excel file has: the first one is read."""
+    """Which sheets an Excel file has, and which one of them is read."""
     with suppress(OSError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as book:
-        names = b", ".join(_SHEET.findall(book.read("xl/workbook.xml")))
-        return (
-            f"Excel, the first visible sheet of {html.unescape(names.decode('utf-8', 'replace'))}"
-        )
+        sheets = _SHEET.findall(book.read("xl/workbook.xml"))
+        sheets.sort(key=lambda sheet: _HIDDEN.search(sheet) is not None)
+        names = [name.decode("utf-8", "replace") for name in _NAME.findall(b"".join(sheets))]
+        return html.unescape(f"Excel, the first visible sheet, {', not '.join(names)}")
     return "Excel"
 
 
@@ -266,14 +268,14 @@ def _start_of_rows(path: Path, encoding: Encoding | None) -> int:
             f"{path} holds several lists of rows ({', '.join(tables)}); write them as one"
             " list, with a key `split` if they are parts"
         )
-    if (
-        not tables
-        and len(values) > 1
-        and all(isinstance(v, dict | list) for _, v in values.values())
-    ):
+    shapes = {
+        tuple(value) if isinstance(value, dict) else isinstance(value, list) and len(value)
+        for _, value in values.values()
+    }
+    if not tables and len(values) > 1 and len(shapes) == 1 and any(shapes):
         raise WorkbookError(
             f"{path} is written column by column, or its rows have names of their own"
-            f" ({', '.join(values)[:60]}); export its rows, as in pandas'"
+            f" ({len(values)} of them); export its rows, as in pandas'"
             ' to_json(orient="records", lines=True)'
         )
     return next(iter(tables.values()), -1)

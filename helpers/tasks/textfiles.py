@@ -322,8 +322,8 @@ def header_of(path: Path, cells: Sequence[Any], below: Sequence[Sequence[Any]]) 
     if usual > 1 and 2 * filled <= usual and not (names[:1] == [""] and all(names[1:])):
         raise WorkbookError(
             f"{path}: row 1 holds {filled} cells ({''.join(names)[:30]!r}) and most rows below"
-            f" {usual}: it looks like a title; delete what stands above the column names, or quote"
-            " cells that hold the separator"
+            f" {usual}: it looks like a title; delete what stands above the column names, name the"
+            " empty columns, or quote cells that hold the separator"
         )
     names = [name or f"{UNNAMED} {place}" for place, name in enumerate(names, 1)]
     for name in names:

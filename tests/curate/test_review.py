@@ -172,9 +172,10 @@ def test_a_review_is_read_as_it_was_written(tmp_path, text):
     assert review._reviews(path)[text]["input"] == text
 
 
-def test_texts_without_words_have_no_doubtful_label():
+def test_labels_of_texts_without_words_are_judged_too():
     rows = [example("\U0001f600" * (1 + i % 7), ["yes", "no"][i % 2]) for i in range(40)]
-    doubts.doubtful_labels(rows, {"label": lambda row: row.answer})
+    questions = doubts.doubtful_labels(rows, {"label": lambda row: row.answer})
+    assert {question.example.id for question in questions} <= {row.id for row in rows}
 
 
 def test_wrong_labels_are_ranked_before_right_ones(sentences):

@@ -139,7 +139,7 @@ def test_a_message_of_blocks_is_its_text_also_where_answers_are_objects(tmp_path
     assert pairs(loaded)[0] == ("q", '{"reply":"a b"}')
     image = {**row, "reply": {"role": "assistant", "content": [{"type": "image"}]}}
     (tmp_path / "e.jsonl").write_text(lines(*[image] * 3))
-    with pytest.raises(WorkbookError, match="a part of type 'image' cannot be used"):
+    with pytest.raises(WorkbookError, match="row 1: reply: content: a part of type 'image' cannot"):
         new_task(tmp_path / "u", tmp_path / "e.jsonl", "body", "reply")
 
 
@@ -176,6 +176,10 @@ def test_names_again_and_hidden_sheets_of_excel(read, tmp_path):
     book.save(tmp_path / "x.xlsx")
     with pytest.raises(WorkbookError, match="line 3: names the columns again"):
         read("human.xlsx", (tmp_path / "x.xlsx").read_bytes())
+    sheet.delete_rows(3)
+    book.save(tmp_path / "x.xlsx")
+    form = read("human.xlsx", (tmp_path / "x.xlsx").read_bytes()).reading.form
+    assert form == "Excel, the first visible sheet, rows, not Sheet"
 
 
 def test_separators_at_the_end_of_rows_are_no_cells(read):
@@ -190,6 +194,21 @@ def test_json_that_holds_no_list_of_rows_is_named(read, data):
         WorkbookError, match="column by column, or its rows have names of their own"
     ):
         read("human.json", json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"text": "q", "label": "a"}, {"text": ["q"], "label": {"a": "b"}}, {"text": "q", "x": []}],
+)
+def test_one_row_alone_is_one(read, row):
+    assert len(read("human.json", json.dumps(row)).examples) == 1
+
+
+@pytest.mark.parametrize("depth", [500, 2000])
+def test_what_is_nested_too_deeply_is_named_so(read, depth):
+    text = '{"text": "q", "label": ' + "[" * depth + "]" * depth + "}"
+    with pytest.raises(WorkbookError, match=r"line 1: .*nested too deeply"):
+        read("human.jsonl", text)
 
 
 def test_a_line_of_merged_cells_above_the_names_is_named(read):

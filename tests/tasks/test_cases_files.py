@@ -387,7 +387,7 @@ def test_excel_codes_blank_rows_titles_and_formulas(read, tmp_path):
     loaded = read("human.xlsx", coded)
     assert pairs(loaded) == [("a", "007"), ("b", "042")]
     assert [example.meta["line"] for example in loaded.examples] == [2, 4]
-    assert loaded.reading.form == "Excel, the first visible sheet of Sheet"
+    assert loaded.reading.form == "Excel, the first visible sheet, Sheet"
     with pytest.raises(WorkbookError, match=r"row 1 .* looks like a title"):
         read("human.xlsx", sheet([["Export"], ["text", "label"], ["a", "b"]]))
     with pytest.raises(WorkbookError, match="'label' holds formulas without their results"):
