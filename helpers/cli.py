@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 Args = argparse.Namespace
+EMPTY = re.compile(r"--[\w-]+=")  # an option, and nothing behind it
 SCHEDULES = "profile cron how installed last_success next_due overdue problem"
 
 
@@ -67,6 +69,9 @@ def _no_address_is_left() -> bool:
 
 def _main(given: list[str]) -> int:
     """The one place where a WorkbookError becomes a message and an exit code."""
+    if any(word == "" or EMPTY.fullmatch(word) for word in given):
+        _tell("workbook: an argument is empty (a variable that is not set?); leave it out")
+        return 2
     if given[:1] == ["practice-api"]:  # a program of its own: only it imports its room
         from helpers.practice.__main__ import main as practice_api
 
@@ -80,8 +85,6 @@ def _main(given: list[str]) -> int:
     from helpers.run import message_for_person
 
     try:
-        if "" in given:
-            raise WorkbookError("an argument is empty (a variable that is not set?); leave it out")
         code = args.command(args)  # None: it went well
         print(end="", flush=True)  # a full disk behind stdout is met here, and not at the very end
         return code or 0

@@ -317,7 +317,7 @@ def ask_provider(version: FineTunedModelVersion) -> ProviderAnswer:
     base_url = version.metadata.get("base_url", "")
     if not base_url:
         return ProviderAnswer("undecided", "it is not known which endpoint keeps it")
-    dates = []
+    ends = []
     try:
         client = openai_client(base_url, timeout=10).with_options(max_retries=1)
         for name in (version.model_id, version.base_model):
@@ -329,9 +329,14 @@ def ask_provider(version: FineTunedModelVersion) -> ProviderAnswer:
                 continue
             end = getattr(model, "shutdown_date", None)
             if end:
-                dates.append(str(moment_of(end).date()))
-    except (openai.OpenAIError, WorkbookError, ValueError) as error:  # of a date that is none
+                ends.append(end)
+    except (openai.OpenAIError, WorkbookError, ValueError) as error:
         evidence = f"{base_url} could not be asked ({type(error).__name__}); ask again"
+        return ProviderAnswer("undecided", evidence)
+    try:
+        dates = [str(moment_of(end).date()) for end in ends]
+    except (ValueError, TypeError, OverflowError):
+        evidence = f"{base_url} has it until {ends}, which cannot be read as days; ask who runs it"
         return ProviderAnswer("undecided", evidence)
     return ProviderAnswer("pass", f"{base_url} has it", min(dates, default=""))
 

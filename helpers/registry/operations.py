@@ -126,10 +126,11 @@ def _where(task: str) -> dict[str, str]:
 
 def _resolve(task: str) -> str:
     """A task's registered name, with or without its demo/; "" is the only one there is."""
-    known = sorted({each.task for each in (*versions.listed(open_registry()), *list_alarms())})
+    of_versions = {each.task for each in versions.listed(open_registry())}
+    known = sorted(of_versions | {each.task for each in list_alarms()})
     if task in known:
         return task
-    matches = [name for name in known if not task or name == f"demo/{task}"]
+    matches = [name for name in known if name == f"demo/{task}"] if task else [*of_versions]
     if len(matches) != 1:
         raise WorkbookError(
             f"--task {task!r} does not name one task; known tasks are {', '.join(known) or 'none'}"

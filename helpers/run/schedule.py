@@ -27,9 +27,9 @@ GRACE = timedelta(hours=1)  # a run that is later than this is overdue
 SUCCESS = ("finished", "nothing_to_do")
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-FIELDS = ("Minutes", "Hours", "Day of Month", "Month", "Day of Week")
+FIELDS = {"Minutes": 59, "Hours": 23, "Day of Month": 31, "Month": 12, "Day of Week": 7}
 _END = r"[A-Za-z]{3}|\d+"
-PART = re.compile(rf"(?:{_END})|(?:\*|(?P<first>{_END})-(?P<last>{_END}))(?:/\d+)?")
+PART = re.compile(rf"(?:{_END})|(?:\*|(?P<first>{_END})-(?P<last>{_END}))(?:/(?P<step>\d+))?")
 EXAMPLE = '"0 3 * * 0"'
 ODD = re.compile("[\x00-\x1f\x7f\"'\\\\#$`]")
 _log = logging.getLogger(__name__)
@@ -91,11 +91,13 @@ def following(cron: str, after: datetime, strict: bool = False) -> datetime:
 def _check_fields(cron: str) -> None:
     """ValueError where cron would not take a field that croniter does (man 5 crontab)."""
     numbers = dict(zip((*DAYS[:7], *MONTHS), (*range(7), *range(1, 13)), strict=True))
-    for field, value in zip(FIELDS, cron.split(), strict=True):
+    for (field, most), value in zip(FIELDS.items(), cron.split(), strict=True):
         for part in value.split(","):
             matched = PART.fullmatch(part)
             if matched is None:
                 raise ValueError(f"{field}: {part!r}")
+            if int(matched["step"] or 1) > most:
+                raise ValueError(f"{field}: {part!r} has a step above {most}")
             if matched["last"]:
                 first, last = (matched[end].lower() for end in ("first", "last"))
                 if int(numbers.get(first, first)) > int(numbers.get(last, last)):
@@ -376,6 +378,8 @@ def calendar(cron: str) -> str:
             " use two profiles, or cron"
         )
     month = re.sub("[a-z]{3}", lambda name: str(MONTHS.index(name[0]) + 1), month)
+    if "/" in weekday:
+        raise WorkbookError("--as systemd knows no steps of weekdays: name them (mon,wed)")
     date = f"*-{_every(month, first=1)}-{_every(day, first=1)}"
     time = f"{_every(hour, first=0)}:{_every(minute, first=0)}:00"
     if weekday == "*":

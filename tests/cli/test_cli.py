@@ -90,6 +90,8 @@ def test_doctor_says_what_it_found_and_whether_that_is_enough(workbook):
         (("run", "smoke", "-p", "task=/nowhere"), "workbook new"),
         (("registry", "show", "nothing"), "nothing"),
         (("run", "smoke", "--only", ""), "is empty"),
+        (("run", "smoke", "--only="), "is empty"),
+        (("serve", "--check", ""), "is empty"),
         (("route", "--end"), "task"),
         (("registry", "reevaluate", "nothing", "--max-cost-usd", "2.5"), "nothing"),
     ],

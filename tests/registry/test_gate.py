@@ -24,6 +24,7 @@ from helpers import records, store
 from helpers.records import DatasetPointer, Finding, WorkbookError
 from helpers.registry import Conditions, FineTuneLifecycleManager
 from helpers.registry.files import reevaluation
+from helpers.registry.gate import ask_provider
 from helpers.registry.versions import update
 
 MET = {"accuracy": target("accuracy", "pass", 0.4, 0.8)}
@@ -294,14 +295,19 @@ def test_a_provider_is_asked_until_when_it_serves_the_model_and_its_base(tuned, 
     ("form", "verdict"),
     [
         ("%Y-%m-%dT%H:%M:%SZ", "pass"),
-        ("%s", "pass"),
+        ("", "pass"),  # seconds
         ("%d %b %Y", "undecided"),
         ("%Y-%m", "undecided"),
     ],
 )
 def test_a_providers_date_is_read_however_it_is_spelled_or_leaves_it_undecided(form, verdict):
-    provider = Provider({"ft:v1": (store.now() + timedelta(days=400)).strftime(form)})
-    assert verdict_of("serve_until", provided("v1", provider.url)) == verdict
+    end = store.now() + timedelta(days=400)
+    spelt = end.strftime(form) or f"{end.timestamp():.0f}"
+    provider = Provider({"ft:v1": spelt})
+    manager = provided("v1", provider.url)
+    assert verdict_of("serve_until", manager) == verdict
+    answer = ask_provider(manager.get_version("v1"))
+    assert verdict == "pass" or f"until {[spelt]}, which cannot be read" in answer.evidence
     provider.close()
 
 

@@ -1,9 +1,10 @@
 """`workbook registry …` and `workbook route`: one JSON value, of the promised shape, and a code."""
 
 import json
+import os
 
 import pytest
-from registry_toys import TASK, candidate
+from registry_toys import candidate
 
 from helpers import store
 from helpers.cli import main
@@ -28,7 +29,8 @@ def test_the_commands_tell_the_whole_story(call, tmp_path):
         ]
     listed = [FineTunedModelVersion.model_validate(row) for row in call("registry", "list")]
     assert [(v.id, v.status) for v in listed] == [("v2", "production"), ("v1", "deprecated")]
-    assert call("registry", "rollback", "--task", TASK, "--because", "drill")["version"] == "v1"
+    raise_alarms("other", "", [Finding(name="volume", verdict="fail", evidence="")])
+    assert call("registry", "rollback", "--because", "drill")["version"] == "v1"
     assert call("route") == store.read_json(store.home() / "routes.json")
     assert [row["action"] for row in call("registry", "history")][-2:] == ["displace", "rollback"]
     assert call("registry", "show", "v1")["route"]["version"] == "v1"
@@ -55,12 +57,14 @@ def test_a_refusal_is_told_by_the_exit_code(call, verdict, code):
         ("list", "--task", "nobody"),
         ("history", "--task", "nobody"),
         ("alarms", "--task", "nobody"),
-        ("backup", "/dev/null"),
+        ("backup", "fifo"),
         ("show", ""),
         ("promote", "nobody", "--to", "staging", "--because", ""),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence_and_exit_2(arguments, capsys):
+def test_what_cannot_be_done_is_one_sentence_and_exit_2(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
     assert main(["registry", *arguments]) == 2
     told = capsys.readouterr()
     assert told.out == "" and told.err.startswith("workbook: ") and told.err.count("\n") == 1

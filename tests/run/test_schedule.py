@@ -54,7 +54,7 @@ def tab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def finished(profile: str, at: datetime, status: str = "finished") -> None:
-    run = store.open_run(f"{profile}-{at:%s}")
+    run = store.open_run(f"{profile}-{at.timestamp():.0f}")
     run.save(record_toys.run_record(run.id, profile=profile, status=status, started_at=at))
 
 
@@ -74,6 +74,11 @@ def finished(profile: str, at: datetime, status: str = "finished") -> None:
         ("5/10 3 * * *", "Minutes: '5/10'"),
         ("0~30 3 * * *", "Minutes"),
         ("*/0 3 * * *", "refuse"),
+        ("*/60 3 * * *", "Minutes: '[*]/60' has a step above 59"),
+        ("0 */48 * * *", "Hours"),
+        ("0 3 */40 * *", "Day of Month"),
+        ("0 3 * 1-12/13 *", "Month"),
+        ("0 3 * * */8", "Day of Week"),
         ("0 jan * * *", "refuse"),
         ("0 3 * * 0; rm x", "fields"),
         ("", "five"),
@@ -275,6 +280,14 @@ def test_two_homes_of_one_user_keep_their_units_apart(tab, tmp_path, monkeypatch
     second = add_schedule("smoke", "0 4 * * *", "systemd")
     assert not set(first.units) & set(second.units)
     assert all(Path(unit).exists() for unit in (*first.units, *second.units))
+
+
+def test_steps_of_weekdays_are_refused_for_systemd_and_others_are_translated(tab):
+    assert schedule.calendar("5-59/10 */6 1-15/2 * *") == "*-*-1..15/2 0/6:5..59/10:00"
+    for weekday in ("*/2", "5-7/2", "mon-fri/3"):
+        with pytest.raises(WorkbookError, match="steps of weekdays"):
+            add_schedule("smoke", f"0 3 * * {weekday}", "systemd")
+    assert not schedules()
 
 
 def test_without_systemd_analyze_it_is_said_that_nobody_checked(tab, tmp_path, monkeypatch, caplog):
