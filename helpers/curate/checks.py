@@ -165,11 +165,11 @@ def check_answer(example: TrainingExample, validator: Any) -> list[Issue]:
     if validator is None or example.calls or not example.answer.strip():
         return []
     try:
-        value = json.loads(example.answer)
-        store.dumps(value)  # fails on NaN
+        value = tasks.DECODER.decode(example.answer.strip())
         error = next(iter(validator.iter_errors(value)), None)
-    except (ValueError, RecursionError):
-        return [_format_issue("the answer is not one JSON value")]
+    except (ValueError, RecursionError) as reason:
+        is_double = str(reason) == tasks.TWICE
+        return [_format_issue(tasks.TWICE if is_double else "the answer is not one JSON value")]
     if error is None:
         return []
     known = validator.schema.get("properties") or {}  # other keys are the row's own text

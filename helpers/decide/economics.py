@@ -68,10 +68,9 @@ def economics(
     (zero_shot), until 04 has measured it.
     """
     stated = task.prices.get("hours") or {}
-    unknown = stated.keys() - HOURS.keys()
-    if unknown:
+    if not isinstance(stated, dict) or stated.keys() - HOURS.keys():
         raise WorkbookError(
-            f"task.yaml: prices.hours: {min(unknown)} is not known; known are {', '.join(HOURS)}"
+            f"task.yaml: prices.hours is {stated!r}; give hours by these names: {', '.join(HOURS)}"
         )
     hours = {name: _stated(stated, name, usual) for name, usual in HOURS.items()}
     per_hour = _stated(task.prices, "person_usd_per_hour")

@@ -60,20 +60,27 @@ def same_json(gold: Any, answer: Any, schema: Json | None = None, root: Json | N
     return gold == answer
 
 
-def whole_schema(schema: Any, root: Json) -> Json:
-    """A schema with all that it refers to, or is put together from."""
+def whole_schema(schema: Any, root: Json, above: tuple[str, ...] = ()) -> Json:
+    """A schema with all that it refers to, or is put together from; each reference but once."""
     if not isinstance(schema, dict):
         return {}
     parts = [part for word in ("anyOf", "oneOf", "allOf") for part in schema.get(word, ())]
     reference = str(schema.get("$ref", ""))
-    if reference.startswith("#/"):
-        parts.append(reduce(lambda place, key: place.get(key, {}), reference[2:].split("/"), root))
+    if reference.startswith("#/") and reference not in above:
+        parts.append(reduce(_child, reference[2:].split("/"), root))
+        above = (*above, reference)
     whole = schema
     for part in parts:
-        more = whole_schema(part, root)
+        more = whole_schema(part, root, above)
         properties = more.get("properties", {}) | whole.get("properties", {})
         whole = more | whole | {"properties": properties}
     return whole
+
+
+def _child(place: Any, key: str) -> Any:
+    if isinstance(place, list):
+        place = {str(number): part for number, part in enumerate(place)}
+    return place.get(key, {}) if isinstance(place, dict) else {}
 
 
 def _same_object(gold: Json, answer: Json, schema: Json | None, root: Json | None) -> bool:

@@ -46,11 +46,10 @@ TRUSTED = 0.6
 # of the pairs, with the same choice in both orders: GPT-4's own (Zheng et al. 2023, table 2)
 CONSISTENT = 0.65
 WORD = re.compile(r"\b(both|neither)\b")
-LETTER = re.compile(r"(?<![A-Za-z])[AB](?![A-Za-z])")
-# "Not A", "both are wrong", "a tie": no choice can be read off
-DOUBT = re.compile(
-    r"\bnot\b|n't\b|\b(?:wrong|worse|worst|incorrect|tie|tied|equal\w*|draw)\b", re.I
-)
+LETTER = re.compile(r"(?<![A-Za-z0-9])[AB](?![A-Za-z0-9])")
+CLAUSE = re.compile(r"[.;!?\n]|\b(?:because|since|whereas)\b", re.I)
+# "Not A", "both are wrong", "a tie": such a clause chooses nothing
+DOUBT = re.compile(r"\bnot\b|n't\b|\b(?:wrong|worse|worst|incorrect|bad|tie|tied|draw)\b", re.I)
 ASK = """You judge answers to this task:
 {task}
 An answer is right when: {rubric}
@@ -369,13 +368,14 @@ def _agreed(
 
 
 def _vote(text: str) -> Vote:
-    """None where it names no choice, A and B without saying which, or what is wrong with one."""
+    """None where it names no choice, A and B without saying which, or only what is wrong."""
     text = text.rpartition("</think>")[2].replace("’", "'")
     bare = re.sub(r"\W", "", text).lower()
     if bare in RIGHT:
         return RIGHT[bare]
-    if "<think>" in text or DOUBT.search(text):  # it was cut before it had chosen, or has not
+    if "<think>" in text:  # it was cut before it had chosen
         return None
+    text = ";".join(clause for clause in CLAUSE.split(text) if not DOUBT.search(clause))
     choices = set(WORD.findall(text.lower())) or set(LETTER.findall(text))
     return RIGHT[choices.pop().lower()] if len(choices) == 1 else None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import re
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -28,18 +27,6 @@ REFUSAL = re.compile(
     re.I,
 )
 MAX_BLOCKS = 20  # braces that the tolerant reading tries, so that endless answers stay cheap
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys stand once each: readers differ in which of two they take."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a key stands twice")
-    return value
-
-
-# int gives a ValueError: NaN is Python's, not JSON's
-DECODER = json.JSONDecoder(parse_constant=int, object_pairs_hook=_once)
 
 
 def score_answer(
@@ -94,7 +81,7 @@ def _field_scores(
         path = task.folder / example.meta.get("file", "example")
         raise WorkbookError(
             f"{path}, line {example.meta.get('line', '?')}: the answer of {example.id} is not one"
-            " JSON object; mend that row"
+            " JSON object, or a key stands twice in it; mend that row"
         )
     names = task.scored_fields or list(gold | (strict or {}))  # a schema may declare none
     right = {name: field_equal(gold, strict, name, task.schema) for name in names}
@@ -122,7 +109,7 @@ def field_equal(
 def strict_json(text: str) -> dict[str, Any] | None:
     """The answer as one JSON object and nothing else but white space; None when it is not that."""
     try:
-        value = DECODER.decode(text.strip())
+        value = tasks.DECODER.decode(text.strip())
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -136,7 +123,7 @@ def tolerant_json(text: str) -> dict[str, Any] | None:
         if start < 0:
             break
         with contextlib.suppress(ValueError, RecursionError):
-            return DECODER.raw_decode(text, start)[0]
+            return tasks.DECODER.raw_decode(text, start)[0]
     return None
 
 

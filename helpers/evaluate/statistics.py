@@ -163,9 +163,12 @@ def _bonett_price(gained: float, lost: float, n: float) -> tuple[float, float]:
 
 
 def p_value(gained: float, lost: float, n: float) -> float:
-    """Two-sided p of "no difference": the level at which `bonett_price` just leaves 0 out."""
+    """Two-sided p of "no difference": the level at which `bonett_price` just leaves 0 out.
+
+    Never below 1e-300, where a computer's numbers end.
+    """
     middle, error = _bonett_price(gained, lost, n)
-    return math.erfc(abs(middle) / error / math.sqrt(2))
+    return max(1e-300, math.erfc(abs(middle) / error / math.sqrt(2)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

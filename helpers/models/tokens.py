@@ -214,6 +214,8 @@ def template_fingerprints(
     tokenizer = tokenizer_of(base_model)
     if tokenizer.is_fast:
         vocabulary = tokenizer.backend_tokenizer.to_str()
+        cut = r'\1"truncation":null,"padding":null,"added_tokens"'  # each call may set them anew
+        vocabulary = re.sub(r'^(.{,40}?)"truncation":.*?,"added_tokens"', cut, vocabulary)
     else:
         vocabulary = store.canonical(tokenizer.get_vocab())
     short = prompt_style == "short"

@@ -346,7 +346,7 @@ def subplots(*shape: int, **looks: Any) -> Any:
     import matplotlib.pyplot as plt
     from matplotlib.font_manager import fontManager
 
-    others = sorted({font.name for font in fontManager.ttflist if font.name in FONTS})
+    others = sorted({font.name for font in fontManager.ttflist if font.name in FONTS.split(", ")})
     plt.rcParams.update(LOOKS | {"font.family": ["DejaVu Sans", *others]})
     return plt.subplots(*shape, **looks)
 

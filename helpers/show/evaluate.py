@@ -271,12 +271,19 @@ def confusion(fields: Sequence[Any], show_text: bool) -> show.Figure | show.HTML
         counts = Counter((gold, said_of[said]) for gold, said in fields[0].pairs)
     right = sum(n for (gold, said), n in counts.items() if gold == said)
     title = f"{fields[0].field or 'answer'}: {right} of {counts.total()} right"
-    if len(labels) > MOST_LABELS:
-        mistakes = [pair for pair in counts.most_common() if pair[0][0] != pair[0][1]]
-        shown = {"gold": lambda row: row[0][0], "answered": lambda row: row[0][1][:80]}
-        shown["rows"] = lambda row: row[1]
-        return show.table(mistakes[:MOST_LABELS], f"{title}; most frequent mistakes", shown)
-    return _matrix(title, counts)
+    if len(labels) <= MOST_LABELS:
+        return _matrix(title, counts)
+    return _mistakes(title, counts)
+
+
+def _mistakes(title: str, counts: Counter[tuple[str, str]]) -> show.Table:
+    mistakes = [pair for pair in counts.most_common() if pair[0][0] != pair[0][1]]
+    columns = {
+        "gold": lambda row: row[0][0],
+        "answered": lambda row: row[0][1][:80],
+        "rows": lambda row: row[1],
+    }
+    return show.table(mistakes[:MOST_LABELS], f"{title}; most frequent mistakes", columns)
 
 
 def _matrix(title: str, counts: Counter[tuple[str, str]]) -> show.Figure:

@@ -161,6 +161,7 @@ def test_a_special_token_of_the_base_model_or_of_openai_is_rejected_and_named(to
         '{"label": NaN}',
         '["yes"]',
         '{"label":"yes","mail-me@x.org":1}',
+        '{"label":"yes","label":"4111"}',
     ],
 )
 def test_an_answer_that_breaks_the_schema_is_rejected_without_quoting_it(answer, make_task):

@@ -276,6 +276,11 @@ def test_what_a_schema_refers_to_says_whether_order_counts():
     for field in (reference, {"anyOf": [reference, {"type": "null"}]}, {"allOf": [reference]}):
         schema = defined | {"properties": {"f": field}}
         assert field_equal({"f": ["a", "b"]}, {"f": ["b", "a"]}, "f", schema), field
+    tree = {"anyOf": [{"$ref": "#/$defs/tree"}, labels]}
+    for choice in ({"$ref": "#/oneOf/0"}, {"$ref": "#/$defs/tree"}, {"$ref": "#/oneOf/x/y"}):
+        schema = {"$defs": {"tree": tree}, "oneOf": [labels], "properties": {"f": choice}}
+        is_set = "x" not in choice["$ref"]
+        assert field_equal({"f": ["a", "b"]}, {"f": ["b", "a"]}, "f", schema) is is_set, choice
     boxes = {"type": "array", "items": {"$ref": "#/$defs/box"}}
     schema = defined | {"properties": {"f": boxes}}
     gold = {"f": [{"in": ["a", "b"]}, {"in": []}]}

@@ -85,6 +85,12 @@ def test_template_fingerprints_follow_the_prompt_and_nothing_else(tiny: Path) ->
     assert set(short) == {"template", "tokenizer", "system_prompt"}
     assert short["system_prompt"] != full["system_prompt"]
     assert (short["template"], short["tokenizer"]) == (full["template"], full["tokenizer"])
+    backend = models.tokenizer_of("tiny").backend_tokenizer
+    backend.enable_truncation(max_length=5)  # as a call does that cuts its texts
+    backend.enable_padding()
+    assert models.template_fingerprints("tiny", task()) == short
+    backend.no_truncation()
+    backend.no_padding()
 
 
 def test_tokens_are_counted_by_the_models_own_tokenizer(tiny: Path) -> None:
