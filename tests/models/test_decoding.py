@@ -156,6 +156,10 @@ def test_a_token_that_fp16_cannot_hold_is_asked_again_in_bf16() -> None:
     logits, same_length = logits_of_the_next(model, prompt, halves=True)
     assert expected.isfinite().all() and torch.equal(logits, expected)
     assert length == same_length == len(prompt) + 1
+    assert model.lean_steps.reads_halves  # one such token may be an odd one
+    while model.lean_steps.may_overflow:
+        logits_of_the_next(model, prompt, halves=True)
+    assert not model.lean_steps.reads_halves
 
 
 def test_lean_steps_are_used_only_where_they_agree_with_the_modules() -> None:

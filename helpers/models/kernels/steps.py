@@ -41,6 +41,7 @@ class Steps:
         self.size = backbone.layers[0].self_attn.head_dim
         self.embedding = backbone.embed_tokens.weight
         self.reads_halves = self.embedding.dtype == torch.bfloat16
+        self.may_overflow = 8  # tokens; then fp16 is given up
         # of queries and keys the two halves that turn together stand beside each other: as a pair
         # they are one complex number
         rows = torch.arange(self.turned * self.size).view(-1, 2, self.size // 2)
@@ -68,6 +69,8 @@ class Steps:
                 return logits
             for buffer in cache.layers:  # more than fp16 holds: the token is asked again
                 buffer.length -= 1
+            self.may_overflow -= 1
+            self.reads_halves = self.may_overflow > 0
         if mask is not None:  # what is added to scores, once for all layers
             shared = cache.prefix.get_seq_length() if cache.prefix else 0
             hidden = mask[..., shared:].logical_not().repeat(1, 1, self.heads // self.key_heads, 1)
