@@ -33,7 +33,7 @@ from helpers.records import (
 from helpers.serve import wire
 from helpers.serve.engines import Engine, Hosted, Logprobs
 from helpers.serve.guards import Guard
-from helpers.serve.lanes import Lane, Place, Ready
+from helpers.serve.lanes import NOTICE, Lane, Place, Ready
 from helpers.serve.livelog import LiveLog, folder_of, new_id, short_hash
 from helpers.serve.metrics import Metrics
 from helpers.serve.served import open_version
@@ -45,7 +45,6 @@ PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 SCRIPT = PAGE.partition("<script>")[2].partition("</script>")[0]
 STYLE = PAGE.partition("<style>")[2].partition("</style>")[0]
 BODY_SECONDS = 30.0
-NOTICE = 3600.0  # seconds between the word that days of a log are too old, and their end
 LONGEST_ID = 200  # characters of a conversation's id; of a longer one its hash is taken
 # words of an engine's error -> status, code and message for the caller
 FAILURES: tuple[tuple[str, int, str, str], ...] = (
@@ -135,6 +134,7 @@ class Gateway:
         for task, state in states.items():
             if task not in self.lanes:
                 self.lanes[task] = Lane(task, self.load, self.settings.most_waiting)
+                self._announce(task)
             lane = self.lanes[task]
             self.go(self._move(lane, state))
 
@@ -144,27 +144,19 @@ class Gateway:
         if lane.trial is not None and lane.current is not None and is_due:
             lane.judged_at = time.monotonic()
             await asyncio.to_thread(judge, lane.trial)
-        if self.settings.keeps_log and self.settings.keep_days:
-            await asyncio.to_thread(self._sweep, lane)
+        if self.settings.keeps_log and time.monotonic() >= lane.swept_from:
+            await asyncio.to_thread(self.log.sweep, lane.task)
 
-    def _sweep(self, lane: Lane) -> None:
-        """Say which days of a log are too old (imported ones may be), and delete them later."""
-        now = time.monotonic()
-        if lane.swept_from is None:
-            lane.swept_from = now + NOTICE
-            oldest = f"{store.now() - timedelta(self.settings.keep_days):%Y-%m-%d}"
-            days = [path.stem for path in folder_of(lane.task).glob("????-??-??.jsonl")]
-            old = sum(day < oldest for day in days)
-            if old:
-                _log.warning(
-                    "%s: %d days of the live log are before %s; --keep-days %d deletes them in %g"
-                    " minutes", lane.task, old, oldest, self.settings.keep_days, NOTICE / 60,
-                )  # fmt: skip
-        elif now >= lane.swept_from:
-            try:
-                self.log.sweep(lane.task)
-            except OSError as error:
-                self.log.problem = f"old days of the live log cannot be deleted ({error.strerror})"
+    def _announce(self, task: str) -> None:
+        """Say which days of a log are too old (imported ones may be) before they are deleted."""
+        days = self.settings.keep_days
+        oldest = f"{store.now() - timedelta(days):%Y-%m-%d}"
+        old = [path for path in folder_of(task).glob("????-??-??.jsonl") if path.stem < oldest]
+        if old and days and self.settings.keeps_log:
+            _log.warning(
+                "%s: %d days of the live log are before %s; --keep-days %d deletes them in %g"
+                " minutes", task, len(old), oldest, days, NOTICE / 60,
+            )  # fmt: skip
 
     def go(self, work: Any) -> None:
         """Do something beside the requests."""
@@ -325,8 +317,7 @@ class Gateway:
     def failure(self, answer: Answer, stamp: Stamp) -> ApiError:
         """What a caller is told of an answer that failed."""
         reason = answer.error or "it said nothing"
-        matches = (known for known in FAILURES if re.search(known[0], reason))
-        _, status, code, message = next(matches)
+        _, status, code, message = next(each for each in FAILURES if re.search(each[0], reason))
         error = ApiError(status, message.format(reason), code)
         error.headers |= stamp.headers
         return error

@@ -23,6 +23,7 @@ from helpers.serve.engines import Loaded
 from helpers.serve.served import Served
 
 AGAIN = 30.0  # seconds before a version that could not be loaded is tried again
+NOTICE = 3600.0  # seconds between the word that days of a log are too old, and their end
 _log = logging.getLogger(__name__)
 
 
@@ -62,7 +63,7 @@ class Lane:
         self.current: Ready | None = None
         self.trial: Trial | None = None
         self.judged_at = -math.inf  # when the trial was last looked at
-        self.swept_from: float | None = None  # when old days of its log may be deleted
+        self.swept_from = time.monotonic() + NOTICE  # when old days of its log may be deleted
         self.problem = ""  # why the route cannot be followed at present
         self._ready: dict[str, Ready] = {}  # by the version's id
         self._by_hand = ""  # the version that was last asked for by its id

@@ -71,10 +71,9 @@ class Child(Upstream):
         self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        name = self._served.id
-        command = [sys.executable, "-m", "helpers.serve.llamacpp", str(self._path), name]
+        command = [sys.executable, "-m", "helpers.serve.llamacpp", str(self._path)]
         process = subprocess.Popen(
-            command,
+            [*command, self._served.id],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

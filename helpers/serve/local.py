@@ -40,7 +40,7 @@ class LocalEngine:
                     f"the {name} of {model.base_model} is not the one that {served.id} was trained"
                     f" with ({fingerprints[name][:12]} instead of {trained[:12]}); restore it"
                 )
-        loaded = models.load_model(model.base_model, adapter=served.adapter)
-        loaded = loaded.with_asking(served.asking)
+        merged = models.load_model(model.base_model, adapter=served.adapter)
+        loaded = merged.with_asking(served.asking)
         loaded.answer([served.chat([Message(role="user", content="Hello")])], 1)
         return Local(loaded)

@@ -209,12 +209,18 @@ def _effect(
     changed = [(ours.text, base.text) for ours, tuned, base in rows if tuned.text != base.text]
     like_base = sum(ours == base for ours, base in changed)
     if not changed:
-        evidence = f"the adapter changes none of {len(untuned)} answers of its base"
-        return _finding("adapter_effect", True, evidence, "train again: it has learnt nothing")
-    evidence = f"{like_base} of {len(changed)} answers that tuning changed are the base model's"
-    failed = like_base > len(changed) / 2
-    remedy = "the adapter has no effect at the engine: load it, and under this version's id"
-    return _finding("adapter_effect", failed, evidence, remedy)
+        return _finding(
+            "adapter_effect",
+            True,
+            f"the adapter changes none of {len(untuned)} answers of its base",
+            "train again: it has learnt nothing",
+        )
+    return _finding(
+        "adapter_effect",
+        like_base > len(changed) / 2,
+        f"{like_base} of {len(changed)} answers that tuning changed are the base model's",
+        "the adapter has no effect at the engine: load it, and under this version's id",
+    )
 
 
 def _shared(answers: Sequence[Answer], expected: Sequence[Answer]) -> tuple[int, int]:

@@ -85,8 +85,7 @@ class Served:
     @cached_property
     def takes_system(self) -> bool:
         """Whether the rows that it was measured on bring system messages of their own."""
-        folder = store.home() / "datasets" / self.model.dataset_version
-        path = folder / "validation.jsonl"
+        path = store.home() / "datasets" / self.model.dataset_version / "validation.jsonl"
         rows = store.read_jsonl(path) if path.exists() else []
         return any(turn["role"] in OWN_TURNS for row in rows for turn in row["messages"])
 

@@ -73,10 +73,11 @@ def ask_production(task: str, question: str, engine: str = "auto") -> dict[str, 
 
     with running(gateway.app(), settings) as address:
         client = models.openai_client(f"{address}/v1", timeout=settings.timeout)
-        turns = [{"role": "user", "content": question}]
         (name,) = gateway.folders
         try:
-            reply = client.chat.completions.create(model=name, messages=turns)
+            reply = client.chat.completions.create(
+                model=name, messages=[{"role": "user", "content": question}]
+            )
         except openai.APIStatusError as error:
             lane = gateway.lanes.get(name)
             if lane is None:

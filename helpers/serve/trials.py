@@ -147,11 +147,15 @@ def judge_trial(trial: Trial, rows: Sequence[LiveRow]) -> list[Finding]:
     agreeing = [float(pair.candidate.agrees) for pair in pairs if pair.candidate.agrees is not None]
     if agreeing:
         share = evaluate.proportion(agreeing)
-        evidence = f"the shadow said the same as production in {share}"
         findings.append(
-            Finding(name="agreement", verdict="pass", severity="info", evidence=evidence,
-                    estimate=share)
-        )  # fmt: skip
+            Finding(
+                name="agreement",
+                verdict="pass",
+                severity="info",
+                evidence=f"the shadow said the same as production in {share}",
+                estimate=share,
+            )
+        )
     return findings
 
 

@@ -142,8 +142,7 @@ class Upstream:
     def load_adapter(self) -> None:
         """Have the adapter loaded under the version's id."""
         body = {"lora_name": self.model.name, "lora_path": str(self._adapter)}
-        if self._server.call("load_lora_adapter", body):
-            self.is_ours = True
+        self.is_ours |= self._server.call("load_lora_adapter", body)
 
     def close(self) -> None:
         """Have it unloaded where it was loaded for us; what the server listed by itself stays."""

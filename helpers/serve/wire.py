@@ -18,10 +18,10 @@ from pydantic import (
     AfterValidator,
     AliasPath,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic.json_schema import models_json_schema
@@ -146,17 +146,11 @@ class FeedbackRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     request_id: str = Field(min_length=1, max_length=100)
-    score: float | None = Field(None, ge=1, le=5)
+    # true is no star, and "5" is five
+    score: Annotated[float, Field(ge=1, le=5), BeforeValidator(str)] | None = None
     thumb: Literal["up", "down"] | None = None
     correction: Said = Field(None, max_length=20_000)
     comment: Said = Field(None, max_length=5_000)
-
-    @field_validator("score", mode="before")
-    @classmethod
-    def _is_number(cls, score: Any) -> Any:
-        if isinstance(score, bool):
-            raise ValueError("true is no number of stars")
-        return score
 
     @model_validator(mode="after")
     def _says_something(self) -> FeedbackRequest:
