@@ -26,8 +26,8 @@ _DAY = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?:[ T,]+(.*))?")
 _EPOCH = re.compile(r"\d{9,19}(?:\.\d+)?(?:e\+?\d\d)?")
 _OF_SERVERS = re.compile(r"\A\[?(\d\d)/([A-Z][a-z]{2})/(\d{4}):(.*?)\]?\Z")  # as nginx writes one
 _COMPACT = re.compile(r"\A((?:19|20)\d{6})(\d{6})(?:\.0+)?\Z")  # 20261105103000
-_ZONES = re.compile(r"\s*(?:UTC|GMT|Z)$", re.IGNORECASE)
-_OFFSET = re.compile(r"(?<=\d)\s+(?=[-+]\d\d:?\d\d$)")
+# what no ISO time has: the name of UTC, and a space before an offset
+_ZONES = re.compile(r"\s*(?:UTC|GMT|Z)$|(?<=\d)\s+(?=[-+]\d\d:?\d\d$)", re.IGNORECASE)
 
 
 def moment_of(value: Any, order: DayOrder = "") -> datetime:
@@ -57,18 +57,13 @@ def _spelled(text: str, order: DayOrder) -> datetime:
     if day:
         return _of_day(*day.groups(), order)
     with suppress(ValueError):
-        return datetime.fromisoformat(_tight(text).replace("/", "-"))
+        return datetime.fromisoformat(_ZONES.sub("", text).replace("/", "-"))
     with suppress(TypeError, IndexError):
         moment = parsedate_to_datetime(re.sub("(?:UTC|GMT)(?=[-+]\\d{4})", "", text))
         # behind the clock CET, PM, UTC+1: it would pass over them
         if moment.tzinfo or not re.search(":\\d\\d.*[A-Za-z]", text):
             return moment
     raise ValueError("no time that is known")
-
-
-def _tight(text: str) -> str:
-    """A time without the name of UTC, and without a space before its offset."""
-    return _OFFSET.sub("", _ZONES.sub("", text))
 
 
 def _of_day(
@@ -79,7 +74,7 @@ def _of_day(
     if separator == "." or order == "day_first" or int(first) > 12:
         first, second = second, first
     start = date(int(year), int(first), int(second))
-    bare = _tight(clock or "00:00")
+    bare = _ZONES.sub("", clock or "00:00")
     for form in ("%I:%M:%S %p", "%I:%M %p"):
         with suppress(ValueError):
             return datetime.combine(start, datetime.strptime(bare, form).time())
@@ -136,7 +131,6 @@ _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)?")
 _OF = re.compile(r"(\d+(?:[.,]\d+)?)\s*(?:/|of|out of)\s*(\d+)(?:\s*stars?)?")
 FEW = 0.05  # of the numbers: so few outside of 1-5 are slips, not another scale
 ENOUGH = 20  # ratings from which a scale that is never used to its end is doubted
-OFTEN = 0.1  # of them: a highest number that is given so often may be the end of the scale
 Token = tuple[type, Any]  # true and 1 are equal in Python
 
 
@@ -318,12 +312,8 @@ def _ranges_of(numbers: Counter[float], has_words: bool, asks: bool) -> list[_Ra
         return _small_ranges(set(numbers), has_words)
     from_one = _Range(f"1 to {high:g}", 1, high)
     if _are_stars(numbers):
-        if high >= 5 or numbers.total() < ENOUGH:
-            return [STARS]
-        is_end = high % 1 == 0 and numbers[high] >= OFTEN * numbers.total()
-        if is_end and asks:
-            return [from_one, STARS]
-        return [STARS._replace(name="stars, of which no row has 5")]
+        is_end = high < 5 and high % 1 == 0 and 10 * numbers[high] >= numbers.total()
+        return [from_one, STARS] if is_end and asks and numbers.total() >= ENOUGH else [STARS]
     whole = _Range(f"{low:g} to {high:g}", low, high)
     if low < 0:
         return [whole, HUNDRED]

@@ -6,14 +6,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from helpers import store
 from helpers.records import PARTS, ColumnReading, Part, Source, SourceReading, WorkbookError
-from helpers.tasks.conventions import DayOrder, Token, day_order, judge_scale, token_of
+from helpers.tasks.conventions import Token, day_order, judge_scale, token_of
 from helpers.tasks.forms import FORMS, LIKES, HowRead, format_of, input_columns, output_columns
 from helpers.tasks.reading import FileForm, form_of, parquet_rows, read_rows
 from helpers.tasks.task import KNOWN, Task
@@ -55,21 +54,15 @@ def survey(task: Task, path: Path, source: Source) -> tuple[FileForm, HowRead]:
     how.scale = judge_scale(
         column_counts(path, form, stars), task.columns.get("feedback"), stars, str(path)
     )
-    how.day_order = _day_order(how, form, at)
+    days = column_counts(path, form, at)
+    texts = [value for _, value in days if isinstance(value, str)]
+    if form.note == "JSON Lines" and any(re.match(r"\s*\d\d?[/-]\d", text) for text in texts):
+        # of JSON it has looked at any depth, where other times than the rows' may stand
+        days = column_counts(path, form._replace(note=""), at)
+    moments = (value for _, value in days)
+    how.day_order = day_order(moments, task.columns.get("dates"), at, str(path))
     how.decimals = _decimal_marks(how, form)
     return form, how
-
-
-def _day_order(how: HowRead, form: FileForm, key: str) -> DayOrder:
-    """How the rows' dates are written; those of other objects of the same key do not count."""
-    setting = how.task.columns.get("dates")
-    with suppress(TwoReadings):
-        days = (value for _, value in column_counts(how.path, form, key))
-        if not day_order(days, setting, key, str(how.path)):
-            return ""  # at no depth is a date that needs an order
-    contents = (row.content for row in read_rows(how.path, form))
-    values = (value_at(content, key) for content in contents if isinstance(content, dict))
-    return day_order(values, setting, key, str(how.path))
 
 
 def _decimal_marks(how: HowRead, form: FileForm) -> dict[str, DecimalMark]:
