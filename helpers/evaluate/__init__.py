@@ -20,6 +20,7 @@ from helpers.evaluate.compare import (
     findings_against,
 )
 from helpers.evaluate.evaluation import (
+    REPLACE_UNCOMPARED,
     count_attempts,
     evaluate_fine_tuned_model,
     load_models,

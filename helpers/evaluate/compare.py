@@ -29,6 +29,7 @@ from helpers.tasks import Task
 
 Pair = tuple[AnswerRow, AnswerRow]  # ours and theirs, about one example
 FEW_TEST_ROWS = 30  # fewer decide nothing
+TRAIN_AGAIN = "run 03 again with this run id"
 GAIN = {  # what a verdict says of a gain
     "pass": "surely more",
     "fail": "surely not more",
@@ -182,7 +183,7 @@ def findings_against(
     findings = []
     losses = []
     for opponent, compared in opponents.items():
-        findings.append(_gain_over(opponent, compared.get("accuracy"), task, alpha))
+        findings.append(_gain_over(opponent, compared, task, alpha))
         for metric, comparison in compared.items():
             difference = comparison.difference
             if difference.n and difference.high < -task.margins.get(metric, 0.0):
@@ -194,13 +195,14 @@ def findings_against(
     return [*findings, regression]
 
 
-def _gain_over(opponent: str, gain: MetricComparison | None, task: Task, alpha: float) -> Finding:
+def _gain_over(opponent: str, compared: Comparison, task: Task, alpha: float) -> Finding:
     name = f"gain_over_{opponent}"
+    gain = compared.get("accuracy")
     if gain is None:
-        evidence = (
-            f"accuracy: no gain over {opponent} is known (accuracy_from is {task.accuracy_from}:"
-            " no ratings of these answers)"
-        )
+        reason = "it could not be asked"
+        if compared:
+            reason = f"accuracy_from is {task.accuracy_from}: no ratings of these answers"
+        evidence = f"accuracy: no gain over {opponent} is known ({reason})"
         return Finding(name=name, verdict="undecided", evidence=evidence)
     threshold = 0.0 - gain.margin
     evidence = (
@@ -261,7 +263,9 @@ def has_power(n_test: int, comparison: Comparison) -> Finding:
     return Finding(name="power", verdict="pass", evidence=evidence)
 
 
-def check_fingerprints(model: TrainedModel, task: Task, dataset_version: str) -> Finding:
+def check_fingerprints(
+    model: TrainedModel, task: Task, dataset_version: str, remedy: str = TRAIN_AGAIN
+) -> Finding:
     """Refuse to measure with another template, tokenizer, prompt or dataset than in training.
 
     A wrong template alone can halve a score, and nothing in the score says so. A hosted model keeps
@@ -279,8 +283,7 @@ def check_fingerprints(model: TrainedModel, task: Task, dataset_version: str) ->
         if trained.get(name, value) != value:
             raise WorkbookError(
                 f"the {name.replace('_', ' ')} is not the one that {model.version} was trained with"
-                f" ({value[:24]} instead of {trained[name][:24]}); restore it, or run 03 again with"
-                " this run id"
+                f" ({value[:24]} instead of {trained[name][:24]}); restore it, or {remedy}"
             )
     unknown = [name for name in present if not trained.get(name)]
     if unknown:

@@ -60,6 +60,13 @@ YEAR = timedelta(days=365)
 DULLED = 1.5  # fresh rows are due when the smallest gain that can be shown has grown by this factor
 
 
+# what is left where the version that serves can be asked no more as it was trained
+REPLACE_UNCOMPARED = (
+    "replace it without a comparison: `workbook registry promote ID --to production --force"
+    " --because TEXT`"
+)
+
+
 def rung_to_beat(run: store.Run) -> tuple[str, str]:
     """(the cheaper rung to beat, why this one): 01's best on validation, or the prompt."""
     if run.has(Decision):
@@ -216,7 +223,7 @@ def ask_production(
     """
     try:
         serving = store.Run(version.run_id).load(TrainedModel)
-        check_fingerprints(serving, session.task, serving.dataset_version)
+        check_fingerprints(serving, session.task, serving.dataset_version, REPLACE_UNCOMPARED)
         loaded = session.models | {serving.asking.model: load_models(serving)[1]}
         session = replace(session, latency_rows=0, models=loaded)
         rungs["production"] = ask_rung(serving.asking, test_set, session, label="production")

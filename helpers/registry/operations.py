@@ -245,6 +245,7 @@ def reevaluate(
     rows = evaluate.choose_rows(the_task, dataset.examples, "test")
     rows = [row for row in rows if row.id in ids]
     model = store.Run(incumbent.run_id).load(TrainedModel)
+    evaluate.check_fingerprints(model, the_task, model.dataset_version, evaluate.REPLACE_UNCOMPARED)
     session = evaluate.Session(
         task=the_task,
         run=folder,

@@ -127,3 +127,4 @@ def test_a_version_in_production_that_is_gone_makes_the_verdict_inconclusive_and
     assert found.verdict == "inconclusive" and any(
         "gone-1, which serves now, could not be asked" in r for r in found.reasons
     )
+    assert "ratings" not in " ".join(found.reasons)

@@ -1,5 +1,6 @@
 """Production is asked about another version's test rows, over real HTTP; the gate can compare."""
 
+import hashlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -74,6 +75,8 @@ def measured(name, data, ids, base_url, **asking):
     run = store.open_run(f"run-{name}")
     hosted = {"provider": "api", "model_id": f"ft:{name}", "base_model": "base", "adapter": None}
     how = Asking().for_rung("fine_tuned", name).model_copy(update=asking)
+    prompt = "Answer yes or no." if how.style == "full" else "Yes or no."  # of TASK_YAML
+    hosted["fingerprints"] = {"system_prompt": hashlib.sha256(prompt.encode()).hexdigest()}
     run.save(model(name, base_url=base_url, dataset_version=data, asking=how, **hosted))
     run.save(DatasetPointer(version=data, fingerprint=data))
     write_answers(run, right=len(ids) // 2, ids=ids)
@@ -142,6 +145,16 @@ def test_what_it_costs_is_booked_on_the_candidates_run_within_its_limit(
     # What was answered is not asked, nor paid, again.
     registry.reevaluate("v2", str(tmp_path), max_cost_usd=0.9 + 44 * COST)
     assert len(requests) == 44 and Budget(run).spent == pytest.approx(0.9 + 44 * COST)
+
+
+def test_an_incumbent_whose_prompt_is_gone_is_not_asked_and_the_way_on_is_named(
+    endpoint, requests, tmp_path
+):
+    two_versions(endpoint, tmp_path)
+    (tmp_path / "task.yaml").write_text(TASK_YAML.replace("Yes or no.", "No or yes."))
+    with pytest.raises(WorkbookError, match=r"v1 was trained with .* --force --because TEXT"):
+        registry.reevaluate("v2", str(tmp_path))
+    assert requests == []
 
 
 def test_an_incumbent_of_whom_nobody_knows_how_it_is_asked_is_refused_by_name(endpoint, tmp_path):
