@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from helpers.models.providers import host_of
 from helpers.records import WorkbookError
-from helpers.redaction import find_personal_data, find_secrets, is_code, without_surrogates
+from helpers.redaction import find_personal_data, find_secrets, has_sign_of_code, without_surrogates
 
 if TYPE_CHECKING:
     from helpers.tasks import Task
@@ -38,7 +38,7 @@ class Permission:
             for span in find_personal_data(text):
                 words = text[span.start : span.end]
                 is_allowed = any(pattern.search(words) for pattern in self.allow)
-                is_allowed |= span.kind == "PHONE_NUMBER" and is_code(text, span)
+                is_allowed |= span.kind == "PHONE_NUMBER" and has_sign_of_code(text, span)
                 if words not in self.own and not is_allowed:
                     kinds.add(span.kind)
         return ", ".join(sorted(kinds))

@@ -14,6 +14,6 @@ from helpers.redaction.cleaning import (
     without_secrets,
     without_surrogates,
 )
-from helpers.redaction.context import is_code, is_written_as_phone
+from helpers.redaction.context import has_sign_of_code, is_code, is_written_as_phone
 from helpers.redaction.keys import Span, find_secrets, kinds
 from helpers.redaction.recognisers import find_personal_data

@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
+from helpers.redaction.context import NAMES_A_PHONE
 from helpers.redaction.keys import NAMES, Span, find_secrets
 from helpers.redaction.recognisers import personal_data_of_message
 
@@ -63,8 +64,10 @@ def without_secrets(text: str) -> str:
 
 
 @lru_cache(maxsize=4_000)  # an executed copy is written once a cell, with much the same texts
-def _without_any(text: str, environment: tuple[str, ...]) -> str:
-    return _without_personal(_without_keys(text, environment))
+def _without_any(text: str, environment: tuple[str, ...], name: str = "") -> str:
+    """Keys go first: what is personal may be a part of one. The name tells what a number is."""
+    hidden = _without_personal(name + _without_keys(text, environment))
+    return hidden.removeprefix(name) if hidden.startswith(name) else _without_any(text, environment)
 
 
 def _without_personal(text: str) -> str:
@@ -156,10 +159,13 @@ def _clean_entry(key: Any, entry: Any) -> Any:
     is_list = isinstance(entry, list) and not str(key).endswith("pass")  # as in tests_pass
     if entry and (is_list or isinstance(entry, str)) and SECRET_NAME.fullmatch(str(key)):
         return MARK
-    named = f"{key}: {entry}"
-    hidden = _without_personal(named) if type(entry) in (str, int) else named
-    if hidden != named and hidden.startswith(f"{key}: "):  # a number that its name tells
-        return redact(hidden.removeprefix(f"{key}: "))
+    if isinstance(entry, str):
+        return _without_any(entry, _environment(), f"{key}: ")
+    if type(entry) is int:
+        text = _without_any(str(entry), (), f"{key}: ")
+        is_phone = NAMES_A_PHONE.fullmatch(str(key)) is not None  # and no count of phone calls
+        if text in MARKS.values() and (is_phone or text != MARKS["PHONE_NUMBER"]):
+            return text
     return clean(entry)
 
 

@@ -11,18 +11,29 @@ import re
 from helpers.redaction.keys import Span
 
 BEFORE = 24  # characters before a number in which its name is looked for
-_CODE_WORD = re.compile(
-    r"\b(?:orders?|parcels?|track(?:ing)?|shipments?|deliver(?:y|ies)|invoices?|tickets?|cases?"
-    r"|ref(?:erence)?|serial|isbn|issn|ean|upc|sku|part|articles?|items?|products?|versions?"
-    r"|release|build|v|rev|id|uuid|hash|epoch|timestamp|paid|amount|total|price|bestell\w*|auftrag"
-    r"\w*|sendung\w*|rechnung\w*|commande|facture|pedido|factura)\b[\s:#.°-]*"
-    r"(?:(?:number|numbers|no|nr|num|code|id|nummer|is|was|and)\b[\s:#.°-]*)*$",
-    re.IGNORECASE,
+_NUMBER = r"(?:numbers?|num(?:[ée]ro)?|n[uú]mero|numer|nummer|vat|n[or]|n[º°]|code|id)"
+CODE = (  # words for what has a number, of shops above all
+    r"(?:orders?|parcels?|packages?|track(?:ing)?|shipments?|invoices?|receipts?|tickets?|cases?"
+    r"|confirmation|booking|serial|batch|lot|po|fv|ein|cnpj|isbn|issn|imei|ean|gtin|upc|sku|part|articles?"
+    r"|items?|products?|models?|versions?|release|build|rev|ref(?:erence)?|réf(?:érence)?"
+    r"|bestell\w*|auftrag\w*|sendung\w*|rechnung\w*|artikel\w*|vorgang\w*|pak+et\w*"
+    r"|commande|facture|colis|suivi|pedido|fac?tura|env[ií]o|paquete|encomenda|ordine|fattura"
+    r"|pacco|zam[oó]wieni\w*|paczk\w*|faktur\w*|zending\w*|factuur\w*|beställning\w*|заказ\w*"
+    rf"|(?:kunden|customer|account|konto|delivery)[ _-]?{_NUMBER})"
 )
+_GAP = r"(?![^\W_])(?:(?:(?<=n[or])|(?<=r[eé]f))\.)?[\s:#\"'=_-]*"
+CALLED_CODE = re.compile(
+    rf"(?<![^\W_]){CODE}{_NUMBER}?{_GAP}(?:(?:{_NUMBER}|d|is|was){_GAP})*$", re.IGNORECASE
+)
+_OTHERWISE = re.compile(
+    rf"(?<![^\W_])(?:v|id|uuid|hash|epoch|timestamp|amount|total|price){_GAP}$", re.IGNORECASE
+)
+_WORD_BEGINS = r"(?:(?<![^\W_])|(?-i:(?<=[a-z]{2})(?=[A-Z])))"  # also customer_phone, workPhone
 _PHONE = (  # words for a phone's number
-    r"phone|\bmob(?:ile)?\b|\bcell|\btele?\b|\bdial|\bsms|whatsapp|\bfax|telef|\bhandy|\bm[oó]vil"
-    r"|celular|cellulare|rufnummer|t[eé]l[eé]phone|\bt[eé]l\b|\bportable|\bgsm|hotline|puhelin"
-    r"|телефон|\bтел\b|电话|手机|電話|携帯|전화|फ़ोन|मोबाइल|هاتف|טלפון"
+    rf"{_WORD_BEGINS}(?:(?:cell|mobile|home|work)?phone|mob(?:ile?)?|mobil(?=n)|cell|tele?|tél|dial"
+    r"|sms|whatsapp|(?:tele)?fax|t[eé]l[eé](?:f\w*|phone)|handy|m[oó]vil|celular|cellulare|ruf(?=n)"
+    rf"|portable|gsm|hotline|puhelin\w*|телефон\w*|тел)s?(?:[ _-]?{_NUMBER})?\b"
+    r"|电话|手机|電話|携帯|전화|फ़ोन|मोबाइल|هاتف|טלפון"
 )
 _PHONE_WORD = re.compile(  # or what may be one
     rf"{_PHONE}|\b(?:call(?:ed|ing)?|ring|text|signal|desk|office|home|work|card|account|konto"
@@ -30,12 +41,13 @@ _PHONE_WORD = re.compile(  # or what may be one
     re.IGNORECASE,
 )
 CALLED_PHONE = re.compile(rf"(?:{_PHONE})[^0-9,;]{{0,20}}$", re.IGNORECASE)
+NAMES_A_PHONE = re.compile(rf".*(?:{_PHONE})", re.IGNORECASE)
 _DATE = re.compile(
     r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})"
     r"(?:[T ,]*\d{1,2}(?::\d{2}){0,2}(?:\.\d+)?)?"
 )
 _DECIMALS = re.compile(r"[-+]?\d{1,6}[.,]\d{1,8}(?:[ ,;andy&]+[-+]?\d{1,6}(?:[.,]\d{1,8})?)*")
-_CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?")
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?|\d{1,2}[.:]\d{2} ?- ?\d{1,2}[.:]\d{2}")
 
 
 def is_written_as_phone(text: str, span: Span) -> bool:
@@ -47,23 +59,32 @@ def is_written_as_phone(text: str, span: Span) -> bool:
 
 
 def is_code(text: str, span: Span) -> bool:
-    """Whether what was taken for a phone, a card or an address of a machine is a code."""
-    if span.kind in ("EMAIL_ADDRESS", "NATIONAL_ID"):
-        return False
+    """Whether what was taken for a phone, a card or an address of a machine is rather a code."""
+    if has_sign_of_code(text, span):
+        return True
     number = text[span.start : span.end].strip()
     before = text[max(0, span.start - BEFORE) : span.start]
-    if _CODE_WORD.search(before):
-        return True
-    if span.kind == "IP_ADDRESS":
-        return _CLOCK.fullmatch(number) is not None
-    if span.kind != "PHONE_NUMBER":
+    is_bare = span.kind == "PHONE_NUMBER" and re.fullmatch(r"\d+", number)
+    return bool(is_bare) and "+" not in before[-1:] and not _PHONE_WORD.search(before)
+
+
+def has_sign_of_code(text: str, span: Span) -> bool:
+    """Whether something says that it is a code; of bare digits, a phone's or not, nothing does."""
+    if span.kind in ("EMAIL_ADDRESS", "NATIONAL_ID"):
         return False
     start = max(0, span.start - 1)
     around = text[start : span.end + 12]
-    if number.startswith("+") or text[start : start + 1] == "+":
+    is_phone = span.kind == "PHONE_NUMBER"
+    if is_phone and re.match(r"[^\w+(]?(?:\+|\(\+?\d{1,5}\))", around):
         return False
-    for pattern in (_DATE, _DECIMALS, _CLOCK):
+    before = text[max(0, span.start - BEFORE) : span.start]
+    if CALLED_CODE.search(before) or _OTHERWISE.search(before):
+        return True
+    number = text[span.start : span.end].strip()
+    if span.kind == "IP_ADDRESS":
+        return _CLOCK.fullmatch(number) is not None
+    for pattern in (_DATE, _DECIMALS, _CLOCK) if is_phone else ():
         match = pattern.search(around)
         if match and start + match.start() <= span.start and match.end() >= len(number):
             return True
-    return re.fullmatch(r"\d+", number) is not None and not _PHONE_WORD.search(before)
+    return False

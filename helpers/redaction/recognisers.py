@@ -161,7 +161,10 @@ def telephones(text: str) -> Iterator[Ends]:
         if is_code(text, Span("PHONE_NUMBER", start, end)):
             continue
         is_called_so = CALLED_PHONE.search(text[max(0, start - BEFORE) : start])
-        if is_called_so or (_OWN_FORM.fullmatch(match[0]) and any(phones(match[0]))):
+        is_short = re.fullmatch("[0-9]{1,8}", match[0])  # rather a count or a date
+        if (is_called_so and not is_short) or (
+            _OWN_FORM.fullmatch(match[0]) and any(phones(match[0]))
+        ):
             yield start, end
 
 

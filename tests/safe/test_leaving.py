@@ -110,7 +110,12 @@ def test_line_05_order_numbers_may_leave_and_phones_may_not(endpoint):
     models.check_may_send(task(), model)
     for text in ("order 4155552671 is late", "where is parcel 0301 2345 679?", "2024-01-02 03:04"):
         assert ask(model, text).text == "fine", text
-    for text in ("call 4155552671", "(415) 555-2671", "mobile 07700 900123", "PESEL 44051401359"):
+    for text in (
+        *("call 4155552671", "(415) 555-2671", "mobile 07700 900123", "PESEL 44051401359"),
+        *("Meine Nummer ist 01711234567", "mi número es 612345678", "Jane Doe, 4155552671"),
+        *("For delivery: +49 171 1234567", "order id +14155552671", "About my order. 0171 1234567"),
+        *("After delivery: (415) 555-2671", "invoice and 415-555-2671"),
+    ):
         assert ask(model, text).error.startswith("held back"), text
 
 
