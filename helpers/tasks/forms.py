@@ -55,8 +55,7 @@ _BESIDE = (
     " frequency_penalty presence_penalty logit_bias logprobs top_logprobs response_format"
     " tool_choice parallel_tool_calls reasoning_effort stop_sequences"
 )
-BESIDE = frozenset(_BESIDE.split())
-ENVELOPE = BESIDE | {"messages", "choices", "system", "tools"}
+ENVELOPE = {*_BESIDE.split(), "messages", "choices", "system", "tools"}
 _SAYS = frozenset(("content", "value", "parts", "tool_calls"))
 CHATS = ("conversations", "conversation", "contents", "messages")  # columns of ShareGPT, Gemini
 _BRACED = re.compile(r"\{[^{}]+\}")
@@ -384,8 +383,8 @@ def _content(content: Any, changes: Counter[str]) -> dict[str, str]:
             thoughts.append(str(part.get("thinking", part.get("text", ""))))
         elif kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
             texts.append(part["text"])
-            unused = [key for key in part if key not in ("type", "text") and part[key]]
-            changes.update(f"`{key}` of a content part is not used" for key in unused)
+            unused = part.keys() - {"type", "text"}
+            changes.update(f"`{key}` of a content part is not used" for key in unused if part[key])
         else:
             raise RowError(
                 f"content: a part of type {str(kind)[:30]!r} cannot be used here: models are"
@@ -440,16 +439,13 @@ def _unwrapped(value: Row, changes: Counter[str]) -> list[Any]:
     turns = [message] if message else value.get("messages")
     if not _are_turns(turns) or not value.keys() <= ENVELOPE:
         return []
-    turns = list(turns)
     if value.get("system") and turns[0].get("role") not in SYSTEM:
         turns = [{"role": "system", "content": value["system"]}, *turns]
     if value.get("tools"):
-        turns[-1] = turns[-1] | {"tools": value["tools"]}
-    unused = [key for key in value if key in BESIDE and value[key]]
+        turns = [*turns[:-1], turns[-1] | {"tools": value["tools"]}]
+    unused = [key for key in (*_BESIDE.split(), "choices.1") if value_at(value, key)]
     changes.update(f"`{key}` beside a request's messages is not used" for key in unused)
-    if message and len(value["choices"]) > 1:
-        changes["of several `choices` the first is read"] += 1
-    return turns
+    return list(turns)
 
 
 def _are_turns(value: Any) -> bool:
@@ -457,11 +453,11 @@ def _are_turns(value: Any) -> bool:
 
     Another speaker among them is an error then, which messages_of names.
     """
-    if not is_chat(value):
-        return False
-    speakers = {str(turn.get("role", turn.get("from"))) for turn in value}
-    has_speaker = not speakers.isdisjoint(SPEAKERS)
-    return has_speaker and not any(_SAYS.isdisjoint(turn) for turn in value)
+    return (
+        is_chat(value)
+        and any(str(turn.get("role", turn.get("from"))) in SPEAKERS for turn in value)
+        and not any(_SAYS.isdisjoint(turn) for turn in value)
+    )
 
 
 def _is_turn(value: Any) -> bool:

@@ -201,27 +201,16 @@ def _parquet_form(path: Path) -> FileForm:
             if has_gaps and compute.all(are_whole).as_py():
                 meanings.append((field.name, _whole))
     note = "Parquet"
-    for name, names in _classes(schema.metadata or {}).items():
-        meanings.append((name, partial(_named, names)))
-        note += f", with the names of the classes of {name}"
-    return FileForm(note=note, meanings=meanings)
-
-
-def _classes(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
-    """The names of the classes of each column of one, or of a list of them, by Hugging Face."""
     features = {}
     with suppress(KeyError, ValueError, TypeError):  # nobody named any
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-    classes = {}
-    for name, feature in features.items() if isinstance(features, dict) else ():
-        if isinstance(feature, dict):
-            feature = feature.get("feature", feature)  # Sequence, List
-        if isinstance(feature, list) and len(feature) == 1:  # another spelling of a list
-            feature = feature[0]
-        is_class = isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-        if is_class and isinstance(feature.get("names"), list):
-            classes[name] = feature["names"]
-    return classes
+        features = dict(json.loads(schema.metadata[b"huggingface"])["info"]["features"])
+    for name, feature in features.items():
+        with suppress(AttributeError, IndexError, KeyError, TypeError):  # it has no classes
+            feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+            if feature["_type"] == "ClassLabel":
+                meanings.append((name, partial(_named, list(feature["names"]))))
+                note += f", with the names of the classes of {name}"
+    return FileForm(note=note, meanings=meanings)
 
 
 def batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:
@@ -268,17 +257,20 @@ def _start_of_rows(path: Path, encoding: Encoding | None) -> int:
             f"{path} holds several lists of rows ({', '.join(tables)}); write them as one"
             " list, with a key `split` if they are parts"
         )
-    shapes = {
-        tuple(value) if isinstance(value, dict) else isinstance(value, list) and len(value)
-        for _, value in values.values()
-    }
-    if not tables and len(values) > 1 and len(shapes) == 1 and any(shapes):
+    if not tables and _are_columns([value for _, value in values.values()]):
         raise WorkbookError(
             f"{path} is written column by column, or its rows have names of their own"
             f" ({len(values)} of them); export its rows, as in pandas'"
             ' to_json(orient="records", lines=True)'
         )
     return next(iter(tables.values()), -1)
+
+
+def _are_columns(values: Sequence[Any]) -> bool:
+    """Whether lists of one length, or objects of the same keys, are the columns of a table."""
+    kinds = {*map(type, values)}
+    shapes = {tuple(v) if isinstance(v, dict) else len(v) for v in values if kinds <= {list, dict}}
+    return len(values) > 1 and (len(kinds), len(shapes)) == (1, 1) and any(shapes)
 
 
 def _values_in(text: str) -> dict[str, tuple[int, Any]]:

@@ -96,7 +96,7 @@ def test_a_request_keeps_its_system_and_its_tools_and_says_what_of_a_response_is
     example = loaded.examples[0]
     assert [m.content for m in example.messages] == ["Be kind.", "q", "a b"]
     assert (example.tools, example.messages[1].tools) == ([tool], None)
-    assert loaded.reading.changes["of several `choices` the first is read"] == 1
+    assert loaded.reading.changes["`choices.1` beside a request's messages is not used"] == 1
 
 
 def test_the_parts_of_gemini_are_what_they_are(read):
