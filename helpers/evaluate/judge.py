@@ -15,6 +15,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -39,6 +40,7 @@ from helpers.tasks import Task, hash_order
 
 COLUMNS = ("id", "asked", "A", "B", "a_sha", "b_sha", "choice")
 TEXTS = ("asked", "A", "B")
+KNOWN_BY = {"id", "a_sha", "b_sha", "choice"}
 SAME = "(the same answer as A: choose both or neither)"
 RIGHT = {"a": (True, False), "b": (False, True), "both": (True, True), "neither": (False, False)}
 # kappa: "substantial" agreement begins here (Landis & Koch, Biometrics 1977, 33:159-174)
@@ -148,10 +150,10 @@ def _doubts(who: str, agreement: float | None, n: int) -> list[str]:
 def _read_ratings(path: Path) -> Rights:
     """One person's choices, as a spreadsheet has saved them."""
     rights: Rights = {}
-    for number, row, _ in tasks.read_rows(path):
+    for number, row in _own_rows(path) or [each[:2] for each in tasks.read_rows(path)]:
         if isinstance(row, ValueError):
             raise WorkbookError(f"{path}, line {number}: {row}")
-        if not {"id", "a_sha", "b_sha", "choice"} <= row.keys():
+        if not row.keys() >= KNOWN_BY:
             raise WorkbookError(f"{path} has to keep blind.csv's columns id, a_sha, b_sha, choice")
         choice = row["choice"].strip()
         if not choice:
@@ -163,6 +165,19 @@ def _read_ratings(path: Path) -> Rights:
         of_a, of_b = _keys(row)
         rights[of_a], rights[of_b] = _of_pair(row, RIGHT[choice.lower()])
     return rights
+
+
+def _own_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line, row) where the file is as `write_ratings` writes it; last cells may be left out.
+
+    Its texts may hold lines that look like rows, which the reader of the tasks' tables doubts.
+    """
+    with suppress(UnicodeDecodeError, csv.Error), open(path, encoding="utf-8-sig", newline="") as f:
+        reader = csv.DictReader(f, restval="", strict=True)
+        rows = [(reader.line_num, row) for row in reader]
+        if set(reader.fieldnames or ()) >= KNOWN_BY and all(None not in row for _, row in rows):
+            return rows
+    return []
 
 
 def _misnamed(unrated: Collection[frozenset[Key]], table: Table, by_people: Rights) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import random
 
 import pytest
 import record_toys
@@ -291,6 +292,21 @@ def test_what_is_still_to_rate_stands_in_the_blind_table_until_it_is_rated(tmp_p
     )
     found = measure_04(task, run, tuned, base, rows)
     assert (found.ratings.rated, found.fine_tuned_model.accuracy.value) == (40, 1.0)
+
+
+def test_what_was_written_to_be_rated_is_read_whatever_its_texts_hold(tmp_path, run):
+    rng = random.Random(5)
+    for _ in range(60):
+        table = []
+        for n in range(4):
+            texts = ["".join(rng.choices('ab,\n";A', k=rng.randrange(1, 60))) for _ in range(3)]
+            row = dict(zip(("asked", "A", "B"), texts, strict=True))
+            row |= {"id": f"r{n}", "a_sha": "sa", "b_sha": f"sb{n}", "choice": "A"}
+            table.append(row)
+        path = evaluate.write_ratings(run.path("ratings.csv"), table)
+        assert len(judging.read_ratings(run, human_task(tmp_path))) == 8
+    path.write_bytes(path.read_bytes().removesuffix(b",A\r\n"))  # the last row is not rated yet
+    assert len(judging.read_ratings(run, human_task(tmp_path))) == 6
 
 
 def test_ratings_whose_id_a_spreadsheet_has_changed_are_named(tmp_path, run):
