@@ -2,7 +2,7 @@
 
 from helpers.tasks.conventions import judge_scale, moment_of, token_of
 from helpers.tasks.examples import LoadedRows, content_id, load_examples, read_dataset
-from helpers.tasks.forms import SYSTEM, own_context
+from helpers.tasks.forms import own_context
 from helpers.tasks.infer import LONG, are_labels, spellings
 from helpers.tasks.interview import Interview
 from helpers.tasks.logs import Fields, LogReader, read_log
@@ -30,3 +30,4 @@ from helpers.tasks.task import (
     validator_of,
 )
 from helpers.tasks.textfiles import header_of
+from helpers.tasks.turns import SYSTEM

@@ -30,12 +30,13 @@ from helpers.records import (
     beside,
 )
 from helpers.tasks.conventions import NOTHING, is_nothing, moment_of
-from helpers.tasks.forms import SYSTEM, HowRead, chat_of, preference_of
+from helpers.tasks.forms import HowRead, chat_of, preference_of
 from helpers.tasks.parts import group_of, normalise, part_of_time
 from helpers.tasks.reading import SourceRow, read_rows
 from helpers.tasks.survey import SPLITS, check_columns, reading_of, survey
 from helpers.tasks.task import Task, check_calls, check_tools
 from helpers.tasks.textfiles import Row, RowError, TwoReadings
+from helpers.tasks.turns import SYSTEM
 from helpers.tasks.values import NUMBER, as_json, cell, decimal_mark, is_there, spelled
 
 UNREADABLE = (RowError, RecursionError)  # what a row is that cannot become an example

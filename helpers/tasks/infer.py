@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from helpers.records import WorkbookError
-from helpers.tasks.forms import THOUGHT
 from helpers.tasks.parts import visible
 from helpers.tasks.task import Json
+from helpers.tasks.turns import THOUGHT
 from helpers.tasks.values import as_typed, spelled
 
 FEW = 30  # labels; more of them have to repeat more often

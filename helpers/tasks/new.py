@@ -15,7 +15,7 @@ import yaml
 from helpers import store
 from helpers.records import TrainingExample, WorkbookError, with_calls
 from helpers.tasks.examples import ONE_SYSTEM, LoadedRows, content_id, load_examples
-from helpers.tasks.forms import answer_in, chat_of
+from helpers.tasks.forms import chat_of
 from helpers.tasks.infer import (
     are_numbers,
     infer_output,
@@ -39,6 +39,7 @@ from helpers.tasks.reading import form_of, read_rows
 from helpers.tasks.survey import survey
 from helpers.tasks.task import ENDINGS, Json, Task, load_task
 from helpers.tasks.textfiles import Row, RowError, TwoReadings
+from helpers.tasks.turns import answer_in
 from helpers.tasks.values import as_json, as_text, is_there, value_at
 
 HEADER = """\
