@@ -7,17 +7,16 @@ against the exports that these products document; a line that says something els
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from helpers import serve, store, tasks
+from helpers import curate, serve, store, tasks
 from helpers.records import (
     LiveRow,
     LogText,
@@ -44,10 +43,11 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
         raise WorkbookError(f"--format takes {', '.join(FORMATS)}; got {form!r}")
     task = tasks.load_task(task_name.removeprefix("demo/"))
     first: dict[str, tuple[str, LiveRow]] = {}
-    ratings: dict[str, Any] = {}
+    ratings: dict[str, tuple[Any, Any]] = {}
+    not_of_users: set[str] = set()
     faults: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
-    for place, raw in _placed(paths):
+    for place, raw in _placed(paths, FORMATS[form]["messages"]):
         if not _is_request(raw, FORMATS[form].get("kind", ())):
             counts["others"] += 1
             continue
@@ -55,29 +55,28 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
             row = row_of(raw, FORMATS[form])
             fault = _clash(row, place, first)
             counts["different" if fault else "read"] += 1
-            rating = _rating(raw, FORMATS[form].get("feedback_score", ()))
-            if rating is not None:
-                ratings[place if fault else row.request_id] = rating
+            said = _rating(raw, FORMATS[form].get("feedback_score", ()), not_of_users)
+            if said[0] is not None:
+                ratings[place if fault else row.request_id] = said
         except ValueError as error:
             fault = str(error)
             counts["unreadable"] += 1
         faults.append((f"{place}:", fault))
     if not first and not counts["others"]:
         raise WorkbookError(f"nothing can be read as {form}: {'; '.join(_named(paths, faults))}")
-    tokens = Counter(map(tasks.token_of, ratings.values()))
-    setting = task.columns.get("feedback")
-    scale = tasks.judge_scale(tokens, setting, "feedback_score", paths[0].name)
-    stars = {name: scale.scores.get(tasks.token_of(said)) for name, said in ratings.items()}
-    for name, said in ratings.items():
-        if stars[name] is None:
-            faults.append((f"{name}:", f"has a rating that is none ({said})"))
+    scale = _scale(task, ratings, paths[0].name)
+    stars = {name: scale.scores.get(tasks.token_of(said)) for name, (said, _) in ratings.items()}
+    faults += _odd_ratings(ratings, stars)
     rows = [
         row.model_copy(update={"feedback_score": stars.get(row.request_id)})
         for _, row in first.values()
     ]
-    new = serve.add_rows(task.registry_name, rows, text)
+    moments = {name: _moment(at) for name, (_, at) in ratings.items()}
+    new, rated = serve.add_rows(task.registry_name, rows, text, moments)
     return {
         "added": new,
+        "ratings": f"{rated} added; {scale.description}" if ratings else "none",
+        "scores_not_of_users": sorted(not_of_users),
         "known": counts["read"] - new,
         "others": counts["others"],
         "different": counts["different"],
@@ -86,29 +85,54 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
     }
 
 
+def _scale(task: tasks.Task, ratings: Mapping[str, tuple[Any, Any]], where: str) -> Any:
+    tokens = Counter(tasks.token_of(said) for said, _ in ratings.values())
+    return tasks.judge_scale(tokens, task.columns.get("feedback"), "feedback_score", where)
+
+
+def _odd_ratings(
+    ratings: Mapping[str, tuple[Any, Any]], stars: Mapping[str, float | None]
+) -> Iterator[tuple[str, str]]:
+    for name, (said, _) in ratings.items():
+        if stars[name] is None:  # it may be a comment
+            yield f"{name}:", f"has a rating that is none ({curate.masked_text(str(said))})"
+
+
 def _is_request(raw: Any, paths: Sequence[str]) -> bool:
     kind = _first(raw, paths)
     return not kind or str(kind).lower().removeprefix("a") in WORDS["requests"]
 
 
-def _placed(paths: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+def _placed(paths: Sequence[Path], chats: Sequence[str]) -> Iterator[tuple[str, Any]]:
     for path in paths:
         for source in tasks.read_rows(path):
-            for raw in _records(source.content):
+            for raw in _records(source.content, chats):
                 yield f"{path.name} line {source.line}", raw
 
 
-def _rating(raw: Any, paths: Sequence[str]) -> Any:
-    """What a user said about the answer; judges score answers, too."""
-    scores = _at(raw, "scores")
-    named = [each for each in scores or () if isinstance(each, dict) and "name" in each]
-    by_name = {str(each["name"]): each for each in named}
-    if len(by_name) < 2:
-        return _first(raw, paths)
-    of_users = [name for name in by_name if any(word in name.lower() for word in WORDS["users"])]
-    if len(of_users) != 1:
-        return f"one of {', '.join(by_name)}: which is the users' is not known"
-    return _first(by_name[of_users[0]], WORDS["rating"])
+def _rating(raw: Any, paths: Sequence[str], others: set[str]) -> tuple[Any, Any]:
+    """What a user said last about the answer, and when; judges score answers, too (`others`)."""
+    scores = _unpacked(_at(raw, "scores"))
+    if not isinstance(scores, list):
+        return _first(raw, paths), None
+    of_users = (None, None)
+    for score in sorted(scores, key=lambda each: str(_first(each, WORDS["rated_at"]) or "")):
+        name = str(_at(score, "name") or "")
+        said = _first(score, WORDS["rating"])
+        if said is None:
+            continue
+        if not name or any(word in name.lower() for word in WORDS["users"]):
+            of_users = (said, _first(score, WORDS["rated_at"]))
+        else:
+            others.add(name)
+    return of_users
+
+
+def _moment(said: Any) -> Any:
+    """When something was said; None where nobody can tell."""
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        return tasks.moment_of(said) if said else None
+    return None
 
 
 def check_logs(paths: Sequence[Path]) -> dict[str, Any]:
@@ -185,10 +209,13 @@ def _reason(error: ValidationError) -> str:
     return f"has a wrong {field} ({detail['msg']})"
 
 
-def _records(content: Any) -> Iterator[Any]:
+def _records(content: Any, chats: Sequence[str]) -> Iterator[Any]:
     """The records of one line: itself, the runs of an envelope, or the spans that OTLP nests."""
     if not isinstance(content, dict):
         yield content if isinstance(content, ValueError) else ValueError("no JSON object")
+        return
+    if _first(content, chats):  # a request itself, whatever else it holds
+        yield content
         return
     nested = [
         part
@@ -197,7 +224,8 @@ def _records(content: Any) -> Iterator[Any]:
         for part in content[key]
     ]
     if nested:
-        yield from itertools.chain.from_iterable(map(_records, nested))
+        for part in nested:
+            yield from _records(part, chats)
     elif isinstance(content.get("attributes"), list):  # of OTLP: {key, value: {stringValue: …}}
         yield content | {"attributes": _of_otlp({"kvlistValue": {"values": content["attributes"]}})}
     else:
@@ -220,6 +248,7 @@ def row_of(raw: Any, places: dict[str, Sequence[str]]) -> LiveRow:
     if isinstance(raw, ValueError):
         raise raw
     found = {field: _first(raw, paths) for field, paths in places.items()}
+    found["status"] = _status(raw, places.get("status", ()))
     fields = {field: value for field, value in found.items() if value is not None}
     for field in ("request_id", "created_at", "messages"):
         if not fields.get(field):
@@ -235,6 +264,7 @@ def row_of(raw: Any, places: dict[str, Sequence[str]]) -> LiveRow:
     faults = {
         _below_0(row): bool(_below_0(row)),
         "has no answer in " + " or ".join(places["answer"]): row.is_ok and is_unanswered,
+        "has an answer whose text cannot be told": _is_unread(row, fields.get("answer")),
         "has no chat": texts <= {""},
         "was logged without its texts": bool({*texts, row.answer} & {*WORDS["left_out"]}),
     }
@@ -242,6 +272,15 @@ def row_of(raw: Any, places: dict[str, Sequence[str]]) -> LiveRow:
         if is_so:
             raise ValueError(reason)
     return row
+
+
+def _status(raw: Any, paths: Sequence[str]) -> str | None:
+    """How a request ended; what is neither a text nor a number tells nothing."""
+    for path in paths:
+        said = _at(raw, path)
+        if isinstance(said, str | int | float) and said != "":
+            return f"{said:g}" if isinstance(said, float) else str(said)
+    return None
 
 
 def _as_ours(fields: dict[str, Any]) -> dict[str, Any]:
@@ -302,18 +341,61 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         message = _spelled_message(value)
         return _text(message) if message else value
-    if isinstance(value, dict) and isinstance(value.get("parts"), list):
-        kinds: dict[str, list[Any]] = {"text": [], "tool_call": []}
-        for part in value["parts"]:
-            kinds.setdefault(part.get("type", "text"), []).append(part)  # others are thoughts
-        texts = "\n".join(str(part.get("content", "")) for part in kinds["text"])
-        return with_calls(texts, kinds["tool_call"])
     if isinstance(value, list):
-        texts = "\n".join(str(each["text"]) for each in value if "text" in each)
-        return texts or _text(value[0] if value else "")
-    found = _first(value, WORDS["answer"])
-    calls = _first(value, WORDS["calls"])
-    return with_calls(_text(found) if found else "", calls)
+        return _of_parts(value) if _are_parts(value) else _text(value[0] if value else "")
+    if not isinstance(value, dict):
+        return ""
+    message = _message(value)
+    if isinstance(message.get("parts"), list):
+        return _of_parts(message["parts"])
+    calls = map(_call, [*(_first(message, WORDS["calls"]) or ()), message])
+    return with_calls(_text(_first(message, WORDS["answer"])), [call for call in calls if call])
+
+
+def _message(value: Any) -> Any:
+    """The message within a response."""
+    message = _first(value, WORDS["message"])
+    return message if isinstance(message, dict) else value
+
+
+def _are_parts(values: Sequence[Any]) -> bool:
+    """Whether a list holds the parts of one answer, not several answers."""
+    first = values[0] if values else None
+    return isinstance(first, dict) and bool({"text", "type"} & first.keys() or _call(first))
+
+
+def _of_parts(parts: Sequence[Any]) -> str:
+    """What the parts of an answer say, and its calls; others are thoughts, or files."""
+    texts, calls = [], []
+    for part in parts:
+        call = _call(part)
+        if call:
+            calls.append(call)
+        elif isinstance(part, str):
+            texts.append(part)
+        elif ("text" in part or part.get("type", "") in WORDS["texts"]) and not part.get("thought"):
+            texts.append(_text(part))
+    return with_calls("\n".join(texts), calls)
+
+
+def _call(part: Any) -> dict[str, Any]:
+    """A call as {name, arguments}, whoever wrote it; {} for what is none."""
+    if not isinstance(part, dict):
+        return {}
+    inner = _first(part, WORDS["called"]) or part
+    is_typed = part.get("type") in WORDS["call_types"] or {"name", "args"} <= part.keys()
+    if not isinstance(inner, dict) or (inner is part and not is_typed):
+        return {}
+    return {"name": inner.get("name"), "arguments": _first(inner, WORDS["arguments"]) or {}}
+
+
+def _is_unread(row: LiveRow, answer: Any) -> bool:
+    """Whether something was answered, and none of it was understood; "" and null are answers."""
+    message = _message(_unpacked(answer))
+    if row.answer or not row.is_ok or not isinstance(message, list | dict):
+        return False
+    is_null = isinstance(message, dict) and message.get("content", "") is None
+    return not is_null and all(_at(message, path) not in ("", []) for path in WORDS["answer"])
 
 
 def _spelled_message(text: str) -> Any:

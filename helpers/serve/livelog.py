@@ -16,7 +16,7 @@ import re
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,12 @@ class LiveLog:
         key = f'"{request_id}"'.encode()
         for task in tasks:
             path = self._folder / task / f"{'-'.join(day.groups())}.jsonl"
-            lines = path.read_bytes().splitlines() if path.exists() else []
-            for row in read_live_lines(line for line in lines if key in line).rows:
-                if row.request_id == request_id:  # a shadow names it, too
-                    return task, row
+            if path.exists():
+                with open(path, "rb") as lines:
+                    rows = read_live_lines(line for line in lines if key in line).rows
+                for row in rows:
+                    if row.request_id == request_id:  # a shadow names it, too
+                        return task, row
         return None
 
     def warm_up(self, tasks: Iterable[str]) -> None:
@@ -169,9 +171,11 @@ def append(path: Path, text: str) -> None:
         os.close(descriptor)
 
 
-def add_rows(task: str, rows: Sequence[LiveRow], text: LogText = "masked") -> int:
-    """Log requests that others served, each once; how many are new."""
-    added = 0
+def add_rows(
+    task: str, rows: Sequence[LiveRow], text: LogText, rated_at: Mapping[str, datetime | None]
+) -> tuple[int, int]:
+    """Log requests that others served, each once; how many are new, and how many ratings."""
+    added = rated = 0
     by_day: dict[str, list[LiveRow]] = {}
     for row in rows:
         by_day.setdefault(f"{row.created_at:%Y-%m-%d}", []).append(row)
@@ -186,11 +190,13 @@ def add_rows(task: str, rows: Sequence[LiveRow], text: LogText = "masked") -> in
         for row in those:  # rated since it was logged
             score = row.feedback_score
             if score is not None and known.get(row.request_id, score) != score:
-                said = {"request_id": row.request_id, "at": store.now(), "feedback_score": score}
+                at = rated_at.get(row.request_id) or row.created_at  # else it is not known
+                said = {"request_id": row.request_id, "at": at, "feedback_score": score}
                 lines.append(LateFeedback.model_validate(said))
         append(path, "".join(f"{_spelt(line)}\n" for line in lines))
         added += len(new)
-    return added
+        rated += sum(getattr(line, "feedback_score", None) is not None for line in lines)
+    return added, rated
 
 
 def _spelt(line: Line) -> str:

@@ -18,18 +18,12 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 from helpers import store
 from helpers.records import GOOD_STATUS, LateFeedback, LiveRow, WorkbookError
 from helpers.tasks.conventions import day_order, is_nothing, judge_scale, moment_of
-from helpers.tasks.forms import (
-    HowRead,
-    as_turns,
-    gold_answer,
-    input_columns,
-    output_columns,
-    question_of,
-)
+from helpers.tasks.forms import HowRead, gold_answer, input_columns, output_columns, question_of
 from helpers.tasks.reading import FileForm, ending_of, read_rows
 from helpers.tasks.survey import column_counts, json_counts
 from helpers.tasks.task import Task
 from helpers.tasks.textfiles import Row
+from helpers.tasks.turns import as_turns
 from helpers.tasks.values import as_text, cell
 
 JUDGED = 20_000  # lines by which it is judged what a repeated request_id means
@@ -78,8 +72,8 @@ class LogReader:
         counts = sum((column_counts(path, LINES, column) for path in files), Counter())
         setting = task.columns.get("feedback")
         ours = any(store.home() / "live" in path.parents for path in files)
-        if setting is None and (ours or any("arm" in raw for raw in sample)):
-            setting = [1, 5]  # our own form of a log says stars
+        if ours or (setting is None and any("arm" in raw for raw in sample)):
+            setting = [1, 5]  # our own form of a log says stars, whatever others meant
         self.scale = judge_scale(counts, setting, column, where, asks=False)
         self._thumbs = judge_scale(json_counts(files, "thumb"), setting, "thumb", where)
         are_stars = all(score == value for (_, value), score in self.scale.scores.items())

@@ -9,6 +9,7 @@ import pandas
 import pytest
 from serve_toys import TASK, log_of, register, task_folder
 
+from helpers import tasks
 from helpers.cli import main
 from helpers.extras.log_import import HINT
 
@@ -113,9 +114,46 @@ def test_ratings_of_other_products_are_stars_by_the_scale_of_them_all(
         lines.append(LINES["langfuse"] | {"id": str(n), "scores": scores})
     told, rows = imported("langfuse", lines, tmp_path, capsys)
     assert [row.feedback_score for row in rows] == stars and not told["faults"]
-    doubtful = lines[0] | {"id": "x", "scores": [{"name": "a", "value": 1}, {"name": "b"}]}
-    told, rows = imported("langfuse", [doubtful], tmp_path, capsys)
-    assert "(one of a, b: which" in told["faults"][0] and rows[-1].feedback_score is None
+    assert told["scores_not_of_users"] == ["toxicity"]
+    assert told["ratings"].startswith(f"{len(stars) - stars.count(None)} added; ")
+
+
+@pytest.mark.parametrize("scores", [0.9, None, [], [0.9], [{"name": "toxicity", "value": 0}]])
+def test_what_judges_say_is_no_rating_whatever_its_form(scores, tmp_path, home, capsys):
+    told, [row] = imported("langfuse", [LINES["langfuse"] | {"scores": scores}], tmp_path, capsys)
+    assert row.feedback_score is None and not told["faults"] and told["ratings"] == "none"
+
+
+def test_what_users_said_last_counts_at_its_own_time_and_comments_are_masked(
+    tmp_path, home, capsys
+):
+    said = {"name": "user_rating", "value": 2, "timestamp": "2026-01-04T00:00:00Z"}
+    lines = [LINES["langfuse"] | {"id": "b", "scores": [{"name": "rating", "value": 5}]}]
+    for scores in ([], [said, said | {"value": 4, "timestamp": "2026-01-02T00:00:00Z"}]):
+        imported("langfuse", [*lines, LINES["langfuse"] | {"scores": scores}], tmp_path, capsys)
+    [file] = (home / "live").rglob("*.jsonl")
+    late = json.loads(file.read_text().splitlines()[-1])
+    assert (late["feedback_score"], late["at"]) == (2, "2026-01-04T00:00:00Z")
+    odd = {"scores": [said | {"value": "ask ann@example.org"}]}
+    told, _ = imported("langfuse", [*lines, LINES["langfuse"] | odd], tmp_path, capsys)
+    assert "has a rating that is none (ask" in str(told["faults"]) and "ann@" not in str(told)
+
+
+@pytest.mark.parametrize("setting", [None, [6, 1], [0, 1], [1, 5], {"good": 5, "bad": 1}])
+@pytest.mark.parametrize("values", [[0, 1, 1], ["good", "bad"], [1, 5, 2]])
+def test_what_was_imported_means_the_same_to_06_whatever_the_setting(
+    setting, values, tmp_path, home, capsys, monkeypatch
+):
+    task = tasks.load_task(str(task_folder()))
+    columns = {"feedback": setting} if setting else {}
+    task = task.model_copy(update={"columns": columns})
+    monkeypatch.setattr(tasks, "load_task", lambda _: task)
+    scores = [[{"name": "rating", "value": value}] for value in values]
+    lines = [LINES["langfuse"] | {"id": f"{n}", "scores": each} for n, each in enumerate(scores)]
+    _, rows = imported("langfuse", lines, tmp_path, capsys)
+    written = [row.feedback_score for row in rows]
+    files = [*(home / "live").rglob("*.jsonl")]
+    assert [row.feedback_score for row in tasks.read_log(task, files)] == written
 
 
 def test_a_rating_that_came_after_the_first_import_is_added_once(tmp_path, home, capsys):
@@ -242,7 +280,7 @@ def test_exports_as_they_are_nested_are_read_and_what_is_no_request_is_passed_ov
     assert main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     counts = {"added": 1, "known": 0, "others": 1, "different": 0, "unreadable": 0}
-    assert told == counts | {"faults": []}
+    assert told == counts | {"faults": [], "ratings": "none", "scores_not_of_users": []}
     [row] = log_of()
     assert (row.messages, row.answer, row.version) == (CHAT, "Hi", "m")
     assert row.created_at.isoformat() == "2026-01-01T00:00:00+00:00"
@@ -256,6 +294,48 @@ def test_an_answer_that_is_json_itself_stays_as_it_is(answer, tmp_path, home):
     command = ["logs", "import", str(path), "--format", "litellm", "--task", str(task_folder())]
     assert main(command) == 0
     assert [row.answer for row in log_of()] == [answer]
+
+
+CALLED = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+CALL_OF = {"name": "f", "args": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"candidates": [{"content": {"role": "model", "parts": [{"text": "Hi"}]}}]}, "Hi"),
+        ({"parts": [{"text": "no", "thought": True}, {"functionCall": CALL_OF}]}, CALLED),
+        ({"role": "assistant", "function_call": {"name": "f", "arguments": '{"a": 1}'}}, CALLED),
+        ({"role": "ai", "content": "", "tool_calls": [CALL_OF]}, CALLED),
+        (
+            [{"type": "text", "text": "Hi"}, {"type": "tool_use", "name": "f", "input": {"a": 1}}],
+            f"Hi\n{CALLED}",
+        ),
+        ([{"type": "reasoning"}, {"type": "message", "content": [{"text": "Hi"}]}], "Hi"),
+        ({"role": "assistant", "content": ""}, ""),
+        ({"role": "assistant", "content": None}, ""),
+        ({"role": "assistant", "sound": "x"}, None),
+        ([{"type": "image_url", "image_url": {"url": "x"}}], None),
+    ],
+)
+def test_an_answer_of_any_form_is_read_or_named(answer, text, tmp_path, home, capsys):
+    lines = [LINES["langfuse"] | {"id": "good"}, LINES["langfuse"] | {"output": answer}]
+    told, rows = imported("langfuse", lines, tmp_path, capsys)
+    assert [row.answer for row in rows[1:]] == ([] if text is None else [text])
+    assert ("line 2: has an answer whose text cannot be told" in str(told)) == (text is None)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_ok"),
+    [
+        ({"status": 200.0}, True),
+        ({"status": {"code": 7}, "status_code": 503.0}, False),
+        ({"message": {"id": "other", "request": {"messages": []}}, "data": [{"id": "x"}]}, True),
+    ],
+)
+def test_a_request_is_itself_whatever_it_holds_besides(change, is_ok, tmp_path, home, capsys):
+    told, [row] = imported("openai", [LINES["openai"] | change], tmp_path, capsys)
+    assert (row.request_id, row.messages, row.is_ok) == ("a", CHAT, is_ok) and not told["faults"]
 
 
 def test_logs_check_says_what_can_be_read(tmp_path, capsys):
