@@ -168,8 +168,9 @@ def check_answer(example: TrainingExample, validator: Any) -> list[Issue]:
         value = tasks.DECODER.decode(example.answer.strip())
         error = next(iter(validator.iter_errors(value)), None)
     except (ValueError, RecursionError) as reason:
-        is_double = str(reason) == tasks.TWICE
-        return [_format_issue(tasks.TWICE if is_double else "the answer is not one JSON value")]
+        is_double = "stands twice" in str(reason)  # which names the key, the row's own text
+        fault = "holds a key twice" if is_double else "is not one JSON value"
+        return [_format_issue(f"the answer {fault}")]
     if error is None:
         return []
     known = validator.schema.get("properties") or {}  # other keys are the row's own text

@@ -28,17 +28,16 @@ _ONES = (
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _COUNTED = {word: number for number, word in enumerate(_ONES.split())}
 _COUNTED |= {word: 10 * tens for tens, word in enumerate(_TENS.split(), 2)}
-_DIGIT = "|".join(_ONES.split()[1:10])
-_LOW = rf"(?:(?:{_TENS.replace(' ', '|')})(?:[ -](?:{_DIGIT}))?|{_ONES.replace(' ', '|')})"
-_HUNDREDS = rf"(?:(?:{_LOW} )?hundred(?:(?: and)?[ -]{_LOW})?|{_LOW})"
-_THOUSANDS = r"(?:thousand|million|billion)"
+_TO_99 = (
+    rf"(?:(?:{_TENS.replace(' ', '|')})(?:[ -](?:{'|'.join(_ONES.split()[1:10])}))?"
+    rf"|{_ONES.replace(' ', '|')})"
+)
 _IN_WORDS = re.compile(  # not one-way, two thirds, two and a half
-    rf"(?<!no )(?<!the )\b(?:{_HUNDREDS}|a(?= {_THOUSANDS}))"
-    rf"(?:[ -]{_THOUSANDS}(?:(?: and)?[ -]{_HUNDREDS})?)*\b"
+    rf"(?<!no )(?<!the )\b{_TO_99}\b"
     r"(?!-[a-z]|(?: and a)?[ -](?:half|halves|thirds?|quarters?|fifths?|tenths?)\b)"
 )
-_COUNTABLE = "percent|km|kg|(?:second|minute|hour|day|week|month|year|time|dollar|euro|mile)s?"
-_ALL_IN_WORDS = re.compile(rf"{_IN_WORDS.pattern}(?: (?:{_COUNTABLE}))?[.!]?")
+_UNIT_IN_WORDS = "percent|km|kg|(?:second|minute|hour|day|week|month|year|dollar|euro|mile)s?"
+_ALL_IN_WORDS = re.compile(rf"{_TO_99}(?: (?:million|billion))?(?: (?:{_UNIT_IN_WORDS}))?[.!]?")
 _MONTHS = (  # of January, of February …
     "january jan januar janvier enero gennaio janeiro januari января",
     "february feb februar février febrero febbraio fevereiro februari февраля",
@@ -180,7 +179,7 @@ def quantities(text: str, mark: str = "") -> list[Quantity]:
     """The numbers, ranges and dates of a text, in order."""
     text = re.sub(r"([$€£¥₹] ?\d[\d.,]*) (?=[MB]\b)", r"\1", plain_text(text))
     text = re.sub(r"(?<=\d)([MB])\b", r" \1illion", text).casefold()
-    if not any(map(str.isdigit, text)):
+    if not any(map(str.isdigit, text)) and not re.search("hundred|thousand", text):
         text = _IN_WORDS.sub(_counted, text)
     for pattern, order in _DATES:
         text = re.sub(pattern, partial(_iso, order), text)
@@ -192,19 +191,9 @@ def quantities(text: str, mark: str = "") -> list[Quantity]:
     return [_quantity(match, mark) for match in _QUANTITY.finditer(text)]
 
 
-def _counted(run: re.Match[str]) -> str:
-    """A number in English words, in digits."""
-    total = 0
-    part = 0
-    for word in re.findall("[a-z]+", run[0]):
-        if word in _SPELLED:
-            total += max(1, part) * int(_SPELLED[word])
-            part = 0
-        elif word == "hundred":
-            part = 100 * max(1, part)
-        else:
-            part += _COUNTED.get(word, 0)
-    return str(total + part)
+def _counted(number: re.Match[str]) -> str:
+    """A number from zero to ninety-nine, in digits."""
+    return str(sum(_COUNTED[word] for word in re.findall("[a-z]+", number[0])))
 
 
 def _iso(order: str, date: re.Match[str]) -> str:

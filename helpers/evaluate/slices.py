@@ -143,7 +143,7 @@ def _answered(field: str, row: AnswerRow, gold: str) -> str:
 def _names(task: Task, field: str, labels: Sequence[str]) -> dict[str, str]:
     """What each label is called in records and tables; "3" is not 3.
 
-    What the schema does not list may be a text or a person: it is shortened, or known by its hash.
+    What the schema does not list may be a text or a person: it is known by its hash.
     """
     schema = task.schema or {}
     properties = equality.whole_schema(schema, schema).get("properties", {})
@@ -153,10 +153,8 @@ def _names(task: Task, field: str, labels: Sequence[str]) -> dict[str, str]:
         name = label.strip('"')
         if re.fullmatch(r"-?\d.*|true|false|null", name):
             name = label
-        if name not in listed and find_personal_data(name):
+        if name not in listed and (len(name) > LONGEST_NAME or find_personal_data(name)):
             name = f"a value, {store.fingerprint(label)[:6]}"
-        elif name not in listed and len(name) > LONGEST_NAME:
-            name = f"{name[:30]}… {store.fingerprint(label)[:6]}"
         names[label] = name
     return names
 

@@ -17,10 +17,8 @@ from helpers.tasks.parts import (
     with_parts,
 )
 from helpers.tasks.prompt import asked_turns, learnt_turns, render
-from helpers.tasks.reading import ending_of, read_rows
+from helpers.tasks.reading import DECODER, ending_of, read_rows
 from helpers.tasks.task import (
-    DECODER,
-    TWICE,
     Article,
     Task,
     calls_reason,

@@ -334,6 +334,8 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_object)
+# of answers; int gives a ValueError: NaN is Python's, not JSON's
+DECODER = json.JSONDecoder(parse_constant=int, object_pairs_hook=_object)
 
 
 def _parse(chunk: bytes, encoding: str) -> Row | RowError:

@@ -347,19 +347,6 @@ def _schema_text(function: Json) -> str:
     return json.dumps(function.get("parameters") or {}, sort_keys=True)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys stand once each: readers differ in which of two they take."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError(TWICE)
-    return value
-
-
-TWICE = "a key stands twice"
-# of answers; int gives a ValueError: NaN is Python's, not JSON's
-DECODER = json.JSONDecoder(parse_constant=int, object_pairs_hook=_once)
-
-
 @lru_cache(maxsize=256)
 def validator_of(schema: str) -> Any:
     """What checks values by a JSON Schema; ValueError where the text is none."""
