@@ -572,9 +572,10 @@ listed as "not used" and kept in the row's `meta`. A mapped `input` goes before 
 Chat lines (`{"messages": […]}`), `prompt` / `completion`, Alpaca, ShareGPT, Gemini's `contents`,
 KTO and preference pairs need no mapping, nor does a JSON array of rows; a `system` beside the turns
 is their first one, and a request, a response or a message in a column, also as its text, is the
-chat that it holds. Classes of a Hugging Face Parquet file have their names. An answer with
-`weight: 0` is kept and never learnt, a `<think>` part is the answer's reasoning, and a system
-message that differs from row to row stands below the instructions.
+chat that it holds, where known speakers say something and nothing else stands beside it. Classes of
+a Hugging Face Parquet file have their names. An answer with `weight: 0` is kept and never learnt, a
+`<think>` part is the answer's reasoning, and a system message that differs from row to row stands
+below the instructions.
 
 A rating never rejects a row of human.*: badly rated ones stay, and 02 counts them. Ratings choose
 among logged rows alone.
