@@ -202,9 +202,8 @@ def find_columns(data: Path, draft: Task, rows: Sequence[Row], interview: Interv
         usual_input,
         _longest(names, rows, usual_output),
     )
-    outputs = columns_of(
-        "columns.output", "What should it answer", usual_output, _last_labels(names, rows, inputs)
-    )
+    guess = usual_output or _last_labels(names, rows, inputs, interview.said)
+    outputs = columns_of("columns.output", "What should it answer", usual_output, guess)
     if "" in (inputs[0], outputs[0]) or {*outputs} & {*inputs}:
         raise WorkbookError(
             f"{data}: say which columns to use: --input COL --output COL, which cannot be the same"
@@ -255,18 +254,24 @@ def _longest(names: Sequence[str], rows: Sequence[Row], answer: str) -> str:
     return max(sizes, key=lambda name: (name != answer, sizes[name]), default="")
 
 
-def _last_labels(names: Sequence[str], rows: Sequence[Row], inputs: Sequence[str]) -> str:
+def _last_labels(
+    names: Sequence[str], rows: Sequence[Row], inputs: Sequence[str], said: list[str]
+) -> str:
     """The last filled column of few values that repeat, of words rather than of numbers."""
     guess = ""
     for name in reversed(names):
         values = [row[name] for row in rows if is_there(row.get(name))]
         is_other = name in inputs or any(seems(name, values) for _, _, seems in _USES)
-        is_filled = len(values) > 0.9 * len(rows) and len(set(map(str, values))) > 1
-        if is_other or not is_filled or not are_labels(values):
+        if is_other or len(set(map(str, values))) < 2 or not are_labels(values):
             continue
-        if not are_numbers(values):
+        if len(values) <= 0.9 * len(rows):
+            said.append(
+                f"{name} is no guess for the answer: {len(values)} of {len(rows)} rows have one"
+            )
+        elif not are_numbers(values):
             return name
-        guess = guess or name
+        else:
+            guess = guess or name
     return guess
 
 

@@ -47,6 +47,14 @@ def made(tmp_path, source, **interview):
     return tasks.load_task(str(tmp_path / "t")), lines
 
 
+def test_a_column_with_gaps_is_no_guess_and_named(tmp_path):
+    rows = [f"a long text number {n},{'ab'[n % 2]},{('x', '', 'y')[n % 3]}" for n in range(30)]
+    (tmp_path / "d.csv").write_text("\n".join(["wording,sort,short", *rows]))
+    task, lines = made(tmp_path, tmp_path / "d.csv", takes_guesses=True)
+    assert task.columns["output"] == {"sort": "sort"}
+    assert "short is no guess for the answer: 20 of 30 rows have one" in lines
+
+
 def test_a_person_is_asked_for_what_the_file_leaves_open_and_again_after_a_slip(tmp_path, source):
     columns = ("", "nope", "queue,priority", "lab")
     ask = person(*columns, "90%", "1k", "", "maybe", "y", "mask", "none", "", "", "", "day")
