@@ -65,24 +65,23 @@ def ask_production(task: str, question: str, engine: str = "auto") -> dict[str, 
     `task`: a shipped task or a task folder. The live log does not hold this: it is no traffic.
     """
     settings = Settings(tasks=(task,), port=0, engine=engine, keeps_log=False)
-    try:
-        gateway = gateway_of(settings, Keys(""))
-    except WorkbookError as error:
-        return {"skipped": str(error)}
     import openai
 
-    with running(gateway.app(), settings) as address:
-        client = models.openai_client(f"{address}/v1", timeout=settings.timeout)
-        (name,) = gateway.folders
-        try:
+    try:
+        gateway = gateway_of(settings, Keys(""))
+        with running(gateway.app(), settings) as address:
+            client = models.openai_client(f"{address}/v1", timeout=settings.timeout)
+            (name,) = gateway.folders
             reply = client.chat.completions.create(
                 model=name, messages=[{"role": "user", "content": question}]
             )
-        except openai.APIStatusError as error:
-            lane = gateway.lanes.get(name)
-            if lane is None:
-                return {"skipped": f"nothing is in production for {name} yet"}
-            return {"skipped": lane.problem or error.message}
+    except openai.APIStatusError as error:
+        lane = gateway.lanes.get(name)
+        if lane is None:
+            return {"skipped": f"nothing is in production for {name} yet"}
+        return {"skipped": lane.problem or error.message}
+    except (openai.APIError, WorkbookError, OSError) as error:  # the promotion stands all the same
+        return {"skipped": str(error)}
     return {
         "asked": question,
         "answer": reply.choices[0].message.content or "",

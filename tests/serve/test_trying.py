@@ -9,6 +9,7 @@ from registry_toys import TASK
 from serve_toys import log_of, register, task_folder
 
 from helpers import serve
+from helpers.serve import starting
 
 
 def test_the_question_is_answered_over_http_and_is_no_traffic(engine):
@@ -26,3 +27,13 @@ def test_what_is_missing_is_said_and_stops_nothing(engine, monkeypatch):
     assert skipped == f"nothing is in production for {TASK} yet"
     monkeypatch.setitem(sys.modules, "helpers.serve.gateway", None)
     assert "[serve]" in serve.ask_production(str(task_folder()), "Hello", engine.url)["skipped"]
+
+
+def test_a_gateway_that_cannot_begin_is_a_reason_and_no_error(engine, monkeypatch):
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    register("v1", "production")
+    monkeypatch.setattr(starting, "_server_of", refuse)
+    shown = serve.ask_production(str(task_folder()), "Hello", engine.url)
+    assert "Too many open files" in shown["skipped"]
