@@ -57,6 +57,8 @@ def same(result: Any, expected: Any) -> bool:
     computed is as good as Python's own."""
     if hasattr(result, "tolist"):
         result = result.tolist()
+        if isinstance(result, list) and isinstance(expected, tuple):
+            result = tuple(result)
     if isinstance(expected, bool) or isinstance(result, bool):
         return result is expected
     if isinstance(expected, float) and isinstance(result, int | float):

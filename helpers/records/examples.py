@@ -211,7 +211,9 @@ def _as_equal(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):
-        return {key: _as_equal(each) for key, each in value.items()}
+        return {
+            unicodedata.normalize("NFC", str(key)): _as_equal(each) for key, each in value.items()
+        }
     if isinstance(value, str) and value[:1] in ("{", "["):  # JSON as text inside of the arguments
         spelled = _json_or_text(value)
         return value if isinstance(spelled, str) else _as_equal(spelled)

@@ -161,7 +161,7 @@ def _clean_entry(key: Any, entry: Any) -> Any:
         return MARK
     if isinstance(entry, str):
         return _without_any(entry, _environment(), f"{key}: ")
-    if type(entry) is int:
+    if type(entry) is int and abs(entry) < 1e20:
         text = _without_any(str(entry), (), f"{key}: ")
         is_phone = NAMES_A_PHONE.fullmatch(str(key)) is not None  # and no count of phone calls
         if text in MARKS.values() and (is_phone or text != MARKS["PHONE_NUMBER"]):

@@ -112,6 +112,7 @@ def test_what_numpy_computed_is_judged_by_its_value(result, expected):
     assert feedback.same(theirs, expected) and feedback.same([theirs[()]], [expected])
     assert feedback.same((numpy.float64(1), numpy.bool_(False)), (1.0, False))
     assert not feedback.same(numpy.array([1, 0]), [1, 1]), "no traceback of numpy's either"
+    assert feedback.same(numpy.array([1, 2]), (1, 2)) and not feedback.same([1, 2], (1, 2))
     assert not feedback.same(numpy.bool_(True), 1) and not feedback.same(numpy.int64(1), True)
 
 

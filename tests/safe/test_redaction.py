@@ -390,6 +390,10 @@ def test_line_14_ordinary_texts_stay_as_they_are():
         "Authorization: required for all; Bearer authentication-scheme; a cookie: chocolate",
         "api_key: <your key here>, password: str, --max-tokens 4096, 000-12-3456",
         "docker run -u 1000:1000 x; for i in x;key=1",
+        '{"auth": "required"} {"auth": "anonymous-user"} "auth": "bearerAuth" "auth":"digest-sha2"',
+        "_password = getpass.getpass() _auth = HTTPBasicAuth the result is pass:failed 12 times",
+        "token: meta-llama/Llama-2-7b-chat-hf-v1\ntoken: Qwen/Qwen2.5-Coder-32B-Instruct-GPTQ-Int4",
+        "mysql server slow -perhaps the disk; az login then -password; mongodump -probably 9 s",
         *ORDINARY,
     ):
         assert store.without_secrets(text) == text
@@ -402,6 +406,7 @@ def test_line_14_entries_of_secret_names_are_hidden_in_any_spelling_and_a_number
     assert store.clean([card, float(card), -card]) == ["[card]"] * 3  # as pandas has it
     numbers = [10**4500, 1.5, True, 10**15, 123456789012347, 100000000000008, 1e19]
     assert store.clean(numbers) == numbers
+    assert store.clean({"n": 10**4500}) == {"n": 10**4500}
     passed = {"pass": ["rule_a"], "tests_pass": ["rule_b"]}
     assert store.clean(passed) == passed and store.clean({"pass": "abc"}) == {"pass": "[secret]"}
     inner = {"image/png": {"password": "abc"}, "x": {"image/png": [{"api_token": "abc"}]}}
