@@ -25,14 +25,15 @@ YEAR_5138 = 1e11  # in seconds: a larger number counts milliseconds, then micro,
 _DAY = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?:[ T,]+(.*))?")
 _EPOCH = re.compile(r"\d{9,19}(?:\.\d+)?(?:e\+?\d\d)?")
 _OF_SERVERS = re.compile(r"\A\[?(\d\d)/([A-Z][a-z]{2})/(\d{4}):(.*?)\]?\Z")  # as nginx writes one
-_COMPACT = re.compile(r"\A((?:19|20)\d{6})(\d{6})(?:\.0+)?\Z")  # 20261105103000
+_COMPACT = re.compile(r"\A((?:19|20)\d{6})(\d{6})(?:\.0+)?(?=\Z|\s*[A-Z+-])")  # 20261105103000
 # what no ISO time has: the name of UTC, and a space before an offset
 _ZONES = re.compile(r"\s*(?:UTC|GMT|Z)$|(?<=\d)\s+(?=[-+]\d\d:?\d\d$)", re.IGNORECASE)
 
 
 def moment_of(value: Any, order: DayOrder = "") -> datetime:
     """The time that a cell spells, with a zone (UTC where it names none), or ValueError."""
-    if type(value) is str:  # first, as a log has a million of them
+    # first, as a log has a million of them; Python takes a digit for the T of 20261105103000Z
+    if type(value) is str and not value[:14].isdecimal():
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
@@ -42,7 +43,7 @@ def moment_of(value: Any, order: DayOrder = "") -> datetime:
     elif isinstance(value, date):
         moment = datetime.combine(value, time.min)
     else:
-        moment = _spelled(str(value), order)
+        moment = _spelled(str(value).strip(), order)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

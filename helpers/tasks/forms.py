@@ -174,8 +174,10 @@ def _chat_turns(columns: Sequence[str], how: HowRead, raw: Row) -> Any:
 def _system_turns(how: HowRead, raw: Row, turns: Sequence[Any]) -> list[Any]:
     """The system text beside the turns: of the column that task.yaml or the form names."""
     text = cell(how.task, raw, "system")
-    if how.format == "sharegpt" and isinstance(raw.get("systemInstruction"), dict):  # Gemini's
-        text = raw["systemInstruction"].get("parts")
+    if how.format == "sharegpt" and text is None:  # Gemini's, as it sends and as it reads one
+        text = raw.get("systemInstruction", raw.get("system_instruction"))
+    if isinstance(text, dict):
+        text = text.get("parts", text)
     if text in EMPTY or "system" not in (*how.task.columns, *FORMS[how.format].columns.split()):
         return []
     how.changes["`system` beside the turns is their system message, unless they have one"] += 1
@@ -267,7 +269,7 @@ FORMS = {  # the first that a row is known by
     "chat": Form(partial(_chat_turns, ("messages",)), "messages system"),
     "sharegpt": Form(
         partial(_chat_turns, CHATS),
-        "conversations conversation contents messages system systemInstruction",
+        "conversations conversation contents messages system systemInstruction system_instruction",
     ),
     "preference": Form(
         partial(_pair_turns, "chosen"), "prompt chosen rejected", ("chosen rejected",)

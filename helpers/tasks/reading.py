@@ -267,10 +267,12 @@ def _start_of_rows(path: Path, encoding: Encoding | None) -> int:
 
 
 def _are_columns(values: Sequence[Any]) -> bool:
-    """Whether lists of one length, or objects of the same keys, are the columns of a table."""
-    kinds = {*map(type, values)}
-    shapes = {tuple(v) if isinstance(v, dict) else len(v) for v in values if kinds <= {list, dict}}
-    return len(values) > 1 and (len(kinds), len(shapes)) == (1, 1) and any(shapes)
+    """Whether two lists of one length, or objects of the same keys, are the columns of a table."""
+    if not {*map(type, values)} <= {list, dict}:
+        return False
+    lists = [len(value) for value in values if isinstance(value, list)]
+    sizes = lists or [tuple(value) for value in values]
+    return len(sizes) > 1 and len({*sizes}) == 1 and any(sizes)
 
 
 def _values_in(text: str) -> dict[str, tuple[int, Any]]:

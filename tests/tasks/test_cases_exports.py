@@ -99,10 +99,12 @@ def test_a_request_keeps_its_system_and_its_tools_and_says_what_of_a_response_is
     assert loaded.reading.changes["`choices.1` beside a request's messages is not used"] == 1
 
 
-def test_the_parts_of_gemini_are_what_they_are(read):
+@pytest.mark.parametrize("key", ["systemInstruction", "system_instruction"])
+@pytest.mark.parametrize("wrap", [str, lambda text: {"parts": [{"text": text}]}])
+def test_the_parts_of_gemini_are_what_they_are(read, key, wrap):
     parts = [{"text": "hm", "thought": True}, {"text": "so", "thought": True}, {"text": "a b"}]
     row = {
-        "systemInstruction": {"parts": [{"text": "Be kind."}]},
+        key: wrap("Be kind."),
         "contents": [{"role": "user", "parts": ["q"]}, {"role": "model", "parts": parts}],
     }
     other = {"contents": row["contents"]}
@@ -187,7 +189,12 @@ def test_separators_at_the_end_of_rows_are_no_cells(read):
 
 
 @pytest.mark.parametrize(
-    "data", [{"a": {"text": "x"}, "b": {"text": "y"}}, {"text": ["x", "y"], "label": ["p", "q"]}]
+    "data",
+    [
+        {"a": {"text": "x"}, "b": {"text": "y"}},
+        {"text": ["x", "y"], "label": ["p", "q"]},
+        {"meta": {"by": "us"}, "text": ["x", "y"], "label": ["p", "q"]},
+    ],
 )
 def test_json_that_holds_no_list_of_rows_is_named(read, data):
     with pytest.raises(
@@ -307,11 +314,12 @@ OFFSETS = ("+02:00", " +02:00", "+0200", " +0200", "-05:00", " -0500", "Z", " UT
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-@pytest.mark.parametrize("day", ["2025-11-05T", "2025-11-05 ", "2025/11/05 ", "05.11.2025 "])
+@pytest.mark.parametrize("day", ["2025-11-05T", "2025/11/05 ", "05.11.2025 ", "20251105"])
 def test_every_spelling_of_a_time_with_an_offset_is_one_instant(day, offset):
     hours = int(offset.strip()[:3]) if "0" in offset else 0
     wanted = f"2025-11-05T{10 - hours:02d}:30:00+00:00"
-    for text in (f"{day}10:30:00{offset}", f" {day}10:30{offset} "):
+    clock = "103000" if day[-1] == "5" else "10:30:00"
+    for text in (f"{day}{clock}{offset}", f" {day}{clock}{offset} "):
         assert moment_of(text) == moment_of(wanted)
 
 
