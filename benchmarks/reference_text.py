@@ -616,9 +616,10 @@ incumbent: {answers: today.jsonl}   # rows like those of human.jsonl, with today
 
 Where no field can be compared, `accuracy_from: scorer` and `scorer:` say what is right:
 `exact` (case and white space do not count, so it fits no code), `contains`, `numeric:0.01` (the
-last number of both within a relative tolerance, whatever its unit, with the decimal mark that
-`columns.decimal` says; 1,234 alone is asked for; a range, a clock or a date, which 04/05/2026 is
-not for it may be two; all numbers of a gold answer of few words; English number words), `chrf:0.6`,
+last number of both within a relative tolerance, whole numbers exactly without one, whatever its
+unit, with the decimal mark that `columns.decimal` says; 1,234 alone is asked for; a range, a clock
+or a date, which 04/05/2026 is not for it may be two; all numbers of a gold answer of few words;
+English number words up to ninety-nine), `chrf:0.6`,
 `semantic:0.8` (the least that counts as right), `tool_calls`, or a function of yours:
 
 ```yaml

@@ -29,7 +29,6 @@ from helpers.tasks import Task
 
 Pair = tuple[AnswerRow, AnswerRow]  # ours and theirs, about one example
 FEW_TEST_ROWS = 30  # fewer decide nothing
-TRAIN_AGAIN = "run 03 again with this run id"
 GAIN = {  # what a verdict says of a gain
     "pass": "surely more",
     "fail": "surely not more",
@@ -264,7 +263,10 @@ def has_power(n_test: int, comparison: Comparison) -> Finding:
 
 
 def check_fingerprints(
-    model: TrainedModel, task: Task, dataset_version: str, remedy: str = TRAIN_AGAIN
+    model: TrainedModel,
+    task: Task,
+    dataset_version: str,
+    remedy: str = "run 03 again with this run id",
 ) -> Finding:
     """Refuse to measure with another template, tokenizer, prompt or dataset than in training.
 

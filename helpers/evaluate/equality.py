@@ -78,8 +78,6 @@ def whole_schema(schema: Any, root: Json, above: tuple[str, ...] = ()) -> Json:
 
 
 def _child(place: Any, key: str) -> Any:
-    if isinstance(place, list):
-        place = {str(number): part for number, part in enumerate(place)}
     return place.get(key, {}) if isinstance(place, dict) else {}
 
 

@@ -104,6 +104,7 @@ _ASIDES = (  # but of no code: INV-2024-001, 2.0.0-rc1
     rf"(?<!\w)(?<!\d[-./:])[^\W\d_{UNSPACED}]+\^?-?\d+(?:[.,]\d+)*(?![-./:]?\d)",
 )
 MOST_DIGITS = 300  # of one number; what is longer is compared as a text
+_ASSIGNED = re.compile(r"[^\W\d_]\s*=.*[^\W\d_]\s*=", re.S)  # x = 3, y = 5 has no one result
 FEW_WORDS = 3  # with more of them a gold answer is an explanation
 Quantity = tuple[float | str, bool]  # a number, or the text of a range, list or date; in percent?
 
@@ -141,7 +142,10 @@ def same_number(gold: str, answer: str, tolerance: float | None, mark: str = "")
     A gold answer of several numbers and few words wants them all; one without any is a text.
     Without a tolerance whole numbers are the same exactly, others within a millionth.
     """
-    wanted = quantities(_result(gold), mark) or quantities(gold, mark)
+    result = gold.rpartition("#")[2]
+    if not _ASSIGNED.search(result):
+        result = result.rpartition("=")[2]
+    wanted = quantities(result, mark) or quantities(gold, mark)
     in_words = not any(map(str.isdigit, plain_text(gold)))
     if not wanted or (in_words and not _ALL_IN_WORDS.fullmatch(plain_text(gold).casefold())):
         return same_text(gold, answer)
@@ -149,15 +153,6 @@ def same_number(gold: str, answer: str, tolerance: float | None, mark: str = "")
         wanted = wanted[-1:]
     last = quantities(answer, mark)[-len(wanted) :]
     return len(last) == len(wanted) and all(map(partial(_is_same, tolerance), wanted, last))
-
-
-def _result(gold: str) -> str:
-    """What a calculation ends with, behind # or the last =; x = 3, y = 5 is none."""
-    text = gold.rpartition("#")[2]
-    parts = text.split("=")
-    if len(parts) > 2 and re.search(r"[^\W\d_]", parts[-2]):
-        return text
-    return parts[-1]
 
 
 def _is_same(tolerance: float | None, gold: Quantity, answer: Quantity) -> bool:
@@ -170,9 +165,8 @@ def _is_same(tolerance: float | None, gold: Quantity, answer: Quantity) -> bool:
         factors.append(100.0 if wants_percent else 0.01)
     elif tolerance is None and isinstance(wanted, int) and isinstance(value, int):
         return wanted == value
-    if tolerance is None:
-        tolerance = 1e-6
-    return any(math.isclose(value * factor, wanted, rel_tol=tolerance) for factor in factors)
+    most = 1e-6 if tolerance is None else tolerance
+    return any(math.isclose(value * factor, wanted, rel_tol=most) for factor in factors)
 
 
 def quantities(text: str, mark: str = "") -> list[Quantity]:

@@ -267,8 +267,8 @@ def confusion(fields: Sequence[Any], show_text: bool) -> show.Figure | show.HTML
     labels = {gold for gold, _ in counts}
     columns = labels | {said for _, said in counts}
     if not show.may_show(show_text) or len(labels) <= MOST_LABELS < len(columns):
-        said_of = {name: name if name in labels else NO_LABEL for name in columns}
-        counts = Counter((gold, said_of[said]) for gold, said in fields[0].pairs)
+        pairs = [(gold, said if said in labels else NO_LABEL) for gold, said in fields[0].pairs]
+        counts = Counter(pairs)
     right = sum(n for (gold, said), n in counts.items() if gold == said)
     title = f"{fields[0].field or 'answer'}: {right} of {counts.total()} right"
     if len(labels) <= MOST_LABELS:

@@ -264,6 +264,8 @@ def _costing(rung, usd):
         {"person_usd_per_hour": "forty"},
         {"hours": {"promt_once": 3}},
         {"hours": {"rag_once": -1}},
+        {"hours": "forty"},
+        {"hours": ["rag_once"]},
     ],
 )
 def test_prices_that_cannot_be_are_named(tmp_path, prices):
