@@ -103,7 +103,6 @@ _ASIDES = (  # but of no code: INV-2024-001, 2.0.0-rc1
     r"\([^()]*\)",
     rf"(?<!\w)(?<!\d[-./:])[^\W\d_{UNSPACED}]+\^?-?\d+(?:[.,]\d+)*(?![-./:]?\d)",
 )
-MOST_DIGITS = 300  # of one number; what is longer is compared as a text
 _ASSIGNED = re.compile(r"[^\W\d_]\s*=.*[^\W\d_]\s*=", re.S)  # x = 3, y = 5 has no one result
 FEW_WORDS = 3  # with more of them a gold answer is an explanation
 Quantity = tuple[float | str, bool]  # a number, or the text of a range, list or date; in percent?
@@ -171,8 +170,8 @@ def _is_same(tolerance: float | None, gold: Quantity, answer: Quantity) -> bool:
 
 def quantities(text: str, mark: str = "") -> list[Quantity]:
     """The numbers, ranges and dates of a text, in order."""
-    text = re.sub(r"([$€£¥₹] ?\d[\d.,]*) (?=[MB]\b)", r"\1", plain_text(text))
-    text = re.sub(r"(?<=\d)([MB])\b", r" \1illion", text).casefold()
+    text = plain_text(text)  # of $1.5 M and 1.5M; 100 m are meters
+    text = re.sub(r"(?:([$€£¥₹] ?\d[\d.,]*) |(?<=\d))([MB])\b", r"\1 \2illion", text).casefold()
     if not any(map(str.isdigit, text)) and not re.search("hundred|thousand", text):
         text = _IN_WORDS.sub(_counted, text)
     for pattern, order in _DATES:
@@ -215,13 +214,13 @@ def _quantity(match: re.Match[str], mark: str) -> Quantity:
 
 
 def _number(text: str, mark: str) -> int | float | None:
-    """A number in English, Indian or continental spelling; None: a list, or no grouping at all."""
+    """A number in English, Indian or continental spelling; None: a list, no grouping, endless."""
     text = re.sub("[' _]", "", text)
     head, e, exponent = text.partition("e")
     mark = mark or _decimal_mark(head)
     other = "," if mark == "." else "."
     whole = rf"(?:\d*|\d{{1,3}}(?:[{other}]\d{{2,3}})*[{other}]\d{{3}})"
-    if len(head) > MOST_DIGITS or not re.fullmatch(rf"{whole}(?:[{mark}]\d+)?", head):
+    if len(head) > 300 or not re.fullmatch(rf"{whole}(?:[{mark}]\d+)?", head):
         return None
     if mark not in head and not e:
         return int(head.replace(other, ""))

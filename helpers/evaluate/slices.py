@@ -26,7 +26,6 @@ from helpers.tasks import Task
 
 MIN_ROWS = 10  # in smaller ones nothing could be shown, and each look costs the others some power
 DRAWS = 400  # bootstrap resamples; the interval's ends move by less than a point beyond
-LONGEST_NAME = 40  # of a value that the schema does not list
 OUTSIDE = re.compile(r"out.?of.?scope|\boos\b|^none$|^other$|^unknown$", re.I)
 Pairs = list[tuple[str, str]]  # (gold label, answered label), as JSON texts
 
@@ -153,7 +152,7 @@ def _names(task: Task, field: str, labels: Sequence[str]) -> dict[str, str]:
         name = label.strip('"')
         if re.fullmatch(r"-?\d.*|true|false|null", name):
             name = label
-        if name not in listed and (len(name) > LONGEST_NAME or find_personal_data(name)):
+        if name not in listed and (len(name) > 40 or find_personal_data(name)):
             name = f"a value, {store.fingerprint(label)[:6]}"
         names[label] = name
     return names

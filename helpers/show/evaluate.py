@@ -14,7 +14,6 @@ from helpers.show.decide import draw_scores
 Rows = Sequence[AnswerRow]
 MOST_FLIPS = 12  # in a table
 MOST_LABELS = 20  # in a picture of counts
-NO_LABEL = "(none of these)"
 LEAST_REACH = 30.0  # points to each side in the picture of paired differences
 TARGET_MET = {"pass": "yes", "fail": "no", "undecided": "undecided"}
 CHANGED = {"pass": "better", "fail": "worse", "undecided": "unsure"}
@@ -267,7 +266,9 @@ def confusion(fields: Sequence[Any], show_text: bool) -> show.Figure | show.HTML
     labels = {gold for gold, _ in counts}
     columns = labels | {said for _, said in counts}
     if not show.may_show(show_text) or len(labels) <= MOST_LABELS < len(columns):
-        pairs = [(gold, said if said in labels else NO_LABEL) for gold, said in fields[0].pairs]
+        pairs = [
+            (gold, said if said in labels else "(none of these)") for gold, said in fields[0].pairs
+        ]
         counts = Counter(pairs)
     right = sum(n for (gold, said), n in counts.items() if gold == said)
     title = f"{fields[0].field or 'answer'}: {right} of {counts.total()} right"
