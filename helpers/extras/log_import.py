@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ FORMATS, WORDS = yaml.safe_load_all(
     Path(__file__).with_name("log_formats.yaml").read_text(encoding="utf-8")
 )
 MOST_FAULTS = 5  # lines that are named
+EMPTY = re.compile(r'"(content|text|output|parts)":\s*(""|null|\[\])')
 HINT = (
     "a live log is JSON lines with the fields of docs/serving.md; logs of other systems, and"
     " tables, come in by `workbook logs import FILE --format FORMAT --task TASK`"
@@ -64,7 +66,9 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
         faults.append((f"{place}:", fault))
     if not first and not counts["others"]:
         raise WorkbookError(f"nothing can be read as {form}: {'; '.join(_named(paths, faults))}")
-    scale = _scale(task, ratings, paths[0].name)
+    tokens = Counter(tasks.token_of(said) for said, _ in ratings.values())
+    setting = task.columns.get("feedback")
+    scale = tasks.judge_scale(tokens, setting, "feedback_score", paths[0].name)
     stars = {name: scale.scores.get(tasks.token_of(said)) for name, (said, _) in ratings.items()}
     faults += _odd_ratings(ratings, stars)
     rows = [
@@ -75,7 +79,7 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
     new, rated = serve.add_rows(task.registry_name, rows, text, moments)
     return {
         "added": new,
-        "ratings": f"{rated} added; {scale.description}" if ratings else "none",
+        "ratings": f"{rated} added; {scale.description}",
         "scores_not_of_users": sorted(not_of_users),
         "known": counts["read"] - new,
         "others": counts["others"],
@@ -83,11 +87,6 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
         "unreadable": counts["unreadable"],
         "faults": _named(paths, faults),
     }
-
-
-def _scale(task: tasks.Task, ratings: Mapping[str, tuple[Any, Any]], where: str) -> Any:
-    tokens = Counter(tasks.token_of(said) for said, _ in ratings.values())
-    return tasks.judge_scale(tokens, task.columns.get("feedback"), "feedback_score", where)
 
 
 def _odd_ratings(
@@ -391,11 +390,8 @@ def _call(part: Any) -> dict[str, Any]:
 
 def _is_unread(row: LiveRow, answer: Any) -> bool:
     """Whether something was answered, and none of it was understood; "" and null are answers."""
-    message = _message(_unpacked(answer))
-    if row.answer or not row.is_ok or not isinstance(message, list | dict):
-        return False
-    is_null = isinstance(message, dict) and message.get("content", "") is None
-    return not is_null and all(_at(message, path) not in ("", []) for path in WORDS["answer"])
+    spelt = answer if isinstance(answer, str) else json.dumps(answer or {"text": ""})
+    return row.is_ok and not row.answer and not EMPTY.search(spelt)
 
 
 def _spelled_message(text: str) -> Any:

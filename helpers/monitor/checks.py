@@ -328,8 +328,7 @@ def volume_check(served: Served) -> Finding:
     counts = {day: requests_of(numbers) for day, numbers in served.days.items()}
     whole = max(1, served.window_days - 1)  # today is not over, and there may be nothing yet
     since = served.since or min(counts, default=served.last)  # nothing that serves falls silent
-    start = max(served.last - timedelta(days=whole), since + timedelta(days=1))
-    start = min(served.last, start)
+    start = max(served.last - timedelta(days=whole), min(served.last, since + timedelta(days=1)))
     days = (served.last - start).days + 1
     n = sum(count for day, count in counts.items() if day >= start)
     by_weekday = _by_weekday(counts, start)
