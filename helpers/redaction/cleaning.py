@@ -11,7 +11,6 @@ from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
-from helpers.redaction.context import NAMES_A_PHONE
 from helpers.redaction.keys import NAMES, Span, find_secrets
 from helpers.redaction.recognisers import personal_data_of_message
 
@@ -159,14 +158,11 @@ def _clean_entry(key: Any, entry: Any) -> Any:
     is_list = isinstance(entry, list) and not str(key).endswith("pass")  # as in tests_pass
     if entry and (is_list or isinstance(entry, str)) and SECRET_NAME.fullmatch(str(key)):
         return MARK
-    if isinstance(entry, str):
-        return _without_any(entry, _environment(), f"{key}: ")
-    if type(entry) is int and abs(entry) < 1e20:
-        text = _without_any(str(entry), (), f"{key}: ")
-        is_phone = NAMES_A_PHONE.fullmatch(str(key)) is not None  # and no count of phone calls
-        if text in MARKS.values() and (is_phone or text != MARKS["PHONE_NUMBER"]):
-            return text
-    return clean(entry)
+    is_number = type(entry) is int and abs(entry) < 1e20 and abs(entry) // 1e14 != 1  # as in clean
+    if not is_number and not isinstance(entry, str):
+        return clean(entry)
+    text = _without_any(str(entry), _environment(), f"{key}: ")
+    return entry if text == str(entry) else text
 
 
 def outline(value: Any, most: int = 24) -> str:

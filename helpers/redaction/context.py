@@ -28,9 +28,8 @@ CALLED_CODE = re.compile(
 _OTHERWISE = re.compile(
     rf"(?<![^\W_])(?:v|id|uuid|hash|epoch|timestamp|amount|total|price){_GAP}$", re.IGNORECASE
 )
-_WORD_BEGINS = r"(?:(?<![^\W_])|(?-i:(?<=[a-z]{2})(?=[A-Z])))"  # also customer_phone, workPhone
-_PHONE = (  # words for a phone's number
-    rf"{_WORD_BEGINS}(?:(?:cell|mobile|home|work)?phone|mob(?:ile?)?|mobil(?=n)|cell|tele?|tél|dial"
+_PHONE = (  # words for a phone's number; also customer_phone, workPhone
+    r"(?:(?<![^\W_])|(?-i:(?<=[a-z]{2})(?=[A-Z])))(?:(?:cell|mobile|home|work)?phone|mob(?:ile?)?|mobil(?=n)|cell|tele?|tél|dial"
     r"|sms|whatsapp|(?:tele)?fax|t[eé]l[eé](?:f\w*|phone)|handy|m[oó]vil|celular|cellulare|ruf(?=n)"
     rf"|portable|gsm|hotline|puhelin\w*|телефон\w*|тел)s?(?:[ _-]?{_NUMBER})?\b"
     r"|电话|手机|電話|携帯|전화|फ़ोन|मोबाइल|هاتف|טלפון"
@@ -41,7 +40,6 @@ _PHONE_WORD = re.compile(  # or what may be one
     re.IGNORECASE,
 )
 CALLED_PHONE = re.compile(rf"(?:{_PHONE})[^0-9,;]{{0,20}}$", re.IGNORECASE)
-NAMES_A_PHONE = re.compile(rf".*(?:{_PHONE})", re.IGNORECASE)
 _DATE = re.compile(
     r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})"
     r"(?:[T ,]*\d{1,2}(?::\d{2}){0,2}(?:\.\d+)?)?"
@@ -62,16 +60,13 @@ def is_code(text: str, span: Span) -> bool:
     """Whether what was taken for a phone, a card or an address of a machine is rather a code."""
     if has_sign_of_code(text, span):
         return True
-    number = text[span.start : span.end].strip()
     before = text[max(0, span.start - BEFORE) : span.start]
-    is_bare = span.kind == "PHONE_NUMBER" and re.fullmatch(r"\d+", number)
-    return bool(is_bare) and "+" not in before[-1:] and not _PHONE_WORD.search(before)
+    is_bare = re.fullmatch(r"\d+\s*", text[span.start : span.end]) and before[-1:] != "+"
+    return span.kind == "PHONE_NUMBER" and bool(is_bare) and not _PHONE_WORD.search(before)
 
 
 def has_sign_of_code(text: str, span: Span) -> bool:
     """Whether something says that it is a code; of bare digits, a phone's or not, nothing does."""
-    if span.kind in ("EMAIL_ADDRESS", "NATIONAL_ID"):
-        return False
     start = max(0, span.start - 1)
     around = text[start : span.end + 12]
     is_phone = span.kind == "PHONE_NUMBER"
@@ -79,12 +74,9 @@ def has_sign_of_code(text: str, span: Span) -> bool:
         return False
     before = text[max(0, span.start - BEFORE) : span.start]
     if CALLED_CODE.search(before) or _OTHERWISE.search(before):
-        return True
-    number = text[span.start : span.end].strip()
-    if span.kind == "IP_ADDRESS":
-        return _CLOCK.fullmatch(number) is not None
+        return span.kind not in ("EMAIL_ADDRESS", "NATIONAL_ID")
     for pattern in (_DATE, _DECIMALS, _CLOCK) if is_phone else ():
         match = pattern.search(around)
-        if match and start + match.start() <= span.start and match.end() >= len(number):
+        if match and start + match.start() <= span.start and match.end() >= span.end - span.start:
             return True
     return False
