@@ -10,7 +10,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 Args = argparse.Namespace
-EMPTY = re.compile(r"--[\w-]+=")  # an option, and nothing behind it
 SCHEDULES = "profile cron how installed last_success next_due overdue problem"
 
 
@@ -69,7 +67,8 @@ def _no_address_is_left() -> bool:
 
 def _main(given: list[str]) -> int:
     """The one place where a WorkbookError becomes a message and an exit code."""
-    if any(word == "" or EMPTY.fullmatch(word) for word in given):
+    # of an option with nothing behind it `=` is the first and the last
+    if any(not word or (word[:2] == "--" and word.find("=") == len(word) - 1) for word in given):
         _tell("workbook: an argument is empty (a variable that is not set?); leave it out")
         return 2
     if given[:1] == ["practice-api"]:  # a program of its own: only it imports its room

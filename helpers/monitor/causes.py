@@ -14,7 +14,7 @@ from helpers import curate, evaluate
 from helpers.monitor.checks import FEW, WATCHED_BY_NAME, Served
 from helpers.monitor.evidence import REFERENCE_DAYS, likeliest_start
 from helpers.monitor.service import Service
-from helpers.monitor.watched import SLICE, Reading, question_of, rating_of, words_of
+from helpers.monitor.watched import SLICE, Reading, question_of, words_of
 from helpers.monitor.windows import SERVED, LiveLog, add, day_of, estimate, requests_of
 from helpers.records import Finding, LateFeedback, LiveRow, with_feedback
 from helpers.tasks import Task, read_log
@@ -282,11 +282,10 @@ def _broken_formats(task: Task, rows: Sequence[LiveRow]) -> Finding | None:
 
 
 def _worst_rated(rows: Sequence[LiveRow]) -> Finding | None:
-    rated = [(rating_of(row.feedback_score), row) for row in rows]
     worst = sorted(
-        (rating, row.request_id, _excerpt(question_of(row.messages)))
-        for rating, row in rated
-        if rating
+        (row.feedback_score, row.request_id, _excerpt(question_of(row.messages)))
+        for row in rows
+        if row.feedback_score
     )
     if not worst:
         return None

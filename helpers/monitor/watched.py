@@ -157,11 +157,6 @@ def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(turns)
 
 
-def rating_of(score: float | None) -> float | None:
-    """1 to 5; what is no such number is no rating."""
-    return score if score is not None and 1 <= score <= 5 else None
-
-
 def told_by(row: Fields, reading: Reading) -> tuple[Told, float | None]:
     """What a row tells, and its share of words that training never saw (None: not known)."""
     is_ok = row.get("status", "ok").lower() in GOOD_STATUS
@@ -176,7 +171,7 @@ def told_by(row: Fields, reading: Reading) -> tuple[Told, float | None]:
             is_slow = latency > ceiling
         if confidence is not None:
             certainty = certainty_of(confidence)
-    rating = rating_of(row.get("feedback_score"))
+    rating = row.get("feedback_score")
     new_words, language = _judged_question(question_of(row["messages"]), reading)
     parts = _parts_of(row, answer.label if answer else "", language)
     told = Told(is_ok, rating, bool(row.get("correction")), answer, is_slow, certainty, parts)
