@@ -80,6 +80,11 @@ def test_tool_calls_match_by_name_and_arguments(answer, score):
     assert scorers.scorer("tool_calls")(example(None, tool_calls=calls), answer) == score
 
 
+def test_names_of_arguments_are_the_same_in_either_form_of_unicode():
+    composed, decomposed = ({"name": "f", "arguments": {name: 1}} for name in ("é", "e\u0301"))
+    assert scorers.same_calls([composed], [decomposed])
+
+
 @pytest.mark.parametrize(
     ("answer", "refused"),
     [

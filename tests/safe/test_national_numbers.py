@@ -48,7 +48,7 @@ cell 7654321 ns|ordine 0301 2345 679|zamówienie 0301 2345 679|Mo-Fr 08.00-18.00
 order 241129-14-0042|X1234567-L|room 101 12 2024|"GET / HTTP/1.1" 200 45 1024
 shape 512 64 1024|Summe 12.345.678-5
 Tax ID 12-3456789 (company)|Ref. 756.1234.5678.97|PO AB 12 34 56 C|part 12345678-A|FV 240315/2024
-tracking 334942201404287866
+tracking 334942201404287866|I got 334942201404287866 of you
 """
 # what shops are written, with any number: names of numbers are parts of these words, or mean others
 ORDINARY = """
