@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import time
@@ -109,6 +110,8 @@ def endpoint(tmp_path, monkeypatch):
         serving = store.open_run("run-v1")
         hosted = {"provider": "api", "model_id": "ft:v1", "base_model": "base", "adapter": None}
         asking = Asking().for_rung("fine_tuned", "v1")
+        trained_with = {"system_prompt": hashlib.sha256(LONG.strip().encode()).hexdigest()}
+        hosted["fingerprints"] = {"template": "", "tokenizer": "", **trained_with}
         serving.save(model("v1", base_url=toy.url, asking=asking, **hosted))
         write_answers(serving)
         serving.save(evaluation("v1"))
