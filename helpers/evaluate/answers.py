@@ -11,9 +11,8 @@ import json
 import platform
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import RawIOBase
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -26,13 +25,12 @@ CHUNK = 64  # answers asked for between two writes of the cache: what a kill can
 RATE_RETRIES = 5  # times a request is asked again after 429
 RATE_PAUSE = 0.5  # seconds before that, doubled each time
 CACHE_VERSION = "answers-3"  # raise it when the meaning of a stored answer changes
+Chats = Sequence[list[Message]]
 Prompts = dict[str, list[Message]]  # by the fingerprint of everything that decides their answers
 Answers = dict[str, Answer]
 
 
-def ask(
-    prompts: Sequence[list[Message]], asking: Asking, session: Session, who: str, alone: int = 0
-) -> list[Answer]:
+def ask(prompts: Chats, asking: Asking, session: Session, who: str, alone: int = 0) -> list[Answer]:
     """Answers in the order of `prompts`; `who` pays for them on the session's budget.
 
     The first `alone` prompts are asked one by one, since that is how latency is timed; those that
@@ -43,7 +41,12 @@ def ask(
     models.check_may_send(session.task, model)
     keys = _keys(prompts, asking, model, session)
     path = _cache_of(model)
-    known, timed, _ = _remembered(path)
+    known: Answers = {}
+    timed: dict[str, float] = {}
+    for key, answer, timed_in in _remembered(path):
+        known.setdefault(key, answer)
+        if timed_in:
+            timed[key] = answer.latency_ms
     chats = dict(zip(keys, prompts, strict=True))
     first = list(chats)[:alone]
     single = [key for key in first if key not in timed]
@@ -58,17 +61,19 @@ def ask(
     else:
         batches = _ask_local(model, asking, new, single)
     progress = show.Progress(asking.rung or model.name, len(new), session.say)
-    with models.follow_rows(progress.add), _memory(path) as memory:
-        given: Answers = {}
+    way = _way(asking, session)
+    given: Answers = {}
+    store.make_folder(path.parent)  # for its owner alone, since answers are example text
+    with models.follow_rows(progress.add), open(path, "ab", buffering=0) as memory:
         for batch in batches:
-            _remember(memory, batch, single, _way(asking, session))
+            memory.write(_as_lines(batch, single, way))
             given |= batch
             progress.reach(len(given))
-    _judge_failures(given, keys, model, session)
+    _judge_failures(given, len(chats), model, session)
     known = given | known
-    timed |= {key: given[key].latency_ms for key in single}
-    for key in first:
-        known[key] = known[key].model_copy(update={"latency_ms": timed[key]})
+    timed |= {key: given[key].latency_ms for key in single if given[key].finish != "error"}
+    for key in first:  # 0: what was answered among others, and failed alone, has no time
+        known[key] = known[key].model_copy(update={"latency_ms": timed.get(key, 0.0)})
     return [known[key] for key in keys]
 
 
@@ -76,9 +81,10 @@ def timed_before(asking: Asking, session: Session) -> list[float]:
     """Milliseconds of a row that this run has asked alone in this way, on this machine; or []."""
     if not session.latency_rows:
         return []
-    ways = _remembered(_cache_of(model_for(asking, session)))[2]
-    milliseconds = ways.get(_way(asking, session))
-    return [milliseconds] if milliseconds else []  # a log has 0
+    way = _way(asking, session)
+    remembered = _remembered(_cache_of(model_for(asking, session)))
+    times = [answer.latency_ms for _, answer, timed_in in remembered if timed_in == way]
+    return [milliseconds for milliseconds in times[:1] if milliseconds]  # a log has 0
 
 
 def _cache_of(model: Model) -> Path:
@@ -89,17 +95,16 @@ def _way(asking: Asking, session: Session) -> str:
     return store.fingerprint([session.run.id, store.fingerprint(asking)])
 
 
-def _judge_failures(given: Answers, keys: Sequence[str], model: Model, session: Session) -> None:
-    """Say what was held back; WorkbookError where no key has an answer at all."""
-    failed = {key: answer for key, answer in given.items() if answer.finish == "error"}
-    held_back = [a.error for a in failed.values() if (a.error or "").startswith(models.HELD_BACK)]
+def _judge_failures(given: Answers, asked: int, model: Model, session: Session) -> None:
+    """Say what was held back; WorkbookError where none of the `asked` has an answer at all."""
+    errors = [answer.error or "" for answer in given.values() if answer.finish == "error"]
+    held_back = [error for error in errors if error.startswith(models.HELD_BACK)]
     if held_back:
         kinds = ", ".join(sorted({error.removeprefix(models.HELD_BACK) for error in held_back}))
         session.say(f"{model.name}: {len(held_back)} of {len(given)} chats were not sent{kinds}")
-    if failed and len(failed) == len(set(keys)):
-        reason = failed[keys[0]].error
-        code = 2 if len(held_back) == len(failed) else 5
-        raise WorkbookError(f"{model.name} answered none of {len(keys)} requests: {reason}", code)
+    if errors and len(errors) == asked:
+        code = 2 if held_back == errors else 5
+        raise WorkbookError(f"{model.name} answered none of {asked} requests: {errors[0]}", code)
 
 
 def model_for(asking: Asking, session: Session) -> Model:
@@ -115,9 +120,7 @@ def model_for(asking: Asking, session: Session) -> Model:
     return model
 
 
-def _keys(
-    prompts: Sequence[list[Message]], asking: Asking, model: Model, session: Session
-) -> list[str]:
+def _keys(prompts: Chats, asking: Asking, model: Model, session: Session) -> list[str]:
     """What each answer is remembered by: everything that decides it."""
     # what answers behind a name can change, so an endpoint's answers are good for one run
     run_id = session.run.id if model.provider == "api" else ""
@@ -138,18 +141,17 @@ def _ask_local(
         model.warm_up(new[single[0]])
     for key in single:
         yield {key: model.answer([new[key]], asking.max_new_tokens)[0]}
-    keys = [key for key in _shortest_first(new) if key not in set(single)]
+    keys = _shortest_first(new, single)
     for start in range(0, len(keys), CHUNK):
         chunk = keys[start : start + CHUNK]
         answers = model.answer([new[key] for key in chunk], asking.max_new_tokens)
         yield dict(zip(chunk, answers, strict=True))
 
 
-def _shortest_first(new: Prompts) -> list[str]:
-    def length(key: str) -> tuple[int, str]:
-        return sum(len(message.content or "") for message in new[key]), key
-
-    return sorted(new, key=length)
+def _shortest_first(new: Prompts, asked: Collection[str]) -> list[str]:
+    """The keys that were not asked yet."""
+    lengths = {key: sum(len(turn.content or "") for turn in new[key]) for key in new}
+    return sorted(lengths.keys() - set(asked), key=lambda key: (lengths[key], key))
 
 
 class Till:
@@ -225,7 +227,7 @@ def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[A
     """What has come since the last time, again and again; `single` first, each asked alone."""
     for key in single:
         yield {key: till.ask(new[key])}
-    waiting = deque(_shortest_first({key: new[key] for key in new.keys() - set(single)}))
+    waiting = deque(_shortest_first(new, single))
     window = _Window(till.at_once, min(MOST_AT_ONCE, till.at_once) if single else 1)
     running: dict[Future[Answer], str] = {}
     finished: SimpleQueue[Future[Answer]] = SimpleQueue()
@@ -286,39 +288,26 @@ def _all_of(finished: SimpleQueue[Future[Answer]]) -> list[Future[Answer]]:
     return futures
 
 
-def _remembered(path: Path) -> tuple[Answers, dict[str, float], dict[str, float]]:
-    """(answers of one model by their key, milliseconds of those that this machine gave alone).
+def _remembered(path: Path) -> Iterator[tuple[str, Answer, str]]:
+    """(key, answer, the way in which this machine timed it alone or "") of one model, in order.
 
-    The same of the first one of each `_way`. A line that a kill has torn is only lost work.
+    A line that a kill has torn is only lost work.
     """
-    known: Answers = {}
-    timed: dict[str, float] = {}
-    ways: dict[str, float] = {}
     if not path.exists():
-        return known, timed, ways
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            row = json.loads(line)
-            known.setdefault(row["key"], Answer(**row["answer"]))
-            if row.get("alone") == platform.node():
-                timed[row["key"]] = row["answer"]["latency_ms"]
-                ways.setdefault(row["way"], timed[row["key"]])
-    return known, timed, ways
+        return
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                timed_in = row.get("way", "") if row.get("alone") == platform.node() else ""
+                yield row["key"], Answer(**row["answer"]), timed_in
 
 
-def _memory(path: Path) -> RawIOBase:
-    """The cache's file, to append to; for its owner alone, since answers are example text."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return open(path, "ab", buffering=0)
-
-
-def _remember(
-    memory: RawIOBase, answers: Mapping[str, Answer], single: Collection[str], way: str
-) -> None:
-    """Append in one write; the empty line before the first one ends whatever a kill has torn."""
-    lines = []
-    good = {key: answer for key, answer in answers.items() if answer.finish != "error"}
-    for key, answer in good.items():
+def _as_lines(answers: Answers, single: Collection[str], way: str) -> bytes:
+    """What is kept of them; the empty line before the first one ends whatever a kill has torn."""
+    lines = [""]
+    for key, answer in answers.items():
         alone = {"alone": platform.node(), "way": way} if key in single else {}
-        lines.append(store.dumps({"key": key, "answer": answer} | alone))
-    memory.write("\n".join(["", *lines, ""]).encode("utf-8", "replace"))
+        if answer.finish != "error":
+            lines.append(store.dumps({"key": key, "answer": answer} | alone))
+    return "\n".join([*lines, ""]).encode("utf-8", "replace")

@@ -6,16 +6,16 @@ there, and is undecided where too little is known. None of them looks at one num
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from helpers import store, tasks
 from helpers.evaluate.compare import pair_rows
 from helpers.evaluate.limits import cut_short
 from helpers.evaluate.running import Rows, read_answers
-from helpers.evaluate.scorers import strict_json
-from helpers.evaluate.statistics import proportion
-from helpers.records import Evaluation, Finding, TrainingExample
+from helpers.evaluate.scorers import Examples, strict_json
+from helpers.records import Evaluation, Finding
 
 # the validation loss is 5% above its best, or still fell by 5%: more than its noise between steps
 RISE = 1.05
@@ -36,15 +36,13 @@ REMEDY = {
 def diagnose(
     evaluation: Evaluation,
     losses: Sequence[Mapping[str, Any]],
-    examples: Sequence[TrainingExample],
+    examples: Examples,
     answers: Mapping[str, Rows],
 ) -> list[Finding]:
     """Every cause with its evidence, from training.jsonl's lines and each rung's rows."""
     tuned = answers["fine_tuned"]
-    train = [example for example in examples if example.part == "train"]
-    test = [example for example in examples if example.part == "test"]
-    looks = [line.get("eval_loss") for line in losses]
-    curve = [float(loss) for loss in looks if loss is not None]
+    train, test = ([e for e in examples if e.part == part] for part in ("train", "test"))
+    curve = [float(line["eval_loss"]) for line in losses if line.get("eval_loss") is not None]
     return [
         broken_evaluation(tuned, answers["zero_shot"], train, test),
         template_mismatch(test, tuned),
@@ -54,7 +52,7 @@ def diagnose(
     ]
 
 
-def diagnose_run(run: store.Run, examples: Sequence[TrainingExample]) -> list[Finding]:
+def diagnose_run(run: store.Run, examples: Examples) -> list[Finding]:
     """`diagnose` from a run's own files; empty before 04 has measured it."""
     if not run.has(Evaluation):
         return []
@@ -72,16 +70,18 @@ def _finding(name: str, is_there: bool | None, evidence: str) -> Finding:
     return Finding(name=name, verdict=verdict, evidence=evidence, remedy=REMEDY[name])
 
 
-def broken_evaluation(
-    tuned: Rows, base: Rows, train: Sequence[TrainingExample], test: Sequence[TrainingExample]
-) -> Finding:
+def _share(of: Iterable[bool]) -> float:
+    """The share of what is true."""
+    flags = list(of)
+    return sum(flags) / max(1, len(flags))
+
+
+def broken_evaluation(tuned: Rows, base: Rows, train: Examples, test: Examples) -> Finding:
     """The adapter does nothing, requests failed, right answers were cut, train knows the test."""
     seen = {tasks.normalise(example.user_text) for example in train}
     leaked = sum(tasks.normalise(example.user_text) in seen for example in test)
-    same = proportion(
-        [ours.answer == theirs.answer for ours, theirs in pair_rows(tuned, base)]
-    ).value
-    failed = proportion([bool(row.error) for row in (*tuned, *base)]).value
+    same = _share(ours.answer == theirs.answer for ours, theirs in pair_rows(tuned, base))
+    failed = _share(bool(row.error) for row in (*tuned, *base))
     evidence = (
         f"{same:.0%} of the answers are the base model's own, {failed:.0%} of the requests failed,"
         f" {leaked} test rows in train"
@@ -93,21 +93,17 @@ def broken_evaluation(
     return _finding("broken_evaluation", is_there, evidence)
 
 
-def template_mismatch(test: Sequence[TrainingExample], tuned: Rows) -> Finding:
+def template_mismatch(test: Examples, tuned: Rows) -> Finding:
     """Answers that never end, or right ones wrapped in other text: not the prompt of training.
 
     What the limit cut short is no sign of it. One answer to everything is a training that failed.
     """
-    cut = set(cut_short(test, tuned))
-    endless = proportion(
-        [row.scores.get("endless", 0) > 0 and row.id not in cut for row in tuned]
-    ).value
-    wrapped = proportion(
-        [row.scores.get("accuracy_tolerant", 0) > row.scores.get("accuracy", 0) for row in tuned]
-    ).value
-    texts = {row.answer for row in tuned}
+    cut = cut_short(test, tuned)
+    endless = _share(row.scores.get("endless", 0) > 0 and row.id not in cut for row in tuned)
+    scores = [row.scores for row in tuned]
+    wrapped = _share(s.get("accuracy_tolerant", 0) > s.get("accuracy", 0) for s in scores)
     evidence = f"{endless:.0%} of the answers never end, {wrapped:.0%} are right but wrapped"
-    if len(tuned) > len(texts) == 1:
+    if len(tuned) > len({row.answer for row in tuned}) == 1:
         evidence += "; all answers are the same text: look at the loss curve of 03 first"
     return _finding("template_mismatch", endless > SHARE or wrapped > SHARE, evidence)
 
@@ -117,13 +113,11 @@ def judge_curve(curve: Sequence[float], evaluation: Evaluation) -> list[Finding]
     looks = len(curve)
     if looks < FEW_LOOKS:
         reason = f"{looks} looks at the validation loss are too few"
-        return [_finding("overfit", None, reason), _finding("underfit", None, reason)]
+        return [_finding(name, None, reason) for name in ("overfit", "underfit")]
     best = min(curve)
-    rise = (
-        f"validation loss {best:.3f} at look {curve.index(best) + 1} of {looks},"
-        f" last {curve[-1]:.3f}"
-    )
     before, last = curve[-2:]
+    look = curve.index(best) + 1
+    rise = f"validation loss {best:.3f} at look {look} of {looks}, last {last:.3f}"
     fell = max(before, 1e-9) / max(last, 1e-9)
     target = evaluation.targets.get("accuracy")
     is_short = target is None or target.verdict != "pass"
@@ -134,22 +128,19 @@ def judge_curve(curve: Sequence[float], evaluation: Evaluation) -> list[Finding]
     ]
 
 
-def data_quality(
-    train: Sequence[TrainingExample], test: Sequence[TrainingExample], tuned: Rows, other: Rows
-) -> Finding:
+def data_quality(train: Examples, test: Examples, tuned: Rows, other: Rows) -> Finding:
     """Equal questions answered differently in train, or two models agree against the label."""
-    answers: dict[str, set[str]] = {}
+    answers = defaultdict(set)
     for example in train:
-        question = tasks.normalise(example.user_text)
-        answers.setdefault(question, set()).add(tasks.normalise(example.answer))
+        answers[tasks.normalise(example.user_text)].add(tasks.normalise(example.answer))
     conflicts = sum(len(texts) > 1 for texts in answers.values())
     gold = {example.id: _read(example.answer) for example in test}
     doubted = []
     for ours, theirs in pair_rows(tuned, other):
         answer = _read(ours.answer)
-        agreed = answer == _read(theirs.answer) and answer not in ("", {})
-        is_answer = ours.scores.get("format_compliance", 1.0) == 1.0  # noise speaks of no label
-        if agreed and is_answer and answer != gold.get(ours.id, answer):
+        agreed = answer == _read(theirs.answer) != gold.get(ours.id, answer)
+        scores = {"format_compliance": 1.0} | ours.scores  # noise speaks of no label
+        if agreed and answer and scores["format_compliance"] == 1 != scores.get("accuracy"):
             doubted.append(ours.id)
     evidence = (
         f"{conflicts} questions of train have two answers; in {len(doubted)} test rows both models"
@@ -165,15 +156,14 @@ def _read(answer: str) -> Any:
     return strict_json(answer) or tasks.normalise(answer)
 
 
-def wrong_tool(evaluation: Evaluation, test: Sequence[TrainingExample]) -> Finding:
+def wrong_tool(evaluation: Evaluation, test: Examples) -> Finding:
     """The task is about facts in articles, or rag is not beaten, and the verdict is bad."""
-    named = proportion([bool(example.meta.get("articles")) for example in test]).value
+    named = _share(bool(example.meta.get("articles")) for example in test)
     gain = evaluation.comparison.get("accuracy")
     unbeaten = evaluation.best_rung == "rag" and (gain is None or gain.verdict != "pass")
     opponent = f"the rung to beat is {evaluation.best_rung}"
     if unbeaten:
         opponent = "rag is not surely beaten"
     is_there = evaluation.verdict != "pass" and (named > 0.5 or unbeaten)
-    return _finding(
-        "wrong_tool", is_there, f"{named:.0%} of the test rows name articles; {opponent}"
-    )
+    evidence = f"{named:.0%} of the test rows name articles; {opponent}"
+    return _finding("wrong_tool", is_there, evidence)

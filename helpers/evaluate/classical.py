@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers import models, store, tasks
-from helpers.evaluate.scorers import strict_json
+from helpers.evaluate.scorers import Examples, strict_json
 from helpers.models import Answer
 from helpers.records import Message, TrainingExample, WorkbookError
 from helpers.tasks import Task
@@ -29,22 +29,19 @@ WORD = r"(?u)\b\w+\b"  # a single digit is a word too
 Labels = dict[str, list[str]]  # field -> its value in each row, as JSON
 
 
-def classifier_rows(task: Task, examples: Sequence[TrainingExample]) -> list[TrainingExample]:
+def classifier_rows(task: Task, examples: Examples) -> list[TrainingExample]:
     """What it may learn from: the answers of the train part's verified rows that are asked for."""
     rows = [e for e in examples if e.quality == "verified" and e.part == "train" and e.answer]
     return [turn for example in rows for turn in tasks.asked_turns(task, example)]
 
 
-def labels_of(task: Task, examples: Sequence[TrainingExample]) -> Labels:
+def labels_of(task: Task, examples: Examples) -> Labels:
     """Every field's values, as JSON texts; of a task without a schema the whole answer is one."""
     if task.schema is None:
         return {WHOLE: [example.answer for example in examples]}
     objects = [strict_json(example.answer) or {} for example in examples]
-    names = list(dict.fromkeys(name for value in objects for name in value))
-    labels: Labels = {}
-    for name in names:
-        labels[name] = [spelled(value, name) for value in objects]
-    return labels
+    names = dict.fromkeys(name for value in objects for name in value)
+    return {name: [spelled(value, name) for value in objects] for name in names}
 
 
 def spelled(value: Mapping[str, Any], name: str) -> str:
@@ -52,14 +49,11 @@ def spelled(value: Mapping[str, Any], name: str) -> str:
     return json.dumps(value[name], ensure_ascii=False) if name in value else MISSING
 
 
-def label_fields(task: Task, examples: Sequence[TrainingExample]) -> Labels:
+def label_fields(task: Task, examples: Examples) -> Labels:
     """The scored fields whose values are labels, with them; "" is a text task's whole answer."""
     labels = labels_of(task, examples)
-    fields = {}
-    for name in task.scored_fields or labels:
-        if repeated(labels.get(name, [])) >= LEAST_REPEATED:
-            fields[name] = labels[name]
-    return fields
+    scored = [name for name in task.scored_fields or labels if name in labels]
+    return {name: labels[name] for name in scored if repeated(labels[name]) >= LEAST_REPEATED}
 
 
 def repeated(values: Sequence[str]) -> float:
@@ -68,7 +62,7 @@ def repeated(values: Sequence[str]) -> float:
     return sum(counts[value] > 1 for value in values) / max(1, len(values))
 
 
-def why_not(task: Task, train: Sequence[TrainingExample]) -> str:
+def why_not(task: Task, train: Examples) -> str:
     """Why no classifier can answer this task; "" when one can."""
     if task.accuracy_from in ("judge", "human"):
         return "its answers are texts that people or a model judge"
@@ -95,7 +89,7 @@ class ClassicalModel:
     name = CLASSICAL
     spec = CLASSICAL
 
-    def __init__(self, task: Task, train: Sequence[TrainingExample]) -> None:
+    def __init__(self, task: Task, train: Examples) -> None:
         reason = why_not(task, train)
         if reason:
             raise WorkbookError(f"rung {CLASSICAL}: {reason}; leave it out of `rungs`")
@@ -118,9 +112,7 @@ class ClassicalModel:
         answers = []
         for i in range(len(chats)):
             text = _as_text({name: str(column[i]) for name, column in columns.items()})
-            answers.append(
-                Answer(text=text, tokens_in=0, tokens_out=0, latency_ms=milliseconds, finish="stop")
-            )
+            answers.append(Answer(text=text, latency_ms=milliseconds, finish="stop"))
         return answers
 
     def count_tokens(self, chat: list[Message]) -> int:

@@ -106,14 +106,14 @@ def scores_of(pairs: Sequence[Pair], metric: str) -> tuple[list[float], list[flo
 
 
 def flips(tuned: Rows, other: Rows) -> dict[str, list[str]]:
-    """Ids of rows that only the tuned model got right (gained), or only the other (lost)."""
-    changed: dict[str, list[str]] = {"gained": [], "lost": []}
+    """Ids of rows that are right, or score higher, with the tuned model (gained) or the other."""
+    changes = {}
     for ours, theirs in pair_rows(tuned, other):
-        if ours.scores.get("accuracy") and not theirs.scores.get("accuracy"):
-            changed["gained"].append(ours.id)
-        if theirs.scores.get("accuracy") and not ours.scores.get("accuracy"):
-            changed["lost"].append(ours.id)
-    return changed
+        changes[ours.id] = ours.scores.get("accuracy", 0) - theirs.scores.get("accuracy", 0)
+    return {
+        "gained": [row_id for row_id, change in changes.items() if change > 0],
+        "lost": [row_id for row_id, change in changes.items() if change < 0],
+    }
 
 
 def check_targets(
@@ -142,15 +142,9 @@ def check_rung(task: Task, result: RungResult) -> dict[str, Finding]:
     """
     findings = check_targets(task, result.results, result.alpha)
     form = findings.get("format_compliance")
-    if (
-        result.name == CLASSICAL
-        and form is not None
-        and result.results.format_compliance.value == 1
-    ):
-        evidence = "format_compliance: met by construction"
-        findings["format_compliance"] = form.model_copy(
-            update={"verdict": "pass", "evidence": evidence}
-        )
+    if result.name == CLASSICAL and form and result.results.format_compliance.value == 1:
+        met = {"verdict": "pass", "evidence": "format_compliance: met by construction"}
+        findings["format_compliance"] = form.model_copy(update=met)
     return findings
 
 
@@ -187,11 +181,15 @@ def findings_against(
             difference = comparison.difference
             if difference.n and difference.high < -task.margins.get(metric, 0.0):
                 losses.append(f"{metric} is surely worse than {opponent}'s: {difference}")
-    regression = Finding(name="regression", verdict="pass", evidence="nothing is surely worse")
+    evidence = "nothing is surely worse"
     if losses:
         evidence = f"regression: {'; '.join(losses)}"
-        regression = Finding(name="regression", verdict="fail", evidence=evidence)
-    return [*findings, regression]
+    return [*findings, _unless("regression", losses, evidence)]
+
+
+def _unless(name: str, lost: Sequence[str], evidence: str) -> Finding:
+    """pass unless something is lost."""
+    return Finding(name=name, verdict="fail" if lost else "pass", evidence=evidence)
 
 
 def _gain_over(opponent: str, compared: Comparison, task: Task, alpha: float) -> Finding:
@@ -209,14 +207,12 @@ def _gain_over(opponent: str, compared: Comparison, task: Task, alpha: float) ->
         f" ({gain.gained} gained, {gain.lost} lost); more than {threshold:g} is asked for,"
         f" {1 - 2 * alpha:.2%} sure: {GAIN[gain.verdict]}"
     )
-    if gain.verdict == "inconclusive":
-        n = gain.difference.n
-        needed = statistics.rows_to_separate(gain.gained, gain.lost, n, threshold, alpha)
-        if needed:
-            more = max(1, needed - n)
-            evidence += f"; if it stays like this, {more} more rows would decide"
-        else:
-            evidence += "; no number of rows decides a tie"
+    n = gain.difference.n
+    needed = statistics.rows_to_separate(gain.gained, gain.lost, n, threshold, alpha)
+    if gain.verdict == "inconclusive" and needed:
+        evidence += f"; if it stays like this, {max(1, needed - n)} more rows would decide"
+    elif gain.verdict == "inconclusive":
+        evidence += "; no number of rows decides a tie"
     return Finding(
         name=name,
         verdict=as_finding_verdict(gain.verdict),
@@ -231,16 +227,12 @@ def holds_margins(comparison: Comparison) -> Finding:
     if not comparison:
         evidence = "no comparison was measured"
         return Finding(name="margins", verdict="undecided", evidence=evidence)
-    values = []
-    lost = []
-    for metric, compared in comparison.items():
-        values.append(f"{metric} {compared.difference} (margin {compared.margin:g})")
-        if compared.verdict == "fail":
-            lost.append(metric)
+    values = [f"{name} {c.difference} (margin {c.margin:g})" for name, c in comparison.items()]
+    lost = [name for name, compared in comparison.items() if compared.verdict == "fail"]
     evidence = ", ".join(values)
     if lost:
         evidence = f"beyond its margin: {', '.join(lost)}; {evidence}"
-    return Finding(name="margins", verdict="fail" if lost else "pass", evidence=evidence)
+    return _unless("margins", lost, evidence)
 
 
 def has_power(n_test: int, comparison: Comparison) -> Finding:
@@ -248,14 +240,10 @@ def has_power(n_test: int, comparison: Comparison) -> Finding:
     gain = comparison.get("accuracy")
     n = n_test if gain is None else min(n_test, gain.difference.n)
     scored = f"{n} test rows" if n == n_test else f"{n} of {n_test} test rows were rated"
-    if n < FEW_TEST_ROWS:
-        return Finding(
-            name="power",
-            verdict="undecided",
-            evidence=f"{scored}; at least {FEW_TEST_ROWS} are needed",
-            remedy="add verified examples, run 02 again; or rate more answers",
-        )
     evidence = f"{scored}, at least {FEW_TEST_ROWS} are needed"
+    if n < FEW_TEST_ROWS:
+        remedy = "add verified examples, run 02 again; or rate more answers"
+        return Finding(name="power", verdict="undecided", evidence=evidence, remedy=remedy)
     if gain is not None:
         half = 50 * (gain.difference.high - gain.difference.low)
         evidence += f"; the difference in accuracy is known to ±{half:.0f} points"
@@ -288,11 +276,10 @@ def check_fingerprints(
                 f" ({value[:24]} instead of {trained[name][:24]}); restore it, or {remedy}"
             )
     unknown = [name for name in present if not trained.get(name)]
+    evidence = ", ".join(f"{name} {value[:8]}" for name, value in present.items())
     if unknown:
         evidence = f"{', '.join(unknown)} of training was not written down"
-        return Finding(name="fingerprints", verdict="fail", evidence=evidence)
-    compared = [f"{name} {value[:8]}" for name, value in present.items()]
-    return Finding(name="fingerprints", verdict="pass", evidence=", ".join(compared))
+    return _unless("fingerprints", unknown, evidence)
 
 
 def dataset_is_checked(version: str) -> Finding:
@@ -300,19 +287,13 @@ def dataset_is_checked(version: str) -> Finding:
     name = "dataset_checks"
     path = store.home() / "datasets" / (version or "-") / Manifest.FILE
     try:
-        manifest = Manifest.parse(store.read_json(path, "run 02_curate"), str(path))
+        funnel = Manifest.parse(store.read_json(path, "run 02_curate"), str(path)).funnel
     except WorkbookError as error:
         return Finding(name=name, verdict="fail", evidence=str(error))
-    wrong = [row.stage for row in manifest.funnel if not row.adds_up]
-    if wrong or not manifest.funnel:
-        return Finding(
-            name=name,
-            verdict="fail",
-            evidence=f"its funnel of checks is missing or does not add up ({', '.join(wrong)})",
-            remedy="run 02_curate again",
-        )
-    return Finding(
-        name=name,
-        verdict="pass",
-        evidence=f"{version}: {len(manifest.funnel)} checks, every row accounted for",
-    )
+    wrong = [row.stage for row in funnel if not row.adds_up]
+    if wrong or not funnel:
+        evidence = f"its funnel of checks is missing or does not add up ({', '.join(wrong)})"
+        again = "run 02_curate again"
+        return Finding(name=name, verdict="fail", evidence=evidence, remedy=again)
+    evidence = f"{version}: {len(funnel)} checks, every row accounted for"
+    return Finding(name=name, verdict="pass", evidence=evidence)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from functools import reduce
@@ -113,7 +112,7 @@ def same_text(gold: str, answer: str) -> bool:
     if folded(gold) == folded(answer):
         return folded(gold) != ""
     try:
-        values = json.loads(gold), json.loads(answer)
+        values = tasks.DECODER.decode(gold.strip()), tasks.DECODER.decode(answer.strip())
     except (ValueError, RecursionError):
         return False
     return isinstance(values[0], dict | list) and same_json(*values, {})

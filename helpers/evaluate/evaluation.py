@@ -36,6 +36,7 @@ from helpers.evaluate.judge import judge_is_consistent, rate_pairs
 from helpers.evaluate.ladder import way_of_today
 from helpers.evaluate.limits import cut_answers, rows_left_out
 from helpers.evaluate.running import ask_rung
+from helpers.evaluate.scorers import Examples
 from helpers.evaluate.session import Ledger, Line, Session
 from helpers.evaluate.slices import compare_slices
 from helpers.models import Model
@@ -50,7 +51,6 @@ from helpers.records import (
     Ratings,
     RungResult,
     TrainedModel,
-    TrainingExample,
     WorkbookError,
     verdict_of,
 )
@@ -72,9 +72,8 @@ def rung_to_beat(run: store.Run) -> tuple[str, str]:
     if run.has(Decision):
         decision = run.load(Decision)
         name = decision.best_rung
-        scored = [rung.results.accuracy.n for rung in decision.rungs if rung.name == name]
         reason = "scored best of the cheaper rungs on the validation part (decision.json)"
-        if scored == [0]:
+        if [rung.results.accuracy.n for rung in decision.rungs if rung.name == name] == [0]:
             reason = "stands in for the best cheaper rung: 01 scored none (decision.json)"
         return name, f"{name} {reason}"
     reason = "this run has no decision.json, so the full prompt stands in for the best cheaper rung"
@@ -86,8 +85,7 @@ def load_models(model: TrainedModel) -> tuple[Model, Model]:
     base = models.load_model(base_spec(model))
     if model.provider == "api":
         return base, models.load_model(model.model_id, base_url=model.base_url)
-    adapter = store.home() / str(model.adapter)
-    return base, models.load_model(model.base_model, adapter=adapter)
+    return base, models.load_model(model.base_model, adapter=store.home() / str(model.adapter))
 
 
 def base_spec(model: TrainedModel) -> str:
@@ -98,7 +96,7 @@ def base_spec(model: TrainedModel) -> str:
 
 
 def evaluate_fine_tuned_model(
-    test_set: Sequence[TrainingExample],
+    test_set: Examples,
     session: Session,
     model: TrainedModel,
     *,
@@ -131,11 +129,16 @@ def evaluate_fine_tuned_model(
     ours, theirs = pairs[best_rung]
     if unasked:
         against["production"] = {}
-    chats = len({example.group for example in test_set})
     *gains, regression = findings_against(task, against, attempt.alpha)
-    judgements = [*gains, regression, holds_margins(against[best_rung])]
-    judgements += [has_power(chats, against[best_rung]), fingerprints, dataset_is_checked(version)]
-    judgements += judge_is_consistent(ratings)
+    judgements = [
+        *gains,
+        regression,
+        holds_margins(against[best_rung]),
+        has_power(len({example.group for example in test_set}), against[best_rung]),
+        fingerprints,
+        dataset_is_checked(version),
+        *judge_is_consistent(ratings),
+    ]
     targets = check_targets(task, rungs["fine_tuned"].results)
     slices = compare_slices(task, test_set, pair_rows(ours, theirs))
     limits = rows_left_out(task, dataset.examples, "test", len(test_set), "max_test_rows")
@@ -198,7 +201,7 @@ def ways_of(model: TrainedModel, session: Session) -> list[Asking]:
 
 
 def ask_rungs(
-    ways: Sequence[Asking], test_set: Sequence[TrainingExample], session: Session
+    ways: Sequence[Asking], test_set: Examples, session: Session
 ) -> tuple[dict[str, RungResult], dict[str, Any]]:
     """(results by rung, seconds by rung)."""
     rungs = {}
@@ -213,7 +216,7 @@ def ask_rungs(
 def ask_production(
     version: FineTunedModelVersion,
     rungs: dict[str, RungResult],
-    test_set: Sequence[TrainingExample],
+    test_set: Examples,
     session: Session,
 ) -> str:
     """Put production among the rungs, asked as its own model.json says; or say why it could not be.
@@ -236,11 +239,8 @@ def ask_production(
 
 def _reasons(judgements: Iterable[Finding], targets: Iterable[Finding]) -> list[str]:
     """What the verdict rests on: every gain and target, and of the rest what did not pass."""
-    reasons = []
-    for finding in judgements:
-        if finding.name.startswith("gain_over_") or finding.verdict != "pass":
-            reasons.append(finding.evidence)
-    return reasons + [target.evidence for target in targets]
+    told = [j for j in judgements if j.name.startswith("gain_over_") or j.verdict != "pass"]
+    return [finding.evidence for finding in (*told, *targets)]
 
 
 def _side_reasons(
@@ -259,9 +259,8 @@ def _side_reasons(
         reasons.append(text)
     for part in slices:
         if part.verdict == "fail":
-            reasons.append(
-                f"slice {part.name} surely lost: {part.estimate}, corrected p {part.p:.2g}"
-            )
+            lost = f"slice {part.name} surely lost: {part.estimate}"
+            reasons.append(f"{lost}, corrected p {part.p:.2g}")
     return reasons + (ratings.warnings if ratings else [])
 
 
@@ -269,12 +268,7 @@ def _side_reasons(
 
 
 def record_attempt(
-    task: Task,
-    run: store.Run,
-    model: Model,
-    rows: Sequence[TrainingExample],
-    version: str,
-    ledger: Ledger,
+    task: Task, run: store.Run, model: Model, rows: Examples, version: str, ledger: Ledger
 ) -> Attempt:
     """Write this attempt down, once, and say which of the past year it is."""
     about = store.fingerprint(sorted(example.id for example in rows))
@@ -302,10 +296,8 @@ def count_attempts(lines: Sequence[Line], key: str) -> Attempt:
     fresh_rows = 0
     if detectable > DULLED * statistics.detectable_difference(n):
         z_power = statistics.upper_normal(0.2)
-        z = statistics.upper_normal(alpha)
-        # rows that show what n showed at the first attempt
-        as_sharp = n * ((z + z_power) / (statistics.Z + z_power)) ** 2
-        fresh_rows = round(as_sharp - n)
+        sharper = (statistics.upper_normal(alpha) + z_power) / (statistics.Z + z_power)
+        fresh_rows = round(n * sharper**2 - n)  # to show what n showed at the first attempt
     return Attempt(
         number=number,
         alpha=alpha,

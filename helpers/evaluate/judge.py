@@ -24,18 +24,10 @@ from helpers import models, store, tasks
 from helpers.evaluate import statistics
 from helpers.evaluate.answers import ask
 from helpers.evaluate.running import Rows, read_answers
+from helpers.evaluate.scorers import Examples
 from helpers.evaluate.session import Session
 from helpers.models import Model
-from helpers.records import (
-    AnswerRow,
-    Asking,
-    Finding,
-    Message,
-    Ratings,
-    RungResult,
-    TrainingExample,
-    WorkbookError,
-)
+from helpers.records import AnswerRow, Asking, Finding, Message, Ratings, RungResult, WorkbookError
 from helpers.tasks import Task, hash_order
 
 COLUMNS = ("id", "asked", "A", "B", "a_sha", "b_sha", "choice")
@@ -74,7 +66,7 @@ def sha(answer: str) -> str:
     return f"s{hashlib.sha256(answer.encode('utf-8', 'replace')).hexdigest()[:15]}"
 
 
-def blind_table(examples: Sequence[TrainingExample], ours: Rows, theirs: Rows) -> Table:
+def blind_table(examples: Examples, ours: Rows, theirs: Rows) -> Table:
     """Rows to rate, in the order of a hash, which also decides who is A.
 
     Equal answers stand once.
@@ -201,10 +193,7 @@ def _of_pair(row: Mapping[str, str], vote: tuple[bool, bool]) -> tuple[bool, boo
 
 
 def rate_pairs(
-    rungs: Mapping[str, RungResult],
-    names: Sequence[str],
-    examples: Sequence[TrainingExample],
-    session: Session,
+    rungs: Mapping[str, RungResult], names: Sequence[str], examples: Examples, session: Session
 ) -> tuple[dict[str, RungResult], dict[str, RatedPair], Ratings | None]:
     """The rung `names[0]` beside each other one: (rungs, the rows of both by the other, ratings).
 
@@ -228,7 +217,7 @@ def rate_pairs(
 
 
 def rate_rungs(
-    measured: Sequence[RungResult], examples: Sequence[TrainingExample], session: Session
+    measured: Sequence[RungResult], examples: Examples, session: Session
 ) -> list[RungResult]:
     """01's rungs with the accuracy that people or the judge give them; others as they are.
 
@@ -246,9 +235,7 @@ def rate_rungs(
     return list(rated.values())
 
 
-def _rate(
-    table: Table, examples: Sequence[TrainingExample], session: Session
-) -> tuple[Rights, Ratings]:
+def _rate(table: Table, examples: Examples, session: Session) -> tuple[Rights, Ratings]:
     """What people say of the pairs, or the judge; what nobody has rated goes to blind.csv."""
     run = session.run
     by_people = read_ratings(run, session.task)
@@ -307,11 +294,7 @@ def _with_accuracy(rung: RungResult, rated: Rows, run: store.Run) -> RungResult:
 
 
 def ask_judge(
-    judge: Model,
-    pairs: Table,
-    examples: Sequence[TrainingExample],
-    session: Session,
-    by_people: Rights,
+    judge: Model, pairs: Table, examples: Examples, session: Session, by_people: Rights
 ) -> tuple[Rights, Ratings]:
     """Each pair in both orders: an answer is right when it is in both."""
     # a judge sees two answers, also where they are equal

@@ -23,11 +23,13 @@ from helpers.evaluate.compare import check_rung, compare_results
 from helpers.evaluate.limits import room_for_thoughts
 from helpers.evaluate.rungs import LADDER, available, effort
 from helpers.evaluate.running import ask_rung, read_answers
+from helpers.evaluate.scorers import Examples
 from helpers.evaluate.session import LOG, Session
 from helpers.models import Model
-from helpers.records import Asking, MetricComparison, RungResult, TrainingExample
+from helpers.records import Asking, MetricComparison, RungResult
 from helpers.tasks import Task
 
+Rungs = Sequence[RungResult]
 MANY = 100_000  # rows that a tie would take: as many as there are
 STEP = 1.5  # a look has at least this many times the rows of the one before
 NEARLY_ALL = 0.7  # of the rows: then all of them, since a look less is worth more
@@ -57,21 +59,18 @@ def ways_to_ask(
     ways += [basis.for_rung(name, model.spec) for name in own]
     for spec in rung_models:
         ways += [basis.for_rung(f"{name}@{label(spec)}", spec) for name in own]
-    for place, way in enumerate(ways):
-        template_args = models.template_args(task, way.model)
-        ways[place] = way.model_copy(update={"template_args": template_args})
-    return ways
+    told = [{"template_args": models.template_args(task, way.model)} for way in ways]
+    return [way.model_copy(update=each) for way, each in zip(ways, told, strict=True)]
 
 
 def way_of_today(task: Task, basis: Asking, base: str) -> Asking:
     """What runs today, as task.yaml says: its log, its own model, or its prompt with the base."""
     today = task.incumbent
+    spec = today.get("model") or base
     if today.get("answers"):
         spec = f"{LOG}{today['answers']}"
     elif today.get("model") and today.get("base_url"):
-        spec = f"{today['model']} at {today['base_url']}"
-    else:
-        spec = today.get("model") or base
+        spec = f"{spec} at {today['base_url']}"
     asking = basis.for_rung("incumbent", spec)
     return asking.model_copy(update={"wording": str(today.get("instructions", ""))})
 
@@ -82,9 +81,7 @@ def label(spec: str) -> str:
     return re.sub(r"[^\w.-]", "-", name)
 
 
-def ask_ladder(
-    ways: Sequence[Asking], rows: Sequence[TrainingExample], session: Session
-) -> list[RungResult]:
+def ask_ladder(ways: Sequence[Asking], rows: Examples, session: Session) -> list[RungResult]:
     """`ask_rung` for each way that can be asked here; the others are named and left out."""
     reasons = available([way.rung for way in ways], session.task, session.train)
     for rung, reason in reasons.items():
@@ -94,7 +91,7 @@ def ask_ladder(
 
 
 def search_prompts(
-    ways: Sequence[Asking], rows: Sequence[TrainingExample], session: Session, budget: int
+    ways: Sequence[Asking], rows: Examples, session: Session, budget: int
 ) -> list[Asking]:
     """The ways as they score best on validation, after asking about all `rows` `budget` times.
 
@@ -168,9 +165,7 @@ class Look(NamedTuple):
     reason: str
 
 
-def ask_more(
-    measured: Sequence[RungResult], rows: Sequence[TrainingExample], session: Session, most: int
-) -> list[RungResult]:
+def ask_more(measured: Rungs, rows: Examples, session: Session, most: int) -> list[RungResult]:
     """Rungs that are undecided, asked again about as many of `rows` as would decide them.
 
     Cheapest first, until one surely meets the targets; no rung is asked about more than `most`.
@@ -181,14 +176,12 @@ def ask_more(
         return list(measured)
     most = min(most, len(rows))
     results = {result.name: at_look(task, result, most) for result in measured}
-    look = next_look(task, session.run, results, most)
-    while look is not None:
+    while look := next_look(task, session.run, results, most):
         session.say(f"{look.reason}, so {look.n} rows are asked")
         for name in look.rungs:
             before = results[name]
             result = ask_rung(before.asking, rows[: look.n], session)
             results[name] = at_look(task, result, most, before)
-        look = next_look(task, session.run, results, most)
     return list(results.values())
 
 
@@ -258,39 +251,36 @@ def rows_to_ask(task: Task, result: RungResult, most: int) -> int:
     return most if n > NEARLY_ALL * most else n
 
 
-def _look_at_retrieval(
-    task: Task, run: store.Run, results: Sequence[RungResult], most: int
-) -> Look | None:
+def _look_at_retrieval(task: Task, run: store.Run, rungs: Rungs, most: int) -> Look | None:
     """Where no rung is enough, whether rag gains decides what to build: that is worth all rows."""
-    pair = retrieval_pair(results)
-    if pair is None or min(rung.n for rung in pair) >= most:
-        return None
-    rag, other = pair
-    gain = compare_rungs(task, run, rag, other).get("accuracy")
+    rag, other, gain = _retrieval(task, run, rungs)
     if gain is None or gain.verdict != "inconclusive" or gain.difference.value <= 0:
         return None
-    names = [rung.name for rung in pair if rung.n < most]
-    return Look(names, most, f"rag: whether it gains over {other.name} is undecided")
+    names = [rung.name for rung in (rag, other) if rung.n < most]
+    reason = f"rag: whether it gains over {other.name} is undecided"
+    return Look(names, most, reason) if names else None
 
 
-def retrieval_pair(rungs: Sequence[RungResult]) -> tuple[RungResult, RungResult] | None:
-    """rag and the best other rung of the same model; None where one of them was not asked."""
-    # What a stronger model adds is no work of retrieval, so other models are left out.
-    rag = [rung for rung in rungs if rung.name == "rag"]
-    others = [rung for rung in rungs if rung.name in LADDER and rung.name != "rag"]
-    return (rag[0], best_rung(others)) if rag and others else None
-
-
-def rag_gains(task: Task, run: store.Run, rungs: Sequence[RungResult]) -> bool:
+def rag_gains(task: Task, run: store.Run, rungs: Rungs) -> bool:
     """Whether retrieval is surely more accurate than the best other rung of the same model."""
-    pair = retrieval_pair(rungs)
-    if pair is None:
-        return False
-    gain = compare_rungs(task, run, *pair).get("accuracy")
+    gain = _retrieval(task, run, rungs)[2]
     return gain is not None and gain.verdict == "pass"
 
 
-def best_rung(rungs: Sequence[RungResult]) -> RungResult:
+def _retrieval(task: Task, run: store.Run, rungs: Rungs) -> tuple[Any, Any, Any]:
+    """(rag, the best other rung of the same model, rag's gain in accuracy or None).
+
+    What a stronger model adds is no work of retrieval, so other models are left out.
+    """
+    rag = [rung for rung in rungs if rung.name == "rag"]
+    others = [rung for rung in rungs if rung.name in LADDER and rung.name != "rag"]
+    if not rag or not others:
+        return None, None, None
+    other = best_rung(others)
+    return rag[0], other, compare_rungs(task, run, rag[0], other).get("accuracy")
+
+
+def best_rung(rungs: Rungs) -> RungResult:
     """The one to beat: the most accurate; of equals the better formed, then the earlier."""
     return max(rungs, key=lambda r: (r.results.accuracy.value, r.results.format_compliance.value))
 

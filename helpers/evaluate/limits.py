@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from helpers import store, tasks
 from helpers.evaluate.running import Rows, choose_rows, read_answers
+from helpers.evaluate.scorers import Examples
 from helpers.evaluate.session import Say
 from helpers.models import Model
-from helpers.records import Asking, Message, RungResult, TrainingExample
+from helpers.records import Asking, Message, RungResult
 from helpers.tasks import Task
 
 TALL = 0.995  # the share of the gold answers that surely fit
@@ -35,7 +36,7 @@ def room_for_thoughts(task: Task) -> int:
 
 
 def with_answer_limit(
-    task: Task, basis: Asking, examples: Sequence[TrainingExample], model: Model, say: Say
+    task: Task, basis: Asking, examples: Examples, model: Model, say: Say
 ) -> Asking:
     """The basis with the limit that the gold answers of train and validation need.
 
@@ -62,19 +63,14 @@ def with_answer_limit(
     return basis
 
 
-def cut_short(examples: Sequence[TrainingExample], rows: Rows) -> list[str]:
+def cut_short(examples: Examples, rows: Rows) -> list[str]:
     """Ids of answers that met the limit before they were as long as the gold answer."""
     gold = {example.id: len(example.answer) for example in examples}
-    cut = []
-    for row in rows:
-        if row.scores.get("endless") and len(row.answer) < gold.get(row.id, 0):
-            cut.append(row.id)
-    return cut
+    endless = [row for row in rows if row.scores.get("endless")]
+    return [row.id for row in endless if len(row.answer) < gold.get(row.id, 0)]
 
 
-def rows_left_out(
-    task: Task, examples: Sequence[TrainingExample], part: str, asked: int, by: str
-) -> list[str]:
+def rows_left_out(task: Task, examples: Examples, part: str, asked: int, by: str) -> list[str]:
     """Which rows of a part were not asked about, and why: by `evaluate_on`, or parameters `by`."""
     limits: list[str] = []
     rows = choose_rows(task, examples, part, say=limits.append)
@@ -84,9 +80,7 @@ def rows_left_out(
     return limits
 
 
-def cut_answers(
-    rungs: Sequence[RungResult], examples: Sequence[TrainingExample], run: store.Run
-) -> list[str]:
+def cut_answers(rungs: Sequence[RungResult], examples: Examples, run: store.Run) -> list[str]:
     """Which rungs lost answers to their limit, where it is more than a few, or got none at all."""
     limits = []
     for rung in rungs:

@@ -13,10 +13,10 @@ _SCALES = {
     1e3: "thousand thousands tausend tsd k",
     1e4: "万 萬 만",
     1e5: "lakh lakhs lac",
-    1e6: "million millions millionen mio millón millones milhões milioni",
+    1e6: "million millions millionen mio millón millones milhões milioni mln",
     1e7: "crore crores",
     1e8: "億 亿 억",
-    1e9: "billion billions bn milliarde milliarden milliard milliards mrd",
+    1e9: "billion billions bn milliarde milliarden milliard milliards mrd mld",
     1e12: "trillion trillions",
 }
 _SPELLED = {word: scale for scale, words in _SCALES.items() for word in words.split()}
@@ -62,6 +62,7 @@ _DATES = (  # y, m, d: what the groups of a pattern are
         r"(?<!\d)(\d{4})(?:[-/.]|[年년] ?)(\d\d?)(?:[-/.]|[月월] ?)(\d\d?)(?!\d)(?:日|일|t(?=\d))?",
         "ymd",
     ),
+    (r"(?<![\d-])((?:19|20)\d\d)-(0[1-9]|1[0-2])(?![-\d])", "ym"),
     (r"(?<![\d/])(1[3-9]|2\d|3[01])/(\d{1,2})/(\d{4})(?!\d)", "dmy"),
     (r"(?<![\d/])(\d{1,2})/(1[3-9]|2\d|3[01])/(\d{4})(?!\d)", "mdy"),
     (r"(?<!\d)(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)", "dmy"),
@@ -104,6 +105,17 @@ _ASIDES = (  # but of no code: INV-2024-001, 2.0.0-rc1
     rf"(?<!\w)(?<!\d[-./:])[^\W\d_{UNSPACED}]+\^?-?\d+(?:[.,]\d+)*(?![-./:]?\d)",
 )
 _ASSIGNED = re.compile(r"[^\W\d_]\s*=.*[^\W\d_]\s*=", re.S)  # x = 3, y = 5 has no one result
+# a gold answer of such a form is part of something else behind the one, and before the other
+_OF_ITS_OWN = (
+    (rf"{LETTER}.*", rf"(?<!{LETTER})", ""),
+    (rf".*{LETTER}", "", rf"(?!{LETTER})"),
+    (r"\d.*", r"(?<![-\d])(?<!\d[.,'])", ""),
+    (r"[^\w\s]+\d.*", r"(?<![-\d])", ""),  # .5 of 1.5, -5 of 4-5, $5 of -$5
+    (r".*\d", "", rf"(?!\d|[.,']\d| ?(?:{_LARGE})(?!{LETTER}))"),
+    (r"\d\d?", r"(?<!\d:)", r"(?!:\d\d(?!\d))"),  # a clock
+    (r"[\W_]?\d{1,3}(?: \d{3})*", "", r"(?! \d{3}(?!\d))"),  # groups of three
+    (r"\d{3}(?: \d{3})*", r"(?<!(?<!\d\d\d)\d )", ""),
+)
 FEW_WORDS = 3  # with more of them a gold answer is an explanation
 Quantity = tuple[float | str, bool]  # a number, or the text of a range, list or date; in percent?
 
@@ -111,28 +123,15 @@ Quantity = tuple[float | str, bool]  # a number, or the text of a range, list or
 def holds(answer: str, gold: str) -> bool:
     """Whether the gold answer stands in the answer as words or numbers of their own, by script."""
     word = folded(gold)
-    if not word:
-        return False
     before = ""
     after = ""
-    if re.match(LETTER, word[0]):
-        before = f"(?<!{LETTER})"
-    if re.match(LETTER, word[-1]):
-        after = f"(?!{LETTER})"
-    if word[0].isdigit():
-        before += r"(?<![-\d])(?<!\d[.,'])"
-    if word[-1].isdigit():
-        after += rf"(?!\d|[.,']\d| ?(?:{_LARGE})(?!{LETTER}))"
+    for form, not_before, not_behind in _OF_ITS_OWN:
+        if re.fullmatch(form, word):
+            before += not_before
+            after += not_behind
     if re.fullmatch(r"[\W_]?\d+", word):  # of a range, 5-10: the second is no shorter
         after += rf"(?!-\d{{{len(word.strip('$€£¥₹'))},}}(?![-\d]))"
-    if re.fullmatch(r"\d\d?", word):  # of a clock
-        before += r"(?<!\d:)"
-        after += r"(?!:\d\d(?!\d))"
-    if re.fullmatch(r"[\W_]?\d{1,3}(?: \d{3})*", word):  # of groups of three
-        after += r"(?! \d{3}(?!\d))"
-    if re.fullmatch(r"\d{3}(?: \d{3})*", word):
-        before += r"(?<!(?<!\d\d\d)\d )"
-    return re.search(before + re.escape(word) + after, folded(answer)) is not None
+    return word != "" and re.search(before + re.escape(word) + after, folded(answer)) is not None
 
 
 def same_number(gold: str, answer: str, tolerance: float | None, mark: str = "") -> bool:

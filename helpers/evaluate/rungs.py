@@ -12,7 +12,7 @@ from typing import Any
 from helpers import models, tasks
 from helpers.evaluate.classical import CLASSICAL, why_not
 from helpers.evaluate.equality import LETTER, UNSPACED, plain_text
-from helpers.evaluate.scorers import strict_json
+from helpers.evaluate.scorers import Examples, strict_json
 from helpers.records import Asking, Message, TrainingExample, WorkbookError
 from helpers.tasks import Article, Task
 
@@ -23,7 +23,6 @@ PASSAGE = re.compile(rf"(?:\s*(?:[{UNSPACED}]{{1,2}}|[^\s{UNSPACED}]+)){{0,90}}"
 INSIDE = re.compile(f"(?<=[{UNSPACED}])[{UNSPACED}](?=[{UNSPACED}])")
 WORD = rf"{LETTER}{LETTER}+|\d|[{UNSPACED}]+"  # of an index: zone 3 is not zone 5
 Chats = list[list[Message]]
-Examples = Sequence[TrainingExample]
 
 
 def build_prompts(asking: Asking, task: Task, examples: Examples, train: Examples = ()) -> Chats:
@@ -150,11 +149,7 @@ def passage(article: Article) -> str:
 
 
 def shots(
-    asking: Asking,
-    k: int,
-    task: Task,
-    examples: Sequence[TrainingExample],
-    train: Sequence[TrainingExample],
+    asking: Asking, k: int, task: Task, examples: Examples, train: Examples
 ) -> list[list[TrainingExample]]:
     """k solved examples a row: the same for all, or the nearest of train with the nearest last."""
     if asking.few_shot_pick == "fixed":
@@ -167,12 +162,12 @@ def shots(
     return rows
 
 
-def _usable(train: Sequence[TrainingExample]) -> list[TrainingExample]:
+def _usable(train: Examples) -> list[TrainingExample]:
     usable = [e for e in train if e.quality == "verified" and e.part == "train" and e.answer]
     return [example for example in usable if not example.calls]  # endpoints want their results
 
 
-def demonstrations(task: Task, train: Sequence[TrainingExample], k: int) -> list[TrainingExample]:
+def demonstrations(task: Task, train: Examples, k: int) -> list[TrainingExample]:
     """k fixed examples of the verified train part that together show many different answers.
 
     Greedy and deterministic: the shorter half (a prompt is paid for by the token), in the order of

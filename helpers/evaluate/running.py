@@ -18,6 +18,7 @@ from helpers import models, store, tasks
 from helpers.evaluate import scorers, statistics
 from helpers.evaluate.answers import ask, model_for, timed_before
 from helpers.evaluate.rungs import build_prompts
+from helpers.evaluate.scorers import Examples
 from helpers.evaluate.session import Say, Session
 from helpers.models import Answer, Model
 from helpers.records import (
@@ -36,11 +37,7 @@ Rows = Sequence[AnswerRow]
 
 
 def choose_rows(
-    task: Task,
-    examples: Sequence[TrainingExample],
-    part: str,
-    limit: int = 0,
-    say: Say = lambda text: None,
+    task: Task, examples: Examples, part: str, limit: int = 0, say: Say = lambda text: None
 ) -> list[TrainingExample]:
     """The verified rows of a part, or the first `limit` by their chat's sha256(id).
 
@@ -59,7 +56,7 @@ def choose_rows(
     return rows[:limit] if limit else rows
 
 
-def _turns_left_out(chats: Sequence[TrainingExample], rows: Sequence[TrainingExample]) -> str:
+def _turns_left_out(chats: Examples, rows: Examples) -> str:
     """Which answers within chats are not asked for, and why, as the end of a sentence."""
     asked = {row.id for row in rows}
     left_out = []
@@ -75,9 +72,7 @@ def _turns_left_out(chats: Sequence[TrainingExample], rows: Sequence[TrainingExa
     )
 
 
-def ask_rung(
-    asking: Asking, examples: Sequence[TrainingExample], session: Session, label: str = ""
-) -> RungResult:
+def ask_rung(asking: Asking, examples: Examples, session: Session, label: str = "") -> RungResult:
     """Ask one rung about every example; score, write down (as `label`) and add up the answers."""
     started = time.monotonic()
     name = label or asking.rung
@@ -121,9 +116,7 @@ def ask_rung(
     )
 
 
-def _name_refused(
-    model: Model, examples: Sequence[TrainingExample], prompts: Sequence[list[Message]]
-) -> None:
+def _name_refused(model: Model, examples: Examples, prompts: Sequence[list[Message]]) -> None:
     """Say which row a template refuses, where that is what went wrong."""
     for example, prompt in zip(examples, prompts, strict=True):
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from helpers.evaluate import equality, quantities
 from helpers.records import TrainingExample, WorkbookError, read_calls, same_calls
 from helpers.tasks import Task
 
+Examples = Sequence[TrainingExample]
 Scorer = Callable[[TrainingExample, str], float]
 REFUSAL = re.compile(
     r"\b(I(?:'m| am) (?:sorry|afraid|unable|not able)|I (?:can(?:'|no)t|won't|will not)|as an AI"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from helpers import models, store, tasks
 from helpers.evaluate.classical import CLASSICAL, ClassicalModel
+from helpers.evaluate.scorers import Examples
 from helpers.models import Model
-from helpers.records import Asking, Budget, TrainingExample, WorkbookError
+from helpers.records import Asking, Budget, WorkbookError
 from helpers.tasks import Task
 
 MOST_AT_ONCE = 8  # requests side by side at an endpoint, where nobody says another number
@@ -38,7 +39,7 @@ class Session:
     task: Task
     run: store.Run  # whose folder keeps the answers
     budget: Budget
-    train: Sequence[TrainingExample] = ()  # where solved examples come from
+    train: Examples = ()  # where solved examples come from
     latency_rows: int = 12  # rows asked one by one to measure latency; 0 leaves it out
     say: Say = log.info
     models: dict[str, Model] = field(default_factory=dict)

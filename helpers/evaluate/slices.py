@@ -19,8 +19,8 @@ from helpers.evaluate import equality, statistics
 from helpers.evaluate.classical import label_fields, spelled
 from helpers.evaluate.compare import Pair, scores_of
 from helpers.evaluate.running import Rows
-from helpers.evaluate.scorers import strict_json
-from helpers.records import AnswerRow, Estimate, Finding, TrainingExample
+from helpers.evaluate.scorers import Examples, strict_json
+from helpers.records import AnswerRow, Estimate, Finding
 from helpers.redaction import find_personal_data
 from helpers.tasks import Task
 
@@ -30,7 +30,7 @@ OUTSIDE = re.compile(r"out.?of.?scope|\boos\b|^none$|^other$|^unknown$", re.I)
 Pairs = list[tuple[str, str]]  # (gold label, answered label), as JSON texts
 
 
-def slices_of(task: Task, examples: Sequence[TrainingExample]) -> dict[str, set[str]]:
+def slices_of(task: Task, examples: Examples) -> dict[str, set[str]]:
     """slice -> ids: every gold label of a field, and long or short questions."""
     if not examples:
         return {}
@@ -43,50 +43,34 @@ def slices_of(task: Task, examples: Sequence[TrainingExample]) -> dict[str, set[
         names = _names(task, field, labels)
         for example, label in zip(examples, labels, strict=True):
             slices[f"{field or 'answer'} = {names[label]}"].add(example.id)
-    worth_a_look = {}
-    for name, ids in sorted(slices.items()):
-        if MIN_ROWS <= len(ids) < len(examples):
-            worth_a_look[name] = ids
-    return worth_a_look
+    return {
+        name: ids for name, ids in sorted(slices.items()) if MIN_ROWS <= len(ids) < len(examples)
+    }
 
 
-def compare_slices(
-    task: Task, examples: Sequence[TrainingExample], pairs: Sequence[Pair]
-) -> list[Finding]:
+def compare_slices(task: Task, examples: Examples, pairs: Sequence[Pair]) -> list[Finding]:
     """Every slice's paired difference in accuracy, worst first; pass: surely better, fail: worse.
 
     The interval is of the slice alone; the verdict goes by p, corrected for all slices (Holm).
     """
     compared = []
     for name, ids in slices_of(task, examples).items():
-        compared.append(_compare(name, [pair for pair in pairs if pair[0].id in ids]))
-    compared = [finding for finding in compared if finding is not None]
-    corrected = statistics.holm([finding.p for finding in compared])
-    results = []
-    for finding, p in zip(compared, corrected, strict=True):
+        scores = scores_of([pair for pair in pairs if pair[0].id in ids], "accuracy")
+        if not scores[0]:
+            continue
+        difference, gained, lost = statistics.paired_difference(*scores)
+        p = statistics.paired_p(*scores)
+        compared.append((name, f"{gained} gained, {lost} lost", difference, p))
+    corrected = statistics.holm([p for *_, p in compared])
+    findings = []
+    for (name, evidence, difference, _), p in zip(compared, corrected, strict=True):
         verdict = "undecided"
         if p <= 1 - statistics.LEVEL:
-            verdict = "pass" if finding.estimate.value > 0 else "fail"
-        results.append(finding.model_copy(update={"p": p, "verdict": verdict}))
-    return sorted(results, key=lambda finding: (finding.estimate.value, finding.name))
-
-
-def _compare(name: str, pairs: Sequence[Pair]) -> Finding | None:
-    """One slice, with its p as it is before the correction; None where no row has an accuracy."""
-    ours, theirs, groups = scores_of(pairs, "accuracy")
-    if not groups:
-        return None
-    difference, gained, lost = statistics.paired_difference(ours, theirs, groups)
-    changes = [a - b for a, b in zip(ours, theirs, strict=True)]
-    effective = statistics.effective_rows(changes, groups)
-    n = len(changes)
-    return Finding(
-        name=name,
-        verdict="undecided",
-        evidence=f"{gained} gained, {lost} lost",
-        estimate=difference,
-        p=statistics.p_value(gained * effective / n, lost * effective / n, effective),
-    )
+            verdict = "pass" if difference.value > 0 else "fail"
+        findings.append(
+            Finding(name=name, verdict=verdict, evidence=evidence, estimate=difference, p=p)
+        )
+    return sorted(findings, key=lambda finding: (finding.estimate.value, finding.name))
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -111,17 +95,15 @@ class FieldScores(NamedTuple):
     pairs: Pairs  # of every row
 
 
-def label_scores(task: Task, examples: Sequence[TrainingExample], rows: Rows) -> list[FieldScores]:
+def label_scores(task: Task, examples: Examples, rows: Rows) -> list[FieldScores]:
     """Of every scored field that has labels; a text task of labels has one field, ""."""
     answered = {row.id: row for row in rows}
     examples = [example for example in examples if example.id in answered]
+    rows = [answered[example.id] for example in examples]
+    groups = [row.group for row in rows]
     scores = []
     for field, gold in label_fields(task, examples).items():
-        rows_of = [answered[example.id] for example in examples]
-        pairs = [
-            (label, _answered(field, row, label)) for label, row in zip(gold, rows_of, strict=True)
-        ]
-        groups = [answered[example.id].group for example in examples]
+        pairs = [(label, _said(field, row, label)) for label, row in zip(gold, rows, strict=True)]
         names = _names(task, field, gold)
         labels = _scores(pairs, groups, names)
         named = [(names[label], names.get(said, said)) for label, said in pairs]
@@ -129,7 +111,7 @@ def label_scores(task: Task, examples: Sequence[TrainingExample], rows: Rows) ->
     return scores
 
 
-def _answered(field: str, row: AnswerRow, gold: str) -> str:
+def _said(field: str, row: AnswerRow, gold: str) -> str:
     """The label that an answer gives: as gold spells it where the scorer takes it for the same."""
     if row.scores.get(f"field_{field}" if field else "accuracy") == 1:
         return gold

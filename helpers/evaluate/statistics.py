@@ -15,6 +15,8 @@ from typing import Any
 
 from helpers.records import Estimate, FindingVerdict, Verdict
 
+Numbers = Sequence[float]
+Groups = Sequence[str] | None  # rows of one group stand or fall together
 LEVEL = 0.95
 TAIL = 0.025  # what one bound of such an interval may miss
 Z = NormalDist().inv_cdf(1 - TAIL)  # 1.96
@@ -45,7 +47,7 @@ def wilson(successes: float, n: float, z: float = Z) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
-def proportion(hits: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
+def proportion(hits: Numbers, groups: Groups = None) -> Estimate:
     """Share of hits with its Wilson interval; rows of one group are worth less than one each."""
     value = fmean(hits) if hits else 0.0
     effective = effective_rows(hits, groups)
@@ -53,9 +55,7 @@ def proportion(hits: Sequence[float], groups: Sequence[str] | None = None) -> Es
     return Estimate(value=value, low=low, high=high, n=len(hits))
 
 
-def effective_rows(
-    values: Sequence[float], groups: Sequence[str] | None, alpha: float = TAIL
-) -> float:
+def effective_rows(values: Numbers, groups: Groups, alpha: float = TAIL) -> float:
     """How many independent rows `values` are worth: n / design effect, never more than n.
 
     Design effect = variance of the mean over clusters / variance over independent rows (Kish 1965);
@@ -76,9 +76,7 @@ def effective_rows(
     return n / design_effect * (upper_normal(alpha) / _t(alpha, freedom)) ** 2
 
 
-def _cluster_variance(
-    values: Sequence[float], groups: Sequence[str] | None
-) -> tuple[int, float, float]:
+def _cluster_variance(values: Numbers, groups: Groups) -> tuple[int, float, float]:
     """(groups G, degrees of freedom, variance of the sum over groups: G/(G - 1)·Σ residual²).
 
     Without `groups` each value is one of its own. Of n rows in groups of nᵢ, n²/Σnᵢ² groups count
@@ -112,22 +110,17 @@ def upper_normal(alpha: float) -> float:
 
 
 def paired_difference(
-    ours: Sequence[float],
-    theirs: Sequence[float],
-    groups: Sequence[str] | None = None,
-    alpha: float = TAIL,
+    ours: Numbers, theirs: Numbers, groups: Groups = None, alpha: float = TAIL
 ) -> tuple[Estimate, int, int]:
     """Ours minus theirs on the same rows, with (gained, lost): rows better with ours, with theirs.
 
-    Scores of 0 and 1: `from_counts`. Other scores: the mean change with its cluster-robust t
+    Numbers of 0 and 1: `from_counts`. Other scores: the mean change with its cluster-robust t
     interval (`mean`). Each bound may be wrong in `alpha` of the cases.
     """
     changes = [a - b for a, b in zip(ours, theirs, strict=True)]
     gained = sum(change > 0 for change in changes)
     lost = sum(change < 0 for change in changes)
-    if not changes:
-        difference = from_counts(0, 0, 0, 0, alpha)
-    elif {*ours, *theirs} <= {0, 1} or gained + lost == 0:
+    if {*ours, *theirs} <= {0, 1} or gained + lost == 0:
         effective = effective_rows(changes, groups, alpha)
         difference = from_counts(gained, lost, len(changes), effective, alpha)
     else:
@@ -162,16 +155,28 @@ def _bonett_price(gained: float, lost: float, n: float) -> tuple[float, float]:
     return p - q, math.sqrt((p + q - (p - q) ** 2) / (n + 2))
 
 
-def p_value(gained: float, lost: float, n: float) -> float:
-    """Two-sided p of "no difference": the level at which `bonett_price` just leaves 0 out.
+def paired_p(ours: Numbers, theirs: Numbers, groups: Groups = None) -> float:
+    """Two-sided p of "no difference": the level at which `paired_difference` just leaves 0 out.
 
     Never below 1e-300, where a computer's numbers end.
     """
-    middle, error = _bonett_price(gained, lost, n)
-    return max(1e-300, math.erfc(abs(middle) / error / math.sqrt(2)))
+    from scipy.special import stdtr
+
+    difference, gained, lost = paired_difference(ours, theirs, groups)
+    changes = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if {*ours, *theirs} <= {0, 1} or gained + lost == 0:
+        n = effective_rows(changes, groups)
+        rate = n / difference.n
+        middle, error = _bonett_price(gained * rate, lost * rate, n)
+        return max(1e-300, math.erfc(abs(middle) / error / math.sqrt(2)))
+    count, freedom, variance = _cluster_variance(changes, groups)
+    if count < 2:
+        return 1.0
+    t = abs(sum(changes)) / max(1e-300, math.sqrt(variance))
+    return max(1e-300, 2 * float(stdtr(freedom, -t)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Numbers) -> list[float]:
     """p values adjusted for looking at all of them (Holm, Scand. J. Statist. 1979, 6:65-70)."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     adjusted = [0.0] * len(p_values)
@@ -182,7 +187,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def any_time_p(values: Sequence[float], at_least: float) -> float:
+def any_time_p(values: Numbers, at_least: float) -> float:
     """p of "the mean is at least `at_least`" for values in [0, 1], valid however often one looks.
 
     Betting e-process (Waudby-Smith & Ramdas, JRSS-B 2024, 86:1-27): capital Π(1 + λ(m - x)),
@@ -290,7 +295,7 @@ def surer(share: Estimate, alpha: float) -> tuple[float, float]:
     the width, p the share, h²(1 + c)² = p(1 - p)c + c²/4 is Wilson's formula.
     """
     squared = ((share.high - share.low) / 2) ** 2
-    if alpha == TAIL or squared == 0:
+    if alpha == TAIL or squared in (0, 0.25):  # nothing varies, or nothing is known
         return share.low, share.high
     a = squared - 0.25
     b = 2 * squared - share.value * (1 - share.value)
@@ -299,7 +304,7 @@ def surer(share: Estimate, alpha: float) -> tuple[float, float]:
     return wilson(share.value * n, n, upper_normal(alpha))
 
 
-def quantile(values: Sequence[float], share: float) -> Estimate:
+def quantile(values: Numbers, share: float) -> Estimate:
     """A quantile of independent measurements, with an interval without a distribution if n allows.
 
     Order statistics with binomial ranks (David & Nagaraja, Order Statistics, 7.1); where there are
@@ -327,9 +332,7 @@ def quantile(values: Sequence[float], share: float) -> Estimate:
     return Estimate(value=value, low=min(low, value), high=max(high, value), n=n)
 
 
-def mean(
-    values: Sequence[float], groups: Sequence[str] | None = None, alpha: float = TAIL
-) -> Estimate:
+def mean(values: Numbers, groups: Groups = None, alpha: float = TAIL) -> Estimate:
     """Mean with its t interval (equal values have no width); rows of one group count together.
 
     Cluster-robust variance G/(G - 1)·Σ (sum of a group's residuals)² / n² with the degrees of
@@ -351,7 +354,7 @@ def mean(
     return Estimate(value=middle, low=middle - half, high=middle + half, n=n)
 
 
-def score(values: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
+def score(values: Numbers, groups: Groups = None) -> Estimate:
     """The estimate of a score: a share where all are 0 or 1, else a mean between 0 and 1."""
     if {*values} <= {0, 1} or min(values) == max(values):
         return proportion(values, groups)

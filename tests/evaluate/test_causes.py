@@ -83,6 +83,16 @@ def test_two_models_that_babble_alike_cast_no_doubt_on_a_label():
     assert found.verdict == "pass" and "in 0 test rows" in found.evidence
 
 
+def test_what_the_scorer_takes_for_the_label_casts_no_doubt_on_it():
+    """Two models that said "It is 5." where gold says "5 days" were believed more than gold."""
+    gold = Message(role="assistant", content="5 days")
+    test = [e.model_copy(update={"messages": [e.messages[0], gold]}) for e in toy_rows(20)]
+    right = answered(["It is 5."] * 20, accuracy=1.0)
+    assert causes.data_quality([], test, right, right).verdict == "pass"
+    wrong = answered(["It is 6."] * 20, accuracy=0.0)
+    assert causes.data_quality([], test, wrong, wrong).verdict == "fail"
+
+
 def test_equal_questions_with_two_answers_are_named():
     [one] = toy_rows(1, "train")
     other = one.model_copy(

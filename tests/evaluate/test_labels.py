@@ -6,7 +6,8 @@ import pytest
 from evaluate_toys import RIGHT, answer_row, toy_rows, toy_task
 
 from helpers import evaluate
-from helpers.evaluate.slices import macro_f1, slices_of
+from helpers.evaluate.compare import flips, pair_rows
+from helpers.evaluate.slices import compare_slices, macro_f1, slices_of
 from helpers.records import Message
 
 
@@ -112,6 +113,18 @@ def test_the_name_of_a_slice_holds_no_long_or_personal_text_that_no_schema_lists
     listed = {"type": "object", "properties": {"colour": {"enum": values}}}
     task = toy_task(tmp_path, schema=listed, scored_fields=["colour"])
     assert f"colour = {long}A" in slices_of(task, labelled(values * 12))
+
+
+def test_a_slice_of_graded_scores_is_judged_by_their_mean(tmp_path):
+    """70 gains and 30 larger losses were "surely lost", at a difference of 0.000."""
+    task = toy_task(tmp_path, schema=None, scored_fields=[], accuracy_from="scorer", scorer="chrf")
+    rows = toy_rows(100, first=50)  # fifty shorter questions, fifty longer
+    ours = [answer_row(e.id, accuracy=0.52 if i % 10 < 7 else 0.5) for i, e in enumerate(rows)]
+    theirs = [answer_row(e.id, accuracy=0.5 if i % 10 < 7 else 0.547) for i, e in enumerate(rows)]
+    found = compare_slices(task, rows, pair_rows(ours, theirs))
+    assert found and {finding.verdict for finding in found} == {"undecided"}
+    changed = flips(ours, theirs)
+    assert (len(changed["gained"]), len(changed["lost"])) == (70, 30), "as the comparison counts"
 
 
 def test_broken_answers_have_no_label_and_texts_have_no_table(task):

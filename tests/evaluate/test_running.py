@@ -79,6 +79,14 @@ def test_a_torn_last_line_of_the_cache_is_only_lost_work(task, run, home):
     assert sum(1 for line in file.read_text().splitlines() if line.endswith("}")) == 4
 
 
+def test_an_answer_with_any_line_break_is_remembered(task, run):
+    """Read by Python's idea of a line, it was asked, and paid, again each time."""
+    model, rows = constant(f"{RIGHT}\u2028\u0085\r\n.", "breaks"), toy_rows(4)
+    ask_rung(model, "prompt", rows, task, run)
+    ask_rung(model, "prompt", rows, task, run)
+    assert len(model.asked) == 4
+
+
 class Flaky:
     """Fails for some questions, as endpoints do."""
 
@@ -116,6 +124,21 @@ def test_a_failed_request_is_asked_again_next_time(task, run):
         ask_rung(Flaky(lambda i: False), "prompt", toy_rows(8), task, run).results.accuracy.value
         == 1
     )
+
+
+class Slow(Flaky):
+    """Says how long an answer took, also where it is none."""
+
+    def answer(self, chats, max_new_tokens):
+        took = {"latency_ms": 500.0}
+        return [a.model_copy(update=took) for a in super().answer(chats, max_new_tokens)]
+
+
+def test_a_request_that_failed_is_no_time_of_the_answer_that_is_remembered(task, run):
+    ask_rung(Flaky(lambda i: False), "prompt", toy_rows(8), task, run, latency_rows=0)
+    timed = ask_rung(Slow(lambda i: i > 3), "prompt", toy_rows(8), task, run, latency_rows=7)
+    assert timed.results.accuracy.value == 1 and timed.results.quality_scores["failed"].value == 0
+    assert timed.results.latency_p50.n == 3, "after the warm-up, those that were answered"
 
 
 def test_a_provider_that_answers_nothing_is_exit_5_and_leaves_no_answers(task, run):

@@ -212,8 +212,24 @@ def test_a_smaller_alpha_widens_and_a_p_value_agrees_with_the_interval():
         statistics.from_counts(15, 3, 100, 100),
     )
     assert wide.low < narrow.low and wide.high > narrow.high
-    p = statistics.p_value(15, 3, 100)
+    p = statistics.paired_p([1] * 15 + [0] * 85, [0] * 15 + [1] * 3 + [0] * 82)
     assert statistics.bonett_price(15, 3, 100, p / 2)[0] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("groups", [None, list("aabbcc")])
+def test_the_p_of_graded_scores_agrees_with_their_interval_too(groups):
+    """Of five small gains and one large loss the counts said "surely more", the mean the loss."""
+    ours, theirs = [0.52] * 5 + [0.1], [0.5] * 5 + [0.9]
+    p = statistics.paired_p(ours, theirs, groups)
+    difference = statistics.paired_difference(ours, theirs, groups, p / 2)[0]
+    assert difference.value < 0 and difference.high == pytest.approx(0, abs=1e-9) and p > 0.05
+    assert statistics.paired_p(ours, theirs, ["a"] * 6) == 1.0, "one group tells nothing"
+    assert statistics.paired_p([0.5] * 4, [0.25] * 4) == 1e-300, "all change alike"
+
+
+def test_a_share_of_which_nothing_is_known_has_no_surer_bounds():
+    nothing = statistics.score([0.1, 0.9])
+    assert (nothing.low, nothing.high) == (0, 1) == statistics.surer(nothing, 0.01)
 
 
 def test_the_rows_that_would_decide_do_decide():
