@@ -28,4 +28,4 @@ from helpers.tasks.task import (
     validator_of,
 )
 from helpers.tasks.textfiles import header_of
-from helpers.tasks.turns import SYSTEM
+from helpers.tasks.turns import SYSTEM, messages_of

@@ -25,7 +25,9 @@ YEAR_5138 = 1e11  # in seconds: a larger number counts milliseconds, then micro,
 _DAY = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?:[ T,]+(.*))?")
 _EPOCH = re.compile(r"\d{9,19}(?:\.\d+)?(?:e\+?\d\d)?")
 _OF_SERVERS = re.compile(r"\A\[?(\d\d)/([A-Z][a-z]{2})/(\d{4}):(.*?)\]?\Z")  # as nginx writes one
-_COMPACT = re.compile(r"\A((?:19|20)\d{6})(\d{6})(?:\.0+)?(?=\Z|\s*[A-Z+-])")  # 20261105103000
+_COMPACT = re.compile(
+    r"\A((?:19|20)\d{6})(\d{4}|\d{6})(?:\.0+)?(?=\Z|\s*[A-Z+-])"
+)  # 20261105103000
 # what no ISO time has: the name of UTC, and a space before an offset
 _ZONES = re.compile(r"\s*(?:UTC|GMT|Z)$|(?<=\d)\s+(?=[-+]\d\d:?\d\d$)", re.IGNORECASE)
 
@@ -33,15 +35,13 @@ _ZONES = re.compile(r"\s*(?:UTC|GMT|Z)$|(?<=\d)\s+(?=[-+]\d\d:?\d\d$)", re.IGNOR
 def moment_of(value: Any, order: DayOrder = "") -> datetime:
     """The time that a cell spells, with a zone (UTC where it names none), or ValueError."""
     # first, as a log has a million of them; Python takes a digit for the T of 20261105103000Z
-    if type(value) is str and not value[:14].isdecimal():
+    if type(value) is str and not value[:9].isdecimal():
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
             moment = _spelled(value.strip(), order)
     elif isinstance(value, datetime):
         moment = value
-    elif isinstance(value, date):
-        moment = datetime.combine(value, time.min)
     else:
         moment = _spelled(str(value).strip(), order)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -82,30 +82,24 @@ def _of_day(
     return datetime.combine(start, time.fromisoformat(bare))
 
 
-def day_order(values: Iterable[Any], setting: Any, column: str, where: str) -> DayOrder:
+def day_order(values: Iterable[Any], setting: DayOrder | None, column: str, where: str) -> DayOrder:
     """Whether 05/11/2026 is a day of November or of May: what all the values of a column allow.
 
     `setting` is task.yaml's columns.dates. WorkbookError when both fit.
     """
-    if setting in ("day_first", "month_first"):
+    if setting:
         return setting
-    day_first = month_first = True
-    seen = ""
-    for value in values:
-        match = _DAY.fullmatch(value.strip()) if isinstance(value, str) else None
-        if match is None or match[2] == ".":
-            continue
-        seen = seen or value
-        day_first = day_first and int(match[3]) <= 12
-        month_first = month_first and int(match[1]) <= 12
-    if not seen:
+    texts = (value.strip() for value in values if isinstance(value, str))
+    days = [day for day in map(_DAY.fullmatch, texts) if day and day[2] != "."]
+    if not days:
         return ""
-    if day_first != month_first:
+    day_first = all(int(day[3]) <= 12 for day in days)
+    if day_first != all(int(day[1]) <= 12 for day in days):
         return "day_first" if day_first else "month_first"
     why = "can be read in two ways" if day_first else "cannot be read in one way"
     raise TwoReadings(
-        f"{where}: column `{column}` holds dates such as {seen!r}, which {why}: day first, or month"
-        " first",
+        f"{where}: column `{column}` holds dates such as {days[0][0]!r}, which {why}: day first, or"
+        " month first",
         "columns.dates",
         ("day_first", "month_first"),
     )
@@ -191,6 +185,7 @@ def judge_scale(
     rated = {token: n for token, n in counts.items() if not is_nothing(token[1])}
     words = _mapped_words(setting)
     scores = {}
+    values = {}
     numbers = Counter()
     for token, n in rated.items():
         text = _plain(_shown(token[1]))
@@ -198,7 +193,8 @@ def judge_scale(
         if score is not None:
             scores[token] = score
         elif _NUMBER.fullmatch(text):
-            numbers[_number(text)] += n
+            values[token] = _number(text)
+            numbers[values[token]] += n
     names = ["words"] if scores else []
     if numbers:
         ranges = _configured(setting) or _ranges_of(numbers, bool(scores), asks)
@@ -211,12 +207,11 @@ def judge_scale(
                 [f"[{each.worst:g}, {each.best:g}]" for each in ranges],
             )
         names.append(ranges[0].name)
-        scores = ranges[0].scores_of(rated) | scores
+        scores |= ranges[0].scores_of(values)
     n_rated = sum(rated[token] for token in scores)
     unknown = sum(rated.values()) - n_rated
-    return Scale(
-        " and ".join(names) or "no ratings", scores, n_rated, sum(counts.values()), unknown
-    )
+    name = " and ".join(names) or "no ratings"
+    return Scale(name, scores, n_rated, sum(counts.values()), unknown)
 
 
 def _said(token: Token, text: str, words: Mapping[str, float]) -> float | None:
@@ -264,10 +259,9 @@ def _fraction(text: str) -> float | None:
         most = float(match[2])
         least = 1.0 if most <= 5 and value >= 1 else 0.0
         return (value - least) / (most - least) if least <= value <= most and most > 1 else None
-    if text.endswith("%") and _NUMBER.fullmatch(text[:-1].strip()):
-        share = _number(text[:-1].strip()) / 100
-        return share if 0 <= share <= 1 else None
-    return None
+    number = text.removesuffix("%").strip()
+    is_share = number != text and _NUMBER.fullmatch(number) and 0 <= _number(number) <= 100
+    return _number(number) / 100 if is_share else None
 
 
 class _Range(NamedTuple):
@@ -277,15 +271,12 @@ class _Range(NamedTuple):
     worst: float
     best: float
 
-    def scores_of(self, tokens: Iterable[Token]) -> dict[Token, float]:
+    def scores_of(self, values: Mapping[Token, float]) -> dict[Token, float]:
         """1 to 5 of each that is a number of this scale."""
-        scores = {}
-        for token in tokens:
-            text = _plain(_shown(token[1]))
-            low, high = sorted((self.worst, self.best))
-            if _NUMBER.fullmatch(text) and low <= _number(text) <= high:
-                scores[token] = 1 + 4 * (_number(text) - self.worst) / (self.best - self.worst)
-        return scores
+        low, high = sorted((self.worst, self.best))
+        size = self.best - self.worst
+        held = {token: value for token, value in values.items() if low <= value <= high}
+        return {token: 1 + 4 * (value - self.worst) / size for token, value in held.items()}
 
 
 def _number(text: str) -> float:

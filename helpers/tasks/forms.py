@@ -70,7 +70,7 @@ def format_of(task: Task, rows: Sequence[Row]) -> str:
     """The form of most of a file's rows: what task.yaml says, what it maps, or what they hold."""
     if task.format:
         return task.format
-    first = input_columns(task)[0]
+    first = columns_of(task, "input")[0]
     there = any(first in row or cell(task, row, "input") is not None for row in rows)
     if there and (task.columns.get("input") or task.columns.get("output")):
         return "columns"
@@ -78,17 +78,12 @@ def format_of(task: Task, rows: Sequence[Row]) -> str:
     return counts.most_common(1)[0][0] if counts else "columns"
 
 
-def input_columns(task: Task) -> list[str]:
-    """The columns that hold what is asked."""
-    mapped = task.columns.get("input", "input")
-    names = mapped if isinstance(mapped, list) else [mapped]
-    return [str(name) for name in names] or ["input"]
-
-
-def output_columns(task: Task) -> list[str]:
-    """The columns that hold the answer."""
-    mapped = task.columns.get("output", "output")
-    return list(map(str, mapped.values() if isinstance(mapped, dict) else [mapped]))
+def columns_of(task: Task, name: str) -> list[str]:
+    """The columns of a file that hold what we call `name`; none where task.yaml says null."""
+    mapped = task.columns.get(name, name)
+    if isinstance(mapped, dict):
+        return [*mapped.values()]
+    return [mapped] if isinstance(mapped, str) else mapped or []
 
 
 def _form_of_row(task: Task, row: Row) -> str:
@@ -153,9 +148,7 @@ def preference_of(how: HowRead, raw: Row) -> Preference | None:
         rejected = messages_of(
             as_turns(raw["rejected"], "assistant", how.changes)[-1:], "rejected", how.changes
         )
-    if label is None and rejected is None:
-        return None
-    return Preference(label=label, rejected=rejected)
+    return Preference(label=label, rejected=rejected) if (label, rejected) != (None, None) else None
 
 
 # --- one builder of turns for each form -----------------------------------------------------------
@@ -209,18 +202,20 @@ def _column_turns(how: HowRead, raw: Row) -> list[Any]:
     if question in (None, ""):
         raise RowError(
             "neither `messages` with a list of turns, nor prompt/completion, nor a filled input"
-            f" column ({', '.join(input_columns(how.task))}) is there"
+            f" column ({', '.join(columns_of(how.task, 'input'))}) is there"
         )
     return _joined(how, question, gold_answer(how, raw), "input")
 
 
 def question_of(task: Task, raw: Row) -> Any:
-    """What a row asks: one column, or several as task.yaml composes them."""
-    names = input_columns(task)
-    if len(names) == 1:
-        return value_at(raw, names[0])
-    template = task.columns.get("template") or "\n\n".join(f"{{{name}}}" for name in names)
-    texts = {f"{{{name}}}": as_text(value_at(raw, name)) for name in names}
+    """What a row asks: one column, or one text as task.yaml composes it (None where all lack)."""
+    values = {f"{{{name}}}": value_at(raw, name) for name in columns_of(task, "input")}
+    if not any(value is not None for value in values.values()):
+        return None
+    if len(values) == 1 and "template" not in task.columns:
+        return values.popitem()[1]
+    template = task.columns.get("template", "\n\n".join(values))
+    texts = {name: as_text(value) for name, value in values.items()}
     return _BRACED.sub(lambda match: texts.get(match[0], match[0]), template).strip()
 
 

@@ -180,30 +180,20 @@ def find_columns(data: Path, draft: Task, rows: Sequence[Row], interview: Interv
         and format_of(draft, rows) != "columns"
     ):
         return {}
-    names = [*dict.fromkeys(name for row in rows for name in row if UNNAMED not in str(name))]
-    there = f"it has {', '.join(map(str, names))}"
+    names = [*dict.fromkeys(name for row in rows for name in row if UNNAMED not in name)]
+    there = f"it has {', '.join(names)}"
     if "messages" in names:
         there += "; messages is no list of turns"
     usual_input, usual_output = _by_name(names, rows, interview)
-
-    def columns_of(key: str, text: str, usual: str, guess: str) -> list[str]:
-        question = Question(
-            key,
-            f"{text}: which column (several: a,b)",
-            usual or guess,
-            (),
-            partial(_known, data, rows, there),
-        )
-        return interview.answer(question) or [usual]
-
-    inputs = columns_of(
-        "columns.input",
-        f"What does the model get; {there}",
-        usual_input,
-        _longest(names, rows, usual_output),
-    )
+    known = partial(_known, data, rows, there)
+    text = f"What does the model get; {there}: which column (several: a,b)"
+    guess = usual_input or _longest(names, rows, usual_output)
+    asked = Question("columns.input", text, guess, parse=known)
+    inputs = interview.answer(asked) or [usual_input]
+    text = "What should it answer: which column (several: a,b)"
     guess = usual_output or _last_labels(names, rows, inputs, interview.said)
-    outputs = columns_of("columns.output", "What should it answer", usual_output, guess)
+    asked = Question("columns.output", text, guess, parse=known)
+    outputs = interview.answer(asked) or [usual_output]
     if "" in (inputs[0], outputs[0]) or {*outputs} & {*inputs}:
         raise WorkbookError(
             f"{data}: say which columns to use: --input COL --output COL, which cannot be the same"
@@ -226,32 +216,26 @@ def _known(data: Path, rows: Sequence[Row], there: str, reply: str) -> list[str]
 
 def _by_name(names: Sequence[str], rows: Sequence[Row], interview: Interview) -> tuple[str, str]:
     """The columns of input and output: given, by their names, or as the other one of two."""
-    lower = [str(column).lower() for column in names]
-    columns = {name: str(c) for name, c in zip(lower, names, strict=True) if lower.count(name) == 1}
-    if _are_verdicts(rows):
+    lower = [name.lower() for name in names]
+    columns = {low: name for low, name in zip(lower, names, strict=True) if lower.count(low) == 1}
+    # what an annotator thinks of the label, as Prodigy has it
+    if {str(row.get("answer")) for row in rows} <= {"accept", "reject", "ignore"}:
         columns.pop("answer", None)
     guesses = []
     for key, known in (("columns.input", INPUTS), ("columns.output", OUTPUTS)):
-        guesses.append(
-            interview.given.get(key)
-            or next((columns[name] for name in known.split() if name in columns), "")
-        )
-    question, answer = guesses
+        by_name = (columns[name] for name in known.split() if name in columns)
+        guesses.append(interview.given.get(key) or next(by_name, ""))
     others = [name for name in names if name not in guesses]
-    if (len(names), len(others)) == (2, 1):
-        return question or others[0], answer or others[0]
-    return question, answer
-
-
-def _are_verdicts(rows: Sequence[Row]) -> bool:
-    """Whether `answer` says what an annotator thinks of the label, as Prodigy has it."""
-    return {str(row.get("answer")) for row in rows} <= {"accept", "reject", "ignore"}
+    if len(names) == 2 and len(others) == 1:
+        guesses = [name or others[0] for name in guesses]
+    return guesses[0], guesses[1]
 
 
 def _longest(names: Sequence[str], rows: Sequence[Row], answer: str) -> str:
     """The column of the longest texts."""
     sizes = {name: sum(len(as_text(row.get(name))) for row in rows[:SAMPLE]) for name in names}
-    return max(sizes, key=lambda name: (name != answer, sizes[name]), default="")
+    sizes.pop(answer, None)
+    return max(sizes, key=sizes.__getitem__, default=answer)
 
 
 def _last_labels(

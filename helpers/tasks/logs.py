@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from datetime import UTC, datetime
 from itertools import chain, islice, repeat
@@ -17,10 +18,10 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from helpers import store
 from helpers.records import GOOD_STATUS, LateFeedback, LiveRow, WorkbookError
-from helpers.tasks.conventions import day_order, is_nothing, judge_scale, moment_of
-from helpers.tasks.forms import HowRead, gold_answer, input_columns, output_columns, question_of
+from helpers.tasks.conventions import Token, day_order, is_nothing, judge_scale, moment_of, token_of
+from helpers.tasks.forms import HowRead, columns_of, gold_answer, question_of
 from helpers.tasks.reading import FileForm, ending_of, read_rows
-from helpers.tasks.survey import column_counts, json_counts
+from helpers.tasks.survey import DISTINCT, column_counts
 from helpers.tasks.task import Task
 from helpers.tasks.textfiles import Row
 from helpers.tasks.turns import as_turns
@@ -34,6 +35,7 @@ DONE = (  # a cut answer is one: its format says what it is worth
     *("stop", "stop_sequence", "end_turn", "eos", "eos_token", "tool_calls", "function_call"),
     *("length", "max_tokens"),
 )
+CHUNK = 2**20
 LINES = FileForm(note="JSON Lines")
 # what lines of one request_id are: a later line replaces (once), one trace of many requests, or the
 # pieces of one answer
@@ -69,13 +71,13 @@ class LogReader:
         self.repeats: Repeats = _repeats_of(task, sample)
         where = str(files[0].parent if len(files) > 1 else files[0]) if files else ""
         column = str(task.columns.get("feedback_score", "feedback_score"))
-        counts = sum((column_counts(path, LINES, column) for path in files), Counter())
+        counts = _values_of(files, column)
         setting = task.columns.get("feedback")
         ours = any(store.home() / "live" in path.parents for path in files)
         if ours or (setting is None and any("arm" in raw for raw in sample)):
             setting = [1, 5]  # our own form of a log says stars, whatever others meant
         self.scale = judge_scale(counts, setting, column, where, asks=False)
-        self._thumbs = judge_scale(json_counts(files, "thumb"), setting, "thumb", where)
+        self._thumbs = judge_scale(_values_of(files, "thumb"), setting, "thumb", where)
         are_stars = all(score == value for (_, value), score in self.scale.scores.items())
         self._is_own = are_stars and not (task.columns or task.slices or self.repeats != "once")
         self._order = day_order(
@@ -121,7 +123,7 @@ class LogReader:
     def _row(self, raw: Row) -> Fields:
         status = _status(raw.get("status", "ok"))
         moment = moment_of(cell(self._task, raw, "created_at"), self._order)
-        columns = output_columns(self._task)
+        columns = columns_of(self._task, "output")
         answer = self._either("answer", columns, gold_answer(self._how, raw), raw, status)
         text = "" if answer is None else as_text(answer)
         request_id = "" if raw.get("request_id") is None else str(raw["request_id"])
@@ -131,7 +133,7 @@ class LogReader:
             before = self._pieces.get(request_id, "")
             text = text if text.startswith(before) else before + text
             self._pieces[request_id] = text
-        columns = [str(self._task.columns.get("messages")), *input_columns(self._task)]
+        columns = [*columns_of(self._task, "messages"), *columns_of(self._task, "input")]
         chat = cell(self._task, raw, "messages")
         question = question_of(self._task, raw) if chat is None else chat
         messages = self._either("messages", columns, question, raw, status)
@@ -220,6 +222,28 @@ def _parsed(files: Sequence[Path]) -> Iterator[Row]:
     return islice((row.content for row in rows if isinstance(row.content, dict)), JUDGED)
 
 
+def _values_of(files: Sequence[Path], key: str) -> Counter[Token]:
+    """How often each value of a key occurs, wherever it stands: by bytes, 10 times as fast.
+
+    A key that stands inside of a text is escaped there, so it is not found.
+    """
+    if "." in key:
+        return sum((column_counts(path, LINES, [key])[key] for path in files), Counter())
+    quoted = json.dumps(key).encode()
+    pattern = re.compile(re.escape(quoted) + rb'\s*:\s*("(?:[^"\\\n]|\\.)*"|[^\s,}\]]+)')
+    spellings = Counter()
+    for path in files:
+        with open(path, "rb") as file:
+            while lines := file.read(CHUNK) + file.readline():
+                if quoted in lines and len(spellings) < DISTINCT:
+                    spellings.update(pattern.findall(lines))
+    counts = Counter()
+    for spelling, n in spellings.items():
+        with suppress(ValueError):  # an object, or a broken line
+            counts[token_of(json.loads(spelling))] += n
+    return counts
+
+
 def _repeats_of(task: Task, sample: Sequence[Row]) -> Repeats:
     """What the lines have in common that share a request_id."""
     groups = defaultdict(list)
@@ -228,12 +252,10 @@ def _repeats_of(task: Task, sample: Sequence[Row]) -> Repeats:
             groups[str(raw["request_id"])].append(raw)
     kinds = Counter()
     for lines in groups.values():
-        if len(lines) > 1:
-            questions = {as_text(raw.get("messages") or cell(task, raw, "input")) for raw in lines}
-            answers = {as_text(raw.get("answer")) for raw in lines}
-            if len(questions) > 1:
-                kinds["trace"] += 1
-            elif len(answers) > 1:
-                kinds["pieces"] += 1
+        questions = {as_text(raw.get("messages") or cell(task, raw, "input")) for raw in lines}
+        if len(questions) > 1:
+            kinds["trace"] += 1
+        elif len({as_text(raw.get("answer")) for raw in lines}) > 1:
+            kinds["pieces"] += 1
     often = sum(kinds.values()) > len(groups) / 5
     return kinds.most_common(1)[0][0] if often else "once"

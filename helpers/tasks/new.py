@@ -127,7 +127,7 @@ def _infer_task(
     place: Path, folder: Path, data: Path, logs: Path | None, interview: Interview
 ) -> list[str]:
     """task.yaml in `place`, and what to print."""
-    form = interview.read(lambda: form_of(data, interview.settings.get("encoding", "")))
+    form = interview.read(lambda: form_of(data, _draft(place, interview).encoding))
     rows = []
     for row in read_rows(data, form):
         if not isinstance(row.content, dict):
@@ -136,17 +136,19 @@ def _infer_task(
     if not rows:
         raise WorkbookError(f"{data} ({form.description}) holds no rows")
     content = _inferred(place, data, rows, interview)
+    _refuse_left_over(content, interview)
     interview.settle(POLICY)
 
     def load() -> LoadedRows:
-        return load_examples(_written(place, folder.name, content, interview), path=data)
+        return load_examples(_written(place, folder.name, content, interview.settings), path=data)
 
     lines = [f"{folder}: {len(rows)} rows of {data.name} ({form.description})"]
     try:
         loaded = interview.read(load)
         if interview.settle(of_columns(loaded, interview)):
             loaded = interview.read(load)
-        lines += _described(_written(place, folder.name, content, interview), loaded)
+        task = _written(place, folder.name, content, interview.settings)
+        lines += _described(task, loaded)
         if logs is not None:
             how = interview.read(lambda: survey(load_task(str(place)), logs, "production")[1])
             if how.scale.rows:
@@ -160,7 +162,7 @@ def _infer_task(
 
 def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> Json:
     """What the rows say of task.yaml: instructions, output, measure, targets and columns."""
-    draft = _draft(place, {}, interview)
+    draft = _draft(place, interview)
     columns = find_columns(data, draft, rows, interview)
     labels = []
     instructions = ""
@@ -168,7 +170,7 @@ def _inferred(place: Path, data: Path, rows: Rows, interview: Interview) -> Json
         answers, labels = _answers_of_columns(data, rows, columns, interview)
     else:
         later = ("label", "group", "split", "feedback_score", "created_at")  # may be asked for
-        draft = _draft(place, dict.fromkeys(later), interview)
+        draft = draft.model_copy(update={"columns": draft.columns | dict.fromkeys(later)})
         chats = load_examples(draft, path=data)
         answers = [json_or_text(each.answer) for each in chats.examples if each.answer]
         if ONE_SYSTEM in chats.reading.changes:  # what it has been asked with so far
@@ -255,35 +257,30 @@ def _answers_of_columns(
     if kinds == {outputs[0]: "text"}:
         return texts, []
     columns["output"] = property_names(outputs)
-    labels = [name for name, column in columns["output"].items() if kinds[column] == "labels"]
-    values = {
-        name: of_kind(kinds[column], column, cells[column], interview)
-        for name, column in columns["output"].items()
-    }
+    labels = []
+    values = {}
+    for name, column in columns["output"].items():
+        values[name] = of_kind(kinds[column], column, cells[column], interview)
+        if kinds[column] == "labels":
+            labels.append(name)
     return _objects(values), labels
 
 
 def _objects(cells: dict[str, list[Any]]) -> list[Json]:
     """A row's cells as one object; those that are all empty are left out."""
-    rows = [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
-    filled = [{name: value for name, value in row.items() if is_there(value)} for row in rows]
-    return [row for row in filled if row]
+    rows = []
+    for values in zip(*cells.values(), strict=True):
+        row = {name: value for name, value in zip(cells, values, strict=True) if is_there(value)}
+        if row:
+            rows.append(row)
+    return rows
 
 
-def _draft(place: Path, columns: Json, interview: Interview) -> Task:
-    """A task that only says which columns there are."""
-    given = {key.removeprefix("columns."): line for key, line in interview.settings.items()}
-    return Task(
-        name="draft",
-        folder=place.resolve(),
-        shipped=False,
-        instructions_full="\0",  # no row holds them
-        instructions_short="\0",
-        targets={"accuracy": 0.8},
-        # without these two a chat may not be known
-        columns={name: given[name] for name in ("messages", "system") if name in given} | columns,
-        encoding=given.get("encoding", ""),
-    )
+def _draft(place: Path, interview: Interview) -> Task:
+    """A task that only says what decides how a file and its chats are known."""
+    known_by = ("encoding", "format", "columns.messages", "columns.system")
+    settings = {key: line for key, line in interview.settings.items() if key in known_by}
+    return _written(place, "draft", _content({"text": True}, "\0"), settings)  # in no row
 
 
 def _described(task: Task, loaded: LoadedRows) -> list[str]:
@@ -293,12 +290,11 @@ def _described(task: Task, loaded: LoadedRows) -> list[str]:
     ]
     if any(message.tool_calls for example in loaded.examples for message in example.messages):
         lines.append("calls of tools are right by name and arguments, whatever the scorer")
-    if task.columns.get("input"):
-        lines.append(
-            f"input: {as_text(task.columns['input'])}; answer: {as_text(task.columns['output'])}"
-        )
-    if "template" in task.columns:
-        lines.append(f"the input is composed as {task.columns['template']!r} (columns.template)")
+    mapped = task.columns
+    if "input" in mapped:
+        lines.append(f"input: {as_text(mapped['input'])}; answer: {as_text(mapped.get('output'))}")
+    if "template" in mapped:
+        lines.append(f"the input is composed as {mapped['template']!r} (columns.template)")
     unused = [column.name for column in loaded.reading.columns if column.use == "not used"]
     if unused:
         lines.append(f"not used: {', '.join(unused)}")
@@ -319,35 +315,47 @@ def _described_output(task: Task) -> str:
 def _noted(examples: Sequence[TrainingExample]) -> list[str]:
     """What the first rows do not show: how many lack something, are bad, or say their part."""
     parts = Counter(example.part for example in examples if example.part)
+    labels = [example.preference.label for example in examples if example.preference]
+    n_asked = len({content_id(example.prompt) for example in examples})
     n_empty = sum(not example.answer.strip() for example in examples)
     if n_empty == len(examples):
         raise WorkbookError(
             f"none of the {n_empty} rows has an answer: a chat ends with the assistant's turn, and"
             " a table's answers stand in the column that --output names"
         )
+    n = len(examples)
+    shown = ", ".join(f"{count} {part}" for part, count in parts.items())
     counts = {
         "have no answer: nothing can be learnt from them": n_empty,
-        "ask what another row asks: copies, or another column is the input": len(examples)
-        - len({content_id(example.prompt) for example in examples}),
+        "ask what another row asks: copies, or another column is the input": n - n_asked,
         "have an empty input": sum(not example.user_text.strip() for example in examples),
-        "are label: false, not learnt": sum(
-            e.preference is not None and e.preference.label is False for e in examples
-        ),
-        "stand in the part that `split` says: "
-        + ", ".join(f"{n} {part}" for part, n in parts.items()): parts.total(),
+        "are label: false, not learnt": labels.count(False),
+        f"stand in the part that `split` says: {shown}": parts.total(),
     }
-    return [f"{n} of {len(examples)} rows {what}" for what, n in counts.items() if n]
+    return [f"{count} of {n} rows {what}" for what, count in counts.items() if count]
 
 
 def _shown(task: Task, example: TrainingExample) -> str:
-    turns = [
-        (message.role, " ".join(with_calls(message.content, message.tool_calls).split()))
-        for message in render(task, example, answer=True)
-    ]
-    return "\n".join(f"  {role}: {text[:160]}" for role, text in turns)
+    lines = []
+    for message in render(task, example, answer=True):
+        text = " ".join(with_calls(message.content, message.tool_calls).split())
+        lines.append(f"  {message.role}: {text[:160]}")
+    return "\n".join(lines)
 
 
-def _written(place: Path, name: str, content: Json, interview: Interview) -> Task:
+def _refuse_left_over(content: Json, interview: Interview) -> None:
+    """WorkbookError for an answer to a question that nobody had."""
+    for key in interview.given:
+        if key == "measure" or key.startswith(KIND):
+            asked = as_text(content.get("columns", {}).get("output", "none"))
+            raise WorkbookError(
+                f"--set {key}: these rows leave no such thing open; {KIND}COLUMN (labels, text,"
+                f" number) is of a column of answers ({asked}), and measure ({', '.join(MEASURES)},"
+                " judge, human) of answers that are texts"
+            )
+
+
+def _written(place: Path, name: str, content: Json, settings: Json) -> Task:
     """The task of task.yaml, written: what was inferred, our defaults, and what was answered."""
     name = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_") or "task"
     if not name[0].isalpha():
@@ -361,14 +369,7 @@ def _written(place: Path, name: str, content: Json, interview: Interview) -> Tas
         "data_may_leave": False,
         "prices": prices | {"person_usd_per_hour": 40},
     }
-    for key, value in interview.settings.items():
-        if key == "measure" or key.startswith(KIND):
-            asked = as_text(whole.get("columns", {}).get("output", "none"))
-            raise WorkbookError(
-                f"--set {key}: these rows leave no such thing open; {KIND}COLUMN (labels, text,"
-                f" number) is of a column of answers ({asked}), and measure ({', '.join(MEASURES)},"
-                " judge, human) of answers that are texts"
-            )
+    for key, value in settings.items():
         *sections, last = key.split(".")
         section = whole
         for step in sections:
@@ -383,10 +384,8 @@ def _written(place: Path, name: str, content: Json, interview: Interview) -> Tas
 
 def _write_empty_task(place: Path, name: str, interview: Interview) -> None:
     output = infer_output([{"label": "yes"}, {"label": "no"}], ["label"])
-    _written(place, name, _content(output), interview)
-    turns = [
-        {"role": "user", "content": "A question?"},
-        {"role": "assistant", "content": '{"label":"yes"}'},
-    ]
-    store.write_jsonl(place / "human.jsonl", [{"messages": turns}])
+    _written(place, name, _content(output), interview.settings)
+    question = {"role": "user", "content": "A question?"}
+    answer = {"role": "assistant", "content": '{"label":"yes"}'}
+    store.write_jsonl(place / "human.jsonl", [{"messages": [question, answer]}])
     (place / "knowledge").mkdir(exist_ok=True)

@@ -14,20 +14,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from helpers import parameters, store
 from helpers.records import Message, Record, WorkbookError, call_of
-from helpers.tasks.textfiles import RowError
+from helpers.tasks.textfiles import RowError, encoding_of
 
-FOREIGN = re.compile(r'"\$(?:dynamicR|r)ef": "(?!#)[^"]*"')
+FOREIGN = re.compile(r'"\$(?:dynamicR|r)ef": ?"(?!#)[^"]*"')
 Json = dict[str, Any]  # an object
 Tools = Sequence[Json]  # in OpenAI's form
 SCHEMA_KEYS = {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "additionalProperties"}
 SHIPPED = Path(__file__).resolve().parent
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")  # of human.* and production.*
 # what rows are written in, read or not; anything else of that name is none of ours
-DATA = re.compile(r"\.(?:jsonl?|ndjson|csv|tsv|parquet|xlsx?)(?:\.(?:gz|bz2|xz|zst|zip))?")
+DATA = r"\.(?:jsonl?|ndjson|csv|tsv|parquet|xlsx?)(?:\.(?:gz|bz2|xz|zst|zip))?"
 Format = Literal["chat", "sharegpt", "prompt_completion", "kto", "preference", "alpaca", "columns"]
 Metric = Literal["accuracy", "format_compliance", "latency_p95", "cost_per_request"]
 OURS = {"folder", "shipped", "schema", "instructions_full", "instructions_short", "wordings"}
@@ -48,7 +55,15 @@ KNOWN = (
     "tools",
     "label",
 )
-MAPPED = ("input", "output", "template", *KNOWN, "feedback", "decimal", "dates")
+# what else than the name of a column, or null, stands in task.yaml's `columns`
+HOLDS = {
+    "input": str | Annotated[list[str], Field(min_length=1)],
+    "output": str | dict[str, str],
+    "template": Annotated[str, Field(min_length=1)],
+    "feedback": dict | list,
+    "decimal": Literal[",", "."],
+    "dates": Literal["day_first", "month_first"],
+}
 
 
 class Task(Record):
@@ -62,7 +77,7 @@ class Task(Record):
     # other full instructions that a prompt search may try
     wordings: list[str] = Field(default_factory=list)
     schema_: Json | None = Field(None, alias="schema")
-    scored_fields: list[str] = Field(default_factory=list)
+    scored_fields: list[str] = Field(default_factory=list, validate_default=True)
     accuracy_from: Literal["fields", "scorer", "judge", "human"] = "fields"
     # or contains, numeric[:tolerance], chrf[:least], semantic[:least], tool_calls, module:function
     scorer: str = "exact"
@@ -107,18 +122,36 @@ class Task(Record):
     @field_validator("schema_")
     @classmethod
     def _is_schema(cls, value: Json | None) -> Json | None:
-        if value is not None:
-            validator_of(json.dumps(value, sort_keys=True, default=str))
-        return value
+        if value is None:
+            return None
+        text = json.dumps(value, default=str)  # 1 is a key of YAML, and none of JSON
+        validator_of(text)
+        return json.loads(text)
+
+    @field_validator("scored_fields")
+    @classmethod
+    def _are_properties(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        properties = (info.data.get("schema_") or {}).get("properties", {})
+        for name in value:
+            if name not in properties:
+                raise ValueError(f"scored field {name!r} is not a property of output.schema")
+        return value or list(properties)
 
     @field_validator("columns")
     @classmethod
     def _known_columns(cls, value: Json, info: ValidationInfo) -> Json:
-        known = [*MAPPED, *info.data.get("slices", [])]
-        for name in value:
-            if name not in known:
-                raise ValueError(f"{name!r} is no column of ours; they are {', '.join(known)}")
-        return value
+        kinds = HOLDS | dict.fromkeys((*KNOWN, *info.data.get("slices", [])), str | None)
+        checked = {}
+        for name, column in value.items():
+            if name not in kinds:
+                raise ValueError(f"{name!r} is no column of ours; they are {', '.join(kinds)}")
+            kind = TypeAdapter(kinds[name], config=ConfigDict(coerce_numbers_to_str=True))
+            try:
+                checked[name] = kind.validate_python(column)
+            except ValidationError as error:
+                reasons = " or ".join(each["msg"] for each in error.errors())
+                raise ValueError(f"{name}: {reasons}; got {column!r}") from None
+        return checked
 
     @field_validator("parts_by_time")
     @classmethod
@@ -127,22 +160,19 @@ class Task(Record):
             raise ValueError("give both days, as in {validation: 2026-06-01, test: 2026-08-01}")
         return {k: v if v.tzinfo else v.replace(tzinfo=UTC) for k, v in value.items()}
 
-    @model_validator(mode="after")
-    def _targets_and_fields_make_sense(self) -> Task:
-        if not self.targets:
+    @field_validator("targets")
+    @classmethod
+    def _can_be_shown(cls, value: dict[str, float]) -> dict[str, float]:
+        if not value:
             raise ValueError(
                 "targets are missing; say what the task needs, for example targets: {accuracy: 0.8}"
             )
-        for metric, target in self.targets.items():
+        for metric, target in value.items():
             if metric in ("accuracy", "format_compliance") and target >= 1:
                 raise ValueError(
                     f"targets.{metric} is {target:g}, which no number of rows can show; lower it"
                 )
-        properties = (self.schema_ or {}).get("properties", {})
-        for name in self.scored_fields:
-            if name not in properties:
-                raise ValueError(f"scored field {name!r} is not a property of output.schema")
-        return self
+        return value
 
     @property
     def schema(self) -> Json | None:  # type: ignore[override]
@@ -166,11 +196,8 @@ class Task(Record):
 
     def data_file(self, source: str) -> Path | None:
         """human.* or production.* of the folder (None when there is none; two are an error)."""
-        like_data = [
-            p
-            for p in self.folder.glob("*.*")
-            if DATA.fullmatch(p.name.casefold().removeprefix(source))
-        ]
+        pattern = re.compile(source + DATA, re.IGNORECASE)
+        like_data = [path for path in self.folder.glob("*.*") if pattern.fullmatch(path.name)]
         files = sorted(p for p in like_data if p.name.removeprefix(source) in ENDINGS)
         if like_data and not files:
             raise WorkbookError(
@@ -209,7 +236,7 @@ def load_task(name_or_path: str) -> Task:
         return Task.model_validate(_flat(raw) | {"folder": folder.resolve(), "shipped": shipped})
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"])).removesuffix(".[key]") or "targets"
+        place = ".".join(map(str, problem["loc"])).removesuffix(".[key]")
         reason = problem["msg"].removeprefix("Value error, ")
     except ValueError as error:
         place, _, reason = str(error).partition(": ")
@@ -247,24 +274,27 @@ def _flat(raw: Json) -> Json:
     """task.yaml nests instructions and output for the reader; the record is flat."""
     for name in raw.keys() & OURS:
         raise ValueError(f"{name}: is no line of its own; instructions and output hold it")
-    instructions = raw.pop("instructions", None)
-    if not isinstance(instructions, dict) or "full" not in instructions:
-        raise ValueError("instructions: give `full` (and `short`)")
-    raw["instructions_full"] = str(instructions["full"]).strip()
-    raw["instructions_short"] = str(instructions.get("short") or instructions["full"]).strip()
-    raw["wordings"] = instructions.get("wordings") or []
-    output = raw.pop("output", {"text": True})
-    if not isinstance(output, dict) or not ("schema" in output or output.get("text")):
+    raw = {"targets": {}, "output": {"text": True}} | raw
+    texts = _section(raw, "instructions", {"full", "short", "wordings"})
+    for style in ("full", "short"):
+        text = texts.get(style) or texts.get("full")
+        if not isinstance(text, str):
+            raise ValueError(f"instructions: `{style}` has to be a text")
+        raw[f"instructions_{style}"] = text.strip()
+    raw["wordings"] = texts.get("wordings") or []
+    output = _section(raw, "output", {"schema", "text"})
+    raw["schema"] = output.get("schema")
+    if bool(output.get("text")) == (raw["schema"] is not None):
         raise ValueError("output: give `schema: <JSON Schema>` or `text: true`")
-    schema = output.get("schema")
-    raw["schema"] = schema
-    raw.setdefault("targets", {})
-    if isinstance(schema, dict) and not raw.get("scored_fields"):
-        raw["scored_fields"] = list(schema.get("properties") or ())
-    prices = raw.get("prices")
-    if isinstance(prices, dict) and "as_of" in prices:
-        raw["prices"] = prices | {"as_of": str(prices["as_of"])}
     return raw
+
+
+def _section(raw: Json, name: str, keys: set[str]) -> Json:
+    """A section, taken out of what is read; it holds these keys and no other."""
+    section = raw.pop(name, {})
+    if not isinstance(section, dict) or not section.keys() <= keys:
+        raise ValueError(f"{name}: holds {', '.join(sorted(keys))}, and nothing else")
+    return section
 
 
 class Article(Record):
@@ -277,12 +307,14 @@ class Article(Record):
 
 def knowledge(task: Task) -> list[Article]:
     """All articles in name order; an empty list when the task has none."""
-    folder = task.folder / "knowledge"
     articles = []
-    for path in sorted([*folder.glob("*.md"), *folder.glob("*.txt")]):
+    for path in sorted((task.folder / "knowledge").glob("*.*")):
+        if path.suffix.lower() not in (".md", ".txt"):
+            continue
         if not (path.is_file() and path.resolve().is_relative_to(task.folder)):
             raise WorkbookError(f"{path} is no file of this task's folder; put a copy there")
-        text = path.read_text(encoding="utf-8", errors="replace").strip()
+        encoding = encoding_of(path, task.encoding)
+        text = path.read_bytes().decode(encoding.name, "replace").strip()
         first = text.splitlines()[0] if text else path.stem
         articles.append(Article(id=path.stem, title=first.lstrip("# ").strip(), text=text))
     return articles
@@ -305,7 +337,7 @@ def check_tools(tools: list[Json]) -> list[Json]:
                 f'tool {number} is not {{"type": "function", "function": {{"name": …,'
                 ' "parameters": <JSON Schema>}}'
             )
-        validator_of(_schema_text(function))
+        validator_of(json.dumps(function.get("parameters") or {}))
         own = function.get("parameters") or {}
         names = [name for name, value in own.items() if isinstance(value, dict)]
         if names and SCHEMA_KEYS.isdisjoint(own):
@@ -336,15 +368,12 @@ def calls_reason(calls: Sequence[Json], tools: Tools) -> str:
             return f"{name[:40]} is no tool that may be called here (there are: {there})"
         if not isinstance(arguments, dict):
             return f"the arguments of {name} are no JSON object"
-        error = best_match(validator_of(_schema_text(offered[name])).iter_errors(arguments))
+        schema = json.dumps(offered[name].get("parameters") or {})
+        error = best_match(validator_of(schema).iter_errors(arguments))
         if error is not None:
             path = ".".join(map(str, error.absolute_path)) or "the arguments"
             return f"{name}: {path} breaks `{error.validator}` of the tool's parameters"
     return ""
-
-
-def _schema_text(function: Json) -> str:
-    return json.dumps(function.get("parameters") or {}, sort_keys=True)
 
 
 @lru_cache(maxsize=256)

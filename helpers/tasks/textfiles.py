@@ -64,8 +64,9 @@ def encoding_of(path: Path, setting: str = "") -> Encoding:
     """
     if setting:
         try:
+            b"x".decode(setting, "replace")  # hex is a codec, and none of text
             return Encoding(codecs.lookup(setting).name, "as task.yaml says")
-        except LookupError:
+        except (LookupError, ValueError):
             raise WorkbookError(f"task.yaml: encoding {setting!r} is not known") from None
     with open(path, "rb") as file:
         head = file.read(SAMPLE)

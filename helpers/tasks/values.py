@@ -82,7 +82,7 @@ def as_json(value: Any) -> Any:
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, Decimal):
-        return float(value) if "." in str(value) else int(value)
+        return float(value) if value.as_tuple().exponent < 0 else int(value)
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, bytes):

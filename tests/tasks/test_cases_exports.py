@@ -248,6 +248,13 @@ def test_the_classes_of_a_hugging_face_file_have_their_names(read, tmp_path):
         assert pairs(several)[0] == ("p", '["red","blue"]')
 
 
+def test_a_hidden_file_is_none_of_ours(tmp_path):
+    (tmp_path / "task.yaml").write_text(TASK)
+    for name in (".csv", "human.csv"):
+        (tmp_path / name).write_text("")
+    assert tasks.load_task(str(tmp_path)).data_file("human").name == "human.csv"
+
+
 @pytest.mark.parametrize("name", ["production.ndjson", "PRODUCTION.CSV", "production.jsonl.gz"])
 def test_a_file_that_nobody_would_read_is_named_and_others_are_none(tmp_path, name):
     for other in ("production.jsonl.bak", "production.sql", "production.md", "human.d"):
@@ -333,8 +340,9 @@ def test_targets_and_margins_are_numbers_that_can_be_kept(tmp_path, line):
 
 
 def test_a_time_without_any_sign_between_its_numbers_is_no_epoch():
-    for text in ("20261106101500", 20261106101500.0, "20261106101500.0"):
+    for text in ("20261106101500", 20261106101500.0, "20261106101500.0", 202611061015):
         assert moment_of(text).isoformat() == "2026-11-06T10:15:00+00:00"
+    assert moment_of("202611061015Z") == moment_of("202611061215+02:00") == moment_of(202611061015)
 
 
 def scale_of(values, setting=None):
@@ -370,6 +378,19 @@ def test_a_scale_of_a_path_is_judged_by_that_path_alone(read):
         "production.jsonl", lines(*rows), COLUMNS[:-2] + ", feedback_score: user.score}\n"
     )
     assert [example.feedback_score for example in loaded.examples][:5] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("key", ["feedback_score", "verdict"])
+def test_what_other_objects_hold_says_nothing_of_a_column(read, key):
+    rows = [
+        {"text": f"t{i}", "label": "a", key: 1 + i % 5, "of": {key: ("good", "bad", 86)[i % 3]}}
+        for i in range(30)
+    ]
+    loaded = read("production.jsonl", lines(*rows))
+    if key == "feedback_score":
+        assert [example.feedback_score for example in loaded.examples][:5] == [1, 2, 3, 4, 5]
+        uses = {column.use: column.how for column in loaded.reading.columns}
+        assert uses[key].endswith("30 of 30 rated")
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,28 @@ def test_empty_cells_and_braces_of_a_composed_input_are_what_they_are(read):
     rows = [{"a": "{b}", "b": None, "label": "x"}, {"a": 0, "b": "t", "label": "x"}]
     loaded = read("human.jsonl", "\n".join(map(json.dumps, rows)), said)
     assert [text for text, _ in pairs(loaded)] == ["{b}:  {c}", "0: t {c}"]
+    empty = json.dumps({"a": None, "b": "", "label": "x"})
+    with pytest.raises(WorkbookError, match=r"line 1: neither .* filled input"):
+        read("human.jsonl", empty, said)
+
+
+def test_a_template_is_filled_from_one_column_too_and_a_number_may_be_a_name(read):
+    said = 'columns: {input: text, template: "Sort: {text}", output: 5, id: 6}\n'
+    loaded = read("human.csv", "text,5,6\nq,a,i1\n", said)
+    assert pairs(loaded) == [("Sort: q", "a")] and loaded.examples[0].id == "i1"
+
+
+def test_a_column_of_the_input_that_no_row_has_is_said(read):
+    loaded = read(
+        "human.csv", "text,label\nq,a\n", "columns: {input: [text, nope], output: label}\n"
+    )
+    assert loaded.reading.changes["columns.input: `nope` is in none of the first rows"] == 1
+
+
+@pytest.mark.parametrize("encoding", ["hex", "rot13", "undefined", "idna", "latin-77"])
+def test_an_encoding_that_reads_no_text_is_named(read, encoding):
+    with pytest.raises(WorkbookError, match=f"task.yaml: encoding '{encoding}' is not known"):
+        read("human.csv", csv_of(3), f"encoding: {encoding}\n")
 
 
 @pytest.mark.parametrize(
@@ -357,7 +379,7 @@ def test_a_parquet_files_days_decimals_and_integers_with_gaps(read, tmp_path):
         {
             "text": ["a", "b", "c"],
             "day": [dt.date(2026, 1, 2)] * 3,
-            "sum": [decimal.Decimal("10.50")] * 3,
+            "sum": [decimal.Decimal("10.50"), decimal.Decimal("1e-7"), decimal.Decimal("10.50")],
             "code": [7, None, 8],
         }
     )
@@ -366,7 +388,7 @@ def test_a_parquet_files_days_decimals_and_integers_with_gaps(read, tmp_path):
     loaded = read("human.parquet", (tmp_path / "x.parquet").read_bytes(), said)
     assert [json.loads(example.answer) for example in loaded.examples] == [
         {"day": "2026-01-02", "sum": 10.5, "code": 7},
-        {"day": "2026-01-02", "sum": 10.5},
+        {"day": "2026-01-02", "sum": 1e-7},
         {"day": "2026-01-02", "sum": 10.5, "code": 8},
     ]
 

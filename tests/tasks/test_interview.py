@@ -104,6 +104,8 @@ def test_without_a_person_what_is_open_is_refused_by_the_flag_or_named(tmp_path,
         ("measure", "banana", "--set measure: .*chrf, numeric, exact"),
         ("volume_per_month", "1k", "volume_per_month: '1k': Input should be a valid integer"),
         ("name.x", "1", "no lines of its own"),
+        ("encoding", "5", "t/task.yaml, line .*: encoding: Input should be a valid string"),
+        ("columns.system", "[a]", "t/task.yaml, line .*: columns: system: .*valid string"),
     ],
 )
 def test_an_answer_that_fits_no_question_is_refused_and_nothing_is_written(

@@ -121,6 +121,26 @@ def test_every_production_row_ends_as_example_or_unreadable(tmp_path):
         ("instructions", "'instructions': {full: A, wordings: 5}\n", "line 7: wordings: Input"),
         ("instructions", "'instructions': {full: A, wordings: Hi}\n", "line 7: wordings: Input"),
         ("instructions", "", "instructions"),
+        (
+            "instructions",
+            "'instructions': {full: }\n",
+            "line 7: instructions: `full` has to be a text",
+        ),
+        (
+            "instructions",
+            "'instructions': {full: [A, B]}\n",
+            "line 7: instructions: `full` has to be",
+        ),
+        (
+            "instructions",
+            "'instructions': {full: A, shrot: B}\n",
+            "holds full, short, wordings, and",
+        ),
+        ("", "columns: {created_at: [a, b]}\n", "line 8: columns: created_at: .*valid string"),
+        ("", "columns: {output: [a, b]}\n", "line 8: columns: output: .* or .*valid dictionary"),
+        ("", "columns: {output: {a: null}}\n", "line 8: columns: output: .*valid string"),
+        ("", "columns: {dates: dayfirst}\n", "line 8: columns: dates: .*'day_first'"),
+        ("", "columns: {feedback: 5}\n", "line 8: columns: feedback: .*valid list"),
         ("", "scored_fields: [zz]\n", "zz"),
         ("", "targets: {accuracy: 0.9}\n", "line 8: 'targets' is already set on line 7"),
         ("", "schema: {type: object}\n", "line 8: schema: is no line of its own"),
@@ -135,6 +155,38 @@ def test_a_bad_task_yaml_names_file_and_remedy(tmp_path, drop, extra, message):
     with pytest.raises(WorkbookError, match="task.yaml.*" + message.replace("[", r"\[")) as caught:
         tasks.load_task(str(make_task(tmp_path / "t", drop=drop, extra=extra)))
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("output", "outcome"),
+    [
+        ("{schema: {properties: {1: {}, a: {}}}}", ["1", "a"]),  # 1 is a key of YAML
+        ("{schema: {properties: 5}}", "line 3: schema: this is no JSON Schema"),
+        ("{schema: }", "line 3: output: give"),
+        ("{text: true, schema: {}}", "line 3: output: give"),
+        ("{text: true, shema: {}}", "line 3: output: holds schema, text, and nothing else"),
+    ],
+)
+def test_an_output_is_a_schema_or_a_text_and_its_fields_are_scored(tmp_path, output, outcome):
+    text = f"name: toy\ninstructions: {{full: A}}\noutput: {output}\ntargets: {{accuracy: 0.5}}\n"
+    (tmp_path / "task.yaml").write_text(text)
+    if isinstance(outcome, list):
+        assert tasks.load_task(str(tmp_path)).scored_fields == outcome
+        return
+    with pytest.raises(WorkbookError, match=outcome):
+        tasks.load_task(str(tmp_path))
+
+
+def test_articles_are_read_in_their_encoding_and_whatever_the_case_of_their_names(tmp_path):
+    folder = make_task(tmp_path / "t") / "knowledge"
+    folder.mkdir()
+    for name, encoding in {"a.md": "cp1252", "b.TXT": "utf-16", "c.md": "utf-8-sig"}.items():
+        (folder / name).write_bytes("# Größe\nRückgabe".encode(encoding))
+    articles = tasks.knowledge(tasks.load_task(str(tmp_path / "t")))
+    assert [article.id for article in articles] == ["a", "b", "c"]
+    assert {(article.title, article.text) for article in articles} == {
+        ("Größe", "# Größe\nRückgabe")
+    }
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
