@@ -226,19 +226,22 @@ def _records(content: Any, chats: Sequence[str]) -> Iterator[Any]:
         for part in nested:
             yield from _records(part, chats)
     elif isinstance(content.get("attributes"), list):  # of OTLP: {key, value: {stringValue: …}}
-        yield content | {"attributes": _of_otlp({"kvlistValue": {"values": content["attributes"]}})}
+        with contextlib.suppress(AttributeError, KeyError, TypeError):  # else none can be told
+            values = {"values": content["attributes"]}
+            content = content | {"attributes": _of_otlp({"kvlistValue": values})}
+        yield content
     else:
         inner = _unpacked(_first(content, WORDS["envelopes"]))  # of a collector, a queue
         yield content | inner if isinstance(inner, dict) else content
 
 
 def _of_otlp(value: Any) -> Any:
-    """A value of OTLP as JSON has it."""
-    kind, inner = next(iter(value.items()))
+    """A value of OTLP as JSON has it; there what is empty is left out."""
+    kind, inner = next(iter(value.items()), ("", None))
     if kind == "kvlistValue":
-        return {pair["key"]: _of_otlp(pair["value"]) for pair in inner["values"]}
+        return {pair["key"]: _of_otlp(pair.get("value", {})) for pair in inner.get("values", ())}
     if kind == "arrayValue":
-        return [_of_otlp(each) for each in inner["values"]]
+        return [_of_otlp(each) for each in inner.get("values", ())]
     return inner
 
 

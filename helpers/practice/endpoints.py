@@ -199,7 +199,8 @@ class Practice:
         for key, value in request.query.items():
             if key.startswith("metadata["):
                 metadata[key[9:-1]] = value
-        jobs = [tuning.shown(self.live) for tuning in reversed(self.storage.jobs.values())]
+        newest = reversed([*self.storage.jobs.values()])  # others may be created meanwhile
+        jobs = [tuning.shown(self.live) for tuning in newest]
         matching = [job for job in jobs if metadata.items() <= (job["metadata"] or {}).items()]
         return request.page(matching, 20)
 

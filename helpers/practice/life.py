@@ -84,13 +84,13 @@ class Life:
             self._pass(tuning, "running", "Fine-tuning job started")
             parts = {"train": files["training_file"], "validation": files.get("validation_file")}
             trained = training.train(tuning, parts, lambda line: self._on_line(tuning, line))
-        fault = scenarios.fault(tuning.scenario, "training")
-        if fault is not None:
-            message = f"Safety evaluation: {fault.message}"
-            tuning.say(self.clock.now(), message, "moderation_checks", level="error")
-            return fault
-        self._succeed(tuning, trained)
-        return None
+            fault = scenarios.fault(tuning.scenario, "training")
+            if fault is None:
+                self._succeed(tuning, trained)
+            else:
+                message = f"Safety evaluation: {fault.message}"
+                tuning.say(self.clock.now(), message, "moderation_checks", level="error")
+        return fault
 
     def _pass(self, tuning: TuningJob, status: str, message: str, **changes: Any) -> None:
         """The next status, unless the job was cancelled or paused meanwhile."""
@@ -125,32 +125,34 @@ class Life:
         for event in tuning.events:
             if event["type"] in ("metrics", "hidden"):
                 metrics.setdefault(event["data"]["step"], {}).update(event["data"])
+        checkpoints = []
+        for step in reversed(trained.steps):
+            values = {k: v for k, v in metrics.get(step, {}).items() if k != "total_steps"}
+            final = step == trained.steps[-1]
+            checkpoint = {
+                "object": "fine_tuning.job.checkpoint",
+                "id": f"ftckpt_{secrets.token_hex(12)}",
+                "created_at": int(now),
+                "fine_tuning_job_id": tuning.id,
+                "step_number": step,
+                "metrics": values,
+                "fine_tuned_model_checkpoint": name if final else f"{name}:ckpt-step-{step}",
+            }
+            checkpoints.append(checkpoint)
+        data = _csv(metrics)
+        if self.live or tuning.scenario == "base64_results":
+            data = base64.b64encode(data)  # as OpenAI does
+        words = f"New fine-tuned model created: {name}"
         with tuning.lock:
-            tuning.checkpoints = []
-            for step in reversed(trained.steps):
-                values = {k: v for k, v in metrics.get(step, {}).items() if k != "total_steps"}
-                final = step == trained.steps[-1]
-                checkpoint = {
-                    "object": "fine_tuning.job.checkpoint",
-                    "id": f"ftckpt_{secrets.token_hex(12)}",
-                    "created_at": int(now),
-                    "fine_tuning_job_id": tuning.id,
-                    "step_number": step,
-                    "metrics": values,
-                    "fine_tuned_model_checkpoint": name if final else f"{name}:ckpt-step-{step}",
-                }
-                tuning.checkpoints.append(checkpoint)
             tuning.events = [event for event in tuning.events if event["type"] != "hidden"]
-            data = _csv(metrics)
-            if self.live or tuning.scenario == "base64_results":
-                data = base64.b64encode(data)  # as OpenAI does
+            made = {"fine_tuned_model": name, "trained_tokens": trained.tokens}
+            self._pass(tuning, "running", words, **made)
+            if tuning.scenario == "not_found_after_success":
+                tuning.ready_at = now + UNSEEN
+            tuning.checkpoints = checkpoints
             result = self.storage.add_file("step_metrics.csv", "fine-tune-results", data, now)
-            tuning.ready_at = now + UNSEEN if tuning.scenario == "not_found_after_success" else 0.0
-            job["fine_tuned_model"] = name
-            job["trained_tokens"] = trained.tokens
             job["result_files"] = [result["id"]]
-            tuning.say(now, f"New fine-tuned model created: {name}")
-        self.finish(tuning, "succeeded")
+            self.finish(tuning, "succeeded")
 
     def finish(self, tuning: TuningJob, status: str, fault: Fault | None = None) -> None:
         """End a job, once."""

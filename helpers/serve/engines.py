@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fcntl
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from helpers import models, store
 from helpers.models import Answer
-from helpers.records import Budget, Message
+from helpers.records import Budget, Message, WorkbookError
 from helpers.serve.served import Served
 
 Logprobs = Mapping[str, Any] | None
@@ -16,6 +17,8 @@ Logprobs = Mapping[str, Any] | None
 
 class Loaded(Protocol):
     """One version, ready to answer."""
+
+    engine: str  # what computes its answers, as the command line names it
 
     def answer(self, chat: list[Message], limit: int, logprobs: Logprobs = None) -> Answer:
         """One answer; blocks, and is called from many threads at once.
@@ -28,21 +31,18 @@ class Loaded(Protocol):
         """Give its memory back; nobody asks it any more."""
 
 
-class Engine(Protocol):
-    """Loads versions one beside the other."""
-
-    name: str
-
-    def load(self, served: Served) -> Loaded:
-        """Make a version ready; WorkbookError when it cannot be what was promoted."""
+# makes a version ready, beside others; WorkbookError when it cannot be what was promoted
+Engine = Callable[[Served], Loaded]
 
 
 class Hosted:
     """A version that lives at the provider that trained it: requests are forwarded there."""
 
+    engine = "its provider"
+
     def __init__(self, served: Served, limit_usd: float) -> None:
         self._task = served.task
-        self._limit_usd = limit_usd
+        self._budget = Budget(Month(served.task.registry_name), limit_usd)
         model = models.ApiModel(served.model.model_id, served.model.base_url)
         models.check_may_send(served.task, model)
         self._model = model.with_asking(served.asking)
@@ -55,11 +55,23 @@ class Hosted:
         if not self._is_paid:
             return self._model.answer([chat], limit)[0]
         worst = models.worst_cost(self._task, self._model, chat, limit)
-        budget = Budget(Month(self._task.registry_name), self._limit_usd)
-        key = budget.reserve(worst, "serving")
-        answer = self._model.answer([chat], limit)[0]
+        budget, key = self._reserve(worst)
+        try:
+            answer = self._model.answer([chat], limit)[0]
+        except WorkbookError:  # it was refused, or reached nobody
+            budget.settle(key, 0.0)
+            raise
         budget.settle(key, models.real_cost(self._task, self._model, answer, worst))
         return answer
+
+    def _reserve(self, usd: float) -> tuple[Budget, str]:
+        """Book a request on this month's ledger, one after the other, whoever else does so."""
+        month = Month(self._task.registry_name)
+        with open(store.make_folder(month.path("")) / "lock", "w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            if self._budget.run_id != month.id:
+                self._budget = Budget(month, self._budget.limit_usd)
+            return self._budget, self._budget.reserve(usd, "serving")
 
     def close(self) -> None:
         """Nothing lies here."""

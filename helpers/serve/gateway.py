@@ -9,7 +9,6 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,8 @@ from helpers.records import (
 from helpers.serve import wire
 from helpers.serve.engines import Engine, Hosted, Logprobs
 from helpers.serve.guards import Guard
-from helpers.serve.lanes import NOTICE, Lane, Place, Ready
-from helpers.serve.livelog import LiveLog, folder_of, new_id, short_hash
+from helpers.serve.lanes import DAY, NOTICE, Lane, Place, Ready
+from helpers.serve.livelog import LiveLog, new_id, short_hash
 from helpers.serve.metrics import Metrics
 from helpers.serve.served import open_version
 from helpers.serve.settings import Keys, Settings
@@ -127,16 +126,14 @@ class Gateway:
         """See what serves now, and have each task go there on its own."""
         try:
             states = await asyncio.to_thread(registry.serving, tuple(self.folders))
+            for task, state in states.items():
+                if task not in self.lanes:
+                    self.lanes[task] = Lane(task, self.load, self.settings.most_waiting)
+                    self._announce(task)
+                self.go(self._move(self.lanes[task], state))
+            self.problem = ""
         except Exception as error:  # whatever a driver throws: what serves goes on, and says so
             self.problem = store.without_secrets(f"the registry cannot be followed: {error}")
-            return
-        self.problem = ""
-        for task, state in states.items():
-            if task not in self.lanes:
-                self.lanes[task] = Lane(task, self.load, self.settings.most_waiting)
-                self._announce(task)
-            lane = self.lanes[task]
-            self.go(self._move(lane, state))
 
     async def _move(self, lane: Lane, state: registry.Serving) -> None:
         await lane.follow(state)
@@ -145,18 +142,17 @@ class Gateway:
             lane.judged_at = time.monotonic()
             await asyncio.to_thread(judge, lane.trial)
         if self.settings.keeps_log and time.monotonic() >= lane.swept_from:
+            lane.swept_from = time.monotonic() + DAY
             await asyncio.to_thread(self.log.sweep, lane.task)
 
     def _announce(self, task: str) -> None:
         """Say which days of a log are too old (imported ones may be) before they are deleted."""
-        days = self.settings.keep_days
-        oldest = f"{store.now() - timedelta(days):%Y-%m-%d}"
-        old = [path for path in folder_of(task).glob("????-??-??.jsonl") if path.stem < oldest]
-        if old and days and self.settings.keeps_log:
+        old = self.log.old_days(task)
+        if old and self.settings.keeps_log:
             _log.warning(
-                "%s: %d days of the live log are before %s; --keep-days %d deletes them in %g"
-                " minutes", task, len(old), oldest, days, NOTICE / 60,
-            )  # fmt: skip
+                f"{task}: {len(old)} days of the live log are before what --keep-days"
+                f" {self.settings.keep_days} keeps; they are deleted in {NOTICE / 60:g} minutes"
+            )
 
     def go(self, work: Any) -> None:
         """Do something beside the requests."""
@@ -176,15 +172,15 @@ class Gateway:
         """
         served = open_version(version, self.folders)
         if served.model.provider == "api":
-            return Ready(served, Hosted(served, self.settings.max_cost_usd), "its provider")
-        ready = Ready(served, self.engine.load(served), served.checked_by)
-        if ready.checked_by != self.engine.name:
+            return Ready(served, Hosted(served, self.settings.max_cost_usd), Hosted.engine)
+        loaded = self.engine(served)
+        if served.checked_by != loaded.engine:
             _log.warning(
-                "%s answers through %s and was checked through %s: workbook serve --check %s"
-                " --engine %s", version.id, self.engine.name, ready.checked_by or "none",
-                version.id, self.engine.name,
-            )  # fmt: skip
-        return ready
+                f"{served.id} answers through {loaded.engine} and was checked through"
+                f" {served.checked_by or 'none'}: workbook serve --check {served.id}"
+                f" --engine {loaded.engine}"
+            )
+        return Ready(served, loaded, served.checked_by)
 
     # answering
 
@@ -345,26 +341,25 @@ class Gateway:
         return JSONResponse({"request_id": said.request_id, "version": row.version, "kept": True})
 
     async def _models(self, request: Request) -> Response:
-        rows = []
+        models_here: dict[str, Any] = {}
         for task, lane in sorted(self.lanes.items()):
             if lane.current is not None:
                 version = lane.current.served.version
                 facts = {"version": version.id, "generation": lane.generation}
-                for name in (task, version.id):
-                    row = {"id": name, "object": "model", "owned_by": task, "workbook": facts}
-                    rows.append(row | {"created": int(version.trained_at.timestamp())})
+                row = {"object": "model", "owned_by": task, "workbook": facts}
+                row["created"] = int(version.trained_at.timestamp())
+                models_here |= {name: row | {"id": name} for name in (task, version.id)}
         wanted = request.path_params.get("name")
         if wanted is None:
-            return JSONResponse({"object": "list", "data": rows})
-        for row in rows:
-            if row["id"] == wanted:
-                return JSONResponse(row)
-        raise ApiError(404, "No such model answers here.", "model_not_found", "model")
+            return JSONResponse({"object": "list", "data": [*models_here.values()]})
+        if wanted not in models_here:
+            raise ApiError(404, "No such model answers here.", "model_not_found", "model")
+        return JSONResponse(models_here[wanted])
 
     async def _readiness(self, request: Request) -> Response:
         lanes = {task: lane.state() for task, lane in sorted(self.lanes.items())}
-        problems = [lane.problem for lane in self.lanes.values() if lane.problem]
-        problems += [problem for problem in (self.problem, self.log.problem) if problem]
+        problems = [*(lane.problem for lane in self.lanes.values()), self.problem, self.log.problem]
+        problems = [problem for problem in problems if problem]
         if not lanes and not problems:
             problems.append("no task is in production")
         content: dict[str, Any] = {"ready": not problems}

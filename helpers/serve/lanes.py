@@ -24,6 +24,7 @@ from helpers.serve.served import Served
 
 AGAIN = 30.0  # seconds before a version that could not be loaded is tried again
 NOTICE = 3600.0  # seconds between the word that days of a log are too old, and their end
+DAY = 86_400.0  # seconds until they are looked for again
 _log = logging.getLogger(__name__)
 
 

@@ -17,7 +17,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,6 @@ class LiveLog:
         self._folder = folder_of("")
         self._lines: queue.SimpleQueue[tuple[str, Line] | None] = queue.SimpleQueue()
         self._recent: OrderedDict[str, tuple[str, LiveRow]] = OrderedDict()
-        self._swept: dict[str, date] = {}  # by task
         self._closing = threading.Event()
         self.problem = ""  # why nothing can be written at present
         self._thread = threading.Thread(target=self._work, name="live-log", daemon=True)
@@ -121,34 +120,32 @@ class LiveLog:
 
     def _append(self, path: Path, texts: Sequence[str]) -> None:
         """Write until it is done; a disk that is full stops the log, not the answers."""
-        is_last_try = False
-        while True:
+        is_closing = False
+        while not is_closing:
+            is_closing = self._closing.is_set()  # then this is the last try
             try:
                 append(path, "".join(f"{text}\n" for text in texts))
-            except OSError as error:
-                problem = f"the live log cannot be written ({error.strerror})"
-                if not self.problem:
-                    _log.error("%s", problem)
-                self.problem = problem
-                if is_last_try:
-                    _log.error("%d lines of %s are lost: %s", len(texts), path, problem)
-                    return
-                is_last_try = self._closing.wait(PATIENCE)
-            else:
                 self.problem = ""
                 return
+            except OSError as error:
+                problem = f"the live log cannot be written ({error.strerror})"
+            if not self.problem:
+                _log.error("%s", problem)
+            self.problem = problem
+            self._closing.wait(PATIENCE)
+        _log.error("%d lines of %s are lost: %s", len(texts), path, self.problem)
+
+    def old_days(self, task: str) -> list[Path]:
+        """The files of a task that are older than its log is kept."""
+        oldest = f"{store.now() - timedelta(self._keep_days):%Y-%m-%d}"
+        days = folder_of(task).glob("????-??-??.jsonl") if self._keep_days else ()
+        return [path for path in days if path.stem < oldest]
 
     def sweep(self, task: str) -> None:
-        """Once a day: delete the files of a task that are older than the log is kept."""
-        today = store.now().date()
-        if self._swept.get(task) == today or not self._keep_days:
-            return
-        self._swept[task] = today
-        oldest = (today - timedelta(days=self._keep_days)).isoformat()
-        for path in folder_of(task).glob("????-??-??.jsonl"):
-            if path.stem < oldest:
-                path.unlink(missing_ok=True)
-                _log.info("%s is deleted, as --keep-days says", path)
+        """Delete them."""
+        for path in self.old_days(task):
+            path.unlink(missing_ok=True)
+            _log.info("%s is deleted, as --keep-days says", path)
 
 
 def append(path: Path, text: str) -> None:

@@ -30,21 +30,6 @@ def is_installed() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None
 
 
-class LlamaEngine:
-    """Starts one server for each version."""
-
-    name = "llamacpp"
-
-    def __init__(self, timeout: float) -> None:
-        if not is_installed():
-            raise WorkbookError("--engine llamacpp needs a package: pip install xllamacpp")
-        self._timeout = timeout
-
-    def load(self, served: Served) -> Child:
-        """A server that has the version's own file loaded."""
-        return Child(gguf_of(served), served, self._timeout)
-
-
 def gguf_of(served: Served) -> Path:
     """The version's GGUF file: the one that was made from its adapter, else a new one."""
     sha256 = str(served.version.metadata.get("artifact_sha256", ""))
@@ -61,10 +46,11 @@ def gguf_of(served: Served) -> Path:
 class Child(Upstream):
     """A version in a llama.cpp server that ends with this process."""
 
+    engine = "llamacpp"
     without = ("logprobs",)  # it would rank twenty tokens at each step
 
-    def __init__(self, path: Path, served: Served, timeout: float) -> None:
-        self._path = path
+    def __init__(self, served: Served, timeout: float) -> None:
+        self._path = gguf_of(served)
         self._served = served
         self._timeout = timeout
         self._turn = threading.Lock()

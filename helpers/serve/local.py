@@ -12,6 +12,8 @@ from helpers.serve.served import Served
 class Local:
     """A model in this process, which answers whatever waits together."""
 
+    engine = "local"
+
     def __init__(self, model: models.Model) -> None:
         self.model = model
         self._batched = models.Batched(model)
@@ -22,25 +24,18 @@ class Local:
         return self._batched.submit(chat, limit).result()
 
 
-class LocalEngine:
-    """Loads adapters by transformers and peft, the way that evaluation does."""
-
-    name = "local"
-
-    def load(self, served: Served) -> Local:
-        """The version's merged model, warmed up."""
-        model = served.model
-        fingerprints = models.template_fingerprints(
-            model.base_model, served.task, served.asking.style
-        )
-        for name in ("template", "tokenizer"):
-            trained = model.fingerprints.get(name, "")
-            if trained and trained != fingerprints[name]:
-                raise WorkbookError(
-                    f"the {name} of {model.base_model} is not the one that {served.id} was trained"
-                    f" with ({fingerprints[name][:12]} instead of {trained[:12]}); restore it"
-                )
-        merged = models.load_model(model.base_model, adapter=served.adapter)
-        loaded = merged.with_asking(served.asking)
-        loaded.answer([served.chat([Message(role="user", content="Hello")])], 1)
-        return Local(loaded)
+def load(served: Served) -> Local:
+    """The version's adapter merged by transformers and peft, as evaluation does, and warmed up."""
+    model = served.model
+    fingerprints = models.template_fingerprints(model.base_model, served.task, served.asking.style)
+    for name in ("template", "tokenizer"):
+        trained = model.fingerprints.get(name, "")
+        if trained and trained != fingerprints[name]:
+            raise WorkbookError(
+                f"the {name} of {model.base_model} is not the one that {served.id} was trained"
+                f" with ({fingerprints[name][:12]} instead of {trained[:12]}); restore it"
+            )
+    merged = models.load_model(model.base_model, adapter=served.adapter)
+    loaded = merged.with_asking(served.asking)
+    loaded.answer([served.chat([Message(role="user", content="Hello")])], 1)
+    return Local(loaded)

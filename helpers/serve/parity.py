@@ -21,7 +21,7 @@ from helpers.records import (
     TrainingExample,
     WorkbookError,
 )
-from helpers.serve.engines import Engine, Loaded
+from helpers.serve.engines import Loaded
 from helpers.serve.local import Local
 from helpers.serve.served import Served, open_version
 from helpers.serve.starting import engine_of
@@ -42,15 +42,15 @@ def check_parity(
     version = registry.version_of(version_id)
     served = open_version(version, {})
     examples = served.validation_rows(rows)
-    chosen = engine_of(engine)
+    load = engine_of(engine)
     if served.model.provider == "api":
         raise WorkbookError(
             f"{version_id} lives at its provider, which evaluation asked as well: there is nothing"
             " to compare"
         )
-    loaded = chosen.load(served)
+    loaded = load(served)
     try:
-        parity = compare(served, examples, loaded, chosen, say)
+        parity = compare(served, examples, loaded, say)
     finally:
         loaded.close()
     store.Run(version.run_id).save(parity)
@@ -78,7 +78,6 @@ def compare(
     served: Served,
     examples: Sequence[TrainingExample],
     loaded: Loaded,
-    engine: Engine,
     say: evaluate.Say = log.info,
 ) -> Parity:
     """The engine's answers against those of the model as evaluation loads it, and of its base.
@@ -89,7 +88,7 @@ def compare(
     limit = served.asking.max_new_tokens
     chats = [served.chat(example.prompt) for example in examples]
     measured = evaluate.build_prompts(served.asking, served.task, examples)
-    progress = show.Progress(f"asked through {engine.name}", len(chats), say)
+    progress = show.Progress(f"asked through {loaded.engine}", len(chats), say)
     answers = []
     for chat in chats[:ALONE]:
         answers.append(loaded.answer(chat, limit))
@@ -120,7 +119,7 @@ def compare(
     findings.append(_sameness(served, examples, answers, expected, explained))
     return Parity(
         version=served.id,
-        engine=engine.name,
+        engine=loaded.engine,
         artifact_sha256=str(served.version.metadata.get("artifact_sha256", "")),
         checked_at=store.now(),
         n=len(answers),

@@ -38,8 +38,9 @@ class Settings(Record):
     rows: int = Field(40, ge=1)  # of validation, that --check asks
 
     def text_of(self, task: str) -> LogText:
-        """How much of a task's text its log holds."""
-        return self.log_text_of.get(task, self.log_text)
+        """How much of a task's text its log holds; a shipped task may be named without demo/."""
+        said = self.log_text_of.get(task, self.log_text)
+        return self.log_text_of.get(task.removeprefix("demo/"), said)
 
     @property
     def allowed_hosts(self) -> list[str]:
@@ -57,7 +58,7 @@ class Keys:
         for number, entry in enumerate(text.replace("\n", ",").split(","), 1):
             if not entry.strip():
                 continue
-            name, colon, key = entry.strip().partition(":")
+            name, colon, key = map(str.strip, entry.partition(":"))
             if not colon:
                 name, key = f"key {number}", name
             if len(key) < SHORTEST_KEY:

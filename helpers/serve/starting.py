@@ -7,16 +7,15 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from helpers import models
 from helpers.records import WorkbookError
-from helpers.serve import llamacpp
+from helpers.serve import llamacpp, local, upstream
 from helpers.serve.engines import Engine, Loaded
-from helpers.serve.local import LocalEngine
 from helpers.serve.served import Served
 from helpers.serve.settings import Keys, Settings, bracketed, checked_keys
-from helpers.serve.upstream import UrlEngine
 
 if TYPE_CHECKING:
     from helpers.serve.gateway import Gateway
@@ -26,37 +25,27 @@ EXTRA = 'the gateway needs starlette, uvicorn and prometheus-client: pip install
 _log = logging.getLogger(__name__)
 
 
-class AutoEngine:
-    """llama.cpp where it is installed and knows the model's family, else our own models."""
-
-    name = "auto"
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-
-    def load(self, served: Served) -> Loaded:
-        """The version by the faster of the two that can load it."""
-        if llamacpp.is_installed():
-            try:
-                loaded = llamacpp.LlamaEngine(self._timeout).load(served)
-            except WorkbookError as error:
-                _log.warning("llama.cpp is left out: %s", error)
-            else:
-                self.name = llamacpp.LlamaEngine.name
-                return loaded
-        self.name = LocalEngine.name
-        return LocalEngine().load(served)
-
-
 def engine_of(name: str, timeout: float = 120.0, connections: int = 64) -> Engine:
     """The engine that the command line names."""
     if name == "auto":
-        return AutoEngine(timeout)
+        return partial(load_faster, timeout=timeout)
     if name == "local":
-        return LocalEngine()
-    if name == "llamacpp":
-        return llamacpp.LlamaEngine(timeout)
-    return UrlEngine(name, timeout, connections)
+        return local.load
+    if name != "llamacpp":
+        return upstream.engine_at(name, timeout, connections)
+    if not llamacpp.is_installed():
+        raise WorkbookError("--engine llamacpp needs a package: pip install xllamacpp")
+    return partial(llamacpp.Child, timeout=timeout)
+
+
+def load_faster(served: Served, timeout: float) -> Loaded:
+    """By llama.cpp where it is installed and knows the model's family, else by our own models."""
+    if llamacpp.is_installed():
+        try:
+            return llamacpp.Child(served, timeout)
+        except WorkbookError as error:
+            _log.warning("llama.cpp is left out: %s", error)
+    return local.load(served)
 
 
 def ask_production(task: str, question: str, engine: str = "auto") -> dict[str, str]:
@@ -135,6 +124,7 @@ def _server_of(app: Any, settings: Settings) -> tuple[Any, socket.socket, str]:
         app,
         http=Bounded,
         ws="none",
+        log_config=None,  # its lines go where ours do, and without what others must not see
         log_level="warning",
         access_log=False,  # paths and callers are nobody's business
         server_header=False,

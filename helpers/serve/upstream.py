@@ -12,13 +12,14 @@ import json
 import re
 import time
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from helpers import models
 from helpers.models import Answer
 from helpers.records import Message, WorkbookError
-from helpers.serve.engines import Logprobs
+from helpers.serve.engines import Engine, Logprobs
 from helpers.serve.served import Served
 from helpers.serve.wire import Reply
 
@@ -38,22 +39,21 @@ class Server:
         key = models.api_key(base_url)
         if key:
             self._headers["authorization"] = f"Bearer {key}"
-        # once more where a connection that had stayed open was closed on the other side
-        again = urllib3.Retry(
-            1, allowed_methods=None, status=0, redirect=0, other=0, respect_retry_after_header=False
-        )
-        self._pool = urllib3.PoolManager(
-            maxsize=connections, timeout=urllib3.Timeout(timeout, connect=5.0), retries=again
-        )
+        patience = urllib3.Timeout(timeout, connect=5.0)
+        self._pool = urllib3.PoolManager(maxsize=connections, timeout=patience, retries=False)
 
     def ask(self, method: str, address: str, body: Any = None) -> tuple[int, bytes]:
         """Status and body of one answer; (0, why) where there was none, or no end of it."""
         import urllib3
 
-        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         options = {"headers": self._headers, "redirect": False, "preload_content": False}
+        if body is not None:
+            options["body"] = json.dumps(body, ensure_ascii=False).encode()
         try:
-            reply = self._pool.request(method, address, body=data, **options)
+            try:
+                reply = self._pool.request(method, address, **options)
+            except urllib3.exceptions.ProtocolError:  # it had closed what had stayed open
+                reply = self._pool.request(method, address, **options)
             return reply.status, models.whole(reply, self._timeout)
         except models.Refused as endless:
             return 0, endless.message.encode()
@@ -91,6 +91,7 @@ class Upstream:
 
     def __init__(self, server: Server, served: Served) -> None:
         self._server = server
+        self.engine = server.base_url
         self._adapter = served.adapter
         told = served.asking.model_copy(update={"response_format": None})
         self.model = models.ApiModel(served.id, server.base_url).with_asking(told)
@@ -150,43 +151,41 @@ class Upstream:
             self._server.call("unload_lora_adapter", {"lora_name": self.model.name})
 
 
-class UrlEngine:
+def engine_at(base_url: str, timeout: float, connections: int) -> Engine:
     """A server that somebody else runs."""
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise WorkbookError(
+            f"--engine {base_url!r}: give auto, local, llamacpp or an address such as"
+            " http://127.0.0.1:8000/v1"
+        )
+    return partial(load, Server(base_url, timeout, connections))
 
-    def __init__(self, base_url: str, timeout: float, connections: int) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise WorkbookError(
-                f"--engine {base_url!r}: give auto, local, llamacpp or an address such as"
-                " http://127.0.0.1:8000/v1"
-            )
-        self.name = base_url
-        self._server = Server(base_url, timeout, connections)
 
-    def load(self, served: Served) -> Upstream:
-        """The version as the server lists it, else its adapter, loaded under the version's id."""
-        upstream = Upstream(self._server, served)
-        models.check_may_send(served.task, upstream.model)
-        listed = self._server.models()
-        if served.id not in listed and served.adapter is not None:
-            upstream.load_adapter()
-            listed = self._server.models()
-        if served.id not in listed:
-            raise WorkbookError(
-                f"{self.name} serves no model {served.id} and loads no adapter while it runs; start"
-                " it with that version under that name, or allow runtime loading (vLLM:"
-                " --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; SGLang: --enable-lora,"
-                " --max-lora-rank and --lora-target-modules)"
-            )
-        row = listed[served.id]
-        # one name of several for the same weights may answer under another
-        weights = row.get("root") or served.id, row.get("parent")
-        upstream.others = {
-            name
-            for name, other in listed.items()
-            if (other.get("root") or name, other.get("parent")) != weights
-        }
-        if row.get("owned_by") == "sglang" and row.get("parent"):
-            # its `model` names no adapter: the base would answer, and nothing would say so
-            upstream.model = upstream.model.told({"lora_path": served.id})
-        return upstream
+def load(server: Server, served: Served) -> Upstream:
+    """The version as the server lists it, else its adapter, loaded under the version's id."""
+    upstream = Upstream(server, served)
+    models.check_may_send(served.task, upstream.model)
+    listed = server.models()
+    if served.id not in listed and served.adapter is not None:
+        upstream.load_adapter()
+        listed = server.models()
+    if served.id not in listed:
+        raise WorkbookError(
+            f"{server.base_url} serves no model {served.id} and loads no adapter while it runs;"
+            " start it with that version under that name, or allow runtime loading (vLLM:"
+            " --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True; SGLang: --enable-lora,"
+            " --max-lora-rank and --lora-target-modules)"
+        )
+    row = listed[served.id]
+    # one name of several for the same weights may answer under another
+    weights = row.get("root") or served.id, row.get("parent")
+    upstream.others = {
+        name
+        for name, other in listed.items()
+        if (other.get("root") or name, other.get("parent")) != weights
+    }
+    if row.get("owned_by") == "sglang" and row.get("parent"):
+        # its `model` names no adapter: the base would answer, and nothing would say so
+        upstream.model = upstream.model.told({"lora_path": served.id})
+    return upstream

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -96,6 +97,26 @@ def test_the_image_installs_what_make_setup_does():
     assert subprocess.run(["sh", "-n", DEPLOY / "install.sh"]).returncode == 0
     ignored = (store.PROJECT / ".dockerignore").read_text().splitlines()
     assert {".git", ".venv", "artifacts", "**/.env"} <= set(ignored)
+
+
+def test_a_scheduler_that_is_told_to_end_ends_its_run_first(tmp_path):
+    command = tmp_path / "workbook"
+    command.write_text(
+        f"#!/bin/sh\ntrap 'sleep 0.3; echo $@ > {tmp_path}/told; exit 143' TERM\n"
+        f"touch {tmp_path}/runs\nwhile true; do sleep 0.1; done\n"
+    )
+    command.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    every = [sys.executable, DEPLOY / "every.py", "* * * * * *", "retrain"]  # every second
+    scheduler = subprocess.Popen(every, env=os.environ | {"PATH": path})
+    until = time.monotonic() + 60
+    while not (tmp_path / "runs").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    scheduler.terminate()
+    assert scheduler.wait(60) == 143 and (tmp_path / "told").read_text() == "run retrain\n"
+    composed = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    for name in ("serve", "scheduler"):  # Docker's own patience is ten seconds
+        assert composed[name]["stop_grace_period"] == "45s"
 
 
 @pytest.mark.parametrize("code, told", [(0, 0), (3, 0), (4, 0), (7, 7), (75, 75), (1, 1)])

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import socket
+import time
 from urllib.parse import urlsplit
 
 import openai
@@ -16,7 +17,7 @@ from practice_toys import chat_rows, client_of, jsonl, until_ended
 
 from helpers import store
 from helpers.practice import server as practice_server
-from helpers.practice import wire
+from helpers.practice import training, wire
 from helpers.practice.endpoints import Settings
 from helpers.practice.scenarios import SCENARIOS
 from helpers.practice.server import serve
@@ -214,6 +215,28 @@ def test_cancel_pause_and_resume(start, mode):
     with pytest.raises(openai.BadRequestError):
         client.fine_tuning.jobs.cancel(job.id)
     assert client.fine_tuning.jobs.list_events(job.id).data[0].message == "The job was cancelled"
+
+
+@pytest.mark.parametrize("asked", ["cancel", "pause"])
+def test_a_job_that_is_stopped_as_its_training_ends_has_no_model(start, monkeypatch, asked):
+    server = start()
+    client = client_of(server)
+
+    def train(tuning, parts, on_line):
+        getattr(client.fine_tuning.jobs, asked)(tuning.id)
+        ended.append(tuning)
+        return training.Trained(9, [1])
+
+    ended = []
+    monkeypatch.setattr(training, "train", train)
+    job = create(client)
+    deadline = time.monotonic() + 60
+    while not (ended and not server.practice.life._training.locked()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model is None
+    assert client.fine_tuning.jobs.checkpoints.list(job.id).data == []
+    assert ended[0].status == {"cancel": "cancelled", "pause": "paused"}[asked]
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,18 @@ def test_days_that_are_too_old_are_named_before_they_are_deleted(engine, caplog)
         until(lambda: not old.exists())
 
 
+def test_a_folder_that_cannot_be_read_stops_the_gateway_from_following_nothing(served, monkeypatch):
+    address, made, _ = served
+
+    def broken(task):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(made.log, "old_days", broken)
+    made.lanes.clear()  # as if a new task came
+    until(lambda: TASK in made.lanes and made.lanes[TASK].current and not made.problem)
+    assert client.post(f"{address}/v1/chat/completions", json=chat_body()).is_success
+
+
 def test_a_text_that_cannot_be_masked_is_left_out_and_the_log_goes_on(home, monkeypatch, caplog):
     def masked(text):
         return 1 / 0 if "odd" in text else text

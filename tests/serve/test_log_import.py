@@ -242,6 +242,8 @@ def otlp(**attributes):
     """One line as OpenTelemetry's collector writes files: spans two levels deep, typed values."""
     pairs = [{"key": key, "value": {"stringValue": value}} for key, value in attributes.items()]
     pairs.append({"key": "gen_ai.usage.input_tokens", "value": {"intValue": "7"}})
+    empty = ({}, {"arrayValue": {}}, {"kvlistValue": {}})  # what is empty is left out
+    pairs += [{"key": "none"}, *({"key": f"e{n}", "value": each} for n, each in enumerate(empty))]
     span = LINES["otel"] | {"attributes": pairs}
     return {"resourceSpans": [{"scopeSpans": [{"scope": {}, "spans": [span]}]}]}
 
@@ -288,6 +290,14 @@ def test_exports_as_they_are_nested_are_read_and_what_is_no_request_is_passed_ov
     [row] = log_of()
     assert (row.messages, row.answer, row.version) == (CHAT, "Hi", "m")
     assert row.created_at.isoformat() == "2026-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize("attributes", [["x"], [{"value": 1}], [{"key": "a", "value": "b"}]])
+def test_attributes_that_are_none_of_otlp_are_named(attributes, tmp_path, home, capsys):
+    lines = [LINES["otel"], LINES["otel"] | {"spanId": "b", "attributes": attributes}]
+    told, rows = imported("otel", lines, tmp_path, capsys)
+    assert len(rows) == told["unreadable"] == 1
+    assert "line 2: has no field attributes.gen_ai.input.messages" in told["faults"][0]
 
 
 @pytest.mark.parametrize("answer", ['{"a": 1}', '["x", "y"]', "[1", "{}"])

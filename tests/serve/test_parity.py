@@ -13,7 +13,7 @@ from helpers.models import local
 from helpers.records import Asking, Finding, Message, Parity, WorkbookError
 from helpers.registry import FineTuneLifecycleManager
 from helpers.serve.engines import Loaded
-from helpers.serve.local import LocalEngine
+from helpers.serve.local import load
 from helpers.serve.parity import _company, _sameness, check_before_promotion, check_parity, compare
 from helpers.serve.served import open_version
 from helpers.tasks import load_task
@@ -67,7 +67,7 @@ def embedded_version(name):
 class Engine(Loaded):
     """Answers through `change`, which is what goes wrong at an engine."""
 
-    name = "toy"
+    engine = "toy"
 
     def __init__(self, served, change):
         self.model = models.load_model("tiny", adapter=served.adapter)
@@ -83,8 +83,7 @@ class Engine(Loaded):
 
 def findings_of(version, change, rows=6):
     served = open_version(version, {})
-    engine = Engine(served, change)
-    parity = compare(served, served.validation_rows(rows), engine, engine)
+    parity = compare(served, served.validation_rows(rows), Engine(served, change))
     return parity, {f.name: f.verdict for f in parity.findings}
 
 
@@ -295,7 +294,7 @@ def test_requests_that_wait_together_get_the_answers_that_they_get_alone(version
     from concurrent.futures import ThreadPoolExecutor
 
     served = open_version(version, {})
-    loaded = LocalEngine().load(served)
+    loaded = load(served)
     chats = [
         served.chat([Message(role="user", content=f"row {n}" * (1 + n % 3))]) for n in range(12)
     ]

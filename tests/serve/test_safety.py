@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -16,10 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 from registry_toys import TASK
-from serve_toys import chat_body, client, gateway, log_of, register
+from serve_toys import chat_body, client, gateway, log_of, register, until
 
 from helpers.records import WorkbookError
-from helpers.serve.__main__ import main
+from helpers.serve.__main__ import CleanLines, main
+from helpers.serve.served import Served
 from helpers.serve.settings import Keys, Settings, checked_keys
 from helpers.serve.starting import gateway_of, running
 
@@ -48,6 +51,7 @@ def test_a_key_is_known_by_its_name_alone():
     assert keys.name_of(f"Bearer {GOOD}") == "alice"
     assert keys.name_of(f"bearer {'b' * 20}") == "bob"
     assert keys.name_of(f"Bearer {'c' * 20}") == "key 3"
+    assert Keys(f" alice : {GOOD} ").name_of(f"Bearer {GOOD}") == "alice"
     for wrong in ("", "Bearer ", f"Basic {GOOD}", f"Bearer {GOOD}x", GOOD):
         assert keys.name_of(wrong) is None
     assert Keys("").name_of("") == ""
@@ -219,6 +223,26 @@ def test_the_page_runs_its_own_script_alone(served):
     policy = reply.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
     assert "<script>" in reply.text and "http" not in reply.text.replace("http-equiv", "")
+
+
+def test_a_fault_of_ours_tells_the_log_nothing_of_the_chat(served, monkeypatch, capfd):
+    def fail(served, turns):
+        raise RuntimeError(f"no template for {turns[0].content}")
+
+    lines = logging.StreamHandler(io.StringIO())
+    lines.setFormatter(CleanLines())
+    monkeypatch.setattr(Served, "chat", fail)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [lines])
+    assert post(served[0], chat_body("jane.doe@example.com")).status_code == 500
+    until(lambda: "RuntimeError: no template for" in lines.stream.getvalue())
+    for said in (lines.stream.getvalue(), capfd.readouterr().err):
+        assert "jane.doe" not in said
+
+
+@pytest.mark.parametrize("name", ["toy", "demo/toy"])
+def test_a_task_s_text_is_logged_as_said_by_either_of_its_names(name):
+    settings = Settings(log_text_of={name: "none"}, log_text="masked")
+    assert settings.text_of("demo/toy") == "none" and settings.text_of("demo/other") == "masked"
 
 
 def test_a_unit_starts_the_gateway_with_the_same_arguments(capsys, home):

@@ -25,6 +25,7 @@ from helpers.records import WorkbookError
 from helpers.serve import start_trial
 from helpers.serve.served import open_version
 from helpers.serve.trials import judge
+from helpers.serve.upstream import Server, load
 from helpers.tasks import load_task
 
 
@@ -57,13 +58,14 @@ def test_what_another_model_answered_is_never_stamped_as_ours(served):
 
 
 def test_names_of_the_same_weights_may_answer_for_each_other(served):
-    _, made, _ = served
-    listed = made.engine._server.models()
+    _, made, engine = served
+    server = Server(engine.url)
+    listed = server.models()
 
     def others_of(**rows):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(made.engine._server, "models", lambda: listed | rows)
-            return made.engine.load(made.lanes[TASK].current.served).others
+            patch.setattr(server, "models", lambda: listed | rows)
+            return load(server, made.lanes[TASK].current.served).others
 
     weights = {"root": "/w", "parent": None}
     adapter = {"root": "/w", "parent": "base"}
@@ -82,6 +84,34 @@ def test_an_adapter_that_the_engine_forgot_is_loaded_again(served):
     assert "v1" not in engine.loaded
     assert ask(address).json()["choices"][0]["message"]["content"] == "v1 Hello"
     until(lambda: [row.status for row in log_of()] == ["ok"] * 5)
+
+
+def test_an_engine_that_is_slow_is_not_asked_a_second_time(engine):
+    engine.gate.clear()
+    answer = Server(engine.url, timeout=0.3).ask("POST", f"{engine.url}/chat/completions", {})
+    engine.gate.set()
+    assert answer == (0, b"no connection (ReadTimeoutError)") and len(engine.asked) == 1
+
+
+def test_a_connection_that_was_closed_on_the_other_side_is_no_failure(engine):
+    server = Server(engine.url)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("urllib3.connection.HTTPConnection.getresponse", once(ConnectionResetError))
+        assert "base" in server.models()
+
+
+def once(error):
+    """`getresponse`, which fails the first time."""
+    from urllib3.connection import HTTPConnection
+
+    real, errors = HTTPConnection.getresponse, [error()]
+
+    def getresponse(connection):
+        if errors:
+            raise errors.pop()
+        return real(connection)
+
+    return getresponse
 
 
 def test_of_two_limits_the_shorter_one_counts_and_what_says_nothing_is_refused(served):
@@ -137,7 +167,7 @@ def test_a_fault_of_a_loader_ends_no_trial_and_its_word_does(served, monkeypatch
     def break_down(served):
         raise faults.pop(0) if len(faults) > 1 else faults[0]
 
-    monkeypatch.setattr(made.engine, "load", break_down)
+    monkeypatch.setattr(made, "engine", break_down)
     reply = ask(address, model="v2")
     assert reply.status_code == 409 and "RuntimeError" in reply.text and "chat" not in reply.text
     start_trial("canary", "v2", load_task(str(task_folder())), 0.5, 100)
