@@ -194,7 +194,7 @@ MEANINGS = {
     "Window.days": "its length",
     "Window.files": "the logs that were read",
     "RunRecord.run_id": "the folder's name",
-    "RunRecord.profile": "the profile, by name or path",
+    "RunRecord.profile": "the profile's name, which is also its file's",
     "RunRecord.status": "how far it is, or how it ended",
     "RunRecord.reason": "why it ended so",
     "RunRecord.verdict": "the gate's word, where 05 was reached",

@@ -20,6 +20,7 @@ PARAMETERS = """run_id: str = "dev"
 task: str = "support_triage"
 show_text: bool = True
 base_model: str = "embedded"
+rung_models: list[str] = []
 epochs: float = 3.0
 seed: int = 7
 max_age_days: int = 90

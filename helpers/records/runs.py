@@ -66,6 +66,7 @@ class RunRecord(Artifact):
     params: dict[str, Any]  # run-level values, and what the profile and the command line set
     status: RunStatus
     reason: str = ""
+    resume: str = ""  # the command that goes on with it; "": an older version wrote it
     verdict: Verdict | None = None
     exit_code: int | None = None
     started_at: datetime

@@ -140,8 +140,7 @@ class CopyWriter:
     @classmethod
     def write(cls, text: str, path: str) -> None:
         """Write the notebook's JSON; its texts are cleaned as values, so that it stays JSON."""
-        notebook = store.clean(json.loads(text))
-        store.write_json(Path(path.removeprefix(COPY)), notebook)
+        store.write_json(Path(path.removeprefix(COPY)), store.clean(json.loads(text)))
 
     @classmethod
     def pretty_path(cls, path: str) -> str:

@@ -31,6 +31,8 @@ from helpers.run.history import Book, Tell, end_dead_runs
 
 SHIPPED = store.PROJECT / "helpers" / "tasks"
 FINISHED = (ending.OK, ending.NEEDS_PERSON, *ending.VERDICT_CODE.values())
+STATUS: dict[int, RunStatus] = dict.fromkeys(FINISHED, "finished")
+STATUS |= dict.fromkeys((ending.INTERRUPTED, ending.TERMINATED), "interrupted")
 
 
 def run(
@@ -52,9 +54,7 @@ def run(
         values["run_id"] = run_id or values["run_id"] or made_up_id
         task_folder = _check_task(values, queue)
         for dead in end_dead_runs(tell):
-            report.publish(
-                dead, shlex.join(["workbook", "run", dead.profile, "--run-id", dead.run_id])
-            )
+            report.publish(dead)
         processes.sweep(store.home().glob(".*.partial"))
         folder = store.open_run(values["run_id"])
         for path in sorted(folder.folder.rglob(".*.partial")):  # of this run, killed before
@@ -72,16 +72,14 @@ def run(
             task_folder=task_folder,
             queue=queue,
             may_stop=not (only or from_),
-            resume=shlex.join(command),
             tell=report.logged(folder, tell),
-            record=_first_record(folder, values, loaded.path.stem, queue),
+            record=_first_record(folder, values, loaded.path.stem, queue, shlex.join(command)),
         )
         folder.save(book.record)
         with _signals(book.stop):
-            end = _run_to_an_end(book)
-            _finish(book, end)
-        report.publish(book.record, book.resume)
-        beat.append(end.code)
+            _finish(book, _run_to_an_end(book))
+        report.publish(book.record)
+        beat.append(book.record.exit_code)
         return book.record
 
 
@@ -95,18 +93,25 @@ def _check_task(values: dict[str, Any], queue: Sequence[str]) -> Path:
     task = tasks.load_task(values["task"])
     if not task.shipped:
         values["task"] = str(task.folder)
-    for name in ("base_model", "live_path"):
-        path = values.get(name, "")
-        if path not in ("", "embedded", "tiny") and Path(path).exists():
-            values[name] = str(Path(path).resolve())
+    for name in values.keys() & resume.PLACES:
+        values[name] = _absolute(values[name])
     os.environ.update(models.offline_env(values.get("base_model", "embedded")))
     if {"01_decide", "02_curate"} & set(queue):
         tasks.load_examples(task, source="human")
     return task.folder
 
 
+def _absolute(place: Any) -> Any:
+    """The path of what is there, of each in a list; what is no path stays as it is."""
+    if isinstance(place, list):
+        return [_absolute(each) for each in place]
+    if place in ("", "embedded", "tiny") or not Path(place).exists():
+        return place
+    return str(Path(place).resolve())
+
+
 def _first_record(
-    run: store.Run, values: dict[str, Any], profile: str, queue: Sequence[str]
+    run: store.Run, values: dict[str, Any], profile: str, queue: Sequence[str], command: str
 ) -> RunRecord:
     """run.json at the start; of a run that exists it keeps what is not to be done now."""
     entries: dict[str, NotebookEntry] = {}
@@ -117,6 +122,7 @@ def _first_record(
         profile=profile,
         params=store.clean(json.loads(store.dumps(values))),
         status="running",
+        resume=store.without_secrets(command),
         started_at=store.now(),
         notebooks=[
             entries.get(name, NotebookEntry(name=name))
@@ -136,12 +142,12 @@ def _run_to_an_end(book: Book) -> Ending:
         return Ending(error.exit_code, ending.message_for_person(error))
     except Exception as error:  # run.json must not say `running` for ever
         outcome = ending.Outcome(type(error).__name__, str(error))
-        end = ending.of_outcome("the runner", outcome, book.resume, "its log")
+        end = ending.of_outcome("the runner", outcome, book.record.resume, "its log")
         if end is not None and end.code == ending.OUT_OF_ROOM:
             return end
         problem = f"the runner itself failed ({type(error).__name__}); please report it"
         _finish(book, Ending(ending.UNEXPECTED, problem))
-        report.publish(book.record, book.resume)
+        report.publish(book.record)
         raise
 
 
@@ -164,7 +170,7 @@ def _run_queue(book: Book) -> Ending:
     """Run the notebooks in order, until one fails or there is nothing more to do."""
     for number, name in enumerate(book.queue, 1):  # which may grow
         if book.stop.signal:
-            return ending.interrupted(book.stop, book.resume)
+            return ending.interrupted(book.stop, book.record.resume)
         label = f"[{number}/{len(book.queue)}] {name}"
         end = None
         if is_other_trainer(book, name):
@@ -256,12 +262,13 @@ def _execute(book: Book, name: str, notebook: Path, values: dict[str, Any]) -> E
             tell=book.tell,
         )
     )
+    again = book.record.resume
     if book.stop.signal:
-        return ending.interrupted(book.stop, book.resume)
+        return ending.interrupted(book.stop, again)
     if book.stop.timed_out:
         problem = f"{name} was ended after {minutes:g} minutes (time_limits)"
-        return Ending(ending.TIME_LIMIT, f"{problem}; raise its limit, then `{book.resume}`")
-    return ending.of_outcome(name, outcome, book.resume, str(copy))
+        return Ending(ending.TIME_LIMIT, f"{problem}; raise its limit, then `{again}`")
+    return ending.of_outcome(name, outcome, again, str(copy))
 
 
 def _finish(book: Book, end: Ending) -> None:
@@ -271,7 +278,7 @@ def _finish(book: Book, end: Ending) -> None:
         if entry.status == "pending" and end.code in FINISHED:
             entry = entry.model_copy(update={"status": "skipped"})
         entries.append(entry)
-    status = _status(end)
+    status = "nothing_to_do" if end.nothing_to_do else STATUS.get(end.code, "failed")
     book.update(
         status=status,
         reason=end.message,
@@ -280,16 +287,6 @@ def _finish(book: Book, end: Ending) -> None:
         finished_at=store.now(),
         notebooks=entries,
     )
-
-
-def _status(end: Ending) -> RunStatus:
-    if end.nothing_to_do:
-        return "nothing_to_do"
-    if end.code in FINISHED:
-        return "finished"
-    if end.code in (ending.INTERRUPTED, ending.TERMINATED):
-        return "interrupted"
-    return "failed"
 
 
 def _verdict(run: store.Run) -> Verdict | None:

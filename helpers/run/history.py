@@ -25,7 +25,6 @@ class Book:
     task_folder: Path
     queue: list[str]  # the notebooks of this start, in order; 01 may join them
     may_stop: bool  # a reason not to train ends the run; --only and --from ignore it
-    resume: str  # the command that goes on
     tell: Tell
     record: RunRecord
     stop: Stop = field(default_factory=Stop)
@@ -42,8 +41,7 @@ class Book:
 
     def mark(self, name: str, **changes: Any) -> None:
         """Change one notebook's entry in run.json."""
-        self.record = self.record.with_entry(name, **changes)
-        self.run.save(self.record)
+        self.update(notebooks=self.record.with_entry(name, **changes).notebooks)
 
 
 def past_runs() -> list[RunRecord]:

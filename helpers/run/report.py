@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,6 +112,7 @@ def _record_refusal(profile: str, error: WorkbookError) -> None:
         params={},
         status="failed",
         reason=ending.message_for_person(error),
+        resume=shlex.join(["workbook", "run", profile]),
         exit_code=error.exit_code,
         started_at=now,
         finished_at=now,
@@ -119,7 +121,7 @@ def _record_refusal(profile: str, error: WorkbookError) -> None:
     )
     with contextlib.suppress(WorkbookError, OSError):  # told all the same
         store.write_json(run.path(RunRecord.FILE), record)
-    publish(record, f"workbook run {profile}")
+    publish(record)
 
 
 def _ping(what: str) -> None:
@@ -144,13 +146,15 @@ def logged(run: store.Run, tell: Callable[[str], None]) -> Callable[[str], None]
     return both
 
 
-def digest(record: RunRecord, resume: str) -> str:
+def digest(record: RunRecord) -> str:
     """What failed, where, its last lines, the likely cause, and the next command."""
+    named = ["workbook", "run", record.profile, "--run-id", record.run_id]
+    resume = record.resume or shlex.join(named)
     lines = [f"run {record.run_id} ({record.profile}): {record.status}, exit {record.exit_code}"]
     for entry in record.notebooks:
         if entry.status == "failed":
             lines.append(f"where: {entry.name}, attempt {entry.attempts}")
-    cause = CAUSE.get(record.exit_code or ending.OK, "unknown")
+    cause = CAUSE.get(record.exit_code, "unknown")
     lines += [f"what: {record.reason}", f"likely cause: {cause}", f"next: {resume}", "last lines:"]
     log = store.Run(record.run_id).path(LOG)
     with contextlib.suppress(OSError), open(log, encoding="utf-8", errors="replace") as entries:
@@ -166,29 +170,25 @@ def _line_of(entry: str) -> str:
         return entry.rstrip()
 
 
-def publish(record: RunRecord, resume: str) -> None:
+def publish(record: RunRecord) -> None:
     """Write report.html; a run that did not go well is also told to the team.
 
     Of an open alarm the team has been told when it was raised. Neither fails a run, or the other.
     """
-    failure = digest(record, resume) if record.exit_code else ""
-    for step in (_write_page, _tell_team):
+    from helpers import registry
+
+    failure = digest(record) if record.exit_code else ""
+    path = store.Run(record.run_id).path(PAGE)
+    steps = [lambda: store.write_text(path, page(record, failure))]
+    if failure and record.exit_code not in KNOWN_ALREADY:
+        event = f"{record.run_id}@{record.started_at.isoformat()}"
+        steps.append(lambda: registry.notify(failure, event))
+    for step in steps:
         try:
-            step(record, failure)
+            step()
         except Exception as error:
             problem = store.without_secrets(f"{type(error).__name__}: {error}")
             logging.getLogger(__name__).warning("no report: %s", problem)
-
-
-def _write_page(record: RunRecord, failure: str) -> None:
-    store.write_text(store.Run(record.run_id).path(PAGE), page(record, failure))
-
-
-def _tell_team(record: RunRecord, failure: str) -> None:
-    from helpers import registry
-
-    if failure and record.exit_code not in KNOWN_ALREADY:
-        registry.notify(failure, f"{record.run_id}@{record.started_at.isoformat()}")
 
 
 def page(record: RunRecord, failure: str) -> str:

@@ -12,6 +12,8 @@ from helpers.parameters import NOTEBOOKS
 from helpers.records import DatasetPointer, TrainedModel, WorkbookError
 
 STATE = "state.json"  # by notebook: what its result depended on, and its artifact's digest
+# parameters that name files and folders; a model may also be a name
+PLACES = ("base_model", "rung_models", "judge_model", "synthetic_model", "live_path")
 
 
 def stamp(name: str, run: store.Run) -> int | None:
@@ -54,18 +56,23 @@ def key_of(
     written_later = {NOTEBOOKS[other].writes for other in later}
     kinds = [kind for kind in NOTEBOOKS[name].reads if kind not in written_later]
     inputs = [_digest(run.path(kind.FILE)) for kind in kinds]
-    folders = [] if name == "00_start_here" else [task_folder]
-    base_model = Path(parameters.get("base_model", ""))
-    if base_model.is_absolute():
-        folders.append(base_model)
     if name in ("01_decide", "04_evaluate"):  # what people rate is counted
         for folder in (run.path("private"), run.path("")):
             inputs += [_digest(path) for path in sorted(folder.glob("ratings*.csv"))]
+    outside = [task_folder, *_places(parameters)]
     if name == "06_monitor":
-        folders.append(store.home() / "live")
+        outside.append(store.home() / "live")
         inputs.append(_digest(store.home() / "routes.json"))
-    outside = [_listing(folder) for folder in folders]
-    return store.fingerprint([parameters, inputs, outside, _cells(notebook), _code()])
+    listings = list(map(_listing, outside))
+    return store.fingerprint([parameters, inputs, listings, _cells(notebook), _code()])
+
+
+def _places(parameters: dict[str, Any]) -> list[Path]:
+    """The files and folders that parameters name."""
+    names: list[str] = []
+    for value in map(parameters.get, PLACES):
+        names += value if isinstance(value, list) else [value or ""]
+    return [path for path in map(Path, names) if path.is_absolute()]
 
 
 def _cells(notebook: Path) -> list[str]:
@@ -106,9 +113,9 @@ def _digest(path: Path) -> str:
     return store.sha256_file(path) if path.is_file() else ""
 
 
-def _listing(folder: Path) -> list[Any]:
+def _listing(place: Path) -> list[Any]:
     """Names, sizes and times: enough to see a change, and quick on gigabytes."""
-    paths = [path for path in folder.rglob("*") if "__pycache__" not in path.parts]
+    paths = [path for path in (place, *place.rglob("*")) if "__pycache__" not in path.parts]
     files = sorted(path for path in paths if path.is_file())
     return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 

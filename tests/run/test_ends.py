@@ -167,3 +167,16 @@ def test_a_run_that_was_killed_is_told_by_the_next_one_once(go, hook, toys, ping
     assert "the process that ran it was killed" in message["message"]
     assert "exit 137" in message["message"] and "--run-id dead" in message["message"]
     assert store.Run("dead").load(RunRecord).status == "interrupted"
+
+
+def test_the_command_that_goes_on_with_a_killed_run_is_the_one_that_began_it(
+    go, hook, toys, tmp_path
+):
+    toys(nb06=[writing(record_toys.health())])
+    record = go(run_id="dead", overrides=["epochs=2.0"])
+    command = f"workbook run {tmp_path}/toy.yaml --run-id dead -p epochs=2.0 --only 06"
+    assert record.resume == command
+    killed = record.model_copy(update={"status": "running", "finished_at": None})
+    store.open_run("dead").save(killed)
+    go(run_id="r")
+    assert [f"next: {command}" in message["message"] for message in hook.got] == [True]

@@ -182,9 +182,11 @@ def test_fifty_widget_cells_do_not_hang(go, toys):
 def test_a_relative_folder_becomes_absolute_since_kernels_work_elsewhere(go, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    record = go(only="00", overrides=["task=task", "base_model=mine"])
+    others = "rung_models=[mine, some/model]"
+    record = go(only="00", overrides=["task=task", "base_model=mine", others])
     assert record.params["task"] == f"{tmp_path}/task"
     assert record.params["base_model"] == f"{tmp_path}/mine"
+    assert record.params["rung_models"] == [f"{tmp_path}/mine", "some/model"]
     shipped = go(only="00", overrides=["task=support_triage"])
     assert shipped.params["task"] == "support_triage"
 

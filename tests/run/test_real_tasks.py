@@ -41,6 +41,26 @@ def test_ratings_are_an_input_of_the_notebooks_that_count_them(monkeypatch, tmp_
         before = after
 
 
+def test_a_model_s_folder_and_a_log_elsewhere_are_inputs_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "home"))
+    run = store.open_run("r")
+    log = tmp_path / "live.jsonl"
+    weights = tmp_path / "model" / "weights"
+    for path in (log, weights):
+        store.write_text(path, "1")
+    named = {"rung_models": ["some/model", str(weights.parent)], "live_path": str(log)}
+
+    def key() -> str:
+        notebook = PROJECT_NOTEBOOKS / "06_monitor.ipynb"
+        return resume.key_of(notebook, named, run, tmp_path / "task")
+
+    keys = [key(), key()]
+    for path in (log, weights):
+        store.write_text(path, "1 more")
+        keys.append(key())
+    assert keys[0] == keys[1] and len(set(keys)) == 3
+
+
 def test_rating_a_run_that_is_not_there_leaves_no_folder(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path))
     assert main(["rate", "mistyped"]) == 2

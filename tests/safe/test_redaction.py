@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import logging
+import os
 import random
 import string
 import time
@@ -307,6 +308,23 @@ def test_line_14_what_the_environment_keeps_secret_is_hidden_however_it_is_spelt
         assert value not in store.redact(f"failed: {value} is down")
 
 
+def test_line_14_a_password_of_signs_is_hidden_in_every_language_that_quotes_it(monkeypatch):
+    value = 'pä"ss\\wo/rd&9!'
+    monkeypatch.setenv("DB_PASSWORD", value)
+    monkeypatch.setitem(os.environb, b"X_TOKEN", b"\xff\xfe not UTF-8")
+    for spelt in (
+        value,
+        json.dumps({"x": value}),
+        json.dumps({"x": value}, ensure_ascii=False),
+        repr([value]),
+        quote(value),
+        quote(value, safe=""),
+        html.escape(value),
+        base64.b64encode(value.encode()).decode(),
+    ):
+        assert "rd" not in store.without_secrets(f"x {spelt} y"), spelt
+
+
 def test_line_14_a_key_that_is_a_word_of_our_own_hides_no_name(monkeypatch):
     monkeypatch.setenv("WORKBOOK_API_KEY", "practice")  # any word opens the practice API
     assert store.without_secrets("practice-tiny at practice") == "practice-tiny at practice"
@@ -402,6 +420,11 @@ def test_line_14_ordinary_texts_stay_as_they_are():
 def test_line_14_entries_of_secret_names_are_hidden_in_any_spelling_and_a_number_may_be_a_card():
     for name in ("dbPassword", "secretAccessKey", "openaiApiKey", "Set-Cookie", "x-api-key"):
         assert store.clean({name: "abc"}) == store.clean({name: ["abc"]}) == {name: "[secret]"}
+    assert store.clean({"password": 83746251}) == {"password": "[secret]"}  # as YAML reads it
+    counts = {"secret": 3, "tests_pass": 83746251, "pass": 7, "password": 0}
+    assert store.clean(counts) == counts
+    mails = {"a@example.org": 1, "b@example.org": 2, "n": 3}
+    assert store.clean(mails) == {"[e-mail]": 1, "[e-mail] 2": 2, "n": 3}
     card = 4111111111111111
     assert store.clean([card, float(card), -card]) == ["[card]"] * 3  # as pandas has it
     numbers = [10**4500, 1.5, True, 10**15, 123456789012347, 100000000000008, 1e19]
@@ -507,7 +530,7 @@ def test_line_03_nothing_that_was_written_holds_a_planted_value(home, monkeypatc
     record = record.model_copy(update={"params": store.clean({"task": text, secret: [text]})})
     run.save(record.model_copy(update={"reason": store.without_secrets(text)}))
     report.logged(run, lambda line: None)(text)
-    store.write_text(run.path(report.PAGE), report.page(record, report.digest(record, "again")))
+    store.write_text(run.path(report.PAGE), report.page(record, report.digest(record)))
     cell = {"cell_type": "code", "source": text.splitlines(keepends=True), "outputs": []}
     cell["outputs"] = [{"text": [f"{text}\n", text], "data": {"image/png": "iVBORw0KGgo="}}]
     notebook = json.dumps({"cells": [cell], text: 1})
