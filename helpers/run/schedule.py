@@ -25,7 +25,7 @@ from helpers.run.history import past_runs
 
 GRACE = timedelta(hours=1)  # a run that is later than this is overdue
 SUCCESS = ("finished", "nothing_to_do")
-DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
+DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 FIELDS = {"Minutes": 59, "Hours": 23, "Day of Month": 31, "Month": 12, "Day of Week": 7}
 _END = r"[A-Za-z]{3}|\d+"
@@ -33,7 +33,6 @@ PART = re.compile(rf"(?:{_END})|(?:\*|(?P<first>{_END})-(?P<last>{_END}))(?:/(?P
 EXAMPLE = '"0 3 * * 0"'
 ODD = re.compile("[\x00-\x1f\x7f\"'\\\\#$`]")
 _log = logging.getLogger(__name__)
-OURS = ("WORKBOOK_HOME", "WORKBOOK_CACHE", "WORKBOOK_COMMIT", "PATH", "LANG")
 KEYS = (
     "# Keys and addresses that the run needs, a NAME='value' a line; only you can read this file.\n"
 )
@@ -90,7 +89,7 @@ def following(cron: str, after: datetime, strict: bool = False) -> datetime:
 
 def _check_fields(cron: str) -> None:
     """ValueError where cron would not take a field that croniter does (man 5 crontab)."""
-    numbers = dict(zip((*DAYS[:7], *MONTHS), (*range(7), *range(1, 13)), strict=True))
+    numbers = dict(zip((*DAYS, *MONTHS), (*range(7), *range(1, 13)), strict=True))
     for (field, most), value in zip(FIELDS.items(), cron.split(), strict=True):
         for part in value.split(","):
             matched = PART.fullmatch(part)
@@ -198,27 +197,21 @@ def schedules() -> list[ScheduleStatus]:
 def _status(schedule: Schedule, all_runs: list[RunRecord]) -> ScheduleStatus:
     runs = [run for run in all_runs if run.profile == schedule.profile]
     successes = [run.started_at for run in runs if run.status in SUCCESS]
-    last_success = successes[-1] if successes else None
-    since = max(schedule.installed_at, last_success or schedule.installed_at)
-    next_due, is_late, installed, problems = schedule.next_due, True, False, []
+    fields = schedule.model_dump() | {"overdue": True, "installed": False}
+    fields["last_success"] = max(successes, default=None)
+    problems = []
     try:  # an older version took what is refused now
-        next_due = following(schedule.cron, store.now())
-        is_late = store.now() > following(schedule.cron, since) + GRACE
+        due = following(schedule.cron, max([schedule.installed_at, *successes]))
+        at_work = bool(runs) and runs[-1].status == "running" and _at_work()
+        fields["overdue"] = store.now() > due + GRACE and not at_work
+        fields["next_due"] = following(schedule.cron, store.now())
     except WorkbookError as error:
         problems.append(str(error))
     try:  # this machine may have no cron
-        installed = _is_installed(schedule)
+        fields["installed"] = _is_installed(schedule)
     except WorkbookError as error:
         problems.append(str(error))
-    at_work = bool(runs) and runs[-1].status == "running" and _at_work()
-    fields = schedule.model_dump() | {
-        "next_due": next_due,
-        "last_success": last_success,
-        "overdue": is_late and not at_work,
-        "problem": "; ".join(problems),
-        "installed": installed,
-    }
-    return ScheduleStatus(**fields)
+    return ScheduleStatus(**fields, problem="; ".join(problems))
 
 
 def _read(path: Path) -> Schedule:
@@ -303,7 +296,7 @@ def _write_environment(path: Path, commit: str) -> Path:
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
     }
     old = path.read_text(encoding="utf-8") if path.exists() else KEYS
-    prefixes = tuple(f"{name}=" for name in OURS)
+    prefixes = tuple(f"{name}=" for name in ours)
     lines = [line for line in old.splitlines() if not line.startswith(prefixes)]
     lines += [f"{name}={shlex.quote(value)}" for name, value in ours.items()]
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -367,25 +360,23 @@ def _write_units(schedule: Schedule) -> list[str]:
 
 
 def calendar(cron: str) -> str:
-    """systemd's OnCalendar for five cron fields.
+    """systemd's OnCalendar for five cron fields: every number that they stand for.
 
     (cron takes day of month OR day of week, systemd both: that is refused.)
     """
-    minute, hour, day, month, weekday = cron.lower().split()
-    if day != "*" and weekday != "*":
+    from croniter import croniter
+
+    if cron.split()[2] != "*" and cron.split()[4] != "*":
         raise WorkbookError(
             "--as systemd cannot say `this day of the month or that day of the week`;"
             " use two profiles, or cron"
         )
-    month = re.sub("[a-z]{3}", lambda name: str(MONTHS.index(name[0]) + 1), month)
-    if "/" in weekday:
-        raise WorkbookError("--as systemd knows no steps of weekdays: name them (mon,wed)")
-    date = f"*-{_every(month, first=1)}-{_every(day, first=1)}"
-    time = f"{_every(hour, first=0)}:{_every(minute, first=0)}:00"
-    if weekday == "*":
-        return f"{date} {time}"
-    weekday = re.sub(r"\d+", lambda number: DAYS[int(number[0])], weekday).replace("-", "..")
-    return f"{weekday.title()} {date} {time}"
+    *fields, weekdays = croniter.expand(cron)[0]
+    minute, hour, day, month = (",".join(map(str, numbers)) for numbers in fields)
+    when = f"*-{month}-{day} {hour}:{minute}:00"
+    if weekdays == ["*"]:
+        return when
+    return f"{','.join(DAYS[number].title() for number in weekdays)} {when}"
 
 
 def _check_calendar(when: str) -> None:
@@ -398,8 +389,3 @@ def _check_calendar(when: str) -> None:
         return
     if done.returncode:
         raise WorkbookError(f"systemd does not understand {when!r} ({done.stderr.strip()})")
-
-
-def _every(field: str, first: int) -> str:
-    """One of cron's fields as systemd spells it: 8-18 is 8..18, and */20 is FIRST/20."""
-    return re.sub(r"^\*/", f"{first}/", field).replace("-", "..")

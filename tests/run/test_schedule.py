@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -238,7 +239,8 @@ def test_systemd_gets_a_service_and_a_timer_that_it_understands(tab, tmp_path, m
     made = add_schedule("smoke", "*/20 8-18 1 jan,jul *", "systemd")
     service, timer = (Path(path).read_text() for path in made.units)
     assert "KillMode=mixed" in service and "home %%1" in service and "Persistent=true" in timer
-    assert "OnCalendar=*-1,7-1 8..18:0/20:00" in timer and "workbook" not in tab.read_text()
+    hours = "8,9,10,11,12,13,14,15,16,17,18"
+    assert f"OnCalendar=*-1,7-1 {hours}:0,20,40:00" in timer and "workbook" not in tab.read_text()
     assert schedules()[0].installed
     add_schedule("smoke", "0 3 * * 1-5")
     assert not Path(made.units[0]).exists() and "workbook:smoke" in tab.read_text(), (
@@ -282,12 +284,29 @@ def test_two_homes_of_one_user_keep_their_units_apart(tab, tmp_path, monkeypatch
     assert all(Path(unit).exists() for unit in (*first.units, *second.units))
 
 
-def test_steps_of_weekdays_are_refused_for_systemd_and_others_are_translated(tab):
-    assert schedule.calendar("5-59/10 */6 1-15/2 * *") == "*-*-1..15/2 0/6:5..59/10:00"
-    for weekday in ("*/2", "5-7/2", "mon-fri/3"):
-        with pytest.raises(WorkbookError, match="steps of weekdays"):
-            add_schedule("smoke", f"0 3 * * {weekday}", "systemd")
-    assert not schedules()
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize(
+    "cron",
+    [
+        "5-59/10 */6 1-15/2 * *",
+        "*/7 8-18 1 jan,jul *",
+        "0 3 * * 0-6",  # systemd's week begins on Monday
+        "0 3 * * sun-tue",
+        "0 3 * * 5-7/2",
+        "0 3 * * */2",
+        "0 3 * * mon-fri/3",
+    ],
+)
+def test_systemd_comes_when_cron_would(cron):
+    env = os.environ | {"TZ": "UTC"}
+    command = ["systemd-analyze", "calendar", "--iterations=9", schedule.calendar(cron)]
+    said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    times = re.findall(r"(?:Next elapse|Iter\w*\.? #\d+): \w+ ([\d-]+ [\d:]+) UTC", said)
+    assert len(times) == 9
+    due = datetime.now(UTC)
+    for time_of_systemd in times:
+        due = schedule.following(cron, due)
+        assert f"{due.astimezone(UTC):%Y-%m-%d %H:%M:%S}" == time_of_systemd
 
 
 def test_without_systemd_analyze_it_is_said_that_nobody_checked(tab, tmp_path, monkeypatch, caplog):
@@ -303,6 +322,7 @@ def test_what_systemd_does_not_understand_is_refused_before_anything_is_written(
 ):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     schedule._check_calendar("Sun *-*-* 3:5:00")
+    monkeypatch.setattr(schedule, "calendar", lambda cron: "Sun..Sat *-*-* 3:00:00")
     with pytest.raises(WorkbookError, match="systemd does not understand 'Sun"):
-        add_schedule("smoke", "0 3 * * 0-6", "systemd")  # systemd's week begins on Monday
+        add_schedule("smoke", "0 3 * * 0-6", "systemd")
     assert not (tmp_path / "config").exists() and not schedules()
