@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import textwrap
 from collections.abc import Sequence
 
@@ -45,7 +44,7 @@ def summary(record: RunRecord) -> str:
     next_step = ""
     for name in done:
         # what an artifact lacks must not fail a run that has ended
-        with contextlib.suppress(WorkbookError, OSError, csv.Error):
+        with contextlib.suppress(WorkbookError, OSError):
             result = run.load(NOTEBOOKS[name].writes)
             next_step = next_step or _next_step(result, record, ended=name == done[-1])
             lines += _lines_of(name, result, was_judged="05_registry" in done)
@@ -97,7 +96,7 @@ def _manifest_of(version: str) -> Manifest:
 
 def _said(title: str, texts: Sequence[str]) -> list[str]:
     """The first few texts, a line each, behind the title."""
-    lines = [textwrap.shorten(text, WIDTH - len(INDENT), placeholder=" …") for text in texts]
+    lines = list(map(_shortened, texts))
     if len(lines) > MOST_LIMITS:
         lines[MOST_LIMITS:] = [f"… {len(lines) - MOST_LIMITS} more in the notebooks' artifacts"]
     return [f"{title:13}{line}" if i == 0 else INDENT + line for i, line in enumerate(lines)]
@@ -106,35 +105,33 @@ def _said(title: str, texts: Sequence[str]) -> list[str]:
 def _lines_of(name: str, result: Artifact, was_judged: bool) -> list[str]:
     """What one artifact says; 04's reasons are left to the gate, where it was asked."""
     numbers: list[str] = []
+    notes = [f"- {reason}" for reason in getattr(result, "reasons", [])]
     match result:
         case Decision():
             headline = f"{result.recommendation} ({result.status})"
+            notes += [f"! {warning}" for warning in result.warnings[:MOST_WARNINGS]]
         case DatasetPointer():
             headline, *numbers = _dataset_lines(result.version)
         case Evaluation():
             headline = f"{result.verdict}, on {result.n_test} test rows"
             numbers = _numbers(result)
+            notes = [] if was_judged else notes
         case Promotion():
             done = f"put into {result.target}" if result.promoted else "held"
             headline = f"{result.verdict}, {result.version} {done}"
         case Health():
-            headline = result.verdict
-            if result.simulated:
-                headline += " (SIMULATED traffic)"
+            headline = f"{result.verdict}{' (SIMULATED traffic)' * result.simulated}"
+            evidence = {f"- {check.name}": f": {check.evidence}" for check in result.checks}
+            notes = [note + evidence.get(note, "") for note in notes]
         case _:
             return []
     lines = [f"{name[:2]} {name[3:]:<10}{headline}"]
-    lines += [INDENT + line for line in numbers]
-    if isinstance(result, Evaluation) and was_judged:
-        return lines
-    notes = [f"- {reason}" for reason in getattr(result, "reasons", [])]
-    if isinstance(result, Health):
-        evidence = {check.name: f": {check.evidence}" for check in result.checks}
-        notes = [note + evidence.get(note[2:], "") for note in notes]
-    if isinstance(result, Decision):
-        notes += [f"! {warning}" for warning in result.warnings[:MOST_WARNINGS]]
-    width = WIDTH - len(INDENT)
-    return lines + [INDENT + textwrap.shorten(note, width, placeholder=" …") for note in notes]
+    return lines + [INDENT + line for line in (*numbers, *map(_shortened, notes))]
+
+
+def _shortened(text: str) -> str:
+    """In one line beside the first column."""
+    return textwrap.shorten(text, WIDTH - len(INDENT), placeholder=" …")
 
 
 def _dataset_lines(version: str) -> list[str]:
@@ -144,11 +141,10 @@ def _dataset_lines(version: str) -> list[str]:
     if manifest.splits.train < manifest.splits.test:
         notes.insert(0, "fewer rows to learn from than to test: see rejected.jsonl, split_ratios")
     folder = store.home() / "datasets" / version
-    with (folder / "review.csv").open(encoding="utf-8") as file:
-        questions = len(list(csv.DictReader(file)))
+    questions = len(list(tasks.read_rows(folder / "review.csv")))
     return [
         ", ".join(f"{part} {n}" for part, n in manifest.splits) + " rows",
-        *(textwrap.shorten(f"! {note}", WIDTH - len(INDENT), placeholder=" …") for note in notes),
+        *(_shortened(f"! {note}") for note in notes),
         f"{questions} questions wait for you in {folder / 'review.csv'}",
         f"rows left out, with reasons: {folder / 'rejected.jsonl'}",
     ]

@@ -127,7 +127,7 @@ def number(value: float | None) -> str:
     """Three digits, or all of them from 1,000 on; "-" for none."""
     if value is None:
         return "-"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def _cell(value: Any) -> Any:
@@ -218,7 +218,7 @@ class Progress:
         self._say = say
         self._started = time.monotonic()
         self._told = (done, self._started)  # rows and time of the last line
-        self._bar: Any = None
+        self._bar = None
 
     def add(self, rows: int) -> None:
         """So many more are done."""

@@ -10,8 +10,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from helpers import show, store
-from helpers.records import PARTS, FineTuningDataset, FunnelRow, RejectedExample, SourceReading
+from helpers import show, store, tasks
+from helpers.records import (
+    PARTS,
+    FineTuningDataset,
+    FunnelRow,
+    RejectedExample,
+    SourceReading,
+    WorkbookError,
+)
 from helpers.show.whatif import what_if
 
 PART_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
@@ -25,20 +32,18 @@ STAGES = (
     "no leak",
 )
 MAX_BARS = 12
-Labels = Mapping[str, Mapping[str, Mapping[str, int]]]  # field -> part -> value -> rows
+Counts = Mapping[str, Mapping[str, int]]  # part -> value -> rows
+Labels = Mapping[str, Counts]  # of each field
 
 
 def readings_table(readings: Iterable[SourceReading]) -> show.Table:
     """What was read, and how: each file, its columns, and what was reinterpreted."""
     rows = []
     for reading in readings:
-        file = {"file": reading.file, "what": f"{reading.rows} rows of {reading.source}"}
-        rows.append(file | {"how": f"{reading.format}; {reading.form}"})
-        for column in reading.columns:
-            what = f"column {column.name}: {column.use}"
-            rows.append({"file": reading.file, "what": what, "how": column.how or "as it is"})
-        for change, n in reading.changes.items():
-            rows.append({"file": reading.file, "what": change, "how": f"{n} rows"})
+        seen = [(f"{reading.rows} rows of {reading.source}", f"{reading.format}; {reading.form}")]
+        seen += [(f"column {c.name}: {c.use}", c.how or "as it is") for c in reading.columns]
+        seen += [(change, f"{n} rows") for change, n in reading.changes.items()]
+        rows += [{"file": reading.file, "what": what, "how": how} for what, how in seen]
     return show.table(rows, "What was read, and how")
 
 
@@ -70,8 +75,8 @@ def funnel_figure(funnel: Sequence[FunnelRow]) -> show.Figure:
             axis.text(n, y, f" {n:,}{lost}", va="center")
             before = n
         axis.invert_yaxis()
-        axis.set_xlim(0, max(left) * 1.22 + 1)
-        axis.set_title(f"{source}: {left[0]:,} rows read, {left[-1]:,} kept")
+        title = f"{source}: {left[0]:,} rows read, {left[-1]:,} kept"
+        axis.set(xlim=(0, max(left) * 1.22 + 1), title=title)
     axes[-1, 0].set_xlabel("rows")
     return show.finished(figure)
 
@@ -106,12 +111,9 @@ def parts_figure(dataset: FineTuningDataset, labels: Labels) -> show.Figure:
 
 def _draw_lengths(axis: Any, dataset: FineTuningDataset) -> None:
     """A box for the lengths of every part."""
-    lengths = []
-    names = []
-    for part in PARTS:
-        examples = dataset.part(part)
-        lengths.append([len(example.user_text) for example in examples] or [0])
-        names.append(f"{part}\nn={len(examples)}")
+    texts = {part: [example.user_text for example in dataset.part(part)] for part in PARTS}
+    lengths = [list(map(len, of_part)) or [0] for of_part in texts.values()]
+    names = [f"{part}\nn={len(of_part)}" for part, of_part in texts.items()]
     boxes = axis.boxplot(
         lengths,
         tick_labels=names,
@@ -126,9 +128,9 @@ def _draw_lengths(axis: Any, dataset: FineTuningDataset) -> None:
     axis.set_xlabel("characters of the user's text (whiskers: 95% of rows)")
 
 
-def _draw_shares(axis: Any, field: str, parts: Mapping[str, Mapping[str, int]]) -> None:
+def _draw_shares(axis: Any, field: str, parts: Counts) -> None:
     """Grouped bars: the share of every label within each part, the most frequent labels first."""
-    totals: Counter[str] = Counter()
+    totals = Counter()
     for counts in parts.values():
         totals.update(counts)
     values = [value for value, _ in totals.most_common(MAX_BARS)]
@@ -137,12 +139,12 @@ def _draw_shares(axis: Any, field: str, parts: Mapping[str, Mapping[str, int]]) 
         places = [i + (k - 1) * 0.27 for i in range(len(values))]
         shares = [parts[part].get(value, 0) / n for value in values]
         axis.bar(places, shares, 0.25, label=part, color=PART_COLOURS[part])
-    rotation = 0 if max(map(len, values)) <= 4 else 35
-    axis.set_xticks(range(len(values)), [value[:14] for value in values], rotation=rotation)
+    names = [value[:14] for value in values]
+    rotation = 0 if max(map(len, names)) <= 4 else 35
+    axis.set_xticks(range(len(names)), names, rotation=rotation)
     axis.set_ylabel("share of the part")
     axis.set_title(f"{field} ({len(values)} of {len(totals)} values)")
-    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
-    axis.legend(ncols=3, **place)
+    axis.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
 
 
 def rejected_table(
@@ -155,7 +157,7 @@ def rejected_table(
 
     `funnel` says how many there are of each code: of some stages only a sample is kept.
     """
-    by_code: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_code = defaultdict(list)
     for row in rejected:
         issue = row.issues[0]
         by_code[issue.code].append(
@@ -168,7 +170,7 @@ def rejected_table(
                 "text": show.masked(row.example.get("excerpt") or "", show_text),
             }
         )
-    totals: Counter[str] = Counter()
+    totals = Counter()
     for stage in funnel:
         totals.update(stage.rejected)
     folds = ""
@@ -184,13 +186,12 @@ def review_table(
     review: Sequence[Mapping[str, str]], show_text: bool, rows: int = 10
 ) -> show.Table:
     """The first rows that a person should decide about."""
-    columns = {
-        "id": "id",
-        "why": "why",
-        "input": lambda row: show.masked(row["input"], show_text),
-        "output": lambda row: show.masked(row["output"], show_text, 90),
-    }
-    return show.table(review[:rows], "For a person to decide", columns)
+    shown = []
+    for row in review[:rows]:
+        asked = show.masked(row["input"], show_text)
+        answer = show.masked(row["output"], show_text, 90)
+        shown.append({"id": row["id"], "why": row["why"], "input": asked, "output": answer})
+    return show.table(shown, "For a person to decide")
 
 
 def review_editor(path: Path, rows: int = 10) -> Any:
@@ -199,12 +200,10 @@ def review_editor(path: Path, rows: int = 10) -> Any:
     Every decision is in the file as soon as it is signed: a kernel that restarts loses none.
     """
     if show.unattended():
-        return show.note(
-            f"{path.name}: fill in `decision` and `reviewer`; the next run applies it."
-        )
-    if path.read_text(encoding="utf-8").count("\n") < 2:
-        return show.note("Nothing waits for a person to decide.")
-    return ReviewEditor(path, rows).widget
+        text = f"{path.name}: fill in `decision` and `reviewer`; the next run applies it."
+        return show.note(text)
+    editor = ReviewEditor(path, rows)
+    return editor.widget if editor.lines else show.note("Nothing waits for a person to decide.")
 
 
 class ReviewEditor:
@@ -215,9 +214,13 @@ class ReviewEditor:
 
         self.path = path
         self.per_page = per_page
-        self.lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        self.lines = []
+        for number, row, _ in tasks.read_rows(path):  # a spreadsheet may have saved it
+            if not isinstance(row, dict):
+                raise WorkbookError(f"{path}, line {number}: {row}")
+            self.lines.append({name: store.from_csv_cell(cell) for name, cell in row.items()})
         self.first = 0  # row on top of the page
-        self.unsaved: dict[str, dict[str, str]] = {}  # id -> its line as decided here
+        self.unsaved = {}  # number of a line -> as decided here
         self.name = w.Text(description="your name", placeholder="signs your decisions")
         self.back = w.Button(description="Earlier rows", icon="arrow-left")
         self.further = w.Button(description="More rows", icon="arrow-right")
@@ -244,7 +247,7 @@ class ReviewEditor:
     def _row(self, number: int) -> Any:
         import ipywidgets as w
 
-        line = self.unsaved.get(self.lines[number]["id"], self.lines[number])
+        line = self.unsaved.get(number, self.lines[number])
         signed = f" · decided by {line['reviewer']}" if line["reviewer"] else ""
         title = f"Row {number + 1} of {len(self.lines)}: {line['why']}{signed}"
         text = w.HTML(f"<b>{escape(title)}</b><br>{escape(line['input'])}")
@@ -262,7 +265,7 @@ class ReviewEditor:
         def decide(_: Any) -> None:
             correction = answer.value if decision.value == "fix" else ""
             changed = {"decision": decision.value, "corrected_output": correction}
-            self.unsaved[line["id"]] = self.lines[number] | changed
+            self.unsaved[number] = self.lines[number] | changed
             self.save()
 
         decision.observe(decide, "value")
@@ -275,19 +278,17 @@ class ReviewEditor:
         if self.unsaved and not name:
             return self.say(f"NOT saved yet: {len(self.unsaved)} decisions wait for your name.")
         waiting = []
-        for number, line in enumerate(self.lines):
-            decided = self.unsaved.get(line["id"])
-            if decided is None:
-                continue
-            correction = decided["corrected_output"].strip()
-            if decided["decision"] == "fix" and correction in ("", line["output"].strip()):
+        for number, line in list(self.unsaved.items()):
+            answers = ("", line["output"].strip())
+            if line["decision"] == "fix" and line["corrected_output"].strip() in answers:
                 waiting.append(number + 1)
-                continue
-            self.lines[number] = self.unsaved.pop(line["id"]) | {"reviewer": name}
+            else:
+                self.lines[number] = self.unsaved.pop(number) | {"reviewer": name}
         text = io.StringIO()
         writer = csv.DictWriter(text, list(self.lines[0]), lineterminator="\r\n")
         writer.writeheader()
-        writer.writerows(self.lines)
+        for line in self.lines:
+            writer.writerow({column: store.as_csv_cell(cell) for column, cell in line.items()})
         store.write_text(self.path, text.getvalue())
         decided_rows = sum(bool(line["decision"]) for line in self.lines)
         said = f"Saved at {store.now():%H:%M:%S} UTC: {decided_rows} of {len(self.lines)} decided."

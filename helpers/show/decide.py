@@ -29,10 +29,8 @@ def rung_table(rungs: Rungs) -> show.Table:
         "tokens": "tokens_per_request",
         "USD per 1,000": _usd_per_1000,
     }
-    caption = "No rung was asked"
-    if rungs:
-        caption = f"Rungs on the {rungs[0].part} part, 95% intervals"
-    return show.table(rungs, caption, columns)
+    part = rungs[0].part if rungs else "validation"
+    return show.table(rungs, f"Rungs on the {part} part, 95% intervals", columns)
 
 
 def _usd_per_1000(rung: RungResult) -> float | str:
@@ -56,10 +54,9 @@ def _draw_costs(axis: show.Axes, rungs: Rungs) -> None:
     priced = all(rung.results.cost_per_request.n for rung in rungs)
     lengths = [_usd_per_1000(rung) if priced else rung.tokens_per_request for rung in rungs]
     axis.set_xlabel("USD per 1,000 requests" if priced else "tokens per request")
-    labels = [
-        f" {show.number(length)} ({rung.tokens_per_request:.0f} tokens)"
-        for length, rung in zip(lengths, rungs, strict=True)
-    ]
+    labels = []
+    for length, rung in zip(lengths, rungs, strict=True):
+        labels.append(f" {show.number(length)} ({rung.tokens_per_request:.0f} tokens)")
     bars = axis.barh(range(len(rungs)), lengths, color=show.BASE, height=0.5)
     axis.bar_label(bars, labels)
     axis.margins(x=0.9)
@@ -203,7 +200,7 @@ def _draw_score(axis: show.Axes, score: Estimate, y: float, symbol: str, colour:
 def parts_and_targets(task: Task, examples: Sequence[TrainingExample]) -> show.Table:
     """What the verdict can rest on: verified rows per part, and what the task needs."""
     parts = [example.part for example in examples if example.quality == "verified"]
-    values: dict[str, float] = {f"{part} rows": parts.count(part) for part in PARTS}
+    values = {f"{part} rows": parts.count(part) for part in PARTS}
     for metric, target in task.targets.items():
         values[f"target: {metric}"] = target
     return show.pairs("what", "value", values, f"{task.name}: verified rows and targets")
@@ -215,17 +212,19 @@ def screening_table(screening: Screening) -> show.Table:
     rows += [("against", "decides", reason) for reason, _ in screening.poor]
     rows += [("note", "", warning) for warning in screening.warnings]
     columns = ["speaks", "weight", "because"]
-    table = [dict(zip(columns, row, strict=True)) for row in rows]
-    return show.table(table, "What kind of problem is this?", columns)
+    named = [dict(zip(columns, row, strict=True)) for row in rows]
+    return show.table(named, "What kind of problem is this?", columns)
 
 
 def verdict_table(decision: Decision) -> show.Table:
     """The recommendation with its reasons, what to do next, and what to keep in mind."""
-    rows = [("recommendation", f"{decision.recommendation} ({decision.status})")]
-    rows += [("because", reason) for reason in decision.reasons]
-    rows.append(("next", decision.next_action))
-    rows += [("keep in mind", warning) for warning in decision.warnings]
-    return show.table([{"": what, "said": text} for what, text in rows], "The verdict")
+    rows = [{"": "recommendation", "said": f"{decision.recommendation} ({decision.status})"}]
+    for reason in decision.reasons:
+        rows.append({"": "because", "said": reason})
+    rows.append({"": "next", "said": decision.next_action})
+    for warning in decision.warnings:
+        rows.append({"": "keep in mind", "said": warning})
+    return show.table(rows, "The verdict")
 
 
 def plan_table(decision: Decision) -> show.Table:

@@ -26,14 +26,17 @@ VERDICT_COLOURS = {"pass": show.GOOD, "fail": show.BAD, "inconclusive": show.UNS
 def comparison(evaluation: Evaluation, targets: Mapping[str, float]) -> show.Figure:
     """Base, best cheaper rung and tuned with intervals; below, the paired differences."""
     rungs = evaluation.rungs
-    differences = _differences(evaluation)
+    differences = dict(evaluation.comparison)
+    for opponent, compared in evaluation.against.items():
+        for metric, difference in compared.items():
+            differences[f"{metric} against {opponent}"] = difference
     heights = [1.15 + 0.7 * len(rungs), 0.75 + 0.5 * len(differences)]
     figure, (scores, paired) = show.subplots(2, 1, height_ratios=heights)
     figure.set_size_inches(8.5, sum(heights) + 0.9)
     colours = [RUNG_COLOURS.get(rung.name, show.OTHER) for rung in rungs]
     draw_scores(scores, rungs, targets, colours)
     scores.set_title(f"Scores on the same {evaluation.n_test} test rows")
-    _draw_differences(paired, evaluation)
+    _draw_differences(paired, evaluation, differences)
     figure.suptitle(
         f"Is {evaluation.version} good enough, and better? {evaluation.verdict}",
         x=0.01,
@@ -43,22 +46,13 @@ def comparison(evaluation: Evaluation, targets: Mapping[str, float]) -> show.Fig
     return show.finished(figure)
 
 
-def _differences(evaluation: Evaluation) -> dict[str, Any]:
-    """label -> the comparison that it stands for."""
-    differences = dict(evaluation.comparison)
-    for opponent, compared in evaluation.against.items():
-        for metric, difference in compared.items():
-            differences[f"{metric} against {opponent}"] = difference
-    return differences
-
-
-def _draw_differences(axis: show.Axes, evaluation: Evaluation) -> None:
-    differences = _differences(evaluation)
+def _draw_differences(
+    axis: show.Axes, evaluation: Evaluation, differences: Mapping[str, Any]
+) -> None:
     reach = LEAST_REACH
     for y, (label, compared) in enumerate(differences.items()):
-        value = 100 * compared.difference.value
-        low = 100 * compared.difference.low
-        high = 100 * compared.difference.high
+        change = compared.difference
+        value, low, high = (100 * share for share in (change.value, change.low, change.high))
         reach = max(reach, 1.2 * abs(low), 1.2 * abs(high))
         colour = "#555555"
         if label.startswith("accuracy"):
@@ -71,9 +65,9 @@ def _draw_differences(axis: show.Axes, evaluation: Evaluation) -> None:
         axis.text(0, y - 0.2, text, ha="center", va="bottom", bbox=box)
     for threshold, line in {100 * evaluation.min_gain: "--", 0.0: "-"}.items():
         axis.axvline(threshold, color=show.TARGET, lw=1, ls=line, zorder=0)
-    labels = [
-        label.replace("_", "\n", 1).replace(" against ", "\nagainst ") for label in differences
-    ]
+    labels = []
+    for label in differences:
+        labels.append(label.replace("_", "\n", 1).replace(" against ", "\nagainst "))
     axis.set_yticks(range(len(labels)), labels)
     axis.set(xlim=(-reach, reach), ylim=(len(labels) - 0.5, -0.85))
     axis.set_title(f"Paired difference: fine_tuned minus {evaluation.best_rung}, row by row")
@@ -111,7 +105,7 @@ def flip_table(
     theirs = {row.id: row for row in other}
     right = {row.id for row in (*tuned, *other) if row.scores.get("accuracy")}
     kinds = {row_id: kind for kind, ids in evaluation.flips.items() for row_id in ids}
-    folds: dict[str, list[str]] = {kind: [] for kind in FLIP_COLOURS}
+    folds = {kind: [] for kind in FLIP_COLOURS}
     for row in tuned:
         kind = kinds.get(row.id, "both wrong")
         if row.id in right and row.id not in kinds:
@@ -179,8 +173,8 @@ def learning_curve(rungs: Mapping[int, RungResult], targets: Mapping[str, float]
     if target is not None:
         axis.axhline(target, color=show.TARGET, ls="--", label=f"target {target:.0%}")
         axis.legend()
-    axis.set(xlim=(0, 108), ylim=(-0.03, 1.03), xticks=list(rungs))
-    axis.set(xlabel="percent of the rows that a training takes", ylabel="accuracy")
+    axis.set(xlim=(0, 108), ylim=(-0.03, 1.03), xticks=list(rungs), ylabel="accuracy")
+    axis.set_xlabel("percent of the rows that a training takes")
     axis.set_title(f"Learning curve on {rung.n} validation rows, 95% intervals")
     return show.finished(figure)
 
@@ -220,15 +214,16 @@ def rating_table(
     import ipywidgets
 
     rows = [dict(row) for row in table]
-    lines: list[Any] = [ipywidgets.HTML(f"<b>Which would you send as it is?</b> {rated}")]
+    lines = [ipywidgets.HTML(f"<b>Which would you send as it is?</b> {rated}")]
+    choices = [("open", ""), *((name, name) for name in ("A", "B", "both", "neither"))]
     for row in rows:
 
-        def keep(change: Mapping[str, Any], row: dict[str, str] = row) -> None:
+        def keep(change: Any, row: dict[str, str] = row) -> None:
             row["choice"] = change["new"]
             write(run.private / "ratings.csv", rows)
 
         buttons = ipywidgets.ToggleButtons(
-            options=[("open", ""), *((name, name) for name in ("A", "B", "both", "neither"))],
+            options=choices,
             value=row["choice"],
             description="better",
             style={"button_width": "70px"},
@@ -247,7 +242,7 @@ def label_table(fields: Sequence[Any]) -> show.Table:
     rows = []
     for field in fields:
         name = field.field or "answer"
-        rows.append({"label": f"{name}: macro-F1", "precision": field.macro_f1, "recall": "-"})
+        rows.append({"label": f"{name}: macro-F1", "precision": field.macro_f1})
         for label in field.labels:
             shown = f"{label.label} (out of scope)" if label.is_out_of_scope else label.label
             rows.append({"label": shown, "precision": label.precision, "recall": label.recall})
@@ -278,20 +273,19 @@ def confusion(fields: Sequence[Any], show_text: bool) -> show.Figure | show.HTML
 
 
 def _mistakes(title: str, counts: Counter[tuple[str, str]]) -> show.Table:
-    mistakes = [pair for pair in counts.most_common() if pair[0][0] != pair[0][1]]
-    columns = {
-        "gold": lambda row: row[0][0],
-        "answered": lambda row: row[0][1][:80],
-        "rows": lambda row: row[1],
-    }
-    return show.table(mistakes[:MOST_LABELS], f"{title}; most frequent mistakes", columns)
+    mistakes = []
+    for (gold, said), n in counts.most_common():
+        if gold != said:
+            mistakes.append({"gold": gold, "answered": said[:80], "rows": n})
+    return show.table(mistakes[:MOST_LABELS], f"{title}; most frequent mistakes")
 
 
 def _matrix(title: str, counts: Counter[tuple[str, str]]) -> show.Figure:
     labels = sorted({gold for gold, _ in counts})
     columns = labels + sorted({answered for _, answered in counts} - set(labels))
-    size = (2.4 + 0.55 * len(columns), 1.8 + 0.45 * len(labels))
-    figure, axis = show.subplots(figsize=size)
+    width = 2.4 + 0.55 * len(columns)
+    height = 1.8 + 0.45 * len(labels)
+    figure, axis = show.subplots(figsize=(width, height))
     shades = [[counts[gold, answered] for answered in columns] for gold in labels]
     most = 2 * max(counts.values())  # no shade so dark that black is not read on it
     axis.imshow(shades, cmap="Blues", vmin=0, vmax=most, aspect="auto")
@@ -301,7 +295,7 @@ def _matrix(title: str, counts: Counter[tuple[str, str]]) -> show.Figure:
         axis.text(x, y, n, ha="center", va="center")
     names = [show.shortened(column, 14) for column in columns]
     axis.set_xticks(range(len(columns)), names, rotation=45, ha="right")
-    axis.set_yticks(range(len(labels)), [show.shortened(label, 30) for label in labels])
-    axis.set(xlabel="answered", ylabel="gold")
-    axis.set_title(title)
+    names = [show.shortened(label, 30) for label in labels]
+    axis.set_yticks(range(len(labels)), names)
+    axis.set(xlabel="answered", ylabel="gold", title=title)
     return show.finished(figure)

@@ -47,10 +47,8 @@ def daily_quality(days: Sequence[Day], health: Health) -> show.Figure:
     judged = sum(day.day >= start for day in days)
     baselines = {check.name: check.threshold for check in health.checks}
     figure, axes = show.subplots(2, 1, figsize=(9, 5.4), sharex=True)
-    formats = [day.format_compliance for day in days]
-    ratings = [day.feedback for day in days]
-    _draw(axes[0], formats, (0.0, 1.05))
-    _draw(axes[1], ratings, (0.8, 5.2))
+    _draw(axes[0], [day.format_compliance for day in days], (0.0, 1.05))
+    _draw(axes[1], [day.feedback for day in days], (0.8, 5.2))
     axes[0].set_ylabel("answers in format\n(share)")
     axes[1].set_ylabel("rating\n(mean, 1 to 5)")
     for axis, name in zip(axes, ("format_compliance", "feedback_mean"), strict=True):

@@ -58,16 +58,13 @@ def routes_table(routes: Mapping[str, Mapping[str, Any]]) -> show.Table:
 
     How it is asked, and its files, stand in routes.json alone: they are longer than all the rest.
     """
-    columns = {
-        "task": "task",
-        "version": "version",
-        "served as": lambda row: " at ".join(filter(None, map(row.get, ("model_id", "endpoint")))),
-        "provider": "provider",
-        "since": "since",
-        "previous": "previous",
-        "generation": "generation",
-    }
-    rows = [{"task": task} | dict(route) for task, route in routes.items()]
+    rows = []
+    for task, route in routes.items():
+        place = route["model_id"]
+        if route.get("endpoint"):
+            place += f" at {route['endpoint']}"
+        rows.append({"task": task, "served as": place} | dict(route))
+    columns = ["task", "version", "served as", "provider", "since", "previous", "generation"]
     return show.table(rows, "Production routes", columns)
 
 
@@ -91,8 +88,9 @@ def _moment(entry: Mapping[str, Any]) -> datetime:
 
 def history_timeline(history: Audit) -> show.Figure:
     """A line per version: a dot for every status that it took on, in the order of all changes."""
-    changes = _changes(history)
-    versions = {entry["version"] for entry in changes}
+    changes = [e for e in history if e["to_status"] and e["to_status"] != e["from_status"]]
+    versions = list(dict.fromkeys(entry["version"] for entry in changes))[-MOST_VERSIONS:]
+    changes = [entry for entry in changes if entry["version"] in versions]
     figure, axis = show.subplots(figsize=(9, 2.2 + 0.4 * len(versions)))
     for version in sorted(versions):
         steps = [x for x, entry in enumerate(changes) if entry["version"] == version]
@@ -107,10 +105,3 @@ def history_timeline(history: Audit) -> show.Figure:
     axis.margins(y=0.4)
     figure.legend(loc="outside lower center", ncols=len(COLOURS))
     return show.finished(figure)
-
-
-def _changes(history: Audit) -> list[Mapping[str, Any]]:
-    """The changes of status, of the newest versions alone."""
-    changes = [e for e in history if e["to_status"] and e["to_status"] != e["from_status"]]
-    versions = list(dict.fromkeys(entry["version"] for entry in changes))[-MOST_VERSIONS:]
-    return [entry for entry in changes if entry["version"] in versions]

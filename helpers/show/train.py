@@ -59,9 +59,7 @@ def checks_table(report: Any) -> show.Table:
     refused = f"{len(report.refused)}"
     for name, reason in list(report.refused.items())[:3]:
         refused += f"; {name}: {reason}"
-    end = "NO"
-    if report.end_token:
-        end = f"yes ({report.end_token})"
+    end = f"yes ({report.end_token})" if report.end_token else "NO"
     answers = {
         "rows that are trained on": f"{len(trained)} (validation {len(report.validation)})",
         "rows refused": refused,
@@ -163,9 +161,9 @@ class LiveCurve:
     """A bar of the steps with the time left, and the loss so far, drawn anew as lines come in."""
 
     def __init__(self) -> None:
-        self.lines: list[Line] = []
-        self.bar: Any = None
-        self.picture: Any = None
+        self.lines = []
+        self.bar = None
+        self.picture = None
 
     def add(self, line: Line) -> None:
         """Draw with one more point."""
@@ -194,7 +192,7 @@ class JobView:
         self.told = 0.0  # minutes at the last line
         self.messages = ["waiting for news"]
         self._on_line = progress()
-        self._widget: Any = None
+        self._widget = None
         if show.unattended():
             return
         import ipywidgets as widgets

@@ -57,7 +57,7 @@ def what_if(
 
 def _one_thing_moved(choices: Sequence[Sequence[Any]], start: Sequence[Any]) -> list[Sequence[Any]]:
     """`start`, then each other value of each choice with the rest as they were."""
-    moved: list[Sequence[Any]] = [start]
+    moved = [start]
     for place, values in enumerate(choices):
         for value in values:
             if value != start[place]:

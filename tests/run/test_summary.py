@@ -149,4 +149,6 @@ def test_the_end_of_02_says_parts_warnings_questions_and_losses(run):
     assert "! fewer rows to learn from than to test" in text
     assert "! 3 human rows are bad" in text
     assert f"2 questions wait for you in {folder / 'review.csv'}" in text
+    (folder / "review.csv").write_bytes("id;why\r\n1;Grüße\r\n".encode("cp1252"))  # by Excel
+    assert "1 questions wait for you" in summary(record(run, 0, "", ("02_curate",)))
     assert f"rows left out, with reasons: {folder / 'rejected.jsonl'}" in text

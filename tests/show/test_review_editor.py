@@ -88,6 +88,27 @@ def test_a_fix_needs_another_answer(path):
     assert read(path)["r0"]["corrected_output"] == "better"
 
 
+@pytest.mark.parametrize(("encoding", "mark"), [("cp1252", ";"), ("utf-16", "\t")])
+def test_what_a_spreadsheet_saved_is_read_and_its_formulas_stay_texts(path, encoding, mark):
+    row = {"id": "r1", "source": "human", "input": "Grüße", "output": "'-5", "why": "random"}
+    line = {name: "" for name in COLUMNS} | row
+    text = mark.join(COLUMNS) + "\r\n" + mark.join(line.values()) + "\r\n"
+    path.write_bytes(text.encode(encoding))
+    editor = views.ReviewEditor(path, 10)
+    editor.name.value = "Ann"
+    decision, answer = boxes(editor, 0)
+    assert answer.value == "-5" and "Grüße" in editor.page.children[0].children[0].value
+    decision.value = "fix"
+    answer.value = "-6"
+    saved = read(path)["r1"]
+    assert (saved["input"], saved["output"], saved["corrected_output"]) == ("Grüße", "'-5", "'-6")
+
+
+def test_without_rows_nothing_waits(path):
+    write(path, [])
+    assert "Nothing waits" in views.review_editor(path).data
+
+
 def test_markup_in_a_customers_text_is_shown_and_not_interpreted(path):
     rows = list(read(path).values())
     rows[0]["input"] = "<img src=x onerror=alert(1)>"

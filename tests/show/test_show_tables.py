@@ -60,6 +60,15 @@ def test_records_lists_and_numbers_become_readable_text():
     ]
 
 
+def test_numbers_just_below_a_thousand_are_no_powers_of_ten():
+    assert [show.number(value) for value in (999.4, 999.7, -999.9, 1000.4)] == [
+        "999",
+        "1,000",
+        "-1,000",
+        "1,000",
+    ]
+
+
 def test_a_table_without_rows_keeps_its_columns():
     assert list(show.table([], "nothing", ["flip", "id"]).data.columns) == ["flip", "id"]
     assert "nothing" in show.table([], "nothing").to_html()
