@@ -20,6 +20,27 @@ from typing import Any
 
 Args = argparse.Namespace
 SCHEDULES = "profile cron how installed last_success next_due overdue problem"
+REGISTRY = {  # the actions of `workbook registry`
+    "list": "all versions",
+    "show": "one version",
+    "history": "who changed what, when and why",
+    "promote": "put a version into staging or production, through the gate",
+    "rollback": "serve an earlier version again: ID, or the one before the current",
+    "diff": "what differs between two versions",
+    "alarms": "what was found about versions that serve",
+    "acknowledge": "an alarm was looked at: no more reminders",
+    "resolve": "an alarm is over: its check begins anew",
+    "retire": "give up the models of old versions; what was measured stays",
+    "lineage": "data, run, evaluation and route of a version",
+    "reevaluate": "ask the version in production about another version's test part",
+    "fetch": "a version's files from the team's store",
+    "reconcile": "repair routes.json, notifications and the MLflow mirror from the database",
+    "backup": "write the registry to one file",
+    "restore": "fill an empty registry from a backup",
+}
+WITH_ID = "show promote lineage reevaluate acknowledge resolve fetch"
+WITH_REASON = "promote rollback acknowledge resolve retire"
+WITH_TASK = "list history promote rollback reevaluate alarms"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -128,7 +149,6 @@ def _add_first_steps(commands: Any) -> None:
         help="prove the GPU: two real training steps each of LoRA and QLoRA",
     )
     new = _add(commands, "new", _new, "write a task folder to fill in", as_json=False)
-    new.add_argument("folder", type=Path, metavar="DIR")
     new.add_argument(
         "--from",
         type=Path,
@@ -150,16 +170,11 @@ def _add_first_steps(commands: Any) -> None:
         help="answer a question beforehand, or write a line of task.yaml (columns.dates=day_first)",
     )
     new.add_argument("--yes", action="store_true", help="take every guess, and say it; for scripts")
-    learner = _add(
-        commands,
-        "learner",
-        _learner,
-        "write the notebooks with exercises instead of solutions",
-        as_json=False,
-    )
-    learner.add_argument("folder", type=Path, metavar="DIR")
+    text = "write the notebooks with exercises instead of solutions"
+    learner = _add(commands, "learner", _learner, text, as_json=False)
     check = _add(commands, "check", _check, "exercises of a learner or a class: right, wrong, open")
-    check.add_argument("folder", type=Path, metavar="DIR")
+    for command in (new, learner, check):
+        command.add_argument("folder", type=Path, metavar="DIR")
 
 
 def _add_runs(commands: Any) -> None:
@@ -209,13 +224,14 @@ def _add_upkeep(commands: Any) -> None:
     plan = _add(commands, "schedule", _schedule, "run a profile at fixed times, by cron or systemd")
     plan.add_argument("profile", metavar="PROFILE", nargs="?", default="")
     plan.add_argument(
-        "--cron", metavar="FIELDS", help='five fields, for example "0 3 * * 0": Sundays at three'
-    )
-    plan.add_argument(
         "--as", dest="how", choices=("cron", "systemd"), default="cron", help="what starts the run"
     )
-    plan.add_argument("--list", action="store_true", help="the schedules of this home")
-    plan.add_argument("--remove", metavar="PROFILE", default="", help="take a schedule out again")
+    what = plan.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--cron", metavar="FIELDS", help='five fields, for example "0 3 * * 0": Sundays at three'
+    )
+    what.add_argument("--list", action="store_true", help="the schedules of this home")
+    what.add_argument("--remove", metavar="PROFILE", default="", help="take a schedule out again")
     gc = _add(
         commands,
         "gc",
@@ -261,30 +277,25 @@ def _logs_actions(actions: Any) -> None:
 
 
 def _registry_actions(actions: Any) -> None:
-    listed = _add(actions, "list", _registry, "all versions")
-    show = _add(actions, "show", _registry, "one version")
-    history = _add(actions, "history", _registry, "who changed what, when and why")
-    promote = _add(
-        actions, "promote", _registry, "put a version into staging or production, through the gate"
-    )
+    added = {name: _add(actions, name, _registry, text) for name, text in REGISTRY.items()}
+    for name in WITH_ID.split():
+        added[name].add_argument("id", metavar="ID")
+    for name in ("backup", "restore"):
+        added[name].add_argument("file", type=Path, metavar="FILE")
+    for name in WITH_REASON.split():
+        added[name].add_argument(
+            "--because", default="", metavar="TEXT", help="the reason, kept in the history"
+        )
+    for name in WITH_TASK.split():
+        added[name].add_argument(
+            "--task", default="", metavar="NAME", help="for example demo/support_triage"
+        )
+    promote, retire, compare = added["promote"], added["retire"], added["diff"]
     promote.add_argument("--to", required=True, choices=("staging", "production"))
     promote.add_argument("--force", action="store_true", help="against the gate; needs --because")
-    back = _add(
-        actions,
-        "rollback",
-        _registry,
-        "serve an earlier version again: ID, or the one before the current",
-    )
-    back.add_argument("id", metavar="ID", nargs="?", default="")
-    compare = _add(actions, "diff", _registry, "what differs between two versions")
+    added["rollback"].add_argument("id", metavar="ID", nargs="?", default="")
     compare.add_argument("id", metavar="A")
     compare.add_argument("other", metavar="B")
-    alarms = _add(actions, "alarms", _registry, "what was found about versions that serve")
-    seen = _add(actions, "acknowledge", _registry, "an alarm was looked at: no more reminders")
-    over = _add(actions, "resolve", _registry, "an alarm is over: its check begins anew")
-    retire = _add(
-        actions, "retire", _registry, "give up the models of old versions; what was measured stays"
-    )
     retire.add_argument(
         "ids", metavar="ID", nargs="*", help="else refused and deprecated ones, by --days"
     )
@@ -292,35 +303,9 @@ def _registry_actions(actions: Any) -> None:
         "--days", type=int, default=90, metavar="N", help="nothing happened to it for so long"
     )
     retire.add_argument("--yes", action="store_true", help="do it; without it, only say what")
-    lineage = _add(actions, "lineage", _registry, "data, run, evaluation and route of a version")
-    again = _add(
-        actions,
-        "reevaluate",
-        _registry,
-        "ask the version in production about another version's test part",
+    _add_limit(
+        added["reevaluate"], "spending limit of that version's whole run; by default the one it had"
     )
-    _add_limit(again, "spending limit of that version's whole run; by default the one it had")
-    fetch = _add(actions, "fetch", _registry, "a version's files from the team's store")
-    for action in (show, promote, lineage, again, seen, over, fetch):
-        action.add_argument("id", metavar="ID")
-    for action in (promote, back, seen, over, retire):
-        action.add_argument(
-            "--because", default="", metavar="TEXT", help="the reason, kept in the history"
-        )
-    for action in (listed, history, promote, back, again, alarms):
-        action.add_argument(
-            "--task", default="", metavar="NAME", help="for example demo/support_triage"
-        )
-    _add(
-        actions,
-        "reconcile",
-        _registry,
-        "repair routes.json, notifications and the MLflow mirror from the database",
-    )
-    backup = _add(actions, "backup", _registry, "write the registry to one file")
-    restore = _add(actions, "restore", _registry, "fill an empty registry from a backup")
-    for action in (backup, restore):
-        action.add_argument("file", type=Path, metavar="FILE")
 
 
 def _add(
@@ -376,8 +361,8 @@ def _show_table(args: Args, rows: Any, columns: str, empty: str = "", value: Any
     names = columns.split()
     lines = [names]
     for row in json.loads(store.dumps(rows)):
-        cells = ["" if row.get(name) is None else str(row[name]) for name in names]
-        lines.append(cells)
+        texts = ("" if row.get(name) is None else str(row[name]) for name in names)
+        lines.append([store.printable(" ".join(text.split())) for text in texts])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     if names[-1] in ("reason", "because", "problem"):  # sentences: --json has them whole
         left = shutil.get_terminal_size((120, 24)).columns - sum(widths[:-1]) - 2 * len(widths[:-1])
@@ -480,12 +465,11 @@ def _status(args: Args) -> int:
 
 
 def _schedule(args: Args) -> None:
-    from helpers.records import WorkbookError
     from helpers.run import add_schedule, remove_schedule, schedules
 
     if args.remove:
         remove_schedule(args.remove)
-    elif args.profile and args.cron is not None:
+    elif args.cron:
         schedule = add_schedule(args.profile, args.cron, args.how)
         _tell(
             f"next due {schedule.next_due.isoformat()}; keys go into {schedule.environment};"
@@ -495,8 +479,6 @@ def _schedule(args: Args) -> None:
             timer = Path(schedule.units[-1]).name
             systemctl = "systemctl --user"
             _tell(f"begin with: {systemctl} daemon-reload && {systemctl} enable --now {timer}")
-    elif not args.list:
-        raise WorkbookError('say PROFILE --cron "0 3 * * 0", --list, or --remove PROFILE')
     _show_table(args, schedules(), SCHEDULES, "no schedule")
 
 
@@ -531,47 +513,53 @@ def _registry(args: Args) -> int | None:
     match args.action:
         case "list":
             columns = "id task status base_model trained_at run_id"
-            _show_table(
-                args, registry.list_versions(args.task), columns, "nothing is registered yet"
-            )
-        case "show":
-            _show(args, registry.show(args.id))
+            versions = registry.list_versions(args.task)
+            _show_table(args, versions, columns, "nothing is registered yet")
         case "history":
             columns = "at actor action version from_status to_status because"
             _show_table(args, registry.history(args.task), columns, "nothing has happened yet")
+        case "alarms":
+            columns = "id state severity name task version opened_at because"
+            _show_table(args, registry.alarms_of(args.task), columns, "no alarm was ever raised")
+        case "diff":
+            differences = registry.diff(args.id, args.other)
+            _show_table(args, differences, "field a b", "they differ in nothing")
+        case "lineage":
+            _show_table(args, registry.lineage(args.id), "when step what detail")
         case "promote":
             promotion = registry.promote(args.id, args.to, args.because, args.force)
             return _show_promotion(args, promotion)
         case "rollback":
             promotion = registry.rollback(args.id or None, args.task, args.because)
             return _show_promotion(args, promotion)
-        case "diff":
-            _show_table(
-                args, registry.diff(args.id, args.other), "field a b", "they differ in nothing"
-            )
-        case "alarms":
-            columns = "id state severity name task version opened_at because"
-            _show_table(args, registry.alarms_of(args.task), columns, "no alarm was ever raised")
-        case "acknowledge":
-            _show(args, registry.close_alarm(args.id, "acknowledged", args.because))
-        case "resolve":
-            _show(args, registry.close_alarm(args.id, "resolved", args.because))
-        case "retire":
-            from helpers.run import retire
+        case _:
+            _show(args, _done(args))
 
-            _show(args, retire(args.ids, args.days, args.because, args.yes))
-        case "lineage":
-            _show_table(args, registry.lineage(args.id), "when step what detail")
+
+def _done(args: Args) -> Any:
+    """What an action of the registry answers that prints no table."""
+    from helpers import registry
+    from helpers.run import retire
+
+    match args.action:
+        case "show":
+            return registry.show(args.id)
+        case "acknowledge":
+            return registry.close_alarm(args.id, "acknowledged", args.because)
+        case "resolve":
+            return registry.close_alarm(args.id, "resolved", args.because)
+        case "retire":
+            return retire(args.ids, args.days, args.because, args.yes)
         case "fetch":
-            _show(args, registry.fetch(args.id))
+            return registry.fetch(args.id)
         case "reevaluate":
-            _show(args, registry.reevaluate(args.id, args.task, _tell, args.max_cost_usd))
+            return registry.reevaluate(args.id, args.task, _tell, args.max_cost_usd)
         case "reconcile":
-            _show(args, registry.reconcile())
+            return registry.reconcile()
         case "backup":
-            _show(args, registry.backup(args.file))
+            return registry.backup(args.file)
         case "restore":
-            _show(args, registry.restore(args.file))
+            return registry.restore(args.file)
 
 
 def _show_promotion(args: Args, promotion: Any) -> int:
@@ -595,18 +583,19 @@ def _show_promotion(args: Args, promotion: Any) -> int:
 def _route(args: Args) -> None:
     from helpers import registry
 
-    if args.task or args.shadow or args.canary or args.end:
+    if args.task or args.shadow or args.canary or args.end or args.promote:
         _trial(args)
-        return
-    routes = registry.routes()
-    rows = [{"task": task, **route} for task, route in routes.items()]
-    columns = "task version model_id provider since previous generation"
-    _show_table(args, rows, columns, "no model is in production yet", value=routes)
+    else:
+        routes = registry.routes()
+        rows = [{"task": task, **route} for task, route in routes.items()]
+        columns = "task version model_id provider since previous generation"
+        _show_table(args, rows, columns, "no model is in production yet", value=routes)
 
 
 def _trial(args: Args) -> None:
     """Begin or end a trial of a task's next version; show how it stands."""
     from helpers import serve
+    from helpers.records import WorkbookError
     from helpers.tasks import load_task
 
     task = load_task(args.task.removeprefix("demo/"))
@@ -616,15 +605,17 @@ def _trial(args: Args) -> None:
         serve.start_trial(kind, version, task, args.share, args.requests, args.promote)
     elif args.end:
         serve.stop_trial(task, args.because)
+    elif args.promote:
+        raise WorkbookError("--promote says how a trial may end: give --canary VERSION, too")
     _show(args, serve.trial_report(task))
 
 
-def _logs(args: Args) -> int | None:
+def _logs(args: Args) -> int:
     from helpers.extras.log_import import check_logs, import_log
 
     if args.action == "import":
         _show(args, import_log(args.files, args.format, args.task, args.text))
-        return None
+        return 0
     facts = check_logs(args.files)
     _show(args, facts)
     return 1 if facts["faults"] else 0

@@ -66,12 +66,12 @@ def git(path: Path, *arguments: str) -> str:
 
 def main() -> None:
     """Filter stdin to stdout; what is no notebook passes as it is."""
-    text = sys.stdin.buffer.read().decode("utf-8")
+    data = sys.stdin.buffer.read()
     try:
-        text = as_text(cleaned(json.loads(text)))
+        data = as_text(cleaned(json.loads(data))).encode()
     except (ValueError, KeyError, TypeError):
         sys.stderr.write("no notebook: left as it is\n")
-    sys.stdout.buffer.write(text.encode("utf-8"))
+    sys.stdout.buffer.write(data)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,9 +64,8 @@ def check_folder(folder: Path) -> list[Result]:
     if not learners:
         raise WorkbookError(f"{folder} holds no notebook of the workbook, nor do its folders")
     results = []
-    for learner in learners:
-        for path, document in course_notebooks().items():
-            results += _check_notebook(learner, path, document)
+    for learner, (path, document) in product(learners, course_notebooks().items()):
+        results += _check_notebook(learner, path, document)
     return results
 
 

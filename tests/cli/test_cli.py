@@ -93,6 +93,7 @@ def test_doctor_says_what_it_found_and_whether_that_is_enough(workbook):
         (("run", "smoke", "--only="), "is empty"),
         (("serve", "--check", ""), "is empty"),
         (("route", "--end"), "task"),
+        (("route", "support_triage", "--promote"), "give --canary VERSION"),
         (("registry", "reevaluate", "nothing", "--max-cost-usd", "2.5"), "nothing"),
     ],
 )
@@ -130,6 +131,9 @@ def test_a_schedule_is_installed_listed_watched_and_taken_out(workbook, tmp_path
     assert json.loads(workbook("schedule", "--remove", "retrain", "--json", **tab).stdout) == []
     assert not (tmp_path / "tab").read_text().strip()
     assert workbook("schedule", **tab).returncode == 2
+    both = workbook("schedule", "retrain", "--cron", "0 3 * * 0", "--remove", "retrain", **tab)
+    assert both.returncode == 2 and "not allowed with" in both.stderr
+    assert "profiles are" in workbook("schedule", "--cron", "0 3 * * 0", **tab).stderr
 
 
 def test_gc_says_what_would_go_and_learner_writes_notebooks(workbook, tmp_path):

@@ -82,7 +82,7 @@ def test_files_that_git_does_not_know_are_let_alone(repository, tmp_path):
 
 
 def test_what_is_no_notebook_passes_as_it_is():
-    for text in (b"half a noteb", b'{"cells": 1}'):
+    for text in (b"half a noteb", b'{"cells": 1}', b'{"cells": ["\xe9"]}', b"\xff\xfe[\x00"):
         done = subprocess.run([sys.executable, SCRIPT], input=text, capture_output=True)
         assert done.stdout == text and done.returncode == 0
 

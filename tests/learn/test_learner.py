@@ -283,6 +283,17 @@ def test_a_class_is_judged_by_the_workbook_s_own_checkpoints(here, tmp_path, mon
         learn.check_folder(Path(__file__).parent)
 
 
+def test_what_a_learner_s_answer_says_moves_no_cursor_of_the_teacher_s(here, tmp_path, capsys):
+    from helpers.cli import main
+
+    learn.write_edition(tmp_path / "ann")
+    odd = "def monthly_prompt_tokens(*a):\n    raise ValueError('\\x1b[2J all\\nright')"
+    answer(tmp_path / "ann" / "00_start_here.ipynb", "monthly_prompt_tokens", odd)
+    assert main(["check", str(tmp_path / "ann")]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "�[2J all right" in said
+
+
 def test_the_command_prints_a_table_or_one_json_value(here, tmp_path, capsys):
     from helpers.cli import main
 
