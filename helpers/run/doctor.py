@@ -209,7 +209,7 @@ def tutorial_budget(
     parts: dict[str, list[TrainingExample]] = {"train": [], "validation": [], "test": []}
     for row in tasks.with_parts(rows, seed, split_ratios):
         parts[str(row.part)].append(row)
-    lines = []
+    lines: list[tuple[str, str, int, int]] = []  # what, its unit, the largest, the limit
     obstacles = evaluate.available(evaluate.LADDER, loaded, parts["train"])
     for rung in evaluate.LADDER:
         if obstacles[rung]:
@@ -222,17 +222,14 @@ def tutorial_budget(
         )
         longest = max(models.count_chats(asking.model, prompts), default=0)
         limit = PROMPT if rung in ("zero_shot", "prompt") else LONG_PROMPT
-        lines.append(Allowance(what=f"prompt, {rung}", unit="tokens", largest=longest, limit=limit))
+        lines.append((f"prompt, {rung}", "tokens", longest, limit))
     answer = max(models.count_text(asking.model, [row.answer for row in rows]), default=0)
     validation = min(max_validation_rows or len(rows), len(parts["validation"]))
-    test = len(parts["test"])
-    training = max_train_tokens or sys.maxsize
-    return [
-        *lines,
-        Allowance(what="answer", unit="tokens", largest=answer, limit=ANSWER),
-        Allowance(
-            what="validation, a rung", unit="rows", largest=validation, limit=VALIDATION_ROWS
-        ),
-        Allowance(what="test, a rung", unit="rows", largest=test, limit=TEST_ROWS),
-        Allowance(what="training, all epochs", unit="tokens", largest=training, limit=TRAIN_TOKENS),
+    lines += [
+        ("answer", "tokens", answer, ANSWER),
+        ("validation, a rung", "rows", validation, VALIDATION_ROWS),
+        ("test, a rung", "rows", len(parts["test"]), TEST_ROWS),
+        ("training, all epochs", "tokens", max_train_tokens or sys.maxsize, TRAIN_TOKENS),
     ]
+    names = ("what", "unit", "largest", "limit")
+    return [Allowance(**dict(zip(names, line, strict=True))) for line in lines]

@@ -29,8 +29,12 @@ VERDICT_CODE = {"fail": FAILED_GATE, "inconclusive": INCONCLUSIVE}
 
 _EXIT = re.compile(r" ?\[exit (\d+)\]\s{0,3}$")
 _MEMORY = re.compile("^(MemoryError|OutOfMemoryError)|" + NO_MEMORY, re.IGNORECASE)
-_DISK = re.compile(r"\[Errno (28|122)\]|no space left on device", re.IGNORECASE)
-_FILE_LIMIT = re.compile(r"\[Errno 27\]|file too large", re.IGNORECASE)
+_FULL = {  # what says so -> what it is, and what helps
+    r"\[Errno (28|122)\]|no space left on device": "the disk is full; free some space",
+    r"\[Errno 27\]|file too large": (
+        "a file would have passed this machine's file size limit; raise it (ulimit -f)"
+    ),
+}
 _PROVIDER = re.compile(
     r"(API\w*|Authentication|BadRequest|Conflict|InternalServer|NotFound|PermissionDenied"
     r"|RateLimit|UnprocessableEntity)Error"
@@ -93,11 +97,9 @@ def of_outcome(notebook: str, outcome: Outcome, resume: str, copy: str) -> Endin
         code = _EXIT.search(message)
         return Ending(int(code[1]) if code else USER, f"{notebook}: {_EXIT.sub('', message)}")
     where = f"{notebook}, cell [{outcome.cell}]" if outcome.cell else notebook
-    if _DISK.search(message):
-        return Ending(OUT_OF_ROOM, f"{where}: the disk is full; free some space, then `{resume}`")
-    if _FILE_LIMIT.search(message):
-        reason = "a file would have passed this machine's file size limit"
-        return Ending(OUT_OF_ROOM, f"{where}: {reason}; raise it (ulimit -f), then `{resume}`")
+    for pattern, reason in _FULL.items():
+        if re.search(pattern, message, re.IGNORECASE):
+            return Ending(OUT_OF_ROOM, f"{where}: {reason}, then `{resume}`")
     if _MEMORY.search(f"{error}: {message}") or outcome.kernel_exit == -signal.SIGKILL:
         reason = "its kernel was killed from outside, most likely out of memory"
         if outcome.cell:

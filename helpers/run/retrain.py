@@ -30,11 +30,7 @@ class RetrainAdvice(NamedTuple):
     reason: str
 
 
-class Circumstance(NamedTuple):
-    """Something that speaks for a retrain, or would have."""
-
-    is_reason: bool
-    text: str
+Circumstance = tuple[bool, str]  # whether it is a reason to retrain, and what it is
 
 
 def should_retrain(
@@ -61,37 +57,28 @@ def should_retrain(
     days = (store.now() - serving.trained_at).days
     health = run.load(Health)
     found = ", ".join(health.reasons) or "all well"
+    rows = new_rows(task, serving, min_feedback)
+    are_enough = rows is not None and rows >= min_new_rows
+    said = "its dataset is gone, so new rows cannot be told"
+    if rows is not None:
+        said = f"{rows} new eligible rows"
     circumstances = [
-        Circumstance(health.verdict == "retrain", f"06 says {health.verdict} ({found})"),
-        _new_rows(task, serving, min_new_rows, min_feedback),
-        Circumstance(days > max_age_days, f"trained {days} days ago (max_age_days {max_age_days})"),
+        (health.verdict == "retrain", f"06 says {health.verdict} ({found})"),
+        (are_enough, f"{said} (min_new_rows {min_new_rows})"),
+        (days > max_age_days, f"trained {days} days ago (max_age_days {max_age_days})"),
         *_retirements(serving),
     ]
-    reasons = [circumstance.text for circumstance in circumstances if circumstance.is_reason]
+    reasons = [text for is_reason, text in circumstances if is_reason]
     if reasons:
         return RetrainAdvice(True, f"retraining {serving.id}: {'; '.join(reasons)}")
-    texts = "; ".join(circumstance.text for circumstance in circumstances)
+    texts = "; ".join(text for _, text in circumstances)
     return RetrainAdvice(False, f"nothing to retrain, {serving.id} may go on: {texts}")
-
-
-def _new_rows(
-    task: Task, serving: FineTunedModelVersion, min_new_rows: int, min_feedback: float
-) -> Circumstance:
-    limit = f"(min_new_rows {min_new_rows})"
-    rows = new_rows(task, serving, min_feedback)
-    if rows is None:
-        return Circumstance(False, f"its dataset is gone, so new rows cannot be told {limit}")
-    return Circumstance(rows >= min_new_rows, f"{rows} new eligible rows {limit}")
 
 
 def _retirements(serving: FineTunedModelVersion) -> list[Circumstance]:
     soon = (store.now() + timedelta(days=RETIRING_DAYS)).date().isoformat()
     dates = {name: str(serving.metadata.get(name) or "")[:10] for name in RETIREMENTS}
-    return [
-        Circumstance(day <= soon, f"{RETIREMENTS[name]} on {day}")
-        for name, day in dates.items()
-        if day
-    ]
+    return [(day <= soon, f"{RETIREMENTS[name]} on {day}") for name, day in dates.items() if day]
 
 
 def new_rows(task: Task, serving: FineTunedModelVersion, min_feedback: float) -> int | None:

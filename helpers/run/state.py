@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import store
-from helpers.records import (
-    DatasetPointer,
-    FineTunedModelVersion,
-    RunRecord,
-    TrainedModel,
-    WorkbookError,
-)
+from helpers.records import DatasetPointer, FineTunedModelVersion, TrainedModel, WorkbookError
 from helpers.run.history import past_runs
 from helpers.run.schedule import SUCCESS, schedules
 
@@ -31,10 +25,11 @@ def status() -> dict[str, Any]:
     from helpers import registry
 
     plans = schedules()
-    alarms = registry.list_alarms() if store.home().exists() else []
-    alarms = [alarm for alarm in alarms if alarm.state != "resolved"]
+    alarms, waiting = [], []
+    if store.home().exists():
+        alarms = [alarm for alarm in registry.list_alarms() if alarm.state != "resolved"]
+        waiting = [each for each in registry.list_versions() if each.status == "staging"]
     requests = [alarm for alarm in alarms if alarm.severity == "critical" and alarm.state == "open"]
-    waiting = [version for version in _versions() if version.status == "staging"]
     return {
         "overdue": any(plan.overdue for plan in plans),
         "schedules": plans,
@@ -55,22 +50,18 @@ def status() -> dict[str, Any]:
     }
 
 
-def _versions() -> list[FineTunedModelVersion]:
-    from helpers import registry
-
-    return registry.list_versions() if store.home().exists() else []
-
-
 def collect(keep: int, yes: bool) -> dict[str, Any]:
     """Move the garbage to the home's trash under the lock, or say what would go.
 
     Only folders of this home go, each by one rename, after the journal has named them all; what
     lay in the trash for TRASH_DAYS is deleted. A registry that is not this home's stops it.
     """
+    from helpers import registry
+
     if keep < 0:
         raise WorkbookError(f"--keep {keep}: say how many runs stay, 0 or more")
     with store.lock():
-        _check_registry()
+        registry.check_is_ours(registry.open_registry(), complete=True)
         folders = garbage(keep)
         answer: dict[str, Any] = {"deleted" if yes else "would_delete": list(map(str, folders))}
         answer["bytes"] = _size(folders)
@@ -92,9 +83,9 @@ def retire(version_ids: Sequence[str], days: int, because: str, yes: bool) -> di
     if days < 0:
         raise WorkbookError(f"--days {days}: say how long nothing may have happened, 0 or more")
     with store.lock():
-        _check_registry()
+        registry.check_is_ours(registry.open_registry(), complete=True)
         chosen = registry.retire(version_ids, days, because, yes)
-        folders = _unneeded(_versions(), chosen)
+        folders = _unneeded(registry.list_versions(), chosen)
         answer: dict[str, Any] = {
             "retired" if yes else "would_retire": [version.id for version in chosen],
             "models": list(map(str, folders)),
@@ -128,12 +119,6 @@ def _size(paths: Iterable[Path]) -> int:
     return sum(file.lstat().st_size for path in paths for file in (path, *path.rglob("*")))
 
 
-def _check_registry() -> None:
-    from helpers import registry
-
-    registry.check_is_ours(registry.open_registry(), complete=True)
-
-
 def _to_trash(folders: list[Path]) -> Path:
     now = store.now()
     trash = store.home() / "trash" / f"{now:%Y%m%dT%H%M%S.%fZ}"
@@ -158,10 +143,15 @@ def garbage(keep: int) -> list[Path]:
     way back either; nor what is named by a folder in runs/ that stays for whatever reason. Of
     versions that were retired the evidence stays: run, evaluation, answers, dataset.
     """
+    from helpers import registry
+
     runs = past_runs()
-    versions = _versions()
+    versions = registry.list_versions()
     home = store.home()
-    newest = _kept_runs(runs, keep)
+    last_success = {run.profile: run for run in runs if run.status in SUCCESS}  # oldest first
+    stay = [*runs[max(0, len(runs) - keep) :], *last_success.values()]  # `status` counts from it
+    stay += [run for run in runs if run.status == "running"]
+    newest = {"dev"} | {run.run_id for run in stay}  # and what is done by hand
     kept = newest | {version.run_id for version in versions}
     going = [home / "runs" / run.run_id for run in runs if run.run_id not in kept]
     going = [folder for folder in going if not folder.is_symlink()]
@@ -183,17 +173,6 @@ def _no_evidence(retired: Sequence[FineTunedModelVersion], kept: Collection[str]
     folders = [store.home() / "runs" / v.run_id for v in retired if v.run_id not in kept]
     paths = [path for folder in folders if _is_folder(folder) for path in sorted(folder.iterdir())]
     return [path for path in paths if path.name != "answers" and path.suffix not in EVIDENCE]
-
-
-def _kept_runs(runs: list[RunRecord], keep: int) -> set[str]:
-    """The newest, what runs, work by hand, and of each profile the newest success.
-
-    (`workbook status` counts from that success.)
-    """
-    newest = runs[max(0, len(runs) - keep) :]
-    running = [run for run in runs if run.status == "running"]
-    last_success = {run.profile: run for run in runs if run.status in SUCCESS}  # oldest first
-    return {"dev"} | {run.run_id for run in (*newest, *running, *last_success.values())}
 
 
 def _named_by_runs(going: Collection[Path]) -> set[str]:
