@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from helpers import models, show, store, tasks
@@ -16,11 +17,10 @@ from helpers.curate.personal import MAX_SCAN, masked_example
 from helpers.curate.provider_file import SPECIAL_TOKENS
 from helpers.curate.searching import Search, search_here
 from helpers.curate.stages import NO_ANSWER, Say, Stage
-from helpers.records import Issue, Message, TrainingExample
+from helpers.records import Issue, Message, TrainingExample, with_calls
 from helpers.redaction import Span, without_surrogates
 from helpers.tasks import Task
 
-FINAL = ("invalid_format", "potential_leakage")  # what no accept.csv takes back
 # No tokenizer packs ordinary text tighter; beyond it a row is too long, uncounted.
 CHARACTERS_PER_TOKEN = 20
 SPECIAL = 8  # tokens that a tokenizer may put around a text
@@ -39,24 +39,23 @@ def validate_examples(
 ) -> Stage:
     """Run every check on every example; one issue is enough to leave it out.
 
-    An id that is `accepted` (with a reason) stays in spite of issues that are not FINAL. Where the
-    task masks personal data, it is replaced instead.
+    An id that is `accepted` (with a reason) stays unless its format is broken. Where the task masks
+    personal data, it is replaced instead.
     """
     reasons = accepted or {}
     most = config.longest  # asked once: it may open a tokenizer
     longest = most * CHARACTERS_PER_TOKEN
-    messages = (
-        m for example in show.told(examples, len(examples), "search", say) for m in example.messages
-    )
-    findings_of = search(text for text in map(text_of, messages) if len(text) <= longest)
+    told = show.told(examples, len(examples), "search", say)
+    texts = (text_of(turn) for example in told for turn in example.turns)
+    findings_of = search(filter(lambda text: len(text) <= longest, texts))
     personal_data_in, notes = personal_data_finder(examples, findings_of, task, say)
     special = special_tokens(config.base_model)
-    validator = answer_validator(task)
+    validator = tasks.validator_of(store.canonical(task.schema)) if task.schema else None
     stage = Stage.of(examples, notes)
     for example, count in show.told(_counted(examples, config), len(examples), "checks", say):
+        if task.personal == "mask" and example.id not in reasons and count is not None:
+            example = masked_example(example, personal_data_in, ROLES)
         scanned = _shortened(example) if count is None else example
-        if task.personal == "mask" and example.id not in reasons:
-            scanned = example = masked_example(scanned, personal_data_in, ROLES)
         issues = [
             *check_format(example),
             *check_special_tokens(example, special),
@@ -66,10 +65,9 @@ def validate_examples(
             *check_findings(scanned, "contains_secret", lambda text: findings_of(text).secrets),
         ]
         if example.id in reasons:
-            issues = [issue for issue in issues if issue.code in FINAL]
-            example = example.model_copy(
-                update={"meta": example.meta | {"accepted": reasons[example.id]}}
-            )
+            issues = [issue for issue in issues if issue.code == "invalid_format"]
+            meta = example.meta | {"accepted": reasons[example.id]}
+            example = example.model_copy(update={"meta": meta})
         if issues:
             stage.reject(example, issues, "check")
         else:
@@ -87,18 +85,10 @@ def _counted(
         yield from zip(some, count_tokens(some, *limits), strict=True)
 
 
-def answer_validator(task: Task) -> Any:
-    """What checks an answer by the task's schema; None for a text task."""
-    return tasks.validator_of(store.canonical(task.schema)) if task.schema else None
-
-
 def _shortened(example: TrainingExample) -> TrainingExample:
     """An endless row, cut to what is worth scanning."""
-    messages = [
-        message.model_copy(update={"content": (message.content or "")[:MAX_SCAN]})
-        for message in example.messages
-    ]
-    return example.model_copy(update={"messages": messages})
+    messages = [Message(role=turn.role, content=text_of(turn)[:MAX_SCAN]) for turn in example.turns]
+    return example.model_copy(update={"messages": messages, "preference": None})
 
 
 def check_format(example: TrainingExample) -> list[Issue]:
@@ -151,13 +141,13 @@ def special_tokens(base_model: str) -> list[str]:
 
 def check_special_tokens(example: TrainingExample, special: Iterable[str]) -> list[Issue]:
     """No special token in user or assistant text: it would end a turn there, or begin one."""
-    issues = []
-    for number, message in enumerate(example.messages, 1):
-        for token in special:
-            if message.role in ("user", "assistant") and token in (message.content or ""):
-                evidence = f"message {number} ({message.role}) holds the special token {token}"
-                issues.append(_format_issue(evidence))
-    return issues
+    return [
+        _format_issue(f"message {number} ({message.role}) holds the special token {token}")
+        for number, message in enumerate(example.messages, 1)
+        if message.role in ("user", "assistant")
+        for token in special
+        if token in (message.content or "")
+    ]
 
 
 def check_answer(example: TrainingExample, validator: Any) -> list[Issue]:
@@ -189,8 +179,9 @@ def count_tokens(
     """
     texts = []
     for example in examples:
-        turns = [message.content or "" for message in example.messages if message.role != "system"]
-        texts.append(without_surrogates("\n".join(turns)))
+        turns = [turn for turn in example.messages if turn.role not in tasks.SYSTEM]
+        said = "\n".join(with_calls(turn.content, turn.tool_calls) for turn in turns)
+        texts.append(without_surrogates(said))
     longest = max_tokens * CHARACTERS_PER_TOKEN
     shortest = min_tokens * CHARACTERS_PER_TOKEN
     counts = {
@@ -216,21 +207,20 @@ def check_length(count: int | None, min_tokens: int, max_tokens: int) -> list[Is
 
 
 def text_of(message: Message) -> str:
-    """All that a message says: its content and the tool calls it makes."""
-    text = message.content or ""
-    if message.tool_calls:
-        text += json.dumps(message.tool_calls, ensure_ascii=False)
-    return without_surrogates(text)
+    """All that a message says: its content, its thoughts and the tool calls it makes."""
+    calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
+    said = filter(None, (message.content, message.reasoning, calls))
+    return without_surrogates("\n".join(said))
 
 
 def check_findings(
     example: TrainingExample, code: str, find: Callable[[str], Sequence[Span]]
 ) -> list[Issue]:
     """No personal data, no secret in any message."""
-    issues = []
-    for number, message in enumerate(example.messages, 1):
-        for span in find(text_of(message)):
-            if span.certain:
-                place = f"message {number} ({message.role}), characters {span.start}-{span.end}"
-                issues.append(Issue(code=code, evidence=f"{span.kind} in {place}"))
-    return issues[:MAX_FINDINGS]
+    findings = (
+        f"{span.kind} in message {number} ({message.role}), characters {span.start}-{span.end}"
+        for number, message in enumerate(example.turns, 1)
+        for span in find(text_of(message))
+        if span.certain
+    )
+    return [Issue(code=code, evidence=evidence) for evidence in islice(findings, MAX_FINDINGS)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from helpers.records import TrainingExample
-from helpers.redaction import Span, find_personal_data, find_secrets, without_surrogates
+from helpers.redaction import Span, find_personal_data, find_secrets, masked, without_surrogates
 from helpers.tasks import content_id
 
 MAX_SCAN = 20_000  # characters looked at where a row is left out for its length anyway
@@ -19,44 +19,41 @@ def masked_text(text: str) -> str:
 
 def without_spans(text: str, spans: Iterable[Span]) -> str:
     """The text with [KIND] for each of its findings."""
-    masked = ""
-    end = 0
-    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
-        if span.start >= end:  # an overlapping finding is swallowed by the one before it
-            masked += f"{text[end : span.start]}[{span.kind}]"
-        end = max(end, span.end)
-    return masked + text[end:]
+    return masked(text, spans, lambda span: f"[{span.kind}]")
 
 
 def masked_example(
-    example: TrainingExample, find: Callable[[str], Sequence[Span]], roles: Sequence[str]
+    example: TrainingExample, find: Callable[[str], Sequence[Span] | None], roles: Sequence[str]
 ) -> TrainingExample:
     """The example with [KIND] for every finding in its turns of these roles.
 
     It remembers which content it had, as decisions about it are decisions about that.
     """
     kinds = set()
-    messages = []
-    for message in example.messages:
-        spans = find(message.content) if message.content and message.role in roles else ()
-        if spans:
+    turns = []
+    for message in example.turns:
+        changes = {}
+        for field in ("content", "reasoning") if message.role in roles else ():
+            text = getattr(message, field)
+            spans = (find(text) if text else None) or ()
             kinds.update(span.kind for span in spans)
-            message = message.model_copy(
-                update={"content": without_spans(message.content or "", spans)}
-            )
-        messages.append(message)
+            if spans:
+                changes[field] = without_spans(text, spans)
+        turns.append(message.model_copy(update=changes))
     if not kinds:
         return example
-    masked = sorted({*kinds, *example.meta.get("masked", ())})
+    n = len(example.messages)
+    preference = example.preference
+    if len(turns) > n:
+        preference = preference.model_copy(update={"rejected": turns[n:]})
+    kinds.update(example.meta.get("masked", ()))
     content = example.meta.get("content") or content_id(example.messages)
-    return example.model_copy(
-        update={"messages": messages, "meta": example.meta | {"masked": masked, "content": content}}
-    )
+    meta = example.meta | {"masked": sorted(kinds), "content": content}
+    changes = {"messages": turns[:n], "preference": preference, "meta": meta}
+    return example.model_copy(update=changes)
 
 
 def excerpt(text: str, length: int = 60) -> str:
     """The masked beginning of a text: at most `length` characters, never over two thirds of it."""
-    masked = " ".join(masked_text(text[: 20 * length]).split())
-    if not masked:
-        return ""
-    return masked[: min(length, len(masked) * 2 // 3)] + "…"
+    shown = " ".join(masked_text(text[: 20 * length]).split())
+    return shown[: min(length, len(shown) * 2 // 3)] + "…" if shown else ""

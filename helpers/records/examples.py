@@ -91,6 +91,12 @@ class TrainingExample(Record):
         return f"row {self.id}{line}"
 
     @property
+    def turns(self) -> list[Message]:
+        """All that the row holds: its chat, then the answer that is worse than the chat's."""
+        worse = self.preference.rejected if self.preference else None
+        return [*self.messages, *(worse or ())]
+
+    @property
     def user_text(self) -> str:
         """The user's turns, joined: what duplicates and leaks are judged by."""
         return "\n".join(m.content or "" for m in self.messages if m.role == "user")
@@ -133,9 +139,8 @@ class Issue(Record):
 class RejectedExample(Record):
     """A row that was left out, with everything needed to judge that decision later."""
 
-    example: dict[
-        str, Any
-    ]  # {id, source, file, line, sha256, excerpt}: masked, never the full text
+    # {id, source, file, line, sha256, excerpt}: masked, never the full text
+    example: dict[str, Any]
     issues: list[Issue]
     stage: str
     rule_version: str
@@ -154,8 +159,7 @@ class Call(NamedTuple):
 def call_of(raw: dict[str, Any]) -> Call:
     """A call in OpenAI's form, or as {name, arguments}, or as {name, parameters}."""
     function = raw.get("function", raw)
-    if not isinstance(function, dict):
-        function = {}
+    function = function if isinstance(function, dict) else {}
     arguments = function.get("arguments", function.get("parameters")) or {}  # none are none
     if isinstance(arguments, str):
         arguments = _json_or_text(arguments)
@@ -207,17 +211,15 @@ def _key(raw: dict[str, Any]) -> str:
 
 def _as_equal(value: Any) -> Any:
     if isinstance(value, str):
-        value = unicodedata.normalize("NFC", value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+        text = unicodedata.normalize("NFC", value)
+        is_json = text[:1] in ("{", "[")  # as text inside of the arguments
+        spelled = _json_or_text(text) if is_json else text
+        return text if isinstance(spelled, str) else _as_equal(spelled)
     if isinstance(value, dict):
-        return {
-            unicodedata.normalize("NFC", str(key)): _as_equal(each) for key, each in value.items()
-        }
-    if isinstance(value, str) and value[:1] in ("{", "["):  # JSON as text inside of the arguments
-        spelled = _json_or_text(value)
-        return value if isinstance(spelled, str) else _as_equal(spelled)
-    return [_as_equal(each) for each in value] if isinstance(value, list) else value
+        return {unicodedata.normalize("NFC", str(k)): _as_equal(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_as_equal(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _calls_in(text: str, in_block: bool = False) -> list[dict[str, Any]]:

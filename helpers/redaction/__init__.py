@@ -8,6 +8,7 @@ from helpers.redaction.cleaning import (
     as_csv_cell,
     clean,
     from_csv_cell,
+    masked,
     outline,
     printable,
     redact,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, lru_cache, partial
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -38,6 +39,17 @@ OWN_WORDS = (  # and so would these, which open nothing
     "disabled",
     "password",
 )
+SPELLINGS: tuple[Callable[[str], str], ...] = (  # of a secret, as it is found in texts
+    str,
+    unquote,
+    partial(quote, errors="replace"),
+    partial(quote, errors="replace", safe=""),
+    html.escape,
+    lambda secret: repr(secret)[1:-1],
+    lambda secret: json.dumps(secret)[1:-1],
+    lambda secret: json.dumps(secret, ensure_ascii=False)[1:-1],
+    lambda secret: base64.b64encode(secret.encode(errors="replace")).decode().rstrip("="),
+)
 MARK = "[secret]"
 MARKS = {  # of the kinds of personal data
     "EMAIL_ADDRESS": "[e-mail]",
@@ -57,14 +69,17 @@ def redact(text: str) -> str:
     return _without_keys(text, _environment())
 
 
-def without_secrets(text: str) -> str:
-    """`redact`, and what is surely personal: for messages, which may quote anything."""
-    return _without_any(text, _environment())
+def without_secrets(text: str, key: Any = "") -> str:
+    """`redact`, and what is surely personal: for messages, which may quote anything.
+
+    The key under which a text stands tells what its numbers are.
+    """
+    return _without_any(text, _environment(), f"{key}: " if key else "")
 
 
 @lru_cache(maxsize=4_000)  # an executed copy is written once a cell, with much the same texts
 def _without_any(text: str, environment: tuple[str, ...], name: str = "") -> str:
-    """Keys go first: what is personal may be a part of one. The name tells what a number is."""
+    """Keys go first: what is personal may be a part of one."""
     hidden = _without_personal(name + _without_keys(text, environment))
     return hidden.removeprefix(name) if hidden.startswith(name) else _without_any(text, environment)
 
@@ -72,14 +87,14 @@ def _without_any(text: str, environment: tuple[str, ...], name: str = "") -> str
 def _without_personal(text: str) -> str:
     if _MAY_BE.search(text) is None:
         return text
-    return _masked(text, ((span, MARKS[span.kind]) for span in personal_data_of_message(text)))
+    return masked(text, personal_data_of_message(text), lambda span: MARKS[span.kind])
 
 
 def _without_keys(text: str, environment: tuple[str, ...]) -> str:
     for value in _spellings(environment):
         text = text.replace(value, MARK)
     text = without_surrogates(text)
-    return _masked(text, ((span, MARK) for span in find_secrets(text)))
+    return masked(text, find_secrets(text), lambda _: MARK)
 
 
 @cache
@@ -106,44 +121,48 @@ def _spellings(secrets: tuple[str, ...]) -> list[str]:
     for secret in secrets:
         parts = {secret, *re.split(r"[\s,]+", secret)}
         keys = {part.partition(":")[2] for part in parts}
-        for part in parts | {key for key in keys if not key.startswith(("/", "\\", "~", "."))}:
-            encoded = base64.b64encode(part.encode(errors="replace")).decode().rstrip("=")
-            values |= {part, unquote(part), quote(part, safe=""), html.escape(part), encoded}
+        parts |= {key for key in keys if not key.startswith(("/", "\\", "~", "."))}
+        values |= {spelling(part) for part in parts for spelling in SPELLINGS}
     values -= {value for value in values if len(value) < LEAST or value in OWN_WORDS}
     return sorted(values, key=len, reverse=True)
 
 
-def _masked(text: str, marked: Iterable[tuple[Span, str]]) -> str:
+def masked(text: str, spans: Iterable[Span], mark: Callable[[Span], str]) -> str:
+    """The text with a mark for each of its findings."""
     parts = []
     end = 0
-    for span, mark in marked:
+    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
         if span.start >= end:  # an overlapping finding is swallowed by the one before it
-            parts += [text[end : span.start], mark]
+            parts += [text[end : span.start], mark(span)]
         end = max(end, span.end)
     return "".join(parts) + text[end:]
 
 
-def clean(value: Any) -> Any:
+def clean(value: Any, key: Any = "") -> Any:
     """A value for others to read: every text in it, keys included, `without_secrets`.
 
-    Records become what they are spelt as; the lines of a notebook's cell are judged together.
+    Records become what they are spelt as; the lines of a notebook's cell are judged together. The
+    key under which a value stands tells whether it is a secret, and what a number is.
     """
+    if _is_secret_entry(str(key), value):
+        return MARK
     if isinstance(value, str):
-        return without_secrets(value)
+        return value if key == "image/png" else without_secrets(value, key)  # no text, and long
     if hasattr(value, "model_dump"):
-        return clean(value.model_dump(mode="json"))
+        return clean(value.model_dump(mode="json"), key)
     if isinstance(value, Mapping):
-        return {clean(key): _clean_entry(key, entry) for key, entry in value.items()}
+        cleaned: dict[Any, Any] = {}
+        for name, entry in value.items():
+            shown = clean(name)
+            if shown in cleaned:  # two addresses, say
+                shown = f"{shown} {len(cleaned) + 1}"
+            cleaned[shown] = clean(entry, name)
+        return cleaned
     if isinstance(value, list | tuple):
         if _is_one_text(value):
             return without_secrets("".join(value)).splitlines(keepends=True)
         return [clean(entry) for entry in value]
-    is_long = isinstance(value, int | float) and 1e12 < abs(value) < 1e20
-    if is_long and abs(value) // 1e14 != 1:  # a card's number is one; 1 and 14 digits: rather an id
-        digits = str(abs(value)).removesuffix(".0")  # as pandas has it beside an empty cell
-        text = without_secrets(digits)
-        return value if text == digits else text
-    return value
+    return _clean_number(value, key) if isinstance(value, int | float) else value
 
 
 def _is_one_text(lines: Any) -> bool:
@@ -152,17 +171,21 @@ def _is_one_text(lines: Any) -> bool:
     return is_text and all(line.endswith("\n") for line in lines[:-1])
 
 
-def _clean_entry(key: Any, entry: Any) -> Any:
-    if key == "image/png" and isinstance(entry, str):  # no text, and long
-        return entry
-    is_list = isinstance(entry, list) and not str(key).endswith("pass")  # as in tests_pass
-    if entry and (is_list or isinstance(entry, str)) and SECRET_NAME.fullmatch(str(key)):
-        return MARK
-    is_number = type(entry) is int and abs(entry) < 1e20 and abs(entry) // 1e14 != 1  # as in clean
-    if not is_number and not isinstance(entry, str):
-        return clean(entry)
-    text = _without_any(str(entry), _environment(), f"{key}: ")
-    return entry if text == str(entry) else text
+def _is_secret_entry(key: str, value: Any) -> bool:
+    """Whether the key says that a text, a list or a long number is one."""
+    is_other = isinstance(value, list) or (type(value) is int and abs(value) >= 10 ** (LEAST - 1))
+    may_be = isinstance(value, str) or (is_other and not key.endswith("pass"))  # as in tests_pass
+    return bool(value) and may_be and SECRET_NAME.fullmatch(key) is not None
+
+
+def _clean_number(value: float, key: Any) -> Any:
+    """A number that is a card's, or what its key calls it; alone a short one says nothing."""
+    least = 0 if key and type(value) is int else 1e12
+    if not least < abs(value) < 1e20 or abs(value) // 1e14 == 1:  # 1 and 14 digits: rather an id
+        return value
+    digits = str(abs(value)).removesuffix(".0")  # as pandas has it beside an empty cell
+    text = without_secrets(digits, key)
+    return value if text == digits else text
 
 
 def outline(value: Any, most: int = 24) -> str:

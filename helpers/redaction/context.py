@@ -14,8 +14,8 @@ BEFORE = 24  # characters before a number in which its name is looked for
 _NUMBER = r"(?:numbers?|num(?:[ée]ro)?|n[uú]mero|numer|nummer|vat|n[or]|n[º°]|code|id)"
 CODE = (  # words for what has a number, of shops above all
     r"(?:orders?|parcels?|packages?|track(?:ing)?|shipments?|invoices?|receipts?|tickets?|cases?"
-    r"|confirmation|booking|serial|batch|lot|po|fv|ein|cnpj|isbn|issn|imei|ean|gtin|upc|sku|part|articles?"
-    r"|items?|products?|models?|versions?|release|build|rev|ref(?:erence)?|réf(?:érence)?"
+    r"|confirmation|booking|serial|batch|lot|po|fv|ein|cnpj|isbn|issn|imei|ean|gtin|upc|sku|part"
+    r"|articles?|items?|products?|models?|versions?|release|build|rev|ref(?:erence)?|réf(?:érence)?"
     r"|bestell\w*|auftrag\w*|sendung\w*|rechnung\w*|artikel\w*|vorgang\w*|pak+et\w*"
     r"|commande|facture|colis|suivi|pedido|fac?tura|env[ií]o|paquete|encomenda|ordine|fattura"
     r"|pacco|zam[oó]wieni\w*|paczk\w*|faktur\w*|zending\w*|factuur\w*|beställning\w*|заказ\w*"
@@ -29,7 +29,8 @@ _OTHERWISE = re.compile(
     rf"(?<![^\W_])(?:v|id|uuid|hash|epoch|timestamp|amount|total|price){_GAP}$", re.IGNORECASE
 )
 _PHONE = (  # words for a phone's number; also customer_phone, workPhone
-    r"(?:(?<![^\W_])|(?-i:(?<=[a-z]{2})(?=[A-Z])))(?:(?:cell|mobile|home|work)?phone|mob(?:ile?)?|mobil(?=n)|cell|tele?|tél|dial"
+    r"(?:(?<![^\W_])|(?-i:(?<=[a-z]{2})(?=[A-Z])))"
+    r"(?:(?:cell|mobile|home|work)?phone|mob(?:ile?)?|mobil(?=n)|cell|tele?|tél|dial"
     r"|sms|whatsapp|(?:tele)?fax|t[eé]l[eé](?:f\w*|phone)|handy|m[oó]vil|celular|cellulare|ruf(?=n)"
     rf"|portable|gsm|hotline|puhelin\w*|телефон\w*|тел)s?(?:[ _-]?{_NUMBER})?\b"
     r"|电话|手机|電話|携帯|전화|फ़ोन|मोबाइल|هاتف|טלפון"
@@ -77,6 +78,6 @@ def has_sign_of_code(text: str, span: Span) -> bool:
         return span.kind not in ("EMAIL_ADDRESS", "NATIONAL_ID")
     for pattern in (_DATE, _DECIMALS, _CLOCK) if is_phone else ():
         match = pattern.search(around)
-        if match and start + match.start() <= span.start and match.end() >= span.end - span.start:
+        if match and start + match.start() <= span.start and start + match.end() >= span.end:
             return True
     return False

@@ -41,7 +41,8 @@ QUOTE = r"(?:\\{0,3}[\"']|&(?:quot|#39|#34|#x27);)?"  # plain, escaped in JSON, 
 POLICY = (  # what is said about a secret and is none: expires_in_3600s, 6-digit-code, min8chars
     r"(?:(?:expire[sd]?|valid|renewed|rotated)[_-](?:in|for|at|on|after|every|until)[_-][\w-]{1,40}"
     r"|(?:(?:min|max)(?:imum)?|at[_-]least|up[_-]to)?[_-]?\d{1,3}[_-]?"
-    r"(?:digit|char|character|bit|letter|symbol|word|day|hour|minute|second)s?(?:[_-][a-z]{1,20}){0,4})"
+    r"(?:digit|char|character|bit|letter|symbol|word|day|hour|minute|second)s?"
+    r"(?:[_-][a-z]{1,20}){0,4})"
     r"[.)]?(?![^\s\"',;])"
 )
 # between a name and a value: also as an option, an element, an entry

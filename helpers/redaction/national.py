@@ -58,11 +58,12 @@ def _by_name() -> list[tuple[str, re.Pattern[str], re.Pattern[str], Callable[[st
     table = Path(__file__).with_name("national_ids.txt").read_text("utf-8")
     for module, words, shape in re.findall(r"^([^#\t]+)\t(.+)\t(.+)$", table, re.MULTILINE):
         shape = re.sub(r"<(\d+)>", lambda m: rf"[0-9](?:[ ./-]?[0-9]){{{int(m[1]) - 1}}}", shape)
+        number = re.compile(_BOUNDS % shape)
         is_valid = bool if module == "-" else import_module(f"stdnum.{module}").is_valid
         if words != "-" and module not in UNCHECKED:
             words += f"|{COMMON}"
         for name in re.sub(r"[^\w!|]+", " ", words.removeprefix("-")).split("|"):
-            rows.append((name.strip("!"), _beside(name), re.compile(_BOUNDS % shape), is_valid))
+            rows.append((name.strip("!"), _beside(name), number, is_valid))
     return rows
 
 

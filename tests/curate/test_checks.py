@@ -11,7 +11,7 @@ from toy_curate import RATIOS, example, shared
 from helpers import curate, store, tasks
 from helpers.curate import checks, stages
 from helpers.curate import personal as shown
-from helpers.records import Message
+from helpers.records import Message, Preference
 from helpers.redaction import find_personal_data, find_secrets, recognisers
 
 PII_FILE = shared("pii_presidio_research") / "synth_dataset_v2.jsonl"
@@ -199,6 +199,38 @@ def test_every_check_runs_on_every_row(make_task):
         "contains_pii",
         "contains_secret",
     }
+
+
+def test_thoughts_and_worse_answers_are_searched_and_masked_like_all_that_a_row_holds(make_task):
+    (question, answer), mail = example("a question").messages, PERSONAL["EMAIL_ADDRESS"]
+    thought = answer.model_copy(update={"reasoning": f"she is {mail}"})
+    worse = Preference(rejected=[answer.model_copy(update={"content": f"ask {mail}"})])
+    rows = [
+        example("x", id="thought").model_copy(update={"messages": [question, thought]}),
+        example("a question", id="worse").model_copy(update={"preference": worse}),
+    ]
+    folder = make_task([])
+    stage = curate.validate_examples(rows, tasks.load_task(str(folder)), settings_of(100))
+    said = [row.issues[0].evidence for row in stage.rejected]
+    assert [text.partition(",")[0] for text in said] == [
+        "EMAIL_ADDRESS in message 2 (assistant)",
+        "EMAIL_ADDRESS in message 3 (assistant)",
+    ]
+    with open(folder / "task.yaml", "a") as file:
+        file.write("personal: mask\n")
+    stage = curate.validate_examples(rows, tasks.load_task(str(folder)), settings_of(100))
+    assert stage.kept[0].messages[1].reasoning == "she is [EMAIL_ADDRESS]"
+    assert stage.kept[1].preference.rejected[0].content == "ask [EMAIL_ADDRESS]"
+    assert stage.kept[1].messages == rows[1].messages and not stage.rejected
+
+
+def test_what_a_call_says_counts_as_length(make_task):
+    function = {"name": "look", "arguments": json.dumps({"words": "word " * 300})}
+    call = message("assistant", None, tool_calls=[{"type": "function", "function": function}])
+    row = example("look it up").model_copy(update={"messages": [message("user"), call]})
+    task = tasks.load_task(str(make_task([])))
+    (lost,) = curate.validate_examples([row], task, settings_of(100)).rejected
+    assert [issue.code for issue in lost.issues] == ["invalid_length"]
 
 
 def test_an_excerpt_is_masked_and_never_the_full_text():
