@@ -42,8 +42,7 @@ def personal_data_finder(
 
     def one_by_one(text: str) -> list[Span]:
         spans = (span for span in findings_of(text).personal if span.certain)
-        spans = (span for span in spans if not _is_allowed(text, span, allowed))
-        return [span for span in spans if not is_code(text, span)]
+        return [s for s in spans if not (_is_allowed(text, s, allowed) or is_code(text, s))]
 
     codes = codes_of_labels(examples, one_by_one, label_functions(task, task.scored_fields), say)
 
@@ -100,8 +99,5 @@ def _shapes_in(example: TrainingExample, find: Find) -> dict[str, bool]:
 
 def _is_allowed(text: str, span: Span, allowed: Iterable[re.Pattern[str]]) -> bool:
     """Whether an allowed text holds the whole finding."""
-    for pattern in allowed:
-        for match in pattern.finditer(text):
-            if match.start() <= span.start and span.end <= match.end():
-                return True
-    return False
+    matches = (match for pattern in allowed for match in pattern.finditer(text))
+    return any(match.start() <= span.start and span.end <= match.end() for match in matches)

@@ -8,6 +8,7 @@ from contextlib import closing
 from itertools import chain
 
 from helpers import models, show, store, tasks
+from helpers.curate.alarms import alarm_on_lost_labels, alarm_on_wipeout
 from helpers.curate.checks import validate_examples
 from helpers.curate.config import DataCollectionConfig
 from helpers.curate.corrections import live_corrections
@@ -23,30 +24,16 @@ from helpers.curate.labels import (
 from helpers.curate.production import feedback_notes, load_production
 from helpers.curate.review import ASK, apply_decisions, read_decisions, review_rows
 from helpers.curate.searching import Search, search_here
-from helpers.curate.stages import (
-    ALARM_ROWS,
-    FEW_TEST_ROWS,
-    NO_LOSS,
-    Loss,
-    Question,
-    Say,
-    Stage,
-    alarm_on_wipeout,
-    build_funnel,
-    lost_label,
-    rejection,
-)
+from helpers.curate.stages import Loss, Question, Say, Stage, build_funnel, rejection
 from helpers.curate.versions import Curated, publish_dataset
 from helpers.records import (
     Asking,
     FineTuningDataset,
     Issue,
     Message,
-    RejectedExample,
     SourceReading,
     TrainingExample,
     beside,
-    chosen,
     few_collections,
     in_order,
 )
@@ -79,15 +66,16 @@ def curate(
     is asked. What is being done is told to `say`.
     """
     task = tasks.load_task(config.task)
-    decisions = read_decisions(task)
     logs, warnings = load_production(task, config)
-    corrections = live_corrections(task) if config.use_production else []
-    waiting = [row for row in corrections if row.example.id not in decisions.reviewed]
-    decided = [row.example for row in corrections if row.example.id in decisions.reviewed]
-    for example in decided:
-        logs.examples.append(example)
-
     human = tasks.load_examples(task, "human")
+    human_ids = {example.id for example in human.examples}
+    corrections, unread = live_corrections(task, human_ids) if config.use_production else ([], [])
+    decisions, outdated = read_decisions(task).about(row.example for row in corrections)
+    waiting = [row for row in corrections if row.example.id not in decisions.reviewed]
+    for row in corrections:
+        if row.example.id in decisions.reviewed:
+            logs.examples.append(row.example)
+
     collected = collect(human, logs, config)
     read = [rows.reading for rows in (human, logs) if rows.reading is not None]
     decisions, changed = decisions.about(collected.kept)
@@ -122,7 +110,7 @@ def curate(
     labels = label_counts(task, unique.kept)
     if human.rated:
         warnings += _rated_low_and_kept(unique.kept, config.min_feedback_score, read)
-    warnings += [*changed, *decisions.without_rows(collected.kept)]
+    warnings += [*unread, *outdated, *changed, *decisions.without_rows(collected.kept)]
     return Curated(
         task=task,
         examples=unique.kept,
@@ -158,11 +146,8 @@ def readings_of(
         changes[example.source].update(CHANGES[name] for name in CHANGES if name in example.meta)
     readings = []
     for reading in read:
-        readings.append(
-            reading.model_copy(
-                update={"changes": dict(Counter(reading.changes) + changes[reading.source])}
-            )
-        )
+        changed = Counter(reading.changes) + changes[reading.source]
+        readings.append(reading.model_copy(update={"changes": dict(changed)}))
     return readings
 
 
@@ -234,43 +219,6 @@ def _logged(human: tasks.LoadedRows, logs: tasks.LoadedRows) -> Iterator[Trainin
             content = tasks.content_id(example.messages)
             example = example.model_copy(update={"id": f"{content}-{example.meta['line']}"})
         yield example
-
-
-def alarm_on_lost_labels(
-    task: tasks.Task,
-    placed: Sequence[TrainingExample],
-    rejected: Sequence[RejectedExample],
-    share: float,
-) -> None:
-    """Stop when one rule removes more than `share` of a label's human rows, or all its test rows.
-
-    A rule that is wrong for one label alone is lost in the sums over a source.
-    """
-    of_id = {row.example["id"]: row for row in rejected if row.issues[0].code not in NO_LOSS}
-    if share >= 1 or not of_id:
-        return
-    human = chosen(placed, lambda example: example.source == "human")
-    values = label_functions(task, label_counts(task, human))
-    rows = Counter()
-    test_rows = Counter()
-    losses = defaultdict(list)  # (label, code) -> the part of each lost row, and why it is
-    for example in human:
-        for name, value_of in values.items():
-            label = f"{value_of(example)!r} of {name}"
-            rows[label] += 1
-            test_rows[label] += example.part == "test"
-            if example.id in of_id:
-                row = of_id[example.id]
-                losses[label, row.issues[0].code].append((example.part, row))
-    for (label, _), lost in losses.items():
-        n_test = sum(part == "test" for part, _ in lost)
-        loses = ""
-        if len(lost) > share * rows[label]:
-            loses = f"{len(lost)} of its {rows[label]} rows"
-        elif n_test == test_rows[label] >= FEW_TEST_ROWS:
-            loses = f"all of its {n_test} test rows"
-        if loses and rows[label] >= ALARM_ROWS:
-            raise lost_label(label, loses, lost[0][1])
 
 
 def check_names(examples: list[TrainingExample], mode: str) -> Stage:

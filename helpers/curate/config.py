@@ -55,7 +55,8 @@ class DataCollectionConfig(Record):
             raise WorkbookError(f"check_names is {self.check_names!r}; choose off, review or mask")
         if self.min_tokens < 0 or 0 != self.max_tokens < self.min_tokens:
             raise WorkbookError(
-                f"min_tokens {self.min_tokens} must not be above max_tokens {self.max_tokens}"
+                f"min_tokens {self.min_tokens} must not be below 0, nor above max_tokens"
+                f" {self.max_tokens} (0: all that the base model reads)"
             )
         start, end = self.date_range
         if start and end and start > end:

@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from helpers import store, tasks
 from helpers.curate.stages import Question
-from helpers.records import (
-    LateFeedback,
-    LiveRow,
-    Message,
-    TrainingExample,
-    read_live_line,
-    read_live_lines,
-)
+from helpers.records import LiveRow, TrainingExample, read_live_lines
 
 _CORRECTED = re.compile(rb'"correction"\s*:\s*"(?!")')
 
 
-def live_corrections(task: tasks.Task) -> list[Question]:
-    """The served chats with the answer that a user would have given, in the order of time."""
+def live_corrections(
+    task: tasks.Task, human_ids: Container[str]
+) -> tuple[list[Question], list[str]]:
+    """The served chats with the answer that a user would have given, in the order of time.
+
+    With a warning about those that are no chats.
+    """
+    questions = []
+    faults = []
+    for row in _corrected_rows(task):
+        try:
+            example = _example_of(task, row, human_ids)
+        except ValueError as error:
+            faults.append(f"{row.request_id}, {error}")
+            continue
+        correction = store.without_secrets(row.correction)
+        questions.append(Question(example, "corrected by a user", correction))
+    if not faults:
+        return questions, []
+    said = f"{len(faults)} corrected answers of the live log are not asked about: they are no chats"
+    return questions, [f"{said} (first: {faults[0]})"]
+
+
+def _corrected_rows(task: tasks.Task) -> list[LiveRow]:
     paths = sorted((store.home() / "live" / task.registry_name).glob("*.jsonl"))
-    said = [read_live_line(line) for line in _lines(paths) if _CORRECTED.search(line)]
-    ids = {entry.request_id for entry in said if isinstance(entry, LiveRow | LateFeedback)}
-    if not ids - {""}:
+    corrected = [line for line in _lines(paths) if _CORRECTED.search(line)]
+    if not corrected:
         return []
-    about = re.compile(b"|".join(re.escape(store.dumps(row_id).encode()) for row_id in ids))
-    rows = read_live_lines(line for line in _lines(paths) if about.search(line)).rows
-    return [
-        Question(_example_of(task, row), "corrected by a user", row.correction)
-        for row in rows
-        if row.correction and row.messages
-    ]
+    read = tasks.LogReader(task, paths)  # as 06 reads the log
+    ids = {entry.request_id for entry in map(read, corrected) if entry}
+    about = re.compile(b"|".join(re.escape(store.dumps(row_id)[1:-1].encode()) for row_id in ids))
+    rows = read_live_lines(filter(about.search, _lines(paths)), read).rows
+    return [row for row in rows if row.correction and row.messages and row.request_id]
 
 
 def _lines(paths: Sequence[Path]) -> Iterator[bytes]:
@@ -42,15 +55,15 @@ def _lines(paths: Sequence[Path]) -> Iterator[bytes]:
             yield from lines
 
 
-def _example_of(task: tasks.Task, row: LiveRow) -> TrainingExample:
-    """The chat as it was served, without the task's own instructions."""
+def _example_of(task: tasks.Task, row: LiveRow, human_ids: Container[str]) -> TrainingExample:
+    """The chat as it was served, without the task's own instructions; ValueError: it is none."""
     turns = [*row.messages, {"role": "assistant", "content": row.answer}]
-    chat = [Message(role=turn["role"], content=str(turn.get("content") or "")) for turn in turns]
+    chat = tasks.messages_of(turns, "messages", Counter())
     own = tasks.own_context(task, chat[0])
     messages = [own, *chat[1:]] if own else chat[1:]
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
     return TrainingExample(
-        id=row.request_id,
+        id=f"live-{row.request_id}" if row.request_id in human_ids else row.request_id,
         messages=messages,
         source="production",
         quality="unverified",

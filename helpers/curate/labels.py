@@ -18,25 +18,29 @@ LabelFunctions = Mapping[str, Callable[[TrainingExample], str]]  # field -> the 
 LabelCounts = dict[str, dict[str, dict[str, int]]]  # field -> part -> value -> rows
 
 
-def scored_values(task: tasks.Task, example: TrainingExample) -> dict[str, Any]:
-    """The scored fields of a row's answer; {} where it has none."""
+def _answer_object(example: TrainingExample) -> dict[str, Any] | None:
+    """The object that a row's answer spells, if it spells one."""
     try:
         answer = json.loads(example.answer)
     except (ValueError, RecursionError):
-        return {}
-    if not isinstance(answer, dict):
-        return {}
-    return {name: answer.get(name) for name in task.scored_fields}
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def scored_values(task: tasks.Task, example: TrainingExample) -> dict[str, Any]:
+    """The scored fields of a row's answer; {} where it has none."""
+    answer = _answer_object(example)
+    return {} if answer is None else {name: answer.get(name) for name in task.scored_fields}
 
 
 def label_values(task: tasks.Task, example: TrainingExample) -> dict[str, str]:
     """Each label field's value as text; a text task has one field, `answer`."""
     if not task.scored_fields:
         return {"answer": tasks.normalise(example.answer)[:60]}
-    values = scored_values(task, example)
-    for name, value in values.items():
-        values[name] = value if isinstance(value, str) else store.canonical(value)
-    return values
+    return {
+        name: value if isinstance(value, str) else store.canonical(value)
+        for name, value in scored_values(task, example).items()
+    }
 
 
 def label_functions(task: tasks.Task, names: Iterable[str]) -> LabelFunctions:
@@ -84,7 +88,9 @@ def label_counts(task: tasks.Task, examples: Sequence[TrainingExample]) -> Label
         if few or (short and tasks.are_labels(values.elements())):
             labels[name] = {part: {} for part in PARTS}
             for (part, value), n in sorted(counts.items()):
-                labels[name][part][store.without_secrets(value)] = n
+                rows = labels[name][part]
+                shown = store.without_secrets(value)
+                rows[shown] = rows.get(shown, 0) + n  # two addresses are shown as one
     return labels
 
 
@@ -110,22 +116,12 @@ def misspelled(
         for example in examples:
             value = value_of(example)
             if value in usual:
-                rows.append(
-                    (
-                        example,
-                        f"{name} is spelled {value!r}, most rows say {usual[value]!r}",
-                        _with_label(example, name, usual[value]),
-                    )
-                )
+                why = f"{name} is spelled {value!r}, most rows say {usual[value]!r}"
+                answer = _answer_object(example)
+                is_text = answer is None
+                right = usual[value] if is_text else store.dumps(answer | {name: usual[value]})
+                rows.append((example, why, right))
     return rows
-
-
-def _with_label(example: TrainingExample, name: str, value: str) -> str:
-    try:
-        answer = json.loads(example.answer)
-    except (ValueError, RecursionError):
-        return value
-    return store.dumps(answer | {name: value}) if isinstance(answer, dict) else value
 
 
 def label_warnings(labels: LabelCounts) -> list[str]:

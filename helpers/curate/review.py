@@ -16,7 +16,7 @@ from typing import NamedTuple
 from helpers import store, tasks
 from helpers.curate.personal import masked_text
 from helpers.curate.stages import Question, Stage
-from helpers.records import Issue, Manifest, TrainingExample, WorkbookError, read_calls
+from helpers.records import Issue, Manifest, Message, TrainingExample, WorkbookError, read_calls
 
 COLUMNS = (
     "id",
@@ -182,7 +182,9 @@ def _reviewed(example: TrainingExample, row: dict[str, str]) -> TrainingExample:
         corrected = row["corrected_output"].strip()
         content, calls = read_calls(corrected) if example.calls else (corrected, [])
         fixed = {"content": content, "tool_calls": calls or None}
-        changes["messages"] = [*example.prompt, example.messages[-1].model_copy(update=fixed)]
+        prompt = example.prompt
+        (answer,) = example.messages[len(prompt) :] or [Message(role="assistant")]
+        changes["messages"] = [*prompt, answer.model_copy(update=fixed)]
     changes["meta"] = example.meta | {"review": review}
     return example.model_copy(update=changes)
 

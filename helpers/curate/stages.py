@@ -12,27 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from helpers.curate.personal import excerpt
-from helpers.records import (
-    FunnelRow,
-    Issue,
-    RejectedExample,
-    TrainingExample,
-    WorkbookError,
-    beside,
-)
+from helpers.records import FunnelRow, Issue, RejectedExample, TrainingExample, beside
 from helpers.redaction import without_surrogates
 
 RULE_VERSION = "curate-2"
 FUNNEL = ("read", "filter", "review", "check", "duplicates", "leakage")
-SOURCE_FILTERS = ("low_feedback", "out_of_date_range")  # choices, no faults of the data
-COPIES = ("exact_duplicate", "near_duplicate", "potential_leakage")
-NO_LOSS = (*SOURCE_FILTERS, *COPIES)  # say nothing about a label
-FEW_TEST_ROWS = 5  # of a label: losing fewer says nothing
 NO_ANSWER = "the last message is not the assistant's answer"
-REMEDIES = {"contains_pii": " (codes are allowed in task.yaml: `allow: {order_number: 'REGEX'}`)"}
-ALARM_ROWS = 10  # a source of fewer rows raises no wipe-out alarm
-
-
 Say = Callable[[str], Any]
 
 
@@ -118,43 +103,3 @@ def build_funnel(stages: Sequence[Stage]) -> list[FunnelRow]:
     if +left != kept:
         raise AssertionError(f"the funnel loses rows: {dict(left)} by count, {dict(kept)} kept")
     return funnel
-
-
-def lost_label(label: str, loses: str, seen: RejectedExample) -> WorkbookError:
-    """The error about a label that one rule removes, with one of its rows."""
-    remedy = REMEDIES.get(seen.issues[0].code, "")
-    if NO_ANSWER in seen.issues[0].evidence:
-        remedy = ": give these rows an answer, or delete them"
-    return WorkbookError(
-        f"the label {label[:40]} would lose {loses} to {seen.issues[0].code}, for example"
-        f" {seen.example['file']}, line {seen.example['line']}: {seen.issues[0].evidence}; mend"
-        f" the data or the rule{remedy}, or leave these rows out with wipeout_share=1"
-    )
-
-
-def alarm_on_wipeout(
-    funnel: Sequence[FunnelRow], rejected: Sequence[RejectedExample], share: float
-) -> None:
-    """Stop when one rule removes more than `share` of a source.
-
-    That is far more often a wrong rule than such bad data.
-    """
-    entered = {}
-    for row in funnel:
-        if row.source == "synthetic":  # most of what a weak model makes up may be refused
-            continue
-        if row.stage in ("read", "check"):  # what the source filters leave out does not count
-            entered[row.source] = row.rows_in
-        n = entered[row.source]
-        for code, lost in row.rejected.items():
-            if code in SOURCE_FILTERS or n < ALARM_ROWS or lost <= share * n:
-                continue
-            place = (row.stage, row.source, code)
-            seen = next(
-                r for r in rejected if (r.stage, r.example["source"], r.issues[0].code) == place
-            )
-            raise WorkbookError(
-                f"{code} would remove {lost} of {n} {row.source} rows ({lost / n:.0%}), for example"
-                f" {seen.example['file']}, line {seen.example['line']}: {seen.issues[0].evidence};"
-                " mend the data or the rule, or leave these rows out with wipeout_share=1"
-            )

@@ -40,8 +40,8 @@ LIMITS = (
     "- Synthetic rows, where there are any, are not either: the model that made them up only agreed"
     " with itself.",
     "- Looked for: cards, e-mails, IBANs, IPs, keys, phone numbers (of 11 countries, or with a"
-    " country's prefix), US social security numbers. Not for names, addresses and identity numbers"
-    " of other countries.",
+    " country's prefix), numbers that some 40 states give to a person. Not for names, addresses and"
+    " numbers of other states.",
     "- rejected.jsonl says why each row was left out; review.csv lists what a person is to decide.",
 )
 
@@ -128,9 +128,8 @@ def _write_folder(folder: Path, curated: Curated, manifest: Manifest) -> None:
     """
     for leftover in folder.parent.glob(".*.partial"):
         processes.discard(leftover)
+    shutil.rmtree(folder, ignore_errors=True)  # without a manifest: an older workbook was killed
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    for leftover in (folder, partial):
-        shutil.rmtree(leftover, ignore_errors=True)
     written = [
         *(store.write_jsonl(partial / f"{part}.jsonl", curated.part(part)) for part in PARTS),
         store.write_jsonl(partial / "rejected.jsonl", curated.rejected),

@@ -9,11 +9,11 @@ is still good.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from helpers.records.base import Artifact, Record
 from helpers.records.findings import Estimate, Finding
@@ -89,6 +89,9 @@ class LateFeedback(Record):
         return THUMBS[self.thumb] if self.thumb else self.feedback_score
 
 
+Entry = LiveRow | LateFeedback | None  # what a line says; None: nobody can read it
+
+
 class LiveRows(NamedTuple):
     """What a live log holds: its rows in the order of time, and how many lines nobody can read."""
 
@@ -99,24 +102,25 @@ class LiveRows(NamedTuple):
 def parse_live_line(line: str | bytes) -> LiveRow | LateFeedback:
     """One line of a live log: an answered request, or what was said later; else an error."""
     raw = json.loads(line)
-    if "created_at" not in raw and "at" in raw:
-        return LateFeedback.model_validate(raw)
-    return LiveRow.model_validate(raw)
+    kind = LateFeedback if "created_at" not in raw and "at" in raw else LiveRow
+    return kind.model_validate(raw)
 
 
-def read_live_line(line: str | bytes) -> LiveRow | LateFeedback | None:
+def read_live_line(line: str | bytes) -> Entry:
     """The same; None: unreadable."""
     try:
         return parse_live_line(line)
-    except (ValidationError, ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):  # no JSON, other fields, nested without end
         return None
 
 
-def read_live_lines(lines: Iterable[str | bytes]) -> LiveRows:
+def read_live_lines(
+    lines: Iterable[str | bytes], read: Callable[[str | bytes], Entry] = read_live_line
+) -> LiveRows:
     """The rows of a live log, each with the last thing that was said about it.
 
     A torn or foreign line is counted, never guessed at; feedback about a request that is not here
-    is counted as well.
+    is counted as well. `read` may know other forms of a line than our own.
     """
     rows: dict[str, LiveRow] = {}
     late: list[LateFeedback] = []
@@ -124,7 +128,7 @@ def read_live_lines(lines: Iterable[str | bytes]) -> LiveRows:
     for number, line in enumerate(lines):
         if not line.strip():
             continue
-        entry = read_live_line(line)
+        entry = read(line)
         if entry is None:
             unreadable += 1
         elif isinstance(entry, LateFeedback):

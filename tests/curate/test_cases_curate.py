@@ -130,6 +130,18 @@ def test_labels_in_two_spellings_are_named_and_can_be_merged_in_review(make_task
     assert 0 < len(asked) <= 8 and json.loads(asked[0]["corrected_output"]) == {"label": "yes"}
 
 
+def test_labels_that_are_shown_alike_are_counted_together(make_task, config, home):
+    mails = ("billing@example.org", "care@example.org")
+    rows = [chat(sentence(number), mails[number % 2]) for number in range(20)]
+    folder = make_task(rows)
+    allowed = "allow: {mailbox: '[a-z]+@example.org'}\n"
+    (folder / "task.yaml").write_text(TASK.replace('["yes", "no"]', str([*mails])) + allowed)
+    curated = curate.curate(config(folder))
+    counts = curated.labels["label"]
+    assert {value for part in counts.values() for value in part} == {"[e-mail]"}
+    assert sum(part["[e-mail]"] for part in counts.values()) == len(curated.examples) > 10
+
+
 def test_the_manifest_says_what_was_read_and_how(make_task, config, home):
     human = [chat(sentence(number), priority=3) for number in range(10)]
     logged = [chat(sentence(number + 40), feedback_score=number % 2) for number in range(10)]

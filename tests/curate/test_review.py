@@ -116,6 +116,17 @@ def test_a_wrong_decision_names_its_line(row, said, make_task, config, home):
         curate.curate(config(folder))
 
 
+def test_a_reviewer_may_answer_a_row_that_has_no_answer(make_task, config, sentences, home):
+    rows = [chat(text, id=f"h{i}") for i, text in enumerate(sentences(10))]
+    del rows[0]["messages"][-1]
+    folder = make_task(rows)
+    fixed = {"id": "h0", "decision": "fix", "corrected_output": '{"label": "no"}'}
+    write(folder / "review.csv", list(fixed), [fixed])
+    (row,) = [e for e in curate.curate(config(folder)).examples if e.id == "h0"]
+    assert [message.role for message in row.messages] == ["user", "assistant"]
+    assert row.answer == '{"label": "no"}' and row.meta["review"]["original"] == ""
+
+
 def test_a_rejected_row_comes_back_with_a_reason_but_a_broken_or_leaked_one_does_not(
     make_task, config, home, sentences
 ):
