@@ -161,11 +161,11 @@ def load_profile(profile: str) -> Profile:
 def resolve(profile: Profile, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """All values that the profile and the command line set, checked: names, types and choices."""
     vocabulary = known_parameters()
-    settings = []
-    for name, value in profile.values.items():
-        settings.append((f"{profile.path}, line {profile.lines.get(name, '?')}", name, value))
-    for text in overrides:
-        settings.append(("-p", *_override(text, vocabulary)))
+    settings = [
+        (f"{profile.path}, line {profile.lines.get(name, '?')}", name, value)
+        for name, value in profile.values.items()
+    ]
+    settings += [("-p", *_override(text, vocabulary)) for text in overrides]
     values: dict[str, Any] = {}
     for where, name, value in settings:
         if name == "profile":
@@ -220,9 +220,7 @@ def select(notebooks: Sequence[str], only: str, from_: str) -> list[str]:
     if from_:
         return names[names.index(_full_name(from_, names)) :]
     chosen = {_full_name(part, names) for part in only.split(",") if part.strip()}
-    if not chosen:
-        return names
-    return [name for name in names if name in chosen]
+    return [name for name in names if name in chosen] or names
 
 
 def _full_name(text: str, names: list[str]) -> str:
@@ -250,12 +248,8 @@ def begin(notebook: str, namespace: dict[str, Any]) -> store.Run:
     is_by_hand = not injected and not store.headless()
     if "In" in namespace:
         _check_cell(notebook, declared, values, injected, namespace["In"])
-    if injected.keys() - declared.keys():
-        elsewhere = set(RUN_LEVEL)
-        for names in _declared().values():
-            elsewhere |= names.keys()
-        for name in elsewhere - declared.keys():
-            injected.pop(name, None)
+    for name in set(RUN_LEVEL).union(*_declared().values()) - declared.keys():
+        injected.pop(name, None)
     values = check_parameters(declared, values | injected, where=notebook)
     if injected:
         _refuse_edits(notebook, declared, values, injected)
