@@ -1,13 +1,12 @@
 """Notebook 04's room: scorers, the rungs as ways to ask a model, and the paired comparison."""
 
 from helpers.evaluate.answers import ask
-from helpers.evaluate.causes import data_quality, diagnose, diagnose_run
+from helpers.evaluate.causes import data_quality, diagnose_run
 from helpers.evaluate.classical import (
     CLASSICAL,
     CONVERGED,
     ClassicalModel,
     label_fields,
-    repeated,
     vectoriser,
     why_not,
 )
@@ -45,17 +44,16 @@ from helpers.evaluate.limits import (
     with_answer_limit,
 )
 from helpers.evaluate.rungs import LADDER, available, build_prompts, effort
-from helpers.evaluate.running import Rows, ask_rung, choose_rows, read_answers
+from helpers.evaluate.running import ask_rung, choose_rows, read_answers
 from helpers.evaluate.scorers import format_reason, score_answer, strict_json
 from helpers.evaluate.session import Say, Session
-from helpers.evaluate.slices import FieldScores, label_scores
+from helpers.evaluate.slices import label_scores
 from helpers.evaluate.statistics import (
     AT_LEAST,
     TAIL,
     any_time_p,
     chance_to_see,
     detectable_difference,
-    holm,
     mean,
     paired_difference,
     proportion,

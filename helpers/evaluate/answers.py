@@ -41,8 +41,8 @@ def ask(prompts: Chats, asking: Asking, session: Session, who: str, alone: int =
     models.check_may_send(session.task, model)
     keys = _keys(prompts, asking, model, session)
     path = _cache_of(model)
-    known: Answers = {}
-    timed: dict[str, float] = {}
+    known = {}
+    timed = {}
     for key, answer, timed_in in _remembered(path):
         known.setdefault(key, answer)
         if timed_in:
@@ -62,7 +62,7 @@ def ask(prompts: Chats, asking: Asking, session: Session, who: str, alone: int =
         batches = _ask_local(model, asking, new, single)
     progress = show.Progress(asking.rung or model.name, len(new), session.say)
     way = _way(asking, session)
-    given: Answers = {}
+    given = {}
     store.make_folder(path.parent)  # for its owner alone, since answers are example text
     with models.follow_rows(progress.add), open(path, "ab", buffering=0) as memory:
         for batch in batches:
@@ -240,7 +240,7 @@ def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[A
                     running[future] = key
                     future.add_done_callback(finished.put)
                 window.pause = 0.0
-                batch: Answers = {}
+                batch = {}
                 for future in _all_of(finished):
                     key = running.pop(future)
                     if future.cancelled() or window.is_to_wait(key, future.result()):

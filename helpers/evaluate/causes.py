@@ -7,7 +7,7 @@ there, and is undecided where too little is known. None of them looks at one num
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from helpers import store, tasks
@@ -33,16 +33,18 @@ REMEDY = {
 }
 
 
-def diagnose(
-    evaluation: Evaluation,
-    losses: Sequence[Mapping[str, Any]],
-    examples: Examples,
-    answers: Mapping[str, Rows],
-) -> list[Finding]:
-    """Every cause with its evidence, from training.jsonl's lines and each rung's rows."""
+def diagnose_run(run: store.Run, examples: Examples) -> list[Finding]:
+    """Every cause with its evidence, from the run's own files; empty before 04 has measured it."""
+    if not run.has(Evaluation):
+        return []
+    evaluation = run.load(Evaluation)
+    losses = []
+    if run.has("training/training.jsonl"):
+        losses = store.read_jsonl(run.path("training/training.jsonl"))
+    curve = [float(line["eval_loss"]) for line in losses if line.get("eval_loss") is not None]
+    answers = {rung.name: read_answers(run, rung) for rung in evaluation.rungs}
     tuned = answers["fine_tuned"]
     train, test = ([e for e in examples if e.part == part] for part in ("train", "test"))
-    curve = [float(line["eval_loss"]) for line in losses if line.get("eval_loss") is not None]
     return [
         broken_evaluation(tuned, answers["zero_shot"], train, test),
         template_mismatch(test, tuned),
@@ -50,18 +52,6 @@ def diagnose(
         data_quality(train, test, tuned, answers[evaluation.best_rung]),
         wrong_tool(evaluation, test),
     ]
-
-
-def diagnose_run(run: store.Run, examples: Examples) -> list[Finding]:
-    """`diagnose` from a run's own files; empty before 04 has measured it."""
-    if not run.has(Evaluation):
-        return []
-    evaluation = run.load(Evaluation)
-    losses = []
-    if run.has("training/training.jsonl"):
-        losses = store.read_jsonl(run.path("training/training.jsonl"))
-    answers = {rung.name: read_answers(run, rung) for rung in evaluation.rungs}
-    return diagnose(evaluation, losses, examples, answers)
 
 
 def _finding(name: str, is_there: bool | None, evidence: str) -> Finding:

@@ -29,10 +29,14 @@ WORD = r"(?u)\b\w+\b"  # a single digit is a word too
 Labels = dict[str, list[str]]  # field -> its value in each row, as JSON
 
 
+def learnable(examples: Examples) -> list[TrainingExample]:
+    """The verified rows of the train part that have an answer."""
+    return [e for e in examples if e.quality == "verified" and e.part == "train" and e.answer]
+
+
 def classifier_rows(task: Task, examples: Examples) -> list[TrainingExample]:
-    """What it may learn from: the answers of the train part's verified rows that are asked for."""
-    rows = [e for e in examples if e.quality == "verified" and e.part == "train" and e.answer]
-    return [turn for example in rows for turn in tasks.asked_turns(task, example)]
+    """What it may learn from: their answers that are asked for."""
+    return [turn for example in learnable(examples) for turn in tasks.asked_turns(task, example)]
 
 
 def labels_of(task: Task, examples: Examples) -> Labels:

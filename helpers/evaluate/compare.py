@@ -95,11 +95,7 @@ def pair_rows(tuned: Rows, other: Rows) -> list[Pair]:
 
 def scores_of(pairs: Sequence[Pair], metric: str) -> tuple[list[float], list[float], list[str]]:
     """(our scores, their scores, groups) of the pairs in which both were scored by this metric."""
-    scored = [
-        (ours, theirs)
-        for ours, theirs in pairs
-        if metric in ours.scores and metric in theirs.scores
-    ]
+    scored = [pair for pair in pairs if all(metric in row.scores for row in pair)]
     ours = [row.scores[metric] for row, _ in scored]
     theirs = [row.scores[metric] for _, row in scored]
     return ours, theirs, [row.group for row, _ in scored]
@@ -107,13 +103,12 @@ def scores_of(pairs: Sequence[Pair], metric: str) -> tuple[list[float], list[flo
 
 def flips(tuned: Rows, other: Rows) -> dict[str, list[str]]:
     """Ids of rows that are right, or score higher, with the tuned model (gained) or the other."""
-    changes = {}
+    changed: dict[str, list[str]] = {"gained": [], "lost": []}
     for ours, theirs in pair_rows(tuned, other):
-        changes[ours.id] = ours.scores.get("accuracy", 0) - theirs.scores.get("accuracy", 0)
-    return {
-        "gained": [row_id for row_id, change in changes.items() if change > 0],
-        "lost": [row_id for row_id, change in changes.items() if change < 0],
-    }
+        change = ours.scores.get("accuracy", 0) - theirs.scores.get("accuracy", 0)
+        if change:
+            changed["gained" if change > 0 else "lost"].append(ours.id)
+    return changed
 
 
 def check_targets(
@@ -122,7 +117,7 @@ def check_targets(
     """Every target of task.yaml against one estimate: decided by the bound, not by the point."""
     findings = {}
     for metric, target in task.targets.items():
-        estimate: Estimate = getattr(results, metric)
+        estimate = getattr(results, metric)
         verdict = statistics.target_met(metric, estimate, target, alpha)
         findings[metric] = Finding(
             name=metric,

@@ -37,11 +37,11 @@ def plain_text(text: str) -> str:
     return " ".join(text.split())
 
 
-def same_json(gold: Any, answer: Any, schema: Json | None = None, root: Json | None = None) -> bool:
+def same_json(gold: Any, answer: Any, schema: Any, root: Json) -> bool:
     """Whether two JSON values are equal: numbers by value, keys in any order; true is not 1.
 
     Lists are equal in order, or in any order where the schema says `uniqueItems` or `x-order:
-    any`, or where there is no schema to ask. `root` is what its references point into.
+    any`. `root` is what its references point into.
     """
     kinds = {type(gold), type(answer)}
     if kinds == {int, float}:
@@ -50,13 +50,29 @@ def same_json(gold: Any, answer: Any, schema: Json | None = None, root: Json | N
         return False
     if kinds == {str}:
         return plain_text(gold) == plain_text(answer)
-    if schema is not None:
-        schema = whole_schema(schema, root or schema)
-    if kinds == {dict}:
-        return _same_object(gold, answer, schema, root)
+    schema = whole_schema(schema, root)
     if kinds == {list}:
         return _same_list(gold, answer, schema, root)
-    return gold == answer
+    if kinds != {dict}:
+        return gold == answer
+    known = schema.get("properties", {})
+    other = schema.get("additionalProperties", {})
+    return gold.keys() == answer.keys() and all(
+        same_json(value, answer[key], known.get(key, other), root) for key, value in gold.items()
+    )
+
+
+def _same_list(gold: list[Any], answer: list[Any], schema: Json, root: Json) -> bool:
+    any_order = schema.get("uniqueItems") or schema.get("x-order") == "any"
+    items = schema.get("items") or {}
+    left = list(answer)
+    for value in gold:
+        open_ones = enumerate(left if any_order else left[:1])
+        place = next((i for i, each in open_ones if same_json(value, each, items, root)), None)
+        if place is None:
+            return False
+        del left[place]
+    return not left
 
 
 def whole_schema(schema: Any, root: Json, above: tuple[str, ...] = ()) -> Json:
@@ -80,33 +96,6 @@ def _child(place: Any, key: str) -> Any:
     return place.get(key, {}) if isinstance(place, dict) else {}
 
 
-def _same_object(gold: Json, answer: Json, schema: Json | None, root: Json | None) -> bool:
-    if gold.keys() != answer.keys():
-        return False
-    if schema is None:
-        return all(same_json(value, answer[key]) for key, value in gold.items())
-    known = schema.get("properties", {})
-    other = schema.get("additionalProperties", {})
-    return all(same_json(v, answer[key], known.get(key, other), root) for key, v in gold.items())
-
-
-def _same_list(gold: list[Any], answer: list[Any], schema: Json | None, root: Json | None) -> bool:
-    if len(gold) != len(answer):
-        return False
-    items = None
-    if schema is not None:
-        items = schema.get("items") or {}
-        if not (schema.get("uniqueItems") or schema.get("x-order") == "any"):
-            return all(same_json(a, b, items, root) for a, b in zip(gold, answer, strict=True))
-    left = list(answer)
-    for value in gold:
-        place = next((i for i, b in enumerate(left) if same_json(value, b, items, root)), None)
-        if place is None:
-            return False
-        del left[place]
-    return True
-
-
 def same_text(gold: str, answer: str) -> bool:
     """Equal after normalising, or as JSON where the gold answer is an object or a list."""
     if folded(gold) == folded(answer):
@@ -115,7 +104,7 @@ def same_text(gold: str, answer: str) -> bool:
         values = tasks.DECODER.decode(gold.strip()), tasks.DECODER.decode(answer.strip())
     except (ValueError, RecursionError):
         return False
-    return isinstance(values[0], dict | list) and same_json(*values, {})
+    return isinstance(values[0], dict | list) and same_json(*values, {}, {})
 
 
 def folded(text: str) -> str:

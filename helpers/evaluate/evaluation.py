@@ -187,7 +187,7 @@ def ways_of(model: TrainedModel, session: Session) -> list[Asking]:
     """
     base = base_spec(model)
     task = session.task
-    recorded: dict[str, Asking] = {}
+    recorded = {}
     best = model.asking.for_rung("prompt", base)
     if session.run.has(Decision):
         decision = session.run.load(Decision)
@@ -205,7 +205,7 @@ def ask_rungs(
 ) -> tuple[dict[str, RungResult], dict[str, Any]]:
     """(results by rung, seconds by rung)."""
     rungs = {}
-    timing: dict[str, Any] = {"measured_at": store.now().isoformat(timespec="seconds")}
+    timing = {"measured_at": store.now().isoformat(timespec="seconds")}
     for way in ways:
         started = time.monotonic()
         rungs[way.rung] = ask_rung(way, test_set, session)

@@ -14,7 +14,7 @@ import hashlib
 import io
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -23,7 +23,7 @@ from pathlib import Path
 from helpers import models, store, tasks
 from helpers.evaluate import statistics
 from helpers.evaluate.answers import ask
-from helpers.evaluate.running import Rows, read_answers
+from helpers.evaluate.running import Rows, read_answers, write_answers
 from helpers.evaluate.scorers import Examples
 from helpers.evaluate.session import Session
 from helpers.models import Model
@@ -78,8 +78,7 @@ def blind_table(examples: Examples, ours: Rows, theirs: Rows) -> Table:
         a, b = row.answer, other[row.id]
         if int(sha(f"{row.id} {row.answer}")[1:], 16) % 2:
             a, b = b, a
-        shown = SAME if a == b else b
-        line = {"id": row.id, "asked": questions[row.id], "A": a, "B": shown}
+        line = {"id": row.id, "asked": questions[row.id], "A": a, "B": SAME if a == b else b}
         table.append(line | {"a_sha": sha(a), "b_sha": sha(b), "choice": ""})
     return table
 
@@ -100,20 +99,23 @@ def read_ratings(run: store.Run, task: Task) -> Rights:
 
     Another choice than the four is an error.
     """
-    votes: dict[Key, list[bool]] = defaultdict(list)
-    for ratings in by_rater(run, task).values():
-        for key, right in ratings.items():
-            votes[key].append(right)
-    return {key: 2 * sum(rights) > len(rights) for key, rights in votes.items()}
+    return _majority(by_rater(run, task))
 
 
-def by_rater(run: store.Run, task: Task) -> dict[str, Rights]:
-    """Ratings by the name of their file; of one file, the run's own copy goes first."""
-    raters: dict[str, Rights] = {}
+def by_rater(run: store.Run, task: Task) -> list[Rights]:
+    """Each person's ratings, known by the name of their file; the run's own copy goes first."""
+    raters: dict[str, Rights] = defaultdict(dict)
     for folder in (task.folder, run.private, run.path("")):
         for path in sorted(folder.glob("ratings*.csv")):
-            raters[path.name] = raters.get(path.name, {}) | _read_ratings(path)
-    return raters
+            raters[path.name] |= _read_ratings(path)
+    return list(raters.values())
+
+
+def _majority(raters: Sequence[Rights]) -> Rights:
+    votes = defaultdict(list)
+    for key, right in chain(*(ratings.items() for ratings in raters)):
+        votes[key].append(right)
+    return {key: 2 * sum(rights) > len(rights) for key, rights in votes.items()}
 
 
 def kappa(first: Rights, second: Rights) -> tuple[float | None, int]:
@@ -141,21 +143,19 @@ def _doubts(who: str, agreement: float | None, n: int) -> list[str]:
 
 def _read_ratings(path: Path) -> Rights:
     """One person's choices, as a spreadsheet has saved them."""
-    rights: Rights = {}
+    rights = {}
     for number, row in _own_rows(path) or [each[:2] for each in tasks.read_rows(path)]:
         if isinstance(row, ValueError):
             raise WorkbookError(f"{path}, line {number}: {row}")
         if not row.keys() >= KNOWN_BY:
             raise WorkbookError(f"{path} has to keep blind.csv's columns id, a_sha, b_sha, choice")
         choice = row["choice"].strip()
-        if not choice:
-            continue
-        if choice.lower() not in RIGHT:
+        if choice and choice.lower() not in RIGHT:
             raise WorkbookError(
                 f"{path}, line {number}: choice {choice!r} is none of A, B, both, neither"
             )
-        of_a, of_b = _keys(row)
-        rights[of_a], rights[of_b] = _of_pair(row, RIGHT[choice.lower()])
+        if choice:
+            rights |= _said(row, RIGHT[choice.lower()])
     return rights
 
 
@@ -172,24 +172,18 @@ def _own_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return []
 
 
-def _misnamed(unrated: Collection[frozenset[Key]], table: Table, by_people: Rights) -> list[str]:
-    """Ids of ratings that no row has, though their two answers still wait to be rated."""
-    ids = {row["id"] for row in table}
-    waiting = {key[1:] for keys in unrated for key in keys}
-    return sorted({key[0] for key in by_people if key[0] not in ids and key[1:] in waiting})
-
-
 def _keys(row: Mapping[str, str]) -> tuple[Key, Key]:
     """By what A and B of a pair are known; one key where both say the same."""
     a_sha, b_sha = (f"s{row[name].removeprefix('s')[:15]}" for name in ("a_sha", "b_sha"))
     return (row["id"], a_sha, b_sha), (row["id"], b_sha, a_sha)
 
 
-def _of_pair(row: Mapping[str, str], vote: tuple[bool, bool]) -> tuple[bool, bool]:
-    """A vote as what it says of A and B: where both say the same, A means both."""
-    if row["a_sha"] == row["b_sha"]:
-        return any(vote), any(vote)
-    return vote
+def _said(row: Mapping[str, str], vote: tuple[bool, bool]) -> Rights:
+    """What a vote says of A and B; where both say the same, A means both."""
+    of_a, of_b = _keys(row)
+    if of_a == of_b:
+        return {of_a: any(vote)}
+    return {of_a: vote[0], of_b: vote[1]}
 
 
 def rate_pairs(
@@ -203,7 +197,7 @@ def rate_pairs(
     """
     first, *others = names
     rows = {name: read_answers(session.run, rungs[name]) for name in names}
-    pairs: dict[str, RatedPair] = {name: (rows[first], rows[name]) for name in others}
+    pairs = {name: (rows[first], rows[name]) for name in others}
     if session.task.accuracy_from not in ("judge", "human"):
         return dict(rungs), pairs, None
     table = [row for pair in pairs.values() for row in blind_table(examples, *pair)]
@@ -237,15 +231,14 @@ def rate_rungs(
 
 def _rate(table: Table, examples: Examples, session: Session) -> tuple[Rights, Ratings]:
     """What people say of the pairs, or the judge; what nobody has rated goes to blind.csv."""
-    run = session.run
-    by_people = read_ratings(run, session.task)
-    unrated = {}
-    for row in table:
-        if _keys(row)[0] not in by_people:
-            unrated[frozenset(_keys(row))] = row
+    raters = by_rater(session.run, session.task)
+    by_people = _majority(raters)
+    ids = {row["id"] for row in table}
+    unrated = {_keys(row)[0]: row for row in table if _keys(row)[0] not in by_people}
+    waiting = {key[1:] for key in unrated}
+    misnamed = sorted({k[0] for k in by_people if k[0] not in ids and k[1:] in waiting})
     if unrated:
-        write_ratings(run.private / "blind.csv", list(unrated.values()))
-    misnamed = _misnamed(unrated, table, by_people)
+        write_ratings(session.run.private / "blind.csv", list(unrated.values()))
     if misnamed:
         session.say(
             f"ratings of {len(misnamed)} ids that no row has do not count"
@@ -254,7 +247,7 @@ def _rate(table: Table, examples: Examples, session: Session) -> tuple[Rights, R
     if session.task.accuracy_from == "human":
         rated = {key for row in table for key in _keys(row)} & by_people.keys()
         warnings = []
-        first, *others = by_rater(run, session.task).values() or [{}]
+        first, *others = raters or [{}]
         for other in others:
             warnings += _doubts("two people agree", *kappa(first, other))
         return by_people, Ratings(by="human", rated=len(rated), warnings=warnings)
@@ -269,20 +262,15 @@ def _rated(rows: Rows, others: Rows, rights: Rights) -> list[AnswerRow]:
     other = {row.id: row.answer for row in others}
     rated = []
     for row in rows:
-        scores = dict(row.scores)
         key = (row.id, sha(row.answer), sha(other[row.id]))
-        if key in rights:
-            scores["accuracy"] = float(rights[key])
-        rated.append(row.model_copy(update={"scores": scores}))
+        said = {"accuracy": float(rights[key])} if key in rights else {}
+        rated.append(row.model_copy(update={"scores": row.scores | said}))
     return rated
 
 
 def _with_accuracy(rung: RungResult, rated: Rows, run: store.Run) -> RungResult:
     """The rung with the accuracy of its rated rows, which also go into its answers."""
-    with store.lock():
-        store.write_jsonl(
-            run.path(rung.answers), [row.model_dump(exclude_none=True) for row in rated]
-        )
+    write_answers(run, rung.answers, rated)
     scored = [row for row in rated if "accuracy" in row.scores]
     if not scored:
         return rung
@@ -352,16 +340,14 @@ def _agreed(
     pairs: Table, votes: Sequence[Vote], swapped: Sequence[Vote]
 ) -> tuple[Rights, list[float]]:
     """(which answers are right in both orders, whether the choice was the same in both)."""
-    rights: Rights = {}
+    rights = {}
     same = []
     for row, vote, other in zip(pairs, votes, swapped, strict=True):
         if vote and other:
-            a, b = _of_pair(row, vote)
-            b_again, a_again = _of_pair(row, other)
-            same.append(float((a, b) == (a_again, b_again)))
-            of_a, of_b = _keys(row)
-            rights[of_a] = a and a_again
-            rights[of_b] = b and b_again
+            first = _said(row, vote)
+            again = _said(row, other[::-1])
+            same.append(float(first == again))
+            rights |= {key: first[key] and again[key] for key in first}
     return rights, same
 
 

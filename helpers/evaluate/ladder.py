@@ -50,15 +50,19 @@ def ways_to_ask(
         "compute": models.resolve_compute(basis.compute),
     }
     basis = basis.model_copy(update=asked)
-    own = [name for name in names if name not in ("incumbent", CLASSICAL)]
+    own = [name for name in dict.fromkeys(names) if name not in ("incumbent", CLASSICAL)]
     ways = []
     if "incumbent" in names or task.incumbent:
         ways.append(way_of_today(task, basis, model.spec))
     if CLASSICAL in names:
         ways.append(basis.for_rung(CLASSICAL, CLASSICAL))
     ways += [basis.for_rung(name, model.spec) for name in own]
-    for spec in rung_models:
-        ways += [basis.for_rung(f"{name}@{label(spec)}", spec) for name in own]
+    labels = [label(spec) for spec in dict.fromkeys(rung_models)]
+    for spec in dict.fromkeys(rung_models):
+        called = label(spec)
+        if labels.count(called) > 1:  # org/llama and other/llama
+            called = label(spec, whole=True)
+        ways += [basis.for_rung(f"{name}@{called}", spec) for name in own]
     told = [{"template_args": models.template_args(task, way.model)} for way in ways]
     return [way.model_copy(update=each) for way, each in zip(ways, told, strict=True)]
 
@@ -75,10 +79,10 @@ def way_of_today(task: Task, basis: Asking, base: str) -> Asking:
     return asking.model_copy(update={"wording": str(today.get("instructions", ""))})
 
 
-def label(spec: str) -> str:
-    """How a rung model is called in names of rungs and files."""
+def label(spec: str, whole: bool = False) -> str:
+    """How a rung model is called in names of rungs and files; in `whole` if that names two."""
     name = spec.partition(" at ")[0].rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^\w.-]", "-", name)
+    return re.sub(r"[^\w.-]+", "-", spec if whole else name)
 
 
 def ask_ladder(ways: Sequence[Asking], rows: Examples, session: Session) -> list[RungResult]:
@@ -103,7 +107,7 @@ def search_prompts(
     own = _searchable(ways, session) if rows and budget else {}
     changes = list(_changes(session.task, own))
     most = min(budget, len(changes) + len({rung for rung, _ in changes}))
-    scores: dict[str, tuple[float, float]] = {}
+    scores = {}  # of an Asking by its fingerprint
     if most > 0:
         session.say(f"searching prompts on validation: at most {most} times {len(rows)} rows")
 
@@ -118,7 +122,7 @@ def search_prompts(
             scores[key] = (results.accuracy.value, results.format_compliance.value)
         return scores[key]
 
-    best: dict[str, Any] = {}
+    best = {}
     for rung, change in changes:
         if len(scores) >= budget:
             break

@@ -72,7 +72,7 @@ def cut_short(examples: Examples, rows: Rows) -> list[str]:
 
 def rows_left_out(task: Task, examples: Examples, part: str, asked: int, by: str) -> list[str]:
     """Which rows of a part were not asked about, and why: by `evaluate_on`, or parameters `by`."""
-    limits: list[str] = []
+    limits = []
     rows = choose_rows(task, examples, part, say=limits.append)
     if asked < len(rows):
         what = "answers of chats" if task.evaluate_on == "all" else "rows"

@@ -6,11 +6,11 @@ Solved examples and articles are chosen by hand (fixed), by words (BM25) or by m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from helpers import models, tasks
-from helpers.evaluate.classical import CLASSICAL, why_not
+from helpers.evaluate.classical import CLASSICAL, learnable, why_not
 from helpers.evaluate.equality import LETTER, UNSPACED, plain_text
 from helpers.evaluate.scorers import Examples, strict_json
 from helpers.records import Asking, Message, TrainingExample, WorkbookError
@@ -44,9 +44,7 @@ def with_shots(
     chats: Chats, asking: Asking, task: Task, examples: Examples, train: Examples
 ) -> Chats:
     """few_shot: solved examples of train, the same for all rows or the most similar ones."""
-    shown = shots(asking, asking.few_shot_k, task, examples, train)
-    turns = {e.id: tasks.render(task, e, answer=True)[1:] for e in _all_of(shown)}
-    return _with_turns(chats, shown, turns)
+    return _with_solved(chats, shots(asking, asking.few_shot_k, task, examples, train), task)
 
 
 def with_passages(
@@ -64,12 +62,7 @@ def with_passages(
         return [_in_system_turn(chat, articles) for chat, articles in pairs]
     chats = [_before_question(chat, articles) for chat, articles in pairs]
     shown = shots(asking, asking.rag_shots, task, examples, train)
-    solved = _all_of(shown)
-    found = retrieve(library, [example.user_text for example in solved], asking.rag_k)
-    turns = {}
-    for example, articles in zip(solved, found, strict=True):
-        turns[example.id] = _before_question(tasks.render(task, example, answer=True)[1:], articles)
-    return _with_turns(chats, shown, turns)
+    return _with_solved(chats, shown, task, library, asking.rag_k)
 
 
 BUILDERS: dict[str, Callable[[Chats, Asking, Task, Examples, Examples], Chats]] = {
@@ -78,15 +71,15 @@ BUILDERS: dict[str, Callable[[Chats, Asking, Task, Examples, Examples], Chats]] 
 }
 
 
-def _all_of(shown: Sequence[Examples]) -> list[TrainingExample]:
-    """Every solved example that any row is shown, once."""
-    return list({example.id: example for row in shown for example in row}.values())
-
-
-def _with_turns(
-    chats: Chats, shown: Sequence[Examples], turns: Mapping[str, Sequence[Message]]
+def _with_solved(
+    chats: Chats, shown: Sequence[Examples], task: Task, library: Sequence[Article] = (), k: int = 0
 ) -> Chats:
-    """Solved examples as earlier turns, the shape that a chat model was trained on."""
+    """Solved examples, with k passages each, as earlier turns: the shape that a model knows."""
+    solved = {example.id: example for row in shown for example in row}
+    found = retrieve(library, [example.user_text for example in solved.values()], k)
+    turns = {}
+    for (row_id, example), articles in zip(solved.items(), found, strict=True):
+        turns[row_id] = _before_question(tasks.render(task, example, answer=True)[1:], articles)
     longer = []
     for chat, examples in zip(chats, shown, strict=True):
         before = [turn for example in examples for turn in turns[example.id]]
@@ -105,6 +98,8 @@ def _in_system_turn(chat: list[Message], articles: Sequence[Article]) -> list[Me
 
 def _before_question(turns: Sequence[Message], articles: Sequence[Article]) -> list[Message]:
     """The turns with the passages at the beginning of the last user turn."""
+    if not articles:
+        return list(turns)
     last = max(i for i, turn in enumerate(turns) if turn.role == "user")
     text = "\n\n".join([*map(passage, articles), turns[last].content or ""])
     changed = list(turns)
@@ -163,8 +158,7 @@ def shots(
 
 
 def _usable(train: Examples) -> list[TrainingExample]:
-    usable = [e for e in train if e.quality == "verified" and e.part == "train" and e.answer]
-    return [example for example in usable if not example.calls]  # endpoints want their results
+    return [e for e in learnable(train) if not e.calls]  # endpoints want their results
 
 
 def demonstrations(task: Task, train: Examples, k: int) -> list[TrainingExample]:
@@ -177,8 +171,8 @@ def demonstrations(task: Task, train: Examples, k: int) -> list[TrainingExample]
     usable.sort(key=lambda example: (len(example.user_text) + len(example.answer), example.id))
     shorter = usable[: max(k, (len(usable) + 1) // 2)]
     pool = sorted(shorter, key=lambda example: tasks.hash_order(example.id))
-    shown: set[str] = set()
-    chosen: list[TrainingExample] = []
+    shown = set()
+    chosen = []
     while pool and len(chosen) < k:
         # max keeps the first of equals
         best = max(pool, key=lambda example: len(_labels(task, example) - shown))

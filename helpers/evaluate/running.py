@@ -24,7 +24,6 @@ from helpers.models import Answer, Model
 from helpers.records import (
     AnswerRow,
     Asking,
-    Estimate,
     EvalResults,
     Message,
     RungResult,
@@ -46,7 +45,7 @@ def choose_rows(
     """
     chats = [e for e in examples if e.part == part and e.quality == "verified"]
     chats.sort(key=lambda example: tasks.hash_order(example.id))
-    rows: list[TrainingExample] = []
+    rows = []
     for chat in chats:
         *earlier, last = tasks.asked_turns(task, chat)
         rows += [e for e in earlier if not scorers.format_reason(e.answer, task.schema)]
@@ -89,10 +88,7 @@ def ask_rung(asking: Asking, examples: Examples, session: Session, label: str = 
     rows = [_row(session.task, e, a) for e, a in zip(examples, answers, strict=True)]
     part = (examples[0].part if examples else None) or "validation"
     path = _answers_file(name, part)
-    with store.lock():
-        store.write_jsonl(
-            session.run.path(path), [row.model_dump(exclude_none=True) for row in rows]
-        )
+    write_answers(session.run, path, rows)
     latencies = _times(prompts, answers[:alone], asking, session, _add_up(rows))
     results = _add_up(rows, latencies, _costs(session.task, model, answers, latencies))
     cut = sum(answer.finish == "length" for answer in answers)
@@ -127,12 +123,12 @@ def _name_refused(model: Model, examples: Examples, prompts: Sequence[list[Messa
 
 def _say_failures(name: str, rows: Rows, session: Session) -> None:
     """How many rows have no answer, why, and which."""
-    failures = [row for row in rows if row.error]
-    if failures:  # in lines that are short enough to be shown headless
-        ids = ", ".join(row.id[:30] for row in failures[:3])
-        session.say(f"{name}: {len(failures)} of {len(rows)} rows have no answer, such as {ids}")
-    for reason, count in Counter(row.error for row in failures).most_common(3):
-        session.say(f"{name}: {count} of them: {str(reason)[:100]}")
+    errors = {row.id: row.error for row in rows if row.error}
+    if errors:  # in lines that are short enough to be shown headless
+        ids = ", ".join(row_id[:30] for row_id in list(errors)[:3])
+        session.say(f"{name}: {len(errors)} of {len(rows)} rows have no answer, such as {ids}")
+    for reason, count in Counter(errors.values()).most_common(3):
+        session.say(f"{name}: {count} of them: {reason[:100]}")
 
 
 def _answers_file(name: str, part: str) -> str:
@@ -141,6 +137,12 @@ def _answers_file(name: str, part: str) -> str:
     if part == "test" and name != "fine_tuned":
         stem = f"test_{stem}"
     return f"answers/{stem}.jsonl"
+
+
+def write_answers(run: store.Run, path: str, rows: Rows) -> None:
+    """The rows behind a rung's scores, by which each of them can be computed again."""
+    with store.lock():
+        store.write_jsonl(run.path(path), [row.model_dump(exclude_none=True) for row in rows])
 
 
 def read_answers(run: store.Run, rung: RungResult) -> list[AnswerRow]:
@@ -180,7 +182,6 @@ def _times(
     few = min(statistics.FEW_TIMED, session.latency_rows)
     if len(at_least) == len(targets) or "fail" in verdicts or few < 2:
         return _latencies(first) or timed_before(asking, session)
-    timed: list[float] = []
     for rows in (few, session.latency_rows):
         timed = _latencies(ask(prompts[:rows], asking, session, f"rung {asking.rung}", rows))
         slowest = statistics.quantile(timed, 0.95)
@@ -199,10 +200,9 @@ def _costs(
     task: Task, model: Model, answers: Sequence[Answer], latencies: Sequence[float]
 ) -> list[float]:
     """USD per request: by the token where the model has a price, else by the second."""
+    timed = [(answers[0], milliseconds / 1000) for milliseconds in latencies]
     if models.token_price(task, model.name) is not None:
         timed = [(answer, 0.0) for answer in answers if answer.finish != "error"]
-    else:
-        timed = [(answers[0], ms / 1000) for ms in latencies]
     costs = [models.request_cost(task, model, answer, seconds) for answer, seconds in timed]
     return [usd for usd in costs if usd is not None]
 
@@ -230,10 +230,9 @@ def _add_up(
 ) -> EvalResults:
     """EvalResults of scored rows; accuracy without a scorer is an estimate of 0 rows."""
     groups = [row.group for row in rows]
-    scores = {}
-    for name in rows[0].scores if rows else ():
-        scores[name] = statistics.score([row.scores[name] for row in rows], groups)
-    nothing = Estimate(value=0.0, low=0.0, high=1.0, n=0)
+    names = rows[0].scores if rows else ()
+    scores = {name: statistics.score([row.scores[name] for row in rows], groups) for name in names}
+    nothing = statistics.proportion([])
     return EvalResults(
         accuracy=scores.pop("accuracy", nothing),
         format_compliance=scores.pop("format_compliance", nothing),

@@ -13,10 +13,10 @@ import importlib
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any
 
 from helpers import models, store, tasks
 from helpers.evaluate import equality, quantities
+from helpers.evaluate.equality import Json
 from helpers.records import TrainingExample, WorkbookError, read_calls, same_calls
 from helpers.tasks import Task
 
@@ -35,7 +35,7 @@ def score_answer(
 ) -> tuple[dict[str, float], str]:
     """(one answer's scores by name, why its format is refused or "")."""
     reason = _refusal_of(task, example, answer, finish)
-    scores: dict[str, float] = {
+    scores = {
         "endless": finish == "length",
         "empty": not answer.strip(),
         "refusal": REFUSAL.search(answer.replace("’", "'")[:120]) is not None,
@@ -66,16 +66,15 @@ def _refusal_of(task: Task, example: TrainingExample, answer: str, finish: str) 
 
 
 def _field_scores(
-    task: Task, example: TrainingExample, answer: str, tolerant: Any
+    task: Task, example: TrainingExample, answer: str, tolerant: Json | None
 ) -> dict[str, bool]:
     """accuracy: every scored field equal in the strictly read answer; broken JSON cannot serve.
 
     Where the gold answer calls tools, the calls are all that counts.
     """
     if example.calls:
-        is_right = bool(tool_calls(example, answer, None))
         names = ["accuracy", "accuracy_tolerant", *(f"field_{n}" for n in task.scored_fields)]
-        return dict.fromkeys(names, is_right)
+        return dict.fromkeys(names, bool(tool_calls(example, answer, None)))
     gold = strict_json(example.answer)
     strict = strict_json(answer)
     if gold is None:
@@ -92,22 +91,16 @@ def _field_scores(
     return {"accuracy": is_right, "accuracy_tolerant": tolerated} | hits
 
 
-def field_equal(
-    gold: dict[str, Any],
-    answer: dict[str, Any] | None,
-    name: str,
-    schema: dict[str, Any] | None = None,
-) -> bool:
+def field_equal(gold: Json, answer: Json | None, name: str, schema: Json | None = None) -> bool:
     """Whether a field has the same JSON value on both sides, or is on neither; true is not 1."""
     if answer is None or (name in gold) != (name in answer):
         return False
-    field = None
-    if schema is not None:
-        field = equality.whole_schema(schema, schema).get("properties", {}).get(name, {})
-    return equality.same_json(gold.get(name), answer.get(name), field, schema)
+    root = schema or {}
+    field = equality.whole_schema(root, root).get("properties", {}).get(name)
+    return equality.same_json(gold.get(name), answer.get(name), field, root)
 
 
-def strict_json(text: str) -> dict[str, Any] | None:
+def strict_json(text: str) -> Json | None:
     """The answer as one JSON object and nothing else but white space; None when it is not that."""
     try:
         value = tasks.DECODER.decode(text.strip())
@@ -116,7 +109,7 @@ def strict_json(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def tolerant_json(text: str) -> dict[str, Any] | None:
+def tolerant_json(text: str) -> Json | None:
     """The first {…} block that reads as JSON, whatever stands around it."""
     start = -1
     for _ in range(MAX_BLOCKS):
@@ -128,7 +121,7 @@ def tolerant_json(text: str) -> dict[str, Any] | None:
     return None
 
 
-def format_reason(text: str, schema: dict[str, Any] | None, finish: str = "stop") -> str:
+def format_reason(text: str, schema: Json | None, finish: str = "stop") -> str:
     """Why the whole answer breaks the format; "" when it keeps it."""
     if not text.strip():
         return "empty answer"
@@ -142,7 +135,7 @@ def format_reason(text: str, schema: dict[str, Any] | None, finish: str = "stop"
     return "not one JSON object"
 
 
-def schema_reason(value: dict[str, Any], schema: dict[str, Any]) -> str:
+def schema_reason(value: Json, schema: Json) -> str:
     """Where and how a value breaks the JSON Schema ("" when it fits)."""
     from jsonschema.exceptions import best_match
 

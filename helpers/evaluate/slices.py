@@ -177,7 +177,7 @@ def macro_f1(pairs: Pairs, groups: Sequence[str]) -> Estimate:
     if low == high:  # nothing varies, so the rows say how little that is known
         share = statistics.proportion([float(gold == said) for gold, said in pairs], groups)
         low, high = share.low, share.high
-    return Estimate(value=value, low=min(low, value), high=max(high, value), n=len(pairs))
+    return statistics.in_interval(value, low, high, len(pairs))
 
 
 def _macro(pairs: Pairs, labels: Sequence[str]) -> float:

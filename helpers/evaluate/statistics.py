@@ -51,8 +51,12 @@ def proportion(hits: Numbers, groups: Groups = None) -> Estimate:
     """Share of hits with its Wilson interval; rows of one group are worth less than one each."""
     value = fmean(hits) if hits else 0.0
     effective = effective_rows(hits, groups)
-    low, high = wilson(value * effective, effective)
-    return Estimate(value=value, low=low, high=high, n=len(hits))
+    return in_interval(value, *wilson(value * effective, effective), len(hits))
+
+
+def in_interval(value: float, low: float, high: float, n: int) -> Estimate:
+    """A value in its interval."""
+    return Estimate(value=value, low=min(low, value), high=max(high, value), n=n)
 
 
 def effective_rows(values: Numbers, groups: Groups, alpha: float = TAIL) -> float:
@@ -131,9 +135,9 @@ def paired_difference(
 def from_counts(gained: int, lost: int, n: int, effective: float, alpha: float = TAIL) -> Estimate:
     """The paired difference of right and wrong answers; the n rows are worth `effective` ones."""
     if n == 0:
-        return Estimate(value=0.0, low=-1.0, high=1.0, n=0)
-    low, high = bonett_price(gained * effective / n, lost * effective / n, effective, alpha)
-    return Estimate(value=(gained - lost) / n, low=low, high=high, n=n)
+        return in_interval(0.0, -1.0, 1.0, n)
+    bounds = bonett_price(gained * effective / n, lost * effective / n, effective, alpha)
+    return in_interval((gained - lost) / n, *bounds, n)
 
 
 def bonett_price(gained: float, lost: float, n: float, alpha: float = TAIL) -> tuple[float, float]:
@@ -228,21 +232,20 @@ def detectable_difference(
     """Smallest true difference that n paired rows show in `power` of the cases.
 
     Solves n·d² = (z·sqrt(f) + z_power·sqrt(f - d²))² (Connor, Biometrics 1987, 43:207-211) for d,
-    where f is the share of rows that flip (at least d: a difference needs flips).
+    where f is the share of rows that flip (at least d: a difference needs flips); with d above the
+    f that is given, n·d = (z + z_power·sqrt(1 - d))². Both are quadratic.
     """
-    from scipy.optimize import brentq
-
     z = upper_normal(alpha)
     z_power = upper_normal(1 - power)
-
-    def surplus(d: float) -> float:
-        share = max(flips, d)
-        spread = z * math.sqrt(share) + z_power * math.sqrt(max(0.0, share - d * d))
-        return n * d * d - spread**2
-
-    if surplus(1.0) < 0:
+    left = n + z_power**2 - z**2
+    if left <= 0:
         return 1.0
-    return float(brentq(surplus, 1e-9, 1.0))
+    total = n + z_power**2
+    d = math.sqrt(flips) * (z * math.sqrt(n) + z_power * math.sqrt(left)) / total
+    if d > flips:
+        root = (math.sqrt(n * left) - z * z_power) / total
+        d = 1 - max(0.0, root) ** 2
+    return d
 
 
 def chance_to_see(n: float, gain: float, flips: float = ASSUMED_FLIPS) -> float:
@@ -315,7 +318,7 @@ def quantile(values: Numbers, share: float) -> Estimate:
     """
     n = len(values)
     if n == 0:
-        return Estimate(value=0.0, low=0.0, high=0.0, n=0)
+        return in_interval(0.0, 0.0, 0.0, n)
     import numpy
     from scipy.special import chdtri
     from scipy.stats import quantile_test
@@ -323,13 +326,13 @@ def quantile(values: Numbers, share: float) -> Estimate:
     ordered = sorted(values)
     value = float(numpy.quantile(ordered, share))
     if n < FEW_TIMED:
-        return Estimate(value=value, low=ordered[0], high=ordered[-1], n=n)
+        return in_interval(value, ordered[0], ordered[-1], n)
     low, high = quantile_test(ordered, p=share).confidence_interval(LEVEL)
     if math.isnan(high):
         excess = sum(each - ordered[0] for each in ordered)
         scale = 2 * excess / float(chdtri(2 * n - 2, 1 - TAIL))
         high = max(ordered[-1], ordered[0] - scale * math.log(1 - share))
-    return Estimate(value=value, low=min(low, value), high=max(high, value), n=n)
+    return in_interval(value, low, high, n)
 
 
 def mean(values: Numbers, groups: Groups = None, alpha: float = TAIL) -> Estimate:
@@ -341,17 +344,15 @@ def mean(values: Numbers, groups: Groups = None, alpha: float = TAIL) -> Estimat
     """
     n = len(values)
     if n == 0:
-        return Estimate(value=0.0, low=0.0, high=0.0, n=0)
-    lowest = min(values)
-    highest = max(values)
-    if lowest == highest:
-        return Estimate(value=values[0], low=lowest, high=highest, n=n)
-    middle = fmean(values)
+        return in_interval(0.0, 0.0, 0.0, n)
+    low = min(values)
+    high = max(values)
+    middle = min(high, max(low, fmean(values)))  # which floating point may leave
     count, freedom, variance = _cluster_variance(values, groups)
-    if count < 2:
-        return Estimate(value=middle, low=lowest, high=highest, n=n)
+    if count < 2 or low == high:
+        return in_interval(middle, low, high, n)
     half = _t(alpha, freedom) * math.sqrt(variance) / n
-    return Estimate(value=middle, low=middle - half, high=middle + half, n=n)
+    return in_interval(middle, middle - half, middle + half, n)
 
 
 def score(values: Numbers, groups: Groups = None) -> Estimate:

@@ -59,6 +59,18 @@ def test_the_model_behind_a_rung_is_found_again_for_the_test_part(task, run):
         run.load(Decision).asking("prompt@gone")
 
 
+def test_models_of_one_name_stay_apart(task, run):
+    """org/llama and other/llama were one rung, with the answers of the second."""
+    first, second = constant(RIGHT, "org/llama"), constant(WRONG, "other/llama")
+    specs = [first.spec, second.spec, first.spec, "/models/big"]
+    ways = evaluate.ways_to_ask(["prompt"], BASIS, task, constant(WRONG), specs)
+    names = ["prompt", "prompt@org-llama", "prompt@other-llama", "prompt@big"]
+    assert [way.rung for way in ways] == names
+    where = session(task, run, first, second)
+    results = evaluate.ask_ladder(ways[1:3], toy_rows(3, "validation"), where)
+    assert [read_answers(run, result)[0].answer for result in results] == [RIGHT, WRONG]
+
+
 def test_logged_answers_of_today_are_a_rung_and_cost_no_request(tmp_path, run):
     rows = toy_rows(6, "validation")
     log = [

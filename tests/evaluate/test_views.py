@@ -138,7 +138,8 @@ def test_slices_diagnoses_and_ratings_are_shown(task, measured, run):
     rows, evaluation = measured
     answers = {r.name: evaluate.read_answers(run, r) for r in evaluation.rungs}
     assert "by slice" in views.slice_table(evaluation).to_html()
-    shown = views.diagnosis_table(evaluate.diagnose(evaluation, [], rows, answers)).to_string()
+    run.save(evaluation)
+    shown = views.diagnosis_table(evaluate.diagnose_run(run, rows)).to_string()
     assert "broken evaluation" in shown and "unknown" in shown
     pairs = evaluate.blind_table(rows, answers["fine_tuned"], answers["prompt"])
     assert (
