@@ -15,9 +15,14 @@ from helpers.records import WorkbookError
 _ZEROS = re.compile("0{2,}")  # a number format that shows 7 as 007
 
 
+def sheet_names(path: Path) -> list[str]:
+    """The names of the sheets, that of the one that is read first."""
+    return [sheet.title for sheet in _sheets_of(path)]
+
+
 def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number, row) of the first sheet; its first row holds the names of the columns."""
-    rows = [[_shown(cell) for cell in row] for row in _sheet_of(path).iter_rows()]
+    rows = [[_shown(cell) for cell in row] for row in _sheets_of(path)[0].iter_rows()]
     if not rows:
         return
     names = tasks.header_of(path, rows[0], rows[1:10])
@@ -30,15 +35,13 @@ def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, dict(zip(names, row, strict=False))
 
 
-def _sheet_of(path: Path, data_only: bool = True) -> Any:
-    """The first sheet that is shown, its formulas or what they gave."""
+def _sheets_of(path: Path, data_only: bool = True) -> list[Any]:
+    """The sheets, those that are shown first, with formulas or what they gave."""
     try:
         import openpyxl
 
-        return min(
-            openpyxl.load_workbook(path, read_only=True, data_only=data_only).worksheets,
-            key=lambda sheet: sheet.sheet_state != "visible",
-        )
+        sheets = openpyxl.load_workbook(path, read_only=True, data_only=data_only).worksheets
+        return sorted(sheets, key=lambda sheet: sheet.sheet_state != "visible")
     except ImportError:
         raise WorkbookError(
             f'{path}: Excel needs the package openpyxl: pip install -e ".[curate]"'
@@ -76,7 +79,7 @@ def _refuse_formulas(path: Path, names: Sequence[str], rows: Sequence[Sequence[A
     """An empty cell may hold a formula whose result nobody saved."""
     if all(value is not None for row in rows for value in row):
         return
-    formulas = _sheet_of(path, data_only=False).iter_rows(min_row=2, values_only=True)
+    formulas = _sheets_of(path, data_only=False)[0].iter_rows(min_row=2, values_only=True)
     for row, spelled in zip(rows, formulas, strict=False):
         for name, value, formula in zip(names, row, spelled, strict=False):
             if value is None and str(formula).startswith("="):

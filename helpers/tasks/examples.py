@@ -34,33 +34,18 @@ from helpers.tasks.forms import HowRead, chat_of, preference_of
 from helpers.tasks.parts import group_of, normalise, part_of_time
 from helpers.tasks.reading import SourceRow, read_rows
 from helpers.tasks.survey import SPLITS, check_columns, reading_of, survey
-from helpers.tasks.task import Task, check_calls, check_tools
+from helpers.tasks.task import Json, Task, check_calls, check_tools
 from helpers.tasks.textfiles import Row, RowError, TwoReadings
 from helpers.tasks.turns import SYSTEM
-from helpers.tasks.values import NUMBER, as_json, cell, decimal_mark, is_there, spelled
+from helpers.tasks.values import NUMBER, as_json, cell, decimal_mark, spelled
 
-UNREADABLE = (RowError, RecursionError)  # what a row is that cannot become an example
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
 # UTF-8 taken for Windows-1252; what Portuguese capitals stand before (« » … and spaces) is none
 _BROKEN = re.compile("\ufffd|[ÃÂ][\x80-\x9f\xa1-\xaa\xac-\xba\xbc-\xbf\u0152-\u02dc]|â€")
 # ids that other files spell otherwise: an integer among empty cells, as pandas writes it; a UUID
 _OTHERWISE = re.compile(r"(-?\d+)\.0+|\{?([\da-fA-F]{8}(?:-[\da-fA-F]{4}){3}-[\da-fA-F]{12})\}?")
 ONE_SYSTEM = "one system message in all rows: task.yaml's instructions replace it"
-TOTALS = (
-    "total",
-    "totals",
-    "sum",
-    "gesamt",
-    "summe",
-    "insgesamt",
-    "somme",
-    "suma",
-    "totale",
-    "итого",
-    "всего",
-    "合計",
-    "总计",
-)
+_TOTALS = re.compile("totals?|sum|gesamt|summe|insgesamt|somme|suma|totale|итого|всего|合計|总计")
 # why a row is dropped, by its score, its time and whether that time is a guess; None: it stays
 RowFilter = Callable[[float | None, datetime, bool], Issue | None]
 
@@ -118,16 +103,9 @@ def load_examples(
                 sample[place] = (row, issue)
             continue
         how.changes, how.groups = Counter(), Counter()
-        try:
-            example = example_of(how, row)
-        except UNREADABLE as error:
-            error = error if isinstance(error, RowError) else "nested too deeply"
-            if source == "human":
-                raise WorkbookError(
-                    f"{path}, line {row.line}: {error}; mend or delete that row"
-                ) from None
-            issue = Issue(code="invalid_format", evidence=str(error))
-            unreadable.append(_rejected(how, row, issue, "read"))
+        example = _read(how, row)
+        if isinstance(example, RejectedExample):
+            unreadable.append(example)
             continue
         examples.append(example)
         counts[example.id] += 1
@@ -139,7 +117,9 @@ def load_examples(
     _check_numbers(how, examples)
     examples = _with_own_context(_with_own_ids(examples, counts, how), how)
     reading = reading_of(how, form, len(examples) + len(unreadable) + dropped.total())
-    sampled = _read_sample(sample, how)  # last, so that nothing of it counts
+    sample.sort(key=lambda entry: entry[0].line)
+    # last, so that nothing of it counts
+    sampled = [(_read(how, row, issue), issue) for row, issue in sample]
     return LoadedRows(examples, unreadable, dropped, sampled, reading, how.scale.rated > 0)
 
 
@@ -158,17 +138,22 @@ def _check_numbers(how: HowRead, examples: Sequence[TrainingExample]) -> None:
         )
 
 
-def _read_sample(
-    sample: Sequence[tuple[SourceRow, Issue]], how: HowRead
-) -> list[tuple[TrainingExample | RejectedExample, Issue]]:
-    """Dropped rows in the order of the file, as far as they can be read."""
-    rows = []
-    for row, issue in sorted(sample, key=lambda entry: entry[0].line):
-        try:
-            rows.append((example_of(how, row), issue))
-        except UNREADABLE:  # dropped before it was read whole
-            rows.append((_rejected(how, row, issue, "filter"), issue))
-    return rows
+def _read(
+    how: HowRead, row: SourceRow, issue: Issue | None = None
+) -> TrainingExample | RejectedExample:
+    """A row as an example, or what is kept of one that cannot become one; `issue` dropped it."""
+    try:
+        return example_of(how, row)
+    except (RowError, RecursionError) as error:
+        reason = str(error) if isinstance(error, RowError) else "nested too deeply"
+    if how.source == "human":
+        raise WorkbookError(f"{how.path}, line {row.line}: {reason}; mend or delete that row")
+    return RejectedExample(
+        example={"id": f"{how.name}:{row.line}", "source": how.source, **_where(how, row)},
+        issues=[issue or Issue(code="invalid_format", evidence=reason)],
+        stage="filter" if issue else "read",
+        rule_version="tasks-1",
+    )
 
 
 def _issue_of(how: HowRead, content: Any, row_filter: RowFilter | None) -> Issue | None:
@@ -212,7 +197,7 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
     )
 
 
-def _chat_and_tools(how: HowRead, raw: Row) -> tuple[list[Message], list[dict[str, Any]] | None]:
+def _chat_and_tools(how: HowRead, raw: Row) -> tuple[list[Message], list[Json] | None]:
     """The chat of a row, and the tools that a column, or a request in a cell, offers in it."""
     messages = chat_of(how, raw)
     offers = [message.tools for message in messages if message.tools]
@@ -226,7 +211,7 @@ def _note_oddities(how: HowRead, user_text: str, moment: datetime) -> None:
     """Count what a row can be read with, but hardly was meant as."""
     if _BROKEN.search(user_text):
         how.changes["letters such as Ã¶ or \ufffd: read in a wrong encoding before"] += 1
-    if normalise(user_text).rstrip(":") in TOTALS:
+    if _TOTALS.fullmatch(normalise(user_text).rstrip(":")):
         how.changes["asks only `total`: the line below a table"] += 1
     if not 2000 <= moment.year <= max(how.date, datetime.now(UTC)).year + 1:
         how.changes["created_at lies before 2000 or in the future"] += 1
@@ -259,20 +244,17 @@ def feedback_score(how: HowRead, raw: Row) -> float | None:
         ) from None
 
 
-def _meta_of(how: HowRead, raw: Row) -> dict[str, Any]:
+def _meta_of(how: HowRead, raw: Row) -> Json:
     """What is kept beside the chat: the user's id, known columns, and those that nothing reads."""
-    known = {
-        name: cell(how.task, raw, name)
-        for name in ("id", "model_version", "articles", "conversation_id")
-    }
-    meta = {name: as_json(value) for name, value in known.items() if value is not None}
+    meta = {}
+    for name in ("id", "model_version", "articles", "conversation_id"):
+        value = cell(how.task, raw, name)
+        if value is not None:
+            meta[name] = as_json(value)
     if "id" in meta:
         meta["user_id"] = str(meta.pop("id"))
-    fields = {
-        name: as_json(value)
-        for name, value in raw.items()
-        if name not in how.used and is_there(value)
-    }
+    unused = {name: as_json(raw[name]) for name in raw if name not in how.used}
+    fields = {name: value for name, value in unused.items() if value not in (None, "")}
     return meta | {"fields": fields} if fields else meta
 
 
@@ -304,16 +286,7 @@ def _part(how: HowRead, raw: Row, line: int, moment: datetime | None) -> Part | 
     return part_of_time(moment, starts) if starts else None
 
 
-def _rejected(how: HowRead, row: SourceRow, issue: Issue, stage: str) -> RejectedExample:
-    return RejectedExample(
-        example={"id": f"{how.name}:{row.line}", "source": how.source, **_where(how, row)},
-        issues=[issue],
-        stage=stage,
-        rule_version="tasks-1",
-    )
-
-
-def _where(how: HowRead, row: SourceRow) -> dict[str, Any]:
+def _where(how: HowRead, row: SourceRow) -> Json:
     return {"file": how.name, "line": row.line, "sha256": row.sha256}
 
 
@@ -322,7 +295,7 @@ def content_id(messages: Sequence[Message]) -> str:
     return store.fingerprint([m.model_dump(exclude_none=True) for m in messages])[:16]
 
 
-def _tools(value: Any) -> list[dict[str, Any]] | None:
+def _tools(value: Any) -> list[Json] | None:
     """The tools of a row; a table's cell holds them as text."""
     tools = spelled(value) if isinstance(value, str) else value
     if value is None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import io
 import json
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -32,9 +30,6 @@ TABLES = (".csv", ".tsv")
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 BEGINNINGS = {b"PAR1": ".parquet", b"PK": ".xlsx", b"{": ".jsonl", b"[": ".jsonl"}
 _WIDE_JSON = re.compile(rb"(?:\xff\xfe)?[{\[]\0|(?:\xfe\xff)?\0[{\[]")  # its beginning in UTF-16
-_SHEET = re.compile(rb"<(?:\w+:)?sheet\b[^>]*>")
-_NAME = re.compile(rb'\bname="([^"]*)"')
-_HIDDEN = re.compile(rb'\bstate="(?:veryH|h)idden"')
 _NEXT = re.compile(r"[\s,:]*(?=[^\s,:\]}])")  # item of a list; key, or its value, of an object
 
 # columns of a Parquet file, and what makes their values what they mean
@@ -98,18 +93,10 @@ def form_of(path: Path, encoding: str = "") -> FileForm:
         start = _start_of_rows(path, name)
         return FileForm(name, note="JSON Lines" if start < 0 else "a JSON array", start=start)
     if suffix == ".xlsx":
-        return FileForm(note=_sheets(path))
+        from helpers.extras.excel import sheet_names
+
+        return FileForm(note=f"Excel, the first visible sheet, {', not '.join(sheet_names(path))}")
     return _parquet_form(path)
-
-
-def _sheets(path: Path) -> str:
-    """Which sheets an Excel file has, and which one of them is read."""
-    with suppress(OSError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as book:
-        sheets = _SHEET.findall(book.read("xl/workbook.xml"))
-        sheets.sort(key=lambda sheet: _HIDDEN.search(sheet) is not None)
-        names = [name.decode("utf-8", "replace") for name in _NAME.findall(b"".join(sheets))]
-        return html.unescape(f"Excel, the first visible sheet, {', not '.join(names)}")
-    return "Excel"
 
 
 def read_rows(path: Path, form: FileForm | None = None) -> Iterator[SourceRow]:
@@ -166,10 +153,6 @@ def parquet_rows(
             yield content
 
 
-def _whole(value: float) -> int | None:
-    return int(value) if value == value else None
-
-
 def _named(names: Sequence[str], value: Any) -> Any:
     """The name of a class, or of several; None for the -1 of a row without one."""
     if isinstance(value, list):
@@ -199,7 +182,7 @@ def _parquet_form(path: Path) -> FileForm:
                 compute.is_finite(full), compute.equal(full, compute.floor(full))
             )
             if has_gaps and compute.all(are_whole).as_py():
-                meanings.append((field.name, _whole))
+                meanings.append((field.name, lambda value: int(value) if value == value else None))
     note = "Parquet"
     features = {}
     with suppress(KeyError, ValueError, TypeError):  # nobody named any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -45,19 +45,21 @@ def survey(task: Task, path: Path, source: Source) -> tuple[FileForm, HowRead]:
     how = HowRead(task, path, source, format_of(task, rows))
     how.used = used_columns(how)
     _note_absent(how, rows)
-    stars, at = (str(task.columns.get(name, name)) for name in ("feedback_score", "created_at"))
+    stars = task.columns.get("feedback_score", "feedback_score") or ""
+    at = task.columns.get("created_at", "created_at") or ""
     verdicts = _columns_of_verdicts(how, rows)
     numbers = _columns_of_numbers(task)
     counts = column_counts(path, form, {stars, at, *verdicts, *numbers.values()})
-    _ask_about_verdicts(how, {name: counts[name] for name in verdicts})
+    for name in verdicts:
+        _ask_about_verdicts(name, counts[name], path)
     how.scale = judge_scale(counts[stars], task.columns.get("feedback"), stars, str(path))
     days = (value for _, value in counts[at])
     how.day_order = day_order(days, task.columns.get("dates"), at, str(path))
     for name, column in numbers.items():
         is_whole = kind_of(task.schema["properties"][name]) == "integer"
         values = (value for _, value in counts[column])
-        mark = task.columns.get("decimal") or decimal_mark(values, is_whole, column, str(path))
-        how.decimals[name] = mark
+        setting = task.columns.get("decimal")
+        how.decimals[name] = setting or decimal_mark(values, is_whole, column, str(path))
     return form, how
 
 
@@ -102,18 +104,17 @@ def _columns_of_verdicts(how: HowRead, rows: Sequence[Row]) -> list[str]:
     return [name for name in VERDICTS.split() if name in there - how.used]
 
 
-def _ask_about_verdicts(how: HowRead, columns: Mapping[str, Counter[Token]]) -> None:
+def _ask_about_verdicts(name: str, counts: Counter[Token], path: Path) -> None:
     """A column that says good or bad of each answer is no decoration: it is asked for."""
-    for name, counts in columns.items():
-        values = {str(value).strip().casefold() for _, value in counts} - NO_VERDICTS
-        if {LIKES.get(value) for value in values} == {5.0, 1.0}:
-            words = " or ".join(sorted(values)[:2])
-            raise TwoReadings(
-                f"{how.path}: column `{name}` says {words} of each answer: shall only the good ones"
-                " be learnt, or is it an ordinary column (null)",
-                "columns.label",
-                (name, "null"),
-            )
+    values = {str(value).strip().casefold() for _, value in counts} - NO_VERDICTS
+    if {LIKES.get(value) for value in values} == {5.0, 1.0}:
+        words = " or ".join(sorted(values)[:2])
+        raise TwoReadings(
+            f"{path}: column `{name}` says {words} of each answer: shall only the good ones be"
+            " learnt, or is it an ordinary column (null)",
+            "columns.label",
+            (name, "null"),
+        )
 
 
 def check_columns(how: HowRead, n: int) -> None:
@@ -147,22 +148,26 @@ def reading_of(how: HowRead, form: FileForm, rows: int) -> SourceReading:
         details["feedback_score"] = how.scale._replace(rows=rows).description
     if how.scale.unknown:
         how.changes["ratings that are none"] += how.scale.unknown
-    columns = [
-        (as_text(mapped.get(name, name)) or "null", name, details.get(name, ""))
-        for name in ("input", "output", *KNOWN)
-        if name in mapped or details.get(name)
-    ]
+    columns = []
+
+    def add(name: str, use: str, detail: str) -> None:
+        columns.append(ColumnReading(name=name, use=use, how=detail))
+
+    for name in ("input", "output", *KNOWN):
+        if name in mapped or details.get(name):
+            add(as_text(mapped.get(name, name)) or "null", name, details.get(name, ""))
     for name, mark in how.decimals.items():
         if mark:
-            columns.append((name, "numbers", f"`{mark}` stands before decimals"))
-    columns += [(name, "not used", f"in {n} rows") for name, n in sorted(how.unused.items())]
+            add(name, "numbers", f"`{mark}` stands before decimals")
+    for name, n in sorted(how.unused.items()):
+        add(name, "not used", f"in {n} rows")
     return SourceReading(
         file=how.path.name,
         source=how.source,
         rows=rows,
         format=how.format,
         form=form.description,
-        columns=[ColumnReading(name=name, use=use, how=detail) for name, use, detail in columns],
+        columns=columns,
         changes=dict(sorted(how.changes.items())),
     )
 
