@@ -27,10 +27,10 @@ Suspect = tuple[TrainingExample, str, float]  # a row, the field, and how good i
 
 def doubtful_labels(examples: Sequence[TrainingExample], labels: LabelFunctions) -> list[Question]:
     """The probable label errors as questions, worst first."""
-    questions = []
-    for example, name, quality in rank_labels(examples, labels):
-        questions.append(Question(example, f"{name} may be wrong (quality {quality:.2f})"))
-    return questions
+    return [
+        Question(example, f"{name} may be wrong (quality {quality:.2f})")
+        for example, name, quality in rank_labels(examples, labels)
+    ]
 
 
 def rank_labels(examples: Sequence[TrainingExample], labels: LabelFunctions) -> list[Suspect]:
@@ -89,12 +89,12 @@ def close_in_meaning(examples: Sequence[TrainingExample]) -> list[Question]:
         pairs = sorted(rephrased(texts, judged_texts), key=lambda pair: -pair[2])
     except WorkbookError:  # the extra `curate` is not installed
         return []
-    questions = []
-    for i, j, cosine in pairs:
-        other = judged[j]
-        why = f"may rephrase {other.part} row {other.id} (cosine {cosine:.2f})"
-        questions.append(Question(train[i], why))
-    return questions
+    return [
+        Question(
+            train[i], f"may rephrase {judged[j].part} row {judged[j].id} (cosine {cosine:.2f})"
+        )
+        for i, j, cosine in pairs
+    ]
 
 
 def rephrased(texts: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, int, float]]:

@@ -183,7 +183,7 @@ def _fault(line: bytes, known: set[str]) -> str:
         entry = parse_live_line(line)
     except ValidationError as error:
         return _reason(error)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         looks_like_csv = b"," in line and line.lstrip()[:1] not in (b"{", b"[")
         return "is of a CSV table, not JSON" if looks_like_csv else "is not JSON"
     if isinstance(entry, LiveRow):

@@ -37,10 +37,10 @@ def rate_run(
     rated = _read(path)
     known = {(row["id"], row["a_sha"], row["b_sha"]) for row in rated if row["choice"]}
     open_rows = [row for row in table if (row["id"], row["a_sha"], row["b_sha"]) not in known]
-    given = 0
+    before = len(rated)
     for number, row in enumerate(open_rows, 1):
         say(f"\n{number} of {len(open_rows)}\n{row['asked']}\n\nA: {row['A']}\n\nB: {row['B']}\n\n")
-        choice = ask(QUESTION).strip().lower()
+        choice = "?"
         while choice not in (*CHOICES, "", "q"):
             choice = ask(QUESTION).strip().lower()
         if choice == "q":
@@ -48,7 +48,7 @@ def rate_run(
         if choice:
             rated.append(row | {"choice": CHOICES[choice]})
             evaluate.write_ratings(path, rated)
-            given += 1
+    given = len(rated) - before
     say(f"{given} rated now, {len(rated)} in {path}; run again with --run-id {run.id} to count\n")
     return given
 

@@ -75,61 +75,50 @@ def make_up(
     answer_form = example_form.model_copy(update={"response_format": task.schema})
     seeds, label = _seeds(placed, task, config)
     most = int(config.synthetic_share * len(seeds))
-    novelty = Novelty(placed, min(config.near_duplicate_threshold, config.leakage_threshold))
+    threshold = min(config.near_duplicate_threshold, config.leakage_threshold)
+    known = [(example.id, _shingles(example)) for example in placed]
     attempts = islice(zip(cycle(seeds), cycle(WAYS), strict=False), TRIES * most)
     stage = Stage()
     while batch := list(islice(attempts, BATCH)):
-        requests = [_request(task, seed, way) for seed, way in batch]
+        answers = ask([_request(task, seed, way) for seed, way in batch], example_form)
         children = []
-        for (seed, _), answer in zip(batch, ask(requests, example_form), strict=True):
+        for (seed, _), answer in zip(batch, answers, strict=True):
             children.append(_child(seed, *_read(task, answer.text), writer.name))
         questions = [tasks.render(task, child) for child in children]
         for child, second in zip(children, ask(questions, answer_form), strict=True):
             again = _child(child, child.user_text, second.text, writer.name)
-            issue = novelty.issue_of(child) or _unsure(child, again, label)
+            issue = _not_new(child, known, threshold) or _unsure(child, again, label)
             if issue:
                 stage.reject(child, [issue], "filter")
             elif len(stage.kept) < most:
                 stage.kept.append(child)
-                novelty.add(child)
+                known.append((child.id, _shingles(child)))
         if len(stage.kept) == most:
             break
     return stage
 
 
-class Novelty:
-    """The texts there are, and whether another one is new: its Jaccard index below `threshold`."""
+def _not_new(
+    child: TrainingExample, known: Sequence[tuple[str, set[str]]], threshold: float
+) -> Issue | None:
+    """Why a made-up row is no row, or none below the threshold of all that are known."""
+    if not child.user_text or not child.answer:
+        evidence = 'the model did not give {"input": ..., "output": ...}'
+        return Issue(code="invalid_format", evidence=evidence)
+    grams = _shingles(child)
+    score, matched_id = max((curate.jaccard(grams, other), row_id) for row_id, other in known)
+    if score < threshold:
+        return None
+    return Issue(
+        code="near_duplicate",
+        evidence=f"not new: character 5-gram Jaccard {score:.2f}",
+        matched_id=matched_id,
+        score=round(score, 4),
+    )
 
-    def __init__(self, examples: Sequence[TrainingExample], threshold: float) -> None:
-        self._threshold = threshold
-        self._known: list[tuple[str, set[str]]] = []
-        for example in examples:
-            self.add(example)
 
-    def add(self, example: TrainingExample) -> None:
-        """From now on nothing like this row is new."""
-        self._known.append((example.id, self._shingles(example)))
-
-    def issue_of(self, example: TrainingExample) -> Issue | None:
-        """Why a made-up row is no row, or no new one."""
-        if not example.user_text or not example.answer:
-            evidence = 'the model did not give {"input": ..., "output": ...}'
-            return Issue(code="invalid_format", evidence=evidence)
-        grams = self._shingles(example)
-        scores = ((curate.jaccard(grams, other), row_id) for row_id, other in self._known)
-        score, matched_id = max(scores)
-        if score < self._threshold:
-            return None
-        return Issue(
-            code="near_duplicate",
-            evidence=f"not new: character 5-gram Jaccard {score:.2f}",
-            matched_id=matched_id,
-            score=round(score, 4),
-        )
-
-    @staticmethod
-    def _shingles(example: TrainingExample) -> set[str]:
-        return curate.shingles(tasks.normalise(example.user_text))
+def _shingles(example: TrainingExample) -> set[str]:
+    return curate.shingles(tasks.normalise(example.user_text))
 
 
 def _seeds(

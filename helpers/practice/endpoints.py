@@ -195,13 +195,10 @@ class Practice:
         return tuning
 
     def _list_jobs(self, request: HttpRequest) -> dict[str, Any]:
-        metadata = {}
-        for key, value in request.query.items():
-            if key.startswith("metadata["):
-                metadata[key[9:-1]] = value
+        wanted = {k[9:-1]: v for k, v in request.query.items() if k.startswith("metadata[")}
         newest = reversed([*self.storage.jobs.values()])  # others may be created meanwhile
         jobs = [tuning.shown(self.live) for tuning in newest]
-        matching = [job for job in jobs if metadata.items() <= (job["metadata"] or {}).items()]
+        matching = [job for job in jobs if wanted.items() <= (job["metadata"] or {}).items()]
         return request.page(matching, 20)
 
     def _job(self, request: HttpRequest, job_id: str) -> dict[str, Any]:

@@ -107,13 +107,11 @@ class Life:
         losses = {theirs: round(line[ours], 4) for ours, theirs in LOSSES.items() if ours in line}
         if not losses:
             return
-        words = []
-        for name, value in losses.items():
-            label = name.replace("_", " ").replace("train", "training")
-            words.append(f"{label}={value:.2f}")
+        words = ", ".join(f"{name}={value:.2f}" for name, value in losses.items())
+        words = words.replace("_", " ").replace("train", "training")
         data = {"step": line["step"], "total_steps": line["steps"], **losses}
         kind = "hidden" if tuning.scenario == "base64_results" else "metrics"
-        message = f"Step {line['step']}/{line['steps']}: {', '.join(words)}"
+        message = f"Step {line['step']}/{line['steps']}: {words}"
         tuning.say(self.clock.now(), message, kind, data)
 
     def _succeed(self, tuning: TuningJob, trained: Trained) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,19 @@ class Clock:
         time.sleep(seconds / self.speed)
 
 
+@dataclass
 class TuningJob:
     """A fine-tuning job: its wire form, its events oldest first, what the API itself must know."""
 
-    def __init__(self, folder: Path, saved: dict[str, Any]) -> None:
-        self.folder = folder
-        self.lock = threading.RLock()
-        self.job: dict[str, Any] = saved["job"]  # as it goes over the wire
-        self.events: list[dict[str, Any]] = saved.get("events", [])
-        self.checkpoints: list[dict[str, Any]] = saved.get("checkpoints", [])
-        self.scenario: str = saved["scenario"]
-        self.base: str = saved["base"]
-        self.ready_at: float = saved.get("ready_at", 0.0)
-        self.failures = 0  # 500s that were answered so far (scenario server_error)
+    folder: Path
+    job: dict[str, Any]  # as it goes over the wire
+    scenario: str
+    base: str
+    events: list[dict[str, Any]] = field(default_factory=list)
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    ready_at: float = 0.0
+    failures: int = 0  # 500s that were answered so far (scenario server_error)
+    lock: Any = field(default_factory=threading.RLock)
 
     @property
     def id(self) -> str:
@@ -126,7 +127,7 @@ class Storage:
         self.files: dict[str, dict[str, Any]] = {}
         for path in sorted((folder / "files").glob("*.json")):
             self.files[path.stem] = store.read_json(path)
-        saved = [TuningJob(p.parent, store.read_json(p)) for p in folder.glob("jobs/*/job.json")]
+        saved = [TuningJob(p.parent, **store.read_json(p)) for p in folder.glob("jobs/*/job.json")]
         saved.sort(key=lambda tuning: tuning.job["created_at"])
         self.jobs = {tuning.id: tuning for tuning in saved}
 
@@ -168,8 +169,7 @@ class Storage:
 
     def add_job(self, job: dict[str, Any], scenario: str, base: str) -> TuningJob:
         """Keep a new job."""
-        saved = {"job": job, "scenario": scenario, "base": base}
-        tuning = TuningJob(self.folder / "jobs" / job["id"], saved)
+        tuning = TuningJob(self.folder / "jobs" / job["id"], job, scenario, base)
         tuning.save()
         self.jobs[tuning.id] = tuning
         return tuning

@@ -76,9 +76,7 @@ def train(
 ) -> Trained:
     """Train the job's adapter in a process of its own; `data` holds the file of each part."""
     used = tuning.job["hyperparameters"]
-    rows: dict[str, Any] = {"validation": []}
-    for part, content in data.items():
-        rows[part] = _training_rows(tuning.base, content)
+    rows = {part: _training_rows(tuning.base, content) for part, content in data.items()}
     config = trainer.LoraTrainingConfig(
         base_model=tuning.base,
         learning_rate=RATE[tuning.base] * used["learning_rate_multiplier"],
@@ -117,15 +115,13 @@ def train(
 
 def _keep_adapters(folder: Path, target: Path) -> list[int]:
     """Copy the adapter of every checkpoint to `target`/step-N; the steps, in order."""
-    checkpoints = {}
-    for checkpoint in folder.glob("checkpoints/checkpoint-*"):
-        checkpoints[int(checkpoint.name.rpartition("-")[2])] = checkpoint
-    steps = sorted(checkpoints)
+    checkpoints = folder.glob("checkpoints/checkpoint-*")
+    steps = sorted(int(checkpoint.name.rpartition("-")[2]) for checkpoint in checkpoints)
     for step in steps:
         adapter = target / f"step-{step}"
         adapter.mkdir(exist_ok=True)
         for name in ADAPTER:
-            shutil.copy(checkpoints[step] / name, adapter / name)
+            shutil.copy(folder / f"checkpoints/checkpoint-{step}" / name, adapter / name)
     trainer.check_adapter(target / f"step-{steps[-1]}")
     return steps
 

@@ -73,24 +73,21 @@ class HttpRequest(NamedTuple):
 
     def page(self, items: list[dict[str, Any]], default: int) -> dict[str, Any]:
         """One page of a list: `limit` items behind the one called `after`."""
-        ids = [item["id"] for item in items]
-        start = 0
-        after = self.query.get("after")
-        if after:
-            if after not in ids:
-                raise ApiError(400, f"No such cursor: {after}", param="after")
-            start = ids.index(after) + 1
+        ids = ["", *(item["id"] for item in items)]  # without a cursor from the beginning
+        after = self.query.get("after", "")
+        if after not in ids:
+            raise ApiError(400, f"No such cursor: {after}", param="after")
         limit = self.query.get("limit") or str(default)
         if not re.fullmatch("[0-9]{1,9}", limit):
             raise ApiError(400, "limit: a whole number.", param="limit")
-        end = start + int(limit)
-        shown = ids[start:end]
+        rest = items[ids.index(after) :]
+        shown = rest[: int(limit)]
         return {
             "object": "list",
-            "data": items[start:end],
-            "has_more": end < len(items),
-            "first_id": shown[0] if shown else None,
-            "last_id": shown[-1] if shown else None,
+            "data": shown,
+            "has_more": len(shown) < len(rest),
+            "first_id": shown[0]["id"] if shown else None,
+            "last_id": shown[-1]["id"] if shown else None,
         }
 
 

@@ -178,10 +178,8 @@ def add_rows(
         by_day.setdefault(f"{row.created_at:%Y-%m-%d}", []).append(row)
     for day, those in by_day.items():
         path = folder_of(task) / f"{day}.jsonl"
-        known = {}
-        if path.exists():
-            logged = read_live_lines(path.read_bytes().splitlines()).rows
-            known = {row.request_id: row.feedback_score for row in logged}
+        logged = path.read_bytes().splitlines() if path.exists() else []
+        known = {row.request_id: row.feedback_score for row in read_live_lines(logged).rows}
         new = {row.request_id: row for row in those if row.request_id not in known}
         lines: list[Line] = [masked(row, text) for row in new.values()]
         for row in those:  # rated since it was logged

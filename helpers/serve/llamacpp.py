@@ -32,14 +32,14 @@ def is_installed() -> bool:
 
 def gguf_of(served: Served) -> Path:
     """The version's GGUF file: the one that was made from its adapter, else a new one."""
-    sha256 = str(served.version.metadata.get("artifact_sha256", ""))
     folder = served.adapter.parent if served.adapter else Path()
     path = folder / f"{served.id}-{KIND}.gguf"
     note = path.with_suffix(".json")
+    facts = {"adapter": str(served.version.metadata.get("artifact_sha256", ""))}
     known = store.read_json(note) if path.exists() and note.exists() else None
-    if known is None or known != {"adapter": sha256, "gguf": store.sha256_file(path)}:
+    if known is None or known != facts | {"gguf": store.sha256_file(path)}:
         path = train.export_model(served.model, "gguf", KIND)
-        store.write_json(note, {"adapter": sha256, "gguf": store.sha256_file(path)})
+        store.write_json(note, facts | {"gguf": store.sha256_file(path)})
     return path
 
 
