@@ -116,8 +116,13 @@ class Ours:
         return [row.tokens for row in rows]
 
     def ask_alone(self, asked: Sequence[list[int]], new: int = NEW_TOKENS) -> list[list[int]]:
-        """The same, one prompt after the other."""
-        return [self.ask([prompt], new)[0] for prompt in asked]
+        """The same, one prompt after the other; what all begin with is kept, as llama.cpp does."""
+        from helpers.models import decoding
+
+        begins = decoding.common_prefix(asked)
+        asking = (self.model.network, new, self.stop, self.pad)
+        rows = [decoding.decode(asking[0], [p], *asking[1:], begins=begins)[0] for p in asked]
+        return [row.tokens for (row,) in rows]
 
     def ms_per_token(self, asked: Sequence[list[int]]) -> float:
         """Of a prompt asked alone, after its first token."""

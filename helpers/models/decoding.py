@@ -39,7 +39,7 @@ class Decoded(NamedTuple):
 
     tokens: list[int]  # the stop token included
     stopped: bool
-    seconds: float  # since its batch began
+    seconds: float  # since its batch began, with what the shared beginning took
     log_probability: float = math.nan  # of the tokens together; nan: it was not asked for
 
 
@@ -50,18 +50,22 @@ def decode(
     stop: set[int],
     pad_id: int,
     probable: bool = False,
+    begins: int = 0,
 ) -> tuple[list[Decoded], int]:
-    """The greedy continuation of every prompt, in order; how many leading tokens they share.
+    """The greedy continuation of every prompt, in order; how many of its tokens were known.
 
-    `probable`: how probable each is, as far as our own loop decodes it.
+    These are what all prompts begin with. `probable`: how probable each is, as far as our own loop
+    decodes it. `begins`: so many tokens of a single prompt are kept for the next one.
     """
+    started = time.perf_counter()
     own_loop = supported(model)
-    shared = common_prefix(prompts) if own_loop else 0
-    prefix = None
-    if shared >= MIN_PREFIX:
-        prefix = compute_prefix(model, prompts[0][:shared])
+    shared = common_prefix(prompts) if len(prompts) > 1 else begins
+    prefix, known = None, False
+    if own_loop and shared >= MIN_PREFIX:
+        prefix, known = _beginning(model, prompts[0][:shared], keep=len(prompts) == 1)
     else:
         shared = 0
+    waited = time.perf_counter() - started
     decoded: dict[int, Decoded] = {}
     once = shared if _is_apart(model, shared) else 0
     lengths = [len(prompt) - once + max_new_tokens for prompt in prompts]
@@ -71,8 +75,10 @@ def decode(
             results = decode_batch(model, rows, max_new_tokens, stop, prefix, probable)
         else:
             results = generate_batch(model, rows, max_new_tokens, stop, pad_id)
+        results = [row._replace(seconds=row.seconds + waited) for row in results]
         decoded |= dict(zip(batch, results, strict=True))
-    return [decoded[i] for i in range(len(prompts))], shared
+    is_first = len(prompts) == 1 and not known
+    return [decoded[i] for i in range(len(prompts))], 0 if is_first else shared
 
 
 def supported(model: Any) -> bool:
@@ -132,11 +138,11 @@ def buffers(layers: int, rows: int, capacity: int, prefix: Any = None) -> Any:
                 self.keys = key_states.new_empty(shape)
                 self.values = value_states.new_empty(shape)
                 self.is_initialized = True
-            start = self.length
-            self.length += key_states.shape[2]
-            self.keys[:, :, start : self.length] = key_states
-            self.values[:, :, start : self.length] = value_states
-            return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+            start, new = self.length, key_states.shape[2]
+            self.length += new
+            self.keys.narrow(2, start, new).copy_(key_states)
+            self.values.narrow(2, start, new).copy_(value_states)
+            return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
         def get_seq_length(self) -> int:
             return self.length
@@ -152,9 +158,9 @@ def _is_apart(model: Any, shared: int) -> bool:
 
 
 def _cache(model: Any, rows: int, capacity: int, prefix: Any = None) -> Any:
-    """The buffers for a batch; a short prefix, and any before modules, is copied to each row."""
+    """The buffers for a batch; a short prefix, and any of one row or of modules, is copied."""
     layers = model.config.num_hidden_layers
-    if prefix and _is_apart(model, prefix.get_seq_length()):
+    if prefix and rows > 1 and _is_apart(model, prefix.get_seq_length()):
         return buffers(layers, rows, capacity, prefix)
     cache = buffers(layers, rows, capacity)
     for buffer, known in zip(cache.layers, prefix.layers if prefix else (), strict=False):
@@ -176,6 +182,21 @@ def _logits(model: Any, ids: Any, positions: Any, cache: Any, mask: Any = None) 
         logits_to_keep=1,
     )
     return output.logits[:, -1]
+
+
+def _beginning(model: Any, tokens: list[int], keep: bool) -> tuple[Any, bool]:
+    """`compute_prefix` of these tokens; whether it was kept of a single prompt before.
+
+    What a single prompt begins with is computed apart in either case: an answer must not depend on
+    what was asked before.
+    """
+    kept, prefix = getattr(model, "kept_beginning", (None, None))
+    if tokens == kept:
+        return prefix, True
+    prefix = compute_prefix(model, tokens)
+    if keep:
+        model.kept_beginning = (tokens, prefix)
+    return prefix, False
 
 
 def compute_prefix(model: Any, tokens: Sequence[int]) -> Any:

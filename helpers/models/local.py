@@ -107,10 +107,12 @@ class LocalModel:
         """Greedy answers in the order of `chats`, decoded in batches of like length."""
         prompts = [self._prompt(chat) for chat in chats]
         self._check_lengths(prompts, max_new_tokens)
+        begins = self._begins(chats[0], prompts[0]) if len(chats) == 1 else 0
         pad = self.tokenizer.pad_token_id
+        tuned = self.adapter is not None
         try:
             rows, shared = decoding.decode(
-                self.network, prompts, max_new_tokens, self.stop_tokens, pad, bool(self.adapter)
+                self.network, prompts, max_new_tokens, self.stop_tokens, pad, tuned, begins
             )
         except (MemoryError, RuntimeError) as error:
             raise _memory_error(error, self.name) from error
@@ -132,6 +134,11 @@ class LocalModel:
             )
             answers.append(answer)
         return answers
+
+    def _begins(self, chat: list[Message], prompt: list[int]) -> int:
+        """The tokens of a prompt before what its last message says."""
+        other = [*chat[:-1], chat[-1].model_copy(update={"content": "?"})]
+        return decoding.common_prefix([prompt, self._prompt(other)])
 
     def _check_lengths(self, prompts: list[list[int]], max_new_tokens: int) -> None:
         limit = getattr(self.network.config, "max_position_embeddings", None)

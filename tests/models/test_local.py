@@ -86,9 +86,18 @@ def test_the_embedded_model_says_the_same_alone_and_in_company(tiny: Path) -> No
     assert "Paris" in answer.text and answer.finish == "stop"
 
 
-def test_a_request_of_its_own_shares_no_work_with_others(tiny: Path) -> None:
+def test_what_a_request_of_its_own_begins_with_is_kept_and_changes_no_answer(tiny: Path) -> None:
     model = loaded("tiny")
-    assert [model.answer([chat], 6)[0].tokens_cached for chat in chats(2) * 2] == [0] * 4
+    asked = chats(3)
+    other = [Message(role="system", content="Say it in the other way, please."), *asked[0][1:]]
+    fresh = [loaded("tiny").answer([chat], 6)[0] for chat in (*asked, other)]
+    assert [answer.tokens_cached for answer in fresh] == [0] * 4
+    answers = [model.answer([chat], 6)[0] for chat in (*asked, other, *asked)]
+    known = [answer.tokens_cached for answer in answers]
+    assert known[0] == known[3] == known[4] == 0, "another beginning takes its place"
+    assert known[1] == known[2] == known[5] >= 16
+    assert [a.text for a in answers] == [a.text for a in (*fresh, *fresh[:3])]
+    assert [a.confidence for a in answers] == [a.confidence for a in (*fresh, *fresh[:3])]
 
 
 def test_no_chats_no_answers_and_a_prompt_beyond_the_context_is_refused(tiny: Path) -> None:

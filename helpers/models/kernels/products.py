@@ -123,18 +123,6 @@ class FrozenLayer:
             return pointwise(x, weight, self.bias, what, [], "")
         return pointwise.binary(x, other, weight, self.bias, what)
 
-    @functools.cached_property
-    def _half(self) -> torch.Tensor:
-        return self.whole().half()
-
-    def of_one(self, x: torch.Tensor) -> torch.Tensor:
-        """x W' + bias of one x (in,), in fp16: torch reads such a W as fast as memory gives it.
-
-        fp16 holds bf16 numbers as they are, below 65,504 and down to 2^-14; beyond is inf.
-        """
-        out = torch.mv(self._half, x.half())
-        return out if self.bias is None else out.add_(self.bias)
-
 
 def _laid_out(weight: torch.Tensor) -> torch.Tensor | None:
     """A bf16 matrix as oneDNN likes it best; None where it is used as it is."""

@@ -8,13 +8,16 @@ own logits once, and is not used where they differ. docs/kernels.md explains it 
 
 from __future__ import annotations
 
+import functools
 import logging
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 
 from helpers.models.decoding import buffers
+from helpers.models.kernels.one_token import OneToken
 from helpers.models.kernels.products import FrozenLayer, has_onednn
 
 KNOWN = ("llama", "mistral", "qwen2")  # RMS norm, rotary positions, silu gates; biases or none
@@ -23,6 +26,7 @@ PROBE = (5, 11, 7, 3, 19, 2, 13, 8)  # token ids on which both ways are compared
 # How far the logits may differ, as a share of their norm. In bf16 the modules round after each
 # small step and are themselves 0.05 off fp32, further than the lean steps; a fault is about 1.
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.2}
+NOTHING = torch.zeros(())
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +54,7 @@ class Steps:
         self.norm = _norm(backbone.norm)
         self.head = FrozenLayer(model.lm_head)
         self.angles = backbone.rotary_emb
+        self.turns = torch.empty(0)  # by position, as far as was asked for: (positions, size / 2)
 
     def logits(
         self, ids: torch.Tensor, positions: torch.Tensor, cache: Any, mask: torch.Tensor | None
@@ -60,12 +65,11 @@ class Steps:
         where a token may look; without one it may look at all.
         """
         rows, tokens = ids.shape
-        # what a position turns a pair by, complex (rows, tokens, 1, half a head)
-        turns = torch.complex(*self.angles(torch.empty(0), positions))[:, :, None, : self.size // 2]
+        turns = self._turns(positions)
         x = functional.embedding(ids, self.embedding).view(rows * tokens, -1)
         if self.reads_halves and ids.numel() == 1 and mask is None and cache.prefix is None:
-            logits = self._logits_of_one(x[0].float(), turns, cache)
-            if logits.isfinite().all():
+            logits = self.one_token.logits(x[0].float(), turns, cache)
+            if logits.sum().isfinite():
                 return logits
             for buffer in cache.layers:  # more than fp16 holds: the token is asked again
                 buffer.length -= 1
@@ -76,23 +80,26 @@ class Steps:
             hidden = mask[..., shared:].logical_not().repeat(1, 1, self.heads // self.key_heads, 1)
             mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
         for number, layer in enumerate(self.layers):
-            qkv = layer.qkv.then(layer.norm(x), "none").view(rows, tokens, -1, self.size)
+            qkv = layer.qkv.then(layer.norm.of(x), "none").view(rows, tokens, -1, self.size)
             seen = self._seen(qkv, turns, cache, number, mask)
             x = layer.o.then(seen.to(x.dtype), "add", x)
-            inside = layer.mlp_norm(x)
+            inside = layer.mlp_norm.of(x)
             gated = layer.up.then(inside, "mul", layer.gate.then(inside, "swish"))
             x = layer.down.then(gated, "add", x)
-        return self.head.then(self.norm(x.view(rows, tokens, -1)[:, -1]), "none")
+        return self.head.then(self.norm.of(x.view(rows, tokens, -1)[:, -1]), "none")
 
-    def _logits_of_one(self, x: torch.Tensor, turns: torch.Tensor, cache: Any) -> torch.Tensor:
-        """The same for one token of one row: x is a vector, in fp32 between the products."""
-        for number, layer in enumerate(self.layers):
-            qkv = layer.qkv.of_one(layer.norm(x)).view(1, 1, -1, self.size)
-            x += layer.o.of_one(self._seen(qkv, turns, cache, number)[0])
-            inside = layer.mlp_norm(x).half()
-            gated = functional.silu(layer.gate.of_one(inside)).mul_(layer.up.of_one(inside))
-            x += layer.down.of_one(gated)
-        return self.head.of_one(self.norm(x)).float()[None]
+    def _turns(self, positions: torch.Tensor) -> torch.Tensor:
+        """What positions (rows, tokens) turn pairs by, complex (rows, tokens, 1, size / 2)."""
+        last = int(positions.max())
+        if last >= len(self.turns):
+            places = torch.arange(2 * last + 1)[None]
+            self.turns = torch.complex(*self.angles(torch.empty(0), places))[0, :, : self.size // 2]
+        return self.turns[positions][:, :, None]
+
+    @functools.cached_property
+    def one_token(self) -> OneToken:
+        """The same for one token of one row."""
+        return OneToken(self)
 
     def _seen(
         self, qkv: torch.Tensor, turns: torch.Tensor, cache: Any, number: int, mask: Any = None
@@ -149,16 +156,27 @@ class Layer:
         )
 
 
-def _norm(module: Any) -> Any:
-    weight, epsilon = module.weight.detach().float(), torch.tensor([module.variance_epsilon])
+class Norm(NamedTuple):
+    """x / root mean square of x, times the weight (hidden,); computed in fp32."""
 
-    def norm(x: torch.Tensor) -> torch.Tensor:
+    weight: torch.Tensor
+    epsilon: torch.Tensor
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """For x (rows, hidden)."""
         wide = x.float()
         size = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        inverse = torch.addcmul(epsilon, size, size, value=1 / len(weight)).rsqrt_()
-        return (wide * inverse).mul_(weight).to(x.dtype)
+        inverse = torch.addcmul(self.epsilon, size, size, value=1 / len(self.weight)).rsqrt_()
+        return (wide * inverse).mul_(self.weight).to(x.dtype)
 
-    return norm
+    def of_one(self, x: torch.Tensor) -> torch.Tensor:
+        """For one x (hidden,) in fp32; in fp16."""
+        inverse = 1 / math.sqrt(float(x.dot(x)) / len(x) + float(self.epsilon))
+        return torch.addcmul(NOTHING, x, self.weight, value=inverse).half()
+
+
+def _norm(module: Any) -> Norm:
+    return Norm(module.weight.detach().float(), torch.tensor([module.variance_epsilon]))
 
 
 def lean_steps(model: Any) -> Steps | None:

@@ -1,0 +1,96 @@
+"""The forward pass for one token of one row: a read of all weights, and little else.
+
+Every product is a matrix by a vector. torch reads fp16 for that as fast as memory gives it, and
+bf16 at a third of that speed. docs/kernels.md explains it with shapes.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from helpers.models.kernels.products import FrozenLayer
+
+Vector = torch.Tensor
+Product = Callable[[Vector], Vector]
+
+
+class OneToken:
+    """What `Steps` computes, for one token whose bf16 weights are held as fp16 as well.
+
+    fp16 holds bf16 numbers as they are, below 65,504 and down to 2^-14; beyond is inf.
+    """
+
+    def __init__(self, steps: Any) -> None:
+        self.key_heads, self.size = steps.key_heads, steps.size
+        self.queries = steps.heads * steps.size
+        self.turned = steps.turned * steps.size
+        groups = [
+            group
+            for layer in steps.layers
+            for group in ([layer.qkv], [layer.o], [layer.gate, layer.up], [layer.down])
+        ]
+        *products, self.head = _products([*groups, [steps.head]])
+        self.layers = [
+            (layer.norm.of_one, layer.mlp_norm.of_one, *products[4 * n : 4 * n + 4])
+            for n, layer in enumerate(steps.layers)
+        ]
+        self.norm = steps.norm.of_one
+
+    def logits(self, x: Vector, turns: torch.Tensor, cache: Any) -> torch.Tensor:
+        """(1, words) for an embedding (hidden,), in fp32 between the products."""
+        turns = turns.view(-1)
+        for layer, buffer in zip(self.layers, cache.layers, strict=True):
+            norm, mlp_norm, to_qkv, to_output, to_halves, to_hidden = layer
+            qkv = to_qkv(norm(x)).float()
+            pairs = qkv[: self.turned].view(-1, len(turns), 2)
+            torch.view_as_complex(pairs).mul_(turns)
+            seen = self._seen(qkv, buffer)
+            x += to_output(seen.half())
+            gate, up = to_halves(mlp_norm(x)).chunk(2)
+            x += to_hidden(functional.silu(gate).mul_(up))
+        return self.head(self.norm(x)).float()[None]
+
+    def _seen(self, qkv: Vector, buffer: Any) -> Vector:
+        """What attention gives (hidden,); keys and values are in the buffer then."""
+        queries, keys, values = qkv.split(
+            (self.queries, self.turned - self.queries, len(qkv) - self.turned)
+        )
+        shape = (1, self.key_heads, -1, self.size)
+        keys, values = buffer.update(keys.view(shape), values.view(shape))
+        # heads that share keys are asked as more tokens
+        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return attend(queries.view(shape), keys, values)[0].reshape(-1)
+
+
+def _products(groups: Sequence[Sequence[FrozenLayer]]) -> list[Product]:
+    """Of each group its products with one input, behind each other, in fp16.
+
+    All weights lie in one block, in pages of 2 MB where the system has them: to look up where so
+    many small ones are takes a tenth of the time.
+    """
+    weights = [[layer.whole() for layer in group] for group in groups]
+    size = 2 * sum(weight.numel() for group in weights for weight in group)
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    free = torch.frombuffer(memory, dtype=torch.float16)
+    products = []
+    for layers, group in zip(groups, weights, strict=True):
+        rows = sum(map(len, group))
+        half = free[: rows * group[0].shape[1]].view(rows, -1)
+        free = free[half.numel() :]
+        torch.cat(group, out=half) if len(group) > 1 else half.copy_(group[0])
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        products.append(_product(half, torch.cat(biases).half() if biases else None))
+    return products
+
+
+def _product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    if bias is None:
+        return weight.mv
+    return lambda x: torch.addmv(bias, weight, x)
