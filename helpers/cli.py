@@ -88,10 +88,11 @@ def _no_address_is_left() -> bool:
 
 def _main(given: list[str]) -> int:
     """The one place where a WorkbookError becomes a message and an exit code."""
-    # of an option with nothing behind it `=` is the first and the last
-    if any(not word or (word[:2] == "--" and word.find("=") == len(word) - 1) for word in given):
-        _tell("workbook: an argument is empty (a variable that is not set?); leave it out")
-        return 2
+    for word in given:
+        option, equals, value = word.partition("=")
+        if not (value if equals and option.startswith("--") else word).strip(" ,"):
+            _tell("workbook: an argument is empty (a variable that is not set?); leave it out")
+            return 2
     if given[:1] == ["practice-api"]:  # a program of its own: only it imports its room
         from helpers.practice.__main__ import main as practice_api
 

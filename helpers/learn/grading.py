@@ -111,7 +111,7 @@ def _run(work: dict[str, Any]) -> list[list[str]]:
     """Judge in a program of its own: an endless loop or an exit ends only that."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "helpers.learn"],
+            [sys.executable, "-c", "from helpers.learn.grading import main; main()"],
             input=json.dumps(work),
             env=processes.child_environment({"WORKBOOK_HEADLESS": "1"}),
             capture_output=True,

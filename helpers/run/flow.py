@@ -50,7 +50,7 @@ def run(
         loaded = parameters.load_profile(profile)
         values = parameters.RUN_LEVEL | parameters.resolve(loaded, overrides)
         queue = parameters.select(values["notebooks"], only, from_)
-        made_up_id = f"{loaded.path.stem}-{store.now():%Y%m%dT%H%M%SZ}"
+        made_up_id = f"{report.name_of(profile)}-{store.now():%Y%m%dT%H%M%SZ}"
         values["run_id"] = run_id or values["run_id"] or made_up_id
         task_folder = _check_task(values, queue)
         for dead in end_dead_runs(tell):

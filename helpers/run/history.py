@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,9 @@ def past_runs() -> list[RunRecord]:
     for path in (store.home() / "runs").glob("*/run.json"):
         try:
             record = store.Run(path.parent.name).load(RunRecord)
-            # a copied folder is a run of its own, whatever its file says
-            records.append(record.model_copy(update={"run_id": path.parent.name}))
+            # a copied folder is a run of its own, whatever its file says; all have one zone
+            changes = {"run_id": path.parent.name, "started_at": record.started_at.astimezone(UTC)}
+            records.append(record.model_copy(update=changes))
         except WorkbookError as error:
             log.warning("a run is left out: %s", error)
     return sorted(records, key=lambda record: record.started_at)

@@ -86,7 +86,8 @@ def heartbeat(profile: str) -> Iterator[list[int]]:
 
     So a service that expects the pings notices a run that never began. Only the code is sent. A
     scheduled run that is refused before it begins leaves run.json and a message, like others. (By
-    hand, whoever started it reads the error; WORKBOOK_COMMIT says that it was a schedule.)
+    hand, whoever started it reads the error; WORKBOOK_COMMIT, which is empty where git is missing,
+    says that it was a schedule.)
     """
     codes: list[int] = []
     _ping("start")
@@ -94,17 +95,22 @@ def heartbeat(profile: str) -> Iterator[list[int]]:
         yield codes
     except WorkbookError as error:
         codes.append(error.exit_code)
-        if os.environ.get("WORKBOOK_COMMIT"):
+        if "WORKBOOK_COMMIT" in os.environ:
             _record_refusal(profile, error)
         raise
     finally:
         _ping(str(codes[0] if codes else ending.UNEXPECTED))
 
 
+def name_of(profile: str) -> str:
+    """A profile's name, of the signs that a run's id may hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(profile).stem).strip("-._")[:40] or "run"
+
+
 def _record_refusal(profile: str, error: WorkbookError) -> None:
     """Without the lock, which may be what was missing: the folder is new, and nobody else's."""
     now = store.now()
-    name = re.sub(r"[^A-Za-z0-9-]+", "-", Path(profile).stem).strip("-")[:40] or "run"
+    name = name_of(profile)
     run = store.Run(f"{name}-{now:%Y%m%dT%H%M%S%fZ}")
     record = RunRecord(
         run_id=run.id,

@@ -180,6 +180,10 @@ def _take_out(schedule: Schedule) -> None:
         Path(unit).unlink(missing_ok=True)
     if schedule.how == "cron":
         _put_into_crontab(schedule.profile, "")
+    else:
+        systemctl = "systemctl --user"
+        stop = f"{systemctl} stop {Path(schedule.units[-1]).name} && {systemctl} daemon-reload"
+        _log.warning("systemd goes on with it until you say: %s", stop)
 
 
 def schedules() -> list[ScheduleStatus]:
@@ -295,10 +299,12 @@ def _write_environment(path: Path, commit: str) -> Path:
         "LANG": "C.UTF-8",
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
     }
-    old = path.read_text(encoding="utf-8") if path.exists() else KEYS
-    prefixes = tuple(f"{name}=" for name in ours)
-    lines = [line for line in old.splitlines() if not line.startswith(prefixes)]
-    lines += [f"{name}={shlex.quote(value)}" for name, value in ours.items()]
+    lines = (path.read_text(encoding="utf-8") if path.exists() else KEYS).splitlines()
+    for name, value in ours.items():
+        present = [line for line in lines if line.startswith(f"{name}=")]
+        if not present or name.startswith("WORKBOOK_"):  # a PATH of its owner's stays
+            lines = [line for line in lines if line not in present]
+            lines.append(f"{name}={shlex.quote(value)}")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.touch(mode=0o600)
     store.write_text(path, "\n".join(lines) + "\n").chmod(0o600)

@@ -55,8 +55,9 @@ def summary(record: RunRecord) -> str:
     lines.append(f"look at      {place} (executed), {run.path('run.json')}")
     if not next_step and record.params.get("task") in tasks.shipped_tasks():
         next_step = 'your own task: README, "Your own task"; or `make lab`'
-    lines += textwrap.wrap(
-        next_step, WIDTH, initial_indent="next         ", subsequent_indent=INDENT
+    indents = {"initial_indent": "next         ", "subsequent_indent": INDENT}
+    lines += textwrap.wrap(  # a command stays whole
+        next_step, WIDTH, **indents, break_long_words=False, break_on_hyphens=False
     )
     return store.printable(store.without_secrets("\n".join(lines)))
 

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from helpers import show
-from helpers.records import Record, TrainedModel
+from helpers.records import Record, TrainedModel, WorkbookError
 
 Line = Mapping[str, Any]  # of training.jsonl, or an event of a job
 # tokens that carry loss: a tint of the tuned colour, with letters that both themes can show on it
@@ -200,13 +200,18 @@ class JobView:
 
         self._widget = widgets.HTML()
         self._button = widgets.Button(description="Cancel the job", icon="stop")
-        self._button.on_click(
-            lambda _: self.messages.append(f"cancel was asked for: {cancel(job_id)}")
-        )
+        self._button.on_click(lambda _: self._cancel(cancel))
         # ipykernel 7.4 lets the busy main shell answer a comm that it has opened; without this
         # note the front end's own choice holds, which is a subshell
         vars(self._button.comm).pop("_reply_subshell_id", None)
         display(widgets.VBox([self._widget, self._button]))
+
+    def _cancel(self, cancel: Callable[[str], str]) -> None:
+        """Ask for it; what was answered, or why it was refused, is a message."""
+        try:
+            self.messages.append(f"cancel was asked for: {cancel(self.job_id)}")
+        except WorkbookError as error:
+            self.messages.append(str(error))
 
     def event(self, event: Line) -> None:
         """A new event of the job."""

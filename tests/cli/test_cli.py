@@ -91,6 +91,7 @@ def test_doctor_says_what_it_found_and_whether_that_is_enough(workbook):
         (("registry", "show", "nothing"), "nothing"),
         (("run", "smoke", "--only", ""), "is empty"),
         (("run", "smoke", "--only="), "is empty"),
+        (("run", "smoke", "--only", " , "), "is empty"),
         (("serve", "--check", ""), "is empty"),
         (("route", "--end"), "task"),
         (("route", "support_triage", "--promote"), "give --canary VERSION"),

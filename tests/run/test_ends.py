@@ -71,6 +71,14 @@ def test_a_scheduled_run_that_is_refused_is_recorded_told_once_and_pinged(
     assert [words in message["message"] for message in hook.got] == [True]
 
 
+def test_without_git_a_scheduled_run_is_known_as_one(go, hook, pings, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_COMMIT", "")
+    monkeypatch.setattr(DOCTOR, "commit", lambda: "")
+    with pytest.raises(WorkbookError, match="epochs"):
+        go(overrides=["epochs=abc"])
+    assert [record.status for record in past_runs()] == ["failed"] and len(hook.got) == 1
+
+
 def test_a_scheduled_run_that_finds_the_lock_taken_is_told_too(go, hook, pings, tmp_path):
     busy = tmp_path / "busy"
     program = (

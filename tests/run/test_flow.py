@@ -191,11 +191,21 @@ def test_a_relative_folder_becomes_absolute_since_kernels_work_elsewhere(go, tmp
     assert shipped.params["task"] == "support_triage"
 
 
+def test_a_profile_of_any_name_has_runs_with_ids(go, tmp_path):
+    odd = (tmp_path / "toy.yaml").rename(tmp_path / "my täsks_2.weekly.yaml")
+    record = flow.run(str(odd), only="00")
+    assert record.run_id.startswith("my-t-sks_2.weekly-2") and record.exit_code == 0
+    assert record.profile == "my täsks_2.weekly"
+
+
 def test_a_run_json_that_cannot_be_read_is_named_and_left_out(go, caplog):
     go(only="00")
     for name, text in {"torn": '{"run_id": ', "odd": '{"run_id": "odd"}', "no id": "{}"}.items():
         store.write_text(store.home() / "runs" / name / "run.json", text)
-    assert [record.run_id for record in past_runs()] == ["r"]
+    path = store.Run("r").path("run.json")
+    store.write_json(path, store.read_json(path) | {"started_at": "2026-11-01T00:00:00"})
+    go(only="00", run_id="r2")  # which looks for killed runs
+    assert [record.run_id for record in past_runs()] == ["r", "r2"]
     assert all(f"{name}" in caplog.text for name in ("torn/run.json", "odd/run.json", "'no id'"))
 
 

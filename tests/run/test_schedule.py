@@ -170,10 +170,12 @@ def test_what_the_crontab_program_refuses_changes_nothing(tab, monkeypatch):
 def test_the_environment_file_is_private_and_keeps_what_its_owner_wrote(tab):
     path = Path(add_schedule("smoke", "0 3 * * 0").environment)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    path.write_text(path.read_text() + "OPENAI_API_KEY='it'\n")
+    before = path.read_text().replace("PATH=", "PATH=/opt/cuda/bin:").replace("HOME=", "HOME=/old")
+    path.write_text(before + "OPENAI_API_KEY='it'\n")
     add_schedule("smoke", "0 4 * * 0")
     text = path.read_text()
     assert text.count("OPENAI_API_KEY='it'") == 1 and text.count("WORKBOOK_HOME=") == 1
+    assert "PATH=/opt/cuda/bin:" in text and "/old" not in text
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     said = subprocess.run(
         ["sh", "-c", f". '{path}' && echo $WORKBOOK_HOME"], capture_output=True, text=True, env={}
@@ -234,7 +236,7 @@ def test_what_an_older_version_recorded_is_shown_and_stops_nothing(tab):
         add_schedule("smoke", "0 3 * * fri-mon")
 
 
-def test_systemd_gets_a_service_and_a_timer_that_it_understands(tab, tmp_path, monkeypatch):
+def test_systemd_gets_a_service_and_a_timer_that_it_understands(tab, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     made = add_schedule("smoke", "*/20 8-18 1 jan,jul *", "systemd")
     service, timer = (Path(path).read_text() for path in made.units)
@@ -246,6 +248,7 @@ def test_systemd_gets_a_service_and_a_timer_that_it_understands(tab, tmp_path, m
     assert not Path(made.units[0]).exists() and "workbook:smoke" in tab.read_text(), (
         "cron takes over"
     )
+    assert f"stop {Path(made.units[1]).name}" in caplog.text, "systemd has read it before"
     for sunday in ("0", "7", "00", "07", "sun"):
         assert schedule.calendar(f"5 3 * * {sunday}") == "Sun *-*-* 3:5:00"
     with pytest.raises(WorkbookError, match="two profiles"):

@@ -83,6 +83,13 @@ def test_after_the_gate_somebodys_own_task_goes_on_with_its_version(run, changes
     assert next_step in summary(own).splitlines()[-1]
 
 
+def test_a_command_is_not_broken_at_its_hyphens(run):
+    version = "-".join(["support"] * 30)
+    run.save(record_toys.promotion(target="staging", version=version))
+    own = record(run, 0, "").model_copy(update={"params": {"task": "/tmp/mine"}})
+    assert f" {version}\n" in summary(own)
+
+
 @pytest.mark.parametrize("done", [("00_start_here",), ("01_decide", "04_evaluate")])
 def test_who_brought_a_task_is_not_sent_to_read_how_to_bring_one(run, done):
     own = record(run, 0, "", done).model_copy(update={"params": {"task": "/tmp/mine"}})

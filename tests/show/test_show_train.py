@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from helpers.records import WorkbookError
 from helpers.show import train as views
 
 SECRET_TEXT = "My hub at 12 Elm Street is offline again"
@@ -115,6 +116,17 @@ def test_a_job_is_shown_by_hand_with_status_cost_and_curve_and_nothing_of_it_is_
     assert not view._button.disabled
     view.look(looks() | {"status": "succeeded", "ended": True})
     assert view._button.disabled, "there is nothing left to cancel"
+
+
+def test_a_cancel_that_is_refused_says_why(monkeypatch):
+    monkeypatch.delenv("WORKBOOK_HEADLESS", raising=False)
+
+    def cancel(job_id: str) -> str:
+        raise WorkbookError(f"the provider did not cancel job {job_id}", 5)
+
+    view = views.JobView("ftjob-1", cancel)
+    view._button.click()
+    assert "did not cancel job ftjob-1" in view.page(looks())
 
 
 def test_a_job_headless_is_a_line_per_change_and_one_each_half_minute_that_it_lasts(
