@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,11 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
     setting = task.columns.get("feedback")
     scale = tasks.judge_scale(tokens, setting, "feedback_score", paths[0].name)
     stars = {name: scale.scores.get(tasks.token_of(said)) for name, (said, _) in ratings.items()}
-    faults += _odd_ratings(ratings, stars)
+    faults += [
+        (f"{name}:", f"has a rating that is none ({curate.masked_text(str(said))})")
+        for name, (said, _) in ratings.items()
+        if stars[name] is None  # it may be a comment
+    ]
     rows = [
         row.model_copy(update={"feedback_score": stars.get(row.request_id)})
         for _, row in first.values()
@@ -87,14 +91,6 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
         "unreadable": counts["unreadable"],
         "faults": _named(paths, faults),
     }
-
-
-def _odd_ratings(
-    ratings: Mapping[str, tuple[Any, Any]], stars: Mapping[str, float | None]
-) -> Iterator[tuple[str, str]]:
-    for name, (said, _) in ratings.items():
-        if stars[name] is None:  # it may be a comment
-            yield f"{name}:", f"has a rating that is none ({curate.masked_text(str(said))})"
 
 
 def _is_request(raw: Any, paths: Sequence[str]) -> bool:
@@ -347,17 +343,13 @@ def _text(value: Any) -> str:
         return _of_parts(value) if _are_parts(value) else _text(value[0] if value else "")
     if not isinstance(value, dict):
         return ""
-    message = _message(value)
+    message = _first(value, WORDS["message"])
+    if not isinstance(message, dict):
+        message = value
     if isinstance(message.get("parts"), list):
         return _of_parts(message["parts"])
     calls = map(_call, [*(_first(message, WORDS["calls"]) or ()), message])
     return with_calls(_text(_first(message, WORDS["answer"])), [call for call in calls if call])
-
-
-def _message(value: Any) -> Any:
-    """The message within a response."""
-    message = _first(value, WORDS["message"])
-    return message if isinstance(message, dict) else value
 
 
 def _are_parts(values: Sequence[Any]) -> bool:

@@ -55,7 +55,7 @@ def options(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Serve until a signal comes, or the parent has gone."""
     args = options(argv)
-    from helpers import models, store
+    from helpers import models, processes, store
     from helpers.records import WorkbookError
 
     os.environ.update(models.offline_env())
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if args.with_parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted cell is no reason to go
-        threading.Thread(target=_wait_for_parent, args=(stop,), daemon=True).start()
+        threading.Thread(target=processes.end_with_parent, daemon=True).start()
     settings = Settings(args.mode, args.model, args.scenario)
     folder = args.state or store.home() / "practice"
     clock = Clock(args.speed)
@@ -84,12 +84,6 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"practice-api: {store.redact(str(error))}\n")
         return error.exit_code
     return 0
-
-
-def _wait_for_parent(stop: threading.Event) -> None:
-    """Our stdin closes when the parent is gone."""
-    sys.stdin.buffer.read()
-    stop.set()
 
 
 if __name__ == "__main__":

@@ -75,9 +75,9 @@ class Practice:
             ("POST", "/fine_tuning/jobs", self._create_job),
             ("GET", "/fine_tuning/jobs", self._list_jobs),
             ("GET", job, self._job),
-            ("POST", f"{job}/cancel", self._cancel),
-            ("POST", f"{job}/pause", self._pause),
-            ("POST", f"{job}/resume", self._resume),
+            ("POST", f"{job}/cancel", self._changing(self._cancel)),
+            ("POST", f"{job}/pause", self._changing(self._pause)),
+            ("POST", f"{job}/resume", self._changing(self._resume)),
             ("GET", f"{job}/events", self._events),
             ("GET", f"{job}/checkpoints", self._checkpoints),
             ("POST", "/batches", self.batches.create),
@@ -187,12 +187,19 @@ class Practice:
             raise ApiError(404, message, "fine_tune_not_found", "fine_tune_id")
         return self.storage.jobs[job_id]
 
-    def _open_tuning(self, job_id: str) -> TuningJob:
-        tuning = self._tuning(job_id)
-        if tuning.status in ENDED:
-            message = f"Job has already {tuning.status}: {job_id}"
-            raise ApiError(400, message, "invalid_job_state")
-        return tuning
+    def _changing(self, change: Callable[[TuningJob], None]) -> Callable[..., Any]:
+        """What answers a wish to change a job that goes on; nothing else moves it meanwhile."""
+
+        def answer(request: HttpRequest, job_id: str) -> dict[str, Any]:
+            tuning = self._tuning(job_id)
+            with tuning.lock:
+                if tuning.status in ENDED:
+                    message = f"Job has already {tuning.status}: {job_id}"
+                    raise ApiError(400, message, "invalid_job_state")
+                change(tuning)
+                return tuning.shown(self.live)
+
+        return answer
 
     def _list_jobs(self, request: HttpRequest) -> dict[str, Any]:
         wanted = {k[9:-1]: v for k, v in request.query.items() if k.startswith("metadata[")}
@@ -209,28 +216,24 @@ class Practice:
             raise ApiError(500, message, kind="server_error")
         return tuning.shown(self.live)
 
-    def _cancel(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
-        tuning = self._open_tuning(job_id)
-        self.life.finish(tuning, "cancelled")
-        return tuning.shown(self.live)
+    def _cancel(self, tuning: TuningJob) -> None:
+        now = self.clock.now()
+        tuning.save(status="cancelled", finished_at=int(now))
+        tuning.say(now, "The job was cancelled")
 
-    def _pause(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
-        tuning = self._open_tuning(job_id)
+    def _pause(self, tuning: TuningJob) -> None:
         if tuning.status != "paused":
             tuning.save(status="paused")
             message = "Fine-tuning job paused; its training will begin again when it is resumed"
             tuning.say(self.clock.now(), message)
-        return tuning.shown(self.live)
 
-    def _resume(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
-        tuning = self._open_tuning(job_id)
+    def _resume(self, tuning: TuningJob) -> None:
         if tuning.status != "paused":
-            raise ApiError(400, f"Job {job_id} is not paused.")
+            raise ApiError(400, f"Job {tuning.id} is not paused.")
         validated = tuning.job["hyperparameters"]["n_epochs"] != "auto" and len(tuning.events) > 3
         tuning.save(status="queued" if validated else "validating_files")
         tuning.say(self.clock.now(), "Fine-tuning job resumed")
         self.life.begin(tuning)
-        return tuning.shown(self.live)
 
     def _events(self, request: HttpRequest, job_id: str) -> dict[str, Any]:
         return request.page(self._tuning(job_id).shown_events(self.live), 20)

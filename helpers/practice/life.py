@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import io
 import secrets
@@ -19,14 +20,10 @@ PHASE = 2.0  # seconds of validation, and of the queue
 UNSEEN = 60.0  # how long a new model is not found (scenario not_found_after_success)
 COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 LOSSES = {"loss": "train_loss", "eval_loss": "full_valid_loss"}  # ours: theirs
-LAST_WORDS = {
-    "succeeded": "The job has successfully completed",
-    "cancelled": "The job was cancelled",
-}
 
 
-class Stopped(Exception):
-    """The job was cancelled or paused while it trained."""
+class Stopped(BaseException):
+    """The job was cancelled or paused while it trained; no fault of anything."""
 
 
 class Life:
@@ -43,14 +40,13 @@ class Life:
         threading.Thread(target=self._go, args=(tuning,), daemon=True).start()
 
     def _go(self, tuning: TuningJob) -> None:
-        try:
-            fault = self._run(tuning)
-        except Stopped:
-            return
-        except Exception as error:
-            fault = Fault("server_error", str(refusal_of(error)))
-        if fault is not None:
-            self.finish(tuning, "failed", fault)
+        with contextlib.suppress(Stopped):
+            try:
+                fault = self._run(tuning)
+            except Exception as error:
+                fault = Fault("server_error", str(refusal_of(error)))
+            if fault is not None:
+                self._pass(tuning, "failed", fault.message, "error", error=fault._asdict())
 
     def _run(self, tuning: TuningJob) -> Fault | None:
         """All stages, until the model is there or something stands in the way."""
@@ -92,13 +88,15 @@ class Life:
                 tuning.say(self.clock.now(), message, "moderation_checks", level="error")
         return fault
 
-    def _pass(self, tuning: TuningJob, status: str, message: str, **changes: Any) -> None:
+    def _pass(
+        self, tuning: TuningJob, status: str, message: str, level: str = "info", **changes: Any
+    ) -> None:
         """The next status, unless the job was cancelled or paused meanwhile."""
         with tuning.lock:
             if tuning.status in (*ENDED, "paused"):
                 raise Stopped
             tuning.job |= {"status": status, **changes}
-            tuning.say(self.clock.now(), message)
+            tuning.say(self.clock.now(), message, level=level)
 
     def _on_line(self, tuning: TuningJob, line: dict[str, Any]) -> None:
         """A line of the training program becomes an event; its losses are real."""
@@ -150,21 +148,8 @@ class Life:
             tuning.checkpoints = checkpoints
             result = self.storage.add_file("step_metrics.csv", "fine-tune-results", data, now)
             job["result_files"] = [result["id"]]
-            self.finish(tuning, "succeeded")
-
-    def finish(self, tuning: TuningJob, status: str, fault: Fault | None = None) -> None:
-        """End a job, once."""
-        with tuning.lock:
-            if tuning.status in ENDED:
-                return
-            now = self.clock.now()
-            tuning.job["status"] = status
-            if fault is None:
-                tuning.job["finished_at"] = int(now)
-                tuning.say(now, LAST_WORDS[status])
-            else:
-                tuning.job["error"] = fault._asdict()
-                tuning.say(now, fault.message, level="error")
+            words = "The job has successfully completed"
+            self._pass(tuning, "succeeded", words, finished_at=int(now))
 
 
 def _csv(metrics: dict[int, dict[str, Any]]) -> bytes:

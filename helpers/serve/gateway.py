@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import logging
@@ -62,8 +63,6 @@ _log = logging.getLogger(__name__)
 
 
 def _sha256(text: str) -> str:
-    import base64
-
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

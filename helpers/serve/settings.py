@@ -47,7 +47,7 @@ class Settings(Record):
         """What a Host header may say, against DNS rebinding; the keys guard what is anywhere."""
         if self.anywhere and not self.host_names:
             return ["*"]
-        return ["127.0.0.1", "localhost", "[::1]", self.host, *self.host_names]
+        return ["127.0.0.1", "localhost", "[::1]", self.host, *map(str.lower, self.host_names)]
 
 
 class Keys:

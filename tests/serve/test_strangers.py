@@ -23,6 +23,7 @@ from serve_toys import (
 from helpers import evaluate, registry, store
 from helpers.records import WorkbookError
 from helpers.serve import start_trial
+from helpers.serve.engines import Month
 from helpers.serve.served import open_version
 from helpers.serve.trials import judge
 from helpers.serve.upstream import Server, load
@@ -253,15 +254,17 @@ def test_system_messages_are_taken_where_the_rows_of_training_brought_them(home,
 
 
 def test_what_gateways_log_outlives_their_pods_and_is_where_06_looks():
-    def mounts(pod):
+    def mounts(pod, path="/data/live"):
         [container] = pod["spec"]["containers"]
-        return [mount for mount in container["volumeMounts"] if mount["mountPath"] == "/data/live"]
+        return [mount for mount in container["volumeMounts"] if mount["mountPath"] == path]
 
     text = (store.PROJECT / "deploy" / "kubernetes.yaml").read_text()
     kinds = {each["kind"]: each["spec"] for each in yaml.safe_load_all(text)}
     gateways = kinds["Deployment"]["template"]
     retrain = kinds["CronJob"]["jobTemplate"]["spec"]["template"]
     assert mounts(gateways) == mounts(retrain) != []
+    [ledger] = mounts(gateways, f"/data/{Month('toy').path('').relative_to(store.home()).parts[0]}")
+    assert ledger["name"] == mounts(gateways)[0]["name"], "a month's limit is one for all pods"
     [volume] = [v for v in gateways["spec"]["volumes"] if v["name"] == mounts(gateways)[0]["name"]]
     assert volume in retrain["spec"]["volumes"] and "persistentVolumeClaim" in volume
 
