@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import date, timedelta
+from operator import attrgetter
+from pathlib import Path
 
 from helpers import curate, evaluate
-from helpers.monitor.checks import FEW, WATCHED_BY_NAME, Served
-from helpers.monitor.evidence import REFERENCE_DAYS, likeliest_start
+from helpers.monitor.checks import FEW, WATCHED_BY_NAME, Served, judged
+from helpers.monitor.evidence import likeliest_start
 from helpers.monitor.service import Service
 from helpers.monitor.watched import SLICE, Reading, question_of, words_of
-from helpers.monitor.windows import SERVED, LiveLog, add, day_of, estimate, requests_of
-from helpers.records import Finding, LateFeedback, LiveRow, with_feedback
+from helpers.monitor.windows import LiveLog, Pending, day_of, estimate, join, requests_of, take
+from helpers.records import Finding, LateFeedback, LiveRow
 from helpers.tasks import Task, read_log
 
 FAULTY = 0.1  # of the rows, or ratings, are not what they should be: more is a fault of the log
@@ -25,14 +27,15 @@ MIRRORED = 0.15  # of the ratings differ at most between now and the reference, 
 MANY = 0.5  # p of a volume: above it there are too many requests, which no missing rows explain
 MOST_SHOWN = 5
 EXCERPT = 90  # characters
-FAULTS: dict[str, tuple[str, ...]] = {  # of the log, and the checks that each explains
+REQUESTS = ("volume",)
+FAULTS = {  # of the log, and the checks that each explains
     "logged_twice": (),
-    "unreadable_lines": ("volume",),
-    "passed_over": ("volume",),
-    "wrong_clock": ("volume",),
+    "unreadable_lines": REQUESTS,
+    "passed_over": REQUESTS,
+    "wrong_clock": REQUESTS,
+    "unknown_version": REQUESTS,
     "rating_scale": ("feedback_mean",),
     "unread_ratings": ("feedback_mean", "feedback_rate"),
-    "unknown_version": ("volume",),
 }
 LINES = {  # what is wrong with so many of them, and what to do
     "logged_twice": (
@@ -61,22 +64,22 @@ def find_causes(
     served: Served,
     checks: Sequence[Finding],
     rows: Sequence[LiveRow],
-    reading: Reading,
 ) -> list[Finding]:
     """Every cause that is there; `rows` are those of the window."""
+    failed = [check for check in checks if check.verdict == "fail"]
+    wholes = {check.name.partition(SLICE)[0] for check in failed}
     causes = [
         *_faulty_lines(log, service, served),
         _other_versions(log, service, served),
-        _rating_scale(served, checks),
-        _one_slice(checks),
+        _rating_scale(served, failed),
+        _one_slice(failed),
     ]
-    failed = {check.name.partition(SLICE)[0] for check in checks if check.verdict == "fail"}
-    if "format_compliance" in failed:
-        causes.append(_broken_formats(reading.task, rows))
-    if "feedback_mean" in failed:
+    if "format_compliance" in wholes:
+        causes.append(_broken_formats(log.reading.task, rows))
+    if "feedback_mean" in wholes:
         causes.append(_worst_rated(rows))
-    if failed & {"new_words", "topics"}:
-        causes.append(_new_topics(rows, reading))
+    if wholes & {"new_words", "topics"}:
+        causes.append(_new_topics(rows, log.reading))
     return [cause for cause in causes if cause is not None]
 
 
@@ -87,29 +90,28 @@ def explain(checks: Sequence[Finding], causes: Sequence[Finding]) -> list[Findin
     whole has changed as well is a cause, no check of its own.
     """
     changed = {check.name for check in checks if check.verdict == "fail"}
+    of_log = [cause for cause in causes if cause.name in FAULTS]
     explained, told = [], []
     for check in checks:
         whole = check.name.partition(SLICE)[0]
-        if check.name == whole or whole not in changed:
-            faults = _faults_behind(check, causes)
+        if check.verdict != "fail":
+            explained.append(check)
+        elif check.name == whole or whole not in changed:
+            faults = _faults_behind(check, of_log)
             explained.append(_with_remedy(check, faults))
             told += faults
-    return explained + [cause for cause in causes if cause.name in FAULTS and cause not in told]
+    return explained + [fault for fault in of_log if fault not in told]
 
 
-def _faults_behind(check: Finding, causes: Sequence[Finding]) -> list[Finding]:
-    """The faults of the log that explain a failed check."""
+def _faults_behind(check: Finding, faults: Sequence[Finding]) -> list[Finding]:
+    """Those that explain a failed check; no missing rows explain a flood."""
     whole = check.name.partition(SLICE)[0]
     is_flood = whole == "volume" and (check.p or 0.0) > MANY
-    if is_flood or check.verdict != "fail":
-        return []
-    return [cause for cause in causes if whole in FAULTS.get(cause.name, ())]
+    return [fault for fault in faults if whole in FAULTS[fault.name] and not is_flood]
 
 
 def _with_remedy(check: Finding, faults: Sequence[Finding]) -> Finding:
     """A failed check with what to do; what `faults` of the log explain is no reason to train."""
-    if check.verdict != "fail" or (check.remedy and not faults):
-        return check
     if faults:
         evidence = "; ".join([check.evidence, *(fault.evidence for fault in faults)])
         remedy = "; ".join(fault.remedy for fault in faults)
@@ -118,34 +120,30 @@ def _with_remedy(check: Finding, faults: Sequence[Finding]) -> Finding:
     remedy = "look at the newest conversations before anything is changed"
     if check.severity == "critical":
         remedy = "retrain on new, verified examples"
-    return check.model_copy(update={"remedy": remedy})
+    return check.model_copy(update={"remedy": check.remedy or remedy})
 
 
 def _cause(name: str, evidence: str, remedy: str) -> Finding:
-    return Finding(name=name, verdict="fail", severity="warning", evidence=evidence, remedy=remedy)
+    return judged(name, evidence, True, remedy=remedy)
 
 
 def _faulty_lines(log: LiveLog, service: Service, served: Served) -> list[Finding]:
     """What too many lines, of those that were read now, have wrong; and what was not read."""
-    fresh = LiveLog()
-    for each in log.by_file.values():
-        add(fresh, each)
-    counts: dict[str, Counter[date]] = defaultdict(Counter, log.faults)
-    for version, days in fresh.days.items():
+    counts = defaultdict(Counter, log.faults)
+    fresh = [item for of_file in log.by_file.values() for item in of_file.items()]
+    for version, days in fresh:
         for day, numbers in days.items():
-            counts["ratings"][day] += numbers.get("feedback_mean", Counter()).total()
+            counts["ratings"][day] += sum(numbers.get("feedback_mean", {}).values())
             is_own = version in service.names
             is_misdated = day > served.last or (is_own and day not in served.days)
             counts["wrong_clock" if is_misdated else "requests"][day] += requests_of(numbers)
-    window = served.last - timedelta(days=served.window_days - 1)
     causes = []
     for name, (what, remedy) in LINES.items():
-        faults = counts[name]
         others = counts["ratings" if name == "unread_ratings" else "requests"]
         # of a long log that no day names, what began this week is little
-        n = _too_many(faults, others, date.min) or _too_many(faults, others, window)
-        if n:
-            causes.append(_cause(name, f"{n} {what}", remedy))
+        looks = [_too_many(counts[name], others, first) for first in (date.min, served.window)]
+        if any(looks):
+            causes.append(_cause(name, f"{looks[0] or looks[1]} {what}", remedy))
     if log.passed_over:
         shown = ", ".join(log.passed_over[:MOST_SHOWN])
         evidence = f"{len(log.passed_over)} files beside the log are not read: {shown}"
@@ -167,13 +165,11 @@ def _other_versions(log: LiveLog, service: Service, served: Served) -> Finding |
     """Most requests since the day after the promotion name versions that nobody expects there."""
     if service.version is None or service.since is None or log.simulated:
         return None
-    start = service.since + timedelta(days=1)  # on its day the one before it served as well
-    start = max(start, served.last - timedelta(days=served.window_days - 1))
-    counts: Counter[str] = Counter()
-    for version, days in log.days.items():
-        counts[version] += sum(requests_of(n) for day, n in days.items() if day >= start)
-    others = {v: n for v, n in counts.items() if v and n and v not in service.expected}
-    if sum(others.values()) < max(FEW, STRANGE * counts.total()):
+    # on the day itself the one before it served as well
+    start = max(service.since + timedelta(days=1), served.window)
+    counts = {name: sum(map(requests_of, log.of([name], start).values())) for name in log.days}
+    others = {name: n for name, n in counts.items() if n and name not in service.expected}
+    if sum(others.values()) < max(FEW, STRANGE * sum(counts.values())):
         return None
     names = ", ".join(f"{name!r} ({n} requests)" for name, n in others.items())
     return _cause(
@@ -185,17 +181,14 @@ def _other_versions(log: LiveLog, service: Service, served: Served) -> Finding |
     )
 
 
-def _rating_scale(served: Served, checks: Sequence[Finding]) -> Finding | None:
+def _rating_scale(served: Served, failed: Sequence[Finding]) -> Finding | None:
     """Ratings that fell to their own mirror image, while nothing else did: the scale was turned."""
-    failed = {check.name for check in checks if check.verdict == "fail"}
+    names = {check.name for check in failed}
     series = served.series("feedback_mean")
-    if "feedback_mean" not in failed or "format_compliance" in failed or series is None:
+    if "feedback_mean" not in names or "format_compliance" in names or series is None:
         return None
-    days = len(series.counts)
-    watched = WATCHED_BY_NAME["feedback_mean"]
-    start = likeliest_start(series.values, series.counts, watched.stakes)  # few rate in a week
-    before = series.between(0, min(REFERENCE_DAYS, start))
-    now = series.between(start, days)
+    watched = WATCHED_BY_NAME["feedback_mean"]  # few rate in a week
+    before, now = series.parts(likeliest_start(series.values, series.counts, watched.stakes))
     if min(before.total(), now.total()) < FEW:
         return None
     mirrored = Counter({1 - value: count for value, count in before.items()})
@@ -212,48 +205,39 @@ def _rating_scale(served: Served, checks: Sequence[Finding]) -> Finding | None:
 
 def _distance(some: Counter[float], others: Counter[float]) -> float:
     """Which share of the ratings differs."""
-    shares = (
-        some[value] / some.total() - others[value] / others.total() for value in some | others
-    )
-    return sum(map(abs, shares)) / 2
+    import pandas
+
+    shares = pandas.Series(some) / some.total()
+    return shares.sub(pandas.Series(others) / others.total(), fill_value=0).abs().sum() / 2
 
 
-def _one_slice(checks: Sequence[Finding]) -> Finding | None:
-    slices = [check for check in checks if check.verdict == "fail" and SLICE in check.name]
-    wholes = {check.name for check in checks if check.verdict == "fail"}
-    alone = [check for check in slices if check.name.partition(SLICE)[0] not in wholes]
+def _one_slice(failed: Sequence[Finding]) -> Finding | None:
+    slices = [check for check in failed if SLICE in check.name]
     if not slices:
         return None
-    names = "; ".join(f"{check.name}: {check.estimate}" for check in slices)
-    others = "the whole is as it was" if alone else "it takes the whole down with it"
+    wholes = {check.name for check in failed}
+    is_alone = any(check.name.partition(SLICE)[0] not in wholes for check in slices)
     return _cause(
         "one_slice",
-        f"{names}; {others}",
+        "; ".join(f"{check.name}: {check.estimate}" for check in slices)
+        + ("; the whole is as it was" if is_alone else "; it takes the whole down with it"),
         "look at what changed for these requests first (a template, a source, a form)",
     )
 
 
-def rows_of_window(task: Task, log: LiveLog, service: Service, served: Served) -> list[LiveRow]:
+def rows_of_window(log: LiveLog, service: Service, served: Served) -> list[LiveRow]:
     """The rows of the last days once more, with their texts and what was said about them later."""
-    start = served.last - timedelta(days=served.window_days - 1)
-    names = None if log.simulated or not service.names else {"", *service.names}
-    files = [file for file in log.files if (day_of(file) or start) >= start]
-    rows: dict[str, LiveRow] = {}
-    later = []
-    for entry in read_log(task, files, log.reader):
+    window = LiveLog()
+    files = [file for file in log.files if (day_of(file) or served.last) >= served.window]
+    for number, entry in enumerate(read_log(log.reading.task, files, log.reader)):
         if isinstance(entry, LateFeedback):
-            later.append(entry)
-        elif entry is not None and _is_of(entry, names, start):
-            rows[entry.request_id or f"row {len(rows)}"] = entry
-    for feedback in later:
-        if feedback.request_id in rows:
-            rows[feedback.request_id] = with_feedback(rows[feedback.request_id], feedback)
-    return list(rows.values())
-
-
-def _is_of(row: LiveRow, names: set[str] | None, start: date) -> bool:
-    is_recent = row.created_at.date() >= start
-    return is_recent and row.arm in SERVED and (names is None or row.version in names)
+            join(window, entry)
+        elif entry is not None and entry.created_at.date() >= served.window:
+            take(window, Pending(vars(entry), Path(), served.last), f"row {number}")
+    rows = [LiveRow.model_validate(pending.row) for pending in window.pending.values()]
+    if log.simulated or service.version is None:
+        return rows
+    return [row for row in rows if row.version in {"", *service.names}]
 
 
 def _excerpt(text: str) -> str:
@@ -262,55 +246,55 @@ def _excerpt(text: str) -> str:
     return masked if len(masked) <= EXCERPT else masked[: EXCERPT - 1] + "…"
 
 
+def _asked(row: LiveRow) -> str:
+    return f"{row.request_id}: {_excerpt(question_of(row.messages))}"
+
+
 def _broken_formats(task: Task, rows: Sequence[LiveRow]) -> Finding | None:
-    kinds: Counter[str] = Counter()
-    example: dict[str, str] = {}
+    broken = defaultdict(list)
     for row in rows:
         reason = evaluate.format_reason(row.answer, task.schema)
         if row.is_ok and row.text != "none" and reason:
-            kind = reason.partition(":")[0]
-            kinds[kind] += 1
-            example[kind] = f"{row.request_id}: {_excerpt(row.answer)}"
-    if not kinds:
+            broken[reason.partition(":")[0]].append(row)
+    if not broken:
         return None
-    parts = [f"{n} x {kind} ({example[kind]})" for kind, n in kinds.most_common(MOST_SHOWN)]
+    kinds = sorted(broken.items(), key=lambda item: -len(item[1]))
     return _cause(
         "broken_formats",
-        "; ".join(parts),
+        "; ".join(
+            f"{len(each)} x {kind} ({each[-1].request_id}: {_excerpt(each[-1].answer)})"
+            for kind, each in kinds[:MOST_SHOWN]
+        ),
         "if one kind leads, look for a change of prompt, template or length limit before a retrain",
     )
 
 
 def _worst_rated(rows: Sequence[LiveRow]) -> Finding | None:
-    worst = sorted(
-        (row.feedback_score, row.request_id, _excerpt(question_of(row.messages)))
-        for row in rows
-        if row.feedback_score
-    )
-    if not worst:
+    rated = [row for row in rows if row.feedback_score]
+    if not rated:
         return None
-    shown = "; ".join(f"{score:g}: {name} {text}" for score, name, text in worst[:MOST_SHOWN])
+    rated.sort(key=attrgetter("feedback_score", "request_id"))
+    shown = "; ".join(f"{row.feedback_score:g}: {_asked(row)}" for row in rated[:MOST_SHOWN])
     return _cause("worst_rated", shown, "read these first; corrected, they are new examples")
 
 
 def _new_topics(rows: Sequence[LiveRow], reading: Reading) -> Finding | None:
     """The words that are most frequent beyond what training knew, each with a request."""
-    counts: Counter[str] = Counter()
-    example: dict[str, LiveRow] = {}
+    counts = Counter()
+    example = {}
     for row in rows:
         for word in words_of(question_of(row.messages)):
             counts[word] += 1
             example.setdefault(word, row)
-    more = {
-        word: n - 3 * len(rows) * reading.vocabulary.get(word, 0) / max(1, reading.inputs)
-        for word, n in counts.items()
-    }
-    terms = [word for word, n in Counter(more).most_common(MOST_SHOWN) if n >= MOST_SHOWN]
+    more = counts.copy()
+    for word in counts:
+        usual = reading.vocabulary.get(word, 0) / max(1, reading.inputs)
+        more[word] -= 3 * len(rows) * usual
+    terms = [word for word, n in more.most_common(MOST_SHOWN) if n >= MOST_SHOWN]
     if not terms:
         return None
     names = "; ".join(
-        f"{word!r} in {counts[word]} of {len(rows)} requests"
-        f" ({example[word].request_id}: {_excerpt(question_of(example[word].messages))})"
+        f"{word!r} in {counts[word]} of {len(rows)} requests ({_asked(example[word])})"
         for word in terms
     )
     return _cause(

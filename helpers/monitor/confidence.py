@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from helpers.monitor.checks import Served, judge_series
+from helpers.monitor.checks import Served, judge_series, too_little
 from helpers.monitor.service import Service
 from helpers.monitor.watched import STEPS, Watched, certainty_of
 from helpers.records import AnswerRow, Estimate, Finding, WorkbookError
@@ -26,7 +26,7 @@ DRAWS = (0.01, 0.99)  # between these 95% of the truths lie: a test part is smal
 NEWTON = 25  # steps; a fit takes fewer
 RIDGE = (0.1, 1.0)  # on level and slope, so that no fit runs away
 ESTIMATED = Watched(
-    "estimated_accuracy", "fall", 0.01, 0.05, "ESTIMATE, without labels: share of right answers"
+    "estimated_accuracy", "fall", "ESTIMATE, without labels: share of right answers"
 )
 
 
@@ -40,12 +40,11 @@ def accuracy_check(served: Served, service: Service) -> Finding:
         answers = service.test_answers()
         calibration = calibrate(answers)
     except (WorkbookError, ValueError, OSError) as error:
-        return Finding(name=name, verdict="undecided", evidence=f"not available: {error}")
+        return too_little(name, f"not available: {error}")
     levels = (series.values * STEPS).round().astype(int)
     calibrated = series._replace(values=calibration[0, levels])
-    finding = judge_series(ESTIMATED, name, calibrated, served.window_days)
-    days = len(series.counts)
-    window = series.between(max(0, days - served.window_days), days)
+    finding = judge_series(ESTIMATED, name, calibrated)
+    _, window = series.parts(series.recent)
     update = {
         "evidence": f"{finding.evidence}; calibrated on {len(answers)} test answers; no concept"
         " drift is assumed",
@@ -63,6 +62,7 @@ def calibrate(answers: Sequence[AnswerRow]) -> ndarray:
     too few or of one kind.
     """
     import numpy
+    from scipy.special import expit
 
     rows = [row for row in answers if row.confidence is not None and "accuracy" in row.scores]
     right = numpy.array([row.scores["accuracy"] >= 0.5 for row in rows], int)
@@ -80,19 +80,21 @@ def calibrate(answers: Sequence[AnswerRow]) -> ndarray:
     times = numpy.concatenate([numpy.ones((1, len(groups))), drawn])[:, place]  # (fits, rows)
     fits = numpy.zeros((len(times), 2))
     for _ in range(NEWTON):
-        shares = 1 / (1 + numpy.exp(-fits @ seen.T))
+        shares = expit(fits @ seen.T)
         slope = (times * (right - shares)) @ seen - fits * RIDGE
-        curve = numpy.einsum("fr,ri,rj->fij", times * shares * (1 - shares), seen, seen)
-        fits += numpy.linalg.solve(curve + numpy.diag(RIDGE), slope[..., None])[..., 0]
-    return 1 / (1 + numpy.exp(-fits @ levels.T))
+        weights = times * shares * (1 - shares)
+        curve = numpy.einsum("fr,ri,rj->fij", weights, seen, seen) + numpy.diag(RIDGE)
+        fits += numpy.linalg.solve(curve, slope[..., None])[..., 0]
+    return expit(fits @ levels.T)
 
 
 def _log_odds(certainties: Sequence[float]) -> ndarray:
     """Beside a 1, for the fit; the ends of the scale are half a step away from 0 and 1."""
     import numpy
+    from scipy.special import logit
 
-    inside = numpy.clip(certainties, 0.5 / STEPS, 1 - 0.5 / STEPS)
-    return numpy.stack([numpy.ones(len(inside)), numpy.log(inside / (1 - inside))], axis=1)
+    odds = logit(numpy.clip(certainties, 0.5 / STEPS, 1 - 0.5 / STEPS))
+    return numpy.stack([numpy.ones_like(odds), odds], axis=1)
 
 
 def estimate_accuracy(calibration: ndarray, certainties: Counter[float]) -> Estimate:

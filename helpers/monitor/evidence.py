@@ -10,6 +10,7 @@ looked at as often as one likes, and what it costs).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -24,13 +25,6 @@ MOST = 0.8  # of the capital is at risk in one bet
 CAUTION = 1.25  # standard errors between the reference's mean and the mean that is bet against
 SMALL = 30  # rows; a reference of few rows is trusted less, in this proportion
 EARLY_CAUTION = 2.0  # standard errors while the reference is not complete
-
-
-class Reference(NamedTuple):
-    """Against what is bet: the lower bound of a mean, and its standard deviation, by feature."""
-
-    floor: ndarray  # (series, features)
-    deviation: ndarray
 
 
 class Block(NamedTuple):
@@ -72,10 +66,7 @@ def log_evidence_below(values: ndarray, counts: ndarray, floor: float) -> ndarra
     """
     import numpy
 
-    floor = min(max(floor, 0.0), 1 - 1e-9)
-    stakes = numpy.linspace(0.05, 0.95, FIXED_STAKES) / (1 - floor)
-    gains = numpy.log1p(stakes * (floor - values[:, None]))
-    capital = _log_mean(counts.cumsum(axis=0) @ gains)
+    capital = _log_mean(_daily_gains(values, counts, floor).cumsum(axis=0))
     return numpy.maximum.accumulate(numpy.maximum(capital, 0.0))
 
 
@@ -87,21 +78,28 @@ def log_evidence_of_any_start(values: ndarray, counts: ndarray, floor: float) ->
     """
     import numpy
 
-    stakes = numpy.linspace(0.05, 0.95, FIXED_STAKES) / (1 - floor)
-    daily = counts @ numpy.log1p(stakes * (floor - values[:, None]))
+    daily = _daily_gains(values, counts, floor)
     gains = _log_mean(daily[::-1].cumsum(axis=0)[::-1])
     return float(numpy.logaddexp.reduce(gains) - numpy.log(YEAR)), int(gains.argmax())
 
 
+def _daily_gains(values: ndarray, counts: ndarray, floor: float) -> ndarray:
+    """What a day adds to the log capital against a known mean: (days, FIXED_STAKES)."""
+    import numpy
+
+    floor = min(max(floor, 0.0), 1 - 1e-9)
+    stakes = numpy.linspace(0.05, 0.95, FIXED_STAKES) / (1 - floor)
+    return counts @ numpy.log1p(stakes * (floor - values[:, None]))
+
+
 def likeliest_start(values: ndarray, counts: ndarray, stakes: Sequence[float]) -> int:
     """The day since which the last day's evidence is largest; one series, one look a day."""
-    best, day = float("-inf"), 0
+    found = []
     for block in _blocks(values, counts[None], stakes, looks=1):
         if block.end == len(counts):
             gains = _log_mean(block.capital[:, -1:] - block.starts)[0]
-            if gains.max() > best:
-                best, day = float(gains.max()), block.first + int(gains.argmax())
-    return day
+            found.append((float(gains.max()), block.first + int(gains.argmax())))
+    return max(found, key=itemgetter(0), default=(0.0, 0))[1]
 
 
 def _blocks(
@@ -118,8 +116,8 @@ def _blocks(
             return
         complete = day == REFERENCE_DAYS
         end = steps if complete else min(steps, (day + EARLY_DAYS) * looks)
-        reference = reference_of(features, before[:, first], complete)
-        capital = before[:, first : end + 1] @ bets(features, reference, stakes)
+        floor, deviation = reference_of(features, before[:, first], complete)
+        capital = before[:, first : end + 1] @ bets(features, floor, deviation, stakes)
         starts = capital[:, :-1:looks]
         yield Block(first, end, starts if complete else starts[:, :BLOCK], capital)
 
@@ -133,8 +131,8 @@ def features_of(values: ndarray) -> ndarray:
     return numpy.stack([values, (values >= 0.5).astype(float)])
 
 
-def reference_of(features: ndarray, counts: ndarray, complete: bool) -> Reference:
-    """The lower bound of each feature's mean: Wilson's, with the rows' own spread.
+def reference_of(features: ndarray, counts: ndarray, complete: bool) -> tuple[ndarray, ndarray]:
+    """Of each feature, (series, features): the mean's lower bound (Wilson's), and the deviation.
 
     One row of each end is added, so that a reference without a single bad row does not promise that
     there will never be one.
@@ -151,17 +149,18 @@ def reference_of(features: ndarray, counts: ndarray, complete: bool) -> Referenc
     zz = caution**2 / worth
     middle = mean + zz / 2
     half = numpy.sqrt(zz * mean * (1 - mean) + zz * zz / 4)
-    return Reference((middle - half) / (1 + zz), numpy.sqrt(variance))
+    return (middle - half) / (1 + zz), numpy.sqrt(variance)
 
 
-def bets(features: ndarray, reference: Reference, stakes: Sequence[float]) -> ndarray:
+def bets(features: ndarray, floor: ndarray, deviation: ndarray, stakes: Sequence[float]) -> ndarray:
     """log(1 + stake * (floor - x)) of every value: (series, values, features * stakes)."""
     import numpy
 
-    floor = reference.floor[:, :, None]
-    shares = numpy.asarray(stakes) / reference.deviation[:, :, None]
-    shares = numpy.minimum(shares, MOST / (1 - floor))[:, :, :, None]
-    gains = numpy.log1p(shares * (floor[..., None] - features[None, :, None, :]))
+    floor = floor[..., None]
+    shares = numpy.asarray(stakes) / deviation[..., None]
+    shares = numpy.minimum(shares, MOST / (1 - floor))
+    below = floor - features  # (series, features, values)
+    gains = numpy.log1p(shares[..., None] * below[:, :, None])
     series, _, _, values = gains.shape
     return gains.reshape(series, -1, values).transpose(0, 2, 1)
 

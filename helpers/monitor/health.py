@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, date, timedelta
-from functools import partial
 
 from helpers import registry, store
 from helpers.monitor.causes import explain, find_causes, rows_of_window
@@ -45,9 +44,15 @@ FORMAT = WATCHED[0]
 def read_live(task: Task, live_path: str = "") -> LiveLog:
     """What the live log says of the days that are judged: around the promotion, and lately."""
     service = service_of(task)
-    dataset_version = service.version.dataset_version if service.version else None
     lately = store.now().date() - timedelta(days=JUDGED_DAYS)
-    is_judged = partial(service.is_judged, around=REFERENCE_DAYS, lately=lately)
+
+    def is_judged(day: date | None) -> bool:
+        since = service.since
+        if since is None or day is None:
+            return True
+        return day >= lately or abs((day - since).days) < REFERENCE_DAYS
+
+    dataset_version = service.version and service.version.dataset_version
     return read_log(task, live_path, reading_of(task, dataset_version), is_judged)
 
 
@@ -67,58 +72,46 @@ def check_health(
         raise WorkbookError(f"window_days is {window_days}; give at least 1")
     service = service_of(task)
     log = log or read_live(task, live_path)
-    end = store.now()
-    if log.simulated and log.newest:  # a simulation stands still
-        end = log.newest
-    alarms = service.alarms
+    end = (log.simulated and log.newest) or store.now()  # a simulation stands still
     served = _served(service, log, end.astimezone(UTC).date(), window_days)
+    rows = rows_of_window(log, service, served)
+    before = log.of(service.previous - service.names)
     margin = task.margins.get(FORMAT.name, FORMAT.matters)
-    dataset_version = service.version.dataset_version if service.version else None
-    reading = reading_of(task, dataset_version)
-    rows = rows_of_window(task, log, service, served)
-    measured = _measured(service, run)
-    before = log.of([service.route.previous] if service.route.previous else [])
     checks = [
         volume_check(served),
-        topic_check(rows, reading),
+        topic_check(rows, log.reading),
         *change_checks(served),
-        *promise_checks(served, before, measured, margin),
+        *promise_checks(served, before, _measured(service, run), margin),
         accuracy_check(served, service),
         *replay_checks(task, service, served),
         age_check(service.version, max_age_days),
     ]
-    causes = find_causes(log, service, served, checks, rows, reading)
+    causes = find_causes(log, service, served, checks, rows)
     checks = explain(checks, causes)
-    verdict, reasons = judge(checks, service.version is not None, alarms)
+    verdict, reasons = judge(checks, service.version is not None, service.alarms)
+    files = [path.name for path in log.files]
+    start = end - timedelta(days=window_days)
     return Health(
         verdict=verdict,
         reasons=reasons,
         checks=checks,
-        version=service.version.id if service.version else None,
-        window=Window(
-            start=end - timedelta(days=window_days),
-            end=end,
-            days=window_days,
-            files=[path.name for path in log.files],
-        ),
+        version=service.version and service.version.id,
+        window=Window(start=start, end=end, days=window_days, files=files),
         simulated=log.simulated,
         unreadable=log.faults["unreadable_lines"].total(),
         causes=causes,
-        alarms=[alarm.id for alarm in alarms if alarm.state != "resolved"],
+        alarms=[alarm.id for alarm in service.alarms if alarm.state != "resolved"],
     )
 
 
 def _served(service: Service, log: LiveLog, last: date, window_days: int) -> Served:
     """What the version served up to the last day; a row of a later one has a wrong clock."""
-    resolved = [alarm for alarm in service.alarms if alarm.state == "resolved"]
-    return Served(
-        days={day: numbers for day, numbers in service.days_of(log).items() if day <= last},
-        last=last,
-        window_days=window_days,
-        restarts={alarm.name: alarm.changed_at.date() for alarm in resolved},
-        since=service.since,
-        delay=log.delay,
-    )
+    days = {day: numbers for day, numbers in service.days_of(log).items() if day <= last}
+    restarts = {}
+    for alarm in service.alarms:  # oldest first
+        if alarm.state == "resolved":
+            restarts[alarm.name] = alarm.changed_at.date() + timedelta(days=1)
+    return Served(days, last, window_days, restarts, service.since, log.delay)
 
 
 def judge(
@@ -126,15 +119,17 @@ def judge(
 ) -> tuple[HealthVerdict, list[str]]:
     """A failed critical check asks for a retrain, any other failed one for a look.
 
-    An open alarm counts as long as it is open, also when its check passes now; an acknowledged one
-    asks for no retrain any more. Without a version in production there is nothing to retrain, only
-    to watch.
+    An open alarm counts as long as it is open, also when its check passes now; a critical one that
+    was acknowledged asks for no retrain any more. Without a version in production there is nothing
+    to retrain, only to watch.
     """
-    acknowledged = {alarm.name for alarm in alarms if alarm.state == "acknowledged"}
+    acknowledged = set()
     severities = {check.name: check.severity for check in checks if check.verdict == "fail"}
     for alarm in alarms:
         if alarm.state == "open":
             severities.setdefault(alarm.name, alarm.severity)
+        elif alarm.state == "acknowledged" and alarm.severity == "critical":
+            acknowledged.add(alarm.name)
     reasons = list(severities)
     if not serving:
         return "watch", ["no_production_version", *reasons]

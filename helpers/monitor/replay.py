@@ -7,26 +7,16 @@ night before, until all were asked; artifacts/monitor/<task>.replay.jsonl keeps 
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from datetime import datetime
 
 from helpers import evaluate, models, show, store, tasks
-from helpers.monitor.checks import Served, failed
+from helpers.monitor.checks import Served, judged, p_of
 from helpers.monitor.evidence import log_evidence_of_any_start
 from helpers.monitor.service import Service, service_of
-from helpers.monitor.windows import LiveLog, append, kept_path, lines_of
-from helpers.records import (
-    REPLAY_USER,
-    AnswerRow,
-    Budget,
-    Finding,
-    Replay,
-    TrainedModel,
-    TrainingExample,
-    WorkbookError,
-)
+from helpers.monitor.windows import LiveLog, append, appended, kept_path
+from helpers.records import REPLAY_USER, Budget, Finding, Replay, TrainedModel, WorkbookError
 from helpers.tasks import Task
 
 BUDGET = 0.01  # its share of a year's false alarms
@@ -109,20 +99,16 @@ def _ask(
     metric = "accuracy" if by_scorer else "format_compliance"
     of_row = {example.id: example for example in examples}
     before, now, same = {}, {}, 0
-    for row in evaluate.read_answers(session.run, result):
-        if not row.error:  # no answer is no wrong answer
-            old = known[row.id]
-            before[row.id] = _scored_now(task, of_row[row.id], old)[metric]
-            now[row.id] = row.scores[metric]
-            same += row.answer == old.answer
+    for new in evaluate.read_answers(session.run, result):
+        if not new.error:  # no answer is no wrong answer
+            old = known[new.id]
+            finish = "length" if old.scores.get("endless") else "stop"
+            scores, _ = evaluate.score_answer(task, of_row[new.id], old.answer, finish)
+            before[new.id] = scores[metric]
+            now[new.id] = new.scores[metric]
+            same += new.answer == old.answer
     update = {"metric": metric, "before": before, "now": now, "same": same}
     return night.model_copy(update=update)
-
-
-def _scored_now(task: Task, example: TrainingExample, row: AnswerRow) -> dict[str, float]:
-    """An earlier answer's scores by task.yaml as it is."""
-    finish = "length" if row.scores.get("endless") else "stop"
-    return evaluate.score_answer(task, example, row.answer, finish)[0]
 
 
 def replay_checks(task: Task, service: Service, served: Served) -> list[Finding]:
@@ -136,8 +122,7 @@ def replay_checks(task: Task, service: Service, served: Served) -> list[Finding]
         findings.append(judge_replays(asked, margin))
     if nights and nights[-1].error and nights[-1].at.date() == served.last:
         evidence = f"test rows could not be asked again: {nights[-1].error}"
-        unasked = Finding(name="replay_unasked", verdict="fail", evidence=evidence)
-        findings.append(failed(unasked, remedy=MEND))
+        findings.append(judged("replay_unasked", evidence, True, remedy=MEND))
     return findings
 
 
@@ -150,26 +135,27 @@ def judge_replays(nights: Sequence[Replay], margin: float) -> Finding:
     counts = numpy.array([[each.count(value) for value in values] for each in changes])
     capital, start = log_evidence_of_any_start((1 + values) / 2, counts, (1 - margin) / 2)
     has_lost = capital >= math.log(1 / BUDGET)
-    shown = nights[start:] if has_lost else nights
-    rows = [(name, each.before[name], now) for each in shown for name, now in each.now.items()]
+    if has_lost:
+        nights = nights[start:]
+    rows = [(name, each.before[name], now) for each in nights for name, now in each.now.items()]
     names, before, now = zip(*rows, strict=True)
     change, _, lost = evaluate.paired_difference(now, before, names)
     worse = list(dict.fromkeys(name for name, old, new in rows if new < old))[-MOST_NAMED:]
     evidence = (
         f"test rows asked again at {nights[-1].place or 'its provider'}, since"
-        f" {shown[0].at:%Y-%m-%d}:"
-        f" {sum(each.same for each in shown)} of {len(now)} answers word for word as in 04;"
+        f" {nights[0].at:%Y-%m-%d}:"
+        f" {sum(each.same for each in nights)} of {len(now)} answers word for word as in 04;"
         f" {nights[-1].metric} minus that of 04 {change}; {lost} lost {', '.join(worse)}"
     )
-    finding = Finding(
-        name="replay",
-        verdict="pass",
-        evidence=evidence.strip(),
+    return judged(
+        "replay",
+        evidence.strip(),
+        has_lost,
+        remedy=REMEDY,
         estimate=evaluate.proportion(now, names),
         threshold=sum(before) / len(before),
-        p=min(1.0, math.exp(-capital)),
+        p=p_of(capital),
     )
-    return failed(finding, remedy=REMEDY) if has_lost else finding
 
 
 def read_replays(task: Task, service: Service) -> list[Replay]:
@@ -185,9 +171,6 @@ def read_replays(task: Task, service: Service) -> list[Replay]:
     for alarm in service.alarms:  # oldest first
         if alarm.name in starts and alarm.state == "resolved":
             starts[alarm.name] = max(since, alarm.changed_at)
-    nights = []
-    for line in lines_of(kept_path(task, KEPT)):
-        with contextlib.suppress(ValueError):
-            nights.append(Replay.model_validate_json(line))
+    nights = appended(kept_path(task, KEPT), Replay)
     nights = [night for night in nights if night.version == service.version.id]
     return [n for n in nights if n.at >= starts["replay_unasked" if n.error else "replay"]]

@@ -7,7 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from heapq import nlargest
 from typing import Any, Literal, NamedTuple
 
 from helpers import evaluate, store
@@ -20,7 +21,7 @@ MOST_ANSWERS = 10_000  # whose numbers are remembered
 SLICE = ", "  # between a quantity and its slice: `feedback_mean, category = KE`
 SLICED = ("format_compliance", "feedback_mean")
 WORD = re.compile(r"\w{3,}")
-COUNTED = 5  # other numbers of the same row have another number here
+COUNTED = 6  # other numbers of the same row have another number here
 REFUSED_IN = 200  # characters: a refusal comes first
 REFUSAL = re.compile(  # models write ’ as well as '
     r"\b(I(['’]m| am) (sorry|unable|not able)|(I can(no|['’])|I won['’])t|as an AI"
@@ -56,9 +57,9 @@ class Watched:
 
     name: str
     change: Literal["fall", "rise", "shift"]
-    budget: float
-    matters: float
     unit: str
+    budget: float = 0.01
+    matters: float = 0.05
     severity: Severity = "warning"
     shown: Callable[[float], float] = float  # as people read it
     stakes: tuple[float, ...] = (0.2, 0.5)
@@ -75,16 +76,16 @@ def _power(share: float) -> float:
 
 
 WATCHED = (
-    Watched("format_compliance", "fall", 0.04, 0.02, "share of answers in format", "critical"),
-    Watched("feedback_mean", "fall", 0.06, 0.0625, "rating, 1 to 5", "critical", stars, (0.35,)),
-    Watched("error_rate", "rise", 0.01, 0.05, "share of requests with no good `status`", most=0.5),
-    Watched("feedback_rate", "shift", 0.01, 0.15, "share of rated requests"),
-    Watched("correction_rate", "rise", 0.01, 0.05, "share of corrected answers"),
-    Watched("refusal_rate", "rise", 0.009, 0.03, "share of empty answers and refusals"),
-    Watched("empty_rate", "rise", 0.001, 0.03, "share of empty answers", most=0.5),
-    Watched("answer_length", "shift", 0.01, 0.023, "characters, geometric mean", shown=_power),
-    Watched("new_words", "rise", 0.01, 0.15, "share of words that training never saw"),
-    Watched("latency_p95", "rise", 0.01, 0.05, "share of answers slower than task.yaml allows"),
+    Watched("format_compliance", "fall", "share of answers in format", 0.04, 0.02, "critical"),
+    Watched("feedback_mean", "fall", "rating, 1 to 5", 0.06, 0.0625, "critical", stars, (0.35,)),
+    Watched("error_rate", "rise", "share of requests with no good `status`", most=0.5),
+    Watched("feedback_rate", "shift", "share of rated requests", matters=0.15),
+    Watched("correction_rate", "rise", "share of corrected answers"),
+    Watched("refusal_rate", "rise", "share of empty answers and refusals", 0.009, 0.03),
+    Watched("empty_rate", "rise", "share of empty answers", 0.001, 0.03, most=0.5),
+    Watched("answer_length", "shift", "characters, geometric mean", matters=0.023, shown=_power),
+    Watched("new_words", "rise", "share of words that training never saw", matters=0.15),
+    Watched("latency_p95", "rise", "share of answers slower than task.yaml allows"),
 )
 SLICE_BUDGET = 0.01  # shared by all slices of all quantities
 SLICE_STAKES = (0.6,)  # a slice has few rows: only a large change can be seen in it
@@ -123,7 +124,7 @@ class Reading:
     # by the hash of a question: its share of words that training never saw, and its language
     questions: dict[int, tuple[float | None, str]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def settings(self) -> str:
         """Changes whenever the same row would give other numbers."""
         ceiling = self.task.targets.get("latency_p95")
@@ -133,7 +134,7 @@ class Reading:
 def reading_of(task: Task, dataset_version: str | None) -> Reading:
     """With the words of the training part that the version saw, else of the task's own examples."""
     folder = store.home() / "datasets" / (dataset_version or "-")
-    texts: list[str] = []
+    texts = []
     if (folder / "train.jsonl").exists():
         for row in store.read_jsonl(folder / "train.jsonl"):
             texts.append(TrainingExample.model_validate(row).user_text)
@@ -189,10 +190,8 @@ def numbers_of(told: Told) -> dict[str, float]:
     if told.rating is not None:
         numbers["feedback_mean"] = _rounded((told.rating - 1) / 4)
     if told.answer is not None:
-        numbers["format_compliance"] = told.answer.format_compliance
-        numbers["refusal_rate"] = told.answer.refusal_rate
-        numbers["empty_rate"] = told.answer.empty_rate
-        numbers["answer_length"] = told.answer.answer_length
+        numbers |= told.answer._asdict()
+        del numbers["label"]
     if told.is_slow is not None:
         numbers["latency_p95"] = float(told.is_slow)
     if told.certainty is not None:
@@ -211,23 +210,16 @@ def certainty_of(confidence: float) -> float:
 
 def _parts_of(row: Fields, label: str, language: str) -> tuple[str, ...]:
     """Which parts of the traffic a request belongs to."""
-    parts = []
-    if row.get("fields"):
-        parts = [f"{name} = {value}" for name, value in row["fields"].items() if value]
-    if row.get("caller"):
-        parts.append(f"caller = {row['caller']}")
-    if language:
-        parts.append(f"language = {language}")
-    if label:
-        parts.append(label)
-    return tuple(parts)
+    parts = {"caller": row.get("caller"), "language": language} | row.get("fields", {})
+    named = [f"{name} = {value}" for name, value in parts.items() if value]
+    return (*named, label) if label else tuple(named)
 
 
 @lru_cache(MOST_ANSWERS)
 def language_of(words: frozenset[str]) -> str:
     """The language most of whose commonest words are there; "" where fewer than two decide it."""
-    votes = sorted((len(words & common), name) for name, common in LANGUAGES.items())
-    return votes[-1][1] if votes[-1][0] > votes[-2][0] + 1 else ""
+    (votes, name), (others, _) = nlargest(2, ((len(words & LANGUAGES[n]), n) for n in LANGUAGES))
+    return name if votes > others + 1 else ""
 
 
 def _rounded(share: float) -> float:
@@ -236,37 +228,34 @@ def _rounded(share: float) -> float:
 
 def _judged_question(question: str, reading: Reading) -> tuple[float | None, str]:
     key = hash(question)  # texts would take too much room
-    known = reading.questions.get(key)
-    if known is None:
+    if key not in reading.questions:
         if len(reading.questions) > MOST_ANSWERS:
             reading.questions.clear()
         words = words_of(question)
         share = None
         if words and reading.vocabulary:
             share = _rounded(len(words.difference(reading.vocabulary)) / len(words))
-        known = reading.questions[key] = (share, language_of(words & COMMON_WORDS))
-    return known
+        reading.questions[key] = (share, language_of(words & COMMON_WORDS))
+    return reading.questions[key]
 
 
 def _judged_answer(answer: str, reading: Reading) -> AnswerNumbers:
-    known = reading.answers.get(answer)
-    if known is None:
+    if answer not in reading.answers:
         if len(reading.answers) > MOST_ANSWERS:
             reading.answers.clear()
         compliance, label = _judge_format(answer, reading.task)
-        refused = REFUSAL.search(answer[:REFUSED_IN])
         empty = float(not answer.strip())
-        refusal = max(empty, float(refused is not None))
+        refusal = float(empty or REFUSAL.search(answer[:REFUSED_IN]) is not None)
         length = _rounded(math.log10(1 + len(answer)) / LONGEST)
-        known = reading.answers[answer] = AnswerNumbers(compliance, label, refusal, empty, length)
-    return known
+        reading.answers[answer] = AnswerNumbers(compliance, label, refusal, empty, length)
+    return reading.answers[answer]
 
 
 def _judge_format(answer: str, task: Task) -> tuple[float, str]:
-    if task.schema is None:
-        return float(bool(answer.strip())), ""
     if evaluate.format_reason(answer, task.schema):
         return 0.0, ""
+    if task.schema is None:
+        return 1.0, ""
     for name in task.scored_fields[:1]:
         if "enum" in task.schema["properties"][name]:
             return 1.0, f"{name} = {evaluate.strict_json(answer)[name]}"

@@ -4,7 +4,7 @@ from collections import Counter
 from datetime import date, timedelta
 
 import pytest
-from test_health import BROKEN, EARLIER, NEW, RECENT, check, health, log, rows, serve
+from test_health import BROKEN, EARLIER, GOOD, NEW, RECENT, check, health, log, rows, serve
 from trouble_toys import (
     bad_first_days,
     by_day,
@@ -19,6 +19,8 @@ from helpers import monitor, registry, store, tasks
 from helpers.monitor.causes import _rating_scale
 from helpers.monitor.checks import Served
 from helpers.records import Finding
+from helpers.registry.database import open_registry
+from helpers.registry.versions import update
 
 
 @pytest.fixture
@@ -152,6 +154,30 @@ def test_requests_whose_ids_begin_again_are_all_counted(task, again, in_days):
     assert monitor.read_live(task).requests == len(made)
 
 
+def test_topics_are_looked_for_in_all_rows_of_ids_that_begin_again(task):
+    serve(task)
+    made = rows(EARLIER) + rows(RECENT, seed=2, words=NEW)
+    for number, row in enumerate(made):
+        row["request_id"] = f"{number % (len(made) - 60)}"
+    made[-1]["conversation_id"] = made[-2]["conversation_id"] = "one"
+    log(task, made)
+    assert check(health(task), "topics").estimate.n == 7 * 15 - 1
+
+
+def test_a_slice_that_task_yaml_and_we_know_counts_once(task):
+    serve(task)
+    task = task.model_copy(update={"slices": ["language"]})
+    question = [{"role": "user", "content": "the hub and you have not that this time"}]
+    log(task, rows(RECENT, rated=1.0, messages=question, language="en"))
+    whole = sum((each["feedback_mean"] for each in days_of(task)), Counter())
+    part = sum((each["feedback_mean, language = en"] for each in days_of(task)), Counter())
+    assert whole == part
+
+
+def days_of(task):
+    return monitor.read_live(task).of(["v1"]).values()
+
+
 def test_requests_of_one_id_and_one_moment_are_all_counted(task):
     serve(task)
     made = rows(range(1), per_day=9)
@@ -229,13 +255,16 @@ def test_a_flood_is_explained_by_no_file_that_was_passed_over(task):
 def test_files_that_count_or_are_hidden_are_not_passed_over(task):
     serve(task)
     folder = store.home() / "live" / task.registry_name
+    (folder / "old.jsonl").mkdir(parents=True)  # a folder, and what a Mac leaves beside a file
+    (folder / f"._{store.now().date()}.jsonl").write_bytes(b"\x00\x05\x16\x07" * 90)
     first = f"{(store.now() - timedelta(days=34)).date()}"
     by_day(task, rows(range(30)))
     log(task, rows([34]), f"{first}.host-a.jsonl")
     publish(task)
     (folder / f"{first}.host-a.jsonl").rename(folder / f"{first}.host-a.jsonl.gz")
     log(task, rows(range(1)), ".ipynb_checkpoints/2026-checkpoint.jsonl")
-    assert monitor.read_live(task).passed_over == []
+    read = monitor.read_live(task)
+    assert (read.passed_over, read.faults) == ([], {})
     log(task, rows(range(1)), "old/2026.jsonl")
     assert monitor.read_live(task).passed_over == ["2026.jsonl"]
 
@@ -287,8 +316,14 @@ def test_a_version_that_is_bad_from_its_first_day_is_sent_back(task):
     assert check(result, result.reasons[0]).remedy.startswith("roll back")
 
 
-def test_a_version_is_held_against_the_ratings_of_the_one_before(task):
+@pytest.mark.parametrize("name", ["v1", "ft:v1"])
+def test_a_version_is_held_against_the_ratings_of_the_one_before(task, name):
     worse_than_before(task)
+    with open_registry().transaction() as db:
+        update(db, "v1", model_id="ft:v1")
+    file = store.home() / "live" / task.registry_name / "2026.jsonl"
+    text = file.read_text().replace('"version": "v1"', f'"version": "{name}"')
+    store.write_text(file, text)
     result = health(task)
     assert (result.version, result.reasons) == ("v2", ["feedback_mean_against_predecessor"])
 
@@ -313,6 +348,42 @@ def test_an_alarm_goes_on_after_the_window_is_well_again_until_it_is_resolved(ta
     assert publish(task).verdict == "ok"
 
 
+def is_resolved(task, monkeypatch, *names):
+    """The alarms of a look are resolved, and a day passes."""
+    assert {*publish(task).reasons} == {*names}
+    for alarm in registry.list_alarms(task.registry_name, state="open"):
+        registry.close_alarm(alarm.id, "resolved", "it will stay so")
+    tomorrow = store.now() + timedelta(days=1)
+    monkeypatch.setattr(store, "now", lambda: tomorrow)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [({"rating": 2.0}, "feedback_mean"), ({"per_day": 8}, "volume")]
+)
+def test_what_was_resolved_is_a_new_beginning_also_for_slices_and_the_volume(
+    task, monkeypatch, change, name
+):
+    serve(task)
+    made = []
+    for seed, answer in ((1, GOOD), (5, GOOD.replace("KE", "MU"))):
+        made += rows(EARLIER, per_day=60, seed=seed, answer=answer)
+        made += rows(RECENT, **{"per_day": 60, "seed": seed + 1, "answer": answer} | change)
+    log(task, made)
+    is_resolved(task, monkeypatch, name)
+    assert publish(task).verdict == "ok"
+
+
+def test_a_promise_that_was_resolved_begins_anew_and_is_kept_from_then_on(task, monkeypatch):
+    bad_first_days(task)
+    name = "format_compliance_against_evaluation"
+    is_resolved(task, monkeypatch, name)
+    bad = rows(range(1, 6), broken=0.6)
+    log(task, bad + rows(range(1), seed=8))
+    assert publish(task).verdict == "ok"
+    log(task, bad + rows(range(1), seed=8, broken=0.6, per_day=40))
+    assert publish(task).reasons == [name]
+
+
 def test_an_acknowledged_fall_asks_for_no_retrain_though_it_goes_on(task):
     serve(task)
     log(task, rows(EARLIER, per_day=25) + rows(RECENT, per_day=25, seed=2, rating=2.0))
@@ -323,21 +394,33 @@ def test_an_acknowledged_fall_asks_for_no_retrain_though_it_goes_on(task):
     assert (result.verdict, result.reasons) == ("watch", ["feedback_mean"])
 
 
-def test_days_that_are_over_are_kept_and_their_files_may_go(task):
+def test_an_acknowledged_warning_silences_no_retrain(task):
+    turned_scale(task)
+    assert publish(task).verdict == "watch"
+    (alarm,) = registry.list_alarms(task.registry_name, state="open")
+    registry.close_alarm(alarm.id, "acknowledged", "the scale is turned back tonight")
+    log(task, rows(EARLIER, per_day=60) + rows(RECENT, seed=2, per_day=60, rating=2.5))
+    assert publish(task).verdict == "retrain"
+    (alarm,) = registry.list_alarms(task.registry_name, state="open")
+    assert alarm.severity == "critical"
+
+
+@pytest.mark.parametrize("caller", ["app", "a\u2028b"])
+def test_days_that_are_over_are_kept_and_their_files_may_go(task, caller):
     serve(task)
     folder = store.home() / "live" / task.registry_name
     for day in range(40):
         name = f"{(store.now() - timedelta(days=day)).date()}.jsonl"
-        made = [row for row in rows([day]) if row["created_at"][:10] == name[:10]]
+        made = [row for row in rows([day], caller=caller) if row["created_at"][:10] == name[:10]]
         store.write_jsonl(folder / name, made)
     before = monitor.read_live(task)
     publish(task)
-    kept = (store.home() / "monitor" / "demo.support_triage.jsonl").read_text()
-    assert kept.count('"file"') == 25
+    file = store.home() / "monitor" / "demo.support_triage.jsonl"
+    kept = file.read_bytes()
+    assert kept.count(b'"file"') == 25
     for path in sorted(folder.glob("*.jsonl"))[:20]:
         path.unlink()
     again = monitor.read_live(task)
     assert (again.days, again.requests) == (before.days, before.requests)
-    torn = store.home() / "monitor" / "demo.support_triage.jsonl"
-    torn.write_text(kept + '\n{"file": "2020')
+    file.write_bytes(kept + b'\n{"file": "2020\xe2')  # a kill came within a letter
     assert monitor.read_live(task).requests == before.requests
