@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from helpers import store
@@ -30,36 +31,43 @@ ACTIONS: dict[AlarmState, str] = {"acknowledged": "acknowledge", "resolved": "re
 
 def list_alarms(task: str = "", version: str | None = None, state: str = "") -> list[Alarm]:
     """The alarms of a task, of one version, in one state; oldest first."""
-    where = {"task": task, "state": state}
-    where = {name: value for name, value in where.items() if value}
-    if version is not None:
-        where["version"] = version
-    rows = open_registry().rows("alarms", **where)
-    return [Alarm(**row) for row in sorted(rows, key=lambda row: row["opened_at"])]
+    where = {"task": task or None, "version": version, "state": state or None}
+    given = {name: value for name, value in where.items() if value is not None}
+    alarms = [Alarm(**row) for row in open_registry().rows("alarms", **given)]
+    return sorted(alarms, key=attrgetter("opened_at"))
 
 
 def raise_alarms(task: str, version: str, findings: Sequence[Finding]) -> list[Alarm]:
     """Open an alarm for every finding that has none, and tell the team of all new ones at once.
 
-    Those that nobody looked at for REPEAT are told again; one that was acknowledged and went away
-    is open again when it comes back. Returns what is not resolved.
+    A warning that has become critical is as a new one. Those that nobody looked at for REPEAT are
+    told again; one that was acknowledged and went away is open again when it comes back. Returns
+    what is not resolved.
     """
     registry = open_registry()
     now = store.now().isoformat()
     alarms = table("alarms")
     with registry.transaction() as db:
         known = {row["name"]: row for row in _unresolved(db, task, version)}
+        found = {finding.name: finding for finding in findings}
         new = [finding for finding in findings if finding.name not in known]
         for finding in new:
             db.execute(alarms.insert().values(**_row(db, task, version, finding, now)))
-        seen = {finding.name for finding in findings}
-        due = [row for name, row in known.items() if _is_due(row, name in seen)]
+        due = []
+        told = {"told_at": now, "state": "open"}
         for name, row in known.items():
-            noted = _noted(row, name in seen, now)
+            finding = found.get(name)
+            noted = {"finding": row["finding"] | {"verdict": "fail" if finding else "pass"}}
+            if finding:
+                noted["seen_at"] = now
+            if _is_worse(row, finding):
+                noted |= told | {"severity": "critical", "finding": _kept(finding)}
+                new.append(finding)
+            elif _is_due(row, finding is not None):
+                noted |= told
+                due.append(row)
             db.execute(alarms.update().filter_by(id=row["id"]).values(**noted))
         if new or due:
-            again = alarms.c.id.in_([row["id"] for row in due])
-            db.execute(alarms.update().where(again).values(told_at=now, state="open"))
             versions.announce(db, {"task": task, "id": version}, "alarm", _message(new, due))
         rows = _unresolved(db, task, version)
     catch_up(registry)
@@ -72,12 +80,11 @@ def close_alarm(alarm_id: str, state: AlarmState, because: str) -> Alarm:
         raise WorkbookError("say why, for whoever looks next: --because TEXT")
     registry = open_registry()
     with registry.transaction() as db:
-        rows = rows_of(db, "alarms", id=alarm_id)
-        if not rows:
+        row = next(iter(rows_of(db, "alarms", id=alarm_id)), None)
+        if row is None:
             raise WorkbookError(
                 f"there is no alarm {alarm_id!r}; `workbook registry alarms` shows which there are"
             )
-        row = rows[0]
         if row["state"] == "resolved":
             raise WorkbookError(f"alarm {alarm_id} was resolved already: {row['because']}")
         subject = {"task": row["task"], "id": row["version"]}
@@ -91,8 +98,8 @@ def close_alarm(alarm_id: str, state: AlarmState, because: str) -> Alarm:
 
 def _unresolved(db: Connection, task: str, version: str) -> list[dict[str, Any]]:
     rows = rows_of(db, "alarms", task=task, version=version)
-    rows.sort(key=lambda row: (row["opened_at"], row["name"]))
-    return [row for row in rows if row["state"] != "resolved"]
+    unresolved = [row for row in rows if row["state"] != "resolved"]
+    return sorted(unresolved, key=itemgetter("opened_at", "name"))
 
 
 def _row(db: Connection, task: str, version: str, finding: Finding, now: str) -> dict[str, Any]:
@@ -106,17 +113,18 @@ def _row(db: Connection, task: str, version: str, finding: Finding, now: str) ->
         "name": finding.name,
         "severity": finding.severity or "warning",
         "state": "open",
-        "finding": versions.clean(finding.model_dump(mode="json")),
+        "finding": _kept(finding),
         "actor": "",
         "because": "",
     }
 
 
-def _noted(row: dict[str, Any], is_seen: bool, now: str) -> dict[str, Any]:
-    """What a look notes on an alarm: when it was seen last, and whether this look saw it."""
-    if is_seen:
-        return {"seen_at": now, "finding": row["finding"] | {"verdict": "fail"}}
-    return {"finding": row["finding"] | {"verdict": "pass"}}
+def _kept(finding: Finding) -> dict[str, Any]:
+    return versions.clean(finding.model_dump(mode="json"))
+
+
+def _is_worse(row: dict[str, Any], finding: Finding | None) -> bool:
+    return finding is not None and finding.severity == "critical" != row["severity"]
 
 
 def _is_due(row: dict[str, Any], is_seen: bool) -> bool:

@@ -79,7 +79,7 @@ def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:
             if route["version"] is None:
                 continue
             version = versions.row_of(db, route["version"])
-            current[route["task"]] = {
+            entry = {
                 "version": route["version"],
                 "model_id": version["model_id"],
                 "provider": version["provider"],
@@ -92,13 +92,13 @@ def publish_routes(registry: Registry) -> dict[str, dict[str, Any]]:
             }
             model, _ = load_or_reason(store.Run(version["run_id"]), TrainedModel)
             if model is not None:  # its run is on this machine
-                current[route["task"]]["asking"] = model.asking.model_dump(mode="json")
+                entry["asking"] = model.asking.model_dump(mode="json")
             if version["metadata"].get("base_url"):
-                current[route["task"]]["endpoint"] = version["metadata"]["base_url"]
+                entry["endpoint"] = version["metadata"]["base_url"]
             trial = versions.trial_of(db, route["task"])
             if trial is not None:
-                beside = {"version": trial.version, "share": trial.share}
-                current[route["task"]][trial.kind] = beside
+                entry[trial.kind] = {"version": trial.version, "share": trial.share}
+            current[route["task"]] = entry
         text = store.dumps(current, indent=2) + "\n"
         written = path.read_text("utf-8", "replace") if path.exists() else "{}\n"
         if text != written:
@@ -142,7 +142,7 @@ def _append(registry: Registry) -> int:
 
 def channels() -> list[str]:
     """The addresses of WORKBOOK_NOTIFY_URLS, divided by spaces, commas or line breaks."""
-    addresses = os.environ.get("WORKBOOK_NOTIFY_URLS", "").strip(" ,\n")
+    addresses = os.environ.get("WORKBOOK_NOTIFY_URLS", "").strip(", \t\r\n")
     return re.split(BETWEEN_ADDRESSES, addresses) if addresses else []
 
 

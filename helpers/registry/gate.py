@@ -14,7 +14,7 @@ from datetime import date, datetime
 from typing import NamedTuple
 
 from helpers import evaluate, store
-from helpers.models import openai_client
+from helpers.models import openai_client, provider_of
 from helpers.parameters import BROKEN
 from helpers.records import (
     Decision,
@@ -289,10 +289,13 @@ def answers_as_trained(version: FineTunedModelVersion, run: store.Run) -> Judgem
 def may_serve_long_enough(version: FineTunedModelVersion) -> Judgement:
     """Who keeps the model serves it for a month more; a provider is asked for its date."""
     answer = ProviderAnswer("pass", "it lies here: nobody else can withdraw it")
+    known = None  # of its provider's announcements
     if is_hosted(version):
         answer = ask_provider(version)
-    registered = version.metadata.get("serve_until", "")
-    until = min(filter(None, (registered, answer.until)), default="")[:10]
+        provider = provider_of(version.metadata.get("base_url", ""))
+        known = provider and provider.serve_until and str(provider.serve_until)
+    registered = version.metadata.get("serve_until")
+    until = min(filter(None, (registered, known, answer.until)), default="")[:10]
     if not until or answer.verdict == "fail":
         return answer.verdict, answer.evidence
     days = (date.fromisoformat(until) - store.now().date()).days

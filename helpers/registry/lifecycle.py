@@ -74,8 +74,7 @@ class FineTuneLifecycleManager:
     ) -> FineTunedModelVersion:
         """Open a version as `training`; a resumed run finds the one that it opened before."""
         with self.registry.transaction() as db:
-            rows = rows_of(db, "versions", id=version_id)
-            known = rows[0] if rows else None
+            known = next(iter(rows_of(db, "versions", id=version_id)), None)
             if known is None:
                 self._close_dead_runs(db, run_id)
                 row = versions.new_row(
@@ -289,8 +288,9 @@ class FineTuneLifecycleManager:
                 versions.change_status(db, row, "staging", "promote", because, evidence=evidence)
                 versions.announce(db, row, "promote", because, target="staging")
         catch_up(self.registry)
-        now = {"previous": route.previous, "generation": route.generation}
-        return answer.model_copy(update=now)
+        return answer.model_copy(
+            update={"previous": route.previous, "generation": route.generation}
+        )
 
     def rollback(
         self,
@@ -330,8 +330,7 @@ class FineTuneLifecycleManager:
         with self.registry.transaction() as db:
             versions.expect(versions.route_of(db, self.task), seen.generation)
             row = versions.row_of(db, version_id, task=self.task)
-            evidence = {"rules": rules}
-            route = versions.switch(db, self.task, row, "rollback", because, evidence)
+            route = versions.switch(db, self.task, row, "rollback", because, {"rules": rules})
         catch_up(self.registry)
         return Promotion(
             version=version_id,

@@ -99,11 +99,13 @@ def export(version_id: str, form: str, to: Path | None = None) -> dict[str, str]
     from helpers.train import export_model
 
     version = versions.version_of(version_id)
+    sharing.bring(version)
     path = export_model(store.Run(version.run_id).load(TrainedModel), form)
     if to is not None:
         target = to / f"{version_id}-{path.name}"
-        if target.exists():
-            raise WorkbookError(f"{target} is there already; name another folder, or remove it")
+        if target.exists() or to.is_file():
+            there = to if to.is_file() else target
+            raise WorkbookError(f"{there} is there already; name another folder, or remove it")
         to.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if path.is_dir() else shutil.copy2
         path = Path(copy(path, target))
@@ -198,10 +200,8 @@ def diff(one: str, other: str) -> list[dict[str, str]]:
 
 
 def _facts(version: FineTunedModelVersion) -> dict[str, Any]:
-    facts = dict(version) | version.metadata | version.metadata.get("fingerprints", {})
-    facts |= dict(version.eval_results or {})
-    for name in ("metadata", "fingerprints", "eval_results"):
-        facts.pop(name, None)
+    facts = version.model_dump(exclude={"metadata", "eval_results"}) | version.metadata
+    facts |= facts.pop("fingerprints", {}) | dict(version.eval_results or {})
     run = store.Run(version.run_id)
     model, reason = load_or_reason(run, TrainedModel)
     if model is None:
@@ -240,10 +240,10 @@ def reevaluate(
     folder = store.open_run(reevaluation(run, incumbent).id)
     folder.save(run.load(DatasetPointer))
     dataset = tasks.read_dataset(run)
-    ids = tuned_answers(run).keys()
     the_task = tasks.load_task(task or manager.task.removeprefix("demo/"))
+    known = tuned_answers(run)
     rows = evaluate.choose_rows(the_task, dataset.examples, "test")
-    rows = [row for row in rows if row.id in ids]
+    rows = [row for row in rows if row.id in known]
     model = store.Run(incumbent.run_id).load(TrainedModel)
     evaluate.check_fingerprints(model, the_task, model.dataset_version, evaluate.REPLACE_UNCOMPARED)
     session = evaluate.Session(
@@ -303,6 +303,8 @@ def restore(file: Path) -> dict[str, Any]:
 
     Artifacts are not part of it; the gate will miss those that are gone.
     """
+    from sqlalchemy.exc import StatementError
+
     content = store.read_json(file, "give a file that `workbook registry backup` wrote")
     registry = open_registry()
     if not _is_backup(content):
@@ -315,11 +317,11 @@ def restore(file: Path) -> dict[str, Any]:
             versions.as_record(row)
         for row in rows["routes"]:
             Route(**row)
-    except (ValueError, KeyError, TypeError):
+        load(registry, rows)
+    except (ValueError, KeyError, TypeError, StatementError):
         raise WorkbookError(
-            f"{file} holds a version or a route that is none; nothing was restored"
+            f"{file} holds a version, a route or another row that is none; nothing was restored"
         ) from None
-    load(registry, rows)
     remember(registry, restored_from=str(file))
     catch_up(registry)
     return _counts(file, rows)

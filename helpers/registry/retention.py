@@ -53,8 +53,8 @@ def _over_since(db: Connection, moment: str) -> set[str]:
 
 
 def _mark(db: Connection, row: dict[str, Any], because: str) -> None:
-    note = {"at": store.now().isoformat(), "because": because}
-    versions.update(db, row["id"], metadata=row["metadata"] | {"retired": note})
+    retired = {"retired": {"at": store.now().isoformat(), "because": because}}
+    versions.update(db, row["id"], metadata=row["metadata"] | retired)
     evidence = {"artifact": row["artifact"], "sha256": row["artifact_sha256"]}
     if row["status"] == "deprecated":
         versions.audit(db, row, "retire", because, evidence=evidence)

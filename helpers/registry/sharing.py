@@ -15,6 +15,9 @@ from helpers.registry import versions
 from helpers.registry.database import Registry
 
 PATTERNS = ("*.json", "answers/*.jsonl")  # of a run's folder; the rest is its machine's own affair
+NOT_SHARED = (
+    "version {} was not shared through a store, or WORKBOOK_STORE is not set here (docs/scaling.md)"
+)
 OWN = ("run.json", "children.json", "kernel.json")
 
 
@@ -54,7 +57,7 @@ def fetch(version_id: str) -> FineTunedModelVersion:
     """Bring a version here, to evaluate or to look at it: its run, its dataset, its adapter."""
     version = versions.version_of(version_id)
     if not version.metadata.get("store") or not os.environ.get("WORKBOOK_STORE"):
-        raise _not_shared(version)
+        raise WorkbookError(NOT_SHARED.format(version.id))
     bring(version)
     return version
 
@@ -63,14 +66,7 @@ def bring_run(version: FineTunedModelVersion) -> None:
     """`bring`, for what cannot go on without the version's run."""
     bring(version)
     if not store.Run(version.run_id).folder.is_dir():
-        raise _not_shared(version)
-
-
-def _not_shared(version: FineTunedModelVersion) -> WorkbookError:
-    return WorkbookError(
-        f"version {version.id} was not shared through a store, or WORKBOOK_STORE is not set here"
-        " (docs/scaling.md)"
-    )
+        raise WorkbookError(NOT_SHARED.format(version.id))
 
 
 def _folders(version: FineTunedModelVersion) -> dict[str, Path]:

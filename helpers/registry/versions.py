@@ -67,11 +67,9 @@ def new_row(version_id: str, task: str, run_id: str, **columns: Any) -> dict[str
     """A row of `versions` for a model whose training begins now; `columns`: what else is known."""
     row = {"id": version_id, "task": task, "run_id": run_id, "status": "training"}
     row |= {"model_id": version_id, "fingerprints": {}, "metadata": {}}
-    row |= dict.fromkeys(("trained_at", "created_at", "updated_at"), store.now().isoformat())
-    row |= dict.fromkeys(
-        ("provider", "artifact", "artifact_sha256", "evaluation_sha256", "reason"), ""
-    )
-    return row | columns
+    now = dict.fromkeys(("trained_at", "created_at", "updated_at"), store.now().isoformat())
+    unknown = ("provider", "artifact", "artifact_sha256", "evaluation_sha256", "reason")
+    return row | now | dict.fromkeys(unknown, "") | columns
 
 
 def row_of(db: Connection, version_id: str, **where: str) -> dict[str, Any]:
@@ -136,9 +134,8 @@ def change_alarms(db: Connection, where: dict[str, str], state: AlarmState, beca
     """Give every alarm that is not resolved, and is meant by `where`, another state."""
     alarms = table("alarms")
     changes = {"state": state, "because": clean(because), "actor": _actor()}
-    changes["changed_at"] = store.now().isoformat()
     query = alarms.update().filter_by(**where).where(alarms.c.state != "resolved")
-    db.execute(query.values(**changes))
+    db.execute(query.values(**changes, changed_at=store.now().isoformat()))
 
 
 def clean(value: Any) -> Any:
@@ -202,23 +199,24 @@ def switch(
         generation=old.generation + 1,
         since=store.now().isoformat(),
     )
+    why = f"displaced by {version_id}: {because}".removesuffix(": ") if row else because
+    change_alarms(db, {"task": task, "version": old.version or ""}, "resolved", why or action)
     if old.version is not None:  # goes first, or the one-production index refuses the new one
-        why = f"displaced by {version_id}: {because}".removesuffix(": ") if row else because
+        left = row_of(db, old.version)
         told = "displace" if row else action
-        displaced = row_of(db, old.version)
-        change_status(db, displaced, "deprecated", told, why, generation=new.generation)
-        change_alarms(db, {"task": task, "version": old.version}, "resolved", why or action)
+        change_status(db, left, "deprecated", told, why, generation=new.generation)
     if row is not None:
         # one whose model was put back, and that serves, is retired no more
         kept = {name: value for name, value in row["metadata"].items() if name != "retired"}
         update(db, row["id"], metadata=kept)
-        more = {"evidence": evidence, "generation": new.generation}
-        change_status(db, row, "production", action, because, **more)
+        told = {"evidence": evidence, "generation": new.generation}
+        change_status(db, row, "production", action, because, **told)
     routes = table("routes")
     if old.generation == 0:
         db.execute(routes.insert().values(**dict(new)))
     else:
         db.execute(routes.update().filter_by(task=task).values(**dict(new)))
-    subject = {"task": task, "id": version_id}
-    announce(db, subject, action, because, target="production", **dict(new))
+    announce(
+        db, {"task": task, "id": version_id}, action, because, target="production", **dict(new)
+    )
     return new

@@ -80,6 +80,25 @@ def test_what_stands_and_was_acknowledged_stays_so_however_rarely_one_looks(monk
     assert len(messages()) == 1
 
 
+def test_a_warning_that_was_acknowledged_and_becomes_critical_is_open_again_and_told():
+    warning = FALL.model_copy(update={"severity": "warning", "evidence": "the scale was turned"})
+    (alarm,) = registry.raise_alarms(TASK, "v1", [warning])
+    registry.close_alarm(alarm.id, "acknowledged", "the scale")
+    (again,) = registry.raise_alarms(TASK, "v1", [FALL])
+    assert (again.id, again.state, again.severity) == (alarm.id, "open", "critical")
+    assert "feedback_mean asks for a retrain: 3.1" in messages()[1]["because"]
+    registry.close_alarm(alarm.id, "acknowledged", "a strike")
+    for finding in (FALL, warning, FALL):
+        assert registry.raise_alarms(TASK, "v1", [finding])[0].state == "acknowledged"
+    assert len(messages()) == 2
+
+
+def test_a_first_version_in_production_resolves_what_was_found_while_nothing_served():
+    registry.raise_alarms(TASK, "", [ERRORS])
+    candidate("v1").promote("v1", "production", because="the first")
+    assert [alarm.state for alarm in registry.list_alarms(TASK)] == ["resolved"]
+
+
 def test_a_resolved_alarm_that_comes_back_is_a_new_one():
     (first,) = registry.raise_alarms(TASK, "v1", [FALL])
     registry.close_alarm(first.id, "resolved", "mended upstream")

@@ -75,6 +75,11 @@ def test_attempts_come_further_and_further_apart_and_end(hook, monkeypatch):
     )
 
 
+def test_addresses_of_a_file_with_windows_line_ends_are_read(monkeypatch):
+    monkeypatch.setenv("WORKBOOK_NOTIFY_URLS", "json://a/x,y\r\njson://b\r\n")
+    assert delivery.channels() == ["json://a/x,y", "json://b"]
+
+
 def test_of_two_channels_the_one_that_has_it_is_not_told_again(hook, monkeypatch):
     other = Webhook()
     other.status = 500

@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
@@ -22,7 +22,7 @@ from registry_toys import (
 
 from helpers import records, store
 from helpers.records import DatasetPointer, Finding, WorkbookError
-from helpers.registry import Conditions, FineTuneLifecycleManager
+from helpers.registry import Conditions, FineTuneLifecycleManager, gate
 from helpers.registry.files import reevaluation
 from helpers.registry.gate import ask_provider
 from helpers.registry.versions import update
@@ -338,6 +338,16 @@ def test_a_registered_date_counts_for_a_model_that_lies_here():
         with manager.registry.transaction() as db:
             update(db, "v1", serve_until=in_days(days))
         assert verdict_of("serve_until", manager) == verdict
+
+
+@pytest.mark.parametrize(("day", "verdict"), [("2026-11-29", "undecided"), ("2026-12-20", "fail")])
+def test_what_a_provider_announced_counts_where_its_answer_has_no_date(monkeypatch, day, verdict):
+    manager = provided("v1", "https://api.openai.com/v1")
+    nothing = gate.ProviderAnswer("undecided", "it could not be asked")
+    monkeypatch.setattr(gate, "ask_provider", lambda version: nothing)
+    monkeypatch.setattr(store, "now", lambda: datetime.fromisoformat(f"{day}T12:00+00:00"))
+    rule = next(r for r in manager.validate_for_production("v1") if r.name == "serve_until")
+    assert rule.verdict == verdict and "served until 2027-01-14" in rule.evidence
 
 
 def test_the_reason_to_train_anyway_is_shown():

@@ -91,6 +91,29 @@ def test_a_backup_of_a_newer_workbook_is_refused(tmp_path):
         registry.restore(file)
 
 
+@pytest.mark.parametrize("table", ["versions", "routes", "audit", "outbox", "alarms", "attempts"])
+def test_a_backup_with_a_row_that_is_none_is_refused_and_nothing_is_restored(
+    tmp_path, monkeypatch, table
+):
+    two_versions()
+    file = tmp_path / "b.json"
+    registry.backup(file)
+    content = store.read_json(file)
+    content["tables"][table].append({})
+    store.write_json(file, content)
+    monkeypatch.setenv("WORKBOOK_HOME", str(tmp_path / "new"))
+    with pytest.raises(WorkbookError, match="nothing was restored"):
+        registry.restore(file)
+    assert not any(dump(open_registry()).values())
+
+
+def test_an_export_into_a_file_names_it(tmp_path):
+    candidate("v1")
+    file = store.write_text(tmp_path / "file", "x")
+    with pytest.raises(WorkbookError, match="file is there already; name another folder"):
+        registry.export("v1", "adapter", file)
+
+
 def test_reconcile_repairs_the_view_and_names_a_way_back_that_is_broken():
     two_versions()
     (store.home() / "routes.json").write_text("{}")
