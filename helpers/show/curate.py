@@ -214,13 +214,9 @@ class ReviewEditor:
 
         self.path = path
         self.per_page = per_page
-        self.lines = []
-        for number, row, _ in tasks.read_rows(path):  # a spreadsheet may have saved it
-            if not isinstance(row, dict):
-                raise WorkbookError(f"{path}, line {number}: {row}")
-            self.lines.append({name: store.from_csv_cell(cell) for name, cell in row.items()})
+        self.lines = self._read()
         self.first = 0  # row on top of the page
-        self.unsaved = {}  # number of a line -> as decided here
+        self.unsaved = {}  # id -> what was decided here
         self.name = w.Text(description="your name", placeholder="signs your decisions")
         self.back = w.Button(description="Earlier rows", icon="arrow-left")
         self.further = w.Button(description="More rows", icon="arrow-right")
@@ -233,6 +229,15 @@ class ReviewEditor:
         buttons = w.HBox([self.back, self.further])
         self.widget = w.VBox([self.name, self.message, self.place, self.page, buttons])
         self.turn(0)
+
+    def _read(self) -> list[dict[str, str]]:
+        """The rows of the file, which a spreadsheet may have saved."""
+        lines = []
+        for number, row, _ in tasks.read_rows(self.path):
+            if not isinstance(row, dict):
+                raise WorkbookError(f"{self.path}, line {number}: {row}")
+            lines.append({name: store.from_csv_cell(cell) for name, cell in row.items()})
+        return lines
 
     def turn(self, by: int) -> None:
         """Show another page of rows."""
@@ -247,7 +252,7 @@ class ReviewEditor:
     def _row(self, number: int) -> Any:
         import ipywidgets as w
 
-        line = self.unsaved.get(number, self.lines[number])
+        line = self.lines[number] | self.unsaved.get(self.lines[number]["id"], {})
         signed = f" · decided by {line['reviewer']}" if line["reviewer"] else ""
         title = f"Row {number + 1} of {len(self.lines)}: {line['why']}{signed}"
         text = w.HTML(f"<b>{escape(title)}</b><br>{escape(line['input'])}")
@@ -264,8 +269,8 @@ class ReviewEditor:
 
         def decide(_: Any) -> None:
             correction = answer.value if decision.value == "fix" else ""
-            changed = {"decision": decision.value, "corrected_output": correction}
-            self.unsaved[number] = self.lines[number] | changed
+            changes = {"decision": decision.value, "corrected_output": correction}
+            self.unsaved[line["id"]] = changes
             self.save()
 
         decision.observe(decide, "value")
@@ -277,13 +282,15 @@ class ReviewEditor:
         name = self.name.value.strip()
         if self.unsaved and not name:
             return self.say(f"NOT saved yet: {len(self.unsaved)} decisions wait for your name.")
+        self.lines = self._read()  # with what others decided meanwhile
         waiting = []
-        for number, line in list(self.unsaved.items()):
-            answers = ("", line["output"].strip())
-            if line["decision"] == "fix" and line["corrected_output"].strip() in answers:
+        for number, line in enumerate(self.lines):
+            changes = self.unsaved.get(line["id"], {})
+            answer = changes.get("corrected_output", "").strip()
+            if changes.get("decision") == "fix" and answer in ("", line["output"].strip()):
                 waiting.append(number + 1)
-            else:
-                self.lines[number] = self.unsaved.pop(number) | {"reviewer": name}
+            elif changes:
+                self.lines[number] = line | self.unsaved.pop(line["id"]) | {"reviewer": name}
         text = io.StringIO()
         writer = csv.DictWriter(text, list(self.lines[0]), lineterminator="\r\n")
         writer.writeheader()

@@ -38,8 +38,10 @@ def _usd_per_1000(rung: RungResult) -> float | str:
     return 1000 * cost.value if cost.n else "unknown"
 
 
-def ladder(rungs: Rungs, targets: Mapping[str, float]) -> show.Figure:
+def ladder(rungs: Rungs, targets: Mapping[str, float]) -> show.Figure | show.HTML:
     """Every rung's scores against the targets (left), and what a request takes (right)."""
+    if not rungs:
+        return show.note("None of `rungs` can be asked here: the lines above say why.", "warning")
     figure, (scores, costs) = show.subplots(1, 2, sharey=True, width_ratios=[3, 1])
     figure.set_size_inches(10, 1.5 + 0.75 * len(rungs))
     draw_scores(scores, rungs, targets, [show.OTHER] * len(rungs))

@@ -104,6 +104,18 @@ def test_what_a_spreadsheet_saved_is_read_and_its_formulas_stay_texts(path, enco
     assert (saved["input"], saved["output"], saved["corrected_output"]) == ("Grüße", "'-5", "'-6")
 
 
+def test_what_another_person_decided_meanwhile_stays(path):
+    editor = views.ReviewEditor(path, 10)
+    editor.name.value = "Ann"
+    other = views.ReviewEditor(path, 10)
+    other.name.value = "Bob"
+    boxes(other, 5)[0].value = "keep"
+    boxes(editor, 0)[0].value = "drop"
+    saved = read(path)
+    assert (saved["r5"]["decision"], saved["r5"]["reviewer"]) == ("keep", "Bob")
+    assert (saved["r0"]["decision"], saved["r0"]["reviewer"]) == ("drop", "Ann")
+
+
 def test_without_rows_nothing_waits(path):
     write(path, [])
     assert "Nothing waits" in views.review_editor(path).data

@@ -73,6 +73,11 @@ def test_other_answers_give_the_verdict_of_01_itself(by_hand):
     assert screening == decision().screening, "it feeds nothing"
 
 
+def test_a_ladder_without_rungs_says_so(by_hand):
+    assert "None of `rungs`" in views.ladder([], {}).data
+    assert "none" in views.rung_table([]).to_html()
+
+
 def test_cost_at_a_volume_names_the_cheapest_way_first(headless):
     verdict = decision()
     table = views.cost_at(verdict)
