@@ -51,10 +51,10 @@ def training_cost(task: Task, trainer: Trainer, api_model: str, tokens: int) -> 
     if trainer == "lora":
         hours = tokens / OWN_TOKENS_PER_SECOND / 3600
         return hours * _stated(task.prices, "hardware_usd_per_hour")
-    prices = TRAINING_PRICES | (task.prices.get("training") or {})
+    prices = TRAINING_PRICES | _section(task, "training")
     # the longest name that begins the model's, since snapshots carry a date
-    names = sorted((name for name in prices if api_model.startswith(name)), key=len)
-    return tokens / 1e6 * float(prices[names[-1]]) if names else 0.0
+    name = max((name for name in prices if api_model.startswith(name)), key=len, default="")
+    return tokens / 1e6 * _stated(prices, name)
 
 
 def economics(
@@ -67,8 +67,8 @@ def economics(
     A tuned request is predicted to cost what the same model costs with the short prompt
     (zero_shot), until 04 has measured it.
     """
-    stated = task.prices.get("hours") or {}
-    if not isinstance(stated, dict) or stated.keys() - HOURS.keys():
+    stated = _section(task, "hours")
+    if stated.keys() - HOURS.keys():
         raise WorkbookError(
             f"task.yaml: prices.hours is {stated!r}; give hours by these names: {', '.join(HOURS)}"
         )
@@ -88,8 +88,7 @@ def economics(
         monthly_usd=per_hour * upkeep_hours + training_usd + hosting,
         elapsed=ELAPSED["fine_tuning"],
     )
-    as_of = task.prices.get("as_of")
-    against: dict[str, int | None] = {}
+    against = {}
     if tuned_cost is not None:
         against = {name: _break_even(tuned, ways[name]) for name in ways if name != "zero_shot"}
         ways["fine_tuned"] = tuned
@@ -103,8 +102,16 @@ def economics(
         training_usd=training_usd,
         hours=hours,
         volume_per_month=task.volume_per_month,
-        prices_as_of=str(as_of) if as_of else None,
+        prices_as_of=str(task.prices.get("as_of") or "") or None,
     )
+
+
+def _section(task: Task, name: str) -> dict[str, Any]:
+    """Numbers by name that task.yaml states under prices."""
+    stated = task.prices.get(name) or {}
+    if not isinstance(stated, dict):
+        raise WorkbookError(f"task.yaml: prices.{name} is {stated!r}; give numbers by name")
+    return stated
 
 
 def _stated(prices: Mapping[str, Any], name: str, usual: float = 0.0) -> float:
@@ -173,7 +180,7 @@ def choose_trainer(
     if asked not in ("auto", "lora", "openai"):
         raise WorkbookError(f"trainer {asked!r} is not known; choose auto, lora or openai")
     today = today or store.now().date()
-    warnings = provider_warnings(base_url, today) if base_url else []
+    warnings = provider_warnings(base_url, today)
     obstacles = _obstacles(base_url, api_model, task, today)
     if asked == "openai" and obstacles:
         warnings.append(f"trainer openai was asked for, but {'; '.join(obstacles)}")

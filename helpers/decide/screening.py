@@ -67,9 +67,9 @@ def _about_facts(
     screening: Screening, rungs: Sequence[RungResult], rag_gains: bool, knowledge_task: bool
 ) -> list[str]:
     """What speaks against the answer to new_knowledge."""
+    if screening.new_knowledge and any(rung.name == "rag" for rung in rungs):
+        return []
     if screening.new_knowledge:
-        if any(rung.name == "rag" for rung in rungs):
-            return []
         return [
             "new_knowledge was answered with yes,"
             " but rag was not asked: fill knowledge/ with articles, and put rag into `rungs`"

@@ -27,12 +27,15 @@ from helpers.records import (
     RungComparison,
     RungResult,
     Screening,
+    Trainer,
     TrainingExample,
     WorkbookError,
     from_parameters,
 )
 from helpers.tasks import Task
 
+Rungs = Sequence[RungResult]
+Examples = Sequence[TrainingExample]
 REVIEW_DAYS = 90
 MOVE_DAYS = 30  # to move away before a provider's lights go out
 TOO_MANY = 5  # times the validation rows that are there: nobody labels so many to decide
@@ -86,7 +89,6 @@ class Evidence(Record):
     noisy_labels: list[Finding]  # fields whose labels are surely noisy
     # requests a month from which tuning is cheaper than the best rung: inf never, None unknown
     pays_from: float | None
-    training_usd: float = 0.0  # of one training run
     volume: int  # requests a month; 0: not known
     n_test: int
     n_validation: int
@@ -182,14 +184,20 @@ def _blocks(screening: Screening, evidence: Evidence) -> list[tuple[str, str]]:
     for noise in evidence.noisy_labels:
         blocks.append((noise.evidence, noise.remedy))
     for metric, n in evidence.undecidable.items():
-        reason = f"the {metric} target cannot be shown with {evidence.n_test} test rows: {n} rows"
-        remedy = f"add verified examples until {n} are in the test part, or set the target"
-        blocks.append((f"{reason}, all right, would be needed", f"{remedy} the task needs"))
+        needed = (
+            f"the {metric} target cannot be shown with {evidence.n_test} test rows: {n} rows, all"
+            " right, would be needed",
+            f"add verified examples until {n} are in the test part, or set the target the task"
+            " needs",
+        )
+        blocks.append(needed)
     missing = evidence.min_examples - evidence.n_examples
     if missing > 0:
-        reason = f"{evidence.n_examples} verified examples are fewer than min_examples="
-        remedy = f"label {missing} more examples in human.jsonl"
-        blocks.append((f"{reason}{evidence.min_examples}", remedy))
+        reason = (
+            f"{evidence.n_examples} verified examples are fewer than"
+            f" min_examples={evidence.min_examples}"
+        )
+        blocks.append((reason, f"label {missing} more examples in human.jsonl"))
     if evidence.knowledge_task:
         reason = "the examples name the articles that answer them: this is about facts"
         blocks.append((reason, "improve retrieval"))
@@ -208,36 +216,33 @@ def _ask_more(rung: str, evidence: Evidence) -> tuple[str, str]:
     reason = f"{rung} may already meet the targets: {', '.join(targets)} undecided"
     remedies = [DECIDED_BY[metric] for metric in targets if metric in DECIDED_BY]
     rows = [targets[metric] for metric in targets if metric not in DECIDED_BY]
-    if rows and (min(rows) == 0 or max(rows) > TOO_MANY * evidence.n_validation):
+    needed = max(rows, default=0) if all(rows) else 0  # 0: no number decides them all
+    there = evidence.n_validation
+    if rows and not 0 < needed <= TOO_MANY * there:
         remedies.append(
-            f"{rung} is so near the target that {max(rows) or 'no number of'} rows decide it"
-            f" ({evidence.n_validation} for validation are there): take it where that is good"
-            " enough, or set the higher target that the task needs"
+            f"{rung} is so near the target that {needed or 'no number of'} rows decide it"
+            f" ({there} for validation are there): take it where that is good enough, or set the"
+            " higher target that the task needs"
         )
-    elif rows and max(rows) <= evidence.n_validation:
-        remedies.append(f"ask {max(rows)} validation rows (max_validation_rows={max(rows)})")
+    elif rows and needed <= there:
+        remedies.append(f"ask {needed} validation rows (max_validation_rows={needed})")
     elif rows:
         remedies.append(
-            f"{max(rows)} validation rows would decide it, {evidence.n_validation} are there:"
-            f" label {max(rows) - evidence.n_validation} more for validation, or give it a larger"
-            " share (split_ratios)"
+            f"{needed} validation rows would decide it, {there} are there: label {needed - there}"
+            " more for validation, or give it a larger share (split_ratios)"
         )
     return reason, "; ".join(remedies)
 
 
 def undecidable_targets(task: Task, n_test: int) -> dict[str, int]:
     """Targets that even a perfect model could not be shown to meet, with the rows they need."""
-    by_rows = [metric for metric in task.targets if metric in evaluate.AT_LEAST]
-    needed = {metric: evaluate.rows_to_decide(task.targets[metric]) for metric in by_rows}
-    return {metric: n for metric, n in needed.items() if n > n_test}
+    shares = {name: task.targets[name] for name in evaluate.AT_LEAST if name in task.targets}
+    needed = {name: evaluate.rows_to_decide(target) for name, target in shares.items()}
+    return {name: n for name, n in needed.items() if n > n_test}
 
 
 def gather(
-    task: Task,
-    rungs: Sequence[RungResult],
-    examples: Sequence[TrainingExample],
-    run: store.Run,
-    choices: Choices,
+    task: Task, rungs: Rungs, examples: Examples, run: store.Run, choices: Choices
 ) -> Evidence:
     """Everything the verdict needs, counted and compared."""
     meeting, undecided = _enough_or_open(task, rungs)
@@ -252,10 +257,7 @@ def gather(
     asked = max(rung.n for rung in rungs)
     limits += evaluate.rows_left_out(task, examples, "validation", asked, by)
     limits += evaluate.cut_answers(rungs, rows, run)
-    trainer = choose_trainer(choices.trainer, choices.base_url, choices.api_model, task)[0]
-    tokens = choices.max_train_tokens or _train_tokens(rungs, examples)
-    training_usd = training_cost(task, trainer, choices.api_model, tokens)
-    numbers = economics(task, rungs, best, training_usd)
+    numbers = _numbers(task, rungs, examples, choices)[2]
     return Evidence(
         meeting=meeting,
         undecided=undecided,
@@ -265,7 +267,6 @@ def gather(
         undecidable=undecidable_targets(task, n_test),
         noisy_labels=[f for f in noise if f.verdict == "fail"],
         pays_from=_pays_from(numbers, best),
-        training_usd=training_usd,
         volume=task.volume_per_month,
         n_test=n_test,
         n_validation=len(rows),
@@ -276,9 +277,7 @@ def gather(
     )
 
 
-def _enough_or_open(
-    task: Task, rungs: Sequence[RungResult]
-) -> tuple[list[str], dict[str, dict[str, int]]]:
+def _enough_or_open(task: Task, rungs: Rungs) -> tuple[list[str], dict[str, dict[str, int]]]:
     """(rungs that meet every target, undecided ones with the rows that would decide)."""
     meeting = []
     undecided = {}
@@ -289,7 +288,9 @@ def _enough_or_open(
         if verdicts <= {"pass"}:
             meeting.append(rung.name)
         elif "fail" not in verdicts:
-            undecided[rung.name] = _rows_that_decide(targets)
+            by_rows = evaluate.rows_wanted(targets)
+            still = [name for name, finding in targets.items() if finding.verdict == "undecided"]
+            undecided[rung.name] = {name: by_rows.get(name, 0) for name in still}
     return meeting, undecided
 
 
@@ -301,21 +302,10 @@ def _pays_from(numbers: Economics, best: str) -> float | None:
     return math.inf if needed is None else needed
 
 
-def _rows_that_decide(targets: Mapping[str, Finding]) -> dict[str, int]:
-    """metric -> rows that would decide it, of the undecided targets."""
-    rows = {}
-    for metric, finding in targets.items():
-        if finding.verdict == "undecided":
-            rows[metric] = 0
-            if metric in evaluate.AT_LEAST and finding.estimate and finding.estimate.n:
-                rows[metric] = evaluate.rows_that_decide(finding.estimate, finding.threshold or 0.0)
-    return rows
-
-
 def decide(
     task: Task,
-    rungs: Sequence[RungResult],
-    examples: Sequence[TrainingExample],
+    rungs: Rungs,
+    examples: Examples,
     screening: Screening,
     run: store.Run,
     choices: Choices,
@@ -328,11 +318,10 @@ def decide(
     if not rungs:
         raise WorkbookError("no rung could be asked; put at least zero_shot into `rungs`")
     evidence = gather(task, rungs, examples, run, choices)
-    trainer, warnings = choose_trainer(choices.trainer, choices.base_url, choices.api_model, task)
-    numbers = economics(task, rungs, evidence.best_rung, evidence.training_usd)
+    trainer, warnings, numbers = _numbers(task, rungs, examples, choices)
     advice = recommend(screening, evidence)
     warnings += [*screening.warnings, *price_warnings(task)]
-    if trainer == "openai" and not evidence.training_usd:
+    if trainer == "openai" and not numbers.training_usd:
         warnings.append(
             f"training {choices.api_model} has no price (prices.training): counted as 0"
         )
@@ -375,16 +364,22 @@ def decide(
     )
 
 
-def _train_tokens(rungs: Sequence[RungResult], examples: Sequence[TrainingExample]) -> int:
-    """Tokens of a training without a limit: each train row as long as the shortest rung's."""
+def _numbers(
+    task: Task, rungs: Rungs, examples: Examples, choices: Choices
+) -> tuple[Trainer, list[str], Economics]:
+    """(who would train, what to know of that, what it and every rung cost).
+
+    A training without a limit takes each train row, as long as the shortest rung's, EPOCHS times.
+    """
+    trainer, warnings = choose_trainer(choices.trainer, choices.base_url, choices.api_model, task)
     rows = sum(example.part == "train" for example in examples)
     lengths = [rung.tokens_per_request for rung in rungs if rung.tokens_per_request]
-    return round(EPOCHS * rows * min(lengths, default=0.0))
+    tokens = choices.max_train_tokens or round(EPOCHS * rows * min(lengths, default=0.0))
+    usd = training_cost(task, trainer, choices.api_model, tokens)
+    return trainer, warnings, economics(task, rungs, evaluate.best_rung(rungs).name, usd)
 
 
-def _fairness_warnings(
-    task: Task, rungs: Sequence[RungResult], examples: Sequence[TrainingExample], choices: Choices
-) -> list[str]:
+def _fairness_warnings(task: Task, rungs: Rungs, examples: Examples, choices: Choices) -> list[str]:
     """What the cheaper rungs were not given: a search, a classifier."""
     warnings = []
     if not choices.prompt_search_budget:
@@ -392,16 +387,15 @@ def _fairness_warnings(
             "this is against an unsearched baseline (prompt_search_budget is 0): nearest examples"
             " or another wording may do better"
         )
-    train = [example for example in examples if example.part == "train"]
     asked = {rung.name for rung in rungs}
-    if evaluate.CLASSICAL not in asked and not evaluate.why_not(task, train):
+    if evaluate.CLASSICAL not in asked and not evaluate.why_not(task, examples):
         warnings.append(
             "the answers are labels and the classical rung was not asked: add `classical` to rungs"
         )
     return warnings
 
 
-def _compare_each(task: Task, run: store.Run, rungs: Sequence[RungResult]) -> list[RungComparison]:
+def _compare_each(task: Task, run: store.Run, rungs: Rungs) -> list[RungComparison]:
     """Each rung minus the best of those before it, on the same validation rows."""
     comparisons = []
     for i, rung in enumerate(rungs[1:], start=1):
@@ -423,10 +417,10 @@ def plan(
     review = today + timedelta(days=REVIEW_DAYS)
     if served_until:
         review = min(review, served_until - timedelta(days=MOVE_DAYS))
-    owner = task.screening.get("owner")
+    nobody = "nobody yet: name one under screening.owner in task.yaml"
     work = UPKEEP.get(recommendation, ("prompt_monthly",))
     return Plan(
-        owner=str(owner or "nobody yet: name one under screening.owner in task.yaml"),
+        owner=str(task.screening.get("owner") or nobody),
         cadence="weekly" if screening.changing_requirements else "monthly",
         review_on=max(review, today).isoformat(),
         hours_per_month=sum(hours[name] for name in work),

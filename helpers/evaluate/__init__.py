@@ -17,6 +17,7 @@ from helpers.evaluate.compare import (
     compare_results,
     decide,
     findings_against,
+    rows_wanted,
 )
 from helpers.evaluate.evaluation import (
     REPLACE_UNCOMPARED,
@@ -58,7 +59,6 @@ from helpers.evaluate.statistics import (
     paired_difference,
     proportion,
     quantile,
-    rows_that_decide,
     rows_to_decide,
     rows_to_separate,
     verdict_against,

@@ -25,9 +25,11 @@ CHUNK = 64  # answers asked for between two writes of the cache: what a kill can
 RATE_RETRIES = 5  # times a request is asked again after 429
 RATE_PAUSE = 0.5  # seconds before that, doubled each time
 CACHE_VERSION = "answers-3"  # raise it when the meaning of a stored answer changes
-Chats = Sequence[list[Message]]
-Prompts = dict[str, list[Message]]  # by the fingerprint of everything that decides their answers
+Chat = list[Message]
+Chats = Sequence[Chat]
+Prompts = dict[str, Chat]  # by the fingerprint of everything that decides their answers
 Answers = dict[str, Answer]
+Times = dict[str, float]  # milliseconds
 
 
 def ask(prompts: Chats, asking: Asking, session: Session, who: str, alone: int = 0) -> list[Answer]:
@@ -41,23 +43,13 @@ def ask(prompts: Chats, asking: Asking, session: Session, who: str, alone: int =
     models.check_may_send(session.task, model)
     keys = _keys(prompts, asking, model, session)
     path = _cache_of(model)
-    known = {}
-    timed = {}
-    for key, answer, timed_in in _remembered(path):
-        known.setdefault(key, answer)
-        if timed_in:
-            timed[key] = answer.latency_ms
+    known, timed, _ = _remembered(path)
     chats = dict(zip(keys, prompts, strict=True))
     first = list(chats)[:alone]
     single = [key for key in first if key not in timed]
     new = {key: chats[key] for key in chats if key not in known or key in single}
     if model.provider == "api":
-        till = Till(model, asking, session, who)
-        if session.offline:
-            batches = _ask_offline(till, new, single or list(new)[:1], session)
-        else:
-            till.check(new.values())
-            batches = _ask_endpoint(till, new, single)
+        batches = _ask_api(Till(model, asking, session, who), new, single, session)
     else:
         batches = _ask_local(model, asking, new, single)
     progress = show.Progress(asking.rung or model.name, len(new), session.say)
@@ -81,10 +73,9 @@ def timed_before(asking: Asking, session: Session) -> list[float]:
     """Milliseconds of a row that this run has asked alone in this way, on this machine; or []."""
     if not session.latency_rows:
         return []
-    way = _way(asking, session)
-    remembered = _remembered(_cache_of(model_for(asking, session)))
-    times = [answer.latency_ms for _, answer, timed_in in remembered if timed_in == way]
-    return [milliseconds for milliseconds in times[:1] if milliseconds]  # a log has 0
+    ways = _remembered(_cache_of(model_for(asking, session)))[2]
+    milliseconds = ways.get(_way(asking, session))
+    return [milliseconds] if milliseconds else []  # a log has 0
 
 
 def _cache_of(model: Model) -> Path:
@@ -150,8 +141,10 @@ def _ask_local(
 
 def _shortest_first(new: Prompts, asked: Collection[str]) -> list[str]:
     """The keys that were not asked yet."""
-    lengths = {key: sum(len(turn.content or "") for turn in new[key]) for key in new}
-    return sorted(lengths.keys() - set(asked), key=lambda key: (lengths[key], key))
+    lengths = []
+    for key in new.keys() - set(asked):
+        lengths.append((sum(len(turn.content or "") for turn in new[key]), key))
+    return [key for _, key in sorted(lengths)]
 
 
 class Till:
@@ -159,32 +152,30 @@ class Till:
 
     def __init__(self, model: Model, asking: Asking, session: Session, who: str) -> None:
         self.model = model
-        self.asking = asking
+        self.limit = asking.max_new_tokens
         self.task = session.task
         self.budget = session.budget
         self.who = who
-        self.at_once = max(1, session.at_once)
         self.is_paid = models.is_paid(session.task, model)
 
-    def worst(self, prompt: list[Message]) -> float:
+    def worst(self, prompt: Chat) -> float:
         """USD that one request costs at most."""
-        return models.worst_cost(self.task, self.model, prompt, self.asking.max_new_tokens)
+        return models.worst_cost(self.task, self.model, prompt, self.limit)
 
-    def check(self, prompts: Collection[list[Message]]) -> None:
+    def check(self, prompts: Collection[Chat]) -> None:
         """Refuse to start what could cost more than what is left of the run's limit."""
         if self.is_paid and prompts:
-            total = sum(self.worst(prompt) for prompt in prompts)
-            key = self.budget.reserve(total, self.who)
+            key = self.budget.reserve(sum(map(self.worst, prompts)), self.who)
             self.budget.settle(key, 0.0)  # each request reserves its own
 
-    def ask(self, prompt: list[Message]) -> Answer:
+    def ask(self, prompt: Chat) -> Answer:
         """One request: reserved before it is sent, settled with what it cost."""
         if not self.is_paid:
-            return self.model.answer([prompt], self.asking.max_new_tokens)[0]
+            return self.model.answer([prompt], self.limit)[0]
         worst = self.worst(prompt)
         key = self.budget.reserve(worst, self.who)
         try:
-            answer = self.model.answer([prompt], self.asking.max_new_tokens)[0]
+            answer = self.model.answer([prompt], self.limit)[0]
         except WorkbookError:  # nobody was reached, or nobody is served
             self.budget.settle(key, 0.0)
             raise
@@ -196,7 +187,7 @@ class _Window:
     """How many requests are side by side: as many as the endpoint bears.
 
     A refusal for its rate (429) halves that number, and every answer raises it by one, up to
-    `most`.
+    `most`; a failure that ends all closes it.
     """
 
     def __init__(self, most: int, width: int) -> None:
@@ -204,36 +195,50 @@ class _Window:
         self._width = width
         self._refused = Counter[str]()
         self.pause = 0.0  # seconds before the next request
+        self.failed: Future[Answer] | None = None
 
     @property
     def room(self) -> int:
         """Requests to hand over; at full width the next ones wait at hand, so no thread waits."""
+        if self.failed:
+            return 0
         return 2 * self._most if self._width == self._most else self._width
 
-    def is_to_wait(self, key: str, answer: Answer) -> bool:
-        """Whether this was a refusal for the rate, which is asked again after the pause."""
+    def answer_of(self, key: str, future: Future[Answer]) -> Answer | None:
+        """The answer; None where it has to be asked for again, after the pause."""
+        if future.cancelled():
+            return None
+        if future.exception():
+            self.failed = future
+            return None
+        answer = future.result()
         error = answer.error or ""
         is_for_rate = error.startswith("429") and "quota" not in error
         if not is_for_rate or self._refused[key] >= RATE_RETRIES:
             self._width = min(self._most, self._width + 1)
-            return False
+            return answer
         self._width = max(1, self._width // 2)
         self._refused[key] += 1
         self.pause = max(self.pause, RATE_PAUSE * 2 ** self._refused[key])
-        return True
+        return None
 
 
-def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[Answers]:
-    """What has come since the last time, again and again; `single` first, each asked alone."""
+def _ask_endpoint(
+    till: Till, new: Prompts, single: Sequence[str], at_once: int
+) -> Iterator[Answers]:
+    """What has come since the last time, again and again; `single` first, each asked alone.
+
+    Where one fails for good, what is on its way is waited for, since it is paid.
+    """
     for key in single:
         yield {key: till.ask(new[key])}
     waiting = deque(_shortest_first(new, single))
-    window = _Window(till.at_once, min(MOST_AT_ONCE, till.at_once) if single else 1)
-    running: dict[Future[Answer], str] = {}
-    finished: SimpleQueue[Future[Answer]] = SimpleQueue()
-    with ThreadPoolExecutor(till.at_once) as pool:
+    window = _Window(at_once, min(MOST_AT_ONCE, at_once) if single else 1)
+    running = {}  # future -> key
+    finished = SimpleQueue()  # futures
+    with ThreadPoolExecutor(at_once) as pool:
         try:
-            while waiting or running:
+            while running or (waiting and window.room):
                 while waiting and len(running) < window.room:
                     key = waiting.popleft()
                     future = pool.submit(till.ask, new[key])
@@ -243,30 +248,47 @@ def _ask_endpoint(till: Till, new: Prompts, single: Sequence[str]) -> Iterator[A
                 batch = {}
                 for future in _all_of(finished):
                     key = running.pop(future)
-                    if future.cancelled() or window.is_to_wait(key, future.result()):
+                    answer = window.answer_of(key, future)
+                    if answer is None:
                         waiting.append(key)
                     else:
-                        batch[key] = future.result()
+                        batch[key] = answer
                 if batch:
                     yield batch
-                if window.pause:  # after what came beside the refusal has been kept
+                if window.pause or window.failed:  # after what came beside it has been kept
                     _cancel(running)
                     time.sleep(window.pause)
         finally:
             _cancel(running)
+    if window.failed:
+        window.failed.result()
 
 
-def _ask_offline(
+def _all_of(finished: SimpleQueue[Future[Answer]]) -> list[Future[Answer]]:
+    """What has finished; waits until something has."""
+    futures = [finished.get()]
+    while not finished.empty():
+        futures.append(finished.get())
+    return futures
+
+
+def _ask_api(
     till: Till, new: Prompts, single: Sequence[str], session: Session
 ) -> Iterator[Answers]:
-    """`single` one by one at once, which also tells what the endpoint takes; the rest in batches.
+    """`single` one by one at once, the rest side by side, or offline in the provider's batches.
 
-    All money is set aside before anything is sent.
+    All money of batches is set aside before anything is sent; the first answer tells what the
+    endpoint takes.
     """
+    if not session.offline:
+        till.check(new.values())
+        yield from _ask_endpoint(till, new, single, max(1, session.at_once))
+        return
+    single = single or list(new)[:1]
     rest = {key: chat for key, chat in new.items() if key not in single}
     till.check([new[key] for key in single])
     offline = models.Batches(
-        rest, till.model, till.task, till.budget, till.who, till.asking.max_new_tokens,
+        rest, till.model, till.task, till.budget, till.who, till.limit,
         session.run.path("batches"), session.say,
     )  # fmt: skip
     for key in single:
@@ -280,27 +302,25 @@ def _cancel(futures: Iterable[Future[Answer]]) -> None:
         future.cancel()
 
 
-def _all_of(finished: SimpleQueue[Future[Answer]]) -> list[Future[Answer]]:
-    """What has finished; waits until something has."""
-    futures = [finished.get()]
-    while not finished.empty():
-        futures.append(finished.get())
-    return futures
+def _remembered(path: Path) -> tuple[Answers, Times, Times]:
+    """(answers of one model by their key, milliseconds of those that this machine gave alone).
 
-
-def _remembered(path: Path) -> Iterator[tuple[str, Answer, str]]:
-    """(key, answer, the way in which this machine timed it alone or "") of one model, in order.
-
-    A line that a kill has torn is only lost work.
+    The same of the first one of each `_way`. A line that a kill has torn is only lost work.
     """
+    known = {}
+    timed = {}
+    ways = {}
     if not path.exists():
-        return
+        return known, timed, ways
     with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
         for line in file:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 row = json.loads(line)
-                timed_in = row.get("way", "") if row.get("alone") == platform.node() else ""
-                yield row["key"], Answer(**row["answer"]), timed_in
+                known.setdefault(row["key"], Answer(**row["answer"]))
+                if row.get("alone") == platform.node():
+                    timed[row["key"]] = row["answer"]["latency_ms"]
+                    ways.setdefault(row["way"], timed[row["key"]])
+    return known, timed, ways
 
 
 def _as_lines(answers: Answers, single: Collection[str], way: str) -> bytes:

@@ -102,8 +102,8 @@ class ClassicalModel:
         self.labels = labels_of(task, rows)
         self.scored = task.scored_fields or list(self.labels)
         self.fingerprint = store.fingerprint([CLASSICAL, self.texts, self.labels, self.scored])
-        self._classifiers: dict[str, Any] = {}  # of scikit-learn
-        self._words: Any = None
+        self._classifiers = {}  # of scikit-learn, by field
+        self._words = None
 
     def answer(self, chats: Sequence[list[Message]], max_new_tokens: int) -> list[Answer]:
         """One answer a chat, in order; no limit applies to labels."""
@@ -114,8 +114,8 @@ class ClassicalModel:
         columns = {name: model.predict(features) for name, model in self._classifiers.items()}
         milliseconds = 1000 * (time.monotonic() - started)
         answers = []
-        for i in range(len(chats)):
-            text = _as_text({name: str(column[i]) for name, column in columns.items()})
+        for labels in zip(*columns.values(), strict=True):
+            text = _as_text(dict(zip(columns, map(str, labels), strict=True)))
             answers.append(Answer(text=text, latency_ms=milliseconds, finish="stop"))
         return answers
 

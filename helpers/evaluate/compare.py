@@ -103,7 +103,7 @@ def scores_of(pairs: Sequence[Pair], metric: str) -> tuple[list[float], list[flo
 
 def flips(tuned: Rows, other: Rows) -> dict[str, list[str]]:
     """Ids of rows that are right, or score higher, with the tuned model (gained) or the other."""
-    changed: dict[str, list[str]] = {"gained": [], "lost": []}
+    changed = {"gained": [], "lost": []}
     for ours, theirs in pair_rows(tuned, other):
         change = ours.scores.get("accuracy", 0) - theirs.scores.get("accuracy", 0)
         if change:
@@ -141,6 +141,16 @@ def check_rung(task: Task, result: RungResult) -> dict[str, Finding]:
         met = {"verdict": "pass", "evidence": "format_compliance: met by construction"}
         findings["format_compliance"] = form.model_copy(update=met)
     return findings
+
+
+def rows_wanted(targets: Mapping[str, Finding]) -> dict[str, int]:
+    """metric -> rows that would decide it, of the undecided shares; 0 for a tie."""
+    rows = {}
+    for metric in statistics.AT_LEAST:
+        target = targets.get(metric)
+        if target and target.verdict == "undecided" and target.estimate.n:
+            rows[metric] = statistics.rows_that_decide(target.estimate, target.threshold)
+    return rows
 
 
 def _target_evidence(metric: str, estimate: Estimate, target: float, met: str) -> str:

@@ -101,10 +101,10 @@ def same_text(gold: str, answer: str) -> bool:
     if folded(gold) == folded(answer):
         return folded(gold) != ""
     try:
-        values = tasks.DECODER.decode(gold.strip()), tasks.DECODER.decode(answer.strip())
+        wanted, said = (tasks.DECODER.decode(text.strip()) for text in (gold, answer))
     except (ValueError, RecursionError):
         return False
-    return isinstance(values[0], dict | list) and same_json(*values, {}, {})
+    return isinstance(wanted, dict | list) and same_json(wanted, said, {}, {})
 
 
 def folded(text: str) -> str:

@@ -14,7 +14,7 @@ and model.json say.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -56,6 +56,7 @@ from helpers.records import (
 )
 from helpers.tasks import Task
 
+Results = dict[str, RungResult]  # by rung
 YEAR = timedelta(days=365)
 DULLED = 1.5  # fresh rows are due when the smallest gain that can be shown has grown by this factor
 
@@ -123,12 +124,10 @@ def evaluate_fine_tuned_model(
     replaced = [name for name in ("production", "incumbent") if name in rungs]
     opponents = list(dict.fromkeys([best_rung, *replaced]))
     rungs, pairs, ratings = rate_pairs(rungs, ["fine_tuned", *opponents], test_set, session)
-    against = {
-        name: compare_results(*pairs[name], task, min_gain, attempt.alpha) for name in opponents
-    }
+    against = {"production": {}} if unasked else {}
+    for name in opponents:
+        against[name] = compare_results(*pairs[name], task, min_gain, attempt.alpha)
     ours, theirs = pairs[best_rung]
-    if unasked:
-        against["production"] = {}
     *gains, regression = findings_against(task, against, attempt.alpha)
     judgements = [
         *gains,
@@ -142,7 +141,6 @@ def evaluate_fine_tuned_model(
     targets = check_targets(task, rungs["fine_tuned"].results)
     slices = compare_slices(task, test_set, pair_rows(ours, theirs))
     limits = rows_left_out(task, dataset.examples, "test", len(test_set), "max_test_rows")
-    side_reasons = _side_reasons(unasked, attempt, slices, ratings)
     return Evaluation(
         base_model=rungs["zero_shot"].results,
         fine_tuned_model=rungs["fine_tuned"].results,
@@ -152,7 +150,7 @@ def evaluate_fine_tuned_model(
         best_rung=best_rung,
         flips=flips(ours, theirs),
         verdict=verdict_of([*judgements, *targets.values()]),
-        reasons=[*_reasons(judgements, targets.values()), *side_reasons],
+        reasons=_reasons(judgements, targets, unasked, attempt, slices, ratings),
         findings=judgements,
         targets=targets,
         regression=regression.verdict == "fail",
@@ -175,8 +173,8 @@ def with_models_of(model: TrainedModel, session: Session) -> Session:
     if model.asking.model in session.models and base_spec(model) in session.models:
         return session
     base, tuned = load_models(model)
-    loaded = {base_spec(model): base, model.asking.model: tuned}
-    return replace(session, models=loaded | session.models)
+    loaded = {base_spec(model): base, model.asking.model: tuned} | session.models
+    return replace(session, models=loaded)
 
 
 def ways_of(model: TrainedModel, session: Session) -> list[Asking]:
@@ -202,7 +200,7 @@ def ways_of(model: TrainedModel, session: Session) -> list[Asking]:
 
 def ask_rungs(
     ways: Sequence[Asking], test_set: Examples, session: Session
-) -> tuple[dict[str, RungResult], dict[str, Any]]:
+) -> tuple[Results, dict[str, Any]]:
     """(results by rung, seconds by rung)."""
     rungs = {}
     timing = {"measured_at": store.now().isoformat(timespec="seconds")}
@@ -214,10 +212,7 @@ def ask_rungs(
 
 
 def ask_production(
-    version: FineTunedModelVersion,
-    rungs: dict[str, RungResult],
-    test_set: Examples,
-    session: Session,
+    version: FineTunedModelVersion, rungs: Results, test_set: Examples, session: Session
 ) -> str:
     """Put production among the rungs, asked as its own model.json says; or say why it could not be.
 
@@ -237,17 +232,22 @@ def ask_production(
     return ""
 
 
-def _reasons(judgements: Iterable[Finding], targets: Iterable[Finding]) -> list[str]:
-    """What the verdict rests on: every gain and target, and of the rest what did not pass."""
-    told = [j for j in judgements if j.name.startswith("gain_over_") or j.verdict != "pass"]
-    return [finding.evidence for finding in (*told, *targets)]
-
-
-def _side_reasons(
-    unasked: str, attempt: Attempt, slices: Sequence[Finding], ratings: Ratings | None
+def _reasons(
+    judgements: Sequence[Finding],
+    targets: dict[str, Finding],
+    unasked: str,
+    attempt: Attempt,
+    slices: Sequence[Finding],
+    ratings: Ratings | None,
 ) -> list[str]:
-    """What does not decide, but has to be known: attempts, slices that surely lost, who judged."""
-    reasons = [unasked] if unasked else []
+    """What the verdict rests on: every gain and target, and of the rest what did not pass.
+
+    Then what does not decide, but has to be known: attempts, slices that surely lost, who judged.
+    """
+    told = [j for j in judgements if j.name.startswith("gain_over_") or j.verdict != "pass"]
+    reasons = [finding.evidence for finding in (*told, *targets.values())]
+    if unasked:
+        reasons.append(unasked)
     if attempt.number > 1:
         text = (
             f"attempt {attempt.number} of the past year, {attempt.looks_at_these_rows} on these"

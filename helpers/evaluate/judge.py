@@ -14,7 +14,7 @@ import hashlib
 import io
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -50,7 +50,8 @@ An answer is right when: {rubric}
 Which of the two answers would you send as it is? Reply with one word: A, B, both or neither."""
 
 RatedPair = tuple[Rows, Rows]  # ours and theirs, as they were rated side by side
-Table = list[dict[str, str]]  # rows to rate, with the keys of COLUMNS
+Line = Mapping[str, str]  # by the names of COLUMNS
+Table = list[dict[str, str]]  # of pairs to rate
 Key = tuple[str, str, str]  # id of the row, sha of an answer, sha of the one beside it
 Rights = dict[Key, bool]  # is that answer right
 Vote = tuple[bool, bool] | None  # is A right, is B right; None: no choice was given
@@ -75,15 +76,17 @@ def blind_table(examples: Examples, ours: Rows, theirs: Rows) -> Table:
     other = {row.id: row.answer for row in theirs}
     table = []
     for row in sorted(ours, key=lambda row: hash_order(row.id)):
-        a, b = row.answer, other[row.id]
-        if int(sha(f"{row.id} {row.answer}")[1:], 16) % 2:
+        a = row.answer
+        b = other[row.id]
+        if int(sha(f"{row.id} {a}")[1:], 16) % 2:
             a, b = b, a
         line = {"id": row.id, "asked": questions[row.id], "A": a, "B": SAME if a == b else b}
-        table.append(line | {"a_sha": sha(a), "b_sha": sha(b), "choice": ""})
+        line |= {"a_sha": sha(a), "b_sha": sha(b), "choice": ""}
+        table.append(line)
     return table
 
 
-def write_ratings(path: Path, table: Sequence[Mapping[str, str]]) -> Path:
+def write_ratings(path: Path, table: Sequence[Line]) -> Path:
     """The table as CSV, atomically: to fill in with any spreadsheet, or by the widget of 04."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\r\n")
@@ -104,7 +107,7 @@ def read_ratings(run: store.Run, task: Task) -> Rights:
 
 def by_rater(run: store.Run, task: Task) -> list[Rights]:
     """Each person's ratings, known by the name of their file; the run's own copy goes first."""
-    raters: dict[str, Rights] = defaultdict(dict)
+    raters = defaultdict(dict)
     for folder in (task.folder, run.private, run.path("")):
         for path in sorted(folder.glob("ratings*.csv")):
             raters[path.name] |= _read_ratings(path)
@@ -172,13 +175,13 @@ def _own_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return []
 
 
-def _keys(row: Mapping[str, str]) -> tuple[Key, Key]:
+def _keys(row: Line) -> tuple[Key, Key]:
     """By what A and B of a pair are known; one key where both say the same."""
     a_sha, b_sha = (f"s{row[name].removeprefix('s')[:15]}" for name in ("a_sha", "b_sha"))
     return (row["id"], a_sha, b_sha), (row["id"], b_sha, a_sha)
 
 
-def _said(row: Mapping[str, str], vote: tuple[bool, bool]) -> Rights:
+def _said(row: Line, vote: tuple[bool, bool]) -> Rights:
     """What a vote says of A and B; where both say the same, A means both."""
     of_a, of_b = _keys(row)
     if of_a == of_b:
@@ -195,8 +198,9 @@ def rate_pairs(
     together: an answer that is right beside a poor one may be wrong beside a good one. A rung's own
     accuracy is that of its first pair.
     """
+    run = session.run
     first, *others = names
-    rows = {name: read_answers(session.run, rungs[name]) for name in names}
+    rows = {name: read_answers(run, rungs[name]) for name in names}
     pairs = {name: (rows[first], rows[name]) for name in others}
     if session.task.accuracy_from not in ("judge", "human"):
         return dict(rungs), pairs, None
@@ -205,8 +209,8 @@ def rate_pairs(
     updated = dict(rungs)
     for name, (ours, theirs) in pairs.items():
         pairs[name] = (_rated(ours, theirs, rights), _rated(theirs, ours, rights))
-        updated[name] = _with_accuracy(rungs[name], pairs[name][1], session.run)
-    updated[first] = _with_accuracy(rungs[first], pairs[others[0]][0], session.run)
+        updated[name] = _with_accuracy(rungs[name], pairs[name][1], run)
+    updated[first] = _with_accuracy(rungs[first], pairs[others[0]][0], run)
     return updated, pairs, ratings
 
 
@@ -233,17 +237,10 @@ def _rate(table: Table, examples: Examples, session: Session) -> tuple[Rights, R
     """What people say of the pairs, or the judge; what nobody has rated goes to blind.csv."""
     raters = by_rater(session.run, session.task)
     by_people = _majority(raters)
-    ids = {row["id"] for row in table}
     unrated = {_keys(row)[0]: row for row in table if _keys(row)[0] not in by_people}
-    waiting = {key[1:] for key in unrated}
-    misnamed = sorted({k[0] for k in by_people if k[0] not in ids and k[1:] in waiting})
     if unrated:
         write_ratings(session.run.private / "blind.csv", list(unrated.values()))
-    if misnamed:
-        session.say(
-            f"ratings of {len(misnamed)} ids that no row has do not count"
-            f" ({', '.join(misnamed[:5])}): take the ids of private/blind.csv, and save as UTF-8"
-        )
+        _say_misnamed(unrated, {row["id"] for row in table}, by_people, session)
     if session.task.accuracy_from == "human":
         rated = {key for row in table for key in _keys(row)} & by_people.keys()
         warnings = []
@@ -255,6 +252,19 @@ def _rate(table: Table, examples: Examples, session: Session) -> tuple[Rights, R
         warning = "no judge is set (judge_model, judge_base_url): nothing was judged"
         return {}, Ratings(by="judge", warnings=[warning])
     return ask_judge(session.judge, table, examples, session, by_people)
+
+
+def _say_misnamed(
+    unrated: Collection[Key], ids: Collection[str], by_people: Rights, session: Session
+) -> None:
+    """Name ratings whose id no row has, though their two answers still wait to be rated."""
+    waiting = {key[1:] for key in unrated}
+    odd = sorted({key[0] for key in by_people if key[1:] in waiting and key[0] not in ids})
+    if odd:
+        session.say(
+            f"ratings of {len(odd)} ids that no row has do not count ({', '.join(odd[:5])}): take"
+            " the ids of private/blind.csv, and save as UTF-8"
+        )
 
 
 def _rated(rows: Rows, others: Rows, rights: Rights) -> list[AnswerRow]:
@@ -274,9 +284,8 @@ def _with_accuracy(rung: RungResult, rated: Rows, run: store.Run) -> RungResult:
     scored = [row for row in rated if "accuracy" in row.scores]
     if not scored:
         return rung
-    accuracy = statistics.score(
-        [row.scores["accuracy"] for row in scored], [row.group for row in scored]
-    )
+    values = [row.scores["accuracy"] for row in scored]
+    accuracy = statistics.score(values, [row.group for row in scored])
     results = rung.results.model_copy(update={"accuracy": accuracy})
     return rung.model_copy(update={"results": results})
 
@@ -364,7 +373,7 @@ def _vote(text: str) -> Vote:
     return RIGHT[choices.pop().lower()] if len(choices) == 1 else None
 
 
-def _prompt(task: Task, row: Mapping[str, str], gold: str) -> list[Message]:
+def _prompt(task: Task, row: Line, gold: str) -> list[Message]:
     rubric = task.rubric or "it does what the task asks."
     system = ASK.format(task=task.instructions_full, rubric=rubric)
     blocks = [f"Question:\n{row['asked']}"]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from helpers import models, store
 from helpers.evaluate import statistics
 from helpers.evaluate.classical import CLASSICAL
-from helpers.evaluate.compare import check_rung, compare_results
+from helpers.evaluate.compare import check_rung, compare_results, rows_wanted
 from helpers.evaluate.limits import room_for_thoughts
 from helpers.evaluate.rungs import LADDER, available, effort
 from helpers.evaluate.running import ask_rung, read_answers
@@ -30,6 +30,7 @@ from helpers.records import Asking, MetricComparison, RungResult
 from helpers.tasks import Task
 
 Rungs = Sequence[RungResult]
+Ways = Sequence[Asking]
 MANY = 100_000  # rows that a tie would take: as many as there are
 STEP = 1.5  # a look has at least this many times the rows of the one before
 NEARLY_ALL = 0.7  # of the rows: then all of them, since a look less is worth more
@@ -57,14 +58,16 @@ def ways_to_ask(
     if CLASSICAL in names:
         ways.append(basis.for_rung(CLASSICAL, CLASSICAL))
     ways += [basis.for_rung(name, model.spec) for name in own]
-    labels = [label(spec) for spec in dict.fromkeys(rung_models)]
-    for spec in dict.fromkeys(rung_models):
-        called = label(spec)
-        if labels.count(called) > 1:  # org/llama and other/llama
-            called = label(spec, whole=True)
+    specs = list(dict.fromkeys(rung_models))
+    labels = [label(spec) for spec in specs]
+    for spec in specs:
+        called = label(spec, whole=labels.count(label(spec)) > 1)  # org/llama and other/llama
         ways += [basis.for_rung(f"{name}@{called}", spec) for name in own]
-    told = [{"template_args": models.template_args(task, way.model)} for way in ways]
-    return [way.model_copy(update=each) for way, each in zip(ways, told, strict=True)]
+    told = []
+    for way in ways:
+        template_args = models.template_args(task, way.model)
+        told.append(way.model_copy(update={"template_args": template_args}))
+    return told
 
 
 def way_of_today(task: Task, basis: Asking, base: str) -> Asking:
@@ -85,7 +88,7 @@ def label(spec: str, whole: bool = False) -> str:
     return re.sub(r"[^\w.-]+", "-", spec if whole else name)
 
 
-def ask_ladder(ways: Sequence[Asking], rows: Examples, session: Session) -> list[RungResult]:
+def ask_ladder(ways: Ways, rows: Examples, session: Session) -> list[RungResult]:
     """`ask_rung` for each way that can be asked here; the others are named and left out."""
     reasons = available([way.rung for way in ways], session.task, session.train)
     for rung, reason in reasons.items():
@@ -94,9 +97,7 @@ def ask_ladder(ways: Sequence[Asking], rows: Examples, session: Session) -> list
     return [ask_rung(way, rows, session) for way in ways if not reasons[way.rung]]
 
 
-def search_prompts(
-    ways: Sequence[Asking], rows: Examples, session: Session, budget: int
-) -> list[Asking]:
+def search_prompts(ways: Ways, rows: Examples, session: Session, budget: int) -> list[Asking]:
     """The ways as they score best on validation, after asking about all `rows` `budget` times.
 
     One change at a time, kept for all rungs when it is more accurate, or as accurate and better
@@ -133,7 +134,7 @@ def search_prompts(
     return [w if w.rung_kind == "incumbent" else w.model_copy(update=best) for w in ways]
 
 
-def _searchable(ways: Sequence[Asking], session: Session) -> dict[str, Asking]:
+def _searchable(ways: Ways, session: Session) -> dict[str, Asking]:
     """The rungs whose prompts can be searched, by name; none where nobody has rated an answer."""
     if session.task.accuracy_from in ("judge", "human"):
         session.say("prompts are not searched: nobody has rated what they would be told apart by")
@@ -242,16 +243,10 @@ def rows_to_ask(task: Task, result: RungResult, most: int) -> int:
     missed = any(finding.verdict == "fail" for finding in targets.values())
     if missed or result.n >= most:
         return 0
-    needed = 0
-    for metric, finding in targets.items():
-        estimate = finding.estimate
-        by_rows = metric in statistics.AT_LEAST and estimate is not None and estimate.n > 0
-        if finding.verdict == "undecided" and by_rows:
-            target = finding.threshold or 0.0
-            needed = max(needed, statistics.rows_that_decide(estimate, target) or MANY)
-    if not needed:
+    wanted = [rows or MANY for rows in rows_wanted(targets).values()]
+    if not wanted:
         return 0
-    n = math.ceil(STEP * max(needed, result.n))
+    n = math.ceil(STEP * max(*wanted, result.n))
     return most if n > NEARLY_ALL * most else n
 
 

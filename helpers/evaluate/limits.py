@@ -46,9 +46,9 @@ def with_answer_limit(
     for example in examples:
         if example.quality == "verified" and example.part != "test":
             answers += [turn.answer for turn in tasks.asked_turns(task, example) if turn.answer]
-    tokens = {}  # of each answer, with the turn around it; endpoints are counted cautiously
-    for text in {"", *answers}:
-        tokens[text] = model.count_tokens([Message(role="user", content=text)])
+    # of each answer with the turn around it; endpoints are counted cautiously
+    chats = {text: [Message(role="user", content=text)] for text in {"", *answers}}
+    tokens = {text: model.count_tokens(chat) for text, chat in chats.items()}
     counts = [max(0, tokens[text] - tokens[""]) for text in answers]
     needed = limit_of(counts)
     if not basis.max_new_tokens:

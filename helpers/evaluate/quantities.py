@@ -185,7 +185,7 @@ def quantities(text: str, mark: str = "") -> list[Quantity]:
 
 def _counted(number: re.Match[str]) -> str:
     """A number from zero to ninety-nine, in digits."""
-    return str(sum(_COUNTED[word] for word in re.findall("[a-z]+", number[0])))
+    return str(sum(_COUNTED[word] for word in re.split("[ -]", number[0])))
 
 
 def _iso(order: str, date: re.Match[str]) -> str:

@@ -23,6 +23,8 @@ PASSAGE = re.compile(rf"(?:\s*(?:[{UNSPACED}]{{1,2}}|[^\s{UNSPACED}]+)){{0,90}}"
 INSIDE = re.compile(f"(?<=[{UNSPACED}])[{UNSPACED}](?=[{UNSPACED}])")
 WORD = rf"{LETTER}{LETTER}+|\d|[{UNSPACED}]+"  # of an index: zone 3 is not zone 5
 Chats = list[list[Message]]
+Texts = Sequence[str]
+Articles = Sequence[Article]
 
 
 def build_prompts(asking: Asking, task: Task, examples: Examples, train: Examples = ()) -> Chats:
@@ -72,7 +74,7 @@ BUILDERS: dict[str, Callable[[Chats, Asking, Task, Examples, Examples], Chats]] 
 
 
 def _with_solved(
-    chats: Chats, shown: Sequence[Examples], task: Task, library: Sequence[Article] = (), k: int = 0
+    chats: Chats, shown: Sequence[Examples], task: Task, library: Articles = (), k: int = 0
 ) -> Chats:
     """Solved examples, with k passages each, as earlier turns: the shape that a model knows."""
     solved = {example.id: example for row in shown for example in row}
@@ -87,7 +89,7 @@ def _with_solved(
     return longer
 
 
-def _in_system_turn(chat: list[Message], articles: Sequence[Article]) -> list[Message]:
+def _in_system_turn(chat: list[Message], articles: Articles) -> list[Message]:
     """The chat with the passages after its instructions."""
     if not articles:
         return chat
@@ -96,7 +98,7 @@ def _in_system_turn(chat: list[Message], articles: Sequence[Article]) -> list[Me
     return [chat[0].model_copy(update={"content": text}), *chat[1:]]
 
 
-def _before_question(turns: Sequence[Message], articles: Sequence[Article]) -> list[Message]:
+def _before_question(turns: Sequence[Message], articles: Articles) -> list[Message]:
     """The turns with the passages at the beginning of the last user turn."""
     if not articles:
         return list(turns)
@@ -113,7 +115,7 @@ def effort(rung: str) -> tuple[bool, int]:
     return bool(at), CHEAPEST_FIRST.index(technique)
 
 
-def available(rungs: Sequence[str], task: Task, train: Examples) -> dict[str, str]:
+def available(rungs: Texts, task: Task, train: Examples) -> dict[str, str]:
     """rung -> why it cannot be asked here ("" when it can); an unknown name is an error."""
     missing = {}
     if not tasks.knowledge(task):
@@ -167,8 +169,7 @@ def demonstrations(task: Task, train: Examples, k: int) -> list[TrainingExample]
     Greedy and deterministic: the shorter half (a prompt is paid for by the token), in the order of
     sha256(id), each time the one with the most field values not shown yet.
     """
-    usable = _usable(train)
-    usable.sort(key=lambda example: (len(example.user_text) + len(example.answer), example.id))
+    usable = sorted(_usable(train), key=lambda e: (len(e.user_text) + len(e.answer), e.id))
     shorter = usable[: max(k, (len(usable) + 1) // 2)]
     pool = sorted(shorter, key=lambda example: tasks.hash_order(example.id))
     shown = set()
@@ -188,7 +189,7 @@ def _labels(task: Task, example: TrainingExample) -> set[str]:
 
 
 def retrieve(
-    articles: Sequence[Article], questions: Sequence[str], k: int, dense: float = 0.0
+    articles: Articles, questions: Texts, k: int, dense: float = 0.0
 ) -> list[list[Article]]:
     """The k best articles per question by BM25; one that shares no word with any gets none.
 
@@ -211,12 +212,12 @@ def retrieve(
     return results
 
 
-def _word_scores(questions: Sequence[str], texts: Sequence[str]) -> Any:
+def _word_scores(questions: Texts, texts: Texts) -> Any:
     """BM25 of every text, per question: an array (questions, texts)."""
     import bm25s
     import numpy
 
-    def words(of: Sequence[str]) -> list[list[str]]:
+    def words(of: Texts) -> list[list[str]]:
         # runs of scripts without spaces as pairs of characters: abcd is ab bc cd
         texts = [INSIDE.sub(r"\g<0> \g<0>", plain_text(text)) for text in of]
         return bm25s.tokenize(

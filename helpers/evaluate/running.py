@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from helpers import models, store, tasks
 from helpers.evaluate import scorers, statistics
 from helpers.evaluate.answers import ask, model_for, timed_before
-from helpers.evaluate.rungs import build_prompts
+from helpers.evaluate.rungs import Chats, build_prompts
 from helpers.evaluate.scorers import Examples
 from helpers.evaluate.session import Say, Session
+from helpers.evaluate.statistics import Numbers
 from helpers.models import Answer, Model
 from helpers.records import (
     AnswerRow,
     Asking,
     EvalResults,
-    Message,
     RungResult,
     TrainingExample,
     WorkbookError,
@@ -33,6 +33,7 @@ from helpers.records import (
 from helpers.tasks import Task
 
 Rows = Sequence[AnswerRow]
+Answers = Sequence[Answer]
 
 
 def choose_rows(
@@ -60,9 +61,9 @@ def _turns_left_out(chats: Examples, rows: Examples) -> str:
     asked = {row.id for row in rows}
     left_out = []
     for chat in chats:
-        for number, message in enumerate(chat.messages[:-1], 1):
-            if message.role == "assistant" and f"{chat.id}#{number}" not in asked:
-                left_out.append(f"{chat.id}#{number}")
+        turns = enumerate(chat.messages[:-1], 1)
+        answers = [f"{chat.id}#{number}" for number, turn in turns if turn.role == "assistant"]
+        left_out += [answer for answer in answers if answer not in asked]
     if not left_out:
         return ", by evaluate_on: all"
     return (
@@ -75,8 +76,9 @@ def ask_rung(asking: Asking, examples: Examples, session: Session, label: str = 
     """Ask one rung about every example; score, write down (as `label`) and add up the answers."""
     started = time.monotonic()
     name = label or asking.rung
+    task = session.task
     model = model_for(asking, session)
-    prompts = build_prompts(asking, session.task, examples, session.train)
+    prompts = build_prompts(asking, task, examples, session.train)
     session.say(f"{name}: asking {model.name} about {len(examples)} rows")
     alone = _rows_alone(model, asking, session)
     try:
@@ -85,12 +87,12 @@ def ask_rung(asking: Asking, examples: Examples, session: Session, label: str = 
         if model.provider != "api":
             _name_refused(model, examples, prompts)
         raise
-    rows = [_row(session.task, e, a) for e, a in zip(examples, answers, strict=True)]
+    rows = [_row(task, e, a) for e, a in zip(examples, answers, strict=True)]
     part = (examples[0].part if examples else None) or "validation"
     path = _answers_file(name, part)
     write_answers(session.run, path, rows)
     latencies = _times(prompts, answers[:alone], asking, session, _add_up(rows))
-    results = _add_up(rows, latencies, _costs(session.task, model, answers, latencies))
+    results = _add_up(rows, latencies, _costs(task, model, answers, latencies))
     cut = sum(answer.finish == "length" for answer in answers)
     limit = f", {cut} cut off at max_new_tokens={asking.max_new_tokens}" if cut else ""
     accuracy = results.accuracy if results.accuracy.n else "unknown, nobody has rated it yet"
@@ -112,7 +114,7 @@ def ask_rung(asking: Asking, examples: Examples, session: Session, label: str = 
     )
 
 
-def _name_refused(model: Model, examples: Examples, prompts: Sequence[list[Message]]) -> None:
+def _name_refused(model: Model, examples: Examples, prompts: Chats) -> None:
     """Say which row a template refuses, where that is what went wrong."""
     for example, prompt in zip(examples, prompts, strict=True):
         try:
@@ -163,11 +165,7 @@ def _rows_alone(model: Model, asking: Asking, session: Session) -> int:
 
 
 def _times(
-    prompts: Sequence[list[Message]],
-    first: Sequence[Answer],
-    asking: Asking,
-    session: Session,
-    scores: EvalResults,
+    prompts: Chats, first: Answers, asking: Asking, session: Session, scores: EvalResults
 ) -> list[float]:
     """Milliseconds of the rows asked alone: the `first`, or more where that decides a ceiling.
 
@@ -191,14 +189,12 @@ def _times(
     return timed
 
 
-def _latencies(answers: Sequence[Answer]) -> list[float]:
+def _latencies(answers: Answers) -> list[float]:
     """Milliseconds of answers to rows asked alone; a log has none."""
     return [a.latency_ms for a in answers if a.finish != "error" and a.latency_ms]
 
 
-def _costs(
-    task: Task, model: Model, answers: Sequence[Answer], latencies: Sequence[float]
-) -> list[float]:
+def _costs(task: Task, model: Model, answers: Answers, latencies: Numbers) -> list[float]:
     """USD per request: by the token where the model has a price, else by the second."""
     timed = [(answers[0], milliseconds / 1000) for milliseconds in latencies]
     if models.token_price(task, model.name) is not None:
@@ -211,27 +207,27 @@ def _row(task: Task, example: TrainingExample, answer: Answer) -> AnswerRow:
     scores, format_reason = scorers.score_answer(task, example, answer.text, answer.finish)
     if answer.finish == "length" and format_reason and task.schema is not None:
         format_reason = f"cut off at the token limit: {format_reason}"
+    scores["failed"] = float(answer.finish == "error")
+    taken = answer.model_dump(include={"tokens_in", "tokens_out", "confidence"})
     return AnswerRow(
         id=example.id,
         group=example.group,
         answer=answer.text.encode("utf-8", "replace").decode(),
-        scores=scores | {"failed": float(answer.finish == "error")},
+        scores=scores,
         format_reason=format_reason,
         latency_ms=round(answer.latency_ms, 1),
-        tokens_in=answer.tokens_in,
-        tokens_out=answer.tokens_out,
-        confidence=answer.confidence,
         error=store.redact(answer.error)[:200] if answer.error else None,
+        **taken,
     )
 
 
-def _add_up(
-    rows: Rows, latencies: Sequence[float] = (), costs: Sequence[float] = ()
-) -> EvalResults:
+def _add_up(rows: Rows, latencies: Numbers = (), costs: Numbers = ()) -> EvalResults:
     """EvalResults of scored rows; accuracy without a scorer is an estimate of 0 rows."""
     groups = [row.group for row in rows]
-    names = rows[0].scores if rows else ()
-    scores = {name: statistics.score([row.scores[name] for row in rows], groups) for name in names}
+    scores = {}
+    for name in rows[0].scores if rows else ():
+        values = [row.scores[name] for row in rows]
+        scores[name] = statistics.score(values, groups)
     nothing = statistics.proportion([])
     return EvalResults(
         accuracy=scores.pop("accuracy", nothing),

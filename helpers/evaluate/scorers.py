@@ -52,7 +52,8 @@ def score_answer(
         how = scorer("tool_calls" if example.calls else task.scorer, mark)
         scores["accuracy"] = how(example, answer) if answer.strip() else 0.0
     elif task.scorer != "exact":  # shown beside an accuracy that comes from elsewhere
-        scores[task.scorer.partition(":")[0]] = scorer(task.scorer, mark)(example, answer)
+        name = task.scorer.partition(":")[0]
+        scores[name] = scorer(task.scorer, mark)(example, answer)
     return {name: float(value) for name, value in scores.items()}, reason
 
 
@@ -243,7 +244,7 @@ def tool_calls(example: TrainingExample, answer: str, number: float | None) -> f
     return float(same_calls(gold, calls))
 
 
-SCORERS: dict[str, Callable[..., float]] = {  # (example, answer, the number after the colon)
+SCORERS = {  # (example, answer, the number after the colon)
     "exact": exact,
     "contains": contains,
     "numeric": numeric,

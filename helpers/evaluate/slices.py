@@ -27,6 +27,7 @@ from helpers.tasks import Task
 MIN_ROWS = 10  # in smaller ones nothing could be shown, and each look costs the others some power
 DRAWS = 400  # bootstrap resamples; the interval's ends move by less than a point beyond
 OUTSIDE = re.compile(r"out.?of.?scope|\boos\b|^none$|^other$|^unknown$", re.I)
+Texts = Sequence[str]
 Pairs = list[tuple[str, str]]  # (gold label, answered label), as JSON texts
 
 
@@ -34,7 +35,7 @@ def slices_of(task: Task, examples: Examples) -> dict[str, set[str]]:
     """slice -> ids: every gold label of a field, and long or short questions."""
     if not examples:
         return {}
-    slices: dict[str, set[str]] = defaultdict(set)
+    slices = defaultdict(set)
     middle = python_statistics.median([len(example.user_text) for example in examples])
     for example in examples:
         length = "longer" if len(example.user_text) > middle else "shorter"
@@ -103,10 +104,11 @@ def label_scores(task: Task, examples: Examples, rows: Rows) -> list[FieldScores
     groups = [row.group for row in rows]
     scores = []
     for field, gold in label_fields(task, examples).items():
-        pairs = [(label, _said(field, row, label)) for label, row in zip(gold, rows, strict=True)]
+        said = [_said(field, row, label) for row, label in zip(rows, gold, strict=True)]
+        pairs = list(zip(gold, said, strict=True))
         names = _names(task, field, gold)
         labels = _scores(pairs, groups, names)
-        named = [(names[label], names.get(said, said)) for label, said in pairs]
+        named = [(names[label], names.get(answer, answer)) for label, answer in pairs]
         scores.append(FieldScores(field, macro_f1(pairs, groups), labels, named))
     return scores
 
@@ -121,7 +123,7 @@ def _said(field: str, row: AnswerRow, gold: str) -> str:
     return "(no JSON)" if value is None else spelled(value, field)
 
 
-def _names(task: Task, field: str, labels: Sequence[str]) -> dict[str, str]:
+def _names(task: Task, field: str, labels: Texts) -> dict[str, str]:
     """What each label is called in records and tables; "3" is not 3.
 
     What the schema does not list may be a text or a person: it is known by its hash.
@@ -140,7 +142,7 @@ def _names(task: Task, field: str, labels: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _scores(pairs: Pairs, groups: Sequence[str], names: Mapping[str, str]) -> list[LabelScore]:
+def _scores(pairs: Pairs, groups: Texts, names: Mapping[str, str]) -> list[LabelScore]:
     scores = []
     for label in sorted({gold for gold, _ in pairs}):
         is_gold = [gold == label for gold, _ in pairs]
@@ -153,22 +155,23 @@ def _scores(pairs: Pairs, groups: Sequence[str], names: Mapping[str, str]) -> li
     return sorted(scores, key=lambda score: (not score.is_out_of_scope, score.rows, score.label))
 
 
-def _share_of(hits: Sequence[bool], among: Sequence[bool], groups: Sequence[str]) -> Estimate:
+def _share_of(hits: Sequence[bool], among: Sequence[bool], groups: Texts) -> Estimate:
     """The share of hits among some of the rows, whose groups count as clusters."""
-    chosen = list(compress(zip(hits, groups, strict=True), among))
-    return statistics.proportion([float(hit) for hit, _ in chosen], [group for _, group in chosen])
+    values = [float(hit) for hit in compress(hits, among)]
+    return statistics.proportion(values, list(compress(groups, among)))
 
 
-def macro_f1(pairs: Pairs, groups: Sequence[str]) -> Estimate:
+def macro_f1(pairs: Pairs, groups: Texts) -> Estimate:
     """The mean F1 over the gold labels, with its percentile-bootstrap interval over groups."""
     labels = sorted({gold for gold, _ in pairs})
-    clusters: dict[str, Pairs] = defaultdict(list)
+    clusters = defaultdict(list)
     for pair, group in zip(pairs, groups, strict=True):
         clusters[group].append(pair)
     rng = random.Random(0)
+    chats = list(clusters.values())
     draws = []
     for _ in range(DRAWS):
-        drawn = rng.choices(list(clusters.values()), k=len(clusters))
+        drawn = rng.choices(chats, k=len(chats))
         draws.append(_macro(list(chain(*drawn)), labels))
     draws.sort()
     value = _macro(pairs, labels)
@@ -180,7 +183,7 @@ def macro_f1(pairs: Pairs, groups: Sequence[str]) -> Estimate:
     return statistics.in_interval(value, low, high, len(pairs))
 
 
-def _macro(pairs: Pairs, labels: Sequence[str]) -> float:
+def _macro(pairs: Pairs, labels: Texts) -> float:
     right = dict.fromkeys(labels, 0)
     total = dict.fromkeys(labels, 0)  # of gold and answers together: F1 = 2·right / total
     for gold, said in pairs:
@@ -188,5 +191,5 @@ def _macro(pairs: Pairs, labels: Sequence[str]) -> float:
         if said in total:
             total[said] += 1
         right[gold] += gold == said
-    present = [label for label in labels if total[label]]
-    return sum(2 * right[label] / total[label] for label in present) / max(1, len(present))
+    scores = [2 * right[label] / total[label] for label in labels if total[label]]
+    return sum(scores) / max(1, len(scores))

@@ -11,11 +11,11 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import NormalDist, fmean
-from typing import Any
 
 from helpers.records import Estimate, FindingVerdict, Verdict
 
 Numbers = Sequence[float]
+Bounds = tuple[float, float]
 Groups = Sequence[str] | None  # rows of one group stand or fall together
 LEVEL = 0.95
 TAIL = 0.025  # what one bound of such an interval may miss
@@ -31,7 +31,7 @@ MANY_TIMED = 72  # measurements, which bound a p95 whatever its tail
 AT_LEAST = ("accuracy", "format_compliance")  # targets of all other metrics are upper limits
 
 
-def wilson(successes: float, n: float, z: float = Z) -> tuple[float, float]:
+def wilson(successes: float, n: float, z: float = Z) -> Bounds:
     """Interval of a proportion (Wilson, JASA 1927, 22:209-212); (0, 1) without rows.
 
     low, high = (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
@@ -89,7 +89,7 @@ def _cluster_variance(values: Numbers, groups: Groups) -> tuple[int, float, floa
     """
     middle = fmean(values)
     names = groups or range(len(values))
-    residuals: dict[Any, float] = defaultdict(float)
+    residuals = defaultdict(float)
     for value, name in zip(values, names, strict=True):
         residuals[name] += value - middle
     count = len(residuals)
@@ -140,7 +140,7 @@ def from_counts(gained: int, lost: int, n: int, effective: float, alpha: float =
     return in_interval((gained - lost) / n, *bounds, n)
 
 
-def bonett_price(gained: float, lost: float, n: float, alpha: float = TAIL) -> tuple[float, float]:
+def bonett_price(gained: float, lost: float, n: float, alpha: float = TAIL) -> Bounds:
     """Interval of a paired difference (Bonett & Price, J. Educ. Behav. Stat. 2012, 37:479-488).
 
     With p = (gained + 1)/(n + 2) and q = (lost + 1)/(n + 2): p - q ± z·sqrt((p + q - (p - q)²)/(n +
@@ -153,7 +153,7 @@ def bonett_price(gained: float, lost: float, n: float, alpha: float = TAIL) -> t
     return max(-1.0, middle - half), min(1.0, middle + half)
 
 
-def _bonett_price(gained: float, lost: float, n: float) -> tuple[float, float]:
+def _bonett_price(gained: float, lost: float, n: float) -> Bounds:
     p = (gained + 1) / (n + 2)
     q = (lost + 1) / (n + 2)
     return p - q, math.sqrt((p + q - (p - q) ** 2) / (n + 2))
@@ -291,20 +291,21 @@ def rows_that_decide(estimate: Estimate, target: float) -> int:
     return needed if needed > estimate.n else 2 * estimate.n
 
 
-def surer(share: Estimate, alpha: float) -> tuple[float, float]:
+def surer(share: Estimate, alpha: float) -> Bounds:
     """The bounds of a share, each of which may be wrong in `alpha` of the cases.
 
     Its effective rows follow from the width of the interval that it has: with c = z²/n, h half of
     the width, p the share, h²(1 + c)² = p(1 - p)c + c²/4 is Wilson's formula.
     """
+    p = share.value
     squared = ((share.high - share.low) / 2) ** 2
     if alpha == TAIL or squared in (0, 0.25):  # nothing varies, or nothing is known
         return share.low, share.high
     a = squared - 0.25
-    b = 2 * squared - share.value * (1 - share.value)
+    b = 2 * squared - p * (1 - p)
     c = (b + math.sqrt(b * b - 4 * a * squared)) / (-2 * a)
     n = Z * Z / c
-    return wilson(share.value * n, n, upper_normal(alpha))
+    return wilson(p * n, n, upper_normal(alpha))
 
 
 def quantile(values: Numbers, share: float) -> Estimate:
@@ -360,7 +361,7 @@ def score(values: Numbers, groups: Groups = None) -> Estimate:
     if {*values} <= {0, 1} or min(values) == max(values):
         return proportion(values, groups)
     share = mean(values, groups)
-    return share.model_copy(update={"low": max(0.0, share.low), "high": min(1.0, share.high)})
+    return in_interval(share.value, max(0.0, share.low), min(1.0, share.high), share.n)
 
 
 def verdict_against(estimate: Estimate, threshold: float) -> Verdict:

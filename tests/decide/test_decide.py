@@ -266,6 +266,9 @@ def _costing(rung, usd):
         {"hours": {"rag_once": -1}},
         {"hours": "forty"},
         {"hours": ["rag_once"]},
+        {"training": {"gpt-4.1-mini": "five"}},
+        {"training": {"gpt-4.1-mini": -5}},
+        {"training": 5},
     ],
 )
 def test_prices_that_cannot_be_are_named(tmp_path, prices):
@@ -273,8 +276,9 @@ def test_prices_that_cannot_be_are_named(tmp_path, prices):
     (name, value), *_ = prices.items()
     if isinstance(value, dict):
         (name,) = value
+    task = toy_task(tmp_path, prices=prices)
     with pytest.raises(WorkbookError, match=name):
-        economics(toy_task(tmp_path, prices=prices), [])
+        economics(task, [], training_usd=training_cost(task, "openai", "gpt-4.1-mini-2025", 1000))
 
 
 def test_unknown_costs_are_left_out_rather_than_guessed(tmp_path, run):
@@ -430,6 +434,8 @@ def test_undecided_names_the_rows_and_where_to_take_them_from():
     assert action(**rows, n_validation=112) == "ask 73 validation rows (max_validation_rows=73)"
     assert "label 13 more for validation" in action(**rows, n_validation=60)
     assert "no number of rows decide" in action(undecided={"prompt": {"accuracy": 0}})
+    tie = {"prompt": {"accuracy": 0, "format_compliance": 73}}
+    assert "no number of rows decide" in action(undecided=tie), "73 rows do not decide both"
     assert "so near the target that 2689 rows" in action(undecided={"prompt": {"accuracy": 2689}})
     assert "latency_rows=80" in action(undecided={"prompt": {"latency_p95": 0}})
     assert "prices in task.yaml" in action(undecided={"prompt": {"cost_per_request": 0}})

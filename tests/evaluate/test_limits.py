@@ -99,7 +99,7 @@ def test_rows_without_an_answer_are_wrong_and_among_the_limits(tmp_path, run):
 def test_the_rows_that_decide_a_target_put_the_bound_past_it(value, n, target, expected):
     low, high = value - 0.1, value + 0.1
     estimate = Estimate(value=value, low=max(0.0, low), high=min(1.0, high), n=n)
-    needed = evaluate.rows_that_decide(estimate, target)
+    needed = evaluate.statistics.rows_that_decide(estimate, target)
     assert needed == expected
     if needed:
         low, high = evaluate.statistics.wilson(value * needed, needed)

@@ -192,6 +192,31 @@ def test_the_spending_limit_is_of_the_whole_run(tmp_path, run):
         ask_rung(model, "zero_shot", toy_rows(4), task, run, **limits)
 
 
+class Gone(Limited):
+    """An endpoint that is out of reach at its tenth request, while others are answered."""
+
+    def answer(self, chats, max_new_tokens):
+        with self.lock:
+            self.most += 1
+            if self.most == 10:
+                raise WorkbookError("nobody answers there", 5)
+        time.sleep(0.02)
+        return [Answer(text=RIGHT, tokens_in=5, tokens_out=3, latency_ms=10, finish="stop")]
+
+
+def test_answers_that_were_on_their_way_when_one_failed_are_kept(tmp_path, run):
+    """Of ten answers that were paid for, five were asked, and paid, again."""
+    prices = {"models": {"limited": {"input": 1000.0, "output": 1000.0}}}
+    task, model = toy_task(tmp_path, prices=prices), Gone()
+    model.count_tokens = lambda chat: 5
+    limits = {"latency_rows": 0, "max_new_tokens": 3, "limit_usd": 100.0}
+    with pytest.raises(WorkbookError, match="nobody answers") as error:
+        ask_rung(model, "prompt", toy_rows(40), task, run, **limits)
+    assert error.value.exit_code == 5
+    ask_rung(model, "prompt", toy_rows(40), task, run, **limits)
+    assert model.most == 41 and Budget(run).spent == pytest.approx(40 * 0.008)
+
+
 @pytest.mark.parametrize("at_once", [1, 20])
 def test_as_many_requests_are_side_by_side_as_the_parameter_says(task, run, at_once):
     model = Limited(bears=100)
