@@ -172,12 +172,11 @@ def alarms(counts: dict[str, Any], looks: int = 1) -> dict[str, np.ndarray]:
     failing = {}
     for name, watched in judged_names():
         values = values_of(name)
-        signs = {"fall": (1,), "rise": (-1,), "shift": (1, -1)}[watched.change]
         fails = np.zeros(counts[name].shape[:2], bool)
-        for sign in signs:
+        for sign in watched.signs:
             turned = values if sign > 0 else 1 - values
             evidence = log_evidence(turned, counts[name], watched.stakes, looks)
-            needed = np.full(evidence.shape[1], np.log(len(signs) / watched.budget))
+            needed = np.full(evidence.shape[1], np.log(len(watched.signs) / watched.budget))
             needed += np.log(TODAY) * (np.arange(1, len(needed) + 1) % looks > 0)
             enough = evidence >= needed
             for run in np.flatnonzero(enough.any(axis=1)):

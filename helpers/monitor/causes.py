@@ -17,7 +17,16 @@ from helpers.monitor.checks import FEW, WATCHED_BY_NAME, Served, judged
 from helpers.monitor.evidence import likeliest_start
 from helpers.monitor.service import Service
 from helpers.monitor.watched import SLICE, Reading, question_of, words_of
-from helpers.monitor.windows import LiveLog, Pending, day_of, estimate, join, requests_of, take
+from helpers.monitor.windows import (
+    LiveLog,
+    Pending,
+    Tally,
+    day_of,
+    estimate,
+    join,
+    requests_of,
+    take,
+)
 from helpers.records import Finding, LateFeedback, LiveRow
 from helpers.tasks import Task, read_log
 
@@ -163,7 +172,7 @@ def _too_many(faults: Counter[date], others: Counter[date], first: date) -> int:
 
 def _other_versions(log: LiveLog, service: Service, served: Served) -> Finding | None:
     """Most requests since the day after the promotion name versions that nobody expects there."""
-    if service.version is None or service.since is None or log.simulated:
+    if service.since is None or log.simulated:
         return None
     # on the day itself the one before it served as well
     start = max(service.since + timedelta(days=1), served.window)
@@ -203,7 +212,7 @@ def _rating_scale(served: Served, failed: Sequence[Finding]) -> Finding | None:
     )
 
 
-def _distance(some: Counter[float], others: Counter[float]) -> float:
+def _distance(some: Tally, others: Tally) -> float:
     """Which share of the ratings differs."""
     import pandas
 

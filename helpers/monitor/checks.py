@@ -27,7 +27,7 @@ from helpers.monitor.watched import (
     question_of,
     words_of,
 )
-from helpers.monitor.windows import Days, estimate, requests_of
+from helpers.monitor.windows import Days, Tally, estimate, requests_of
 from helpers.records import Estimate, EvalResults, Finding, FineTunedModelVersion, LiveRow, Severity
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ class Series(NamedTuple):
         """As it is, or with sign -1 what is left to 1: its rise is a fall of that."""
         return self if sign > 0 else self._replace(values=1 - self.values)
 
-    def between(self, start: int, end: int) -> Counter[float]:
+    def between(self, start: int, end: int) -> Tally:
         """What came on these days."""
         sums = self.counts[start:end].sum(axis=0).astype(int).tolist()
         return +Counter(dict(zip(self.values.tolist(), sums, strict=True)))  # without zeros
 
-    def parts(self, start: int) -> tuple[Counter[float], Counter[float]]:
+    def parts(self, start: int) -> tuple[Tally, Tally]:
         """What the reference holds, of the days before `start`, and what came since."""
         since = self.between(start, len(self.counts))
         return self.between(0, min(REFERENCE_DAYS, start)), since
@@ -181,9 +181,9 @@ def judge_series(watched: Watched, name: str, series: Series | None) -> Finding:
     if series is None:
         return too_little(name, f"{watched.unit}; nothing was measured")
     start = series.recent
-    signs = {"fall": (1,), "rise": (-1,), "shift": (1, -1)}[watched.change]
-    needed = math.log(len(signs) / watched.budget)
-    log_capital, sign = max((_log_capital(series.turned(sign), watched), sign) for sign in signs)
+    needed = math.log(len(watched.signs) / watched.budget)
+    capitals = [(_log_capital(series.turned(sign), watched), sign) for sign in watched.signs]
+    log_capital, sign = max(capitals)
     evidence = f"{watched.unit}; {_odds(log_capital)} for a change, {_odds(needed)} are needed"
     changed = log_capital >= needed
     if changed:
@@ -337,8 +337,7 @@ def _different_conversations(rows: Sequence[LiveRow]) -> list[frozenset[str]]:
     for number, row in enumerate(rows):
         name = row.conversation_id or f"request {number}"
         texts[name] += f" {question_of(row.messages).casefold()}"
-    conversations = [words_of(text) for text in set(texts.values())]
-    return [words for words in conversations if words]
+    return list(filter(None, map(words_of, set(texts.values()))))
 
 
 def volume_check(served: Served) -> Finding:
@@ -354,7 +353,8 @@ def volume_check(served: Served) -> Finding:
     counts = {day: requests_of(numbers) for day, numbers in served.days.items()}
     whole = max(1, served.window_days - 1)  # today is not over, and there may be nothing yet
     since = served.since or min(counts, default=served.last)  # nothing that serves falls silent
-    start = max(served.last - timedelta(days=whole), min(served.last, since + timedelta(days=1)))
+    after = since + timedelta(days=1)  # on the day itself another one may have served
+    start = max(served.last - timedelta(days=whole), min(served.last, after))
     days = (served.last - start).days + 1
     n = sum(count for day, count in counts.items() if day >= start)
     few = FEW_ROWS * (days - 1) / whole

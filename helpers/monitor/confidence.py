@@ -7,13 +7,14 @@ had: where the truth itself has changed nothing here sees it, so that this asks 
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from helpers.monitor.checks import Served, judge_series, too_little
 from helpers.monitor.service import Service
-from helpers.monitor.watched import STEPS, Watched, certainty_of
+from helpers.monitor.watched import FALL, STEPS, Watched, certainty_of
+from helpers.monitor.windows import Tally
 from helpers.records import AnswerRow, Estimate, Finding, WorkbookError
 
 if TYPE_CHECKING:
@@ -23,11 +24,8 @@ FEWEST = 50  # test answers with a confidence: fewer calibrate nothing
 FEWEST_OF_A_KIND = 5  # right ones, and wrong ones
 RESAMPLES = 200
 DRAWS = (0.01, 0.99)  # between these 95% of the truths lie: a test part is small
-NEWTON = 25  # steps; a fit takes fewer
-RIDGE = (0.1, 1.0)  # on level and slope, so that no fit runs away
-ESTIMATED = Watched(
-    "estimated_accuracy", "fall", "ESTIMATE, without labels: share of right answers"
-)
+LEVEL = math.sqrt(10)  # the penalty that lets no fit run away is a tenth on the level
+ESTIMATED = Watched("estimated_accuracy", FALL, "ESTIMATE, without labels: share of right answers")
 
 
 def accuracy_check(served: Served, service: Service) -> Finding:
@@ -57,12 +55,11 @@ def accuracy_check(served: Served, service: Service) -> Finding:
 def calibrate(answers: Sequence[AnswerRow]) -> ndarray:
     """The share of right answers by certainty, (1 + RESAMPLES, STEPS + 1).
 
-    A logistic fit on the log odds of the certainty, by Newton's method: first of all answers, then
-    of answers drawn anew, conversation by conversation, side by side. WorkbookError where they are
-    too few or of one kind.
+    A logistic fit on the log odds of the certainty: first of all answers, then of answers drawn
+    anew, conversation by conversation. WorkbookError where they are too few or of one kind.
     """
     import numpy
-    from scipy.special import expit
+    from sklearn.linear_model import LogisticRegression
 
     rows = [row for row in answers if row.confidence is not None and "accuracy" in row.scores]
     right = numpy.array([row.scores["accuracy"] >= 0.5 for row in rows], int)
@@ -77,27 +74,22 @@ def calibrate(answers: Sequence[AnswerRow]) -> ndarray:
     groups, place = numpy.unique([row.group for row in rows], return_inverse=True)
     even = [1 / len(groups)] * len(groups)
     drawn = numpy.random.default_rng(0).multinomial(len(groups), even, RESAMPLES)
-    times = numpy.concatenate([numpy.ones((1, len(groups))), drawn])[:, place]  # (fits, rows)
-    fits = numpy.zeros((len(times), 2))
-    for _ in range(NEWTON):
-        shares = expit(fits @ seen.T)
-        slope = (times * (right - shares)) @ seen - fits * RIDGE
-        weights = times * shares * (1 - shares)
-        curve = numpy.einsum("fr,ri,rj->fij", weights, seen, seen) + numpy.diag(RIDGE)
-        fits += numpy.linalg.solve(curve, slope[..., None])[..., 0]
-    return expit(fits @ levels.T)
+    weights = numpy.concatenate([numpy.ones((1, len(groups))), drawn])[:, place]  # (fits, rows)
+    fit = LogisticRegression(fit_intercept=False, solver="newton-cholesky", tol=1e-8)
+    fits = [fit.fit(seen, right, each).predict_proba(levels)[:, 1] for each in weights]
+    return numpy.stack(fits)
 
 
 def _log_odds(certainties: Sequence[float]) -> ndarray:
-    """Beside a 1, for the fit; the ends of the scale are half a step away from 0 and 1."""
+    """Beside LEVEL, for the fit; the ends of the scale are half a step away from 0 and 1."""
     import numpy
     from scipy.special import logit
 
     odds = logit(numpy.clip(certainties, 0.5 / STEPS, 1 - 0.5 / STEPS))
-    return numpy.stack([numpy.ones_like(odds), odds], axis=1)
+    return numpy.stack([numpy.full_like(odds, LEVEL), odds], axis=1)
 
 
-def estimate_accuracy(calibration: ndarray, certainties: Counter[float]) -> Estimate:
+def estimate_accuracy(calibration: ndarray, certainties: Tally) -> Estimate:
     """The share of right answers among these; 95% over what was tested and what was asked."""
     import numpy
 

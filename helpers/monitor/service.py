@@ -49,7 +49,7 @@ class Service(NamedTuple):
         A day before it was trained is a clock that is wrong: with it, all days would stand after
         years without a request.
         """
-        if self.version is None or self.since is None or log.simulated:
+        if self.since is None or log.simulated:
             return log.of(log.days)
         first = min(self.since, self.version.trained_at.date())
         days = {"own": log.of(self.names, first), "": log.of([""], self.since)}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from heapq import nlargest
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from helpers import evaluate, store
 from helpers.records import GOOD_STATUS, Severity, TrainingExample
@@ -45,6 +45,11 @@ LANGUAGES = {name: frozenset(words.split()) for name, words in COMMON.items()}
 COMMON_WORDS = frozenset().union(*LANGUAGES.values())
 
 
+FALL = (1,)
+RISE = (-1,)
+SHIFT = (1, -1)
+
+
 @dataclass(frozen=True)
 class Watched:
     """One quantity, and what a change of it means.
@@ -56,7 +61,7 @@ class Watched:
     """
 
     name: str
-    change: Literal["fall", "rise", "shift"]
+    signs: tuple[int, ...]  # of the changes that are told
     unit: str
     budget: float = 0.01
     matters: float = 0.05
@@ -76,16 +81,16 @@ def _power(share: float) -> float:
 
 
 WATCHED = (
-    Watched("format_compliance", "fall", "share of answers in format", 0.04, 0.02, "critical"),
-    Watched("feedback_mean", "fall", "rating, 1 to 5", 0.06, 0.0625, "critical", stars, (0.35,)),
-    Watched("error_rate", "rise", "share of requests with no good `status`", most=0.5),
-    Watched("feedback_rate", "shift", "share of rated requests", matters=0.15),
-    Watched("correction_rate", "rise", "share of corrected answers"),
-    Watched("refusal_rate", "rise", "share of empty answers and refusals", 0.009, 0.03),
-    Watched("empty_rate", "rise", "share of empty answers", 0.001, 0.03, most=0.5),
-    Watched("answer_length", "shift", "characters, geometric mean", matters=0.023, shown=_power),
-    Watched("new_words", "rise", "share of words that training never saw", matters=0.15),
-    Watched("latency_p95", "rise", "share of answers slower than task.yaml allows"),
+    Watched("format_compliance", FALL, "share of answers in format", 0.04, 0.02, "critical"),
+    Watched("feedback_mean", FALL, "rating, 1 to 5", 0.06, 0.0625, "critical", stars, (0.35,)),
+    Watched("error_rate", RISE, "share of requests with no good `status`", most=0.5),
+    Watched("feedback_rate", SHIFT, "share of rated requests", matters=0.15),
+    Watched("correction_rate", RISE, "share of corrected answers"),
+    Watched("refusal_rate", RISE, "share of empty answers and refusals", 0.009, 0.03),
+    Watched("empty_rate", RISE, "share of empty answers", 0.001, 0.03, most=0.5),
+    Watched("answer_length", SHIFT, "characters, geometric mean", matters=0.023, shown=_power),
+    Watched("new_words", RISE, "share of words that training never saw", matters=0.15),
+    Watched("latency_p95", RISE, "share of answers slower than task.yaml allows"),
 )
 SLICE_BUDGET = 0.01  # shared by all slices of all quantities
 SLICE_STAKES = (0.6,)  # a slice has few rows: only a large change can be seen in it

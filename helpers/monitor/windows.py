@@ -29,9 +29,9 @@ SERVED = ("production", "canary")  # answers that somebody got without asking fo
 NO_LOG = (".md", ".html", ".yaml", ".yml")  # what people lay beside one
 DATED = re.compile(r"\d{4}-\d\d-\d\d")
 R = TypeVar("R", bound=Record)
-# JSON has no numbers as keys: there it is a list of pairs
-Pairs = Annotated[Counter[float], BeforeValidator(dict), PlainSerializer(lambda c: [*c.items()])]
-Numbers = dict[str, Pairs]  # by quantity: how often each value came
+# how often each value came; JSON has no numbers as keys: there it is a list of pairs
+Tally = Annotated[Counter[float], BeforeValidator(dict), PlainSerializer(lambda c: [*c.items()])]
+Numbers = dict[str, Tally]  # by quantity
 Days = dict[date, Numbers]
 Counts = dict[str, Days]  # by version
 
@@ -340,7 +340,7 @@ def daily(log: LiveLog) -> list[Day]:
     return days
 
 
-def estimate(counts: Counter[float], shown: Callable[[float], float] = float) -> Estimate:
+def estimate(counts: Tally, shown: Callable[[float], float] = float) -> Estimate:
     """The mean of what was counted, as people read it, with its interval."""
     if not counts:
         return evaluate.mean(())

@@ -173,13 +173,12 @@ def stays_below_ceilings(evaluation: Evaluation | None) -> Judgement:
     """Latency and cost stay below the ceilings of task.yaml, where it has any."""
     targets = evaluation.targets if evaluation else {}
     ceilings = [target for name, target in targets.items() if name not in evaluate.AT_LEAST]
-    if not ceilings:
-        return "pass", "task.yaml sets no ceiling for latency or cost"
-    evidence = [
+    evidence = "; ".join(
         f"{ceiling.name} {ceiling.estimate} against {ceiling.threshold:g}: {ceiling.verdict}"
         for ceiling in ceilings
-    ]
-    return as_finding_verdict(verdict_of(ceilings)), "; ".join(evidence)
+    )
+    nothing = "task.yaml sets no ceiling for latency or cost"
+    return as_finding_verdict(verdict_of(ceilings)), evidence or nothing
 
 
 def holds_against(

@@ -35,7 +35,7 @@ def remember(registry: Registry, restored_from: str = "") -> None:
         return
     known = _seen(registry)
     if not restored_from:
-        _check(registry, known)
+        check_is_ours(registry)
         restored_from = known.restored_from if known else ""
     seen = Seen(
         audit_id=row["id"],
@@ -54,35 +54,31 @@ def check_is_ours(registry: Registry, complete: bool = False) -> None:
     `complete`: nor for one that was filled from a backup, which what came after is not part of.
     """
     known = _seen(registry)
-    _check(registry, known)
-    if complete and known is not None and known.restored_from:
-        raise WorkbookError(
-            f"this registry was filled from {known.restored_from}, which may be older than what"
-            f" lies here; nothing is deleted. Compare `workbook registry list` with"
-            f" {registry.folder / 'models'}; then delete {registry.folder / FILE} to confirm"
-        )
-
-
-def _check(registry: Registry, known: Seen | None) -> None:
-    if known is not None:
-        rows = registry.rows("audit", id=known.audit_id)
-        if not rows or _proof(rows[0]) != known.proof:
-            last = _last_row(registry)
-            there = f"ends with change {last['id']} of {last['at']}" if last else "is empty"
-            raise WorkbookError(
-                f"this is not the registry that this home knows: the one at {known.where} had"
-                f" change {known.audit_id} of {known.at}; this one {there}. Set"
-                " WORKBOOK_DATABASE_URL as it was, or restore a backup (`workbook registry restore"
-                f" FILE`); if the other history is truly gone, delete {registry.folder / FILE}"
-            )
-        return
-    trained = _trained_here(registry)
+    trained = set() if known else _trained_here(registry)
     if trained and not trained & {row["id"] for row in registry.rows("versions")}:
         raise WorkbookError(
             f"none of the {len(trained)} models in {registry.folder} is registered here"
             f" ({registry.url.rpartition('@')[2]}): this is another registry, or an empty one. Set"
             " WORKBOOK_DATABASE_URL as it was, or restore a backup (`workbook registry restore"
             " FILE`)"
+        )
+    if known is None:
+        return
+    rows = registry.rows("audit", id=known.audit_id)
+    if not rows or _proof(rows[0]) != known.proof:
+        last = _last_row(registry)
+        there = f"ends with change {last['id']} of {last['at']}" if last else "is empty"
+        raise WorkbookError(
+            f"this is not the registry that this home knows: the one at {known.where} had"
+            f" change {known.audit_id} of {known.at}; this one {there}. Set"
+            " WORKBOOK_DATABASE_URL as it was, or restore a backup (`workbook registry restore"
+            f" FILE`); if the other history is truly gone, delete {registry.folder / FILE}"
+        )
+    if complete and known.restored_from:
+        raise WorkbookError(
+            f"this registry was filled from {known.restored_from}, which may be older than what"
+            f" lies here; nothing is deleted. Compare `workbook registry list` with"
+            f" {registry.folder / 'models'}; then delete {registry.folder / FILE} to confirm"
         )
 
 

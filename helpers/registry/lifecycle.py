@@ -49,12 +49,11 @@ class FineTuneLifecycleManager:
     def get_production_version(self) -> FineTunedModelVersion | None:
         """The version that serves now, if any."""
         serving = versions.listed(self.registry, task=self.task, status="production")
-        return serving[0] if serving else None
+        return next(iter(serving), None)
 
     def get_evaluation(self, version_id: str) -> Evaluation | None:
         """What 04 wrote about a version; None where its run has nothing of it that can be read."""
-        run = store.Run(self.get_version(version_id).run_id)
-        return evaluation_of(version_id, run)[0]
+        return evaluation_of(version_id, store.Run(self.get_version(version_id).run_id))[0]
 
     def list_versions(self) -> list[FineTunedModelVersion]:
         """The task's versions, newest first."""

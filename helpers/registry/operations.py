@@ -145,7 +145,7 @@ def lineage(version_id: str) -> list[dict[str, Any]]:
     manager = manager_of(version_id)
     version = manager.get_version(version_id)
     route = manager.route()
-    history = [entry for entry in manager.history() if entry["version"] == version_id]
+    history = open_registry().rows("audit", version=version_id)
     changes = [entry for entry in history if entry["to_status"] != entry["from_status"]]
     steps = [_data_step(version), _run_step(store.Run(version.run_id), changes[0]["at"])]
     began = version.trained_at.isoformat()

@@ -34,8 +34,9 @@ def serving(tasks: Sequence[str] = ()) -> dict[str, Serving]:
             version = None
             if route.version:
                 version = versions.as_record(versions.row_of(db, route.version))
-            trial = versions.trial_of(db, route.task)
-            states[route.task] = Serving(route=route, version=version, trial=trial)
+            states[route.task] = Serving(
+                route=route, version=version, trial=versions.trial_of(db, route.task)
+            )
     return states
 
 
@@ -68,9 +69,8 @@ def begin_trial(trial: Trial, because: str = "") -> None:
                 f"{running.version} is tried as {running.kind} already; end that first:"
                 f" workbook route {trial.task} --end"
             )
-        evidence = trial.model_dump(mode="json")
-        generation = route.generation
-        versions.audit(db, row, trial.kind, because, evidence=evidence, generation=generation)
+        more = {"evidence": trial.model_dump(mode="json"), "generation": route.generation}
+        versions.audit(db, row, trial.kind, because, **more)
         versions.announce(db, row, trial.kind, because, target=trial.kind)
     catch_up(open_registry())
 

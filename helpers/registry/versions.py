@@ -126,8 +126,8 @@ def announce(
     event = {"at": at, "by": _actor(), "action": action, "target": "", "because": because}
     event |= {"task": row["task"], "version": row["id"], **more}
     event_id = more.get("event_id") or uuid.uuid4().hex
-    values = {"event_id": event_id, "created_at": at, "event": clean(event)}
-    db.execute(table("outbox").insert().values(**values))
+    insert = table("outbox").insert()
+    db.execute(insert.values(event_id=event_id, created_at=at, event=clean(event)))
 
 
 def change_alarms(db: Connection, where: dict[str, str], state: AlarmState, because: str) -> None:
