@@ -237,12 +237,12 @@ def _add_upkeep(commands: Any) -> None:
         commands,
         "gc",
         _gc,
-        "delete old runs, and the models and datasets that nothing names any more",
+        "move old runs, and models and datasets that nothing names, to the trash (7 days)",
     )
     gc.add_argument(
         "--keep", type=int, required=True, metavar="N", help="how many of the newest runs stay"
     )
-    gc.add_argument("--yes", action="store_true", help="delete; without it, only say what would go")
+    gc.add_argument("--yes", action="store_true", help="do it; without it, only say what would go")
 
 
 def _trial_options(route: Any) -> None:

@@ -10,6 +10,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,9 @@ def run(
         folder = store.open_run(values["run_id"])
         for path in sorted(folder.folder.rglob(".*.partial")):  # of this run, killed before
             processes.discard(path)
-        command = ["workbook", "run", profile, "--run-id", folder.id]
-        for text in overrides:
-            command += ["-p", text]
-        if only:
-            command += ["--only", only]
-        elif from_:
-            command += ["--from", from_]
+        options = [*(("-p", text) for text in overrides), ("--only", only), ("--from", from_)]
+        given = chain.from_iterable(option for option in options if option[1])
+        command = ["workbook", "run", profile, "--run-id", folder.id, *given]
         book = Book(
             run=folder,
             values=values,
@@ -292,9 +289,8 @@ def _finish(book: Book, end: Ending) -> None:
 def _verdict(run: store.Run) -> Verdict | None:
     """05's word, else 04's; one that cannot be read was no part of this run."""
     for kind in (Promotion, Evaluation):
-        with contextlib.suppress(WorkbookError):
-            if run.has(kind):
-                return run.load(kind).verdict
+        with contextlib.suppress(WorkbookError):  # or is not there
+            return run.load(kind).verdict
     return None
 
 

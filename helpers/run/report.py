@@ -157,9 +157,8 @@ def digest(record: RunRecord) -> str:
     named = ["workbook", "run", record.profile, "--run-id", record.run_id]
     resume = record.resume or shlex.join(named)
     lines = [f"run {record.run_id} ({record.profile}): {record.status}, exit {record.exit_code}"]
-    for entry in record.notebooks:
-        if entry.status == "failed":
-            lines.append(f"where: {entry.name}, attempt {entry.attempts}")
+    failed = [entry for entry in record.notebooks if entry.status == "failed"]
+    lines += [f"where: {entry.name}, attempt {entry.attempts}" for entry in failed]
     cause = CAUSE.get(record.exit_code, "unknown")
     lines += [f"what: {record.reason}", f"likely cause: {cause}", f"next: {resume}", "last lines:"]
     log = store.Run(record.run_id).path(LOG)

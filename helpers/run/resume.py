@@ -77,11 +77,9 @@ def _places(parameters: dict[str, Any]) -> list[Path]:
 
 def _cells(notebook: Path) -> list[str]:
     """Its code, whatever Jupyter saved beside it, and without the parameters, which are given."""
-    sources = []
-    for cell in store.read_json(notebook)["cells"]:
-        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
-            sources.append("".join(cell["source"]))
-    return sources
+    code = [cell for cell in store.read_json(notebook)["cells"] if cell["cell_type"] == "code"]
+    others = [cell for cell in code if "parameters" not in cell["metadata"].get("tags", [])]
+    return ["".join(cell["source"]) for cell in others]
 
 
 def finished_before(name: str, key: str, run: store.Run) -> bool:

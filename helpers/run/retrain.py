@@ -91,10 +91,10 @@ def new_rows(task: Task, serving: FineTunedModelVersion, min_feedback: float) ->
         return None
     rows = [row for path in folder.glob("*.jsonl") for row in store.read_jsonl(path)]
     known = {(row.get("example") or row).get("id") for row in rows}  # rejected rows are wrapped
-    examples = list(load_examples(task, "human").examples)
-    for example in load_examples(task, "production").examples:
-        if example.feedback_score is not None and example.feedback_score >= min_feedback:
-            examples.append(example)
+    logged = load_examples(task, "production").examples
+    rated = [row for row in logged if row.feedback_score is not None]
+    well_rated = [row for row in rated if row.feedback_score >= min_feedback]
+    examples = [*load_examples(task, "human").examples, *well_rated]
     ids: dict[str, str] = {}  # of the first row with a content: a row that is there twice is one
     for example in examples:
         ids.setdefault(content_id(example.messages), example.id)

@@ -63,8 +63,8 @@ def collect(keep: int, yes: bool) -> dict[str, Any]:
     with store.lock():
         registry.check_is_ours(registry.open_registry(), complete=True)
         folders = garbage(keep)
-        answer: dict[str, Any] = {"deleted" if yes else "would_delete": list(map(str, folders))}
-        answer["bytes"] = _size(folders)
+        names = list(map(str, folders))
+        answer = {"deleted" if yes else "would_delete": names, "bytes": _size(folders)}
         if yes and folders:
             answer["trash"] = str(_to_trash(folders))
         if yes:

@@ -154,9 +154,8 @@ def _dataset_lines(version: str) -> list[str]:
 def _numbers(evaluation: Evaluation) -> list[str]:
     """The scores of base, best rung and tuned model, and the gain over the best rung."""
     lines = [f"base: {_scores(evaluation.base_model)}"]
-    for rung in evaluation.rungs:
-        if rung.name == evaluation.best_rung:
-            lines.append(f"best rung ({rung.name}): {_scores(rung.results)}")
+    best = [rung for rung in evaluation.rungs if rung.name == evaluation.best_rung]
+    lines += [f"best rung ({rung.name}): {_scores(rung.results)}" for rung in best]
     lines.append(f"tuned: {_scores(evaluation.fine_tuned_model)}")
     for metric in ("accuracy", "format_compliance"):
         if metric in evaluation.comparison:
