@@ -26,7 +26,6 @@ CHARACTERS_PER_TOKEN = 20
 SPECIAL = 8  # tokens that a tokenizer may put around a text
 COUNTED = 1_000  # texts tokenised at a time: an encoding is far larger than its text
 MAX_FINDINGS = 5  # findings reported per row and code
-ROLES = (*tasks.SYSTEM, "user", "assistant", "tool")
 
 
 def validate_examples(
@@ -54,7 +53,7 @@ def validate_examples(
     stage = Stage.of(examples, notes)
     for example, count in show.told(_counted(examples, config), len(examples), "checks", say):
         if task.personal == "mask" and example.id not in reasons and count is not None:
-            example = masked_example(example, personal_data_in, ROLES)
+            example = masked_example(example, personal_data_in)
         scanned = _shortened(example) if count is None else example
         issues = [
             *check_format(example),
@@ -79,10 +78,9 @@ def _counted(
     examples: Sequence[TrainingExample], config: DataCollectionConfig
 ) -> Iterator[tuple[TrainingExample, int | None]]:
     """Every example with its tokens."""
-    limits = (config.base_model, config.min_tokens, config.longest)
     for start in range(0, len(examples), COUNTED):
         some = examples[start : start + COUNTED]
-        yield from zip(some, count_tokens(some, *limits), strict=True)
+        yield from zip(some, count_tokens(some, config), strict=True)
 
 
 def _shortened(example: TrainingExample) -> TrainingExample:
@@ -133,10 +131,9 @@ def _message_problems(messages: Sequence[Message]) -> Iterator[str]:
 
 def special_tokens(base_model: str) -> list[str]:
     """The texts that steer a chat instead of being read: the base model's own and OpenAI's."""
-    if models.is_openai(base_model):
-        return sorted(SPECIAL_TOKENS)
-    own = models.control_tokens(models.tokenizer_of(base_model)).values()
-    return sorted({*own, *SPECIAL_TOKENS})
+    is_openai = models.is_openai(base_model)
+    own = {} if is_openai else models.control_tokens(models.tokenizer_of(base_model))
+    return sorted({*own.values(), *SPECIAL_TOKENS})
 
 
 def check_special_tokens(example: TrainingExample, special: Iterable[str]) -> list[Issue]:
@@ -170,7 +167,7 @@ def check_answer(example: TrainingExample, validator: Any) -> list[Issue]:
 
 
 def count_tokens(
-    examples: Iterable[TrainingExample], base_model: str, min_tokens: int, max_tokens: int
+    examples: Iterable[TrainingExample], config: DataCollectionConfig
 ) -> list[int | None]:
     """Tokens of each example without its system prompt; None where the text is endless.
 
@@ -182,15 +179,16 @@ def count_tokens(
         turns = [turn for turn in example.messages if turn.role not in tasks.SYSTEM]
         said = "\n".join(with_calls(turn.content, turn.tool_calls) for turn in turns)
         texts.append(without_surrogates(said))
-    longest = max_tokens * CHARACTERS_PER_TOKEN
-    shortest = min_tokens * CHARACTERS_PER_TOKEN
+    most = config.longest
+    shortest = config.min_tokens * CHARACTERS_PER_TOKEN
     counts = {
         i: len(text)
         for i, text in enumerate(texts)
-        if shortest <= len(text) <= max_tokens - SPECIAL and text.isascii()
+        if shortest <= len(text) <= most - SPECIAL and text.isascii()
     }
+    longest = most * CHARACTERS_PER_TOKEN
     countable = [i for i, text in enumerate(texts) if i not in counts and len(text) <= longest]
-    own_counts = models.count_text(base_model, [texts[i] for i in countable])
+    own_counts = models.count_text(config.base_model, [texts[i] for i in countable])
     counts.update(zip(countable, own_counts, strict=True))
     return [counts.get(i) for i in range(len(texts))]
 
@@ -199,9 +197,8 @@ def check_length(count: int | None, min_tokens: int, max_tokens: int) -> list[Is
     """Between min_tokens and max_tokens, by the base model's own tokenizer; None is endless."""
     if count is not None and min_tokens <= count <= max_tokens:
         return []
-    length = f"{count} tokens"
-    if count is None:
-        length = f"over {max_tokens * CHARACTERS_PER_TOKEN} characters"
+    endless = f"over {max_tokens * CHARACTERS_PER_TOKEN} characters"
+    length = endless if count is None else f"{count} tokens"
     evidence = f"{length}; wanted {min_tokens} to {max_tokens} tokens"
     return [Issue(code="invalid_length", evidence=evidence)]
 

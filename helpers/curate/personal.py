@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from helpers.records import TrainingExample
 from helpers.redaction import Span, find_personal_data, find_secrets, masked, without_surrogates
 from helpers.tasks import content_id
 
+KIND = "[{0.kind}]".format  # of a finding, in its place
 MAX_SCAN = 20_000  # characters looked at where a row is left out for its length anyway
 
 
 def masked_text(text: str) -> str:
     """The first MAX_SCAN characters, every finding replaced by its kind in brackets."""
     text = without_surrogates(text)[:MAX_SCAN]
-    return without_spans(text, [*find_personal_data(text), *find_secrets(text)])
-
-
-def without_spans(text: str, spans: Iterable[Span]) -> str:
-    """The text with [KIND] for each of its findings."""
-    return masked(text, spans, lambda span: f"[{span.kind}]")
+    return masked(text, [*find_personal_data(text), *find_secrets(text)], KIND)
 
 
 def masked_example(
-    example: TrainingExample, find: Callable[[str], Sequence[Span] | None], roles: Sequence[str]
+    example: TrainingExample, find: Callable[[str], Sequence[Span] | None]
 ) -> TrainingExample:
-    """The example with [KIND] for every finding in its turns of these roles.
+    """The example with [KIND] for every finding in what its turns say and think.
 
     It remembers which content it had, as decisions about it are decisions about that.
     """
@@ -33,12 +29,12 @@ def masked_example(
     turns = []
     for message in example.turns:
         changes = {}
-        for field in ("content", "reasoning") if message.role in roles else ():
+        for field in ("content", "reasoning"):
             text = getattr(message, field)
-            spans = (find(text) if text else None) or ()
+            spans = (text and find(text)) or ()
             kinds.update(span.kind for span in spans)
             if spans:
-                changes[field] = without_spans(text, spans)
+                changes[field] = masked(text, spans, KIND)
         turns.append(message.model_copy(update=changes))
     if not kinds:
         return example
@@ -56,4 +52,5 @@ def masked_example(
 def excerpt(text: str, length: int = 60) -> str:
     """The masked beginning of a text: at most `length` characters, never over two thirds of it."""
     shown = " ".join(masked_text(text[: 20 * length]).split())
-    return shown[: min(length, len(shown) * 2 // 3)] + "…" if shown else ""
+    end = min(length, len(shown) * 2 // 3)
+    return shown[:end] + "…" if shown else ""

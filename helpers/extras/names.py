@@ -81,7 +81,7 @@ def look_for_names(examples: Sequence[TrainingExample], mask: bool) -> Stage:
         }
         kinds = {span.kind for spans in spans_of.values() for span in spans}
         if mask:
-            example = curate.masked_example(example, spans_of.get, ("user",))
+            example = curate.masked_example(example, spans_of.get)
         elif kinds:
             why = f"may hold personal data: {', '.join(sorted(kinds))}"
             stage.questions.append(Question(example, why))

@@ -42,13 +42,13 @@ OWN_WORDS = (  # and so would these, which open nothing
 SPELLINGS: tuple[Callable[[str], str], ...] = (  # of a secret, as it is found in texts
     str,
     unquote,
-    partial(quote, errors="replace"),
-    partial(quote, errors="replace", safe=""),
+    quote,
+    partial(quote, safe=""),
     html.escape,
     lambda secret: repr(secret)[1:-1],
     lambda secret: json.dumps(secret)[1:-1],
     lambda secret: json.dumps(secret, ensure_ascii=False)[1:-1],
-    lambda secret: base64.b64encode(secret.encode(errors="replace")).decode().rstrip("="),
+    lambda secret: base64.b64encode(secret.encode()).decode().rstrip("="),
 )
 MARK = "[secret]"
 MARKS = {  # of the kinds of personal data
@@ -80,20 +80,16 @@ def without_secrets(text: str, key: Any = "") -> str:
 @lru_cache(maxsize=4_000)  # an executed copy is written once a cell, with much the same texts
 def _without_any(text: str, environment: tuple[str, ...], name: str = "") -> str:
     """Keys go first: what is personal may be a part of one."""
-    hidden = _without_personal(name + _without_keys(text, environment))
+    named = name + _without_keys(text, environment)
+    spans = personal_data_of_message(named) if _MAY_BE.search(named) else ()
+    hidden = masked(named, spans, lambda span: MARKS[span.kind])
     return hidden.removeprefix(name) if hidden.startswith(name) else _without_any(text, environment)
 
 
-def _without_personal(text: str) -> str:
-    if _MAY_BE.search(text) is None:
-        return text
-    return masked(text, personal_data_of_message(text), lambda span: MARKS[span.kind])
-
-
 def _without_keys(text: str, environment: tuple[str, ...]) -> str:
+    text = without_surrogates(text)
     for value in _spellings(environment):
         text = text.replace(value, MARK)
-    text = without_surrogates(text)
     return masked(text, find_secrets(text), lambda _: MARK)
 
 
@@ -118,7 +114,7 @@ def _spellings(secrets: tuple[str, ...]) -> list[str]:
     Of NAME:KEY also the key, which is no path.
     """
     values = set()
-    for secret in secrets:
+    for secret in map(without_surrogates, secrets):
         parts = {secret, *re.split(r"[\s,]+", secret)}
         keys = {part.partition(":")[2] for part in parts}
         parts |= {key for key in keys if not key.startswith(("/", "\\", "~", "."))}

@@ -49,9 +49,13 @@ _DECIMALS = re.compile(r"[-+]?\d{1,6}[.,]\d{1,8}(?:[ ,;andy&]+[-+]?\d{1,6}(?:[.,
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?|\d{1,2}[.:]\d{2} ?- ?\d{1,2}[.:]\d{2}")
 
 
+def _before(text: str, span: Span) -> str:
+    return text[max(0, span.start - BEFORE) : span.start]
+
+
 def is_written_as_phone(text: str, span: Span) -> bool:
     """Whether it is surely somebody's: international, an area code in brackets, called so."""
-    before = text[max(0, span.start - BEFORE) : span.start]
+    before = _before(text, span)
     begins = before.rstrip()[-1:] + text[span.start : span.start + 1]
     is_called_so = "+" in begins or "(" in begins or _PHONE_WORD.search(before)
     return span.kind != "PHONE_NUMBER" or bool(is_called_so)
@@ -61,7 +65,7 @@ def is_code(text: str, span: Span) -> bool:
     """Whether what was taken for a phone, a card or an address of a machine is rather a code."""
     if has_sign_of_code(text, span):
         return True
-    before = text[max(0, span.start - BEFORE) : span.start]
+    before = _before(text, span)
     is_bare = re.fullmatch(r"\d+\s*", text[span.start : span.end]) and before[-1:] != "+"
     return span.kind == "PHONE_NUMBER" and bool(is_bare) and not _PHONE_WORD.search(before)
 
@@ -73,11 +77,9 @@ def has_sign_of_code(text: str, span: Span) -> bool:
     is_phone = span.kind == "PHONE_NUMBER"
     if is_phone and re.match(r"[^\w+(]?(?:\+|\(\+?\d{1,5}\))", around):
         return False
-    before = text[max(0, span.start - BEFORE) : span.start]
+    before = _before(text, span)
     if CALLED_CODE.search(before) or _OTHERWISE.search(before):
         return span.kind not in ("EMAIL_ADDRESS", "NATIONAL_ID")
-    for pattern in (_DATE, _DECIMALS, _CLOCK) if is_phone else ():
-        match = pattern.search(around)
-        if match and start + match.start() <= span.start and start + match.end() >= span.end:
-            return True
-    return False
+    shapes = (_DATE, _DECIMALS, _CLOCK) if is_phone else ()
+    matches = (shape.search(text, start, span.end + 12) for shape in shapes)
+    return any(m and m.start() <= span.start and m.end() >= span.end for m in matches)

@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from bisect import bisect_left, bisect_right
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -67,19 +68,7 @@ SUSPICIOUS = re.compile(
 NAME_HINTS = re.compile(  # one of them is in each of those names
     rf"pass|pwd|mdp|secret|key|token|credential|{LANGUAGES}"
 )
-# What has no run of so many characters holds a key of these kinds alone
-_RUN = re.compile("[A-Za-z0-9_.~+/=%-]{15}")
-SHORT = (
-    "private_key",
-    "password_in_url",
-    "password_in_query",
-    "authorization",
-    "login",
-    "cookie",
-    "command_password",
-    "npm_login",
-    "docker_login",
-)
+_RUN = re.compile("[A-Za-z0-9_.~+/=%-]{15}")  # what has none holds only a key that may be shorter
 _ENCODED = re.compile(
     r"(?:\\[nrtbf]|(?<![A-Za-z0-9+/_-]))([A-Za-z0-9+/_-]{24,65536}={0,2})"  # at a word's start
 )
@@ -98,6 +87,7 @@ class Kind(NamedTuple):
     name: str
     words: tuple[str, ...]
     shape: re.Pattern[str]
+    is_short: bool  # or may be
 
 
 @cache
@@ -108,7 +98,8 @@ def kinds() -> list[Kind]:
         if not line.startswith("#"):
             name, words, shape = line.split("\t")
             shape = shape.replace("<start>", START).replace("<word>", "[A-Za-z0-9_-]")
-            table.append(Kind(name, tuple(words.split("|")), re.compile(shape)))
+            kind = name.strip("*")
+            table.append(Kind(kind, tuple(words.split("|")), re.compile(shape), kind != name))
     return table
 
 
@@ -131,7 +122,7 @@ def _plain(text: str) -> list[Span]:
     spans = []
     may_be_long = _RUN.search(text) is not None
     for kind in dict.fromkeys(kind for word, kind in _words() if word in lower):
-        if may_be_long or kind.name in SHORT:
+        if may_be_long or kind.is_short:
             spans += [Span(kind.name, *m.span(m.lastindex or 0)) for m in kind.shape.finditer(text)]
     if NAME_HINTS.search(lower):
         for match in SUSPICIOUS.finditer(lower):
@@ -144,12 +135,10 @@ def _encoded(text: str) -> list[Span]:
     spans = []
     for match in _ENCODED.finditer(text):
         word = match[1].rstrip("=").replace("-", "+").replace("_", "/")
-        try:
+        with suppress(binascii.Error, UnicodeDecodeError):
             inner = base64.b64decode(word[: len(word) - (len(word) % 4 == 1)] + "==").decode()
-        except (binascii.Error, UnicodeDecodeError):
-            continue
-        if any(span.certain for span in (*_plain(inner), *_encoded(inner))):
-            spans.append(Span("encoded_secret", *match.span(1)))
+            if any(span.certain for span in (*_plain(inner), *_encoded(inner))):
+                spans.append(Span("encoded_secret", *match.span(1)))
     return spans
 
 

@@ -84,6 +84,5 @@ def _is_called_so(text: str, match: re.Match[str], beside: re.Pattern[str]) -> b
     What begins with four letters is no code.
     """
     before = text[max(0, match.start() - 2 * NEAR) : match.start()]
-    if CALLED_CODE.search(before) and not match[0][:4].isalpha():
-        return False
-    return beside.search(_words_of(before)) is not None
+    is_code = CALLED_CODE.search(before) and not match[0][:4].isalpha()
+    return not is_code and beside.search(_words_of(before)) is not None
