@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 
 from helpers import show
 from helpers.curate.labels import LabelFunctions, label_functions
@@ -64,7 +63,7 @@ def codes_of_labels(
 
     People's phone numbers stand in all kinds of rows, and are called so in some of them.
     """
-    counts = Counter()  # field, shape, value
+    counts = {name: Counter() for name in labels}  # of (shape, value)
     totals = Counter()
     phones = set()
     for example in show.told(examples, len(examples), "personal data", say):
@@ -72,16 +71,17 @@ def codes_of_labels(
         totals.update(shapes.keys())
         phones.update(shape for shape, is_phone in shapes.items() if is_phone)
         for name, value_of in labels.items() if shapes else ():
-            counts.update((name, shape, value_of(example)) for shape in shapes)
+            counts[name].update((shape, value_of(example)) for shape in shapes)
     codes = {}
-    sizes_of = cache(lambda field: Counter(map(labels[field], examples)))
-    by_field = sorted(counts.items(), key=lambda item: [*labels].index(item[0][0]))
-    for (field, shape, value), n in by_field:
-        if shape not in phones and n >= max(MANY, MOST * totals[shape]):
-            sizes = sizes_of(field)
+    for name, value_of in labels.items():
+        sizes = Counter()  # counted once they are needed
+        for (shape, value), n in counts[name].items():
+            if shape in phones or n < max(MANY, MOST * totals[shape]):
+                continue
+            sizes = sizes or Counter(map(value_of, examples))
             if n >= HALF * sizes[value]:
                 codes[shape] = (
-                    f"{n} of {sizes[value]} rows of {field} {value[:40]} hold numbers like {shape},"
+                    f"{n} of {sizes[value]} rows of {name} {value[:40]} hold numbers like {shape},"
                     " nearly no others do: they are taken for codes"
                 )
     return codes

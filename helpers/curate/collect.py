@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from itertools import chain
+from itertools import chain, islice
 
 from helpers import models, show, store, tasks
 from helpers.curate.alarms import alarm_on_lost_labels, alarm_on_wipeout
@@ -133,7 +133,7 @@ def _rated_low_and_kept(
     if not low:
         return []
     kept = f"rated below {least:g} and kept: verified rows are not rejected for ratings"
-    read[0] = read[0].model_copy(update={"changes": {**read[0].changes, kept: low}})
+    read[0] = read[0].model_copy(update={"changes": read[0].changes | {kept: low}})
     return [f"{low} human {'row is' if low == 1 else 'rows are'} {kept}"]
 
 
@@ -239,26 +239,20 @@ def review_of(
     """
     from helpers.extras import doubts
 
-    ids, rated = [], set()
-    for place, example in enumerate(unique.kept):
-        ids.append(example.id)
-        if example.feedback_score and example.quality != "verified":
-            rated.add(place)
-    keys = [tasks.hash_order(f"review:{row_id}") for row_id in ids]
-    order = sorted(range(len(ids)), key=keys.__getitem__)
-    some_rated = in_order(unique.kept, [place for place in order if place in rated][:ASK])
-    drawn = in_order(unique.kept, order)
+    keys = [tasks.hash_order(f"review:{example.id}") for example in unique.kept]
+    drawn = in_order(unique.kept, sorted(range(len(keys)), key=keys.__getitem__))
+    rated = (row for row in drawn if row.feedback_score and row.quality != "verified")
     questions = [
         *waiting,
         *unique.questions,
         *named.questions,
-        *(Question(*row) for row in misspelled(task, drawn, labels)),
+        *misspelled(task, drawn, labels),
         *doubts.doubtful_labels(drawn, label_functions(task, labels))[:ASK],
         *doubts.close_in_meaning(drawn)[:ASK],
-        *(Question(row, f"rated {row.feedback_score:g}: is it right?") for row in some_rated),
+        *(
+            Question(row, f"rated {row.feedback_score:g}: is it right?")
+            for row in islice(rated, ASK)
+        ),
         *(Question(row, "random sample") for row in drawn[:ASK]),
     ]
-    asked = {question.example.id for question in questions}
-    places = [place for place, row_id in enumerate(ids) if row_id in asked]
-    examples = chain((row.example for row in waiting), in_order(unique.kept, places))
-    return review_rows(questions, examples)
+    return review_rows(questions, chain((row.example for row in waiting), unique.kept))

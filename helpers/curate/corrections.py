@@ -44,7 +44,8 @@ def _corrected_rows(task: tasks.Task) -> list[LiveRow]:
         return []
     read = tasks.LogReader(task, paths)  # as 06 reads the log
     ids = {entry.request_id for entry in map(read, corrected) if entry}
-    about = re.compile(b"|".join(re.escape(store.dumps(row_id)[1:-1].encode()) for row_id in ids))
+    spelt = (re.escape(store.dumps(row_id)[1:-1].encode()) for row_id in ids)
+    about = re.compile(b"|".join(spelt))
     rows = read_live_lines(filter(about.search, _lines(paths)), read).rows
     return [row for row in rows if row.correction and row.messages and row.request_id]
 

@@ -16,12 +16,11 @@ from helpers.curate.labels import Label
 from helpers.curate.searching import digest
 from helpers.curate.similarity import Pair
 from helpers.curate.stages import Question, Stage
-from helpers.records import Issue, TrainingExample, beside, in_order
+from helpers.records import PARTS, Issue, TrainingExample, beside, in_order
 from helpers.tasks import normalise, visible
 
 RUN = 13  # words in a row that are a quotation (GPT-3's rule)
 SHORT_RUN = 8  # texts of fewer words are compared by likeness alone
-PROTECTION = {"test": 0, "validation": 1, "train": 2}
 # number of a text -> those of other texts, Jaccard; the closest first
 Neighbours = dict[int, list[tuple[int, float]]]
 Pairs = Iterable[Pair]
@@ -77,14 +76,17 @@ class KeptRows:
             for run in _runs(words, min(RUN, len(words))):
                 self._by_run.setdefault(hash(run), place)
 
-    def like(self, number: int, neighbours: Neighbours) -> list[Match]:
-        """The kept rows with this text or one of its neighbours, the closest first."""
+    def like(self, example: TrainingExample, number: int, neighbours: Neighbours) -> list[Match]:
+        """The kept rows with this row's text or one of its neighbours, the closest first.
+
+        Their own system and tool turns are the same: with others it is another question.
+        """
         matches = []
         for other, score in [(number, 1.0), *neighbours.get(number, ())]:
             if self._first_of[other] >= 0:
                 for place in (self._first_of[other], *self._others_of.get(other, ())):
                     matches.append(Match(self._rows[place], score))
-        return matches
+        return [match for match in matches if match.example.context == example.context]
 
     def of_group(self, group: str) -> TrainingExample | None:
         """The first protected row of a conversation."""
@@ -138,10 +140,9 @@ def deduplicate_examples(
     stage = Stage.of(examples)
     for place, example in enumerate(compared.rows):
         number = compared.text_of[place]
-        matches = _asked_alike(example, kept_rows.like(number, near))
-        leak = _leak(
-            example, _asked_alike(example, kept_rows.like(number, across)), kept_rows, texts[number]
-        )
+        matches = kept_rows.like(example, number, near)
+        leaking = kept_rows.like(example, number, across)
+        leak = _leak(example, leaking, kept_rows, texts[number])
         copy = None if example.id in accepted else _duplicate(example, matches, label)
         issues = [issue for issue in (leak, copy) if issue]
         if leak or not copy:
@@ -182,13 +183,9 @@ def _compared(examples: Sequence[TrainingExample]) -> Compared:
     return Compared(in_order(examples, order), text_of, texts, protected)
 
 
-def _asked_alike(example: TrainingExample, matches: Iterable[Match]) -> list[Match]:
-    """Those whose own system and tool turns are the same: with others it is another question."""
-    return [match for match in matches if match.example.context == example.context]
-
-
 def _protection(example: TrainingExample) -> int:
-    return PROTECTION[example.part or "train"]
+    """The less, the better protected: test, validation, train."""
+    return -PARTS.index(example.part or "train")
 
 
 def _neighbours(texts: Sequence[str], pairs: Pairs) -> Neighbours:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from helpers import store, tasks
+from helpers.curate.stages import Question
 from helpers.records import PARTS, TrainingExample
 
 MAX_VALUES = 30  # more distinct values than this are free text, not labels
@@ -104,9 +105,9 @@ def _is_closed(task: tasks.Task, name: str) -> bool:
 
 def misspelled(
     task: tasks.Task, examples: Sequence[TrainingExample], labels: LabelCounts
-) -> list[tuple[TrainingExample, str, str]]:
-    """(example, why, the answer in the usual spelling) of labels that are spelled in two ways."""
-    rows = []
+) -> list[Question]:
+    """Which rows spell a label in another way than most, with the answer in the usual one."""
+    questions = []
     for name, value_of in label_functions(task, labels).items():
         if not tasks.spellings({value for counts in labels[name].values() for value in counts}):
             continue
@@ -120,8 +121,8 @@ def misspelled(
                 answer = _answer_object(example)
                 is_text = answer is None
                 right = usual[value] if is_text else store.dumps(answer | {name: usual[value]})
-                rows.append((example, why, right))
-    return rows
+                questions.append(Question(example, why, right))
+    return questions
 
 
 def label_warnings(labels: LabelCounts) -> list[str]:

@@ -44,10 +44,11 @@ class Decisions(NamedTuple):
         """The decisions about these very rows, and a warning for those about other content."""
         decided = self.reviewed.keys() | self.accepted.keys()
         of_id = {e.id: e for e in (examples if decided else ()) if e.id in decided}
-        reviewed = dict(self.reviewed)
-        for row_id, row in self.reviewed.items():
-            if row_id in of_id and not _is_about(row, of_id[row_id]):
-                del reviewed[row_id]
+        reviewed = {
+            row_id: row
+            for row_id, row in self.reviewed.items()
+            if row_id not in of_id or _is_about(row, of_id[row_id])
+        }
         accepted = dict(self.accepted)
         for row_id in self.accepted.keys() & of_id.keys() & self.rejected.keys():
             sha256 = of_id[row_id].meta.get("sha256")
@@ -85,13 +86,11 @@ def read_decisions(task: tasks.Task) -> Decisions:
     for folder in [*versions, task.folder]:
         decisions.reviewed.update(_reviews(folder / "review.csv"))
         decisions.accepted.update(_acceptances(folder / "accept.csv"))
-    if decisions.accepted:
-        for folder in versions:
-            for row in store.read_jsonl(folder / "rejected.jsonl"):
-                if row["example"]["id"] in decisions.accepted and row["example"].get("sha256"):
-                    decisions.rejected.setdefault(row["example"]["id"], set()).add(
-                        row["example"]["sha256"]
-                    )
+    for folder in versions if decisions.accepted else ():
+        for row in store.read_jsonl(folder / "rejected.jsonl"):
+            row_id, sha256 = row["example"]["id"], row["example"].get("sha256")
+            if row_id in decisions.accepted and sha256:
+                decisions.rejected.setdefault(row_id, set()).add(sha256)
     return decisions
 
 
@@ -190,13 +189,14 @@ def _reviewed(example: TrainingExample, row: dict[str, str]) -> TrainingExample:
 
 
 def review_rows(
-    questions: Iterable[Question], examples: Iterable[TrainingExample]
+    questions: Sequence[Question], examples: Iterable[TrainingExample]
 ) -> list[dict[str, str]]:
     """The rows of review.csv: each of the `examples` that is in question, once, with its reasons.
 
     What was decided already, or left out after all, is not asked.
     """
-    open_rows = {example.id: example for example in examples if "review" not in example.meta}
+    asked = {question.example.id for question in questions}
+    open_rows = {e.id: e for e in examples if e.id in asked and "review" not in e.meta}
     reasons = {}
     corrections = {}
     for example, why, correction in questions:

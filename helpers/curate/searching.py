@@ -16,7 +16,6 @@ class Findings(NamedTuple):
     secrets: tuple[Span, ...]
 
 
-NOTHING = Findings((), ())
 # is told which texts will be asked for, and gives the function that tells the findings of one
 Search = Callable[[Iterable[str]], Callable[[str], Findings]]
 
@@ -41,8 +40,7 @@ def digest(text: str) -> bytes:
 
 def search_text(text: str) -> Findings:
     """What one text holds."""
-    findings = Findings(find_personal_data(text), find_secrets(text))
-    return findings if any(findings) else NOTHING
+    return Findings(find_personal_data(text), find_secrets(text))
 
 
 def search_texts(texts: Iterable[str]) -> list[Findings]:

@@ -66,16 +66,20 @@ def may_reach(bits: Any, others: Any, threshold: float) -> Any:
     return differing <= PERMUTATIONS * (1 - same + DEVIATIONS * deviation) + 1e-9
 
 
+def _powers(n: int) -> Any:
+    import numpy as np
+
+    return np.array([pow(_BASE, k + 1, 2**64) for k in range(n)], dtype=np.uint64)
+
+
 def band_keys(minhashes: Any, threshold: float) -> Any:
     """(texts, bands) of 64 bits: texts that share one are candidates.
 
     A pair at the threshold is missed with chance (1 - threshold^rows)^bands: below 3e-4 for each
     line of BAND_ROWS.
     """
-    import numpy as np
-
     length = next(rows for least, rows in BAND_ROWS if threshold >= least)
-    powers = np.array([pow(_BASE, k + 1, 2**64) for k in range(length)], dtype=np.uint64)
+    powers = _powers(length)
     rows = minhashes.reshape(len(minhashes), PERMUTATIONS // length, length)
     return sum(rows[:, :, k] * powers[k] for k in range(length))
 
@@ -112,9 +116,8 @@ def _grams(texts: Sequence[str]) -> tuple[Any, Any]:
     padded = [text.ljust(SHINGLE, "\U0010ffff") for text in texts]
     encoded = "".join(padded).encode("utf-32-le", "surrogatepass")
     letters = np.frombuffer(encoded, dtype="<u4").astype(np.uint64)
-    powers = np.array([pow(_BASE, k + 1, 2**64) for k in range(SHINGLE)], dtype=np.uint64)
     windows = np.lib.stride_tricks.sliding_window_view(letters, SHINGLE)
-    grams = (windows * powers).sum(axis=1) >> np.uint64(2)
+    grams = (windows * _powers(SHINGLE)).sum(axis=1) >> np.uint64(2)
     lengths = np.array([len(text) for text in padded])
     row = np.repeat(np.arange(len(padded)), lengths)[: len(grams)]
     to_the_end = np.cumsum(lengths)[row] - np.arange(len(row))

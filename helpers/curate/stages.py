@@ -70,9 +70,7 @@ def rejection(example: TrainingExample, issues: list[Issue], stage: str) -> Reje
         example={
             "id": without_surrogates(example.id),
             "source": example.source,
-            "file": example.meta.get("file"),
-            "line": example.meta.get("line"),
-            "sha256": example.meta.get("sha256"),
+            **{name: example.meta.get(name) for name in ("file", "line", "sha256")},
             "excerpt": excerpt(example.user_text),
         },
         issues=issues,
