@@ -16,7 +16,7 @@ import contextlib
 import difflib
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from itertools import chain
 from pathlib import Path
@@ -219,8 +219,9 @@ def select(notebooks: Sequence[str], only: str, from_: str) -> list[str]:
         raise WorkbookError("--only and --from together say nothing; give one of them")
     if from_:
         return names[names.index(_full_name(from_, names)) :]
-    chosen = {_full_name(part, names) for part in only.split(",") if part.strip()}
-    return [name for name in names if name in chosen] or names
+    parts = only.rstrip(", ").split(",") if only else []
+    chosen = {_full_name(part, names) for part in parts}
+    return [name for name in names if name in chosen or not only]
 
 
 def _full_name(text: str, names: list[str]) -> str:
@@ -271,21 +272,15 @@ def _check_cell(
     history: Sequence[str],
 ) -> None:
     """Refuse a parameter that was renamed: a kernel that is warm still knows its old value."""
-    cell: dict[str, Any] = {}
-    for source in history:
-        values: dict[str, Any] = {}
-        if not source.startswith(INJECTED):
-            with contextlib.suppress(ValueError, SyntaxError):  # a cell may hold anything
-                values = _literals(source)
-        if 2 * len(values.keys() & declared.keys()) > len(declared):
-            cell = values  # the newest one that sets most of the parameters
     if injected.keys() >= declared.keys():  # `workbook run` says them all
         return
-    for name in cell.keys() - declared.keys():
-        names = ", ".join(sorted(declared))
-        alike = difflib.get_close_matches(name, declared, 1)
-        hint = f"did you mean {alike[0]!r}? Known" if alike else "known"
-        raise WorkbookError(f"{notebook}: unknown parameter {name!r}; {hint} are {names}")
+    cell: dict[str, Any] = {}
+    for source in history:
+        with contextlib.suppress(ValueError, SyntaxError):  # a cell may hold anything
+            values = {} if source.startswith(INJECTED) else _literals(source)
+            if 2 * len(values.keys() & declared.keys()) > len(declared):
+                cell = values  # the newest one that sets most of the parameters
+    _refuse_unknown(notebook, cell, declared)
     present = (cell or known).keys() | injected.keys()
     for name in declared.keys() - present:
         raise WorkbookError(
@@ -403,20 +398,25 @@ def check_parameters(
     The default's type is the parameter's type. An int may stand for a float, and so may the text
     "1e-4", which YAML 1.1 reads as a string.
     """
-    for name in values:
-        if name not in declared:
-            raise WorkbookError(
-                f"{where}: unknown parameter {name!r}; known are {', '.join(sorted(declared))}"
-            )
+    _refuse_unknown(where, values, declared)
     return {
         name: _as_type(declared[name], value, f"{where}: {name}") for name, value in values.items()
     }
 
 
+def _refuse_unknown(where: str, names: Iterable[str], declared: Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in declared:
+            alike = difflib.get_close_matches(name, declared, 1)
+            hint = f"did you mean {alike[0]!r}? Known" if alike else "known"
+            known = ", ".join(sorted(declared))
+            raise WorkbookError(f"{where}: unknown parameter {name!r}; {hint} are {known}")
+
+
 def _as_type(default: Any, value: Any, what: str) -> Any:
     expected = type(default)
     if expected is float and type(value) in (int, str):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             value = float(value)
     if type(value) is not expected:
         raise WorkbookError(

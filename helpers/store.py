@@ -32,7 +32,6 @@ from helpers.redaction import (  # noqa: F401 - what all rooms take from here
 
 PROJECT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = PROJECT / "notebooks"
-SPELT = "backslashreplace"
 A = TypeVar("A", bound=Artifact)
 PROSE = ("reason", "reasons", "warnings", "evidence", "remedy")  # fields of records
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -40,7 +39,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 def home() -> Path:
     """The folder of all runtime output: WORKBOOK_HOME, or artifacts/ beside pyproject.toml."""
-    return Path(os.environ.get("WORKBOOK_HOME") or PROJECT / "artifacts").resolve()
+    return Path(os.environ.get("WORKBOOK_HOME") or PROJECT / "artifacts").expanduser().resolve()
 
 
 def home_id() -> str:
@@ -56,8 +55,9 @@ def cache() -> Path:
 
     WORKBOOK_CACHE, or fine-tuning-workbook in the user's cache folder.
     """
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("WORKBOOK_CACHE") or user / "fine-tuning-workbook").resolve()
+    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    own = Path(os.environ.get("WORKBOOK_CACHE") or user / "fine-tuning-workbook")
+    return own.expanduser().resolve()
 
 
 def headless() -> bool:
@@ -95,7 +95,9 @@ def write_text(path: Path, text: str | Iterable[str]) -> Path:
     try:
         make_folder(path.parent)
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-        with open(descriptor, "w", encoding="utf-8", errors=SPELT, newline="\n") as file:
+        with open(
+            descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n"
+        ) as file:
             file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
@@ -260,10 +262,7 @@ def _clean_prose(value: Any) -> Any:
         return [_clean_prose(entry) for entry in value]
     if not isinstance(value, dict):
         return value
-    cleaned = {}
-    for name, entry in value.items():
-        cleaned[name] = clean(entry) if name in PROSE else _clean_prose(entry)
-    return cleaned
+    return {name: (clean if name in PROSE else _clean_prose)(each) for name, each in value.items()}
 
 
 class Run:

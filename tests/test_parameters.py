@@ -27,6 +27,8 @@ def test_1e_minus_4_is_a_float_and_a_date_is_a_text(resolve):
     [
         ("epochs: abc\n", "p.yaml, line 1: epochs should be float"),
         ("# one\nlerning_rate: 1.0\n", "p.yaml, line 2: unknown parameter 'lerning_rate'"),
+        ("epocs: 1.0\n", "unknown parameter 'epocs'; did you mean 'epochs'?"),
+        (f"epochs: 1{'0' * 400}\n", "epochs should be float"),
         ("seed: 1\nseed: 2\n", "p.yaml, line 2: 'seed' is already set on line 1"),
         ("seed: 1\n? !!seq x\n: 2\n", "p.yaml cannot be read"),
         ("seed: true\n", "seed should be int"),
@@ -88,5 +90,8 @@ def test_a_short_notebook_name_must_be_unmistakable():
     names = list(parameters.NOTEBOOKS)
     assert parameters.select(names, "04,02", "") == ["02_curate", "04_evaluate"]
     assert parameters.select(names, "", "05") == ["05_registry", "06_monitor"]
-    with pytest.raises(WorkbookError, match="names 2 notebooks"):
-        parameters.select(names, "03", "")
+    assert parameters.select(names, "", "") == names
+    assert parameters.select(names, "02, ", "") == ["02_curate"]
+    for only, n in (("03", 2), (",", len(names)), (" ", len(names)), ("02,,04", len(names))):
+        with pytest.raises(WorkbookError, match=f"names {n} notebooks"):
+            parameters.select(names, only, "")

@@ -70,7 +70,7 @@ class Budget:
             if known is not None and known.spent is not None:
                 return key
             others = self._committed - (known.committed if known else 0.0)
-            if others + usd > self.limit_usd + 1e-9:
+            if not others + usd <= self.limit_usd + 1e-9:  # NaN is no price
                 raise WorkbookError(
                     f"{who} may cost {usd:.4f} USD; run {self.run_id} has spent or reserved"
                     f" {others:.4f} of max_cost_usd={self.limit_usd:g}; raise it to"
@@ -131,13 +131,9 @@ class Budget:
                 event = json.loads(line)
             except ValueError:
                 continue  # an empty line, or one that a kill has torn
-            key = event["key"]
-            known = self._expenses.get(key)
-            if "reserved" in event:
-                expense = Expense(**event)
-            else:
-                # what was never reserved (a job of an older workbook) counts all the same
-                reserved = known or Expense(key=key, who="unknown", reserved=0.0)
-                expense = reserved.model_copy(update={"spent": event["spent"]})
-            self._committed += expense.committed - (known.committed if known else 0.0)
-            self._expenses[key] = expense
+            # what was never reserved (a job of an older workbook) counts all the same
+            new = Expense(key=event["key"], who="unknown", reserved=0.0)
+            known = self._expenses.get(new.key, new)
+            expense = Expense(**event) if "reserved" in event else known.model_copy(update=event)
+            self._committed += expense.committed - known.committed
+            self._expenses[new.key] = expense

@@ -111,16 +111,12 @@ class Manifest(Artifact):
     @property
     def limits(self) -> list[str]:
         """How many of the rows were kept, and what the others were rejected for."""
-        came: dict[str, int] = {}
-        stayed: dict[str, int] = {}
-        codes: Counter[str] = Counter()
-        for row in self.funnel:
-            came.setdefault(row.source, row.rows_in)
-            stayed[row.source] = row.rows_out
-            codes.update(row.rejected)
-        if not codes.total():
+        came = {row.source: row.rows_in for row in reversed(self.funnel)}
+        stayed = {row.source: row.rows_out for row in self.funnel}
+        codes = sum((Counter(row.rejected) for row in self.funnel), Counter())
+        if not codes:
             return []
-        losses = ", ".join(f"{code} {n}" for code, n in codes.most_common() if n)
+        losses = ", ".join(f"{code} {n}" for code, n in codes.most_common())
         return [f"{sum(stayed.values()):,} of {sum(came.values()):,} rows kept; {losses}"]
 
 

@@ -110,10 +110,8 @@ class TrainingExample(Record):
     @property
     def answer(self) -> str:
         """The last assistant turn's text, then what it calls ("" when there is none)."""
-        last = self.messages[-1] if self.messages else None
-        if last is None or last.role != "assistant":
-            return ""
-        return with_calls(last.content, last.tool_calls)
+        last = self.messages[len(self.prompt) :]
+        return with_calls(last[0].content, last[0].tool_calls) if last else ""
 
     @property
     def calls(self) -> list[dict[str, Any]]:

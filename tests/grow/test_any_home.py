@@ -21,6 +21,16 @@ def odd_home(request, tmp_path, monkeypatch):
     return store.home()
 
 
+def test_a_tilde_is_the_users_own_folder_where_no_shell_has_spelt_it_out(monkeypatch):
+    monkeypatch.setenv("HOME", "/someone")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("WORKBOOK_HOME", "~/runs")  # as a crontab or a unit passes it on
+    monkeypatch.setenv("WORKBOOK_CACHE", "~/models")
+    assert [str(store.home()), str(store.cache())] == ["/someone/runs", "/someone/models"]
+    monkeypatch.delenv("WORKBOOK_CACHE")
+    assert str(store.cache()) == "/someone/.cache/fine-tuning-workbook"
+
+
 def test_a_registry_keeps_and_finds_a_version_there(odd_home):
     registry_toys.candidate("v1")
     assert [known.id for known in registry.list_versions()] == ["v1"]

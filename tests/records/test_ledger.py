@@ -35,6 +35,8 @@ def test_nothing_is_reserved_beyond_the_limit_and_the_message_says_how_much_is_n
         WorkbookError, match=r"judge may cost 0\.5.*0\.7500.*max_cost_usd=1.*1\.2500"
     ):
         budget.reserve(0.5, "judge")
+    with pytest.raises(WorkbookError, match="may cost nan USD"):
+        budget.reserve(float("nan"), "judge")
     assert budget.reserved == 0.75
 
 
