@@ -26,9 +26,7 @@ def cleaned(document: dict[str, Any]) -> dict[str, Any]:
         clean = {"cell_type": cell["cell_type"], "id": cell.get("id"), "metadata": metadata}
         if cell["cell_type"] == "code":
             clean |= {"execution_count": None, "outputs": []}
-        source = cell["source"]
-        text = source if isinstance(source, str) else "".join(source)
-        clean["source"] = text.splitlines(keepends=True)
+        clean["source"] = "".join(cell["source"]).splitlines(keepends=True)
         if cell.get("attachments"):
             clean["attachments"] = cell["attachments"]
         cells.append(dict(sorted(clean.items())))

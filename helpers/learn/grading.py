@@ -58,9 +58,8 @@ def check_folder(folder: Path) -> list[Result]:
     """
     if not folder.is_dir():
         raise WorkbookError(f"{folder} is no folder; `workbook learner {folder}` writes one")
-    learners = [path for path in sorted(folder.iterdir()) if any(path.glob("[0-9]*.ipynb"))]
-    if any(folder.glob("[0-9]*.ipynb")):
-        learners = [folder]
+    folders = [folder] if any(folder.glob("[0-9]*.ipynb")) else sorted(folder.iterdir())
+    learners = [path for path in folders if any(path.glob("[0-9]*.ipynb"))]
     if not learners:
         raise WorkbookError(f"{folder} holds no notebook of the workbook, nor do its folders")
     results = []
