@@ -255,7 +255,7 @@ def promise_checks(
         checks.append(_promise("format_compliance", "evaluation", floor, served))
     ratings = Counter()
     for numbers in before.values():
-        ratings.update(numbers.get("feedback_mean", {}))
+        ratings.update(numbers["feedback_mean"])
     if ratings.total() >= FEW:
         floor = estimate(ratings).low - WATCHED_BY_NAME["feedback_mean"].matters
         checks.append(_promise("feedback_mean", "predecessor", floor, served))
@@ -389,7 +389,7 @@ def volume_check(served: Served) -> Finding:
 def _usual(weekdays: SeriesGroupBy, first: date, last: date) -> float:
     """The requests that the days from the first to the last usually have."""
     means = weekdays.mean()
-    return float(sum(means[day.weekday()] for day in days_between(first, last)))
+    return sum(means[day.weekday()] for day in days_between(first, last))
 
 
 def _overdispersion(weekdays: SeriesGroupBy) -> float:
@@ -398,7 +398,7 @@ def _overdispersion(weekdays: SeriesGroupBy) -> float:
     several = counts > 1
     squares = (weekdays.var() * counts)[several].sum()
     expected = weekdays.sum()[several].sum()
-    return max(1.0, float(squares / expected)) if expected else 1.0
+    return max(1.0, squares / expected) if expected else 1.0
 
 
 def _exactly(value: float, n: int) -> Estimate:

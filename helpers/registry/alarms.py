@@ -26,7 +26,6 @@ AGAIN = {
     "open": "still open, and nobody has looked",
     "acknowledged": "went away after it was acknowledged, and is back",
 }
-ACTIONS: dict[AlarmState, str] = {"acknowledged": "acknowledge", "resolved": "resolve"}
 
 
 def list_alarms(task: str = "", version: str | None = None, state: str = "") -> list[Alarm]:
@@ -89,7 +88,8 @@ def close_alarm(alarm_id: str, state: AlarmState, because: str) -> Alarm:
             raise WorkbookError(f"alarm {alarm_id} was resolved already: {row['because']}")
         subject = {"task": row["task"], "id": row["version"]}
         evidence = {"alarm": alarm_id, "name": row["name"]}
-        versions.audit(db, subject, ACTIONS[state], because, evidence=evidence)
+        action = state.removesuffix("d")  # acknowledge, resolve
+        versions.audit(db, subject, action, because, evidence=evidence)
         versions.change_alarms(db, {"id": alarm_id}, state, because)
         [row] = rows_of(db, "alarms", id=alarm_id)
     catch_up(registry)

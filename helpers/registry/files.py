@@ -15,7 +15,6 @@ from helpers.records import (
 )
 
 A = TypeVar("A", bound=Artifact)
-TUNED_ANSWERS = "answers/fine_tuned.jsonl"
 
 
 def load_or_reason(run: store.Run, kind: type[A]) -> tuple[A | None, str]:
@@ -38,9 +37,8 @@ def evaluation_of(version_id: str, run: store.Run) -> tuple[Evaluation | None, s
 
 def tuned_answers(run: store.Run) -> dict[str, AnswerRow]:
     """A run's answers of its tuned model about the test rows, by their id."""
-    if not run.has(TUNED_ANSWERS):
-        return {}
-    rows = store.read_jsonl(run.path(TUNED_ANSWERS))
+    path = run.path("answers/fine_tuned.jsonl")
+    rows = store.read_jsonl(path) if path.exists() else []
     return {row["id"]: AnswerRow.model_validate(row) for row in rows}
 
 

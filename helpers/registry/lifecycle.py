@@ -215,9 +215,8 @@ class FineTuneLifecycleManager:
         """The gate's rules for a version, against the version in production now."""
         version = self.get_version(version_id)
         serving = self.get_production_version()
-        sharing.bring(version)
-        if serving is not None:
-            sharing.bring(serving)
+        for each in filter(None, (version, serving)):
+            sharing.bring(each)
         return gate.validate_for_production(
             version, store.Run(version.run_id), serving, target, conditions
         )
