@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import store
-from helpers.records import DatasetPointer, FineTunedModelVersion, TrainedModel, WorkbookError
+from helpers.records import (
+    DatasetPointer,
+    FineTunedModelVersion,
+    RunRecord,
+    TrainedModel,
+    WorkbookError,
+)
 from helpers.run.history import past_runs
 from helpers.run.schedule import SUCCESS, schedules
 
@@ -148,10 +154,7 @@ def garbage(keep: int) -> list[Path]:
     runs = past_runs()
     versions = registry.list_versions()
     home = store.home()
-    last_success = {run.profile: run for run in runs if run.status in SUCCESS}  # oldest first
-    stay = [*runs[max(0, len(runs) - keep) :], *last_success.values()]  # `status` counts from it
-    stay += [run for run in runs if run.status == "running"]
-    newest = {"dev"} | {run.run_id for run in stay}  # and what is done by hand
+    newest = _kept_runs(runs, keep)
     kept = newest | {version.run_id for version in versions}
     going = [home / "runs" / run.run_id for run in runs if run.run_id not in kept]
     going = [folder for folder in going if not folder.is_symlink()]
@@ -173,6 +176,17 @@ def _no_evidence(retired: Sequence[FineTunedModelVersion], kept: Collection[str]
     folders = [store.home() / "runs" / v.run_id for v in retired if v.run_id not in kept]
     paths = [path for folder in folders if _is_folder(folder) for path in sorted(folder.iterdir())]
     return [path for path in paths if path.name != "answers" and path.suffix not in EVIDENCE]
+
+
+def _kept_runs(runs: list[RunRecord], keep: int) -> set[str]:
+    """The newest, what runs, work by hand, and of each profile the newest success.
+
+    (`workbook status` counts from that success.)
+    """
+    stay = runs[max(0, len(runs) - keep) :]
+    stay += [run for run in runs if run.status == "running"]
+    successes = {run.profile: run.run_id for run in runs if run.status in SUCCESS}  # oldest first
+    return {"dev", *successes.values()} | {run.run_id for run in stay}
 
 
 def _named_by_runs(going: Collection[Path]) -> set[str]:

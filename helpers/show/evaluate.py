@@ -88,8 +88,7 @@ def target_table(evaluation: Evaluation) -> show.Table:
 
 def reason_table(evaluation: Evaluation) -> show.Table:
     """The verdict and every sentence it rests on."""
-    caption = f"04's verdict: {evaluation.verdict}"
-    return show.table(evaluation.reasons, caption, {"because": str})
+    return show.table(evaluation.reasons, f"04's verdict: {evaluation.verdict}", {"because": str})
 
 
 def flip_table(
@@ -267,9 +266,7 @@ def confusion(fields: Sequence[Any], show_text: bool) -> show.Figure | show.HTML
         counts = Counter(pairs)
     right = sum(n for (gold, said), n in counts.items() if gold == said)
     title = f"{fields[0].field or 'answer'}: {right} of {counts.total()} right"
-    if len(labels) <= MOST_LABELS:
-        return _matrix(title, counts)
-    return _mistakes(title, counts)
+    return _matrix(title, counts) if len(labels) <= MOST_LABELS else _mistakes(title, counts)
 
 
 def _mistakes(title: str, counts: Counter[tuple[str, str]]) -> show.Table:

@@ -29,9 +29,7 @@ def checks_table(health: Health) -> show.Table:
 
 
 def _meaning(check: Finding) -> str:
-    if check.verdict == "undecided":
-        return TOO_LITTLE
-    return MEANING[check.severity]
+    return TOO_LITTLE if check.verdict == "undecided" else MEANING[check.severity]
 
 
 def causes_table(health: Health) -> show.Table:

@@ -88,9 +88,8 @@ def _moment(entry: Mapping[str, Any]) -> datetime:
 
 def history_timeline(history: Audit) -> show.Figure:
     """A line per version: a dot for every status that it took on, in the order of all changes."""
-    changes = [e for e in history if e["to_status"] and e["to_status"] != e["from_status"]]
-    versions = list(dict.fromkeys(entry["version"] for entry in changes))[-MOST_VERSIONS:]
-    changes = [entry for entry in changes if entry["version"] in versions]
+    changes = _changes(history)
+    versions = {entry["version"] for entry in changes}
     figure, axis = show.subplots(figsize=(9, 2.2 + 0.4 * len(versions)))
     for version in sorted(versions):
         steps = [x for x, entry in enumerate(changes) if entry["version"] == version]
@@ -105,3 +104,10 @@ def history_timeline(history: Audit) -> show.Figure:
     axis.margins(y=0.4)
     figure.legend(loc="outside lower center", ncols=len(COLOURS))
     return show.finished(figure)
+
+
+def _changes(history: Audit) -> list[Mapping[str, Any]]:
+    """The changes of status, of the newest versions alone."""
+    changes = [e for e in history if e["to_status"] and e["to_status"] != e["from_status"]]
+    versions = list(dict.fromkeys(entry["version"] for entry in changes))[-MOST_VERSIONS:]
+    return [entry for entry in changes if entry["version"] in versions]
