@@ -199,10 +199,8 @@ class Ray(Local):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         self.is_ours = not address and not ray.is_initialized()
-        options: dict[str, Any] = {}
-        if not address:
-            options = {"include_dashboard": False, "log_to_driver": False}
-            options["object_store_memory"] = RAY_STORE
+        ours = {"include_dashboard": False, "log_to_driver": False}
+        options = {} if address else ours | {"object_store_memory": RAY_STORE}
         try:
             ray.init(address or None, ignore_reinit_error=True, logging_level="error", **options)
         except Exception as error:  # it raises bare ones

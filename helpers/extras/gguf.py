@@ -60,8 +60,7 @@ def write_gguf(path: Path, network: Any, tokenizer: Any, kind: str, name: str) -
         "tokenizer.chat_template": tokenizer.chat_template,
         "llama.rope.freq_base": config.rope_parameters["rope_theta"],
     }
-    for key, attribute in SIZES.items():
-        values[key] = getattr(config, attribute)
+    values |= {key: getattr(config, attribute) for key, attribute in SIZES.items()}
     writer = gguf.GGUFWriter(path, "llama")
     for key, field in known.fields.items():
         if not key.startswith("GGUF.") and key not in OF_THE_WHEEL:
@@ -108,10 +107,11 @@ def read_back(path: Path) -> dict[str, Any]:
     import gguf
 
     reader = gguf.GGUFReader(path)
-    contents: dict[str, Any] = {key: reader.get_field(key).contents() for key in SHOWN}
     template = reader.get_field("tokenizer.chat_template").contents()
-    contents["tokens"] = len(reader.get_field("tokenizer.ggml.tokens").data)
-    contents["tensors"] = len(reader.tensors)
-    contents["chat_template"] = f"{len(template)} characters"
-    contents["MB"] = round(path.stat().st_size / 1e6, 1)
-    return contents
+    return {
+        **{key: reader.get_field(key).contents() for key in SHOWN},
+        "tokens": len(reader.get_field("tokenizer.ggml.tokens").data),
+        "tensors": len(reader.tensors),
+        "chat_template": f"{len(template)} characters",
+        "MB": round(path.stat().st_size / 1e6, 1),
+    }

@@ -42,7 +42,10 @@ def mirror(versions: Sequence[FineTunedModelVersion]) -> list[str]:
     changes = []
     try:
         client = MlflowClient(uri, uri)
-        experiment = _experiment(client, uri)
+        known = client.get_experiment_by_name(EXPERIMENT)
+        # without a server the files would go to the caller's folder
+        files = None if uri.startswith("http") else (store.home() / "mlflow").as_uri()
+        experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT, files)
         for task in sorted({version.task for version in measured}):
             of_task = [version for version in measured if version.task == task]
             changes += _mirror_task(client, experiment, task, of_task)
@@ -51,27 +54,16 @@ def mirror(versions: Sequence[FineTunedModelVersion]) -> list[str]:
     return changes
 
 
-def _experiment(client: Any, uri: str) -> str:
-    """The id of the workbook's experiment, made when it is new."""
-    known = client.get_experiment_by_name(EXPERIMENT)
-    if known:
-        return known.experiment_id
-    # Without a server the files would go to the caller's folder.
-    files = None if uri.startswith("http") else (store.home() / "mlflow").as_uri()
-    return client.create_experiment(EXPERIMENT, files)
-
-
 def _mirror_task(
     client: Any, experiment: str, task: str, versions: Sequence[FineTunedModelVersion]
 ) -> list[str]:
     """Add one task's missing versions and move its alias; what was changed."""
     name = task.replace("/", ".")  # MLflow forbids slashes
     changes = []
-    numbers = {}
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    for there in client.search_model_versions(f"name = '{name}'"):
-        numbers[there.tags.get("workbook_version")] = there.version
+    there = client.search_model_versions(f"name = '{name}'")
+    numbers = {each.tags.get("workbook_version"): each.version for each in there}
     for version in reversed(versions):  # oldest first, as MLflow numbers them
         if version.id not in numbers:
             numbers[version.id] = _add_version(client, experiment, name, version)

@@ -324,7 +324,7 @@ class Gateway:
         found = await asyncio.to_thread(self.log.find, said.request_id, list(self.lanes))
         if found is None:
             raise ApiError(404, "No such request was answered here.", "unknown_request")
-        task, row = found
+        task, version = found
         late = LateFeedback(
             request_id=said.request_id,
             at=store.now(),
@@ -336,8 +336,8 @@ class Gateway:
         )
         self.log.write(task, late)
         kind = said.thumb or ("score" if said.score is not None else "text")
-        self.metrics.feedback.labels(task, row.version, kind).inc()
-        return JSONResponse({"request_id": said.request_id, "version": row.version, "kept": True})
+        self.metrics.feedback.labels(task, version, kind).inc()
+        return JSONResponse({"request_id": said.request_id, "version": version, "kept": True})
 
     async def _models(self, request: Request) -> Response:
         models_here: dict[str, Any] = {}

@@ -90,14 +90,12 @@ class Lane:
         generation = serving.route.generation
         if self._has_just_failed(generation):
             return
-        ready = None
-        if serving.version is not None:
-            try:
-                ready = await self._load(serving.version)
-            except WorkbookError as error:  # the old one serves on
-                self._failed_at[generation] = time.monotonic()
-                await self._complain(serving, error)
-                return
+        try:
+            ready = await self._load(serving.version) if serving.version else None
+        except WorkbookError as error:  # the old one serves on
+            self._failed_at[generation] = time.monotonic()
+            await self._complain(serving, error)
+            return
         self.current = ready
         self.generation = generation
         self.problem = ""

@@ -51,7 +51,7 @@ class LiveLog:
         self._keep_days = keep_days
         self._folder = folder_of("")
         self._lines: queue.SimpleQueue[tuple[str, Line] | None] = queue.SimpleQueue()
-        self._recent: OrderedDict[str, tuple[str, LiveRow]] = OrderedDict()
+        self._recent: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._closing = threading.Event()
         self.problem = ""  # why nothing can be written at present
         self._thread = threading.Thread(target=self._work, name="live-log", daemon=True)
@@ -60,7 +60,7 @@ class LiveLog:
     def write(self, task: str, line: Line) -> None:
         """Have a line written; returns at once."""
         if isinstance(line, LiveRow):
-            self._recent[line.request_id] = (task, line)
+            self._recent[line.request_id] = (task, line.version)
             if len(self._recent) > REMEMBERED:
                 self._recent.popitem(last=False)
         self._lines.put((task, line))
@@ -71,8 +71,8 @@ class LiveLog:
         self._lines.put(None)
         self._thread.join()
 
-    def find(self, request_id: str, tasks: Iterable[str]) -> tuple[str, LiveRow] | None:
-        """(task, row) of an answered request; None where nobody logged it."""
+    def find(self, request_id: str, tasks: Iterable[str]) -> tuple[str, str] | None:
+        """(task, version) of an answered request; None where nobody logged it."""
         recent = self._recent.get(request_id)
         day = ID.fullmatch(request_id)
         if recent is not None or day is None:
@@ -85,7 +85,7 @@ class LiveLog:
                     rows = read_live_lines(line for line in lines if key in line).rows
                 for row in rows:
                     if row.request_id == request_id:  # a shadow names it, too
-                        return task, row
+                        return task, row.version
         return None
 
     def warm_up(self, tasks: Iterable[str]) -> None:

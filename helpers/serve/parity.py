@@ -6,6 +6,7 @@ cut off; what remains is other weights, or the same ones in another precision.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Sequence
@@ -48,11 +49,8 @@ def check_parity(
             f"{version_id} lives at its provider, which evaluation asked as well: there is nothing"
             " to compare"
         )
-    loaded = load(served)
-    try:
+    with contextlib.closing(load(served)) as loaded:
         parity = compare(served, examples, loaded, say)
-    finally:
-        loaded.close()
     store.Run(version.run_id).save(parity)
     return parity
 

@@ -39,8 +39,8 @@ class Settings(Record):
 
     def text_of(self, task: str) -> LogText:
         """How much of a task's text its log holds; a shipped task may be named without demo/."""
-        said = self.log_text_of.get(task, self.log_text)
-        return self.log_text_of.get(task.removeprefix("demo/"), said)
+        said = self.log_text_of.get(task.removeprefix("demo/"), self.log_text)
+        return self.log_text_of.get(task, said)
 
     @property
     def allowed_hosts(self) -> list[str]:

@@ -91,8 +91,8 @@ def test_a_correction_is_what_02_asks_a_person_about(served):
         body = {"request_id": request_id, "correction": correction}
         client.post(f"{address}/v1/feedback", json=body)
     task = load_task(str(task_folder()))
-    until(lambda: [q.correction for q in live_corrections(task)] == ["=Because."])
-    [only] = live_corrections(task)
+    until(lambda: [q.correction for q in live_corrections(task, ())[0]] == ["=Because."])
+    [only], _ = live_corrections(task, ())
     assert (only.example.id, only.example.user_text) == (request_id, "Why?")
     assert only.example.quality == "unverified"
 

@@ -243,6 +243,8 @@ def test_a_fault_of_ours_tells_the_log_nothing_of_the_chat(served, monkeypatch, 
 def test_a_task_s_text_is_logged_as_said_by_either_of_its_names(name):
     settings = Settings(log_text_of={name: "none"}, log_text="masked")
     assert settings.text_of("demo/toy") == "none" and settings.text_of("demo/other") == "masked"
+    both = Settings(log_text_of={"toy": "full", "demo/toy": "none"})
+    assert (both.text_of("toy"), both.text_of("demo/toy")) == ("full", "none")
 
 
 def test_a_unit_starts_the_gateway_with_the_same_arguments(capsys, home):
