@@ -240,10 +240,13 @@ def holds_margins(comparison: Comparison) -> Finding:
     return _unless("margins", lost, evidence)
 
 
-def has_power(n_test: int, comparison: Comparison) -> Finding:
-    """The test part has enough rows, of one group each, to tell a better model from a lucky one."""
+def has_power(n_test: int, comparison: Comparison, rated: int = 0) -> Finding:
+    """The test part has enough rows, of one group each, to tell a better model from a lucky one.
+
+    Of the rows that people or a judge `rated`, too, those of one group are one.
+    """
     gain = comparison.get("accuracy")
-    n = n_test if gain is None else min(n_test, gain.difference.n)
+    n = rated or n_test
     scored = f"{n} test rows" if n == n_test else f"{n} of {n_test} test rows were rated"
     evidence = f"{scored}, at least {FEW_TEST_ROWS} are needed"
     if n < FEW_TEST_ROWS:

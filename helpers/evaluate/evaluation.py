@@ -31,6 +31,7 @@ from helpers.evaluate.compare import (
     has_power,
     holds_margins,
     pair_rows,
+    scores_of,
 )
 from helpers.evaluate.judge import judge_is_consistent, rate_pairs
 from helpers.evaluate.ladder import way_of_today
@@ -86,7 +87,8 @@ def load_models(model: TrainedModel) -> tuple[Model, Model]:
     base = models.load_model(base_spec(model))
     if model.provider == "api":
         return base, models.load_model(model.model_id, base_url=model.base_url)
-    return base, models.load_model(model.base_model, adapter=store.home() / str(model.adapter))
+    adapter = store.home() / str(model.adapter)
+    return base, models.load_model(model.base_model, adapter=adapter)
 
 
 def base_spec(model: TrainedModel) -> str:
@@ -128,16 +130,11 @@ def evaluate_fine_tuned_model(
     for name in opponents:
         against[name] = compare_results(*pairs[name], task, min_gain, attempt.alpha)
     ours, theirs = pairs[best_rung]
+    rated = len(set(scores_of(pair_rows(ours, theirs), "accuracy")[2]))
     *gains, regression = findings_against(task, against, attempt.alpha)
-    judgements = [
-        *gains,
-        regression,
-        holds_margins(against[best_rung]),
-        has_power(len({example.group for example in test_set}), against[best_rung]),
-        fingerprints,
-        dataset_is_checked(version),
-        *judge_is_consistent(ratings),
-    ]
+    power = has_power(len({example.group for example in test_set}), against[best_rung], rated)
+    judgements = [*gains, regression, holds_margins(against[best_rung]), power, fingerprints]
+    judgements += [dataset_is_checked(version), *judge_is_consistent(ratings)]
     targets = check_targets(task, rungs["fine_tuned"].results)
     slices = compare_slices(task, test_set, pair_rows(ours, theirs))
     limits = rows_left_out(task, dataset.examples, "test", len(test_set), "max_test_rows")

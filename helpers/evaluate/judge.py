@@ -102,7 +102,10 @@ def read_ratings(run: store.Run, task: Task) -> Rights:
 
     Another choice than the four is an error.
     """
-    return _majority(by_rater(run, task))
+    votes = defaultdict(list)
+    for key, right in chain(*(ratings.items() for ratings in by_rater(run, task))):
+        votes[key].append(right)
+    return {key: 2 * sum(rights) > len(rights) for key, rights in votes.items()}
 
 
 def by_rater(run: store.Run, task: Task) -> list[Rights]:
@@ -112,13 +115,6 @@ def by_rater(run: store.Run, task: Task) -> list[Rights]:
         for path in sorted(folder.glob("ratings*.csv")):
             raters[path.name] |= _read_ratings(path)
     return list(raters.values())
-
-
-def _majority(raters: Sequence[Rights]) -> Rights:
-    votes = defaultdict(list)
-    for key, right in chain(*(ratings.items() for ratings in raters)):
-        votes[key].append(right)
-    return {key: 2 * sum(rights) > len(rights) for key, rights in votes.items()}
 
 
 def kappa(first: Rights, second: Rights) -> tuple[float | None, int]:
@@ -235,8 +231,7 @@ def rate_rungs(
 
 def _rate(table: Table, examples: Examples, session: Session) -> tuple[Rights, Ratings]:
     """What people say of the pairs, or the judge; what nobody has rated goes to blind.csv."""
-    raters = by_rater(session.run, session.task)
-    by_people = _majority(raters)
+    by_people = read_ratings(session.run, session.task)
     unrated = {_keys(row)[0]: row for row in table if _keys(row)[0] not in by_people}
     if unrated:
         write_ratings(session.run.private / "blind.csv", list(unrated.values()))
@@ -244,7 +239,7 @@ def _rate(table: Table, examples: Examples, session: Session) -> tuple[Rights, R
     if session.task.accuracy_from == "human":
         rated = {key for row in table for key in _keys(row)} & by_people.keys()
         warnings = []
-        first, *others = raters or [{}]
+        first, *others = by_rater(session.run, session.task) or [{}]
         for other in others:
             warnings += _doubts("two people agree", *kappa(first, other))
         return by_people, Ratings(by="human", rated=len(rated), warnings=warnings)

@@ -31,6 +31,7 @@ from helpers.tasks import Task
 
 Rungs = Sequence[RungResult]
 Ways = Sequence[Asking]
+Change = tuple[str, dict[str, Any]]  # of a rung: what to change
 MANY = 100_000  # rows that a tie would take: as many as there are
 STEP = 1.5  # a look has at least this many times the rows of the one before
 NEARLY_ALL = 0.7  # of the rows: then all of them, since a look less is worth more
@@ -143,7 +144,7 @@ def _searchable(ways: Ways, session: Session) -> dict[str, Asking]:
     return {way.rung: way for way in ways if way.rung in LADDER and not reasons[way.rung]}
 
 
-def _changes(task: Task, ways: dict[str, Asking]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _changes(task: Task, ways: dict[str, Asking]) -> Iterator[Change]:
     """(rung, what to change): wordings of task.yaml first, then examples, then retrieval."""
     if "prompt" in ways:
         for wording in task.wordings:

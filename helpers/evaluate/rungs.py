@@ -81,7 +81,8 @@ def _with_solved(
     found = retrieve(library, [example.user_text for example in solved.values()], k)
     turns = {}
     for (row_id, example), articles in zip(solved.items(), found, strict=True):
-        turns[row_id] = _before_question(tasks.render(task, example, answer=True)[1:], articles)
+        own = tasks.render(task, example, answer=True)[1:]
+        turns[row_id] = _before_question(own, articles)
     longer = []
     for chat, examples in zip(chats, shown, strict=True):
         before = [turn for example in examples for turn in turns[example.id]]

@@ -190,6 +190,21 @@ def test_few_rated_rows_are_few_test_rows(tmp_path, run):
     assert power.evidence in found.reasons
 
 
+def test_rated_rows_of_one_chat_are_one(tmp_path, run):
+    """36 rated rows of 12 chats were enough to tell a better model from a lucky one."""
+    task = human_task(tmp_path)
+    rows = toy_rows(120, group=lambda i: f"chat {i // 3}")
+    tuned, base = constant("good", "tuned"), constant("poor", "base")
+    measure_04(task, run, tuned, base, rows)
+    blind = list(csv.DictReader((run.private / "blind.csv").read_text().splitlines()))
+    ids = {example.id for example in rows[:36]}
+    choices = rated([row for row in blind if row["id"] in ids], lambda row: "A")
+    evaluate.write_ratings(run.private / "ratings.csv", choices)
+    found = measure_04(task, run, tuned, base, rows)
+    power = next(finding for finding in found.findings if finding.name == "power")
+    assert power.verdict == "undecided" and "12 of 40" in power.evidence
+
+
 def test_ratings_are_read_as_spreadsheets_save_them(tmp_path, run):
     path = run.path("ratings.csv")
     row = "r1;Grüße, wohin?;x;y;a;b;Both\n"
