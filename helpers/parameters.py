@@ -422,8 +422,8 @@ def _as_type(default: Any, value: Any, what: str) -> Any:
         raise WorkbookError(
             f"{what} should be {expected.__name__}, for example {default!r}; got {value!r}"
         )
-    if expected is float and math.isnan(value):
-        raise WorkbookError(f"{what} is not a number")
+    if expected is float and not math.isfinite(value):
+        raise WorkbookError(f"{what} is no finite number")
     if expected is int and abs(value) >= 2**63:
         raise WorkbookError(f"{what} is larger than any number of this kind may be")
     if expected is list and default:

@@ -75,6 +75,7 @@ REFUSED = [
     "run smoke -p seed=[1",
     "run smoke -p seed=99999999999999999999",
     "run smoke -p max_cost_usd=.nan",
+    "run smoke --max-cost-usd inf",
     "rate ../x",
     "export nope --form merged",
     "schedule",
