@@ -116,10 +116,8 @@ _SCORES = {
 }
 WORDS = {word: score for words, score in _SCORES.items() for word in words.split()}
 # what programs write into empty cells
-NOTHING = (
-    *("", "none", "null", "nan", "n/a", "na", "-", "<na>", "nat", "\\n"),
-    *("#n/a", "#ref!", "#value!", "#div/0!", "#name?"),
-)
+_NOTHING = "none null nan n/a na - <na> nat \\n #n/a #ref! #value! #div/0! #name?"
+NOTHING = frozenset(("", *_NOTHING.split()))
 # skin tones, variation selectors and the joiner: the same thumb in another colour
 _SHADES = re.compile("[\U0001f3fb-\U0001f3ff\ufe0e\ufe0f\u200d]")
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)?")
@@ -183,7 +181,7 @@ def judge_scale(
     column without any 5 is stars of five: what is bad from its first day is told, not asked about.
     """
     rated = {token: n for token, n in counts.items() if not is_nothing(token[1])}
-    words = _mapped_words(setting)
+    words, ranges = _meant_by(setting)
     scores = {}
     values = {}
     numbers = Counter()
@@ -197,7 +195,7 @@ def judge_scale(
             numbers[values[token]] += n
     names = ["words"] if scores else []
     if numbers:
-        ranges = _configured(setting) or _ranges_of(numbers, bool(scores), asks)
+        ranges = ranges or _ranges_of(numbers, bool(scores), asks)
         if len(ranges) > 1:
             shown = ", ".join(f"{value:g} ({n} times)" for value, n in numbers.most_common(4))
             raise TwoReadings(
@@ -222,13 +220,6 @@ def _said(token: Token, text: str, words: Mapping[str, float]) -> float | None:
         return words[text]
     fraction = _fraction(text)
     return None if fraction is None else 1 + 4 * fraction
-
-
-def _mapped_words(setting: Any) -> dict[str, float]:
-    """columns.feedback where it maps values: value -> 1 to 5."""
-    if not isinstance(setting, Mapping):
-        return {}
-    return {_plain(word): _number_of(score, f"{word}: ", 1, 5) for word, score in setting.items()}
 
 
 def _number_of(
@@ -288,13 +279,15 @@ STARS = _Range("stars", 1, 5)
 HUNDRED = _Range("percent", 0, 100)
 
 
-def _configured(setting: Any) -> list[_Range]:
-    """The range that task.yaml says; [] where it says none."""
-    if setting is None or isinstance(setting, Mapping):
-        return []
+def _meant_by(setting: Any) -> tuple[dict[str, float], list[_Range]]:
+    """(value -> 1 to 5, the range) that columns.feedback says: one of them, or none."""
+    if setting is None:
+        return {}, []
+    if isinstance(setting, Mapping):
+        return {_plain(each): _number_of(n, f"{each}: ", 1, 5) for each, n in setting.items()}, []
     are_two = isinstance(setting, list | tuple) and len(setting) == 2 and setting[0] != setting[1]
     worst, best = map(_number_of, setting if are_two else [None])
-    return [_Range(f"{worst:g} to {best:g}, as task.yaml says", worst, best)]
+    return {}, [_Range(f"{worst:g} to {best:g}, as task.yaml says", worst, best)]
 
 
 def _ranges_of(numbers: Counter[float], has_words: bool, asks: bool) -> list[_Range]:
@@ -309,15 +302,13 @@ def _ranges_of(numbers: Counter[float], has_words: bool, asks: bool) -> list[_Ra
     whole = _Range(f"{low:g} to {high:g}", low, high)
     if low < 0:
         return [whole, HUNDRED]
-    ranges = {  # by the highest number that is one of them
-        5.0: [_Range("0 to 5", 0, 5), STARS],
-        9.99: [from_one, _Range("1 to 10", 1, 10)],
-        10.0: [_Range(f"{min(1, low):g} to 10", min(1, low), 10)],
-        50.0: [whole, HUNDRED],
-        100.0: [HUNDRED],
-    }
-    fitting = [each for most, each in ranges.items() if high <= most]
-    return fitting[0] if fitting else [whole, HUNDRED]
+    if high <= 5:
+        return [_Range("0 to 5", 0, 5), STARS]
+    if high < 10:
+        return [from_one, _Range("1 to 10", 1, 10)]
+    if high == 10:
+        return [_Range(f"{min(1, low):g} to 10", min(1, low), 10)]
+    return [HUNDRED] if 50 < high <= 100 else [whole, HUNDRED]
 
 
 def _are_stars(numbers: Counter[float]) -> bool:

@@ -23,6 +23,7 @@ from helpers.tasks.turns import (
     as_turns,
     is_chat,
     messages_of,
+    turns_in,
     with_thought,
 )
 from helpers.tasks.values import DecimalMark, as_text, as_typed, cell, spelled, value_at
@@ -95,10 +96,9 @@ def _form_of_row(task: Task, row: Row) -> str:
     if isinstance(row.get("messages"), list) and "messages" not in task.columns:
         return "chat"
     for name, form in FORMS.items():
-        if any(row.keys() >= {*columns.split()} for columns in form.known_by):
-            is_other = name == "kto" and str(row["label"]).casefold() not in ("true", "false")
-            if not is_other:
-                return name
+        is_known = any(row.keys() >= {*columns.split()} for columns in form.known_by)
+        if is_known and (name != "kto" or str(row["label"]).casefold() in ("true", "false")):
+            return name
     return "columns"
 
 
@@ -145,9 +145,8 @@ def preference_of(how: HowRead, raw: Row) -> Preference | None:
             raise RowError(f"label is neither good nor bad ({shown}); write true or false")
         label = None if score is None else score > 3
     if how.format == "preference" and raw.get("rejected"):
-        rejected = messages_of(
-            as_turns(raw["rejected"], "assistant", how.changes)[-1:], "rejected", how.changes
-        )
+        worse = as_turns(raw["rejected"], "assistant", how.changes)
+        rejected = messages_of(worse[-1:], "rejected", how.changes)
     return Preference(label=label, rejected=rejected) if (label, rejected) != (None, None) else None
 
 
@@ -185,11 +184,18 @@ def _pair_turns(column: str, how: HowRead, raw: Row) -> list[Any]:
 
 
 def _alpaca_turns(how: HowRead, raw: Row) -> list[Any]:
-    turns = []
-    history = raw.get("history")
-    for pair in history if isinstance(history, list) else []:
-        if isinstance(pair, list | tuple) and len(pair) == 2:
-            turns += _joined(how, pair[0], pair[1], "history")
+    history = [] if is_nothing(raw.get("history")) else raw["history"]
+    if isinstance(history, str):  # a table's cell
+        history = spelled(history)
+    turns = turns_in(history, "user", how.changes)
+    pairs = history if isinstance(history, list) else [history]
+    for pair in pairs if not turns else ():
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise RowError(
+                "`history` is neither a chat nor pairs of a question and its answer; rename it"
+                " where it is an ordinary column"
+            )
+        turns += _joined(how, *pair, "history")
     texts = (as_text(raw.get(name)) for name in ("instruction", "input", "context"))
     question = "\n\n".join(filter(None, texts))
     answer = raw.get("response") if raw.get("output") is None else raw["output"]  # 0 is one too
@@ -253,10 +259,10 @@ def _joined(how: HowRead, question: Any, answer: Any, place: str) -> list[Any]:
     if own and isinstance(answer, str | dict):  # an object with such fields, and no turn
         answer = [{"role": "assistant", "content": as_text(answer)}]
     answers = as_turns(answer, "assistant", how.changes)
-    shown = [(turn.get("role", turn.get("from")), turn.get("content")) for turn in turns + answers]
-    is_whole = (
-        len(answers) > len(turns) and shown[len(turns) :][: len(turns)] == shown[: len(turns)]
-    )
+    n = len(turns)
+    firsts = turns + answers[:n]
+    shown = [(turn.get("role", turn.get("from")), turn.get("content")) for turn in firsts]
+    is_whole = len(answers) > n and shown[:n] == shown[n:]
     return answers if is_whole else turns + answers
 
 

@@ -13,7 +13,7 @@ from helpers.records import WorkbookError
 from helpers.tasks.parts import visible
 from helpers.tasks.task import Json
 from helpers.tasks.turns import THOUGHT
-from helpers.tasks.values import as_typed, spelled
+from helpers.tasks.values import TYPES, as_typed, spelled
 
 FEW = 30  # labels; more of them have to repeat more often
 REPEATED = 3  # rows of a label, on average; fewer are free text
@@ -33,14 +33,6 @@ _LOOKALIKES = str.maketrans("авекмнорстухіјѕοα", "abekmhopctyxi
 _LATIN = re.compile("[a-z]")
 _JOINT = re.compile(r"(?<=[^\W\d_])[-_]+(?=[^\W\d_])")  # between letters: -1 is not 1
 _PARTS = re.compile(r"\s*[,;|]\s*")  # between several labels of one text
-JSON_TYPES = {
-    "str": "string",
-    "int": "integer",
-    "float": "number",
-    "bool": "boolean",
-    "NoneType": "null",
-    "list": "array",
-}
 
 
 def infer_output(answers: Sequence[Any], labels: Collection[str] = ()) -> Json:
@@ -86,7 +78,8 @@ def instructions_for(output: Json) -> tuple[str, str]:
 def _property_of(values: Sequence[Any], is_label: bool) -> Json:
     if all(isinstance(value, str) for value in values) and (is_label or are_labels(values)):
         return {"enum": sorted(set(values))}
-    types = sorted({JSON_TYPES.get(type(value).__name__, "object") for value in values})
+    names = {str: "string", type(None): "null"} | {kind: name for name, kind in TYPES.items()}
+    types = sorted({names.get(type(value), "object") for value in values})
     if types == ["integer", "number"]:
         types = ["number"]
     return {"type": types[0] if len(types) == 1 else types}
@@ -96,9 +89,7 @@ def are_labels(answers: Iterable[Any]) -> bool:
     """Few short values that repeat, however many they are: an enumeration, not free text."""
     counts = Counter(map(str, answers))
     least = REPEATED if len(counts) <= FEW else REPEATED_OFTEN
-    if not counts or sum(counts.values()) < least * len(counts):
-        return False
-    if max(map(len, counts)) > LONG:
+    if not counts or counts.total() < least * len(counts) or max(map(len, counts)) > LONG:
         return False
     return len(counts) <= MANY_NUMBERS or not are_numbers(counts)
 

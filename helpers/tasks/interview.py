@@ -175,15 +175,12 @@ def find_columns(data: Path, draft: Task, rows: Sequence[Row], interview: Interv
 
     {} for rows of a known form (chats, Alpaca, …), which need none.
     """
-    if (
-        not {"columns.input", "columns.output"} & interview.given.keys()
-        and format_of(draft, rows) != "columns"
-    ):
+    is_mapped = {"columns.input", "columns.output"} & interview.given.keys()
+    if not is_mapped and format_of(draft, rows) != "columns":
         return {}
     names = [*dict.fromkeys(name for row in rows for name in row if UNNAMED not in name)]
     there = f"it has {', '.join(names)}"
-    if "messages" in names:
-        there += "; messages is no list of turns"
+    there += "; messages is no list of turns" * ("messages" in names)
     usual_input, usual_output = _by_name(names, rows, interview)
     known = partial(_known, data, rows, there)
     text = f"What does the model get; {there}: which column (several: a,b)"
@@ -216,19 +213,20 @@ def _known(data: Path, rows: Sequence[Row], there: str, reply: str) -> list[str]
 
 def _by_name(names: Sequence[str], rows: Sequence[Row], interview: Interview) -> tuple[str, str]:
     """The columns of input and output: given, by their names, or as the other one of two."""
-    lower = [name.lower() for name in names]
-    columns = {low: name for low, name in zip(lower, names, strict=True) if lower.count(low) == 1}
+    lower = Counter(map(str.lower, names))
+    columns = {name.lower(): name for name in names if lower[name.lower()] == 1}
     # what an annotator thinks of the label, as Prodigy has it
     if {str(row.get("answer")) for row in rows} <= {"accept", "reject", "ignore"}:
         columns.pop("answer", None)
-    guesses = []
-    for key, known in (("columns.input", INPUTS), ("columns.output", OUTPUTS)):
-        by_name = (columns[name] for name in known.split() if name in columns)
-        guesses.append(interview.given.get(key) or next(by_name, ""))
-    others = [name for name in names if name not in guesses]
-    if len(names) == 2 and len(others) == 1:
-        guesses = [name or others[0] for name in guesses]
-    return guesses[0], guesses[1]
+    inputs = (columns[name] for name in INPUTS.split() if name in columns)
+    outputs = (columns[name] for name in OUTPUTS.split() if name in columns)
+    asked = interview.given.get("columns.input") or next(inputs, "")
+    answer = interview.given.get("columns.output") or next(outputs, "")
+    others = {*names} - {asked, answer}
+    if (len(names), len(others)) == (2, 1):
+        (other,) = others
+        return asked or other, answer or other
+    return asked, answer
 
 
 def _longest(names: Sequence[str], rows: Sequence[Row], answer: str) -> str:

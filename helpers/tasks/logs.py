@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -25,17 +27,18 @@ from helpers.tasks.survey import DISTINCT, column_counts
 from helpers.tasks.task import Task
 from helpers.tasks.textfiles import Row
 from helpers.tasks.turns import as_turns
-from helpers.tasks.values import as_text, cell
+from helpers.tasks.values import as_text, cell, value_at
 
 JUDGED = 20_000  # lines by which it is judged what a repeated request_id means
 SAID = ("feedback_score", "thumb", "correction", "comment")  # what late feedback may say
 LATE = {"request_id", "created_at", "at", "caller", *SAID}  # a line of these alone is late feedback
-DONE = (  # a cut answer is one: its format says what it is worth
-    *(*GOOD_STATUS, "completed", "complete", "done", "finished", "succeeded", "true", "none", ""),
-    *("stop", "stop_sequence", "end_turn", "eos", "eos_token", "tool_calls", "function_call"),
-    *("length", "max_tokens"),
+_DONE = (  # a cut answer is one: its format says what it is worth
+    "completed complete done finished succeeded true none stop stop_sequence end_turn eos eos_token"
+    " tool_calls function_call length max_tokens"
 )
+DONE = {"", *GOOD_STATUS, *_DONE.split()}
 CHUNK = 2**20
+TINY = 1e-9  # of what has to be more than 0
 LINES = FileForm(note="JSON Lines")
 # what lines of one request_id are: a later line replaces (once), one trace of many requests, or the
 # pieces of one answer
@@ -69,8 +72,8 @@ class LogReader:
         sample = list(_parsed(files))
         self._how = HowRead(task, task.folder)
         self.repeats: Repeats = _repeats_of(task, sample)
-        where = str(files[0].parent if len(files) > 1 else files[0]) if files else ""
-        column = str(task.columns.get("feedback_score", "feedback_score"))
+        where = os.path.commonpath(files) if files else ""
+        column = "".join(columns_of(task, "feedback_score"))
         counts = _values_of(files, column)
         setting = task.columns.get("feedback")
         ours = any(store.home() / "live" in path.parents for path in files)
@@ -80,12 +83,9 @@ class LogReader:
         self._thumbs = judge_scale(_values_of(files, "thumb"), setting, "thumb", where)
         are_stars = all(score == value for (_, value), score in self.scale.scores.items())
         self._is_own = are_stars and not (task.columns or task.slices or self.repeats != "once")
-        self._order = day_order(
-            (cell(task, raw, "created_at") for raw in sample),
-            task.columns.get("dates"),
-            str(task.columns.get("created_at", "created_at")),
-            where,
-        )
+        at = "".join(columns_of(task, "created_at"))
+        times = (value_at(raw, at) for raw in sample)
+        self._order = day_order(times, task.columns.get("dates"), at, where)
 
     def fields(self, line: bytes) -> Fields | LateFeedback | None:
         """A line as `__call__` reads it, a row as its fields; one of our own form in less time."""
@@ -139,10 +139,6 @@ class LogReader:
         messages = self._either("messages", columns, question, raw, status)
         if not isinstance(messages, list):
             messages = as_turns(messages, "user", Counter())
-        latency = raw.get("latency_ms")
-        is_latency = isinstance(latency, int | float) and latency > 0
-        confidence = raw.get("confidence")
-        is_share = isinstance(confidence, int | float) and 0 <= confidence <= 1
         return raw | {
             "request_id": request_id,
             "created_at": moment.astimezone(UTC),
@@ -155,8 +151,8 @@ class LogReader:
                 for name in self._task.slices
                 if (value := cell(self._task, raw, name)) is not None
             },
-            "latency_ms": latency if is_latency else None,
-            "confidence": confidence if is_share else None,
+            "latency_ms": _within(raw.get("latency_ms"), TINY, math.inf),
+            "confidence": _within(raw.get("confidence"), 0, 1),
             "feedback_score": self._score(raw),
         }
 
@@ -199,6 +195,10 @@ def read_log(
                     yield LiveRow.model_validate(entry)
                 elif line.strip():
                     yield entry
+
+
+def _within(value: Any, low: float, high: float) -> float | None:
+    return value if isinstance(value, int | float) and low <= value <= high else None
 
 
 def _is_late(raw: Row) -> bool:

@@ -116,11 +116,12 @@ def _refuse_places(folder: Path, sources: Sequence[Path]) -> None:
 
 def _move(place: Path, folder: Path) -> None:
     """The finished files to where they belong: by one rename, or task.yaml as the last of them."""
-    if not folder.exists():
+    if folder.exists():
+        task = "task.yaml"
+        shutil.copytree(place, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(task))
+        (place / task).replace(folder / task)
+    else:
         place.rename(folder)
-        return
-    shutil.copytree(place, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("task.yaml"))
-    (place / "task.yaml").replace(folder / "task.yaml")
 
 
 def _infer_task(
@@ -136,23 +137,28 @@ def _infer_task(
     if not rows:
         raise WorkbookError(f"{data} ({form.description}) holds no rows")
     content = _inferred(place, data, rows, interview)
-    _refuse_left_over(content, interview)
+    for key in interview.given:
+        if key == "measure" or key.startswith(KIND):
+            asked = as_text(content.get("columns", {}).get("output", "none"))
+            raise WorkbookError(
+                f"--set {key}: these rows leave no such thing open; {KIND}COLUMN (labels, text,"
+                f" number) is of a column of answers ({asked}), and measure ({', '.join(MEASURES)},"
+                " judge, human) of answers that are texts"
+            )
     interview.settle(POLICY)
 
-    def load() -> LoadedRows:
-        return load_examples(_written(place, folder.name, content, interview.settings), path=data)
+    def task() -> Task:
+        return _written(place, folder.name, content, interview.settings)
 
     lines = [f"{folder}: {len(rows)} rows of {data.name} ({form.description})"]
     try:
-        loaded = interview.read(load)
+        loaded = interview.read(lambda: load_examples(task(), path=data))
         if interview.settle(of_columns(loaded, interview)):
-            loaded = interview.read(load)
-        task = _written(place, folder.name, content, interview.settings)
-        lines += _described(task, loaded)
+            loaded = interview.read(lambda: load_examples(task(), path=data))
+        lines += _described(task(), loaded)
         if logs is not None:
-            how = interview.read(lambda: survey(load_task(str(place)), logs, "production")[1])
-            if how.scale.rows:
-                lines.append(f"production: feedback: {how.scale.description}")
+            how = interview.read(lambda: survey(task(), logs, "production")[1])
+            lines.append(f"production: feedback: {how.scale.description}")
     except TwoReadings as question:
         lines.append(
             f"To decide in task.yaml before it runs, or with --set {question.key}=…: {question}"
@@ -205,14 +211,11 @@ def _oddities(name: str, answers: Sequence[Json]) -> Iterator[str]:
 def _content(output: Json, instructions: str = "") -> Json:
     """What an output says of task.yaml."""
     full, short = instructions_for(output)
+    texts = {"full": instructions or full, "short": instructions or short}
     targets = {"accuracy": 0.8}
     if "schema" in output:
         targets["format_compliance"] = 0.95
-    return {
-        "instructions": {"full": instructions or full, "short": instructions or short},
-        "output": output,
-        "targets": targets,
-    }
+    return {"instructions": texts, "output": output, "targets": targets}
 
 
 def _measure(answers: Sequence[Any], interview: Interview) -> dict[str, str]:
@@ -257,23 +260,16 @@ def _answers_of_columns(
     if kinds == {outputs[0]: "text"}:
         return texts, []
     columns["output"] = property_names(outputs)
-    labels = []
-    values = {}
-    for name, column in columns["output"].items():
-        values[name] = of_kind(kinds[column], column, cells[column], interview)
-        if kinds[column] == "labels":
-            labels.append(name)
-    return _objects(values), labels
+    properties = columns["output"].items()
+    values = {name: of_kind(kinds[c], c, cells[c], interview) for name, c in properties}
+    return _objects(values), [name for name, c in properties if kinds[c] == "labels"]
 
 
 def _objects(cells: dict[str, list[Any]]) -> list[Json]:
     """A row's cells as one object; those that are all empty are left out."""
-    rows = []
-    for values in zip(*cells.values(), strict=True):
-        row = {name: value for name, value in zip(cells, values, strict=True) if is_there(value)}
-        if row:
-            rows.append(row)
-    return rows
+    rows = [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
+    filled = ({name: value for name, value in row.items() if is_there(value)} for row in rows)
+    return [*filter(None, filled)]
 
 
 def _draft(place: Path, interview: Interview) -> Task:
@@ -336,23 +332,10 @@ def _noted(examples: Sequence[TrainingExample]) -> list[str]:
 
 
 def _shown(task: Task, example: TrainingExample) -> str:
-    lines = []
-    for message in render(task, example, answer=True):
-        text = " ".join(with_calls(message.content, message.tool_calls).split())
-        lines.append(f"  {message.role}: {text[:160]}")
-    return "\n".join(lines)
-
-
-def _refuse_left_over(content: Json, interview: Interview) -> None:
-    """WorkbookError for an answer to a question that nobody had."""
-    for key in interview.given:
-        if key == "measure" or key.startswith(KIND):
-            asked = as_text(content.get("columns", {}).get("output", "none"))
-            raise WorkbookError(
-                f"--set {key}: these rows leave no such thing open; {KIND}COLUMN (labels, text,"
-                f" number) is of a column of answers ({asked}), and measure ({', '.join(MEASURES)},"
-                " judge, human) of answers that are texts"
-            )
+    turns = render(task, example, answer=True)
+    texts = [" ".join(with_calls(turn.content, turn.tool_calls).split()) for turn in turns]
+    lines = zip(turns, texts, strict=True)
+    return "\n".join(f"  {turn.role}: {text[:160]}" for turn, text in lines)
 
 
 def _written(place: Path, name: str, content: Json, settings: Json) -> Task:

@@ -63,16 +63,15 @@ def asked_turns(task: Task, example: TrainingExample) -> list[TrainingExample]:
     """
     if task.evaluate_on == "last":
         return [example]
-    chats = []
-    for chat in _earlier_answers(example):
-        chats.append(chat.model_copy(update={"id": f"{example.id}#{len(chat.messages)}"}))
+    chats = [
+        chat.model_copy(update={"id": f"{example.id}#{len(chat.messages)}"})
+        for chat in _earlier_answers(example)
+    ]
     return [*chats, example]
 
 
 def _earlier_answers(example: TrainingExample) -> list[TrainingExample]:
     """The chat up to each answer before its last turn; those of weight 0 are left out."""
-    chats = []
-    for number, message in enumerate(example.messages[:-1], 1):
-        if message.role == "assistant" and message.weight != 0:
-            chats.append(example.model_copy(update={"messages": example.messages[:number]}))
-    return chats
+    turns = example.messages[:-1]
+    ends = [n for n, turn in enumerate(turns, 1) if turn.role == "assistant" and turn.weight != 0]
+    return [example.model_copy(update={"messages": turns[:end]}) for end in ends]

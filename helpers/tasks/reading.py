@@ -263,28 +263,31 @@ def _values_in(text: str) -> dict[str, tuple[int, Any]]:
     whole = json.loads(text)
     if not isinstance(whole, dict):
         return {"": (text.find("["), whole)}
+    items = _items(text, text.index("{"))
+    # key and value by turns; of a key that is there twice the last
+    return {
+        key: (start, value) for (_, _, key), (start, _, value) in zip(items, items, strict=True)
+    }
+
+
+def _items(text: str, end: int) -> Iterator[tuple[int, int, Any]]:
+    """(beginning, end, value) of each item of the list or object whose bracket stands at `end`."""
     decode = json.JSONDecoder().raw_decode
-    end = text.index("{") + 1
-    values = {}
+    end += 1
     while match := _NEXT.match(text, end):
-        key, end = decode(text, match.end())
-        start = _NEXT.match(text, end).end()
-        value, end = decode(text, start)
-        values[key] = (start, value)  # of a key that is there twice the last
-    return values
+        value, end = decode(text, match.end())
+        yield match.end(), end, value
 
 
 def _array_rows(path: Path, form: FileForm) -> Iterator[SourceRow]:
     text = _text_of(path, form.encoding)
-    decode = json.JSONDecoder().raw_decode
-    end = form.start + 1
-    line = 1 + text.count("\n", 0, end)
-    while match := _NEXT.match(text, end):
-        line += text.count("\n", end, match.end())
-        _, end = decode(text, match.end())
-        spelling = text[match.end() : end].encode("utf-8", "surrogatepass")
+    line = 1
+    counted = 0
+    for start, end, _ in _items(text, form.start):
+        line += text.count("\n", counted, start)
+        counted = start
+        spelling = text[start:end].encode("utf-8", "surrogatepass")
         yield SourceRow(line, _parse(spelling, "utf-8"), _sha256(spelling))
-        line += spelling.count(b"\n")
 
 
 def _json_rows(path: Path, form: FileForm) -> Iterator[SourceRow]:

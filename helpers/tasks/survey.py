@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from helpers.tasks.conventions import Token, day_order, judge_scale, token_of
 from helpers.tasks.forms import FORMS, LIKES, HowRead, columns_of, format_of
 from helpers.tasks.reading import FileForm, form_of, parquet_rows, read_rows
 from helpers.tasks.task import KNOWN, Task
-from helpers.tasks.textfiles import Row, TwoReadings
+from helpers.tasks.textfiles import TwoReadings
 from helpers.tasks.values import NUMBERS, as_text, decimal_mark, kind_of, value_at
 
 SAMPLE = 200  # rows that the format is judged by
@@ -44,10 +44,12 @@ def survey(task: Task, path: Path, source: Source) -> tuple[FileForm, HowRead]:
     ]
     how = HowRead(task, path, source, format_of(task, rows))
     how.used = used_columns(how)
-    _note_absent(how, rows)
-    stars = task.columns.get("feedback_score", "feedback_score") or ""
-    at = task.columns.get("created_at", "created_at") or ""
-    verdicts = _columns_of_verdicts(how, rows)
+    there = {name for row in rows for name in row}
+    _note_absent(how, there, len(rows))
+    stars = "".join(columns_of(task, "feedback_score"))
+    at = "".join(columns_of(task, "created_at"))
+    asks = how.format != "kto" and "label" not in task.columns
+    verdicts = [name for name in VERDICTS.split() if asks and name in there - how.used]
     numbers = _columns_of_numbers(task)
     counts = column_counts(path, form, {stars, at, *verdicts, *numbers.values()})
     for name in verdicts:
@@ -87,21 +89,12 @@ def column_counts(path: Path, form: FileForm, keys: Collection[str]) -> dict[str
     return counts
 
 
-def _note_absent(how: HowRead, rows: Sequence[Row]) -> None:
-    """A column that task.yaml maps and no row has is a slip of the pen, or nothing."""
-    there = {name for row in rows for name in row}
+def _note_absent(how: HowRead, there: set[str], n: int) -> None:
+    """A column that task.yaml maps and none of `n` rows has is a slip of the pen, or nothing."""
     for name in {"input", "output", *KNOWN}.intersection(how.task.columns):
         for key in columns_of(how.task, name) if name not in ELSEWHERE[how.source] else ():
-            if rows and not there & {key, key.split(".")[0]}:
-                how.changes[f"columns.{name}: `{key}` is in none of the first rows"] = len(rows)
-
-
-def _columns_of_verdicts(how: HowRead, rows: Sequence[Row]) -> list[str]:
-    """Columns that nothing reads and that may say good or bad of each answer."""
-    if how.format == "kto" or "label" in how.task.columns:
-        return []
-    there = {name for row in rows for name in row}
-    return [name for name in VERDICTS.split() if name in there - how.used]
+            if n and not there & {key, key.split(".")[0]}:
+                how.changes[f"columns.{name}: `{key}` is in none of the first rows"] = n
 
 
 def _ask_about_verdicts(name: str, counts: Counter[Token], path: Path) -> None:
@@ -148,26 +141,21 @@ def reading_of(how: HowRead, form: FileForm, rows: int) -> SourceReading:
         details["feedback_score"] = how.scale._replace(rows=rows).description
     if how.scale.unknown:
         how.changes["ratings that are none"] += how.scale.unknown
-    columns = []
-
-    def add(name: str, use: str, detail: str) -> None:
-        columns.append(ColumnReading(name=name, use=use, how=detail))
-
-    for name in ("input", "output", *KNOWN):
-        if name in mapped or details.get(name):
-            add(as_text(mapped.get(name, name)) or "null", name, details.get(name, ""))
-    for name, mark in how.decimals.items():
-        if mark:
-            add(name, "numbers", f"`{mark}` stands before decimals")
-    for name, n in sorted(how.unused.items()):
-        add(name, "not used", f"in {n} rows")
+    columns = [
+        (as_text(mapped.get(name, name)) or "null", name, details.get(name, ""))
+        for name in ("input", "output", *KNOWN)
+        if name in mapped or details.get(name)
+    ]
+    marks = [(name, mark) for name, mark in how.decimals.items() if mark]
+    columns += [(name, "numbers", f"`{mark}` stands before decimals") for name, mark in marks]
+    columns += [(name, "not used", f"in {n} rows") for name, n in sorted(how.unused.items())]
     return SourceReading(
         file=how.path.name,
         source=how.source,
         rows=rows,
         format=how.format,
         form=form.description,
-        columns=columns,
+        columns=[ColumnReading(name=name, use=use, how=detail) for name, use, detail in columns],
         changes=dict(sorted(how.changes.items())),
     )
 

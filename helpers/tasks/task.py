@@ -41,20 +41,11 @@ OURS = {"folder", "shipped", "schema", "instructions_full", "instructions_short"
 # where the file says them
 SECTIONS = {"schema": "output", "instructions_full": "instructions", "wordings": "instructions"}
 # columns of ours that a row may name without being asked
-KNOWN = (
-    "id",
-    "messages",
-    "system",
-    "created_at",
-    "group",
-    "conversation_id",
-    "split",
-    "feedback_score",
-    "model_version",
-    "articles",
-    "tools",
-    "label",
+_KNOWN = (
+    "id messages system created_at group conversation_id split feedback_score model_version"
+    " articles tools label"
 )
+KNOWN = (*_KNOWN.split(),)
 # what else than the name of a column, or null, stands in task.yaml's `columns`
 HOLDS = {
     "input": str | Annotated[list[str], Field(min_length=1)],
@@ -308,13 +299,11 @@ class Article(Record):
 def knowledge(task: Task) -> list[Article]:
     """All articles in name order; an empty list when the task has none."""
     articles = []
-    for path in sorted((task.folder / "knowledge").glob("*.*")):
-        if path.suffix.lower() not in (".md", ".txt"):
-            continue
+    files = sorted((task.folder / "knowledge").glob("*.*"))
+    for path in (file for file in files if file.suffix.lower() in (".md", ".txt")):
         if not (path.is_file() and path.resolve().is_relative_to(task.folder)):
             raise WorkbookError(f"{path} is no file of this task's folder; put a copy there")
-        encoding = encoding_of(path, task.encoding)
-        text = path.read_bytes().decode(encoding.name, "replace").strip()
+        text = path.read_bytes().decode(encoding_of(path, task.encoding).name, "replace").strip()
         first = text.splitlines()[0] if text else path.stem
         articles.append(Article(id=path.stem, title=first.lstrip("# ").strip(), text=text))
     return articles
@@ -337,8 +326,8 @@ def check_tools(tools: list[Json]) -> list[Json]:
                 f'tool {number} is not {{"type": "function", "function": {{"name": …,'
                 ' "parameters": <JSON Schema>}}'
             )
-        validator_of(json.dumps(function.get("parameters") or {}))
         own = function.get("parameters") or {}
+        validator_of(json.dumps(own))
         names = [name for name, value in own.items() if isinstance(value, dict)]
         if names and SCHEMA_KEYS.isdisjoint(own):
             raise ValueError(

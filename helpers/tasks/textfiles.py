@@ -327,10 +327,10 @@ def header_of(path: Path, cells: Sequence[Any], below: Sequence[Sequence[Any]]) 
             " empty columns, or quote cells that hold the separator"
         )
     names = [name or f"{UNNAMED} {place}" for place, name in enumerate(names, 1)]
-    for name in names:
-        if names.count(name) > 1:
-            places = [str(i) for i, each in enumerate(names, 1) if each == name]
-            raise WorkbookError(
-                f"{path}: columns {' and '.join(places)} are both called {name!r}; rename one"
-            )
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        places = [str(place) for place, name in enumerate(names, 1) if name == twice]
+        raise WorkbookError(
+            f"{path}: columns {' and '.join(places)} are both called {twice!r}; rename one"
+        )
     return names

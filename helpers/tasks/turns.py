@@ -62,10 +62,9 @@ def messages_of(turns: Any, place: str, changes: Counter[str]) -> list[Message]:
             raise RowError(f"{place}.{number}: not an object")
         try:
             messages.append(Message(**_fields(turn, changes)))
-        except RowError as error:
-            raise RowError(f"{place}.{number}: {error}") from None
-        except ValidationError as error:
-            raise RowError(f"{place}.{number}: {_problem(error)}") from None
+        except (RowError, ValidationError) as error:
+            reason = error if isinstance(error, RowError) else _problem(error)
+            raise RowError(f"{place}.{number}: {reason}") from None
     return messages
 
 

@@ -205,6 +205,25 @@ def test_a_form_is_known_by_what_rows_hold(read, form):
         assert example.preference.label is True
 
 
+@pytest.mark.parametrize(
+    ("history", "n"),
+    [
+        ([["p", "r"]], 4),
+        ('[["p", "r"]]', 4),
+        ([{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}], 4),
+        (None, 2),
+        ("nan", 2),
+        ([{"user": "p", "bot": "r"}], 0),
+        ("of the town", 0),
+    ],
+)
+def test_the_history_of_an_alpaca_row_is_read_or_named(read, history, n):
+    row = json.dumps({"instruction": "q", "output": "a", "history": history})
+    loaded = read("production.jsonl", row, "", "production")
+    assert [len(example.messages) for example in loaded.examples] == [n] * (n > 0)
+    assert all("`history` is neither" in str(row.issues) for row in loaded.unreadable)
+
+
 def test_a_mapping_goes_before_every_form(read):
     row = {"prompt": "q", "completion": "of the model", "corrected": "of a person"}
     said = "columns: {input: prompt, output: corrected}\n"

@@ -162,6 +162,20 @@ def test_another_alphabet_is_asked_for_and_read(tmp_path):
     assert tasks.load_examples(task).examples[3].user_text == "Где мой 3"
 
 
+def test_what_the_logs_alone_leave_open_is_asked_and_written_too(tmp_path):
+    rows = [f"q{n},{'ab'[n % 2]},0{n % 9 + 1}/05/2026" for n in range(20)]
+    (tmp_path / "l.csv").write_text("\n".join(["text,label,created_at", *rows]))
+    rows = [row.rpartition(",")[0] for row in rows]
+    (tmp_path / "d.csv").write_text("\n".join(["text,label", *rows]))
+    interview = tasks.Interview(ask=lambda prompt: "day" if "day first" in prompt else "")
+    folder = tmp_path / "t"
+    lines = new_task(
+        folder, tmp_path / "d.csv", "text", "label", tmp_path / "l.csv", interview=interview
+    )
+    assert "production: feedback: no ratings; 0 of 20 rated" in lines
+    assert tasks.load_task(str(folder)).columns["dates"] == "day_first"
+
+
 def test_on_a_terminal_the_command_asks(tmp_path, source):
     main, side = pty.openpty()
     command = [sys.executable, "-c", "from helpers.cli import main; main()"]
