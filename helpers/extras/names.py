@@ -16,7 +16,7 @@ from typing import Any
 from helpers import curate, store
 from helpers.curate import Question, Stage
 from helpers.records import TrainingExample, WorkbookError
-from helpers.redaction import Span
+from helpers.redaction import Span, without_surrogates
 
 # The second line: the model's guess at card and phone numbers of odd shapes.
 KINDS = {
@@ -34,25 +34,19 @@ def find_names(texts: Sequence[str]) -> list[list[Span]]:
     path = store.cache() / "names-1.4.0-c.jsonl"
     known = dict(store.read_jsonl(path)) if path.exists() else {}
     keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() for text in texts]
-    some_are_new = False
-    for key, text in zip(keys, texts, strict=True):
-        if key not in known:
-            known[key] = _places(text)
-            some_are_new = True
-    if some_are_new:
+    new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+    if new:
+        known |= {key: _places(text) for key, text in new.items()}
         store.write_jsonl(path, known.items())
     return [[Span(*place, certain=False) for place in known[key]] for key in keys]
 
 
 def _places(text: str) -> list[tuple[str, int, int]]:
     """(kind, start, end) of every name or address."""
-    places = []
-    for result in _runner()(text):
-        if result.type in KINDS:
-            places.append((result.type, result.start, result.end))
-    for match in _BOX.finditer(text):
-        places.append(("STREET_ADDRESS", match.start(), match.end()))
-    return places
+    clean = without_surrogates(text)  # as long as it was
+    found = ((result.type, result.start, result.end) for result in _runner()(clean))
+    boxes = (("STREET_ADDRESS", *match.span()) for match in _BOX.finditer(text))
+    return [*(place for place in found if place[0] in KINDS), *boxes]
 
 
 @cache
