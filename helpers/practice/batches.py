@@ -51,7 +51,7 @@ class Batches:
         if file is None or file["purpose"] != "batch":
             raise ApiError(400, "No such batch file.", param="input_file_id")
         if self._scenario == "quota":
-            raise scenarios.refusal("quota", "")
+            scenarios.refuse("quota", "")
         now = int(self._clock.now())
         batch = {
             "id": f"batch_{secrets.token_hex(12)}",

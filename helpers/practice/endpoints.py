@@ -142,9 +142,7 @@ class Practice:
         candidates = (metadata.get("scenario"), wish.suffix, self.settings.scenario)
         scenario = next(name for name in candidates if name in scenarios.SCENARIOS)
         model = self._full_name(wish.model, self.bases)
-        refusal = scenarios.refusal(scenario, model)
-        if refusal is not None:
-            raise refusal
+        scenarios.refuse(scenario, model)
         hyperparameters = wish.chosen
         for file_id in filter(None, (wish.training_file, wish.validation_file)):
             self._file(request, file_id)
@@ -264,7 +262,7 @@ class Practice:
             if full_name == name or full_name.startswith(f"{name}-20"):
                 return full_name
         if known is self.bases:
-            raise scenarios.refusal("expired_model", name) or KeyError(name)
+            scenarios.refuse("expired_model", name)
         message = f"The model `{name}` does not exist or you do not have access to it."
         raise ApiError(404, message, "model_not_found", "model")
 

@@ -42,25 +42,24 @@ class Life:
     def _go(self, tuning: TuningJob) -> None:
         with contextlib.suppress(Stopped):
             try:
-                fault = self._run(tuning)
+                self._run(tuning)
             except Exception as error:
-                fault = Fault("server_error", str(refusal_of(error)))
-            if fault is not None:
-                self._pass(tuning, "failed", fault.message, "error", error=fault._asdict())
+                known = isinstance(error, Fault)
+                fault = error if known else Fault("server_error", str(refusal_of(error)))
+                self._pass(tuning, "failed", str(fault), "error", error=fault.body)
 
-    def _run(self, tuning: TuningJob) -> Fault | None:
-        """All stages, until the model is there or something stands in the way."""
+    def _run(self, tuning: TuningJob) -> None:
+        """All stages, until the model is there; Fault where something stands in the way."""
         job = tuning.job
         files = {"training_file": self.storage.content(job["training_file"])}
         if job["validation_file"]:
             files["validation_file"] = self.storage.content(job["validation_file"])
         if job["status"] == "validating_files":
             if tuning.scenario == "stuck_validating":
-                return None
+                return
             self.clock.sleep(PHASE)
-            fault = scenarios.file_fault(files) or scenarios.fault(tuning.scenario, "validation")
-            if fault is not None:
-                return fault
+            scenarios.check_files(files)
+            scenarios.check_stage(tuning.scenario, "validation")
             # "auto" becomes numbers, as soon as the rows are known
             count = len((files["training_file"] or b"").splitlines())
             used = training.in_numbers(job["hyperparameters"], count)
@@ -72,21 +71,19 @@ class Life:
             tuning.scenario = "ok"
             message = "Fine-tuning job paused; it waits until somebody resumes it"
             self._pass(tuning, "paused", message)
-            return None
-        fault = scenarios.fault(tuning.scenario, "queue")
-        if fault is not None:
-            return fault
+            return
+        scenarios.check_stage(tuning.scenario, "queue")
         with self._training:
             self._pass(tuning, "running", "Fine-tuning job started")
             parts = {"train": files["training_file"], "validation": files.get("validation_file")}
             trained = training.train(tuning, parts, lambda line: self._on_line(tuning, line))
-            fault = scenarios.fault(tuning.scenario, "training")
-            if fault is None:
-                self._succeed(tuning, trained)
-            else:
-                message = f"Safety evaluation: {fault.message}"
+            try:
+                scenarios.check_stage(tuning.scenario, "training")
+            except Fault as fault:
+                message = f"Safety evaluation: {fault}"
                 tuning.say(self.clock.now(), message, "moderation_checks", level="error")
-        return fault
+                raise
+            self._succeed(tuning, trained)
 
     def _pass(
         self, tuning: TuningJob, status: str, message: str, level: str = "info", **changes: Any

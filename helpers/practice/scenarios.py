@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -18,43 +18,40 @@ SLOW = 90.0  # seconds until slow_create answers
 BAD_FILE = "The job failed due to a file format error in the training file. Invalid file format. "
 
 
-class Fault(NamedTuple):
-    """Why a job fails: the `error` object of a failed job."""
+class Fault(Exception):
+    """Why a job fails; `body` is the `error` object of a failed job."""
 
-    code: str
-    message: str
-    param: str | None = None
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.body = {"code": code, "message": message, "param": param}
 
 
-def refusal(scenario: str, model: str) -> ApiError | None:
-    """What the create request is answered with, where it is refused."""
+def refuse(scenario: str, model: str) -> None:
+    """ApiError where the scenario refuses the create request."""
     answer = SCENARIOS[scenario].get("refuse")
-    if answer is None:
-        return None
-    return ApiError(**answer | {"message": answer["message"].format(model=model)})
+    if answer is not None:
+        raise ApiError(**answer | {"message": answer["message"].format(model=model)})
 
 
-def fault(scenario: str, stage: str) -> Fault | None:
-    """What ends a job at this stage, by its scenario."""
+def check_stage(scenario: str, stage: str) -> None:
+    """Fault where the scenario ends a job at this stage."""
     failure = SCENARIOS[scenario].get("fail")
-    if failure is None or failure["at"] != stage:
-        return None
-    return Fault(failure["code"], failure["message"], failure["param"])
+    if failure is not None and failure["at"] == stage:
+        raise Fault(failure["code"], failure["message"], failure["param"])
 
 
-def file_fault(files: dict[str, bytes | None]) -> Fault | None:
-    """What is truly wrong with a job's files: the first broken rule, with its line."""
+def check_files(files: dict[str, bytes | None]) -> None:
+    """Fault where something is truly wrong with a job's files: the first broken rule, its line."""
     for param, data in files.items():
         if data is None:
             message = "The file was deleted before the job began."
-            return Fault("invalid_training_file", message, param)
+            raise Fault("invalid_training_file", message, param)
         for issue in judge_provider_file(data.splitlines()):
             if issue.line:
                 message = f"{BAD_FILE}Line {issue.line}: {issue.message}."
-                return Fault("invalid_training_file", message, param)
+                raise Fault("invalid_training_file", message, param)
             if param == "training_file":
-                return Fault(issue.code, issue.message, param)
-    return None
+                raise Fault(issue.code, issue.message, param)
 
 
 def shutdown_date(scenario: str, now: float) -> str:
