@@ -99,7 +99,7 @@ def ask_ladder(ways: Ways, rows: Examples, session: Session) -> list[RungResult]
 
 
 def search_prompts(ways: Ways, rows: Examples, session: Session, budget: int) -> list[Asking]:
-    """The ways as they score best on validation, after asking about all `rows` `budget` times.
+    """The ways as they score best on validation, after asking about all `rows` up to `budget` times.
 
     One change at a time, kept for all rungs when it is more accurate, or as accurate and better
     formed. Scores of what was chosen are optimistic for having been chosen; 04 measures it again on
@@ -126,10 +126,10 @@ def search_prompts(ways: Ways, rows: Examples, session: Session, budget: int) ->
 
     best = {}
     for rung, change in changes:
-        if len(scores) >= budget:
-            break
         before = own[rung].model_copy(update=best)
-        if score(before.model_copy(update=change)) > score(before):
+        after = before.model_copy(update=change)
+        asked = scores.keys() | {store.fingerprint(before), store.fingerprint(after)}
+        if len(asked) <= budget and score(after) > score(before):
             best |= change
     # what runs today stays as it is
     return [w if w.rung_kind == "incumbent" else w.model_copy(update=best) for w in ways]
