@@ -99,7 +99,7 @@ def ask_ladder(ways: Ways, rows: Examples, session: Session) -> list[RungResult]
 
 
 def search_prompts(ways: Ways, rows: Examples, session: Session, budget: int) -> list[Asking]:
-    """The ways as they score best on validation, after asking about all `rows` up to `budget` times.
+    """The ways as they score best on validation, asked about all `rows` at most `budget` times.
 
     One change at a time, kept for all rungs when it is more accurate, or as accurate and better
     formed. Scores of what was chosen are optimistic for having been chosen; 04 measures it again on
