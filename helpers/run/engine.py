@@ -195,6 +195,7 @@ class HeadlessEngine(NBClientEngine):
             iopub_timeout=IOPUB_SECONDS,
             store_widget_state=False,
             stdout_file=execution,
+            shutdown_kernel="immediate",  # torch takes seconds to leave, and nothing waits for it
         )
         client.comm_open_handlers = {}
         # what the kernel says itself, above all when it crashes
