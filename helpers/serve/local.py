@@ -37,5 +37,5 @@ def load(served: Served) -> Local:
             )
     merged = models.load_model(model.base_model, adapter=served.adapter)
     loaded = merged.with_asking(served.asking)
-    loaded.answer([served.chat([Message(role="user", content="Hello")])], 1)
+    loaded.warm_up(served.chat([Message(role="user", content="Hello")]))
     return Local(loaded)
