@@ -15,6 +15,7 @@ COPIES = ("exact_duplicate", "near_duplicate", "potential_leakage")
 NO_LOSS = (*SOURCE_FILTERS, *COPIES)  # say nothing about a label
 ALARM_ROWS = 10  # a source, or a label, of fewer rows raises no alarm
 FEW_TEST_ROWS = 5  # of a label: losing fewer says nothing
+REMEDIES = {"contains_pii": " (codes are allowed in task.yaml: `allow: {order_number: 'REGEX'}`)"}
 
 
 def alarm_on_wipeout(
@@ -77,10 +78,8 @@ def alarm_on_lost_labels(
 def _alarm(loss: str, seen: RejectedExample) -> WorkbookError:
     """The error about what one rule removes, with one of its rows and the remedy."""
     issue = seen.issues[0]
-    remedy = ""
-    if issue.code == "contains_pii":
-        remedy = " (codes are allowed in task.yaml: `allow: {order_number: 'REGEX'}`)"
-    elif NO_ANSWER in issue.evidence:
+    remedy = REMEDIES.get(issue.code, "")
+    if NO_ANSWER in issue.evidence:
         remedy = ": give these rows an answer, or delete them"
     return WorkbookError(
         f"{loss}, for example {seen.example['file']}, line {seen.example['line']}:"

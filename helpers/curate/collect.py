@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from itertools import chain, islice
+from itertools import chain
 
 from helpers import models, show, store, tasks
 from helpers.curate.alarms import alarm_on_lost_labels, alarm_on_wipeout
@@ -239,9 +239,14 @@ def review_of(
     """
     from helpers.extras import doubts
 
-    keys = [tasks.hash_order(f"review:{example.id}") for example in unique.kept]
-    drawn = in_order(unique.kept, sorted(range(len(keys)), key=keys.__getitem__))
-    rated = (row for row in drawn if row.feedback_score and row.quality != "verified")
+    ids, rated = [], set()
+    for place, example in enumerate(unique.kept):  # read once: they may lie on disk
+        ids.append(example.id)
+        if example.feedback_score and example.quality != "verified":
+            rated.add(place)
+    order = sorted(range(len(ids)), key=lambda place: tasks.hash_order(f"review:{ids[place]}"))
+    drawn = in_order(unique.kept, order)
+    some_rated = in_order(unique.kept, [place for place in order if place in rated][:ASK])
     questions = [
         *waiting,
         *unique.questions,
@@ -249,10 +254,9 @@ def review_of(
         *misspelled(task, drawn, labels),
         *doubts.doubtful_labels(drawn, label_functions(task, labels))[:ASK],
         *doubts.close_in_meaning(drawn)[:ASK],
-        *(
-            Question(row, f"rated {row.feedback_score:g}: is it right?")
-            for row in islice(rated, ASK)
-        ),
+        *(Question(row, f"rated {row.feedback_score:g}: is it right?") for row in some_rated),
         *(Question(row, "random sample") for row in drawn[:ASK]),
     ]
-    return review_rows(questions, chain((row.example for row in waiting), unique.kept))
+    asked = {question.example.id for question in questions}
+    kept = in_order(unique.kept, [place for place, row_id in enumerate(ids) if row_id in asked])
+    return review_rows(questions, chain((row.example for row in waiting), kept))

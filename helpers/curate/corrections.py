@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from helpers import store, tasks
@@ -12,6 +13,7 @@ from helpers.curate.stages import Question
 from helpers.records import LiveRow, TrainingExample, read_live_lines
 
 _CORRECTED = re.compile(rb'"correction"\s*:\s*"(?!")')
+_REQUEST = re.compile(rb'"request_id"\s*:\s*"?([^",}\s]+)')  # or what it begins with
 
 
 def live_corrections(
@@ -31,22 +33,21 @@ def live_corrections(
             continue
         correction = store.without_secrets(row.correction)
         questions.append(Question(example, "corrected by a user", correction))
-    if not faults:
-        return questions, []
     said = f"{len(faults)} corrected answers of the live log are not asked about: they are no chats"
-    return questions, [f"{said} (first: {faults[0]})"]
+    return questions, [f"{said} (first: {faults[0]})"] if faults else []
 
 
 def _corrected_rows(task: tasks.Task) -> list[LiveRow]:
     paths = sorted((store.home() / "live" / task.registry_name).glob("*.jsonl"))
     corrected = [line for line in _lines(paths) if _CORRECTED.search(line)]
-    if not corrected:
+    ids = {*chain.from_iterable(map(_REQUEST.findall, corrected))}
+    if not ids:
         return []
     read = tasks.LogReader(task, paths)  # as 06 reads the log
-    ids = {entry.request_id for entry in map(read, corrected) if entry}
-    spelt = (re.escape(store.dumps(row_id)[1:-1].encode()) for row_id in ids)
-    about = re.compile(b"|".join(spelt))
-    rows = read_live_lines(filter(about.search, _lines(paths)), read).rows
+    about = corrected  # all that can be known of a trace, whose requests share an id
+    if read.repeats != "trace":
+        about = (line for line in _lines(paths) if not ids.isdisjoint(_REQUEST.findall(line)))
+    rows = read_live_lines(about, read).rows
     return [row for row in rows if row.correction and row.messages and row.request_id]
 
 
@@ -63,13 +64,14 @@ def _example_of(task: tasks.Task, row: LiveRow, human_ids: Container[str]) -> Tr
     own = tasks.own_context(task, chat[0])
     messages = [own, *chat[1:]] if own else chat[1:]
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
+    talk = tasks.pseudonymous(row.conversation_id, task.allow.values())
     return TrainingExample(
         id=f"live-{row.request_id}" if row.request_id in human_ids else row.request_id,
         messages=messages,
         source="production",
         quality="unverified",
         created_at=row.created_at,
-        group=tasks.group_of(user_text, row.conversation_id),
+        group=tasks.group_of(user_text, talk),
         feedback_score=row.feedback_score,
         meta={"model_version": row.version, "file": f"{row.created_at:%Y-%m-%d}.jsonl"},
     )

@@ -16,6 +16,7 @@ class Findings(NamedTuple):
     secrets: tuple[Span, ...]
 
 
+NOTHING = Findings((), ())  # one for all texts that hold nothing: there may be millions
 # is told which texts will be asked for, and gives the function that tells the findings of one
 Search = Callable[[Iterable[str]], Callable[[str], Findings]]
 
@@ -40,7 +41,8 @@ def digest(text: str) -> bytes:
 
 def search_text(text: str) -> Findings:
     """What one text holds."""
-    return Findings(find_personal_data(text), find_secrets(text))
+    findings = Findings(find_personal_data(text), find_secrets(text))
+    return findings if any(findings) else NOTHING
 
 
 def search_texts(texts: Iterable[str]) -> list[Findings]:

@@ -7,7 +7,8 @@ import csv
 import pytest
 from toy_curate import TASK, chat
 
-from helpers import curate, store
+from helpers import curate, store, tasks
+from helpers.curate.corrections import live_corrections
 from helpers.records import read_live_lines
 
 MOMENT = "2026-11-05T10:00:00+00:00"
@@ -92,3 +93,24 @@ def test_a_correction_is_shown_without_keys_and_addresses_and_keeps_its_numbers(
 
 def test_a_line_nested_without_end_is_one_that_nobody_can_read():
     assert read_live_lines(["[" * 100_000, '{"a":' * 100_000]) == ([], 2)
+
+
+def test_the_chat_that_was_corrected_is_found_in_every_form_of_a_log(make_task, home):
+    """A trace's corrections were lost, and the pieces of an answer were put together twice."""
+    task = tasks.load_task(str(make_task([])))
+    path = home / "live" / "toy" / "2026-11-05.jsonl"
+    row = {"created_at": MOMENT, "messages": [{"role": "user", "content": "?"}]}
+
+    def corrected(lines):
+        store.write_jsonl(path, lines)
+        return [(q.example.answer, q.correction) for q in live_corrections(task, ())[0]]
+
+    turns = [[{"role": "user", "content": f"question {n}"}] for n in range(4)]
+    trace = [row | {"request_id": "t", "messages": each, "answer": "no"} for each in turns]
+    trace[2] |= {"correction": RIGHT}
+    assert corrected(trace) == [("no", RIGHT)]
+    pieces = [row | {"request_id": "p", "answer": text} for text in ("Hel", "lo ", "you")]
+    pieces[2] |= {"correction": RIGHT}
+    assert corrected(pieces) == [("Hello you", RIGHT)]
+    late = {"request_id": 17, "at": MOMENT, "correction": RIGHT}
+    assert corrected([row | {"request_id": "17", "answer": "no"}, late]) == [("no", RIGHT)]
