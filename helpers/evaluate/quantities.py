@@ -110,7 +110,8 @@ _OF_ITS_OWN = (
     (rf"{LETTER}.*", rf"(?<!{LETTER})", ""),
     (rf".*{LETTER}", "", rf"(?!{LETTER})"),
     (r"\d.*", r"(?<![-\d])(?<!\d[.,'])", ""),
-    (r"[^\w\s]+\d.*", r"(?<![-\d])", ""),  # .5 of 1.5, -5 of 4-5, $5 of -$5
+    # .5 of 1.5, -5 of 4-5, $5 of -$5; a dash behind a word is no minus
+    (r"[^\w\s]+\d.*", r"(?<!\d)(?<!\d-)(?<![\s(]-)(?<!^-)", ""),
     (r".*\d", "", rf"(?!\d|[.,']\d| ?(?:{_LARGE})(?!{LETTER}))"),
     (r"\d\d?", r"(?<!\d:)", r"(?!:\d\d(?!\d))"),  # a clock
     (r"[\W_]?\d{1,3}(?: \d{3})*", "", r"(?! \d{3}(?!\d))"),  # groups of three

@@ -114,6 +114,8 @@ CASES = [
     ("contains", "-5", "in 4-5 days", 0),
     ("contains", "-$5", "$3-$5", 0),
     ("contains", "$5", "a loss, -$5", 0),
+    ("contains", "$5", "(-$5)", 0),
+    ("contains", "$5", "One price—$5 a month", 1),
     ("contains", "$5", "US$5", 1),
     ("contains", "-5", "UTC-5", 1),
     ("numeric", "INV-2024-001", "INV-2023-001", 0),
