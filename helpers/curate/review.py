@@ -55,13 +55,11 @@ class Decisions(NamedTuple):
             if sha256 and sha256 not in self.rejected[row_id]:
                 del accepted[row_id]
         changed = len(self.reviewed) - len(reviewed) + len(self.accepted) - len(accepted)
-        warnings = []
-        if changed:
-            warnings.append(
-                f"{changed} decisions are not applied: the row with that id holds something else"
-                " now; decide again"
-            )
-        return Decisions(reviewed, accepted, self.rejected), warnings
+        warning = (
+            f"{changed} decisions are not applied: the row with that id holds something else now;"
+            " decide again"
+        )
+        return Decisions(reviewed, accepted, self.rejected), [warning] if changed else []
 
     def without_rows(self, examples: Iterable[TrainingExample]) -> list[str]:
         """A warning when decisions name rows that no source holds."""
@@ -189,14 +187,13 @@ def _reviewed(example: TrainingExample, row: dict[str, str]) -> TrainingExample:
 
 
 def review_rows(
-    questions: Sequence[Question], examples: Iterable[TrainingExample]
+    questions: Iterable[Question], examples: Iterable[TrainingExample]
 ) -> list[dict[str, str]]:
     """The rows of review.csv: each of the `examples` that is in question, once, with its reasons.
 
     What was decided already, or left out after all, is not asked.
     """
-    asked = {question.example.id for question in questions}
-    open_rows = {e.id: e for e in examples if e.id in asked and "review" not in e.meta}
+    open_rows = {example.id: example for example in examples if "review" not in example.meta}
     reasons = {}
     corrections = {}
     for example, why, correction in questions:
