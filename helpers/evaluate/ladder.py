@@ -86,7 +86,7 @@ def way_of_today(task: Task, basis: Asking, base: str) -> Asking:
 def label(spec: str, whole: bool = False) -> str:
     """How a rung model is called in names of rungs and files; in `whole` if that names two."""
     name = spec.partition(" at ")[0].rstrip("/").rpartition("/")[2]
-    return re.sub(r"[^\w.-]+", "-", spec if whole else name)
+    return re.sub(r"[^\w.-]+", "-", store.without_secrets(spec) if whole else name)
 
 
 def ask_ladder(ways: Ways, rows: Examples, session: Session) -> list[RungResult]:

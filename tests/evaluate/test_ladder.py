@@ -61,6 +61,7 @@ def test_the_model_behind_a_rung_is_found_again_for_the_test_part(task, run):
 
 def test_models_of_one_name_stay_apart(task, run):
     """org/llama and other/llama were one rung, with the answers of the second."""
+    task = task.model_copy(update={"reasoning": "keep"})  # so that nobody asks a hub for templates
     first, second = constant(RIGHT, "org/llama"), constant(WRONG, "other/llama")
     specs = [first.spec, second.spec, first.spec, "/models/big"]
     ways = evaluate.ways_to_ask(["prompt"], BASIS, task, constant(WRONG), specs)
@@ -69,6 +70,9 @@ def test_models_of_one_name_stay_apart(task, run):
     where = session(task, run, first, second)
     results = evaluate.ask_ladder(ways[1:3], toy_rows(3, "validation"), where)
     assert [read_answers(run, result)[0].answer for result in results] == [RIGHT, WRONG]
+    places = [f"llama at https://me:hunter2x@{host}.org/v1" for host in ("one", "two")]
+    ways = evaluate.ways_to_ask(["prompt"], BASIS, task, constant(WRONG), places)
+    assert len({way.rung for way in ways}) == 3 and "hunter2" not in str([w.rung for w in ways])
 
 
 def test_logged_answers_of_today_are_a_rung_and_cost_no_request(tmp_path, run):

@@ -322,7 +322,8 @@ def test_line_14_a_password_of_signs_is_hidden_in_every_language_that_quotes_it(
         html.escape(value),
         base64.b64encode(value.encode()).decode(),
     ):
-        assert "rd" not in store.without_secrets(f"x {spelt} y"), spelt
+        hidden = store.without_secrets(f"x {spelt} y")
+        assert "[secret]" in hidden and "rd" not in hidden, spelt
 
 
 def test_line_14_a_key_that_is_a_word_of_our_own_hides_no_name(monkeypatch):
