@@ -3,7 +3,7 @@
 from helpers.registry.alarms import close_alarm, list_alarms, raise_alarms
 from helpers.registry.database import open_registry
 from helpers.registry.delivery import notify, notify_team
-from helpers.registry.gate import Conditions, validate_for_production
+from helpers.registry.gate import Conditions, served_until, validate_for_production
 from helpers.registry.identity import check_is_ours
 from helpers.registry.lifecycle import FineTuneLifecycleManager
 from helpers.registry.operations import (

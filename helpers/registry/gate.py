@@ -288,13 +288,9 @@ def answers_as_trained(version: FineTunedModelVersion, run: store.Run) -> Judgem
 def may_serve_long_enough(version: FineTunedModelVersion) -> Judgement:
     """Who keeps the model serves it for a month more; a provider is asked for its date."""
     answer = ProviderAnswer("pass", "it lies here: nobody else can withdraw it")
-    known = None  # of its provider's announcements
     if is_hosted(version):
         answer = ask_provider(version)
-        provider = provider_of(version.metadata.get("base_url", ""))
-        known = provider and provider.serve_until and str(provider.serve_until)
-    registered = version.metadata.get("serve_until")
-    until = min(filter(None, (registered, known, answer.until)), default="")[:10]
+    until = min(filter(None, (served_until(version), answer.until)), default="")
     if not until or answer.verdict == "fail":
         return answer.verdict, answer.evidence
     days = (date.fromisoformat(until) - store.now().date()).days
@@ -302,6 +298,13 @@ def may_serve_long_enough(version: FineTunedModelVersion) -> Judgement:
         f"{answer.evidence}; served until {until}, {days} days from now,"
         f" at least {MIN_SERVE_DAYS} are asked for"
     )
+
+
+def served_until(version: FineTunedModelVersion) -> str:
+    """The last day that was registered, or that its provider has announced; "" where none is."""
+    provider = provider_of(version.metadata.get("base_url", ""))
+    announced = str((provider and provider.serve_until) or "")
+    return min(filter(None, (version.metadata.get("serve_until", "")[:10], announced)), default="")
 
 
 class ProviderAnswer(NamedTuple):

@@ -180,20 +180,23 @@ def publish(record: RunRecord) -> None:
 
     Of an open alarm the team has been told when it was raised. Neither fails a run, or the other.
     """
-    from helpers import registry
-
     failure = digest(record) if record.exit_code else ""
     path = store.Run(record.run_id).path(PAGE)
     steps = [lambda: store.write_text(path, page(record, failure))]
     if failure and record.exit_code not in KNOWN_ALREADY:
-        event = f"{record.run_id}@{record.started_at.isoformat()}"
-        steps.append(lambda: registry.notify(failure, event))
+        steps.append(lambda: _tell_team(record, failure))
     for step in steps:
         try:
             step()
         except Exception as error:
             problem = store.without_secrets(f"{type(error).__name__}: {error}")
             logging.getLogger(__name__).warning("no report: %s", problem)
+
+
+def _tell_team(record: RunRecord, failure: str) -> None:
+    from helpers import registry
+
+    registry.notify(failure, f"{record.run_id}@{record.started_at.isoformat()}")
 
 
 def page(record: RunRecord, failure: str) -> str:

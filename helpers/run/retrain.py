@@ -11,16 +11,12 @@ from typing import NamedTuple
 
 from helpers import store
 from helpers.records import Decision, FineTunedModelVersion, Health, WorkbookError
-from helpers.registry import FineTuneLifecycleManager
+from helpers.registry import FineTuneLifecycleManager, served_until
 from helpers.tasks import Task, content_id, load_examples
 
 log = logging.getLogger(__name__)
 
 RETIRING_DAYS = 30  # a model that goes away sooner needs its successor now
-RETIREMENTS = {
-    "serve_until": "its provider stops serving it",
-    "train_until": "its base model can be trained last",
-}
 
 
 class RetrainAdvice(NamedTuple):
@@ -28,9 +24,6 @@ class RetrainAdvice(NamedTuple):
 
     retrain: bool
     reason: str
-
-
-Circumstance = tuple[bool, str]  # whether it is a reason to retrain, and what it is
 
 
 def should_retrain(
@@ -59,26 +52,24 @@ def should_retrain(
     found = ", ".join(health.reasons) or "all well"
     rows = new_rows(task, serving, min_feedback)
     are_enough = rows is not None and rows >= min_new_rows
-    said = "its dataset is gone, so new rows cannot be told"
-    if rows is not None:
-        said = f"{rows} new eligible rows"
-    circumstances = [
+    told = "its dataset is gone, so new rows cannot be told"
+    said = told if rows is None else f"{rows} new eligible rows"
+    until = served_until(serving)
+    is_ending = "" < until <= str((store.now() + timedelta(days=RETIRING_DAYS)).date())
+    said_of_end = f"it is served until {until or 'somebody ends it'}"
+    if is_ending:
+        said_of_end += ", so train its successor elsewhere (trainer=lora, or another base_url)"
+    circumstances = [  # whether each is a reason to retrain, and what it is
         (health.verdict == "retrain", f"06 says {health.verdict} ({found})"),
         (are_enough, f"{said} (min_new_rows {min_new_rows})"),
         (days > max_age_days, f"trained {days} days ago (max_age_days {max_age_days})"),
-        *_retirements(serving),
+        (is_ending, said_of_end),
     ]
     reasons = [text for is_reason, text in circumstances if is_reason]
     if reasons:
         return RetrainAdvice(True, f"retraining {serving.id}: {'; '.join(reasons)}")
     texts = "; ".join(text for _, text in circumstances)
     return RetrainAdvice(False, f"nothing to retrain, {serving.id} may go on: {texts}")
-
-
-def _retirements(serving: FineTunedModelVersion) -> list[Circumstance]:
-    soon = (store.now() + timedelta(days=RETIRING_DAYS)).date().isoformat()
-    dates = {name: str(serving.metadata.get(name) or "")[:10] for name in RETIREMENTS}
-    return [(day <= soon, f"{RETIREMENTS[name]} on {day}") for name, day in dates.items() if day]
 
 
 def new_rows(task: Task, serving: FineTunedModelVersion, min_feedback: float) -> int | None:

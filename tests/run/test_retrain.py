@@ -12,8 +12,11 @@ import record_toys
 
 from helpers import parameters, store, tasks
 from helpers import run as runner
+from helpers.models import providers
 from helpers.records import Asking, DatasetPointer, Decision, RunRecord
 from helpers.registry import FineTuneLifecycleManager
+from helpers.registry.database import open_registry
+from helpers.registry.versions import update
 from helpers.run import flow, retrain
 
 ORDER = "notebooks: [06_monitor, 02_curate, 03a_train_lora, 04_evaluate, 05_registry]\n"
@@ -97,14 +100,17 @@ def test_production_rows_count_when_they_are_rated_well(task):
     assert retrain.new_rows(task, serving, 4.0) is None
 
 
-def test_a_model_that_is_withdrawn_soon_needs_its_successor_now(task):
+@pytest.mark.parametrize(("days", "due"), [(-3, True), (10, True), (200, False)])
+def test_a_model_that_is_withdrawn_soon_needs_a_successor_elsewhere(task, monkeypatch, days, due):
     version(task, "v1", "production")
-    manager = FineTuneLifecycleManager(task.registry_name)
-    serving = manager.get_production_version()
-    for days, due in ((10, True), (200, False)):
-        day = (store.now() + timedelta(days=days)).date().isoformat()
-        dated = serving.model_copy(update={"metadata": {"serve_until": day}})
-        assert retrain._retirements(dated) == [(due, f"its provider stops serving it on {day}")]
+    with open_registry().transaction() as db:
+        update(db, "v1", metadata={"base_url": "https://api.openai.com/v1"})
+    day = (store.now() + timedelta(days=days)).date()
+    known = [each._replace(serve_until=day) for each in providers.PROVIDERS]
+    monkeypatch.setattr(providers, "PROVIDERS", known)
+    said = advice(task)
+    assert said.retrain == due and f"it is served until {day}" in said.reason
+    assert ("train its successor elsewhere (trainer=lora" in said.reason) == due
 
 
 def test_a_candidate_that_waits_for_approval_comes_first_unless_it_is_this_run_s(task):
