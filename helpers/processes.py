@@ -49,9 +49,7 @@ def child_environment(
     Variables whose names end in one of `without` are left out; `changes` come last.
     """
     environment = {name: value for name, value in os.environ.items() if not name.endswith(without)}
-    paths = [str(store.PROJECT)]
-    if os.environ.get("PYTHONPATH"):
-        paths.append(os.environ["PYTHONPATH"])
+    paths = filter(None, (str(store.PROJECT), os.environ.get("PYTHONPATH")))
     return environment | {"PYTHONPATH": os.pathsep.join(paths)} | dict(changes or {})
 
 

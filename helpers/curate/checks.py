@@ -204,9 +204,9 @@ def check_length(count: int | None, min_tokens: int, max_tokens: int) -> list[Is
 
 
 def text_of(message: Message) -> str:
-    """All that a message says: its content, its thoughts and the tool calls it makes."""
+    """All that a message says: its content, its thoughts, the tool calls it makes and its name."""
     calls = json.dumps(message.tool_calls, ensure_ascii=False) if message.tool_calls else ""
-    said = filter(None, (message.content, message.reasoning, calls))
+    said = filter(None, (message.content, message.reasoning, calls, message.name))
     return without_surrogates("\n".join(said))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,12 +82,15 @@ def read_decisions(task: tasks.Task) -> Decisions:
     manifests.sort(key=lambda manifest: (manifest.created_at, manifest.version))
     versions = [store.home() / "datasets" / manifest.version for manifest in manifests]
     decisions = Decisions({}, {}, {})
+    known_as = partial(tasks.pseudonymous, allow=task.allow.values(), key="user_id")  # as rows are
     for folder in [*versions, task.folder]:
-        decisions.reviewed.update(_reviews(folder / "review.csv"))
-        decisions.accepted.update(_acceptances(folder / "accept.csv"))
+        for row_id, row in _reviews(folder / "review.csv").items():
+            decisions.reviewed[known_as(row_id)] = row
+        for row_id, reason in _acceptances(folder / "accept.csv").items():
+            decisions.accepted[known_as(row_id)] = reason
     for folder in versions if decisions.accepted else ():
         for row in store.read_jsonl(folder / "rejected.jsonl"):
-            row_id, sha256 = row["example"]["id"], row["example"].get("sha256")
+            row_id, sha256 = known_as(row["example"]["id"]), row["example"].get("sha256")
             if row_id in decisions.accepted and sha256:
                 decisions.rejected.setdefault(row_id, set()).add(sha256)
     return decisions
@@ -175,7 +179,7 @@ def _reviewed(example: TrainingExample, row: dict[str, str]) -> TrainingExample:
     if example.source != "human":
         changes["part"] = example.part or "train"
     if row["decision"] == "fix":
-        review["original"] = example.answer
+        review["original"] = masked_text(example.answer)
         corrected = row["corrected_output"].strip()
         content, calls = read_calls(corrected) if example.calls else (corrected, [])
         fixed = {"content": content, "tool_calls": calls or None}

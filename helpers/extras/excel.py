@@ -41,7 +41,8 @@ def _sheets_of(path: Path, data_only: bool = True) -> list[Any]:
         import openpyxl
 
         sheets = openpyxl.load_workbook(path, read_only=True, data_only=data_only).worksheets
-        return sorted(sheets, key=lambda sheet: sheet.sheet_state != "visible")
+        first, *others = sorted(sheets, key=lambda sheet: sheet.sheet_state != "visible")
+        return [first, *others]  # none, as of a book of charts alone, is a ValueError
     except ImportError:
         raise WorkbookError(
             f'{path}: Excel needs the package openpyxl: pip install -e ".[curate]"'

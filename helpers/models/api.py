@@ -208,11 +208,10 @@ class ApiModel:
         """What answers a chat that may not leave this machine; None where it may."""
         if self.permission is None or self.is_loopback:
             return None
-        kinds = self.permission.held_back(
-            text
-            for message in chat
-            for text in (message.content or "", store.dumps([message.tool_calls, message.tools]))
-        )
+        texts = [message.content or "" for message in chat]
+        beside = {"tool_calls", "tools", "name", "reasoning"}
+        texts += [store.dumps(message.model_dump(include=beside)) for message in chat]
+        kinds = self.permission.held_back(texts)
         return failed(f"{HELD_BACK}: {kinds}") if kinds else None
 
     def body_of(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from helpers import evaluate, store
 from helpers.records import GOOD_STATUS, Severity, TrainingExample
-from helpers.tasks import Fields, Task, load_examples
+from helpers.tasks import Fields, Task, load_examples, pseudonymous
 
 STEPS = 200  # values are rounded to so many, so that a year of them stays a short list
 LONGEST = 5.0  # powers of ten: of an answer's characters, and of its milliseconds
@@ -21,7 +21,7 @@ MOST_ANSWERS = 10_000  # whose numbers are remembered
 SLICE = ", "  # between a quantity and its slice: `feedback_mean, category = KE`
 SLICED = ("format_compliance", "feedback_mean")
 WORD = re.compile(r"\w{3,}")
-COUNTED = 6  # other numbers of the same row have another number here
+COUNTED = 7  # other numbers of the same row have another number here
 REFUSED_IN = 200  # characters: a refusal comes first
 REFUSAL = re.compile(  # models write ’ as well as '
     r"\b(I(['’]m| am) (sorry|unable|not able)|(I can(no|['’])|I won['’])t|as an AI"
@@ -216,8 +216,13 @@ def certainty_of(confidence: float) -> float:
 def _parts_of(row: Fields, label: str, language: str) -> tuple[str, ...]:
     """Which parts of the traffic a request belongs to."""
     parts = {"caller": row.get("caller"), "language": language} | row.get("fields", {})
-    named = [f"{name} = {value}" for name, value in parts.items() if value]
+    named = [_part_of(name, value) for name, value in parts.items() if value]
     return (*named, label) if label else tuple(named)
+
+
+@lru_cache(MOST_ANSWERS)
+def _part_of(name: str, value: str) -> str:
+    return f"{name} = {pseudonymous(value, key=name)}"  # such as `country = FR`; nobody is named
 
 
 @lru_cache(MOST_ANSWERS)

@@ -7,10 +7,12 @@ where it is called so, unless nothing else is written like it; behind a word for
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 from helpers.redaction.context import CALLED_CODE
@@ -52,9 +54,9 @@ def _beside(name: str) -> re.Pattern[str]:
 
 
 @cache
-def _by_name() -> list[tuple[str, re.Pattern[str], re.Pattern[str], Callable[[str], bool]]]:
-    """A name ("": none is needed), where it stands, the number's shape, and its check digits."""
-    rows = []
+def _by_name() -> dict[str, list[tuple[re.Pattern[str], re.Pattern[str], Callable[[str], bool]]]]:
+    """A name ("": none is needed): where it stands, shapes of numbers, and their check digits."""
+    rows = defaultdict(list)
     table = Path(__file__).with_name("national_ids.txt").read_text("utf-8")
     for module, words, shape in re.findall(r"^([^#\t]+)\t(.+)\t(.+)$", table, re.MULTILINE):
         shape = re.sub(r"<(\d+)>", lambda m: rf"[0-9](?:[ ./-]?[0-9]){{{int(m[1]) - 1}}}", shape)
@@ -63,15 +65,16 @@ def _by_name() -> list[tuple[str, re.Pattern[str], re.Pattern[str], Callable[[st
         if words != "-" and module not in UNCHECKED:
             words += f"|{COMMON}"
         for name in re.sub(r"[^\w!|]+", " ", words.removeprefix("-")).split("|"):
-            rows.append((name.strip("!"), _beside(name), number, is_valid))
+            rows[name.strip("!")].append((_beside(name), number, is_valid))
     return rows
 
 
 def national_numbers(text: str) -> Iterator[tuple[int, int]]:
     """Where a text holds a person's number of one of these states."""
     words = _words_of(text)
-    for name, beside, shape, is_valid in _by_name():
-        for match in shape.finditer(text) if name in words else ():
+    called = (rows for name, rows in _by_name().items() if name in words)
+    for beside, shape, is_valid in chain.from_iterable(called):
+        for match in shape.finditer(text):
             with suppress(Exception):  # stdnum stumbles, as over birth places that it has not
                 number = re.sub("[ ./]", "", match[0])
                 if _is_called_so(text, match, beside) and is_valid(number):

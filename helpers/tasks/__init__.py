@@ -29,3 +29,4 @@ from helpers.tasks.task import (
 )
 from helpers.tasks.textfiles import header_of
 from helpers.tasks.turns import SYSTEM, messages_of
+from helpers.tasks.values import pseudonymous

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ from helpers.tasks.survey import SPLITS, check_columns, reading_of, survey
 from helpers.tasks.task import Json, Task, check_calls, check_tools
 from helpers.tasks.textfiles import Row, RowError, TwoReadings
 from helpers.tasks.turns import SYSTEM
-from helpers.tasks.values import NUMBER, as_json, cell, decimal_mark, spelled
+from helpers.tasks.values import NUMBER, as_json, cell, decimal_mark, pseudonymous, spelled
 
 SAMPLE = 1000  # rows kept as evidence of those that a filter drops
 # UTF-8 taken for Windows-1252; what Portuguese capitals stand before (« » … and spaces) is none
@@ -176,9 +176,13 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
     messages, tools = _chat_and_tools(how, raw)
     check_calls(messages, tools or how.task.tools)
     moment, guessed = created_at(how, raw)
-    meta = _where(how, row) | {"created_at_guessed": guessed} | _meta_of(how, raw)
+    said = [_meta_of(how, raw), {"conversation_id": _conversation(how, raw)}]
+    known, talk = pseudonymous(said, how.task.allow.values())
+    meta = _where(how, row) | {"created_at_guessed": guessed} | known
     if guessed:
         how.changes["no created_at: the file's date stands for it"] += 1
+    if [known, talk] != said:
+        how.changes["personal data or keys in ids, or in unused columns: signs stand for them"] += 1
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
     _note_oddities(how, user_text, moment)
     is_human = how.source == "human"
@@ -188,7 +192,7 @@ def example_of(how: HowRead, row: SourceRow) -> TrainingExample:
         source=how.source,
         quality="verified" if is_human else "unverified",
         created_at=moment,
-        group=group_of(user_text, _conversation(how, raw)),
+        group=group_of(user_text, talk["conversation_id"]),
         part=_part(how, raw, row.line, None if guessed else moment) if is_human else None,
         feedback_score=feedback_score(how, raw),
         tools=tools,
@@ -246,16 +250,13 @@ def feedback_score(how: HowRead, raw: Row) -> float | None:
 
 def _meta_of(how: HowRead, raw: Row) -> Json:
     """What is kept beside the chat: the user's id, known columns, and those that nothing reads."""
-    meta = {}
-    for name in ("id", "model_version", "articles", "conversation_id"):
-        value = cell(how.task, raw, name)
-        if value is not None:
-            meta[name] = as_json(value)
-    if "id" in meta:
-        meta["user_id"] = str(meta.pop("id"))
+    names = ("model_version", "articles", "conversation_id")
+    meta = {name: as_json(cell(how.task, raw, name)) for name in names}
+    user_id = cell(how.task, raw, "id")
+    meta["user_id"] = None if user_id is None else str(as_json(user_id))
     unused = {name: as_json(raw[name]) for name in raw if name not in how.used}
-    fields = {name: value for name, value in unused.items() if value not in (None, "")}
-    return meta | {"fields": fields} if fields else meta
+    meta["fields"] = {n: value for n, value in unused.items() if value not in (None, "")} or None
+    return {name: value for name, value in meta.items() if value is not None}
 
 
 def _conversation(how: HowRead, raw: Row) -> str:
@@ -265,7 +266,7 @@ def _conversation(how: HowRead, raw: Row) -> str:
     return group or _key_of(cell(how.task, raw, "conversation_id"), NOTHING)  # 0 is one
 
 
-def _key_of(value: Any, nothing: Sequence[str]) -> str:
+def _key_of(value: Any, nothing: Collection[str]) -> str:
     """An id as it is in every file: 3.0 is 3, a UUID has no capitals, and `nothing` is none."""
     text = str(value).strip()
     if value is None or text.casefold() in nothing:

@@ -8,7 +8,6 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from copy import copy
 from datetime import UTC, datetime
 from itertools import chain, islice, repeat
@@ -27,7 +26,7 @@ from helpers.tasks.survey import DISTINCT, column_counts
 from helpers.tasks.task import Task
 from helpers.tasks.textfiles import Row
 from helpers.tasks.turns import as_turns
-from helpers.tasks.values import as_text, cell, value_at
+from helpers.tasks.values import as_text, cell, spelled, value_at
 
 JUDGED = 20_000  # lines by which it is judged what a repeated request_id means
 SAID = ("feedback_score", "thumb", "correction", "comment")  # what late feedback may say
@@ -38,7 +37,6 @@ _DONE = (  # a cut answer is one: its format says what it is worth
 )
 DONE = {"", *GOOD_STATUS, *_DONE.split()}
 CHUNK = 2**20
-TINY = 1e-9  # of what has to be more than 0
 LINES = FileForm(note="JSON Lines")
 # what lines of one request_id are: a later line replaces (once), one trace of many requests, or the
 # pieces of one answer
@@ -151,7 +149,7 @@ class LogReader:
                 for name in self._task.slices
                 if (value := cell(self._task, raw, name)) is not None
             },
-            "latency_ms": _within(raw.get("latency_ms"), TINY, math.inf),
+            "latency_ms": _within(raw.get("latency_ms"), 1e-9, math.inf),
             "confidence": _within(raw.get("confidence"), 0, 1),
             "feedback_score": self._score(raw),
         }
@@ -223,24 +221,28 @@ def _parsed(files: Sequence[Path]) -> Iterator[Row]:
 
 
 def _values_of(files: Sequence[Path], key: str) -> Counter[Token]:
-    """How often each value of a key occurs, wherever it stands: by bytes, 10 times as fast.
+    """How often each value of a row's key occurs: by bytes, 10 times as fast.
 
-    A key that stands inside of a text is escaped there, so it is not found.
+    A key inside of a text is escaped there, so it is not found; where a value is new, the rows say
+    whether it is theirs or that of something inside of them.
     """
     if "." in key:
         return sum((column_counts(path, LINES, [key])[key] for path in files), Counter())
     quoted = json.dumps(key).encode()
     pattern = re.compile(re.escape(quoted) + rb'\s*:\s*("(?:[^"\\\n]|\\.)*"|[^\s,}\]]+)')
-    spellings = Counter()
+    counts = Counter()
     for path in files:
         with open(path, "rb") as file:
             while lines := file.read(CHUNK) + file.readline():
-                if quoted in lines and len(spellings) < DISTINCT:
-                    spellings.update(pattern.findall(lines))
-    counts = Counter()
-    for spelling, n in spellings.items():
-        with suppress(ValueError):  # an object, or a broken line
-            counts[token_of(json.loads(spelling))] += n
+                found = Counter()
+                if quoted in lines and len(counts) < DISTINCT:
+                    for spelling, n in Counter(pattern.findall(lines)).items():
+                        found[token_of(spelled(spelling))] += n
+                if not found.keys() <= counts.keys():
+                    rows = (spelled(line) for line in lines.splitlines() if quoted in line)
+                    own = (row[key] for row in rows if isinstance(row, dict) and key in row)
+                    found = Counter(map(token_of, own))
+                counts.update(found)
     return counts
 
 
@@ -251,7 +253,7 @@ def _repeats_of(task: Task, sample: Sequence[Row]) -> Repeats:
         if raw.get("request_id") is not None and not _is_late(raw):
             groups[str(raw["request_id"])].append(raw)
     kinds = Counter()
-    for lines in groups.values():
+    for lines in (lines for lines in groups.values() if len(lines) > 1):
         questions = {as_text(raw.get("messages") or cell(task, raw, "input")) for raw in lines}
         if len(questions) > 1:
             kinds["trace"] += 1

@@ -214,8 +214,6 @@ def as_turns(value: Any, role: str, changes: Counter[str]) -> list[Any]:
     if value is None:
         return []
     turns = turns_in(value, role, changes)
-    if turns:
-        return turns
-    if not isinstance(value, str):
+    if not (turns or isinstance(value, str)):
         changes[NO_TEXT] += 1
-    return [{"role": role, "content": as_text(value)}]
+    return turns or [{"role": role, "content": as_text(value)}]

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import date, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Literal
 
+from helpers import store
 from helpers.tasks.task import Task
 from helpers.tasks.textfiles import CONTROL, Row, TwoReadings
 
@@ -25,7 +27,9 @@ _SEPARATED = {  # decimal mark -> a number whose thousands may be separated
     mark: re.compile(rf"[-+]?(?:\d+|\d{{1,3}}(?:[{other}\s']\d{{3}})+)(?:[{mark}]\d+)?")
     for mark, other in _OTHER.items()
 }
-
+# what is personal or secret holds one of these, or stands under a name that says so
+_MAY_BE = re.compile(r"[@＠]|%40|\b(?:\d(?:\W{0,4}\d){6}|[A-Za-z]{1,2} ?\d(?: ?\d){5})|[^\s-]{16}")
+_cleaned = lru_cache(maxsize=8192, typed=True)(store.clean)
 
 TYPES = {"integer": int, "number": float, "object": dict, "array": list, "boolean": bool}
 NUMBERS = ("integer", "number")
@@ -90,6 +94,26 @@ def as_json(value: Any) -> Any:
         is_text = "\ufffd" not in text and not CONTROL.search(value)
         return text if is_text else f"({len(value)} bytes that are no text)"
     return value if value == value else None
+
+
+def pseudonymous(value: Any, allow: Iterable[re.Pattern[str]] = (), key: str = "") -> Any:
+    """An id, or what is kept beside a chat, with a sign for what is personal or secret in it.
+
+    Equal texts have equal signs in every file, and no others; what task.yaml's `allow` names stays.
+    """
+    if isinstance(value, dict):
+        return {name: pseudonymous(each, allow, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [pseudonymous(each, allow, key) for each in value]
+    text = str(value)
+    may_be = _MAY_BE.search(text) or _cleaned("x", key) != "x"
+    shown = _cleaned(value, key) if may_be else value
+    for pattern in allow:
+        text = pattern.sub(" ", text)
+    if shown == value or _cleaned(text, key) == text:
+        return value
+    sign = re.sub("[0-9]", "", store.fingerprint(str(value)))  # in letters: no phone's number
+    return f"{shown} {sign[:16]}"
 
 
 def spelled(text: str | bytes) -> Any:

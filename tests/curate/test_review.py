@@ -116,6 +116,25 @@ def test_a_wrong_decision_names_its_line(row, said, make_task, config, home):
         curate.curate(config(folder))
 
 
+def test_ids_names_and_replaced_answers_that_are_personal_stand_in_no_file(
+    make_task, config, sentences, home
+):
+    ids = [f"anna{n}@example.org" for n in range(12)]
+    rows = [chat(text, id=i, group=i) for i, text in zip(ids, sentences(12), strict=True)]
+    rows[0]["messages"][-1]["content"] = "mail bert@example.org"
+    rows[1]["messages"][0]["name"] = "carla@example.org"
+    folder = make_task(rows)
+    fixed = {"id": ids[0], "decision": "fix", "corrected_output": '{"label": "no"}'}
+    write(folder / "review.csv", list(fixed), [fixed])
+    curated = curate.curate(config(folder))
+    assert not any("no source holds" in warning for warning in curated.warnings)
+    assert [e.answer for e in curated.examples if "review" in e.meta] == ['{"label": "no"}']
+    assert [row.issues[0].code for row in curated.rejected] == ["contains_pii"]
+    version = curate.publish_dataset(curated).metadata.version
+    for path in (home / "datasets" / version).iterdir():
+        assert "@" not in path.read_text(), path.name
+
+
 def test_a_reviewer_may_answer_a_row_that_has_no_answer(make_task, config, sentences, home):
     rows = [chat(text, id=f"h{i}") for i, text in enumerate(sentences(10))]
     del rows[0]["messages"][-1]

@@ -171,6 +171,12 @@ def test_a_log_that_is_bad_from_its_first_day_is_read_and_not_asked_about(read):
     assert [row.feedback_score for row in read(lines)] == [1 + number % 3 for number in range(40)]
 
 
+def test_ratings_inside_of_a_row_are_not_its_own(read):
+    inner = [{"role": "user", "content": "x", "feedback_score": 4.5}]
+    lines = [line(number, feedback_score=number % 2, messages=inner) for number in range(40)]
+    assert {row.feedback_score for row in read(lines)} == {1, 5}
+
+
 def test_our_own_gateway_writes_stars(read):
     (row,) = read([line(1, feedback_score=1.0, arm="production")])
     assert row.feedback_score == 1

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from helpers import tasks
+from helpers import store, tasks
 from helpers.records import Issue
 from helpers.tasks import examples, reading
 from helpers.tasks.textfiles import TwoReadings
@@ -63,6 +63,33 @@ def test_every_kind_of_file_gives_the_same_rows_also_through_a_filter(tmp_path, 
     assert some.dropped == {"low_feedback": 12} and len(some.sample) == 12
     lines = {e.id: e.meta["line"] for e in [*some.examples, *(e for e, _ in some.sample)]}
     assert lines == {e.id: e.meta["line"] for e in whole.examples}
+
+
+def test_ids_and_columns_beside_a_chat_name_nobody_and_equal_ones_stay_equal(tmp_path):
+    mails = [f"{name}@example.org" for name in ("anna", "bert", "anna")]
+    plain = ["c-17", "3f2b8c1e-9d4a-4f6b-8e21-0a1b2c3d4e5f", "20261105-0007", "4155552671"]
+    rows = [
+        {"input": f"question {n}", "output": "yes", "id": f"{n} {group}", "group": group}
+        | {"tax_id": 4111111111111111, "about": {"note": [f"of {group}"], "n": n, "is": n > 1}}
+        for n, group in enumerate([*mails, *plain])
+    ]
+    task = task_of(tmp_path / "t")
+    for source in ("human", "production"):
+        store.write_jsonl(task.folder / f"{source}.jsonl", rows)
+    human, logs = (tasks.load_examples(task, source) for source in ("human", "production"))
+    assert "@" not in store.dumps([*human.examples, *logs.examples])
+    assert "4111" not in store.dumps([*human.examples])
+    groups = [example.group for example in human.examples]
+    assert groups == [example.group for example in logs.examples] and len({*groups}) == 6
+    assert groups[0] == groups[2] and groups[3:] == [f"conversation:{each}" for each in plain]
+    assert [example.id for example in human.examples[3:]] == [row["id"] for row in rows[3:]]
+    fields = human.examples[6].meta["fields"]
+    assert fields["about"] == rows[6]["about"] and type(fields["about"]["is"]) is bool
+    (count,) = (n for said, n in human.reading.changes.items() if "signs stand for" in said)
+    assert count == 7  # all have a card's number
+    (tmp_path / "t" / "task.yaml").write_text(TASK + "allow: {ours: '[a-z]+@example.org'}\n")
+    allowed = tasks.load_examples(tasks.load_task(str(task.folder)), "human").examples
+    assert [example.group for example in allowed[:2]] == [f"conversation:{m}" for m in mails[:2]]
 
 
 def test_a_nested_gateway_log_is_read_by_paths(tmp_path):
