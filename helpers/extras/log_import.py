@@ -44,20 +44,21 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
     if form not in FORMATS:
         raise WorkbookError(f"--format takes {', '.join(FORMATS)}; got {form!r}")
     task = tasks.load_task(task_name.removeprefix("demo/"))
+    places = FORMATS[form]
     first: dict[str, tuple[str, LiveRow]] = {}
     ratings: dict[str, tuple[Any, Any]] = {}
     not_of_users: set[str] = set()
     faults: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
-    for place, raw in _placed(paths, FORMATS[form]["messages"]):
-        if not _is_request(raw, FORMATS[form].get("kind", ())):
+    for place, raw in _placed(paths, places["messages"]):
+        if not _is_request(raw, places.get("kind", ())):
             counts["others"] += 1
             continue
         try:
-            row = row_of(raw, FORMATS[form])
+            row = row_of(raw, places)
             fault = _clash(row, place, first)
             counts["different" if fault else "read"] += 1
-            said = _rating(raw, FORMATS[form].get("feedback_score", ()), not_of_users)
+            said = _rating(raw, places.get("feedback_score", ()), not_of_users)
             if said[0] is not None:
                 ratings[place if fault else row.request_id] = said
         except ValueError as error:
@@ -66,10 +67,7 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
         faults.append((f"{place}:", fault))
     if not first and not counts["others"]:
         raise WorkbookError(f"nothing can be read as {form}: {'; '.join(_named(paths, faults))}")
-    tokens = Counter(tasks.token_of(said) for said, _ in ratings.values())
-    setting = task.columns.get("feedback")
-    scale = tasks.judge_scale(tokens, setting, "feedback_score", paths[0].name)
-    stars = {name: scale.scores.get(tasks.token_of(said)) for name, (said, _) in ratings.items()}
+    stars, scale = _in_stars(ratings, task.columns.get("feedback"), paths[0].name)
     faults += [
         (f"{name}:", f"has a rating that is none ({curate.masked_text(str(said))})")
         for name, (said, _) in ratings.items()
@@ -83,7 +81,7 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
     new, rated = serve.add_rows(task.registry_name, rows, text, moments)
     return {
         "added": new,
-        "ratings": f"{rated} added; {scale.description}",
+        "ratings": f"{rated} added; {scale}",
         "scores_not_of_users": sorted(not_of_users),
         "known": counts["read"] - new,
         "others": counts["others"],
@@ -91,6 +89,15 @@ def import_log(paths: Sequence[Path], form: str, task_name: str, text: LogText) 
         "unreadable": counts["unreadable"],
         "faults": _named(paths, faults),
     }
+
+
+def _in_stars(
+    ratings: dict[str, tuple[Any, Any]], setting: Any, file: str
+) -> tuple[dict[str, float | None], str]:
+    """Each rating as stars, None where it is none; the scale of them all, in words."""
+    said = {name: tasks.token_of(rating) for name, (rating, _) in ratings.items()}
+    scale = tasks.judge_scale(Counter(said.values()), setting, "feedback_score", file)
+    return {name: scale.scores.get(token) for name, token in said.items()}, scale.description
 
 
 def _is_request(raw: Any, paths: Sequence[str]) -> bool:
@@ -255,7 +262,7 @@ def row_of(raw: Any, places: dict[str, Sequence[str]]) -> LiveRow:
         row = LiveRow.model_validate(fields | _as_ours(fields))
     except ValidationError as error:
         raise ValueError(_reason(error)) from None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError("has a time or a chat that cannot be told") from None
     texts = {turn["content"] for turn in row.messages}
     is_unanswered = "answer" not in fields or _first(raw, ("response.choices", "choices")) == []
@@ -397,6 +404,6 @@ def _spelled_message(text: str) -> Any:
 
 
 def _unpacked(value: Any) -> Any:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         return json.loads(value) if isinstance(value, str) and value[:1] in ("{", "[") else value
     return value

@@ -300,7 +300,7 @@ def test_attributes_that_are_none_of_otlp_are_named(attributes, tmp_path, home, 
     assert "line 2: has no field attributes.gen_ai.input.messages" in told["faults"][0]
 
 
-@pytest.mark.parametrize("answer", ['{"a": 1}', '["x", "y"]', "[1", "{}"])
+@pytest.mark.parametrize("answer", ['{"a": 1}', '["x", "y"]', "[1", "{}", "[" * 3000])
 def test_an_answer_that_is_json_itself_stays_as_it_is(answer, tmp_path, home):
     path = tmp_path / "export.jsonl"
     reply = {"choices": [{"message": {"content": answer}}]}
