@@ -65,8 +65,9 @@ def _example_of(task: tasks.Task, row: LiveRow, human_ids: Container[str]) -> Tr
     messages = [own, *chat[1:]] if own else chat[1:]
     user_text = "\n".join(m.content or "" for m in messages if m.role == "user")
     talk = tasks.pseudonymous(row.conversation_id, task.allow.values())
+    request = tasks.pseudonymous(row.request_id, task.allow.values(), "user_id")
     return TrainingExample(
-        id=f"live-{row.request_id}" if row.request_id in human_ids else row.request_id,
+        id=f"live-{request}" if request in human_ids else request,
         messages=messages,
         source="production",
         quality="unverified",

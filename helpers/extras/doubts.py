@@ -109,21 +109,17 @@ def rephrased(texts: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int
     if not texts or not others:
         return
     vectors = models.embed(others)
-    numbers = [_numbers_in(text) for text in others]
+    numbers = [set(_NUMBER.findall(text)) for text in others]
     for start in range(0, len(texts), CHUNK):
         chunk = texts[start : start + CHUNK]
         for i, cosines in enumerate(models.embed(chunk) @ vectors.T, start):
-            own_numbers = _numbers_in(texts[i])
+            own_numbers = set(_NUMBER.findall(texts[i]))
             best = np.argpartition(-cosines, min(CANDIDATES, len(others)) - 1)[:CANDIDATES]
             for j in best[np.argsort(-cosines[best])].tolist():
                 close = cosines[j] >= _least_cosine(own_numbers, numbers[j])
                 if close and texts[i] is not others[j]:
                     yield i, j, float(cosines[j])
                     break
-
-
-def _numbers_in(text: str) -> set[str]:
-    return set(_NUMBER.findall(text))
 
 
 def _least_cosine(numbers: set[str], others: set[str]) -> float:

@@ -85,9 +85,7 @@ def _add_weights(writer: Any, network: Any, kind: str) -> None:
         values = weight.float().cpu().numpy()
         if ".q_proj." in key or ".k_proj." in key:
             values = permute(values, config.head_dim)
-        stored = gguf.GGMLQuantizationType["F32"]
-        if values.ndim > 1:
-            stored = gguf.GGMLQuantizationType[kind.upper()]
+        stored = gguf.GGMLQuantizationType[kind.upper() if values.ndim > 1 else "F32"]
         packed = gguf.quantize(np.ascontiguousarray(values), stored)
         writer.add_tensor(names.get_name(key, try_suffixes=(".weight",)), packed, raw_dtype=stored)
 

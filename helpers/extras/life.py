@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from helpers import registry, store
 from helpers.monitor import LiveLog, Numbers, estimate, requests_of, stars
-from helpers.records import Alarm, Budget, FineTunedModelVersion
+from helpers.records import Budget, FineTunedModelVersion
 from helpers.tasks import Task
 
 WIDTH, LEFT, ROW, PANEL, GAP = 960, 150, 26, 150, 34
@@ -94,12 +94,12 @@ def write_page(task: Task, log: LiveLog) -> Path:
         .render(
             name=name,
             now=store.now(),
-            serving=[version.id for version in versions if version.status == "production"],
-            waiting=[alarm.name for alarm in alarms if alarm.state == "open"],
+            versions=versions,
+            alarms=alarms,
             told_alarms=told_alarms[-MOST_TOLD:],
             decisions=decisions[-MOST_TOLD:],
             money=_money(versions, served),
-            **_picture(versions, changes, served, alarms),
+            **_picture(versions, changes, served),
         )
     )
     return store.write_text(store.home() / "monitor" / f"{name.replace('/', '.')}.html", text)
@@ -117,10 +117,7 @@ def _money(versions: Sequence[FineTunedModelVersion], served: Served) -> list[li
 
 
 def _picture(
-    versions: Sequence[FineTunedModelVersion],
-    changes: Sequence[dict[str, str]],
-    served: Served,
-    alarms: Sequence[Alarm],
+    versions: Sequence[FineTunedModelVersion], changes: Sequence[dict[str, str]], served: Served
 ) -> dict[str, Any]:
     """A line of time per version, and below it ratings and format by week; {} where nothing was."""
     days = [date.fromisoformat(entry["at"][:10]) for entry in changes]
@@ -155,7 +152,6 @@ def _picture(
         "bottom": height - GAP,
         "bars": bars,
         "panels": [rated, formed],
-        "alarms": alarms,
         "months": months[:: math.ceil(len(months) / 12) or 1],
     }
 

@@ -47,8 +47,7 @@ def mirror(versions: Sequence[FineTunedModelVersion]) -> list[str]:
         files = None if uri.startswith("http") else (store.home() / "mlflow").as_uri()
         experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT, files)
         for task in sorted({version.task for version in measured}):
-            of_task = [version for version in measured if version.task == task]
-            changes += _mirror_task(client, experiment, task, of_task)
+            changes += _mirror_task(client, experiment, task, measured)
     except MlflowException as error:
         return [f"MLflow could not be brought up to date: {store.redact(str(error))[:200]}"]
     return changes
@@ -58,6 +57,7 @@ def _mirror_task(
     client: Any, experiment: str, task: str, versions: Sequence[FineTunedModelVersion]
 ) -> list[str]:
     """Add one task's missing versions and move its alias; what was changed."""
+    versions = [version for version in versions if version.task == task]
     name = task.replace("/", ".")  # MLflow forbids slashes
     changes = []
     if not client.search_registered_models(f"name = '{name}'"):

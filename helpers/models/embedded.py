@@ -230,10 +230,11 @@ def _write_tokenizer(target: Path, reader: Any) -> None:
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_])
     tokenizer.decoder = decoders.ByteLevel()
-    special = []
-    for word, kind in zip(words, value("ggml.token_type"), strict=True):
-        if kind == CONTROL:
-            special.append(AddedToken(word, special=True, normalized=False))
+    special = [
+        AddedToken(word, special=True, normalized=False)
+        for word, kind in zip(words, value("ggml.token_type"), strict=True)
+        if kind == CONTROL
+    ]
     tokenizer.add_special_tokens(special)
     tokenizer.save(str(target / "tokenizer.json"))
     settings = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import re
@@ -86,8 +87,8 @@ class LocalModel:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over weights, adapter, chat template and tokenizer."""
-        folders = [path for path in (self.path, self.adapter) if path]
-        return store.fingerprint([_folder_hash(str(folder)) for folder in folders])
+        folders = (self.path, self.adapter)
+        return store.fingerprint([_folder_hash(str(folder)) for folder in folders if folder])
 
     def count_tokens(self, chat: list[Message]) -> int:
         """Tokens of the rendered prompt, generation prompt included."""
@@ -108,11 +109,15 @@ class LocalModel:
         prompts = [self._prompt(chat) for chat in chats]
         self._check_lengths(prompts, max_new_tokens)
         begins = self._begins(chats[0], prompts[0]) if len(chats) == 1 else 0
-        pad = self.tokenizer.pad_token_id
-        tuned = self.adapter is not None
         try:
             rows, shared = decoding.decode(
-                self.network, prompts, max_new_tokens, self.stop_tokens, pad, tuned, begins
+                self.network,
+                prompts,
+                max_new_tokens,
+                self.stop_tokens,
+                self.tokenizer.pad_token_id,
+                probable=self.adapter is not None,
+                begins=begins,
             )
         except (MemoryError, RuntimeError) as error:
             raise _memory_error(error, self.name) from error
@@ -138,7 +143,9 @@ class LocalModel:
     def _begins(self, chat: list[Message], prompt: list[int]) -> int:
         """The tokens of a prompt before what its last message says."""
         other = [*chat[:-1], chat[-1].model_copy(update={"content": "?"})]
-        return decoding.common_prefix([prompt, self._prompt(other)])
+        with contextlib.suppress(WorkbookError):  # a template may refuse it
+            return decoding.common_prefix([prompt, self._prompt(other)])
+        return 0
 
     def _check_lengths(self, prompts: list[list[int]], max_new_tokens: int) -> None:
         limit = getattr(self.network.config, "max_position_embeddings", None)
@@ -200,6 +207,8 @@ def load_network(path: str, adapter: Path | None = None, compute: Precision = "f
             for weight in network.parameters():  # alone: the angles of positions stay fp32
                 weight.data = weight.data.bfloat16()
         network = network.to(device()).eval()
+        if device() == "cpu":
+            _speed_up(network)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise WorkbookError(f"{adapter or path} could not be loaded: {reason}") from error
@@ -209,8 +218,6 @@ def load_network(path: str, adapter: Path | None = None, compute: Precision = "f
                 f"the adapter {adapter} was trained on another base model than {path}"
             ) from error
         raise _memory_error(error, path) from error
-    if device() == "cpu":
-        _speed_up(network)
     return network
 
 

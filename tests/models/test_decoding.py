@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from helpers.models import decoding
-from helpers.models.kernels import products, steps
+from helpers.models.kernels import one_token, products, steps
 
 STOP = {2, 7}
 
@@ -160,6 +160,28 @@ def test_a_token_that_fp16_cannot_hold_is_asked_again_in_bf16() -> None:
     while model.lean_steps.may_overflow:
         logits_of_the_next(model, prompt, halves=True)
     assert not model.lean_steps.reads_halves
+
+
+def test_one_row_needs_no_large_pages_and_too_little_memory_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import mmap
+
+    import torch
+
+    if not products.has_onednn():
+        pytest.skip("this torch has no oneDNN")
+    lean = steps.Steps(network("llama").to(torch.bfloat16))
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 10**6, raising=False)  # the kernel refuses it
+    with torch.inference_mode():
+        assert one_token.OneToken(lean).layers
+
+    def refused(*args: Any) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refused)
+    with torch.inference_mode(), pytest.raises(MemoryError, match="allocate memory"):
+        one_token.OneToken(lean)
 
 
 def test_lean_steps_are_used_only_where_they_agree_with_the_modules() -> None:

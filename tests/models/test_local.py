@@ -100,6 +100,17 @@ def test_what_a_request_of_its_own_begins_with_is_kept_and_changes_no_answer(tin
     assert [a.confidence for a in answers] == [a.confidence for a in (*fresh, *fresh[:3])]
 
 
+def test_a_template_may_refuse_what_nobody_said(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded("tiny")
+    refuses = "{% if m.content == '?' %}{{ raise_exception('not this') }}{% endif %}"
+    template = f"{{% for m in messages %}}{refuses}{{{{ m.role + m.content }}}}{{% endfor %}}"
+    monkeypatch.setattr(model.tokenizer, "chat_template", template)
+    [answer] = model.answer(chats(1), 2)
+    assert answer.tokens_out and not answer.tokens_cached
+
+
 def test_no_chats_no_answers_and_a_prompt_beyond_the_context_is_refused(tiny: Path) -> None:
     model = loaded("tiny")
     assert model.answer([], 4) == []

@@ -6,8 +6,10 @@ bf16 at a third of that speed. docs/kernels.md explains it with shapes.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,8 +77,11 @@ def _products(groups: Sequence[Sequence[FrozenLayer]]) -> list[Product]:
     """
     weights = [[layer.whole() for layer in group] for group in groups]
     size = 2 * sum(weight.numel() for group in weights for weight in group)
-    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    try:
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(str(error)) from error
+    with contextlib.suppress(AttributeError, OSError):  # a system without such pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     free = torch.frombuffer(memory, dtype=torch.float16)
     products = []
@@ -86,11 +91,6 @@ def _products(groups: Sequence[Sequence[FrozenLayer]]) -> list[Product]:
         free = free[half.numel() :]
         torch.cat(group, out=half) if len(group) > 1 else half.copy_(group[0])
         biases = [layer.bias for layer in layers if layer.bias is not None]
-        products.append(_product(half, torch.cat(biases).half() if biases else None))
+        product = partial(torch.addmv, torch.cat(biases).half(), half) if biases else half.mv
+        products.append(product)
     return products
-
-
-def _product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    if bias is None:
-        return weight.mv
-    return lambda x: torch.addmv(bias, weight, x)

@@ -90,11 +90,12 @@ class Steps:
 
     def _turns(self, positions: torch.Tensor) -> torch.Tensor:
         """What positions (rows, tokens) turn pairs by, complex (rows, tokens, 1, size / 2)."""
-        last = int(positions.max())
-        if last >= len(self.turns):
+        last, turns = int(positions.max()), self.turns  # which another thread may replace
+        if last >= len(turns):
             places = torch.arange(2 * last + 1)[None]
-            self.turns = torch.complex(*self.angles(torch.empty(0), places))[0, :, : self.size // 2]
-        return self.turns[positions][:, :, None]
+            turns = torch.complex(*self.angles(torch.empty(0), places))[0, :, : self.size // 2]
+            self.turns = turns
+        return turns[positions][:, :, None]
 
     @functools.cached_property
     def one_token(self) -> OneToken:
