@@ -569,6 +569,12 @@ columns:
 column that has the name of one of ours is none of ours with `group: null`. What nothing reads is
 listed as "not used" and kept in the row's `meta`. A mapped `input` goes before every other form.
 
+An id that is an e-mail address, a card's number or a key gets a sign in its place, as do such
+things in what is kept in `meta`: `[e-mail] eeafdcbbacffbdea`, the same one for the same id in every
+file, so that groups, parts and your decisions in review.csv and accept.csv (by your ids or by
+these) still fit. Who knows an address can make its sign: better are ids that name nobody. 02 counts
+such rows.
+
 Chat lines (`{"messages": […]}`), `prompt` / `completion`, Alpaca, ShareGPT, Gemini's `contents`,
 KTO and preference pairs need no mapping, nor does a JSON array of rows; a `system` beside the turns
 is their first one, and a request, a response or a message in a column, also as its text, is the

@@ -60,7 +60,7 @@ def decode(
     started = time.perf_counter()
     own_loop = supported(model)
     shared = common_prefix(prompts) if len(prompts) > 1 else begins
-    prefix, known = None, False
+    prefix, known = None, 0
     if own_loop and shared >= MIN_PREFIX:
         prefix, known = _beginning(model, prompts[0][:shared], keep=len(prompts) == 1)
     else:
@@ -77,8 +77,7 @@ def decode(
             results = generate_batch(model, rows, max_new_tokens, stop, pad_id)
         results = [row._replace(seconds=row.seconds + waited) for row in results]
         decoded |= dict(zip(batch, results, strict=True))
-    is_first = len(prompts) == 1 and not known
-    return [decoded[i] for i in range(len(prompts))], 0 if is_first else shared
+    return [decoded[i] for i in range(len(prompts))], known
 
 
 def supported(model: Any) -> bool:
@@ -184,19 +183,20 @@ def _logits(model: Any, ids: Any, positions: Any, cache: Any, mask: Any = None) 
     return output.logits[:, -1]
 
 
-def _beginning(model: Any, tokens: list[int], keep: bool) -> tuple[Any, bool]:
-    """`compute_prefix` of these tokens; whether it was kept of a single prompt before.
+def _beginning(model: Any, tokens: list[int], keep: bool) -> tuple[Any, int]:
+    """`compute_prefix` of these tokens; how many of them a row has not to compute itself.
 
-    What a single prompt begins with is computed apart in either case: an answer must not depend on
-    what was asked before.
+    Of a single prompt, which is to `keep` them, those that were kept before; of many, all. What a
+    single prompt begins with is computed apart in either case: an answer must not depend on what
+    was asked before.
     """
     kept, prefix = getattr(model, "kept_beginning", (None, None))
     if tokens == kept:
-        return prefix, True
+        return prefix, len(tokens)
     prefix = compute_prefix(model, tokens)
     if keep:
         model.kept_beginning = (tokens, prefix)
-    return prefix, False
+    return prefix, 0 if keep else len(tokens)
 
 
 def compute_prefix(model: Any, tokens: Sequence[int]) -> Any:

@@ -80,29 +80,31 @@ def check_offer(client: Any, base_url: str, config: OpenAIJobConfig) -> str:
     import openai
 
     try:
-        _check_rules(client, base_url)
+        announced = _check_rules(client, base_url)
         reply = client.models.with_raw_response.retrieve(config.api_model)
-        served_until = read(Offer, reply).shutdown_date or ""
+        told = read(Offer, reply).shutdown_date or ""
     except openai.NotFoundError:
-        return ""  # not every provider lists what it can tune; create will say
+        told = ""  # not every provider lists what it can tune; create will say
     except openai.OpenAIError as error:
         raise refusal(error, f"{base_url} did not say what it offers") from None
-    with suppress(ValueError):
-        days = (date.fromisoformat(served_until[:10]) - store.now().date()).days
-        if days < max(1, config.min_served_days):
-            raise WorkbookError(
-                f"{config.api_model} retires on {served_until}, and every model tuned from it"
-                f" ({days} days); {REMEDIES['model_not_available']}, or lower min_served_days"
-                f" ({config.min_served_days})",
-                5,
-            )
-    return served_until
+    for served_until in (told, announced):
+        with suppress(ValueError):
+            days = (date.fromisoformat(served_until[:10]) - store.now().date()).days
+            if days < max(1, config.min_served_days):
+                raise WorkbookError(
+                    f"{config.api_model} retires on {served_until}, and every model tuned from it"
+                    f" ({days} days); {REMEDIES['model_not_available']}, or lower min_served_days"
+                    f" ({config.min_served_days})",
+                    5,
+                )
+    return min(filter(None, (told, announced)), default="")
 
 
-def _check_rules(client: Any, base_url: str) -> None:
+def _check_rules(client: Any, base_url: str) -> str:
+    """The last day on which it serves tuned models, as it has announced, or ""."""
     provider = provider_of(base_url)
     if provider is None:
-        return
+        return ""
     last_day = provider.train_until
     if last_day is not None and store.now().date() > last_day:
         raise WorkbookError(
@@ -114,6 +116,7 @@ def _check_rules(client: Any, base_url: str) -> None:
             f"{provider.name} creates no jobs for organisations that had none before: {ELSEWHERE}",
             5,
         )
+    return str(provider.serve_until or "")
 
 
 def wait_until_served(client: Any, model: str, poll_seconds: float) -> None:

@@ -251,6 +251,18 @@ def test_openai_is_asked_for_earlier_jobs_before_anything_is_sent(monkeypatch):
         assert caught.value.exit_code == 5 and toy.files == {} and toy.creates == 0
 
 
+def test_a_provider_that_soon_serves_nothing_is_refused_though_its_endpoint_is_silent(monkeypatch):
+    last = store.now().date() + timedelta(days=40)
+    closing = Provider("host", "OpenAI", store.now().date(), "", serve_until=last)
+    monkeypatch.setattr(provider, "provider_of", lambda base_url: closing)
+    with ToyApi() as toy:
+        with pytest.raises(WorkbookError, match=f"retires on {last}.*40 days") as caught:
+            fine_tune_openai(dataset(), config(toy))
+        assert caught.value.exit_code == 5 and toy.files == {} and toy.creates == 0
+        job = fine_tune_openai(dataset(), config(toy, min_served_days=30))
+    assert job.served_until == str(last)
+
+
 def with_checkpoints(toy: ToyApi, **changes) -> TrainedModel:
     """A model of three checkpoints, of which the final one answers worst."""
     model = monitor_fine_tuning(fine_tune_openai(dataset(28), config(toy, **changes)).job_id)

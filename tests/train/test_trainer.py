@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 import psutil
 import pytest
@@ -254,7 +255,19 @@ def test_what_a_process_beside_this_one_runs_into_is_raised_here(share):
 @pytest.mark.parametrize(
     ("number", "kind"), [(signal.SIGKILL, MemoryError), (signal.SIGUSR1, RuntimeError)]
 )
-def test_a_process_that_is_killed_is_a_lack_of_memory_and_no_other_end_of_it(number, kind, share):
+def test_a_process_that_is_killed_is_a_lack_of_memory_and_no_other_end_of_it(
+    number, kind, share, monkeypatch, tmp_path
+):
+    begin, waits = Beside._begin, tmp_path / "waits"
+
+    def begin_one_by_one(self):
+        if waits.exists():
+            time.sleep(1)
+        waits.touch()
+        begin(self)
+        waits.write_text(str(os.getpid()))
+
+    monkeypatch.setattr(Beside, "_begin", begin_one_by_one)
     model = in_bf16(tiny("Llama"))
     slim(model)
     ids, labels, _ = batch()
@@ -264,7 +277,10 @@ def test_a_process_that_is_killed_is_a_lack_of_memory_and_no_other_end_of_it(num
     finally:
         signal.signal(signal.SIGTERM, before)
     others = [psutil.Process(process.pid) for process in shared.processes]
-    others[0].send_signal(number)
+    while not waits.exists() or not waits.read_text():
+        time.sleep(0.01)
+    time.sleep(0.2)  # it waits for work then, which none else can; the other has not begun
+    psutil.Process(int(waits.read_text())).send_signal(number)
     with pytest.raises(kind, match=f"-{number:d}"):
         shared.loss(ids, labels, True)
     assert not psutil.wait_procs(others, 60)[1]

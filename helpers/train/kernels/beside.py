@@ -35,6 +35,7 @@ from helpers.train.kernels.loss import (
 )
 
 PR_SET_PDEATHSIG = 1  # of Linux
+TERMINATION = {signal.SIGTERM}
 ROOM = 2**30  # bytes of this machine's memory for each process, at least
 
 
@@ -73,9 +74,11 @@ class Beside:
         self.gradients = [shared_like(self.weights) for _ in range(others)]
         fork = multiprocessing.get_context("fork")
         self._pool = ProcessPoolExecutor(others, fork, initializer=self._begin)
+        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION)  # one that comes early waits
         try:
             self._pool.submit(os.getpid)  # the first one forks them all
         finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION)
             self.processes = list(self._pool._processes.values())
             if len(self.processes) < others:
                 for process in self.processes:
@@ -126,6 +129,7 @@ class Beside:
         """What another process does first."""
         Beside.here = self
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the pool ends it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION)
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it ends with its parent
         if os.getppid() != multiprocessing.parent_process().pid:  # which ended before that
             os._exit(1)
