@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from helpers import models
 from helpers.models import Answer
 from helpers.records import Message, WorkbookError
@@ -37,5 +39,9 @@ def load(served: Served) -> Local:
             )
     merged = models.load_model(model.base_model, adapter=served.adapter)
     loaded = merged.with_asking(served.asking)
-    loaded.warm_up(served.chat([Message(role="user", content="Hello")]))
+    # in a thread that ends: two that computed have more of OpenMP's threads than there are cores,
+    # which then sleep between any two products
+    with ThreadPoolExecutor(1) as apart:
+        hello = served.chat([Message(role="user", content="Hello")])
+        apart.submit(loaded.warm_up, hello).result()
     return Local(loaded)
