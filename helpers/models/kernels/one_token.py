@@ -28,9 +28,6 @@ class OneToken:
     """
 
     def __init__(self, steps: Any) -> None:
-        self.key_heads, self.size = steps.key_heads, steps.size
-        self.queries = steps.heads * steps.size
-        self.turned = steps.turned * steps.size
         groups = [
             group
             for layer in steps.layers
@@ -43,30 +40,17 @@ class OneToken:
         ]
         self.norm = steps.norm.of_one
 
-    def logits(self, x: Vector, turns: torch.Tensor, cache: Any) -> torch.Tensor:
-        """(1, words) for an embedding (hidden,), in fp32 between the products."""
-        turns = turns.view(-1)
-        for layer, buffer in zip(self.layers, cache.layers, strict=True):
+    def logits(self, x: Vector, seen: Callable[[Vector, int], Vector]) -> torch.Tensor:
+        """(1, words) for an embedding (hidden,), in fp32 between the products.
+
+        `seen` says what attention of a layer gives, of its queries, keys and values (heads x size).
+        """
+        for number, layer in enumerate(self.layers):
             norm, mlp_norm, to_qkv, to_output, to_halves, to_hidden = layer
-            qkv = to_qkv(norm(x)).float()
-            pairs = qkv[: self.turned].view(-1, len(turns), 2)
-            torch.view_as_complex(pairs).mul_(turns)
-            seen = self._seen(qkv, buffer)
-            x += to_output(seen.half())
+            x += to_output(seen(to_qkv(norm(x)), number).half())
             gate, up = to_halves(mlp_norm(x)).chunk(2)
             x += to_hidden(functional.silu(gate).mul_(up))
         return self.head(self.norm(x)).float()[None]
-
-    def _seen(self, qkv: Vector, buffer: Any) -> Vector:
-        """What attention gives (hidden,); keys and values are in the buffer then."""
-        queries, keys, values = qkv.split(
-            (self.queries, self.turned - self.queries, len(qkv) - self.turned)
-        )
-        shape = (1, self.key_heads, -1, self.size)
-        keys, values = buffer.update(keys.view(shape), values.view(shape))
-        # heads that share keys are asked as more tokens
-        attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        return attend(queries.view(shape), keys, values)[0].reshape(-1)
 
 
 def _products(groups: Sequence[Sequence[FrozenLayer]]) -> list[Product]:

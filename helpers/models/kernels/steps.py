@@ -68,7 +68,12 @@ class Steps:
         turns = self._turns(positions)
         x = functional.embedding(ids, self.embedding).view(rows * tokens, -1)
         if self.reads_halves and ids.numel() == 1 and mask is None and cache.prefix is None:
-            logits = self.one_token.logits(x[0].float(), turns, cache)
+            logits = self.one_token.logits(
+                x[0].float(),
+                lambda qkv, number: self._seen(qkv.view(1, 1, -1, self.size), turns, cache, number)[
+                    0
+                ],
+            )
             if logits.sum().isfinite():
                 return logits
             for buffer in cache.layers:  # more than fp16 holds: the token is asked again
