@@ -135,7 +135,7 @@ def test_no_circle_of_imports_inside_rooms_or_between_them():
 def test_the_code_is_not_denser_than_the_contract_says():
     """The contract's statements, 10,000 and 3,500, are exceeded: docs/decisions.md says why."""
     core, outside = figures.totals()["core"], figures.totals()["outside"]
-    assert core["statements"] <= 20_165, core
+    assert core["statements"] <= 20_150, core
     assert outside["statements"] <= 4_410, outside
     assert core["tokens_a_statement"] <= 10.8, core
     assert core["long_lines_percent"] <= 0.5, core

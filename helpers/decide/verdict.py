@@ -13,7 +13,7 @@ from helpers import evaluate, store
 from helpers.decide.data import label_noise
 from helpers.decide.economics import ELAPSED, OWN_MODEL, choose_trainer, economics, training_cost
 from helpers.decide.screening import contradictions
-from helpers.models import price_warnings, provider_of
+from helpers.models import price_warnings, serves_until
 from helpers.records import (
     GOOD_USES,
     WEIGHTS,
@@ -337,8 +337,7 @@ def decide(
     because = choices.train_anyway_because
     if because and advice.recommendation != "fine_tuning":
         warnings.append(f"training goes on against this advice, because: {because}")
-    provider = provider_of(choices.base_url) if trainer == "openai" else None
-    served_until = provider.serve_until if provider else None
+    served_until = serves_until(choices.base_url) if trainer == "openai" else None
     predicted = advice.recommendation in ("fine_tuning", "custom_model")
     return Decision(
         recommendation=advice.recommendation,

@@ -32,7 +32,7 @@ from helpers.models.prices import (
     token_price,
     worst_cost,
 )
-from helpers.models.providers import PROVIDERS, Provider, provider_of
+from helpers.models.providers import PROVIDERS, Provider, provider_of, serves_until
 from helpers.models.tokens import (
     as_dicts,
     context_of,

@@ -67,3 +67,9 @@ def provider_of(base_url: str) -> Provider | None:
         if host == provider.host or host.endswith(f".{provider.host}"):
             return provider
     return None
+
+
+def serves_until(base_url: str) -> date | None:
+    """The last day on which the provider behind an endpoint serves tuned models, as announced."""
+    provider = provider_of(base_url)
+    return provider.serve_until if provider else None

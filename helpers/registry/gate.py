@@ -14,7 +14,7 @@ from datetime import date, datetime
 from typing import NamedTuple
 
 from helpers import evaluate, store
-from helpers.models import openai_client, provider_of
+from helpers.models import openai_client, serves_until
 from helpers.parameters import BROKEN
 from helpers.records import (
     Decision,
@@ -302,8 +302,7 @@ def may_serve_long_enough(version: FineTunedModelVersion) -> Judgement:
 
 def served_until(version: FineTunedModelVersion) -> str:
     """The last day that was registered, or that its provider has announced; "" where none is."""
-    provider = provider_of(version.metadata.get("base_url", ""))
-    announced = str((provider and provider.serve_until) or "")
+    announced = str(serves_until(version.metadata.get("base_url", "")) or "")
     return min(filter(None, (version.metadata.get("serve_until", "")[:10], announced)), default="")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from helpers import store
-from helpers.models import provider_of
+from helpers.models import provider_of, serves_until
 from helpers.records import WorkbookError
 from helpers.train.config import OpenAIJobConfig
 from helpers.train.wire import Checkpoint, JobState, Metrics, Offer, Page, read, read_list
@@ -79,8 +79,9 @@ def check_offer(client: Any, base_url: str, config: OpenAIJobConfig) -> str:
     """
     import openai
 
+    announced = str(serves_until(base_url) or "")
     try:
-        announced = _check_rules(client, base_url)
+        _check_rules(client, base_url)
         reply = client.models.with_raw_response.retrieve(config.api_model)
         told = read(Offer, reply).shutdown_date or ""
     except openai.NotFoundError:
@@ -100,11 +101,10 @@ def check_offer(client: Any, base_url: str, config: OpenAIJobConfig) -> str:
     return min(filter(None, (told, announced)), default="")
 
 
-def _check_rules(client: Any, base_url: str) -> str:
-    """The last day on which it serves tuned models, as it has announced, or ""."""
+def _check_rules(client: Any, base_url: str) -> None:
     provider = provider_of(base_url)
     if provider is None:
-        return ""
+        return
     last_day = provider.train_until
     if last_day is not None and store.now().date() > last_day:
         raise WorkbookError(
@@ -116,7 +116,6 @@ def _check_rules(client: Any, base_url: str) -> str:
             f"{provider.name} creates no jobs for organisations that had none before: {ELSEWHERE}",
             5,
         )
-    return str(provider.serve_until or "")
 
 
 def wait_until_served(client: Any, model: str, poll_seconds: float) -> None:

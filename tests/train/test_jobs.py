@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import httpx
+import openai
 import pytest
 from record_toys import decision, rung
 from toy_api import ToyApi
 
 from helpers import store, tasks
-from helpers.models import Provider
+from helpers.models import Provider, providers
 from helpers.records import (
     Budget,
     DatasetMetadata,
@@ -253,14 +255,24 @@ def test_openai_is_asked_for_earlier_jobs_before_anything_is_sent(monkeypatch):
 
 def test_a_provider_that_soon_serves_nothing_is_refused_though_its_endpoint_is_silent(monkeypatch):
     last = store.now().date() + timedelta(days=40)
-    closing = Provider("host", "OpenAI", store.now().date(), "", serve_until=last)
-    monkeypatch.setattr(provider, "provider_of", lambda base_url: closing)
+    closing = Provider("127.0.0.1", "OpenAI", store.now().date(), "", serve_until=last)
+    monkeypatch.setattr(providers, "PROVIDERS", (closing,))
     with ToyApi() as toy:
         with pytest.raises(WorkbookError, match=f"retires on {last}.*40 days") as caught:
             fine_tune_openai(dataset(), config(toy))
         assert caught.value.exit_code == 5 and toy.files == {} and toy.creates == 0
         job = fine_tune_openai(dataset(), config(toy, min_served_days=30))
     assert job.served_until == str(last)
+
+
+def test_a_provider_that_lists_no_jobs_leaves_the_answer_to_create(monkeypatch):
+    def lists_none(client, base_url):
+        reply = httpx.Response(404, request=httpx.Request("GET", base_url))
+        raise openai.NotFoundError("no jobs here", response=reply, body=None)
+
+    monkeypatch.setattr(provider, "_check_rules", lists_none)
+    with ToyApi() as toy:
+        assert fine_tune_openai(dataset(), config(toy)).served_until == ""
 
 
 def with_checkpoints(toy: ToyApi, **changes) -> TrainedModel:
